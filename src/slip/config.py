@@ -1,0 +1,293 @@
+"""The one typed configuration of a run: frozen dataclasses, one per room; to and from TOML.
+
+The defaults are the paper's SLIP ViT-S/16 recipe; `slip.recipes` holds the named complete ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from slip.errors import ConfigError, did_you_mean
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures and captions come from."""
+
+    train: str = ""
+    """Training source: tar shards (path, glob, brace range), .csv/.tsv/.jsonl, COCO captions .json, a folder of images, or `scenes[:split[:count]]`."""
+    val: str = ""
+    """Held-out captioned source for retrieval during and after training; empty for none."""
+    image_root: str = ""
+    """Folder that image paths in a table or COCO file are relative to; empty: guessed from the file's own place."""
+    image_column: str = ""
+    """Column of a table that holds the image path; empty: guessed from the header."""
+    caption_column: str = ""
+    """Column of a table that holds the caption; empty: guessed from the header."""
+    workers: int = -1
+    """Loader processes; 0 loads in the main process, -1 chooses from the number of cores."""
+    prefetch: int = 4
+    """Batches that each loader process keeps ready."""
+    max_skipped: float = 0.05
+    """Training stops when more than this share of the records read could not be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How one kind of view is drawn from an image."""
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    """Range of the crop's share of the image area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height."""
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    """Strength of brightness, contrast, saturation and hue jitter."""
+    jitter_probability: float = 0.0
+    grayscale: float = 0.0
+    """Probability of dropping the colour."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's sigma, in pixels of the view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """The views made of each image: `image` goes with the caption, `ssl` is drawn twice."""
+
+    size: int = 224
+    """Side of every view, in pixels."""
+    image: ViewConfig = ViewConfig()
+    ssl: ViewConfig = ViewConfig(
+        scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5
+    )
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTowerConfig:
+    """`vit` is timm's VisionTransformer in the size given here; any other name is a timm model as timm defines it."""
+
+    name: str = "vit"
+    pretrained: bool = False
+    """Start from timm's pre-trained weights (named timm models only)."""
+    patch: int = 16
+    width: int = 384
+    depth: int = 12
+    heads: int = 12
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; earlier blocks less, linearly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTowerConfig:
+    """CLIP's causal transformer."""
+
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    context: int = 77
+    """Longest caption in tokens, start and end included."""
+    truncation: Literal["keep-end", "reference"] = "keep-end"
+    """Over-long captions keep their end-of-text token, or lose it as in the reference implementation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SslHeadConfig:
+    """Linear–BatchNorm–ReLU twice, then Linear."""
+
+    width: int = 4096
+    dim: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The towers and heads; which of them exist follows from the objective."""
+
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+    ssl: SslHeadConfig = SslHeadConfig()
+    embed_dim: int = 512
+    """Dimension of the space that image and text share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    loss: str = "clip + 1.0 * simclr"
+    """Weighted sum of objectives."""
+    temperature: float = 0.1
+    """Temperature of SimCLR's softmax."""
+    block: int = 1024
+    """Rows of the similarity matrix held at a time; 0 holds it whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, linear warm-up, cosine per step."""
+
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    warmup_epochs: float = 1.0
+    lr_start: float = 1e-6
+    lr_end: float = 1e-5
+    clip_grad: float = 0.0
+    """Largest gradient norm; 0 for no clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long, on what, and how exactly."""
+
+    epochs: float = 25.0
+    batch: int = 4096
+    """Image-caption pairs in one optimiser step."""
+    micro_batch: int = 0
+    """Pairs that go through the towers at a time; the step is still the exact one of the whole batch. 0: all at once."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the device has it in hardware, else fp32."""
+    compile: bool = False
+    max_nonfinite: int = 5
+    """Steps in a row with a non-finite loss after which the run stops."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved, and how much of it is kept."""
+
+    every_steps: int = 1000
+    """0: never by steps."""
+    every_minutes: float = 15.0
+    """0: never by time."""
+    keep: int = 2
+    """Latest checkpoints kept, the best one besides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured while training."""
+
+    every_epochs: float = 1.0
+    """0: only at the end."""
+    tasks: tuple[str, ...] = ()
+    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on data.val is always among them."""
+    best: str = ""
+    """Metric that picks the best checkpoint, for example `retrieval/text_recall@10`; empty: the first one measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that defines a run."""
+
+    name: str = "custom"
+    """The recipe this configuration started from."""
+    data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the nested plain form of a configuration (tuples become lists)."""
+    return {
+        f.name: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for f in dataclasses.fields(config)
+        for value in [getattr(config, f.name)]
+    }
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML text that `from_toml` reads back to an equal one."""
+    import tomli_w
+
+    return tomli_w.dumps(to_dict(config))
+
+
+def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:
+    """Build a `cls` from its nested plain form; keys left out keep the value of `base` (default: the defaults).
+
+    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type.
+    """
+    base = cls() if base is None else base
+    hints = typing.get_type_hints(cls)
+    changes = {}
+    for key, value in data.items():
+        if key not in hints:
+            raise ConfigError(f"Unknown configuration key '{where}{key}'", fix=did_you_mean(key, hints))
+        hint, current = hints[key], getattr(base, key)
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise ConfigError(f"'{where}{key}' is a section, not a value", got=value)
+            changes[key] = from_dict(value, typing.cast(type, hint), current, f"{where}{key}.")
+        else:
+            changes[key] = _coerce(value, hint, where + key)
+    return dataclasses.replace(base, **changes)
+
+
+def from_toml(text: str, base: Config | None = None) -> Config:
+    """Parse TOML text into a configuration; keys left out keep the value of `base`."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("The configuration is not valid TOML", cause=str(error)) from None
+    return from_dict(data, Config, base)
+
+
+def load(path: str | Path) -> Config:
+    """Read a configuration file written by `to_toml` or by hand."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
+        ) from None
+    try:
+        return from_toml(text)
+    except ConfigError as error:
+        raise ConfigError(f"In {path}: {error}") from None
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Check `value` against a field's type: bool, int, float, str, Literal, or a tuple of those."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"'{where}' takes a list", got=value)
+        if args[-1] is Ellipsis:
+            return tuple(_coerce(v, args[0], where) for v in value)
+        if len(value) != len(args):
+            raise ConfigError(f"'{where}' takes {len(args)} values", got=value)
+        return tuple(_coerce(v, a, where) for v, a in zip(value, args))
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"'{where}' has no choice {value!r}", fix=did_you_mean(str(value), map(str, args)))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"'{where}' takes a value of type {hint.__name__}", got=value)
+    return value

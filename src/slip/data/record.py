@@ -1,0 +1,66 @@
+"""What every source yields, what every loader batch holds: the two shapes of data on the way to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its captions, as stored.
+
+    `image` is the encoded file (JPEG, PNG, …) or, from a source that renders, an RGB array of shape
+    (height, width, 3), uint8. `captions` may be empty or hold empty strings; `key` names the record for people.
+    """
+
+    image: bytes | np.ndarray
+    captions: tuple[str, ...]
+    key: str
+    source: str
+
+
+class Source(Protocol):
+    """Captioned images with random access. Picklable, so that loader processes can have their own."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`; raise DataError when this one cannot be read (the caller skips and counts it)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that could not be used, and why."""
+
+    index: int
+    key: str
+    source: str
+    reason: str
+
+
+@dataclass
+class Batch:
+    """N records as the device needs them.
+
+    views: view name → (N, 3, size, size) uint8, cropped and resized, colours untouched.
+    parameters: view name → (N, P) float32, the augmentations drawn for each (see `slip.augment`).
+    tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
+    keys: the N records' keys. skipped: the records that others stand in for.
+    position: samples of the run consumed once this batch is done.
+    """
+
+    views: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+    tokens: Tensor | None
+    keys: Sequence[str]
+    position: int
+    skipped: list[Skipped] = field(default_factory=list)

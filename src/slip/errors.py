@@ -1,0 +1,58 @@
+"""Exceptions that say what happened, the value seen, the likely cause, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlipError(Exception):
+    """Base of every error this package raises on purpose.
+
+    The message is one paragraph: `what` happened, the value `got`, the likely `cause`, and the `fix`.
+    The command line prints it without a traceback and exits with status 1.
+    """
+
+    def __init__(self, what: str, *, got: object = None, cause: str = "", fix: str = "") -> None:
+        self.what, self.got, self.cause, self.fix = what, got, cause, fix
+        parts = [_sentence(what)]
+        if got is not None:
+            parts.append(f"Got: {got!r}." if isinstance(got, str) else f"Got: {got}.")
+        if cause:
+            parts.append(_sentence(cause))
+        if fix:
+            parts.append(_sentence(fix))
+        super().__init__(" ".join(parts))
+
+
+class ConfigError(SlipError):
+    """A configuration value, key, recipe name or option is wrong."""
+
+
+class DataError(SlipError):
+    """A source, image, caption or label cannot be used."""
+
+
+class CheckpointError(SlipError):
+    """A checkpoint or run folder cannot be read or written."""
+
+
+class TrainingError(SlipError):
+    """Training cannot go on."""
+
+
+class EvaluationError(SlipError):
+    """A measurement cannot be made."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the sentence that helps with an unknown `name`: the closest known ones, else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"Known: {', '.join(known)}."
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else text + "."
