@@ -23,7 +23,8 @@ class DataConfig:
     """Where the pictures and captions come from."""
 
     train: str = ""
-    """Training source: tar shards (path, glob, brace range), .csv/.tsv/.jsonl, COCO captions .json, a folder of images, or `scenes[:split[:count]]`."""
+    """Training source: tar shards (path, glob, brace range), .csv/.tsv/.jsonl, COCO captions .json, a folder of
+    images, or `scenes[:split[:count]]`."""
     val: str = ""
     """Held-out captioned source for retrieval during and after training; empty for none."""
     image_root: str = ""
@@ -68,9 +69,7 @@ class ViewsConfig:
     size: int = 224
     """Side of every view, in pixels."""
     image: ViewConfig = ViewConfig()
-    ssl: ViewConfig = ViewConfig(
-        scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5
-    )
+    ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -157,7 +156,7 @@ class TrainingConfig:
     batch: int = 4096
     """Image-caption pairs in one optimiser step."""
     micro_batch: int = 0
-    """Pairs that go through the towers at a time; the step is still the exact one of the whole batch. 0: all at once."""
+    """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -189,7 +188,8 @@ class EvaluationConfig:
     every_epochs: float = 1.0
     """0: only at the end."""
     tasks: tuple[str, ...] = ()
-    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on data.val is always among them."""
+    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on
+    data.val is always among them."""
     best: str = ""
     """Metric that picks the best checkpoint, for example `retrieval/text_recall@10`; empty: the first one measured."""
 
@@ -213,7 +213,11 @@ class Config:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the nested plain form of a configuration (tuples become lists)."""
     return {
-        f.name: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        f.name: to_dict(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for f in dataclasses.fields(config)
         for value in [getattr(config, f.name)]
     }
@@ -284,7 +288,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return tuple(_coerce(v, a, where) for v, a in zip(value, args))
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"'{where}' has no choice {value!r}", fix=did_you_mean(str(value), map(str, args)))
+            raise ConfigError(
+                f"'{where}' has no choice {value!r}", fix=did_you_mean(str(value), map(str, args))
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

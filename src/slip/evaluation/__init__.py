@@ -1,0 +1,69 @@
+"""Honest measurements of a model: one file a protocol, all behind one small interface.
+
+Every number is a `Result`: it carries how many samples it rests on and its 95 % interval. Importing this package is
+cheap; the protocols (`zeroshot`, `linear`, `knn`, `retrieval`, `finetune`) import what they need, and `suite` turns
+names such as `zeroshot:scenes` into evaluators and runs them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from slip.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number.
+
+    task: what was measured, `protocol:dataset`, for example `zeroshot:cifar10`.
+    metric: for example `top1`, `mean_per_class`, `text_recall@10`.
+    value: in [0, 1], more is better; only metrics whose name ends in `median_rank` count from 1, and less is better.
+    count: samples (or queries) that the value is a mean over.
+    low, high: 95 % interval of the value, for other samples drawn as these were (see `slip.evaluation.metrics`).
+    skipped: samples that could not be read, and so are not in `count`.
+    """
+
+    task: str
+    metric: str
+    value: float
+    count: int
+    low: float
+    high: float
+    skipped: int = 0
+
+    @property
+    def key(self) -> str:
+        """`task/metric`, the name under which the number is logged."""
+        return f"{self.task}/{self.metric}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+class Evaluator(Protocol):
+    """One measurement, made ready: knows its data, waits for a model."""
+
+    @property
+    def name(self) -> str:
+        """`protocol:dataset`; the `task` of its results."""
+        ...
+
+    def evaluate(self, encoder: Encoder) -> list[Result]:
+        """Measure `encoder`, leaving it as it was.
+
+        Raises EvaluationError when this model cannot be measured this way, DataError when the data cannot be used.
+        """
+        ...
+
+
+@lru_cache(maxsize=1024)
+def note(message: str) -> None:
+    """Tell the user something that the numbers alone would hide; each message once a process."""
+    logging.getLogger("slip.evaluation").warning(message)

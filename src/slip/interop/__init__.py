@@ -1,0 +1,64 @@
+"""Other people's formats, and one `load` for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from slip.encoder import Encoder
+from slip.errors import CheckpointError
+
+ENDINGS = (".pt", ".pth", ".tar", ".bin")
+"""How the files of released checkpoints end."""
+
+
+def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> Encoder:
+    """Load a run folder, one of its checkpoint folders, or a released SLIP `.pt` file; nothing in it is executed.
+
+    `which` picks the checkpoint of a run folder: the latest, or the one with the best score during training.
+    Raises CheckpointError when there is no such checkpoint or it does not fit its configuration.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix in ENDINGS:
+        from slip.interop.reference import load_reference
+
+        return load_reference(path)
+    if (path / "config.toml").is_file():
+        return _load_checkpoint(_pick(path, which))
+    if (path / "state.json").is_file():
+        return _load_checkpoint(path)
+    known = "This is neither a run folder, nor a checkpoint folder of one, nor a released .pt file"
+    raise CheckpointError(
+        known if path.exists() else "There is no such file or folder",
+        got=str(path), fix="Give the folder that `slip train` wrote, or a .pt file",
+    )  # fmt: skip
+
+
+def _pick(run: Path, which: str) -> Path:
+    from slip.training import checkpoint
+
+    checkpoints = checkpoint.list_checkpoints(run / "checkpoints")
+    if not checkpoints:
+        raise CheckpointError(
+            "The run has no checkpoint yet", got=str(run), fix="Let it train until its first checkpoint"
+        )
+    return (checkpoint.best(checkpoints) or checkpoints[-1]) if which == "best" else checkpoints[-1]
+
+
+def _load_checkpoint(folder: Path) -> Encoder:
+    from slip.training import checkpoint
+    from slip.training.run import RunFolder
+
+    config = RunFolder(folder.parent.parent).config
+    encoder = Encoder.from_config(config)
+    weights = checkpoint.read_tensors(folder / "model.safetensors")
+    own = encoder.model.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
+    if wrong:
+        raise CheckpointError(
+            "The weights do not fit the model that the run's config.toml describes",
+            got=f"{len(wrong)} entries differ: {', '.join(wrong[:5])}",
+            cause=f"{folder} may come from another run",
+        )
+    encoder.model.load_state_dict(weights)
+    return encoder

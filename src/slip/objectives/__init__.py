@@ -1,0 +1,10 @@
+"""What training minimises. An objective names the embeddings it needs and turns them into named losses.
+
+A new objective is one file here and one line in `combine.REGISTRY`.
+"""
+
+from slip.objectives.clip import Clip
+from slip.objectives.combine import EMBEDDINGS, REGISTRY, Objective, Sum, parse
+from slip.objectives.simclr import SimClr
+
+__all__ = ["EMBEDDINGS", "REGISTRY", "Clip", "Objective", "SimClr", "Sum", "parse"]

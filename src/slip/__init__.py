@@ -1,0 +1,55 @@
+"""SLIP: image-text models with self-supervision, trained on your own pictures.
+
+    import slip
+
+    model = slip.load("runs/small-data")            # or a released SLIP .pt file
+    images = model.encode_image(["a.jpg", "b.jpg"])  # (2, embed_dim), unit length
+    texts = model.encode_text(["a red bicycle"])     # (1, embed_dim), unit length
+    similarity = images @ texts.T
+
+Importing this package is cheap; PyTorch is imported when something is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from slip import recipes
+from slip.config import Config
+from slip.errors import SlipError
+
+if TYPE_CHECKING:
+    from slip.data.sources import open_source
+    from slip.encoder import Encoder
+    from slip.interop import load
+    from slip.training.loop import train
+
+__all__ = ["Config", "Encoder", "SlipError", "create", "load", "open_source", "recipes", "train"]
+
+_HOMES = {
+    "Encoder": "slip.encoder",
+    "load": "slip.interop",
+    "open_source": "slip.data.sources",
+    "train": "slip.training.loop",
+}
+
+
+def create(recipe: str | Config) -> Encoder:
+    """Return a freshly initialised model for a recipe's name or a configuration, ready to encode.
+
+    Raises ConfigError for an unknown recipe or a configuration whose values do not fit together.
+    """
+    from slip.encoder import Encoder
+
+    return Encoder.from_config(recipes.get(recipe) if isinstance(recipe, str) else recipe)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slip' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

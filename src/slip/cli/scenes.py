@@ -1,0 +1,36 @@
+"""slip scenes FOLDER"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from slip.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which scenes, and where the shards go."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder for the shards."""
+    scenes: str = "scenes:train:10000"
+    """scenes[:split[:count]], split one of train, test, heldout."""
+    shard_size: int = 1000
+    """Scenes in one shard."""
+
+
+def main(argv: list[str]) -> None:
+    """Render to tar shards."""
+    options = parse(
+        Options, argv, prog="slip scenes", description="Render the embedded scenes to WebDataset shards."
+    )
+
+    from slip.data.scenes import open_scenes
+    from slip.data.shards import write_shards
+
+    shards = write_shards(open_scenes(options.scenes), options.folder, shard_size=options.shard_size)
+    print(f"wrote {len(shards)} shards to {options.folder}")

@@ -1,0 +1,119 @@
+"""From the bytes of an image file to upright RGB pixels, or a DataError that says why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from slip.errors import DataError
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused: decoded, this one takes 300 MB, and a file of a few kilobytes can claim any size."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What may be decoded. Pillow's others are rarities, some of which start other programs."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the stored pixels upright (Exif 2.3, tag 274)."""
+
+
+def decode(image: bytes | np.ndarray, min_side: int = 0) -> np.ndarray:
+    """Return the image as an RGB array (height, width, 3), uint8.
+
+    Rotated as its EXIF data says, transparency laid on white, 16 bits scaled to 8, the first frame of an animation.
+    An array that is RGB uint8 already is returned as it is.
+
+    `min_side`: a JPEG may come back smaller, by a whole factor of 2, 4 or 8 that the decoder takes for free, as long
+    as its short side keeps at least this many pixels; 0 for full size.
+
+    Raises DataError for anything that is not one whole image of at most MAX_PIXELS.
+    """
+    if isinstance(image, np.ndarray):
+        return _checked(image)
+    if not image:
+        raise DataError("The image file is empty (zero bytes)")
+    try:
+        opened = _open(image)
+        if min_side > 0:
+            opened.draft(None, (min_side, min_side))
+        opened.load()
+        pixels = _rgb(opened)
+        # An array of its own: np.asarray would be read-only, and tensors made of it warn.
+        return np.array(pixels.transpose(turn) if (turn := _turn(opened)) else pixels)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(
+            "The file is not an image of a known format", cause=f"It starts with {image[:12]!r}"
+        ) from None
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+        raise DataError("The image cannot be decoded", cause=str(error) or type(error).__name__) from None
+
+
+def _open(image: bytes) -> Image.Image:
+    """Read the header and check the size, before anything is decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error, just below
+        opened = Image.open(io.BytesIO(image), formats=FORMATS)
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            "The image is too large to decode",
+            got=f"{width} × {height} pixels",
+            cause=f"More than {MAX_PIXELS // 1_000_000} million pixels may be an attack on memory",
+            fix="Store it smaller",
+        )
+    return opened
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded image of any mode to RGB."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Scale grey levels to uint8: floats from [0, 1], integers from 16 bits. Pillow's own conversion clips them."""
+    scale = 1.0 if grey.dtype.kind == "f" else 65535.0
+    if not (grey.min() >= 0 and grey.max() <= scale):
+        raise DataError(
+            "The image has no defined brightness",
+            got=f"{grey.dtype} pixels from {grey.min()} to {grey.max()}",
+            fix="Convert it to 8 or 16 bits a channel",
+        )
+    return np.rint(grey * (255.0 / scale)).astype(np.uint8)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns the image upright. After loading: some formats turn themselves, then drop the tag."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata; the pixels are fine
+        return None
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return image
+    raise DataError(
+        "An image given as an array must be RGB, uint8, of shape (height, width, 3)",
+        got=f"{image.dtype}, shape {image.shape}",
+    )

@@ -1,0 +1,120 @@
+"""What tables, COCO annotations and folders have in common: image files on disk, each with its captions."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from slip.data.record import Record
+from slip.errors import DataError
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+"""Lower case, without the dot."""
+
+PROBED = 8
+"""Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
+
+
+class Strings:
+    """A growing sequence of str in two flat arrays: 8 bytes an entry beside the text itself."""
+
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        self._text, self._ends = bytearray(), array("q", [0])
+        for string in strings:
+            self.append(string)
+
+    def append(self, string: str) -> None:
+        # surrogatepass keeps whatever JSON escapes and undecodable file names bring along.
+        self._text += string.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        return self._text[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+
+class ImageFiles:
+    """Image files with captions; the base of the sources that name their images one by one.
+
+    `entries` are (path, captions) pairs, the path relative to `root` or absolute. A record's key is its path
+    as the table, annotation file or folder spells it.
+    """
+
+    def __init__(self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+        self.name, self.root = name, str(root)
+        self._paths, self._captions = Strings(), Strings()
+        self._first = array("q", [0])  # entry i has the captions first[i] to first[i + 1]
+        for path, captions in entries:
+            self._paths.append(path)
+            for caption in captions:
+                self._captions.append(caption)
+            self._first.append(len(self._captions))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`. Raises DataError when its file cannot be read, IndexError beyond the end."""
+        index = range(len(self))[index]
+        captions = tuple(self._captions[i] for i in range(self._first[index], self._first[index + 1]))
+        return Record(read_image(self.path(index)), captions, self._paths[index], self.name)
+
+    def path(self, index: int) -> str:
+        """Return where the image file of record `index` should be. Raises DataError when it names none."""
+        path = self._paths[index]
+        if not path:
+            raise DataError(f"Entry {index} of {self.name} names no image")
+        return os.path.join(self.root, path)
+
+    def probe(self, fix: str) -> None:
+        """Raise DataError, with `fix` as the advice, when of a few files spread over the source none is there."""
+        step = max(1, len(self) // PROBED)
+        paths = [self.path(i) for i in range(0, len(self), step) if self._paths[i]]
+        if paths and not any(map(_exists, paths)):
+            raise DataError(
+                f"The images that {self.name} names are not where they were looked for",
+                got=paths[0],
+                cause=f"Of {len(paths)} of its image files looked for, none is there",
+                fix=fix,
+            )
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Return the captions that a cell, field or sidecar holds: its non-blank texts, stripped of outer space.
+
+    A str is one caption, a list several; anything else is none. Half characters, which JSON can spell but no
+    encoding can write, become question marks.
+    """
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        return ()
+    stripped = (text.strip() for text in value if isinstance(text, str))
+    return tuple(text.encode("utf-8", "replace").decode() for text in stripped if text)
+
+
+def read_image(path: str) -> bytes:
+    """Return the file's bytes. Raises DataError when there is no such file or it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise DataError("The image file does not exist", got=path) from None
+    except (OSError, ValueError) as error:  # ValueError: NULs or lone surrogates in the path
+        raise DataError("The image file cannot be read", got=path, cause=str(error)) from None
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:
+        return False

@@ -1,0 +1,165 @@
+"""Tables of image paths and captions: CSV, TSV, and JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from slip.data.sources.files import ImageFiles, texts
+from slip.errors import DataError, did_you_mean
+
+# Names looked for in the header, best first; case is ignored, spaces and dashes count as underscores.
+IMAGE_COLUMNS = (
+    *("image", "image_path", "img_path", "imagepath", "filepath", "file_path", "image_file", "file"),
+    *("filename", "file_name", "image_name", "img", "path"),
+)
+CAPTION_COLUMNS = (
+    *("caption", "captions", "text", "texts", "title", "description", "alt_text", "alt", "txt"),
+    *("sentence", "sentences", "prompt"),
+)
+
+
+class Table(ImageFiles):
+    """One record a row of a CSV, TSV or JSON-lines file; rows that share an image are not merged.
+
+    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names.
+    Several caption columns (`caption_column="title,description"`) make several captions, as does a list in
+    JSON lines. Relative image paths are taken from `image_root`, else from the table's own folder.
+    Tables are UTF-8; CSV quotes as in RFC 4180, and its separator is the comma, semicolon or tab that its header
+    uses most. Raises DataError on a missing column, a malformed line, or when no image is where it should be.
+    """
+
+    def __init__(
+        self, path: str | Path, *, image_root: str = "", image_column: str = "", caption_column: str = ""
+    ) -> None:
+        path = Path(path)
+        rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
+        head = list(islice(rows, 100))
+        if not head:
+            raise DataError("The table has no rows", got=str(path))
+        columns = list(dict.fromkeys(column for row in head for column in row))
+        self.image_column = _choose("image", columns, image_column, IMAGE_COLUMNS, path)
+        self.caption_columns = _choose_captions(columns, caption_column, path)
+        _refuse_urls(head, self.image_column, path)
+        root = Path(image_root).expanduser() if image_root else path.parent
+        super().__init__(str(path), root, map(self._entry, chain(head, rows)))
+        self.probe("Give the folder that the paths are relative to with --data.image-root")
+
+    def _entry(self, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        image = row.get(self.image_column)
+        captions = (text for column in self.caption_columns for text in texts(row.get(column)))
+        return image.strip() if isinstance(image, str) else "", tuple(captions)
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV or TSV file by the names in its first line; short ones lack the last columns."""
+    lines = _lines(path)
+    header = next(lines, "")
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    reader = csv.reader(chain([header], lines), delimiter=separator, strict=True)
+    line, columns = 1, []
+    try:
+        for row in reader:
+            if any(row[len(columns) :]) and columns:
+                raise DataError(
+                    f"Line {line} of {path} has {len(row)} fields, its header has {len(columns)}",
+                    got=separator.join(row)[:200],
+                    fix=f'A caption with the separator {separator!r} in it must stand in double quotes: "like, this"',
+                )
+            if columns and row:
+                yield dict(zip(columns, row))
+            columns = columns or [name.strip() for name in row]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"Line {line} of {path} is not valid {path.suffix[1:].upper()}",
+            cause=str(error),
+            fix="Look for a lone double quote: a field that starts with one must end with one, and those in "
+            'between are written twice: "5"" pipe"',
+        ) from None
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"Line {number} of {path} is not valid JSON",
+                got=line[:200],
+                cause=str(error),
+                fix="Each line holds one JSON object; if the file was cut off on the way, fetch it again",
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"Line {number} of {path} is not a JSON object", got=line[:200])
+        yield row
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, with or without byte order mark; DataError names a line that is not."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    utf16 = number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff")
+                    raise DataError(
+                        f"Line {number} of {path} is not UTF-8",
+                        got=str(line[max(0, error.start - 30) : error.end + 10]),
+                        cause="It is UTF-16"
+                        if utf16
+                        else "The file is in another encoding, or damaged there",
+                        fix="Save it as UTF-8, for example with: iconv -f "
+                        f"{'UTF-16' if utf16 else 'LATIN1'} -t UTF-8 OLD > NEW",
+                    ) from None
+    except OSError as error:
+        raise DataError("The table cannot be read", got=str(path), cause=str(error)) from None
+
+
+def _choose(what: str, columns: list[str], wanted: str, known: tuple[str, ...], path: Path) -> str:
+    """Return the column `wanted`, else the best `known` one there is. Raises DataError when there is none."""
+    by_name = {_plain(column): column for column in reversed(columns)}
+    if wanted:
+        if wanted in columns:
+            return wanted
+        if _plain(wanted) in by_name:
+            return by_name[_plain(wanted)]
+        raise DataError(f"{path} has no column {wanted!r}", fix=did_you_mean(wanted, columns))
+    for name in known:
+        if name in by_name:
+            return by_name[name]
+    raise DataError(
+        f"No column of {path} looks like the {what}{' path' if what == 'image' else ''}",
+        got=", ".join(columns)[:500],
+        cause="The first line of the table must name its columns" if path.suffix.lower() != ".jsonl" else "",
+        fix=f"Say which one it is with --data.{what}-column, or name it '{known[0]}'",
+    )
+
+
+def _choose_captions(columns: list[str], wanted: str, path: Path) -> tuple[str, ...]:
+    """Return the caption columns: the one called `wanted`, the several it lists, or the one guessed."""
+    names = [wanted] if wanted in columns else [name.strip() for name in wanted.split(",")]
+    return tuple(_choose("caption", columns, name, CAPTION_COLUMNS, path) for name in names)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", column.strip().lower())
+
+
+def _refuse_urls(rows: list[dict[str, Any]], column: str, path: Path) -> None:
+    for row in rows:
+        if re.match(r"https?://", str(row.get(column))):
+            raise DataError(
+                f"Column '{column}' of {path} holds web addresses, not files",
+                got=row[column],
+                fix="Download the images first (img2dataset makes tar shards of such a table) and train on those",
+            )

@@ -1,0 +1,168 @@
+"""Views of an image: which part is cut out, and which augmentations its pixels will go through.
+
+Cropping and resizing happen here, on the CPU, with Pillow. Colours, blur and flip are only drawn here, as a row of
+numbers laid out as in `Parameter`; `slip.augment` applies them to whole batches where the model runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from enum import IntEnum
+
+import numpy as np
+from PIL import Image
+
+from slip.config import ViewConfig
+from slip.errors import ConfigError
+
+Box = tuple[int, int, int, int]
+"""Left, upper, right, lower, in pixels; right and lower are the first ones outside."""
+
+
+class Parameter(IntEnum):
+    """Columns of a view's parameters, float32."""
+
+    FLIP = 0
+    """1: mirrored left to right."""
+    JITTER = 1
+    """1: the four colour operations are applied; else their columns hold what changes nothing."""
+    ORDER = 2
+    """Number of the operations' order in `ORDERS`."""
+    BRIGHTNESS = 3
+    """Factor, 1 changes nothing; likewise the next two."""
+    CONTRAST = 4
+    SATURATION = 5
+    HUE = 6
+    """Shift in turns of the colour circle, -0.5 to 0.5."""
+    GRAYSCALE = 7
+    """1: the colour is dropped."""
+    BLUR = 8
+    """Sigma of the Gaussian blur in pixels of the view, 0 for none."""
+
+
+JITTERS = (Parameter.BRIGHTNESS, Parameter.CONTRAST, Parameter.SATURATION, Parameter.HUE)
+ORDERS = tuple(itertools.permutations(JITTERS))
+"""The 24 orders that the colour operations can be applied in."""
+
+_TRIES = 10
+_LONGEST = 16
+_UNCHANGED = (0, 0, 0, 1, 1, 1, 0, 0, 0)
+
+
+def draw(config: ViewConfig, height: int, width: int, rng: np.random.Generator) -> tuple[Box, np.ndarray]:
+    """Draw one view of an image of `height` × `width` pixels: its crop box, and its parameters (P,) float32.
+
+    Distributions are those of torchvision's RandomResizedCrop, ColorJitter in RandomApply, RandomGrayscale,
+    GaussianBlur in RandomApply and RandomHorizontalFlip. The numbers taken from `rng` are always as many, so what
+    is drawn for one augmentation does not hang on the settings of another.
+    """
+    uniforms = rng.random(10 + 4 * _TRIES).tolist()
+    return _box(config, height, width, uniforms[10:]), _parameters(config, uniforms[:10])
+
+
+def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """Cut `box` out of an RGB (H, W, 3) uint8 image and resize it: (3, size, size) uint8.
+
+    Bilinear and antialiased; the same pixels as torchvision's RandomResizedCrop gives on a Pillow image.
+    """
+    left, upper, right, lower = box
+    part = Image.fromarray(image[upper:lower, left:right])
+    return _planes(part.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def center(image: np.ndarray, size: int) -> np.ndarray:
+    """Return the view for evaluation: short side resized to `size`, centre cropped, (3, size, size) uint8.
+
+    The same pixels as torchvision's Resize and CenterCrop give on a Pillow image.
+    """
+    short = min(image.shape[:2])
+    reach = short * _LONGEST  # a strip of 1 x 100,000 pixels would be enlarged to gigabytes
+    image = image[_middle(image.shape[0], reach), _middle(image.shape[1], reach)]
+    height, width = (size * side // short for side in image.shape[:2])
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    left, upper = round((width - size) / 2), round((height - size) / 2)
+    return _planes(resized.crop((left, upper, left + size, upper + size)))
+
+
+def smallest_crop(config: ViewConfig) -> float:
+    """Return the shortest side that a crop can have, as a share of the image's short side (torchvision's tries).
+
+    An image whose short side is at least `size` / `smallest_crop` is never enlarged, so it need not be decoded
+    larger than that.
+    """
+    low, high = config.ratio
+    return min(1.0, math.sqrt(config.scale[0] * min(low, 1 / high)))
+
+
+def check(config: ViewConfig, name: str) -> None:
+    """Raise ConfigError when a value of the configuration of views called `name` is out of its range."""
+    chances = ("flip", "jitter_probability", "grayscale", "blur")
+    rules = [
+        (
+            "scale",
+            0 < config.scale[0] <= config.scale[1] <= 1,
+            "two shares of the area, 0 < low <= high <= 1",
+        ),
+        ("ratio", 0 < config.ratio[0] <= config.ratio[1], "two ratios, 0 < low <= high"),
+        (
+            "jitter",
+            min(config.jitter) >= 0 and config.jitter[3] <= 0.5,
+            "strengths from 0 on, hue at most 0.5",
+        ),
+        (
+            "blur_sigma",
+            0 < config.blur_sigma[0] <= config.blur_sigma[1],
+            "two widths in pixels, 0 < low <= high",
+        ),
+        *((chance, 0 <= getattr(config, chance) <= 1, "a probability, 0 to 1") for chance in chances),
+    ]
+    for field, holds, takes in rules:
+        if not holds:
+            raise ConfigError(f"views.{name}.{field} takes {takes}", got=getattr(config, field))
+
+
+def _planes(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _middle(side: int, reach: int) -> slice:
+    start = max(0, side - reach) // 2
+    return slice(start, start + reach)
+
+
+def _box(config: ViewConfig, height: int, width: int, uniforms: list[float]) -> Box:
+    """Ten tries at a random area and ratio; if none fits into the image, its middle at the nearest allowed ratio."""
+    (small, large), (low, high) = config.scale, config.ratio
+    log_low, log_high = math.log(low), math.log(high)
+    for area, ratio, across, down in zip(*[iter(uniforms)] * 4):
+        pixels = height * width * (small + area * (large - small))
+        aspect = math.exp(log_low + ratio * (log_high - log_low))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, upper = int(across * (width - w + 1)), int(down * (height - h + 1))
+            return left, upper, left + w, upper + h
+    w, h = width, height
+    if width / height < low:
+        h = round(width / low)
+    elif width / height > high:
+        w = round(height * high)
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h
+
+
+def _parameters(config: ViewConfig, uniforms: list[float]) -> np.ndarray:
+    flip, jitter, order, *strengths, grayscale, blur, sigma = uniforms
+    row = np.array(_UNCHANGED, dtype=np.float32)
+    row[Parameter.FLIP] = flip < config.flip
+    if jitter < config.jitter_probability:
+        row[Parameter.JITTER] = 1
+        row[Parameter.ORDER] = int(order * len(ORDERS))
+        for column, uniform, strength in zip(JITTERS, strengths, config.jitter):
+            middle = 0 if column == Parameter.HUE else 1
+            low = max(0.0, 1 - strength) if middle else -strength
+            row[column] = low + uniform * (middle + strength - low)
+    row[Parameter.GRAYSCALE] = grayscale < config.grayscale
+    if blur < config.blur:
+        row[Parameter.BLUR] = config.blur_sigma[0] + sigma * (config.blur_sigma[1] - config.blur_sigma[0])
+    return row

@@ -1,0 +1,232 @@
+"""Images through the encoder, in batches, once each.
+
+`extract` does the work. Inside `with session():` a labelled split that several protocols need goes through the image
+tower once; outside, every call computes anew, because the encoder may have been trained on in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slip.data.record import Skipped
+from slip.errors import DataError, EvaluationError
+from slip.evaluation import note
+from slip.evaluation.datasets import Labelled, load_labelled
+
+if TYPE_CHECKING:
+    from slip.encoder import Encoder
+
+Kind = Literal["features", "embeddings"]
+"""`features`: the image tower's, before any projection. `embeddings`: in the space shared with text, normalised."""
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Features:
+    """K of N images that could be read. values: (K, D) float32; kept: (K,) their indices; skipped: the others."""
+
+    values: np.ndarray
+    kept: np.ndarray
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """One split as a classifier sees it: (K, D) float32 values, (K,) int64 labels, and what could not be read."""
+
+    name: str
+    values: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    named: bool
+    skipped: int
+
+
+@dataclass
+class _Session:
+    progress: bool = False
+    memory: dict[tuple[object, ...], LabelledFeatures] = field(default_factory=dict)
+
+
+_session: ContextVar[_Session | None] = ContextVar("slip_evaluation_session", default=None)
+
+
+@contextmanager
+def session(progress: bool = False) -> Iterator[None]:
+    """Share labelled features between the evaluators run inside; the encoder must not change meanwhile.
+
+    progress: show a bar for each pass over images, where standard error is a terminal.
+    """
+    token = _session.set(_Session(progress))
+    try:
+        yield
+    finally:
+        _session.reset(token)
+
+
+def labelled_features(
+    encoder: Encoder, spec: str, split: str, kind: Kind = "features", batch_size: int = BATCH
+) -> LabelledFeatures:
+    """Extract one split of labelled images (see `load_labelled`), or recall it from the session."""
+    current = _session.get()
+    key = (id(encoder), spec, split, kind)
+    if current is not None and key in current.memory:
+        return current.memory[key]
+    labelled: Labelled = load_labelled(spec, split)
+    found = extract(encoder, labelled.images, kind, batch_size, label=f"{labelled.name} {labelled.split}")
+    result = LabelledFeatures(
+        labelled.name,
+        found.values,
+        labelled.labels[found.kept],
+        labelled.class_names,
+        labelled.named,
+        len(found.skipped),
+    )
+    if current is not None:
+        current.memory[key] = result
+    return result
+
+
+def extract(
+    encoder: Encoder,
+    images: Sequence[Any],
+    kind: Kind = "features",
+    batch_size: int = BATCH,
+    label: str = "images",
+) -> Features:
+    """Return what `encoder` makes of N images, in their order, in full precision and in evaluation mode.
+
+    images: anything indexable whose items `encoder.preprocess` takes. Reading and decoding run in threads, one batch
+    ahead of the tower. An image that raises DataError is skipped, counted and said.
+
+    Raises EvaluationError when no image can be read or a feature is not finite.
+    """
+    encode = encoder.image_features if kind == "features" else encoder.encode_image
+    rows: list[np.ndarray] = []
+    kept: list[int] = []
+    skipped: list[Skipped] = []
+    with evaluating(encoder), ThreadPoolExecutor(_threads()) as pool, _bar(len(images), label) as advance:
+        for batch in _batches(encoder, images, batch_size, pool):
+            good = [(i, value) for i, value in batch if isinstance(value, Tensor)]
+            skipped += [Skipped(i, str(i), label, value) for i, value in batch if isinstance(value, str)]
+            if good:
+                pixels = torch.stack([value for _, value in good]).to(encoder.device)
+                rows.append(encode(pixels).float().cpu().numpy())
+                kept += [i for i, _ in good]
+            advance(len(batch))
+    if not rows:
+        raise EvaluationError(
+            f"None of the {len(images)} {label} can be read",
+            cause=skipped[0].reason if skipped else "There are none",
+        )
+    if skipped:
+        note(f"{len(skipped)} of {len(images)} {label} skipped; the first: {skipped[0].reason}")
+    values = np.concatenate(rows)
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            f"The model gives features of {label} that are not finite",
+            cause="Its weights diverged in training, or are damaged",
+            fix="Take an earlier checkpoint, or train with a lower learning rate.",
+        )
+    return Features(values, np.array(kept, dtype=np.int64), tuple(skipped))
+
+
+@contextmanager
+def evaluating(encoder: Encoder) -> Iterator[None]:
+    """Inference and evaluation mode; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in encoder.model.modules()]
+    encoder.model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def has_text(encoder: Encoder) -> bool:
+    """Tell whether the model was built with a text tower."""
+    return "text" in encoder.model.embeddings
+
+
+def require_text(encoder: Encoder, task: str) -> None:
+    """Raise EvaluationError when `task` needs a text tower and the model has none."""
+    if not has_text(encoder):
+        raise EvaluationError(
+            f"{task} needs a text tower, and this model has none",
+            cause="It was trained with an image-only objective such as SimCLR",
+            fix="Measure it with linear, knn or finetune, or train with 'clip' among the objectives.",
+        )
+
+
+def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
+    """Return the (N, D) float32 normalised embeddings of N texts; long ones go together, so padding stays short."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows = []
+    with evaluating(encoder):
+        for start in range(0, len(order), batch_size):
+            chunk = [texts[i] for i in order[start : start + batch_size]]
+            rows.append(encoder.encode_text(chunk).float().cpu().numpy())
+    values = np.concatenate(rows)
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            "The model gives text embeddings that are not finite",
+            cause="Its weights diverged in training, or are damaged",
+            fix="Take an earlier checkpoint, or train with a lower learning rate.",
+        )
+    result = np.empty_like(values)
+    result[order] = values
+    return result
+
+
+def _batches(
+    encoder: Encoder, images: Sequence[Any], batch_size: int, pool: ThreadPoolExecutor
+) -> Iterator[list[tuple[int, Tensor | str]]]:
+    """Yield (index, pixels or the reason there are none), preparing the next batch meanwhile."""
+
+    def prepare(index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, encoder.preprocess(images[index])
+        except DataError as error:
+            return index, str(error)
+
+    def submit(start: int) -> list[Any]:
+        return [pool.submit(prepare, i) for i in range(start, min(start + batch_size, len(images)))]
+
+    ahead = submit(0)
+    for start in range(0, len(images), batch_size):
+        current, ahead = ahead, submit(start + batch_size)
+        yield [future.result() for future in current]
+
+
+def _threads() -> int:
+    return max(
+        1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
+
+
+@contextmanager
+def _bar(total: int, label: str) -> Iterator[Any]:
+    """Yield a function that counts images done, shown where the session asks for it and someone can see it."""
+    current = _session.get()
+    if current is None or not current.progress:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)

@@ -1,0 +1,238 @@
+"""Labelled images in Parquet as data hubs store it: an image column, a label column, class names in the schema."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from slip.errors import DataError
+from slip.evaluation import note
+from slip.evaluation.datasets import SPLITS, Image, Labelled, Subset, split_by_hash, words
+
+CACHE_BYTES = 512 * 2**20
+"""Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
+
+IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
+
+
+def load_parquet(path: Path, split: str, name: str) -> Labelled:
+    """Open a split of the Parquet files at `path`, a folder or one file (see `datasets.load_labelled`).
+
+    Where the test split carries no labels (all are -1), the validation split is taken.
+    """
+    everything, candidates = _find(path, split)
+    columns = _Columns(everything)
+    for found, files in candidates:
+        labels, class_names = columns.labels(files)
+        if len(labels) == 0 or (labels < 0).all():
+            continue
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(
+                f"{name} ({found}) has labels that name no class",
+                got=f"labels from {labels.min()} to {labels.max()}, {len(class_names)} classes",
+                fix="Remove the unlabelled rows, or give classes.json all class names.",
+            )
+        images: Sequence[Image] = ParquetImages(files, columns.image)
+        if found == "all":
+            note(f"{name} has no train and test files: a fixed fifth of every class is its test split.")
+            chosen = split_by_hash([str(i) for i in range(len(labels))], labels, split)
+            return Labelled(name, split, Subset(images, chosen), labels[chosen], class_names, columns.named)
+        return Labelled(name, found, images, labels, class_names, columns.named)
+    raise DataError(
+        f"{name} has no labelled {split} split",
+        got=", ".join(f.name for f in everything[:5]) + (", …" if len(everything) > 5 else ""),
+        cause=f"Files named {split}-*.parquet with a label for every row are looked for",
+        fix="Rename the files after their split, or use another data set.",
+    )
+
+
+class ParquetImages(Sequence[Image]):
+    """The image column of several files, one row group read at a time, the latest ones kept. Picklable."""
+
+    def __init__(self, files: Sequence[Path], column: str) -> None:
+        self.files, self.column = tuple(files), column
+        self._groups = [
+            (file, group, pq_file.metadata.row_group(group).num_rows)
+            for file in self.files
+            for pq_file in [_open(file)]
+            for group in range(pq_file.metadata.num_row_groups)
+        ]
+        self._ends = np.cumsum([rows for _, _, rows in self._groups], dtype=np.int64)
+        self._forget()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - (int(self._ends[group - 1]) if group else 0)
+        value = self._read(group)[row].as_py()
+        if not isinstance(value, bytes):
+            raise DataError(
+                f"Row {index} of {self._groups[group][0].name} and its neighbours holds no image bytes"
+            )
+        return value
+
+    def _read(self, group: int) -> pa.ChunkedArray:
+        with self._lock:
+            if group in self._cache:
+                self._cache.move_to_end(group)
+                return self._cache[group]
+            file, number, _ = self._groups[group]
+            try:
+                column = _open(file).read_row_group(number, columns=[self.column]).column(0)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(
+                    f"{file} cannot be read", cause=str(error), fix="Fetch the file again."
+                ) from None
+            if pa.types.is_struct(column.type):
+                column = pc.struct_field(column, "bytes")
+            self._cache[group] = column
+            while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+            return column
+
+    def _forget(self) -> None:
+        self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_cache", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+class _Columns:
+    """Which columns hold image and label, and what the classes are called."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        schema = _open(files[0]).schema_arrow
+        features = _features(schema)
+        typed = {
+            kind: [n for n, f in features.items() if f.get("_type") == kind]
+            for kind in ("Image", "ClassLabel")
+        }
+        self.image = _choose("image", typed["Image"], IMAGE_COLUMNS, schema.names, files[0])
+        self.label = _choose("label", typed["ClassLabel"], LABEL_COLUMNS, schema.names, files[0])
+        kind = schema.field(self.image).type
+        plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        if not plain and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+            raise DataError(f"Column '{self.image}' of {files[0].name} holds no image bytes", got=str(kind))
+        names = features.get(self.label, {}).get("names") or _names_beside(files[0].parent)
+        self.class_names = tuple(words(str(n)) for n in names) if names else ()
+        self.named = bool(self.class_names)
+
+    def labels(self, files: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the labels of `files`, -1 where there is none, and the names of all classes."""
+        column = self._read(files)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            names = sorted({value for value in self._read(self.files).to_pylist() if value is not None})
+            index = {value: i for i, value in enumerate(names)}
+            self.named = True
+            labels = [index.get(value, -1) for value in column.to_pylist()]
+            return np.array(labels, dtype=np.int64), tuple(words(n) for n in names)
+        if not pa.types.is_integer(column.type):
+            raise DataError(f"Column '{self.label}' holds no class labels", got=str(column.type))
+        labels = column.fill_null(-1).to_numpy().astype(np.int64)
+        if self.class_names or len(labels) == 0:
+            return labels, self.class_names
+        highest = int(self._read(self.files).fill_null(-1).to_numpy().max())
+        return labels, tuple(str(i) for i in range(highest + 1))
+
+    def _read(self, files: Sequence[Path]) -> pa.ChunkedArray:
+        try:
+            columns = [_open(file).read(columns=[self.label]).column(0) for file in files]
+        except (OSError, KeyError, IndexError, pa.ArrowException) as error:
+            raise DataError(f"The labels in {files[0].parent} cannot be read", cause=str(error)) from None
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+
+
+def _find(path: Path, split: str) -> tuple[list[Path], list[tuple[str, list[Path]]]]:
+    """Return all files of the data set, and per name the split may go by (best first) its files."""
+    if path.is_file():
+        folder, everything = path.parent, [path]
+        if path.stem.split("-")[0] in {alias for aliases in SPLITS.values() for alias in aliases}:
+            everything = sorted(folder.glob("*.parquet"))
+    else:
+        folder = path
+        everything = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
+
+    def of(alias: str) -> list[Path]:
+        return [
+            f
+            for f in everything
+            if f.stem == alias or f.name.startswith(f"{alias}-") or _parent(f, folder) == alias
+        ]
+
+    if not any(of(alias) for aliases in SPLITS.values() for alias in aliases):
+        return everything, [("all", everything)]
+    return everything, [(alias, of(alias)) for alias in SPLITS[split] if of(alias)]
+
+
+def _parent(file: Path, folder: Path) -> str:
+    return file.parent.name if file.parent != folder else ""
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{file} is not a readable Parquet file", cause=str(error), fix="Fetch it again."
+        ) from None
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """The column descriptions that the `datasets` library leaves in the schema's metadata, {} if there are none."""
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return {n: f for n, f in info.get("info", {}).get("features", {}).items() if isinstance(f, dict)}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def _choose(what: str, typed: list[str], common: Iterable[str], present: list[str], file: Path) -> str:
+    """Pick a column: one the schema marks, a common name first; else a column with a common name."""
+    by_name = {n.lower(): n for n in present}
+    for name in [*(c for c in common if c in typed), *typed, *(by_name[c] for c in common if c in by_name)]:
+        if name in present:
+            return name
+    raise DataError(
+        f"{file.name} has no {what} column that can be told",
+        got=", ".join(present),
+        fix=f"Rename the column to '{what}'.",
+    )
+
+
+def _names_beside(folder: Path) -> list[str]:
+    """Class names from `classes.json`: a list of names, a mapping from label, or a list of {label, names}."""
+    file = folder / "classes.json"
+    if not file.is_file():
+        return []
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return [data[key] for key in sorted(data, key=int)]
+        if data and isinstance(data[0], dict):
+            data = sorted(data, key=lambda entry: int(entry["label"]))
+            return [entry["name"] if "name" in entry else entry["names"][0] for entry in data]
+        return [str(entry) for entry in data]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"{file} does not list class names", cause=repr(error), fix='Write it as ["cat", "dog", …].'
+        ) from None

@@ -1,0 +1,139 @@
+"""The model as composition: the towers and heads that an objective's embeddings ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from slip.config import ModelConfig
+from slip.errors import ConfigError, did_you_mean
+from slip.models.heads import SslHead, projection
+from slip.models.text import TextTower
+from slip.models.vision import build_image_tower
+
+EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
+"""Every embedding there is, in order. Each but `text` comes from the view of its name."""
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+LARGEST_LOGIT_SCALE = math.log(100)
+
+Part = TypeVar("Part")
+
+
+class Model(nn.Module):
+    """Image tower, and as far as `embeddings` needs them: text tower, projections, logit scale, self-supervised head.
+
+    `features` are the towers' outputs, `heads` turns them into embeddings, calling the model does both. They
+    are apart so that the towers can run on parts of a batch while heads and losses see all of it. Embeddings
+    are not normalised.
+    """
+
+    def __init__(self, config: ModelConfig, size: int, embeddings: tuple[str, ...]) -> None:
+        super().__init__()
+        self.embeddings = _in_order(embeddings)
+        self.views = tuple(name for name in self.embeddings if name != "text")
+        self.image_tower = build_image_tower(config.image, size)
+        self.text_tower = TextTower(config.text) if "text" in self.embeddings else None
+        width = self.image_tower.width
+        self.image_projection = projection(width, config.embed_dim) if "image" in self.embeddings else None
+        self.text_projection = self.logit_scale = None
+        if self.text_tower is not None:
+            self.text_projection = projection(self.text_tower.width, config.embed_dim)
+            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        has_ssl = any(name.startswith("ssl") for name in self.embeddings)
+        self.ssl_head = SslHead(width, config.ssl) if has_ssl else None
+
+    def forward(self, views: Mapping[str, Tensor], tokens: Tensor | None = None) -> dict[str, Tensor]:
+        """Map views (name → (N, 3, S, S) float, normalised) and tokens (N, L) to embeddings (name → (N, D)).
+
+        Besides one entry per name of `embeddings` there is `logit_scale`, the factor exp(s) itself, where the
+        model has text. Raises ConfigError when a view or the tokens are missing.
+        """
+        return self.heads(self.features(views, tokens))
+
+    def features(self, views: Mapping[str, Tensor], tokens: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the towers' features, keyed like the embeddings; the views go through as one tensor."""
+        missing = [name for name in self.views if name not in views]
+        if missing or (tokens is None and self.text_tower is not None):
+            raise ConfigError(
+                "The model was called without an input that its embeddings need",
+                got=f"views {', '.join(views) or 'none'}; {'no tokens' if tokens is None else 'tokens'}",
+                fix=f"This model needs {', '.join(self.embeddings)}.",
+            )
+        features: dict[str, Tensor] = {}
+        if self.views:
+            parts = [views[name] for name in self.views]
+            joint = self.image_tower(parts[0] if len(parts) == 1 else torch.cat(parts))
+            features.update(zip(self.views, joint.split([len(part) for part in parts])))
+        if self.text_tower is not None and tokens is not None:
+            features["text"] = self.text_tower(tokens)
+        return {name: features[name] for name in self.embeddings}
+
+    def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the embeddings of the towers' features, not normalised, and `logit_scale` where there is text.
+
+        The two self-supervised views pass their head one after the other, as in the reference: in training
+        each is normalised by its own batch statistics.
+        """
+        embeddings: dict[str, Tensor] = {}
+        for name, feature in features.items():
+            if name == "image":
+                embeddings[name] = feature @ _need(self.image_projection)
+            elif name == "text":
+                embeddings[name] = feature @ _need(self.text_projection)
+            else:
+                embeddings[name] = _need(self.ssl_head)(feature)
+        if self.logit_scale is not None:
+            embeddings["logit_scale"] = self.logit_scale.exp()
+        return embeddings
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 3, S, S) to the image tower's features (N, width)."""
+        return self.image_tower(images)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Map images to the space shared with text (N, embed_dim); without one, to the tower's features."""
+        features = self.image_tower(images)
+        return features if self.image_projection is None else features @ self.image_projection
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Map token ids (N, L) to the space shared with images (N, embed_dim)."""
+        return _need(self.text_tower)(tokens) @ _need(self.text_projection)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the logit scale's logarithm in [0, ln 100], as after each step of the reference."""
+        if self.logit_scale is not None:
+            self.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
+
+
+def build(config: ModelConfig, size: int, embeddings: tuple[str, ...]) -> Model:
+    """Build the model for views of `size` pixels a side that gives the `embeddings` an objective needs.
+
+    `embeddings` is a subset of image, text, ssl_1, ssl_2. Weights are initialised as in the reference
+    implementation, from torch's global generator. Raises ConfigError on an unknown embedding or a model that
+    cannot be made.
+    """
+    return Model(config, size, embeddings)
+
+
+def _need(part: Part | None) -> Part:
+    if part is None:
+        raise ConfigError(
+            "The model was asked for an embedding that it was not built for",
+            fix="Train it with an objective that needs this embedding, for example 'clip + 1.0 * simclr'.",
+        )
+    return part
+
+
+def _in_order(embeddings: tuple[str, ...]) -> tuple[str, ...]:
+    for name in embeddings:
+        if name not in EMBEDDINGS:
+            raise ConfigError(f"There is no embedding '{name}'", fix=did_you_mean(name, EMBEDDINGS))
+    if not embeddings:
+        raise ConfigError("A model needs at least one embedding", fix=f"Known: {', '.join(EMBEDDINGS)}.")
+    return tuple(name for name in EMBEDDINGS if name in embeddings)

@@ -1,0 +1,141 @@
+"""One self-contained HTML page from one or several runs: no script, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slip.data.record import Source
+from slip.errors import CheckpointError, ConfigError
+from slip.files import write_bytes
+from slip.report import curves, sections
+from slip.report.gallery import Gallery, gather
+from slip.report.html import Html, join, tag
+from slip.report.runs import Run, labels
+
+if TYPE_CHECKING:
+    from slip.encoder import Encoder
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Makes the promise binding: a browser loads nothing for this page, and runs nothing in it."""
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Ccircle cx='8' cy='8' r='6' fill='%23d4512c'/%3E%3C/svg%3E"
+)
+_PREFERRED = {"SLIP": 0, "CLIP": 1, "SimCLR": 2}
+_COLOURS = 6
+
+
+def write_report(
+    path: str | Path,
+    runs: Sequence[Run],
+    *,
+    title: str,
+    intro: str = "",
+    encoder: Encoder | None = None,
+    pictures: Source | None = None,
+    class_names: Sequence[str] = (),
+    templates: Sequence[str] = ("a {}",),
+    labels: Sequence[int] | None = None,
+    captions: Sequence[str] = (),
+    commands: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+    pool: int = 500,
+) -> Path:
+    """Write the report of `runs` to `path` and return the path; a file that was there is replaced whole.
+
+    encoder: the model that the pictures' answers come from; pictures: where they are drawn from, at random by
+    `seed`, `pool` of them to search in. class_names and templates: what zero-shot chooses from. labels: the true class
+    of each of `pictures` (default: `pictures.label(index)` where the source has it). captions: what to search for
+    (default: captions of the pool, at random). commands: (what it does, command) pairs to go on with.
+
+    Raises ConfigError without a run, CheckpointError when the file cannot be written.
+    """
+    if not runs:
+        raise ConfigError("A report needs at least one run", fix="Give the folders that `slip train` wrote.")
+    gallery = Gallery()
+    if pictures is not None:
+        gallery = gather(
+            encoder,
+            pictures,
+            class_names=class_names,
+            templates=templates,
+            labels=labels,
+            captions=captions,
+            seed=seed,
+            pool=pool,
+        )
+    html = page(runs, gallery, title=title, intro=intro, model=model_name(runs, encoder), commands=commands)
+    path = Path(path)
+    try:
+        # Captions from the web may hold half characters, which UTF-8 cannot; they become "?".
+        write_bytes(path, html.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise CheckpointError(
+            "The report cannot be written", got=str(path), cause=str(error), fix="Choose another place for it."
+        ) from None
+    return path
+
+
+def page(
+    runs: Sequence[Run],
+    gallery: Gallery,
+    *,
+    title: str,
+    intro: str = "",
+    model: str = "the model",
+    commands: Sequence[tuple[str, str]] = (),
+) -> Html:
+    """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
+    named = dict(zip(labels(runs), runs))
+    colours = choose_colours(list(named))
+    body = tag(
+        "main",
+        sections.header(named, colours, gallery, title, intro),
+        sections.results(named, colours),
+        sections.charts(
+            "Training",
+            "Over samples seen. Faint: as logged; strong: smoothed over a twentieth of the run.",
+            curves.training_charts(named, colours),
+        ),
+        sections.charts(
+            "While training", "Measured at intervals during training.", curves.evaluation_charts(named, colours)
+        ),
+        sections.examples(gallery, model),
+        sections.searches(gallery, model),
+        sections.readings(gallery, model),
+        sections.neighbours(gallery, model),
+        sections.setup(named, colours),
+        sections.commands(commands),
+        sections.footer(runs),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("link", rel="icon", href=_ICON),
+        tag("style", Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))),
+    )
+    return join([Html("<!doctype html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
+
+
+def choose_colours(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour class for each run: the three methods have their own, others take what is left."""
+    taken = {name: _PREFERRED[name] for name in names if name in _PREFERRED}
+    free = [i for i in range(_COLOURS) if i not in taken.values()] or list(range(_COLOURS))
+    others = [name for name in names if name not in taken]
+    taken |= {name: free[i % len(free)] for i, name in enumerate(others)}
+    return {name: f"c{taken[name]}" for name in names}
+
+
+def model_name(runs: Sequence[Run], encoder: Encoder | None) -> str:
+    """Return the label of the run that `encoder` comes from, or the model's recipe name."""
+    if encoder is None:
+        return "the model"
+    for label, run in zip(labels(runs), runs):
+        if run.config == encoder.config:
+            return label
+    return encoder.config.name

@@ -1,0 +1,59 @@
+"""AdamW with the reference's decay groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from slip.config import OptimizerConfig
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to tensors of two or more dimensions (so no norm, no scale) that are no bias."""
+    return parameter.ndim >= 2 and "bias" not in name
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters of `model`: one group with decay, one without.
+
+    Each group carries the `names` of its parameters. Fused where the device offers it (CPU, CUDA, MPS).
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = []
+    for weight_decay, wanted in ((config.weight_decay, True), (0.0, False)):
+        members = [(name, p) for name, p in named if decays(name, p) is wanted]
+        if members:
+            names, parameters = zip(*members)
+            groups.append({"params": list(parameters), "names": names, "weight_decay": weight_decay})
+    fused = all(p.device.type in ("cpu", "cuda", "mps") and p.is_floating_point() for _, p in named)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state as `parameter name|entry` → tensor, the form that safetensors can hold."""
+    return {
+        f"{name}|{entry}": torch.as_tensor(value)
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"])
+        for entry, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `state_tensors` returned."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition("|")
+        by_name.setdefault(name, {})[entry] = tensor
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"]):
+            if name in by_name:
+                optimizer.state[parameter] = {
+                    entry: tensor.to(parameter.device, copy=True) for entry, tensor in by_name[name].items()
+                }

@@ -1,0 +1,123 @@
+"""What a run is going to do, in words, before it does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from slip.config import Config
+from slip.errors import ConfigError
+from slip.models import Model
+from slip.training.precision import autocast, choose_device, choose_precision
+
+TYPICAL_CAPTION = 24
+"""Tokens of a longish caption, for the estimate of memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers that follow from a configuration, a source's length and the machine."""
+
+    config: Config
+    records: int
+    steps: int
+    warmup: int
+    device: torch.device
+    dtype: torch.dtype
+    needs: tuple[str, ...]
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.records / self.config.training.batch
+
+
+def make_plan(config: Config, records: int, needs: tuple[str, ...]) -> Plan:
+    """Work out steps, device and precision; ConfigError where the values cannot work together."""
+    training = config.training
+    for name, value in (("training.batch", training.batch), ("training.epochs", training.epochs)):
+        if value <= 0:
+            raise ConfigError(f"'{name}' must be positive", got=value)
+    if training.batch > records:
+        raise ConfigError(
+            f"The batch of {training.batch} is larger than the source's {records} records",
+            fix="Lower --training.batch, or give more data",
+        )
+    if training.batch < 2:
+        raise ConfigError(
+            "A contrast needs at least two samples in a batch",
+            got=training.batch,
+            fix="Raise --training.batch",
+        )
+    steps = max(1, int(training.epochs * records / training.batch))
+    warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
+    device = choose_device(training.device)
+    return Plan(config, records, steps, warmup, device, choose_precision(training.precision, device), needs)
+
+
+def describe(plan: Plan, model: Model, run: Path, source: str) -> str:
+    """Return the plan in words: parameters, samples, global batch, steps, memory, where things go."""
+    config, training = plan.config, plan.config.training
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    total = sum(p.numel() for p in model.parameters())
+    weights, activations = memory(plan, model)
+    at_a_time = min(training.micro_batch or training.batch, training.batch)
+    micro = f", {at_a_time} at a time through the towers" if at_a_time < training.batch else ""
+    dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plan.dtype]
+    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
+    gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
+    samples = plan.steps * training.batch
+    rates = f"learning rate {config.optimizer.lr:g} after {plan.warmup:,} warm-up steps"
+    compiled = ", compiled" if training.compile else ""
+    lines = {
+        "recipe": f"{config.name}: minimise {config.objective.loss}",
+        "model": f"{total / 1e6:.1f} M parameters ({shares})",
+        "data": f"{plan.records:,} records from {source}",
+        "views": f"{', '.join(n for n in plan.needs if n != 'text')} at {config.views.size} px",
+        "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
+        "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
+        "machine": f"{plan.device.type}, towers in {dtype}{compiled}, {torch.get_num_threads()} threads",
+        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
+        "written to": str(run),
+    }
+    return "\n".join(f"  {name:<11}{text}" for name, text in lines.items())
+
+
+def memory(plan: Plan, model: Model) -> tuple[int, int]:
+    """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
+
+    Activations are counted, not guessed: the towers run on batches of 2 and 4, every tensor that the backward
+    pass would keep is added up, and the line through the two sums is read at the batch's size.
+    """
+    few, more = _saved_bytes(plan, model, 2), _saved_bytes(plan, model, 4)
+    at_a_time = min(
+        plan.config.training.micro_batch or plan.config.training.batch, plan.config.training.batch
+    )
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) * 4
+    return weights, few + (more - few) // 2 * (at_a_time - 2)
+
+
+def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
+    size, context = plan.config.views.size, plan.config.model.text.context
+    views = {
+        name: torch.zeros(batch, 3, size, size, device=plan.device) for name in plan.needs if name != "text"
+    }
+    tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        autocast(plan.device, plan.dtype),
+    ):
+        outputs = model.features(views, tokens if "text" in plan.needs else None)
+    total = sum(storage.nbytes() for storage in saved.values())
+    del outputs
+    return total

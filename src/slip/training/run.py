@@ -1,0 +1,143 @@
+"""The run folder: everything a run writes, and nothing else.
+
+config.toml     the resolved configuration
+versions.json   versions of Python, torch and the other libraries that shape the numbers
+metrics.jsonl   a line every few steps, and one for each evaluation
+skipped.jsonl   every record that could not be used, with the reason
+results.json    the final evaluation
+checkpoints/    see `slip.training.checkpoint`
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from slip import config as configuration
+from slip.config import Config
+from slip.data.record import Skipped
+from slip.errors import CheckpointError, ConfigError
+from slip.files import write_json, write_text
+
+LIBRARIES = ("openslip", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "Pillow", "safetensors")
+MAY_CHANGE = (
+    "data.workers", "data.prefetch", "data.max_skipped", "training.log_every", "training.tensorboard",
+    "training.max_nonfinite", "training.device", "checkpoint.", "evaluation.",
+)  # fmt: skip
+"""What may differ between a run and its continuation: nothing that the weights depend on."""
+
+
+class RunFolder:
+    """A run's place on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration the run was started with."""
+        if not self.exists():
+            raise CheckpointError(
+                "This is not a run folder: it has no config.toml",
+                got=str(self.path),
+                fix="Give the folder that `slip train` wrote",
+            )
+        return configuration.load(self.path / "config.toml")
+
+    def exists(self) -> bool:
+        return (self.path / "config.toml").is_file()
+
+    def create(self, config: Config) -> None:
+        """Start a new run here."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "versions.json", versions())
+            # Last, because it makes the folder a run.
+            write_text(self.path / "config.toml", configuration.to_toml(config))
+        except OSError as error:
+            raise CheckpointError(
+                "The run folder cannot be written",
+                got=str(self.path),
+                cause=str(error),
+                fix="Choose another with --out",
+            ) from None
+
+    def check_same(self, config: Config) -> None:
+        """Raise ConfigError when `config` differs from the run's in something that the weights depend on."""
+        old, new = _flat(configuration.to_dict(self.config)), _flat(configuration.to_dict(config))
+        changed = [
+            key for key in old if old[key] != new[key] and not key.startswith(MAY_CHANGE) and key != "name"
+        ]
+        if changed:
+            raise ConfigError(
+                f"The run in {self.path} was started with another configuration",
+                got="; ".join(f"{key} = {new[key]!r}, was {old[key]!r}" for key in changed),
+                fix="Leave those options out to continue it, or start a new run with another --out",
+            )
+
+    def rewind(self, step: int) -> None:
+        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's."""
+        for name in ("metrics.jsonl", "skipped.jsonl"):
+            path = self.path / name
+            if path.is_file():
+                kept = [line for line in read_lines(path) if line["step"] <= step]
+                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        self._append("metrics.jsonl", [line])
+
+    def append_skipped(self, step: int, skipped: list[Skipped]) -> None:
+        if skipped:
+            self._append("skipped.jsonl", [{"step": step, **asdict(s)} for s in skipped])
+
+    def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
+        try:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
+        except OSError as error:
+            raise CheckpointError(
+                f"{name} cannot be written",
+                got=str(self.path),
+                cause=str(error),
+                fix="Free some space, then continue with --resume",
+            ) from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a .jsonl file; a last line that a kill cut in half is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape a run's numbers."""
+    import platform
+
+    return {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import pytest
+
+from slip import recipes
+from slip.cli import main
+from slip.cli.train import resolve
+from slip.config import to_toml
+from slip.errors import ConfigError
+
+
+def test_options_change_the_recipe() -> None:
+    options = resolve(["small-data", "--data.train", "x.csv", "--training.batch", "32", "--views.ssl.flip", "0.1"])
+    base = recipes.get("small-data")
+    assert options.config.data == replace(base.data, train="x.csv")
+    assert options.config.training == replace(base.training, batch=32)
+    assert options.config.views.ssl == replace(base.views.ssl, flip=0.1)
+    assert (options.out, options.resume) == ("runs/small-data", False)
+
+
+def test_a_file_is_a_starting_point(tmp_path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("name = 'mine'\n[data]\ntrain = 'a.csv'\n[training]\nbatch = 5\n")
+    options = resolve(["--config", str(path), "--training.epochs", "2"])
+    assert (options.config.training.batch, options.config.training.epochs) == (5, 2)
+    assert options.out == "runs/mine"
+
+
+def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
+    config = replace(recipes.get("scenes-tiny"), training=replace(recipes.get("scenes-tiny").training, batch=77))
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    options = resolve(["--resume", "--out", str(tmp_path), "--data.workers", "3"])
+    assert options.resume
+    assert (options.config.training.batch, options.config.data.workers) == (77, 3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["smal-data"], "Did you mean 'small-data'"),
+        ([], "Nothing to train was named"),
+        (["small-data"], "No training data was named.*--data.train"),
+        (["small-data", "--config", "x.toml"], "not both"),
+        (["--config"], "--config takes a value"),
+        (["--config", "nowhere.toml"], "cannot be read"),
+    ],
+)
+def test_wrong_calls_teach(argv, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(argv)
+
+
+def test_unknown_options_are_answered_with_the_nearest(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        resolve(["small-data", "--training.bach", "3"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert "--training.batch" in printed.err + printed.out
+
+
+def test_help_shows_the_recipes_values(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        resolve(["small-data", "--help"])
+    assert stop.value.code == 0
+    assert "--optimizer.lr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", ["nowhere/*.tar", "nowhere.csv", "nowhere/folder"])
+def test_data_that_is_not_there(data, capsys, tmp_path) -> None:
+    status = main(["train", "small-data", "--data.train", str(tmp_path / data), "--out", str(tmp_path / "run")])
+    assert status == 1
+    error = capsys.readouterr().err
+    assert error.startswith("slip: ")
+    assert "nowhere" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()

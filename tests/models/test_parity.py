@@ -1,0 +1,97 @@
+"""SLIP ViT-S/16 against numbers computed with the reference implementation, on weights that follow from their names."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slip.config import ModelConfig
+from slip.interop.reference import to_reference
+from slip.models import EMBEDDINGS, Model, build
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+RULE = runpy.run_path(str(GOLDEN / "named_weights.py"))
+EXPECTED = json.loads((GOLDEN / "reference_slip_vits16.json").read_text())["SLIP_VITS16"]
+
+
+def _losses(out: dict[str, Tensor], temperature: float = 0.1) -> dict[str, Tensor]:
+    """The losses as the paper writes them: symmetric cross-entropy, and NT-Xent over both views' embeddings."""
+    image, text = F.normalize(out["image"], dim=-1), F.normalize(out["text"], dim=-1)
+    first, second = F.normalize(out["ssl_1"], dim=-1), F.normalize(out["ssl_2"], dim=-1)
+    n = len(image)
+    logits = out["logit_scale"] * image @ text.T
+    labels = torch.arange(n)
+    clip = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    both = torch.cat([first, second])
+    similarities = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
+    twins = torch.cat([labels + n, labels])
+    ssl = F.cross_entropy(similarities, twins)
+    return {
+        "loss": clip + ssl,
+        "clip_loss": clip,
+        "clip_acc": 100 * (logits.argmax(1) == labels).float().mean(),
+        "ssl_loss": ssl,
+        "ssl_acc": 100 * (similarities[:n].argmax(1) == twins[:n]).float().mean(),
+    }
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with torch.device("meta"):
+        model = build(ModelConfig(), 224, EMBEDDINGS)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            value.copy_(torch.as_tensor(RULE["weight"](to_reference(name), tuple(value.shape))))
+    return model
+
+
+@pytest.fixture(scope="module")
+def inputs() -> tuple[dict[str, Tensor], Tensor]:
+    arrays = {name: torch.from_numpy(value) for name, value in RULE["inputs"]().items()}
+    return {"image": arrays["image"], "ssl_1": arrays["aug1"], "ssl_2": arrays["aug2"]}, arrays["text"]
+
+
+def test_embeddings_and_losses_in_evaluation_mode(model: Model, inputs: tuple[dict[str, Tensor], Tensor]) -> None:
+    model.eval()
+    with torch.no_grad():
+        features = model.features(*inputs)
+        out = model.heads(features)
+    found = {"visual": features["image"]}
+    found |= {"image_embed": out["image"], "text_embed": out["text"]}
+    found |= {"aug1_embed": out["ssl_1"], "aug2_embed": out["ssl_2"]}
+    for name, value in found.items():
+        first = np.array(EXPECTED[f"eval_{name}"])
+        error = np.linalg.norm(value[:, :8].numpy() - first, axis=1) / np.linalg.norm(first, axis=1)
+        assert error.max() < 1e-4, name
+        if f"eval_{name}_norm" in EXPECTED:
+            assert value.norm(dim=1).tolist() == pytest.approx(EXPECTED[f"eval_{name}_norm"], rel=1e-4), name
+    for name, value in _losses(out).items():
+        assert value.item() == pytest.approx(EXPECTED["eval_loss"][name], abs=1e-5), name
+
+
+def test_losses_and_gradients_in_training_mode(model: Model, inputs: tuple[dict[str, Tensor], Tensor]) -> None:
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    model.train().zero_grad()
+    losses = _losses(model(*inputs))
+    losses["loss"].backward()
+    for name, value in model.named_buffers():  # leave the module's fixture as it was
+        value.copy_(buffers[name])
+
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(EXPECTED["train_loss"][name], abs=1e-5), name
+    found = {}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        found[to_reference(name)] = parameter.grad.norm().item()
+    assert set(found) == set(EXPECTED["grad_norms"])
+    for name, norm in EXPECTED["grad_norms"].items():
+        # A bias in front of a BatchNorm has no effect: its gradient is rounding noise around zero.
+        assert found[name] == pytest.approx(norm, rel=1e-3, abs=1e-5), name

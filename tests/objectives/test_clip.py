@@ -1,0 +1,94 @@
+"""CLIP's loss against the two cross-entropies of the whole matrix."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from slip.errors import ConfigError
+from slip.objectives import Clip
+
+
+def batch(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image, text = (3 * torch.randn(n, 8, dtype=dtype, generator=generator) for _ in range(2))
+    scale = torch.tensor(1 / 0.07, dtype=dtype)
+    return {k: v.requires_grad_() for k, v in {"image": image, "text": text, "logit_scale": scale}.items()}
+
+
+def plain(embeddings: dict[str, Tensor]) -> tuple[Tensor, float]:
+    """The slow, obvious twin."""
+    image = F.normalize(embeddings["image"], dim=-1)
+    text = F.normalize(embeddings["text"], dim=-1)
+    per_image = embeddings["logit_scale"] * image @ text.T
+    labels = torch.arange(len(image))
+    loss = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_image.T, labels)) / 2
+    return loss, (per_image.argmax(1) == labels).double().mean().item()
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(1, 20), block=st.integers(0, 24), seed=st.integers(0, 100))
+def test_equals_the_whole_matrix(n: int, block: int, seed: int) -> None:
+    embeddings = batch(n, seed)
+    expected, accuracy = plain(embeddings)
+    ours = Clip(block=block)(embeddings)
+    torch.testing.assert_close(ours["loss"], expected, rtol=1e-6, atol=1e-9)
+    assert torch.equal(ours["clip_loss"], ours["loss"].detach())
+    assert ours["clip_acc"].item() == pytest.approx(accuracy)
+    inputs = list(embeddings.values())
+    for one, other in zip(torch.autograd.grad(ours["loss"], inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_one_pair_costs_nothing() -> None:
+    result = Clip()(batch(1))
+    assert result["loss"].item() == 0
+    assert result["clip_acc"].item() == 1
+
+
+def test_collapsed_embeddings_are_at_chance() -> None:
+    embeddings = {"image": torch.ones(8, 4), "text": torch.ones(8, 4), "logit_scale": torch.tensor(10.0)}
+    result = Clip(block=3)(embeddings)
+    assert result["loss"].item() == pytest.approx(math.log(8), rel=1e-5)
+    assert result["clip_acc"].item() == 1 / 8
+
+
+def test_fp32_loss_under_bf16_autocast() -> None:
+    embeddings = {k: v.detach().float() for k, v in batch(64).items()}
+    leaves = {k: v.clone().requires_grad_() for k, v in embeddings.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = Clip(block=16)(leaves)["loss"]
+        inside.backward()
+    assert inside.dtype == torch.float32
+    outside = {k: v.clone().requires_grad_() for k, v in embeddings.items()}
+    loss = Clip(block=16)(outside)["loss"]
+    loss.backward()
+    assert torch.equal(inside, loss)
+    for name in leaves:
+        assert torch.equal(leaves[name].grad, outside[name].grad)  # type: ignore[arg-type]
+
+
+def test_half_precision_embeddings_get_their_gradient() -> None:
+    embeddings = {k: v.detach().float().requires_grad_() for k, v in batch(16).items()}
+    embeddings["image"] = embeddings["image"].detach().bfloat16().requires_grad_()
+    Clip()(embeddings)["loss"].backward()
+    assert embeddings["image"].grad is not None
+    assert embeddings["image"].grad.dtype == torch.bfloat16
+
+
+def test_values_reported_hold_no_graph() -> None:
+    result = Clip()(batch(4))
+    assert result["loss"].requires_grad
+    assert not result["clip_loss"].requires_grad
+    assert not result["clip_acc"].requires_grad
+
+
+def test_negative_block_is_refused() -> None:
+    with pytest.raises(ConfigError, match="-1"):
+        Clip(block=-1)

@@ -1,0 +1,93 @@
+"""SimCLR's loss against NT-Xent written as the paper writes it, one term at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from slip.errors import ConfigError
+from slip.objectives import SimClr
+
+
+def batch(n: int, seed: int = 0, spread: float = 1.0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(n, 8, dtype=torch.float64, generator=generator)
+    second = first + spread * torch.randn(n, 8, dtype=torch.float64, generator=generator)
+    return {"ssl_1": first.requires_grad_(), "ssl_2": (2 * second).detach().requires_grad_()}
+
+
+def plain(embeddings: dict[str, Tensor], temperature: float) -> tuple[Tensor, float]:
+    """The slow, obvious twin: for each view, its twin against all views but itself."""
+    n = len(embeddings["ssl_1"])
+    views = [F.normalize(v, dim=0) for name in ("ssl_1", "ssl_2") for v in embeddings[name]]
+    losses, hits = [], []
+    for i, view in enumerate(views):
+        others = [j for j in range(2 * n) if j != i]
+        logits = torch.stack([view @ views[j] / temperature for j in others])
+        twin = others.index((i + n) % (2 * n))
+        losses.append(-logits.log_softmax(0)[twin])
+        hits.append(logits.argmax().item() == twin)
+    return torch.stack(losses).mean(), sum(hits[:n]) / n
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 9),
+    block=st.integers(0, 20),
+    temperature=st.sampled_from([0.05, 0.1, 1.0]),
+    seed=st.integers(0, 100),
+)
+def test_equals_the_paper_term_by_term(n: int, block: int, temperature: float, seed: int) -> None:
+    embeddings = batch(n, seed)
+    expected, accuracy = plain(embeddings, temperature)
+    ours = SimClr(temperature, block)(embeddings)
+    torch.testing.assert_close(ours["loss"], expected, rtol=1e-6, atol=1e-9)
+    assert torch.equal(ours["simclr_loss"], ours["loss"].detach())
+    assert ours["simclr_acc"].item() == pytest.approx(accuracy)
+    inputs = list(embeddings.values())
+    for one, other in zip(torch.autograd.grad(ours["loss"], inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_one_image_costs_nothing() -> None:
+    result = SimClr()(batch(1))
+    assert result["loss"].item() == pytest.approx(0, abs=1e-12)
+    assert result["simclr_acc"].item() == 1
+
+
+def test_equal_twins_far_from_the_rest_are_found() -> None:
+    embeddings = {"ssl_1": torch.eye(8), "ssl_2": torch.eye(8)}
+    result = SimClr(0.1, block=5)(embeddings)
+    assert result["loss"].item() == pytest.approx(math.log(1 + 14 * math.exp(-10)), abs=1e-5)
+    assert result["simclr_acc"].item() == 1
+
+
+def test_collapsed_embeddings_are_near_chance() -> None:
+    result = SimClr()({"ssl_1": torch.ones(8, 4), "ssl_2": torch.ones(8, 4)})
+    assert result["loss"].item() == pytest.approx(math.log(15), rel=1e-5)
+    assert result["simclr_acc"].item() <= 1 / 8
+
+
+def test_fp32_loss_under_bf16_autocast() -> None:
+    embeddings = {k: v.detach().float() for k, v in batch(32).items()}
+    outside = SimClr(block=16)(embeddings)["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = SimClr(block=16)(embeddings)["loss"]
+    assert torch.equal(inside, outside)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, math.inf, math.nan])
+def test_bad_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(ConfigError, match="temperature"):
+        SimClr(temperature)
+
+
+def test_negative_block_is_refused() -> None:
+    with pytest.raises(ConfigError, match="block"):
+        SimClr(block=-4)

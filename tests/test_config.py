@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slip import config as configuration
+from slip import recipes
+from slip.config import Config, TrainingConfig, from_toml, to_toml
+from slip.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_survives_toml(name: str) -> None:
+    config = recipes.get(name)
+    assert config.name == name
+    assert from_toml(to_toml(config)) == config
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    lr=st.floats(1e-9, 1e3),
+    scale=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    tasks=st.lists(st.text("abc:/é\"'\\\n", max_size=8), max_size=3),
+)
+def test_any_values_survive_toml(text, lr, scale, tasks) -> None:
+    config = Config(name=text)
+    config = replace(config, optimizer=replace(config.optimizer, lr=lr))
+    config = replace(config, views=replace(config.views, image=replace(config.views.image, scale=scale)))
+    config = replace(config, evaluation=replace(config.evaluation, tasks=tuple(tasks)))
+    assert from_toml(to_toml(config)) == config
+
+
+def test_keys_left_out_keep_the_base() -> None:
+    base = Config(training=TrainingConfig(batch=7, epochs=3))
+    config = from_toml("[training]\nepochs = 5\n", base)
+    assert (config.training.batch, config.training.epochs) == (7, 5.0)
+    assert isinstance(config.training.epochs, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nbach = 3\n", r"'training\.bach'.*Did you mean 'batch'"),
+        ("[trainig]\nbatch = 3\n", r"'trainig'.*Did you mean 'training'"),
+        ("[views.image]\nflipp = 0.5\n", r"'views\.image\.flipp'.*'flip'"),
+        ("[training]\nbatch = 'many'\n", r"'training\.batch' takes a value of type int.*Got: 'many'"),
+        ("[training]\nbatch = true\n", r"'training\.batch' takes a value of type int"),
+        ("[training]\nprecision = 'bf17'\n", r"no choice 'bf17'.*Did you mean 'bf16'"),
+        ("[views.image]\nscale = [1]\n", r"'views\.image\.scale' takes 2 values"),
+        ("[views.image]\nscale = 1\n", r"'views\.image\.scale' takes a list"),
+        ("[evaluation]\ntasks = [1]\n", r"'evaluation\.tasks' takes a value of type str"),
+        ("training = 3\n", r"'training' is a section"),
+        ("[training\n", r"not valid TOML"),
+    ],
+)
+def test_wrong_files_teach(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_toml(text)
+
+
+def test_loading_a_missing_or_binary_file(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read.*none\.toml"):
+        configuration.load(tmp_path / "none.toml")
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        configuration.load(tmp_path / "x.toml")
+    (tmp_path / "y.toml").write_text("nme = 'x'\n")
+    with pytest.raises(ConfigError, match=r"In .*y\.toml: .*Did you mean 'name'"):
+        configuration.load(tmp_path / "y.toml")

@@ -1,0 +1,28 @@
+import errno
+import os
+
+import pytest
+
+from slip import files
+
+
+def test_replaces_whole(tmp_path) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": [1, "é"]})
+    files.write_json(path, {"a": 2})
+    assert path.read_text() == '{\n "a": 2\n}\n'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_file(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "x.txt"
+    files.write_text(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,91 @@
+import errno
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7)}
+MOMENTS = {"a.weight|exp_avg": torch.ones(2, 3)}
+
+
+def save(folder, step, score=None):
+    return checkpoint.save(folder, step, WEIGHTS, MOMENTS, {"score": score})
+
+
+def test_round_trip(tmp_path) -> None:
+    weights, moments, state = checkpoint.load(save(tmp_path, 12, 0.5))
+    assert state == {"score": 0.5, "step": 12}
+    assert all(torch.equal(weights[k], v) for k, v in WEIGHTS.items())
+    assert all(torch.equal(moments[k], v) for k, v in MOMENTS.items())
+
+
+def test_keeps_the_last_and_the_best(tmp_path) -> None:
+    for step, score in enumerate([0.1, 0.9, 0.9, 0.3, None, 0.2]):
+        save(tmp_path, step, score)
+    checkpoint.prune(tmp_path, keep=2)
+    assert [int(p.name[5:]) for p in checkpoint.list_checkpoints(tmp_path)] == [2, 4, 5]
+    assert checkpoint.best(checkpoint.list_checkpoints(tmp_path)) == tmp_path / "step-00000002"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_saving_again_replaces(tmp_path) -> None:
+    save(tmp_path, 3, 0.1)
+    save(tmp_path, 3, 0.2)
+    assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.2
+
+
+def test_a_failed_write_leaves_the_earlier_one(tmp_path, monkeypatch) -> None:
+    save(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_json", full)
+    with pytest.raises(CheckpointError, match="No space left on device.*--resume"):
+        save(tmp_path, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_full_disk_in_the_middle_of_a_file(tmp_path) -> None:
+    """The system itself refuses the write: a limit on file sizes stands in for the full disk."""
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+folder = Path({str(tmp_path)!r})
+small, large = {{"w": torch.zeros(10)}}, {{"w": torch.zeros(1_000_000)}}
+checkpoint.save(folder, 1, small, small, {{}})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    checkpoint.save(folder, 2, large, small, {{}})
+except CheckpointError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("refused: The checkpoint of step 2 could not be written"), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    checkpoint.load(tmp_path / "step-00000001")
+
+
+def test_a_leftover_of_a_kill_is_no_checkpoint(tmp_path) -> None:
+    (tmp_path / f"{checkpoint.TEMPORARY}step-00000009").mkdir(parents=True)
+    (tmp_path / "step-00000008").mkdir()
+    assert checkpoint.list_checkpoints(tmp_path) == []
+    save(tmp_path, 10)
+    assert not (tmp_path / f"{checkpoint.TEMPORARY}step-00000009").exists()
+
+
+def test_damaged_files_are_refused(tmp_path) -> None:
+    path = save(tmp_path, 1)
+    data = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(path)
+
+

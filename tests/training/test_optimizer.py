@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from slip.config import ModelConfig, OptimizerConfig
+from slip.models import build
+from slip.training.optimizer import build_optimizer, load_state_tensors, state_tensors
+
+
+@pytest.fixture
+def model(tiny_config):
+    return build(tiny_config.model, 16, ("image", "text", "ssl_1", "ssl_2"))
+
+
+def test_groups_are_the_references(model) -> None:
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.3))
+    with_decay, without = optimizer.param_groups
+    assert (with_decay["weight_decay"], without["weight_decay"]) == (0.3, 0.0)
+    assert len(with_decay["names"]) + len(without["names"]) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        # The reference's rule, on its own names: fewer than two dimensions, biases, and everything of a norm.
+        exempt = parameter.ndim < 2 or "bias" in name or "norm" in name or ".bn" in name or ".ln" in name
+        assert name in (without if exempt else with_decay)["names"]
+
+
+def test_paper_models_decay_embeddings_but_no_norms() -> None:
+    with torch.device("meta"):
+        model = build(ModelConfig(), 224, ("image", "text", "ssl_1", "ssl_2"))
+    with_decay, without = (set(g["names"]) for g in build_optimizer(model, OptimizerConfig()).param_groups)
+    assert any("pos_embed" in n for n in with_decay)
+    assert any("token_embedding" in n for n in with_decay)
+    assert any("cls_token" in n for n in with_decay)
+    assert "logit_scale" in without
+
+
+def take_steps(model, optimizer, seeds) -> None:
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+def test_state_survives_the_round_trip(model, tiny_config) -> None:
+    twin = build(tiny_config.model, 16, ("image", "text", "ssl_1", "ssl_2"))
+    first = build_optimizer(model, OptimizerConfig())
+    take_steps(model, first, [0, 1])
+    twin.load_state_dict(model.state_dict())
+    second = build_optimizer(twin, OptimizerConfig())
+    load_state_tensors(second, state_tensors(first))
+    take_steps(model, first, [2])
+    take_steps(twin, second, [2])
+    for a, b in zip(model.parameters(), twin.parameters()):
+        assert torch.equal(a, b)
