@@ -6,27 +6,30 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from slip.config import Config
+from slip.data.decode import decode
+from slip.data.tokenizer import Tokenizer
+from slip.data.views import center
 from slip.errors import DataError, EvaluationError
 from slip.models import Model, build
+from slip.models.text import cut, end_of_text
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from slip.data.tokenizer import Tokenizer
-
-    Picture = Tensor | Image.Image | np.ndarray | bytes | str | os.PathLike[str]
+Picture = Image.Image | np.ndarray | bytes | str | os.PathLike[str]
+Images = Tensor | Picture | Iterable[Tensor | Picture]
 
 CHUNK = 256
 """Pictures or texts that go through the model at a time."""
+
+_ORIENTATION = 0x0112
 
 
 class Encoder:
@@ -65,15 +68,13 @@ class Encoder:
     @property
     def logit_scale(self) -> float:
         """The factor on cosine similarities of image and text. Raises EvaluationError without text."""
-        self._need_text("logit_scale")
-        assert self.model.logit_scale is not None  # for the type checker
-        return float(self.model.logit_scale.exp())
+        if self.model.logit_scale is None:
+            raise self._no_text("logit scale")
+        return float(self.model.logit_scale.detach().exp())
 
     @property
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            from slip.data.tokenizer import Tokenizer
-
             self._tokenizer = Tokenizer(self.config.model.text.context, self.config.model.text.truncation)
         return self._tokenizer
 
@@ -87,23 +88,23 @@ class Encoder:
         self.model.eval()
         return self
 
-    def encode_image(self, images: Picture | Sequence[Picture], *, normalize: bool = True) -> Tensor:
+    def encode_image(self, images: Images, *, normalize: bool = True) -> Tensor:
         """Return image embeddings (N, embed_dim), of length 1 unless `normalize` is false.
 
-        images: a preprocessed tensor (N, 3, S, S) or (3, S, S); or a picture as a file's path or bytes, a PIL
-        image or an RGB uint8 array (H, W, 3); or a sequence of such pictures. One picture gives N = 1. A
-        model without text gives its image tower's features. Raises DataError on a picture that cannot be
-        used.
+        images: a preprocessed tensor (N, 3, S, S) or (3, S, S); or a picture as a path, the bytes of a file, a PIL
+        image or an RGB uint8 array (H, W, 3); or any number of these in a list or other iterable. One picture
+        gives N = 1. A model without text gives its image tower's features.
+
+        Raises DataError, naming the picture, when one cannot be used.
         """
-        dim = (
-            self.config.model.embed_dim if "image" in self.model.embeddings else self.model.image_tower.width
-        )
-        embeddings = self._through(self.model.encode_image, self._images(images), dim)
+        projection, width = self.model.image_projection, self.model.image_tower.width
+        dim = width if projection is None else projection.shape[1]
+        embeddings = self._through(self.model.encode_image, self._batches(images), dim)
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
-    def image_features(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         """Return the image tower's features (N, width), before projection; `images` as in `encode_image`."""
-        return self._through(self.model.image_features, self._images(images), self.model.image_tower.width)
+        return self._through(self.model.image_features, self._batches(images), self.model.image_tower.width)
 
     def encode_text(self, texts: str | Sequence[str] | Tensor, *, normalize: bool = True) -> Tensor:
         """Return text embeddings (N, embed_dim), of length 1 unless `normalize` is false.
@@ -111,9 +112,11 @@ class Encoder:
         texts: one text, several, or token ids (N, L) or (L,) as `tokenize` gives. Raises EvaluationError when
         the model has no text tower.
         """
-        self._need_text("encode_text")
+        if self.model.text_tower is None:
+            raise self._no_text("encode_text")
         if isinstance(texts, Tensor):
-            parts = (texts if texts.ndim == 2 else texts[None]).split(CHUNK)
+            rows = (texts if texts.ndim == 2 else texts[None]).split(CHUNK)
+            parts = (cut(part, end_of_text(part)) for part in rows)
         else:
             several = [texts] if isinstance(texts, str) else list(texts)
             parts = (self.tokenize(several[i : i + CHUNK]) for i in range(0, len(several), CHUNK))
@@ -121,55 +124,64 @@ class Encoder:
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """Return token ids (N, length of the longest), int64, zero-padded. Raises EvaluationError without text."""
-        self._need_text("tokenize")
+        """Return token ids (N, longest), int64, zero-padded. Raises EvaluationError without a text tower."""
+        if self.model.text_tower is None:
+            raise self._no_text("tokenize")
         return self.tokenizer(texts)
 
     def preprocess(self, image: Picture) -> Tensor:
         """Turn one picture into the (3, S, S) float32 tensor that the model takes.
 
-        Decoded to RGB, short side resized to S, centre cropped, normalised by the mean and deviation of the
-        views the model was trained on. Raises DataError on a picture that cannot be used.
+        Decoded to RGB, short side resized to S, centre cropped, normalised by the mean and deviation of the views
+        the model was trained on. Raises DataError on a picture that cannot be used.
         """
-        from slip.data.decode import decode
-        from slip.data.views import center
-
-        pixels = torch.as_tensor(center(decode(_encoded(image), min_side=self.size), self.size))
+        pixels = torch.from_numpy(center(decode(_encoded(image), min_side=self.size), self.size))
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.views.mean, self.config.views.std))
         return (pixels.float() / 255 - mean) / std
 
-    def _images(self, images: Any) -> Iterator[Tensor]:
-        """Yield `images` as preprocessed tensors of up to CHUNK images."""
-        if isinstance(images, Tensor):
-            batch = images if images.ndim == 4 else images[None]
-            if batch.shape[1:] != (3, self.size, self.size) or not batch.is_floating_point():
-                raise DataError(
-                    f"A tensor of images is taken as preprocessed: float, (N, 3, {self.size}, {self.size})",
-                    got=f"{images.dtype}, {tuple(images.shape)}",
-                    fix="Pass pictures as arrays, files or bytes instead, or use `preprocess`.",
-                )
-            yield from batch.split(CHUNK)
+    def _batches(self, images: Images) -> Iterator[Tensor]:
+        """Yield `images` as preprocessed tensors (up to CHUNK, 3, S, S)."""
+        if isinstance(images, Tensor) and images.ndim == 4:
+            yield from self._checked(images).split(CHUNK)
             return
-        single = isinstance(images, np.ndarray) and images.ndim != 4
-        if single or isinstance(images, bytes | str | os.PathLike) or hasattr(images, "getexif"):
-            images = [images]
-        for start in range(0, len(images), CHUNK):
-            yield torch.stack([self.preprocess(image) for image in images[start : start + CHUNK]])
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        if isinstance(images, Tensor | np.ndarray | Image.Image | bytes | str | os.PathLike):
+            yield self._prepared(images)[None]
+            return
+        pictures = enumerate(images)
+        while chunk := list(islice(pictures, CHUNK)):
+            yield torch.stack([self._prepared(image, f"Picture {i}: ") for i, image in chunk])
+
+    def _prepared(self, image: Tensor | Picture, which: str = "") -> Tensor:
+        """Return one picture, preprocessed now or before; an error names `which` one."""
+        try:
+            return self._checked(image) if isinstance(image, Tensor) else self.preprocess(image)
+        except DataError as error:
+            raise DataError(which + error.what, got=error.got, cause=error.cause, fix=error.fix) from None
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Return a tensor (N, 3, S, S) or (3, S, S) of preprocessed images, or raise DataError."""
+        side = self.size
+        if images.shape[-3:] == (3, side, side) and images.ndim in (3, 4) and images.is_floating_point():
+            return images
+        raise DataError(
+            f"A tensor of images must be preprocessed: floats of shape (3, {side}, {side}), or several of these",
+            got=f"{images.dtype}, shape {tuple(images.shape)}",
+            fix="Pass pictures as files, bytes, PIL images or RGB uint8 arrays instead, or use `preprocess`.",
+        )
 
     def _through(self, call: Callable[[Tensor], Tensor], parts: Iterable[Tensor], dim: int) -> Tensor:
         with _evaluating(self.model):
             results = [call(part.to(self.device)).float() for part in parts if len(part)]
         return torch.cat(results) if results else torch.empty(0, dim, device=self.device)
 
-    def _need_text(self, call: str) -> None:
-        if "text" not in self.model.embeddings:
-            raise EvaluationError(
-                f"This model has no text tower, so there is no {call}",
-                got=f"a model of {self.config.objective.loss!r}",
-                cause="It was trained on images alone",
-                fix="Use its image features (linear probe, k-NN, finetuning), or a model trained with 'clip' in its "
-                "objective.",
-            )
+    def _no_text(self, call: str) -> EvaluationError:
+        return EvaluationError(
+            f"This model has no text tower, so there is no {call}",
+            got=f"a model trained with {self.config.objective.loss!r}",
+            fix="Use its image features (linear probe, k-NN, finetuning), or a model with 'clip' in its objective.",
+        )
 
 
 @contextmanager
@@ -187,22 +199,29 @@ def _evaluating(model: Model) -> Iterator[None]:
 
 
 def _encoded(image: Picture) -> bytes | np.ndarray:
-    """Return what `slip.data.decode.decode` takes: the bytes of a file, or an array."""
+    """Return what `decode` takes: the bytes of an image file, or an array."""
     if isinstance(image, bytes | np.ndarray):
         return image
-    if isinstance(image, str | os.PathLike):
-        try:
+    try:
+        if isinstance(image, str | os.PathLike):
             return Path(image).read_bytes()
-        except OSError as error:
-            raise DataError(
-                "The image cannot be read", got=str(image), cause=str(error.strerror), fix="Check the path."
-            ) from None
-    if isinstance(image, Tensor) or not hasattr(image, "getexif"):
-        raise DataError(
-            "This is not a picture",
-            got=type(image).__name__,
-            fix="Pass a path, the bytes of an image file, a PIL image or an RGB uint8 array.",
-        )
+        if isinstance(image, Image.Image):
+            return _from_pil(image)
+    except Exception as error:  # of a PIL image nothing may have been decoded until now
+        named = "" if isinstance(image, Image.Image) else str(image)
+        raise DataError("The image cannot be read", got=named or None, cause=str(error)) from None
+    raise DataError(
+        "This is not a picture",
+        got=type(image).__name__,
+        fix="Pass a path, the bytes of an image file, a PIL image or an RGB uint8 array.",
+    )
+
+
+def _from_pil(image: Image.Image) -> bytes | np.ndarray:
+    """Return the pixels of a plain upright RGB image; any other is written to a file, for `decode` to sort out."""
+    if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(_ORIENTATION, 1) == 1:
+        return np.array(image)
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1, exif=image.getexif())
+    writable = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else image.convert("RGB")
+    writable.save(file, "PNG", compress_level=1, exif=image.getexif())
     return file.getvalue()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -85,7 +87,7 @@ def test_streams_do_not_overlap() -> None:
 
 
 def test_a_moved_generator_equals_a_fresh_one() -> None:
-    streams = Streams(5)
+    streams = pickle.loads(pickle.dumps(Streams(5)))
     for epoch, index, stream in [(0, 0, 1), (2, 9, 4), (0, 0, 1), (3, 2**40, 5)]:
         moved = streams.at(epoch, index, stream)
         moved_draws = [moved.integers(7), moved.random(), moved.integers(3, dtype=np.uint32)]

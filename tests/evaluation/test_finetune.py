@@ -15,8 +15,9 @@ from PIL import Image
 from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, ViewsConfig
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, DataError, EvaluationError
+from slip.evaluation.datasets import load_labelled
 from slip.evaluation.finetune import Finetune, FinetuneRecipe, run
-from slip.evaluation.finetune.data import seeded
+from slip.evaluation.finetune.data import seeded, train_loader
 from slip.evaluation.finetune.state import fingerprint
 from slip.training import checkpoint
 
@@ -121,11 +122,17 @@ def test_micro_batches_make_the_same_step(encoder, pictures, tmp_path):
         torch.testing.assert_close(parts[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_workers_do_not_change_the_result(encoder, pictures, tmp_path):
-    recipe = dataclasses.replace(SMALL, epochs=1)
-    for workers in (0, 1):
-        finetune(pictures, tmp_path / str(workers), recipe=recipe, workers=workers).evaluate(encoder)
-    assert final_state(tmp_path / "0") == final_state(tmp_path / "1")
+def test_workers_do_not_change_the_batches(encoder, pictures):
+    labelled = load_labelled(str(pictures), "train")
+    options = {"batch": 8, "seed": 0, "epochs": range(1, 3)}
+    here, there = (
+        list(train_loader(labelled, SMALL, encoder.config.views, workers=workers, **options))
+        for workers in (0, 1)
+    )
+    assert len(here) == len(there) == 8
+    for a, b in zip(here, there):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
 
 
 def test_damaged_images_are_left_out_and_counted(encoder, pictures):
@@ -134,6 +141,14 @@ def test_damaged_images_are_left_out_and_counted(encoder, pictures):
             (pictures / split / "red" / f"{i}.png").write_bytes(b"no picture")
     top1, _ = finetune(pictures).evaluate(encoder)
     assert (top1.count, top1.skipped) == (16, 2)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_of_damaged_images_alone_is_an_error_with_the_reason(encoder, pictures, split):
+    for path in (pictures / split).glob("*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"None of the .* images could be used.*zero bytes"):
+        finetune(pictures).evaluate(encoder)
 
 
 # What it refuses

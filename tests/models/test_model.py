@@ -86,9 +86,7 @@ def test_each_ssl_view_has_its_own_batch_statistics() -> None:
 def test_heads_of_parts_joined_equal_the_whole() -> None:
     model, (views, tokens) = _model(), _inputs()
     whole = model(views, tokens)
-    parts = [
-        model.features({k: v[i : i + 2] for k, v in views.items()}, tokens[i : i + 2]) for i in (0, 2)
-    ]
+    parts = [model.features({k: v[i : i + 2] for k, v in views.items()}, tokens[i : i + 2]) for i in (0, 2)]
     joined = model.heads({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
     for name, value in whole.items():
         torch.testing.assert_close(joined[name], value, rtol=1e-4, atol=1e-5)

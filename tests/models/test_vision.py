@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
-import pytest
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from slip.config import ImageTowerConfig
@@ -27,10 +27,19 @@ def _pair(**options: object) -> tuple[ImageTower, VisionTransformer]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"init_values": 0.5}, {"qk_norm": True}, {"qkv_bias": False}, {"reg_tokens": 2}, {"scale_attn_norm": True}],
+    [
+        {},
+        {"init_values": 0.5},
+        {"qk_norm": True},
+        {"qkv_bias": False},
+        {"reg_tokens": 2},
+        {"scale_attn_norm": True},
+    ],
     ids=str,
 )
-def test_the_last_block_for_the_class_token_alone_equals_timms_full_forward(options: dict[str, object]) -> None:
+def test_the_last_block_for_the_class_token_alone_equals_timms_full_forward(
+    options: dict[str, object],
+) -> None:
     tower, full = _pair(**options)
     assert isinstance(tower.trunk.blocks[-1], ClassTokenBlock)
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
@@ -108,7 +117,12 @@ def test_vit_is_the_references_with_its_initialisation() -> None:
     assert trunk.blocks[0].attn.num_heads == 12
     assert trunk.norm.eps == trunk.blocks[0].norm1.eps == 1e-6
     assert trunk.pos_embed.shape == (1, 17, 384)
-    for value in (trunk.cls_token, trunk.pos_embed, trunk.blocks[3].attn.qkv.weight, trunk.blocks[-1].mlp.fc2.weight):
+    for value in (
+        trunk.cls_token,
+        trunk.pos_embed,
+        trunk.blocks[3].attn.qkv.weight,
+        trunk.blocks[-1].mlp.fc2.weight,
+    ):
         assert value.std().item() == pytest.approx(0.02, rel=0.15)
     assert not trunk.blocks[0].attn.qkv.bias.any()
 

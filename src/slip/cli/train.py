@@ -94,7 +94,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     if data.val:
         from slip.evaluation.retrieval import Retrieval
 
-        tasks.insert(0, Retrieval(source(data.val), name="retrieval:val"))
+        tasks.insert(0, Retrieval(source(data.val), task="retrieval:val"))
     folder = train(
         config,
         source(data.train),

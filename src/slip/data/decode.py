@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from slip.errors import DataError
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: decoded, this one takes 300 MB, and a file of a few kilobytes can claim any size."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What may be decoded. Pillow's others are rarities, some of which start other programs."""
 
 _ORIENTATION = 0x0112
@@ -45,29 +48,49 @@ def decode(image: bytes | np.ndarray, min_side: int = 0) -> np.ndarray:
     if not image:
         raise DataError("The image file is empty (zero bytes)")
     try:
-        opened = _open(image)
-        if min_side > 0:
-            opened.draft(None, (min_side, min_side))
-        opened.load()
-        pixels = _rgb(opened)
+        with _strict():
+            opened = Image.open(io.BytesIO(image), formats=_formats())
+            _check_size(*opened.size)
+            if min_side > 0:
+                opened.draft(None, (min_side, min_side))
+            opened.load()
+            pixels, turn = _rgb(opened), _turn(opened)
         # An array of its own: np.asarray would be read-only, and tensors made of it warn.
-        return np.array(pixels.transpose(turn) if (turn := _turn(opened)) else pixels)
+        return np.array(pixels if turn is None else pixels.transpose(turn))
     except DataError:
         raise
     except UnidentifiedImageError:
         raise DataError(
-            "The file is not an image of a known format", cause=f"It starts with {image[:12]!r}"
+            "The file is not an image of a known format, or its header is damaged",
+            cause=f"It starts with {image[:12]!r}",
         ) from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, where it is lower than ours
+        raise DataError("The image is too large to decode", cause=str(error)) from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise DataError("The image cannot be decoded", cause=str(error) or type(error).__name__) from None
 
 
-def _open(image: bytes) -> Image.Image:
-    """Read the header and check the size, before anything is decoded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is an error, just below
-        opened = Image.open(io.BytesIO(image), formats=FORMATS)
-    width, height = opened.size
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Half an image is an error, whatever the program has told Pillow; what it would warn of, we ignore or refuse."""
+    allowed = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = allowed
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS, less those that this Pillow was built without."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DataError(
             "The image is too large to decode",
@@ -75,7 +98,6 @@ def _open(image: bytes) -> Image.Image:
             cause=f"More than {MAX_PIXELS // 1_000_000} million pixels may be an attack on memory",
             fix="Store it smaller",
         )
-    return opened
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -47,6 +47,9 @@ class Streams:
         self._generator = np.random.Generator(self._bits)
         self._state: Any = self._bits.state
 
+    def __reduce__(self) -> tuple:
+        return Streams, (self.seed,)
+
     def at(self, epoch: int, index: int, stream: int) -> np.random.Generator:
         """Return the generator at the start of the stream of record `index` in `epoch`."""
         counter, key = _words(0, 0, index, stream), _words(self.seed, epoch)

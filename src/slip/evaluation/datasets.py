@@ -5,6 +5,7 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ HELD_OUT = 0.2
 """Share of each class that a data set without splits gives as its test split."""
 SCENES_SEED = 1
 SCENES_COUNTS = {"train": 4_000, "test": 2_000}
+KEPT_SCENES = 10_000
+"""Up to so many scenes are kept once drawn: 27 kB each."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,11 @@ def load_labelled(spec: str, split: str = "test") -> Labelled:
     path = Path(spec).expanduser()
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, siblings)
         raise DataError(
             "There are no labelled images at this place",
             got=spec,
-            fix=did_you_mean(path.name, siblings) if siblings else "Check the path.",
+            fix=did_you_mean(path.name, close) if close else "Check the path.",
         )
     if path.is_file() and path.suffix != ".parquet":
         raise DataError(
@@ -170,12 +174,12 @@ class _Rendered(Sequence[Image]):
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]
-        if index not in self.drawn:
-            image = self.scenes[index].image
-            if len(self) > 10_000 or isinstance(image, bytes):
-                return image
+        if index in self.drawn:
+            return self.drawn[index]
+        image = self.scenes[index].image
+        if len(self) <= KEPT_SCENES and not isinstance(image, bytes):
             self.drawn[index] = image
-        return self.drawn[index]
+        return image
 
     def __getstate__(self) -> dict[str, object]:
         return {"scenes": self.scenes, "drawn": {}}

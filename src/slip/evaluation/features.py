@@ -105,7 +105,7 @@ def extract(
     batch_size: int = BATCH,
     label: str = "images",
 ) -> Features:
-    """Return what `encoder` makes of N images, in their order, in full precision and in evaluation mode.
+    """Return what `encoder` makes of N images, in their order, as float32.
 
     images: anything indexable whose items `encoder.preprocess` takes. Reading and decoding run in threads, one batch
     ahead of the tower. An image that raises DataError is skipped, counted and said.
@@ -116,7 +116,7 @@ def extract(
     rows: list[np.ndarray] = []
     kept: list[int] = []
     skipped: list[Skipped] = []
-    with evaluating(encoder), ThreadPoolExecutor(_threads()) as pool, _bar(len(images), label) as advance:
+    with ThreadPoolExecutor(_threads()) as pool, _bar(len(images), label) as advance:
         for batch in _batches(encoder, images, batch_size, pool):
             good = [(i, value) for i, value in batch if isinstance(value, Tensor)]
             skipped += [Skipped(i, str(i), label, value) for i, value in batch if isinstance(value, str)]
@@ -132,27 +132,7 @@ def extract(
         )
     if skipped:
         note(f"{len(skipped)} of {len(images)} {label} skipped; the first: {skipped[0].reason}")
-    values = np.concatenate(rows)
-    if not np.isfinite(values).all():
-        raise EvaluationError(
-            f"The model gives features of {label} that are not finite",
-            cause="Its weights diverged in training, or are damaged",
-            fix="Take an earlier checkpoint, or train with a lower learning rate.",
-        )
-    return Features(values, np.array(kept, dtype=np.int64), tuple(skipped))
-
-
-@contextmanager
-def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Inference and evaluation mode; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in encoder.model.modules()]
-    encoder.model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return Features(_finite(np.concatenate(rows), label), np.array(kept, dtype=np.int64), tuple(skipped))
 
 
 def has_text(encoder: Encoder) -> bool:
@@ -174,17 +154,10 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH
     """Return the (N, D) float32 normalised embeddings of N texts; long ones go together, so padding stays short."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     rows = []
-    with evaluating(encoder):
-        for start in range(0, len(order), batch_size):
-            chunk = [texts[i] for i in order[start : start + batch_size]]
-            rows.append(encoder.encode_text(chunk).float().cpu().numpy())
-    values = np.concatenate(rows)
-    if not np.isfinite(values).all():
-        raise EvaluationError(
-            "The model gives text embeddings that are not finite",
-            cause="Its weights diverged in training, or are damaged",
-            fix="Take an earlier checkpoint, or train with a lower learning rate.",
-        )
+    for start in range(0, len(order), batch_size):
+        chunk = [texts[i] for i in order[start : start + batch_size]]
+        rows.append(encoder.encode_text(chunk).float().cpu().numpy())
+    values = _finite(np.concatenate(rows), "texts")
     result = np.empty_like(values)
     result[order] = values
     return result
@@ -208,6 +181,16 @@ def _batches(
     for start in range(0, len(images), batch_size):
         current, ahead = ahead, submit(start + batch_size)
         yield [future.result() for future in current]
+
+
+def _finite(values: np.ndarray, label: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            f"What the model makes of {label} is not finite",
+            cause="Its weights diverged in training, or are damaged",
+            fix="Take an earlier checkpoint, or train with a lower learning rate.",
+        )
+    return values
 
 
 def _threads() -> int:

@@ -132,7 +132,8 @@ def fit(
     """Minimise mean cross-entropy + l2/2 · ‖weight‖² over weight (C, D) and bias (C,), by L-BFGS from `start`.
 
     x: (N, D), in the precision to work in; y: (N,) int64. scikit-learn's LogisticRegression minimises the same with
-    C = 1 / (l2 · N). Stops when no entry of the gradient exceeds `tolerance`.
+    C = 1 / (l2 · N). Stops when no entry of the gradient exceeds `tolerance`,
+    or after `max_iterations`, at weak penalties close enough: only the flattest directions are still moving.
     """
     weight, bias = start or (x.new_zeros(classes, x.shape[1]), x.new_zeros(classes))
     theta = torch.cat([weight, bias[:, None]], dim=1).requires_grad_()

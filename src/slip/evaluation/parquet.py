@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slip.errors import DataError
@@ -98,7 +97,7 @@ class ParquetImages(Sequence[Image]):
                     f"{file} cannot be read", cause=str(error), fix="Fetch the file again."
                 ) from None
             if pa.types.is_struct(column.type):
-                column = pc.struct_field(column, "bytes")
+                column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
             self._cache[group] = column
             while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > CACHE_BYTES:
                 self._cache.popitem(last=False)

@@ -88,10 +88,9 @@ class Retrieval:
             results.append(
                 Result(self.name, f"{side}_recall@{k}", float(hits.mean()), len(hits), *interval, skipped)
             )
-        median = Result(
-            self.name, f"{side}_median_rank", float(np.median(rank)), len(rank), *median_interval(rank)
-        )
-        return [*results, median]
+        low, high = median_interval(rank)
+        median = float(np.median(rank))
+        return [*results, Result(self.name, f"{side}_median_rank", median, len(rank), low, high, skipped)]
 
 
 @torch.no_grad()

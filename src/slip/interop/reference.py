@@ -22,7 +22,7 @@ from slip.config import (
     ViewsConfig,
 )
 from slip.encoder import Encoder
-from slip.errors import CheckpointError
+from slip.errors import CheckpointError, ConfigError
 from slip.models import Model, build
 
 PREFIXES = {
@@ -103,7 +103,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds; every one means that the file was not loaded
         raise _unreadable(path, error) from None
     state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
             f"The checkpoint {path} holds no 'state_dict' of tensors",
@@ -123,8 +125,11 @@ def load_reference(path: str | Path) -> Encoder:
         name.removeprefix("module."): value for name, value in read_checkpoint(path)["state_dict"].items()
     }
     config = infer_config(state, str(path))
-    with torch.device("meta"):
-        model = build(config.model, config.views.size, embeddings_of(state))
+    try:
+        with torch.device("meta"):
+            model = build(config.model, config.views.size, embeddings_of(state))
+    except ConfigError as error:  # shapes that no model has, such as a tower without blocks
+        raise CheckpointError(f"The checkpoint {path} is of another architecture", cause=str(error)) from None
     _check_parameters(model, state, str(path))
     model.to_empty(device="cpu")
     model.load_state_dict({from_reference(name): value for name, value in state.items()})

@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any, cast
 
 import timm
-from timm.layers.attention import Attention
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.weight_init import trunc_normal_
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +44,8 @@ class ClassTokenBlock(nn.Module):
 
     Keys and values still come from all tokens; queries, attention output and MLP are computed for the first
     token only, which is exact, as nothing after the last block looks at the others. The submodules are the
-    block's own, so parameter names, weight decay rules and stochastic depth stay what timm made them.
+    block's own, so parameter names, weight decay rules and stochastic depth stay what timm made them. What
+    the trunk's `forward_features` gives is therefore the class token alone too.
     """
 
     def __init__(self, block: Block) -> None:

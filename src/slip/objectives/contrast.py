@@ -120,14 +120,13 @@ class _BlockedLogits(torch.autograd.Function):
         return rows_N, columns_M, positives_N, hits_N
 
     @staticmethod
-    def backward(
-        ctx: Any, g_rows_N: Tensor | None, g_columns_M: Tensor | None, g_positives_N: Tensor | None, _: None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "contrast is differentiable once: its backward cannot run with create_graph=True"
             )
         queries_ND, keys_MD, scale, positive_N, excluded_N, rows_N, columns_M = ctx.saved_tensors
+        g_rows_N, g_columns_M, g_positives_N, _ = grad_outputs
         for_queries, for_keys, for_scale = ctx.needs_input_grad[:3]
         # The logsumexp of no logits at all is -inf, which must not meet another -inf in a difference.
         floor = torch.finfo(queries_ND.dtype).min

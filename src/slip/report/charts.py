@@ -80,7 +80,13 @@ class Chart:
         return tag(
             "figure",
             tag("figcaption", tag("strong", self.title), " ", span("quiet", self.note)),
-            div("plot", tag("svg", *shapes, **box), *words, role="img", aria_label=f"{self.title} over samples seen: {last}"),
+            div(
+                "plot",
+                tag("svg", *shapes, **box),
+                *words,
+                role="img",
+                aria_label=f"{self.title} over samples seen: {last}",
+            ),
             class_="chart",
         )
 
@@ -123,7 +129,7 @@ def thin(x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS) -> tupl
 def smooth(values: Sequence[float], share: float = SMOOTHING) -> list[float]:
     """Return the straight-line fit of each value's neighbourhood, at that value (Cleveland 1979, without weights).
 
-    In the middle that is the running mean; at the ends, where neighbours are on one side only, it still follows a slope.
+    In the middle that is the running mean; at the ends, with neighbours on one side only, it still follows a slope.
     """
     size, count, fits = max(3, round(len(values) * share)) | 1, len(values), []
     for i in range(count):

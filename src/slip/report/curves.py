@@ -20,9 +20,9 @@ def training_charts(runs: Mapping[str, Run], colours: Mapping[str, str]) -> list
     chances = _chances(list(runs.values()))
     plans: list[tuple[str, str, str, bool]] = [
         ("clip_loss", "Image–text loss", "lower is better", False),
-        ("clip_acc", "Image–text accuracy", "the right caption of the batch's, training views", True),
+        ("clip_acc", "Image–text accuracy", "right caption found among the batch's", True),
         ("simclr_loss", "Self-supervised loss", "lower is better", False),
-        ("simclr_acc", "Self-supervised accuracy", "the twin view among the batch's", True),
+        ("simclr_acc", "Self-supervised accuracy", "twin view found among the batch's", True),
     ]
     if not any("clip_loss" in line or "simclr_loss" in line for run in runs.values() for line in run.metrics):
         plans = [("loss", "Loss", "lower is better", False)]
@@ -38,11 +38,15 @@ def training_charts(runs: Mapping[str, Run], colours: Mapping[str, str]) -> list
 
 def evaluation_charts(runs: Mapping[str, Run], colours: Mapping[str, str], most: int = 6) -> list[Chart]:
     """Return the charts of what was measured while training, for measurements made at least twice in some run."""
-    keys = dict.fromkeys(key for run in runs.values() for line in run.evaluations for key in line["evaluation"])
+    keys = dict.fromkeys(
+        key for run in runs.values() for line in run.evaluations for key in line["evaluation"]
+    )
     charts = []
     for key in headline(keys):
         lines = _lines(
-            runs, colours, lambda run, key=key: [(e["position"], e["evaluation"].get(key)) for e in run.evaluations]
+            runs,
+            colours,
+            lambda run, key=key: [(e["position"], e["evaluation"].get(key)) for e in run.evaluations],
         )
         if lines and max(len(line.x) for line in lines) > 1:
             protocol, dataset, metric = describe(key)
@@ -54,7 +58,9 @@ def evaluation_charts(runs: Mapping[str, Run], colours: Mapping[str, str], most:
 
 
 def _lines(
-    runs: Mapping[str, Run], colours: Mapping[str, str], points: Callable[[Run], Sequence[tuple[float, object]]]
+    runs: Mapping[str, Run],
+    colours: Mapping[str, str],
+    points: Callable[[Run], Sequence[tuple[float, object]]],
 ) -> list[Line]:
     lines = []
     for label, run in runs.items():

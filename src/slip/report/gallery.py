@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +17,17 @@ from slip.data.record import Source
 from slip.errors import DataError, EvaluationError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slip.encoder import Encoder
 
 SIDE = 192
 """Side in pixels of a picture in the page; smaller ones stay as they are."""
-BATCH = 64
 FEWEST_WORDS = 3
 """Captions with fewer words ("untitled", "IMG 2034") are not used as queries: nobody can say what they should find."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture of the pool: pixels (H, W, 3) uint8, captions, and the true class where it is known."""
 
@@ -52,7 +53,7 @@ class Answer:
 class Reading:
     """A picture, what the model answers, best first, and the truth where it is known.
 
-    rank: place of the first right answer among all `of`, from 1.
+    rank: place of the first right answer among all that could be given, from 1.
     """
 
     picture: Picture
@@ -108,23 +109,28 @@ def gather(
     captions: queries to search with; default: six of the pool's own. Without an encoder only the pool is returned;
     with one that has no text tower (SimCLR), neighbours in place of answers and retrieval.
     """
+    from slip.evaluation.zeroshot import classifier
+
     shown, unreadable = read_pool(pictures, labels, pool, seed)
     if encoder is None or not shown:
         return Gallery(pool=tuple(shown), unreadable=unreadable)
-    images = _in_batches(encoder.encode_image, [picture.pixels for picture in shown])
+    images = _numbers(encoder.encode_image([picture.pixels for picture in shown]))
+    candidates = _distinct(caption for picture in shown for caption in picture.captions)
+    queries = list(captions) or draw_captions(candidates, 6, seed)
     try:
-        scale = _scale(encoder)
-        classes = class_embeddings(encoder, class_names, templates) if class_names else None
-        candidates = _distinct(caption for picture in shown for caption in picture.captions)
-        texts = _in_batches(encoder.encode_text, candidates) if candidates else None
-        queries = list(captions) or draw_captions(candidates, 6, seed)
-        asked = _in_batches(encoder.encode_text, queries) if queries else None
+        scale = float(encoder.logit_scale)
+        texts, asked = (
+            _numbers(encoder.encode_text(words)) if words else None for words in (candidates, queries)
+        )
     except EvaluationError:
         return Gallery(tuple(shown), unreadable, neighbours=_neighbours(shown, images, 4))
+    classes = classifier(encoder, class_names, templates) if class_names else None
     return Gallery(
         pool=tuple(shown),
         unreadable=unreadable,
-        examples=_examples(shown[:examples], images, classes, class_names, scale) if classes is not None else (),
+        examples=_examples(shown[:examples], images, classes, class_names, scale)
+        if classes is not None
+        else (),
         searches=_searches(shown, images, queries, asked) if asked is not None else (),
         readings=_readings(shown, images, candidates, texts, examples) if texts is not None else (),
         captions=len(candidates),
@@ -137,7 +143,9 @@ def read_pool(
     """Return up to `count` pictures in random order, and how many of those drawn could not be read."""
     from slip.data.decode import decode
 
-    label_of: Callable[[int], int] | None = labels.__getitem__ if labels is not None else getattr(source, "label", None)
+    label_of: Callable[[int], int] | None = (
+        labels.__getitem__ if labels is not None else getattr(source, "label", None)
+    )
     pictures, unreadable = [], 0
     for index in np.random.default_rng(seed).permutation(len(source))[:count].tolist():
         try:
@@ -148,13 +156,6 @@ def read_pool(
             continue
         pictures.append(Picture(pixels, record.captions, None if label_of is None else int(label_of(index))))
     return pictures, unreadable
-
-
-def class_embeddings(encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """Return one normalised embedding a class, (C, D): the mean over the prompts, as in zero-shot evaluation."""
-    prompts = [template.format(name) for name in class_names for template in templates]
-    means = _in_batches(encoder.encode_text, prompts).reshape(len(class_names), len(templates), -1).mean(axis=1)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def draw_captions(captions: Sequence[str], count: int, seed: int) -> list[str]:
@@ -202,7 +203,7 @@ def _examples(
     for picture, row in zip(shown, shares):
         known = picture.label is not None and 0 <= picture.label < len(names)
         answers = tuple(
-            Answer(names[i], float(row[i]), i == picture.label if known else None) for i in np.argsort(-row)[:3].tolist()
+            Answer(names[i], float(row[i]), i == picture.label if known else None) for i in _top(row, 3)
         )
         own = np.arange(len(names)) == picture.label
         truth = names[picture.label] if known and picture.label is not None else None
@@ -218,7 +219,7 @@ def _searches(
     searches = []
     for query, similarity in zip(queries, asked @ images.T):
         own = np.array([normal(query) in key for key in keys])
-        top = np.argsort(-similarity)[:5].tolist()
+        top = _top(similarity, 5)
         found, hits = tuple(shown[i] for i in top), tuple(bool(own[i]) for i in top)
         searches.append(Search(query, found, hits, rank_of_first(similarity, own)))
     return tuple(searches)
@@ -227,7 +228,7 @@ def _searches(
 def _readings(
     shown: Sequence[Picture], images: np.ndarray, candidates: Sequence[str], texts: np.ndarray, skip: int
 ) -> tuple[Reading, ...]:
-    """Picture to text: the three most similar of the pool's captions; other pictures than the examples, if there are."""
+    """Picture to text: the three most similar of the pool's captions, for other pictures than the examples."""
     start = skip if len(shown) >= skip + 6 else 0
     chosen = [i for i in range(start, len(shown)) if any(map(str.strip, shown[i].captions))][:6]
     readings = []
@@ -235,9 +236,9 @@ def _readings(
         own_keys = {normal(caption) for caption in shown[i].captions}
         own = np.array([normal(caption) in own_keys for caption in candidates])
         similarity = texts @ images[i]
-        top = np.argsort(-similarity)[:3].tolist()
+        top = _top(similarity, 3)
         answers = tuple(Answer(candidates[j], None, bool(own[j])) for j in top)
-        truth = next(caption for caption in shown[i].captions if caption.strip())
+        truth = candidates[int(np.where(own, similarity, -np.inf).argmax())]
         readings.append(Reading(shown[i], answers, truth, rank_of_first(similarity, own)))
     return tuple(readings)
 
@@ -246,24 +247,22 @@ def _neighbours(shown: Sequence[Picture], images: np.ndarray, count: int) -> tup
     """Picture to pictures: the five most similar others."""
     searches = []
     for i, picture in enumerate(shown[:count]):
-        top = [j for j in np.argsort(-(images @ images[i])).tolist() if j != i][:5]
+        top = [j for j in _top(images @ images[i], 6) if j != i][:5]
         same = tuple(picture.label is not None and shown[j].label == picture.label for j in top)
         searches.append(Search(picture, tuple(shown[j] for j in top), same))
     return tuple(searches)
 
 
-def _in_batches(encode: Callable[[Any], Any], items: Sequence[Any]) -> np.ndarray:
-    """Return the embeddings of `items` as float32 (N, D), encoding a few at a time."""
-    parts = [encode(list(items[i : i + BATCH])) for i in range(0, len(items), BATCH)]
-    return np.concatenate([np.asarray(part.float().cpu().numpy()) for part in parts]).astype(np.float32)
+def _top(similarity: np.ndarray, count: int) -> list[int]:
+    """Return the indices of the largest values, best first."""
+    return [int(i) for i in np.argsort(-similarity, kind="stable")[:count]]
 
 
-def _distinct(captions: Any) -> list[str]:
+def _numbers(embeddings: Tensor) -> np.ndarray:
+    """Return embeddings (N, D) as a float32 array."""
+    return embeddings.float().cpu().numpy()
+
+
+def _distinct(captions: Iterable[str]) -> list[str]:
     """Return the captions that are not empty, each once."""
     return list({normal(caption): caption for caption in captions if caption.strip()}.values())
-
-
-def _scale(encoder: Encoder) -> float:
-    """Return the factor of the cosine similarities, 1 / temperature."""
-    scale: Any = encoder.logit_scale
-    return float(scale)

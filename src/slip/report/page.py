@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slip.data.record import Source
 from slip.errors import CheckpointError, ConfigError
 from slip.files import write_bytes
-from slip.report import curves, sections
+from slip.report import curves, scoreboard, sections, showcase
 from slip.report.gallery import Gallery, gather
 from slip.report.html import Html, join, tag
 from slip.report.runs import Run, labels
@@ -73,7 +73,10 @@ def write_report(
         write_bytes(path, html.encode("utf-8", errors="replace"))
     except OSError as error:
         raise CheckpointError(
-            "The report cannot be written", got=str(path), cause=str(error), fix="Choose another place for it."
+            "The report cannot be written",
+            got=str(path),
+            cause=str(error),
+            fix="Choose another place for it.",
         ) from None
     return path
 
@@ -93,19 +96,21 @@ def page(
     body = tag(
         "main",
         sections.header(named, colours, gallery, title, intro),
-        sections.results(named, colours),
+        scoreboard.results(named, colours),
         sections.charts(
             "Training",
             "Over samples seen. Faint: as logged; strong: smoothed over a twentieth of the run.",
             curves.training_charts(named, colours),
         ),
         sections.charts(
-            "While training", "Measured at intervals during training.", curves.evaluation_charts(named, colours)
+            "While training",
+            "Measured at intervals during training.",
+            curves.evaluation_charts(named, colours),
         ),
-        sections.examples(gallery, model),
-        sections.searches(gallery, model),
-        sections.readings(gallery, model),
-        sections.neighbours(gallery, model),
+        showcase.examples(gallery, model),
+        showcase.searches(gallery, model),
+        showcase.readings(gallery, model),
+        showcase.neighbours(gallery, model),
         sections.setup(named, colours),
         sections.commands(commands),
         sections.footer(runs),

@@ -15,7 +15,11 @@ from slip.config import Config
 from slip.errors import CheckpointError, ConfigError
 from slip.evaluation import Result
 
-_METHODS = {frozenset({"clip", "simclr"}): "SLIP", frozenset({"clip"}): "CLIP", frozenset({"simclr"}): "SimCLR"}
+_METHODS = {
+    frozenset({"clip", "simclr"}): "SLIP",
+    frozenset({"clip"}): "CLIP",
+    frozenset({"simclr"}): "SimCLR",
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,9 @@ def _read_results(path: Path) -> tuple[Result, ...]:
         for item in data or ():
             numbers = (float(item[key]) for key in ("value", "low", "high"))
             value, low, high = numbers
-            results.append(Result(str(item["task"]), str(item["metric"]), value, int(item["count"]), low, high))
+            results.append(
+                Result(str(item["task"]), str(item["metric"]), value, int(item["count"]), low, high)
+            )
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
             "The run's results are not a list of measurements",

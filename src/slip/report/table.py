@@ -135,7 +135,9 @@ def _text_column(column: Column, names: Sequence[str]) -> list[str]:
     for name in names:
         result = column.results.get(name)
         mark = "*" if name == best else " "
-        cells.append(f"{number(column.key, result.value)}{mark} ({interval(column.key, result)})" if result else "–")
+        cells.append(
+            f"{number(column.key, result.value)}{mark} ({interval(column.key, result)})" if result else "–"
+        )
     counts = [column.results[name].count for name in names if name in column.results]
     count = f"{counts[0]:,}" if column.count is not None else " / ".join(f"{c:,}" for c in counts)
     return [column.protocol, column.dataset, column.metric, *cells, count]

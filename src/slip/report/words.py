@@ -20,7 +20,8 @@ def configuration(run: Run) -> dict[str, str]:
         "Image tower": _image_tower(config),
         "Text tower": f"width {model.text.width}, {model.text.depth} layers, {model.text.heads} heads; captions up to "
         f"{model.text.context} tokens; shared space of {model.embed_dim} dimensions",
-        "Self-supervised head": f"{model.ssl.width} – {model.ssl.width} – {model.ssl.dim}; temperature {config.objective.temperature:g}",
+        "Self-supervised head": f"{model.ssl.width} – {model.ssl.width} – {model.ssl.dim}; "
+        f"temperature {config.objective.temperature:g}",
         "View that goes with the caption": view(views.image),
         "Self-supervised views": f"two, each {view(views.ssl)}",
         "Optimiser": f"AdamW, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}, betas "
@@ -48,7 +49,13 @@ def course(run: Run) -> dict[str, str]:
 
     speed, wait = middle("samples_per_second"), middle("data_wait")
     done = run.done
-    state = "–" if done is None else "complete" if done > 0.999 else f"{done:.0%} of its {_count(run.config.training.epochs, 'epoch')}"
+    state = (
+        "–"
+        if done is None
+        else "complete"
+        if done > 0.999
+        else f"{done:.0%} of its {_count(run.config.training.epochs, 'epoch')}"
+    )
     return {
         "State": state,
         "Samples seen": _integer(last.get("position")),

@@ -143,8 +143,8 @@ class _Session:
         progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(progress)
         saved_at = time.monotonic()
-        with stop_signals() as stop, self._loader() as loader:
-            batches = iter(loader)
+        with stop_signals() as stop:
+            batches = iter(self._loader())
             self.window.restart_clock()
             while self.step < plan.steps:
                 waiting = time.perf_counter()
@@ -219,9 +219,9 @@ class _Session:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(self.plan.device, non_blocking=True)
 
-        mean, std = self.config.views.mean, self.config.views.std
+        config = self.config.views
         views = {
-            name: augment(move(view), move(batch.parameters[name]), mean, std)
+            name: augment(move(view), batch.parameters[name], config.mean, config.std)
             for name, view in batch.views.items()
         }
         return Inputs(views, None if batch.tokens is None else move(batch.tokens))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from slip.data.scenes.draw import Pen
-from slip.data.scenes.ink import LAMPLIGHT, Ink
-from slip.data.scenes.world import Colour, Dice
+from slip.data.scenes.ink import Ink
+from slip.data.scenes.world import LAMPLIGHT, Colour, Dice
 
 
 def _box(pen: Pen, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
@@ -36,7 +36,13 @@ def house(pen: Pen, ink: Ink, dice: Dice) -> None:
     _box(pen, s * 0.5 * wide - 0.1, top, s * 0.5 * wide + 0.1, eaves, ink.bark)
     if dice.chance(0.5):
         for k in range(3):
-            pen.oval(s * 0.5 * wide + 0.1 * k * k * s, top - 0.1 - 0.14 * k, 0.09 + 0.04 * k, 0.07 + 0.03 * k, ink.cream)
+            pen.oval(
+                s * 0.5 * wide + 0.1 * k * k * s,
+                top - 0.1 - 0.14 * k,
+                0.09 + 0.04 * k,
+                0.07 + 0.03 * k,
+                ink.cream,
+            )
     pen.body([(-wide, 1.0), (-wide, eaves), (wide, eaves), (wide, 1.0)])
     if dice.chance(0.6):
         pen.body([(-wide, eaves + 0.02), (0, top + 0.06), (wide, eaves + 0.02)])
@@ -44,7 +50,15 @@ def house(pen: Pen, ink: Ink, dice: Dice) -> None:
         pen.oval(0, 0.45 * (eaves + top) + 0.06, 0.11, 0.11, ink.cream)
         pen.oval(0, 0.45 * (eaves + top) + 0.06, 0.08, 0.08, ink.pane)
     else:
-        pen.poly([(-wide - 0.16, eaves + 0.05), (-0.6 * wide, top), (0.6 * wide, top), (wide + 0.16, eaves + 0.05)], roof)
+        pen.poly(
+            [
+                (-wide - 0.16, eaves + 0.05),
+                (-0.6 * wide, top),
+                (0.6 * wide, top),
+                (wide + 0.16, eaves + 0.05),
+            ],
+            roof,
+        )
         for k in range(1, 4):
             y = top + (eaves + 0.05 - top) * k / 4
             pen.line([(-0.6 * wide - 0.1 * k * wide, y), (0.6 * wide + 0.1 * k * wide, y)], 0.02, ink.deep)
@@ -110,7 +124,9 @@ def lighthouse(pen: Pen, ink: Ink, dice: Dice) -> None:
     _box(pen, -0.75 * neck, -0.76, 0.75 * neck, -0.5, LAMPLIGHT if ink.lit else ink.pane)
     for x in (-0.75, -0.25, 0.25, 0.75):
         pen.line([(x * neck, -0.76), (x * neck, -0.5)], 0.028, ink.black)
-    pen.curve([(-neck, -0.75), (-0.6 * neck, -0.92), (0, -1.0), (0.6 * neck, -0.92), (neck, -0.75)], ink.accent_dark)
+    pen.curve(
+        [(-neck, -0.75), (-0.6 * neck, -0.92), (0, -1.0), (0.6 * neck, -0.92), (neck, -0.75)], ink.accent_dark
+    )
     if ink.lit:
         pen.glow(0, -0.63, 1.3, LAMPLIGHT, 0.95)
 
@@ -127,7 +143,16 @@ def castle(pen: Pen, ink: Ink, dice: Dice) -> None:
         x = -0.62 + 1.24 * k / 5.5
         pen.body([(x, side + 0.01), (x, side - 0.1), (x + 0.12, side - 0.1), (x + 0.12, side + 0.01)])
     for s in (-1, 1):
-        _tower(pen, ink, s * 0.74, dice.between(0.18, 0.24), -dice.between(0.05, 0.4), pointed, roof, flag=dice.chance(0.4))
+        _tower(
+            pen,
+            ink,
+            s * 0.74,
+            dice.between(0.18, 0.24),
+            -dice.between(0.05, 0.4),
+            pointed,
+            roof,
+            flag=dice.chance(0.4),
+        )
     _arch(pen, 0.0, 0.48, 1.0, 0.2, ink.deep)
     _arch(pen, 0.0, 0.54, 1.0, 0.15, ink.bark)
     for x in (-0.36, 0.36):
@@ -136,7 +161,9 @@ def castle(pen: Pen, ink: Ink, dice: Dice) -> None:
             pen.glow(x, side + 0.24, 0.3, LAMPLIGHT, 0.5)
 
 
-def _tower(pen: Pen, ink: Ink, x: float, w: float, top: float, pointed: bool, roof: Colour, flag: bool) -> None:
+def _tower(
+    pen: Pen, ink: Ink, x: float, w: float, top: float, pointed: bool, roof: Colour, flag: bool
+) -> None:
     pen.body([(x - w, 1.0), (x - w, top), (x + w, top), (x + w, 1.0)])
     pen.poly([(x + 0.55 * w, 1.0), (x + 0.55 * w, top), (x + w, top), (x + w, 1.0)], ink.dark)
     peak = top - 2.0 * w
@@ -145,7 +172,14 @@ def _tower(pen: Pen, ink: Ink, x: float, w: float, top: float, pointed: bool, ro
     else:
         peak = top - 0.15
         for k in (-1, -0.25, 0.5):
-            pen.body([(x + k * w, top + 0.01), (x + k * w, top - 0.13), (x + (k + 0.5) * w, top - 0.13), (x + (k + 0.5) * w, top + 0.01)])
+            pen.body(
+                [
+                    (x + k * w, top + 0.01),
+                    (x + k * w, top - 0.13),
+                    (x + (k + 0.5) * w, top - 0.13),
+                    (x + (k + 0.5) * w, top + 0.01),
+                ]
+            )
     if flag:
         pen.line([(x, peak + 0.05), (x, peak - 0.2)], 0.025, ink.bark)
         pen.poly([(x, peak - 0.2), (x + 0.2, peak - 0.14), (x, peak - 0.07)], ink.mark)

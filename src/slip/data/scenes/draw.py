@@ -16,6 +16,7 @@ Point = tuple[float, float]
 CIRCLE: tuple[Point, ...] = tuple(
     (math.cos(k * math.tau / 28), math.sin(k * math.tau / 28)) for k in range(28)
 )
+_ACROSS = np.linspace(0.0, 1.0, 25)
 _STEPS = np.linspace(0.0, 1.0, 7)[:-1]
 _CATMULL_ROM = (
     0.5
@@ -38,11 +39,25 @@ def shade(colour: Colour, amount: float) -> Colour:
     return mix(colour, (255, 248, 228), amount) if amount > 0 else mix(colour, (34, 26, 72), -amount)
 
 
+@lru_cache(maxsize=32)
+def _neighbours(count: int) -> np.ndarray:
+    """Indices of each corner's predecessor, itself, and its two successors, (count, 4)."""
+    return (np.arange(count)[:, None] + np.array([-1, 0, 1, 2])) % count
+
+
 def smooth(points: Sequence[Point]) -> list[Point]:
     """Return a closed Catmull-Rom curve through the points, as a polygon with six sides each."""
     corners = np.array(points, dtype=np.float64)
-    windows = np.stack([np.roll(corners, k, axis=0) for k in (1, 0, -1, -2)], axis=1)
-    return list(map(tuple, np.matmul(_CATMULL_ROM, windows).reshape(-1, 2).tolist()))
+    return list(
+        map(tuple, np.matmul(_CATMULL_ROM, corners[_neighbours(len(corners))]).reshape(-1, 2).tolist())
+    )
+
+
+def bend(points: Sequence[Point]) -> list[Point]:
+    """Return an open Catmull-Rom curve through the points, as a line with six pieces each."""
+    corners = np.array([points[0], *points, points[-1]], dtype=np.float64)
+    pieces = np.matmul(_CATMULL_ROM, corners[_neighbours(len(corners))[1:-2]])
+    return [*map(tuple, pieces.reshape(-1, 2).tolist()), points[-1]]
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> list[Point]:
@@ -55,18 +70,18 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> l
 
 def gradient(width: int, height: int, stops: Sequence[Colour]) -> Image.Image:
     """Return a vertical gradient through evenly spaced colours, top first."""
-    rows = np.linspace(0.0, len(stops) - 1.0, height)
-    columns = [np.interp(rows, range(len(stops)), [stop[k] for stop in stops]) for k in range(3)]
-    strip = np.stack(columns, axis=1)[:, None].round().astype(np.uint8)
-    return Image.fromarray(strip).resize((width, height), Image.Resampling.NEAREST)
+    count = len(stops)
+    strip = Image.frombytes("RGB", (1, count), bytes(channel for stop in stops for channel in stop))
+    strip = strip.resize((1, height), Image.Resampling.BILINEAR, (0, 0.5, 1, count - 0.5))
+    return strip.resize((width, height), Image.Resampling.NEAREST)
 
 
-@lru_cache(maxsize=1)
-def _radial() -> Image.Image:
-    """A 64×64 round mask that fades smoothly to nothing at its rim."""
+@lru_cache(maxsize=64)
+def _radial(strength: int) -> Image.Image:
+    """A 64×64 round mask that fades smoothly to nothing at its rim; strength in percent."""
     axis = (np.arange(64) - 31.5) / 32
     far = np.clip(np.hypot(axis[:, None], axis[None]), 0, 1)
-    return Image.fromarray((255 * (1 - far) ** 2 * (1 + 2 * far) ** 0.5).round().astype(np.uint8))
+    return Image.fromarray((2.55 * strength * (1 - far) ** 2 * (1 + 2 * far) ** 0.5).round().astype(np.uint8))
 
 
 class Canvas:
@@ -119,25 +134,21 @@ class Canvas:
     def soft_oval(self, cx: float, cy: float, rx: float, ry: float, colour: Colour, strength: float) -> None:
         """Lay a soft ellipse over the picture, `strength` (0–1) opaque in the middle."""
         s = self.side
-        size = (max(2, round(2 * rx * s)), max(2, round(2 * ry * s)))
-        mask = _radial().resize(size, Image.Resampling.BILINEAR)
-        if strength < 1:
-            mask = mask.point([round(k * strength) for k in range(256)])
-        self.image.paste(colour, (round((cx - rx) * s), round((cy - ry) * s)), mask)
+        left, top = round((cx - rx) * s), round((cy - ry) * s)
+        width, height = max(2, round(2 * rx * s)), max(2, round(2 * ry * s))
+        x0, y0, x1, y1 = max(0, left), max(0, top), min(s, left + width), min(s, top + height)
+        if x1 <= x0 or y1 <= y0:
+            return
+        u, v = 64 / width, 64 / height
+        seen = ((x0 - left) * u, (y0 - top) * v, min(64.0, (x1 - left) * u), min(64.0, (y1 - top) * v))
+        mask = _radial(round(100 * min(1.0, strength)))
+        self.image.paste(colour, (x0, y0), mask.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, seen))
 
     def ridge(self, dice: Dice, level: float, swing: float, bumps: float) -> list[Point]:
         """Return the outline of a hill line at `level`, down to the bottom of the picture."""
-        phase, second = dice.random() * math.tau, dice.random() * math.tau
-        points = [
-            (
-                k / 24,
-                level
-                - swing * math.sin(phase + bumps * k * 0.26)
-                - 0.4 * swing * math.sin(second + 2.3 * bumps * k * 0.26),
-            )
-            for k in range(25)
-        ]
-        return [*points, (1.0, 1.01), (0.0, 1.01)]
+        waves = np.sin(dice.random() * math.tau + bumps * _ACROSS * 6.24)
+        waves += 0.4 * np.sin(dice.random() * math.tau + 2.3 * bumps * _ACROSS * 6.24)
+        return [*zip(_ACROSS.tolist(), (level - swing * waves).tolist()), (1.0, 1.01), (0.0, 1.01)]
 
 
 class Pen:
@@ -149,13 +160,21 @@ class Pen:
     def __init__(
         self, side: int, place: Point, reach: float, angle: float = 0.0, mirrored: bool = False
     ) -> None:
-        self.side, self.scale, self.angle = side, reach * side, angle
-        self.layer = Image.new("RGBA", (side, side))
+        """Set the frame: `side` of the canvas in pixels, the object's centre and half-extent in its units."""
+        self.side, self.scale = side, reach * side
+        x, y, room = place[0] * side, place[1] * side, 1.55 * self.scale + 2
+        left, top = (min(side - 1, max(0, math.floor(at - room))) for at in (x, y))
+        self.origin = (left, top)
+        self.size = (
+            max(1, min(side, math.ceil(x + room)) - left),
+            max(1, min(side, math.ceil(y + room)) - top),
+        )
+        self.layer = Image.new("RGBA", self.size)
         self.draw = ImageDraw.Draw(self.layer)
         cos, sin, flip = math.cos(angle), math.sin(angle), -1.0 if mirrored else 1.0
         self._frame = (
-            *(cos * flip * self.scale, -sin * self.scale, place[0] * side),
-            *(sin * flip * self.scale, cos * self.scale, place[1] * side),
+            *(cos * flip * self.scale, -sin * self.scale, x - left),
+            *(sin * flip * self.scale, cos * self.scale, y - top),
         )
         self.fabric: Image.Image | None = None
         self.colour: Colour = (0, 0, 0)
@@ -176,7 +195,15 @@ class Pen:
 
     def oval(self, cx: float, cy: float, rx: float, ry: float, colour: Colour, angle: float = 0.0) -> None:
         """Fill an ellipse."""
-        self.draw.polygon(self.map(ellipse(cx, cy, rx, ry, angle)), fill=colour)
+        if rx == ry:
+            self._disc(cx, cy, rx, colour)
+        else:
+            self.draw.polygon(self.map(ellipse(cx, cy, rx, ry, angle)), fill=colour)
+
+    def _disc(self, cx: float, cy: float, radius: float, colour: Colour) -> None:
+        a, b, c, d, e, f = self._frame
+        x, y, r = a * cx + b * cy + c, d * cx + e * cy + f, radius * self.scale
+        self.draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
         """Draw an open line with round ends."""
@@ -203,7 +230,7 @@ class Pen:
             return
         xs, ys = [x for x, _ in pixels], [y for _, y in pixels]
         x0, y0 = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))
-        x1, y1 = min(self.side, math.ceil(max(xs)) + 1), min(self.side, math.ceil(max(ys)) + 1)
+        x1, y1 = min(self.size[0], math.ceil(max(xs)) + 1), min(self.size[1], math.ceil(max(ys)) + 1)
         if x1 <= x0 or y1 <= y0:
             return
         mask = Image.new("L", (x1 - x0, y1 - y0))
@@ -221,69 +248,5 @@ class Pen:
     def glow(self, cx: float, cy: float, radius: float, colour: Colour, strength: float = 0.8) -> None:
         """Ask for a soft light over the finished object."""
         ((x, y),) = self.map([(cx, cy)])
-        self.glows.append((x / self.side, y / self.side, radius * self.scale / self.side, colour, strength))
-
-    def weave(self, texture: str, base: Colour, mark: Colour, dice: Dice) -> None:
-        """Make the object's fabric: `base` with marks on it."""
-        self.colour = base
-        if texture == "plain":
-            return
-        self.fabric = Image.new("RGB", (self.side, self.side), base)
-        layer_draw, self.draw = self.draw, ImageDraw.Draw(self.fabric)
-        _MARKS[texture](self, mark, dice)
-        self.draw = layer_draw
-
-
-def _turned(points: Sequence[Point], cos: float, sin: float) -> list[Point]:
-    return [(x * cos - y * sin, x * sin + y * cos) for x, y in points]
-
-
-def _stripes(pen: Pen, mark: Colour, dice: Dice) -> None:
-    turn = dice.pick((0.0, 0.0, math.pi / 2, math.pi / 4, dice.random() * math.pi))
-    cos, sin = math.cos(turn), math.sin(turn)
-    period = dice.between(0.24, 0.5)
-    wide, at = period * dice.between(0.3, 0.55), -1.5 + period * dice.random()
-    while at < 1.5:
-        pen.poly(_turned([(-1.6, at), (1.6, at), (1.6, at + wide), (-1.6, at + wide)], cos, sin), mark)
-        at += period
-
-
-def _dots(pen: Pen, mark: Colour, dice: Dice) -> None:
-    period = dice.between(0.28, 0.46)
-    radius, shift = period * dice.between(0.2, 0.32), period * dice.random()
-    count = int(1.3 / period) + 1
-    for row in range(-count, count + 1):
-        for column in range(-count, count + 1):
-            x = (column + 0.5 * (row % 2)) * period + shift
-            pen.poly([(x + radius * c, row * period + radius * s) for c, s in CIRCLE[::3]], mark)
-
-
-def _checks(pen: Pen, mark: Colour, dice: Dice) -> None:
-    period = dice.between(0.16, 0.27)
-    turn = dice.pick((0.0, 0.0, math.pi / 4))
-    cos, sin = math.cos(turn), math.sin(turn)
-    count = int(1.4 / period) + 1
-    for row in range(-count, count + 1):
-        for column in range(-count + row % 2, count + 1, 2):
-            x, y = column * period, row * period
-            square = [(x, y), (x + period, y), (x + period, y + period), (x, y + period)]
-            pen.poly(_turned(square, cos, sin), mark)
-
-
-def _zigzag(pen: Pen, mark: Colour, dice: Dice) -> None:
-    period, teeth = dice.between(0.34, 0.54), dice.between(0.16, 0.26)
-    thick = period * dice.between(0.28, 0.42)
-    at = -1.5 + period * dice.random()
-    while at < 1.5:
-        top = [(-1.5 + k * teeth, at + (k % 2) * teeth * 0.9) for k in range(int(3 / teeth) + 2)]
-        pen.poly([*top, *((x, y + thick) for x, y in reversed(top))], mark)
-        at += period
-
-
-def _speckles(pen: Pen, mark: Colour, dice: Dice) -> None:
-    for _ in range(48):
-        x, y, r = dice.between(-1.1, 1.1), dice.between(-1.1, 1.1), dice.between(0.02, 0.075)
-        pen.poly([(x + r * c, y + 0.8 * r * s) for c, s in CIRCLE[::4]], mark)
-
-
-_MARKS = {"striped": _stripes, "dotted": _dots, "checked": _checks, "zigzag": _zigzag, "speckled": _speckles}
+        x, y = (x + self.origin[0]) / self.side, (y + self.origin[1]) / self.side
+        self.glows.append((x, y, radius * self.scale / self.side, colour, strength))

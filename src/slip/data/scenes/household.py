@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from slip.data.scenes.draw import Pen, mix
-from slip.data.scenes.ink import LAMPLIGHT, Ink
-from slip.data.scenes.world import Dice
+from slip.data.scenes.draw import Pen, bend, mix
+from slip.data.scenes.ink import Ink
+from slip.data.scenes.world import LAMPLIGHT, Dice
 
 
 def umbrella(pen: Pen, ink: Ink, dice: Dice) -> None:
@@ -17,16 +17,31 @@ def umbrella(pen: Pen, ink: Ink, dice: Dice) -> None:
         pen.line([(0, brim - 0.2), (0, 0.8), (0.06, 0.95), (0.18, 0.96), (0.24, 0.82)], 0.06, ink.bark)
     else:
         pen.line([(0, brim - 0.2), (0, 1.0)], 0.07, ink.cream)
-    dome = [(-0.96, brim), (-0.86, -0.36), (-0.5, -0.72), (0, -0.86), (0.5, -0.72), (0.86, -0.36), (0.96, brim)]
+    dome = [
+        (-0.96, brim),
+        (-0.86, -0.36),
+        (-0.5, -0.72),
+        (0, -0.86),
+        (0.5, -0.72),
+        (0.86, -0.36),
+        (0.96, brim),
+    ]
     hem = []
     for k in range(gores):
         x1, x0 = 0.96 - 1.92 * k / gores, 0.96 - 1.92 * (k + 1) / gores
-        hem += [((x0 + x1) / 2 + (x1 - x0) * t, brim - 0.16 * (1 - 4 * t * t)) for t in (0.25, 0.0, -0.25)] + [(x0, brim)]
+        hem += [
+            ((x0 + x1) / 2 + (x1 - x0) * t, brim - 0.16 * (1 - 4 * t * t)) for t in (0.25, 0.0, -0.25)
+        ] + [(x0, brim)]
     pen.poly([*dome, *((x, y + 0.06) for x, y in hem)], ink.deep)
     pen.body([*dome, *hem])
     for k in range(gores + 1):
         x = -0.96 + 1.92 * k / gores
-        rib = [(0, -0.86), (0.62 * x, -0.86 + (brim + 0.86) * 0.28), (0.9 * x, -0.86 + (brim + 0.86) * 0.62), (x, brim)]
+        rib = [
+            (0, -0.86),
+            (0.62 * x, -0.86 + (brim + 0.86) * 0.28),
+            (0.9 * x, -0.86 + (brim + 0.86) * 0.62),
+            (x, brim),
+        ]
         if pen.fabric is None and k % 2 and k < gores:
             step = 1.92 / gores
             other = [(px + step * (0.0, 0.62, 0.9, 1.0)[j], py) for j, (px, py) in enumerate(rib)]
@@ -41,14 +56,40 @@ def teapot(pen: Pen, ink: Ink, dice: Dice) -> None:
     lid = mid - tall
     if dice.chance(0.5):
         for k in (-1, 0, 1):
-            wave = [(-0.98 + 0.1 * k + 0.07 * math.sin(2.2 * j + k), mid - 0.5 - 0.1 * j) for j in range(5)]
-            pen.line(wave, 0.04, ink.cream)
-    pen.line([(0.8 * wide, mid - 0.3), (0.94, mid - 0.34), (1.0, mid), (0.9, mid + 0.26), (0.8 * wide, mid + 0.3)], 0.13, ink.accent)
-    pen.curve([(-0.7 * wide, mid - 0.06), (-0.8, mid - 0.2), (-0.88, mid - 0.44), (-1.02, mid - 0.4), (-0.96, mid), (-0.6 * wide, mid + 0.42)], ink.dark)
+            wave = [(-0.96 + 0.13 * k + 0.05 * math.sin(1.7 * j + k), mid - 0.52 - 0.1 * j) for j in range(5)]
+            pen.line(bend(wave), 0.035, ink.cream)
+    grip = [
+        (0.8 * wide, mid - 0.34),
+        (0.9, mid - 0.38),
+        (1.02, mid - 0.08),
+        (0.92, mid + 0.24),
+        (0.75 * wide, mid + 0.36),
+    ]
+    pen.line(bend(grip), 0.13, ink.accent)
+    pen.curve(
+        [
+            (-0.7 * wide, mid - 0.06),
+            (-0.8, mid - 0.2),
+            (-0.88, mid - 0.44),
+            (-1.02, mid - 0.4),
+            (-0.96, mid),
+            (-0.6 * wide, mid + 0.42),
+        ],
+        ink.dark,
+    )
     pen.oval(0, 0.95, 0.62 * wide, 0.075, ink.accent_dark)
     pen.body_oval(0, mid, wide, tall)
     pen.oval(0, lid - 0.1, 0.085, 0.085, ink.accent)
-    pen.curve([(-0.62 * wide, lid + 0.1), (-0.3 * wide, lid - 0.04), (0.3 * wide, lid - 0.04), (0.62 * wide, lid + 0.1), (0, lid + 0.15)], ink.accent)
+    pen.curve(
+        [
+            (-0.62 * wide, lid + 0.1),
+            (-0.3 * wide, lid - 0.04),
+            (0.3 * wide, lid - 0.04),
+            (0.62 * wide, lid + 0.1),
+            (0, lid + 0.15),
+        ],
+        ink.accent,
+    )
     if pen.fabric is None:
         if dice.chance(0.5):
             for k in range(6):
@@ -56,7 +97,17 @@ def teapot(pen: Pen, ink: Ink, dice: Dice) -> None:
                 pen.oval(0.14 * math.cos(turn), mid + 0.05 + 0.14 * math.sin(turn), 0.1, 0.1, ink.mark)
             pen.oval(0, mid + 0.05, 0.08, 0.08, ink.gold)
         else:
-            pen.curve([(-wide, mid + 0.02), (0, mid + 0.14), (wide, mid + 0.02), (0.97 * wide, mid + 0.2), (0, mid + 0.34), (-0.97 * wide, mid + 0.2)], ink.mark)
+            pen.curve(
+                [
+                    (-wide, mid + 0.02),
+                    (0, mid + 0.14),
+                    (wide, mid + 0.02),
+                    (0.97 * wide, mid + 0.2),
+                    (0, mid + 0.34),
+                    (-0.97 * wide, mid + 0.2),
+                ],
+                ink.mark,
+            )
     pen.oval(-0.42 * wide, mid - 0.36 * tall, 0.09, 0.15, ink.pale, 0.5)
 
 
@@ -79,7 +130,9 @@ def lamp(pen: Pen, ink: Ink, dice: Dice) -> None:
         if form == 0:
             pen.line([(0, brim), (0, 0.94)], 0.08, foot)
         elif form == 1:
-            pen.curve([(-0.08, 0.1), (0.08, 0.1), (0.36, 0.52), (0.22, 0.92), (-0.22, 0.92), (-0.36, 0.52)], foot)
+            pen.curve(
+                [(-0.08, 0.1), (0.08, 0.1), (0.36, 0.52), (0.22, 0.92), (-0.22, 0.92), (-0.36, 0.52)], foot
+            )
         else:
             for y in (0.2, 0.46, 0.74):
                 pen.oval(0, y, 0.12 + 0.18 * y, 0.15, foot)
@@ -104,10 +157,36 @@ def guitar(pen: Pen, ink: Ink, dice: Dice) -> None:
             pen.oval(s * 0.125, -0.95 + 0.09 * k, 0.035, 0.026, ink.cream)
     electric = dice.chance(0.35)
     if electric:
-        outline = [(-0.12, 0.1), (-0.44, -0.14), (-0.46, 0.1), (-waist, 0.42), (-hips, 0.76), (-0.3, 1.0), (0.24, 0.98), (hips, 0.72), (waist, 0.42), (0.4, 0.0), (0.3, -0.04), (0.12, 0.16)]
+        outline = [
+            (-0.12, 0.1),
+            (-0.44, -0.14),
+            (-0.46, 0.1),
+            (-waist, 0.42),
+            (-hips, 0.76),
+            (-0.3, 1.0),
+            (0.24, 0.98),
+            (hips, 0.72),
+            (waist, 0.42),
+            (0.4, 0.0),
+            (0.3, -0.04),
+            (0.12, 0.16),
+        ]
     else:
         high = hips * dice.between(0.72, 0.84)
-        outline = [(0, 0.0), (-0.7 * high, 0.03), (-high, 0.2), (-waist, 0.42), (-hips, 0.7), (-0.62 * hips, 0.97), (0, 1.0), (0.62 * hips, 0.97), (hips, 0.7), (waist, 0.42), (high, 0.2), (0.7 * high, 0.03)]
+        outline = [
+            (0, 0.0),
+            (-0.7 * high, 0.03),
+            (-high, 0.2),
+            (-waist, 0.42),
+            (-hips, 0.7),
+            (-0.62 * hips, 0.97),
+            (0, 1.0),
+            (0.62 * hips, 0.97),
+            (hips, 0.7),
+            (waist, 0.42),
+            (high, 0.2),
+            (0.7 * high, 0.03),
+        ]
     pen.curve([(x * 1.09, 0.5 + (y - 0.5) * 1.05) for x, y in outline], ink.deep)
     pen.body_curve(outline)
     if electric:

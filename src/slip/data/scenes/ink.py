@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slip.data.scenes.draw import mix, shade
 from slip.data.scenes.mood import Mood
-from slip.data.scenes.world import COLOURS, Colour, Dice, Thing
+from slip.data.scenes.world import COLOURS, LAMPLIGHT, Colour, Dice, Thing
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,6 @@ class Ink:
     pane: Colour
     """Window glass: lit from inside in the dark."""
     lit: bool
-
-
-LAMPLIGHT: Colour = (255, 214, 124)
 
 
 def ink_of(thing: Thing, mood: Mood, dice: Dice) -> Ink:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from slip.data.scenes.draw import Pen
+from slip.data.scenes.draw import Pen, bend
 from slip.data.scenes.ink import Ink
 from slip.data.scenes.world import Dice
 
@@ -21,7 +21,13 @@ def tree(pen: Pen, ink: Ink, dice: Dice) -> None:
     elif form == 1:
         puffs = [(0, -0.3, 0.68), (0.1, -0.5, 0.48)]
     else:
-        puffs = [(-0.3, -0.56, 0.36), (0.34, -0.48, 0.38), (-0.55, -0.1, 0.34), (0.56, -0.06, 0.34), (0, -0.14, 0.44)]
+        puffs = [
+            (-0.3, -0.56, 0.36),
+            (0.34, -0.48, 0.38),
+            (-0.55, -0.1, 0.34),
+            (0.56, -0.06, 0.34),
+            (0, -0.14, 0.44),
+        ]
     puffs = [(lean + x * wide * 1.4, y, r * dice.between(0.85, 1.12)) for x, y, r in puffs]
     for x, y, r in puffs:
         pen.oval(x, y + 0.07, r, r * 0.96, ink.dark)
@@ -33,7 +39,13 @@ def tree(pen: Pen, ink: Ink, dice: Dice) -> None:
     if dice.chance(0.4):
         for _ in range(7):
             x, y, r = dice.pick(puffs)
-            pen.oval(x + 0.65 * r * dice.between(-1, 1), y + 0.65 * r * dice.between(-1, 1), 0.065, 0.065, ink.accent)
+            pen.oval(
+                x + 0.65 * r * dice.between(-1, 1),
+                y + 0.65 * r * dice.between(-1, 1),
+                0.065,
+                0.065,
+                ink.accent,
+            )
 
 
 def pine(pen: Pen, ink: Ink, dice: Dice) -> None:
@@ -41,21 +53,35 @@ def pine(pen: Pen, ink: Ink, dice: Dice) -> None:
     tiers, wide, snowy = 3 + dice.below(3), dice.between(0.5, 0.78), dice.chance(0.35)
     pen.poly([(-0.1, 1.0), (-0.08, 0.5), (0.08, 0.5), (0.1, 1.0)], ink.bark)
     for k in reversed(range(tiers)):
-        top, low = -1.0 + 1.2 * k / tiers, -1.0 + 1.2 * k / tiers + 1.7 / tiers
-        low = min(low, 0.76)
+        top = -1.0 + 1.1 * k / tiers
+        low = top + 1.76 - 1.1 * (tiers - 1) / tiers
         w = wide * (0.4 + 0.6 * (k + 1) / tiers)
         skirt = [(w * (1 - j / 3), low + (0.05 if j % 2 else -0.04)) for j in range(7)]
         pen.poly([(0, top + 0.06), *((x * 1.02, y + 0.06) for x, y in skirt)], ink.deep)
         pen.body([(0, top), *skirt])
         pen.poly([(0, top), (-w, low - 0.04), (-0.55 * w, low + 0.02)], ink.light)
         if snowy:
-            pen.curve([(0, top - 0.02), (0.3 * w, top + 0.3 * (low - top)), (0, top + 0.22 * (low - top)), (-0.34 * w, top + 0.4 * (low - top))], ink.cream)
+            pen.curve(
+                [
+                    (0, top - 0.02),
+                    (0.3 * w, top + 0.3 * (low - top)),
+                    (0, top + 0.22 * (low - top)),
+                    (-0.34 * w, top + 0.4 * (low - top)),
+                ],
+                ink.cream,
+            )
     if dice.chance(0.3):
         for _ in range(9):
             y = dice.between(-0.5, 0.7)
             x = 0.62 * wide * (y + 1) / 1.8 * dice.between(-1, 1)
             pen.oval(x, y, 0.06, 0.06, ink.accent if dice.chance(0.6) else ink.gold)
-        star = [(0.17 * (1 - 0.55 * (j % 2)) * math.sin(j * math.pi / 5), -0.96 - 0.17 * (1 - 0.55 * (j % 2)) * math.cos(j * math.pi / 5)) for j in range(10)]
+        star = [
+            (
+                0.17 * (1 - 0.55 * (j % 2)) * math.sin(j * math.pi / 5),
+                -0.96 - 0.17 * (1 - 0.55 * (j % 2)) * math.cos(j * math.pi / 5),
+            )
+            for j in range(10)
+        ]
         pen.poly(star, ink.gold)
         if ink.lit:
             pen.glow(0, -0.96, 0.5, (255, 220, 130), 0.6)
@@ -72,9 +98,20 @@ def cactus(pen: Pen, ink: Ink, dice: Dice) -> None:
         w, top = dice.between(0.2, 0.29), dice.between(-1.0, -0.75)
         arms = [(s, dice.between(-0.1, 0.3), dice.between(-0.66, -0.2)) for s in (-1, 1) if dice.chance(0.85)]
         for s, joint, tip in arms:
-            pen.line([(0, joint), (s * 0.5, joint), (s * 0.62, joint - 0.14), (s * 0.62, tip)], 0.26, ink.dark)
+            pen.line(
+                [(0, joint), (s * 0.5, joint), (s * 0.62, joint - 0.14), (s * 0.62, tip)], 0.26, ink.dark
+            )
             pen.line([(s * 0.6, joint - 0.16), (s * 0.6, tip)], 0.14, ink.base)
-        pen.body_curve([(-w, foot), (-w, top + 0.4), (-0.6 * w, top + 0.05), (0.6 * w, top + 0.05), (w, top + 0.4), (w, foot)])
+        pen.body_curve(
+            [
+                (-w, foot),
+                (-w, top + 0.4),
+                (-0.6 * w, top + 0.05),
+                (0.6 * w, top + 0.05),
+                (w, top + 0.4),
+                (w, foot),
+            ]
+        )
         ribs = [(x * w, top + 0.2 + 0.1 * abs(x)) for x in (-0.5, 0, 0.5)]
         bloom = [(0, top), *((s * 0.62, tip - 0.1) for s, _, tip in arms if dice.chance(0.4))]
     else:
@@ -84,9 +121,9 @@ def cactus(pen: Pen, ink: Ink, dice: Dice) -> None:
         bloom = [(0, top)]
     for x, y in ribs:
         pen.line([(x, y), (x, foot - 0.1)], 0.028, ink.deep)
-        for k in range(5):
-            at = y + (foot - 0.1 - y) * (k + 0.5) / 5
-            pen.line([(x - 0.05, at - 0.03), (x + 0.05, at + 0.03)], 0.02, ink.cream)
+        for k in range(4):
+            at = y + (foot - 0.1 - y) * (k + 0.5) / 4
+            pen.line([(x - 0.03, at - 0.04), (x, at), (x + 0.03, at - 0.04)], 0.016, ink.cream)
     if dice.chance(0.6):
         for x, y in bloom:
             for k in (-0.1, 0.0, 0.1):
@@ -96,20 +133,34 @@ def cactus(pen: Pen, ink: Ink, dice: Dice) -> None:
 def flower(pen: Pen, ink: Ink, dice: Dice) -> None:
     """A daisy, sunflower, poppy or tulip on its stem."""
     sway, y = dice.between(-0.2, 0.2), -0.4
-    pen.line([(0.0, 1.0), (0.4 * sway, 0.4), (sway, y)], 0.075, ink.leaf_dark)
+    pen.line(bend([(0.0, 1.0), (0.3 * sway, 0.4), (sway, y)]), 0.075, ink.leaf_dark)
     for s in (-1, 1):
         at = dice.between(0.45, 0.85)
         pen.curve([(0, at), (s * 0.3, at - 0.22), (s * 0.62, at - 0.3), (s * 0.36, at + 0.02)], ink.leaf)
     form = dice.below(4)
     if form == 3:
-        pen.curve([(sway - 0.42, y - 0.5), (sway - 0.1, y - 0.2), (sway + 0.1, y + 0.3), (sway - 0.3, y + 0.2)], ink.dark)
-        pen.curve([(sway + 0.42, y - 0.5), (sway + 0.1, y - 0.2), (sway - 0.1, y + 0.3), (sway + 0.3, y + 0.2)], ink.dark)
-        pen.body_curve([(sway, y - 0.56), (sway + 0.28, y - 0.1), (sway + 0.16, y + 0.32), (sway - 0.16, y + 0.32), (sway - 0.28, y - 0.1)])
+        pen.curve(
+            [(sway - 0.42, y - 0.5), (sway - 0.1, y - 0.2), (sway + 0.1, y + 0.3), (sway - 0.3, y + 0.2)],
+            ink.dark,
+        )
+        pen.curve(
+            [(sway + 0.42, y - 0.5), (sway + 0.1, y - 0.2), (sway - 0.1, y + 0.3), (sway + 0.3, y + 0.2)],
+            ink.dark,
+        )
+        pen.body_curve(
+            [
+                (sway, y - 0.56),
+                (sway + 0.28, y - 0.1),
+                (sway + 0.16, y + 0.32),
+                (sway - 0.16, y + 0.32),
+                (sway - 0.28, y - 0.1),
+            ]
+        )
         return
     petals = (6 + dice.below(3), 12, 5)[form]
     long, wide = ((0.34, 0.17), (0.36, 0.11), (0.32, 0.27))[form]
     start = dice.random()
-    for ring, colour in (((0.46, None), (0.3, ink.light)) if form == 1 else ((0.36, None),)):
+    for ring, colour in ((0.46, None), (0.3, ink.light)) if form == 1 else ((0.36, None),):
         for k in range(petals):
             turn = (k + start + (0.5 if colour else 0)) * math.tau / petals
             px, py = sway + ring * math.cos(turn), y + ring * math.sin(turn)
@@ -137,12 +188,35 @@ def mushroom(pen: Pen, ink: Ink, dice: Dice) -> None:
 def _toadstool(pen: Pen, ink: Ink, dice: Dice, x: float, wide: float, top: float) -> None:
     height, brim = 1.0 - top, top + (1.0 - top) * dice.between(0.45, 0.58)
     stem = 0.28 * wide
-    pen.curve([(x - stem, brim - 0.05), (x + stem, brim - 0.05), (x + 0.8 * stem, 0.7), (x + 1.3 * stem, 1.0), (x - 1.3 * stem, 1.0), (x - 0.8 * stem, 0.7)], ink.cream)
+    pen.curve(
+        [
+            (x - stem, brim - 0.05),
+            (x + stem, brim - 0.05),
+            (x + 0.8 * stem, 0.7),
+            (x + 1.3 * stem, 1.0),
+            (x - 1.3 * stem, 1.0),
+            (x - 0.8 * stem, 0.7),
+        ],
+        ink.cream,
+    )
     pen.oval(x, brim, 0.86 * wide, 0.09 * height, ink.pale)
     for k in range(-3, 4):
-        pen.line([(x + 0.1 * wide * k, brim - 0.03), (x + 0.22 * wide * k, brim + 0.05 * height)], 0.02, ink.wood)
+        pen.line(
+            [(x + 0.1 * wide * k, brim - 0.03), (x + 0.22 * wide * k, brim + 0.05 * height)], 0.02, ink.wood
+        )
     flare = dice.between(-0.02, 0.1)
-    pen.body_curve([(x - wide, brim + flare), (x - 0.8 * wide, top + 0.3 * height * 0.6), (x - 0.25 * wide, top), (x + 0.25 * wide, top), (x + 0.8 * wide, top + 0.18 * height), (x + wide, brim + flare), (x + 0.4 * wide, brim - 0.03), (x - 0.4 * wide, brim - 0.03)])
+    pen.body_curve(
+        [
+            (x - wide, brim + flare),
+            (x - 0.8 * wide, top + 0.3 * height * 0.6),
+            (x - 0.25 * wide, top),
+            (x + 0.25 * wide, top),
+            (x + 0.8 * wide, top + 0.18 * height),
+            (x + wide, brim + flare),
+            (x + 0.4 * wide, brim - 0.03),
+            (x - 0.4 * wide, brim - 0.03),
+        ]
+    )
     if pen.fabric is None:
         for u, v, r in ((-0.5, 0.5, 0.13), (0.05, 0.26, 0.15), (0.5, 0.6, 0.11), (-0.1, 0.72, 0.09)):
             pen.oval(x + u * wide, top + v * (brim - top), r * wide, 0.7 * r * wide, ink.cream)

@@ -22,9 +22,9 @@ class Stage:
     """Strength of the shadows on the ground."""
 
 
-def _sky(canvas: Canvas, mood: Mood, dice: Dice, horizon: float, clouds: int = 2) -> None:
+def paint_sky(canvas: Canvas, mood: Mood, dice: Dice, horizon: float, clouds: int = 2) -> None:
     """Paint sky, sun or moon, stars and distant clouds down to the horizon."""
-    canvas.backdrop(mood.sky, 0.0, min(1.0, horizon + 0.02))
+    canvas.backdrop((*mood.sky, mood.haze), 0.0, min(1.0, horizon + 0.16))
     x = 0.5 + mood.side * dice.between(0.12, 0.4)
     y = horizon * (1.0 - mood.high) + dice.between(-0.02, 0.06)
     radius = dice.between(0.045, 0.085)
@@ -34,10 +34,13 @@ def _sky(canvas: Canvas, mood: Mood, dice: Dice, horizon: float, clouds: int = 2
             canvas.oval(dice.random(), dice.random() * horizon, r, r, (255, 250, 226), 60 + dice.below(190))
     if dice.chance(0.75):
         canvas.glow(x, y, radius * dice.between(3.5, 6), mood.sun, 0.7)
-        canvas.oval(x, y, radius, radius, mood.sun, 245)
-        if mood.light == "night" and dice.chance(0.6):
-            dark = mix(mood.sky[0], mood.sky[1], min(1.0, 2 * y / horizon))
-            canvas.oval(x + 0.45 * radius, y - 0.15 * radius, radius * 0.85, radius * 0.85, dark)
+        if mood.light == "night" and dice.chance(0.55):
+            turns = [(k / 12 - 0.5) * math.pi for k in range(13)]
+            rim = [(x - 0.9 * radius * math.cos(t), y + radius * math.sin(t)) for t in turns]
+            hollow = [(x - 0.25 * radius * math.cos(t), y + radius * math.sin(t)) for t in reversed(turns)]
+            canvas.poly([*rim, *hollow], mood.sun)
+        else:
+            canvas.oval(x, y, radius, radius, mood.sun, 245)
     for _ in range(dice.below(clouds + 1)):
         cloud(canvas, mood, dice, dice.random(), dice.random() * 0.8 * horizon, dice.between(0.08, 0.2), 150)
 
@@ -53,13 +56,16 @@ def cloud(canvas: Canvas, mood: Mood, dice: Dice, x: float, y: float, reach: flo
             canvas.oval(x + at * reach, top - lift * reach, r * reach, (r - lift) * reach, colour, alpha)
 
 
-def _hill(canvas: Canvas, mood: Mood, dice: Dice, colour: Colour, level: float, swing: float, depth: float) -> None:
+def hill(
+    canvas: Canvas, mood: Mood, dice: Dice, colour: Colour, level: float, swing: float, depth: float
+) -> None:
+    """Paint a hill line at `level`, `depth` into the haze, down to the bottom of the picture."""
     top = mood.tone(colour, depth)
     low = mix(mood.tone(shade(colour, -0.12), depth), mood.haze, 0.28 * depth)
     canvas.wash(canvas.ridge(dice, level, swing, dice.between(0.5, 1.3)), (shade(top, 0.1), top, low))
 
 
-def _tufts(canvas: Canvas, dice: Dice, colour: Colour, horizon: float, count: int) -> None:
+def tufts(canvas: Canvas, dice: Dice, colour: Colour, horizon: float, count: int) -> None:
     """Scatter grass blades, larger when nearer."""
     for _ in range(count):
         x, near = dice.random(), dice.random()
@@ -72,16 +78,16 @@ def _tufts(canvas: Canvas, dice: Dice, colour: Colour, horizon: float, count: in
 def meadow(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """Rolling hills, grass, flowers, far trees."""
     horizon = dice.between(0.5, 0.66)
-    _sky(canvas, mood, dice, horizon)
+    paint_sky(canvas, mood, dice, horizon)
     green = dice.pick(((126, 178, 98), (150, 188, 96), (108, 168, 112), (178, 190, 98)))
-    _hill(canvas, mood, dice, mix(green, (96, 150, 150), 0.4), horizon - 0.06, 0.04, 0.85)
-    _hill(canvas, mood, dice, mix(green, (96, 150, 130), 0.2), horizon - 0.01, 0.035, 0.5)
+    hill(canvas, mood, dice, mix(green, (96, 150, 150), 0.4), horizon - 0.06, 0.04, 0.85)
+    hill(canvas, mood, dice, mix(green, (96, 150, 130), 0.2), horizon - 0.01, 0.035, 0.5)
     for _ in range(dice.below(8)):
         x, r = dice.random(), dice.between(0.012, 0.03)
         canvas.oval(x, horizon + 0.015, r, r, mood.tone(shade(green, -0.3), 0.45))
-    _hill(canvas, mood, dice, green, horizon + 0.06, 0.03, 0.15)
+    hill(canvas, mood, dice, green, horizon + 0.06, 0.03, 0.15)
     ground = mood.tone(green)
-    _tufts(canvas, dice, ground, horizon, 22)
+    tufts(canvas, dice, ground, horizon, 22)
     bloom = dice.pick(((255, 244, 214), (244, 178, 190), (250, 212, 110), (190, 168, 226)))
     for _ in range(dice.below(26)):
         near = dice.random()
@@ -93,11 +99,12 @@ def meadow(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
 def mountains(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """Peaks in layers with snow on them, a lake sometimes, a green foreground."""
     horizon = dice.between(0.5, 0.64)
-    _sky(canvas, mood, dice, horizon)
+    paint_sky(canvas, mood, dice, horizon)
     rock = dice.pick(((112, 124, 158), (130, 118, 140), (100, 132, 146)))
     for depth, height in ((0.85, 0.34), (0.55, 0.24)):
         peaks = [
-            (dice.between(-0.1, 1.1), height * dice.between(0.6, 1.1), dice.between(0.16, 0.32)) for _ in range(3)
+            (dice.between(-0.1, 1.1), height * dice.between(0.6, 1.1), dice.between(0.16, 0.32))
+            for _ in range(3)
         ]
         for x, h, w in peaks:
             top, base = horizon - h, horizon + 0.03
@@ -108,7 +115,11 @@ def mountains(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
             lit = mood.tone(shade(rock, 0.25), depth)
             canvas.poly([(x, top), (x + mood.side * w, base), (x + 0.1 * mood.side * w, base)], lit, 120)
             cap = [(x, top), (x + 0.34 * w, top + 0.34 * h), (x + 0.12 * w, top + 0.26 * h)]
-            cap += [(x - 0.02 * w, top + 0.38 * h), (x - 0.14 * w, top + 0.27 * h), (x - 0.32 * w, top + 0.32 * h)]
+            cap += [
+                (x - 0.02 * w, top + 0.38 * h),
+                (x - 0.14 * w, top + 0.27 * h),
+                (x - 0.32 * w, top + 0.32 * h),
+            ]
             canvas.poly(cap, mood.tone((246, 248, 250), depth * 0.5))
     green = dice.pick(((104, 148, 108), (134, 160, 100), (92, 138, 126)))
     if dice.chance(0.5):
@@ -116,9 +127,9 @@ def mountains(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
         canvas.backdrop((mix(lake, mood.haze, 0.5), lake), horizon, horizon + 0.14)
         _glints(canvas, dice, shade(lake, 0.45), horizon + 0.01, horizon + 0.12, 8)
         horizon += 0.08
-    _hill(canvas, mood, dice, green, horizon + 0.05, 0.02, 0.15)
+    hill(canvas, mood, dice, green, horizon + 0.05, 0.02, 0.15)
     ground = mood.tone(green)
-    _tufts(canvas, dice, ground, horizon, 18)
+    tufts(canvas, dice, ground, horizon, 18)
     return Stage(horizon + 0.06, ground)
 
 
@@ -133,7 +144,7 @@ def _glints(canvas: Canvas, dice: Dice, colour: Colour, top: float, bottom: floa
 def sea(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """Open water to the horizon, with the sun's path and far islands."""
     horizon = dice.between(0.42, 0.58)
-    _sky(canvas, mood, dice, horizon, 3)
+    paint_sky(canvas, mood, dice, horizon, 3)
     for _ in range(dice.below(3)):
         x, w, h = dice.random(), dice.between(0.08, 0.25), dice.between(0.02, 0.08)
         island = [(x + w * (2 * k / 12 - 1), horizon - h * math.sin(math.pi * k / 12)) for k in range(13)]
@@ -148,7 +159,7 @@ def sea(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
 def beach(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """A strip of sea, foam, and sand."""
     horizon = dice.between(0.36, 0.48)
-    _sky(canvas, mood, dice, horizon)
+    paint_sky(canvas, mood, dice, horizon)
     water = mood.tone(dice.pick(((56, 168, 184), (62, 146, 190))))
     shore = horizon + dice.between(0.1, 0.2)
     canvas.backdrop((mix(water, mood.haze, 0.4), water, shade(water, 0.3)), horizon, shore + 0.06)
@@ -166,16 +177,26 @@ def beach(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
 
 def sky(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """High above: big clouds, a far land at the bottom sometimes, a rainbow now and then."""
-    _sky(canvas, mood, dice, 1.0, 1)
+    paint_sky(canvas, mood, dice, 1.0, 1)
     if dice.chance(0.2) and not mood.dark:
         x, r = dice.between(0.2, 0.8), dice.between(0.5, 0.8)
-        band = ((226, 88, 80), (246, 160, 88), (250, 216, 118), (126, 178, 98), (90, 146, 216), (158, 118, 194))
+        band = (
+            (226, 88, 80),
+            (246, 160, 88),
+            (250, 216, 118),
+            (126, 178, 98),
+            (90, 146, 216),
+            (158, 118, 194),
+        )
         for k, colour in enumerate(band):
-            arc = [(x + (r - 0.024 * k) * math.cos(t / 8), 1 - (r - 0.024 * k) * math.sin(t / 8)) for t in range(26)]
+            arc = [
+                (x + (r - 0.024 * k) * math.cos(t / 8), 1 - (r - 0.024 * k) * math.sin(t / 8))
+                for t in range(26)
+            ]
             canvas.line(arc, 0.026, mood.tone(colour), 150)
     if dice.chance(0.45):
         land = dice.pick(((126, 170, 120), (120, 150, 160)))
-        _hill(canvas, mood, dice, land, dice.between(0.86, 0.93), 0.03, 0.8)
+        hill(canvas, mood, dice, land, dice.between(0.86, 0.93), 0.03, 0.8)
     for _ in range(1 + dice.below(4)):
         y = dice.between(0.1, 0.98)
         cloud(canvas, mood, dice, dice.random(), y, dice.between(0.1, 0.3) * (0.5 + y), 235)
@@ -184,7 +205,9 @@ def sky(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
 
 def space(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """Stars, nebulae, a planet."""
-    deep = dice.pick((((18, 16, 48), (40, 30, 84)), ((10, 22, 52), (24, 54, 92)), ((30, 14, 48), (74, 34, 92))))
+    deep = dice.pick(
+        (((18, 16, 48), (40, 30, 84)), ((10, 22, 52), (24, 54, 92)), ((30, 14, 48), (74, 34, 92)))
+    )
     canvas.backdrop(deep)
     for _ in range(3):
         cloud_colour = dice.pick(((126, 84, 176), (58, 120, 170), (196, 90, 140), (60, 150, 150)))
@@ -201,7 +224,9 @@ def space(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
         canvas.oval(x + 0.1 * mood.side * r, y - 0.06 * r, 0.87 * r, 0.87 * r, planet)
         canvas.oval(x + 0.2 * mood.side * r, y - 0.3 * r, 0.5 * r, 0.16 * r, shade(planet, 0.3), 150)
         if dice.chance(0.5):
-            ring = [(x + 1.7 * r * math.cos(t / 3), y + 0.4 * r * math.sin(t / 3) + 0.2 * r) for t in range(10)]
+            ring = [
+                (x + 1.7 * r * math.cos(t / 3), y + 0.4 * r * math.sin(t / 3) + 0.2 * r) for t in range(10)
+            ]
             canvas.line(ring, 0.012, shade(planet, 0.5), 210)
     return Stage(0.82, (168, 166, 190), 0.35)
 
@@ -209,7 +234,11 @@ def space(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
 def underwater(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     """Blue depth with rays of light, weeds, sand."""
     top, low = dice.pick(
-        (((120, 214, 214), (22, 92, 140)), ((104, 196, 226), (30, 70, 140)), ((150, 222, 190), (26, 112, 126)))
+        (
+            ((120, 214, 214), (22, 92, 140)),
+            ((104, 196, 226), (30, 70, 140)),
+            ((150, 222, 190), (26, 112, 126)),
+        )
     )
     top, low = mood.tone(top), mood.tone(low)
     canvas.backdrop((shade(top, 0.25), top, mix(top, low, 0.7), low))
@@ -217,11 +246,15 @@ def underwater(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
         x, w, lean = dice.random(), dice.between(0.03, 0.09), dice.between(-0.25, 0.25)
         canvas.poly([(x, 0), (x + w, 0), (x + lean + 2.2 * w, 0.95), (x + lean, 0.95)], (255, 255, 240), 26)
     floor = dice.between(0.76, 0.9)
-    _hill_under(canvas, dice, mix(low, (40, 60, 110), 0.25), floor - 0.1, 0.05)
+    _seabed(canvas, dice, mix(low, (40, 60, 110), 0.25), floor - 0.1, 0.05)
     sand = mix(mood.tone((226, 206, 160)), low, 0.3)
     canvas.wash(canvas.ridge(dice, floor, 0.02, 0.9), (shade(sand, 0.2), shade(sand, -0.15)))
     for _ in range(2 + dice.below(5)):
-        x, h, colour = dice.random(), dice.between(0.08, 0.34), dice.pick(((60, 150, 110), (40, 120, 120), (200, 96, 116)))
+        x, h, colour = (
+            dice.random(),
+            dice.between(0.08, 0.34),
+            dice.pick(((60, 150, 110), (40, 120, 120), (200, 96, 116))),
+        )
         sway, foot = dice.between(0.01, 0.03), floor + dice.between(0.0, 0.1)
         weed = [(x + sway * math.sin(k * 1.1 + 9 * x) * k / 6, foot - h * k / 8) for k in range(9)]
         canvas.line(weed, dice.between(0.012, 0.028), mix(mood.tone(colour), low, 0.35))
@@ -231,7 +264,7 @@ def underwater(canvas: Canvas, mood: Mood, dice: Dice) -> Stage:
     return Stage(floor + 0.02, sand, 0.3)
 
 
-def _hill_under(canvas: Canvas, dice: Dice, colour: Colour, level: float, swing: float) -> None:
+def _seabed(canvas: Canvas, dice: Dice, colour: Colour, level: float, swing: float) -> None:
     canvas.poly(canvas.ridge(dice, level, swing, dice.between(0.8, 1.6)), colour)
 
 

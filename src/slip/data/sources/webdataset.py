@@ -42,9 +42,7 @@ class TarShards:
         self.paths = [os.path.abspath(path) for path in paths]
         self.name = name or str(paths[0])
         self.ignored: Counter[str] = Counter()
-        self._keys: dict[
-            int, str
-        ] = {}  # sample → key, only where the header before the image does not hold it
+        self._keys: dict[int, str] = {}  # only of samples whose image has an extended header
         self._first = [0]  # shard s has the samples first[s] to first[s + 1]
         index = array("I")
         for path in self.paths:

@@ -27,29 +27,33 @@ IMAGE, MODEL, HEAD = range(3)
 """Streams of randomness: one image's augmentation; an epoch's mixing and stochastic depth; the new head."""
 
 
+Sample = tuple[int, int, Tensor | str]
+"""Index, label, image; or index, -1, why there is no image."""
+
+
 class Batch(NamedTuple):
-    """images: (N, 3, S, S) float32, normalised; labels, indices: (N,) int64; damaged: the others' indices."""
+    """images: (N, 3, S, S) float32, normalised; labels, indices: (N,) int64; damaged: index → why, of the rest."""
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    damaged: list[int]
+    damaged: dict[int, str]
 
 
 class Samples(Dataset):
-    """Images under a transform, addressed by (epoch, index); a damaged one gives its index alone."""
+    """Images under a transform, addressed by (epoch, index); a damaged one gives the reason in its place."""
 
     def __init__(self, labelled: Labelled, transform: Any, seed: int) -> None:
         self.labelled, self.transform, self.seed = labelled, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Tensor | None]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         from slip.data.decode import decode
 
         epoch, index = key
         try:
             image = Image.fromarray(decode(self.labelled.images[index]))
-        except DataError:
-            return index, -1, None
+        except DataError as error:
+            return index, -1, str(error)
         with seeded(self.seed, IMAGE, epoch, index):
             return index, int(self.labelled.labels[index]), self.transform(image)
 
@@ -81,7 +85,7 @@ def train_loader(
     workers: int,
 ) -> DataLoader:
     """Return the batches of `epochs`, augmented as the recipe says, in the size and colours of `views`."""
-    transform = create_transform(
+    transform: Any = create_transform(
         views.size,
         is_training=True,
         scale=recipe.scale,
@@ -132,14 +136,14 @@ def _loader(samples: Samples, batches: Any, workers: int) -> DataLoader:
     )
 
 
-def collate(samples: list[tuple[int, int, Tensor | None]]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
     """Stack the usable samples; the damaged ones are named."""
-    usable = [(index, label, image) for index, label, image in samples if image is not None]
+    usable = [(index, label, image) for index, label, image in samples if isinstance(image, Tensor)]
     return Batch(
         images=torch.stack([image for _, _, image in usable]) if usable else torch.empty(0),
         labels=torch.tensor([label for _, label, _ in usable], dtype=torch.int64),
         indices=torch.tensor([index for index, _, _ in usable], dtype=torch.int64),
-        damaged=[index for index, _, image in samples if image is None],
+        damaged={index: why for index, _, why in samples if isinstance(why, str)},
     )
 
 

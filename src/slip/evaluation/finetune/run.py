@@ -97,27 +97,27 @@ class Finetune:
         if self.folder:
             state.claim(self.folder, state.describe(tower, train, recipe, views.size, self.seed))
             losses = state.restore(self.folder, model, optimizer)
-        trainer = Trainer(
-            model, optimizer, recipe, steps, len(train.class_names), self.micro_batch, self.precision
-        )
+        trainer = Trainer(model, optimizer, recipe, steps, self.micro_batch, self.precision)
         workers = self.workers if self.workers >= 0 else _auto_workers(device)
-        epochs = range(len(losses), recipe.epochs)
-        if epochs:
-            loader = train_loader(
-                train, recipe, views, batch=batch, seed=self.seed, epochs=epochs, workers=workers
-            )
-            batches = iter(loader)
-            with progress(self.name, recipe.epochs * steps, len(losses) * steps) as report:
-                for epoch in epochs:
-                    with seeded(self.seed, MODEL, epoch, device=device):
-                        losses.append(trainer.epoch(epoch, batches, report))
-                    if self.folder:
-                        state.save(self.folder, model, optimizer, (epoch + 1) * steps, losses)
-        if trainer.damaged:
-            note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
+        if epochs := range(len(losses), recipe.epochs):
+            options = {"batch": batch, "seed": self.seed, "epochs": epochs, "workers": workers}
+            self._train(trainer, train_loader(train, recipe, views, **options), losses)
         loader = test_loader(test, recipe, views, batch=self.micro_batch or min(256, batch), workers=workers)
         logits, indices, damaged = trainer.predict(loader)
-        return classification(self.name, logits, np.asarray(test.labels)[indices], damaged)
+        return classification(self.name, logits, test.labels[indices], damaged)
+
+    def _train(self, trainer: Trainer, loader: DataLoader, losses: list[float]) -> None:
+        """Train the epochs that `losses` does not hold yet, adding theirs, and save the state after each."""
+        epochs, steps = trainer.recipe.epochs, trainer.steps
+        batches = iter(loader)
+        with progress(self.name, epochs * steps, len(losses) * steps) as report:
+            for epoch in range(len(losses), epochs):
+                with seeded(self.seed, MODEL, epoch, device=trainer.device):
+                    losses.append(trainer.epoch(epoch, batches, report))
+                if self.folder:
+                    state.save(self.folder, trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
+        if trainer.damaged:
+            note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
 
 
 def check(train: Labelled, test: Labelled) -> None:
@@ -160,7 +160,6 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         recipe: FinetuneRecipe,
         steps: int,
-        classes: int,
         micro_batch: int,
         precision: str,
     ) -> None:
@@ -178,26 +177,28 @@ class Trainer:
             cutmix_alpha=recipe.cutmix,
             prob=recipe.mix_probability if recipe.mixup or recipe.cutmix else 0.0,
             label_smoothing=recipe.label_smoothing,
-            num_classes=classes,
+            num_classes=model.head.out_features,
         )
         self.device = next(model.parameters()).device
         self.dtype = choose_precision(precision, self.device)
-        self.damaged: set[int] = set()
+        self.damaged: dict[int, str] = {}
 
     def epoch(self, epoch: int, batches: Iterator[Batch], report: Callable[[Tensor, int], None]) -> float:
         """Train on the next `steps` batches, telling `report` each loss; return their mean.
 
-        Raises EvaluationError when it is not finite.
+        Raises EvaluationError when it is not finite, DataError when no image could be read.
         """
         self.model.train()
-        total = torch.zeros((), device=self.device)
+        total, used = torch.zeros((), device=self.device), 0
         for i in range(self.steps):
             batch = _next(batches)
             self.damaged.update(batch.damaged)
             self.schedule.step_update(epoch * self.steps + i)
             loss = self.step(batch)
             total += loss
+            used += len(batch.labels)
             report(loss, epoch)
+        _need(used, "training", self.damaged)
         mean = float(total) / self.steps
         if not math.isfinite(mean):
             raise EvaluationError(
@@ -239,16 +240,15 @@ class Trainer:
     def predict(self, loader: DataLoader) -> tuple[np.ndarray, np.ndarray, int]:
         """Return logits (N, classes), the N images' indices, and how many images were damaged."""
         self.model.eval()
-        logits, indices, damaged = [], [], 0
+        logits, indices, damaged = [], [], {}
         for batch in loader:
-            damaged += len(batch.damaged)
+            damaged.update(batch.damaged)
             if len(batch.indices):
                 with autocast(self.device, self.dtype):
                     logits.append(self.model(batch.images.to(self.device)).cpu())
                 indices.append(batch.indices)
-        if not logits:
-            raise DataError("None of the test images could be read", got=f"{damaged} damaged images")
-        return torch.cat(logits).numpy(), torch.cat(indices).numpy(), damaged
+        _need(len(logits), "test", damaged)
+        return torch.cat(logits).numpy(), torch.cat(indices).numpy(), len(damaged)
 
 
 def _next(batches: Iterator[Batch]) -> Batch:
@@ -262,6 +262,15 @@ def _next(batches: Iterator[Batch]) -> Batch:
             cause=f"Most often memory ran out ({str(error).splitlines()[0]})",
             fix="Use fewer workers, or workers=0",
         ) from None
+
+
+def _need(usable: int, split: str, damaged: dict[int, str]) -> None:
+    if not usable:
+        raise DataError(
+            f"None of the {split} images could be used",
+            got=f"{len(damaged)} images",
+            cause=f"The first: {next(iter(damaged.values()), 'nothing was read')}",
+        )
 
 
 def _auto_workers(device: torch.device) -> int:

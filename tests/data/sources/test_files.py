@@ -1,0 +1,76 @@
+"""Flat string storage, and what all sources of image files share."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slip.data.sources.files import ImageFiles, Strings, read_image, texts
+from slip.errors import DataError
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")) | st.text(st.characters())))
+def test_strings_are_a_list_of_str(strings):
+    flat = pickle.loads(pickle.dumps(Strings(strings)))
+    assert list(flat) == strings
+    assert len(flat) == len(strings)
+    for index in range(-len(strings), len(strings)):
+        assert flat[index] == strings[index]
+    for index in (len(strings), -len(strings) - 1):
+        with pytest.raises(IndexError):
+            flat[index]
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.lists(st.text(), max_size=3).map(tuple)), max_size=10))
+def test_every_entry_keeps_its_captions(tmp_path_factory, entries):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "image").write_bytes(b"bytes")
+    source = ImageFiles("name", folder, (("image", captions) for _, captions in entries))
+    assert [record.captions for record in source] == [captions for _, captions in entries]
+    assert [source.path(i) for i in range(len(source))] == [str(folder / "image")] * len(entries)
+
+
+@pytest.mark.parametrize(
+    ("value", "captions"),
+    [
+        (" a ", ("a",)),
+        (["a", "", " ", "b\n"], ("a", "b")),
+        ("", ()),
+        (None, ()),
+        (float("nan"), ()),
+        ({"a": 1}, ()),
+        (["a", 1, None], ("a",)),
+        ("\ud83d", ("?",)),
+        ("\U0001f600", ("\U0001f600",)),
+    ],
+)
+def test_texts(value, captions):
+    assert texts(value) == captions
+
+
+def test_unreadable_images(tmp_path):
+    for path, message in [("none.jpg", "does not exist"), ("", "cannot be read"), ("a\0b", "cannot be read")]:
+        with pytest.raises(DataError, match=message):
+            read_image(str(tmp_path / path) if path else str(tmp_path))
+
+
+def test_one_missing_file_is_one_missing_record(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    source = ImageFiles("table", tmp_path, [("a", ()), ("b", ()), ("", ()), (str(tmp_path / "a"), ())])
+    source.probe("")
+    assert source[0].image == source[3].image == b"a"
+    with pytest.raises(DataError, match=r"does not exist.*b'"):
+        source[1]
+    with pytest.raises(DataError, match="Entry 2 of table names no image"):
+        source[2]
+
+
+def test_probe_of_a_wrong_folder(tmp_path):
+    source = ImageFiles("table", tmp_path / "wrong", [(f"{i}.jpg", ()) for i in range(1000)])
+    with pytest.raises(DataError, match=r"table.*wrong/0\.jpg.*Give --option"):
+        source.probe("Give --option")
+    ImageFiles("table", Path(), []).probe("")

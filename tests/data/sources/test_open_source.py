@@ -1,0 +1,145 @@
+"""The spec says the format; a wrong one says what to write instead."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slip.data.sources import expand_braces, open_source
+from slip.data.sources.coco import CocoCaptions
+from slip.data.sources.folder import ImageFolder
+from slip.data.sources.table import Table
+from slip.data.sources.webdataset import TarShards
+from slip.errors import DataError
+
+
+@pytest.fixture
+def data(tmp_path, write_tar, jpeg):
+    """A folder with some of everything."""
+    (tmp_path / "shards").mkdir()
+    for i in range(12):
+        write_tar(tmp_path / "shards" / f"a-{i:04}.tar", [(f"{i}.jpg", jpeg)])
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "train2017" / "1.jpg").write_bytes(jpeg)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "t.csv").write_text("image,caption,other\ntrain2017/1.jpg,x,y\n")
+    (tmp_path / "t.jsonl").write_text('{"image": "1.jpg", "caption": "x"}\n')
+    coco = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"id": 1, "image_id": 1, "caption": "x"}],
+    }
+    (tmp_path / "captions_train2017.json").write_text(json.dumps(coco))
+    (tmp_path / "b.tar.gz").write_bytes(b"\x1f\x8b")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "keys"),
+    [
+        ("shards/a-0003.tar", TarShards, ["3"]),
+        ("shards/a-000[12].tar", TarShards, ["1", "2"]),
+        ("shards/a-*.tar", TarShards, [str(i) for i in range(12)]),
+        ("**/a-001*.tar", TarShards, ["10", "11"]),
+        ("shards/a-{0009..0011}.tar", TarShards, ["9", "10", "11"]),
+        ("shards/a-{0011,0002}.tar", TarShards, ["11", "2"]),
+        ("shards/{a,a}-00{0,1}0.tar", TarShards, ["0", "10", "0", "10"]),
+        ("shards/a-{00?1,*11}.tar", TarShards, ["1", "11", "11"]),
+        ("shards", TarShards, [str(i) for i in range(12)]),
+        ("train2017", ImageFolder, ["1.jpg"]),
+        ("t.csv", Table, ["train2017/1.jpg"]),
+        ("captions_train2017.json", CocoCaptions, ["1.jpg"]),
+    ],
+)
+def test_formats(data, spec, kind, keys):
+    source = open_source(f"{data}/{spec}")
+    assert type(source) is kind
+    assert [record.key for record in source] == keys
+    assert source.name == f"{data}/{spec}"
+
+
+def test_options_reach_the_table(data):
+    source = open_source(str(data / "t.csv"), caption_column="other")
+    assert source[0].captions == ("y",)
+    source = open_source(str(data / "t.jsonl"), image_root=str(data / "train2017"))
+    assert source[0].key == "1.jpg"
+
+
+@pytest.mark.parametrize("spec", ["scenes", "scenes:val:100"])
+def test_scenes(monkeypatch, spec):
+    module = types.ModuleType("slip.data.scenes")
+    monkeypatch.setattr(module, "open_scenes", lambda spec: f"opened {spec}", raising=False)
+    monkeypatch.setitem(sys.modules, "slip.data.scenes", module)
+    assert open_source(spec) == f"opened {spec}"
+
+
+def test_home_and_relative_paths(data, monkeypatch):
+    monkeypatch.setenv("HOME", str(data))
+    assert len(open_source("~/shards/a-{0000..0001}.tar")) == 2
+    monkeypatch.chdir(data)
+    source = open_source("shards/a-*.tar")
+    monkeypatch.chdir("/")
+    assert source[0].key == "0"
+
+
+def test_a_name_with_brackets_is_that_name(data):
+    os.rename(data / "shards" / "a-0000.tar", data / "a{0..3}[x].tar")
+    assert open_source(str(data / "a{0..3}[x].tar"))[0].key == "0"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("shardz/a-0000.tar", "no such file or folder.*Did you mean 'shards'"),
+        ("shards/b-0003.tar", r"no such file or folder.*b-0003\.tar.*Did you mean 'a-0003\.tar'"),
+        ("empty/deep/down.csv", "is empty"),
+        ("shards/zzz.csv", r"has no 'zzz\.csv', but a-0000\.tar, .* and 4 more"),
+        ("shards/b*.tar", r"matches no file.*b\*\.tar.*Did you mean"),
+        ("shards/a-{0010..0013}.tar", r"2 of 4 files do not exist.*a-0012\.tar"),
+        ("shards/a-{0..3}.tar", "4 of 4 files do not exist"),
+        ("shards/a-{0000-0003}.tar", r"\{0000-0003\} is neither a range nor a list.*\{00000\.\.00099\}"),
+        ("shards/a-{}.tar", "neither a range nor a list"),
+        ("shards/a-{0000..0003.tar", "braces do not match"),
+        ("shards/a-{{0,1},2}.tar", "braces do not match"),
+        ("shards/a-{0003..0000}.tar", r"runs backwards.*\{0000\.\.0003\}"),
+        ("shards/a-{0..99999999999}.tar", "too long"),
+        ("shards/a-{0..9999}{0..9999}.tar", "100,000,000 files"),
+        ("empty", "no images.*It is empty"),
+        ("*.json*", "only if all of them are .tar"),
+        ("x.parquet", r"'\.parquet' is not one of a known format.*\.jsonl"),
+        ("b.tar.gz", "compressed.*gunzip"),
+    ],
+)
+def test_errors(data, spec, message):
+    with pytest.raises(DataError, match=message):
+        open_source(f"{data}/{spec}")
+
+
+def test_nothing_and_nowhere():
+    with pytest.raises(DataError, match="No data is given"):
+        open_source("")
+    with pytest.raises(DataError, match=r"local files only.*s3://"):
+        open_source("s3://bucket/a-{0..3}.tar")
+
+
+@given(st.integers(0, 10**6), st.integers(0, 50), st.integers(1, 8))
+def test_ranges(first, count, width):
+    low, high = f"{first:0{width}}", f"{first + count:0{width}}"
+    expanded = expand_braces(f"a-{{{low}..{high}}}.tar")
+    assert expanded == [f"a-{i:0{width}}.tar" for i in range(first, first + count + 1)]
+
+
+@given(st.text(st.sampled_from("{}.,01a*"), max_size=12))
+def test_any_braces_expand_or_explain(spec):
+    balanced = spec.count("{") == spec.count("}")
+    try:
+        assert expand_braces(spec)
+        assert balanced
+    except DataError as error:
+        assert error.got == spec  # noqa: PT017

@@ -1,0 +1,180 @@
+"""The header walk agrees with the standard library, and says where a file breaks off."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import tarfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slip.data.sources.tar import Member, header_name, members
+from slip.errors import DataError
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+def twin(path):
+    """The same by the standard library."""
+    with tarfile.open(path, "r:") as tar:
+        return [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+
+
+def places(path):
+    return [(m.name, m.offset, m.size) for m in members(str(path))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    files=st.lists(
+        st.tuples(
+            st.text(
+                st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=["Cs"]),
+                min_size=1,
+                max_size=150,
+            ).filter(lambda name: name.strip("./ ")),
+            st.binary(max_size=1500),
+        ),
+        max_size=8,
+    ),
+    format=st.sampled_from(FORMATS[1:]),
+)
+def test_agrees_with_tarfile(tmp_path_factory, write_tar, files, format):
+    path = write_tar(tmp_path_factory.mktemp("tar") / "a.tar", files, format)
+    assert places(path) == twin(path)
+
+
+def test_names_of_every_length_in_every_format(tmp_path, write_tar):
+    names = ["d" * 40 + "/" + "n" * length + ".jpg" for length in (1, 54, 55, 56, 90)]
+    for format in FORMATS:
+        path = write_tar(tmp_path / f"{format}.tar", [(name, b"x" * 700) for name in names], format)
+        assert places(path) == twin(path)
+        data = path.read_bytes()
+        for member in members(str(path)):
+            assert member.extended or header_name(data[member.offset - 512 : member.offset]) == member.name
+
+
+def test_skips_what_is_no_regular_file(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo(f"of-kind-{kind.decode()}")
+            info.type, info.linkname = kind, "b.jpg"
+            tar.addfile(info)
+        info = tarfile.TarInfo("b.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert [m.name for m in members(str(path))] == ["b.jpg"]
+
+
+def test_sizes_beyond_the_octal_field(tmp_path):
+    info = tarfile.TarInfo("big.bin")
+    info.size = 9 << 30
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(512 + info.size + 1024)  # a hole: takes no space
+    assert next(members(str(path))) == Member("big.bin", 512, info.size, False)
+
+
+def test_one_after_the_other_count_as_one(tmp_path, write_tar):
+    a = write_tar(tmp_path / "a.tar", [("1.jpg", b"a")]).read_bytes()
+    b = write_tar(tmp_path / "b.tar", [("2.jpg", b"b" * 600)]).read_bytes()
+    path = tmp_path / "both.tar"
+    path.write_bytes(a + b)
+    assert [m.name for m in members(str(path))] == ["1.jpg", "2.jpg"]
+    path.write_bytes(a + b"left over from an older file" * 40)
+    assert [m.name for m in members(str(path))] == ["1.jpg"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_cut_anywhere(tmp_path, write_tar, format):
+    names = ["a.jpg", "b" * 80 + "/" + "c" * 70 + ".jpg", "d.txt"]
+    whole = write_tar(tmp_path / "whole.tar", [(name, b"x" * 600) for name in names], format)
+    data, found = whole.read_bytes(), list(members(str(whole)))
+    end = found[-1].offset + 1024  # where the end mark begins
+    path = tmp_path / "cut.tar"
+    for length in {*range(0, end + 512, 128), end - 1, end + 511, 1, 511, 513}:
+        path.write_bytes(data[:length])
+        read = []
+        with pytest.raises(DataError, match=r"cut off|is empty|not a tar") as error:
+            read.extend(members(str(path)) if length < 512 else iterate(path, read))
+        assert str(path) in str(error.value)
+        if length >= 512:
+            whole_ones = [m for m in found if m.offset + m.size <= length]
+            assert read == whole_ones
+            assert f"{len(whole_ones)} whole files" in str(error.value)
+    path.write_bytes(data[: end + 512])
+    assert list(members(str(path))) == found
+
+
+def iterate(path, into):
+    for member in members(str(path)):
+        into.append(member)
+    return ()
+
+
+def test_missing_end_mark_says_how_to_add_it(tmp_path, write_tar):
+    whole = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 512)])
+    whole.write_bytes(whole.read_bytes()[:1024])
+    with pytest.raises(DataError, match=r"end mark is missing.*truncate -s"):
+        list(members(str(whole)))
+
+
+def test_damaged_in_the_middle(tmp_path, write_tar):
+    path = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 512), ("2.jpg", b"y")])
+    data = bytearray(path.read_bytes())
+    data[1024 + 3] ^= 0x40  # one bit of the second header
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged at byte 1,024.*The 1 files before"):
+        list(members(str(path)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_damage_ends_with_our_error_or_not_at_all(tmp_path_factory, write_tar, data):
+    """Headers with a correct checksum but senseless fields: no crash, no endless loop."""
+    path = write_tar(
+        tmp_path_factory.mktemp("tar") / "a.tar",
+        [("n" * 120, b"x" * 600), ("2", b"y")],
+        data.draw(st.sampled_from(FORMATS[1:])),
+    )
+    content = bytearray(path.read_bytes())
+    block = data.draw(st.sampled_from([0, 1, 2, 3])) * 512
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[block + data.draw(st.sampled_from([*range(124, 136), 156, *range(0, 20)]))] = data.draw(
+            st.sampled_from(b"-0 7x\xff\x80L\0")
+        )
+    header = content[block : block + 512]
+    header[148:156] = b" " * 8
+    content[block + 148 : block + 156] = b"%06o\0 " % sum(header)
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        assert len(list(members(str(path)))) <= 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>Not Found</html>", "not a tar file.*DOCTYPE"),
+        (b"version https://example.org/spec/v1\n" * 40, "not a tar file"),
+        (gzip.compress(bytes(range(256)) * 40), "compressed .gzip.*gunzip"),
+        (b"\x28\xb5\x2f\xfd" + b"z" * 2000, "compressed .zstd"),
+    ],
+)
+def test_not_a_tar_file(tmp_path, content, message):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(members(str(path)))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        list(members(str(tmp_path / "none.tar")))
+    with pytest.raises(DataError, match="cannot be read"):
+        list(members(str(tmp_path)))

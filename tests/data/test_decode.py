@@ -1,0 +1,266 @@
+"""Every kind of file becomes upright RGB, or an error with a reason; nothing damaged passes as an image."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from slip.data import decode as module
+from slip.data.decode import decode
+from slip.errors import DataError
+
+RNG = np.random.default_rng(0)
+PICTURE = np.asarray(
+    Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).resize((80, 60), Image.Resampling.BICUBIC)
+)
+
+RGB, GREY_ALPHA, RGB_ALPHA = 2, 4, 6  # PNG's colour types
+
+
+def encoded(image, format="PNG", **options):
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png(width, height, depth, colour, rows, *chunks):
+    """A PNG written by hand, for the kinds that Pillow does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = b"".join(chunk(kind, data) for kind, data in chunks)
+    data = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("WEBP", {"lossless": True}),
+        ("PPM", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_lossless_formats(format, options):
+    pixels = decode(encoded(PICTURE, format, **options))
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, PICTURE)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}, {"keep_rgb": True}])
+def test_jpeg(options):
+    pixels = decode(encoded(PICTURE, "JPEG", quality=98, **options))
+    assert np.abs(pixels.astype(int) - PICTURE).mean() < 3
+
+
+def test_cmyk_jpeg():
+    pixels = decode(encoded(Image.fromarray(PICTURE).convert("CMYK"), "JPEG", quality=98))
+    assert np.abs(pixels.astype(int) - PICTURE).mean() < 4
+
+
+def test_grey_and_black_and_white():
+    grey = PICTURE[:, :, 0]
+    for format in ("PNG", "TIFF", "BMP"):
+        np.testing.assert_array_equal(decode(encoded(grey, format)), np.stack([grey] * 3, 2))
+    bits = Image.fromarray(grey > 128)
+    np.testing.assert_array_equal(decode(encoded(bits)), np.stack([np.where(grey > 128, 255, 0)] * 3, 2))
+
+
+def test_palette_and_animation():
+    frames = [Image.new("RGB", (5, 4), colour).quantize() for colour in ("red", "green", "blue")]
+    for format in ("GIF", "PNG", "WEBP"):
+        options = {"lossless": True} if format == "WEBP" else {}
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(decode(data), np.full((4, 5, 3), (255, 0, 0), np.uint8))
+
+
+def test_transparency_is_laid_on_white():
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[:, 1, 3], rgba[:, 2, 3] = 51, 255
+    expected = np.stack([255 + (np.array([200, 0, 0]) - 255) * a for a in (0, 0.2, 1)]).round()
+    for format, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
+        np.testing.assert_allclose(decode(encoded(rgba, format, **options))[0], expected, atol=1)
+
+
+def test_transparency_of_grey_palette_and_key_colour():
+    la = Image.merge("LA", [Image.new("L", (1, 1), 100), Image.new("L", (1, 1), 0)])
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([10, 20, 30])
+    for data in (
+        encoded(la),
+        encoded(palette, transparency=0),
+        encoded(palette, "GIF", transparency=0),
+        encoded(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3)),
+        encoded(Image.new("L", (1, 1), 7), transparency=7),
+    ):
+        assert decode(data).tolist() == [[[255, 255, 255]]]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    levels = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    expected = np.arange(256).reshape(16, 16)
+    for format in ("PNG", "TIFF", "PPM"):
+        pixels = decode(encoded(Image.fromarray(levels), format))
+        np.testing.assert_array_equal(pixels, np.stack([expected] * 3, 2))
+    np.testing.assert_array_equal(
+        decode(encoded(Image.fromarray(levels.astype(np.int32)), "TIFF"))[..., 0], expected
+    )
+
+
+@pytest.mark.parametrize("colour", [RGB, GREY_ALPHA, RGB_ALPHA])
+def test_sixteen_bit_colour_and_alpha(colour):
+    levels = [0x80FF] if colour == GREY_ALPHA else [0x80FF, 0x2000, 0xFF00]
+    opaque = [] if colour == RGB else [0xFFFF]
+    data = png(1, 1, 16, colour, b"\0" + struct.pack(f">{len(levels + opaque)}H", *levels, *opaque))
+    expected = [level / 257 for level in levels] * (3 // len(levels))
+    np.testing.assert_allclose(decode(data)[0, 0], expected, atol=1)
+
+
+def test_float_tiff():
+    pixels = decode(encoded(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "TIFF"))
+    assert pixels[0, :, 0].tolist() == [0, 128, 255]
+    for bad in ([[0, 300.5]], [[-1, 0]], [[np.nan, 0]]):
+        with pytest.raises(DataError, match="no defined brightness"):
+            decode(encoded(Image.fromarray(np.array(bad, np.float32)), "TIFF"))
+
+
+def test_one_pixel():
+    assert decode(encoded(np.full((1, 1, 3), 9, np.uint8))).tolist() == [[[9, 9, 9]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(orientation, format):
+    """Stored as a camera held that way would; decoded, it is the picture again."""
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](PICTURE)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}}.get(format, {})
+    pixels = decode(encoded(np.ascontiguousarray(stored), format, exif=exif.tobytes(), **options))
+    assert pixels.shape == PICTURE.shape
+    assert np.abs(pixels.astype(int) - PICTURE).mean() < 3
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0"])
+def test_damaged_exif_does_not_cost_the_picture(exif):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(encoded(PICTURE, "JPEG", exif=exif)).shape == PICTURE.shape
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_anywhere(format):
+    data = encoded(PICTURE, format)
+    for share in (0.02, 0.1, 0.5, 0.9, 0.97):
+        with pytest.raises(DataError) as error:
+            decode(data[: int(len(data) * share)])
+        assert "io.BytesIO" not in str(error.value)
+
+
+def test_truncated_although_the_program_allows_it(monkeypatch):
+    """Another library in the process may have set Pillow's switch."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(PICTURE, "JPEG")
+    with pytest.raises(DataError, match="truncated"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_random_damage_never_escapes_as_another_error(format):
+    data = encoded(PICTURE, format)
+    rng = np.random.default_rng(1)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data) if rng.random() < 0.5 else min(len(data), 64), 3):
+            damaged[place] = rng.integers(256)
+        try:
+            pixels = decode(bytes(damaged))
+        except DataError:
+            continue
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "zero bytes"),
+        (b"<!DOCTYPE html><html>404", "not an image of a known format.*DOCTYPE"),
+        (b"\0" * 1000, "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image of a known format"),
+    ],
+)
+def test_not_an_image(data, message):
+    with pytest.raises(DataError, match=message):
+        decode(data)
+
+
+@pytest.mark.parametrize("side", [10_001, 12_000, 60_000])
+def test_decompression_bomb(side):
+    """Refused from the header alone, on either side of Pillow's own two limits, and without its warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match="too large"):
+            decode(png(side, side, 1, 0, b""))
+
+
+def test_the_limit_is_ours(monkeypatch):
+    data = encoded(PICTURE)
+    monkeypatch.setattr(module, "MAX_PIXELS", 80 * 60)
+    assert decode(data).shape == (60, 80, 3)
+    monkeypatch.setattr(module, "MAX_PIXELS", 80 * 60 - 1)
+    with pytest.raises(DataError, match="80 × 60 pixels"):
+        decode(data)
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (333, 501), (100, 100), (9, 2000)])
+@pytest.mark.parametrize("min_side", [1, 60, 64, 100, 160, 250, 5000])
+def test_min_side(width, height, min_side):
+    picture = Image.fromarray(PICTURE).resize((width, height), Image.Resampling.BICUBIC)
+    data = encoded(picture, "JPEG", quality=95, subsampling=0)
+    full = decode(data)
+    assert full.shape == (height, width, 3)
+    small = decode(data, min_side)
+    factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(width, height) // f >= min_side)
+    assert small.shape == (-(-height // factor), -(-width // factor), 3)
+    assert min(small.shape[:2]) >= min(min_side, width, height)
+    reference = np.asarray(Image.fromarray(full).resize(small.shape[1::-1], Image.Resampling.BOX))
+    if width % factor == height % factor == 0:
+        assert np.abs(small.astype(int) - reference).mean() < 4
+    assert decode(encoded(picture, "PNG"), min_side).shape == full.shape
+
+
+def test_arrays_pass_through():
+    assert decode(PICTURE) is PICTURE
+    for bad in (
+        PICTURE.astype(float),
+        PICTURE[0],
+        PICTURE[:, :, :2],
+        PICTURE[:0],
+        PICTURE.transpose(2, 0, 1),
+    ):
+        with pytest.raises(DataError, match="must be RGB, uint8"):
+            decode(bad)

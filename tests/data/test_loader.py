@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from slip.config import ViewConfig, ViewsConfig
+from slip.data.decode import decode
+from slip.data.loader import ATTEMPTS, MAX_WORKERS, VIEW_NAMES, Loader, default_workers
+from slip.data.order import Stream, generator, locate
+from slip.data.record import Batch, Record
+from slip.data.tokenizer import Tokenizer
+from slip.data.views import crop, draw
+from slip.errors import ConfigError, DataError, SlipError
+
+VIEWS = ViewsConfig(size=16)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """JPEG pictures with two captions; `bad` maps a record to what is wrong with it."""
+
+    count: int = 23
+    bad: tuple[tuple[int, str], ...] = ()
+    name: str = "pictures"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        captions = (f"picture {index}", "", f"number {index} seen again, from the other side")
+        match dict(self.bad).get(index):
+            case "missing":
+                raise DataError("The file is gone", got=f"{index}.jpg")
+            case "damaged":
+                return Record(jpeg(index)[:200], captions, f"key/{index}", "shard 7")
+            case "silent":
+                return Record(jpeg(index), ("", " \n"), f"key/{index}", self.name)
+            case "bug":
+                raise ZeroDivisionError("a bug in a source of one's own")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                os._exit(3)
+        return Record(jpeg(index), captions, f"key/{index}", self.name)
+
+
+def jpeg(index: int) -> bytes:
+    rng = np.random.default_rng(index)
+    colours = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).resize((int(rng.integers(20, 60)), int(rng.integers(20, 60)))).save(
+        buffer, "JPEG"
+    )
+    return buffer.getvalue()
+
+
+def load(count: int, source: Pictures | None = None, **options: object) -> list[Batch]:
+    settings: dict = {
+        "views": VIEWS,
+        "names": VIEW_NAMES,
+        "tokenizer": Tokenizer(),
+        "batch": 5,
+        "seed": 3,
+        "workers": 0,
+    }
+    batches = iter(Loader(**({"source": Pictures() if source is None else source} | settings | options)))
+    return list(itertools.islice(batches, count))
+
+
+def assert_equal(a: Batch, b: Batch) -> None:
+    assert (a.keys, a.position, a.skipped) == (b.keys, b.position, b.skipped)
+    assert (a.tokens is None) == (b.tokens is None)
+    if a.tokens is not None and b.tokens is not None:
+        assert torch.equal(a.tokens, b.tokens)
+    for mine, yours in ((a.views, b.views), (a.parameters, b.parameters)):
+        assert list(mine) == list(yours)
+        assert all(torch.equal(mine[name], yours[name]) for name in mine)
+
+
+def twin(source: Pictures, position: int, batch: int, seed: int, views: ViewsConfig) -> Batch:
+    """One record after the other, one view after the other, a fresh generator for everything."""
+    result = Batch({}, {}, None, [], position + batch)
+    rows: dict[str, list] = {name: [] for name in VIEW_NAMES}
+    parameters: dict[str, list] = {name: [] for name in VIEW_NAMES}
+    captions = []
+    for p in range(position, position + batch):
+        epoch, index = locate(seed, p, len(source))
+        record = source[index]
+        texts = [caption for caption in record.captions if caption]
+        captions.append(texts[generator(seed, epoch, index, Stream.CAPTION).integers(len(texts))])
+        image = decode(record.image)
+        for name, stream in [("image", Stream.IMAGE), ("ssl_1", Stream.SSL_1), ("ssl_2", Stream.SSL_2)]:
+            config = views.image if name == "image" else views.ssl
+            box, row = draw(config, image.shape[0], image.shape[1], generator(seed, epoch, index, stream))
+            rows[name].append(torch.from_numpy(crop(image, box, views.size)))
+            parameters[name].append(torch.from_numpy(row))
+        result.keys = [*result.keys, record.key]
+    result.views = {name: torch.stack(rows[name]) for name in VIEW_NAMES}
+    result.parameters = {name: torch.stack(parameters[name]) for name in VIEW_NAMES}
+    result.tokens = Tokenizer()(captions)
+    return result
+
+
+def test_equals_a_slow_obvious_twin() -> None:
+    for number, batch in enumerate(load(7)):  # one epoch and a half
+        assert_equal(batch, twin(Pictures(), number * 5, 5, 3, VIEWS))
+
+
+def test_shapes() -> None:
+    (batch,) = load(1)
+    for name in VIEW_NAMES:
+        assert batch.views[name].shape == (5, 3, 16, 16)
+        assert batch.views[name].dtype == torch.uint8
+        assert batch.parameters[name].shape == (5, 9)
+        assert batch.parameters[name].dtype == torch.float32
+    assert batch.tokens is not None
+    assert batch.tokens.shape[0] == 5
+    assert (batch.position, len(batch.keys), batch.skipped) == (5, 5, [])
+    assert not torch.equal(batch.views["ssl_1"], batch.views["ssl_2"])
+
+
+BAD = ((2, "missing"), (5, "damaged"), (11, "silent"), (12, "missing"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(workers: int) -> None:
+    expected = load(8, Pictures(bad=BAD))
+    for a, b in zip(load(8, Pictures(bad=BAD), workers=workers, prefetch=2), expected, strict=True):
+        assert_equal(a, b)
+
+
+@pytest.mark.parametrize("start", [1, 4, 23, 31])
+def test_goes_on_from_any_position(start: int) -> None:
+    source = Pictures(bad=BAD)
+    whole = load(40, source, batch=1)
+    assert [key for batch in load(3, source, batch=3, position=start) for key in batch.keys] == [
+        batch.keys[0] for batch in whole[start : start + 9]
+    ]
+    first, resumed = load(2, source), load(1, source, position=5)
+    assert_equal(resumed[0], first[1])
+
+
+def test_each_iteration_starts_anew() -> None:
+    loader = Loader(Pictures(), views=VIEWS, names=("ssl_1",), tokenizer=None, batch=4, seed=0, workers=0)
+    assert_equal(next(iter(loader)), next(iter(loader)))
+
+
+def test_leaves_the_global_random_numbers_alone() -> None:
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1]
+    load(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpys)
+
+
+def test_every_record_once_an_epoch() -> None:
+    keys = [key for batch in load(23) for key in batch.keys]  # five epochs of 23 records
+    for epoch in range(5):
+        assert sorted(keys[epoch * 23 : (epoch + 1) * 23]) == sorted(f"key/{index}" for index in range(23))
+
+
+def test_views_and_captions_are_drawn_anew_every_epoch() -> None:
+    batches = load(30 * 4, Pictures(count=4), batch=1)
+    seen = [batch for batch in batches if batch.keys == ["key/1"]]
+    assert len(seen) == 30
+    assert len({tuple(batch.tokens.flatten().tolist()) for batch in seen if batch.tokens is not None}) == 2
+    assert len({batch.views["image"].numpy().tobytes() for batch in seen}) > 25
+
+
+def test_without_a_tokenizer_captions_are_not_needed() -> None:
+    source = Pictures(bad=tuple((index, "silent") for index in range(23)))
+    for batch in load(5, source, tokenizer=None, names=("ssl_1", "ssl_2")):
+        assert batch.tokens is None
+        assert batch.skipped == []
+        assert list(batch.views) == list(batch.parameters) == ["ssl_1", "ssl_2"]
+
+
+def test_leaving_a_view_out_does_not_change_the_others() -> None:
+    (alone,), (all_of_them,) = load(1, names=("ssl_2",), tokenizer=None), load(1)
+    assert torch.equal(alone.parameters["ssl_2"], all_of_them.parameters["ssl_2"])
+    assert torch.equal(alone.views["ssl_2"], all_of_them.views["ssl_2"])
+
+
+def test_unusable_records_are_replaced_and_listed() -> None:
+    batches = load(23, Pictures(bad=BAD))  # five epochs
+    skipped = [record for batch in batches for record in batch.skipped]
+    assert sorted(record.index for record in skipped) == sorted([2, 5, 11, 12] * 5)
+    by_index = {record.index: record for record in skipped}
+    assert by_index[2].key == "#2"
+    assert by_index[2].source == "pictures"
+    assert "The file is gone" in by_index[2].reason
+    assert (by_index[5].key, by_index[5].source) == ("key/5", "shard 7")
+    assert "no caption" in by_index[11].reason
+    assert all(len(batch.keys) == 5 for batch in batches)
+    keys = [key for batch in batches for key in batch.keys]
+    assert not {f"key/{index}" for index, _ in BAD} & set(keys)
+    # The good records are still seen in every epoch, and what stands in differs from epoch to epoch.
+    assert all(keys.count(f"key/{index}") >= 5 for index in range(23) if index not in dict(BAD))
+    assert len({key for key in keys if keys.count(key) > 5}) > 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_usable_is_an_error_that_teaches(workers: int) -> None:
+    source = Pictures(bad=tuple((index, "silent") for index in range(23)))
+    with pytest.raises(DataError, match=f"{ATTEMPTS} others drawn in its place cannot be used") as caught:
+        load(1, source, workers=workers)
+    assert "no caption" in str(caught.value)
+    assert "simclr" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_bug_keeps_its_name() -> None:
+    with pytest.raises(ZeroDivisionError, match="a source of one's own"):
+        load(3, Pictures(bad=((4, "bug"), (6, "bug"), (8, "bug"))), workers=1, batch=23)
+
+
+@pytest.mark.parametrize(("how", "advice"), [("kill", "memory ran out"), ("exit", "__main__")])
+def test_a_dead_worker_is_an_error_that_teaches(how: str, advice: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(DataError, match="ended unexpectedly") as caught:
+        load(20, Pictures(bad=((3, how),)), workers=2)
+    assert advice in str(caught.value)
+    assert "--data.workers" in str(caught.value)
+    assert time.monotonic() - start < 60
+
+
+def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensor: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr("slip.data.loader.get_worker_info", lambda: "a worker")
+    with pytest.raises(DataError, match="No space left") as caught:
+        load(1)
+    assert "--shm-size" in str(caught.value)
+
+
+def test_leaves_no_process_behind() -> None:
+    script = textwrap.dedent("""
+        import sys; sys.path.insert(0, sys.argv[1])
+        from test_loader import Loader, Pictures, Tokenizer, VIEWS, VIEW_NAMES
+        if __name__ == "__main__":
+            loader = Loader(
+                Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
+            )
+            batches = iter(loader)
+            print(next(batches).position, next(batches).position)
+    """)
+    command = [sys.executable, "-c", script, os.path.dirname(__file__)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5 10\n", "")
+
+
+def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
+    loader = Loader(Pictures(), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0)
+    assert loader._builder.min_side == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
+    loader = Loader(Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
+    assert loader._builder.min_side == 66
+
+
+def test_the_loaders_work_is_picklable() -> None:
+    loader = Loader(
+        Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=2, seed=1, workers=0
+    )
+    copy = pickle.loads(pickle.dumps(loader))
+    assert_equal(next(iter(copy)), next(iter(loader)))
+
+
+def test_default_workers() -> None:
+    assert 0 <= default_workers() <= MAX_WORKERS
+    assert (
+        Loader(Pictures(), views=VIEWS, names=(), tokenizer=None, batch=1, seed=0).workers
+        == default_workers()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"names": ("image", "ssl1")}, ConfigError, "ssl_1"),
+        ({"batch": 0}, ConfigError, "batch"),
+        ({"position": -1}, ConfigError, "position"),
+        ({"workers": -2}, ConfigError, "processes"),
+        ({"prefetch": 0}, ConfigError, "ready"),
+        ({"seed": -5}, ConfigError, "seed"),
+        ({"views": ViewsConfig(size=0)}, ConfigError, "size"),
+        ({"views": ViewsConfig(ssl=ViewConfig(scale=(0, 1)))}, ConfigError, "views.ssl.scale"),
+        ({"source": Pictures(count=0)}, DataError, "no records"),
+    ],
+)
+def test_bad_settings(options: dict, error: type[SlipError], match: str) -> None:
+    with pytest.raises(error, match=match):
+        load(1, **options)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fakes import ColorEncoder, color_folder, picture, png
+
+from slip.errors import EvaluationError
+from slip.evaluation import features
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return [picture(color, rng) for color in ("red", "green", "blue", "gold") * 6]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 24, 100])
+def test_extract_keeps_order_whatever_the_batch(images, batch_size):
+    encoder = ColorEncoder()
+    found = features.extract(encoder, images, "features", batch_size)
+    expected = torch.stack([encoder.preprocess(image) for image in images]).flatten(1)
+    assert np.array_equal(found.values, expected.numpy())
+    assert found.values.dtype == np.float32
+    assert found.kept.tolist() == list(range(24))
+
+
+def test_damaged_images_are_skipped_counted_and_said(images, caplog):
+    mixed = [png(image) for image in images]
+    mixed[3], mixed[20] = b"not an image", b""
+    with caplog.at_level(logging.WARNING):
+        found = features.extract(ColorEncoder(), mixed, "embeddings", 4, label="butterflies")
+    assert found.kept.tolist() == [i for i in range(24) if i not in (3, 20)]
+    assert [s.index for s in found.skipped] == [3, 20]
+    assert len(found.values) == 22
+    assert "2 of 24 butterflies skipped; the first: The image is damaged" in caplog.text
+
+
+def test_a_batch_of_nothing_but_damage_is_no_matter(images):
+    found = features.extract(ColorEncoder(), [b"", b"", *images[:2]], batch_size=2)
+    assert found.kept.tolist() == [2, 3]
+
+
+def test_nothing_readable_and_not_finite_are_errors(images):
+    with pytest.raises(EvaluationError, match="None of the 2 images"):
+        features.extract(ColorEncoder(), [b"", b"1"])
+    with pytest.raises(EvaluationError, match="None of the 0 images"):
+        features.extract(ColorEncoder(), [])
+    broken = ColorEncoder()
+    broken.image_features = lambda pixels: pixels.flatten(1) * torch.nan
+    with pytest.raises(EvaluationError, match="not finite"):
+        features.extract(broken, images)
+
+
+def test_session_computes_a_split_once_and_forgets_it_afterwards(tmp_path):
+    spec = str(color_folder(tmp_path, {"red": 3, "green": 2}))
+    encoder = ColorEncoder()
+    with features.session():
+        first = features.labelled_features(encoder, spec, "test")
+        assert features.labelled_features(encoder, spec, "test") is first
+        assert encoder.encoded == 5
+        features.labelled_features(encoder, spec, "test", "embeddings")
+        features.labelled_features(encoder, spec, "train")
+        assert encoder.encoded == 15
+    features.labelled_features(encoder, spec, "test")
+    assert encoder.encoded == 20
+
+
+def test_labels_follow_the_images_that_were_kept(tmp_path):
+    root = color_folder(tmp_path, {"red": 2, "green": 2})
+    (root / "test/green/001.png").write_bytes(b"")
+    found = features.labelled_features(ColorEncoder(), str(root), "test")
+    assert (found.labels.tolist(), found.skipped, len(found.values)) == ([0, 1, 1], 1, 3)
+
+
+def test_texts_come_back_in_their_order():
+    encoder = ColorEncoder()
+    texts = ["a very long text about gold", "red", "green leaves", "blue", "the red one"]
+    expected = encoder.encode_text(texts).numpy()
+    assert np.array_equal(features.encode_texts(encoder, texts, batch_size=2), expected)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from evaluation_fakes import Captioned, ColorEncoder, picture, png
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slip.errors import DataError, EvaluationError
+from slip.evaluation import retrieval
+from slip.evaluation.retrieval import Retrieval, ranks
+
+
+def slow_ranks(images, captions, embed):
+    """The obvious way. captions[i]: the distinct captions of image i; embed: caption → vector."""
+    gallery = [(i, caption) for i, own in enumerate(captions) for caption in own]
+    text_ranks, image_ranks = [], []
+    for i, image in enumerate(images):
+        scored = [(float(image @ embed[c]), c in captions[i]) for _, c in gallery]
+        best = max(score for score, right in scored if right)
+        text_ranks.append(1 + sum(score >= best for score, right in scored if not right))
+    for _, caption in gallery:
+        scored = [(float(image @ embed[caption]), caption in captions[i]) for i, image in enumerate(images)]
+        best = max(score for score, right in scored if right)
+        image_ranks.append(1 + sum(score >= best for score, right in scored if not right))
+    return text_ranks, image_ranks
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=4, unique=True), min_size=1, max_size=12),
+    st.integers(0, 10**6),
+    st.sampled_from([7, 2**24]),
+)
+def test_ranks_equal_their_slow_twin(captions, seed, chunk):
+    rng = np.random.default_rng(seed)
+    # integers, so that ties occur and sums are exact
+    images = rng.integers(-2, 3, size=(len(captions), 3)).astype(np.float32)
+    embed = {c: rng.integers(-2, 3, size=3).astype(np.float32) for c in range(9)}
+    distinct = sorted({c for own in captions for c in own})
+    pairs = np.array([(i, distinct.index(c)) for i, own in enumerate(captions) for c in own])
+    whole, retrieval.SIMILARITIES = retrieval.SIMILARITIES, chunk
+    try:
+        found = ranks(images, np.array([embed[c] for c in distinct]), pairs[:, 0], pairs[:, 1])
+    finally:
+        retrieval.SIMILARITIES = whole
+    expected = slow_ranks(images, captions, embed)
+    assert [r.tolist() for r in found] == [list(r) for r in expected]
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return {color: picture(color, rng) for color in ("red", "green", "blue", "gold")}
+
+
+def values(results):
+    return {r.metric: r.value for r in results}
+
+
+def test_recall_counts_several_captions_once_an_image(pictures):
+    source = Captioned(
+        [
+            (png(pictures["red"]), ("a red thing", "no idea")),
+            (png(pictures["green"]), ("green",)),
+            (png(pictures["blue"]), ("blue sky", "so blue")),
+        ]
+    )
+    results = Retrieval(source).evaluate(ColorEncoder())
+    found = values(results)
+    assert [r.metric for r in results[:4]] == [
+        "text_recall@1",
+        "text_recall@5",
+        "text_recall@10",
+        "text_median_rank",
+    ]
+    assert found["text_recall@1"] == 1.0
+    assert found["image_recall@1"] == pytest.approx(4 / 5)  # "no idea" lies nearest to blue
+    assert {r.metric: r.count for r in results}["image_recall@1"] == 5
+    assert {r.metric: r.count for r in results}["text_recall@1"] == 3
+    assert all(r.low <= r.value <= r.high for r in results)
+
+
+def test_equal_captions_match_and_share_their_images(pictures):
+    rng = np.random.default_rng(1)
+    source = Captioned(
+        [
+            (picture("red", rng), ("Something  RED",)),
+            (picture("red", rng), ("something red ",)),
+            (picture("blue", rng), ("blue",)),
+        ]
+    )
+    found = values(Retrieval(source).evaluate(ColorEncoder()))
+    assert found["image_recall@1"] == 1.0  # either red picture is right for either caption
+    assert found["text_recall@1"] == 1.0
+
+
+def test_records_of_one_picture_are_one_image(pictures):
+    one = Captioned([(png(pictures["red"]), ("red", "a red one")), (png(pictures["blue"]), ("blue",))])
+    rows = Captioned(
+        [
+            (png(pictures["red"]), ("red",)),
+            (png(pictures["blue"]), ("blue",)),
+            (png(pictures["red"]), ("a red one",)),
+        ]
+    )
+    first, second = (Retrieval(s, task="r").evaluate(ColorEncoder()) for s in (one, rows))
+    assert [(r.metric, r.value, r.count) for r in first] == [(r.metric, r.value, r.count) for r in second]
+
+
+def test_a_collapsed_model_finds_nothing(pictures):
+    class Collapsed(ColorEncoder):
+        def encode_image(self, images, *, normalize=True):
+            return images.new_tensor([[1.0, 0.0]]).expand(len(images), 2)
+
+        def encode_text(self, texts, *, normalize=True):
+            import torch
+
+            return torch.tensor([[1.0, 0.0]]).expand(len(texts), 2)
+
+    source = Captioned([(png(p), (color, f"some {color}")) for color, p in pictures.items()])
+    found = values(Retrieval(source, ks=(1,)).evaluate(Collapsed()))
+    assert found["text_recall@1"] == found["image_recall@1"] == 0.0
+    assert (found["text_median_rank"], found["image_median_rank"]) == (7.0, 4.0)
+
+
+def test_what_cannot_be_used_is_left_out_and_said(pictures, caplog):
+    source = Captioned(
+        [
+            (png(pictures["red"]), ("red",)),
+            (b"damaged", ("green",)),
+            (png(pictures["gold"]), ("", "  ")),
+            (png(pictures["blue"]), ("blue",)),
+        ]
+    )
+    results = Retrieval(source, task="left out").evaluate(ColorEncoder())
+    assert {r.count for r in results} == {2}
+    assert {r.skipped for r in results} == {1}
+    assert "1 images without a caption" in caplog.text
+
+
+def test_errors_teach(pictures):
+    with pytest.raises(EvaluationError, match="needs a text tower"):
+        Retrieval(Captioned([])).evaluate(ColorEncoder(("ssl_1", "ssl_2")))
+    with pytest.raises(DataError, match="no image with a caption"):
+        Retrieval(Captioned([(png(pictures["red"]), ())])).evaluate(ColorEncoder())
+
+
+def test_names():
+    assert Retrieval("/data/flickr8k-test-*.tar").name == "retrieval:flickr8k-test"
+    assert Retrieval(Captioned([])).name == "retrieval:given"
+    assert Retrieval(Captioned([]), task="retrieval").name == "retrieval"

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_fakes import CLASSES, FakeEncoder, Pictures, result, write_run
+
+from slip.errors import CheckpointError, ConfigError
+from slip.report import load_run, write_report
+from slip.report.page import choose_colours
+from slip.report.runs import Run
+
+VOID = {"meta", "link", "img", "path", "br", "hr"}
+
+
+class Checked(HTMLParser):
+    """Collects tags, attributes and text, and fails when tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in VOID - {"path"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def three_runs(folder: Path) -> list[Run]:
+    both = ["zeroshot:scenes/top1", "knn:scenes/top1"]
+    values = {"clip": (0.4, 0.5), "simclr": (None, 0.45), "slip": (0.41, 0.6)}
+    losses = {"clip": "clip", "simclr": "simclr", "slip": "clip + 1.0 * simclr"}
+    runs = []
+    for name, loss in losses.items():
+        results = [result(key, value) for key, value in zip(both, values[name]) if value is not None]
+        runs.append(load_run(write_run(folder / name, loss, results)))
+    return runs
+
+
+def write(path: Path, runs: list[Run], **options: object) -> str:
+    arguments = {
+        "title": "Three ways",
+        "encoder": FakeEncoder(),
+        "pictures": Pictures(),
+        "class_names": CLASSES,
+    } | options
+    return write_report(path, runs, **arguments).read_text()  # type: ignore[arg-type]
+
+
+def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
+    text = write(
+        tmp_path / "r.html", three_runs(tmp_path), commands=[("Train", "slip train 'a b' > log && echo")]
+    )
+    page = Checked(text)
+    assert not {"script", "iframe", "object", "form"} & set(page.tags)
+    for tag, key, value in page.attributes:
+        assert not key.startswith("on")
+        if key in ("src", "href", "srcset", "action"):
+            assert value.startswith("data:"), (tag, key, value)
+    css = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in css
+    assert "@import" not in css
+    assert len(text) < 500_000
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["r.html"]
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    text = " ".join(Checked(write(tmp_path / "r.html", three_runs(tmp_path))).text.split())
+    assert "SLIP is clearly best in k-NN." in text
+    assert "In zero-shot no one is clearly ahead" in text
+    assert "no text tower" in text
+    assert "39.0–41.0" in text
+    assert "n = 100" in text
+    assert "What SLIP sees" in text
+    assert "Waiting for data, median" in text
+    assert "torch 2.99" in text
+    assert "slip.evaluation" not in text
+
+
+def test_only_the_clear_best_is_marked(tmp_path: Path) -> None:
+    html = write(tmp_path / "r.html", three_runs(tmp_path))
+    assert re.findall(r'class="(best [^"]+)"', html) == ["best c0"]
+
+
+HOSTILE = "</title><script>alert('{name} & \"{index}\"')</script> <img src=x onerror=y> \u202e \ud83d"
+
+
+def test_hostile_words_stay_words(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "<b onclick=x>&", "clip", [result("knn:<i>x</i>/<u>", 0.5)])
+    run = load_run(folder)
+    config = replace(run.config, name="</pre><script>", data=replace(run.config.data, train="<script>"))
+    run = replace(run, config=config, versions={"<script>": "</p>"})
+    html = write(
+        tmp_path / "r.html",
+        [run, replace(run, name="<em>")],
+        title=HOSTILE,
+        intro=HOSTILE,
+        class_names=[f"{name}<script>" for name in CLASSES],
+        pictures=Pictures(caption=HOSTILE),
+        captions=[HOSTILE],
+        commands=[("<script>", "</pre><script>")],
+    )
+    page = Checked(html)
+    assert not {"script", "i", "u", "em"} & {tag for tag in page.tags if tag not in ("i",)}
+    assert not any(key.startswith("on") for _, key, _ in page.attributes)
+    assert all(
+        value.startswith("data:image/jpeg")
+        for tag, key, value in page.attributes
+        if (tag, key) == ("img", "src")
+    )
+    assert "alert('{name}" in page.text
+    assert "alert('owl" in page.text
+
+
+def test_the_same_input_gives_the_same_page(tmp_path: Path) -> None:
+    runs = three_runs(tmp_path)
+    assert write(tmp_path / "a.html", runs) == write(tmp_path / "b.html", runs)
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    half = load_run(write_run(tmp_path / "half", steps=5))
+    text = Checked(write(tmp_path / "r.html", [half], encoder=None, pictures=None)).text
+    assert "25% of its 2 epochs" in text
+    assert "No results yet" in text
+    new = replace(half, metrics=(), evaluations=(), versions={})
+    assert "not in yet" in Checked(write(tmp_path / "s.html", [new], encoder=None, pictures=None)).text
+
+
+def test_one_run_quotes_its_numbers_with_intervals(tmp_path: Path) -> None:
+    text = Checked(write(tmp_path / "r.html", three_runs(tmp_path)[:1])).text
+    assert "zero-shot on scenes (top-1) 40.0 % (39.0–41.0, n = 100)" in text.replace("\u00a0", " ")
+    assert "clearly" not in text
+
+
+def test_values_that_are_not_numbers(tmp_path: Path) -> None:
+    nan = float("nan")
+    results = [result("knn:scenes/top1", nan), result("zeroshot:scenes/top1", 0.0, half=0.0)]
+    run = load_run(write_run(tmp_path / "a", results=results))
+    broken = replace(
+        run, metrics=tuple(line | {"clip_loss": nan, "samples_per_second": None} for line in run.metrics)
+    )
+    text = write(tmp_path / "r.html", [broken, broken])
+    assert "nan" not in Checked(text).text.lower().replace("name", "")
+    assert "nan%" not in text
+
+
+def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:
+    runs = three_runs(tmp_path)
+    with pytest.raises(ConfigError, match="at least one run"):
+        write_report(tmp_path / "r.html", [], title="x")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write(tmp_path / "nowhere" / "r.html", runs)
+
+
+def test_methods_keep_their_colours() -> None:
+    assert choose_colours(["CLIP", "SimCLR", "SLIP"]) == {"CLIP": "c1", "SimCLR": "c2", "SLIP": "c0"}
+    many = choose_colours([f"run {i}" for i in range(8)])
+    assert len(set(many.values())) == 6
+    assert choose_colours(["a", "SLIP"]) == {"a": "c1", "SLIP": "c0"}

@@ -1,0 +1,206 @@
+import json
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from conftest import ToySource, make_tiny_config
+from rich.console import Console
+
+from slip.errors import ConfigError, TrainingError
+from slip.training import checkpoint, loop
+from slip.training.loop import Interrupted, train
+from slip.training.run import read_lines
+
+QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class FakeResult:
+    value: float
+    task: str = "fake"
+    metric: str = "score"
+
+    def to_dict(self) -> dict:
+        return {"task": self.task, "metric": self.metric, "value": self.value}
+
+
+def weights(run):
+    return checkpoint.load(checkpoint.list_checkpoints(run.checkpoints)[-1])[0]
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def interrupt_after(monkeypatch, step: int) -> None:
+    """Send this process SIGTERM once `step` steps are done."""
+    original = loop._Session._train_step
+
+    def train_step(self, batch, waited):
+        original(self, batch, waited)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Session, "_train_step", train_step)
+
+
+def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
+    config = make_tiny_config(epochs=12)
+    run = train(config, toy_source, tmp_path / "run", console=QUIET)
+    lines = read_lines(run.path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(3, 97, 3))
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert lines[-1]["position"] == 96 * 8
+    assert {"clip_loss", "simclr_loss", "lr", "logit_scale", "samples_per_second", "data_wait"} <= lines[0].keys()
+    assert run.config == config
+    assert "torch" in json.loads((run.path / "versions.json").read_text())
+    assert [p.name for p in checkpoint.list_checkpoints(run.checkpoints)] == ["step-00000095", "step-00000096"]
+
+
+@pytest.mark.parametrize("loss", ["clip", "simclr", "0.5 * clip + 2 * simclr"])
+def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None:
+    config = replace(tiny_config, objective=replace(tiny_config.objective, loss=loss))
+    run = train(config, toy_source, tmp_path / "run", console=QUIET)
+    assert any("text_tower" in name for name in weights(run)) is ("clip" in loss)
+    assert any("ssl_head" in name for name in weights(run)) is ("simclr" in loss)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+    whole = train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)
+    interrupt_after(monkeypatch, 7)
+    with pytest.raises(Interrupted, match="after step 7 of 16.*--resume"):
+        train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
+    parts = train(tiny_config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
+    assert same(weights(whole), weights(parts))
+
+    def metrics(run):
+        timing = {"samples_per_second", "data_wait"}
+        return [{k: v for k, v in line.items() if k not in timing} for line in read_lines(run.path / "metrics.jsonl")]
+
+    assert metrics(whole) == metrics(parts)
+
+
+def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_config) -> None:
+    tower = replace(tiny_config.model.image, drop_path=0.0)
+    whole = replace(tiny_config, model=replace(tiny_config.model, image=tower))
+    parts = replace(whole, training=replace(whole.training, micro_batch=3))
+    curves = []
+    for config in (whole, parts):
+        run = train(config, toy_source, tmp_path / str(config.training.micro_batch), console=QUIET)
+        curves.append([line["loss"] for line in read_lines(run.path / "metrics.jsonl")])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, toy_source, tiny_config) -> None:
+    train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    with pytest.raises(ConfigError, match="already holds a run.*--resume"):
+        train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    other = make_tiny_config(seed=5)
+    with pytest.raises(ConfigError, match=r"training\.seed = 5, was 0"):
+        train(other, toy_source, tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_resume_without_a_run_starts_one(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", resume=True, console=QUIET)
+    assert checkpoint.list_checkpoints(run.checkpoints)
+
+
+def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
+    config = make_tiny_config(epochs=3)
+    values = iter([0.2, 0.9, 0.4])
+    run = train(config, toy_source, tmp_path / "run", evaluate=lambda _: [FakeResult(next(values))], console=QUIET)
+    measured = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
+    assert [(line["step"], line["evaluation"]["fake/score"]) for line in measured] == [(8, 0.2), (16, 0.9), (24, 0.4)]
+    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
+    assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
+
+
+def test_a_broken_evaluation_does_not_cost_the_weights(tmp_path, toy_source, tiny_config) -> None:
+    def broken(_):
+        raise RuntimeError("no such data set")
+
+    with pytest.raises(RuntimeError, match="no such data set"):
+        train(tiny_config, toy_source, tmp_path / "run", evaluate=broken, console=QUIET)
+    assert checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000008"
+
+
+def test_unusable_records_are_replaced_and_listed(tmp_path, tiny_config) -> None:
+    source = ToySource(64, broken=frozenset({3, 40}), silent=frozenset({9}))
+    config = replace(tiny_config, data=replace(tiny_config.data, max_skipped=0.2))
+    run = train(config, source, tmp_path / "run", console=QUIET)
+    listed = read_lines(run.path / "skipped.jsonl")
+    assert {line["index"] for line in listed} == {3, 9, 40}
+    assert {line["key"] for line in listed} >= {"toy/009"}
+    lines = read_lines(run.path / "metrics.jsonl")
+    assert lines[-1]["skipped"] == len(listed) >= 6
+
+
+def test_too_many_unusable_records_stop_the_run(tmp_path) -> None:
+    source = ToySource(64, broken=frozenset(range(0, 64, 8)))
+    with pytest.raises(TrainingError, match=r"could not be used, more than the 5\.0% allowed.*skipped\.jsonl"):
+        train(make_tiny_config(epochs=20), source, tmp_path / "run", console=QUIET)
+
+
+def test_non_finite_losses_are_skipped_then_stop_the_run(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+    original, calls = loop.backward, []
+
+    def poisoned(model, *args, **options):
+        losses = original(model, *args, **options)
+        calls.append(1)
+        if len(calls) == 3 or len(calls) > 8:
+            losses["loss"] = torch.tensor(float("nan"))
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, float("nan"))
+        return losses
+
+    monkeypatch.setattr(loop, "backward", poisoned)
+    config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
+    with pytest.raises(TrainingError, match=r"3 steps in a row, the last one step 11.*records toy/"):
+        train(config, toy_source, tmp_path / "run", console=QUIET)
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert lines[1]["nonfinite"] == 1
+    stored = checkpoint.load(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])[0]
+    assert all(torch.isfinite(w).all() for w in stored.values())
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+    original = checkpoint._write_tensors
+
+    def full(path, tensors):
+        if "00000010" in str(path):
+            raise OSError(28, "No space left on device")
+        original(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    from slip.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="step 10 could not be written.*No space left.*--resume"):
+        train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    monkeypatch.undo()
+    whole = train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)
+    resumed = train(tiny_config, toy_source, tmp_path / "run", resume=True, console=QUIET)
+    assert same(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 100}, "batch of 100 is larger than the source's 64 records"),
+        ({"batch": 1}, "at least two samples"),
+        ({"batch": 0}, "must be positive"),
+        ({"epochs": -1.0}, "must be positive"),
+    ],
+)
+def test_impossible_plans_are_refused(tmp_path, toy_source, changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(make_tiny_config(**changes), toy_source, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) -> None:
+    train(tiny_config, toy_source, tmp_path / "run")
+    told = capsys.readouterr().err
+    for words in ("minimise clip + 1.0 * simclr", "M parameters", "64 records from toy", "16 steps of 8", "GiB", "run"):
+        assert words in told
