@@ -45,14 +45,25 @@ def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Seque
     if parameters.shape != (len(views), len(Parameter)):
         shape, expected = tuple(parameters.shape), (len(views), len(Parameter))
         raise DataError(f"augment takes parameters of shape {expected} for these views", got=shape)
-    device = views.device
     rows = parameters.detach().cpu()
-    plan = rows.numpy()
+    bytes_each = 4 * math.prod(views.shape[1:])
+    portion = max(1, _PORTION_BYTES.get(views.device.type, _PORTION_BYTES_ELSEWHERE) // max(bytes_each, 1))
+    with torch.autocast(views.device.type, enabled=False):
+        result = _point_operations(views, rows, mean, std, portion)
+        # After normalisation, to which a weighted mean is indifferent: here neighbours need not share an order.
+        _blur_some(result, rows[:, Parameter.BLUR], 2 * portion)
+    return result
+
+
+def _point_operations(
+    views: Tensor, rows: Tensor, mean: Sequence[float], std: Sequence[float], portion: int
+) -> Tensor:
+    """Return a batch with everything done but the blur."""
+    device, plan = views.device, rows.numpy()
     order = np.where(plan[:, Parameter.JITTER] > 0, plan[:, Parameter.ORDER], -1)
-    blurred = plan[:, Parameter.BLUR] > 0
-    sorted_ = np.lexsort((blurred, order))  # by order; within it, those to blur at the end
-    where = torch.from_numpy(sorted_).to(device)
-    plan, order, table = plan[sorted_], order[sorted_], rows[torch.from_numpy(sorted_)].to(device)
+    sorted_ = np.argsort(order, kind="stable")
+    plan, order = plan[sorted_], order[sorted_]
+    where, table = torch.from_numpy(sorted_).to(device), torch.from_numpy(plan).to(device)
     channels = torch.tensor([*mean, *std], dtype=torch.float32).to(device).view(2, 3, 1, 1)
 
     pixels = views.index_select(0, where)
@@ -61,15 +72,10 @@ def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Seque
         pixels.index_copy_(0, mirrored, pixels.index_select(0, mirrored).flip(-1))
 
     result = torch.empty(views.shape, dtype=torch.float32, device=device)
-    portion = max(
-        1, _PORTION_BYTES.get(device.type, _PORTION_BYTES_ELSEWHERE) // (4 * views[0:1].numel() or 1)
-    )
-    with torch.autocast(device.type, enabled=False):
-        for start, stop in _portions(order, portion):
-            x = pixels[start:stop].to(torch.float32).div_(255)
-            x = _colours(x, plan[start:stop], table[start:stop])
-            x = _blur(x, plan[start:stop], table[start:stop])
-            result.index_copy_(0, where[start:stop], x.sub_(channels[0]).div_(channels[1]))
+    for start, stop in _portions(order, portion):
+        x = pixels[start:stop].to(torch.float32).div_(255)
+        x = _colours(x, plan[start:stop], table[start:stop])
+        result.index_copy_(0, where[start:stop], x.sub_(channels[0]).div_(channels[1]))
     return result
 
 
@@ -142,21 +148,24 @@ _OPERATIONS = {
 _NEUTRAL = {Parameter.BRIGHTNESS: 1, Parameter.CONTRAST: 1, Parameter.SATURATION: 1, Parameter.HUE: 0}
 
 
-def _blur(x: Tensor, plan: np.ndarray, table: Tensor) -> Tensor:
-    """Blur the samples at the end of the portion that have a sigma, each with its own separable kernel."""
-    count = int((plan[:, Parameter.BLUR] > 0).sum())
-    if not count:
-        return x
-    size = x.shape[-1]
-    sigma = table[-count:, Parameter.BLUR, None]
+def _blur_some(x: Tensor, sigmas: Tensor, portion: int) -> None:
+    """Blur, in place, the samples with a sigma above 0; sigmas: (N,), on the CPU."""
+    blurred = sigmas.nonzero().flatten()
+    for chosen in blurred.split(portion) if len(blurred) else ():
+        where = chosen.to(x.device)
+        x.index_copy_(0, where, _blur(x.index_select(0, where), sigmas[chosen]))
+
+
+def _blur(x: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur each sample with its own separable kernel; sigmas: (n,), on the CPU."""
+    samples, size = len(x), x.shape[-1]
     # Each kernel ends at its own 3 sigma, so that a sample does not depend on the others of its batch.
-    radius = (sigma * _BLUR_REACH).ceil().clamp(max=size - 1)
-    reach = min(math.ceil(_BLUR_REACH * float(plan[:, Parameter.BLUR].max())), size - 1)
-    offsets = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
-    weights = torch.where(offsets.abs() <= radius, (offsets / sigma).square().div(-2).exp(), 0)
-    kernels = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
-    planes = F.pad(x[-count:], (reach,) * 4, mode="reflect").view(1, 3 * count, *(size + 2 * reach,) * 2)
-    planes = F.conv2d(planes, kernels[:, None, None, :], groups=3 * count)
-    planes = F.conv2d(planes, kernels[:, None, :, None], groups=3 * count)
-    x[-count:] = planes.view(count, 3, size, size)
-    return x
+    radii = (sigmas * _BLUR_REACH).ceil().clamp(max=size - 1)[:, None]
+    reach = int(radii.max())
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    weights = torch.where(offsets.abs() <= radii, (offsets / sigmas[:, None]).square().div(-2).exp(), 0)
+    kernels = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0).to(x.device)
+    planes = F.pad(x, (reach,) * 4, mode="reflect").view(1, 3 * samples, *(size + 2 * reach,) * 2)
+    planes = F.conv2d(planes, kernels[:, None, None, :], groups=3 * samples)
+    planes = F.conv2d(planes, kernels[:, None, :, None], groups=3 * samples)
+    return planes.view(x.shape)

@@ -37,6 +37,7 @@ def test_pictures_are_a_pure_function_of_seed_split_and_index() -> None:
         assert one.key == two.key
         assert scenes.label(index) == scenes.describe(index).label
         assert np.array_equal(scenes.picture(index), one.image)
+        assert scenes.captions(index) == one.captions
     assert np.array_equal(scenes[-1].image, scenes[99].image)
 
 

@@ -13,14 +13,14 @@ from slip.data.scenes.world import COLOURS, Colour, Dice
 FLOATING = ("cloud", "bubble", "heart", "star", "planet")
 
 
-def _star(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _star(pen: Pen, colour: Colour) -> None:
     r = [1.0 if k % 2 == 0 else 0.45 for k in range(10)]
     pen.poly(
         [(r[k] * math.sin(k * math.pi / 5), -r[k] * math.cos(k * math.pi / 5)) for k in range(10)], colour
     )
 
 
-def _starfish(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _starfish(pen: Pen, colour: Colour) -> None:
     r = [1.0 if k % 2 == 0 else 0.36 for k in range(10)]
     pen.curve(
         [(r[k] * math.sin(k * math.pi / 5), -r[k] * math.cos(k * math.pi / 5)) for k in range(10)], colour
@@ -28,18 +28,18 @@ def _starfish(pen: Pen, dice: Dice, colour: Colour) -> None:
     pen.oval(0, 0, 0.16, 0.16, shade(colour, 0.4))
 
 
-def _leaf(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _leaf(pen: Pen, colour: Colour) -> None:
     pen.curve([(-1, 0), (-0.3, -0.5), (0.4, -0.4), (1, 0), (0.4, 0.4), (-0.3, 0.5)], colour)
     pen.line([(-1.2, 0), (0.7, 0)], 0.12, shade(colour, -0.3))
 
 
-def _stone(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _stone(pen: Pen, colour: Colour) -> None:
     grey = mix(colour, (150, 148, 160), 0.8)
     pen.curve([(-1, 0.6), (-0.7, -0.2), (0, -0.5), (0.7, -0.1), (1, 0.6), (0, 0.75)], grey)
     pen.curve([(-0.6, 0.0), (-0.1, -0.4), (0.4, -0.2), (0, 0.1)], shade(grey, 0.25))
 
 
-def _blossom(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _blossom(pen: Pen, colour: Colour) -> None:
     pen.line([(0, 0), (0, 1.2)], 0.2, (86, 138, 96))
     for k in range(5):
         turn = k * math.tau / 5
@@ -47,7 +47,7 @@ def _blossom(pen: Pen, dice: Dice, colour: Colour) -> None:
     pen.oval(0, 0, 0.3, 0.3, (250, 210, 110))
 
 
-def _ball(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _ball(pen: Pen, colour: Colour) -> None:
     pen.oval(0, 0, 0.9, 0.9, colour)
     pen.curve(
         [(-0.3, -0.85), (0.3, -0.85), (0.45, 0), (0.3, 0.85), (-0.3, 0.85), (-0.45, 0)], (250, 244, 230)
@@ -55,14 +55,14 @@ def _ball(pen: Pen, dice: Dice, colour: Colour) -> None:
     pen.oval(-0.3, -0.4, 0.16, 0.16, (255, 255, 255))
 
 
-def _shell(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _shell(pen: Pen, colour: Colour) -> None:
     pale = shade(colour, 0.5)
     pen.curve([(0, 0.8), (-0.9, 0.1), (-0.6, -0.6), (0, -0.8), (0.6, -0.6), (0.9, 0.1)], pale)
     for x in (-0.5, 0.0, 0.5):
         pen.line([(0, 0.7), (x, -0.55)], 0.1, colour)
 
 
-def _gift(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _gift(pen: Pen, colour: Colour) -> None:
     ribbon = (250, 240, 220)
     pen.poly([(-0.8, -0.5), (0.8, -0.5), (0.8, 0.9), (-0.8, 0.9)], colour)
     pen.poly([(-0.95, -0.6), (0.95, -0.6), (0.95, -0.2), (-0.95, -0.2)], shade(colour, -0.2))
@@ -71,30 +71,30 @@ def _gift(pen: Pen, dice: Dice, colour: Colour) -> None:
         pen.oval(0.3 * s, -0.78, 0.3, 0.17, ribbon, 0.5 * s)
 
 
-def _book(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _book(pen: Pen, colour: Colour) -> None:
     pen.poly([(-1, 0.1), (1, 0.1), (1, 0.7), (-1, 0.7)], colour)
     pen.poly([(-0.9, 0.22), (1, 0.22), (1, 0.58), (-0.9, 0.58)], (250, 244, 226))
     pen.poly([(-0.8, -0.4), (0.8, -0.4), (0.8, 0.1), (-0.8, 0.1)], shade(colour, 0.4))
 
 
-def _heart(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _heart(pen: Pen, colour: Colour) -> None:
     for s in (-1, 1):
         pen.oval(0.42 * s, -0.3, 0.48, 0.48, colour)
     pen.poly([(-0.84, -0.08), (0.84, -0.08), (0, 0.95)], colour)
 
 
-def _snowball(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _snowball(pen: Pen, colour: Colour) -> None:
     pen.oval(0, 0, 0.9, 0.9, (206, 220, 240))
     pen.oval(-0.1, -0.12, 0.72, 0.72, (250, 252, 255))
 
 
-def _planet(pen: Pen, dice: Dice, colour: Colour) -> None:
+def _planet(pen: Pen, colour: Colour) -> None:
     pen.oval(0, 0, 0.8, 0.8, colour)
     pen.oval(-0.15, -0.15, 0.5, 0.5, shade(colour, 0.25))
     pen.line([(-1.3, 0.4), (0, 0.15), (1.3, -0.4)], 0.15, shade(colour, 0.6))
 
 
-_ARTISTS: dict[str, Callable[[Pen, Dice, Colour], None]] = {
+_ARTISTS: dict[str, Callable[[Pen, Colour], None]] = {
     "star": _star,
     "starfish": _starfish,
     "leaf": _leaf,
@@ -131,7 +131,7 @@ def scatter(canvas: Canvas, mood: Mood, stage: Stage, dice: Dice, name: str) -> 
         canvas.soft_oval(x, y + 0.8 * size, 1.5 * size, 0.6 * size, (30, 26, 60), stage.shadow)
     pen = Pen(canvas.side, (x, y), size, dice.between(-0.5, 0.5))
     colour = dice.pick(COLOURS[dice.pick(_OWN.get(name, tuple(COLOURS)))])
-    _ARTISTS[name](pen, dice, mood.near(colour))
+    _ARTISTS[name](pen, mood.near(colour))
     canvas.image.paste(pen.layer, pen.origin, pen.layer)
 
 

@@ -76,7 +76,7 @@ def render(scene: Scene, size: int, dice: Dice) -> np.ndarray:
         if name not in FLOATING:
             scatter(canvas, mood, stage, dice, name)
     _air(canvas, mood, dice, scene)
-    return _develop(canvas, mood, dice, scene, size)
+    return _develop(canvas, dice, scene, size)
 
 
 def _set(
@@ -207,7 +207,7 @@ def _film(size: int) -> np.ndarray:
     return np.repeat(grain, 3, axis=1).astype(np.float32)
 
 
-def _develop(canvas: Canvas, mood: Mood, dice: Dice, scene: Scene, size: int) -> np.ndarray:
+def _develop(canvas: Canvas, dice: Dice, scene: Scene, size: int) -> np.ndarray:
     """Scale down, blur, expose, and add grain."""
     picture = canvas.image.reduce(SUPERSAMPLING)
     if scene.blur > 0:
