@@ -47,7 +47,11 @@ class ToySource:
         colour = index % len(COLOURS)
         if colour < 3:
             image[4:20, 4:16, colour] = 255
-        captions = ("", " ") if index in self.silent else (f"a {COLOURS[colour]} square", f"{COLOURS[colour]}, mostly")
+        captions = (
+            ("", " ")
+            if index in self.silent
+            else (f"a {COLOURS[colour]} square", f"{COLOURS[colour]}, mostly")
+        )
         return Record(image, captions, f"toy/{index:03d}", self.name)
 
 
@@ -70,7 +74,9 @@ def make_tiny_config(**training: object) -> Config:
         ),
         objective=ObjectiveConfig(block=4),
         optimizer=OptimizerConfig(lr=3e-3),
-        training=replace(TrainingConfig(epochs=2, batch=8, precision="fp32", device="cpu", log_every=3), **training),
+        training=replace(
+            TrainingConfig(epochs=2, batch=8, precision="fp32", device="cpu", log_every=3), **training
+        ),
         checkpoint=CheckpointConfig(every_steps=5, every_minutes=0, keep=2),
     )
 

@@ -2,7 +2,9 @@ from slip.errors import DataError, did_you_mean
 
 
 def test_a_message_is_one_paragraph() -> None:
-    error = DataError("The shard is cut short", got="a.tar", cause="the download stopped", fix="Fetch it again")
+    error = DataError(
+        "The shard is cut short", got="a.tar", cause="the download stopped", fix="Fetch it again"
+    )
     assert str(error) == "The shard is cut short. Got: 'a.tar'. the download stopped. Fetch it again."
 
 

@@ -16,7 +16,12 @@ TOWERS = {"s": (384, 12, 12), "b": (768, 12, 12), "l": (1024, 24, 16)}
 def test_the_papers_nine(method: str, size: str) -> None:
     config = recipes.get(f"{method}-vit-{size}16-yfcc15m")
     lr, weight_decay, loss = PAPER[method]
-    optimizer, training, image, text = config.optimizer, config.training, config.model.image, config.model.text
+    optimizer, training, image, text = (
+        config.optimizer,
+        config.training,
+        config.model.image,
+        config.model.text,
+    )
     assert (optimizer.lr, optimizer.weight_decay, config.objective.loss) == (lr, weight_decay, loss)
     assert (optimizer.betas, optimizer.eps, optimizer.clip_grad) == ((0.9, 0.98), 1e-8, 0)
     assert (optimizer.warmup_epochs, optimizer.lr_start, optimizer.lr_end) == (1, 1e-6, 1e-5)
@@ -25,7 +30,12 @@ def test_the_papers_nine(method: str, size: str) -> None:
     assert (text.width, text.depth, text.heads, text.context, config.model.embed_dim) == (512, 12, 8, 77, 512)
     assert (config.model.ssl.width, config.model.ssl.dim, config.objective.temperature) == (4096, 256, 0.1)
     views = config.views
-    assert (views.size, views.image.scale, views.image.flip, views.image.jitter_probability) == (224, (0.5, 1), 0, 0)
+    assert (views.size, views.image.scale, views.image.flip, views.image.jitter_probability) == (
+        224,
+        (0.5, 1),
+        0,
+        0,
+    )
     ssl = views.ssl
     assert (ssl.scale, ssl.jitter, ssl.jitter_probability) == ((0.08, 1), (0.4, 0.4, 0.4, 0.1), 0.8)
     assert (ssl.grayscale, ssl.blur, ssl.blur_sigma, ssl.flip) == (0.2, 0.5, (0.1, 2.0), 0.5)

@@ -14,6 +14,10 @@ from typing import Any, Literal
 
 from slip.errors import ConfigError, did_you_mean
 
+VIEWS = ("image", "ssl_1", "ssl_2")
+"""The views drawn of a picture: one to go with the caption, two for self-supervision."""
+EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
+"""What an objective can need, in order. Each but `text` comes from the view of its name."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

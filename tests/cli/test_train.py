@@ -10,7 +10,9 @@ from slip.errors import ConfigError
 
 
 def test_options_change_the_recipe() -> None:
-    options = resolve(["small-data", "--data.train", "x.csv", "--training.batch", "32", "--views.ssl.flip", "0.1"])
+    options = resolve(
+        ["small-data", "--data.train", "x.csv", "--training.batch", "32", "--views.ssl.flip", "0.1"]
+    )
     base = recipes.get("small-data")
     assert options.config.data == replace(base.data, train="x.csv")
     assert options.config.training == replace(base.training, batch=32)
@@ -27,7 +29,9 @@ def test_a_file_is_a_starting_point(tmp_path) -> None:
 
 
 def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
-    config = replace(recipes.get("scenes-tiny"), training=replace(recipes.get("scenes-tiny").training, batch=77))
+    config = replace(
+        recipes.get("scenes-tiny"), training=replace(recipes.get("scenes-tiny").training, batch=77)
+    )
     (tmp_path / "config.toml").write_text(to_toml(config))
     options = resolve(["--resume", "--out", str(tmp_path), "--data.workers", "3"])
     assert options.resume
@@ -67,7 +71,9 @@ def test_help_shows_the_recipes_values(capsys) -> None:
 
 @pytest.mark.parametrize("data", ["nowhere/*.tar", "nowhere.csv", "nowhere/folder"])
 def test_data_that_is_not_there(data, capsys, tmp_path) -> None:
-    status = main(["train", "small-data", "--data.train", str(tmp_path / data), "--out", str(tmp_path / "run")])
+    status = main(
+        ["train", "small-data", "--data.train", str(tmp_path / data), "--out", str(tmp_path / "run")]
+    )
     assert status == 1
     error = capsys.readouterr().err
     assert error.startswith("slip: ")

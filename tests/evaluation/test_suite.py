@@ -109,7 +109,7 @@ def test_table():
 
 def test_save_is_whole_or_an_error(tmp_path):
     suite.save(RESULTS, tmp_path / "results.json")
-    stored = json.loads((tmp_path / "results.json").read_text())["results"]
+    stored = json.loads((tmp_path / "results.json").read_text())
     assert [Result(**row) for row in stored] == RESULTS
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
     with pytest.raises(EvaluationError, match="cannot be written"):

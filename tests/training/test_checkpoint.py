@@ -87,5 +87,3 @@ def test_damaged_files_are_refused(tmp_path) -> None:
     (path / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.load(path)
-
-

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from conftest import ToySource, make_tiny_config
 from rich.console import Console
 
+from conftest import ToySource, make_tiny_config
 from slip.errors import ConfigError, TrainingError
 from slip.training import checkpoint, loop
 from slip.training.loop import Interrupted, train
@@ -53,10 +53,15 @@ def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
     assert [line["step"] for line in lines] == list(range(3, 97, 3))
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["position"] == 96 * 8
-    assert {"clip_loss", "simclr_loss", "lr", "logit_scale", "samples_per_second", "data_wait"} <= lines[0].keys()
+    assert {"clip_loss", "simclr_loss", "lr", "logit_scale", "samples_per_second", "data_wait"} <= lines[
+        0
+    ].keys()
     assert run.config == config
     assert "torch" in json.loads((run.path / "versions.json").read_text())
-    assert [p.name for p in checkpoint.list_checkpoints(run.checkpoints)] == ["step-00000095", "step-00000096"]
+    assert [p.name for p in checkpoint.list_checkpoints(run.checkpoints)] == [
+        "step-00000095",
+        "step-00000096",
+    ]
 
 
 @pytest.mark.parametrize("loss", ["clip", "simclr", "0.5 * clip + 2 * simclr"])
@@ -77,7 +82,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, toy_source, tiny
 
     def metrics(run):
         timing = {"samples_per_second", "data_wait"}
-        return [{k: v for k, v in line.items() if k not in timing} for line in read_lines(run.path / "metrics.jsonl")]
+        return [
+            {k: v for k, v in line.items() if k not in timing}
+            for line in read_lines(run.path / "metrics.jsonl")
+        ]
 
     assert metrics(whole) == metrics(parts)
 
@@ -110,9 +118,15 @@ def test_resume_without_a_run_starts_one(tmp_path, toy_source, tiny_config) -> N
 def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
     config = make_tiny_config(epochs=3)
     values = iter([0.2, 0.9, 0.4])
-    run = train(config, toy_source, tmp_path / "run", evaluate=lambda _: [FakeResult(next(values))], console=QUIET)
+    run = train(
+        config, toy_source, tmp_path / "run", evaluate=lambda _: [FakeResult(next(values))], console=QUIET
+    )
     measured = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
-    assert [(line["step"], line["evaluation"]["fake/score"]) for line in measured] == [(8, 0.2), (16, 0.9), (24, 0.4)]
+    assert [(line["step"], line["evaluation"]["fake/score"]) for line in measured] == [
+        (8, 0.2),
+        (16, 0.9),
+        (24, 0.4),
+    ]
     assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
     assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
 
@@ -139,11 +153,15 @@ def test_unusable_records_are_replaced_and_listed(tmp_path, tiny_config) -> None
 
 def test_too_many_unusable_records_stop_the_run(tmp_path) -> None:
     source = ToySource(64, broken=frozenset(range(0, 64, 8)))
-    with pytest.raises(TrainingError, match=r"could not be used, more than the 5\.0% allowed.*skipped\.jsonl"):
+    with pytest.raises(
+        TrainingError, match=r"could not be used, more than the 5\.0% allowed.*skipped\.jsonl"
+    ):
         train(make_tiny_config(epochs=20), source, tmp_path / "run", console=QUIET)
 
 
-def test_non_finite_losses_are_skipped_then_stop_the_run(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+def test_non_finite_losses_are_skipped_then_stop_the_run(
+    tmp_path, toy_source, tiny_config, monkeypatch
+) -> None:
     original, calls = loop.backward, []
 
     def poisoned(model, *args, **options):
@@ -202,5 +220,12 @@ def test_impossible_plans_are_refused(tmp_path, toy_source, changes, message) ->
 def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) -> None:
     train(tiny_config, toy_source, tmp_path / "run")
     told = capsys.readouterr().err
-    for words in ("minimise clip + 1.0 * simclr", "M parameters", "64 records from toy", "16 steps of 8", "GiB", "run"):
+    for words in (
+        "minimise clip + 1.0 * simclr",
+        "M parameters",
+        "64 records from toy",
+        "16 steps of 8",
+        "GiB",
+        "run",
+    ):
         assert words in told

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import make_tiny_config
 
+from conftest import make_tiny_config
 from slip.models import build
 from slip.training.plan import make_plan, memory
 

@@ -16,7 +16,9 @@ def setup(tiny_config):
     config = replace(tiny_config.model, image=replace(tiny_config.model.image, drop_path=0.0))
     model = build(config, 16, NEEDS).double().train()
     generator = torch.Generator().manual_seed(1)
-    views = {n: torch.randn(10, 3, 16, 16, generator=generator, dtype=torch.float64) for n in NEEDS if n != "text"}
+    views = {
+        n: torch.randn(10, 3, 16, 16, generator=generator, dtype=torch.float64) for n in NEEDS if n != "text"
+    }
     tokens = torch.zeros(10, 12, dtype=torch.long)
     for row in range(10):
         length = 3 + row % 7
@@ -46,7 +48,9 @@ def test_micro_batches_equal_the_whole_batch(setup, micro_batch) -> None:
         torch.testing.assert_close(losses[name], whole[name], rtol=1e-6, atol=1e-9)
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
+        )
     for name, value in after.items():
         torch.testing.assert_close(model.state_dict()[name], value)
 

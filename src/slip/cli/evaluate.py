@@ -13,7 +13,7 @@ from slip.cli.arguments import parse
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, or `scenes`), retrieval (DATASET is anything that `slip train` reads). A run keeps its results in results.json."""
+files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps its results in results.json."""
 
 
 @dataclass(frozen=True)

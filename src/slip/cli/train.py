@@ -67,8 +67,8 @@ def resolve(argv: list[str]) -> Options:
     if not options.config.data.train:
         raise ConfigError(
             "No training data was named",
-            fix="Add --data.train with tar shards, a .csv/.tsv/.jsonl table, a COCO captions .json, a folder of images, "
-            "or `scenes`",
+            fix="Add --data.train with tar shards, a .csv/.tsv/.jsonl table, a COCO captions .json, "
+            "a folder of images, or `scenes`",
         )
     return Options(
         config=options.config, out=options.out or f"runs/{options.config.name}", resume=options.resume

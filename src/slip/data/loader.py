@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from slip.config import ViewConfig, ViewsConfig
+from slip.config import VIEWS, ViewConfig, ViewsConfig
 from slip.data.decode import decode
 from slip.data.order import Stream, Streams, check_seed, locate
 from slip.data.record import Batch, Record, Skipped, Source
@@ -29,7 +29,6 @@ from slip.data.tokenizer import Tokenizer
 from slip.data.views import Parameter, check, crop, draw, smallest_crop
 from slip.errors import ConfigError, DataError, SlipError, did_you_mean
 
-VIEW_NAMES = ("image", "ssl_1", "ssl_2")
 MAX_WORKERS = 8
 ATTEMPTS = 20
 """Other records tried in place of one that cannot be used."""
@@ -41,7 +40,7 @@ _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g),
 class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
-    source: the records. views: size and kinds of the views; names: which of VIEW_NAMES to draw. tokenizer: None
+    source: the records. views: size and kinds of the views; names: which of VIEWS to draw. tokenizer: None
     loads no captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch.
     batch: records in a batch. seed, position: of the run's stream; a batch's own `position` is where to go on.
     workers: loader processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8.
@@ -77,8 +76,8 @@ class Loader:
             if value < least:
                 raise ConfigError(f"{what} must be at least {least}", got=value)
         for name in names:
-            if name not in VIEW_NAMES:
-                raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEW_NAMES))
+            if name not in VIEWS:
+                raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
         check(views.image, "image")
         check(views.ssl, "ssl")
         if not len(source):
@@ -88,7 +87,7 @@ class Loader:
         configs = {name: views.image if name == "image" else views.ssl for name in names}
         self._builder = _Builder(source, configs, views.size, tokenizer, batch, check_seed(seed))
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         batch = self._builder.batch
         built_batches = iter(
             DataLoader(
@@ -148,10 +147,10 @@ class _Builder(Dataset):
         self.min_side = math.ceil(size / min(map(smallest_crop, configs.values()), default=1.0))
         self._streams = Streams(seed)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a Batch's fields, or an error to raise in the main process, without the worker's stack."""
         try:
-            return _share(self._build(position)) if get_worker_info() else self._build(position)
+            return _share(self._build(index)) if get_worker_info() else self._build(index)
         except SlipError as error:
             return {"error": (type(error), str(error))}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,15 +130,31 @@ def table(results: Sequence[Result]) -> str:
 
 
 def save(results: Sequence[Result], path: str | Path) -> None:
-    """Write the results as JSON, whole or not at all: {"results": [{"task": …, "metric": …, "value": …}, …]}.
+    """Write the results as a JSON list of {"task": …, "metric": …, "value": …, …}, whole or not at all.
 
     Raises EvaluationError when the file cannot be written.
     """
     try:
-        write_json(Path(path), {"results": [result.to_dict() for result in results]})
+        write_json(Path(path), [result.to_dict() for result in results])
     except OSError as error:
         raise EvaluationError(
             f"The results cannot be written to {path}",
             cause=error.strerror or str(error),
             fix="Give a place in a folder that exists and has room.",
+        ) from None
+
+
+def read(path: str | Path) -> list[Result]:
+    """Read what `save` wrote; none where there is no such file. Raises EvaluationError for anything else."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    try:
+        return [Result(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise EvaluationError(
+            "The file does not hold results",
+            got=str(path),
+            cause=str(error),
+            fix="Remove it, or name another.",
         ) from None

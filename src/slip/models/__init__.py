@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slip.models.model import EMBEDDINGS, Model, build
+from slip.models.model import Model, build
 
-__all__ = ["EMBEDDINGS", "Model", "build"]
+__all__ = ["Model", "build"]

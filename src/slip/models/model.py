@@ -9,14 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from slip.config import ModelConfig
+from slip.config import EMBEDDINGS, ModelConfig
 from slip.errors import ConfigError, did_you_mean
 from slip.models.heads import SslHead, projection
 from slip.models.text import TextTower
 from slip.models.vision import build_image_tower
-
-EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
-"""Every embedding there is, in order. Each but `text` comes from the view of its name."""
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 LARGEST_LOGIT_SCALE = math.log(100)

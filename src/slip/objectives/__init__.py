@@ -4,7 +4,7 @@ A new objective is one file here and one line in `combine.REGISTRY`.
 """
 
 from slip.objectives.clip import Clip
-from slip.objectives.combine import EMBEDDINGS, REGISTRY, Objective, Sum, parse
+from slip.objectives.combine import REGISTRY, Objective, Sum, parse
 from slip.objectives.simclr import SimClr
 
-__all__ = ["EMBEDDINGS", "REGISTRY", "Clip", "Objective", "SimClr", "Sum", "parse"]
+__all__ = ["REGISTRY", "Clip", "Objective", "SimClr", "Sum", "parse"]

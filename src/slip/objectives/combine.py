@@ -12,12 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from slip.config import EMBEDDINGS
 from slip.errors import ConfigError, did_you_mean
 from slip.objectives.clip import Clip
 from slip.objectives.simclr import SimClr
-
-EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
-"""Every embedding an objective can need, in the order that `needs` keeps."""
 
 
 class Objective(Protocol):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,9 @@ class _Session:
         progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(progress)
         saved_at = time.monotonic()
-        with stop_signals() as stop:
-            batches = iter(self._loader())
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_signals())
+            batches = stack.enter_context(closing(iter(self._loader())))
             self.window.restart_clock()
             while self.step < plan.steps:
                 waiting = time.perf_counter()
@@ -229,12 +230,12 @@ class _Session:
     def _count_skipped(self, batch: Batch) -> None:
         self.run.append_skipped(self.step + 1, batch.skipped)
         self.counts["skipped"] += len(batch.skipped)
-        skipped, read = self.counts["skipped"], batch.position + self.counts["skipped"]
+        skipped, read = self.counts["skipped"], batch.position
         allowed = self.config.data.max_skipped
         if batch.skipped and skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
             example = batch.skipped[-1]
             raise TrainingError(
-                f"{skipped / read:.1%} of the records read so far could not be used, more than the {allowed:.1%} allowed",
+                f"{skipped / read:.1%} of the records read could not be used, more than the {allowed:.1%} allowed",
                 got=f"{skipped} of {read}, for example {example.key}: {example.reason}",
                 fix=f"See {self.run.path / 'skipped.jsonl'}; repair the data, or allow more with --data.max-skipped",
             )

@@ -6,6 +6,7 @@ import difflib
 import glob
 import os
 import re
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -130,7 +131,9 @@ def expand_braces(spec: str) -> list[str]:
             got=spec,
             fix="Write a range as {00000..00099}, a list as {a,b}; no nesting",
         )
-    choices = [_choices(piece, spec) if i % 2 else [piece] for i, piece in enumerate(pieces)]
+    choices: list[Sequence[str]] = [
+        _choices(piece, spec) if i % 2 else [piece] for i, piece in enumerate(pieces)
+    ]
     count = 1
     for choice in choices:
         count *= len(choice)
@@ -141,7 +144,7 @@ def expand_braces(spec: str) -> list[str]:
     return ["".join(parts) for parts in product(*choices)]
 
 
-def _choices(inside: str, spec: str) -> list[str] | range:
+def _choices(inside: str, spec: str) -> Sequence[str]:
     """Return what one pair of braces stands for."""
     bounds = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
     if bounds is None:

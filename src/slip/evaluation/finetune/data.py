@@ -46,16 +46,16 @@ class Samples(Dataset):
     def __init__(self, labelled: Labelled, transform: Any, seed: int) -> None:
         self.labelled, self.transform, self.seed = labelled, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, index: tuple[int, int]) -> Sample:
         from slip.data.decode import decode
 
-        epoch, index = key
+        epoch, image_index = index
         try:
-            image = Image.fromarray(decode(self.labelled.images[index]))
+            image = Image.fromarray(decode(self.labelled.images[image_index]))
         except DataError as error:
-            return index, -1, str(error)
-        with seeded(self.seed, IMAGE, epoch, index):
-            return index, int(self.labelled.labels[index]), self.transform(image)
+            return image_index, -1, str(error)
+        with seeded(self.seed, IMAGE, epoch, image_index):
+            return image_index, int(self.labelled.labels[image_index]), self.transform(image)
 
 
 class Batches(Sampler):

@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         if isinstance(trunk, VisionTransformer):
             # timm counts the final norm to the last block; BEiT trains it at the head's rate.
             layers = {
-                n: HEAD if n.startswith(("norm.", "fc_norm.")) else layer for n, layer in layers.items()
+                n: HEAD if str(n).startswith(("norm.", "fc_norm.")) else layer for n, layer in layers.items()
             }
         layers = {f"tower.{prefix}{name}": layer for name, layer in layers.items()}
         return lambda name: layers.get(name, HEAD)
