@@ -78,7 +78,7 @@ def quickstart(
         write_shards(
             Scenes("train", scenes, seed, SIZE), shards, shard_size=scenes, encoding="png", processes=2
         )
-    base = replace(base, data=replace(base.data, train=str(shards / "*.tar")))
+    base = replace(base, data=replace(base.data, train=str(shards)))
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
     runs = []
     for method in methods:

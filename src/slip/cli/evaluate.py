@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from slip.cli.arguments import parse
+
+if TYPE_CHECKING:
+    from slip.evaluation import Evaluator
 
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
 
@@ -28,6 +31,10 @@ class Options:
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint of a run folder."""
+    templates: tuple[str, ...] = ()
+    """Zero-shot prompts, each with {} for the class name; by default those that suit the data set."""
+    preset: Literal["auto", "paper", "small-data"] = "auto"
+    """Finetuning recipe."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     out: Path | None = None
     """Also write the results to this JSON file."""
@@ -43,18 +50,31 @@ def main(argv: list[str]) -> None:
     from slip.training.precision import choose_device
 
     if not options.tasks:
-        raise ConfigError(
-            "No task was named", fix="For example `slip evaluate RUN zeroshot:scenes knn:/data/birds`"
-        )
-    tasks = [
-        suite.parse_task(f"{t}:{options.data}" if ":" not in t and options.data else t) for t in options.tasks
-    ]
+        raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
+    is_run = (options.model / "config.toml").is_file()
+    tasks = [_evaluator(task, options, is_run) for task in options.tasks]
     encoder = load(options.model, which=options.which).to(choose_device(options.device))
-    results = suite.run(encoder, tasks)
+    results = suite.run(encoder, tasks, progress=True)
     print(suite.table(results))
     if options.out:
         suite.save(results, options.out)
-    if (options.model / "config.toml").is_file():
+    if is_run:
         path = options.model / "results.json"
-        measured = {(r.task, r.metric) for r in results}
-        suite.save([r for r in suite.read(path) if (r.task, r.metric) not in measured] + results, path)
+        measured = {result.key for result in results}
+        suite.save([r for r in suite.read(path) if r.key not in measured] + results, path)
+
+
+def _evaluator(task: str, options: Options, is_run: bool) -> Evaluator:
+    from slip.evaluation import suite
+    from slip.evaluation.datasets import dataset_name
+
+    protocol, _, dataset = task.partition(":")
+    dataset = dataset or options.data
+    task = f"{protocol}:{dataset}"
+    if protocol == "zeroshot" and options.templates:
+        return suite.parse_task(task, templates=options.templates)
+    if protocol == "finetune":
+        # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
+        folder = options.model / "finetune" / dataset_name(dataset).replace(":", "-") if is_run else None
+        return suite.parse_task(task, preset=options.preset, folder=folder)
+    return suite.parse_task(task)

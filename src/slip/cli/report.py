@@ -20,6 +20,8 @@ class Options:
     out: Path = Path("report.html")
     """The page to write."""
     title: str = "Training report"
+    pictures: str = ""
+    """Captioned pictures for a gallery of what the last run finds in them: anything that `slip train` reads."""
 
 
 def main(argv: list[str]) -> None:
@@ -33,5 +35,12 @@ def main(argv: list[str]) -> None:
 
     if not options.runs:
         raise ConfigError("No run folder was named", fix="`slip report runs/small-data`")
-    write_report(options.out, [load_run(path) for path in options.runs], title=options.title)
+    encoder = pictures = None
+    if options.pictures:
+        from slip.data.sources import open_source
+        from slip.interop import load
+
+        encoder, pictures = load(options.runs[-1]), open_source(options.pictures)
+    runs = [load_run(path) for path in options.runs]
+    write_report(options.out, runs, title=options.title, encoder=encoder, pictures=pictures)
     print(f"wrote {options.out}")

@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from conftest import make_tiny_config
+from slip.cli import main
+from slip.training.loop import train
+
+
+@pytest.fixture
+def run(tmp_path, toy_source):
+    return train(make_tiny_config(epochs=1), toy_source, tmp_path / "run", console=Console(quiet=True)).path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes that a look at the colour tells apart."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (20, 20, 3), dtype=np.uint8)
+                pixels[..., channel] = 250
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_prints_keeps_and_writes(run, photos, tmp_path, capsys) -> None:
+    out = tmp_path / "out.json"
+    assert (
+        main(["evaluate", str(run), f"knn:{photos}", "zeroshot", "--data", str(photos), "--out", str(out)])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "knn:photos" in printed
+    assert "zeroshot:photos" in printed
+    written = json.loads(out.read_text())
+    assert {r["task"] for r in written} == {"knn:photos", "zeroshot:photos"}
+    assert all(r["count"] == 12 and 0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in written)
+    assert json.loads((run / "results.json").read_text()) == written
+    assert main(["evaluate", str(run), f"linear:{photos}", f"knn:{photos}"]) == 0
+    kept = [r["task"] for r in json.loads((run / "results.json").read_text()) if r["metric"] == "top1"]
+    assert sorted(kept) == ["knn:photos", "linear:photos", "zeroshot:photos"]
+
+
+def test_finetunes_and_keeps_its_state(run, photos, capsys) -> None:
+    assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
+    assert "finetune:photos" in capsys.readouterr().out
+    assert (run / "finetune" / "photos").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere", "zeroshot:scenes"], "no such file or folder"),
+        (["RUN"], "No task was named"),
+        (["RUN", "zreoshot:scenes"], "Did you mean 'zeroshot'"),
+        (["RUN", "zeroshot"], "names no data set"),
+        (["RUN", "knn:nowhere/at/all"], "no labelled images at this place"),
+    ],
+)
+def test_wrong_calls_teach(run, argv, message, capsys) -> None:
+    argv = [str(run) if word == "RUN" else word for word in argv]
+    assert main(["evaluate", *argv]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_report_of_a_run(run, tmp_path, capsys) -> None:
+    out = tmp_path / "page.html"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert "<html" in out.read_text()
+    assert main(["report", str(tmp_path), "--out", str(out)]) == 1
+    assert "not a run folder" in capsys.readouterr().err

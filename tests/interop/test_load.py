@@ -1,0 +1,86 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import slip
+from conftest import make_tiny_config
+from slip.config import to_toml
+from slip.encoder import Encoder
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+
+
+def write_run(folder, config, steps=(1,), scores=None):
+    """Write the parts of a run folder that `load` reads; return the encoders that its checkpoints hold."""
+    folder.mkdir()
+    (folder / "config.toml").write_text(to_toml(config))
+    encoders = []
+    for step, score in zip(steps, scores or [None] * len(steps)):
+        torch.manual_seed(step)
+        encoders.append(Encoder.from_config(config))
+        checkpoint.save(
+            folder / "checkpoints",
+            step,
+            encoders[-1].model.state_dict(),
+            {"none": torch.zeros(1)},
+            {"score": score},
+        )
+    return encoders
+
+
+def same(a, b) -> bool:
+    return torch.equal(a.encode_text("a red square"), b.encode_text("a red square"))
+
+
+def test_latest_and_best_of_a_run(tmp_path) -> None:
+    first, second = write_run(tmp_path / "run", make_tiny_config(), (3, 7), (0.9, 0.2))
+    assert same(slip.load(tmp_path / "run"), second)
+    from slip.interop import load
+
+    assert same(load(tmp_path / "run", which="best"), first)
+    assert same(slip.load(tmp_path / "run" / "checkpoints" / "step-00000003"), first)
+
+
+def test_a_run_without_text(tmp_path) -> None:
+    config = make_tiny_config()
+    config = replace(config, objective=replace(config.objective, loss="simclr"))
+    (encoder,) = write_run(tmp_path / "run", config)
+    assert slip.load(tmp_path / "run").model.embeddings == encoder.model.embeddings == ("ssl_1", "ssl_2")
+
+
+def test_weights_of_another_architecture(tmp_path) -> None:
+    config = make_tiny_config()
+    write_run(tmp_path / "run", config)
+    wider = replace(config, model=replace(config.model, embed_dim=24))
+    (tmp_path / "run" / "config.toml").write_text(to_toml(wider))
+    with pytest.raises(CheckpointError, match=r"do not fit.*image_projection"):
+        slip.load(tmp_path / "run")
+    other = replace(config, objective=replace(config.objective, loss="clip"))
+    (tmp_path / "run" / "config.toml").write_text(to_toml(other))
+    with pytest.raises(CheckpointError, match=r"entries differ.*ssl_head"):
+        slip.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty", "text.pt"])
+def test_what_is_no_model(tmp_path, name) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(CheckpointError):
+        slip.load(tmp_path / name)
+
+
+def test_a_run_without_checkpoints(tmp_path) -> None:
+    write_run(tmp_path / "run", make_tiny_config(), ())
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        slip.load(tmp_path / "run")
+
+
+def test_a_damaged_checkpoint(tmp_path) -> None:
+    write_run(tmp_path / "run", make_tiny_config())
+    path = tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        slip.load(tmp_path / "run")
+    assert json.loads((path.parent / "state.json").read_text())["step"] == 1
