@@ -229,3 +229,13 @@ def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) ->
         "run",
     ):
         assert words in told
+
+
+def test_tensorboard_gets_the_numbers(tmp_path, toy_source) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = train(make_tiny_config(tensorboard=True), toy_source, tmp_path / "run", console=QUIET)
+    events = event_accumulator.EventAccumulator(str(run.path / "tensorboard")).Reload()
+    lines = read_lines(run.path / "metrics.jsonl")
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"])) for line in lines
+    ]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from slip.training.parallel import compile_towers
 from slip.training.plan import Plan, describe, make_plan
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
+from slip.training.signals import stop_signals
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.tracking import JsonLines, ProgressLine, TensorBoard, Tracker, Window
 
@@ -295,24 +294,3 @@ class _Session:
             self.run.checkpoints, self.step, self.model.state_dict(), state_tensors(self.optimizer), state
         )
         checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep)
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Within, SIGTERM and the first Ctrl-C set the event instead of ending the process; a second Ctrl-C ends it."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

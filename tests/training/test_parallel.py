@@ -1,0 +1,43 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from slip.models import build
+from slip.training.parallel import compile_towers
+
+NEEDS = ("image", "text", "ssl_1", "ssl_2")
+
+
+def tokens(length: int) -> torch.Tensor:
+    rows = torch.randint(1, 400, (8, length))
+    rows[:, 0], rows[:, -1] = 49406, 49407
+    for row in range(1, 8):  # shorter captions, the first row is the longest
+        end = 2 + row % (length - 2)
+        rows[row, end], rows[row, end + 1 :] = 49407, 0
+    return rows
+
+
+@pytest.mark.slow
+def test_compiled_towers_give_the_same_features_and_gradients(tiny_config) -> None:
+    """Over several text lengths, so that recompiling and dynamic shapes are met."""
+    torch.manual_seed(0)
+    config = replace(tiny_config.model, image=replace(tiny_config.model.image, drop_path=0.0))
+    plain = build(config, 16, NEEDS).train()
+    compiled = copy.deepcopy(plain)
+    compile_towers(compiled)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for length in (5, 7, 12, 5):
+        views = {name: torch.randn(8, 3, 16, 16) for name in NEEDS if name != "text"}
+        rows = tokens(length)
+        for model in (plain, compiled):
+            model.zero_grad()
+            features = model.features(views, rows)
+            sum((f * torch.linspace(0, 1, f.shape[1])).sum() for f in features.values()).backward()
+        expected = plain.features(views, rows)
+        for name, feature in compiled.features(views, rows).items():
+            torch.testing.assert_close(feature, expected[name], rtol=1e-4, atol=1e-5)
+        for a, b in zip(plain.parameters(), compiled.parameters()):
+            if a.grad is not None:
+                torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4 * float(a.grad.abs().max()))
