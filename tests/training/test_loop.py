@@ -217,6 +217,18 @@ def test_impossible_plans_are_refused(tmp_path, toy_source, changes, message) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_cannot_be_built_leaves_no_folder(tmp_path, toy_source, tiny_config) -> None:
+    tower = replace(tiny_config.model.image, name="resnte50")
+    with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
+        train(
+            replace(tiny_config, model=replace(tiny_config.model, image=tower)),
+            toy_source,
+            tmp_path / "run",
+            console=QUIET,
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) -> None:
     train(tiny_config, toy_source, tmp_path / "run")
     told = capsys.readouterr().err

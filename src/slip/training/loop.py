@@ -66,21 +66,19 @@ def train(
         config.objective.loss, temperature=config.objective.temperature, block=config.objective.block
     )
     plan = make_plan(config, len(source), objective.needs)
+    if run.exists() and not resume:
+        raise ConfigError(
+            "The run folder already holds a run",
+            got=str(run.path),
+            fix="Continue it with --resume, or choose another folder with --out",
+        )
     if run.exists():
-        if not resume:
-            raise ConfigError(
-                "The run folder already holds a run", got=str(run.path),
-                fix="Continue it with --resume, or choose another folder with --out",
-            )  # fmt: skip
         run.check_same(config)
-    else:
-        run.create(config)
-
     torch.manual_seed(config.training.seed)
-    model = build(config.model, config.views.size, objective.needs)
-    console.print(
-        describe(plan, model.to(plan.device), run.path, source.name), highlight=False, soft_wrap=True
-    )
+    model = build(config.model, config.views.size, objective.needs).to(plan.device)
+    if not run.exists():
+        run.create(config)
+    console.print(describe(plan, model, run.path, source.name), highlight=False, soft_wrap=True)
     with _Session(plan, run, source, model, objective, evaluate, console) as session:
         session.restore()
         session.run_to_the_end()
