@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from conftest import make_tiny_config
 from slip.cli import main
 from slip.training.loop import train
+from toys import make_tiny_config
 
 
 @pytest.fixture

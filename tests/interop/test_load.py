@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import slip
-from conftest import make_tiny_config
 from slip.config import to_toml
 from slip.encoder import Encoder
 from slip.errors import CheckpointError
 from slip.training import checkpoint
+from toys import make_tiny_config
 
 
 def write_run(folder, config, steps=(1,), scores=None):

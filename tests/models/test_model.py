@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from slip.config import ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig
+from slip.config import EMBEDDINGS, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig
 from slip.errors import ConfigError
-from slip.models import EMBEDDINGS, Model, build
+from slip.models import Model, build
 
 CONFIG = ModelConfig(
     image=ImageTowerConfig(patch=8, width=24, depth=2, heads=3),

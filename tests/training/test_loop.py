@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import ToySource, make_tiny_config
 from slip.errors import ConfigError, TrainingError
 from slip.training import checkpoint, loop
 from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
+from toys import ToySource, make_tiny_config
 
 QUIET = Console(quiet=True)
 

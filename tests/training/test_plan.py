@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from conftest import make_tiny_config
 from slip.models import build
 from slip.training.plan import make_plan, memory
+from toys import make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
 
