@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from slip.config import VIEWS, ViewConfig, ViewsConfig
+from slip.config import VIEWS as VIEW_NAMES
+from slip.config import ViewConfig, ViewsConfig
 from slip.data.decode import decode
 from slip.data.loader import ATTEMPTS, MAX_WORKERS, Loader, default_workers
 from slip.data.order import Stream, generator, locate
@@ -70,7 +71,7 @@ def jpeg(index: int) -> bytes:
 def load(count: int, source: Pictures | None = None, **options: object) -> list[Batch]:
     settings: dict = {
         "views": VIEWS,
-        "names": VIEWS,
+        "names": VIEW_NAMES,
         "tokenizer": Tokenizer(),
         "batch": 5,
         "seed": 3,
@@ -93,8 +94,8 @@ def assert_equal(a: Batch, b: Batch) -> None:
 def twin(source: Pictures, position: int, batch: int, seed: int, views: ViewsConfig) -> Batch:
     """One record after the other, one view after the other, a fresh generator for everything."""
     result = Batch({}, {}, None, [], position + batch)
-    rows: dict[str, list] = {name: [] for name in VIEWS}
-    parameters: dict[str, list] = {name: [] for name in VIEWS}
+    rows: dict[str, list] = {name: [] for name in VIEW_NAMES}
+    parameters: dict[str, list] = {name: [] for name in VIEW_NAMES}
     captions = []
     for p in range(position, position + batch):
         epoch, index = locate(seed, p, len(source))
@@ -108,8 +109,8 @@ def twin(source: Pictures, position: int, batch: int, seed: int, views: ViewsCon
             rows[name].append(torch.from_numpy(crop(image, box, views.size)))
             parameters[name].append(torch.from_numpy(row))
         result.keys = [*result.keys, record.key]
-    result.views = {name: torch.stack(rows[name]) for name in VIEWS}
-    result.parameters = {name: torch.stack(parameters[name]) for name in VIEWS}
+    result.views = {name: torch.stack(rows[name]) for name in VIEW_NAMES}
+    result.parameters = {name: torch.stack(parameters[name]) for name in VIEW_NAMES}
     result.tokens = Tokenizer()(captions)
     return result
 
@@ -121,7 +122,7 @@ def test_equals_a_slow_obvious_twin() -> None:
 
 def test_shapes() -> None:
     (batch,) = load(1)
-    for name in VIEWS:
+    for name in VIEW_NAMES:
         assert batch.views[name].shape == (5, 3, 16, 16)
         assert batch.views[name].dtype == torch.uint8
         assert batch.parameters[name].shape == (5, 9)
@@ -250,10 +251,10 @@ def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyP
 def test_leaves_no_process_behind() -> None:
     script = textwrap.dedent("""
         import sys; sys.path.insert(0, sys.argv[1])
-        from test_loader import Loader, Pictures, Tokenizer, VIEWS, VIEWS
+        from test_loader import Loader, Pictures, Tokenizer, VIEWS, VIEW_NAMES
         if __name__ == "__main__":
             loader = Loader(
-                Pictures(), views=VIEWS, names=VIEWS, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
+                Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
             )
             batches = iter(loader)
             print(next(batches).position, next(batches).position)
@@ -266,12 +267,14 @@ def test_leaves_no_process_behind() -> None:
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
     loader = Loader(Pictures(), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0)
     assert loader._builder.min_side == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
-    loader = Loader(Pictures(), views=VIEWS, names=VIEWS, tokenizer=None, batch=1, seed=0, workers=0)
+    loader = Loader(Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
     assert loader._builder.min_side == 66
 
 
 def test_the_loaders_work_is_picklable() -> None:
-    loader = Loader(Pictures(), views=VIEWS, names=VIEWS, tokenizer=Tokenizer(), batch=2, seed=1, workers=0)
+    loader = Loader(
+        Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=2, seed=1, workers=0
+    )
     copy = pickle.loads(pickle.dumps(loader))
     assert_equal(next(iter(copy)), next(iter(loader)))
 

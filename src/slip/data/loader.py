@@ -12,8 +12,10 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import Any
 
 import numpy as np
@@ -264,6 +266,15 @@ def _context() -> Any:
 def _start_worker(worker: int) -> None:
     # Ctrl-C reaches the whole process group; the training process decides what it means and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when training's is gone, killed perhaps; torch looks for the fork server's end instead."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _death(code: int) -> DataError:
