@@ -39,7 +39,7 @@ from slip.interop.reference import to_reference
 from slip.models import build
 from slip.objectives import parse
 from slip.training.optimizer import build_optimizer
-from slip.training.parallel import compile_towers
+from slip.training.parallel import prepare
 
 SIZE = 224
 NO_GRADIENT = ("image_mlp.layer1.bias", "image_mlp.layer2.bias")
@@ -120,8 +120,7 @@ class OurSide:
     def speed_up(self, options: argparse.Namespace) -> None:
         """Apply the options that the fp32 comparison is made without."""
         self.dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        if options.compile:
-            compile_towers(self.model)
+        prepare(self.model, torch.device("cpu"), self.dtype, compiled=options.compile)
 
 
 def compare(reference: ReferenceSide, ours: OurSide, batch: Batch) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slip.models import build
-from slip.training.parallel import compile_towers
+from slip.training.parallel import compile_towers, prepare
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
 
@@ -41,3 +41,22 @@ def test_compiled_towers_give_the_same_features_and_gradients(tiny_config) -> No
         for a, b in zip(plain.parameters(), compiled.parameters()):
             if a.grad is not None:
                 torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4 * float(a.grad.abs().max()))
+
+
+def test_bf16_on_a_cpu_multiplies_attention_out(tiny_config) -> None:
+    """Only the way it is computed changes: features and gradients stay what they were."""
+    config = replace(tiny_config.model, image=replace(tiny_config.model.image, drop_path=0.0))
+    fused = build(config, 16, ("ssl_1", "ssl_2")).double().train()
+    views = {name: torch.randn(4, 3, 16, 16, dtype=torch.float64) for name in ("ssl_1", "ssl_2")}
+    prepared = {dtype: copy.deepcopy(fused) for dtype in (torch.float32, torch.bfloat16)}
+    for dtype, model in prepared.items():
+        prepare(model, torch.device("cpu"), dtype, compiled=False)
+        kinds = {m.fused_attn for m in model.image_tower.modules() if hasattr(m, "fused_attn")}
+        assert kinds == {dtype == torch.float32}
+    features = {dtype: model.features(views)["ssl_1"] for dtype, model in prepared.items()}
+    torch.testing.assert_close(features[torch.bfloat16], features[torch.float32])
+    for feature in features.values():
+        feature.square().sum().backward()
+    for a, b in zip(*(model.parameters() for model in prepared.values())):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad)

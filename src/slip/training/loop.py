@@ -25,7 +25,7 @@ from slip.models import Model, build
 from slip.objectives import parse
 from slip.training import checkpoint
 from slip.training.optimizer import build_optimizer, load_state_tensors, set_learning_rate, state_tensors
-from slip.training.parallel import compile_towers
+from slip.training.parallel import prepare
 from slip.training.plan import Plan, describe, make_plan
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
@@ -135,8 +135,7 @@ class _Session:
     def run_to_the_end(self) -> None:
         """Train, measure, save, until the last step or a signal."""
         config, plan = self.config, self.plan
-        if config.training.compile:
-            compile_towers(self.model)
+        prepare(self.model, plan.device, plan.dtype, compiled=config.training.compile)
         progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(progress)
         saved_at = time.monotonic()
