@@ -211,13 +211,23 @@ class TestScenes:
         load_labelled("scenes", "train")
         load_labelled("scenes:heldout:30", "test")
         load_labelled("scenes:heldout:30", "train")
+        load_labelled("scenes:val:20", "test")
         assert [(s, n) for s, n, _ in scenes] == [
             ("test", 2000),
             ("train", 4000),
             ("heldout", 30),
             ("train", 60),
+            ("test", 20),
         ]
-        assert all(seed != 0 for _, _, seed in scenes)
+
+    def test_what_settings_are_chosen_by_is_not_what_is_reported(self, scenes):
+        for spec in ("scenes:test:9", "scenes:val:9"):
+            load_labelled(spec, "test")
+            load_labelled(spec, "train")
+        test, val = {seed for _, _, seed in scenes[:2]}, {seed for _, _, seed in scenes[2:]}
+        assert len(test) == len(val) == 1
+        assert test != val
+        assert min(test) > 2**32  # no seed that people train with
 
     def test_errors_teach(self):
         with pytest.raises(DataError, match="Did you mean 'heldout'"):
@@ -232,6 +242,7 @@ class TestScenes:
         ("scenes", "scenes"),
         ("scenes:test:50", "scenes"),
         ("scenes:heldout:50", "scenes:heldout"),
+        ("scenes:val:50", "scenes:val"),
         ("/a/cifar10", "cifar10"),
         ("/a/cifar10/data/", "cifar10"),
         ("/a/cifar10/test-00000-of-00001.parquet", "cifar10"),

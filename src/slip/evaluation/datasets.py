@@ -34,7 +34,9 @@ SPLITS = {
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 HELD_OUT = 0.2
 """Share of each class that a data set without splits gives as its test split."""
-SCENES_SEED = 1
+SCENES_SEEDS = {"val": 1, "test": 2**40, "heldout": 2**40}
+"""Of the scenes to measure on: those for choosing settings and those for reporting have no picture in common, and
+the latter none with what any usual seed trains on."""
 SCENES_COUNTS = {"train": 4_000, "test": 2_000}
 KEPT_SCENES = 10_000
 """Up to so many scenes are kept once drawn: 27 kB each."""
@@ -63,10 +65,10 @@ class Labelled:
 def load_labelled(spec: str, split: str = "test") -> Labelled:
     """Open one split (`train`, `test` or `val`) of the labelled images that `spec` names.
 
-    spec: `scenes[:test|heldout[:count]]`; a folder or file of Parquet as hubs store it (`train-*.parquet`, an image
-    column, a label column, class names in the schema or in `classes.json` beside it); or a folder of images,
-    `<split>/<class>/*` or `<class>/*`. Data without splits are split by a hash of each image's name: 20 % of every
-    class for `test`, the rest for `train`, the same each time.
+    spec: `scenes[:test|heldout|val[:count]]` (`val` to choose settings by, the others to report); a folder or file of
+    Parquet as hubs store it (`train-*.parquet`, an image column, a label column, class names in the schema or in
+    `classes.json` beside it); or a folder of images, `<split>/<class>/*` or `<class>/*`. Data without splits are split
+    by a hash of each image's name: 20 % of every class for `test`, the rest for `train`, the same each time.
 
     Raises DataError for data that cannot be used, ConfigError for an unknown split.
     """
@@ -108,7 +110,8 @@ def load_labelled(spec: str, split: str = "test") -> Labelled:
 def dataset_name(spec: str) -> str:
     """Return the short name of labelled or captioned data, from what was given to open them (nothing is read)."""
     if spec.split(":")[0] == "scenes":
-        return "scenes:heldout" if ":heldout" in spec else "scenes"
+        kind = spec.partition(":")[2].partition(":")[0]
+        return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
     path = Path(spec).expanduser().absolute()
     splits = "|".join(alias for aliases in SPLITS.values() for alias in aliases)
     while re.match(rf"(({splits})\b.*\.parquet|{splits}|data|images)$", path.name) and path.parent.name:
@@ -191,15 +194,15 @@ def _scenes(spec: str, split: str) -> Labelled:
     from slip.data.scenes import Scenes
 
     kind, _, count = spec.removeprefix("scenes").removeprefix(":").partition(":")
-    kind, kinds = kind or "test", ("test", "heldout")
-    if kind not in kinds:
-        raise DataError("There are no such scenes to measure on", got=spec, fix=did_you_mean(kind, kinds))
+    kind = kind or "test"
+    if kind not in SCENES_SEEDS:
+        fix = did_you_mean(kind, SCENES_SEEDS)
+        raise DataError("There are no such scenes to measure on", got=spec, fix=fix)
     if count and not re.fullmatch(r"[1-9]\d*", count):
-        raise DataError("Scenes to measure on are written scenes[:test|heldout[:count]]", got=spec)
+        raise DataError("Scenes to measure on are written scenes[:test|heldout|val[:count]]", got=spec)
     counts = {"test": int(count), "train": 2 * int(count)} if count else SCENES_COUNTS
-    scenes = Scenes(
-        kind if split != "train" else "train", counts.get(split, counts["test"]), seed=SCENES_SEED
-    )
+    drawn = "train" if split == "train" else "heldout" if kind == "heldout" else "test"
+    scenes = Scenes(drawn, counts.get(split, counts["test"]), seed=SCENES_SEEDS[kind])
     labels = np.array([scenes.label(i) for i in range(len(scenes))], dtype=np.int64)
     return Labelled(dataset_name(spec), split, _Rendered(scenes), labels, tuple(scenes.class_names))
 

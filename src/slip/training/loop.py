@@ -136,8 +136,8 @@ class _Session:
         """Train, measure, save, until the last step or a signal."""
         config, plan = self.config, self.plan
         prepare(self.model, plan.device, plan.dtype, compiled=config.training.compile)
-        progress = ProgressLine(self.console, self.step, plan.steps)
-        self.trackers.append(progress)
+        self.progress = ProgressLine(self.console, self.step, plan.steps)
+        self.trackers.append(self.progress)
         saved_at = time.monotonic()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
@@ -148,7 +148,7 @@ class _Session:
                 batch = next(batches)
                 waited = time.perf_counter() - waiting
                 self._train_step(batch, waited)
-                progress.advance(self.step)
+                self.progress.advance(self.step)
                 last = self.step == plan.steps
                 if last or self.step % config.training.log_every == 0:
                     self._log(self.window.take() | self.counts)
@@ -267,6 +267,7 @@ class _Session:
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
+        self.progress.measuring()
         try:
             results = self.evaluate(Encoder(self.model, self.config))
         except BaseException:

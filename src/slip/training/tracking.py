@@ -66,7 +66,7 @@ class ProgressLine:
     def __init__(self, console: Console, step: int, steps: int) -> None:
         self.console, self.steps, self.shown = console, steps, 0.0
         self.bar = Progress(
-            TextColumn("training"), BarColumn(bar_width=None), MofNCompleteColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"), TextColumn("ETA"), TimeRemainingColumn(compact=True),
             console=console, refresh_per_second=2, disable=not console.is_terminal,
         )  # fmt: skip
@@ -74,7 +74,11 @@ class ProgressLine:
         self.bar.start()
 
     def advance(self, step: int) -> None:
-        self.bar.update(self.task, completed=step)
+        self.bar.update(self.task, completed=step, description="training")
+
+    def measuring(self) -> None:
+        """Say that the steps pause for an evaluation."""
+        self.bar.update(self.task, description="measuring")
 
     def log(self, line: dict[str, Any]) -> None:
         if "evaluation" in line:
