@@ -1,18 +1,13 @@
-"""The one typed configuration of a run: frozen dataclasses, one per room; to and from TOML.
+"""The one typed configuration of a run: frozen dataclasses, one per room.
 
-The defaults are the paper's SLIP ViT-S/16 recipe; `slip.recipes` holds the named complete ones.
+The defaults are the paper's SLIP ViT-S/16 recipe; `slip.recipes` holds the named complete ones, `slip.toml` reads and
+writes them.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
-import typing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-from slip.errors import ConfigError, did_you_mean
+from typing import Literal
 
 VIEWS = ("image", "ssl_1", "ssl_2")
 """The views drawn of a picture: one to go with the caption, two for self-supervision."""
@@ -28,7 +23,9 @@ class DataConfig:
 
     train: str = ""
     """Training source: tar shards (path, glob, brace range), .csv/.tsv/.jsonl, COCO captions .json, a folder of
-    images, or `scenes[:split[:count]]`."""
+    images, or `scenes[:split[:count]]`. Several, each with a weight if it is not 1: `A + 0.5 * B`."""
+    ssl: str = ""
+    """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""
     val: str = ""
     """Held-out captioned source for retrieval during and after training; empty for none."""
     image_root: str = ""
@@ -212,92 +209,3 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return the nested plain form of a configuration (tuples become lists)."""
-    return {
-        f.name: to_dict(value)
-        if dataclasses.is_dataclass(value)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for f in dataclasses.fields(config)
-        for value in [getattr(config, f.name)]
-    }
-
-
-def to_toml(config: Config) -> str:
-    """Return the configuration as TOML text that `from_toml` reads back to an equal one."""
-    import tomli_w
-
-    return tomli_w.dumps(to_dict(config))
-
-
-def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:
-    """Build a `cls` from its nested plain form; keys left out keep the value of `base` (default: the defaults).
-
-    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type.
-    """
-    base = cls() if base is None else base
-    hints = typing.get_type_hints(cls)
-    changes = {}
-    for key, value in data.items():
-        if key not in hints:
-            raise ConfigError(f"Unknown configuration key '{where}{key}'", fix=did_you_mean(key, hints))
-        hint, current = hints[key], getattr(base, key)
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, dict):
-                raise ConfigError(f"'{where}{key}' is a section, not a value", got=value)
-            changes[key] = from_dict(value, typing.cast(type, hint), current, f"{where}{key}.")
-        else:
-            changes[key] = _coerce(value, hint, where + key)
-    return dataclasses.replace(base, **changes)
-
-
-def from_toml(text: str, base: Config | None = None) -> Config:
-    """Parse TOML text into a configuration; keys left out keep the value of `base`."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("The configuration is not valid TOML", cause=str(error)) from None
-    return from_dict(data, Config, base)
-
-
-def load(path: str | Path) -> Config:
-    """Read a configuration file written by `to_toml` or by hand."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
-        ) from None
-    try:
-        return from_toml(text)
-    except ConfigError as error:
-        raise ConfigError(f"In {path}: {error}") from None
-
-
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Check `value` against a field's type: bool, int, float, str, Literal, or a tuple of those."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"'{where}' takes a list", got=value)
-        if args[-1] is Ellipsis:
-            return tuple(_coerce(v, args[0], where) for v in value)
-        if len(value) != len(args):
-            raise ConfigError(f"'{where}' takes {len(args)} values", got=value)
-        return tuple(_coerce(v, a, where) for v, a in zip(value, args))
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(
-                f"'{where}' has no choice {value!r}", fix=did_you_mean(str(value), map(str, args))
-            )
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"'{where}' takes a value of type {hint.__name__}", got=value)
-    return value

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from slip import toml
 from slip.cli import COMMANDS, main
-from slip.config import from_toml
 from slip.recipes import RECIPES, get
 
 
@@ -39,7 +39,7 @@ def test_recipes(capsys) -> None:
     assert main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
     assert main(["recipes", "show", "small-data"]) == 0
-    assert from_toml(capsys.readouterr().out) == get("small-data")
+    assert toml.loads(capsys.readouterr().out) == get("small-data")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from slip import recipes
+from slip import recipes, toml
 from slip.cli import main
 from slip.cli.train import resolve
-from slip.config import to_toml
 from slip.errors import ConfigError
 
 
@@ -32,7 +31,7 @@ def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
     config = replace(
         recipes.get("scenes-tiny"), training=replace(recipes.get("scenes-tiny").training, batch=77)
     )
-    (tmp_path / "config.toml").write_text(to_toml(config))
+    (tmp_path / "config.toml").write_text(toml.dumps(config))
     options = resolve(["--resume", "--out", str(tmp_path), "--data.workers", "3"])
     assert options.resume
     assert (options.config.training.batch, options.config.data.workers) == (77, 3)

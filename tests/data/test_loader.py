@@ -18,8 +18,9 @@ from PIL import Image
 
 from slip.config import VIEWS as VIEW_NAMES
 from slip.config import ViewConfig, ViewsConfig
+from slip.data.builder import ATTEMPTS
 from slip.data.decode import decode
-from slip.data.loader import ATTEMPTS, MAX_WORKERS, Loader, default_workers
+from slip.data.loader import MAX_WORKERS, Loader, default_workers
 from slip.data.order import Stream, generator, locate
 from slip.data.record import Batch, Record
 from slip.data.tokenizer import Tokenizer
@@ -82,7 +83,7 @@ def load(count: int, source: Pictures | None = None, **options: object) -> list[
 
 
 def assert_equal(a: Batch, b: Batch) -> None:
-    assert (a.keys, a.position, a.skipped) == (b.keys, b.position, b.skipped)
+    assert (a.keys, a.position, a.read, a.skipped) == (b.keys, b.position, b.read, b.skipped)
     assert (a.tokens is None) == (b.tokens is None)
     if a.tokens is not None and b.tokens is not None:
         assert torch.equal(a.tokens, b.tokens)
@@ -93,7 +94,7 @@ def assert_equal(a: Batch, b: Batch) -> None:
 
 def twin(source: Pictures, position: int, batch: int, seed: int, views: ViewsConfig) -> Batch:
     """One record after the other, one view after the other, a fresh generator for everything."""
-    result = Batch({}, {}, None, [], position + batch)
+    result = Batch({}, {}, None, [], position + batch, position + batch)
     rows: dict[str, list] = {name: [] for name in VIEW_NAMES}
     parameters: dict[str, list] = {name: [] for name in VIEW_NAMES}
     captions = []
@@ -266,9 +267,9 @@ def test_leaves_no_process_behind() -> None:
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
     loader = Loader(Pictures(), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.min_side == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
+    assert loader._builder.lanes[0].min_side == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
     loader = Loader(Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.min_side == 66
+    assert loader._builder.lanes[0].min_side == 66
 
 
 def test_the_loaders_work_is_picklable() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.order import Stream, Streams, generator, locate
+from slip.data.order import Order, Part, Stream, Streams, generator, locate, parts_of, permute
 from slip.errors import ConfigError
 
 seeds = st.integers(0, 2**64 - 1)
@@ -60,13 +61,104 @@ def test_the_order_is_uniform() -> None:
     assert np.abs(counts / 2000 - 0.25).max() < 0.04  # 4 standard errors
 
 
+@given(length=st.integers(1, 300), keys=st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=12))
+@settings(deadline=None)
+def test_permute_is_a_permutation(length: int, keys: list[int]) -> None:
+    assert sorted(permute(value, length, keys) for value in range(length)) == list(range(length))
+
+
+def test_neighbours_are_scattered() -> None:
+    # A weak network would keep neighbours at the same distance.
+    places = np.array([[locate(3, epoch * 4097 + k, 4097)[1] for k in (0, 1)] for epoch in range(2000)])
+    for numbers in (places[:, 0], (places[:, 1] - places[:, 0]) % 4097):
+        counts = np.histogram(numbers, bins=10, range=(0, 4097))[0]
+        assert ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
+
+
+@given(seed=seeds, length=st.integers(1, 200), block=st.integers(2, 40), epoch=st.integers(0, 5))
+@settings(deadline=None)
+def test_blocks_stay_together_and_are_shuffled(seed: int, length: int, block: int, epoch: int) -> None:
+    order = Order([Part(length, length, block)], seed)
+    indices = [order.locate(epoch * length + offset)[1] for offset in range(length)]
+    assert sorted(indices) == list(range(length))
+    starts = [indices[0], *(b for a, b in itertools.pairwise(indices) if b != a + 1)]
+    assert all(start % block == 0 for start in starts)  # runs begin where blocks begin
+    if length > 20 * block:
+        assert len(starts) > length / block / 2
+
+
+parts = st.lists(
+    st.builds(Part, st.integers(1, 30), st.integers(1, 60), st.integers(1, 8)), min_size=1, max_size=5
+)
+
+
+@given(seed=seeds, parts=parts, start=st.integers(0, 300))
+@settings(deadline=None)
+def test_parts_get_their_shares_and_lose_nothing(seed: int, parts: list[Part], start: int) -> None:
+    order = Order(parts, seed)
+    firsts = np.cumsum([0, *(part.length for part in parts)])
+    located = [order.locate(p) for p in range(start + order.length)]
+    for part, first in zip(parts, firsts):
+        own = [
+            (p, epoch, index - first)
+            for p, (epoch, index) in enumerate(located)
+            if 0 <= index - first < part.length
+        ]
+        # As many turns as its share in any stretch of an epoch's length, and evenly spread: never off by two.
+        assert abs(sum(p >= start for p, _, _ in own) - part.share) <= (start % order.length > 0) * len(parts)
+        # Its epochs follow each other, and each goes through all of it once.
+        assert [epoch for _, epoch, _ in own] == [turn // part.length for turn in range(len(own))]
+        for epoch in range(len(own) // part.length):
+            assert sorted(index for _, e, index in own if e == epoch) == list(range(part.length))
+
+
+def test_every_stretch_has_the_mixture() -> None:
+    order = Order([Part(1000, 1000), Part(100, 300), Part(50, 700)], 0)
+    drawn = np.array([order.locate(p)[1] for p in range(4000)])
+    kinds = np.digitize(drawn, [1000, 1100])
+    for start in range(0, 4000, 200):
+        counts = np.bincount(kinds[start : start + 200], minlength=3)
+        assert np.abs(counts - [100, 30, 70]).max() <= 2
+
+
+@given(seed=seeds, parts=parts, batch=st.integers(1, 12), world=st.integers(1, 4), stop=st.integers(0, 20))
+@settings(deadline=None)
+def test_any_number_of_processes_and_any_stop_give_the_same_stream(
+    seed: int, parts: list[Part], batch: int, world: int, stop: int
+) -> None:
+    batch *= world
+    one = Order(parts, seed)
+    whole = [one.locate(p) for p in range(30 * batch)]
+    pieces: list[tuple[int, int]] = []
+    for number in range(30):
+        # After `stop` batches the run goes on elsewhere, with another number of processes.
+        processes = world if number < stop else 1
+        others = [Order(parts, seed) for _ in range(processes)]
+        for rank in range(processes):
+            rows = range(rank * batch // processes, (rank + 1) * batch // processes)
+            pieces += [others[rank].locate(number * batch + row) for row in rows]
+    assert pieces == whole
+
+
+def test_a_source_is_one_part_unless_it_says_otherwise() -> None:
+    class Remote(list):
+        block = 7
+
+    class Mixed(list):
+        parts = (Part(2, 4), Part(1, 1))
+
+    assert parts_of([1, 2, 3]) == (Part(3, 3, 1),)
+    assert parts_of(Remote([1, 2])) == (Part(2, 2, 7),)
+    assert parts_of(Mixed([1, 2, 3])) == Mixed.parts
+
+
 def test_the_order_of_a_run_stays_what_it_was() -> None:
     # Resuming a run after an upgrade must go on in the same order.
     assert [locate(7, p, 10)[1] for p in range(10)] == PINNED_ORDER
     assert generator(7, 1, 3, Stream.SSL_1).random() == PINNED_NUMBER
 
 
-PINNED_ORDER = [6, 3, 9, 1, 2, 0, 5, 7, 8, 4]
+PINNED_ORDER = [6, 0, 4, 1, 7, 9, 3, 8, 5, 2]
 PINNED_NUMBER = 0.9347348936487159
 
 
@@ -99,3 +191,8 @@ def test_a_moved_generator_equals_a_fresh_one() -> None:
 def test_bad_input(seed: int, position: int, length: int) -> None:
     with pytest.raises(ConfigError):
         locate(seed, position, length)
+
+
+def test_no_parts() -> None:
+    with pytest.raises(ConfigError, match="no records"):
+        Order([], 0)

@@ -116,3 +116,10 @@ def test_classification_reports_counts_and_top5_only_for_many_classes():
     ]
     with pytest.raises(EvaluationError, match="no sample"):
         metrics.classification("knn:x", np.zeros((0, 3)), np.zeros(0, int))
+
+
+@pytest.mark.parametrize("count", range(1, 60))
+def test_wilson_holds_the_share_itself(count: int) -> None:
+    for successes in range(count + 1):
+        low, high = metrics.wilson(successes, count)
+        assert 0 <= low <= successes / count <= high <= 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import slip
-from slip.config import to_toml
+from slip import toml
 from slip.encoder import Encoder
 from slip.errors import CheckpointError
 from slip.training import checkpoint
@@ -15,7 +15,7 @@ from toys import make_tiny_config
 def write_run(folder, config, steps=(1,), scores=None):
     """Write the parts of a run folder that `load` reads; return the encoders that its checkpoints hold."""
     folder.mkdir()
-    (folder / "config.toml").write_text(to_toml(config))
+    (folder / "config.toml").write_text(toml.dumps(config))
     encoders = []
     for step, score in zip(steps, scores or [None] * len(steps)):
         torch.manual_seed(step)
@@ -54,11 +54,11 @@ def test_weights_of_another_architecture(tmp_path) -> None:
     config = make_tiny_config()
     write_run(tmp_path / "run", config)
     wider = replace(config, model=replace(config.model, embed_dim=24))
-    (tmp_path / "run" / "config.toml").write_text(to_toml(wider))
+    (tmp_path / "run" / "config.toml").write_text(toml.dumps(wider))
     with pytest.raises(CheckpointError, match=r"do not fit.*image_projection"):
         slip.load(tmp_path / "run")
     other = replace(config, objective=replace(config.objective, loss="clip"))
-    (tmp_path / "run" / "config.toml").write_text(to_toml(other))
+    (tmp_path / "run" / "config.toml").write_text(toml.dumps(other))
     with pytest.raises(CheckpointError, match=r"entries differ.*ssl_head"):
         slip.load(tmp_path / "run")
 

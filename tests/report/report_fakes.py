@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slip import config as configuration
+from slip import toml
 from slip.config import Config, ObjectiveConfig, TrainingConfig
 from slip.data.record import Record
 from slip.errors import DataError, EvaluationError
@@ -38,7 +38,7 @@ def write_run(
 ) -> Path:
     """Write a run folder as training does: 20 steps of 8 samples are the 2 epochs planned."""
     folder.mkdir()
-    (folder / "config.toml").write_text(configuration.to_toml(make_config(loss)))
+    (folder / "config.toml").write_text(toml.dumps(make_config(loss)))
     (folder / "versions.json").write_text(json.dumps({"python": "3.12.1", "torch": "2.99"}))
     lines: list[dict[str, Any]] = []
     for step in range(1, steps + 1):

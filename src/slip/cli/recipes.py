@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from slip import recipes
-from slip.config import to_toml
+from slip import recipes, toml
 from slip.errors import ConfigError, did_you_mean
 
 USAGE = """usage: slip recipes [show NAME]
@@ -21,7 +20,7 @@ def main(argv: list[str]) -> None:
         case ["-h" | "--help"]:
             print(USAGE)
         case ["show", name]:
-            print(to_toml(recipes.get(name)), end="")
+            print(toml.dumps(recipes.get(name)), end="")
         case ["show", *_]:
             raise ConfigError("`slip recipes show` takes one recipe's name", fix="`slip recipes` lists them")
         case [word, *_]:

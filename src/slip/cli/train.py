@@ -9,8 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from slip import config as configuration
-from slip import recipes
+from slip import recipes, toml
 from slip.cli.arguments import parse, take_option, take_positional
 from slip.config import Config
 from slip.errors import ConfigError
@@ -47,9 +46,9 @@ def resolve(argv: list[str]) -> Options:
     if recipe:
         base = recipes.get(recipe)
     elif path:
-        base = configuration.load(path)
+        base = toml.load(path)
     elif "--resume" in rest and out and (Path(out) / "config.toml").is_file():
-        base = configuration.load(Path(out) / "config.toml")
+        base = toml.load(Path(out) / "config.toml")
     elif wants_help:
         base = Config()
     else:
@@ -99,6 +98,7 @@ def run(config: Config, out: str, resume: bool) -> None:
         config,
         source(data.train),
         out,
+        ssl=source(data.ssl) if data.ssl else None,
         evaluate=partial(suite.run, tasks=tasks) if tasks else None,
         resume=resume,
     )

@@ -8,32 +8,26 @@ keeps the order.
 from __future__ import annotations
 
 import itertools
-import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from slip.config import VIEWS, ViewConfig, ViewsConfig
-from slip.data.decode import decode
-from slip.data.order import Stream, Streams, check_seed, locate
-from slip.data.record import Batch, Record, Skipped, Source
+from slip.config import VIEWS, ViewsConfig
+from slip.data.builder import Builder
+from slip.data.order import check_seed
+from slip.data.record import Batch, Source
 from slip.data.tokenizer import Tokenizer
-from slip.data.views import Parameter, check, crop, draw, smallest_crop
+from slip.data.views import check
 from slip.errors import ConfigError, DataError, SlipError, did_you_mean
 
 MAX_WORKERS = 8
-ATTEMPTS = 20
-"""Other records tried in place of one that cannot be used."""
 
 _LESS = "--data.workers, --data.prefetch or the batch size"
 _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g), or lower {_LESS}"
@@ -42,11 +36,12 @@ _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g),
 class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
-    source: the records. views: size and kinds of the views; names: which of VIEWS to draw. tokenizer: None
-    loads no captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch.
-    batch: records in a batch. seed, position: of the run's stream; a batch's own `position` is where to go on.
-    workers: loader processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8.
-    prefetch: batches that each process keeps ready; workers · prefetch batches are held in shared memory.
+    source: the records; ssl: where the self-supervised views come from, if not from the same pictures. views: size
+    and kinds of the views; names: which of VIEWS to make. tokenizer: None loads no captions; with one, each record's
+    caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
+    one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
+    where to go on. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are cores, at
+    most 8. prefetch: batches that each process keeps ready; workers · prefetch batches are held in shared memory.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -59,12 +54,15 @@ class Loader:
         self,
         source: Source,
         *,
+        ssl: Source | None = None,
         views: ViewsConfig,
         names: tuple[str, ...],
         tokenizer: Tokenizer | None,
         batch: int,
         seed: int,
         position: int = 0,
+        rank: int = 0,
+        world: int = 1,
         workers: int = -1,
         prefetch: int = 4,
     ) -> None:
@@ -77,23 +75,25 @@ class Loader:
         ]:
             if value < least:
                 raise ConfigError(f"{what} must be at least {least}", got=value)
+        if batch % world:
+            raise ConfigError(f"A batch must be divisible among {world} processes", got=batch)
         for name in names:
             if name not in VIEWS:
                 raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
         check(views.image, "image")
         check(views.ssl, "ssl")
-        if not len(source):
-            raise DataError("The source has no records", got=source.name)
+        for records in (source, ssl):
+            if records is not None and not len(records):
+                raise DataError("The source has no records", got=records.name)
         self.position, self.prefetch = position, prefetch
         self.workers = default_workers() if workers < 0 else workers
-        configs = {name: views.image if name == "image" else views.ssl for name in names}
-        self._builder = _Builder(source, configs, views.size, tokenizer, batch, check_seed(seed))
+        self._builder = Builder(source, ssl, views, names, tokenizer, batch, check_seed(seed), rank, world)
 
     def __iter__(self) -> Generator[Batch]:
         batch = self._builder.batch
         built_batches = iter(
             DataLoader(
-                self._builder,
+                _Positions(self._builder),
                 batch_size=None,
                 sampler=itertools.count(self.position, batch),
                 collate_fn=_unchanged,
@@ -107,8 +107,8 @@ class Loader:
             )
         )
         try:
-            for position in itertools.count(self.position + batch, batch):
-                yield Batch(**_next(built_batches), position=position)
+            while True:
+                yield Batch(**_next(built_batches))
         finally:
             # At once rather than by the garbage collector, which may find the processes' handles already closed and
             # then waits for each of them in vain. DataLoader has no public way.
@@ -121,100 +121,19 @@ def default_workers() -> int:
     return min(MAX_WORKERS, cores - 1)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A record ready for its views."""
+class _Positions(Dataset):
+    """A dataset for torch's DataLoader whose indices are positions and whose items are whole batches' fields."""
 
-    index: int
-    key: str
-    image: np.ndarray
-    caption: str
-
-
-class _Builder(Dataset):
-    """Builds the batch that starts at a position; a dataset for torch's DataLoader, whose indices are positions."""
-
-    def __init__(
-        self,
-        source: Source,
-        configs: dict[str, ViewConfig],
-        size: int,
-        tokenizer: Tokenizer | None,
-        batch: int,
-        seed: int,
-    ) -> None:
-        self.source, self.configs, self.size = source, configs, size
-        self.tokenizer, self.batch, self.seed = tokenizer, batch, seed
-        # Large pictures are decoded at a fraction of their size where no crop would need more.
-        self.min_side = math.ceil(size / min(map(smallest_crop, configs.values()), default=1.0))
-        self._streams = Streams(seed)
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a Batch's fields, or an error to raise in the main process, without the worker's stack."""
         try:
-            return _share(self._build(index)) if get_worker_info() else self._build(index)
+            built = self.builder.build(index)
+            return _share(built) if get_worker_info() else built
         except SlipError as error:
             return {"error": (type(error), str(error))}
-
-    def _build(self, position: int) -> dict[str, Any]:
-        shape = (self.batch, 3, self.size, self.size)
-        views = {name: np.empty(shape, dtype=np.uint8) for name in self.configs}
-        parameters = {name: np.empty((self.batch, len(Parameter)), dtype=np.float32) for name in self.configs}
-        keys, captions, skipped = [], [], []
-        for row in range(self.batch):
-            epoch, index = locate(self.seed, position + row, len(self.source))
-            sample = self._usable(epoch, index, skipped)
-            keys.append(sample.key)
-            captions.append(sample.caption)
-            height, width = sample.image.shape[:2]
-            for name, config in self.configs.items():
-                stream = self._streams.at(epoch, sample.index, Stream[name.upper()])
-                box, parameters[name][row] = draw(config, height, width, stream)
-                views[name][row] = crop(sample.image, box, self.size)
-        return {
-            "views": _tensors(views),
-            "parameters": _tensors(parameters),
-            "tokens": self.tokenizer(captions) if self.tokenizer else None,
-            "keys": keys,
-            "skipped": skipped,
-        }
-
-    def _usable(self, epoch: int, index: int, skipped: list[Skipped]) -> _Sample:
-        """Return record `index`, or add it to `skipped` and return another one in its place."""
-        sample = self._read(epoch, index)
-        if isinstance(sample, _Sample):
-            return sample
-        skipped.append(sample)
-        # Drawn at once: reading a caption moves the shared generator to another stream.
-        drawn = self._streams.at(epoch, index, Stream.REPLACEMENT).integers(len(self.source), size=ATTEMPTS)
-        for other in drawn.tolist():
-            sample = self._read(epoch, other)
-            if isinstance(sample, _Sample):
-                return sample
-        raise DataError(
-            f"Record {index} of '{self.source.name}' and {ATTEMPTS} others drawn in its place cannot be used",
-            cause=f"The last one, '{sample.key}': {sample.reason}",
-            fix="Check that data.train, data.image_root and the columns are right"
-            + ("; an objective without text, such as simclr, needs no captions" if self.tokenizer else ""),
-        )
-
-    def _read(self, epoch: int, index: int) -> _Sample | Skipped:
-        key, source = f"#{index}", self.source.name
-        try:
-            record = self.source[index]
-            key, source = record.key, record.source
-            caption = self._caption(record, epoch, index) if self.tokenizer else ""
-            return _Sample(index, key, decode(record.image, self.min_side), caption)
-        except DataError as error:
-            return Skipped(index, key, source, str(error))
-
-    def _caption(self, record: Record, epoch: int, index: int) -> str:
-        captions = [caption for caption in record.captions if caption.strip()]
-        if not captions:
-            raise DataError("The record has no caption")
-        if len(captions) == 1:
-            return captions[0]
-        return captions[int(self._streams.at(epoch, index, Stream.CAPTION).integers(len(captions)))]
 
 
 def _next(built_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
@@ -231,10 +150,6 @@ def _next(built_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         kind, message = built["error"]
         raise kind(message)
     return built
-
-
-def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _share(built: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,11 @@ class Record:
 
 
 class Source(Protocol):
-    """Captioned images with random access. Picklable, so that loader processes can have their own."""
+    """Captioned images with random access. Picklable, so that loader processes can have their own.
+
+    It may have, besides: `block`, how many records lie together and are read best in a row (1: any order is as good);
+    `note`, what was guessed on opening, for people; `parts` (see `slip.data.order`).
+    """
 
     name: str
 
@@ -55,7 +59,7 @@ class Batch:
     parameters: view name → (N, P) float32, the augmentations drawn for each (see `slip.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
-    position: samples of the run consumed once this batch is done.
+    position: samples of the run consumed once this batch is done. read: the records looked at for them, used or not.
     """
 
     views: dict[str, Tensor]
@@ -63,4 +67,5 @@ class Batch:
     tokens: Tensor | None
     keys: Sequence[str]
     position: int
+    read: int
     skipped: list[Skipped] = field(default_factory=list)

@@ -54,7 +54,8 @@ def wilson(successes: float, count: float, z: float = Z95) -> tuple[float, float
     share = successes / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # By rounding, an interval that ends at the share itself (0 or 1) may just miss it.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def wilson_clustered(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slip import config as configuration
+from slip import toml
 from slip.config import Config
 from slip.errors import CheckpointError, ConfigError
 from slip.evaluation import Result
@@ -76,7 +76,7 @@ def load_run(folder: str | Path) -> Run:
             fix="Give the folder that `slip train` wrote.",
         )
     try:
-        config = configuration.load(folder / "config.toml")
+        config = toml.load(folder / "config.toml")
     except ConfigError as error:
         raise CheckpointError("The run's configuration cannot be used", cause=str(error)) from None
     lines, damaged = _read_lines(folder / "metrics.jsonl")

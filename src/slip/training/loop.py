@@ -16,6 +16,7 @@ from torch import Tensor
 from slip.augment import augment
 from slip.config import Config
 from slip.data.loader import Loader
+from slip.data.order import epoch_length
 from slip.data.record import Batch, Source
 from slip.data.tokenizer import Tokenizer
 from slip.encoder import Encoder
@@ -46,11 +47,14 @@ def train(
     source: Source,
     out: str | Path,
     *,
+    ssl: Source | None = None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> RunFolder:
     """Train as `config` says on `source`, writing to the run folder `out`; return the run folder.
+
+    `ssl`: where the pictures of the self-supervised views come from, if not from `source`.
 
     With `resume`, a run that `out` holds goes on from its newest checkpoint and ends with the weights it would
     have had without the interruption (bit for bit on a CPU); without one there, it starts.
@@ -65,7 +69,9 @@ def train(
     objective = parse(
         config.objective.loss, temperature=config.objective.temperature, block=config.objective.block
     )
-    plan = make_plan(config, len(source), objective.needs)
+    plan = make_plan(config, epoch_length(source), objective.needs)
+    if ssl is not None:
+        _check_ssl(objective.needs)
     if run.exists() and not resume:
         raise ConfigError(
             "The run folder already holds a run",
@@ -78,11 +84,25 @@ def train(
     model = build(config.model, config.views.size, objective.needs).to(plan.device)
     if not run.exists():
         run.create(config)
-    console.print(describe(plan, model, run.path, source.name), highlight=False, soft_wrap=True)
-    with _Session(plan, run, source, model, objective, evaluate, console) as session:
+    console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+    with _Session(plan, run, source, ssl, model, objective, evaluate, console) as session:
         session.restore()
         session.run_to_the_end()
     return run
+
+
+def _check_ssl(needs: Sequence[str]) -> None:
+    """Raise ConfigError when the objective has no use for pictures of their own for the self-supervised views."""
+    if "ssl_1" not in needs:
+        raise ConfigError(
+            "The objective takes no self-supervised views", got=needs, fix="Leave --data.ssl out"
+        )
+    if "image" not in needs:
+        raise ConfigError(
+            "The objective takes nothing but self-supervised views",
+            got=needs,
+            fix="Give the pictures as --data.train, and leave --data.ssl out",
+        )
 
 
 class _Session:
@@ -93,12 +113,13 @@ class _Session:
         plan: Plan,
         run: RunFolder,
         source: Source,
+        ssl: Source | None,
         model: Model,
         objective: Any,
         evaluate: Callable[[Encoder], Sequence[Any]] | None,
         console: Console,
     ) -> None:
-        self.plan, self.config, self.run, self.source = plan, plan.config, run, source
+        self.plan, self.config, self.run, self.source, self.ssl = plan, plan.config, run, source, ssl
         self.model, self.objective, self.evaluate, self.console = model, objective, evaluate, console
         self.optimizer = build_optimizer(model, self.config.optimizer)
         self.step = 0
@@ -177,6 +198,7 @@ class _Session:
         config, text = self.config, self.config.model.text
         return Loader(
             self.source,
+            ssl=self.ssl,
             views=config.views,
             names=tuple(name for name in self.plan.needs if name != "text"),
             tokenizer=Tokenizer(text.context, text.truncation) if "text" in self.plan.needs else None,
@@ -226,7 +248,7 @@ class _Session:
     def _count_skipped(self, batch: Batch) -> None:
         self.run.append_skipped(self.step + 1, batch.skipped)
         self.counts["skipped"] += len(batch.skipped)
-        skipped, read = self.counts["skipped"], batch.position
+        skipped, read = self.counts["skipped"], batch.read
         allowed = self.config.data.max_skipped
         if batch.skipped and skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
             example = batch.skipped[-1]

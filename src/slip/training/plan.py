@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from slip.config import Config
+from slip.data.order import epoch_length
+from slip.data.record import Source
 from slip.errors import ConfigError
 from slip.models import Model
 from slip.training.precision import autocast, choose_device, choose_precision
@@ -56,7 +58,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...]) -> Plan:
     return Plan(config, records, steps, warmup, device, choose_precision(training.precision, device), needs)
 
 
-def describe(plan: Plan, model: Model, run: Path, source: str) -> str:
+def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None) -> str:
     """Return the plan in words: parameters, samples, global batch, steps, memory, where things go."""
     config, training = plan.config, plan.config.training
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
@@ -73,7 +75,7 @@ def describe(plan: Plan, model: Model, run: Path, source: str) -> str:
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
-        "data": f"{plan.records:,} records from {source}",
+        "data": _data(plan.records, source),
         "views": f"{', '.join(n for n in plan.needs if n != 'text')} at {config.views.size} px",
         "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
         "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
@@ -81,7 +83,16 @@ def describe(plan: Plan, model: Model, run: Path, source: str) -> str:
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
         "written to": str(run),
     }
-    return "\n".join(f"  {name:<11}{text}" for name, text in lines.items())
+    if ssl is not None:
+        lines["ssl data"] = _data(epoch_length(ssl), ssl)
+    return "\n".join(
+        f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
+    )
+
+
+def _data(records: int, source: Source) -> str:
+    """Return what there is of a source, with what it guessed on opening."""
+    return "\n".join(filter(None, (f"{records:,} records from {source.name}", getattr(source, "note", ""))))
 
 
 def memory(plan: Plan, model: Model) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from slip import config as configuration
+from slip import toml
 from slip.config import Config
 from slip.data.record import Skipped
 from slip.errors import CheckpointError, ConfigError
@@ -50,7 +50,7 @@ class RunFolder:
                 got=str(self.path),
                 fix="Give the folder that `slip train` wrote",
             )
-        return configuration.load(self.path / "config.toml")
+        return toml.load(self.path / "config.toml")
 
     def exists(self) -> bool:
         return (self.path / "config.toml").is_file()
@@ -61,7 +61,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "versions.json", versions())
             # Last, because it makes the folder a run.
-            write_text(self.path / "config.toml", configuration.to_toml(config))
+            write_text(self.path / "config.toml", toml.dumps(config))
         except OSError as error:
             raise CheckpointError(
                 "The run folder cannot be written",
@@ -72,7 +72,7 @@ class RunFolder:
 
     def check_same(self, config: Config) -> None:
         """Raise ConfigError when `config` differs from the run's in something that the weights depend on."""
-        old, new = _flat(configuration.to_dict(self.config)), _flat(configuration.to_dict(config))
+        old, new = _flat(toml.to_dict(self.config)), _flat(toml.to_dict(config))
         changed = [
             key for key in old if old[key] != new[key] and not key.startswith(MAY_CHANGE) and key != "name"
         ]
