@@ -142,17 +142,10 @@ class Order:
     def _shuffled(self, offset: int, epoch: int, number: int, part: Part) -> int:
         """Return which record of a part comes at `offset` of an epoch."""
         keys = _keys(self.seed, epoch, number, self.stream)
-        if part.block <= 1:
-            return permute(offset, part.length, keys)
-        whole, short = divmod(part.length, part.block)
-        if not short:
-            return permute(offset // part.block, whole, keys) * part.block + offset % part.block
-        # The last block is shorter: what comes after it is that much earlier.
-        late = offset - _place(whole, whole + 1, keys) * part.block
-        if 0 <= late < short:
-            return whole * part.block + late
-        offset += part.block - short if late >= 0 else 0
-        return permute(offset // part.block, whole + 1, keys) * part.block + offset % part.block
+        blocks = part.length // part.block
+        block, within = divmod(offset, part.block)
+        # What the last whole block leaves over comes last in every epoch.
+        return offset if block == blocks else permute(block, blocks, keys) * part.block + within
 
 
 def locate(seed: int, position: int, length: int) -> tuple[int, int]:
@@ -174,21 +167,12 @@ def permute(value: int, length: int, keys: Sequence[int]) -> int:
             return value
 
 
-def _place(value: int, length: int, keys: Sequence[int]) -> int:
-    """The inverse of `permute`: the same walk, backwards."""
-    bits = max(2, (length - 1).bit_length())
-    while True:
-        value = _feistel(value, bits, keys, backwards=True)
-        if value < length:
-            return value
-
-
-def _feistel(value: int, bits: int, keys: Sequence[int], backwards: bool = False) -> int:
+def _feistel(value: int, bits: int, keys: Sequence[int]) -> int:
+    """Return where a permutation of range(2 ** bits) takes `value`: its halves are mixed into each other in turn."""
     low_bits = bits // 2
     low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
     high, low = value >> low_bits, value & low_mask
-    rounds = list(enumerate(keys))
-    for number, key in reversed(rounds) if backwards else rounds:
+    for number, key in enumerate(keys):
         if number % 2:
             low ^= _mix(high + key) & low_mask
         else:
