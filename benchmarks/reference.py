@@ -27,8 +27,9 @@ class QuickGelu(nn.Module):
 class ReferenceBlock(nn.Module):
     """CLIP's residual attention block, sequence first."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, fused: bool) -> None:
         super().__init__()
+        self.fused = fused
         self.attn = nn.MultiheadAttention(width, heads)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential()
@@ -38,14 +39,19 @@ class ReferenceBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.ln_1(x)
-        x = x + self.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
+        # Asked for its weights, today's module multiplies attention out, as PyTorch 1.10's did always.
+        x = x + self.attn(y, y, y, need_weights=not self.fused, average_attn_weights=False, attn_mask=mask)[0]
         return x + self.mlp(self.ln_2(x))
 
 
 class Reference(nn.Module):
-    """SLIP as its authors' code computes it; parameter names are that code's."""
+    """SLIP as its authors' code computes it; parameter names are that code's.
 
-    def __init__(self, config: ModelConfig, size: int) -> None:
+    fused: attention in PyTorch's fused kernel; without it multiplied out, as the timm 0.5 and PyTorch 1.10 of the
+    authors had it.
+    """
+
+    def __init__(self, config: ModelConfig, size: int, fused: bool = False) -> None:
         super().__init__()
         image, text, ssl = config.image, config.text, config.ssl
         self.visual = VisionTransformer(
@@ -57,11 +63,13 @@ class Reference(nn.Module):
             num_classes=0,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
         )
+        for block in self.visual.blocks:
+            block.attn.fused_attn = fused
         self.token_embedding = nn.Embedding(VOCABULARY, text.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(text.context, text.width))
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.ModuleList(
-            ReferenceBlock(text.width, text.heads) for _ in range(text.depth)
+            ReferenceBlock(text.width, text.heads, fused) for _ in range(text.depth)
         )
         self.ln_final = nn.LayerNorm(text.width)
         self.image_projection = nn.Parameter(torch.randn(image.width, config.embed_dim) * image.width**-0.5)

@@ -4,10 +4,11 @@
     python benchmarks/step.py --precision bf16 --compile
 
 The reference formulation (reference.py) is plain PyTorch: three image passes through timm's vision transformer,
-CLIP's text transformer on captions padded to 77 tokens, whole similarity matrices, per-tensor AdamW, eager, fp32.
-Both start from the same weights, and their losses and gradients are compared in fp32 before anything is timed.
-Steps are interleaved (A B A B …) on the same batches, new captions in each; the ratio is the median over pairs, so
-that a machine that is busy for a while is busy for both. Peak memory is that of a fresh process for each.
+CLIP's text transformer on captions padded to 77 tokens, whole similarity matrices, per-tensor AdamW, eager, fp32. It
+is timed twice: with attention multiplied out, as the libraries of its time did, and with today's fused kernel.
+Losses and gradients from the same weights are compared in fp32 before anything is timed.
+Steps are interleaved (A B C A B C …) on the same batches, new captions in each; ratios are medians over rounds, so
+that a machine that is busy for a while is busy for all. Peak memory is that of a fresh process for each.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,10 +84,10 @@ def batches(size: int, context: int, seed: int = 0) -> Callable[[], Batch]:
 
 
 class ReferenceSide:
-    """The reference formulation's training step."""
+    """The reference formulation's training step; fused: with today's attention kernel."""
 
-    def __init__(self, config: ModelConfig, optimizer: OptimizerConfig) -> None:
-        self.model = Reference(config, SIZE).train()
+    def __init__(self, config: ModelConfig, optimizer: OptimizerConfig, fused: bool = False) -> None:
+        self.model = Reference(config, SIZE, fused).train()
         self.optimizer = reference_optimizer(self.model, optimizer)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -123,23 +125,32 @@ class OurSide:
         prepare(self.model, torch.device("cpu"), self.dtype, compiled=options.compile)
 
 
-def compare(reference: ReferenceSide, ours: OurSide, batch: Batch) -> tuple[float, float]:
+SIDES: dict[str, Callable[[ModelConfig, OptimizerConfig], ReferenceSide | OurSide]] = {
+    "reference": ReferenceSide,
+    "reference, fused": partial(ReferenceSide, fused=True),
+    "ours": OurSide,
+}
+
+
+def compare(reference: ReferenceSide, other: ReferenceSide | OurSide, batch: Batch) -> tuple[float, float]:
     """Give both the same weights; return the relative differences of the loss and of the worst gradient.
 
     Left out are the biases before a BatchNorm, whose gradient is zero but for rounding.
     """
-    state = {to_reference(name): value for name, value in ours.model.state_dict().items()}
-    reference.model.load_state_dict(state)
-    losses = reference.loss(batch), ours.loss(batch)
+    name_of = to_reference if isinstance(other, OurSide) else str
+    reference.model.load_state_dict(
+        {name_of(name): value for name, value in other.model.state_dict().items()}
+    )
+    losses = reference.loss(batch), other.loss(batch)
     for loss in losses:
         loss.backward()
     expected = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
-    found = {to_reference(name): p.grad for name, p in ours.model.named_parameters() if p.grad is not None}
+    found = {name_of(name): p.grad for name, p in other.model.named_parameters() if p.grad is not None}
     if expected.keys() != found.keys():
         raise SystemExit(f"Gradients of one side only: {sorted(expected.keys() ^ found.keys())}")
     compared = [name for name in expected if name not in NO_GRADIENT]
     worst = max(((found[k] - expected[k]).norm() / expected[k].norm()).item() for k in compared)
-    for side in (reference, ours):
+    for side in (reference, other):
         side.model.zero_grad(set_to_none=True)
     return abs(losses[1].item() / losses[0].item() - 1), worst
 
@@ -169,7 +180,7 @@ def peak_memory(side: str) -> float:
 def measure_memory(options: argparse.Namespace, optimizer: OptimizerConfig) -> None:
     """In the fresh process: make two steps of one side and print the peak."""
     config = MODELS[options.model]
-    side = {"reference": ReferenceSide, "ours": OurSide}[options.measure](config, optimizer)
+    side = SIDES[options.measure](config, optimizer)
     if isinstance(side, OurSide):
         side.speed_up(options)
     draw = batches(options.batch, config.text.context)
@@ -190,37 +201,35 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile our towers")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each")
     parser.add_argument("--model", choices=sorted(MODELS), default="vit-s16")
-    parser.add_argument("--measure", choices=("reference", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=tuple(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.manual_seed(0)
     optimizer = OptimizerConfig(lr=1e-4)
     if options.measure:
         return measure_memory(options, optimizer)
     load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    memory = peak_memory("reference"), peak_memory("ours")
+    memory = [peak_memory(name) for name in SIDES]
 
     config = MODELS[options.model]
     draw = batches(options.batch, config.text.context)
-    reference, ours = ReferenceSide(config, optimizer), OurSide(config, optimizer)
+    reference, fused, ours = sides = [make(config, optimizer) for make in SIDES.values()]
     first = draw()
-    loss_difference, gradient_difference = compare(reference, ours, first)
-    print(
-        f"same weights, fp32: loss differs by {loss_difference:.0e}, worst gradient by {gradient_difference:.0e}"
-    )
-    if not (loss_difference < 1e-5 and gradient_difference < 1e-3):
-        raise SystemExit("The two do not compute the same thing; their times are not comparable.")
-    work = flops(reference, first), flops(ours, first)
+    for other in (fused, ours):
+        loss_difference, gradient_difference = compare(reference, other, first)
+        print(f"fp32: loss differs by {loss_difference:.0e}, worst gradient by {gradient_difference:.0e}")
+        if not (loss_difference < 1e-5 and gradient_difference < 1e-3):
+            raise SystemExit("The two do not compute the same thing; their times are not comparable.")
+    work = [flops(side, first) for side in sides]
     ours.speed_up(options)
     for _ in range(3):  # caches, optimiser state, compilation for a first and for any length of text
         warm = draw()
-        reference.step(warm)
-        ours.step(warm)
-    lengths, seconds = [], ([], [])
+        for side in sides:
+            side.step(warm)
+    lengths, seconds = [], []
     for _ in range(options.steps):
         batch = draw()
         lengths.append(batch.tokens.shape[1])
-        seconds[0].append(timed(reference, batch))
-        seconds[1].append(timed(ours, batch))
+        seconds.append([timed(side, batch) for side in sides])
     how = f"{options.precision}{', compiled' if options.compile else ''}"
     print(f"{options.model}, {SIZE} px, batch {options.batch}; the reference in fp32, ours in {how}")
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads{load}")
@@ -230,23 +239,26 @@ def main() -> None:
     table(work, memory, seconds)
 
 
-def table(
-    work: tuple[int, int], memory: tuple[float, float], seconds: tuple[list[float], list[float]]
-) -> None:
-    """Print both sides and their ratios; for time the median over pairs of steps, with the quartiles."""
-    ratios = [a / b for a, b in zip(*seconds)]
-    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+def table(work: list[int], memory: list[float], seconds: list[list[float]]) -> None:
+    """Print all sides, and ours against the references; for time the median over rounds, with the quartiles."""
+
+    def ratio(other: int) -> str:
+        ratios = [row[other] / row[-1] for row in seconds]
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        return f"**{statistics.median(ratios):.2f}** ({low:.2f}–{high:.2f})"
+
+    medians = [statistics.median(side) for side in zip(*seconds)]
     rows = [
-        ("arithmetic, GFLOP a step", *(f"{w / 1e9:,.0f}" for w in work), f"{work[0] / work[1]:.2f}"),
         (
-            "seconds a step, median",
-            *(f"{statistics.median(s):.3f}" for s in seconds),
-            f"**{statistics.median(ratios):.2f}** ({quartiles[0]:.2f}–{quartiles[2]:.2f})",
+            "arithmetic, GFLOP a step",
+            *(f"{w / 1e9:,.0f}" for w in work),
+            *(f"{w / work[-1]:.2f}" for w in work[:-1]),
         ),
-        ("peak memory, GiB", *(f"{m:.2f}" for m in memory), f"{memory[0] / memory[1]:.2f}"),
+        ("seconds a step, median", *(f"{m:.3f}" for m in medians), ratio(0), ratio(1)),
+        ("peak memory, GiB", *(f"{m:.2f}" for m in memory), *(f"{m / memory[-1]:.2f}" for m in memory[:-1])),
     ]
-    print("| | reference | ours | reference / ours |")
-    print("|---|--:|--:|--:|")
+    print("| | reference | with fused attention | ours | reference / ours | fused / ours |")
+    print("|---|--:|--:|--:|--:|--:|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
 
