@@ -264,3 +264,45 @@ def test_arrays_pass_through():
     ):
         with pytest.raises(DataError, match="must be RGB, uint8"):
             decode(bad)
+
+
+@pytest.mark.parametrize("min_side", [0, 7, 20, 31])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"quality": 90}),
+        ("RGB", {"quality": 60, "subsampling": 2, "progressive": True}),
+        ("RGB", {"quality": 95, "subsampling": 0}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+def test_a_faster_decoder_gives_the_same_pixels(monkeypatch, mode, options, min_side):
+    pytest.importorskip("simplejpeg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for extra in ({}, {"exif": exif}):
+        data = encoded(Image.fromarray(PICTURE).convert(mode), "JPEG", **options, **extra)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_simplejpeg", lambda: None)
+            expected = decode(data, min_side)
+        np.testing.assert_array_equal(decode(data, min_side), expected)
+
+
+def test_the_faster_decoder_is_used_and_does_not_decide_what_is_damaged(monkeypatch):
+    class Refuses:
+        calls = 0
+
+        def decode_jpeg(self, *_, **__):
+            self.calls += 1
+            raise ValueError("a warning made an error")
+
+    refuses = Refuses()
+    monkeypatch.setattr(module, "_simplejpeg", lambda: refuses)
+    data = encoded(PICTURE, "JPEG")
+    assert decode(data).shape == PICTURE.shape
+    with pytest.raises(DataError):
+        decode(data[: len(data) // 2])
+    assert refuses.calls == 2
+    decode(encoded(PICTURE))
+    assert refuses.calls == 2

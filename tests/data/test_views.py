@@ -72,7 +72,7 @@ def test_boxes_are_distributed_as_torchvisions() -> None:
 
 @given(seed=st.integers(0, 10_000), size=st.sampled_from([1, 32, 64, 200]))
 @settings(deadline=None, max_examples=40)
-def test_crop_equals_torchvision_on_pillow(seed: int, size: int) -> None:
+def test_crop_is_torchvisions_on_pillow_to_two_grey_levels(seed: int, size: int) -> None:
     image = picture(97, 133)
     box, _ = draw(SSL, 97, 133, generator(seed, 0, 0, 0))
     left, top, right, bottom = box
@@ -88,7 +88,9 @@ def test_crop_equals_torchvision_on_pillow(seed: int, size: int) -> None:
     result = crop(image, box, size)
     assert result.shape == (3, size, size)
     assert result.dtype == np.uint8
-    np.testing.assert_array_equal(result.transpose(1, 2, 0), np.asarray(expected))
+    difference = result.transpose(1, 2, 0).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 2
+    assert abs(difference.mean()) < 0.1
 
 
 @pytest.mark.parametrize(

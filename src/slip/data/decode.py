@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -20,14 +21,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """What may be decoded. Pillow's others are rarities, some of which start other programs."""
 
 _ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
+    3: lambda pixels: np.ascontiguousarray(pixels[::-1, ::-1]),
+    4: lambda pixels: np.ascontiguousarray(pixels[::-1]),
+    5: lambda pixels: np.ascontiguousarray(pixels.swapaxes(0, 1)),
+    6: lambda pixels: np.ascontiguousarray(pixels[::-1].swapaxes(0, 1)),
+    7: lambda pixels: np.ascontiguousarray(pixels[::-1, ::-1].swapaxes(0, 1)),
+    8: lambda pixels: np.ascontiguousarray(pixels[:, ::-1].swapaxes(0, 1)),
 }
 """EXIF orientation → what turns the stored pixels upright (Exif 2.3, tag 274)."""
 
@@ -53,10 +54,12 @@ def decode(image: bytes | np.ndarray, min_side: int = 0) -> np.ndarray:
             _check_size(*opened.size)
             if min_side > 0:
                 opened.draft(None, (min_side, min_side))
-            opened.load()
-            pixels, turn = _rgb(opened), _turn(opened)
-        # An array of its own: np.asarray would be read-only, and tensors made of it warn.
-        return np.array(pixels if turn is None else pixels.transpose(turn))
+            pixels = _fast(image, opened)
+            if pixels is None:
+                opened.load()
+                # An array of its own: np.asarray would be read-only, and tensors made of it warn.
+                pixels = np.array(_rgb(opened))
+            return _UPRIGHT.get(_orientation(opened), _as_it_is)(pixels)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -124,12 +127,41 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     return np.rint(grey * (255.0 / scale)).astype(np.uint8)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns the image upright. After loading: some formats turn themselves, then drop the tag."""
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation. After loading: some formats turn themselves, then drop the tag."""
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata; the pixels are fine
+        return 1
+
+
+def _as_it_is(pixels: np.ndarray) -> np.ndarray:
+    return pixels
+
+
+def _fast(image: bytes, opened: Image.Image) -> np.ndarray | None:
+    """Decode a plain JPEG with simplejpeg, if it is installed: the same pixels as Pillow's in half the time.
+
+    None for anything else, and for what it refuses: Pillow has the last word on what is damaged.
+    """
+    simplejpeg = _simplejpeg()
+    if simplejpeg is None or opened.format != "JPEG" or opened.mode not in ("RGB", "L"):
         return None
+    width, height = opened.size
+    try:
+        pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=height, min_width=width)
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+@cache
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,161 @@
+"""Samples a second of one core: from JPEG bytes and captions to views and tokens, ours against the reference pipeline.
+
+    python benchmarks/data.py
+    python benchmarks/data.py --rounds 20 --decoder pillow
+
+The reference pipeline decodes with Pillow and runs one pipeline of torchvision transforms on Pillow images for each of
+the three views, each caption through the tokenizer alone, without a cache. Ours is timed twice: what a loader process
+does (one decode, three crops, the drawn parameters, tokens; colours, blur and flips left to the device), and with
+everything on the CPU. Sides are interleaved; ratios are medians over rounds. Pictures are clouds of noise whose
+spectrum falls like that of photographs, in JPEGs of about the size that photographs of their dimensions have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torchvision import transforms
+
+from slip.augment import augment
+from slip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
+from slip.data.builder import Builder
+from slip.data.record import Record
+from slip.data.tokenizer import Tokenizer, _open_clip_tokenizer
+
+SIZES = ((500, 375), (256, 256))
+
+
+def photo(width: int, height: int, seed: int, quality: int = 85) -> bytes:
+    """Return a JPEG whose amplitudes fall with frequency as those of natural images do (Field 1987)."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / max(width, height)) ** 1.1
+    planes = []
+    for _ in range(3):
+        spectrum = amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape))
+        planes.append(np.fft.irfft2(spectrum, (height, width)))
+    colours = np.stack(planes, axis=-1) @ np.array([[1, 0.9, 0.8], [0.3, 0, -0.3], [-0.1, 0.2, -0.1]])
+    colours = (colours - colours.mean()) / colours.std() * 55 + 118
+    image = Image.fromarray(colours.clip(0, 255).astype(np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+class Photos:
+    """JPEGs in memory, with captions."""
+
+    name, note, block = "photos", "", 1
+
+    def __init__(self, width: int, height: int, count: int) -> None:
+        lines = Path(__file__).with_name("captions.txt").read_text(encoding="utf-8").splitlines()
+        self.images = [photo(width, height, seed) for seed in range(count)]
+        self.captions = random.Random(0).choices(lines, k=count)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.images[index], (self.captions[index],), str(index), self.name)
+
+
+class Blur:
+    """The reference's Gaussian blur: Pillow's, of a radius drawn anew."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+
+
+def reference_side(photos: Photos, count: int) -> Callable[[], None]:
+    """Return a function that prepares `count` samples as the reference implementation's data set does."""
+    normalise = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    plain = transforms.Compose([transforms.RandomResizedCrop(224, scale=(0.5, 1.0)), *normalise])
+    augmented = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224, scale=(0.08, 1.0)),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.RandomApply([Blur()], p=0.5),
+            transforms.RandomHorizontalFlip(),
+            *normalise,
+        ]
+    )
+    tokenizer = _open_clip_tokenizer()._tokenizer
+    start = iter(range(10**9))
+
+    def run() -> None:
+        samples = []
+        for _ in range(count):
+            record = photos[next(start) % len(photos)]
+            image = Image.open(io.BytesIO(record.image)).convert("RGB")
+            views = [plain(image), augmented(image), augmented(image)]
+            tokenizer.cache.clear()
+            samples.append((*views, tokenizer(record.captions[0])[0]))
+        torch.utils.data.default_collate(samples)
+
+    return run
+
+
+def our_side(photos: Photos, count: int, *, everything: bool) -> Callable[[], None]:
+    """Return a function that builds a batch of `count`; everything: with colours, blur and flips on the CPU."""
+    builder = Builder(photos, None, ViewsConfig(), VIEWS, Tokenizer(), count, 0)
+    start = iter(range(0, 10**9, count))
+
+    def run() -> None:
+        built = builder.build(next(start))
+        if everything:
+            for name, view in built["views"].items():
+                augment(view, built["parameters"][name], IMAGENET_MEAN, IMAGENET_STD)
+
+    return run
+
+
+def timed(run: Callable[[], None]) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=32, help="samples in a round")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"one thread, load average {os.getloadavg()[0]:.1f} at the start\n")
+    print("| pictures | side | samples/s | against the reference |")
+    print("|---|---|--:|--:|")
+    for width, height in SIZES:
+        photos = Photos(width, height, 64)
+        sides = {
+            "reference": reference_side(photos, options.batch),
+            "ours, loader side": our_side(photos, options.batch, everything=False),
+            "ours, everything on the CPU": our_side(photos, options.batch, everything=True),
+        }
+        for run in sides.values():
+            run()  # caches
+        seconds = [[timed(run) for run in sides.values()] for _ in range(options.rounds)]
+        kilobytes = statistics.mean(map(len, photos.images)) / 1000
+        for number, name in enumerate(sides):
+            speed = options.batch / statistics.median(row[number] for row in seconds)
+            ratios = [row[0] / row[number] for row in seconds]
+            low, _, high = statistics.quantiles(ratios, n=4)
+            against = f"**{statistics.median(ratios):.2f}** ({low:.2f}–{high:.2f})" if number else ""
+            print(f"| {width} × {height}, {kilobytes:.0f} kB | {name} | {speed:.0f} | {against} |")
+
+
+if __name__ == "__main__":
+    main()
