@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from slip.data.sources import remote
 from slip.data.sources.retry import is_http, is_url, shown
@@ -56,8 +55,9 @@ def ending(path: str) -> str:
 def _file(url: str) -> str:
     """Return the part of a URL that names a file: of a web server's the path, else the query; the first of a chain."""
     if is_http(url):
-        parts = urlsplit(url)
-        return parts.path if os.path.splitext(parts.path)[1] else parts.query
+        address, _, query = url.partition("?")
+        path = address.partition("://")[2].partition("/")[2]
+        return path if os.path.splitext(path)[1] else query
     first = url.partition("::")[0]
     return first if "://" in first else url
 
@@ -72,7 +72,7 @@ def _in_folder(folder: str) -> list[str]:
 
 def _find_urls(url: str) -> list[str]:
     """Return the URLs that a URL without braces stands for: itself, a glob, the shards of a folder."""
-    magic = glob.has_magic(urlsplit(url).path if is_http(url) else url)
+    magic = glob.has_magic(url.partition("?")[0] if is_http(url) else url)
     if (is_http(url) or "::" in url) and (magic or not ending(url)):
         raise DataError(
             "Files behind such an address cannot be listed" if magic else "The address names no file",

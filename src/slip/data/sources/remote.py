@@ -26,6 +26,8 @@ PATIENCE = 30.0
 """Seconds that a server may be silent."""
 SLOWEST = 250_000
 """Bytes a second that a server must send beside that."""
+LONGEST_DOWNLOAD = 6 * 3600.0
+"""Seconds for a file of which the server does not say the size."""
 CHUNK = 1 << 20
 
 T = TypeVar("T")
@@ -116,8 +118,7 @@ def download(url: str, file: IO[bytes], size: int) -> int:
             raise OSError(f"{have:,} bytes came instead of {size:,}")
         return have
 
-    # Without a size there is no bound on the whole, only on the silences.
-    seconds = PATIENCE + size / SLOWEST if size >= 0 else None
+    seconds = PATIENCE + size / SLOWEST if size >= 0 else LONGEST_DOWNLOAD
     return persist(url, lambda: _get(url, seconds, take, {}))
 
 
@@ -149,7 +150,7 @@ def _http_system(process: int) -> Any:
 
 
 def _get(
-    url: str, seconds: float | None, take: Callable[[ClientResponse], Awaitable[T]], headers: dict[str, str]
+    url: str, seconds: float, take: Callable[[ClientResponse], Awaitable[T]], headers: dict[str, str]
 ) -> T:
     """Send one request; return what `take` makes of the response, or raise what went wrong, within `seconds`."""
     from aiohttp import ClientTimeout
@@ -170,7 +171,7 @@ def _get(
             return await take(response)
 
     # A second later than aiohttp's own, which tells more; it also ends what hangs outside of a request.
-    answer: Any = sync(system.loop, send, timeout=None if seconds is None else seconds + 1)
+    answer: Any = sync(system.loop, send, timeout=seconds + 1)
     return answer
 
 
@@ -227,9 +228,7 @@ def _fsspec(url: str, seconds: float, ask: Callable[[Any, str], T]) -> T:
     """Return `ask(file system, path)`; TimeoutError after `seconds`, which not every file system has by itself."""
     from fsspec.core import url_to_fs
 
-    system, path = url_to_fs(
-        url
-    )  # fsspec keeps one for each process and thread, hence not in the thread below
+    system, path = url_to_fs(url)  # not in the thread below: fsspec keeps one for each process and thread
     answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     def run() -> None:

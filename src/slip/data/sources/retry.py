@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from slip.errors import DataError
 
@@ -87,7 +86,7 @@ def persist(url: str, ask: Callable[[], T]) -> T:
     until, known = _given_up.get(url, (0.0, None))
     if known and time.monotonic() < until:
         raise DataError(known.what, got=known.got, cause=known.cause, fix=known.fix)
-    host = urlsplit(url).netloc
+    host = url.partition("://")[2].partition("/")[0]
     tries = 1 if time.monotonic() < _down.get(host, 0.0) else TRIES
     for number in range(1, tries + 1):
         try:
@@ -96,9 +95,10 @@ def persist(url: str, ask: Callable[[], T]) -> T:
             raise
         except Exception as error:  # any: each of fsspec's file systems has its own
             if number == tries or not _may_pass(error):
-                _down[host] = time.monotonic() + (GIVEN_UP_FOR if _may_pass(error) else 0.0)
-                failure = _explain(url, error, number)
-                _given_up[url] = time.monotonic() + GIVEN_UP_FOR, failure
+                until, failure = time.monotonic() + GIVEN_UP_FOR, _explain(url, error, number)
+                _given_up[url] = until, failure
+                if number == tries:
+                    _down[host] = until
                 raise failure from None
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)) * random.SystemRandom().uniform(0.5, 1.5)
             time.sleep(max(wait, min(getattr(error, "after", 0.0), LONGEST_WAIT * 4)))
