@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slip.data.sources import tar_index
 from slip.data.sources.remote import Stat
 from slip.data.sources.storage import LocalFile, cache_folder, stat
-from slip.data.sources.tar_index import FOLDER, ShardIndex, decode, encode, index_shards, walk
+from slip.data.sources.tar_index import FOLDER, ShardIndex, decode, encode, index_shards, walk, write_index
 from slip.errors import DataError
 
 
@@ -87,6 +87,13 @@ def test_nowhere_to_write(shards, kept, walked, tmp_path, monkeypatch):
     for _ in range(2):
         assert len(index_shards(shards, "x")[0].places) == 3
     assert len(walked) == 4
+
+
+def test_written_by_who_makes_the_shard(shards, walked, tmp_path):
+    write_index(shards[0])
+    assert os.listdir(tmp_path / "shards" / FOLDER) == ["a-0.tar.index"]
+    assert len(index_shards(shards[:1], "x")[0].places) == 3
+    assert walked == shards[:1]
 
 
 def test_another_time_or_size_and_it_is_made_again(shards, kept, walked, write_tar):
@@ -197,6 +204,7 @@ def test_progress_is_told_when_it_takes_long(shards, monkeypatch, capsys):
     index_shards(shards, "x")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(tar_index, "SILENCE", 0.01)
+    monkeypatch.setattr(tar_index, "WORTH_KEEPING", 100)
     monkeypatch.setattr(tar_index, "THREADS", 1)
     slow, original = threading.Event(), tar_index.walk
     monkeypatch.setattr(tar_index, "walk", lambda *args: slow.wait(0.1) or original(*args))

@@ -191,6 +191,21 @@ def test_a_shard_that_fails_for_good_costs_its_records_and_no_more(server, shard
     assert len([shard for shard, _ in ranges(server) if shard == 1]) == 5
 
 
+def test_training_goes_on_without_it(server, shards, spec):
+    from slip.config import ViewsConfig
+    from slip.data.loader import Loader
+
+    source = open_source(spec)
+    del server.files["/set/a-1.tar"]
+    loader = Loader(
+        source, views=ViewsConfig(size=8), names=("image",), tokenizer=None, batch=12, seed=0, workers=0
+    )
+    batch = next(iter(loader))
+    assert sorted(skipped.index for skipped in batch.skipped) == [5, 6, 7]
+    assert all("no such file" in skipped.reason for skipped in batch.skipped)
+    assert len(batch.keys) == 12
+
+
 def test_a_shard_vanishes_shrinks_or_is_replaced_after_opening(
     server, shards, spec, write_tar, tmp_path, monkeypatch
 ):

@@ -128,11 +128,13 @@ def glob(pattern: str) -> list[str]:
     def ask(system: Any, path: str) -> list[str]:
         return sorted(system.unstrip_protocol(found) for found in system.glob(path))
 
+    forget(pattern)
     return persist(pattern, lambda: _fsspec(pattern, PATIENCE * 4, ask))
 
 
 def is_folder(url: str) -> bool:
     """Whether the URL, not a web server's, is that of a folder."""
+    forget(url)
     return persist(url, lambda: _fsspec(url, PATIENCE * 2, lambda system, path: system.isdir(path)))
 
 

@@ -74,8 +74,9 @@ def shown(path: str) -> str:
 
 
 def forget(url: str) -> None:
-    """Ask for the file again even if it failed lately: a person opens it anew, who may have mended it."""
+    """Ask again even if the file or its server failed lately: a person opens it anew, and may have mended it."""
     _given_up.pop(url, None)
+    _down.pop(_host(url), None)
 
 
 def persist(url: str, ask: Callable[[], T]) -> T:
@@ -86,7 +87,7 @@ def persist(url: str, ask: Callable[[], T]) -> T:
     until, known = _given_up.get(url, (0.0, None))
     if known and time.monotonic() < until:
         raise DataError(known.what, got=known.got, cause=known.cause, fix=known.fix)
-    host = url.partition("://")[2].partition("/")[0]
+    host = _host(url)
     tries = 1 if time.monotonic() < _down.get(host, 0.0) else TRIES
     for number in range(1, tries + 1):
         try:
@@ -106,6 +107,10 @@ def persist(url: str, ask: Callable[[], T]) -> T:
             _down.pop(host, None)
             return answer
     raise AssertionError("at least one try is made")
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _may_pass(error: Exception) -> bool:

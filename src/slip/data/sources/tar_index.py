@@ -121,6 +121,16 @@ def walk(file: File, status: Stat, stop: threading.Event | None = None) -> Shard
     return ShardIndex(np.array(places, np.uint32).reshape(-1, 3, 2), keys, ignored, status)
 
 
+def write_index(path: str) -> None:
+    """Make and keep the index of a local shard, however small: for who writes shards and has just made one.
+
+    Raises DataError when the shard cannot be read to its end. An index that cannot be written is none.
+    """
+    path = os.path.abspath(path)
+    status = stat(path)
+    _keep(path, walk(open_file(path, status), status))
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Split a member's name at the first dot of its last part, as WebDataset does; hidden files have no extension."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
