@@ -90,6 +90,8 @@ class Server:
             self.released.wait()
         if isinstance(fault, int) or data is None:
             handler.send_response(fault if isinstance(fault, int) else 404)
+            for name, value in self.headers.items():
+                handler.send_header(name, value)
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return

@@ -78,6 +78,20 @@ def test_five_tries_and_no_more_for_the_next_record(server, url, fault):
     assert remote.read(url, 5000, 10, len(DATA)) == DATA[5000:5010]
 
 
+@pytest.mark.parametrize(
+    ("after", "low", "high"), [("", 0, 0), ("7", 7, 7), ("99999", 32, 32), ("tomorrow", 0, 0)]
+)
+def test_waits_grow_and_heed_the_server(server, url, monkeypatch, after, low, high):
+    waits: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 2.0)
+    server.headers["Retry-After"] = after
+    server.faults["/a.tar"] = [429] * 4
+    assert remote.read(url, 0, 10, len(DATA)) == DATA[:10]
+    for wait, usual in zip(waits, (2, 4, 8, 8), strict=True):
+        assert max(low, usual / 2) <= wait <= max(high, usual * 1.5)
+
+
 def test_after_a_while_a_file_gets_another_chance(server, url, monkeypatch):
     monkeypatch.setattr(retry, "GIVEN_UP_FOR", 0.05)
     server.faults["/a.tar"] = [500] * 5
