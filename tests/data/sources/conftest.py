@@ -46,7 +46,9 @@ class Server:
     for). The last fault of a list goes on for ever if the list ends with "always".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A silence ends soon where one is to come, and late enough for a busy machine elsewhere.
+        self.impatient = lambda: monkeypatch.setattr(remote, "PATIENCE", 0.3)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[int | str]] = {}
         self.etags: dict[str, str] = {}
@@ -136,13 +138,12 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch, tmp_path) -> Iterator[Server]:
-    """A `Server`; requests are tried again at once, silences end after 0.4 s, the cache folder is a new one."""
+    """A `Server`; requests are tried again at once, the cache folder is a new one."""
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr(remote, "PATIENCE", 0.4)
     monkeypatch.setattr(retry, "_given_up", {})
     monkeypatch.setattr(retry, "_down", {})
     monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
+    server = Server(monkeypatch)
     yield server
     server.close()

@@ -58,6 +58,8 @@ def test_ranges(url, offset, size):
     "fault", [500, 502, 503, 429, 408, "reset", "short", "long", "stall", "silent", "elsewhere"]
 )
 def test_what_passes_is_tried_again(server, url, fault):
+    if fault in ("stall", "silent"):
+        server.impatient()
     server.faults["/a.tar"] = [fault, fault] if isinstance(fault, int) else [fault]
     assert remote.read(url, 100, 1000, len(DATA)) == DATA[100:1100]
     # aiohttp itself may have asked once more over a connection that was kept alive and is gone
@@ -113,6 +115,7 @@ def test_a_server_that_is_down_is_not_asked_five_times_for_each_file(server, url
 @pytest.mark.parametrize("fault", ["silent", "stall"])
 def test_a_server_that_stalls_for_ever(server, url, monkeypatch, fault):
     monkeypatch.setattr(retry, "TRIES", 2)
+    server.impatient()
     server.faults["/a.tar"] = [fault, "always"]
     begun = time.monotonic()
     with pytest.raises(DataError, match="cannot be fetched"):
@@ -136,6 +139,7 @@ def test_a_server_that_drips(server, monkeypatch):
             if stop.wait(0.1):
                 return
 
+    server.impatient()
     server.answer = drip
     begun = time.monotonic()
     with pytest.raises(DataError, match="cannot be fetched"):
@@ -182,6 +186,8 @@ def test_a_whole_file_is_not_taken_for_a_range(server, url):
 
 @pytest.mark.parametrize("fault", [500, "reset", "stall", "short"])
 def test_download(server, url, fault):
+    if fault == "stall":
+        server.impatient()
     server.faults["/a.tar"] = [fault]
     file = io.BytesIO()
     if fault == "short":  # the only one that a length tells
@@ -256,6 +262,7 @@ def test_other_file_systems_fail_and_stall(memory, server, monkeypatch):
             raise answer
         return answer
 
+    server.impatient()
     monkeypatch.setattr(type(system), "cat_file", cat_file)
     assert remote.read(memory + "/a.tar", 0, 10, len(DATA)) == DATA[:10]
     monkeypatch.setattr(retry, "TRIES", 2)

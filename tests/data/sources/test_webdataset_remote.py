@@ -168,6 +168,8 @@ def test_a_shard_cut_off_on_the_server(server, shards, spec):
 
 @pytest.mark.parametrize("fault", [503, "reset", "short", "stall"])
 def test_opening_and_reading_survive_what_passes(server, shards, spec, fault):
+    if fault == "stall":
+        server.impatient()
     faults = {f"/set/a-{s}.tar": [fault] for s in range(3)}
     server.faults = {path: list(faults) for path, faults in faults.items()}
     source = open_source(spec)
