@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slip.data.sources.storage import LocalFile
 from slip.data.sources.tar import Member, header_name, members
 from slip.errors import DataError
 
@@ -24,7 +25,7 @@ def twin(path):
 
 
 def places(path):
-    return [(m.name, m.offset, m.size) for m in members(str(path))]
+    return [(m.name, m.offset, m.size) for m in members(LocalFile(path))]
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,7 +54,7 @@ def test_names_of_every_length_in_every_format(tmp_path, write_tar):
         path = write_tar(tmp_path / f"{format}.tar", [(name, b"x" * 700) for name in names], format)
         assert places(path) == twin(path)
         data = path.read_bytes()
-        for member in members(str(path)):
+        for member in members(LocalFile(path)):
             assert member.extended or header_name(data[member.offset - 512 : member.offset]) == member.name
 
 
@@ -67,7 +68,7 @@ def test_skips_what_is_no_regular_file(tmp_path):
         info = tarfile.TarInfo("b.jpg")
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
-    assert [m.name for m in members(str(path))] == ["b.jpg"]
+    assert [m.name for m in members(LocalFile(path))] == ["b.jpg"]
 
 
 def test_sizes_beyond_the_octal_field(tmp_path):
@@ -77,7 +78,7 @@ def test_sizes_beyond_the_octal_field(tmp_path):
     with path.open("wb") as file:
         file.write(info.tobuf(tarfile.GNU_FORMAT))
         file.truncate(512 + info.size + 1024)  # a hole: takes no space
-    assert next(members(str(path))) == Member("big.bin", 512, info.size, False)
+    assert next(members(LocalFile(path))) == Member("big.bin", 512, info.size, False)
 
 
 def test_one_after_the_other_count_as_one(tmp_path, write_tar):
@@ -85,34 +86,34 @@ def test_one_after_the_other_count_as_one(tmp_path, write_tar):
     b = write_tar(tmp_path / "b.tar", [("2.jpg", b"b" * 600)]).read_bytes()
     path = tmp_path / "both.tar"
     path.write_bytes(a + b)
-    assert [m.name for m in members(str(path))] == ["1.jpg", "2.jpg"]
+    assert [m.name for m in members(LocalFile(path))] == ["1.jpg", "2.jpg"]
     path.write_bytes(a + b"left over from an older file" * 40)
-    assert [m.name for m in members(str(path))] == ["1.jpg"]
+    assert [m.name for m in members(LocalFile(path))] == ["1.jpg"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_cut_anywhere(tmp_path, write_tar, format):
     names = ["a.jpg", "b" * 80 + "/" + "c" * 70 + ".jpg", "d.txt"]
     whole = write_tar(tmp_path / "whole.tar", [(name, b"x" * 600) for name in names], format)
-    data, found = whole.read_bytes(), list(members(str(whole)))
+    data, found = whole.read_bytes(), list(members(LocalFile(whole)))
     end = found[-1].offset + 1024  # where the end mark begins
     path = tmp_path / "cut.tar"
     for length in {*range(0, end + 512, 128), end - 1, end + 511, 1, 511, 513}:
         path.write_bytes(data[:length])
         read = []
         with pytest.raises(DataError, match=r"cut off|is empty|not a tar") as error:
-            read.extend(members(str(path)) if length < 512 else iterate(path, read))
+            read.extend(members(LocalFile(path)) if length < 512 else iterate(path, read))
         assert str(path) in str(error.value)
         if length >= 512:
             whole_ones = [m for m in found if m.offset + m.size <= length]
             assert read == whole_ones
             assert f"{len(whole_ones)} whole files" in str(error.value)
     path.write_bytes(data[: end + 512])
-    assert list(members(str(path))) == found
+    assert list(members(LocalFile(path))) == found
 
 
 def iterate(path, into):
-    for member in members(str(path)):
+    for member in members(LocalFile(path)):
         into.append(member)
     return ()
 
@@ -121,7 +122,7 @@ def test_missing_end_mark_says_how_to_add_it(tmp_path, write_tar):
     whole = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 512)])
     whole.write_bytes(whole.read_bytes()[:1024])
     with pytest.raises(DataError, match=r"end mark is missing.*truncate -s"):
-        list(members(str(whole)))
+        list(members(LocalFile(whole)))
 
 
 def test_damaged_in_the_middle(tmp_path, write_tar):
@@ -130,7 +131,7 @@ def test_damaged_in_the_middle(tmp_path, write_tar):
     data[1024 + 3] ^= 0x40  # one bit of the second header
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"damaged at byte 1,024.*The 1 files before"):
-        list(members(str(path)))
+        list(members(LocalFile(path)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -153,7 +154,7 @@ def test_any_damage_ends_with_our_error_or_not_at_all(tmp_path_factory, write_ta
     content[block + 148 : block + 156] = b"%06o\0 " % sum(header)
     path.write_bytes(content)
     with contextlib.suppress(DataError):
-        assert len(list(members(str(path)))) <= 4
+        assert len(list(members(LocalFile(path)))) <= 4
 
 
 @pytest.mark.parametrize(
@@ -170,11 +171,11 @@ def test_not_a_tar_file(tmp_path, content, message):
     path = tmp_path / "a.tar"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        list(members(str(path)))
+        list(members(LocalFile(path)))
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
-        list(members(str(tmp_path / "none.tar")))
+        list(members(LocalFile(tmp_path / "none.tar")))
     with pytest.raises(DataError, match="cannot be read"):
-        list(members(str(tmp_path)))
+        list(members(LocalFile(tmp_path)))

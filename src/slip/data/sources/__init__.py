@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import glob
-import os
 import re
-from collections.abc import Sequence
-from itertools import product
-from pathlib import Path
 
 from slip.data.record import Source
+from slip.data.sources.paths import ending, find_paths
+from slip.data.sources.retry import is_url, shown
 from slip.errors import DataError
 
-MAX_SHARDS = 1_000_000
-"""The most paths that a brace range may stand for."""
-
-_FORMATS = (
+FORMATS = (
     "tar shards (.tar), a table (.csv, .tsv, .jsonl), COCO captions (.json), a folder of images, or `scenes`"
 )
+"""What a source can be, for messages."""
+
+REMOTE = "tar shards"
+"""The formats that are read from URLs, for messages."""
 
 
 def open_source(
@@ -27,7 +24,7 @@ def open_source(
     """Open captioned images by what `spec` looks like.
 
     - `shards/a-0000.tar`, `shards/a-*.tar`, `shards/a-{0000..0099}.tar`, `shards/{a,b}.tar`, or a folder that holds
-      .tar files: WebDataset shards
+      .tar files: WebDataset shards, also at `https://…`, `s3://…` and whatever else fsspec reads
     - `.csv`, `.tsv`, `.jsonl`: a table of image paths and captions, in the columns named or guessed
     - `.json`: COCO captions
     - any other folder: its images, without captions
@@ -36,149 +33,77 @@ def open_source(
     `image_root` is the folder that the paths in a table or COCO file are relative to, if not a guessed one.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
+    # Specs that are no paths.
+    if not spec.strip():
+        raise DataError("No data is given", fix=f"Name a source: {FORMATS}")
     if spec == "scenes" or spec.startswith("scenes:"):
         from slip.data.scenes import open_scenes
 
         return open_scenes(spec)
-    paths = _paths(spec)
-    if all(path.suffix.lower() == ".tar" for path in paths):
+
+    # Formats that may be several files, here or behind URLs.
+    paths = find_paths(spec)
+    kinds = {ending(path) for path in paths}
+    if kinds == {".tar"}:
         from slip.data.sources.webdataset import TarShards
 
         return TarShards(paths, name=spec)
+
+    # Formats that are one file or folder of this machine.
+    path = _only(paths, spec)
+    match ending(path):
+        case "/":
+            from slip.data.sources.folder import ImageFolder
+
+            return ImageFolder(path)
+        case ".csv" | ".tsv" | ".jsonl":
+            from slip.data.sources.table import Table
+
+            return Table(
+                path, image_root=image_root, image_column=image_column, caption_column=caption_column
+            )
+        case ".json":
+            from slip.data.sources.coco import CocoCaptions
+
+            return CocoCaptions(path, image_root=image_root)
+    raise _unknown(path)
+
+
+def _only(paths: list[str], spec: str) -> str:
+    """Return the one local path there is. Raises DataError when there are several, or it is a URL."""
+    path = paths[0]
     if len(paths) > 1:
-        other = next(path for path in paths if path.suffix.lower() != ".tar")
+        other = next(path for path in paths if ending(path) != ".tar")
         raise DataError(
             f"Several files can be one source only if all of them are .tar shards; {spec!r} stands for "
-            f"{len(paths)} files, one of them {other}"
+            f"{len(paths)} files, one of them {shown(other)}"
         )
-    return _open_one(paths[0], image_root, image_column, caption_column)
-
-
-def _open_one(path: Path, image_root: str, image_column: str, caption_column: str) -> Source:
-    """Open a path that is no tar file."""
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        from slip.data.sources.folder import ImageFolder
-
-        return ImageFolder(path)
-    if suffix in (".csv", ".tsv", ".jsonl"):
-        from slip.data.sources.table import Table
-
-        columns = {"image_column": image_column, "caption_column": caption_column}
-        return Table(path, image_root=image_root, **columns)
-    if suffix == ".json":
-        from slip.data.sources.coco import CocoCaptions
-
-        return CocoCaptions(path, image_root=image_root)
-    if re.search(r"\.(tgz|tar\.\w+)$", path.name.lower()):
+    if _is_compressed_tar(path) or ending(path) == "":
+        raise _unknown(path)
+    if is_url(path):
         raise DataError(
+            f"Of what is not on this machine, only {REMOTE} can be read",
+            got=shown(path),
+            fix="Copy it to a disk of this machine first, with the images it names; or make shards of them",
+        )
+    return path
+
+
+def _unknown(path: str) -> DataError:
+    if _is_compressed_tar(path):
+        return DataError(
             "The tar shard is compressed",
-            got=str(path),
+            got=shown(path),
             cause="Records are read from the middle of a shard, which only an uncompressed one allows",
             fix="Unpack it to a plain .tar (gunzip, unzstd, unxz); JPEGs hardly shrink anyway",
         )
-    raise DataError(
+    suffix = ending(path)
+    return DataError(
         f"The ending {suffix!r} is not one of a known format" if suffix else "The file has no ending",
-        got=str(path),
-        fix=f"A source is {_FORMATS}",
+        got=shown(path),
+        fix=f"A source is {FORMATS}",
     )
 
 
-def _paths(spec: str) -> list[Path]:
-    """Return the existing paths that `spec` stands for: itself, a glob, a brace range, the shards of a folder."""
-    if not spec.strip():
-        raise DataError("No data is given", fix=f"Name a source: {_FORMATS}")
-    if re.match(r"[a-z][a-z0-9+.-]+://", spec):
-        raise DataError(
-            "Data is read from local files only", got=spec, fix="Copy it to a disk of this machine first"
-        )
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return sorted(path.glob("*.tar")) or [path]
-    if path.exists():
-        return [path]
-    paths = [found for pattern in expand_braces(str(path)) for found in _glob(pattern)]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        what = (
-            f"{len(missing)} of {len(paths)} files do not exist"
-            if len(paths) > 1
-            else "There is no such file or folder"
-        )
-        raise DataError(what, got=str(missing[0]), fix=_nearby(missing[0]))
-    return paths
-
-
-def _glob(pattern: str) -> list[Path]:
-    """Return what a pattern matches, sorted; a plain path as it is. Raises DataError when nothing matches."""
-    if not glob.has_magic(pattern):
-        return [Path(pattern)]
-    found = sorted(map(Path, glob.glob(pattern, recursive=True)))
-    if not found:
-        raise DataError("The pattern matches no file", got=pattern, fix=_nearby(Path(pattern)))
-    return found
-
-
-def expand_braces(spec: str) -> list[str]:
-    """Expand `{0000..0003}` (both ends included, zero-padded as written) and `{a,b}`, left to right.
-
-    Raises DataError on unbalanced, nested or empty braces and on ranges that run backwards.
-    """
-    pieces = re.split(r"\{([^{}]*)\}", spec)  # text, inside, text, inside, …, text
-    if any("{" in text or "}" in text for text in pieces[::2]):
-        raise DataError(
-            "The braces do not match",
-            got=spec,
-            fix="Write a range as {00000..00099}, a list as {a,b}; no nesting",
-        )
-    choices: list[Sequence[str]] = [
-        _choices(piece, spec) if i % 2 else [piece] for i, piece in enumerate(pieces)
-    ]
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    if count > MAX_SHARDS:
-        raise DataError(
-            f"The braces stand for {count:,} files", got=spec, fix=f"At most {MAX_SHARDS:,} are possible"
-        )
-    return ["".join(parts) for parts in product(*choices)]
-
-
-def _choices(inside: str, spec: str) -> Sequence[str]:
-    """Return what one pair of braces stands for."""
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
-    if bounds is None:
-        if "," in inside:
-            return inside.split(",")
-        raise DataError(
-            f"{{{inside}}} is neither a range nor a list",
-            got=spec,
-            fix="Write a range as {00000..00099}, a list as {a,b}",
-        )
-    first, last = bounds.groups()
-    if int(first) > int(last):
-        raise DataError(f"The range {{{inside}}} runs backwards", got=spec, fix=f"Write {{{last}..{first}}}")
-    if int(last) - int(first) >= MAX_SHARDS:
-        raise DataError(
-            f"The range {{{inside}}} is too long", got=spec, fix=f"At most {MAX_SHARDS:,} files are possible"
-        )
-    width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-    return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-
-
-def _nearby(path: Path) -> str:
-    """Return the sentence that helps with a path that is not there: the first missing part, and names like it."""
-    path = path.absolute()
-    while not path.parent.exists():
-        path = path.parent
-    try:
-        siblings = sorted(name for name in os.listdir(path.parent) if not name.startswith("."))
-    except OSError as error:
-        return f"The folder '{path.parent}' cannot be listed: {error.strerror}"
-    close = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)
-    if close:
-        return f"Did you mean {' or '.join(repr(name) for name in close)} in '{path.parent}'?"
-    if not siblings:
-        return f"The folder '{path.parent}' is empty"
-    more = f" and {len(siblings) - 8} more" if len(siblings) > 8 else ""
-    return f"'{path.parent}' has no '{path.name}', but {', '.join(siblings[:8])}{more}"
+def _is_compressed_tar(path: str) -> bool:
+    return re.search(r"\.(tgz|tar\.\w+)$", shown(path).lower()) is not None

@@ -6,14 +6,18 @@ or lacks its end mark. Formats: POSIX.1-1988 (ustar) and POSIX.1-2001 (pax), and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from slip.data.sources.retry import is_url
+from slip.data.sources.storage import File
 from slip.errors import DataError
 
 BLOCK = 512
 """Headers and data start at multiples of this many bytes."""
+
+MAX_EXTENDED = 1 << 20
+"""Bytes of an extended header beyond which it is taken for damage, not read into memory."""
 
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
@@ -41,21 +45,49 @@ class Member(NamedTuple):
     extended: bool
 
 
-def members(path: str) -> Iterator[Member]:
+def members(file: File) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar file. Several tar files one after the other count as one.
 
     Raises DataError when the file cannot be read, is no tar file, is cut off or damaged (after the members before).
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError("The tar shard cannot be read", got=path, cause=str(error)) from None
-    try:
-        yield from _walk(path, descriptor, os.fstat(descriptor).st_size)
-    except OSError as error:
-        raise DataError("The tar shard cannot be read", got=path, cause=str(error)) from None
-    finally:
-        os.close(descriptor)
+    total = file.size
+    if total < BLOCK:
+        raise _damaged(file.path, file.read(0, total), 0, 0)
+    offset = count = 0
+    ended = False
+    pax: dict[str, str] = {}  # from extended headers, for the member that follows
+    while offset + BLOCK <= total:
+        header = file.read(offset, BLOCK)
+        if not header.strip(b"\0"):
+            ended, offset = True, _after_zeros(file, offset)
+            continue
+        if not is_header(header):
+            if ended:  # what follows the end mark and is no further tar file is none of our business
+                return
+            raise _damaged(file.path, header, offset, count)
+        ended, kind, start = False, header[156:157], offset + BLOCK
+        try:
+            size = 0 if kind in _WITHOUT_DATA else int(pax["size"]) if "size" in pax else header_size(header)
+            if size < 0:
+                raise ValueError
+            if start + size > total:
+                raise _cut_off(file.path, offset, total, count)
+            if kind in b"Lx" and size > MAX_EXTENDED:
+                raise ValueError
+            if kind == b"L":
+                pax["path"] = file.read(start, size).split(b"\0", 1)[0].decode("utf-8", "replace")
+            elif kind == b"x":
+                pax |= _pax(file.read(start, size))
+        except (ValueError, IndexError):
+            raise _damaged(file.path, header, offset, count) from None
+        if kind in _REGULAR:
+            yield Member(pax.get("path") or header_name(header), start, size, "path" in pax)
+            count += 1
+        if kind not in _EXTENDED:
+            pax = {}
+        offset = start + -(-size // BLOCK) * BLOCK
+    if not ended:
+        raise _cut_off(file.path, min(offset, total), total, count)
 
 
 def header_name(header: bytes) -> str:
@@ -66,45 +98,7 @@ def header_name(header: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
-def _walk(path: str, descriptor: int, total: int) -> Iterator[Member]:
-    if total < BLOCK:
-        raise _damaged(path, os.pread(descriptor, total, 0), 0, 0)
-    offset = count = 0
-    ended = False
-    pax: dict[str, str] = {}  # from extended headers, for the member that follows
-    while offset + BLOCK <= total:
-        header = os.pread(descriptor, BLOCK, offset)
-        if not header.strip(b"\0"):
-            ended, offset = True, _after_zeros(descriptor, offset)
-            continue
-        if not _is_header(header):
-            if ended:  # what follows the end mark and is no further tar file is none of our business
-                return
-            raise _damaged(path, header, offset, count)
-        ended, kind, start = False, header[156:157], offset + BLOCK
-        try:
-            size = 0 if kind in _WITHOUT_DATA else int(pax["size"]) if "size" in pax else _size(header)
-            if size < 0:
-                raise ValueError
-            if start + size > total:
-                raise _cut_off(path, offset, total, count)
-            if kind == b"L":
-                pax["path"] = os.pread(descriptor, size, start).split(b"\0", 1)[0].decode("utf-8", "replace")
-            elif kind == b"x":
-                pax |= _pax(os.pread(descriptor, size, start))
-        except (ValueError, IndexError):
-            raise _damaged(path, header, offset, count) from None
-        if kind in _REGULAR:
-            yield Member(pax.get("path") or header_name(header), start, size, "path" in pax)
-            count += 1
-        if kind not in _EXTENDED:
-            pax = {}
-        offset = start + -(-size // BLOCK) * BLOCK
-    if not ended:
-        raise _cut_off(path, min(offset, total), total, count)
-
-
-def _is_header(header: bytes) -> bool:
+def is_header(header: bytes) -> bool:
     """Whether the block's checksum is that of a tar header: the sum of its bytes, the checksum's own as spaces."""
     try:
         return int(header[148:156].strip(b" \0"), 8) == sum(header) - sum(header[148:156]) + 8 * ord(" ")
@@ -112,7 +106,8 @@ def _is_header(header: bytes) -> bool:
         return False
 
 
-def _size(header: bytes) -> int:
+def header_size(header: bytes) -> int:
+    """Return the size that a header states. Raises ValueError when it is no number."""
     if header[124] == 0x80:  # GNU: too large for the octal field
         return int.from_bytes(header[125:136], "big")
     return int(header[124:136].strip(b" \0") or b"0", 8)
@@ -120,21 +115,24 @@ def _size(header: bytes) -> int:
 
 def _pax(data: bytes) -> dict[str, str]:
     """Parse the records of an extended header, each `length key=value`, the length its own digits included."""
-    records = {}
-    while data.strip(b"\0"):
-        length = int(data.split(b" ", 1)[0])
-        key, _, value = data[:length].split(b" ", 1)[1].partition(b"=")
+    records, start, data = {}, 0, data.rstrip(b"\0")
+    while start < len(data):
+        space = data.index(b" ", start)
+        end = start + int(data[start:space])
+        if end <= space:
+            raise ValueError
+        key, _, value = data[space + 1 : end].partition(b"=")
         records[key.decode()] = value[:-1].decode("utf-8", "replace")
-        data = data[max(length, 1) :]
+        start = end
     return records
 
 
-def _after_zeros(descriptor: int, offset: int) -> int:
+def _after_zeros(file: File, offset: int) -> int:
     """Return where the first block from `offset` on lies that is not all zeros, or the end of the file."""
-    while chunk := os.pread(descriptor, 1 << 20, offset):
-        if rest := chunk.lstrip(b"\0"):
-            return (offset + len(chunk) - len(rest)) // BLOCK * BLOCK
-        offset += len(chunk)
+    while size := min(1 << 20, file.size - offset):
+        if rest := file.read(offset, size).lstrip(b"\0"):
+            return (offset + size - len(rest)) // BLOCK * BLOCK
+        offset += size
     return offset
 
 
@@ -147,7 +145,7 @@ def _cut_off(path: str, offset: int, total: int, count: int) -> DataError:
         fix="Fetch it again, or remove it"
         + (
             f"; if you know it to be whole, add an end mark: truncate -s +1024 {path}"
-            if offset == total
+            if offset == total and not is_url(path)
             else ""
         ),
     )

@@ -1,32 +1,42 @@
-"""WebDataset tar shards, as img2dataset and others write them, with random access.
+"""WebDataset tar shards, as img2dataset and others write them, with random access, on a disk or behind URLs.
 
 The members `a/0001.jpg`, `a/0001.json` and `a/0001.txt` are one sample with the key `a/0001`. Shards are read where
-they lie: opening walks over the headers, and a record is two or three reads at known places.
+they lie: a local record is two or three reads at known places. Of remote shards a whole block of records is fetched
+at once and held for the block's other records (see `TarShards.block`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from array import array
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from slip.data.record import Record
 from slip.data.sources.files import IMAGE_EXTENSIONS, texts
-from slip.data.sources.tar import BLOCK, Member, header_name, members
+from slip.data.sources.retry import is_url, shown
+from slip.data.sources.storage import File, Pieces, Recent, open_file
+from slip.data.sources.tar import BLOCK, header_name, header_size, is_header
+from slip.data.sources.tar_index import index_shards, split_name
 from slip.errors import DataError
 
 OPEN_SHARDS = 128
-"""File handles kept open in each process."""
+"""Files kept open in each process."""
+REMOTE_BLOCK = 64
+"""Records of remote shards that are fetched together. Part of a run's identity: the order of records follows it."""
+HELD, HELD_BYTES = 16, 64 << 20
+"""What each process holds of what it fetched: so many requests' answers, and so many bytes."""
+FETCHED_BYTES = 16 << 20
+"""The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less."""
+GAP = 256 << 10
+"""Bytes not needed between bytes needed that are rather fetched than asked around."""
 
-IMAGE, JSON, TEXT = range(3)
-"""What a sample may have: the columns of the index."""
+_Span = tuple[int, int]  # first byte, byte after the last
+_Part = tuple[int, int, list[_Span]]  # samples [first, last) and what to fetch for them
 
 
 class TarShards:
@@ -34,76 +44,71 @@ class TarShards:
 
     A sample's captions are those of its `.json` member (`captions`, a list, or `caption`), else that of its `.txt`
     member, else none. The index takes 24 bytes of memory a sample. `ignored` counts the other members by extension.
+
+    `block` is 1 if all shards are local. If any is behind a URL it is REMOTE_BLOCK: reading a record i of a remote
+    shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
+    with one request. So a block that straddles two shards takes two, and no request crosses shards.
+
     Raises DataError when a shard cannot be read to its end, or when no shard holds an image.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, name: str = "") -> None:
-        """`paths`: the shards. `name`: what to call them together; default: the first path."""
-        self.paths = [os.path.abspath(path) for path in paths]
+        """`paths`: the shards, also URLs. `name`: what to call them together; default: the first path."""
+        self.paths = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         self.name = name or str(paths[0])
-        self.ignored: Counter[str] = Counter()
+        self.block = REMOTE_BLOCK if any(map(is_url, self.paths)) else 1
+        indexes = index_shards(self.paths, self.name)
+        self.ignored: Counter[str] = sum((index.ignored for index in indexes), Counter())
+        self._status = [index.status for index in indexes]
         self._keys: dict[int, str] = {}  # only of samples whose image has an extended header
         self._first = [0]  # shard s has the samples first[s] to first[s + 1]
-        index = array("I")
-        for path in self.paths:
-            for key, files in _samples(path):
-                image = _image(files)
-                self.ignored.update(files.keys() - {image, "json", "txt"} if image else files.keys())
-                if not image:
-                    continue
-                if files[image].extended:
-                    self._keys[len(index) // 6] = key
-                for member in files[image], files.get("json"), files.get("txt"):
-                    # Block 0 is always a header: it stands for "has none".
-                    index.extend((member.offset // BLOCK, member.size) if member else (0, 0))
-            self._first.append(len(index) // 6)
-        self._index = np.frombuffer(index, np.uint32).reshape(-1, 3, 2)  # sample, column, (block, size)
-        self._handles: OrderedDict[int, _Handle] = OrderedDict()
+        for index in indexes:
+            self._keys |= {self._first[-1] + sample: key for sample, key in index.keys.items()}
+            self._first.append(self._first[-1] + len(index.places))
+        self._places = np.concatenate([index.places for index in indexes])  # sample, column, (block, size)
+        self._files: Recent[File] = Recent(OPEN_SHARDS)
+        self._plans: Recent[list[_Part]] = Recent(HELD)
+        self._pieces: Recent[Pieces] = Recent(HELD, HELD_BYTES)
         if not len(self):
             raise self._no_images()
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
         index = range(len(self))[index]
         shard = bisect_right(self._first, index) - 1
-        (block, size), json_span, text_span = self._index[index].tolist()
-        data = self._read(shard, block - 1, BLOCK + size)  # the header, for the key, with the image
-        key = self._keys.get(index) or _split(header_name(data))[0]
-        path = self.paths[shard]
+        path = shown(self.paths[shard])
+        file = self._file(shard, index)
+        (block, size), json_place, text_place = self._places[index].tolist()
+        data = file.read((block - 1) * BLOCK, BLOCK + size)  # the header, for the key, with the image
+        if not _is_header_of(data, size):
+            raise DataError(
+                "The tar shard has changed since it was opened",
+                got=path,
+                cause="Where an image was, there is something else",
+                fix="Start again, so that the shard is indexed anew",
+            )
+        key = self._keys.get(index) or split_name(header_name(data))[0]
         try:
-            captions = self._captions(shard, json_span, text_span)
+            captions = _captions(file, json_place, text_place)
         except (ValueError, RecursionError) as error:  # what broken JSON and UTF-8 raise
             raise DataError(f"The caption of '{key}' in {path} cannot be read", cause=str(error)) from None
         return Record(data[BLOCK:], captions, key, path)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": OrderedDict()}
-
-    def _captions(self, shard: int, json_span: list[int], text_span: list[int]) -> tuple[str, ...]:
-        captions: tuple[str, ...] = ()
-        if json_span[0]:
-            sidecar = json.loads(self._read(shard, *json_span))
-            if isinstance(sidecar, dict):
-                captions = texts(sidecar.get("captions")) or texts(sidecar.get("caption"))
-        if not captions and text_span[0]:
-            captions = texts(self._read(shard, *text_span).decode("utf-8-sig"))
-        return captions
-
-    def _read(self, shard: int, block: int, size: int) -> bytes:
+    def _file(self, shard: int, index: int) -> File | Pieces:
+        """Return what record `index` of a shard is read from: the shard, or the pieces of it that hold its block."""
         path = self.paths[shard]
-        try:
-            handle = self._handles.get(shard) or self._handles.setdefault(shard, _Handle(path))
-            data = os.pread(handle.descriptor, size, block * BLOCK)
-        except OSError as error:
-            raise DataError("The tar shard cannot be read", got=path, cause=str(error)) from None
-        if len(data) < size:
-            raise DataError("The tar shard has become shorter since it was opened", got=path)
-        if len(self._handles) > OPEN_SHARDS:
-            self._handles.popitem(last=False)
-        return data
+        file = self._files.get(shard, lambda: open_file(path, self._status[shard]))
+        if not is_url(path):
+            return file
+        block = index // self.block
+        first = max(block * self.block, self._first[shard])
+        last = min((block + 1) * self.block, self._first[shard + 1])
+        plan = self._plans.get(first, lambda: _plan(self._places, first, last))
+        first, last, spans = next(part for part in plan if index < part[1])
+        return self._pieces.get(first, lambda: Pieces(file, spans), lambda pieces: pieces.size)
 
     def _no_images(self) -> DataError:
         seen = ", ".join(f"{count} × .{extension}" for extension, count in self.ignored.most_common(5))
@@ -115,42 +120,45 @@ class TarShards:
         )
 
 
-class _Handle:
-    """A file descriptor that closes with its last user: one thread cannot take it from under another's read."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
-def _samples(path: str) -> list[tuple[str, dict[str, Member]]]:
-    """Group a shard's members by key, in order: key, extension → member. A repeated member begins a new sample."""
-    samples: list[tuple[str, dict[str, Member]]] = []
-    latest: dict[str, dict[str, Member]] = {}
-    for member in members(path):
-        key, extension = _split(member.name)
-        files = latest.get(key)
-        if files is None or extension in files:
-            files = latest[key] = {}
-            samples.append((key, files))
-        if member.size < 1 << 32:
-            files[extension] = member
-    return samples
+def _captions(file: File | Pieces, json_place: list[int], text_place: list[int]) -> tuple[str, ...]:
+    """Read a sample's captions. Raises ValueError or RecursionError when its JSON or text is broken."""
+    captions: tuple[str, ...] = ()
+    if json_place[0]:
+        sidecar = json.loads(file.read(json_place[0] * BLOCK, json_place[1]))
+        if isinstance(sidecar, dict):
+            captions = texts(sidecar.get("captions")) or texts(sidecar.get("caption"))
+    if not captions and text_place[0]:
+        captions = texts(file.read(text_place[0] * BLOCK, text_place[1]).decode("utf-8-sig"))
+    return captions
 
 
-def _image(files: dict[str, Member]) -> str:
-    """Return the extension of the sample's image (`jpg` before `0.jpg`, else the first), or an empty string."""
-    plain = (extension for extension in files if extension in IMAGE_EXTENSIONS)
-    compound = (extension for extension in files if extension.rpartition(".")[2] in IMAGE_EXTENSIONS)
-    return next(plain, "") or next(compound, "")
+def _is_header_of(header: bytes, size: int) -> bool:
+    """Whether the bytes begin with a header of a file of `size` bytes; 0 there: an extended header has the size."""
+    try:
+        return is_header(header[:BLOCK]) and header_size(header) in (size, 0)
+    except ValueError:
+        return False
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Split a member's name at the first dot of its last part, as WebDataset does; hidden files have no extension."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, extension = base.partition(".")
-    return (folder + slash + stem, extension.lower()) if stem else (name, "")
+def _plan(places: np.ndarray, first: int, last: int) -> list[_Part]:
+    """Cut the samples [first, last) of a shard into parts that are fetched at once: all of them, if not too large."""
+    spans = _spans(places[first:last])
+    if last - first == 1 or sum(end - start for start, end in spans) <= FETCHED_BYTES:
+        return [(first, last, spans)]
+    middle = (first + last) // 2
+    return _plan(places, first, middle) + _plan(places, middle, last)
+
+
+def _spans(places: np.ndarray) -> list[_Span]:
+    """Return what to fetch for samples: their members and the headers of their images, in order."""
+    starts = places[..., 0].astype(np.int64) * BLOCK
+    ends = starts + places[..., 1]
+    starts[:, 0] -= BLOCK
+    there = places[..., 0] > 0
+    spans: list[_Span] = []
+    for start, end in sorted(zip(starts[there].tolist(), ends[there].tolist())):
+        if spans and start <= spans[-1][1] + GAP:
+            spans[-1] = spans[-1][0], max(end, spans[-1][1])
+        else:
+            spans.append((start, end))
+    return spans

@@ -1,0 +1,142 @@
+"""Requests to servers: what may pass is tried again, longer and longer apart; what failed for good is remembered.
+
+Lost connections, time-outs, short answers and the statuses 5xx and 429 may pass. A file that failed for good is not
+asked for again for GIVEN_UP_FOR seconds by this process: its next records fail at once, are skipped, and training
+goes on.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from slip.errors import DataError
+
+TRIES = 5
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+"""Seconds between tries: doubled each time, give or take a half, so that processes do not come back in step."""
+GIVEN_UP_FOR = 300.0
+"""Seconds for which a file that failed for good is not asked for again."""
+
+T = TypeVar("T")
+_given_up: dict[str, tuple[float, DataError]] = {}  # URL → until when, and why
+_down: dict[
+    str, float
+] = {}  # server that answered none of a file's tries → until when others get a single one
+_PERMANENT = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    ImportError,
+    NotImplementedError,
+    ValueError,
+)
+
+
+class NoRanges(Exception):
+    """The server answers with the whole file when asked for a part."""
+
+
+class DiskError(Exception):
+    """What was fetched cannot be written down."""
+
+
+class Status(Exception):
+    """A status that is no success; `after`: seconds to wait, where the server says so."""
+
+    def __init__(self, code: int, reason: str, after: float = 0.0) -> None:
+        self.code, self.after = code, after
+        super().__init__(f"HTTP status {code} {reason}".strip())
+
+
+class Changed(ValueError):
+    """The file is not the one that was opened."""
+
+
+def is_url(path: str) -> bool:
+    """Whether the path is a URL, or a chain of them as fsspec writes it (`simplecache::s3://…`)."""
+    return re.match(r"[a-z][a-z0-9+.-]*(://|::.*://)", path, re.IGNORECASE) is not None
+
+
+def is_http(url: str) -> bool:
+    """Whether the URL is one of a web server, which can list nothing."""
+    return url.lower().startswith(("http://", "https://"))
+
+
+def shown(path: str) -> str:
+    """Return the path as it may stand in messages and records: of a URL without password and query, which hold keys."""
+    if not is_url(path):
+        return path
+    return re.sub(r"(?<=://)[^/@]*@", "", path.partition("?")[0] if is_http(path) else path)
+
+
+def forget(url: str) -> None:
+    """Ask again even if the file or its server failed lately: a person opens it anew, and may have mended it."""
+    _given_up.pop(url, None)
+    _down.pop(_host(url), None)
+
+
+def persist(url: str, ask: Callable[[], T]) -> T:
+    """Return what `ask` returns, asking again when it fails in a way that may pass.
+
+    Raises DataError; NoRanges and DiskError as they come.
+    """
+    until, known = _given_up.get(url, (0.0, None))
+    if known and time.monotonic() < until:
+        raise DataError(known.what, got=known.got, cause=known.cause, fix=known.fix)
+    host = _host(url)
+    tries = 1 if time.monotonic() < _down.get(host, 0.0) else TRIES
+    for number in range(1, tries + 1):
+        try:
+            answer = ask()
+        except (NoRanges, DiskError):
+            raise
+        except Exception as error:  # any: each of fsspec's file systems has its own
+            if number == tries or not _may_pass(error):
+                until, failure = time.monotonic() + GIVEN_UP_FOR, _explain(url, error, number)
+                _given_up[url] = until, failure
+                if number == tries:
+                    _down[host] = until
+                raise failure from None
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)) * random.SystemRandom().uniform(0.5, 1.5)
+            time.sleep(max(wait, min(getattr(error, "after", 0.0), LONGEST_WAIT * 4)))
+        else:
+            _down.pop(host, None)
+            return answer
+    raise AssertionError("at least one try is made")
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, Status):
+        return error.code >= 500 or error.code in (408, 425, 429)
+    return not isinstance(error, _PERMANENT)
+
+
+def _explain(url: str, error: Exception, tries: int) -> DataError:
+    code = error.code if isinstance(error, Status) else 0
+    cause = str(error) or (
+        "The server did not answer in time" if isinstance(error, TimeoutError) else repr(error)
+    )
+    if code in (404, 410) or isinstance(error, FileNotFoundError):
+        what = "There is no such file on the server"
+        fix = "Check the address, and that a range {00000..00099} ends at the last file there"
+    elif code in (401, 403) or isinstance(error, PermissionError):
+        what = "The server does not let the file be read"
+        fix = "Check your access rights; a signed address may have run out"
+    elif isinstance(error, ImportError):
+        what, cause, fix = "A package is missing that reads such addresses", "", str(error)
+    elif isinstance(error, Changed) or code == 416:
+        what, fix = "The file has changed since it was opened", "Start again, so that it is indexed anew"
+    elif not _may_pass(error):
+        what, fix = "The address cannot be read", "Check it; it is used as fsspec understands it"
+    else:
+        what, fix = "The file cannot be fetched", "Check the server and the network, then go on with --resume"
+        cause += f" ({tries} tries)" if tries > 1 else ""
+    return DataError(what, got=shown(url), cause=cause, fix=fix)

@@ -1,0 +1,271 @@
+"""Which samples a tar shard holds and where: found by walking over it once, then kept in an index file.
+
+The index of `shards/a.tar` is `shards/.openslip-index/a.tar.index`, so that it moves with the folder, is one thing to
+delete, and is met by no glob. Where that cannot be written, and for shards behind a URL, it is in the cache folder.
+It holds the size and version (mtime or ETag) of its shard; one that does not fit, or is damaged, is made again.
+Local shards that are walked in less than WORTH_KEEPING seconds get none: nothing is put beside anybody's few shards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from slip.data.sources.files import IMAGE_EXTENSIONS
+from slip.data.sources.retry import is_url
+from slip.data.sources.storage import (
+    File,
+    ReadAhead,
+    Stat,
+    cache_folder,
+    cache_name,
+    open_file,
+    stat,
+    whole_or_not,
+)
+from slip.data.sources.tar import BLOCK, Member, members
+from slip.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+FOLDER = ".openslip-index"
+MAGIC = b"openslip tar index 1\n"
+WORTH_KEEPING = 0.2
+"""Seconds of walking over local shards from which on their indexes are written."""
+THREADS = 16
+"""Shards walked at once. Threads, for what takes long is a server or a disk; and processes cannot be started from
+every script."""
+SILENCE = 1.5
+"""Seconds after which progress is shown."""
+LARGEST = 1 << 32
+"""Members of this many bytes and more are passed over: their sizes do not fit the index."""
+
+
+class ShardIndex(NamedTuple):
+    """The samples of one shard that have an image.
+
+    places: (samples, 3, 2) uint32: for image, `.json` and `.txt` the block where the data begin, and their bytes.
+    Block 0, which is always a header, stands for "has none". keys: sample → key, of those only whose image has an
+    extended header; the others' keys are read with the image. ignored: extension → members left out.
+    """
+
+    places: np.ndarray
+    keys: dict[int, str]
+    ignored: Counter[str]
+    status: Stat
+
+
+def index_shards(paths: Sequence[str], name: str) -> list[ShardIndex]:
+    """Return the shards' indexes, read from their files or made, several at once; `name` is for the progress bar.
+
+    Raises DataError for the first shard found that cannot be read to its end.
+    """
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(min(THREADS, len(paths)))
+    begun = time.monotonic()
+    quick: list[tuple[str, ShardIndex]] = []  # made, and not worth keeping if that was all
+    try:
+        futures = [pool.submit(_load_or_walk, path, stop, begun, quick) for path in paths]
+        for future in _with_progress(futures, name):
+            future.result()
+    finally:  # also on Ctrl-C: walking over a large shard would keep the process alive
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+    if time.monotonic() - begun >= WORTH_KEEPING:
+        for path, index in quick:
+            _keep(path, index)
+    return [future.result() for future in futures]
+
+
+def _load_or_walk(
+    path: str, stop: threading.Event, begun: float, quick: list[tuple[str, ShardIndex]]
+) -> ShardIndex:
+    """Return the index of one shard; one that was made is kept, or left to the caller in `quick`."""
+    status = stat(path)
+    if (index := _load(path, status)) is not None:
+        return index
+    file = open_file(path, status)
+    index = walk(ReadAhead(file) if is_url(path) else file, status, stop)
+    if is_url(path) or time.monotonic() - begun >= WORTH_KEEPING:
+        _keep(path, index)
+    else:
+        quick.append((path, index))
+    return index
+
+
+def walk(file: File, status: Stat, stop: threading.Event | None = None) -> ShardIndex:
+    """Make the index of a shard. Raises DataError when it cannot be read to its end."""
+    places, keys, ignored = array("I"), {}, Counter()
+    for key, files in _samples(file, stop):
+        image = _image(files)
+        ignored.update(files.keys() - {image, "json", "txt"} if image else files.keys())
+        if not image:
+            continue
+        if files[image].extended:
+            keys[len(places) // 6] = key
+        for member in files[image], files.get("json"), files.get("txt"):
+            places.extend((member.offset // BLOCK, member.size) if member else (0, 0))
+    return ShardIndex(np.array(places, np.uint32).reshape(-1, 3, 2), keys, ignored, status)
+
+
+def write_index(path: str) -> None:
+    """Make and keep the index of a local shard, however small: for who writes shards and has just made one.
+
+    Raises DataError when the shard cannot be read to its end. An index that cannot be written is none.
+    """
+    path = os.path.abspath(path)
+    status = stat(path)
+    _keep(path, walk(open_file(path, status), status))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a member's name at the first dot of its last part, as WebDataset does; hidden files have no extension."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem else (name, "")
+
+
+def _samples(file: File, stop: threading.Event | None) -> list[tuple[str, dict[str, Member]]]:
+    """Group a shard's members by key, in order: key, extension → member. A repeated member begins a new sample."""
+    samples: list[tuple[str, dict[str, Member]]] = []
+    latest: dict[str, dict[str, Member]] = {}
+    for member in members(file):
+        if stop and stop.is_set():
+            raise DataError("Reading the shards was stopped")
+        key, extension = split_name(member.name)
+        files = latest.get(key)
+        if files is None or extension in files:
+            files = latest[key] = {}
+            samples.append((key, files))
+        if member.size < LARGEST:
+            files[extension] = member
+    return samples
+
+
+def _image(files: dict[str, Member]) -> str:
+    """Return the extension of the sample's image (`jpg` before `0.jpg`, else the first), or an empty string."""
+    plain = (extension for extension in files if extension in IMAGE_EXTENSIONS)
+    compound = (extension for extension in files if extension.rpartition(".")[2] in IMAGE_EXTENSIONS)
+    return next(plain, "") or next(compound, "")
+
+
+# Index files: MAGIC, the checksum of the rest, the length of the JSON that follows, the JSON, the places.
+
+
+def encode(index: ShardIndex) -> bytes:
+    """Return the bytes of an index file."""
+    about = json.dumps(
+        {
+            "size": index.status.size,
+            "version": index.status.version,
+            "samples": len(index.places),
+            "keys": {str(sample): key for sample, key in index.keys.items()},
+            "ignored": index.ignored,
+        }
+    ).encode()
+    rest = len(about).to_bytes(4, "little") + about + index.places.astype("<u4").tobytes()
+    return MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+
+
+def decode(data: bytes, status: Stat) -> ShardIndex | None:
+    """Return the index that a file holds, or None when it is damaged or that of another shard or version."""
+    checksum, rest = data[len(MAGIC) :][:4], memoryview(data)[len(MAGIC) + 4 :]
+    if not data.startswith(MAGIC) or zlib.crc32(rest).to_bytes(4, "little") != checksum:
+        return None
+    end = 4 + int.from_bytes(rest[:4], "little")
+    try:
+        about = json.loads(bytes(rest[4:end]))
+        if (about["size"], about["version"]) != (status.size, status.version):
+            return None
+        places = (
+            np.frombuffer(rest[end:], "<u4").astype(np.uint32, copy=False).reshape(about["samples"], 3, 2)
+        )
+        keys = {int(sample): str(key) for sample, key in about["keys"].items()}
+        ignored = Counter({str(extension): int(count) for extension, count in about["ignored"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    ends = places[..., 0].astype(np.int64) * BLOCK + places[..., 1]
+    if len(places) and (ends.max() > status.size or not places[:, 0, 0].all()):
+        return None
+    return ShardIndex(places, keys, ignored, status)
+
+
+def _places(path: str) -> list[Path]:
+    """Return where the index file of a shard may be, the better place first."""
+    in_cache = cache_folder() / "indexes" / f"{cache_name(path)}.index"
+    folder, base = os.path.split(path)
+    return [in_cache] if is_url(path) else [Path(folder) / FOLDER / f"{base}.index", in_cache]
+
+
+def _load(path: str, status: Stat) -> ShardIndex | None:
+    for place in _places(path):
+        try:
+            # An index is far smaller than its shard: what is not, is none, and is not read into memory.
+            if place.stat().st_size > status.size + 65_536:
+                continue
+            index = decode(place.read_bytes(), status)
+        except OSError:
+            continue
+        if index is not None:
+            return index
+    return None
+
+
+def _keep(path: str, index: ShardIndex) -> None:
+    """Write an index file; where nothing can be written, the shard will be walked over again next time."""
+    for place in _places(path):
+        try:
+            with whole_or_not(place) as file:
+                file.write(encode(index))
+            return
+        except OSError:
+            continue
+
+
+def _with_progress(futures: list[Future[ShardIndex]], name: str) -> Iterator[Future[ShardIndex]]:
+    """Yield the futures as they are done, with a bar on the standard error output if that takes long."""
+    begun, left, told = time.monotonic(), set(futures), False
+    bar: Progress | None = None
+    try:
+        while left:
+            done, left = wait(left, timeout=SILENCE, return_when=FIRST_COMPLETED)
+            yield from done
+            if left and not told and time.monotonic() - begun > SILENCE:
+                bar, told = (
+                    _start_bar(f"Looking through {len(futures):,} shards of {name}", len(futures)),
+                    True,
+                )
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=len(futures) - len(left))
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _start_bar(text: str, count: int) -> Progress | None:
+    """Start a progress bar on a terminal; in a log say once what is going on, and return None."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(f"{text} (once: what is found is kept)", file=sys.stderr, flush=True)
+        return None
+    bar = Progress(console=console, transient=True)
+    bar.add_task(escape(text), total=count)
+    bar.start()
+    return bar
