@@ -79,7 +79,9 @@ def choose_typed(
             *(embedded if len(embedded) == 1 else ()),
             *guess_images(name for name, kind in kinds.items() if kind == "text"),
         ],
-        caption_guesses=guess_captions([name for name, kind in kinds.items() if kind in ("text", "texts")]),
+        # A column without a single caption in this file may have some in the next.
+        caption_guesses=guess_captions([name for name, kind in kinds.items() if kind in ("text", "texts")])
+        or guess_captions([name for name, kind in kinds.items() if kind == "nothing"]),
         captions_required=captions_required,
     )
     for name, fits, what in [
