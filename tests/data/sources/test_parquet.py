@@ -117,7 +117,7 @@ def test_without_captions(tmp_path):
         open_parquet(path)
     source = open_parquet(path, captions_required=False)
     assert pairs(source)[2] == ("train.parquet:2", ())
-    assert source.note == "Columns of train.parquet: image from 'image' (guessed); no captions"
+    assert source.note == f"Columns of {path}: image from 'image' (guessed); no captions"
 
 
 def test_rows_without_image_bytes(tmp_path, jpeg):
@@ -152,12 +152,12 @@ def test_paths_only(tmp_path, jpeg):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.jpg").write_bytes(jpeg)
     columns = {"file_name": ["sub/a.jpg", " sub/a.jpg ", None], "captions": [["x", "y"], None, ["z"]]}
-    source = open_parquet(write(tmp_path / "t.parquet", columns, group=2))
+    source = open_parquet(write(tmp_path / "t.parquet", columns, group=2), name="t")
     assert isinstance(source, ParquetPaths)
     assert getattr(source, "block", 1) == 1
     assert pairs([source[0], source[1]]) == [("sub/a.jpg", ("x", "y")), ("sub/a.jpg", ())]
     assert source[0].image == jpeg
-    assert source.note == "Columns of t.parquet: image from 'file_name', caption from 'captions' (guessed)"
+    assert source.note == "Columns of t: image from 'file_name', caption from 'captions' (guessed)"
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
     with pytest.raises(DataError, match="names no image"):
         source[2]
@@ -206,7 +206,7 @@ def test_urls(tmp_path, scheme):
             target.write(file.read_bytes())
     source = open_parquet(urls)
     assert source.name == urls[0]
-    assert source.note.startswith("Columns of 0.parquet:")
+    assert source.note.startswith(f"Columns of {urls[0]}: ")
     assert [record.image for record in pickle.loads(pickle.dumps(source))] == images(0, 9)
     assert source[8].key == "2.parquet:2"
 

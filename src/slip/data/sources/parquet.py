@@ -89,7 +89,7 @@ class ParquetTable:
             )
         far = any(map(is_url, files))
         self.block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
-        self.note = _note(columns, name)
+        self.note = columns.note(name)
         if rows.largest > LARGE_GROUP:
             remark = (
                 f"Every loader process holds a row group of {name} in memory, up to {_size(rows.largest)}"
@@ -113,7 +113,7 @@ class ParquetPaths(ImageFiles):
     """
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
-        self.columns, self.note = columns, _note(columns, name)
+        self.columns, self.note = columns, columns.note(name)
         rows = RowGroups(files, (columns.image, *columns.captions))
         super().__init__(name, Path(root), self._entries(rows))
         if not len(self):
@@ -132,10 +132,6 @@ class ParquetPaths(ImageFiles):
                 refuse_urls([path], self.columns.image, self.name)
             found = tuple(text for value in captions for text in texts(value))
             yield path.strip() if isinstance(path, str) else "", found
-
-
-def _note(columns: Columns, name: str) -> str:
-    return columns.note(os.path.basename(name) or name)
 
 
 def _absolute(path: str) -> str:
