@@ -200,6 +200,27 @@ def test_streaming_configs(hub):
         open_hub("hf-stream:owner/nobody")
 
 
+@pytest.mark.parametrize("at", ["@refs/convert/parquet", "@refs%2Fconvert%2Fparquet"])
+def test_what_the_hub_is_asked(monkeypatch, at):
+    class Hub:
+        def find(self, root, revision):
+            if root == "datasets/owner/gone":
+                raise FileNotFoundError(root)
+            if root == "datasets/owner/down":
+                raise RuntimeError("503 Service Unavailable")
+            names = ["README.md", "default/train/0000.parquet", "default/train/0000.parquet.json"]
+            return [f"{root}{at if revision == 'refs/convert/parquet' else ''}/{name}" for name in names]
+
+    monkeypatch.setattr("huggingface_hub.HfFileSystem", Hub)
+    path = "default/train/0000.parquet"
+    for revision, placed in [("", ""), ("refs/convert/parquet", at)]:
+        found = huggingface.list_hub("owner/name", revision)
+        assert found == {path: f"hf://datasets/owner/name{placed}/{path}"}
+        assert huggingface.list_hub("owner/gone", revision) == {}
+    with pytest.raises(DataError, match="hub does not say.*503"):
+        open_hub("hf-stream:owner/down")
+
+
 def test_download(monkeypatch, tmp_path):
     asked = []
 

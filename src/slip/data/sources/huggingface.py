@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from slip.data.record import Record, Source
 from slip.data.sources.arrow import choose_typed, holds, make_record
@@ -111,7 +111,8 @@ class HubDataset:
         self.note = self.columns.note(name)
         self._names = (self.columns.image, *self.columns.captions)
         # As Arrow tables, rows come without the decoding that the set's features would do.
-        self._rows = dataset.select_columns(list(dict.fromkeys(self._names))).with_format("arrow")
+        rows = dataset.select_columns(list(dict.fromkeys(self._names))).with_format("arrow")
+        self._rows = cast(Any, rows)
         if holds(schema.field(self.columns.image).type) == "text":
             refuse_urls(self._rows[:100].column(self.columns.image).to_pylist(), self.columns.image, name)
 

@@ -151,10 +151,10 @@ class RowGroups:
 
 def open_file(path: str) -> pq.ParquetFile:
     """Open a Parquet file at a local path or URL. Raises DataError when it cannot be read or is no Parquet file."""
+    far = is_url(path)
+    source = _remote(path) if far else path
     try:
-        if not is_url(path):
-            return pq.ParquetFile(path, page_checksum_verification=True)
-        return pq.ParquetFile(_remote(path), pre_buffer=True, page_checksum_verification=True)
+        return pq.ParquetFile(source, pre_buffer=far, page_checksum_verification=True)
     except FileNotFoundError:
         raise DataError("The Parquet file does not exist", got=path) from None
     except Exception as error:  # remote file systems have errors of their own
@@ -167,8 +167,15 @@ def _remote(url: str) -> Any:
     """Return a file to seek and read in. Without a cache, because pyarrow asks for what it needs in large pieces."""
     from fsspec.core import url_to_fs
 
-    system, path = url_to_fs(url)
-    return system.open(path, "rb", cache_type="none")
+    try:
+        system, path = url_to_fs(url)
+        return system.open(path, "rb", cache_type="none")
+    except FileNotFoundError:
+        raise DataError("The Parquet file does not exist", got=url) from None
+    except Exception as error:  # unknown or uninstalled kinds of URL, and file systems' own errors
+        raise DataError(
+            "The Parquet file cannot be reached", got=url, cause=str(error) or repr(error)
+        ) from None
 
 
 @dataclass(frozen=True)
