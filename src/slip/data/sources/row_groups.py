@@ -33,7 +33,7 @@ FOOTERS_AT_ONCE = 16
 class RowGroups:
     """Some columns of the rows of Parquet files, one row group read at a time, the latest ones kept. Picklable.
 
-    Takes 12 bytes of memory a row group. `usual`: rows in the median row group; `largest` and `total`: bytes of the
+    Takes 8 bytes of memory a row group. `usual`: rows in the median row group; `largest` and `total`: bytes of the
     columns, uncompressed, in the largest row group and in all. Raises DataError when a file cannot be read, or
     lacks a column or holds something else in it than the first file.
     """
