@@ -48,9 +48,8 @@ class RowGroups:
         rows = np.array([n for footer in footers for n in footer.rows], dtype=np.int64)
         sizes = [size for footer in footers for size in footer.sizes]
         self._ends = np.cumsum(rows)
-        self._first = np.cumsum(
-            [0, *(len(footer.rows) for footer in footers)]
-        )  # the first group of each file
+        # File f has the groups first[f] to first[f + 1].
+        self._first = np.cumsum([0, *(len(footer.rows) for footer in footers)])
         self.usual = max(1, int(np.median(rows))) if len(rows) else 1
         self.largest, self.total = max(sizes, default=0), sum(sizes)
         self._forget()
