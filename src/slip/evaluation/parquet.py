@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from slip.data.sources.arrow import features, holds
+from slip.data.sources.row_groups import RowGroups, open_file
 from slip.errors import DataError
 from slip.evaluation import note
 from slip.evaluation.datasets import SPLITS, Image, Labelled, Subset, split_by_hash, words
@@ -59,60 +57,18 @@ class ParquetImages(Sequence[Image]):
     """The image column of several files, one row group read at a time, the latest ones kept. Picklable."""
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
-        self.files, self.column = tuple(files), column
-        self._groups = [
-            (file, group, pq_file.metadata.row_group(group).num_rows)
-            for file in self.files
-            for pq_file in [_open(file)]
-            for group in range(pq_file.metadata.num_row_groups)
-        ]
-        self._ends = np.cumsum([rows for _, _, rows in self._groups], dtype=np.int64)
-        self._forget()
+        self._rows = RowGroups([str(file) for file in files], [column], cache_bytes=CACHE_BYTES)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        row = index - (int(self._ends[group - 1]) if group else 0)
-        value = self._read(group)[row].as_py()
+        (value,) = self._rows[index]
+        if isinstance(value, dict):
+            value = value.get("bytes")
         if not isinstance(value, bytes):
-            raise DataError(
-                f"Row {index} of {self._groups[group][0].name} and its neighbours holds no image bytes"
-            )
+            raise DataError(f"Row {self._rows.place(index)} holds no image bytes")
         return value
-
-    def _read(self, group: int) -> pa.ChunkedArray:
-        with self._lock:
-            if group in self._cache:
-                self._cache.move_to_end(group)
-                return self._cache[group]
-            file, number, _ = self._groups[group]
-            try:
-                column = _open(file).read_row_group(number, columns=[self.column]).column(0)
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(
-                    f"{file} cannot be read", cause=str(error), fix="Fetch the file again."
-                ) from None
-            if pa.types.is_struct(column.type):
-                column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
-            self._cache[group] = column
-            while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > CACHE_BYTES:
-                self._cache.popitem(last=False)
-            return column
-
-    def _forget(self) -> None:
-        self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_cache", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
 
 
 class _Columns:
@@ -120,19 +76,18 @@ class _Columns:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        schema = _open(files[0]).schema_arrow
-        features = _features(schema)
+        schema = open_file(str(files[0])).schema_arrow
+        described = features(schema)
         typed = {
-            kind: [n for n, f in features.items() if f.get("_type") == kind]
+            kind: [n for n, f in described.items() if f.get("_type") == kind]
             for kind in ("Image", "ClassLabel")
         }
         self.image = _choose("image", typed["Image"], IMAGE_COLUMNS, schema.names, files[0])
         self.label = _choose("label", typed["ClassLabel"], LABEL_COLUMNS, schema.names, files[0])
         kind = schema.field(self.image).type
-        plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        if not plain and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+        if holds(kind) != "image":
             raise DataError(f"Column '{self.image}' of {files[0].name} holds no image bytes", got=str(kind))
-        names = features.get(self.label, {}).get("names") or _names_beside(files[0].parent)
+        names = described.get(self.label, {}).get("names") or _names_beside(files[0].parent)
         self.class_names = tuple(words(str(n)) for n in names) if names else ()
         self.named = bool(self.class_names)
 
@@ -155,7 +110,7 @@ class _Columns:
 
     def _read(self, files: Sequence[Path]) -> pa.ChunkedArray:
         try:
-            columns = [_open(file).read(columns=[self.label]).column(0) for file in files]
+            columns = [open_file(str(file)).read(columns=[self.label]).column(0) for file in files]
         except (OSError, KeyError, IndexError, pa.ArrowException) as error:
             raise DataError(f"The labels in {files[0].parent} cannot be read", cause=str(error)) from None
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
@@ -185,24 +140,6 @@ def _find(path: Path, split: str) -> tuple[list[Path], list[tuple[str, list[Path
 
 def _parent(file: Path, folder: Path) -> str:
     return file.parent.name if file.parent != folder else ""
-
-
-def _open(file: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file} is not a readable Parquet file", cause=str(error), fix="Fetch it again."
-        ) from None
-
-
-def _features(schema: pa.Schema) -> dict[str, Any]:
-    """The column descriptions that the `datasets` library leaves in the schema's metadata, {} if there are none."""
-    try:
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return {n: f for n, f in info.get("info", {}).get("features", {}).items() if isinstance(f, dict)}
-    except (ValueError, AttributeError):
-        return {}
 
 
 def _choose(what: str, typed: list[str], common: Iterable[str], present: list[str], file: Path) -> str:

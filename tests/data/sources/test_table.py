@@ -76,6 +76,41 @@ def test_chosen_columns(table):
     assert table('image,"x,y"\na.jpg,one\n', caption_column="x,y").caption_columns == ("x,y",)
 
 
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        ({}, "Columns of t.csv: image from 'path', caption from 'title' (guessed)"),
+        ({"image_column": "path"}, "Columns of t.csv: caption from 'title' (guessed)"),
+        ({"caption_column": "note"}, "Columns of t.csv: image from 'path' (guessed)"),
+        ({"image_column": "path", "caption_column": "title,note"}, ""),
+    ],
+)
+def test_what_was_guessed_is_said(table, options, note):
+    assert table("path,title,note\na.jpg,x,y\n", **options).note == note
+
+
+def test_numbered_captions(table):
+    source = table("image,caption_0,Caption 1,caption_old,caption_2\na.jpg,x,y,no,z\n")
+    assert source[0].captions == ("x", "y", "z")
+    assert source.note.endswith("captions from 'caption_0', 'Caption 1', 'caption_2' (guessed)")
+
+
+def test_without_captions(table):
+    text = "path,label\na.jpg,dog\nb.jpg,cat\n"
+    with pytest.raises(DataError, match=r"looks like the caption.*--objective\.loss simclr"):
+        table(text)
+    source = table(text, captions_required=False)
+    assert pairs(source) == [("a.jpg", ()), ("b.jpg", ())]
+    assert source.note == "Columns of t.csv: image from 'path' (guessed); no captions"
+    source = table(text, captions_required=False, image_column="path")
+    assert source.note == "Columns of t.csv: no captions"
+    assert pairs(table(text, captions_required=False, caption_column="label"))[0] == ("a.jpg", ("dog",))
+    with pytest.raises(DataError, match="no column 'lable'.*Did you mean 'label'"):
+        table(text, captions_required=False, caption_column="lable")
+    captioned = table("path,title\na.jpg,x\n", captions_required=False)
+    assert captioned[0].captions == ("x",)
+
+
 def test_jsonl_rows_may_lack_columns(table):
     rows = [{"image": "a.jpg"}, {"image": "b.jpg", "caption": ["x", "y"]}, {"caption": "z"}, {"image": 5}]
     source = table("\n".join(map(json.dumps, rows)), "t.jsonl")
@@ -117,7 +152,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         (
             "photo,caption\na.jpg,dog\n",
             "t.csv",
-            r"looks like the image path\. Got: 'photo, caption'.*--data\.image-column",
+            r"looks like the image\. Got: 'photo, caption'.*--data\.image-column",
         ),
         ("a.jpg,a dog\nb.jpg,a cat\n", "t.csv", "first line of the table must name its columns"),
         ("", "t.csv", "has no rows"),
@@ -140,6 +175,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         ('{"image": "a.jpg", "caption": "x"}\n[1]', "t.jsonl", "Line 2 of .* not a JSON object"),
         ("[" * 100_000, "t.jsonl", "Line 1 of .* not valid JSON"),
         ("image,caption\nhttps://example.org/a.jpg,x\n", "t.csv", "web addresses.*img2dataset"),
+        ("caption,url\nx,https://example.org/a.jpg\n", "t.csv", "'url' of .* web addresses"),
         ("image,caption\nimages/a.jpg,x\n", "t.csv", r"images/a\.jpg.*--data\.image-root"),
     ],
 )

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from slip.data.sources.columns import choose, guess_captions, guess_images, refuse_urls
 from slip.data.sources.files import ImageFiles, texts
-from slip.errors import DataError, did_you_mean
-
-# Names looked for in the header, best first; case is ignored, spaces and dashes count as underscores.
-IMAGE_COLUMNS = (
-    *("image", "image_path", "img_path", "imagepath", "filepath", "file_path", "image_file", "file"),
-    *("filename", "file_name", "image_name", "img", "path"),
-)
-CAPTION_COLUMNS = (
-    *("caption", "captions", "text", "texts", "title", "description", "alt_text", "alt", "txt"),
-    *("sentence", "sentences", "prompt"),
-)
+from slip.errors import DataError
 
 
 class Table(ImageFiles):
     """One record a row of a CSV, TSV or JSON-lines file; rows that share an image are not merged.
 
-    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names.
-    Several caption columns (`caption_column="title,description"`) make several captions, as does a list in
-    JSON lines. Relative image paths are taken from `image_root`, else from the table's own folder.
+    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names, which
+    `note` says. Several caption columns (`caption_column="title,description"`) make several captions, as does a list
+    in JSON lines. A table without a caption column is an error unless `captions_required` is False, as it is for
+    self-supervision alone. Relative image paths are taken from `image_root`, else from the table's own folder.
     Tables are UTF-8; CSV quotes as in RFC 4180, and its separator is the comma, semicolon or tab that its header
     uses most. Raises DataError on a missing column, a malformed line, or when no image is where it should be.
     """
 
     def __init__(
-        self, path: str | Path, *, image_root: str = "", image_column: str = "", caption_column: str = ""
+        self,
+        path: str | Path,
+        *,
+        image_root: str = "",
+        image_column: str = "",
+        caption_column: str = "",
+        captions_required: bool = True,
     ) -> None:
         path = Path(path)
         rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
@@ -43,9 +40,21 @@ class Table(ImageFiles):
         if not head:
             raise DataError("The table has no rows", got=str(path))
         columns = list(dict.fromkeys(column for row in head for column in row))
-        self.image_column = _choose("image", columns, image_column, IMAGE_COLUMNS, path)
-        self.caption_columns = _choose_captions(columns, caption_column, path)
-        _refuse_urls(head, self.image_column, path)
+        chosen = choose(
+            str(path),
+            columns,
+            image=image_column,
+            caption=caption_column,
+            image_guesses=guess_images(columns),
+            caption_guesses=guess_captions(columns),
+            captions_required=captions_required,
+            cause=""
+            if path.suffix.lower() == ".jsonl"
+            else "The first line of the table must name its columns",
+        )
+        self.image_column, self.caption_columns = chosen.image, chosen.captions
+        self.note = chosen.note(path.name)
+        refuse_urls((row.get(self.image_column) for row in head), self.image_column, str(path))
         root = Path(image_root).expanduser() if image_root else path.parent
         super().__init__(str(path), root, map(self._entry, chain(head, rows)))
         self.probe("Give the folder that the paths are relative to with --data.image-root")
@@ -123,43 +132,3 @@ def _lines(path: Path) -> Iterator[str]:
                     ) from None
     except OSError as error:
         raise DataError("The table cannot be read", got=str(path), cause=str(error)) from None
-
-
-def _choose(what: str, columns: list[str], wanted: str, known: tuple[str, ...], path: Path) -> str:
-    """Return the column `wanted`, else the best `known` one there is. Raises DataError when there is none."""
-    by_name = {_plain(column): column for column in reversed(columns)}
-    if wanted:
-        if wanted in columns:
-            return wanted
-        if _plain(wanted) in by_name:
-            return by_name[_plain(wanted)]
-        raise DataError(f"{path} has no column {wanted!r}", fix=did_you_mean(wanted, columns))
-    for name in known:
-        if name in by_name:
-            return by_name[name]
-    raise DataError(
-        f"No column of {path} looks like the {what}{' path' if what == 'image' else ''}",
-        got=", ".join(columns)[:500],
-        cause="The first line of the table must name its columns" if path.suffix.lower() != ".jsonl" else "",
-        fix=f"Say which one it is with --data.{what}-column, or name it '{known[0]}'",
-    )
-
-
-def _choose_captions(columns: list[str], wanted: str, path: Path) -> tuple[str, ...]:
-    """Return the caption columns: the one called `wanted`, the several it lists, or the one guessed."""
-    names = [wanted] if wanted in columns else [name.strip() for name in wanted.split(",")]
-    return tuple(_choose("caption", columns, name, CAPTION_COLUMNS, path) for name in names)
-
-
-def _plain(column: str) -> str:
-    return re.sub(r"[\s-]+", "_", column.strip().lower())
-
-
-def _refuse_urls(rows: list[dict[str, Any]], column: str, path: Path) -> None:
-    for row in rows:
-        if re.match(r"https?://", str(row.get(column))):
-            raise DataError(
-                f"Column '{column}' of {path} holds web addresses, not files",
-                got=row[column],
-                fix="Download the images first (img2dataset makes tar shards of such a table) and train on those",
-            )

@@ -1,0 +1,142 @@
+"""Captioned images in Parquet files: stored in the rows, as data hubs do, or named by their paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from slip.data.record import Record
+from slip.data.sources.arrow import choose_typed, holds, is_url, make_record
+from slip.data.sources.columns import Columns, refuse_urls
+from slip.data.sources.files import ImageFiles, texts
+from slip.data.sources.row_groups import CACHE_BYTES, RowGroups, open_file
+from slip.errors import DataError
+
+MAX_BLOCK = 1000
+"""The most records of local files that are to be read in a row; see `ParquetTable`."""
+LARGE_GROUP = 256 * 2**20
+"""Bytes of a row group from which on its size is worth a remark."""
+MAX_GROUP = 2 * 2**30
+"""Bytes of a row group from which on it is refused: every loader process holds one in memory."""
+
+_REWRITE = "smaller ones: pyarrow.parquet.write_table(table, path, row_group_size=500)"
+
+
+def open_parquet(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    name: str = "",
+    image_root: str = "",
+    image_column: str = "",
+    caption_column: str = "",
+    captions_required: bool = True,
+) -> ParquetTable | ParquetPaths:
+    """Open one or several Parquet files of one kind, local paths or URLs, as one source; sorted by path.
+
+    Columns that are not named are guessed by type and name (see `arrow.choose_typed`), which the source's `note`
+    says. `captions_required=False` opens files without captions. `name`: what to call the source; default: the
+    first path. `image_root`: the folder that paths in the files are relative to; default: the first file's.
+
+    Raises DataError when a file cannot be read or lacks a column that the first one has, when no column can be
+    guessed, when there are no rows, and for row groups too large for memory.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise DataError("No Parquet file is given")
+    files = sorted(_absolute(str(path)) for path in given)
+    schema = open_file(files[0]).schema_arrow
+    columns = choose_typed(
+        schema,
+        files[0],
+        image_column=image_column,
+        caption_column=caption_column,
+        captions_required=captions_required,
+    )
+    embedded = holds(schema.field(schema.names.index(columns.image)).type) == "image"
+    root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else os.path.dirname(files[0]))
+    return (ParquetTable if embedded else ParquetPaths)(files, columns, name=name or str(given[0]), root=root)
+
+
+class ParquetTable:
+    """Images in the rows of Parquet files, with random access: a record costs the reading of its row group.
+
+    Row groups are read one at a time, only the columns needed, and the latest are kept, CACHE_BYTES of them. pyarrow
+    reads them whole, so each process needs memory for the largest: above LARGE_GROUP `note` says so, above MAX_GROUP
+    it is an error. `block` says how many records in a row should be read together, in any order:
+    - 1 where everything fits in the cache;
+    - else the rows of the median row group;
+    - but of local files at most MAX_BLOCK: a larger row group is read again for each of its blocks, which the
+      system's file cache makes bearable, while larger blocks would make for batches of neighbours. From a URL
+      everything would be fetched again.
+    Blocks start at multiples of `block` and row groups need not, so that a block may touch two of them.
+
+    A record's key is file:row. A row that has no image bytes but a path is read from the file of that path, relative
+    to `root`, "" if there is no such folder.
+    """
+
+    def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
+        self.name, self.columns, self.root = name, columns, root
+        self._rows = rows = RowGroups(files, (columns.image, *columns.captions))
+        if not len(rows):
+            raise DataError("The Parquet files hold no rows", got=name)
+        if rows.largest > MAX_GROUP:
+            raise DataError(
+                f"The Parquet files have row groups of up to {_size(rows.largest)}",
+                got=name,
+                cause=f"Every loader process holds one in memory, and at most {_size(MAX_GROUP)} are allowed",
+                fix=f"Write the files anew with {_REWRITE}",
+            )
+        far = any(map(is_url, files))
+        self.block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
+        self.note = columns.note(name)
+        if rows.largest > LARGE_GROUP:
+            remark = (
+                f"Every loader process holds a row group of {name} in memory, up to {_size(rows.largest)}"
+            )
+            self.note = ". ".join(filter(None, [self.note, f"{remark}; better are {_REWRITE}"]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
+        index = range(len(self))[index]
+        key = self._rows.place(index)
+        return make_record(self._rows[index], self.columns, key=key, name=self.name, root=self.root)
+
+
+class ParquetPaths(ImageFiles):
+    """Image files that Parquet files name, with captions: all paths and captions are taken into memory.
+
+    Paths are relative to `root`, "" if there is no such folder, which is an error.
+    """
+
+    def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
+        self.columns, self.note = columns, columns.note(name)
+        rows = RowGroups(files, (columns.image, *columns.captions))
+        super().__init__(name, Path(root), self._entries(rows))
+        if not len(self):
+            raise DataError("The Parquet files hold no rows", got=name)
+        if not root:
+            raise DataError(
+                f"Column '{columns.image}' of {name} holds paths, and these are in no folder of this machine",
+                got=self._paths[0],
+                fix="Give the folder that they are relative to with --data.image-root",
+            )
+        self.probe("Give the folder that the paths are relative to with --data.image-root")
+
+    def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for number, (path, *captions) in enumerate(rows.scan()):
+            if number < 100:
+                refuse_urls([path], self.columns.image, self.name)
+            found = tuple(text for value in captions for text in texts(value))
+            yield path.strip() if isinstance(path, str) else "", found
+
+
+def _absolute(path: str) -> str:
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,225 @@
+"""The reader of Parquet files: random access to rows, from disk or from anywhere that fsspec reads.
+
+Parquet is written in row groups, runs of rows whose columns lie together. A row group's column is the least that
+pyarrow reads, so a row costs the reading of its row group, and rows that lie together should be read in a row.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slip.data.sources.arrow import holds, is_url
+from slip.errors import DataError
+
+CACHE_BYTES = 256 * 2**20
+"""Decoded row groups that each process keeps, beside the latest one, which is kept however large."""
+FAILED_FOR = 300.0
+"""Seconds for which a row group that could not be read is not tried again: its other rows fail at once."""
+OPEN_FILES = 16
+FOOTERS_AT_ONCE = 16
+
+
+class RowGroups:
+    """Some columns of the rows of Parquet files, one row group read at a time, the latest ones kept. Picklable.
+
+    Takes 8 bytes of memory a row group. `usual`: rows in the median row group; `largest` and `total`: bytes of the
+    columns, uncompressed, in the largest row group and in all. Raises DataError when a file cannot be read, or
+    lacks a column or holds something else in it than the first file.
+    """
+
+    def __init__(
+        self, files: Sequence[str], columns: Sequence[str], *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        """`files`: local paths or URLs, whose rows follow each other in this order."""
+        self.files, self.columns, self.cache_bytes = tuple(files), tuple(columns), cache_bytes
+        footers = self._footers()
+        _compare(self.columns, self.files, footers)
+        rows = np.array([n for footer in footers for n in footer.rows], dtype=np.int64)
+        sizes = [size for footer in footers for size in footer.sizes]
+        self._ends = np.cumsum(rows)
+        # File f has the groups first[f] to first[f + 1].
+        self._first = np.cumsum([0, *(len(footer.rows) for footer in footers)])
+        self.usual = max(1, int(np.median(rows))) if len(rows) else 1
+        self.largest, self.total = max(sizes, default=0), sum(sizes)
+        self._forget()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Return the columns' values in a row, nulls as None. Raises DataError when they cannot be read."""
+        index = range(len(self))[index]
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        table, row = self._read(group), index - self._start(group)
+        try:
+            return tuple(table.column(name)[row].as_py() for name in self.columns)
+        except ValueError as error:
+            raise DataError(f"Row {self.place(index)} is damaged", cause=str(error)) from None
+
+    def place(self, index: int) -> str:
+        """Return where row `index` lies: file:row."""
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        file = self._file(group)
+        return f"{os.path.basename(self.files[file])}:{index - self._start(int(self._first[file]))}"
+
+    def scan(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the values of all rows in order, in little memory. Raises DataError when a file cannot be read."""
+        for path in self.files:
+            try:
+                for batch in open_file(path).iter_batches(
+                    4096, columns=list(self.columns), use_threads=False
+                ):
+                    yield from zip(*(batch.column(name).to_pylist() for name in self.columns))
+            except DataError:
+                raise
+            except Exception as error:  # remote file systems have errors of their own
+                raise _unreadable(path, error) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_kept", "_failed", "_open", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+        self._failed: dict[int, tuple[float, str]] = {}  # group → (when to try again, the reason)
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _footers(self) -> list[_Footer]:
+        def read(file: str) -> _Footer:
+            return _footer(file, self.columns)
+
+        if len(self.files) == 1 or not any(map(is_url, self.files)):
+            return list(map(read, self.files))
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            return list(pool.map(read, self.files))
+
+    def _file(self, group: int) -> int:
+        return int(np.searchsorted(self._first, group, side="right")) - 1
+
+    def _start(self, group: int) -> int:
+        return int(self._ends[group - 1]) if group else 0
+
+    def _read(self, group: int) -> pa.Table:
+        with self._lock:
+            if group in self._kept:
+                self._kept.move_to_end(group)
+                return self._kept[group]
+            file = self._file(group)
+            again, reason = self._failed.pop(group, (0.0, ""))
+            if time.monotonic() < again:
+                self._failed[group] = again, reason
+                raise DataError(f"{self.files[file]} cannot be read", cause=reason)
+            try:
+                table = self._handle(file).read_row_group(
+                    group - int(self._first[file]), columns=list(self.columns), use_threads=False
+                )
+                if table.num_rows != self._ends[group] - self._start(group):
+                    raise OSError("a row group has another number of rows than the file says")
+            except Exception as error:  # remote file systems have errors of their own
+                self._open.pop(file, None)
+                self._failed[group] = time.monotonic() + FAILED_FOR, str(error)
+                raise _unreadable(self.files[file], error) from None
+            self._kept[group] = table
+            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > self.cache_bytes:
+                self._kept.popitem(last=False)
+            return table
+
+    def _handle(self, file: int) -> pq.ParquetFile:
+        if file not in self._open:
+            self._open[file] = open_file(self.files[file])
+        self._open.move_to_end(file)
+        while len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)
+        return self._open[file]
+
+
+def open_file(path: str) -> pq.ParquetFile:
+    """Open a Parquet file at a local path or URL. Raises DataError when it cannot be read or is no Parquet file."""
+    far = is_url(path)
+    source = _remote(path) if far else path
+    try:
+        return pq.ParquetFile(source, pre_buffer=far, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise DataError("The Parquet file does not exist", got=path) from None
+    except Exception as error:  # remote file systems have errors of their own
+        raise DataError(
+            f"{path} is not a readable Parquet file", cause=str(error) or repr(error), fix="Fetch it again"
+        ) from None
+
+
+def _remote(url: str) -> Any:
+    """Return a file to seek and read in. Without a cache, because pyarrow asks for what it needs in large pieces."""
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(url)
+        return system.open(path, "rb", cache_type="none")
+    except FileNotFoundError:
+        raise DataError("The Parquet file does not exist", got=url) from None
+    except Exception as error:  # unknown or uninstalled kinds of URL, and file systems' own errors
+        raise DataError(
+            "The Parquet file cannot be reached", got=url, cause=str(error) or repr(error)
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """What is needed of a file's footer: rows and bytes of its row groups, what each of the columns holds."""
+
+    rows: list[int]
+    sizes: list[int]
+    kinds: tuple[str, ...]
+
+
+def _footer(path: str, columns: Sequence[str]) -> _Footer:
+    file = open_file(path)
+    schema, metadata = file.schema_arrow, file.metadata
+    kinds = tuple(
+        holds(schema.field(schema.names.index(name)).type) if name in schema.names else "missing"
+        for name in columns
+    )
+    leaves = [
+        leaf
+        for leaf in range(metadata.num_columns)
+        if any((metadata.schema.column(leaf).path + ".").startswith(name + ".") for name in columns)
+    ]
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    sizes = [sum(group.column(leaf).total_uncompressed_size for leaf in leaves) for group in groups]
+    return _Footer([group.num_rows for group in groups], sizes, kinds)
+
+
+def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Footer]) -> None:
+    """Raise DataError when a file lacks a column, or when two files hold different things in one."""
+    fix = "Files of different kinds are different sources"
+    for column, name in enumerate(columns):
+        kinds = [footer.kinds[column] for footer in footers]
+        if "missing" in kinds:
+            lacking = files[kinds.index("missing")]
+            having = next((file for file, kind in zip(files, kinds) if kind != "missing"), "")
+            raise DataError(
+                f"{lacking} has no column '{name}'" + (f", which {having} has" if having else ""), fix=fix
+            )
+        # One text and a list of texts go together, and a column of nulls with anything.
+        seen = {kind.removesuffix("s"): file for kind, file in zip(kinds, files) if kind != "nothing"}
+        if len(seen) > 1:
+            one, other = list(seen.values())[:2]
+            raise DataError(f"Column '{name}' of {other} holds something else than that of {one}", fix=fix)
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read", cause=str(error) or repr(error), fix="Fetch the file again")

@@ -1,0 +1,241 @@
+"""Parquet in the layouts that people have: as hubs store it, plain bytes, paths; columns guessed and chosen."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from slip.data.sources import parquet
+from slip.data.sources.parquet import ParquetPaths, ParquetTable, open_parquet
+from slip.errors import DataError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def images(start, count):
+    """Distinct byte strings in the place of encoded images, which nothing here decodes."""
+    return [b"\xff\xd8 image %d" % i for i in range(start, start + count)]
+
+
+def structs(start, count):
+    return pa.array([{"bytes": b, "path": f"{i}.jpg"} for i, b in enumerate(images(start, count))], IMAGE)
+
+
+def write(path, columns, features=None, group=4):
+    """Write a file as the `datasets` library lays it out, with the columns' types in the schema."""
+    table = pa.table(columns)
+    if features:
+        info = {"info": {"features": {name: {"_type": kind} for name, kind in features.items()}}}
+        table = table.replace_schema_metadata({b"huggingface": json.dumps(info).encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def pairs(source):
+    return [(record.key, record.captions) for record in source]
+
+
+def test_a_hub_layout_of_several_files(tmp_path):
+    features = {"image": "Image", "caption": "Value"}
+    files = [
+        write(
+            tmp_path / f"data/train-0000{n}-of-00002.parquet",
+            {"id": ["x"] * 6, "image": structs(6 * n, 6), "caption": [f" {6 * n + i}\n" for i in range(6)]},
+            features,
+        )
+        for n in range(2)
+    ]
+    source = open_parquet([files[1], files[0]], name="pairs")
+    assert isinstance(source, ParquetTable)
+    assert (len(source), source.name) == (12, "pairs")
+    assert [record.image for record in source] == images(0, 12)
+    assert [record.captions for record in source] == [(str(i),) for i in range(12)]
+    assert source[7].key == "train-00001-of-00002.parquet:1"
+    assert source[7].source == "pairs"
+    assert source[-1].image == images(11, 1)[0]
+    assert source.note == "Columns of pairs: image from 'image', caption from 'caption' (guessed)"
+    assert pairs(pickle.loads(pickle.dumps(source))) == pairs(source)
+    with pytest.raises(IndexError):
+        source[12]
+
+
+def test_columns_are_guessed_by_type_then_by_name(tmp_path):
+    plain = pa.array(images(0, 2), pa.large_binary())
+
+    def guess(columns, features=None, **options):
+        return open_parquet(write(tmp_path / "t.parquet", columns, features), **options).columns
+
+    text = {"caption": ["a", "b"]}
+    assert guess({"zebra": plain} | text).image == "zebra"  # the only column of bytes
+    assert guess({"mask": plain, "IMG": plain} | text).image == "IMG"  # a known name
+    assert guess({"image": plain, "scan": structs(0, 2)} | text, {"scan": "Image"}).image == "scan"  # marked
+    both = {"mask": structs(0, 2), "image": structs(0, 2)} | text
+    assert guess(both, {"mask": "Image", "image": "Image"}).image == "image"
+    assert guess({"path": ["a", "b"], "jpg": plain} | text).image == "jpg"  # bytes before paths
+    assert guess({"jpg": plain, "text": [1, 2], "title": ["x", "y"]}).captions == ("title",)  # text only
+    many = {"image": plain, "caption_0": ["a", "b"], "caption_1": ["c", "d"], "note": ["e", "f"]}
+    assert guess(many).captions == ("caption_0", "caption_1")
+    assert guess(many, caption_column="note,caption_1").captions == ("note", "caption_1")
+    assert guess(both, image_column="mask").image == "mask"
+    with pytest.raises(
+        DataError, match=r"No column of .*t\.parquet looks like the image.*mask, photos, caption"
+    ):
+        guess({"mask": plain, "photos": plain} | text)
+    with pytest.raises(DataError, match="no column 'imgae'.*Did you mean 'image'"):
+        guess(both, image_column="imgae")
+    with pytest.raises(DataError, match=r"'n' of .* holds no images, nor paths of images\. Got: 'int64'"):
+        guess({"n": [1, 2]} | text, image_column="n")
+    with pytest.raises(DataError, match="'n' of .* holds no captions"):
+        guess({"jpg": plain, "n": [1, 2]}, caption_column="n")
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([["a", " ", "b "], [], None, ["c", None]]), [("a", "b"), (), (), ("c",)]),
+        (pa.array([["a"], None, [], ["c"]], pa.large_list(pa.large_string())), [("a",), (), (), ("c",)]),
+        (pa.array(["a", None, "", "c"]), [("a",), (), (), ("c",)]),
+        (pa.array(["a", None, "a", "c"]).dictionary_encode(), [("a",), (), ("a",), ("c",)]),
+        (pa.nulls(4), [()] * 4),
+    ],
+)
+def test_captions(tmp_path, column, expected):
+    path = write(tmp_path / "t.parquet", {"image": structs(0, 4), "caption": column}, group=3)
+    source = open_parquet(path)
+    assert [record.captions for record in source] == expected
+
+
+def test_without_captions(tmp_path):
+    path = write(tmp_path / "train.parquet", {"image": structs(0, 3), "label": [0, 1, 2]}, {"image": "Image"})
+    with pytest.raises(DataError, match="looks like the caption.*simclr"):
+        open_parquet(path)
+    source = open_parquet(path, captions_required=False)
+    assert pairs(source)[2] == ("train.parquet:2", ())
+    assert source.note == f"Columns of {path}: image from 'image' (guessed); no captions"
+
+
+def test_rows_without_image_bytes(tmp_path, jpeg):
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    column = [
+        {"bytes": None, "path": "a.jpg"},
+        {"bytes": None, "path": str(tmp_path / "a.jpg")},
+        {"bytes": jpeg, "path": "none.jpg"},
+        {"bytes": None, "path": None},
+        None,
+        {"bytes": None, "path": "none.jpg"},
+        {"bytes": None, "path": "https://example.org/a.jpg"},
+    ]
+    path = write(tmp_path / "t.parquet", {"image": pa.array(column, IMAGE), "text": ["x"] * 7}, group=10)
+    source = open_parquet(path)
+    assert [source[i].image for i in range(3)] == [jpeg] * 3
+    for index, message in [
+        (3, r"t\.parquet:3 has no image in column 'image'"),
+        (4, r"t\.parquet:4 has no image"),
+        (5, r"does not exist.*none\.jpg"),
+        (6, "does not hold its image.*https"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            source[index]
+    null = write(tmp_path / "u.parquet", {"image": pa.array([b"x", None], pa.binary()), "text": ["x", "y"]})
+    assert open_parquet(null)[0].image == b"x"
+    with pytest.raises(DataError, match=r"u\.parquet:1 has no image"):
+        open_parquet(null)[1]
+
+
+def test_paths_only(tmp_path, jpeg):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.jpg").write_bytes(jpeg)
+    columns = {"file_name": ["sub/a.jpg", " sub/a.jpg ", None], "captions": [["x", "y"], None, ["z"]]}
+    source = open_parquet(write(tmp_path / "t.parquet", columns, group=2), name="t")
+    assert isinstance(source, ParquetPaths)
+    assert getattr(source, "block", 1) == 1
+    assert pairs([source[0], source[1]]) == [("sub/a.jpg", ("x", "y")), ("sub/a.jpg", ())]
+    assert source[0].image == jpeg
+    assert source.note == "Columns of t: image from 'file_name', caption from 'captions' (guessed)"
+    assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
+    with pytest.raises(DataError, match="names no image"):
+        source[2]
+    bare = write(tmp_path / "other/t.parquet", {"path": ["a.jpg"], "caption": ["x"]})
+    assert open_parquet(bare, image_root=str(tmp_path / "sub"))[0].image == jpeg
+    with pytest.raises(DataError, match=r"other/a\.jpg.*--data\.image-root"):
+        open_parquet(bare)
+
+
+def test_web_addresses_are_refused(tmp_path):
+    path = write(tmp_path / "t.parquet", {"URL": ["https://example.org/a.jpg"], "TEXT": ["x"]})
+    with pytest.raises(DataError, match="'URL' of .* web addresses.*img2dataset"):
+        open_parquet(path)
+
+
+def test_blocks(tmp_path, monkeypatch):
+    """Any order where all fits in memory; else row groups, of local files no more than MAX_BLOCK."""
+    path = write(tmp_path / "t.parquet", {"image": structs(0, 22), "text": ["x"] * 22}, group=5)
+    assert open_parquet(path).block == 1
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 100)
+    assert open_parquet(path).block == 5
+    monkeypatch.setattr(parquet, "MAX_BLOCK", 3)
+    assert open_parquet(path).block == 3
+    assert open_parquet(f"file://{path}").block == 5
+
+
+def test_large_row_groups_are_said_and_absurd_ones_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "t.parquet", {"image": structs(0, 8), "text": ["x"] * 8})
+    monkeypatch.setattr(parquet, "LARGE_GROUP", 10)
+    assert "holds a row group of" in open_parquet(path).note
+    assert "row_group_size=500" in open_parquet(path, image_column="image", caption_column="text").note
+    monkeypatch.setattr(parquet, "MAX_GROUP", 10)
+    with pytest.raises(DataError, match="row groups of up to.*row_group_size"):
+        open_parquet(path)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_urls(tmp_path, scheme):
+    files = [
+        write(tmp_path / f"{n}.parquet", {"image": structs(3 * n, 3), "text": list("abc")}) for n in range(3)
+    ]
+    urls = [f"{scheme}://{tmp_path}/copied/{file.name}" for file in files]
+    (tmp_path / "copied").mkdir()
+    for url, file in zip(urls, files):
+        with fsspec.open(url, "wb") as target:
+            target.write(file.read_bytes())
+    source = open_parquet(urls)
+    assert source.name == urls[0]
+    assert source.note.startswith(f"Columns of {urls[0]}: ")
+    assert [record.image for record in pickle.loads(pickle.dumps(source))] == images(0, 9)
+    assert source[8].key == "2.parquet:2"
+
+
+def test_urls_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"does not exist\. Got: 'memory://none\.parquet'"):
+        open_parquet("memory://none.parquet")
+    with pytest.raises(DataError, match=r"cannot be reached\. Got: 'nosuch://bucket/a\.parquet'"):
+        open_parquet("nosuch://bucket/a.parquet")
+    write(tmp_path / "t.parquet", {"path": ["a.jpg"], "text": ["x"]})
+    with pytest.raises(DataError, match=r"in no folder of this machine.*--data\.image-root"):
+        open_parquet(f"file://{tmp_path}/t.parquet")
+
+
+def test_errors(tmp_path):
+    with pytest.raises(DataError, match="No Parquet file"):
+        open_parquet([])
+    with pytest.raises(DataError, match="does not exist"):
+        open_parquet(tmp_path / "none.parquet")
+    for columns in (
+        {"image": structs(0, 0), "text": pa.array([], pa.string())},
+        {"path": pa.array([], pa.string()), "text": pa.array([], pa.string())},
+    ):
+        with pytest.raises(DataError, match="hold no rows"):
+            open_parquet(write(tmp_path / "empty.parquet", columns))
+    good = write(tmp_path / "a.parquet", {"image": structs(0, 8), "text": ["x"] * 8})
+    other = write(tmp_path / "b.parquet", {"image": structs(0, 8), "label": [1] * 8})
+    with pytest.raises(DataError, match=r"b\.parquet has no column 'text', which .*a\.parquet has"):
+        open_parquet([good, other])
+    other.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"b\.parquet is not a readable Parquet file.*Fetch it again"):
+        open_parquet([good, other])
