@@ -173,7 +173,14 @@ def test_a_conversion_that_fails_leaves_what_was_there(metadata, monkeypatch):
 
 
 def test_parquet_of_other_writers(tmp_path):
-    table = pa.table({"description": ["b", None], "other": [1, 2], "index": pa.array([7, 8], pa.int64()), "title": [None, "a"]})
+    table = pa.table(
+        {
+            "description": ["b", None],
+            "other": [1, 2],
+            "index": pa.array([7, 8], pa.int64()),
+            "title": [None, "a"],
+        }
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     assert list(read_metadata(tmp_path / "a.parquet")) == [(7, "", "b"), (8, "a", "")]
     pq.write_table(table.drop_columns("title"), tmp_path / "a.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from reprlib import repr as short
@@ -145,7 +146,8 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
     except (OSError, pa.ArrowException) as error:
         raise DataError("The metadata cannot be written", got=str(path), cause=str(error)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return count
 
 
