@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import unescape
 from pathlib import Path
-from typing import IO
+from typing import Any
 from urllib.parse import unquote_plus
 
 import numpy as np
@@ -141,7 +141,7 @@ def _index(columns: list[str], number: int, path: str | Path) -> int:
 
 def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the columns of each line."""
-    openers: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open}
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     number = 0
     try:
         with openers.get(path.suffix.lower(), open)(path, "rb") as file:

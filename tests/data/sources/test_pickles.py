@@ -51,6 +51,13 @@ class Harmful:
         return os.system, (f"touch '{self.path}'",)
 
 
+OBJECTS = b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8tR\x89"
+ARRAY_OF_ITSELF = (  # twice as long each time it is told to be so
+    b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btRq\x00"
+    b"(K\x01]" + OBJECTS + b"](K\x07etb" + (b"(K\x01K\x01" + OBJECTS + b"h\x00tb") * 60 + b"."
+)
+
+
 def test_the_harmful_pickle_is_one(tmp_path):
     pickle.loads(pickle.dumps(Harmful(tmp_path / "ran")))
     assert (tmp_path / "ran").exists()
@@ -158,6 +165,7 @@ def test_nothing_is_executed(dumped, tmp_path, protocol):
         b"(cos\nsystem\nS'touch RAN'\no.",  # OBJ
         b"\x80\x02cos\nsystem\nU\x09touch RAN\x85R.",
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch RAN\x85R.",
+        ARRAY_OF_ITSELF,
         b"\x80\x02cnumpy\ndtype\n(X\x02\x00\x00\x00i8tR}(X\x03\x00\x00\x00abcK\x01ub.",  # BUILD with a dict
         b"\x80\x02c__builtin__\neval\nX\x0a\x00\x00\x00__import__\x85R.",
         b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",

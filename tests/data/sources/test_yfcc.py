@@ -13,7 +13,7 @@ import pytest
 
 from slip.data.record import Record
 from slip.data.sources import yfcc
-from slip.data.sources.yfcc import Yfcc, convert_metadata, place, read_metadata, write_metadata
+from slip.data.sources.yfcc import Yfcc, convert_metadata, is_yfcc, place, read_metadata, write_metadata
 from slip.errors import DataError
 
 ROWS = [
@@ -218,3 +218,14 @@ def test_memory_a_record(metadata):
     count = 2000
     source = Yfcc(metadata([(12345678, "title", "text")] * count))
     assert len(pickle.dumps(source)) < (20 + len("titletext")) * count + 2000
+
+
+def test_is_yfcc(metadata, tmp_path):
+    path = metadata()
+    convert_metadata(path, path.with_suffix(".parquet"))
+    assert is_yfcc(path)
+    assert is_yfcc(path.with_suffix(".parquet"))
+    pq.write_table(pa.table({"title": ["a"], "image": [b"b"]}), tmp_path / "other.parquet")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    for name in ("other.parquet", "damaged.parquet", "none.parquet", "a.json"):
+        assert not is_yfcc(tmp_path / name)

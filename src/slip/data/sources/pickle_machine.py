@@ -37,6 +37,8 @@ _ATOMS = (
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 )
 
+_OPCODES: dict[str, Any] = {opcode.code: opcode for opcode in pickletools.opcodes}
+
 _Reader = Callable[[Any], Any]
 
 
@@ -126,7 +128,7 @@ class Machine:
 
     def _not_done(self, code: bytes, first: bool) -> DataError:
         """Return the error for an opcode that is not followed."""
-        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        opcode = _OPCODES.get(code.decode("latin-1"))
         if opcode is None and code and first:
             return DataError("The file is not a pickle", got=self._path)
         if opcode is None:
@@ -162,7 +164,7 @@ class Machine:
             "BUILD": lambda _: self._build(),
         }
         table: dict[bytes, tuple[_Reader | None, Callable[[Any], Any]]] = {}
-        for opcode in pickletools.opcodes:
+        for opcode in _OPCODES.values():
             code, read = opcode.code.encode("latin-1"), opcode.arg.reader if opcode.arg else None
             if opcode.name in _TEXTS and read:
                 table[code] = None, partial(self._push_text, read)
@@ -224,10 +226,7 @@ class Machine:
             self._places.extend([0] * missing)
             self._places.append(place)
         if not place:
-            # Single bytes and numpy's bools are one object wherever they occur: later elements refer to them.
-            lasting = isinstance(top, (_Name, _Dtype, bool)) or top is self._stream
-            lasting = lasting or (isinstance(top, bytes) and len(top) < 2)
-            (self._kept if lasting else self._recent)[number] = top
+            (self._kept if top is self._stream or _lasts(top) else self._recent)[number] = top
 
     def _get(self, number: int) -> None:
         """Push the object with this number."""
@@ -237,6 +236,7 @@ class Machine:
             self._text_place = place
         elif number in self._kept or number in self._recent:
             self._stack.append(self._recent[number] if number in self._recent else self._kept[number])
+            self._text_place = 0
         elif 0 <= number < len(self._places) and not self._keep:
             raise _LetGo
         else:
@@ -246,7 +246,7 @@ class Machine:
         """Return the text that is spelled at this place of the file."""
         here = self._data.tell()
         self._data.seek(place - 1)
-        argument = pickletools.code2op[self._data.read(1).decode("latin-1")].arg
+        argument = _OPCODES[self._data.read(1).decode("latin-1")].arg
         text = argument.reader(self._data) if argument else ""
         self._data.seek(here)
         return text
@@ -283,7 +283,7 @@ class Machine:
         match target, state:
             case _Dtype(), (_, "<" | ">" | "=" | "|" as order, *_):
                 target.order = order
-            case _Array(), (*_, _Dtype(kind="O8" | "O4" | "O"), _, list() as elements):
+            case _Array(), (*_, _Dtype(kind="O8" | "O4" | "O"), _, list() as elements) if not target:
                 target.streams = elements is self._stream
                 target.extend(elements)
             case _:
@@ -306,10 +306,20 @@ class Machine:
             )
 
 
+def _lasts(value: Any) -> bool:
+    """Tell whether elements throughout the file may refer to this object, of which there are few."""
+    match value:
+        case _Dtype(kind=str(kind)):
+            return kind[:1] not in "US"  # numpy makes a new one for each text
+        case bytes():
+            return len(value) < 2  # Python has each single byte but once
+        case _:
+            return isinstance(value, (_Name, bool))
+
+
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
-    if any(
-        isinstance(key, tuple) for key in flat[::2]
-    ):  # nested a million deep, its hash would end the process
+    # The hash of a tuple in a tuple in a tuple …, a million times, would end the process.
+    if any(isinstance(key, tuple) for key in flat[::2]):
         raise TypeError("a tuple as the key of a dict")
     return dict(zip(flat[::2], flat[1::2], strict=True))
 

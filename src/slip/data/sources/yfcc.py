@@ -21,6 +21,9 @@ from slip.files import TEMPORARY, sync
 INDICES = 10**8
 """An image's index has at most 8 digits."""
 
+COLUMNS = ("index", "title", "description")
+"""Of metadata in Parquet."""
+
 ROWS = 1 << 16
 """Rows of a Parquet file written or read at a time."""
 
@@ -86,6 +89,20 @@ class Yfcc:
         return str(root), "" if image_root else f"Images of {self.name}: {root / 'images'} (guessed)."
 
 
+def is_yfcc(path: str | Path) -> bool:
+    """Tell whether `path` looks like metadata of YFCC: a .pkl file, or a .parquet file with its three columns."""
+    path = Path(path)
+    if path.suffix.lower() != ".parquet":
+        return path.suffix.lower() in (".pkl", ".pickle")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return set(COLUMNS) <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def place(index: int) -> tuple[str, str]:
     """Return the zip file that holds an image, relative to the root, and the member's name."""
     digits = f"{index:08}"
@@ -132,7 +149,7 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
 
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    schema = pa.schema([("index", pa.int32()), ("title", pa.string()), ("description", pa.string())])
+    schema = pa.schema(zip(COLUMNS, (pa.int32(), pa.string(), pa.string())))
     rows, count = iter(rows), 0
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -161,17 +178,16 @@ def _parquet_rows(path: Path) -> Iterator[tuple[object, ...]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = ["index", "title", "description"]
     try:
         with pq.ParquetFile(path) as file:
-            missing = [column for column in columns if column not in file.schema_arrow.names]
+            missing = [column for column in COLUMNS if column not in file.schema_arrow.names]
             if missing:
                 raise DataError(
                     f"The metadata lack the column '{missing[0]}'",
                     got=f"{path}, with the columns {', '.join(file.schema_arrow.names)}",
                     fix="The metadata of YFCC15M have the columns index, title and description",
                 )
-            for batch in file.iter_batches(ROWS, columns=columns):
-                yield from zip(*(batch.column(column).to_pylist() for column in columns))
+            for batch in file.iter_batches(ROWS, columns=list(COLUMNS)):
+                yield from zip(*(batch.column(column).to_pylist() for column in COLUMNS))
     except (OSError, pa.ArrowException) as error:
         raise DataError("The Parquet file cannot be read", got=str(path), cause=str(error)) from None
