@@ -1,6 +1,6 @@
 """Pickle's stack machine, with data on its stack and nothing else: no Python object is ever looked up or called.
 
-Python's own reader, with an allow-list or without, builds the whole list before it gives any of it: some 7 GB for the
+Python's own reader, with an allow-list or without, builds the whole list before it gives any of it: several GB for the
 metadata of YFCC15M. This one hands over element after element. What it keeps is 8 bytes for each object that the
 file numbers, since a later element may refer back to it.
 """

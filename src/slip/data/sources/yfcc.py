@@ -131,7 +131,7 @@ def read_metadata(path: str | Path) -> Iterator[Row]:
 
 
 def convert_metadata(pickle_path: str | Path, parquet_path: str | Path) -> int:
-    """Write metadata kept as a pickle to Parquet, which opens many times faster. Return how many entries.
+    """Write metadata kept as a pickle to Parquet, which opens faster. Return how many entries.
 
     The Parquet file appears whole or not at all; memory does not grow with the number of entries, but for 8 bytes a
     text. Raises DataError when the pickle cannot be read or the file cannot be written.

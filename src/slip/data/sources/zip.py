@@ -1,6 +1,6 @@
 """One file out of a zip archive of many.
 
-Python's zipfile makes an object of every member before it gives one: 5 ms for a thousand of them, longer than to
+Python's zipfile makes an object of every member before it gives one: with a thousand of them that takes longer than to
 decode a photograph. Of the plain archives that sets of images come in, a member's place is found by searching their
 directory for its name; all else is left to zipfile.
 """
