@@ -1,0 +1,341 @@
+"""Pickle's stack machine, with data on its stack and nothing else: no Python object is ever looked up or called.
+
+Python's own reader, with an allow-list or without, builds the whole list before it gives any of it: several GB for the
+metadata of YFCC15M. This one hands over element after element. What it keeps is 8 bytes for each object that the
+file numbers, since a later element may refer back to it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickletools
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from slip.errors import DataError
+
+RECONSTRUCT, SCALAR = "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"
+DTYPE, ARRAY, ENCODE, BYTES = "numpy.dtype", "numpy.ndarray", "_codecs.encode", "__builtin__.bytes"
+NAMES = frozenset({RECONSTRUCT, SCALAR, DTYPE, ARRAY, ENCODE, BYTES})
+"""What numpy's object arrays and numbers ask for, newer ones in numpy._core, and bytes before protocol 3."""
+
+MEMO_GAP = 1024
+"""Objects are numbered in a row; a number farther on than this is not one that a writer of pickles has given."""
+
+HOT_TEXTS = 4096
+"""Texts referred back to that are held ready: the keys of dicts, mostly."""
+
+_TEXTS = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
+_ATOMS = (
+    *("NONE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+)
+
+_OPCODES: dict[str, Any] = {opcode.code: opcode for opcode in pickletools.opcodes}
+
+_Reader = Callable[[Any], Any]
+
+
+class _Name(str):
+    """The name of something in a module, never looked up."""
+
+
+class _Dtype:
+    """Stands for a numpy dtype."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.order = kind, "<"
+
+    def value(self, data: bytes) -> Any:
+        """Return the number or text whose bytes these are."""
+        if not re.fullmatch(r"b1|f[248]|[iu][1248]|[US]\d{1,9}", self.kind):
+            raise ValueError(f"a value of numpy type {self.kind!r}")
+        if not data:
+            return "" if self.kind[0] == "U" else b""
+        return np.frombuffer(data, self.order + self.kind)[0].item()
+
+
+class _LetGo(Exception):
+    """The pickle refers to an object that was not kept."""
+
+
+class _Array(list):
+    """Stands for a numpy object array; `streams` when its elements are those handed over."""
+
+    streams = False
+
+
+class Machine:
+    """Follows the program that a pickle is.
+
+    The first list it is told to make is the one whose elements are handed over; it stays empty. `count` is how many.
+    """
+
+    def __init__(self, data: mmap.mmap, path: str, *, keep: bool = False) -> None:
+        """`data`: the file, to be read from where it stands. `path`: what to call it. `keep`: all that has a number."""
+        self._data, self._path, self._keep = data, path, keep
+        self.count = 0
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._stream: list[Any] | None = None
+        # The memo: numbered objects that later ones may refer to. Texts by their place in the file, 0 for other
+        # objects; those are in `_kept`, or in `_recent` until the element that they are part of is handed over.
+        self._places = array("Q")
+        self._kept: dict[int, Any] = {}
+        self._recent: dict[int, Any] = {}
+        self._text_place = 0  # where the text on top of the stack is spelled; 0: it is not, or is no text
+        self._text = lru_cache(HOT_TEXTS)(self._read_text)
+        self._do = self._instructions()
+
+    def items(self) -> Iterator[Any]:
+        """Run the program; yield the elements of its list as they are complete."""
+        start = self._data.tell()
+        try:
+            yield from self._run()
+        except _LetGo:
+            # Rare: an element has more than texts in common with one long before it. Once more, keeping everything.
+            self._data.seek(start)
+            again = Machine(self._data, self._path, keep=True)
+            yield from islice(again.items(), self.count, None)
+            self.count = again.count
+
+    def _run(self) -> Iterator[Any]:
+        data, start = self._data, self._data.tell()
+        code = b""
+        try:
+            while code != b".":
+                place, code = data.tell(), data.read(1)
+                if code not in self._do:
+                    raise self._not_done(code, place == start)
+                read, do = self._do[code]
+                elements = do(read(data) if read else None)
+                if elements:
+                    yield from elements
+            self._check_end()
+        except (ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+            raise DataError(
+                f"The pickle is damaged at byte {data.tell():,}",
+                got=self._path,
+                cause=str(error),
+                fix="If it was cut off on the way, fetch it again",
+            ) from None
+
+    def _not_done(self, code: bytes, first: bool) -> DataError:
+        """Return the error for an opcode that is not followed."""
+        opcode = _OPCODES.get(code.decode("latin-1"))
+        if opcode is None and code and first:
+            return DataError("The file is not a pickle", got=self._path)
+        if opcode is None:
+            raise ValueError("it ends too early" if not code else f"there is no opcode {code}")
+        return _refusal(self._path, opcode.name, opcode.arg.reader(self._data) if opcode.arg else "")
+
+    def _instructions(self) -> dict[bytes, tuple[_Reader | None, Callable[[Any], Any]]]:
+        """Return by opcode how its argument is read, and what to do with it. That returns what to hand over, if any."""
+        push, stack, marks = self._stack.append, self._stack, self._marks
+        by_name: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None),
+            **dict.fromkeys(_ATOMS, push),
+            "NEWTRUE": lambda _: push(True),
+            "NEWFALSE": lambda _: push(False),
+            "MARK": lambda _: marks.append(len(stack)),
+            "EMPTY_LIST": lambda _: push(self._list([])),
+            "LIST": lambda _: push(self._list(self._marked())),
+            "APPEND": lambda _: self._extend([stack.pop()]),
+            "APPENDS": lambda _: self._extend(self._marked()),
+            "EMPTY_TUPLE": lambda _: push(()),
+            "TUPLE": lambda _: push(tuple(self._marked())),
+            **{f"TUPLE{n}": lambda _, n=n: push(self._tuple(n)) for n in (1, 2, 3)},
+            "EMPTY_DICT": lambda _: push({}),
+            "DICT": lambda _: push(_pairs(self._marked())),
+            "SETITEM": lambda _: self._update([stack.pop(-2), stack.pop()]),
+            "SETITEMS": lambda _: self._update(self._marked()),
+            "MEMOIZE": lambda _: self._put(len(self._places)),
+            **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
+            **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
+            "GLOBAL": lambda name: push(self._name(name.replace(" ", "."))),
+            "STACK_GLOBAL": lambda _: push(self._name(f"{stack.pop(-2)}.{stack.pop()}")),
+            "REDUCE": lambda _: self._reduce(),
+            "BUILD": lambda _: self._build(),
+        }
+        table: dict[bytes, tuple[_Reader | None, Callable[[Any], Any]]] = {}
+        for opcode in _OPCODES.values():
+            code, read = opcode.code.encode("latin-1"), opcode.arg.reader if opcode.arg else None
+            if opcode.name in _TEXTS and read:
+                table[code] = None, partial(self._push_text, read)
+            elif opcode.name in by_name:
+                table[code] = read, by_name[opcode.name]
+        return table
+
+    def _push_text(self, read: _Reader, _: None) -> None:
+        self._text_place = self._data.tell()  # just behind the opcode, hence never 0
+        self._stack.append(read(self._data))
+
+    def _marked(self) -> list[Any]:
+        """Take what lies above the last mark."""
+        mark = self._marks.pop()
+        taken = self._stack[mark:]
+        del self._stack[mark:]
+        return taken
+
+    def _tuple(self, size: int) -> tuple[Any, ...]:
+        taken = tuple(self._stack[-size:])
+        if len(taken) < size:
+            raise IndexError("the stack is empty")
+        del self._stack[-size:]
+        return taken
+
+    def _list(self, elements: list[Any]) -> list[Any]:
+        if self._stream is None and not elements:
+            self._stream = elements
+        return elements
+
+    def _extend(self, elements: list[Any]) -> list[Any] | None:
+        """Add to the list on top of the stack, or return the elements to hand over."""
+        target = self._stack[-1]
+        if target is self._stream:
+            if not self._keep:
+                self._recent.clear()
+            self.count += len(elements)
+            return elements
+        if type(target) is not list:
+            raise TypeError(f"elements for a {type(target).__name__}")
+        target.extend(elements)
+        return None
+
+    def _update(self, flat: list[Any]) -> None:
+        if type(self._stack[-1]) is not dict:
+            raise TypeError(f"keys for a {type(self._stack[-1]).__name__}")
+        self._stack[-1].update(_pairs(flat))
+
+    def _put(self, number: int) -> None:
+        """Give the object on top of the stack a number."""
+        missing = number - len(self._places)
+        if missing > MEMO_GAP or number < 0:
+            raise ValueError(f"object number {number} follows on number {len(self._places) - 1}")
+        top = self._stack[-1]
+        place = self._text_place if type(top) is str else 0
+        if missing < 0:
+            self._places[number] = place
+        else:
+            self._places.extend([0] * missing)
+            self._places.append(place)
+        if not place:
+            (self._kept if top is self._stream or _lasts(top) else self._recent)[number] = top
+
+    def _get(self, number: int) -> None:
+        """Push the object with this number."""
+        place = self._places[number] if 0 <= number < len(self._places) else 0
+        if place:
+            self._stack.append(self._text(place))
+            self._text_place = place
+        elif number in self._kept or number in self._recent:
+            self._stack.append(self._recent[number] if number in self._recent else self._kept[number])
+            self._text_place = 0
+        elif 0 <= number < len(self._places) and not self._keep:
+            raise _LetGo
+        else:
+            raise LookupError(f"object number {number} is not defined")
+
+    def _read_text(self, place: int) -> str:
+        """Return the text that is spelled at this place of the file."""
+        here = self._data.tell()
+        self._data.seek(place - 1)
+        argument = _OPCODES[self._data.read(1).decode("latin-1")].arg
+        text = argument.reader(self._data) if argument else ""
+        self._data.seek(here)
+        return text
+
+    def _name(self, name: str) -> _Name:
+        name = name.replace("numpy._core.", "numpy.core.")
+        if name not in NAMES:
+            raise _refusal(self._path, "", name)
+        return _Name(name)
+
+    def _reduce(self) -> None:
+        """What would be a call: one of the few that have a meaning here."""
+        arguments, name = self._stack.pop(), self._stack.pop()
+        self._text_place = 0
+        match name, arguments:
+            case _ if not isinstance(name, _Name):
+                raise TypeError(f"a call of a {type(name).__name__}")
+            case str(), (_Name(), (0,), b"b") if name == RECONSTRUCT:
+                self._stack.append(_Array())
+            case str(), (str(kind), *_) if name == DTYPE:
+                self._stack.append(_Dtype(kind))
+            case str(), (_Dtype() as dtype, bytes(data)) if name == SCALAR:
+                self._stack.append(dtype.value(data))
+            case str(), (str(text), "latin1") if name == ENCODE:
+                self._stack.append(text.encode("latin-1"))
+            case str(), () if name == BYTES:
+                self._stack.append(b"")
+            case _:
+                raise _refusal(self._path, "", f"{name} with unusual arguments")
+
+    def _build(self) -> None:
+        """Complete the array or dtype on top of the stack by its state."""
+        state, target = self._stack.pop(), self._stack[-1]
+        match target, state:
+            case _Dtype(), (_, "<" | ">" | "=" | "|" as order, *_):
+                target.order = order
+            case _Array(), (*_, _Dtype(kind="O8" | "O4" | "O"), _, list() as elements) if not target:
+                target.streams = elements is self._stream
+                target.extend(elements)
+            case _:
+                raise _refusal(self._path, "BUILD", None)
+
+    def _check_end(self) -> None:
+        top = self._stack.pop()
+        if self._stream is None or not (top is self._stream or getattr(top, "streams", False)):
+            raise DataError(
+                f"The pickle holds a {type(top).__name__.strip('_').lower()}, not a list of entries",
+                got=self._path,
+            )
+        rest = len(self._data) - self._data.tell()
+        if rest:
+            raise DataError(
+                f"After the list, the file goes on for {rest:,} bytes",
+                got=self._path,
+                cause="It may hold several pickles, of which one is read",
+                fix="Write all entries as one list",
+            )
+
+
+def _lasts(value: Any) -> bool:
+    """Tell whether elements throughout the file may refer to this object, of which there are few."""
+    match value:
+        case _Dtype(kind=str(kind)):
+            return kind[:1] not in "US"  # numpy makes a new one for each text
+        case bytes():
+            return len(value) < 2  # Python has each single byte but once
+        case _:
+            return isinstance(value, (_Name, bool))
+
+
+def _pairs(flat: list[Any]) -> dict[Any, Any]:
+    # The hash of a tuple in a tuple in a tuple …, a million times, would end the process.
+    if any(isinstance(key, tuple) for key in flat[::2]):
+        raise TypeError("a tuple as the key of a dict")
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _refusal(path: str, opcode: str, argument: Any) -> DataError:
+    """Return the error for what is not plain data."""
+    if opcode in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
+        return DataError(
+            "The pickle holds texts of unknown encoding",
+            got=path,
+            cause="Python 2 wrote it",
+            fix="Read it with Python 2, decode its texts, and write it again",
+        )
+    return DataError(
+        "The pickle asks for more than plain data, and was refused; nothing of it was executed",
+        got=" ".join(filter(None, [opcode, str(argument or "")]))[:200] + f", in {path}",
+        cause="A pickle can run any program on the machine of whoever reads it in the usual way",
+        fix="If you trust it, let its author write it again as a list of tuples, or dicts, of str and int",
+    )
