@@ -66,7 +66,7 @@ def resolve(argv: list[str]) -> Options:
     if not options.config.data.train:
         raise ConfigError(
             "No training data was named",
-            fix="Add --data.train with tar shards, a .csv/.tsv/.jsonl table, a COCO captions .json, "
+            fix="Add --data.train with tar shards, a .csv/.tsv/.jsonl/.parquet table, a COCO captions .json, "
             "a folder of images, or `scenes`",
         )
     return Options(
@@ -78,11 +78,13 @@ def run(config: Config, out: str, resume: bool) -> None:
     """Train and evaluate as `config` says."""
     from rich.console import Console
 
+    from slip import objectives
     from slip.data.sources import open_source
     from slip.evaluation import suite
     from slip.training.loop import train
 
     data = config.data
+    needs = objectives.parse(config.objective.loss).needs
     source = partial(
         open_source,
         image_root=data.image_root,
@@ -96,9 +98,9 @@ def run(config: Config, out: str, resume: bool) -> None:
         tasks.insert(0, Retrieval(source(data.val), task="retrieval:val"))
     folder = train(
         config,
-        source(data.train),
+        source(data.train, captions_required="text" in needs),
         out,
-        ssl=source(data.ssl) if data.ssl else None,
+        ssl=source(data.ssl, captions_required=False) if data.ssl else None,
         evaluate=partial(suite.run, tasks=tasks) if tasks else None,
         resume=resume,
     )

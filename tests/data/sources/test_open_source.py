@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 import types
+import zipfile
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from slip.data.sources import open_source
 from slip.data.sources.coco import CocoCaptions
+from slip.data.sources.conceptual import Conceptual
 from slip.data.sources.folder import ImageFolder
+from slip.data.sources.mixture import Mixture
+from slip.data.sources.parquet import ParquetTable
+from slip.data.sources.redcaps import RedCaps
 from slip.data.sources.table import Table
 from slip.data.sources.webdataset import TarShards
+from slip.data.sources.yfcc import Yfcc
 from slip.errors import DataError
 
 
@@ -35,6 +45,26 @@ def data(tmp_path, write_tar, jpeg):
     (tmp_path / "captions_train2017.json").write_text(json.dumps(coco))
     (tmp_path / "b.tar.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "rows").mkdir()
+    for i in range(2):
+        table = {"image": [{"bytes": jpeg, "path": None}], "text": [f"row {i}"]}
+        pq.write_table(pa.table(table), tmp_path / "rows" / f"train-0000{i}-of-00002.parquet")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "x1.jpg").write_bytes(jpeg)
+    redcaps = {"info": {}, "annotations": [{"image_id": "x1", "subreddit": "cats", "caption": "a cat"}]}
+    for year in (2019, 2020):
+        (tmp_path / "annotations" / f"cats_{year}.json").write_text(json.dumps(redcaps))
+    np.save(
+        tmp_path / "cc3m.npy", np.array([{"image_id": "train2017/1.jpg", "captions": ["x"]}], dtype=object)
+    )
+    (tmp_path / "images" / "00").mkdir()
+    with zipfile.ZipFile(tmp_path / "images" / "00" / "000.zip", "w") as file:
+        file.writestr("007.jpg", jpeg)
+    (tmp_path / "yfcc15m.pkl").write_bytes(pickle.dumps([(7, "a title", "")]))
+    pq.write_table(
+        pa.table({"index": [7], "title": ["a"], "description": ["b"]}), tmp_path / "yfcc15m.parquet"
+    )
     (tmp_path / "README").touch()
     return tmp_path
 
@@ -54,6 +84,14 @@ def data(tmp_path, write_tar, jpeg):
         ("train2017", ImageFolder, ["1.jpg"]),
         ("t.csv", Table, ["train2017/1.jpg"]),
         ("captions_train2017.json", CocoCaptions, ["1.jpg"]),
+        ("rows", ParquetTable, ["train-00000-of-00002.parquet:0", "train-00001-of-00002.parquet:0"]),
+        ("rows/*-00001-*.parquet", ParquetTable, ["train-00001-of-00002.parquet:0"]),
+        ("annotations", RedCaps, ["cats/x1.jpg", "cats/x1.jpg"]),
+        ("annotations/cats_20{19,20}.json", RedCaps, ["cats/x1.jpg", "cats/x1.jpg"]),
+        ("annotations/cats_2019.json", RedCaps, ["cats/x1.jpg"]),
+        ("cc3m.npy", Conceptual, ["train2017/1.jpg"]),
+        ("yfcc15m.pkl", Yfcc, ["00000007"]),
+        ("yfcc15m.parquet", Yfcc, ["00000007"]),
     ],
 )
 def test_formats(data, spec, kind, keys):
@@ -61,6 +99,25 @@ def test_formats(data, spec, kind, keys):
     assert type(source) is kind
     assert [record.key for record in source] == keys
     assert source.name == f"{data}/{spec}"
+
+
+def test_a_mixture(data):
+    spec = f"{data}/shards/a-000[12].tar + 3 * {data}/t.csv"
+    source = open_source(spec)
+    assert isinstance(source, Mixture)
+    assert source.name == spec
+    assert [record.key for record in source] == ["1", "2", "train2017/1.jpg"]
+    assert [part.share for part in source.parts] == [2, 3]
+    (data / "a + b").mkdir()
+    (data / "a + b" / "x.jpg").write_bytes((data / "train2017" / "1.jpg").read_bytes())
+    assert type(open_source(f"{data}/a + b")) is ImageFolder
+
+
+def test_tables_without_captions(data):
+    (data / "t.csv").write_text("image\ntrain2017/1.jpg\n")
+    with pytest.raises(DataError, match="caption"):
+        open_source(str(data / "t.csv"))
+    assert open_source(str(data / "t.csv"), captions_required=False)[0].captions == ()
 
 
 def test_options_reach_the_table(data):
@@ -111,7 +168,9 @@ def test_a_name_with_brackets_is_that_name(data):
         ("shards/a-{0..9999}{0..9999}.tar", "100,000,000 files"),
         ("empty", "no images.*It is empty"),
         ("*.json*", "only if all of them are .tar"),
-        ("x.parquet", r"'\.parquet' is not one of a known format.*\.jsonl"),
+        ("x.parquet", "not a readable Parquet file"),
+        ("shards/a-0003.tar + t.csv +", "missing in the mixture"),
+        ("README + t.csv", "has no ending"),
         ("b.tar.gz", "compressed.*gunzip"),
         ("README", "has no ending"),
     ],
@@ -131,12 +190,15 @@ def test_nothing_and_nowhere():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("https://server/pairs.csv", r"only tar shards can be read.*pairs\.csv'.*Copy it to a disk"),
+        (
+            "https://server/pairs.csv",
+            r"only tar shards and Parquet files can be read.*pairs\.csv'.*Copy it to a disk",
+        ),
         ("https://server/pairs.csv?key=secret", r"pairs\.csv'\."),
-        ("s3://bucket/captions.json", "only tar shards can be read"),
+        ("s3://bucket/captions.json", "only tar shards and Parquet files can be read"),
         ("https://server/a-{0..3}.tgz", "only if all of them are .tar"),
         ("https://server/a.tar.zst", "compressed.*unzstd"),
-        ("https://server/a-{0..1}.{tar,csv}", r"only if all of them are .tar.*a-0\.csv"),
+        ("https://server/a-{0..1}.{tar,csv}", r"only if all of them are .tar.*a-1\.csv"),
         ("https://server/set/", r"names no file.*\{00000\.\.00331\}"),
         ("https://server", "names no file"),
         ("https://server/a-*.tar", r"cannot be listed.*does not say which files.*\{00000\.\.00331\}"),

@@ -2,37 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import re
+from typing import Any
 
 from slip.data.record import Source
+from slip.data.sources.mixture import Mixture, split_mixture
 from slip.data.sources.paths import ending, find_paths
+from slip.data.sources.redcaps import is_redcaps
 from slip.data.sources.retry import is_url, shown
+from slip.data.sources.yfcc import is_yfcc
 from slip.errors import DataError
 
 FORMATS = (
-    "tar shards (.tar), a table (.csv, .tsv, .jsonl), COCO captions (.json), a folder of images, or `scenes`"
+    "tar shards (.tar), a table (.csv, .tsv, .jsonl, .parquet), COCO or RedCaps captions (.json), Conceptual Captions "
+    "(.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub (hf:owner/name), or `scenes`"
 )
 """What a source can be, for messages."""
 
-REMOTE = "tar shards"
-"""The formats that are read from URLs, for messages."""
-
 
 def open_source(
-    spec: str, *, image_root: str = "", image_column: str = "", caption_column: str = ""
+    spec: str,
+    *,
+    image_root: str = "",
+    image_column: str = "",
+    caption_column: str = "",
+    captions_required: bool = True,
 ) -> Source:
     """Open captioned images by what `spec` looks like.
 
     - `shards/a-0000.tar`, `shards/a-*.tar`, `shards/a-{0000..0099}.tar`, `shards/{a,b}.tar`, or a folder that holds
       .tar files: WebDataset shards, also at `https://…`, `s3://…` and whatever else fsspec reads
+    - `.parquet`, in as many files and places: images, or paths of images, and captions
     - `.csv`, `.tsv`, `.jsonl`: a table of image paths and captions, in the columns named or guessed
-    - `.json`: COCO captions
+    - `.json`: COCO captions or RedCaps annotations; of the latter also several files, or their folder
+    - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` of the same three columns: the metadata of YFCC15M
+    - `hf:owner/name[/config][:split]`: a data set of the Hugging Face hub, or a folder that its library saved;
+      `hf-stream:…`: the same without downloading all of it
     - any other folder: its images, without captions
     - `scenes[:split[:count]]`: the built-in renderer
+    - `A + 0.5 * B`: several of these, mixed (see `Mixture`)
 
-    `image_root` is the folder that the paths in a table or COCO file are relative to, if not a guessed one.
+    `image_root` is the folder that the paths in a table or annotation file are relative to, if not a guessed one;
+    `captions_required=False` opens tables that have no captions.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
+
+    def open_one(spec: str) -> Source:
+        return _open(spec, image_root, image_column, caption_column, captions_required)
+
+    terms = split_mixture(spec)
+    if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
+        return open_one(spec)
+    return Mixture([open_one(name) for _, name in terms], [weight for weight, _ in terms], name=spec)
+
+
+def _open(
+    spec: str, image_root: str, image_column: str, caption_column: str, captions_required: bool
+) -> Source:
+    columns: dict[str, Any] = {
+        "image_root": image_root,
+        "image_column": image_column,
+        "caption_column": caption_column,
+    }
     # Specs that are no paths.
     if not spec.strip():
         raise DataError("No data is given", fix=f"Name a source: {FORMATS}")
@@ -40,6 +72,10 @@ def open_source(
         from slip.data.scenes import open_scenes
 
         return open_scenes(spec)
+    if spec.startswith(("hf:", "hf-stream:")) and not spec.startswith("hf://"):
+        from slip.data.sources.huggingface import open_hub
+
+        return open_hub(spec, **columns, captions_required=captions_required)
 
     # Formats that may be several files, here or behind URLs.
     paths = find_paths(spec)
@@ -48,6 +84,14 @@ def open_source(
         from slip.data.sources.webdataset import TarShards
 
         return TarShards(paths, name=spec)
+    if kinds == {".parquet"} and not (len(paths) == 1 and is_yfcc(paths[0])):
+        from slip.data.sources.parquet import open_parquet
+
+        return open_parquet(paths, name=spec, **columns, captions_required=captions_required)
+    if kinds <= {".json", "/"} and all(map(is_redcaps, paths)):
+        from slip.data.sources.redcaps import RedCaps
+
+        return RedCaps(paths if len(paths) > 1 else paths[0], image_root=image_root, name=spec)
 
     # Formats that are one file or folder of this machine.
     path = _only(paths, spec)
@@ -59,13 +103,19 @@ def open_source(
         case ".csv" | ".tsv" | ".jsonl":
             from slip.data.sources.table import Table
 
-            return Table(
-                path, image_root=image_root, image_column=image_column, caption_column=caption_column
-            )
+            return Table(path, **columns, captions_required=captions_required)
         case ".json":
             from slip.data.sources.coco import CocoCaptions
 
             return CocoCaptions(path, image_root=image_root)
+        case ".npy":
+            from slip.data.sources.conceptual import Conceptual
+
+            return Conceptual(path, **columns)
+        case ".pkl" | ".pickle" | ".parquet":
+            from slip.data.sources.yfcc import Yfcc
+
+            return Yfcc(path, image_root=image_root)
     raise _unknown(path)
 
 
@@ -73,16 +123,16 @@ def _only(paths: list[str], spec: str) -> str:
     """Return the one local path there is. Raises DataError when there are several, or it is a URL."""
     path = paths[0]
     if len(paths) > 1:
-        other = next(path for path in paths if ending(path) != ".tar")
         raise DataError(
-            f"Several files can be one source only if all of them are .tar shards; {spec!r} stands for "
-            f"{len(paths)} files, one of them {shown(other)}"
+            "Several files can be one source only if all of them are .tar shards, or all of them .parquet files",
+            got=f"{spec!r}, which stands for {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
+            fix="Join different sources with a plus: 'a/*.tar + b.csv'",
         )
     if _is_compressed_tar(path) or ending(path) == "":
         raise _unknown(path)
     if is_url(path):
         raise DataError(
-            f"Of what is not on this machine, only {REMOTE} can be read",
+            "Of what is not on this machine, only tar shards and Parquet files can be read",
             got=shown(path),
             fix="Copy it to a disk of this machine first, with the images it names; or make shards of them",
         )

@@ -17,7 +17,7 @@ from slip.errors import DataError
 MAX_SHARDS = 1_000_000
 """The most paths that a brace range may stand for."""
 
-SHARDS = ("*.tar",)
+SHARDS = ("*.tar", "*.parquet")
 """What a folder is taken for if it holds any: its shards of the first of these kinds. Else it is a folder."""
 
 
