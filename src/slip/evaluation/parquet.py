@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from slip.data.containers.row_groups import RowGroups, open_file
 from slip.data.sources.arrow import features, holds
-from slip.data.sources.row_groups import RowGroups, open_file
 from slip.errors import DataError
 from slip.evaluation import note
 from slip.evaluation.datasets import SPLITS, Image, Labelled, Subset, split_by_hash, words

@@ -211,10 +211,22 @@ def test_urls(tmp_path, scheme):
     assert source[8].key == "2.parquet:2"
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_web_server(tmp_path, server, ranges):
+    for i in range(2):
+        columns = {"image": structs(3 * i, 3), "text": [f"row {j}" for j in range(3)]}
+        server.files[f"/{i}.parquet"] = write(tmp_path / f"{i}.parquet", columns).read_bytes()
+    server.ranges = ranges
+    server.faults["/1.parquet"] = [500, "reset"]
+    source = open_parquet([f"{server.url}/{i}.parquet" for i in range(2)])
+    assert [record.image for record in pickle.loads(pickle.dumps(source))] == images(0, 6)
+    assert source[4].captions == ("row 1",)
+
+
 def test_urls_that_cannot_be_read(tmp_path):
-    with pytest.raises(DataError, match=r"does not exist\. Got: 'memory://none\.parquet'"):
+    with pytest.raises(DataError, match=r"no such file on the server\. Got: 'memory://none\.parquet'"):
         open_parquet("memory://none.parquet")
-    with pytest.raises(DataError, match=r"cannot be reached\. Got: 'nosuch://bucket/a\.parquet'"):
+    with pytest.raises(DataError, match=r"cannot be read\. Got: 'nosuch://bucket/a\.parquet'"):
         open_parquet("nosuch://bucket/a.parquet")
     write(tmp_path / "t.parquet", {"path": ["a.jpg"], "text": ["x"]})
     with pytest.raises(DataError, match=r"in no folder of this machine.*--data\.image-root"):

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slip.data.sources import tar_index
-from slip.data.sources.remote import Stat
-from slip.data.sources.storage import LocalFile, cache_folder, stat
 from slip.data.sources.tar_index import FOLDER, ShardIndex, decode, encode, index_shards, walk, write_index
+from slip.data.storage.files import LocalFile, cache_folder, stat
+from slip.data.storage.remote import Stat
 from slip.errors import DataError
 
 

@@ -11,9 +11,11 @@ from functools import partial
 import fsspec
 import pytest
 
-from slip.data.sources import open_source, remote, retry, storage, tar_index, webdataset
-from slip.data.sources.storage import cache_folder
+from slip.data.sources import open_source, tar_index, webdataset
 from slip.data.sources.webdataset import TarShards
+from slip.data.storage import files as storage
+from slip.data.storage import remote, retry
+from slip.data.storage.files import cache_folder
 from slip.errors import DataError
 
 COUNTS = 5, 3, 4

@@ -8,10 +8,10 @@ from typing import Any
 
 from slip.data.record import Source
 from slip.data.sources.mixture import Mixture, split_mixture
-from slip.data.sources.paths import ending, find_paths
 from slip.data.sources.redcaps import is_redcaps
-from slip.data.sources.retry import is_url, shown
 from slip.data.sources.yfcc import is_yfcc
+from slip.data.storage.paths import ending, find_paths
+from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
 FORMATS = (

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from slip.data.containers.row_groups import holds
 from slip.data.record import Record
 from slip.data.sources.columns import Columns, choose, guess_captions, guess_images
 from slip.data.sources.files import read_image, texts
+from slip.data.storage.retry import is_url
 from slip.errors import DataError
 
 EMBEDDED_COLUMNS = (
@@ -20,22 +21,6 @@ EMBEDDED_COLUMNS = (
     *("image_bytes", "img_bytes", "bytes"),
 )
 """Names of columns that hold encoded images, best first, in lower case."""
-
-
-def holds(kind: pa.DataType) -> str:
-    """Return what a column of this type can hold: "image" (encoded), "text", "texts" (lists), "nothing", or ""."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if _is_bytes(kind):
-        return "image"
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        inner = kind.field("bytes").type
-        return "image" if _is_bytes(inner) or pa.types.is_null(inner) else ""
-    if _is_text(kind):
-        return "text"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return "texts" if holds(kind.value_type) in ("text", "texts", "nothing") else ""
-    return "nothing" if pa.types.is_null(kind) else ""
 
 
 def features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
@@ -111,11 +96,6 @@ def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str,
     return Record(image, tuple(text for value in captions for text in texts(value)), key, name)
 
 
-def is_url(path: str) -> bool:
-    """Whether it starts like `https://` rather than being a path of this machine."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-
-
 def _read(path: Any, column: str, key: str, root: str) -> bytes:
     """Return the bytes of an image that the row only names."""
     if not isinstance(path, str) or not path:
@@ -123,11 +103,3 @@ def _read(path: Any, column: str, key: str, root: str) -> bytes:
     if is_url(path) or not (root or os.path.isabs(path)):
         raise DataError(f"Row {key} does not hold its image, only the name of it", got=path)
     return read_image(os.path.join(root, path))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return str(kind) in ("binary", "large_binary", "binary_view")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return str(kind) in ("string", "large_string", "string_view")

@@ -7,9 +7,9 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+from slip.data.containers.pickles import read_object_array
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import around, choose, spread
-from slip.data.sources.pickles import read_object_array
 from slip.errors import DataError
 
 IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")

@@ -24,8 +24,9 @@ class RedCaps(ImageFiles):
     """The images of RedCaps annotation files, file after file by name, each with its caption.
 
     `paths`: a folder of annotation files (`<subreddit>_<year>.json`), some of them, or one that holds the annotations
-    of several in one list. `name`: what to call them together. An image is `<subreddit>/<image_id>.jpg` below `image_root`, else below a folder near the
-    annotations. Its caption is `caption`, or `raw_caption` where that is missing or blank.
+    of several in one list. `name`: what to call them together. An image is `<subreddit>/<image_id>.jpg` below
+    `image_root`, else below a folder near the annotations. Its caption is `caption`, or `raw_caption` where that is
+    missing or blank.
 
     Raises DataError when a file cannot be read or is of another form, or the images are nowhere to be found.
     """

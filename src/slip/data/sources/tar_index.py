@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from slip.data.containers.tar import BLOCK, Member, members
 from slip.data.sources.files import IMAGE_EXTENSIONS
-from slip.data.sources.retry import is_url
-from slip.data.sources.storage import (
+from slip.data.storage.files import (
     File,
     ReadAhead,
     Stat,
@@ -35,7 +35,7 @@ from slip.data.sources.storage import (
     stat,
     whole_or_not,
 )
-from slip.data.sources.tar import BLOCK, Member, members
+from slip.data.storage.retry import is_url
 from slip.errors import DataError
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
 from slip.data.record import Record
 from slip.data.sources.files import IMAGE_EXTENSIONS, texts
-from slip.data.sources.retry import is_url, shown
-from slip.data.sources.storage import File, Pieces, Recent, open_file
-from slip.data.sources.tar import BLOCK, header_name, header_size, is_header
 from slip.data.sources.tar_index import index_shards, split_name
+from slip.data.storage.files import File, Pieces, Recent, open_file
+from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
 OPEN_SHARDS = 128

@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from reprlib import repr as short
 
+from slip.data.containers.pickles import read_list
+from slip.data.containers.zip import read_member
 from slip.data.record import Record
 from slip.data.sources.files import Strings, texts
 from slip.data.sources.near import around, choose, spread
-from slip.data.sources.pickles import read_list
-from slip.data.sources.zip import read_member
 from slip.errors import DataError
 from slip.files import TEMPORARY, sync
 

@@ -10,9 +10,9 @@ import time
 import fsspec
 import pytest
 
-from slip.data.sources import remote, retry
-from slip.data.sources.remote import Stat
-from slip.data.sources.retry import NoRanges, is_url, shown
+from slip.data.storage import remote, retry
+from slip.data.storage.remote import Stat
+from slip.data.storage.retry import NoRanges, is_url, shown
 from slip.errors import DataError
 
 DATA = bytes(range(256)) * 40

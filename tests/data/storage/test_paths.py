@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.sources.paths import ending, expand_braces, find_paths
+from slip.data.storage.paths import ending, expand_braces, find_paths
 from slip.errors import DataError
 
 

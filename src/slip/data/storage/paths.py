@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from slip.data.sources import remote
-from slip.data.sources.retry import is_http, is_url, shown
+from slip.data.storage import remote
+from slip.data.storage.retry import is_http, is_url, shown
 from slip.errors import DataError
 
 MAX_SHARDS = 1_000_000

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.sources.storage import LocalFile
-from slip.data.sources.tar import Member, header_name, members
+from slip.data.containers.tar import Member, header_name, members
+from slip.data.storage.files import LocalFile
 from slip.errors import DataError
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

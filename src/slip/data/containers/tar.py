@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from slip.data.sources.retry import is_url
-from slip.data.sources.storage import File
+from slip.data.storage.files import File
+from slip.data.storage.retry import is_url
 from slip.errors import DataError
 
 BLOCK = 512

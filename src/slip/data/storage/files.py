@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 import threading
@@ -10,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Generic, Protocol, TypeVar
+from typing import IO, Any, Generic, Protocol, TypeVar
 
-from slip.data.sources import remote
-from slip.data.sources.remote import Stat
-from slip.data.sources.retry import DiskError, NoRanges, is_url, shown
+from slip.data.storage import remote
+from slip.data.storage.remote import Stat
+from slip.data.storage.retry import DiskError, NoRanges, is_url, shown
 from slip.errors import DataError
 from slip.files import TEMPORARY
 
@@ -116,6 +117,38 @@ class ReadAhead:
             self._start = offset
         begin = offset - self._start
         return self._window[begin : begin + size]
+
+
+class Stream(io.RawIOBase):
+    """A file as Python's file objects are: with a place from which it is read on."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._file.size - self._at)
+        data = self._file.read(self._at, left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class Pieces:

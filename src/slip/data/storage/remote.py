@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from slip.data.sources.retry import Changed, DiskError, NoRanges, Status, forget, is_http, persist
+from slip.data.storage.retry import Changed, DiskError, NoRanges, Status, forget, is_http, persist
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

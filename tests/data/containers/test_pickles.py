@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slip.data.sources.pickles import read_list, read_object_array
+from slip.data.containers.pickles import read_list, read_object_array
 from slip.errors import DataError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from slip.data.sources.pickle_machine import Machine
+from slip.data.containers.pickle_machine import Machine
 from slip.errors import DataError
 
 _HEADS = {

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.sources import storage
-from slip.data.sources.storage import (
+from slip.data.storage import files as storage
+from slip.data.storage.files import (
     LocalFile,
     Pieces,
     ReadAhead,
@@ -132,14 +132,14 @@ def test_no_room_for_a_copy(server, url, monkeypatch, tmp_path):
 def test_disk_full(server, url, monkeypatch):
     server.ranges = False
     status = stat(url)
-    monkeypatch.setattr("slip.data.sources.remote._on_disk", full)
+    monkeypatch.setattr("slip.data.storage.remote._on_disk", full)
     with pytest.raises(DataError, match=r"cache folder.*No space left.*Make room"):
         open_file(url, status)
     assert copies() == []
 
 
 def full(*_):
-    from slip.data.sources.retry import DiskError
+    from slip.data.storage.retry import DiskError
 
     raise DiskError("No space left on device")
 

@@ -1,4 +1,4 @@
-"""The reader of Parquet files: random access to rows, from disk or from anywhere that fsspec reads.
+"""The reader of Parquet files: random access to rows, on disk or behind URLs.
 
 Parquet is written in row groups, runs of rows whose columns lie together. A row group's column is the least that
 pyarrow reads, so a row costs the reading of its row group, and rows that lie together should be read in a row.
@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slip.data.sources.arrow import holds, is_url
+from slip.data.storage import files as storage
+from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
 CACHE_BYTES = 256 * 2**20
@@ -151,30 +152,35 @@ class RowGroups:
 def open_file(path: str) -> pq.ParquetFile:
     """Open a Parquet file at a local path or URL. Raises DataError when it cannot be read or is no Parquet file."""
     far = is_url(path)
-    source = _remote(path) if far else path
+    source: Any = storage.Stream(storage.open_file(path, storage.stat(path))) if far else path
     try:
         return pq.ParquetFile(source, pre_buffer=far, page_checksum_verification=True)
     except FileNotFoundError:
         raise DataError("The Parquet file does not exist", got=path) from None
-    except Exception as error:  # remote file systems have errors of their own
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow's own are of many kinds
         raise DataError(
-            f"{path} is not a readable Parquet file", cause=str(error) or repr(error), fix="Fetch it again"
+            f"{shown(path)} is not a readable Parquet file",
+            cause=str(error) or repr(error),
+            fix="Fetch it again",
         ) from None
 
 
-def _remote(url: str) -> Any:
-    """Return a file to seek and read in. Without a cache, because pyarrow asks for what it needs in large pieces."""
-    from fsspec.core import url_to_fs
-
-    try:
-        system, path = url_to_fs(url)
-        return system.open(path, "rb", cache_type="none")
-    except FileNotFoundError:
-        raise DataError("The Parquet file does not exist", got=url) from None
-    except Exception as error:  # unknown or uninstalled kinds of URL, and file systems' own errors
-        raise DataError(
-            "The Parquet file cannot be reached", got=url, cause=str(error) or repr(error)
-        ) from None
+def holds(kind: pa.DataType) -> str:
+    """Return what a column of this type can hold: "image" (encoded), "text", "texts" (lists), "nothing", or ""."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if _is_bytes(kind):
+        return "image"
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        inner = kind.field("bytes").type
+        return "image" if _is_bytes(inner) or pa.types.is_null(inner) else ""
+    if _is_text(kind):
+        return "text"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return "texts" if holds(kind.value_type) in ("text", "texts", "nothing") else ""
+    return "nothing" if pa.types.is_null(kind) else ""
 
 
 @dataclass(frozen=True)
@@ -223,3 +229,11 @@ def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Fo
 
 def _unreadable(path: str, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read", cause=str(error) or repr(error), fix="Fetch the file again")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return str(kind) in ("string", "large_string", "string_view")

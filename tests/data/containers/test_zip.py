@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.sources import zip as zips
-from slip.data.sources.zip import read_member
+from slip.data.containers import zip as zips
+from slip.data.containers.zip import read_member
 from slip.errors import DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.sources import row_groups
-from slip.data.sources.row_groups import RowGroups
+from slip.data.containers import row_groups
+from slip.data.containers.row_groups import RowGroups
 from slip.errors import DataError
 
 
