@@ -29,6 +29,7 @@ from torchvision import transforms
 from slip.augment import augment
 from slip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
 from slip.data.builder import Builder
+from slip.data.decode import DECODERS
 from slip.data.record import Record
 from slip.data.tokenizer import Tokenizer, _open_clip_tokenizer
 
@@ -106,9 +107,9 @@ def reference_side(photos: Photos, count: int) -> Callable[[], None]:
     return run
 
 
-def our_side(photos: Photos, count: int, *, everything: bool) -> Callable[[], None]:
+def our_side(photos: Photos, count: int, decoder: str, *, everything: bool) -> Callable[[], None]:
     """Return a function that builds a batch of `count`; everything: with colours, blur and flips on the CPU."""
-    builder = Builder(photos, None, ViewsConfig(), VIEWS, Tokenizer(), count, 0)
+    builder = Builder(photos, None, ViewsConfig(), VIEWS, Tokenizer(), count, 0, decoder=decoder)
     start = iter(range(0, 10**9, count))
 
     def run() -> None:
@@ -133,6 +134,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32, help="samples in a round")
+    parser.add_argument("--decoder", choices=DECODERS, default="auto", help="ours; the reference uses Pillow")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"one thread, load average {os.getloadavg()[0]:.1f} at the start\n")
@@ -142,8 +144,8 @@ def main() -> None:
         photos = Photos(width, height, 64)
         sides = {
             "reference": reference_side(photos, options.batch),
-            "ours, loader side": our_side(photos, options.batch, everything=False),
-            "ours, everything on the CPU": our_side(photos, options.batch, everything=True),
+            "ours, loader side": our_side(photos, options.batch, options.decoder, everything=False),
+            "ours, everything on the CPU": our_side(photos, options.batch, options.decoder, everything=True),
         }
         for run in sides.values():
             run()  # caches

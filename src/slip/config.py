@@ -34,6 +34,8 @@ class DataConfig:
     """Column of a table that holds the image path; empty: guessed from the header."""
     caption_column: str = ""
     """Column of a table that holds the caption; empty: guessed from the header."""
+    decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
+    """What decodes plain JPEGs; auto: simplejpeg where it is installed, else Pillow."""
     workers: int = -1
     """Loader processes; 0 loads in the main process, -1 chooses from the number of cores."""
     prefetch: int = 4

@@ -45,7 +45,7 @@ PAIRS, PICTURES = Squares("pairs", 11), Squares("pictures", 7, captioned=False)
 
 
 def build(position: int, source=PAIRS, ssl=None, *, batch: int = 6, rank: int = 0, world: int = 1) -> dict:
-    return Builder(source, ssl, VIEWS, NAMES, Tokenizer(), batch, 5, rank, world).build(position)
+    return Builder(source, ssl, VIEWS, NAMES, Tokenizer(), batch, 5, rank=rank, world=world).build(position)
 
 
 def expected_view(source: Squares, epoch: int, index: int, name: str) -> torch.Tensor:

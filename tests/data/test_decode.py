@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from slip.data import decode as module
-from slip.data.decode import decode
-from slip.errors import DataError
+from slip.data.decode import check_decoder, decode
+from slip.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 PICTURE = np.asarray(
@@ -266,6 +266,7 @@ def test_arrays_pass_through():
             decode(bad)
 
 
+@pytest.mark.parametrize("decoder", ["simplejpeg", "torchcodec.decoders"])
 @pytest.mark.parametrize("min_side", [0, 7, 20, 31])
 @pytest.mark.parametrize(
     ("mode", "options"),
@@ -277,16 +278,14 @@ def test_arrays_pass_through():
         ("CMYK", {}),
     ],
 )
-def test_a_faster_decoder_gives_the_same_pixels(monkeypatch, mode, options, min_side):
-    pytest.importorskip("simplejpeg")
+def test_a_faster_decoder_gives_the_same_pixels(mode, options, min_side, decoder):
+    pytest.importorskip(decoder)
     exif = Image.Exif()
     exif[0x0112] = 6
     for extra in ({}, {"exif": exif}):
         data = encoded(Image.fromarray(PICTURE).convert(mode), "JPEG", **options, **extra)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "_simplejpeg", lambda: None)
-            expected = decode(data, min_side)
-        np.testing.assert_array_equal(decode(data, min_side), expected)
+        expected = decode(data, min_side, "pillow")
+        np.testing.assert_array_equal(decode(data, min_side, decoder.split(".")[0]), expected)
 
 
 def test_the_faster_decoder_is_used_and_does_not_decide_what_is_damaged(monkeypatch):
@@ -298,11 +297,21 @@ def test_the_faster_decoder_is_used_and_does_not_decide_what_is_damaged(monkeypa
             raise ValueError("a warning made an error")
 
     refuses = Refuses()
-    monkeypatch.setattr(module, "_simplejpeg", lambda: refuses)
+    monkeypatch.setattr(module, "_library", lambda name: refuses)
     data = encoded(PICTURE, "JPEG")
     assert decode(data).shape == PICTURE.shape
     with pytest.raises(DataError):
         decode(data[: len(data) // 2])
     assert refuses.calls == 2
     decode(encoded(PICTURE))
+    decode(data, decoder="pillow")
     assert refuses.calls == 2
+
+
+def test_wrong_decoders(monkeypatch):
+    with pytest.raises(ConfigError, match="Did you mean 'simplejpeg'"):
+        check_decoder("simpeljpeg")
+    monkeypatch.setattr(module, "_library", lambda name: None)
+    check_decoder("auto")
+    with pytest.raises(ConfigError, match="pip install torchcodec"):
+        check_decoder("torchcodec")

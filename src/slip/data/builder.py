@@ -48,10 +48,12 @@ class Lane:
         seed: int,
         *,
         captioned: bool,
+        decoder: str = "auto",
         order: Stream = Stream.ORDER,
         replacement: Stream = Stream.REPLACEMENT,
     ) -> None:
         self.source, self.configs, self.captioned = source, dict(configs), captioned
+        self.decoder = decoder
         self.order = Order(parts_of(source), seed, order)
         self.replacement = replacement
         # Large pictures are decoded at a fraction of their size where no crop would need more.
@@ -88,7 +90,7 @@ class Lane:
             record = self.source[index]
             key, source = record.key, record.source
             caption = self._caption(record, epoch, index) if self.captioned else ""
-            return _Sample(index, key, decode(record.image, self.min_side), caption)
+            return _Sample(index, key, decode(record.image, self.min_side, self.decoder), caption)
         except DataError as error:
             return Skipped(index, key, source, str(error))
 
@@ -118,22 +120,21 @@ class Builder:
         tokenizer: Tokenizer | None,
         batch: int,
         seed: int,
+        *,
         rank: int = 0,
         world: int = 1,
+        decoder: str = "auto",
     ) -> None:
         self.size, self.tokenizer, self.batch = views.size, tokenizer, batch
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
         configs = {name: views.image if name == "image" else views.ssl for name in VIEWS if name in names}
+        apart = {name: configs.pop(name) for name in VIEWS[1:] if ssl is not None and name in configs}
         captioned = tokenizer is not None
-        if ssl is None:
-            self.lanes = [Lane(source, configs, views.size, seed, captioned=captioned)]
-            return
-        apart = {name: configs.pop(name) for name in list(configs) if name != "image"}
-        order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
-        self.lanes = [
-            Lane(source, configs, views.size, seed, captioned=captioned),
-            Lane(ssl, apart, views.size, seed, captioned=False, order=order, replacement=replacement),
-        ]
+        self.lanes = [Lane(source, configs, views.size, seed, captioned=captioned, decoder=decoder)]
+        if ssl is not None:
+            order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
+            streams = {"order": order, "replacement": replacement}
+            self.lanes.append(Lane(ssl, apart, views.size, seed, captioned=False, decoder=decoder, **streams))
 
     def build(self, position: int) -> dict[str, Any]:
         """Return the fields of the `Batch` that starts at `position`. Raises DataError when it cannot be filled."""

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder
+from slip.data.decode import check_decoder
 from slip.data.order import check_seed
 from slip.data.record import Batch, Source
 from slip.data.tokenizer import Tokenizer
@@ -40,8 +41,9 @@ class Loader:
     and kinds of the views; names: which of VIEWS to make. tokenizer: None loads no captions; with one, each record's
     caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
     one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
-    where to go on. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are cores, at
-    most 8. prefetch: batches that each process keeps ready; workers · prefetch batches are held in shared memory.
+    where to go on. decoder: see `slip.data.decode`. workers: loader processes; 0 builds batches in this process, -1 one
+    fewer than there are cores, at most 8. prefetch: batches that each process keeps ready; workers · prefetch batches
+    are held in shared memory.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -63,6 +65,7 @@ class Loader:
         position: int = 0,
         rank: int = 0,
         world: int = 1,
+        decoder: str = "auto",
         workers: int = -1,
         prefetch: int = 4,
     ) -> None:
@@ -82,12 +85,24 @@ class Loader:
                 raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
         check(views.image, "image")
         check(views.ssl, "ssl")
+        check_decoder(decoder)
         for records in (source, ssl):
             if records is not None and not len(records):
                 raise DataError("The source has no records", got=records.name)
         self.position, self.prefetch = position, prefetch
         self.workers = default_workers() if workers < 0 else workers
-        self._builder = Builder(source, ssl, views, names, tokenizer, batch, check_seed(seed), rank, world)
+        self._builder = Builder(
+            source,
+            ssl,
+            views,
+            names,
+            tokenizer,
+            batch,
+            check_seed(seed),
+            rank=rank,
+            world=world,
+            decoder=decoder,
+        )
 
     def __iter__(self) -> Generator[Batch]:
         batch = self._builder.batch

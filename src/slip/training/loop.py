@@ -205,6 +205,7 @@ class _Session:
             batch=config.training.batch,
             seed=config.training.seed,
             position=self.step * config.training.batch,
+            decoder=config.data.decoder,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
         )
