@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from slip.data.record import Record
+from slip.data.storage.shared import Shared
 from slip.errors import DataError
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
@@ -19,14 +22,20 @@ PROBED = 8
 
 
 class Strings:
-    """A growing sequence of str in two flat arrays: 8 bytes an entry beside the text itself."""
+    """A growing sequence of str in two flat arrays: 8 bytes an entry beside the text itself.
+
+    Pickled, it no longer grows: what it holds is shared with the processes that it goes to.
+    """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
-        self._text, self._ends = bytearray(), array("q", [0])
+        self._text: bytearray | np.ndarray = bytearray()
+        self._ends: array[int] | np.ndarray = array("q", [0])
         for string in strings:
             self.append(string)
 
     def append(self, string: str) -> None:
+        if not isinstance(self._text, bytearray) or not isinstance(self._ends, array):
+            raise TypeError("These strings are shared with other processes and cannot grow")
         # surrogatepass keeps whatever JSON escapes and undecodable file names bring along.
         self._text += string.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._text))
@@ -36,10 +45,23 @@ class Strings:
 
     def __getitem__(self, index: int) -> str:
         index = range(len(self))[index]
-        return self._text[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
+        return bytes(self._text[self._ends[index] : self._ends[index + 1]]).decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> tuple[Shared, Shared]:
+        if not hasattr(self, "_shared"):
+            text = np.frombuffer(self._text, np.uint8) if len(self._text) else np.zeros(0, np.uint8)
+            self._shared = Shared(text), Shared(np.frombuffer(self._ends, np.int64))
+        for shared in self._shared:
+            shared.__reduce__()  # so that this process, too, uses what is shared
+        self._text, self._ends = (shared.array for shared in self._shared)
+        return self._shared
+
+    def __setstate__(self, state: tuple[Shared, Shared]) -> None:
+        self._shared = state
+        self._text, self._ends = (shared.array for shared in state)
 
 
 class ImageFiles:

@@ -1,0 +1,68 @@
+"""Large arrays that the processes of a run share, where each would have a copy of its own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import weakref
+from contextlib import suppress
+
+import numpy as np
+
+SMALL = 4 << 20
+"""Bytes up to which a copy for each process is cheaper than a file."""
+
+
+class Shared:
+    """An array that is pickled as the place of a file which all processes map into their memory.
+
+    The file has no name on Linux (it is memory of the process that pickled first), elsewhere it is a temporary one;
+    it is gone when that process ends. So a pickle is for the processes that it starts, not for keeping.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self._place = ""
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __reduce__(self) -> tuple:
+        if self.array.nbytes <= SMALL:
+            return Shared, (self.array,)
+        if not self._place:
+            descriptor, self._place = _file()
+            weakref.finalize(self, _forget, os.getpid(), descriptor, self._place)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(memoryview(np.ascontiguousarray(self.array)).cast("B"))
+            self.array = _map(self._place, self.array.dtype.str, self.array.shape)
+        return _from_place, (self._place, self.array.dtype.str, self.array.shape)
+
+
+def _from_place(place: str, dtype: str, shape: tuple[int, ...]) -> Shared:
+    shared = Shared(_map(place, dtype, shape))
+    shared._place = place  # to be handed on as it came
+    return shared
+
+
+def _map(place: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    with open(place, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def _file() -> tuple[int, str]:
+    """Return a new file's descriptor, and where other processes find it."""
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        descriptor = os.memfd_create("openslip")
+        return descriptor, f"/proc/{os.getpid()}/fd/{descriptor}"
+    return tempfile.mkstemp(prefix="openslip-")
+
+
+def _forget(process: int, descriptor: int, place: str) -> None:
+    if os.getpid() == process:
+        os.close(descriptor)
+        if not place.startswith("/proc/"):
+            with suppress(OSError):
+                os.unlink(place)
