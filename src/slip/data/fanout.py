@@ -6,6 +6,7 @@ dies can be said to have died over these records, and so that there is nothing t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -15,7 +16,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -68,7 +68,7 @@ def fan_out(
             for span in spans:
                 yield work(source, span, bar.advance)
         else:
-            with closing(_in_processes(work, source, spans, processes, bar.advance)) as results:
+            with contextlib.closing(_in_processes(work, source, spans, processes, bar.advance)) as results:
                 yield from results
     finally:
         bar.close()
@@ -145,10 +145,8 @@ class _Worker:
 
     def give(self, number: int, span: range) -> None:
         self.span = number
-        try:
+        with contextlib.suppress(OSError):  # it is dead: the next look at the pipe says so
             self.pipe.send(span)
-        except OSError:  # it is dead: the next look at the pipe says so
-            pass
 
     def end(self) -> None:
         self.process.kill()
