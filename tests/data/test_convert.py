@@ -7,6 +7,8 @@ import io
 import json
 import os
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -182,25 +184,24 @@ def test_ranks_make_the_same_shards_together(tmp_path, monkeypatch: pytest.Monke
     records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(9)]
     records[8] = DataError("gone")
     alone = write_shards(Listed(records), tmp_path / "alone", 2)
-    sent: list[bytes] = []
+    at_begin, at_end = [threading.Barrier(2, timeout=20) for _ in range(2)]
+    sent: dict[int, bytes] = {}
 
     def gather(ranks: Ranks, payload: bytes) -> list[bytes]:
-        sent.append(payload)
-        return sent[::-1] if ranks.first else []
+        if payload:
+            sent[ranks.rank] = payload
+        (at_end if payload else at_begin).wait()
+        return [sent[rank] for rank in sorted(sent)] if ranks.first else []
 
     monkeypatch.setattr(Ranks, "gather", gather)
-    # The last one comes first: nothing but the result at the end hangs on the first one.
-    second = write_shards(Listed(records), tmp_path / "both", 2, ranks=Ranks(1, 2))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(
+            lambda rank: write_shards(Listed(records), tmp_path / "both", 2, ranks=Ranks(rank, 2)), range(2)
+        )
     assert (second.written, len(second.skipped)) == (4, 1)
-    assert not list((tmp_path / "both").glob("*.json*"))
-    for path in (tmp_path / "both").iterdir():
-        path.rename(tmp_path / path.name)
-    first = write_shards(Listed(records), tmp_path / "both", 2, ranks=Ranks(0, 2))
-    for name in ("000002.tar", "000003.tar", "000004.tar"):
-        (tmp_path / name).rename(tmp_path / "both" / name)
-    assert (first.written, first.skipped) == (alone.written, alone.skipped)
-    assert [path.read_bytes() for path in first.paths] == [path.read_bytes() for path in alone.paths]
-    assert json.loads((tmp_path / "both" / "convert.json").read_text())["written"] == 8
+    assert (first.written, first.skipped) == (alone.written, alone.skipped) == (8, second.skipped)
+    for name in ("convert.json", "skipped.jsonl", *(path.name for path in alone.paths)):
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_shrunk_shards_come_back_through_their_source(tmp_path) -> None:

@@ -70,7 +70,9 @@ def write_shards(
     ranks = ranks or Ranks()
     plan = _Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
     spans = [range(k, min(k + shard_size, len(source))) for k in range(0, len(source), shard_size)]
-    _begin(plan, source, len(spans), ranks)
+    if ranks.first:
+        _begin(plan, source)
+    ranks.gather(b"")  # the others begin when the folder is known to be good
     mine = ranks.share(spans)
     work = functools.partial(_shard, plan)
     try:
@@ -138,23 +140,22 @@ class _Plan:
         return about | settings | {"digests": digests}
 
 
-def _begin(plan: _Plan, source: Source, shards: int, ranks: Ranks) -> None:
+def _begin(plan: _Plan, source: Source) -> None:
     """Make the folder and the manifest, and refuse to mix two sets of shards in it."""
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        identity = plan.identity(source)
-        before = _manifest(plan.manifest)
+        identity, before = plan.identity(source), _manifest(plan.manifest)
         if before is not None:
             _compare(plan, {key: before.get(key) for key in identity}, identity)
-        elif ranks.first:
-            others = sorted(plan.folder.glob(f"{plan.prefix}[0-9][0-9][0-9][0-9][0-9][0-9].tar"))
-            if others:
-                raise DataError(
-                    f"The folder holds {len(others)} shards of another origin, such as {others[0].name}",
-                    got=str(plan.folder),
-                    fix="Write to an empty folder, or choose another prefix",
-                )
-            write_json(plan.manifest, identity)
+            return
+        others = sorted(plan.folder.glob(f"{plan.prefix}[0-9][0-9][0-9][0-9][0-9][0-9].tar"))
+        if others:
+            raise DataError(
+                f"The folder holds {len(others)} shards of another origin, such as {others[0].name}",
+                got=str(plan.folder),
+                fix="Write to an empty folder, or choose another prefix",
+            )
+        write_json(plan.manifest, identity)
     except OSError as error:
         raise DataError(
             "The folder for the shards cannot be made or written", got=str(plan.folder), cause=str(error)
