@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +14,13 @@ from slip.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store
 
 T = TypeVar("T")
 
 _LONGEST_WAIT = timedelta(days=7)  # for the slowest rank; one that dies is noticed at once
 _PART = 2**26  # bytes sent at a time
+_CALLS = itertools.count()  # torchrun's store still holds the addresses of the group before
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class Ranks:
 
         own = not dist.is_initialized()
         if own:
-            dist.init_process_group("gloo", rank=self.rank, world_size=self.world, timeout=_LONGEST_WAIT)
+            store = dist.PrefixStore(f"slip-{next(_CALLS)}", _store(self.rank, self.world))
+            dist.init_process_group(
+                "gloo", store=store, rank=self.rank, world_size=self.world, timeout=_LONGEST_WAIT
+            )
         try:
             group = None if own else dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
@@ -79,6 +86,14 @@ class Ranks:
         finally:
             if own:
                 dist.destroy_process_group()
+
+
+@functools.cache
+def _store(rank: int, world: int) -> Store:
+    """Return where the ranks of the environment meet."""
+    import torch.distributed as dist
+
+    return next(iter(dist.rendezvous("env://", rank, world, timeout=_LONGEST_WAIT)))[0]
 
 
 def _parts(tensor: Tensor) -> Sequence[Tensor]:
