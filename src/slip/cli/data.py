@@ -72,6 +72,19 @@ class ConvertOptions(SourceOptions):
     """-1: one for each core."""
 
 
+@dataclass(frozen=True)
+class ShowOptions(SourceOptions):
+    """What to draw, and where."""
+
+    count: int = 8
+    """Records on the sheet: the first ones that a run with this seed reads."""
+    recipe: str = "small-data"
+    """Recipe whose views are drawn."""
+    seed: int = 0
+    out: Path = Path("sheet.png")
+    """The picture to write."""
+
+
 def main(argv: list[str]) -> None:
     """Run one of the three."""
     match argv:
@@ -79,6 +92,8 @@ def main(argv: list[str]) -> None:
             print(usage())
         case ["convert", *rest]:
             convert(rest)
+        case ["show", *rest]:
+            show(rest)
         case [word, *_]:
             raise ConfigError(f"`slip data` does not know {word!r}", fix=did_you_mean(word, COMMANDS))
 
@@ -142,3 +157,30 @@ def reasons(skipped: list[Skipped]) -> str:
     counts = Counter(entry.reason.split(". ")[0].rstrip(".") for entry in skipped)
     lines = [f"  {count:,} × {reason}" for reason, count in counts.most_common(5)]
     return "\n".join(lines + [f"  and {len(counts) - 5} other reasons"] * (len(counts) > 5))
+
+
+def show(argv: list[str]) -> None:
+    """Draw a contact sheet."""
+    options = parse(
+        ShowOptions,
+        argv,
+        prog="slip data show",
+        description="""Draw a contact sheet: pictures with their captions, and beside each the three views that the
+model sees of it in the first epoch, cropped and augmented as the recipe says.""",
+    )
+
+    from slip import recipes
+    from slip.augment import augment
+    from slip.data.show import contact_sheet, write_sheet
+
+    views = recipes.get(options.recipe).views
+    sheet = contact_sheet(
+        options.open(),
+        views,
+        augment=augment,
+        count=options.count,
+        seed=options.seed,
+        recipe=options.recipe,
+    )
+    write_sheet(options.out, sheet)
+    print(f"wrote {options.out}, {sheet.width} × {sheet.height} pixels")
