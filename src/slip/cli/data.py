@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -48,6 +49,20 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions(SourceOptions):
+    """How much to read, and where the page goes."""
+
+    out: Path = Path("check.html")
+    """The page to write."""
+    limit: int = 0
+    """Check this many records, spread over all, in place of all."""
+    captions_optional: bool = False
+    """Records without a caption are fine: for self-supervision alone."""
+    processes: int = -1
+    """-1: one for each core."""
+
+
+@dataclass(frozen=True)
 class ConvertOptions(SourceOptions):
     """What to write, and where."""
 
@@ -90,6 +105,8 @@ def main(argv: list[str]) -> None:
     match argv:
         case [] | ["-h" | "--help", *_]:
             print(usage())
+        case ["check", *rest]:
+            check(rest)
         case ["convert", *rest]:
             convert(rest)
         case ["show", *rest]:
@@ -107,6 +124,42 @@ def usage() -> str:
         f"{commands}\n\n"
         "`slip data COMMAND --help` describes a command's options."
     )
+
+
+def check(argv: list[str]) -> None:
+    """Read everything, print the verdict, write the page; DataError when the source cannot be trained on."""
+    options = parse(
+        CheckOptions,
+        argv,
+        prog="slip data check",
+        description="""Read every record: damaged images, odd ones, the same twice or nearly so; captions that are missing,
+over-long, repeated, or say nothing. Prints what to do, writes one HTML page with pictures and plots, and ends with
+status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
+    )
+
+    from slip.data.check import as_text, judge
+    from slip.data.check import check as look_through
+    from slip.data.ranks import Ranks
+    from slip.errors import DataError
+    from slip.report.data_page import write_data_page
+
+    source = options.open()
+    summary = look_through(
+        source,
+        limit=options.limit,
+        needs_captions=not options.captions_optional,
+        processes=options.processes,
+        ranks=Ranks.from_environment(),
+        shown=True,
+    )
+    if summary is None:  # another rank has the result
+        return
+    verdict = judge(summary)
+    print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
+    write_data_page(options.out, summary, verdict, source)
+    print(f"wrote {options.out}")
+    if not verdict.good:
+        raise DataError(verdict.sentence)
 
 
 def convert(argv: list[str]) -> None:
