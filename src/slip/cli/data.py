@@ -132,9 +132,9 @@ def check(argv: list[str]) -> None:
         CheckOptions,
         argv,
         prog="slip data check",
-        description="""Read every record: damaged images, odd ones, the same twice or nearly so; captions that are missing,
-over-long, repeated, or say nothing. Prints what to do, writes one HTML page with pictures and plots, and ends with
-status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
+        description="""Read every record: damaged images, odd ones, the same twice or nearly so; captions that are
+missing, over-long, repeated, or say nothing. Prints what to do, writes one HTML page with pictures and plots, and
+ends with status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
     )
 
     from slip.data.check import as_text, judge

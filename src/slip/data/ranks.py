@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slip.errors import ConfigError
 
@@ -68,7 +68,7 @@ class Ranks:
                 "gloo", store=store, rank=self.rank, world_size=self.world, timeout=_LONGEST_WAIT
             )
         try:
-            group = None if own else dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+            group: Any = None if own else dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
             dist.all_gather(sizes, torch.tensor([len(payload)]), group=group)
             if self.first:

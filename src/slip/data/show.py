@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,9 +85,10 @@ def look(source: Source, index: int, config: ViewsConfig, augment: Augment, seed
         image = decode(record.image, math.ceil(config.size / min(map(smallest_crop, kinds.values()))))
     except DataError as error:
         return Shown(key, captions, None, {}, str(error))
+    height, width = image.shape[:2]
     views, parameters = [], []
     for name, kind in kinds.items():
-        box, row = draw(kind, *image.shape[:2], generator(seed, 0, index, Stream[name.upper()]))
+        box, row = draw(kind, height, width, generator(seed, 0, index, Stream[name.upper()]))
         views.append(crop(image, box, config.size))
         parameters.append(row)
     stacked, table = torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(parameters))
@@ -202,7 +204,7 @@ def _fonts() -> list[ImageFont.FreeTypeFont | ImageFont.ImageFont]:
 @cache
 def _lacks(font: int, letter: str) -> bool:
     """Whether a font draws a letter as it draws one that no font has."""
-    drawn, nothing = (_fonts()[font].getmask(c) for c in (letter, "\U0010ffff"))
+    drawn, nothing = (cast(Any, _fonts()[font].getmask(c)) for c in (letter, "\U0010ffff"))
     return drawn.size == nothing.size and bytes(drawn) == bytes(nothing)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from slip.data.check import Summary, Verdict
 from slip.data.check.facts import MOST_TOKENS
-from slip.data.check.verdict import percent
+from slip.data.check.verdict import megabytes, percent
 from slip.data.check.words import useless
 from slip.data.record import Source
 from slip.errors import DataError
@@ -72,8 +72,8 @@ def page(summary: Summary, verdict: Verdict, source: Source) -> Html:
 def _header(summary: Summary, verdict: Verdict, album: Album) -> Html:
     """The verdict, the numbers in a sentence, and pictures spread over the set."""
     part = "" if summary.checked == summary.total else f" of {summary.total:,}, spread over all"
-    size = summary.records["bytes"].sum(dtype=np.uint64) / 1e9
-    words = f"{summary.checked:,} records{part}; {len(summary.captions):,} captions; {size:,.2g} GB of image files."
+    size = megabytes(int(summary.records["bytes"].sum(dtype=np.uint64)))
+    words = f"{summary.checked:,} records{part}; {len(summary.captions):,} captions; {size} of image files."
     fine = np.flatnonzero(summary.fine)
     chosen = fine[np.linspace(0, len(fine) - 1, min(12, len(fine))).round().astype(int)] if len(fine) else []
     strip = [image(picture) for picture in map(album.picture, chosen) if picture is not None]
@@ -99,12 +99,17 @@ def _findings(verdict: Verdict) -> Html:
             "li",
             tag("p", f"{finding.count:,}", tag("small", percent(finding.share)), class_="number"),
             tag("p", finding.what),
-            tag("p", finding.advice, class_="quiet advice"),
+            tag("p", _with_code(finding.advice), class_="quiet advice"),
             class_=finding.level,
         )
         for finding in verdict.findings
     ]
     return section("What was found", "Most important first.", tag("ul", *items, class_="findings"))
+
+
+def _with_code(text: str) -> Html:
+    """Return a text whose parts in backticks are code."""
+    return join(tag("code", part) if k % 2 else part for k, part in enumerate(text.split("`")))
 
 
 def _pictures(summary: Summary) -> Html:
@@ -168,14 +173,14 @@ def _captions(summary: Summary, album: Album) -> Html:
             ticks=list(range(min(most, 12) + 1)),
             colour="c4",
         ),
-    ]
+    ][: 1 + (most > 1)]
     parts = [div("charts", *(chart.html() for chart in charts))]
     parts.append(_shares(summary.scripts(), len(tokens)))
     repeated = []
     for times, position, which in summary.most_repeated(_CAPTIONS):
         texts = album.captions(position)
         if which < len(texts):
-            repeated.append(tag("tr", tag("td", f"{times:,} ×"), tag("td", quoted(texts[which][:300]))))
+            repeated.append(tag("tr", tag("td", f"{times:,}\u00a0×"), tag("td", quoted(texts[which][:300]))))
     if repeated:
         parts += [
             tag("h3", "The texts that come most often"),
@@ -209,7 +214,7 @@ def _twice(summary: Summary, album: Album) -> Html:
 def _extremes(summary: Summary, album: Album) -> Html:
     """The smallest and largest pictures."""
     order = summary.by_size()
-    if len(order) < 2:
+    if len(order) < 2 or (summary.sizes == summary.sizes[0]).all():
         return NOTHING
     few = min(_TILES, len(order) // 2)
     return section(

@@ -10,6 +10,8 @@ import numpy as np
 from slip.report.charts import nice_ticks, samples
 from slip.report.html import Html, div, span, tag
 
+_BINS = 8
+
 
 @dataclass(frozen=True)
 class Histogram:
@@ -83,11 +85,13 @@ class Histogram:
 
 
 def steps(low: float, high: float) -> list[float]:
-    """Return round edges from below `low` to above `high` that grow by a quarter to a third: a scale of ratios."""
+    """Return at least nine round edges around [low, high] that grow by a quarter: a scale of ratios. low > 0."""
     rounds = [r * 10.0**power for power in range(-1, 8) for r in (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8)]
-    first = max([k for k, value in enumerate(rounds) if value <= low], default=0)
-    last = min([k for k, value in enumerate(rounds) if value > high], default=len(rounds) - 1)
-    return rounds[first : max(last, first + 1) + 1]
+    first = max((k for k, value in enumerate(rounds) if value <= low), default=0)
+    last = min((k for k, value in enumerate(rounds) if value > high), default=len(rounds) - 1)
+    while last - first < _BINS:
+        first, last = max(0, first - 1), min(len(rounds) - 1, last + 1)
+    return rounds[first : last + 1]
 
 
 def _line(x: float, y: float, to_x: float, to_y: float, class_: str) -> Html:

@@ -56,7 +56,13 @@ class Verdict:
 def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped) -> Verdict:
     """Return the verdict; `max_skipped`: the share of unusable records at which training stops."""
     usable = f"{summary.usable:,} of {summary.checked:,} records"
-    if not summary.usable:
+    if summary.silent == summary.checked and summary.needs_captions:
+        good = False
+        sentence = (
+            "It cannot be trained on with captions, for not one record has any; self-supervision alone "
+            f"(--objective.loss simclr) can use {int(summary.fine.sum()):,} of {summary.checked:,}"
+        )
+    elif not summary.usable:
         good, sentence = False, f"It cannot be trained on: not one of {summary.checked:,} records is usable"
     elif summary.unusable_share > max_skipped:
         good = False
@@ -66,14 +72,12 @@ def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped) -> Verd
         )
     else:
         good, sentence = True, f"It can be trained on: {usable} are usable"
-    levels = (STOP, FIX, KNOW)
-    findings = (*_records(summary, good), *_pictures(summary), *_captions(summary))
-    found = [finding for finding in findings if finding.count]
-    return Verdict(
-        good,
-        sentence,
-        tuple(sorted(found, key=lambda finding: (levels.index(finding.level), -finding.share))),
-    )
+    lost = [finding for finding in _records(summary, good) if finding.count]
+    others = [finding for finding in (*_pictures(summary), *_captions(summary)) if finding.count]
+    # What costs records comes first, then what there is most of.
+    findings = [*lost, *sorted(others, key=lambda finding: -finding.share)]
+    findings.sort(key=lambda finding: (STOP, FIX, KNOW).index(finding.level))
+    return Verdict(good, sentence, tuple(findings))
 
 
 def percent(share: float) -> str:
@@ -82,7 +86,14 @@ def percent(share: float) -> str:
         return "under 0.1 %"
     if 0.9995 < share < 1:
         return "over 99.9 %"
-    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+    digits = f"{100 * share:.1f}".removesuffix(".0") if share < 0.1 else f"{100 * share:.0f}"
+    return f"{digits} %"
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes as people say it: 3.2 MB, 1,204 GB."""
+    value, unit = (size / 1e9, "GB") if size >= 1e9 else (size / 1e6, "MB")
+    return f"{value:,.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
 
 
 def _records(summary: Summary, good: bool) -> Iterator[Finding]:
@@ -94,7 +105,7 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "Records that cannot be read",
         summary.unreadable,
         checked,
-        f"{skipped} Look at the reasons: a wrong --image-root, or files that have gone.",
+        f"{skipped} Look at the reasons: a wrong `--image-root`, or files that have gone.",
     )
     yield Finding(
         level,
@@ -108,8 +119,8 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "Records without a caption",
         summary.silent,
         checked,
-        f"{skipped} If they should have captions, name the column with --caption-column; self-supervision alone "
-        "(--objective.loss simclr) needs none: check with --captions-optional."
+        f"{skipped} If they should have captions, name the column with `--caption-column`; self-supervision alone "
+        "(`--objective.loss simclr`) needs none: check with `--captions-optional`."
         if summary.needs_captions
         else "Only self-supervision can use them.",
     )
@@ -223,10 +234,10 @@ def _numbers(summary: Summary) -> Iterator[str]:
     if len(summary.sizes):
         short = summary.sizes.min(axis=1)
         formats = ", ".join(f"{name} {count:,}" for name, count in summary.formats().most_common())
-        size = summary.records["bytes"].sum(dtype=np.uint64) / 1e6
+        size = megabytes(int(summary.records["bytes"].sum(dtype=np.uint64)))
         yield (
             f"  images    {formats}; short side {short.min():,} to {short.max():,} pixels, middle "
-            f"{np.median(short):,.0f}; {size:,.1f} MB"
+            f"{np.median(short):,.0f}; {size}"
         )
     if len(summary.captions):
         tokens = summary.captions["tokens"]

@@ -25,9 +25,10 @@ _FIRST_WORDS = {script.upper(): number for number, script in enumerate(SCRIPTS)}
     "HALFWIDTH": SCRIPTS.index("Kana"),
 }
 _READ = 500  # letters that decide over a caption's script
-_CAMERAS = r"(img|image|dsc[nf]?|dscf|dcim|pict?|photo|p|mvc|cimg|screenshot|scan|untitled|vid|gopr|pxl|wp)"
+_NAMES = r"(img|image|dsc[nf]?|dscf|dcim|pict?|photo|p|mvc|cimg|screenshot|scan|untitled|vid|gopr|pxl|wp)"
 _USELESS = re.compile(
-    rf"{_CAMERAS}?[\s_().-]*[\d\s_().:x-]*|\S*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|raw|nef|cr2)|(https?://|www\.)\S*",
+    rf"{_NAMES}|{_NAMES}[\s_().-]*\d[\d\s_().:x-]*|[\d\s!-/:-@\[-`{{-~]+|\d+\s*x\s*\d+|(https?://|www\.)\S*"
+    r"|\S*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|raw|nef|cr2)",
     re.IGNORECASE,
 )
 
