@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slip.errors import ConfigError
+from slip.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,7 @@ class Ranks:
         """Return every rank's bytes, by rank, on rank 0; nothing on the others. All ranks must call it.
 
         Uses torch.distributed's gloo, which is set up for it and torn down after, unless the program has its own.
+        Raises DataError when another rank is gone.
         """
         if self.world == 1:
             return [payload]
@@ -62,12 +63,12 @@ class Ranks:
         import torch.distributed as dist
 
         own = not dist.is_initialized()
-        if own:
-            store = dist.PrefixStore(f"slip-{next(_CALLS)}", _store(self.rank, self.world))
-            dist.init_process_group(
-                "gloo", store=store, rank=self.rank, world_size=self.world, timeout=_LONGEST_WAIT
-            )
         try:
+            if own:
+                store = dist.PrefixStore(f"slip-{next(_CALLS)}", _store(self.rank, self.world))
+                dist.init_process_group(
+                    "gloo", store=store, rank=self.rank, world_size=self.world, timeout=_LONGEST_WAIT
+                )
             group: Any = None if own else dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
             dist.all_gather(sizes, torch.tensor([len(payload)]), group=group)
@@ -83,8 +84,14 @@ class Ranks:
                 gathered = []
             dist.barrier(group=group)
             return gathered
+        except RuntimeError as error:  # what torch.distributed raises for anything between machines
+            raise DataError(
+                "The results of all ranks cannot be put together",
+                cause=f"Another rank has ended, or cannot be reached: {str(error).splitlines()[0]}",
+                fix="Look at what the other ranks printed",
+            ) from None
         finally:
-            if own:
+            if own and dist.is_initialized():
                 dist.destroy_process_group()
 
 
