@@ -92,6 +92,18 @@ def test_check(table: str, tmp_path: Path, capsys) -> None:
     assert main(["data", "check", *folder, "--captions-optional"]) == 0
 
 
+def test_what_is_listed_can_be_left_out(table: str, tmp_path: Path, capsys) -> None:
+    listed, folder = tmp_path / "odd.jsonl", tmp_path / "shards"
+    options = ["--processes", "1"]
+    assert (
+        main(["data", "check", table, *options, "--list", str(listed), "--out", str(tmp_path / "c.html")])
+        == 1
+    )
+    assert "odd.jsonl: 2 records" in capsys.readouterr().out
+    assert main(["data", "convert", table, str(folder), *options, "--without", str(listed)]) == 0
+    assert "30 of 30 records in 1 shard\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -54,6 +54,9 @@ class CheckOptions(SourceOptions):
 
     out: Path = Path("check.html")
     """The page to write."""
+    list: Path | None = None
+    """Also write the records that are damaged, blank, copies or without a caption to this file, a JSON line each;
+    `slip data convert --without` takes it."""
     limit: int = 0
     """Check this many records, spread over all, in place of all."""
     captions_optional: bool = False
@@ -81,6 +84,8 @@ class ConvertOptions(SourceOptions):
     """JPEG quality of pictures that are shrunk."""
     no_verify: bool = False
     """Do not decode pictures that keep their bytes: faster, but damaged ones come along."""
+    without: Path | None = None
+    """Leave out the records in this file, which `slip data check --list` has written."""
     prefix: str = ""
     """What the shards' names begin with."""
     processes: int = -1
@@ -139,6 +144,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
 
     from slip.data.check import as_text, judge
     from slip.data.check import check as look_through
+    from slip.data.check.listing import write_list
     from slip.data.ranks import Ranks
     from slip.errors import DataError
     from slip.report.data_page import write_data_page
@@ -158,6 +164,8 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
     write_data_page(options.out, summary, verdict, source)
     print(f"wrote {options.out}")
+    if options.list:
+        print(f"wrote {options.list}: {write_list(options.list, summary, source):,} records")
     if not verdict.good:
         raise DataError(verdict.sentence)
 
@@ -173,12 +181,16 @@ network. Pictures that cannot be decoded are left out and listed. Interrupted, t
 stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
     )
 
+    from slip.data.check.listing import read_list
     from slip.data.convert import shard_size_for, write_shards
     from slip.data.encode import Encoding
     from slip.data.ranks import Ranks
+    from slip.data.subset import without
     from slip.errors import DataError
 
     ranks, source = Ranks.from_environment(), options.open()
+    if options.without:
+        source = without(source, read_list(options.without))
     encoding = Encoding(options.encoding, options.quality, options.short_side, not options.no_verify)
     size = shard_size_for(source, options.shard_mb, encoding) if options.shard_mb else options.shard_size
     done = write_shards(

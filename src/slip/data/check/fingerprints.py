@@ -15,6 +15,7 @@ FLAT = 2.0
 """Grey levels: a picture whose brightness spreads less is taken to be blank, and its perceptual hash says nothing."""
 
 _SIDE, _LOW = 32, 8
+_LONGEST_RUN = 4096
 
 
 def digest(content: bytes) -> int:
@@ -73,6 +74,7 @@ def near_pairs(values: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray
     Cut into distance + 2 bands, two values that close are equal in at least two bands (Manku et al., "Detecting
     near-duplicates for web crawling", 2007). So for every two bands the values are sorted by these alone, and only
     neighbours that agree there are compared: for values spread at random, a small multiple of N pairs in place of N²/2.
+    Of runs of more than 4,096 that agree in two bands, each is compared with the next 4,095 only.
     """
     bands = np.array_split(np.arange(64), distance + 2)
     masks = [sum(1 << int(bit) for bit in band) for band in bands]
@@ -82,7 +84,7 @@ def near_pairs(values: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray
         order = np.argsort(keys)
         keys = keys[order]
         here = np.arange(len(keys))
-        for step in range(1, len(keys)):
+        for step in range(1, min(len(keys), _LONGEST_RUN)):
             # Those whose key is still the same `step` places on; the runs of equal keys are short, so this ends soon.
             here = here[here < len(keys) - step]
             here = here[keys[here] == keys[here + step]]

@@ -132,7 +132,10 @@ def _pictures(summary: Summary) -> Iterator[Finding]:
     if not fine:
         return
     short = summary.sizes.min(axis=1)
-    twice = "Two of them in a batch teach the model to tell the same picture from itself; keep one of each."
+    twice = (
+        "Two of them in a batch teach the model to tell the same picture from itself. Keep one of each: `slip data "
+        "check --list FILE`, then `slip data convert --without FILE`."
+    )
     yield Finding(
         FIX if summary.copies > 0.01 * fine else KNOW,
         "Exact copies of another image",
