@@ -25,6 +25,7 @@ from slip.files import write_bytes
 
 Augment = Callable[[Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
 """`slip.augment.augment`, or what stands in for it."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SIDE = 224
 """Side of the box that a picture or a view is shown in, in pixels."""
@@ -147,26 +148,27 @@ def _captions(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None
     x, y = at
     width, room = _TEXT_WIDTH - _GAP // 2, SIDE // _LINE
     entries = [(row.trouble, _BAD)] if row.trouble else []
-    dash = "– " if len(row.captions) > 1 else ""
+    dash = "- " if len(row.captions) > 1 else ""
     entries += [(dash + (caption or "(empty caption)"), _INK) for caption in row.captions]
     if not row.captions and not row.trouble:
         entries.append(("no caption", _QUIET))
-    lines: list[tuple[str, str]] = []
+    lines: list[tuple[str, str, Font]] = []
     for k, (text, colour) in enumerate([(row.key, _QUIET), *entries]):
         text = printable(text[:2000])
-        more = wrap(text, width, _font(text).getlength)
-        lines += [(line, colour) for line in (more[:1] if k == 0 else more)]
+        font = _font(text)  # one for all lines of a caption
+        broken = wrap(text, width, font.getlength)
+        lines += [(line, colour, font) for line in (broken[:1] if k == 0 else broken)]
     if len(lines) > room:
-        lines = [*lines[: room - 1], (f"… and {len(lines) - room + 1} more lines", _QUIET)]
-    for k, (line, colour) in enumerate(lines):
-        _write(pen, (x, y + k * _LINE), line, colour, width)
+        lines = [*lines[: room - 1], (f"and {len(lines) - room + 1} more lines", _QUIET, _fonts()[0])]
+    for k, (line, colour, font) in enumerate(lines):
+        pen.text((x, y + k * _LINE), line, fill=colour, font=font)
 
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, colour: str, width: float) -> None:
     """Write one line, cut to the width."""
     font = _font(text)
     if font.getlength(text) > width:
-        text = wrap(text.replace(" ", "\u00a0"), width - font.getlength("…"), font.getlength)[0] + "…"
+        text = wrap(text.replace(" ", "\u00a0"), width - font.getlength("..."), font.getlength)[0] + "..."
     pen.text(at, text, fill=colour, font=font)
 
 
@@ -183,7 +185,7 @@ def _enlarged(view: np.ndarray) -> Image.Image:
     return Image.fromarray(view).resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
-def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(text: str) -> Font:
     """Return Pillow's own font, or one of the machine's where that lacks fewer of the letters."""
     letters = {letter for letter in text if not letter.isspace()} - _PLAIN
     best = min(range(len(_fonts())), key=lambda k: sum(_lacks(k, letter) for letter in letters))
@@ -191,7 +193,7 @@ def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 @cache
-def _fonts() -> list[ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+def _fonts() -> list[Font]:
     fonts = [ImageFont.load_default(_TEXT_SIZE)]
     for name in _OTHER_FONTS:
         try:
