@@ -62,8 +62,8 @@ def quickstart(
     called again, unfinished ones are continued. base: the configuration that the methods share (default: recipe
     `scenes-tiny`). Raises what `slip.training.loop.train` raises.
     """
+    from slip.data.convert import write_shards
     from slip.data.scenes import TEMPLATES, Scenes
-    from slip.data.shards import write_shards
     from slip.data.sources import open_source
     from slip.evaluation import suite
     from slip.interop import load

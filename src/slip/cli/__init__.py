@@ -10,6 +10,7 @@ from slip.errors import ConfigError, SlipError, did_you_mean
 COMMANDS = {
     "quickstart": "train CLIP, SimCLR and SLIP on the embedded scenes and compare them in a report (5 minutes)",
     "train": "train a recipe on your own pictures and captions",
+    "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
     "report": "turn run folders into one HTML page",
     "recipes": "list the recipes, or show one as TOML",

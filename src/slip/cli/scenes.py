@@ -29,8 +29,8 @@ def main(argv: list[str]) -> None:
         Options, argv, prog="slip scenes", description="Render the embedded scenes to WebDataset shards."
     )
 
+    from slip.data.convert import write_shards
     from slip.data.scenes import open_scenes
-    from slip.data.shards import write_shards
 
-    shards = write_shards(open_scenes(options.scenes), options.folder, shard_size=options.shard_size)
-    print(f"wrote {len(shards)} shards to {options.folder}")
+    done = write_shards(open_scenes(options.scenes), options.folder, shard_size=options.shard_size)
+    print(f"wrote {len(done.paths)} shards to {options.folder}")

@@ -1,0 +1,251 @@
+"""slip data check|convert|show SOURCE"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from slip.cli.arguments import parse
+from slip.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from slip.data.record import Skipped, Source
+
+COMMANDS = {
+    "check": "read everything; say what is damaged, odd or twice, and whether it can be trained on",
+    "convert": "write it as WebDataset tar shards, shrunk if you like",
+    "show": "draw a contact sheet: pictures, captions, and the views that the model will see",
+}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Which pictures and captions."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """Anything that `slip train` reads: tar shards, a table, COCO captions, a folder, `scenes`."""
+    _: KW_ONLY
+    image_root: str = ""
+    """Folder that image paths in a table or COCO file are relative to; empty: guessed."""
+    image_column: str = ""
+    """Column of a table that holds the image; empty: guessed from the header."""
+    caption_column: str = ""
+    """Column of a table that holds the caption; empty: guessed from the header."""
+
+    def open(self) -> Source:
+        from slip.data.sources import open_source
+
+        return open_source(
+            self.source,
+            image_root=self.image_root,
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+        )
+
+
+@dataclass(frozen=True)
+class CheckOptions(SourceOptions):
+    """How much to read, and where the page goes."""
+
+    out: Path = Path("check.html")
+    """The page to write."""
+    list: Path | None = None
+    """Also write the records that are damaged, blank, copies or without a caption to this file, a JSON line each;
+    `slip data convert --without` takes it."""
+    limit: int = 0
+    """Check this many records, spread over all, in place of all."""
+    captions_optional: bool = False
+    """Records without a caption are fine: for self-supervision alone."""
+    processes: int = -1
+    """-1: one for each core."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions(SourceOptions):
+    """What to write, and where."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder for the shards."""
+    _: KW_ONLY
+    shard_size: int = 1000
+    """Records in one shard."""
+    shard_mb: float = 0.0
+    """Instead: about this many MB in one shard."""
+    short_side: int = 0
+    """Shrink pictures whose short side has more pixels to this many; 0 leaves all as they are."""
+    encoding: Literal["jpg", "png"] = "jpg"
+    """Format of pictures that are shrunk; those that are not keep their bytes."""
+    quality: int = 92
+    """JPEG quality of pictures that are shrunk."""
+    no_verify: bool = False
+    """Do not decode pictures that keep their bytes: faster, but damaged ones come along."""
+    without: Path | None = None
+    """Leave out the records in this file, which `slip data check --list` has written."""
+    prefix: str = ""
+    """What the shards' names begin with."""
+    processes: int = -1
+    """-1: one for each core."""
+
+
+@dataclass(frozen=True)
+class ShowOptions(SourceOptions):
+    """What to draw, and where."""
+
+    count: int = 8
+    """Records on the sheet: the first ones that a run with this seed reads."""
+    recipe: str = "small-data"
+    """Recipe whose views are drawn."""
+    seed: int = 0
+    out: Path = Path("sheet.png")
+    """The picture to write."""
+
+
+def main(argv: list[str]) -> None:
+    """Run one of the three."""
+    match argv:
+        case [] | ["-h" | "--help", *_]:
+            print(usage())
+        case ["check", *rest]:
+            check(rest)
+        case ["convert", *rest]:
+            convert(rest)
+        case ["show", *rest]:
+            show(rest)
+        case [word, *_]:
+            raise ConfigError(f"`slip data` does not know {word!r}", fix=did_you_mean(word, COMMANDS))
+
+
+def usage() -> str:
+    """Return the text of `slip data --help`."""
+    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: slip data COMMAND SOURCE [OPTION ...]\n\n"
+        "Look at your pictures and captions before training on them.\n\n"
+        f"{commands}\n\n"
+        "`slip data COMMAND --help` describes a command's options."
+    )
+
+
+def check(argv: list[str]) -> None:
+    """Read everything, print the verdict, write the page; DataError when the source cannot be trained on."""
+    options = parse(
+        CheckOptions,
+        argv,
+        prog="slip data check",
+        description="""Read every record: damaged images, odd ones, the same twice or nearly so; captions that are
+missing, over-long, repeated, or say nothing. Prints what to do, writes one HTML page with pictures and plots, and
+ends with status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
+    )
+
+    from slip.data.check import as_text, judge
+    from slip.data.check import check as look_through
+    from slip.data.check.listing import write_list
+    from slip.data.ranks import Ranks
+    from slip.errors import DataError
+    from slip.report.data_page import write_data_page
+
+    source = options.open()
+    summary = look_through(
+        source,
+        limit=options.limit,
+        needs_captions=not options.captions_optional,
+        processes=options.processes,
+        ranks=Ranks.from_environment(),
+        shown=True,
+    )
+    if summary is None:  # another rank has the result
+        return
+    verdict = judge(summary)
+    print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
+    write_data_page(options.out, summary, verdict, source)
+    print(f"wrote {options.out}")
+    if options.list:
+        print(f"wrote {options.list}: {write_list(options.list, summary, source):,} records")
+    if not verdict.good:
+        raise DataError(verdict.sentence)
+
+
+def convert(argv: list[str]) -> None:
+    """Write tar shards."""
+    options = parse(
+        ConvertOptions,
+        argv,
+        prog="slip data convert",
+        description="""Write any source as WebDataset tar shards that `slip train` reads fast, locally and over the
+network. Pictures that cannot be decoded are left out and listed. Interrupted, the same command goes on where it
+stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
+    )
+
+    from slip.data.check.listing import read_list
+    from slip.data.convert import shard_size_for, write_shards
+    from slip.data.encode import Encoding
+    from slip.data.ranks import Ranks
+    from slip.data.subset import without
+    from slip.errors import DataError
+
+    ranks, source = Ranks.from_environment(), options.open()
+    if options.without:
+        source = without(source, read_list(options.without))
+    encoding = Encoding(options.encoding, options.quality, options.short_side, not options.no_verify)
+    size = shard_size_for(source, options.shard_mb, encoding) if options.shard_mb else options.shard_size
+    done = write_shards(
+        source,
+        options.folder,
+        size,
+        prefix=options.prefix,
+        encoding=encoding.format,
+        quality=encoding.quality,
+        short_side=encoding.short_side,
+        verify=encoding.verify,
+        processes=options.processes,
+        ranks=ranks,
+        shown=True,
+    )
+    if not ranks.first:
+        return
+    shards = f"{len(done.paths):,} shard{'s' * (len(done.paths) != 1)}"
+    print(f"{options.folder}: {done.written:,} of {done.records:,} records in {shards}")
+    if done.skipped:
+        listed = options.folder / f"{options.prefix}skipped.jsonl"
+        print(f"{len(done.skipped):,} left out, listed in {listed}:\n{reasons(done.skipped)}")
+    if not done.written:
+        raise DataError("Not one record could be written", got=options.source, cause=done.skipped[0].reason)
+
+
+def reasons(skipped: list[Skipped]) -> str:
+    """Return how often which reason came, the most frequent first, a line each."""
+    counts = Counter(entry.reason.split(". ")[0].rstrip(".") for entry in skipped)
+    lines = [f"  {count:,} × {reason}" for reason, count in counts.most_common(5)]
+    return "\n".join(lines + [f"  and {len(counts) - 5} other reasons"] * (len(counts) > 5))
+
+
+def show(argv: list[str]) -> None:
+    """Draw a contact sheet."""
+    options = parse(
+        ShowOptions,
+        argv,
+        prog="slip data show",
+        description="""Draw a contact sheet: pictures with their captions, and beside each the three views that the
+model sees of it in the first epoch, cropped and augmented as the recipe says.""",
+    )
+
+    from slip import recipes
+    from slip.augment import augment
+    from slip.data.show import contact_sheet, write_sheet
+
+    views = recipes.get(options.recipe).views
+    sheet = contact_sheet(
+        options.open(),
+        views,
+        augment=augment,
+        count=options.count,
+        seed=options.seed,
+        recipe=options.recipe,
+    )
+    write_sheet(options.out, sheet)
+    print(f"wrote {options.out}, {sheet.width} × {sheet.height} pixels")

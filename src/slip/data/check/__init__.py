@@ -1,0 +1,65 @@
+"""Read everything once, before training does: what is damaged, odd or twice, and whether it can be trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slip.data.check.facts import Facts, look
+from slip.data.check.summary import Summary
+from slip.data.check.verdict import Finding, Verdict, as_text, judge
+from slip.data.fanout import fan_out, spans
+from slip.data.ranks import Ranks
+from slip.data.record import Source
+from slip.errors import ConfigError, DataError
+
+__all__ = ["Finding", "Summary", "Verdict", "as_text", "check", "judge"]
+
+_PIECES = 64
+
+
+def check(
+    source: Source,
+    *,
+    limit: int = 0,
+    needs_captions: bool = True,
+    processes: int = -1,
+    ranks: Ranks | None = None,
+    shown: bool = False,
+) -> Summary | None:
+    """Look at all records of a source, or at `limit` of them spread over it, and return what was found.
+
+    needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr.
+    ranks: of `torchrun`; all but the first return None. Memory: about 36 bytes a record and 12 a caption.
+
+    Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed.
+    """
+    if limit < 0:
+        raise ConfigError("The number of records to check must be at least 1, or 0 for all", got=limit)
+    if not len(source):
+        raise DataError("The source has no records", got=source.name)
+    ranks = ranks or Ranks()
+    all_spans = spread(source, limit) if 0 < limit < len(source) else spans(source)
+    facts = Facts()
+    mine = ranks.share(all_spans)
+    for part in fan_out(
+        look, source, mine, title="checking", processes=processes, shown=shown and ranks.first
+    ):
+        facts.add(part)
+    gathered = (
+        [Facts.from_bytes(data) for data in ranks.gather(facts.to_bytes())] if ranks.world > 1 else [facts]
+    )
+    if not ranks.first:
+        return None
+    facts = gathered[0]
+    for part in gathered[1:]:
+        facts.add(part)
+    indices = np.concatenate([np.arange(span.start, span.stop) for span in all_spans])
+    return Summary.of(facts, source.name, len(source), indices, needs_captions=needs_captions)
+
+
+def spread(source: Source, limit: int) -> list[range]:
+    """Return spans of `limit` records in all, evenly spread over the source."""
+    pieces = min(limit, _PIECES)
+    starts = [len(source) * k // pieces for k in range(pieces)]
+    sizes = [limit * (k + 1) // pieces - limit * k // pieces for k in range(pieces)]
+    return [range(start, start + size) for start, size in zip(starts, sizes)]

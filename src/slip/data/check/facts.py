@@ -1,0 +1,129 @@
+"""What is found out of each record, in a few bytes a record: sets have millions of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from slip.data.check import words
+from slip.data.check.fingerprints import digest, perceptual
+from slip.data.decode import decode
+from slip.data.fanout import Tick
+from slip.data.header import header
+from slip.data.record import Source
+from slip.data.tokenizer import Tokenizer
+from slip.errors import DataError
+
+FINE, DAMAGED, UNREADABLE = range(3)
+"""States of a record: its image can be used; it cannot be decoded; the source cannot give the record at all."""
+FORMATS = ("unknown", "pixels", "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""`pixels`: an array, from a source that renders."""
+MOST_TOKENS = 256
+"""Captions are counted up to here."""
+MOST_LISTED = 10_000
+"""Records whose trouble is kept in words."""
+
+RECORD = np.dtype(
+    [
+        *(("state", "u1"), ("format", "u1"), ("kinds", "u1"), ("flat", "?")),
+        *(("width", "u4"), ("height", "u4"), ("bytes", "u4"), ("captions", "u4")),
+        *(("content", "u8"), ("look", "u8")),
+    ]
+)
+"""Of each record; `captions` counts the ones that are not empty, `content` and `look` are fingerprints."""
+CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("useless", "?")])
+"""Of each caption that is not empty, record after record; `text` is its fingerprint."""
+
+
+class Trouble(NamedTuple):
+    """A record that cannot be used: its index and key, and why."""
+
+    index: int
+    key: str
+    reason: str
+
+
+@dataclass
+class Facts:
+    """Records and captions looked at, as the bytes of arrays of RECORD and CAPTION; and the first troubles in words."""
+
+    records: bytearray = field(default_factory=bytearray)
+    captions: bytearray = field(default_factory=bytearray)
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def add(self, other: Facts) -> None:
+        """Append the facts of the records that follow."""
+        self.records += other.records
+        self.captions += other.captions
+        self.troubles += other.troubles[: MOST_LISTED - len(self.troubles)]
+
+    def to_bytes(self) -> bytes:
+        """Return all of it as bytes that `from_bytes` reads."""
+        head = json.dumps([len(self.records), len(self.captions), self.troubles]).encode()
+        return b"%d\n" % len(head) + head + self.records + self.captions
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Facts:
+        length, _, rest = data.partition(b"\n")
+        head, arrays = rest[: int(length)], memoryview(rest)[int(length) :]
+        records, captions, troubles = json.loads(head)
+        end = records + captions
+        return cls(
+            bytearray(arrays[:records]), bytearray(arrays[records:end]), [Trouble(*t) for t in troubles]
+        )
+
+
+def look(source: Source, span: range, tick: Tick) -> Facts:
+    """Read and decode the records of a span and return what there is to say of them."""
+    records = np.zeros(len(span), RECORD)
+    texts: list[str] = []
+    facts = Facts()
+    for row, index in zip(records, span):
+        key = f"#{index}"
+        row["state"] = UNREADABLE
+        try:
+            record = source[index]
+            key = record.key
+            row["state"] = DAMAGED
+            captions = [c.encode(errors="replace").decode() for c in record.captions if c.strip()]
+            row["captions"] = len(captions)
+            texts += captions
+            _look_at(record.image, row)
+            row["state"] = FINE
+        except DataError as error:
+            facts.troubles.append(Trouble(index, key, str(error)))
+        tick(1)
+    facts.records += records.tobytes()
+    facts.captions += _read(texts).tobytes()
+    return facts
+
+
+def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
+    """Fill in what there is to say of an image. Raises DataError when it is damaged."""
+    if isinstance(image, np.ndarray):
+        pixels = decode(image)
+        row["format"], content = FORMATS.index("pixels"), image.tobytes()
+        row["height"], row["width"] = pixels.shape[:2]
+    else:
+        content, pixels = image, decode(image, 64)
+        head = header(image)
+        row["format"] = FORMATS.index(head.format) if head.format in FORMATS else 0
+        row["kinds"], row["width"], row["height"] = head.kinds, head.width, head.height
+    row["bytes"], row["content"] = len(content), digest(content)
+    row["look"], row["flat"] = perceptual(pixels)
+
+
+def _read(texts: list[str]) -> np.ndarray:
+    """Return what there is to say of captions, (N,) CAPTION."""
+    rows = np.zeros(len(texts), CAPTION)
+    if not texts:
+        return rows
+    tokens = Tokenizer(MOST_TOKENS)(texts).numpy()
+    rows["tokens"] = tokens.argmax(axis=1) + 1  # the end has the highest number
+    rows["text"] = [digest(words.normal(text).encode(errors="replace")) for text in texts]
+    rows["script"] = [words.script(text) for text in texts]
+    rows["useless"] = [words.useless(text) for text in texts]
+    return rows

@@ -1,0 +1,180 @@
+"""From the facts of all records to counts, distributions and examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from slip.data.check.facts import CAPTION, DAMAGED, FINE, FORMATS, RECORD, UNREADABLE, Facts, Trouble
+from slip.data.check.fingerprints import near, same
+from slip.data.check.words import SCRIPTS
+from slip.data.header import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
+
+    captions: (C,), record after record. needs_captions: a record without one cannot be used. context: tokens that a
+    model reads of a caption, start and end included. A position is a place in `records`; `indices` makes it an index.
+    """
+
+    name: str
+    total: int
+    indices: np.ndarray
+    records: np.ndarray
+    captions: np.ndarray
+    troubles: list[Trouble]
+    needs_captions: bool = True
+    context: int = 77
+
+    @classmethod
+    def of(cls, facts: Facts, name: str, total: int, indices: np.ndarray, *, needs_captions: bool) -> Summary:
+        """Return the summary of `facts`, whose arrays it shares."""
+        records, captions = np.frombuffer(facts.records, RECORD), np.frombuffer(facts.captions, CAPTION)
+        return cls(name, total, indices, records, captions, facts.troubles, needs_captions)
+
+    @property
+    def checked(self) -> int:
+        return len(self.records)
+
+    def count(self, state: int) -> int:
+        """Return the number of records in a state of `facts`."""
+        return int((self.records["state"] == state).sum())
+
+    @cached_property
+    def fine(self) -> np.ndarray:
+        """Whether a record's image can be used, (R,)."""
+        return self.records["state"] == FINE
+
+    @cached_property
+    def silent(self) -> int:
+        """Records that could be read and have no caption."""
+        return int(((self.records["captions"] == 0) & (self.records["state"] != UNREADABLE)).sum())
+
+    @cached_property
+    def usable(self) -> int:
+        """Records that training can use."""
+        return int((self.fine & ((self.records["captions"] > 0) | (not self.needs_captions))).sum())
+
+    @property
+    def unusable_share(self) -> float:
+        return 1 - self.usable / max(1, self.checked)
+
+    @property
+    def damaged(self) -> int:
+        return self.count(DAMAGED)
+
+    @property
+    def unreadable(self) -> int:
+        return self.count(UNREADABLE)
+
+    def formats(self) -> Counter[str]:
+        """Return how many usable images are of which format."""
+        counts = np.bincount(self.records["format"][self.fine], minlength=len(FORMATS))
+        return Counter({name: int(count) for name, count in zip(FORMATS, counts) if count})
+
+    def kinds(self) -> dict[Kind, int]:
+        """Return how many usable images are of which kind; one image can be of several."""
+        kinds = self.records["kinds"][self.fine]
+        return {kind: count for kind in Kind if (count := int((kinds & kind > 0).sum()))}
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """Positions of blank images."""
+        return np.flatnonzero(self.fine & self.records["flat"])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Width and height of the usable images, (F, 2)."""
+        fine = self.records[self.fine]
+        return np.stack([fine["width"], fine["height"]], axis=1)
+
+    def by_size(self) -> np.ndarray:
+        """Return the positions of the usable images, fewest pixels first."""
+        positions = np.flatnonzero(self.fine)
+        return positions[np.argsort(self.sizes.prod(axis=1, dtype=np.uint64), kind="stable")]
+
+    @cached_property
+    def twins(self) -> np.ndarray:
+        """For each record the position of the first whose image has the same bytes; itself where there is none."""
+        return self._firsts(self.fine, same, "content")
+
+    @cached_property
+    def lookalikes(self) -> np.ndarray:
+        """For each record the position of the first of the images that look nearly the same; blank ones left out."""
+        return self._firsts(self.fine & ~self.records["flat"], near, "look")
+
+    @cached_property
+    def copies(self) -> int:
+        """Images with the same bytes as one before."""
+        return int((self.twins != np.arange(self.checked)).sum())
+
+    @cached_property
+    def near_copies(self) -> int:
+        """Images that look like one before but have other bytes."""
+        alike = np.flatnonzero(self.lookalikes != np.arange(self.checked))
+        return int((self.twins[alike] == alike).sum())
+
+    def groups(self, firsts: np.ndarray, most: int) -> list[np.ndarray]:
+        """Return the positions in the `most` largest groups of `twins` or `lookalikes`, largest first.
+
+        Of lookalikes with the same bytes only the first is in; a group that then has one member is none.
+        """
+        chosen = (
+            np.arange(self.checked)
+            if firsts is self.twins
+            else np.flatnonzero(self.twins == np.arange(self.checked))
+        )
+        sizes = np.bincount(firsts[chosen], minlength=self.checked)
+        largest = np.argsort(-sizes, kind="stable")[:most]
+        return [chosen[firsts[chosen] == first] for first in largest[sizes[largest] > 1]]
+
+    def scripts(self) -> Counter[str]:
+        """Return how many captions are in which script."""
+        counts = np.bincount(self.captions["script"], minlength=len(SCRIPTS))
+        return Counter({name: int(count) for name, count in zip(SCRIPTS, counts) if count})
+
+    @cached_property
+    def over_long(self) -> int:
+        """Captions of more tokens than a model reads."""
+        return int((self.captions["tokens"] > self.context).sum())
+
+    @cached_property
+    def useless(self) -> np.ndarray:
+        """Positions of records with a caption that says nothing, a file name or a number, each once."""
+        return np.unique(self._owners[self.captions["useless"]])
+
+    @cached_property
+    def repeated(self) -> int:
+        """Captions that say the same as one before."""
+        return len(self.captions) - len(np.unique(self.captions["text"]))
+
+    def most_repeated(self, most: int) -> list[tuple[int, int, int]]:
+        """Return (times, position of a record, which of its captions) of the captions that come most often."""
+        _, first, counts = np.unique(self.captions["text"], return_index=True, return_counts=True)
+        largest = np.argsort(-counts, kind="stable")[:most]
+        starts = np.cumsum(self.records["captions"], dtype=np.int64) - self.records["captions"]
+        found = []
+        for k in largest[counts[largest] > 1]:
+            owner = int(self._owners[first[k]])
+            found.append((int(counts[k]), owner, int(first[k] - starts[owner])))
+        return found
+
+    @cached_property
+    def _owners(self) -> np.ndarray:
+        """The position of the record that each caption belongs to."""
+        return np.repeat(np.arange(self.checked), self.records["captions"])
+
+    def _firsts(
+        self, among: np.ndarray, group: Callable[[np.ndarray], np.ndarray], fingerprint: str
+    ) -> np.ndarray:
+        positions = np.flatnonzero(among)
+        firsts = np.arange(self.checked)
+        if len(positions):
+            firsts[positions] = positions[group(self.records[fingerprint][positions])]
+        return firsts

@@ -1,0 +1,253 @@
+"""What the numbers mean: whether a source can be trained on, and what to do about each finding."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from slip.config import DataConfig
+from slip.data.check.summary import Summary
+from slip.data.check.words import LATIN, NO_LETTERS, SCRIPTS
+from slip.data.header import Kind
+
+SMALL, LARGE = 64, 512
+"""Short sides in pixels: below, a picture is enlarged for every view; far above, decoding it takes most of the time."""
+STOP, FIX, KNOW = "stop", "fix", "know"
+"""Levels of a finding: training would stop, or be useless; better put right; good to know."""
+
+_KINDS = {
+    Kind.ANIMATED: ("Animated images", "Only their first frame is used."),
+    Kind.CMYK: ("CMYK images", "They are converted to RGB without a colour profile; colours may be off."),
+    Kind.DEEP: ("Images of more than 8 bits a channel", "They are scaled to 8 bits."),
+    Kind.ALPHA: ("Images with transparency", "They are laid on white."),
+    Kind.TURNED: ("Images turned by their EXIF data", "They are set upright."),
+    Kind.GREY: ("Grey images", "They are used as they are; the three channels are equal."),
+    Kind.PALETTE: ("Images with a palette", "They are converted to RGB."),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something found `count` times in `of`, and what to do about it."""
+
+    level: str
+    what: str
+    count: int
+    of: int
+    advice: str
+
+    @property
+    def share(self) -> float:
+        return self.count / max(1, self.of)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the source can be trained on, in a sentence, and the findings, most important first."""
+
+    good: bool
+    sentence: str
+    findings: tuple[Finding, ...]
+
+
+def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped) -> Verdict:
+    """Return the verdict; `max_skipped`: the share of unusable records at which training stops."""
+    usable = f"{summary.usable:,} of {summary.checked:,} records"
+    if summary.silent == summary.checked and summary.needs_captions:
+        good = False
+        sentence = (
+            "It cannot be trained on with captions, for not one record has any; self-supervision alone "
+            f"(--objective.loss simclr) can use {int(summary.fine.sum()):,} of {summary.checked:,}"
+        )
+    elif not summary.usable:
+        good, sentence = False, f"It cannot be trained on: not one of {summary.checked:,} records is usable"
+    elif summary.unusable_share > max_skipped:
+        good = False
+        sentence = (
+            f"It cannot be trained on as it is: only {usable} are usable, and training stops when more than "
+            f"{percent(max_skipped)} are not"
+        )
+    else:
+        good, sentence = True, f"It can be trained on: {usable} are usable"
+    lost = [finding for finding in _records(summary, good) if finding.count]
+    others = [finding for finding in (*_pictures(summary), *_captions(summary)) if finding.count]
+    # What costs records comes first, then what there is most of.
+    findings = [*lost, *sorted(others, key=lambda finding: -finding.share)]
+    findings.sort(key=lambda finding: (STOP, FIX, KNOW).index(finding.level))
+    return Verdict(good, sentence, tuple(findings))
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, with the digits that matter."""
+    if 0 < share < 0.0005:
+        return "under 0.1 %"
+    if 0.9995 < share < 1:
+        return "over 99.9 %"
+    digits = f"{100 * share:.1f}".removesuffix(".0") if share < 0.1 else f"{100 * share:.0f}"
+    return f"{digits} %"
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes as people say it: 3.2 MB, 1,204 GB."""
+    value, unit = (size / 1e9, "GB") if size >= 1e9 else (size / 1e6, "MB")
+    return f"{value:,.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+
+
+def _records(summary: Summary, good: bool) -> Iterator[Finding]:
+    """Findings of records that cannot be used."""
+    level, checked = FIX if good else STOP, summary.checked
+    skipped = "Training skips, counts and lists them."
+    yield Finding(
+        level,
+        "Records that cannot be read",
+        summary.unreadable,
+        checked,
+        f"{skipped} Look at the reasons: a wrong `--image-root`, or files that have gone.",
+    )
+    yield Finding(
+        level,
+        "Damaged images",
+        summary.damaged,
+        checked,
+        f"{skipped} Fetch them again, or leave them behind with `slip data convert`.",
+    )
+    yield Finding(
+        level if summary.needs_captions else KNOW,
+        "Records without a caption",
+        summary.silent,
+        checked,
+        f"{skipped} If they should have captions, name the column with `--caption-column`; self-supervision alone "
+        "(`--objective.loss simclr`) needs none: check with `--captions-optional`."
+        if summary.needs_captions
+        else "Only self-supervision can use them.",
+    )
+
+
+def _pictures(summary: Summary) -> Iterator[Finding]:
+    """Findings of images that can be decoded."""
+    fine = len(summary.sizes)
+    if not fine:
+        return
+    short = summary.sizes.min(axis=1)
+    twice = (
+        "Two of them in a batch teach the model to tell the same picture from itself. Keep one of each: `slip data "
+        "check --list FILE`, then `slip data convert --without FILE`."
+    )
+    yield Finding(
+        FIX if summary.copies > 0.01 * fine else KNOW,
+        "Exact copies of another image",
+        summary.copies,
+        fine,
+        twice,
+    )
+    yield Finding(
+        FIX if summary.near_copies > 0.02 * fine else KNOW,
+        "Near copies of another image",
+        summary.near_copies,
+        fine,
+        "Resized or recompressed copies, or frames of one film; the page shows them. Never let such a pair lie across "
+        "training and test.",
+    )
+    yield Finding(
+        FIX, "Blank images", len(summary.flat), fine, "One colour all over: placeholders, most likely."
+    )
+    yield Finding(
+        FIX,
+        f"Images less than {SMALL} pixels wide or high",
+        int((short < SMALL).sum()),
+        fine,
+        "They are enlarged for every view, which shows the model blur; icons and thumbnails are best left out.",
+    )
+    large = int((short > LARGE).sum())
+    if large > fine / 2:
+        pixels = float(summary.sizes.prod(axis=1, dtype=np.float64).mean())
+        shrunk = float((summary.sizes.max(axis=1) * (256.0 / short) * np.minimum(short, 256)).mean())
+        yield Finding(
+            KNOW,
+            f"Images whose short side has more than {LARGE} pixels",
+            large,
+            fine,
+            f"Reading takes longer than it needs to: `slip data convert --short-side 256` leaves "
+            f"{percent(min(1.0, shrunk / pixels))} of the pixels.",
+        )
+    for kind, count in summary.kinds().items():
+        yield Finding(KNOW, _KINDS[kind][0], count, fine, _KINDS[kind][1])
+
+
+def _captions(summary: Summary) -> Iterator[Finding]:
+    """Findings of captions that are not empty."""
+    captions = len(summary.captions)
+    if not captions:
+        return
+    foreign = {
+        name: count
+        for name, count in summary.scripts().items()
+        if name not in (SCRIPTS[LATIN], SCRIPTS[NO_LETTERS])
+    }
+    yield Finding(
+        FIX,
+        "Records with a caption that says nothing",
+        len(summary.useless),
+        summary.checked,
+        "File names, numbers, web addresses: noise to the model. Leave them empty, or choose another column.",
+    )
+    yield Finding(
+        FIX if summary.repeated > 0.1 * captions else KNOW,
+        "Captions that say the same as one before",
+        summary.repeated,
+        captions,
+        "In a batch they are each other's wrong answers. A text that comes by the thousand is a label or boilerplate.",
+    )
+    yield Finding(
+        FIX if summary.over_long > 0.1 * captions else KNOW,
+        f"Captions of more than {summary.context} tokens",
+        summary.over_long,
+        captions,
+        "The model does not read beyond that: let the important words come first.",
+    )
+    yield Finding(
+        FIX if sum(foreign.values()) > 0.1 * captions else KNOW,
+        f"Captions not in Latin script ({', '.join(foreign)})",
+        sum(foreign.values()),
+        captions,
+        "CLIP's vocabulary is English: other scripts are spelled byte by byte, and take more tokens and data to learn.",
+    )
+
+
+def as_text(summary: Summary, verdict: Verdict, width: int = 100) -> str:
+    """Return the verdict as plain text: numbers, findings, and the sentence at the end."""
+    lines = [_headline(summary), *_numbers(summary), ""]
+    for finding in verdict.findings:
+        mark = {STOP: "✗", FIX: "!", KNOW: "·"}[finding.level]
+        text = f"{finding.what}: {finding.count:,} ({percent(finding.share)}). {finding.advice}"
+        lines += textwrap.wrap(text, width, initial_indent=f"  {mark} ", subsequent_indent="    ")
+    return "\n".join([*lines, "", *textwrap.wrap(verdict.sentence + ".", width)])
+
+
+def _headline(summary: Summary) -> str:
+    part = "" if summary.checked == summary.total else f" of {summary.total:,}, spread over all,"
+    return f"{summary.name}: {summary.checked:,} records{part} checked"
+
+
+def _numbers(summary: Summary) -> Iterator[str]:
+    """Sizes and formats, caption lengths and scripts, a line each."""
+    if len(summary.sizes):
+        short = summary.sizes.min(axis=1)
+        formats = ", ".join(f"{name} {count:,}" for name, count in summary.formats().most_common())
+        size = megabytes(int(summary.records["bytes"].sum(dtype=np.uint64)))
+        yield (
+            f"  images    {formats}; short side {short.min():,} to {short.max():,} pixels, middle "
+            f"{np.median(short):,.0f}; {size}"
+        )
+    if len(summary.captions):
+        tokens = summary.captions["tokens"]
+        scripts = ", ".join(
+            f"{name} {percent(count / len(tokens))}" for name, count in summary.scripts().most_common(5)
+        )
+        yield (
+            f"  captions  {len(tokens):,}; {tokens.min()} to {tokens.max()} tokens, middle "
+            f"{np.median(tokens):,.0f}; {scripts}"
+        )

@@ -1,0 +1,84 @@
+"""What an image file says of itself before it is decoded."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from enum import IntFlag
+
+from PIL import Image
+
+from slip.data.decode import _formats, _strict
+from slip.errors import DataError
+
+_ORIENTATION = 0x0112
+_GREY = ("1", "L", "LA", "La", "I", "F")
+
+
+class Kind(IntFlag):
+    """What is special about a picture; `decode` makes plain RGB of all of them."""
+
+    GREY = 1
+    DEEP = 2
+    """More than 8 bits a channel."""
+    CMYK = 4
+    PALETTE = 8
+    ALPHA = 16
+    ANIMATED = 32
+    TURNED = 64
+    """Its EXIF data says to turn or mirror it."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Format (Pillow's name), size upright in pixels, and kinds."""
+
+    format: str
+    width: int
+    height: int
+    kinds: Kind
+
+
+def header(image: bytes) -> Header:
+    """Read the header of an image file. Raises DataError when there is none that is known."""
+    try:
+        with _strict():
+            opened = Image.open(io.BytesIO(image), formats=_formats())
+            return _read(opened)
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        raise DataError(
+            "The file is not an image of a known format, or its header is damaged",
+            cause=f"It starts with {image[:12]!r}" if image else f"It is empty: {error}",
+        ) from None
+
+
+def _read(image: Image.Image) -> Header:
+    # Phones append a second picture (a preview, a depth map) to a JPEG: Pillow calls that MPO, and animated.
+    format = "JPEG" if image.format == "MPO" else image.format or ""
+    orientation, kinds = _orientation(image, format), Kind(0)
+    tiles = str(getattr(image, "tile", ""))
+    for kind, holds in (
+        (Kind.GREY, image.mode in _GREY or image.mode.startswith("I;")),
+        (Kind.DEEP, image.mode[0] in "IF" or ";16" in tiles),
+        (Kind.CMYK, image.mode in ("CMYK", "YCCK")),
+        (Kind.PALETTE, image.mode in ("P", "PA")),
+        (Kind.ALPHA, image.has_transparency_data),
+        (Kind.ANIMATED, format != "JPEG" and getattr(image, "is_animated", False)),
+        (Kind.TURNED, orientation != 1),
+    ):
+        kinds |= kind if holds else 0
+    width, height = image.size
+    return Header(format, *((height, width) if orientation in (5, 6, 7, 8) else (width, height)), kinds)
+
+
+def _orientation(image: Image.Image, format: str) -> int:
+    """Return the EXIF orientation, 1 where there is none that counts."""
+    if (
+        format == "PNG" and "exif" not in image.info
+    ):  # it might follow the pixels, all of which Pillow would decode
+        return 1
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata; the pixels are fine
+        return 1
+    return orientation if orientation in range(1, 9) else 1

@@ -1,0 +1,126 @@
+"""`slip data` end to end, on a table of small pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from check_fakes import ODD, PLAIN
+from slip.cli import main
+from slip.data.sources import open_source
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """Write the plain pictures and, as the last two, damaged ones."""
+    rows = []
+    for k, (image, captions) in enumerate([*PLAIN, ODD[3], ODD[4]]):
+        assert isinstance(image, bytes)
+        (tmp_path / f"{k:02d}.jpg").write_bytes(image)
+        rows.append((f"{k:02d}.jpg", captions[0]))
+    with open(tmp_path / "pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "title"), *rows])
+    return str(tmp_path / "pairs.csv")
+
+
+def test_convert(table: str, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "shards"
+    command = [
+        "data",
+        "convert",
+        table,
+        str(folder),
+        "--shard-size",
+        "20",
+        "--processes",
+        "1",
+        "--short-side",
+        "30",
+    ]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "30 of 32 records in 2 shards" in out
+    assert "2 left out" in out
+    assert "1 × The image cannot be decoded" in out
+    source = open_source(str(folder))
+    assert len(source) == 30
+    assert source[29].captions == PLAIN[29][1]
+    assert len((folder / "skipped.jsonl").read_text().splitlines()) == 2
+    assert main(command) == 0
+    assert capsys.readouterr().out == out
+    assert main([*command, "--quality", "50"]) == 1
+    assert "quality was 92 and is 50" in capsys.readouterr().err
+    assert (
+        main(["data", "convert", table, str(tmp_path / "b"), "--shard-mb", "0.02", "--processes", "1"]) == 0
+    )
+    assert len(list((tmp_path / "b").glob("*.tar"))) > 4
+
+
+def test_convert_with_nothing_to_convert(tmp_path: Path, capsys) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    assert main(["data", "convert", str(tmp_path), str(tmp_path / "out"), "--processes", "1"]) == 1
+    assert "Not one record could be written" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "skipped.jsonl").read_text())["key"] == "a.jpg"
+
+
+def test_show(table: str, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "sheet.png"
+    assert main(["data", "show", table, "--count", "3", "--out", str(out)]) == 0
+    assert Image.open(out).size[0] > 1000
+    assert "wrote" in capsys.readouterr().out
+    assert main(["data", "show", table, "--recipe", "small-dat"]) == 1
+    assert "Did you mean 'small-data'" in capsys.readouterr().err
+
+
+def test_check(table: str, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "check.html"
+    assert (
+        main(["data", "check", table, "--processes", "1", "--out", str(out)]) == 1
+    )  # 2 of 32 are more than 5 %
+    said = capsys.readouterr()
+    assert "Damaged images: 2 (6.2 %)." in said.out
+    assert "slip: It cannot be trained on as it is: only 30 of 32" in said.err
+    assert out.read_text().startswith("<!doctype html>")
+    assert main(["data", "check", table, "--processes", "1", "--limit", "8", "--out", str(out)]) == 0
+    assert "It can be trained on: 8 of 8" in capsys.readouterr().out
+    folder = [str(tmp_path), "--processes", "1", "--limit", "8", "--out", str(out)]
+    assert main(["data", "check", *folder]) == 1
+    assert main(["data", "check", *folder, "--captions-optional"]) == 0
+
+
+def test_what_is_listed_can_be_left_out(table: str, tmp_path: Path, capsys) -> None:
+    listed, folder = tmp_path / "odd.jsonl", tmp_path / "shards"
+    options = ["--processes", "1"]
+    assert (
+        main(["data", "check", table, *options, "--list", str(listed), "--out", str(tmp_path / "c.html")])
+        == 1
+    )
+    assert "odd.jsonl: 2 records" in capsys.readouterr().out
+    assert main(["data", "convert", table, str(folder), *options, "--without", str(listed)]) == 0
+    assert "30 of 30 records in 1 shard\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["chekc"], "Did you mean 'check'"),
+        (["check", "nowhere.csv"], "no such file"),
+        (["check", "scenes", "--processes", "0"], "at least 1"),
+        (["convert", "scenes:test:4", "out", "--shard-size", "0"], "at least 1"),
+    ],
+)
+def test_wrong_calls_teach(argv, message, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *argv]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_help(capsys) -> None:
+    assert main(["data"]) == main(["data", "--help"]) == 0
+    assert "\n  convert " in capsys.readouterr().out

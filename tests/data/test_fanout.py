@@ -1,0 +1,244 @@
+"""Processes and ranks: every span once, in order, and an end that is clear whatever ends it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from slip.data.fanout import Progress, default_processes, fan_out, spans
+from slip.data.ranks import Ranks
+from slip.data.record import Record
+from slip.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Records whose keys are their numbers."""
+
+    count: int = 40
+    block: int = 1
+    name: str = "numbers"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(b"", (), str(index), self.name)
+
+
+def keys(source: Numbers, span: range, tick) -> list[str]:
+    for _ in span:
+        tick(1)
+    return [source[index].key for index in span]
+
+
+def slow_at_first(source: Numbers, span: range, tick) -> int:
+    time.sleep(0.2 if span.start == 0 else 0)
+    return span.start
+
+
+def trouble(how: str, source: Numbers, span: range, tick) -> int:
+    if 12 in span:
+        match how:
+            case "ours":
+                raise DataError("The source is gone", got="here")
+            case "bug":
+                raise ZeroDivisionError("a bug")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(3)
+    return span.start
+
+
+def cut(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_record_once_in_order(processes: int) -> None:
+    results = list(fan_out(keys, Numbers(), cut(40, 7), processes=processes, shown=False))
+    assert [len(result) for result in results] == [7, 7, 7, 7, 7, 5]
+    assert list(itertools.chain(*results)) == [str(index) for index in range(40)]
+
+
+def test_order_does_not_hang_on_speed() -> None:
+    results = fan_out(slow_at_first, Numbers(), cut(40, 4), processes=2, shown=False)
+    assert list(results) == list(range(0, 40, 4))
+
+
+def test_nothing_to_do() -> None:
+    assert list(fan_out(keys, Numbers(), [], shown=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ("ours", DataError, ["The source is gone"]),
+        ("bug", ZeroDivisionError, ["a bug"]),
+        ("kill", DataError, ["records 12 to 15", "memory ran out", "--processes"]),
+        ("crash", DataError, ["records 12 to 15", "SIGSEGV"]),
+        ("exit", DataError, ["exit code 3", "__main__"]),
+    ],
+)
+def test_trouble_in_a_process(how: str, error: type[Exception], words: list[str]) -> None:
+    work = functools.partial(trouble, how)
+    with pytest.raises(error) as caught:
+        list(fan_out(work, Numbers(), cut(40, 4), processes=2, shown=False))
+    assert all(word in str(caught.value) for word in words)
+    if how == "bug":
+        assert "in trouble" in caught.value.__notes__[0]  # where it happened
+
+
+def test_an_iteration_left_early_leaves_no_process() -> None:
+    import multiprocessing
+
+    results = fan_out(keys, Numbers(), cut(40, 4), processes=2, shown=False)
+    assert next(iter(results)) == ["0", "1", "2", "3"]
+    results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_control_c_ends_everything_at_once() -> None:
+    script = textwrap.dedent("""
+        import sys, time
+        sys.path.insert(0, sys.argv[1])
+        import test_fanout
+        from slip.data.fanout import fan_out
+
+        def main():
+            try:
+                for start in fan_out(test_fanout.for_ever, test_fanout.Numbers(), test_fanout.cut(40, 4), processes=2):
+                    print("result", flush=True)
+            except KeyboardInterrupt:
+                sys.exit(130)
+
+        if __name__ == "__main__":
+            main()
+    """)
+    command = [sys.executable, "-c", script, os.path.dirname(__file__)]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "result\n"
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=20)
+    assert (started.returncode, errors) == (130, "")
+    for _ in range(100):  # the fork server ends a moment later
+        try:
+            os.killpg(started.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process is left")
+
+
+def for_ever(source: Numbers, span: range, tick) -> int:
+    time.sleep(600 if span.start else 0)
+    return span.start
+
+
+@pytest.mark.parametrize("processes", [0, -2])
+def test_bad_processes(processes: int) -> None:
+    with pytest.raises(ConfigError):
+        list(fan_out(keys, Numbers(), cut(40, 4), processes=processes))
+
+
+def test_spans_are_whole_blocks() -> None:
+    for count, block in ((1000, 1), (1000, 64), (1000, 100), (256, 300), (3, 64)):
+        source = Numbers(count, block)
+        cut_up = spans(source)
+        assert [index for span in cut_up for index in span] == list(range(count))
+        assert all(span.start % block == 0 for span in cut_up)
+        assert all(len(span) >= 256 for span in cut_up[:-1])
+    assert spans(Numbers(1000), 10) == [range(10)]
+
+
+def test_processes_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert default_processes() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert default_processes() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "30")
+    assert default_processes() == 1
+
+
+def test_a_line_now_and_then_without_a_terminal(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = Progress("checking", 4000)
+    bar.advance(1000)
+    monkeypatch.setattr("slip.data.fanout.PLAIN_LINE_SECONDS", -1.0)
+    bar.advance(1000)
+    hidden = Progress("checking", 4000, shown=False)
+    hidden.advance(10)
+    hidden.close()
+    bar.close()
+    assert capsys.readouterr().err.startswith("checking: 2,000 of 4,000, ")
+
+
+def test_ranks_share_everything_once() -> None:
+    for world in (1, 2, 3, 7):
+        for count in (0, 1, 5, 20):
+            parts = [Ranks(rank, world).share(range(count)) for rank in range(world)]
+            assert [part for share in parts for part in share] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_ranks_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert Ranks.from_environment() == Ranks(0, 1)
+    assert Ranks().gather(b"mine") == [b"mine"]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert Ranks.from_environment() == Ranks(1, 2)
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ConfigError, match="RANK=2"):
+        Ranks.from_environment()
+
+
+def test_results_of_all_ranks_come_to_the_first() -> None:
+    script = textwrap.dedent("""
+        import json, sys
+        sys.path.insert(0, sys.argv[1])
+        import slip.data.ranks as module
+        from test_fanout import Numbers, cut, keys, fan_out
+
+        module._PART = 100  # several messages for each
+        ranks = module.Ranks.from_environment()
+        spans = ranks.share(cut(40, 7))
+        mine = sum(fan_out(keys, Numbers(), spans, processes=1, shown=False), [])
+        gathered = ranks.gather(json.dumps(mine).encode())
+        empty = ranks.gather(b"")
+        print(json.dumps([ranks.rank, [json.loads(part) for part in gathered], len(empty)]))
+    """)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, os.path.dirname(__file__)],
+            env=os.environ | place | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    first, second = (json.loads(process.communicate(timeout=100)[0]) for process in started)
+    assert [len(part) for part in first[1]] == [21, 19]
+    assert list(itertools.chain(*first[1])) == [str(index) for index in range(40)]
+    assert first[2] == 2
+    assert second == [1, [], 0]

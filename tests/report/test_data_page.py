@@ -1,0 +1,128 @@
+"""The page about a source: self-contained, complete, and safe with whatever captions and keys hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from check_fakes import Odds, index_of
+from slip.data.check import check, judge
+from slip.data.record import Record
+from slip.errors import DataError
+from slip.report.data_page import page, write_data_page
+
+
+def written(source, **options) -> str:
+    summary = check(source, processes=1, **options)
+    assert summary is not None
+    return page(summary, judge(summary), source)
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return written(Odds())
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed before what is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        if tag not in ("meta", "link", "img", "br"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.stack.pop() == tag
+
+
+def test_well_formed(html: str) -> None:
+    parser = Balance()
+    parser.feed(html)
+    assert parser.stack == []
+
+
+def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
+    assert "Content-Security-Policy" in html
+    assert "<script" not in html
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert len(sources) > 20
+    assert all(source.startswith("data:") for source in sources)
+
+
+def test_everything_is_on_it(html: str) -> None:
+    titles = re.findall(r"<h[123]>(.*?)</h[123]>", re.sub(r"</?bdi.*?>", "", html))
+    assert titles == [
+        *("odds", "What was found", "Pictures", "Captions", "The texts that come most often"),
+        *("Captions that say nothing", "More than once", "The same bytes: the largest groups"),
+        *("Nearly the same: the largest groups", "Smallest and largest", "Smallest", "Largest", "Blank"),
+        "Damaged or not to be read",
+    ]
+    for finding in judge(check(Odds(), processes=1)).findings:  # type: ignore[arg-type]
+        assert finding.what in html
+    for key in (3, 30, 31, 4, 32, 33, 34, index_of("small"), index_of("large"), index_of("IMG_2034.JPG")):
+        assert f">key/{key}<" in html
+    assert "The file is gone." in html
+    assert "20 × 10" in html
+    assert len(re.findall("<figure", html)) == 4
+
+
+def test_the_same_twice(html: str) -> None:
+    assert written(Odds()) == html
+
+
+class Hostile(Odds):
+    """Markup, half characters and direction marks wherever people can put them."""
+
+    def __getitem__(self, index: int) -> Record:
+        nasty = "<script>alert(1)</script>\u202e\ud800\0"
+        record = super().__getitem__(index)
+        return dataclasses.replace(record, captions=(nasty, "IMG_1"), key=nasty + str(index))
+
+
+def test_nothing_of_it_is_markup(tmp_path) -> None:
+    source = Hostile(name="<script>")
+    summary = check(source, processes=1)
+    assert summary is not None
+    text = write_data_page(tmp_path / "page.html", summary, judge(summary), source).read_text("utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_small_and_broken_sources() -> None:
+    class Broken(Odds):
+        def __getitem__(self, index: int) -> Record:
+            raise DataError("The disk is gone")
+
+    assert "The disk is gone" in written(Broken(3))
+    assert "60 pixels" in written(Odds(1))
+
+
+def test_nothing_to_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slip.data.check.verdict.SMALL", 32)
+    assert "Nothing to put right" in written(Odds(3))
+
+
+def test_a_source_that_has_gone_since(html: str) -> None:
+    summary = check(Odds(), processes=1)
+
+    class Gone(Odds):
+        def __getitem__(self, index: int) -> Record:
+            raise DataError("The disk is gone")
+
+    assert summary is not None
+    text = page(summary, judge(summary), Gone())
+    assert "Damaged or not to be read" in text
+    assert "<img" not in text
+
+
+def test_a_place_that_cannot_be_written(tmp_path) -> None:
+    summary = check(Odds(2), processes=1)
+    assert summary is not None
+    with pytest.raises(DataError, match="cannot be written"):
+        write_data_page(tmp_path / "no" / "page.html", summary, judge(summary), Odds(2))
