@@ -18,8 +18,8 @@ from pathlib import Path
 
 from slip import recipes
 from slip.config import Config
+from slip.data.convert import write_shards
 from slip.data.scenes import Scenes
-from slip.data.shards import write_shards
 from slip.data.sources import open_source
 from slip.evaluation import suite
 from slip.quickstart import SIZE, method_config

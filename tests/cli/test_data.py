@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from check_fakes import ODD, PLAIN
 from slip.cli import main
 from slip.data.sources import open_source
+from slip.data.sources.yfcc import read_metadata
 
 
 @pytest.fixture
@@ -124,3 +126,32 @@ def test_wrong_calls_teach(argv, message, tmp_path, monkeypatch: pytest.MonkeyPa
 def test_help(capsys) -> None:
     assert main(["data"]) == main(["data", "--help"]) == 0
     assert "\n  convert " in capsys.readouterr().out
+
+
+def test_metadata(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "yfcc.parquet"
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps([(3, "a%20title", ""), (9, "", "b")]))
+    assert main(["data", "metadata", str(tmp_path / "meta.pkl"), str(out)]) == 0
+    assert "2 images" in capsys.readouterr().out
+    rows = [
+        ["5"] + ["x"] * 7 + ["a+red%20cat", "<b>sits</b>"],
+        ["6"] + ["x"] * 7 + ["", ""],
+        ["7"] + ["x"] * 9,
+    ]
+    (tmp_path / "table.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    (tmp_path / "only.tsv").write_text("5\n6\n")
+    command = [
+        "data",
+        "metadata",
+        str(tmp_path / "table.tsv"),
+        str(out),
+        "--only",
+        str(tmp_path / "only.tsv"),
+    ]
+    assert main(command) == 0
+    assert "1 images; 1 without a text" in capsys.readouterr().out
+    assert list(read_metadata(out)) == [(5, "a red cat", "sits")]
+    assert main(["data", "metadata", str(tmp_path / "none.pkl"), str(out)]) == 1
+    assert main(["data", "metadata", str(tmp_path / "meta.pkl"), str(tmp_path / "out.pkl")]) == 1
+    assert "OUT.parquet" in capsys.readouterr().err
+    assert list(read_metadata(out)) == [(5, "a red cat", "sits")]

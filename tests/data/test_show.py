@@ -13,6 +13,7 @@ from PIL import Image
 
 from slip.augment import augment
 from slip.config import VIEWS, ViewConfig, ViewsConfig
+from slip.data.builder import Lane
 from slip.data.loader import Loader
 from slip.data.record import Record
 from slip.data.show import contact_sheet, look, printable, wrap, write_sheet
@@ -43,11 +44,16 @@ class Pictures:
         )
 
 
+def lane(source: Pictures, seed: int) -> Lane:
+    configs = {name: CONFIG.image if name == "image" else CONFIG.ssl for name in VIEWS}
+    return Lane(source, configs, CONFIG.size, seed, captioned=False)
+
+
 def test_views_are_those_of_the_first_epoch() -> None:
     loader = Loader(Pictures(2), views=CONFIG, names=VIEWS, tokenizer=None, batch=2, seed=5, workers=0)
     batch = next(iter(loader))
     for row, key in enumerate(batch.keys):
-        shown = look(Pictures(2), int(key.removeprefix("key/")), CONFIG, augment, 5)
+        shown = look(lane(Pictures(2), 5), row, augment)
         assert shown.key == key
         for name in VIEWS:
             pixels = augment(batch.views[name], batch.parameters[name], (0, 0, 0), (1, 1, 1))[row]
@@ -55,7 +61,12 @@ def test_views_are_those_of_the_first_epoch() -> None:
 
 
 def test_damaged_records_say_why() -> None:
-    damaged, gone = (look(Pictures(), index, CONFIG, augment, 0) for index in (2, 3))
+    by_index = {
+        index: look(lane(Pictures(), 0), position, augment)
+        for position in range(4)
+        for index in [lane(Pictures(), 0).order.locate(position)[1]]
+    }
+    damaged, gone = by_index[2], by_index[3]
     assert (damaged.key, damaged.captions[0], damaged.picture, damaged.views) == (
         "key/2",
         "picture 2",

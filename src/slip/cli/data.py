@@ -1,4 +1,4 @@
-"""slip data check|convert|show SOURCE"""
+"""slip data check|convert|show SOURCE, slip data metadata TABLE OUT.parquet"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "read everything; say what is damaged, odd or twice, and whether it can be trained on",
     "convert": "write it as WebDataset tar shards, shrunk if you like",
     "show": "draw a contact sheet: pictures, captions, and the views that the model will see",
+    "metadata": "make the Parquet metadata of YFCC15M from a pickle or from YFCC100M's own table",
 }
 
 
@@ -28,7 +29,7 @@ class SourceOptions:
     """Which pictures and captions."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """Anything that `slip train` reads: tar shards, a table, COCO captions, a folder, `scenes`."""
+    """Anything that `slip train` reads: tar shards, a table, annotations, a folder, `scenes`, mixtures."""
     _: KW_ONLY
     image_root: str = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed."""
@@ -45,6 +46,7 @@ class SourceOptions:
             image_root=self.image_root,
             image_column=self.image_column,
             caption_column=self.caption_column,
+            captions_required=False,
         )
 
 
@@ -105,8 +107,21 @@ class ShowOptions(SourceOptions):
     """The picture to write."""
 
 
+@dataclass(frozen=True)
+class MetadataOptions:
+    """What to read, and where to write."""
+
+    table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
+    """A pickle of (index, title, description), which is converted as it is, or the table `yfcc100m_dataset` (tabs
+    between the columns; plain, .gz or .bz2), whose texts are cleaned."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.parquet")]
+    """The file to write."""
+    only: tuple[Path, ...] = ()
+    """Files that list image indices, as tables or .npy arrays: only images in all of them are taken."""
+
+
 def main(argv: list[str]) -> None:
-    """Run one of the three."""
+    """Run one of the four."""
     match argv:
         case [] | ["-h" | "--help", *_]:
             print(usage())
@@ -116,6 +131,8 @@ def main(argv: list[str]) -> None:
             convert(rest)
         case ["show", *rest]:
             show(rest)
+        case ["metadata", *rest]:
+            metadata(rest)
         case [word, *_]:
             raise ConfigError(f"`slip data` does not know {word!r}", fix=did_you_mean(word, COMMANDS))
 
@@ -124,7 +141,7 @@ def usage() -> str:
     """Return the text of `slip data --help`."""
     commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return (
-        "usage: slip data COMMAND SOURCE [OPTION ...]\n\n"
+        "usage: slip data COMMAND ...\n\n"
         "Look at your pictures and captions before training on them.\n\n"
         f"{commands}\n\n"
         "`slip data COMMAND --help` describes a command's options."
@@ -249,3 +266,28 @@ model sees of it in the first epoch, cropped and augmented as the recipe says.""
     )
     write_sheet(options.out, sheet)
     print(f"wrote {options.out}, {sheet.width} × {sheet.height} pixels")
+
+
+def metadata(argv: list[str]) -> None:
+    """Write YFCC metadata as Parquet."""
+    options = parse(
+        MetadataOptions,
+        argv,
+        prog="slip data metadata",
+        description="""Make the metadata of YFCC15M, image index, title and description, as a Parquet file, which opens
+faster than the pickle that SLIP's authors use, and holds nothing that could run. Then train on it:
+--data.train OUT.parquet --data.image-root FOLDER, where FOLDER holds images/NN/NNN.zip.""",
+    )
+
+    from slip.data.cleaning import make_metadata, raw_rows
+    from slip.data.sources.yfcc import convert_metadata
+
+    if options.out.suffix.lower() != ".parquet":
+        raise ConfigError("Metadata is written as Parquet", got=str(options.out), fix="Name it OUT.parquet")
+    if options.table.suffix.lower() in (".pkl", ".pickle"):
+        if options.only:
+            raise ConfigError("--only chooses among the rows of YFCC100M's table, not of a pickle")
+        print(f"wrote {options.out}: {convert_metadata(options.table, options.out):,} images")
+        return
+    written, dropped = make_metadata(raw_rows(options.table, options.only), options.out)
+    print(f"wrote {options.out}: {written:,} images; {dropped:,} without a text left out")

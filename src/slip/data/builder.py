@@ -53,7 +53,7 @@ class Lane:
         replacement: Stream = Stream.REPLACEMENT,
     ) -> None:
         self.source, self.configs, self.captioned = source, dict(configs), captioned
-        self.decoder = decoder
+        self.size, self.decoder = size, decoder
         self.order = Order(parts_of(source), seed, order)
         self.replacement = replacement
         # Large pictures are decoded at a fraction of their size where no crop would need more.

@@ -56,8 +56,8 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
     if not image:
         raise DataError("The image file is empty (zero bytes)")
     try:
-        with _strict():
-            opened = Image.open(io.BytesIO(image), formats=_formats())
+        with strict():
+            opened = Image.open(io.BytesIO(image), formats=known_formats())
             _check_size(*opened.size)
             if min_side > 0:
                 opened.draft(None, (min_side, min_side))
@@ -81,7 +81,7 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
 
 
 @contextmanager
-def _strict() -> Iterator[None]:
+def strict() -> Iterator[None]:
     """Half an image is an error, whatever the program has told Pillow; what it would warn of, we ignore or refuse."""
     allowed = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -94,7 +94,7 @@ def _strict() -> Iterator[None]:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """FORMATS, less those that this Pillow was built without."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -8,7 +8,7 @@ from enum import IntFlag
 
 from PIL import Image
 
-from slip.data.decode import _formats, _strict
+from slip.data.decode import known_formats, strict
 from slip.errors import DataError
 
 _ORIENTATION = 0x0112
@@ -42,8 +42,8 @@ class Header:
 def header(image: bytes) -> Header:
     """Read the header of an image file. Raises DataError when there is none that is known."""
     try:
-        with _strict():
-            opened = Image.open(io.BytesIO(image), formats=_formats())
+        with strict():
+            opened = Image.open(io.BytesIO(image), formats=known_formats())
             return _read(opened)
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise DataError(

@@ -8,12 +8,10 @@ keeps the order.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder
 from slip.data.decode import check_decoder
+from slip.data.fanout import end_with_parent, start_context
 from slip.data.order import check_seed
 from slip.data.record import Batch, Source
 from slip.data.tokenizer import Tokenizer
@@ -115,7 +114,7 @@ class Loader:
                 pin_memory=torch.cuda.is_available(),
                 num_workers=self.workers,
                 prefetch_factor=self.prefetch if self.workers else None,
-                multiprocessing_context=_context() if self.workers else None,
+                multiprocessing_context=start_context([__name__]) if self.workers else None,
                 worker_init_fn=_start_worker,
                 # Without one of its own it draws from the global one, and a resumed run would not go on the same.
                 generator=torch.Generator(),
@@ -184,27 +183,10 @@ def _unchanged(built: Any) -> Any:
     return built
 
 
-def _context() -> Any:
-    """Return how processes are started: from a server that has torch loaded, never by forking this process."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # without it, each process spends 2 s importing torch
-    return context
-
-
 def _start_worker(worker: int) -> None:
     # Ctrl-C reaches the whole process group; the training process decides what it means and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when training's is gone, killed perhaps; torch looks for the fork server's end instead."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _death(code: int) -> DataError:

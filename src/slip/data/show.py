@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from slip.config import VIEWS, ViewsConfig
+from slip.data.builder import Lane
 from slip.data.decode import decode
-from slip.data.order import Stream, generator, locate
 from slip.data.record import Source
-from slip.data.views import check, crop, draw, smallest_crop
+from slip.data.views import check, crop, draw
 from slip.errors import ConfigError, DataError
 from slip.files import write_bytes
 
@@ -67,35 +66,36 @@ def contact_sheet(
         raise DataError("The source has no records", got=source.name)
     check(config.image, "image")
     check(config.ssl, "ssl")
-    indices = [locate(seed, k, len(source))[1] for k in range(min(count, len(source)))]
-    rows = [look(source, index, config, augment, seed) for index in indices]
+    kinds = {name: config.image if name == "image" else config.ssl for name in VIEWS}
+    lane = Lane(source, kinds, config.size, seed, captioned=False)
+    rows = [look(lane, position, augment) for position in range(min(count, lane.order.length))]
     head = [f"{source.name}", f"{len(source):,} records; views of {config.size} px"]
     head[1] += f", recipe {recipe}, seed {seed}" if recipe else f", seed {seed}"
     return _sheet(head, rows)
 
 
-def look(source: Source, index: int, config: ViewsConfig, augment: Augment, seed: int) -> Shown:
-    """Return record `index` with its views of the first epoch, as the loader draws them."""
+def look(lane: Lane, position: int, augment: Augment) -> Shown:
+    """Return the record at a position of a run, with the views that the run makes of it."""
+    epoch, index = lane.order.locate(position)
     key, captions = f"#{index}", ()
     try:
-        record = source[index]
+        record = lane.source[index]
         key, captions = record.key, record.captions
         picture = decode(record.image, SIDE)
-        kinds = {name: config.image if name == "image" else config.ssl for name in VIEWS}
-        # The loader's own size, for the crops are drawn in its pixels.
-        image = decode(record.image, math.ceil(config.size / min(map(smallest_crop, kinds.values()))))
+        image = decode(
+            record.image, lane.min_side
+        )  # the loader's size, for the crops are drawn in its pixels
     except DataError as error:
         return Shown(key, captions, None, {}, str(error))
-    height, width = image.shape[:2]
     views, parameters = [], []
-    for name, kind in kinds.items():
-        box, row = draw(kind, height, width, generator(seed, 0, index, Stream[name.upper()]))
-        views.append(crop(image, box, config.size))
+    for name, kind in lane.configs.items():
+        box, row = draw(kind, *image.shape[:2], lane.stream(epoch, index, name))
+        views.append(crop(image, box, lane.size))
         parameters.append(row)
     stacked, table = torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(parameters))
     seen = augment(stacked, table, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).clamp(0, 1).mul(255).round()
     pixels = seen.to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return Shown(key, captions, picture, dict(zip(kinds, pixels)))
+    return Shown(key, captions, picture, dict(zip(lane.configs, pixels)))
 
 
 def wrap(text: str, width: float, length: Callable[[str], float]) -> list[str]:

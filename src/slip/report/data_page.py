@@ -17,7 +17,7 @@ from slip.files import write_bytes
 from slip.report.album import Album, spread
 from slip.report.histogram import Histogram, steps
 from slip.report.html import Html, div, join, quoted, span, tag
-from slip.report.page import _ICON, _POLICY
+from slip.report.page import ICON, POLICY
 from slip.report.parts import NOTHING, image, section
 
 _LISTED = 100  # records in the list of those that cannot be used
@@ -60,10 +60,10 @@ def page(summary: Summary, verdict: Verdict, source: Source) -> Html:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"Data check: {summary.name}"),
-        tag("link", rel="icon", href=_ICON),
+        tag("link", rel="icon", href=ICON),
         tag("style", Html("\n".join(styles))),
     )
     return join([Html("<!doctype html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])

@@ -17,9 +17,9 @@ from slip.report.runs import Run, labels
 if TYPE_CHECKING:
     from slip.encoder import Encoder
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Makes the promise binding: a browser loads nothing for this page, and runs nothing in it."""
-_ICON = (
+ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
     "%3Ccircle cx='8' cy='8' r='6' fill='%23d4512c'/%3E%3C/svg%3E"
 )
@@ -118,10 +118,10 @@ def page(
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        tag("link", rel="icon", href=_ICON),
+        tag("link", rel="icon", href=ICON),
         tag("style", Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))),
     )
     return join([Html("<!doctype html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
