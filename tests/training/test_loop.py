@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from slip.data.sources.mixture import Mixture
 from slip.errors import ConfigError, TrainingError
 from slip.training import checkpoint, loop
 from slip.training.loop import Interrupted, train
@@ -88,6 +89,36 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, toy_source, tiny
         ]
 
     assert metrics(whole) == metrics(parts)
+
+
+def test_a_mixture_and_pictures_of_their_own_resume_exactly(tmp_path, tiny_config, monkeypatch) -> None:
+    source = Mixture([ToySource(20, broken=frozenset({3})), ToySource(11, name="other")], [1, 2])
+    pictures = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
+    runs = [train(tiny_config, source, tmp_path / "whole", ssl=pictures, console=QUIET)]
+    interrupt_after(monkeypatch, 4)
+    # Of 2 epochs of 20 + 2 · 11 samples, 8 at a time.
+    with pytest.raises(Interrupted, match="after step 4 of 10"):
+        train(tiny_config, source, tmp_path / "parts", ssl=pictures, console=QUIET)
+    runs.append(train(tiny_config, source, tmp_path / "parts", ssl=pictures, resume=True, console=QUIET))
+    assert same(weights(runs[0]), weights(runs[1]))
+    skipped = [
+        [(line["source"], line["key"]) for line in read_lines(run.path / "skipped.jsonl")] for run in runs
+    ]
+    assert skipped[0] == skipped[1]
+    # 80 samples are nearly 2 epochs of the mixture, and more than 6 of the pictures.
+    assert skipped[0].count(("toy", "#3")) in (1, 2)
+    assert skipped[0].count(("pictures", "#5")) in (6, 7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "advice"), [("clip", "Leave --data.ssl out"), ("simclr", "as --data.train")]
+)
+def test_pictures_of_their_own_need_an_objective_for_both(
+    tmp_path, toy_source, tiny_config, loss, advice
+) -> None:
+    config = replace(tiny_config, objective=replace(tiny_config.objective, loss=loss))
+    with pytest.raises(ConfigError, match=advice):
+        train(config, toy_source, tmp_path / "run", ssl=toy_source, console=QUIET)
 
 
 def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_config) -> None:

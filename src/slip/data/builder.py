@@ -85,7 +85,8 @@ class Lane:
         )
 
     def _read(self, epoch: int, index: int) -> _Sample | Skipped:
-        key, source = f"#{index}", self.source.name
+        origin, own = getattr(self.source, "origin", lambda index: (self.source, index))(index)
+        key, source = f"#{own}", origin.name
         try:
             record = self.source[index]
             key, source = record.key, record.source

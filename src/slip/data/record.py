@@ -29,7 +29,7 @@ class Source(Protocol):
     """Captioned images with random access. Picklable, so that loader processes can have their own.
 
     It may have, besides: `block`, how many records lie together and are read best in a row (1: any order is as good);
-    `note`, what was guessed on opening, for people; `parts` (see `slip.data.order`).
+    `note`, what was guessed on opening, for people; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
     """
 
     name: str

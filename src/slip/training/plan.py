@@ -76,6 +76,7 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
         "data": _data(plan.records, source),
+        **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
         "views": f"{', '.join(n for n in plan.needs if n != 'text')} at {config.views.size} px",
         "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
         "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
@@ -83,8 +84,6 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
         "written to": str(run),
     }
-    if ssl is not None:
-        lines["ssl data"] = _data(epoch_length(ssl), ssl)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
     )

@@ -38,6 +38,7 @@ def test_records_follow_each_other() -> None:
     keys = [mixture[i].key for i in range(12)]
     assert keys == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "c0", "c1", "c2", "c3", "c4"]
     assert mixture[-1].key == "c4"
+    assert mixture.origin(5) == (mixture.sources[1], 1)
     with pytest.raises(IndexError):
         mixture[12]
 

@@ -37,9 +37,14 @@ class Mixture:
 
     def __getitem__(self, index: int) -> Record:
         """Return record `index`, counted through all sources. Raises what its source raises."""
+        source, own = self.origin(index)
+        return source[own]
+
+    def origin(self, index: int) -> tuple[Source, int]:
+        """Return the source that record `index` comes from, and its index there."""
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
-        return self.sources[number][index - (self._ends[number - 1] if number else 0)]
+        return self.sources[number], index - (self._ends[number - 1] if number else 0)
 
     @property
     def parts(self) -> tuple[Part, ...]:
