@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from slip.augment import augment
+from slip.augment import augment, augment_early
 from slip.config import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, ViewsConfig
 from slip.data.order import generator
-from slip.data.views import ORDERS, Parameter, draw
+from slip.data.views import ORDERS, UNCHANGED, Parameter, draw
 from slip.errors import DataError
 
 TOLERANCE = 1e-4  # of images in [0, 1]; 8-bit images have steps of 4e-3
@@ -147,3 +147,12 @@ def test_bad_input() -> None:
         augment(torch.zeros(2, 3, 8, 8), parameters(2), *PLAIN)
     with pytest.raises(DataError, match="parameters of shape"):
         augment(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 4), *PLAIN)
+
+
+def test_early_augmentation_is_the_same_in_whole_grey_levels() -> None:
+    views, drawn = pictures(40, 32), parameters(40)
+    early = augment_early(views, drawn)
+    assert early.dtype == torch.uint8
+    unchanged = torch.tensor(UNCHANGED, dtype=torch.float32).repeat(40, 1)
+    difference = augment(early, unchanged, *PLAIN) - augment(views, drawn, *PLAIN)
+    assert difference.abs().max() <= 0.5 / 255 + 1e-6

@@ -67,6 +67,17 @@ def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Seque
     return result
 
 
+def augment_early(views: Tensor, parameters: Tensor) -> Tensor:
+    """Apply each view's parameters in a loader process: (N, 3, S, S) uint8 in and out, without normalisation.
+
+    Colours are rounded to whole grey levels, as pipelines on 8-bit images do at every step. The result's own
+    parameters are `slip.data.views.UNCHANGED`, so that `augment` has only the normalisation left to do.
+    """
+    return (
+        augment(views, parameters, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).mul_(255).round_().clamp_(0, 255).byte()
+    )
+
+
 def _portions(kinds: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Yield numbers of samples of one kind, at most `size` at a time."""
     sorted_ = np.argsort(kinds, kind="stable")

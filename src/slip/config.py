@@ -36,6 +36,9 @@ class DataConfig:
     """Column of a table that holds the caption; empty: guessed from the header."""
     decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
     """What decodes plain JPEGs; auto: simplejpeg where it is installed, else Pillow."""
+    augment: Literal["device", "loader"] = "device"
+    """Where colours, blur and flips are computed: on the training device, in floats; or in the loader processes, in
+    whole grey levels, which leaves more of a busy device to the model."""
     workers: int = -1
     """Loader processes; 0 loads in the main process, -1 chooses from the number of cores."""
     prefetch: int = 4

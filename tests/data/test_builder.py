@@ -12,7 +12,7 @@ from slip.data.order import Order, Stream, generator, parts_of
 from slip.data.record import Record
 from slip.data.sources.mixture import Mixture
 from slip.data.tokenizer import Tokenizer
-from slip.data.views import crop, draw
+from slip.data.views import UNCHANGED, crop, draw
 from slip.errors import DataError
 
 VIEWS = ViewsConfig(size=8)
@@ -106,3 +106,17 @@ def test_a_mixture_of_sources() -> None:
     mixture = Mixture([PAIRS, Squares("more", 5)], [1, 2])
     keys = [key for position in range(0, 42, 6) for key in build(position, mixture)["keys"]]
     assert sorted(keys) == sorted([f"pairs/{i}" for i in range(11)] * 2 + [f"more/{i}" for i in range(5)] * 4)
+
+
+def halved(views: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    assert parameters.shape == (len(views), len(UNCHANGED))
+    return views // 2
+
+
+def test_views_can_be_finished_early() -> None:
+    late = build(0)
+    early = Builder(PAIRS, None, VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0)
+    for name in NAMES:
+        assert torch.equal(early["views"][name], late["views"][name] // 2)
+        assert early["parameters"][name].dtype == torch.float32
+        assert early["parameters"][name].tolist() == [list(UNCHANGED)] * 6

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,11 @@ from slip.data.decode import decode
 from slip.data.order import Order, Stream, Streams, parts_of
 from slip.data.record import Record, Skipped, Source
 from slip.data.tokenizer import Tokenizer
-from slip.data.views import Parameter, crop, draw, smallest_crop
+from slip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
 from slip.errors import DataError
 
+Early = Callable[[Tensor, Tensor], Tensor]
+"""Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
 ATTEMPTS = 20
 """Other records tried in place of one that cannot be used."""
 
@@ -109,7 +112,8 @@ class Builder:
 
     source, ssl: where the records come from; without `ssl` the self-supervised views are made of the source's
     pictures too. names: which of VIEWS to make. tokenizer: None loads no captions. batch: rows of the whole batch,
-    of which this builds the `rank`-th of `world` equal shares.
+    of which this builds the `rank`-th of `world` equal shares. decoder: see `slip.data.decode`. early: applies the
+    parameters to the views right here, which leaves parameters that change nothing.
     """
 
     def __init__(
@@ -125,7 +129,9 @@ class Builder:
         rank: int = 0,
         world: int = 1,
         decoder: str = "auto",
+        early: Early | None = None,
     ) -> None:
+        self.early = early
         self.size, self.tokenizer, self.batch = views.size, tokenizer, batch
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
         configs = {name: views.image if name == "image" else views.ssl for name in VIEWS if name in names}
@@ -155,15 +161,32 @@ class Builder:
                     stream = lane.stream(epoch, sample.index, name)
                     box, parameters[name][row] = draw(config, height, width, stream)
                     views[name][row] = crop(sample.image, box, self.size)
+        stacked, drawn = _tensors(views), _tensors(parameters)
+        if self.early is not None:
+            with _one_thread():
+                stacked = {name: self.early(view, drawn[name]) for name, view in stacked.items()}
+            unchanged = torch.tensor(UNCHANGED, dtype=torch.float32)
+            drawn = {name: unchanged.repeat(len(self.rows), 1) for name in names}
         return {
-            "views": _tensors(views),
-            "parameters": _tensors(parameters),
+            "views": stacked,
+            "parameters": drawn,
             "tokens": self.tokenizer(captions) if self.tokenizer else None,
             "keys": keys,
             "skipped": skipped,
             "position": position + self.batch,
             "read": (position + self.batch) * len(self.lanes),
         }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """With several, sums are added up in another order: what is built must not depend on who builds it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from slip.config import VIEWS, ViewsConfig
-from slip.data.builder import Builder
+from slip.data.builder import Builder, Early
 from slip.data.decode import check_decoder
 from slip.data.fanout import end_with_parent, start_context
 from slip.data.order import check_seed
@@ -40,7 +40,7 @@ class Loader:
     and kinds of the views; names: which of VIEWS to make. tokenizer: None loads no captions; with one, each record's
     caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
     one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
-    where to go on. decoder: see `slip.data.decode`. workers: loader processes; 0 builds batches in this process, -1 one
+    where to go on. decoder, early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one
     fewer than there are cores, at most 8. prefetch: batches that each process keeps ready; workers · prefetch batches
     are held in shared memory.
 
@@ -65,6 +65,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         decoder: str = "auto",
+        early: Early | None = None,
         workers: int = -1,
         prefetch: int = 4,
     ) -> None:
@@ -101,6 +102,7 @@ class Loader:
             rank=rank,
             world=world,
             decoder=decoder,
+            early=early,
         )
 
     def __iter__(self) -> Generator[Batch]:

@@ -49,7 +49,8 @@ ORDERS = tuple(itertools.permutations(JITTERS))
 
 _TRIES = 10
 _LONGEST = 16
-_UNCHANGED = (0, 0, 0, 1, 1, 1, 0, 0, 0)
+UNCHANGED = (0, 0, 0, 1, 1, 1, 0, 0, 0)
+"""The parameters of a view that stays as it is."""
 
 
 def draw(config: ViewConfig, height: int, width: int, rng: np.random.Generator) -> tuple[Box, np.ndarray]:
@@ -157,7 +158,7 @@ def _box(config: ViewConfig, height: int, width: int, uniforms: list[float]) -> 
 
 def _parameters(config: ViewConfig, uniforms: list[float]) -> np.ndarray:
     flip, jitter, order, *strengths, grayscale, blur, sigma = uniforms
-    row = np.array(_UNCHANGED, dtype=np.float32)
+    row = np.array(UNCHANGED, dtype=np.float32)
     row[Parameter.FLIP] = flip < config.flip
     if jitter < config.jitter_probability:
         row[Parameter.JITTER] = 1

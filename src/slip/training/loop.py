@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from slip.augment import augment
+from slip.augment import augment, augment_early
 from slip.config import Config
 from slip.data.loader import Loader
 from slip.data.order import epoch_length
@@ -206,6 +206,7 @@ class _Session:
             seed=config.training.seed,
             position=self.step * config.training.batch,
             decoder=config.data.decoder,
+            early=augment_early if config.data.augment == "loader" else None,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
         )
