@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -99,12 +100,15 @@ def test_a_mixture_and_pictures_of_their_own_resume_exactly(tmp_path, tiny_confi
     # Of 2 epochs of 20 + 2 · 11 samples, 8 at a time.
     with pytest.raises(Interrupted, match="after step 4 of 10"):
         train(tiny_config, source, tmp_path / "parts", ssl=pictures, console=QUIET)
-    runs.append(train(tiny_config, source, tmp_path / "parts", ssl=pictures, resume=True, console=QUIET))
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    runs.append(train(tiny_config, source, tmp_path / "parts", ssl=pictures, resume=True, console=console))
     assert same(weights(runs[0]), weights(runs[1]))
     skipped = [
         [(line["source"], line["key"]) for line in read_lines(run.path / "skipped.jsonl")] for run in runs
     ]
     assert skipped[0] == skipped[1]
+    assert f"160 records read: {160 - len(skipped[0])} used, {len(skipped[0])} skipped" in said.getvalue()
     # 80 samples are nearly 2 epochs of the mixture, and more than 6 of the pictures.
     assert skipped[0].count(("toy", "#3")) in (1, 2)
     assert skipped[0].count(("pictures", "#5")) in (6, 7)

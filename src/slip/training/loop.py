@@ -191,8 +191,18 @@ class _Session:
                         f"Stopped after step {self.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
                     )
+        self.console.print(self._record_count(), highlight=False, soft_wrap=True)
         self._evaluate()
         self._save()
+
+    def _record_count(self) -> str:
+        """Return in words what became of the records that the run went through."""
+        lanes = 1 if self.ssl is None else 2
+        read, skipped = lanes * self.step * self.config.training.batch, self.counts["skipped"]
+        if not skipped:
+            return f"  {read:,} records read, all usable"
+        listed = self.run.path / "skipped.jsonl"
+        return f"  {read:,} records read: {read - skipped:,} used, {skipped:,} skipped, listed in {listed}"
 
     def _loader(self) -> Loader:
         config, text = self.config, self.config.model.text

@@ -20,12 +20,14 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 """Seconds between tries: doubled each time, give or take a half, so that processes do not come back in step."""
 GIVEN_UP_FOR = 300.0
 """Seconds for which a file that failed for good is not asked for again."""
+DOWN_AFTER = 2
+"""Files in a row that failed for good after which their server's other files get a single try each for as long."""
 
 T = TypeVar("T")
 _given_up: dict[str, tuple[float, DataError]] = {}  # URL → until when, and why
 _down: dict[
-    str, float
-] = {}  # server that answered none of a file's tries → until when others get a single one
+    str, list[float]
+] = {}  # server → until when each file in a row is given up that it did not answer for
 _PERMANENT = (
     FileNotFoundError,
     PermissionError,
@@ -88,7 +90,8 @@ def persist(url: str, ask: Callable[[], T]) -> T:
     if known and time.monotonic() < until:
         raise DataError(known.what, got=known.got, cause=known.cause, fix=known.fix)
     host = _host(url)
-    tries = 1 if time.monotonic() < _down.get(host, 0.0) else TRIES
+    failures = [until for until in _down.get(host, []) if time.monotonic() < until]
+    tries = 1 if len(failures) >= DOWN_AFTER else TRIES
     for number in range(1, tries + 1):
         try:
             answer = ask()
@@ -99,7 +102,7 @@ def persist(url: str, ask: Callable[[], T]) -> T:
                 until, failure = time.monotonic() + GIVEN_UP_FOR, _explain(url, error, number)
                 _given_up[url] = until, failure
                 if number == tries:
-                    _down[host] = until
+                    _down[host] = [*failures, until]
                 raise failure from None
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)) * random.SystemRandom().uniform(0.5, 1.5)
             time.sleep(max(wait, min(getattr(error, "after", 0.0), LONGEST_WAIT * 4)))
