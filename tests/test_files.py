@@ -26,3 +26,19 @@ def test_a_failure_keeps_the_old_file(tmp_path, monkeypatch) -> None:
         files.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whole_or_not(tmp_path):
+    path = tmp_path / "a"
+    with files.whole_or_not(path) as file:
+        file.write(b"first")
+        assert not path.exists()
+    with pytest.raises(TypeError), files.whole_or_not(path) as file:
+        file.write(b"second"[: file.write(b"sec")] + None)  # type: ignore[operator]
+    assert path.read_bytes() == b"first"
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+    with files.whole_or_not(path) as one, files.whole_or_not(path) as other:  # as two processes would
+        one.write(b"one")
+        other.write(b"other")
+    assert path.read_bytes() == b"one"
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(files.TEMPORARY)]

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 TEMPORARY = ".writing-"
 """Prefix of names that are not finished; safe to delete."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write to a temporary name beside `path`, sync, rename over it."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears at `path` when it is complete and on disk. Any number of processes may do so at once."""
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by one that holds `data`."""
+    with whole_or_not(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,10 +21,8 @@ from slip.data.storage.files import (
     cache_folder,
     open_file,
     stat,
-    whole_or_not,
 )
 from slip.errors import DataError
-from slip.files import TEMPORARY
 
 DATA = bytes(range(256)) * 40
 
@@ -154,22 +152,6 @@ def test_threads_and_processes_fetch_at_once(server, url):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.starmap(storage._copy, [(url, status)] * 4, chunksize=1)
     assert [path.read_bytes() for path in copies()] == [DATA]
-
-
-def test_whole_or_not(tmp_path):
-    path = tmp_path / "new" / "a"
-    with whole_or_not(path) as file:
-        file.write(b"first")
-        assert not path.exists()
-    with pytest.raises(TypeError), whole_or_not(path) as file:
-        file.write(b"second"[: file.write(b"sec")] + None)  # type: ignore[operator]
-    assert path.read_bytes() == b"first"
-    assert [p.name for p in path.parent.iterdir()] == ["a"]
-    with whole_or_not(path) as one, whole_or_not(path) as other:  # as two processes would
-        one.write(b"one")
-        other.write(b"other")
-    assert path.read_bytes() == b"one"
-    assert not [p for p in path.parent.iterdir() if p.name.startswith(TEMPORARY)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -33,10 +33,10 @@ from slip.data.storage.files import (
     cache_name,
     open_file,
     stat,
-    whole_or_not,
 )
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
+from slip.files import whole_or_not
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -228,6 +228,7 @@ def _keep(path: str, index: ShardIndex) -> None:
     """Write an index file; where nothing can be written, the shard will be walked over again next time."""
     for place in _places(path):
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             with whole_or_not(place) as file:
                 file.write(encode(index))
             return

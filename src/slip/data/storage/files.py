@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import IO, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from slip.data.storage import remote
 from slip.data.storage.remote import Stat
 from slip.data.storage.retry import DiskError, NoRanges, is_url, shown
 from slip.errors import DataError
-from slip.files import TEMPORARY
+from slip.files import whole_or_not
 
 WINDOW = 8 << 20
 """Bytes asked for at once when a remote file is read from its beginning to its end."""
@@ -208,22 +206,6 @@ def cache_name(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-@contextmanager
-def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears at `path` when it is complete and on disk. Any number of processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _copy(url: str, status: Stat, again: bool = False) -> Path:
     """Return the path of a whole copy of the file in the cache folder, fetched if it is not there or wanted `again`."""
     folder, name = cache_folder() / "files", cache_name(url)
@@ -231,6 +213,7 @@ def _copy(url: str, status: Stat, again: bool = False) -> Path:
     try:
         if not again and path.exists() and status.size in (-1, path.stat().st_size):
             return path
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_not(path) as file:
             remote.download(url, file, status.size)
         for earlier in folder.glob(f"{name}-*"):
