@@ -1,7 +1,8 @@
 """Write any source as WebDataset tar shards, each whole or not there at all; run again, it goes on where it stopped.
 
 The shards themselves say what is done: a finished one holds all of its records but those that cannot be read. Beside
-them lie `convert.json`, which says what they are made of, and `skipped.jsonl`, the records left out and why.
+them lie their index, so that they open at once; `convert.json`, which says what they are made of; and `skipped.jsonl`,
+the records left out and why.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from slip.data.encode import Encoding
 from slip.data.fanout import Tick, fan_out
 from slip.data.ranks import Ranks
 from slip.data.record import Record, Skipped, Source
+from slip.data.sources.tar_index import write_index
 from slip.errors import ConfigError, DataError
 from slip.files import TEMPORARY, write_bytes, write_json
 
@@ -231,6 +233,7 @@ def _shard(plan: _Plan, source: Source, span: range, tick: Tick) -> dict[str, An
             file.flush()
             os.fsync(file.fileno())
         os.replace(_temporary(path), path)
+        write_index(str(path))
     except OSError as error:
         raise DataError(
             "The shard cannot be written",
