@@ -127,7 +127,8 @@ def test_nothing_half_written(tmp_path) -> None:
     fine = Record(png(1), ("one",), "a", "listed")
     with pytest.raises(RuntimeError):
         write_shards(Listed([*[fine] * 5, RuntimeError("power cut")]), tmp_path, 2)
-    assert sorted(os.listdir(tmp_path)) == ["000000.tar", "000001.tar", "convert.json"]
+    assert sorted(os.listdir(tmp_path)) == [".openslip-index", "000000.tar", "000001.tar", "convert.json"]
+    assert sorted(os.listdir(tmp_path / ".openslip-index")) == ["000000.tar.index", "000001.tar.index"]
 
 
 def test_goes_on_where_it_stopped(tmp_path) -> None:
