@@ -74,12 +74,15 @@ class ImageFiles:
     def __init__(self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]]) -> None:
         self.name, self.root = name, str(root)
         self._paths, self._captions = Strings(), Strings()
-        self._first = array("q", [0])  # entry i has the captions first[i] to first[i + 1]
+        ends = array("q", [0])
         for path, captions in entries:
             self._paths.append(path)
             for caption in captions:
                 self._captions.append(caption)
-            self._first.append(len(self._captions))
+            ends.append(len(self._captions))
+        self._first = Shared(
+            np.frombuffer(ends, np.int64)
+        )  # entry i has the captions first[i] to first[i + 1]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -87,7 +90,7 @@ class ImageFiles:
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when its file cannot be read, IndexError beyond the end."""
         index = range(len(self))[index]
-        captions = tuple(self._captions[i] for i in range(self._first[index], self._first[index + 1]))
+        captions = tuple(self._captions[i] for i in range(*self._first.array[index : index + 2]))
         return Record(read_image(self.path(index)), captions, self._paths[index], self.name)
 
     def path(self, index: int) -> str:

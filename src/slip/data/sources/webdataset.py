@@ -22,6 +22,7 @@ from slip.data.sources.files import IMAGE_EXTENSIONS, texts
 from slip.data.sources.tar_index import index_shards, split_name
 from slip.data.storage.files import File, Pieces, Recent, open_file
 from slip.data.storage.retry import is_url, shown
+from slip.data.storage.shared import Shared
 from slip.errors import DataError
 
 OPEN_SHARDS = 128
@@ -43,7 +44,7 @@ class TarShards:
     """The samples of tar shards that have an image, shard after shard, in the order in which they lie there.
 
     A sample's captions are those of its `.json` member (`captions`, a list, or `caption`), else that of its `.txt`
-    member, else none. The index takes 24 bytes of memory a sample. `ignored` counts the other members by extension.
+    member, else none. The index takes 24 bytes of memory a sample, shared by the processes of a run. `ignored` counts the other members by extension.
 
     `block` is 1 if all shards are local. If any is behind a URL it is REMOTE_BLOCK: reading a record i of a remote
     shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
@@ -65,7 +66,8 @@ class TarShards:
         for index in indexes:
             self._keys |= {self._first[-1] + sample: key for sample, key in index.keys.items()}
             self._first.append(self._first[-1] + len(index.places))
-        self._places = np.concatenate([index.places for index in indexes])  # sample, column, (block, size)
+        # sample, column, (block, size)
+        self._places = Shared(np.concatenate([index.places for index in indexes]))
         self._files: Recent[File] = Recent(OPEN_SHARDS)
         self._plans: Recent[list[_Part]] = Recent(HELD)
         self._pieces: Recent[Pieces] = Recent(HELD, HELD_BYTES)
@@ -81,7 +83,7 @@ class TarShards:
         shard = bisect_right(self._first, index) - 1
         path = shown(self.paths[shard])
         file = self._file(shard, index)
-        (block, size), json_place, text_place = self._places[index].tolist()
+        (block, size), json_place, text_place = self._places.array[index].tolist()
         data = file.read((block - 1) * BLOCK, BLOCK + size)  # the header, for the key, with the image
         if not _is_header_of(data, size):
             raise DataError(
@@ -106,7 +108,7 @@ class TarShards:
         block = index // self.block
         first = max(block * self.block, self._first[shard])
         last = min((block + 1) * self.block, self._first[shard + 1])
-        plan = self._plans.get(first, lambda: _plan(self._places, first, last))
+        plan = self._plans.get(first, lambda: _plan(self._places.array, first, last))
         first, last, spans = next(part for part in plan if index < part[1])
         return self._pieces.get(first, lambda: Pieces(file, spans), lambda pieces: pieces.size)
 
