@@ -44,7 +44,8 @@ class TarShards:
     """The samples of tar shards that have an image, shard after shard, in the order in which they lie there.
 
     A sample's captions are those of its `.json` member (`captions`, a list, or `caption`), else that of its `.txt`
-    member, else none. The index takes 24 bytes of memory a sample, shared by the processes of a run. `ignored` counts the other members by extension.
+    member, else none. The index takes 24 bytes of memory a sample, shared by the processes of a run. `ignored` counts
+    the other members by extension.
 
     `block` is 1 if all shards are local. If any is behind a URL it is REMOTE_BLOCK: reading a record i of a remote
     shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
