@@ -22,7 +22,7 @@ from slip.data.convert import write_shards
 from slip.data.scenes import Scenes
 from slip.data.sources import open_source
 from slip.evaluation import suite
-from slip.quickstart import SIZE, method_config
+from slip.quickstart import METHODS, SIZE, method_config
 from slip.training.loop import train
 
 GRID = {
@@ -47,6 +47,7 @@ GRID = {
         *("0.003:64:0.2", "0.003:128:0.2"),
     ],
 }
+NAMES = {name.lower(): name for name in METHODS}
 TASKS = ("zeroshot:scenes:val:2000", "linear:scenes:val:2000", "knn:scenes:val:2000")
 
 
@@ -78,7 +79,7 @@ def main() -> None:
     for seed in options.seeds:
         for method in options.methods:
             for setting in options.only or GRID[method]:
-                config = apply(setting, method_config(method, recipes.get("scenes-tiny"), seed))
+                config = apply(setting, method_config(NAMES[method], recipes.get("scenes-tiny"), seed))
                 folder = options.out / f"{method}-{setting.replace(':', '-')}-{seed}"
                 if not (folder / "results.json").is_file():
                     train(config, source, folder, evaluate=evaluate, resume=True)
