@@ -79,7 +79,11 @@ def quickstart(
     if not list(shards.glob("*.tar")):
         console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
         write_shards(
-            Scenes("train", scenes, seed, SIZE), shards, shard_size=scenes, encoding="png", processes=2
+            Scenes("train", scenes, seed, SIZE),
+            shards,
+            shard_size=-(-scenes // 2),
+            encoding="png",
+            processes=2,
         )
     base = replace(base, data=replace(base.data, train=str(shards)))
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
