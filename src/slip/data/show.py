@@ -89,7 +89,8 @@ def look(lane: Lane, position: int, augment: Augment) -> Shown:
         return Shown(key, captions, None, {}, str(error))
     views, parameters = [], []
     for name, kind in lane.configs.items():
-        box, row = draw(kind, *image.shape[:2], lane.stream(epoch, index, name))
+        height, width = image.shape[:2]
+        box, row = draw(kind, height, width, lane.stream(epoch, index, name))
         views.append(crop(image, box, lane.size))
         parameters.append(row)
     stacked, table = torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(parameters))

@@ -35,7 +35,7 @@ class Shared:
             descriptor, self._place = _file()
             weakref.finalize(self, _forget, os.getpid(), descriptor, self._place)
             with open(descriptor, "wb", closefd=False) as file:
-                file.write(memoryview(np.ascontiguousarray(self.array)).cast("B"))
+                np.ascontiguousarray(self.array).tofile(file)
             self.array = _map(self._place, self.array.dtype.str, self.array.shape)
         return _from_place, (self._place, self.array.dtype.str, self.array.shape)
 
