@@ -18,34 +18,18 @@ from pathlib import Path
 
 from slip import recipes
 from slip.config import Config
-from slip.data.convert import write_shards
-from slip.data.scenes import Scenes
 from slip.data.sources import open_source
 from slip.evaluation import suite
-from slip.quickstart import METHODS, SIZE, method_config
+from slip.quickstart import METHODS, method_config, paint
 from slip.training.loop import train
 
+RATES_AND_BATCHES = [
+    *("0.0015:64:0.5", "0.003:64:0.5", "0.006:64:0.5", "0.0015:128:0.5", "0.003:128:0.5", "0.006:128:0.5")
+]
 GRID = {
-    "clip": [
-        "0.0015:64:0.5",
-        "0.003:64:0.5",
-        "0.006:64:0.5",
-        "0.0015:128:0.5",
-        "0.003:128:0.5",
-        "0.006:128:0.5",
-    ],
+    "clip": RATES_AND_BATCHES,
     "simclr": ["0.0015:64:0.5", "0.003:64:0.5", "0.006:64:0.5", "0.003:128:0.5", "0.003:64:0.2"],
-    "slip": [
-        *(
-            "0.0015:64:0.5",
-            "0.003:64:0.5",
-            "0.006:64:0.5",
-            "0.0015:128:0.5",
-            "0.003:128:0.5",
-            "0.006:128:0.5",
-        ),
-        *("0.003:64:0.2", "0.003:128:0.2"),
-    ],
+    "slip": [*RATES_AND_BATCHES, "0.003:64:0.2", "0.003:128:0.2"],
 }
 NAMES = {name.lower(): name for name in METHODS}
 TASKS = ("zeroshot:scenes:val:2000", "linear:scenes:val:2000", "knn:scenes:val:2000")
@@ -71,10 +55,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=None, help="these settings instead of the grid's")
     parser.add_argument("--out", type=Path, default=Path("settings"))
     options = parser.parse_args()
-    shards, log = options.out / "scenes", options.out / "results.jsonl"
-    if not list(shards.glob("*.tar")):
-        write_shards(Scenes("train", 4000, 0, SIZE), shards, shard_size=4000, encoding="png")
-    source = open_source(str(shards))
+    options.out.mkdir(parents=True, exist_ok=True)
+    source, log = open_source(str(paint(options.out / "scenes", 4000, 0))), options.out / "results.jsonl"
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in TASKS])
     for seed in options.seeds:
         for method in options.methods:

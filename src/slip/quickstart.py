@@ -50,6 +50,19 @@ def method_config(method: str, base: Config, seed: int) -> Config:
     )
 
 
+def paint(folder: Path, scenes: int, seed: int) -> Path:
+    """Write the scenes to train on as two shards, by two processes; what is there already is kept. Returns `folder`.
+
+    Raises DataError when the folder cannot be written, or holds other scenes.
+    """
+    from slip.data.convert import write_shards
+    from slip.data.scenes import Scenes
+
+    source = Scenes("train", scenes, seed, SIZE)
+    write_shards(source, folder, -(-scenes // 2), encoding="png", processes=2)
+    return folder
+
+
 def quickstart(
     out: str | Path,
     *,
@@ -65,7 +78,6 @@ def quickstart(
     called again, unfinished ones are continued. base: the configuration that the methods share (default: recipe
     `scenes-tiny`). Raises what `slip.training.loop.train` raises.
     """
-    from slip.data.convert import write_shards
     from slip.data.scenes import TEMPLATES, Scenes
     from slip.data.sources import open_source
     from slip.evaluation import suite
@@ -75,17 +87,8 @@ def quickstart(
 
     console = console or Console(stderr=True)
     out, base = Path(out), base or recipes.get("scenes-tiny")
-    shards = out / "scenes"
-    if not list(shards.glob("*.tar")):
-        console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
-        write_shards(
-            Scenes("train", scenes, seed, SIZE),
-            shards,
-            shard_size=-(-scenes // 2),
-            encoding="png",
-            processes=2,
-        )
-    base = replace(base, data=replace(base.data, train=str(shards)))
+    console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
+    base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
     runs = []
     for method in methods:
