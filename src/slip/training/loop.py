@@ -15,6 +15,7 @@ from torch import Tensor
 
 from slip.augment import augment, augment_early
 from slip.config import Config
+from slip.data.decode import check_decoder
 from slip.data.loader import Loader
 from slip.data.order import epoch_length
 from slip.data.record import Batch, Source
@@ -27,7 +28,7 @@ from slip.objectives import parse
 from slip.training import checkpoint
 from slip.training.optimizer import build_optimizer, load_state_tensors, set_learning_rate, state_tensors
 from slip.training.parallel import prepare
-from slip.training.plan import Plan, describe, make_plan
+from slip.training.plan import Plan, check_ssl, describe, make_plan
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
@@ -71,7 +72,8 @@ def train(
     )
     plan = make_plan(config, epoch_length(source), objective.needs)
     if ssl is not None:
-        _check_ssl(objective.needs)
+        check_ssl(objective.needs)
+    check_decoder(config.data.decoder)
     if run.exists() and not resume:
         raise ConfigError(
             "The run folder already holds a run",
@@ -89,20 +91,6 @@ def train(
         session.restore()
         session.run_to_the_end()
     return run
-
-
-def _check_ssl(needs: Sequence[str]) -> None:
-    """Raise ConfigError when the objective has no use for pictures of their own for the self-supervised views."""
-    if "ssl_1" not in needs:
-        raise ConfigError(
-            "The objective takes no self-supervised views", got=needs, fix="Leave --data.ssl out"
-        )
-    if "image" not in needs:
-        raise ConfigError(
-            "The objective takes nothing but self-supervised views",
-            got=needs,
-            fix="Give the pictures as --data.train, and leave --data.ssl out",
-        )
 
 
 class _Session:

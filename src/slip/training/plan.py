@@ -58,6 +58,20 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...]) -> Plan:
     return Plan(config, records, steps, warmup, device, choose_precision(training.precision, device), needs)
 
 
+def check_ssl(needs: tuple[str, ...]) -> None:
+    """Raise ConfigError when the objective has no use for pictures of their own for the self-supervised views."""
+    if "ssl_1" not in needs:
+        raise ConfigError(
+            "The objective takes no self-supervised views", got=needs, fix="Leave --data.ssl out"
+        )
+    if "image" not in needs:
+        raise ConfigError(
+            "The objective takes nothing but self-supervised views",
+            got=needs,
+            fix="Give the pictures as --data.train, and leave --data.ssl out",
+        )
+
+
 def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None) -> str:
     """Return the plan in words: parameters, samples, global batch, steps, memory, where things go."""
     config, training = plan.config, plan.config.training
