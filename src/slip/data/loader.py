@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -157,7 +158,9 @@ def _next(built_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
     try:
         built = next(built_batches)
     except (RuntimeError, OSError, EOFError):
-        codes = [worker.exitcode for worker in getattr(built_batches, "_workers", ())]
+        workers = getattr(built_batches, "_workers", ())
+        connection.wait([worker.sentinel for worker in workers], timeout=1)  # a pipe may break before its process ends
+        codes = [worker.exitcode for worker in workers]
         dead = [code for code in codes if code is not None]
         if not dead:
             raise  # an error of the source's own
