@@ -159,7 +159,8 @@ def _next(built_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         built = next(built_batches)
     except (RuntimeError, OSError, EOFError):
         workers = getattr(built_batches, "_workers", ())
-        connection.wait([worker.sentinel for worker in workers], timeout=1)  # a pipe may break before its process ends
+        # A pipe may break before its process has ended.
+        connection.wait([worker.sentinel for worker in workers], timeout=1)
         codes = [worker.exitcode for worker in workers]
         dead = [code for code in codes if code is not None]
         if not dead:
