@@ -51,3 +51,18 @@ def test_state_survives_the_round_trip(model, tiny_config) -> None:
     take_steps(twin, second, [2])
     for a, b in zip(model.parameters(), twin.parameters()):
         assert torch.equal(a, b)
+
+
+def test_state_put_back_is_laid_out_as_the_weights_are() -> None:
+    """Fused AdamW walks through weights and moments in the order of memory; files know one order only."""
+    model = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    twin = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    first = build_optimizer(model, OptimizerConfig())
+    take_steps(model, first, [0, 1])
+    twin.load_state_dict({name: value.contiguous() for name, value in model.state_dict().items()})
+    second = build_optimizer(twin, OptimizerConfig())
+    load_state_tensors(second, {name: value.contiguous() for name, value in state_tensors(first).items()})
+    assert second.state[twin.weight]["exp_avg"].stride() == twin.weight.stride() == model.weight.stride()
+    take_steps(model, first, [2])
+    take_steps(twin, second, [2])
+    assert torch.equal(model.weight, twin.weight)

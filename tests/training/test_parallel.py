@@ -60,3 +60,22 @@ def test_bf16_on_a_cpu_multiplies_attention_out(tiny_config) -> None:
     for a, b in zip(*(model.parameters() for model in prepared.values())):
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_convolutions_run_with_channels_last(tiny_config) -> None:
+    """Only the order in memory changes: features, gradients and the state dict stay what they were."""
+    config = replace(tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet", drop_path=0.0))
+    plain = build(config, 32, ("ssl_1", "ssl_2")).double().train()
+    prepared = copy.deepcopy(plain)
+    prepare(prepared, torch.device("cpu"), torch.float32, compiled=False)
+    weights = [p for p in prepared.image_tower.parameters() if p.ndim == 4 and p.shape[2:] != (1, 1)]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    views = {name: torch.randn(4, 3, 32, 32, dtype=torch.float64) for name in ("ssl_1", "ssl_2")}
+    for model in (plain, prepared):
+        model.features(views)["ssl_1"].square().sum().backward()
+    for a, b in zip(plain.parameters(), prepared.parameters()):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad)
+    for name, value in prepared.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name])

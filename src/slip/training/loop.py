@@ -84,6 +84,7 @@ def train(
         run.check_same(config)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs).to(plan.device)
+    prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
     if not run.exists():
         run.create(config)
     console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
@@ -144,7 +145,6 @@ class _Session:
     def run_to_the_end(self) -> None:
         """Train, measure, save, until the last step or a signal."""
         config, plan = self.config, self.plan
-        prepare(self.model, plan.device, plan.dtype, compiled=config.training.compile)
         self.progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(self.progress)
         saved_at = time.monotonic()

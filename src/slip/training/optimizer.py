@@ -46,7 +46,7 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `state_tensors` returned."""
+    """Put back what `state_tensors` returned, laid out in memory as the parameters are: fused AdamW relies on it."""
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("|")
@@ -55,5 +55,11 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         for name, parameter in zip(group["names"], group["params"]):
             if name in by_name:
                 optimizer.state[parameter] = {
-                    entry: tensor.to(parameter.device, copy=True) for entry, tensor in by_name[name].items()
+                    entry: torch.empty_like(
+                        parameter if tensor.shape == parameter.shape else tensor,
+                        dtype=tensor.dtype,
+                        device=parameter.device,
+                        requires_grad=False,
+                    ).copy_(tensor)
+                    for entry, tensor in by_name[name].items()
                 }
