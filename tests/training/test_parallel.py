@@ -64,7 +64,9 @@ def test_bf16_on_a_cpu_multiplies_attention_out(tiny_config) -> None:
 
 def test_convolutions_run_with_channels_last(tiny_config) -> None:
     """Only the order in memory changes: features, gradients and the state dict stay what they were."""
-    config = replace(tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet", drop_path=0.0))
+    config = replace(
+        tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet", drop_path=0.0)
+    )
     plain = build(config, 32, ("ssl_1", "ssl_2")).double().train()
     prepared = copy.deepcopy(plain)
     prepare(prepared, torch.device("cpu"), torch.float32, compiled=False)
