@@ -78,6 +78,7 @@ def quickstart(
     called again, unfinished ones are continued. base: the configuration that the methods share (default: recipe
     `scenes-tiny`). Raises what `slip.training.loop.train` raises.
     """
+    from slip.data.fanout import start_context
     from slip.data.scenes import TEMPLATES, Scenes
     from slip.data.sources import open_source
     from slip.evaluation import suite
@@ -87,6 +88,7 @@ def quickstart(
 
     console = console or Console(stderr=True)
     out, base = Path(out), base or recipes.get("scenes-tiny")
+    start_context(["slip.data.convert", "slip.data.loader"])  # loaded once, for the processes of all that follows
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
     base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
