@@ -88,9 +88,8 @@ def quickstart(
 
     console = console or Console(stderr=True)
     out, base = Path(out), base or recipes.get("scenes-tiny")
-    start_context(
-        ["slip.data.convert", "slip.data.loader"]
-    )  # loaded once, for the processes of all that follows
+    # The server of processes loads once what all the processes that follow need.
+    start_context(["slip.data.convert", "slip.data.loader"])
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
     base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
