@@ -137,6 +137,9 @@ class ObjectiveConfig:
     """Temperature of SimCLR's softmax."""
     block: int = 1024
     """Rows of the similarity matrix held at a time; 0 holds it whole."""
+    gradient: Literal["exact", "reference"] = "exact"
+    """With several processes: exact is the gradient that one process with the whole batch has; reference that of the
+    reference implementation, whose image-text contrast takes the gathered embeddings for constants."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +163,14 @@ class TrainingConfig:
 
     epochs: float = 25.0
     batch: int = 4096
-    """Image-caption pairs in one optimiser step."""
+    """Image-caption pairs in one optimiser step, of all processes together."""
     micro_batch: int = 0
     """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: each has the whole model (ddp), or the towers' weights, gradients and moments are spread
+    over them (fsdp)."""
+    offload: bool = False
+    """fsdp: keep the towers' weights and moments in the CPU's memory."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"

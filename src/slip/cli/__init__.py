@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import time
 
 from slip.errors import ConfigError, SlipError, did_you_mean
 
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"There is no command {argv[0]!r}", fix=did_you_mean(argv[0], COMMANDS))
         importlib.import_module(f"slip.cli.{argv[0]}").main(argv[1:])
     except SlipError as error:
+        _let_the_first_speak()
         print(f"slip: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -43,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     return 0
+
+
+def _let_the_first_speak() -> None:
+    """Give the first of torchrun's processes, which has mostly met the same error, the time to end all the others."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(3)
 
 
 def usage() -> str:

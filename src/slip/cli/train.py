@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,6 +13,10 @@ from slip import recipes, toml
 from slip.cli.arguments import parse, take_option, take_positional
 from slip.config import Config
 from slip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from slip.data.record import Source
+    from slip.evaluation import Evaluator
 
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume` continues the run in `--out`, or starts it."""
@@ -78,13 +82,38 @@ def run(config: Config, out: str, resume: bool) -> None:
     """Train and evaluate as `config` says."""
     from rich.console import Console
 
+    from slip.evaluation import suite
+    from slip.training.loop import train
+    from slip.training.precision import choose_device
+    from slip.training.processes import joined
+
+    with joined(choose_device(config.training.device)) as processes:
+        console = Console(stderr=True, quiet=not processes.first)
+        with processes.first_goes_ahead():
+            source, ssl, tasks = _open(config)
+        folder = train(
+            config,
+            source,
+            out,
+            ssl=ssl,
+            evaluate=partial(suite.run, tasks=tasks) if tasks else None,
+            resume=resume,
+            console=console,
+        )
+        results = suite.read(folder.path / "results.json") if processes.first else []
+        if results:
+            print(suite.table(results))
+        console.print(f"  done: {folder.path}", highlight=False)
+
+
+def _open(config: Config) -> tuple[Source, Source | None, list[Evaluator]]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure."""
     from slip import objectives
     from slip.data.sources import open_source
     from slip.evaluation import suite
-    from slip.training.loop import train
+    from slip.evaluation.retrieval import Retrieval
 
     data = config.data
-    needs = objectives.parse(config.objective.loss).needs
     source = partial(
         open_source,
         image_root=data.image_root,
@@ -93,18 +122,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     )
     tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
     if data.val:
-        from slip.evaluation.retrieval import Retrieval
-
         tasks.insert(0, Retrieval(source(data.val), task="retrieval:val"))
-    folder = train(
-        config,
-        source(data.train, captions_required="text" in needs),
-        out,
-        ssl=source(data.ssl, captions_required=False) if data.ssl else None,
-        evaluate=partial(suite.run, tasks=tasks) if tasks else None,
-        resume=resume,
-    )
-    results = suite.read(folder.path / "results.json")
-    if results:
-        print(suite.table(results))
-    Console(stderr=True).print(f"  done: {folder.path}", highlight=False)
+    captioned = "text" in objectives.parse(config.objective.loss).needs
+    ssl = source(data.ssl, captions_required=False) if data.ssl else None
+    return source(data.train, captions_required=captioned), ssl, tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from slip.collectives import world
 from slip.config import SslHeadConfig
 from slip.errors import TrainingError
 
@@ -13,7 +14,7 @@ class SslHead(nn.Module):
     """Linear–BatchNorm–ReLU twice, then Linear (Chen et al. 2020; the widths are those of SLIP, section 4).
 
     Always computed in the precision of its weights, autocast or not: its batch statistics do not survive 8
-    bits of mantissa. Several processes convert it with `nn.SyncBatchNorm.convert_sync_batchnorm`.
+    bits of mantissa. With several processes the norms become `GlobalBatchNorm`s.
     """
 
     def __init__(self, width: int, config: SslHeadConfig) -> None:
@@ -26,7 +27,7 @@ class SslHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map the features (N, width) of one view to embeddings (N, dim)."""
-        if self.training and len(features) < 2:
+        if self.training and len(features) * world() < 2:
             raise TrainingError(
                 "The self-supervised head normalises over the batch, so it cannot train on a single image",
                 got=f"batch of {len(features)}",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slip.config import EMBEDDINGS, ModelConfig
 from slip.errors import ConfigError, did_you_mean
+from slip.models.depth import Rows, laid_out
 from slip.models.heads import SslHead, projection
 from slip.models.text import TextTower
 from slip.models.vision import build_image_tower
@@ -44,15 +45,26 @@ class Model(nn.Module):
         has_ssl = any(name.startswith("ssl") for name in self.embeddings)
         self.ssl_head = SslHead(width, config.ssl) if has_ssl else None
 
-    def forward(self, views: Mapping[str, Tensor], tokens: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        views: Mapping[str, Tensor],
+        tokens: Tensor | None = None,
+        rows: Mapping[str, Rows] | None = None,
+    ) -> dict[str, Tensor]:
         """Map views (name → (N, 3, S, S) float, normalised) and tokens (N, L) to embeddings (name → (N, D)).
 
         Besides one entry per name of `embeddings` there is `logit_scale`, the factor exp(s) itself, where the
-        model has text. Raises ConfigError when a view or the tokens are missing.
+        model has text. `rows`: which rows of the whole batch each view holds, where it is not all of them.
+        Raises ConfigError when a view or the tokens are missing.
         """
-        return self.heads(self.features(views, tokens))
+        return self.heads(self.features(views, tokens, rows))
 
-    def features(self, views: Mapping[str, Tensor], tokens: Tensor | None = None) -> dict[str, Tensor]:
+    def features(
+        self,
+        views: Mapping[str, Tensor],
+        tokens: Tensor | None = None,
+        rows: Mapping[str, Rows] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the towers' features, keyed like the embeddings; the views go through as one tensor."""
         missing = [name for name in self.views if name not in views]
         if missing or (tokens is None and self.text_tower is not None):
@@ -64,7 +76,8 @@ class Model(nn.Module):
         features: dict[str, Tensor] = {}
         if self.views:
             parts = [views[name] for name in self.views]
-            joint = self.image_tower(parts[0] if len(parts) == 1 else torch.cat(parts))
+            with laid_out([rows[name] for name in self.views] if rows else None):
+                joint = self.image_tower(parts[0] if len(parts) == 1 else torch.cat(parts))
             features.update(zip(self.views, joint.split([len(part) for part in parts])))
         if self.text_tower is not None and tokens is not None:
             features["text"] = self.text_tower(tokens)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from slip.config import ImageTowerConfig
 from slip.errors import ConfigError, did_you_mean
+from slip.models.depth import replace_drop_path
 
 # Shapes: N images, T tokens (class token first), D width, H heads, K width of a head.
 
@@ -30,6 +31,7 @@ class ImageTower(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.width = width
+        replace_drop_path(trunk)
         if _ends_in_class_token(trunk):
             trunk = cast(VisionTransformer, trunk)
             trunk.blocks[-1] = ClassTokenBlock(cast(Block, trunk.blocks[-1]))

@@ -75,14 +75,15 @@ _TERM = re.compile(
 )
 
 
-def parse(text: str, *, temperature: float = 0.1, block: int = 1024) -> Objective:
+def parse(text: str, *, temperature: float = 0.1, block: int = 1024, gradient: str = "exact") -> Objective:
     """Build the objective written in `text`: names joined by `+`, each after an optional weight and `*`.
 
-    `temperature` is SimCLR's; `block` is the number of rows of a similarity matrix held at a time (0: all).
+    `temperature` is SimCLR's; `block` is the number of rows of a similarity matrix held at a time (0: all);
+    `gradient` is CLIP's, for several processes (see `Clip`).
     `parse(str(objective))` with the same options gives an equal objective. Raises ConfigError on a syntax
     error, an unknown or repeated name, and options out of range.
     """
-    options = {"temperature": temperature, "block": block}
+    options = {"temperature": temperature, "block": block, "gradient": gradient}
     terms: dict[str, tuple[float, Objective]] = {}
     position, more = 0, True
     while more:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slip.collectives import gather_rows, rank
 from slip.errors import ConfigError
 from slip.objectives.contrast import check_block, contrast, unit
 
@@ -37,11 +38,14 @@ class SimClr:
         `embeddings` holds `ssl_1` and `ssl_2`, each (N, D) of any length (normalised here), row n of both
         from the same image. `simclr_acc`, in [0, 1], is the share of the N first views whose most similar
         other view is their twin (counted on the first views alone, as the reference implementation does).
+
+        Of several processes each has its share of the batch, equally many, and returns the values of its own views
+        among those of all: their means over the processes are those of the whole batch.
         """
         views = unit(torch.cat((embeddings["ssl_1"], embeddings["ssl_2"])))
-        itself = torch.arange(len(views), device=views.device)
+        itself = torch.arange(len(views), device=views.device) + rank() * len(views)
         twin = itself.roll(len(views) // 2)
-        logits = contrast(views, views, 1 / self.temperature, twin, excluded=itself, block=self.block)
+        logits = contrast(views, gather_rows(views), 1 / self.temperature, twin, excluded=itself, block=self.block)
         loss = (logits.rows - logits.positives).mean()
         hits = logits.hits[: len(views) // 2]
         return {"loss": loss, "simclr_loss": loss.detach(), "simclr_acc": hits.float().mean()}

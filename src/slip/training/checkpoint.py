@@ -2,7 +2,7 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on
+                          state.json             step, score and what else a run needs to go on; checksums
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def save(
 
     Raises CheckpointError when the disk is full or not writable; earlier checkpoints are untouched.
     """
-    final = folder / f"{PREFIX}{step:08d}"
+    final = path_of(folder, step)
     temporary = folder / f"{TEMPORARY}{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,8 @@ def save(
         temporary.mkdir()
         _write_tensors(temporary / "model.safetensors", model)
         _write_tensors(temporary / "optimizer.safetensors", optimizer)
-        write_json(temporary / "state.json", dict(state, step=step))
+        checksums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / "state.json", dict(state, step=step, checksums=checksums))
         sync(temporary)
         if final.exists():
             shutil.rmtree(final)
@@ -58,6 +61,16 @@ def save(
             "then continue with --resume",
         ) from None
     return final
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return where checkpoint `step` is below `folder`."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name tells."""
+    return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -95,6 +108,70 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         ) from None
 
 
+def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Path | None:
+    """Return the newest checkpoint that is as it was written; None if there is none.
+
+    Those that are not are passed over, and `damaged` is told why. Raises the last one's CheckpointError when none is
+    good: going back to the beginning is for people to decide.
+    """
+    error = None
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            verify(checkpoint)
+            return checkpoint
+        except CheckpointError as found:
+            error = found
+            damaged(found)
+    if error is not None:
+        raise error
+    return None
+
+
+def verify(checkpoint: Path) -> None:
+    """Raise CheckpointError when a file of the checkpoint is missing, or not as it was written."""
+    for name, checksum in read_state(checkpoint).get("checksums", {}).items():
+        try:
+            found = _checksum(checkpoint / name)
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found != checksum:
+            raise CheckpointError(
+                f"The checkpoint's {name} is damaged",
+                got=f"{checkpoint / name}: {found}, written as {checksum}",
+                fix="Remove that checkpoint's folder to go on from the one before it",
+            )
+
+
+class BackgroundWriter:
+    """Writes one checkpoint at a time while training goes on.
+
+    One that cannot be written is reported to `failed` and costs nothing but itself: the ones before are there.
+    """
+
+    def __init__(self, failed: Callable[[CheckpointError], None]) -> None:
+        self.failed = failed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Call `write` in the background, after the writing before has ended."""
+        try:
+            self.finish()
+        except CheckpointError as error:
+            self.failed(error)
+        self._writing = self._pool.submit(write)
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises its CheckpointError."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for what is being written, whatever becomes of it."""
+        self._pool.shutdown()
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints below `folder`, oldest first."""
     return sorted(p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
@@ -116,6 +193,15 @@ def prune(folder: Path, keep: int) -> None:
             doomed = folder / f"{TEMPORARY}{checkpoint.name}"
             os.rename(checkpoint, doomed)
             shutil.rmtree(doomed)
+
+
+def _checksum(path: Path) -> str:
+    """Return size and CRC-32 of a file."""
+    checksum, size = 0, 0
+    with open(path, "rb") as file:
+        while part := file.read(2**22):
+            checksum, size = zlib.crc32(part, checksum), size + len(part)
+    return f"{size} bytes, crc {checksum:08x}"
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,19 @@ from slip.config import Config
 from slip.data.decode import check_decoder
 from slip.data.loader import Loader
 from slip.data.order import epoch_length
-from slip.data.record import Batch, Source
+from slip.data.record import Batch, Skipped, Source
 from slip.data.tokenizer import Tokenizer
 from slip.encoder import Encoder
-from slip.errors import ConfigError, TrainingError
+from slip.errors import CheckpointError, ConfigError, TrainingError
 from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
 from slip.training import checkpoint
-from slip.training.optimizer import build_optimizer, load_state_tensors, set_learning_rate, state_tensors
-from slip.training.parallel import prepare
+from slip.training.optimizer import build_optimizer, set_learning_rate
+from slip.training.parallel import Parallel, Snapshot, parallelise, prepare
 from slip.training.plan import Plan, check_ssl, describe, make_plan
+from slip.training.precision import choose_device
+from slip.training.processes import Processes, joined
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
@@ -62,33 +66,54 @@ def train(
     `evaluate` takes the model and returns results (see `slip.evaluation.Result`); it is called at the configured
     cadence and at the end, and its last results become the run's results.json.
 
+    Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
+    folder, and measures.
+
     Raises ConfigError, DataError, CheckpointError or TrainingError; whatever the reason, the newest
     checkpoint is complete.
     """
     console = console or Console(stderr=True)
-    run = RunFolder(Path(out))
+    with joined(choose_device(config.training.device)) as processes:
+        return _train(config, source, RunFolder(Path(out)), ssl, evaluate, resume, console, processes)
+
+
+def _train(
+    config: Config,
+    source: Source,
+    run: RunFolder,
+    ssl: Source | None,
+    evaluate: Callable[[Encoder], Sequence[Any]] | None,
+    resume: bool,
+    console: Console,
+    processes: Processes,
+) -> RunFolder:
     objective = parse(
-        config.objective.loss, temperature=config.objective.temperature, block=config.objective.block
+        config.objective.loss,
+        temperature=config.objective.temperature,
+        block=config.objective.block,
+        gradient=config.objective.gradient,
     )
-    plan = make_plan(config, epoch_length(source), objective.needs)
+    plan = make_plan(config, epoch_length(source), objective.needs, processes.world)
     if ssl is not None:
         check_ssl(objective.needs)
     check_decoder(config.data.decoder)
-    if run.exists() and not resume:
-        raise ConfigError(
-            "The run folder already holds a run",
-            got=str(run.path),
-            fix="Continue it with --resume, or choose another folder with --out",
-        )
-    if run.exists():
+    if processes.first and run.exists():
+        if not resume:
+            raise ConfigError(
+                "The run folder already holds a run",
+                got=str(run.path),
+                fix="Continue it with --resume, or choose another folder with --out",
+            )
         run.check_same(config)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs).to(plan.device)
     prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
-    if not run.exists():
-        run.create(config)
-    console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
-    with _Session(plan, run, source, ssl, model, objective, evaluate, console) as session:
+    if processes.first:
+        if not run.exists():
+            run.create(config)
+        console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+    parallel = parallelise(model, config.training.parallel)
+    with _Session(plan, run, source, ssl, parallel, objective, evaluate, console, processes) as session:
         session.restore()
         session.run_to_the_end()
     return run
@@ -103,14 +128,16 @@ class _Session:
         run: RunFolder,
         source: Source,
         ssl: Source | None,
-        model: Model,
+        parallel: Parallel,
         objective: Any,
         evaluate: Callable[[Encoder], Sequence[Any]] | None,
         console: Console,
+        processes: Processes,
     ) -> None:
         self.plan, self.config, self.run, self.source, self.ssl = plan, plan.config, run, source, ssl
-        self.model, self.objective, self.evaluate, self.console = model, objective, evaluate, console
-        self.optimizer = build_optimizer(model, self.config.optimizer)
+        self.parallel, self.objective, self.evaluate, self.console = parallel, objective, evaluate, console
+        self.processes, self.model = processes, parallel.model
+        self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.step = 0
         self.counts = {"skipped": 0, "nonfinite": 0}
         self.nonfinite_in_a_row = 0
@@ -118,25 +145,29 @@ class _Session:
         self.measured_at = -1
         self.window = Window()
         self.trackers: list[Tracker] = []
+        self.writer = checkpoint.BackgroundWriter(self._warn)
 
     def __enter__(self) -> _Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.writer.close()
         for tracker in self.trackers:
             tracker.close()
 
     def restore(self) -> None:
-        """Go to the newest checkpoint, if there is one."""
-        checkpoints = checkpoint.list_checkpoints(self.run.checkpoints)
-        if checkpoints:
-            weights, moments, state = checkpoint.load(checkpoints[-1])
-            self.model.load_state_dict(weights)
-            load_state_tensors(self.optimizer, moments)
+        """Go to the newest checkpoint, if there is one. All processes read it, which takes a folder that they share."""
+        found = checkpoint.newest_good(self.run.checkpoints, self._warn) if self.processes.first else None
+        newest = self.processes.from_first(-1 if found is None else checkpoint.step_of(found))
+        if newest >= 0:
+            weights, moments, state = checkpoint.load(checkpoint.path_of(self.run.checkpoints, newest))
+            self.parallel.load(self.optimizer, weights, moments)
             self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
             self.window = Window(state["window"])
             self.console.print(f"  continuing from step {self.step:,}", highlight=False)
+        if not self.processes.first:
+            return
         self.run.rewind(self.step)
         self.trackers = [JsonLines(self.run)]
         if self.config.training.tensorboard:
@@ -156,25 +187,26 @@ class _Session:
                 waiting = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - waiting
-                self._train_step(batch, waited)
+                every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
+                late = bool(minutes) and time.monotonic() - saved_at > minutes * 60
+                late, stopped = self._train_step(batch, waited, late, stop.is_set)
                 self.progress.advance(self.step)
                 last = self.step == plan.steps
                 if last or self.step % config.training.log_every == 0:
                     self._log(self.window.take() | self.counts)
                 if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
                     self._evaluate()
-                every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-                late = minutes and time.monotonic() - saved_at > minutes * 60
                 if (
                     last
                     or late
-                    or stop.is_set()
+                    or stopped
                     or self.measured_at == self.step
                     or (every and self.step % every == 0)
                 ):
                     self._save()
                     saved_at = time.monotonic()
-                if stop.is_set() and not last:
+                if stopped and not last:
+                    self.writer.finish()
                     raise Interrupted(
                         f"Stopped after step {self.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
@@ -182,6 +214,7 @@ class _Session:
         self.console.print(self._record_count(), highlight=False, soft_wrap=True)
         self._evaluate()
         self._save()
+        self.writer.finish()
 
     def _record_count(self) -> str:
         """Return in words what became of the records that the run went through."""
@@ -203,34 +236,43 @@ class _Session:
             batch=config.training.batch,
             seed=config.training.seed,
             position=self.step * config.training.batch,
+            rank=self.processes.rank,
+            world=self.processes.world,
             decoder=config.data.decoder,
             early=augment_early if config.data.augment == "loader" else None,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
         )
 
-    def _train_step(self, batch: Batch, waited: float) -> None:
+    def _train_step(
+        self, batch: Batch, waited: float, late: bool, asked_to_stop: Callable[[], bool]
+    ) -> tuple[bool, bool]:
+        """Make a step, and return whether any process is late with saving, or was asked to stop."""
         training, optimizer = self.config.training, self.config.optimizer
-        self._count_skipped(batch)
         self.model.train()
         set_learning_rate(
             self.optimizer, learning_rate(optimizer, self.step, self.plan.steps, self.plan.warmup)
         )
         losses = backward(
-            self.model, self.objective, self._inputs(batch),
+            self.parallel, self.objective, self._inputs(batch),
             dtype=self.plan.dtype, micro_batch=training.micro_batch, seed=training.seed * 1_000_003 + self.step,
         )  # fmt: skip
-        values = {name: float(value) for name, value in losses.items()}
-        values["grad_norm"] = gradient_norm(self.model, optimizer.clip_grad)
+        # What the processes agree on is agreed on at once, so that all do the same from here on.
+        own = [*map(float, losses.values()), len(batch.skipped), late, asked_to_stop()]
+        *means, skipped, late_share, stopped_share = self.processes.mean(own)
+        if skipped:
+            self._count_skipped(batch)
+        values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             self.optimizer.step()
             self.model.clamp_logit_scale()
             self.nonfinite_in_a_row = 0
-            self.window.add(values, len(batch.keys), waited)
+            self.window.add(values, training.batch, waited)
         else:
             self._count_nonfinite(batch, values)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        return late_share > 0, stopped_share > 0
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Move a batch to the device and draw its colours there."""
@@ -246,12 +288,16 @@ class _Session:
         return Inputs(views, None if batch.tokens is None else move(batch.tokens))
 
     def _count_skipped(self, batch: Batch) -> None:
-        self.run.append_skipped(self.step + 1, batch.skipped)
-        self.counts["skipped"] += len(batch.skipped)
+        """Count what the processes could not use of the batch, and list it."""
+        everyones = self.processes.gather(json.dumps([asdict(skipped) for skipped in batch.skipped]).encode())
+        found = [Skipped(**skipped) for payload in everyones for skipped in json.loads(payload)]
+        if self.processes.first:
+            self.run.append_skipped(self.step + 1, found)
+        self.counts["skipped"] += len(found)
         skipped, read = self.counts["skipped"], batch.read
         allowed = self.config.data.max_skipped
-        if batch.skipped and skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
-            example = batch.skipped[-1]
+        if skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
+            example = found[-1]
             raise TrainingError(
                 f"{skipped / read:.1%} of the records read could not be used, more than the {allowed:.1%} allowed",
                 got=f"{skipped} of {read}, for example {example.key}: {example.reason}",
@@ -290,27 +336,54 @@ class _Session:
         if self.evaluate is None:
             return
         self.progress.measuring()
-        try:
-            results = self.evaluate(Encoder(self.model, self.config))
-        except BaseException:
-            self._save()  # a broken evaluation set must not cost the weights
-            raise
-        self.scores, self.measured_at = {f"{r.task}/{r.metric}": r.value for r in results}, self.step
-        self._log({"evaluation": self.scores})
-        if self.step == self.plan.steps:
-            write_json(self.run.path / "results.json", [r.to_dict() for r in results])
+        snapshot = self.parallel.snapshot(self.optimizer)
+        if self.processes.first:
+            try:
+                results = self.evaluate(Encoder(self._plain_model(snapshot[0]), self.config))
+            except BaseException:
+                self._write(snapshot, wait=True)  # a broken evaluation set must not cost the weights
+                raise
+            self.scores = {f"{r.task}/{r.metric}": r.value for r in results}
+            self._log({"evaluation": self.scores})
+            if self.step == self.plan.steps:
+                write_json(self.run.path / "results.json", [r.to_dict() for r in results])
+        self.measured_at = self.step
+        self.processes.wait()
+
+    def _plain_model(self, weights: Mapping[str, Tensor]) -> Model:
+        """Return a model to measure that asks nothing of other processes."""
+        if self.processes.world == 1:
+            return self.model
+        model = build(self.config.model, self.config.views.size, self.plan.needs)
+        model.load_state_dict(dict(weights))
+        return model.to(self.plan.device)
 
     def _save(self) -> None:
+        """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
+        snapshot = self.parallel.snapshot(self.optimizer)
+        if self.processes.first:
+            self._write(snapshot)
+
+    def _write(self, snapshot: Snapshot, *, wait: bool = False) -> None:
         score_name = self.config.evaluation.best or next(iter(self.scores), "")
         state = {
             "position": self.step * self.config.training.batch,
-            "counts": self.counts,
+            "counts": dict(self.counts),
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
-            "window": self.window.sums,
-            "scores": self.scores,
+            "window": dict(self.window.sums),
+            "scores": dict(self.scores),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
         }
-        checkpoint.save(
-            self.run.checkpoints, self.step, self.model.state_dict(), state_tensors(self.optimizer), state
-        )
-        checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep)
+        folder, step, keep = self.run.checkpoints, self.step, self.config.checkpoint.keep
+        weights, moments = ({n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot)
+
+        def write() -> None:
+            checkpoint.save(folder, step, weights, moments, state)
+            checkpoint.prune(folder, keep)
+
+        self.writer.start(write)
+        if wait:
+            self.writer.finish()
+
+    def _warn(self, error: CheckpointError) -> None:
+        self.console.print(f"  warning: {error}", highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from slip.config import OptimizerConfig
 
@@ -14,14 +15,20 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters of `model`: one group with decay, one without.
+    """Return AdamW over the trainable parameters of `model`: a group with decay, one without.
 
-    Each group carries the `names` of its parameters. Fused where the device offers it (CPU, CUDA, MPS).
+    Each group carries the `names` of its parameters. Where some are spread over the processes and some are not, each
+    has groups of its own. Fused where the device offers it (CPU, CUDA, MPS).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = []
-    for weight_decay, wanted in ((config.weight_decay, True), (0.0, False)):
-        members = [(name, p) for name, p in named if decays(name, p) is wanted]
+    for weight_decay, wanted, spread in (
+        (config.weight_decay, True, False),
+        (0.0, False, False),
+        (config.weight_decay, True, True),
+        (0.0, False, True),
+    ):
+        members = [(n, p) for n, p in named if (decays(n, p), isinstance(p, DTensor)) == (wanted, spread)]
         if members:
             names, parameters = zip(*members)
             groups.append({"params": list(parameters), "names": names, "weight_decay": weight_decay})

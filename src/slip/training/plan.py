@@ -29,13 +29,14 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     needs: tuple[str, ...]
+    processes: int = 1
 
     @property
     def steps_per_epoch(self) -> float:
         return self.records / self.config.training.batch
 
 
-def make_plan(config: Config, records: int, needs: tuple[str, ...]) -> Plan:
+def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: int = 1) -> Plan:
     """Work out steps, device and precision; ConfigError where the values cannot work together."""
     training = config.training
     for name, value in (("training.batch", training.batch), ("training.epochs", training.epochs)):
@@ -46,6 +47,12 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...]) -> Plan:
             f"The batch of {training.batch} is larger than the source's {records} records",
             fix="Lower --training.batch, or give more data",
         )
+    if training.batch % processes:
+        raise ConfigError(
+            f"The batch cannot be shared equally among {processes} processes",
+            got=training.batch,
+            fix=f"Make --training.batch a multiple of {processes}: it is the batch of all processes together",
+        )
     if training.batch < 2:
         raise ConfigError(
             "A contrast needs at least two samples in a batch",
@@ -55,7 +62,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...]) -> Plan:
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     device = choose_device(training.device)
-    return Plan(config, records, steps, warmup, device, choose_precision(training.precision, device), needs)
+    return Plan(config, records, steps, warmup, device, choose_precision(training.precision, device), needs, processes)
 
 
 def check_ssl(needs: tuple[str, ...]) -> None:
@@ -94,13 +101,20 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "views": f"{', '.join(n for n in plan.needs if n != 'text')} at {config.views.size} px",
         "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
         "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
-        "machine": f"{plan.device.type}, towers in {dtype}{compiled}, {torch.get_num_threads()} threads",
+        "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{compiled}, {torch.get_num_threads()} threads",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
         "written to": str(run),
     }
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
     )
+
+
+def _processes(plan: Plan) -> str:
+    if plan.processes == 1:
+        return ""
+    kind = {"ddp": "DDP", "fsdp": "FSDP"}[plan.config.training.parallel]
+    return f"{plan.processes} processes ({kind}, {plan.config.training.batch // plan.processes} of a batch each), "
 
 
 def _data(records: int, source: Source) -> str:

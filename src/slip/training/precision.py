@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from slip.errors import ConfigError
@@ -11,7 +13,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, then MPS, then the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", _number())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(name, False):
@@ -20,7 +22,12 @@ def choose_device(name: str) -> torch.device:
             got=f"--training.device {name}",
             fix="Use --training.device auto",
         )
-    return torch.device(name)
+    return torch.device(name, _number()) if name == "cuda" else torch.device(name)
+
+
+def _number() -> int:
+    """Return which of the machine's devices is this process's, by what `torchrun` says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

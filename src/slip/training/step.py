@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from slip.models import Model
+from slip.collectives import rank, world
+from slip.models.depth import Rows
+from slip.training.parallel import Parallel
 from slip.training.precision import autocast
 
 Objective = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -24,6 +27,11 @@ class Inputs:
     def __len__(self) -> int:
         return len(next(iter(self.views.values())))
 
+    def rows(self, start: int = 0, count: int | None = None) -> dict[str, Rows]:
+        """Return which rows of the batch of all processes `count` of these from `start` on are, for each view."""
+        mine, count = len(self), len(self) if count is None else count
+        return {name: Rows(rank() * mine + start, count, world() * mine) for name in self.views}
+
     def split(self, size: int) -> Iterator[Inputs]:
         """Yield consecutive parts of at most `size` samples."""
         for start in range(0, len(self), size):
@@ -33,7 +41,7 @@ class Inputs:
 
 
 def backward(
-    model: Model,
+    parallel: Parallel,
     objective: Objective,
     inputs: Inputs,
     *,
@@ -46,22 +54,27 @@ def backward(
     With `micro_batch`, the towers see that many samples at a time and memory is that of one part, while heads
     and losses run once on the whole batch: negatives and BatchNorm statistics are those of the full batch
     (GradCache; Gao et al. 2021, section 3). Nothing is accumulated from smaller contrasts.
-    `seed` fixes the randomness inside the towers (stochastic depth).
+    Of several processes, each has its share of the batch, and the gradient that it is left with is the mean over them:
+    that of the whole batch's loss.
+    `seed` fixes the randomness inside the towers (stochastic depth), which belongs to the rows of the whole batch.
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
         torch.manual_seed(seed)
         with autocast(device, dtype):
-            losses = objective(model(inputs.views, inputs.tokens))
+            losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows()))
         losses["loss"].backward()
+        parallel.finish_gradients(whole=True)
         return {name: value.detach() for name, value in losses.items()}
 
-    parts = list(inputs.split(micro_batch))
+    model, parts = parallel.model, list(inputs.split(micro_batch))
+    starts = [i * micro_batch for i in range(len(parts))]
 
     def features(index: int) -> dict[str, Tensor]:
-        torch.manual_seed(seed + index)
+        torch.manual_seed(seed)
+        part, rows = parts[index], inputs.rows(starts[index], len(parts[index]))
         with autocast(device, dtype):
-            return model.features(parts[index].views, parts[index].tokens)
+            return model.features(part.views, part.tokens, rows)
 
     with torch.no_grad():
         cached = [features(i) for i in range(len(parts))]
@@ -73,13 +86,25 @@ def backward(
     for i, part_gradients in enumerate(zip(*(g.split(micro_batch) for g in gradients.values()))):
         again = features(i)
         torch.autograd.backward([again[name] for name in gradients], list(part_gradients))
+    parallel.finish_gradients(whole=False)
     return {name: value.detach() for name, value in losses.items()}
 
 
 def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
-    """Return the Euclidean norm of all gradients, after which they are scaled down to `limit` if it is set."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    """Return the Euclidean norm of all gradients, after which they are scaled down to `limit` if it is set.
+
+    Gradients may be whole or spread over the processes; all get the same number.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    spread = [p for p in parameters if isinstance(p, DTensor)]
+    whole = [p for p in parameters if not isinstance(p, DTensor)]
+    norms = [_whole(torch.nn.utils.get_total_norm([p.grad for p in some])) for some in (spread, whole) if some]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     if limit:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
+        for some in (spread, whole):
+            torch.nn.utils.clip_grads_with_norm_(some, limit, norm)
     return float(norm)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

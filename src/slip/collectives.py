@@ -1,0 +1,65 @@
+"""What processes that train together exchange, differentiably: rows and sums.
+
+The processes are those of `torch.distributed`'s default group; without one, this process is alone and nothing is copied.
+Each has a loss of its own, and what is minimised is the sum of them all: the backward of each function here gives the
+exact gradient of that sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows (n, …) of all processes, by rank: (world · n, …). All give equally many."""
+    return rows if world() == 1 else _GatherRows.apply(rows)
+
+
+def add_up(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes."""
+    return value if world() == 1 else _AddUp.apply(value)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = rows.new_empty((world() * len(rows), *rows.shape[1:]))
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        """A row's gradient is the sum of what every process has for it."""
+        (gradient,) = grad_outputs
+        mine = gradient.new_empty((len(gradient) // world(), *gradient.shape[1:]))
+        dist.reduce_scatter_tensor(mine, gradient.contiguous())
+        return mine
+
+
+class _AddUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        """Every process's loss sees the same sum, so its gradient is the sum of theirs."""
+        total = grad_outputs[0].clone()
+        dist.all_reduce(total)
+        return total

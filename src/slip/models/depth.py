@@ -1,0 +1,86 @@
+"""Stochastic depth whose draws belong to the rows of the batch, not to whoever computes them.
+
+A tower may see a batch in parts, or this process only its share of one. Each draw is made for the whole batch, and the
+rows at hand take theirs: so parts, processes and the batch in one piece all leave out the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from timm.layers.drop import DropPath as TimmDropPath
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows `first` to `first + count` of the `total` that a view has in the whole batch."""
+
+    first: int
+    count: int
+    total: int
+
+
+_layout: Sequence[Rows] | None = None
+
+
+@contextmanager
+def laid_out(layout: Sequence[Rows] | None) -> Iterator[None]:
+    """Within, what passes a tower are these rows of one view after another's; None: all rows there are."""
+    global _layout
+    before, _layout = _layout, layout
+    try:
+        yield
+    finally:
+        _layout = before
+
+
+def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` as it runs now, for when it is computed again in the backward pass."""
+    layout = _layout
+
+    @wraps(function)
+    def as_now(*arguments: Any, **options: Any) -> Any:
+        with laid_out(layout):
+            return function(*arguments, **options)
+
+    return as_now
+
+
+def drawn_for_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
+    """Return what `draw` gives for the `rows` at hand: it is called with the rows of the whole batch."""
+    layout = _layout or (Rows(0, rows, rows),)
+    parts = draw(sum(view.total for view in layout)).split([view.total for view in layout])
+    mine = [part[view.first : view.first + view.count] for part, view in zip(parts, layout)]
+    return mine[0] if len(mine) == 1 else torch.cat(mine)
+
+
+class DropPath(nn.Module):
+    """Leaves a residual branch out for some samples (Huang et al. 2016), as timm's module of this name does."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.drop_prob = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero whole samples of x (n, …), and scale the others up, while training."""
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        kept = 1 - self.drop_prob
+        shape = (1,) * (x.ndim - 1)
+        drawn = drawn_for_rows(lambda rows: x.new_empty((rows, *shape)).bernoulli_(kept), len(x))
+        return x * (drawn / kept if kept > 0 else drawn)
+
+
+def replace_drop_path(module: nn.Module) -> None:
+    """Put this `DropPath` in the place of each of timm's; in place."""
+    for name, child in module.named_children():
+        if isinstance(child, TimmDropPath):
+            setattr(module, name, DropPath(child.drop_prob))
+        else:
+            replace_drop_path(child)

@@ -1,0 +1,119 @@
+"""One step, and three, on 1, 2 and 4 processes: the same losses, gradients, statistics and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distributed.ranks import run_on
+from toys import make_tiny_config
+
+from slip.collectives import rank, world
+from slip.models import build
+from slip.objectives import parse
+from slip.training.optimizer import build_optimizer, state_tensors
+from slip.training.parallel import parallelise
+from slip.training.step import Inputs, backward, gradient_norm
+
+ROWS, SIZE = 8, 32
+
+
+@dataclass(frozen=True)
+class Case:
+    loss: str = "clip + 1.0 * simclr"
+    dtype: torch.dtype = torch.float64
+    block: int = 3
+    tower: str = "vit"
+    kind: str = "ddp"
+    micro_batch: int = 0
+    clip_grad: float = 0.0
+    drop_path: float = 0.3
+    offload: bool = False
+
+    def __str__(self) -> str:
+        default = Case()
+        return ", ".join(f"{k} {v}" for k, v in vars(self).items() if v != getattr(default, k)) or "default"
+
+
+def batch(needs: tuple[str, ...], dtype: torch.dtype) -> Inputs:
+    generator = torch.Generator().manual_seed(1)
+    views = {n: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator, dtype=dtype) for n in needs if n != "text"}
+    tokens = torch.zeros(ROWS, 12, dtype=torch.long)
+    for row in range(ROWS):
+        length = 3 + row % 7
+        tokens[row, :length] = torch.randint(1, 400, (length,), generator=generator)
+        tokens[row, 0], tokens[row, length - 1] = 49406, 49407
+    return Inputs(views, tokens if "text" in needs else None)
+
+
+def three_steps(case: Case) -> dict[str, np.ndarray]:
+    """Train on this process's share; return the first step's losses and gradients, and the state after the third."""
+    config = make_tiny_config()
+    image = replace(config.model.image, name=case.tower, drop_path=case.drop_path)
+    objective = parse(case.loss, block=case.block)
+    torch.manual_seed(0)
+    parallel = parallelise(
+        build(replace(config.model, image=image), SIZE, objective.needs).to(case.dtype).train(),
+        case.kind,
+        offload=case.offload,
+    )
+    # With the usual eps AdamW makes steps of rounding errors where a gradient is zero, as before a BatchNorm.
+    optimizer = build_optimizer(parallel.model, replace(config.optimizer, lr=1e-3, eps=1e-4))
+    share = list(batch(objective.needs, case.dtype).split(ROWS // world()))[rank()]
+    found: dict[str, Any] = {}
+    for step in range(3):
+        losses = backward(
+            parallel, objective, share, dtype=torch.float32, micro_batch=case.micro_batch, seed=step
+        )
+        norm = gradient_norm(parallel.model, case.clip_grad)
+        if step == 0:
+            found |= {f"loss/{name}": value for name, value in losses.items()} | {"norm": torch.tensor(norm)}
+            gradients = {name: p.grad for name, p in parallel.model.named_parameters() if p.grad is not None}
+            found |= {f"gradient/{name}": whole(value) for name, value in gradients.items()}
+        optimizer.step()
+        optimizer.zero_grad()
+    weights, moments = parallel.snapshot(optimizer)
+    assert moments.keys() == state_tensors(optimizer).keys()
+    found |= {f"weights/{name}": value for name, value in weights.items()}
+    return {name: np.array(value.detach()) for name, value in found.items()}
+
+
+def whole(gradient: Any) -> torch.Tensor:
+    return (gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient).clone()
+
+
+def assert_same(case: Case, processes: int, expected: dict[str, np.ndarray]) -> None:
+    everyones = run_on(processes, three_steps, case)
+    losses = {name: np.mean([found[name] for found in everyones]) for name in expected if "loss/" in name}
+    relative, absolute = (1e-9, 1e-11) if case.dtype == torch.float64 else (1e-4, 1e-5)
+    for found in everyones:
+        assert found.keys() == expected.keys()
+        for name, value in (found | losses).items():
+            allowed = relative * np.abs(expected[name]).max() + absolute
+            np.testing.assert_allclose(value, expected[name], rtol=0, atol=allowed, err_msg=f"{case}: {name}")
+
+
+CASES = [
+    Case(),
+    Case(loss="clip"),
+    Case(loss="simclr"),
+    Case(block=0),
+    Case(dtype=torch.float32),
+    Case(micro_batch=1, clip_grad=0.01),
+    Case(tower="test_resnet"),
+]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_processes_equal_one(case: Case, processes: int) -> None:
+    one = replace(case, micro_batch=0)
+    assert_same(case, processes, three_steps(one))
+
+
+@pytest.mark.parametrize("case", [Case(kind="fsdp"), Case(kind="fsdp", micro_batch=2, clip_grad=0.01)], ids=str)
+def test_spread_weights_equal_whole_ones(case: Case) -> None:
+    assert_same(case, 2, three_steps(replace(case, micro_batch=0)))
