@@ -60,8 +60,8 @@ class Model(nn.Module):
     def features(self, views: Mapping[str, Tensor], tokens: Tensor | None = None) -> dict[str, Tensor]:
         """Return the towers' features, keyed like the embeddings; views are left out as in `forward`."""
         missing = tuple(name for name in self.views if name not in views)
-        without = missing == SSL_VIEWS != self.views
-        if (missing and not without) or (tokens is None and self.text_tower is not None):
+        unsupervised = missing == SSL_VIEWS and self.views != SSL_VIEWS  # a step without self-supervision
+        if (missing and not unsupervised) or (tokens is None and self.text_tower is not None):
             raise ConfigError(
                 "The model was called without an input that its embeddings need",
                 got=f"views {', '.join(views) or 'none'}; {'no tokens' if tokens is None else 'tokens'}",
@@ -129,8 +129,8 @@ def build(
 
     `embeddings` is a subset of image, text, ssl_1, ssl_2. Weights are initialised as in the reference
     implementation, from torch's global generator. `views`: what it is trained on, where that is not all of `size`
-    with all tokens; weights and what it gives in evaluation do not depend on it. Raises ConfigError on an unknown embedding or a model that
-    cannot be made.
+    with all tokens; weights and what it gives in evaluation do not depend on it. Raises
+    ConfigError on an unknown embedding or a model that cannot be made.
     """
     return Model(config, size, embeddings, views)
 
