@@ -23,6 +23,7 @@ from slip.data.decode import decode
 from slip.data.loader import MAX_WORKERS, Loader, default_workers
 from slip.data.order import Stream, generator, locate
 from slip.data.record import Batch, Record
+from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import crop, draw
 from slip.errors import ConfigError, DataError, SlipError
@@ -141,6 +142,14 @@ BAD = ((2, "missing"), (5, "damaged"), (11, "silent"), (12, "missing"))
 def test_the_number_of_workers_changes_nothing(workers: int) -> None:
     expected = load(8, Pictures(bad=BAD))
     for a, b in zip(load(8, Pictures(bad=BAD), workers=workers, prefetch=2), expected, strict=True):
+        assert_equal(a, b)
+
+
+def test_the_number_of_workers_changes_nothing_about_a_schedule() -> None:
+    options = {"schedule": Schedule(5, 3, 0.4), "ssl": Pictures(9, name="others")}
+    expected = load(4, **options)
+    assert [len(batch.views.get("ssl_1", ())) for batch in expected] == [2, 0, 0, 2]
+    for a, b in zip(load(4, workers=1, **options), expected, strict=True):
         assert_equal(a, b)
 
 
