@@ -50,7 +50,8 @@ def test_a_typo_is_answered_with_the_nearest_name() -> None:
 
 @pytest.mark.parametrize(
     ("fast", "base"),
-    [("small-data-fast", "small-data")] + [(f"slip-fast-vit-{s}16-yfcc15m", f"slip-vit-{s}16-yfcc15m") for s in TOWERS],
+    [("small-data-fast", "small-data")]
+    + [(f"slip-fast-vit-{s}16-yfcc15m", f"slip-vit-{s}16-yfcc15m") for s in TOWERS],
 )
 def test_fast_recipes_differ_in_the_self_supervised_views_alone(fast: str, base: str) -> None:
     quick, slow = recipes.get(fast), recipes.get(base)

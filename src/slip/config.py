@@ -148,7 +148,7 @@ class ObjectiveConfig:
     block: int = 1024
     """Rows of the similarity matrix held at a time; 0 holds it whole."""
     ssl_every: int = 1
-    """Self-supervised views are drawn on every k-th step, the first one among them; their loss's weight stays as it is."""
+    """Self-supervised views are drawn on every k-th step, the first one among them; their weight stays as it is."""
     ssl_share: float = 1.0
     """Share of a batch's rows that self-supervised views are drawn of; they are contrasted among themselves."""
 

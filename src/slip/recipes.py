@@ -116,25 +116,31 @@ SCENES_TINY = replace(
     ),
 )
 
-RECIPES: dict[str, Recipe] = {
-    "scenes-tiny": Recipe(
-        "a first run in about a minute on two CPU cores, on the embedded scenes", SCENES_TINY
-    ),
-    "small-data": Recipe("10 thousand to 1 million pairs of your own; one GPU or a patient CPU", SMALL_DATA),
-    "small-data-fast": Recipe(
-        "small-data with self-supervision at a fraction of its cost", _fast(SMALL_DATA, "small-data-fast")
-    ),
-} | {
-    f"{method}-vit-{size}16-yfcc15m": Recipe(
-        f"the paper's {title} ViT-{size.upper()}/16: YFCC15M, batch 4096, 25 epochs", _paper(method, size)
-    )
-    for method, title in (("slip", "SLIP"), ("clip", "CLIP"), ("simclr", "SimCLR"))
-    for size in "sbl"
-} | {
-    name: Recipe(
-        f"SLIP ViT-{size.upper()}/16 on YFCC15M with self-supervision at a fraction of its cost; not in the paper",
-        _fast(_paper("slip", size), name),
-    )
-    for size in "sbl"
-    for name in [f"slip-fast-vit-{size}16-yfcc15m"]
-}
+RECIPES: dict[str, Recipe] = (
+    {
+        "scenes-tiny": Recipe(
+            "a first run in about a minute on two CPU cores, on the embedded scenes", SCENES_TINY
+        ),
+        "small-data": Recipe(
+            "10 thousand to 1 million pairs of your own; one GPU or a patient CPU", SMALL_DATA
+        ),
+        "small-data-fast": Recipe(
+            "small-data with self-supervision at a fraction of its cost", _fast(SMALL_DATA, "small-data-fast")
+        ),
+    }
+    | {
+        f"{method}-vit-{size}16-yfcc15m": Recipe(
+            f"the paper's {title} ViT-{size.upper()}/16: YFCC15M, batch 4096, 25 epochs", _paper(method, size)
+        )
+        for method, title in (("slip", "SLIP"), ("clip", "CLIP"), ("simclr", "SimCLR"))
+        for size in "sbl"
+    }
+    | {
+        name: Recipe(
+            f"SLIP ViT-{size.upper()}/16 on YFCC15M with self-supervision at a fraction of its cost; not in the paper",
+            _fast(_paper("slip", size), name),
+        )
+        for size in "sbl"
+        for name in [f"slip-fast-vit-{size}16-yfcc15m"]
+    }
+)

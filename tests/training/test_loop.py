@@ -338,12 +338,18 @@ def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, m
     image = {"image": (8, 3, 16, 16)}
     assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
     lines = read_lines(run.path / "metrics.jsonl")
-    assert [("simclr_loss" in line, "clip_loss" in line) for line in lines] == [(True, True), (False, True)] * 8
+    assert [("simclr_loss" in line, "clip_loss" in line) for line in lines] == [
+        (True, True),
+        (False, True),
+    ] * 8
 
 
 def test_means_are_over_the_steps_that_have_a_value(tmp_path, toy_source) -> None:
     each, all_steps = (
-        read_lines(train(cheap(make_tiny_config(log_every=n)), toy_source, tmp_path / str(n), console=QUIET).path / "metrics.jsonl")
+        read_lines(
+            train(cheap(make_tiny_config(log_every=n)), toy_source, tmp_path / str(n), console=QUIET).path
+            / "metrics.jsonl"
+        )
         for n in (1, 16)
     )
     for name, count in (("simclr_loss", 8), ("clip_loss", 16), ("loss", 16)):

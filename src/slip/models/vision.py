@@ -108,7 +108,7 @@ def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[Vie
     if any(view.drop_tokens for view in views) and not isinstance(tower.trunk, VisionTransformer):
         raise ConfigError(
             f"The image tower '{config.name}' has no patch tokens to leave out",
-            fix="Set views.image.drop_tokens and views.ssl.drop_tokens to 0, or use a vision transformer such as 'vit'.",
+            fix="Set views.image.drop_tokens and views.ssl.drop_tokens to 0, or use a vision transformer.",
         )
     _try_sizes(tower, others, config.name)
     return tower

@@ -66,7 +66,9 @@ class Sum:
         """
         terms = [(weight, term) for weight, term in self.terms if embeddings.keys() >= set(term.needs)]
         if not terms:
-            raise ConfigError(f"Nothing is left of {self}", got=f"embeddings {', '.join(embeddings) or 'none'}")
+            raise ConfigError(
+                f"Nothing is left of {self}", got=f"embeddings {', '.join(embeddings) or 'none'}"
+            )
         results = [term(embeddings) for _, term in terms]
         losses = [weight * result.pop("loss") for (weight, _), result in zip(terms, results)]
         return {"loss": torch.stack(losses).sum(), **{k: v for result in results for k, v in result.items()}}
