@@ -276,9 +276,12 @@ def test_leaves_no_process_behind() -> None:
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
     loader = Loader(Pictures(), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.lanes[0].min_side == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
+    assert loader._builder.lanes[0].min_side(["image"]) == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
     loader = Loader(Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.lanes[0].min_side == 66
+    assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 66
+    smaller = ViewsConfig(size=16, ssl=ViewConfig(size=8, scale=(0.08, 1.0)))
+    loader = Loader(Pictures(), views=smaller, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
+    assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 33  # 8 / sqrt(0.08 * 3 / 4) = 32.7
 
 
 def test_the_loaders_work_is_picklable() -> None:
