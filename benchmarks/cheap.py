@@ -7,9 +7,8 @@
 Arithmetic is that of the matrix products and convolutions in forward and backward, of the recipe's own batch, whose
 longest caption is the longest of captions.txt. Seconds are those of the training process: colours, blur and flips,
 forward, backward, optimiser; what the loader processes do (decoding and cropping, of which less self-supervision
-makes less too) is left out. A side
-with self-supervision on every k-th step counts with the mean of k steps. Sides take turns (A B C A B C …), ratios are
-medians over rounds, so that a machine that is busy for a while is busy for all.
+makes less too) is left out. A side with self-supervision on every k-th step counts with the mean of k steps. Sides take
+turns (A B C A B C …), ratios are medians over rounds, so that a machine that is busy for a while is busy for all.
 """
 
 from __future__ import annotations
