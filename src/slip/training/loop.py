@@ -83,7 +83,7 @@ def train(
     if run.exists():
         run.check_same(config)
     torch.manual_seed(config.training.seed)
-    model = build(config.model, config.views.size, objective.needs).to(plan.device)
+    model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
     if not run.exists():
         run.create(config)
@@ -185,8 +185,9 @@ class _Session:
 
     def _record_count(self) -> str:
         """Return in words what became of the records that the run went through."""
-        lanes = 1 if self.ssl is None else 2
-        read, skipped = lanes * self.step * self.config.training.batch, self.counts["skipped"]
+        position = self.step * self.config.training.batch
+        read = position if self.ssl is None else position + self.plan.schedule.before(position)
+        skipped = self.counts["skipped"]
         if not skipped:
             return f"  {read:,} records read, all usable"
         listed = self.run.path / "skipped.jsonl"
@@ -203,6 +204,7 @@ class _Session:
             batch=config.training.batch,
             seed=config.training.seed,
             position=self.step * config.training.batch,
+            schedule=self.plan.schedule,
             decoder=config.data.decoder,
             early=augment_early if config.data.augment == "loader" else None,
             workers=config.data.workers,

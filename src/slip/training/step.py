@@ -16,20 +16,28 @@ Objective = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as the model takes it: view name → (N, 3, S, S) float, tokens (N, L) or None."""
+    """A batch as the model takes it: view name → (N, 3, S, S) float, tokens (N, L) or None.
+
+    Self-supervised views may be of fewer rows, spread evenly over the batch, or absent.
+    """
 
     views: Mapping[str, Tensor]
     tokens: Tensor | None
 
     def __len__(self) -> int:
-        return len(next(iter(self.views.values())))
+        return max(map(len, self.views.values()))
 
     def split(self, size: int) -> Iterator[Inputs]:
-        """Yield consecutive parts of at most `size` samples."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            tokens = None if self.tokens is None else self.tokens[part]
-            yield Inputs({name: view[part] for name, view in self.views.items()}, tokens)
+        """Yield consecutive parts of at most `size` samples, each with its share of every view."""
+        whole = len(self)
+        for start in range(0, whole, size):
+            stop = min(start + size, whole)
+            views = {
+                name: view[start * len(view) // whole : stop * len(view) // whole]
+                for name, view in self.views.items()
+            }
+            tokens = None if self.tokens is None else self.tokens[start:stop]
+            yield Inputs({name: view for name, view in views.items() if len(view)}, tokens)
 
 
 def backward(
@@ -46,7 +54,7 @@ def backward(
     With `micro_batch`, the towers see that many samples at a time and memory is that of one part, while heads
     and losses run once on the whole batch: negatives and BatchNorm statistics are those of the full batch
     (GradCache; Gao et al. 2021, section 3). Nothing is accumulated from smaller contrasts.
-    `seed` fixes the randomness inside the towers (stochastic depth).
+    `seed` fixes the randomness inside the towers (stochastic depth, dropped tokens).
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
@@ -65,14 +73,20 @@ def backward(
 
     with torch.no_grad():
         cached = [features(i) for i in range(len(parts))]
-    whole = {name: torch.cat([part[name] for part in cached]).requires_grad_() for name in cached[0]}
+    # Few self-supervised rows leave some parts without any.
+    pieces = {name: [part[name] for part in cached if name in part] for name in model.embeddings}
+    whole = {name: torch.cat(rows).requires_grad_() for name, rows in pieces.items() if rows}
     with autocast(device, dtype):
         losses = objective(model.heads(whole))
     losses["loss"].backward()
-    gradients = {name: feature.grad for name, feature in whole.items() if feature.grad is not None}
-    for i, part_gradients in enumerate(zip(*(g.split(micro_batch) for g in gradients.values()))):
-        again = features(i)
-        torch.autograd.backward([again[name] for name in gradients], list(part_gradients))
+    gradients = {
+        name: iter(feature.grad.split([len(piece) for piece in pieces[name]]))
+        for name, feature in whole.items()
+        if feature.grad is not None
+    }
+    for i in range(len(parts)):
+        again = {name: feature for name, feature in features(i).items() if name in gradients}
+        torch.autograd.backward(list(again.values()), [next(gradients[name]) for name in again])
     return {name: value.detach() for name, value in losses.items()}
 
 
