@@ -9,8 +9,9 @@ Legend: N samples, n of them in a portion, S side of the view, P parameters (`sl
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -51,11 +52,12 @@ def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Seque
     result = torch.empty(views.shape, dtype=torch.float32, device=views.device)
     to_scale = torch.tensor([[1 / (_WHITE * s) for s in std], [-m / s for m, s in zip(mean, std)]])
     scale, shift = to_scale.to(views.device, torch.float32).view(2, 3, 1, 1)
-    by_order = np.argsort(_orders(plan), kind="stable")
+    orders = np.where(plan[:, Parameter.JITTER] > 0, plan[:, Parameter.ORDER], -1)
+    by_order = np.argsort(orders, kind="stable")
     with torch.autocast(views.device.type, enabled=False):
         for start in range(0, len(by_order), portion):
             chosen = by_order[start : start + portion]
-            x = _augmented(_take(views, chosen), plan[chosen])
+            x = _augmented(_take(views, chosen), plan[chosen], orders[chosen])
             # Two passes: on a CPU one addcmul, with two broadcast operands, takes three times as long.
             if len(chosen) == 1:
                 torch.mul(x, scale, out=_take(result, chosen)).add_(shift)
@@ -74,29 +76,29 @@ def augment_early(views: Tensor, parameters: Tensor) -> Tensor:
     return levels.round_().clamp_(0, _WHITE).byte()
 
 
-def _augmented(views: Tensor, plan: np.ndarray) -> Tensor:
-    """Return uint8 samples, sorted by order, as floats in grey levels; of one channel where all are grayed."""
-    table = torch.from_numpy(plan).to(views.device)[:, :, None, None, None]
+def _augmented(views: Tensor, plan: np.ndarray, orders: np.ndarray) -> Tensor:
+    """Return uint8 samples as floats in grey levels; of one channel where all are grayed.
+
+    orders: (n,), sorted, the number of each sample's order of colour operations, -1 where there are none.
+    """
+    table = torch.from_numpy(plan).to(views.device).view(*plan.shape, 1, 1, 1)
     # Mirrored while they are bytes: no other operation knows left from right.
-    x = _where(plan[:, Parameter.FLIP] > 0, views, lambda some, _: some.flip(-1)).to(torch.float32)
-    orders = _orders(plan)
-    firsts = np.flatnonzero(np.diff(orders, prepend=-1))  # of each run of one order, but for those without
-    for start, stop in zip(firsts, [*firsts[1:], len(orders)]):
-        _jitter(x[start:stop], plan[start:stop], table[start:stop])
+    x = _apply_where(plan[:, Parameter.FLIP] > 0, views, lambda some, _: some.flip(-1)).to(torch.float32)
+    start = 0
+    for order, same in itertools.groupby(orders.tolist()):
+        stop = start + len(list(same))
+        if order >= 0:
+            _jitter(x[start:stop], plan[start:stop], table[start:stop])
+        start = stop
     if plan[:, Parameter.GRAYSCALE].all():
         x = _luminance(x)
     elif plan[:, Parameter.GRAYSCALE].any():
         _saturation(x, 1 - table[:, Parameter.GRAYSCALE])
     sigmas = plan[:, Parameter.BLUR]
-    return _where(sigmas > 0, x, lambda some, chosen: _blur(some, sigmas[chosen]))
+    return _apply_where(sigmas > 0, x, lambda some, chosen: _blur(some, sigmas[chosen]))
 
 
-def _orders(plan: np.ndarray) -> np.ndarray:
-    """Return the number of each sample's order of colour operations, -1 where there are none."""
-    return np.where(plan[:, Parameter.JITTER] > 0, plan[:, Parameter.ORDER], -1)
-
-
-def _where(asked: np.ndarray, x: Tensor, operation: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
+def _apply_where(asked: np.ndarray, x: Tensor, operation: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
     """Return samples with `operation`, which is told their numbers, applied to those that ask for it."""
     if not asked.any():
         return x
