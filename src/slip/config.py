@@ -6,11 +6,12 @@ writes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 VIEWS = ("image", "ssl_1", "ssl_2")
 """The views drawn of a picture: one to go with the caption, two for self-supervision."""
+SSL_VIEWS = VIEWS[1:]
 EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
 """What an objective can need, in order. Each but `text` comes from the view of its name."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,6 +52,10 @@ class DataConfig:
 class ViewConfig:
     """How one kind of view is drawn from an image."""
 
+    size: int = 0
+    """Side of these views in training, in pixels; 0: views.size. A ViT's position embeddings are resampled."""
+    drop_tokens: float = 0.0
+    """Share of a ViT's patch tokens left out in training, anew for each view (FLIP); 0 keeps all."""
     scale: tuple[float, float] = (0.5, 1.0)
     """Range of the crop's share of the image area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -73,11 +78,16 @@ class ViewsConfig:
     """The views made of each image: `image` goes with the caption, `ssl` is drawn twice."""
 
     size: int = 224
-    """Side of every view, in pixels."""
+    """Side of the images that the trained model takes, and of every view that has no size of its own; in pixels."""
     image: ViewConfig = ViewConfig()
     ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def of(self, name: str) -> ViewConfig:
+        """Return how the view called `name` is drawn, its size filled in."""
+        kind = self.ssl if name in SSL_VIEWS else self.image
+        return replace(kind, size=kind.size or self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +150,10 @@ class ObjectiveConfig:
     gradient: Literal["exact", "reference"] = "exact"
     """With several processes: exact is the gradient that one process with the whole batch has; reference that of the
     reference implementation, whose image-text contrast takes the gathered embeddings for constants."""
+    ssl_every: int = 1
+    """Self-supervised views are drawn on every k-th step, the first one among them; their weight stays as it is."""
+    ssl_share: float = 1.0
+    """Share of a batch's rows that self-supervised views are drawn of; they are contrasted among themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)

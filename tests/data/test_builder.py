@@ -10,6 +10,7 @@ from slip.config import ViewsConfig
 from slip.data.builder import Builder
 from slip.data.order import Order, Stream, generator, parts_of
 from slip.data.record import Record
+from slip.data.schedule import Schedule
 from slip.data.sources.mixture import Mixture
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import UNCHANGED, crop, draw
@@ -120,3 +121,60 @@ def test_views_can_be_finished_early() -> None:
         assert torch.equal(early["views"][name], late["views"][name] // 2)
         assert early["parameters"][name].dtype == torch.float32
         assert early["parameters"][name].tolist() == [list(UNCHANGED)] * 6
+
+
+def scheduled(position: int, ssl: Squares | None = None, *, source=PAIRS, **options) -> dict:
+    schedule = Schedule(6, every=2, share=0.5)
+    names, views = options.pop("names", NAMES), options.pop("views", VIEWS)
+    return Builder(source, ssl, views, names, Tokenizer(), 6, 5, schedule=schedule, **options).build(position)
+
+
+def test_every_view_has_its_own_size() -> None:
+    views = replace(VIEWS, ssl=replace(VIEWS.ssl, size=4))
+    built = Builder(PAIRS, None, views, NAMES, Tokenizer(), 6, 5).build(0)
+    same = build(0)
+    assert torch.equal(built["views"]["image"], same["views"]["image"])
+    assert built["views"]["ssl_1"].shape == built["views"]["ssl_2"].shape == (6, 3, 4, 4)
+    assert torch.equal(built["parameters"]["ssl_1"], same["parameters"]["ssl_1"])
+    epoch, index = Order(parts_of(PAIRS), 5).locate(2)
+    box, _ = draw(VIEWS.ssl, 12, 10, generator(5, epoch, index, Stream.SSL_2))
+    assert torch.equal(built["views"]["ssl_2"][2], torch.from_numpy(crop(PAIRS[index].image, box, 4)))
+
+
+def test_steps_without_self_supervision_are_those_of_a_run_without_it() -> None:
+    built, clip = (scheduled(6, names=names) for names in (NAMES, ("image",)))
+    assert list(built["views"]) == list(built["parameters"]) == ["image"]
+    assert torch.equal(built["views"]["image"], clip["views"]["image"])
+    assert torch.equal(built["tokens"], clip["tokens"])
+
+
+def test_a_share_of_the_rows_gets_self_supervised_views() -> None:
+    built, whole = scheduled(12), build(12)
+    assert torch.equal(built["views"]["image"], whole["views"]["image"])
+    rows = [1, 3, 5]  # half of six, evenly
+    for kind in ("views", "parameters"):
+        for name in ("ssl_1", "ssl_2"):
+            assert torch.equal(built[kind][name], whole[kind][name][rows])
+
+
+def test_pictures_of_their_own_are_each_used_once_an_epoch() -> None:
+    order = Order(parts_of(PICTURES), 5, Stream.SSL_ORDER)
+    seen = [scheduled(position, PICTURES) for position in range(0, 84, 6)]  # 14 steps, 7 with 3 pictures
+    places = [order.locate(place) for place in range(21)]
+    assert sorted(places) == [(epoch, index) for epoch in range(3) for index in range(7)]
+    expected = [expected_view(PICTURES, epoch, index, "ssl_1") for epoch, index in places]
+    assert torch.equal(
+        torch.cat([b["views"]["ssl_1"] for b in seen if "ssl_1" in b["views"]]), torch.stack(expected)
+    )
+    assert [b["read"] for b in seen[:4]] == [9, 15, 24, 30]
+
+
+@pytest.mark.parametrize("ssl", [None, PICTURES])
+@pytest.mark.parametrize("position", [0, 6, 12])
+def test_processes_share_a_scheduled_batch(ssl: Squares | None, position: int) -> None:
+    whole = scheduled(position, ssl)
+    shares = [scheduled(position, ssl, rank=rank, world=3) for rank in range(3)]
+    for kind in ("views", "parameters"):
+        for name in whole[kind]:
+            assert torch.equal(torch.cat([share[kind][name] for share in shares]), whole[kind][name])
+    assert {share["read"] for share in shares} == {whole["read"]}

@@ -23,6 +23,7 @@ from slip.data.decode import decode
 from slip.data.loader import MAX_WORKERS, Loader, default_workers
 from slip.data.order import Stream, generator, locate
 from slip.data.record import Batch, Record
+from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import crop, draw
 from slip.errors import ConfigError, DataError, SlipError
@@ -141,6 +142,14 @@ BAD = ((2, "missing"), (5, "damaged"), (11, "silent"), (12, "missing"))
 def test_the_number_of_workers_changes_nothing(workers: int) -> None:
     expected = load(8, Pictures(bad=BAD))
     for a, b in zip(load(8, Pictures(bad=BAD), workers=workers, prefetch=2), expected, strict=True):
+        assert_equal(a, b)
+
+
+def test_the_number_of_workers_changes_nothing_about_a_schedule() -> None:
+    options = {"schedule": Schedule(5, 3, 0.4), "ssl": Pictures(9, name="others")}
+    expected = load(4, **options)
+    assert [len(batch.views.get("ssl_1", ())) for batch in expected] == [2, 0, 0, 2]
+    for a, b in zip(load(4, workers=1, **options), expected, strict=True):
         assert_equal(a, b)
 
 
@@ -267,9 +276,12 @@ def test_leaves_no_process_behind() -> None:
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
     loader = Loader(Pictures(), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.lanes[0].min_side == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
+    assert loader._builder.lanes[0].min_side(["image"]) == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
     loader = Loader(Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.lanes[0].min_side == 66
+    assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 66
+    smaller = ViewsConfig(size=16, ssl=ViewConfig(size=8, scale=(0.08, 1.0)))
+    loader = Loader(Pictures(), views=smaller, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
+    assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 33  # 8 / sqrt(0.08 * 3 / 4) = 32.7
 
 
 def test_the_loaders_work_is_picklable() -> None:

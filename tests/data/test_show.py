@@ -45,8 +45,7 @@ class Pictures:
 
 
 def lane(source: Pictures, seed: int) -> Lane:
-    configs = {name: CONFIG.image if name == "image" else CONFIG.ssl for name in VIEWS}
-    return Lane(source, configs, CONFIG.size, seed, captioned=False)
+    return Lane(source, CONFIG, VIEWS, seed, captioned=False)
 
 
 def test_views_are_those_of_the_first_epoch() -> None:

@@ -190,6 +190,9 @@ def test_smallest_crop() -> None:
         ({"flip": 1.5}, "flip"),
         ({"blur": -0.1}, "blur"),
         ({"grayscale": math.nan}, "grayscale"),
+        ({"size": -8}, "size"),
+        ({"drop_tokens": 1.0}, "drop_tokens"),
+        ({"drop_tokens": -0.1}, "drop_tokens"),
     ],
 )
 def test_bad_configuration(values: dict, field: str) -> None:

@@ -12,6 +12,7 @@ from distributed.ranks import run_on
 from toys import make_tiny_config
 
 from slip.collectives import rank, world
+from slip.config import SSL_VIEWS
 from slip.models import build
 from slip.objectives import parse
 from slip.training.optimizer import build_optimizer, state_tensors
@@ -31,6 +32,8 @@ class Case:
     micro_batch: int = 0
     clip_grad: float = 0.0
     drop_path: float = 0.3
+    drop_tokens: float = 0.0
+    ssl_rows: int = ROWS
     offload: bool = False
 
     def __str__(self) -> str:
@@ -38,9 +41,12 @@ class Case:
         return ", ".join(f"{k} {v}" for k, v in vars(self).items() if v != getattr(default, k)) or "default"
 
 
-def batch(needs: tuple[str, ...], dtype: torch.dtype) -> Inputs:
+def batch(needs: tuple[str, ...], case: Case) -> Inputs:
     generator = torch.Generator().manual_seed(1)
-    views = {n: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator, dtype=dtype) for n in needs if n != "text"}
+    rows = {name: case.ssl_rows if name in SSL_VIEWS else ROWS for name in needs if name != "text"}
+    views = {
+        name: torch.randn(n, 3, SIZE, SIZE, generator=generator, dtype=case.dtype) for name, n in rows.items()
+    }
     tokens = torch.zeros(ROWS, 12, dtype=torch.long)
     for row in range(ROWS):
         length = 3 + row % 7
@@ -55,14 +61,13 @@ def three_steps(case: Case) -> dict[str, np.ndarray]:
     image = replace(config.model.image, name=case.tower, drop_path=case.drop_path)
     objective = parse(case.loss, block=case.block)
     torch.manual_seed(0)
-    parallel = parallelise(
-        build(replace(config.model, image=image), SIZE, objective.needs).to(case.dtype).train(),
-        case.kind,
-        offload=case.offload,
-    )
+    views = replace(config.views, size=SIZE, ssl=replace(config.views.ssl, drop_tokens=case.drop_tokens))
+    model = build(replace(config.model, image=image), SIZE, objective.needs, views).to(case.dtype).train()
+    parallel = parallelise(model, case.kind, offload=case.offload)
     # With the usual eps AdamW makes steps of rounding errors where a gradient is zero, as before a BatchNorm.
     optimizer = build_optimizer(parallel.model, replace(config.optimizer, lr=1e-3, eps=1e-4))
-    share = list(batch(objective.needs, case.dtype).split(ROWS // world()))[rank()]
+    part = list(batch(objective.needs, case).split(ROWS // world()))[rank()]
+    share = Inputs(part.views, part.tokens)
     found: dict[str, Any] = {}
     for step in range(3):
         losses = backward(
@@ -104,6 +109,8 @@ CASES = [
     Case(dtype=torch.float32),
     Case(micro_batch=1, clip_grad=0.01),
     Case(tower="test_resnet"),
+    Case(drop_tokens=0.5, ssl_rows=4),
+    Case(drop_tokens=0.5, ssl_rows=4, micro_batch=1),
 ]
 
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from slip.config import EMBEDDINGS, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig
+from slip.config import (
+    EMBEDDINGS,
+    ImageTowerConfig,
+    ModelConfig,
+    SslHeadConfig,
+    TextTowerConfig,
+    ViewConfig,
+    ViewsConfig,
+)
 from slip.errors import ConfigError
 from slip.models import Model, build
 
@@ -72,6 +80,44 @@ def test_the_tower_is_called_once() -> None:
     assert batches == [12]
 
 
+def _views(**ssl: object) -> ViewsConfig:
+    return ViewsConfig(size=16, ssl=ViewConfig(**ssl))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("views", "size", "calls"),
+    [
+        (_views(), 16, [(12, 0.0)]),
+        (_views(size=16), 16, [(12, 0.0)]),
+        (_views(size=8), 8, [(4, 0.0), (8, 0.0)]),
+        (_views(drop_tokens=0.5), 16, [(4, 0.0), (8, 0.5)]),
+    ],
+    ids=str,
+)
+def test_views_of_one_kind_go_through_together(views: ViewsConfig, size: int, calls: list) -> None:
+    torch.manual_seed(0)
+    model, (pictures, tokens) = build(CONFIG, 16, EMBEDDINGS, views), _inputs()
+    pictures = {name: view if name == "image" else view[..., :size, :size] for name, view in pictures.items()}
+    seen = []
+    model.image_tower.register_forward_pre_hook(lambda _, inputs: seen.append((len(inputs[0]), inputs[1])))
+    out = model(pictures, tokens)
+    assert seen == calls
+    assert out["ssl_1"].shape == out["ssl_2"].shape == (4, 6)
+    if len(calls) == 1:
+        expected = _model()(pictures, tokens)
+        assert all(torch.equal(out[name], expected[name]) for name in expected)
+
+
+def test_self_supervised_views_may_be_fewer_or_absent() -> None:
+    model, (views, tokens) = _model().eval(), _inputs()
+    whole = model(views, tokens)
+    few = model({name: view[:3] if name in SIMCLR else view for name, view in views.items()}, tokens)
+    none = model({"image": views["image"]}, tokens)
+    assert list(none) == ["image", "text", "logit_scale"]
+    for out, name, rows in [(few, "ssl_1", 3), (few, "ssl_2", 3), (few, "image", 4), (none, "image", 4)]:
+        torch.testing.assert_close(out[name], whole[name][:rows], rtol=1e-4, atol=1e-5)
+
+
 def test_each_ssl_view_has_its_own_batch_statistics() -> None:
     model, (views, _) = _model(SIMCLR).train(), _inputs()
     views = {"ssl_1": views["ssl_1"], "ssl_2": 3 * views["ssl_2"] + 1}
@@ -132,6 +178,8 @@ def test_missing_inputs_are_said() -> None:
         model(views)
     with pytest.raises(ConfigError, match="ssl_2"):
         model({"image": views["image"], "ssl_1": views["ssl_1"]}, tokens)
+    with pytest.raises(ConfigError, match="views image"):
+        _model(SIMCLR)({"image": views["image"]})
     with pytest.raises(ConfigError, match="not built for"):
         _model(SIMCLR).encode_text(tokens)
 

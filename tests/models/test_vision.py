@@ -4,8 +4,9 @@ import pytest
 import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
+from torch.nn import functional as F
 
-from slip.config import ImageTowerConfig
+from slip.config import ImageTowerConfig, ViewConfig
 from slip.errors import ConfigError
 from slip.models.vision import ClassTokenBlock, ImageTower, build_image_tower
 
@@ -176,3 +177,94 @@ def test_bf16_autocast_runs_forward_and_backward() -> None:
         features = tower(torch.randn(2, 3, 32, 32))
     features.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
+
+
+def _view(size: int, drop_tokens: float = 0.0) -> ViewConfig:
+    return ViewConfig(size=size, drop_tokens=drop_tokens)
+
+
+def test_smaller_images_have_their_position_embeddings_resampled() -> None:
+    torch.manual_seed(0)
+    tower = build_image_tower(SMALL, 64, [_view(64), _view(32)]).double()
+    smaller = build_image_tower(SMALL, 32).double()
+    state = tower.state_dict()
+    prefix, grid = state["trunk.pos_embed"].split([1, 64], dim=1)
+    grid = F.interpolate(
+        grid.float().view(1, 8, 8, 24).permute(0, 3, 1, 2), (4, 4), mode="bicubic", antialias=True
+    )
+    state["trunk.pos_embed"] = torch.cat([prefix, grid.permute(0, 2, 3, 1).reshape(1, 16, 24).double()], 1)
+    smaller.load_state_dict(state)
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(tower(images), smaller(images), rtol=1e-5, atol=1e-6)
+    tower(images).square().sum().backward()
+    assert tower.trunk.pos_embed.grad.abs().sum() > 0
+
+
+def test_weights_and_results_do_not_depend_on_the_views() -> None:
+    towers = []
+    for views in ((), [_view(64, 0.5), _view(32, 0.2)]):
+        torch.manual_seed(0)
+        towers.append(build_image_tower(SMALL, 64, views).eval())
+    states = [tower.state_dict() for tower in towers]
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(towers[0](images), towers[1](images, 0.5), rtol=1e-5, atol=1e-6)
+
+
+def test_dropped_tokens_never_enter_the_blocks() -> None:
+    tower = build_image_tower(SMALL, 32, [_view(32, 0.5)]).train()
+    before, entered = [], []
+    tower.trunk.patch_drop.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    tower.trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    images = torch.randn(6, 3, 32, 32)
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        tower(images, 0.5)
+    tower(images)
+    tower.eval()(images, 0.5)
+    assert [tokens.shape[1] for tokens in entered] == [9, 9, 9, 17, 17]
+    assert torch.equal(entered[0], entered[1])
+    kept = []
+    for all_tokens, tokens in zip(before[0], entered[0]):
+        assert torch.equal(tokens[0], all_tokens[0])  # the class token
+        places = [int((all_tokens == token).all(1).nonzero()) for token in tokens[1:]]
+        assert len(set(places)) == 8
+        assert 0 not in places
+        kept.append(frozenset(places))
+    assert len(set(kept)) > 1  # of each image its own
+    assert not torch.equal(entered[0], entered[2])
+
+
+def test_dropping_tokens_keeps_each_as_often() -> None:
+    tower = build_image_tower(SMALL, 32, [_view(32, 0.75)]).train()
+    tokens = torch.arange(17.0).view(1, 17, 1).expand(2000, 17, 1)
+    tower.trunk.patch_drop.share = 0.75
+    counts = tower.trunk.patch_drop(tokens).long().flatten().bincount(minlength=17)
+    assert counts[0] == 2000
+    assert counts[1:].float().sub(500).abs().max() < 100  # five standard deviations
+
+
+def test_convolutional_towers_take_views_of_any_size() -> None:
+    tower = build_image_tower(ImageTowerConfig(name="test_resnet"), 32, [_view(32), _view(24)])
+    assert tower.training
+    assert tower(torch.randn(2, 3, 24, 24)).shape == tower(torch.randn(2, 3, 32, 32)).shape
+
+
+def test_a_named_vision_transformer_takes_views_of_other_sizes() -> None:
+    tower = build_image_tower(ImageTowerConfig(name="test_vit"), 64, [_view(64), _view(32, 0.5)])
+    assert tower(torch.randn(2, 3, 32, 32), 0.5).shape == tower(torch.randn(2, 3, 64, 64)).shape
+
+
+@pytest.mark.parametrize(
+    ("config", "view", "told"),
+    [
+        (SMALL, _view(20), "views of 20 pixels, model.image.patch 8.*views.ssl.size"),
+        (ImageTowerConfig(name="test_vit"), _view(40), "does not take views of 40 pixels.*timm says"),
+        (ImageTowerConfig(name="mixer_s32_224"), _view(32), "does not take views of 32 pixels"),
+        (ImageTowerConfig(name="test_resnet"), _view(64, 0.5), "no patch tokens.*drop_tokens"),
+    ],
+)
+def test_views_that_a_tower_cannot_take(config: ImageTowerConfig, view: ViewConfig, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_image_tower(config, 64, [_view(64), view])

@@ -140,3 +140,19 @@ def test_sum_weighs_losses_and_gradients_and_keeps_named_values() -> None:
     torch.testing.assert_close(result["simclr_loss"], simclr["loss"].detach())
     for one, other in zip(torch.autograd.grad(result["loss"], inputs), torch.autograd.grad(expected, inputs)):
         torch.testing.assert_close(one, other)
+
+
+def test_a_term_without_its_embeddings_takes_no_part() -> None:
+    embeddings = {name: value for name, value in batch().items() if not name.startswith("ssl")}
+    result = parse("2 * clip + simclr")(embeddings)
+    clip = Clip()(embeddings)
+    assert set(result) == {"loss", "clip_loss", "clip_acc"}
+    torch.testing.assert_close(result["loss"], 2 * clip["loss"])
+    with pytest.raises(ConfigError, match=r"Nothing is left of clip \+ simclr.*logit_scale"):
+        parse("clip + simclr")({"logit_scale": embeddings["logit_scale"]})
+
+
+def test_terms_may_be_of_different_numbers_of_rows() -> None:
+    embeddings = {name: value[:5] if name.startswith("ssl") else value for name, value in batch().items()}
+    result = parse("clip + simclr")(embeddings)
+    torch.testing.assert_close(result["loss"], Clip()(embeddings)["loss"] + SimClr()(embeddings)["loss"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from slip.config import Config
 from slip.data.sources.mixture import Mixture
 from slip.errors import ConfigError, TrainingError
 from slip.training import checkpoint, loop
@@ -286,3 +287,93 @@ def test_tensorboard_gets_the_numbers(tmp_path, toy_source) -> None:
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [
         (line["step"], pytest.approx(line["loss"])) for line in lines
     ]
+
+
+def cheap(config: Config) -> Config:
+    """Return the configuration with everything that makes self-supervision cheaper."""
+    ssl = replace(config.views.ssl, size=24, drop_tokens=0.5)
+    return replace(
+        config,
+        views=replace(config.views, image=replace(config.views.image, drop_tokens=0.25), ssl=ssl),
+        objective=replace(config.objective, ssl_every=2, ssl_share=0.5),
+    )
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypatch, micro_batch) -> None:
+    config = cheap(make_tiny_config(micro_batch=micro_batch))
+    pictures = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    whole = train(config, toy_source, tmp_path / "whole", ssl=pictures, console=console)
+    interrupt_after(monkeypatch, 7)  # steps 0, 2, 4, … have self-supervision
+    with pytest.raises(Interrupted, match="after step 7 of 16"):
+        train(config, toy_source, tmp_path / "parts", ssl=pictures, console=QUIET)
+    parts = train(config, toy_source, tmp_path / "parts", ssl=pictures, resume=True, console=QUIET)
+    assert same(weights(whole), weights(parts))
+    lines = [
+        [
+            {k: v for k, v in line.items() if k not in ("samples_per_second", "data_wait")}
+            for line in read_lines(run.path / "metrics.jsonl")
+        ]
+        for run in (whole, parts)
+    ]
+    assert lines[0] == lines[1]
+    # 16 steps of 8 pairs; 8 steps with 4 pictures, which are 2 epochs of 13 and a half.
+    assert "160 records read" in said.getvalue()
+    skipped = [line["key"] for line in read_lines(whole.path / "skipped.jsonl")]
+    assert skipped.count("#5") in (2, 3)
+
+
+def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch) -> None:
+    config = cheap(make_tiny_config(log_every=1))
+    original, views = loop.backward, []
+
+    def watched(model, objective, inputs, **options):
+        views.append({name: tuple(view.shape) for name, view in inputs.views.items()})
+        return original(model, objective, inputs, **options)
+
+    monkeypatch.setattr(loop, "backward", watched)
+    run = train(config, toy_source, tmp_path / "run", console=QUIET)
+    image = {"image": (8, 3, 16, 16)}
+    assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
+    lines = read_lines(run.path / "metrics.jsonl")
+    assert [("simclr_loss" in line, "clip_loss" in line) for line in lines] == [
+        (True, True),
+        (False, True),
+    ] * 8
+
+
+def test_means_are_over_the_steps_that_have_a_value(tmp_path, toy_source) -> None:
+    each, all_steps = (
+        read_lines(
+            train(cheap(make_tiny_config(log_every=n)), toy_source, tmp_path / str(n), console=QUIET).path
+            / "metrics.jsonl"
+        )
+        for n in (1, 16)
+    )
+    for name, count in (("simclr_loss", 8), ("clip_loss", 16), ("loss", 16)):
+        values = [line[name] for line in each if name in line]
+        assert len(values) == count
+        assert all_steps[0][name] == pytest.approx(sum(values) / count)
+
+
+def test_the_trained_model_takes_images_of_views_size(tmp_path, toy_source, tiny_config) -> None:
+    import slip
+
+    run = train(cheap(tiny_config), toy_source, tmp_path / "run", console=QUIET)
+    encoder = slip.load(run.path)
+    assert encoder.size == 16
+    assert encoder.encode_image(toy_source[0].image).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("ssl", "advice"), [({"size": 20}, "views of 20 pixels"), ({"drop_tokens": 1.0}, "views.ssl.drop_tokens")]
+)
+def test_views_that_cannot_be_trained_on_leave_no_folder(
+    tmp_path, toy_source, tiny_config, ssl, advice
+) -> None:
+    views = replace(tiny_config.views, ssl=replace(tiny_config.views.ssl, **ssl))
+    with pytest.raises(ConfigError, match=advice):
+        train(replace(tiny_config, views=views), toy_source, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()

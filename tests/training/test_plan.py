@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from slip.config import Config
+from slip.errors import ConfigError
 from slip.models import build
-from slip.training.plan import make_plan, memory
+from slip.training.plan import describe, make_plan, memory
 from toys import make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
@@ -24,3 +28,46 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
     assert weights == 16 * sum(p.numel() for p in model.parameters())
     assert activations == pytest.approx(module._saved_bytes(plan, model, micro_batch or 16), rel=0.02)
     assert torch.is_grad_enabled()
+
+
+def cheap(**objective: object) -> Config:
+    config = make_tiny_config(batch=16)
+    ssl = replace(config.views.ssl, size=8, drop_tokens=0.5)
+    return replace(
+        config,
+        views=replace(config.views, ssl=ssl),
+        objective=replace(config.objective, **objective),
+    )
+
+
+def test_memory_counts_what_backward_keeps_of_cheap_views() -> None:
+    from slip.training import plan as module
+
+    config = cheap(ssl_share=0.25, ssl_every=3)
+    plan = make_plan(config, 64, NEEDS)
+    model = build(config.model, 16, NEEDS, config.views)
+    assert memory(plan, model)[1] == pytest.approx(module._saved_bytes(plan, model, 16), rel=0.02)
+    dense = make_plan(make_tiny_config(batch=16), 64, NEEDS)
+    assert memory(plan, model)[1] < 0.6 * memory(dense, build(config.model, 16, NEEDS))[1]
+
+
+def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
+    config = cheap(ssl_share=0.25, ssl_every=3)
+    model = build(config.model, 16, NEEDS, config.views)
+    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, toy_source)
+    assert "image at 16 px\n" in told
+    assert "ssl_1, ssl_2 at 8 px, 50% of the tokens dropped, of 4 of 16 samples, on one step of 3\n" in told
+
+
+@pytest.mark.parametrize(
+    ("objective", "needs", "told"),
+    [
+        ({"ssl_every": 0}, NEEDS, "objective.ssl_every"),
+        ({"ssl_share": 0.01}, NEEDS, "two rows"),
+        ({"ssl_every": 2}, NEEDS[2:], "nothing to train on"),
+        ({"ssl_share": 0.5}, NEEDS[2:], "nothing to train on"),
+    ],
+)
+def test_schedules_that_leave_nothing_are_refused(objective, needs, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        make_plan(cheap(**objective), 64, needs)

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from slip.config import ViewConfig, ViewsConfig
 from slip.models import build
 from slip.objectives import parse
+from slip.training.parallel import Parallel
 from slip.training.step import Inputs, backward, gradient_norm
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
@@ -37,11 +39,11 @@ def gradients(model):
 def test_micro_batches_equal_the_whole_batch(setup, micro_batch) -> None:
     model, objective, inputs = setup
     statistics = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
-    whole = backward(model, objective, inputs)
+    whole = backward(Parallel(model), objective, inputs)
     expected = gradients(model)
     after = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
     model.load_state_dict(statistics, strict=False)
-    losses = backward(model, objective, inputs, micro_batch=micro_batch)
+    losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch)
     found = gradients(model)
     assert losses.keys() == whole.keys()
     for name in whole:
@@ -58,14 +60,81 @@ def test_micro_batches_equal_the_whole_batch(setup, micro_batch) -> None:
 def test_the_seed_fixes_stochastic_depth(tiny_config, setup) -> None:
     _, objective, inputs = setup
     model = build(tiny_config.model, 16, NEEDS).double().train()
-    losses = [float(backward(model, objective, inputs, micro_batch=4, seed=s)["loss"]) for s in (5, 5, 6)]
+    losses = [float(backward(Parallel(model), objective, inputs, micro_batch=4, seed=s)["loss"]) for s in (5, 5, 6)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_gradient_norm_and_clipping(setup) -> None:
     model, objective, inputs = setup
-    backward(model, objective, inputs)
+    backward(Parallel(model), objective, inputs)
     expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm().item()
     assert gradient_norm(model) == pytest.approx(expected)
     assert gradient_norm(model, limit=0.1) == pytest.approx(expected)
     assert gradient_norm(model) == pytest.approx(0.1, rel=1e-4)
+
+
+CHEAP = ViewsConfig(
+    size=16, image=ViewConfig(drop_tokens=0.3), ssl=ViewConfig(size=24, drop_tokens=0.5)
+)  # 4 tokens of an image view, 9 of a self-supervised one
+
+
+def cheap_setup(tiny_config, rows: int):
+    """A model in training mode whose towers draw random numbers, and a batch of 10 with `rows` self-supervised."""
+    torch.manual_seed(0)
+    model = build(tiny_config.model, 16, NEEDS, CHEAP).double().train()
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"image": (10, 16), "ssl_1": (rows, 24), "ssl_2": (rows, 24)}
+    views = {
+        name: torch.randn(n, 3, size, size, generator=generator, dtype=torch.float64)
+        for name, (n, size) in shapes.items()
+        if n
+    }
+    tokens = torch.tensor([[49406, 5 + row, 49407] for row in range(10)])
+    return model, parse("clip + 1.0 * simclr", block=4), Inputs(views, tokens)
+
+
+@pytest.mark.parametrize("rows", [0, 2, 5, 10])
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_micro_batches_replay_dropped_tokens_and_few_rows(tiny_config, rows, micro_batch) -> None:
+    """Against the parts' graphs all kept: the same random numbers, one backward through everything."""
+    model, objective, inputs = cheap_setup(tiny_config, rows)
+    losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=7)
+    found = gradients(model)
+    kept = []
+    for i, part in enumerate(inputs.split(micro_batch)):
+        torch.manual_seed(7 + i)
+        kept.append(model.features(part.views, part.tokens))
+    names = [name for name in NEEDS if any(name in part for part in kept)]
+    whole = {name: torch.cat([part[name] for part in kept if name in part]) for name in names}
+    assert {name: len(feature) for name, feature in whole.items() if name.startswith("ssl")} == (
+        {"ssl_1": rows, "ssl_2": rows} if rows else {}
+    )
+    expected = objective(model.heads(whole))
+    expected["loss"].backward()
+    torch.testing.assert_close(losses["loss"], expected["loss"].detach())
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found.pop(name), gradient, rtol=1e-9, atol=1e-12)
+    assert not found
+
+
+def test_without_self_supervised_views_their_head_stays_as_it_is(tiny_config) -> None:
+    model, objective, inputs = cheap_setup(tiny_config, 0)
+    losses = backward(Parallel(model), objective, inputs)
+    assert set(losses) == {"loss", "clip_loss", "clip_acc"}
+    assert not any(name.startswith("ssl_head") for name in gradients(model))
+
+
+def test_the_parts_of_a_batch_have_their_share_of_every_view(tiny_config) -> None:
+    _, _, inputs = cheap_setup(tiny_config, 5)
+    parts = list(inputs.split(4))
+    assert [[len(part.views.get(name, ())) for name in ("image", "ssl_1")] for part in parts] == [
+        [4, 2], [4, 2], [2, 1],
+    ]  # fmt: skip
+    for name, view in inputs.views.items():
+        assert torch.equal(torch.cat([part.views[name] for part in parts if name in part.views]), view)
+
+
+def test_the_seed_fixes_which_tokens_are_dropped(tiny_config) -> None:
+    model, objective, inputs = cheap_setup(tiny_config, 10)
+    losses = [float(backward(Parallel(model), objective, inputs, seed=s)["loss"]) for s in (5, 5, 6)]
+    assert losses[0] == losses[1] != losses[2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slip.config import VIEWS, ViewConfig, ViewsConfig
+from slip.config import SSL_VIEWS, VIEWS, ViewsConfig
 from slip.data.decode import decode
 from slip.data.order import Order, Stream, Streams, parts_of
 from slip.data.record import Record, Skipped, Source
+from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
 from slip.errors import DataError
@@ -30,6 +32,7 @@ ATTEMPTS = 20
 class _Sample:
     """A record ready for its views."""
 
+    epoch: int
     index: int
     key: str
     image: np.ndarray
@@ -37,7 +40,7 @@ class _Sample:
 
 
 class Lane:
-    """One stream of records, and the views made of each.
+    """One stream of records, and the views made of each: those of `names`.
 
     Usually there is one lane, whose records give the captions and all views. With self-supervision on pictures of
     their own there are two, which advance side by side.
@@ -46,8 +49,8 @@ class Lane:
     def __init__(
         self,
         source: Source,
-        configs: Mapping[str, ViewConfig],
-        size: int,
+        views: ViewsConfig,
+        names: tuple[str, ...],
         seed: int,
         *,
         captioned: bool,
@@ -55,31 +58,43 @@ class Lane:
         order: Stream = Stream.ORDER,
         replacement: Stream = Stream.REPLACEMENT,
     ) -> None:
-        self.source, self.configs, self.captioned = source, dict(configs), captioned
-        self.size, self.decoder = size, decoder
+        self.source, self.captioned, self.decoder = source, captioned, decoder
+        self.configs = {name: views.of(name) for name in names}
         self.order = Order(parts_of(source), seed, order)
         self.replacement = replacement
-        # Large pictures are decoded at a fraction of their size where no crop would need more.
-        self.min_side = math.ceil(size / min(map(smallest_crop, configs.values()), default=1.0))
         self._streams = Streams(seed)
+
+    def min_side(self, names: Collection[str]) -> int:
+        """Return the short side below which an image would be enlarged for one of these views.
+
+        Larger pictures are decoded at a fraction of their size where no crop would need more.
+        """
+        configs = [self.configs[name] for name in names]
+        return max((math.ceil(config.size / smallest_crop(config)) for config in configs), default=1)
+
+    def view(self, image: np.ndarray, epoch: int, index: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return a view of record `index`, (3, S, S) uint8 of the view's own size, and its parameters (P,)."""
+        config, (height, width) = self.configs[name], image.shape[:2]
+        box, parameters = draw(config, height, width, self.stream(epoch, index, name))
+        return crop(image, box, config.size), parameters
 
     def stream(self, epoch: int, index: int, view: str) -> np.random.Generator:
         """Return the generator of a view of record `index`; good until the next call."""
         return self._streams.at(epoch, index, Stream[view.upper()])
 
-    def sample(self, position: int, skipped: list[Skipped]) -> tuple[int, _Sample]:
-        """Return (epoch, the record at `position`), or add it to `skipped` and return another one in its place."""
+    def sample(self, position: int, names: Collection[str], skipped: list[Skipped]) -> _Sample:
+        """Return the record at `position`, decoded for these views; or add it to `skipped` and return another one."""
         epoch, index = self.order.locate(position)
-        sample = self._read(epoch, index)
+        sample = self._read(epoch, index, names)
         if isinstance(sample, _Sample):
-            return epoch, sample
+            return sample
         skipped.append(sample)
         # Drawn at once: reading a caption moves the shared generator to another stream.
         drawn = self._streams.at(epoch, index, self.replacement).integers(len(self.source), size=ATTEMPTS)
         for other in drawn.tolist():
-            sample = self._read(epoch, other)
+            sample = self._read(epoch, other, names)
             if isinstance(sample, _Sample):
-                return epoch, sample
+                return sample
         raise DataError(
             f"Record {index} of '{self.source.name}' and {ATTEMPTS} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
@@ -87,14 +102,15 @@ class Lane:
             + ("; an objective without text, such as simclr, needs no captions" if self.captioned else ""),
         )
 
-    def _read(self, epoch: int, index: int) -> _Sample | Skipped:
+    def _read(self, epoch: int, index: int, names: Collection[str]) -> _Sample | Skipped:
         origin, own = getattr(self.source, "origin", lambda index: (self.source, index))(index)
         key, source = f"#{own}", origin.name
         try:
             record = self.source[index]
             key, source = record.key, record.source
             caption = self._caption(record, epoch, index) if self.captioned else ""
-            return _Sample(index, key, decode(record.image, self.min_side, self.decoder), caption)
+            image = decode(record.image, self.min_side(names), self.decoder)
+            return _Sample(epoch, index, key, image, caption)
         except DataError as error:
             return Skipped(index, key, source, str(error))
 
@@ -112,8 +128,10 @@ class Builder:
 
     source, ssl: where the records come from; without `ssl` the self-supervised views are made of the source's
     pictures too. names: which of VIEWS to make. tokenizer: None loads no captions. batch: rows of the whole batch,
-    of which this builds the `rank`-th of `world` equal shares. decoder: see `slip.data.decode`. early: applies the
-    parameters to the views right here, which leaves parameters that change nothing.
+    of which this builds the `rank`-th of `world` equal shares. schedule: which rows get self-supervised views; without
+    one all do. Pictures of their own for these are gone through at the pace they are used at, each once an epoch.
+    decoder: see `slip.data.decode`. early: applies the parameters to the views right here, which leaves parameters
+    that change nothing.
     """
 
     def __init__(
@@ -128,54 +146,74 @@ class Builder:
         *,
         rank: int = 0,
         world: int = 1,
+        schedule: Schedule | None = None,
         decoder: str = "auto",
         early: Early | None = None,
     ) -> None:
         self.early = early
-        self.size, self.tokenizer, self.batch = views.size, tokenizer, batch
+        self.tokenizer, self.batch = tokenizer, batch
+        self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
-        configs = {name: views.image if name == "image" else views.ssl for name in VIEWS if name in names}
-        apart = {name: configs.pop(name) for name in VIEWS[1:] if ssl is not None and name in configs}
+        apart = tuple(name for name in SSL_VIEWS if name in names) if ssl is not None else ()
+        joint = tuple(name for name in VIEWS if name in names and name not in apart)
         captioned = tokenizer is not None
-        self.lanes = [Lane(source, configs, views.size, seed, captioned=captioned, decoder=decoder)]
+        self.lanes = [Lane(source, views, joint, seed, captioned=captioned, decoder=decoder)]
         if ssl is not None:
             order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
             streams = {"order": order, "replacement": replacement}
-            self.lanes.append(Lane(ssl, apart, views.size, seed, captioned=False, decoder=decoder, **streams))
+            self.lanes.append(Lane(ssl, views, apart, seed, captioned=False, decoder=decoder, **streams))
 
     def build(self, position: int) -> dict[str, Any]:
         """Return the fields of the `Batch` that starts at `position`. Raises DataError when it cannot be filled."""
-        names = [name for lane in self.lanes for name in lane.configs]
-        shape = (len(self.rows), 3, self.size, self.size)
-        views = {name: np.empty(shape, dtype=np.uint8) for name in names}
-        parameters = {name: np.empty((len(self.rows), len(Parameter)), dtype=np.float32) for name in names}
+        start, stop, end = position + self.rows.start, position + self.rows.stop, position + self.batch
+        views, parameters = self._empty(start, stop)
+        rows = {name: itertools.count() for name in views}
         keys, captions, skipped = [], [], []
-        for row, offset in enumerate(self.rows):
-            for number, lane in enumerate(self.lanes):
-                epoch, sample = lane.sample(position + offset, skipped)
+        for at in range(start, stop):
+            for number, (lane, place, names) in enumerate(self._plan(at)):
+                sample = lane.sample(place, names, skipped)
                 if number == 0:
                     keys.append(sample.key)
                     captions.append(sample.caption)
-                height, width = sample.image.shape[:2]
-                for name, config in lane.configs.items():
-                    stream = lane.stream(epoch, sample.index, name)
-                    box, parameters[name][row] = draw(config, height, width, stream)
-                    views[name][row] = crop(sample.image, box, self.size)
+                for name in names:
+                    row = next(rows[name])
+                    made = lane.view(sample.image, sample.epoch, sample.index, name)
+                    views[name][row], parameters[name][row] = made
         stacked, drawn = _tensors(views), _tensors(parameters)
         if self.early is not None:
             with _one_thread():
                 stacked = {name: self.early(view, drawn[name]) for name, view in stacked.items()}
             unchanged = torch.tensor(UNCHANGED, dtype=torch.float32)
-            drawn = {name: unchanged.repeat(len(self.rows), 1) for name in names}
+            drawn = {name: unchanged.repeat(len(view), 1) for name, view in stacked.items()}
         return {
             "views": stacked,
             "parameters": drawn,
             "tokens": self.tokenizer(captions) if self.tokenizer else None,
             "keys": keys,
             "skipped": skipped,
-            "position": position + self.batch,
-            "read": (position + self.batch) * len(self.lanes),
+            "position": end,
+            "read": end + (self.schedule.before(end) if len(self.lanes) > 1 else 0),
         }
+
+    def _empty(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return room for the views and parameters of these samples; views that none of them gets are left out."""
+        supervised = self.schedule.before(stop) - self.schedule.before(start)
+        configs = {name: config for lane in self.lanes for name, config in lane.configs.items()}
+        counts = {name: supervised if name in SSL_VIEWS else stop - start for name in configs}
+        shapes = {name: (n, 3, configs[name].size, configs[name].size) for name, n in counts.items() if n}
+        return (
+            {name: np.empty(shape, dtype=np.uint8) for name, shape in shapes.items()},
+            {name: np.empty((counts[name], len(Parameter)), dtype=np.float32) for name in shapes},
+        )
+
+    def _plan(self, position: int) -> Iterator[tuple[Lane, int, tuple[str, ...]]]:
+        """Yield what is read for one sample of the run: a lane, the place in its stream, the views to make."""
+        lane, *apart = self.lanes
+        place = self.schedule.before(position)
+        supervised = self.schedule.before(position + 1) > place
+        yield lane, position, tuple(name for name in lane.configs if supervised or name not in SSL_VIEWS)
+        for other in apart if supervised else ():
+            yield other, place, tuple(other.configs)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from slip.data.decode import check_decoder
 from slip.data.fanout import end_with_parent, start_context
 from slip.data.order import check_seed
 from slip.data.record import Batch, Source
+from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
-from slip.data.views import check
+from slip.data.views import check_views
 from slip.errors import ConfigError, DataError, SlipError, did_you_mean
 
 MAX_WORKERS = 8
@@ -41,9 +42,9 @@ class Loader:
     and kinds of the views; names: which of VIEWS to make. tokenizer: None loads no captions; with one, each record's
     caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
     one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
-    where to go on. decoder, early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one
-    fewer than there are cores, at most 8. prefetch: batches that each process keeps ready; workers · prefetch batches
-    are held in shared memory.
+    where to go on. schedule, decoder, early: see `Builder`. workers: loader processes; 0 builds batches in this
+    process, -1 one fewer than there are cores, at most 8. prefetch: batches that each process keeps ready;
+    workers · prefetch batches are held in shared memory.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -65,13 +66,13 @@ class Loader:
         position: int = 0,
         rank: int = 0,
         world: int = 1,
+        schedule: Schedule | None = None,
         decoder: str = "auto",
         early: Early | None = None,
         workers: int = -1,
         prefetch: int = 4,
     ) -> None:
         for what, value, least in [
-            ("The size of a view", views.size, 1),
             ("A batch", batch, 1),
             ("The position in the stream of records", position, 0),
             ("The number of loader processes", workers, -1),
@@ -84,8 +85,7 @@ class Loader:
         for name in names:
             if name not in VIEWS:
                 raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
-        check(views.image, "image")
-        check(views.ssl, "ssl")
+        check_views(views)
         check_decoder(decoder)
         for records in (source, ssl):
             if records is not None and not len(records):
@@ -102,6 +102,7 @@ class Loader:
             check_seed(seed),
             rank=rank,
             world=world,
+            schedule=schedule,
             decoder=decoder,
             early=early,
         )

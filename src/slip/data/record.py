@@ -55,8 +55,9 @@ class Skipped:
 class Batch:
     """N records as the device needs them.
 
-    views: view name → (N, 3, size, size) uint8, cropped and resized, colours untouched.
-    parameters: view name → (N, P) float32, the augmentations drawn for each (see `slip.augment`).
+    views: view name → (N, 3, size, size) uint8, cropped and resized to the size of the view, colours untouched. Those
+    for self-supervision may be of fewer rows, or absent (see `slip.data.schedule`).
+    parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `slip.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
     position: samples of the run consumed once this batch is done. read: the records looked at for them, used or not.

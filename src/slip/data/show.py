@@ -18,7 +18,7 @@ from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Lane
 from slip.data.decode import decode
 from slip.data.record import Source
-from slip.data.views import check, crop, draw
+from slip.data.views import check_views
 from slip.errors import ConfigError, DataError
 from slip.files import write_bytes
 
@@ -64,12 +64,11 @@ def contact_sheet(
         raise ConfigError("A contact sheet shows at least 1 record", got=count)
     if not len(source):
         raise DataError("The source has no records", got=source.name)
-    check(config.image, "image")
-    check(config.ssl, "ssl")
-    kinds = {name: config.image if name == "image" else config.ssl for name in VIEWS}
-    lane = Lane(source, kinds, config.size, seed, captioned=False)
+    check_views(config)
+    lane = Lane(source, config, VIEWS, seed, captioned=False)
     rows = [look(lane, position, augment) for position in range(min(count, lane.order.length))]
-    head = [f"{source.name}", f"{len(source):,} records; views of {config.size} px"]
+    sizes = sorted({kind.size for kind in lane.configs.values()}, reverse=True)
+    head = [f"{source.name}", f"{len(source):,} records; views of {' and '.join(map(str, sizes))} px"]
     head[1] += f", recipe {recipe}, seed {seed}" if recipe else f", seed {seed}"
     return _sheet(head, rows)
 
@@ -83,20 +82,16 @@ def look(lane: Lane, position: int, augment: Augment) -> Shown:
         key, captions = record.key, record.captions
         picture = decode(record.image, SIDE)
         image = decode(
-            record.image, lane.min_side
+            record.image, lane.min_side(lane.configs)
         )  # the loader's size, for the crops are drawn in its pixels
     except DataError as error:
         return Shown(key, captions, None, {}, str(error))
-    views, parameters = [], []
-    for name, kind in lane.configs.items():
-        height, width = image.shape[:2]
-        box, row = draw(kind, height, width, lane.stream(epoch, index, name))
-        views.append(crop(image, box, lane.size))
-        parameters.append(row)
-    stacked, table = torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(parameters))
-    seen = augment(stacked, table, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).clamp(0, 1).mul(255).round()
-    pixels = seen.to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return Shown(key, captions, picture, dict(zip(lane.configs, pixels)))
+    views = {}
+    for name in lane.configs:
+        view, row = (torch.from_numpy(array)[None] for array in lane.view(image, epoch, index, name))
+        seen = augment(view, row, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))[0].clamp(0, 1).mul(255).round()
+        views[name] = seen.to(torch.uint8).permute(1, 2, 0).numpy()
+    return Shown(key, captions, picture, views)
 
 
 def wrap(text: str, width: float, length: Callable[[str], float]) -> list[str]:

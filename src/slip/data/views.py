@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from slip.config import ViewConfig
+from slip.config import ViewConfig, ViewsConfig
 from slip.errors import ConfigError
 
 Box = tuple[int, int, int, int]
@@ -100,10 +100,20 @@ def smallest_crop(config: ViewConfig) -> float:
     return min(1.0, math.sqrt(config.scale[0] * min(low, 1 / high)))
 
 
+def check_views(views: ViewsConfig) -> None:
+    """Raise ConfigError when a value of the configuration of the views is out of its range."""
+    if views.size < 1:
+        raise ConfigError("views.size takes a number of pixels, at least 1", got=views.size)
+    check(views.image, "image")
+    check(views.ssl, "ssl")
+
+
 def check(config: ViewConfig, name: str) -> None:
     """Raise ConfigError when a value of the configuration of views called `name` is out of its range."""
     chances = ("flip", "jitter_probability", "grayscale", "blur")
     rules = [
+        ("size", config.size >= 0, "a number of pixels, or 0 for views.size"),
+        ("drop_tokens", 0 <= config.drop_tokens < 1, "a share of the tokens, 0 <= share < 1"),
         (
             "scale",
             0 < config.scale[0] <= config.scale[1] <= 1,

@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from slip.config import EMBEDDINGS, ModelConfig
+from slip.config import EMBEDDINGS, SSL_VIEWS, ModelConfig, ViewsConfig
 from slip.errors import ConfigError, did_you_mean
-from slip.models.depth import Rows, laid_out
+from slip.models.dropping import Rows, laid_out
 from slip.models.heads import SslHead, projection
 from slip.models.text import TextTower
 from slip.models.vision import build_image_tower
@@ -27,14 +27,18 @@ class Model(nn.Module):
 
     `features` are the towers' outputs, `heads` turns them into embeddings, calling the model does both. They
     are apart so that the towers can run on parts of a batch while heads and losses see all of it. Embeddings
-    are not normalised.
+    are not normalised. Views of one size and one share of dropped tokens go through the image tower as one tensor.
     """
 
-    def __init__(self, config: ModelConfig, size: int, embeddings: tuple[str, ...]) -> None:
+    def __init__(
+        self, config: ModelConfig, size: int, embeddings: tuple[str, ...], views: ViewsConfig | None = None
+    ) -> None:
         super().__init__()
         self.embeddings = _in_order(embeddings)
         self.views = tuple(name for name in self.embeddings if name != "text")
-        self.image_tower = build_image_tower(config.image, size)
+        kinds = {name: views.of(name) for name in self.views} if views else {}
+        self.image_tower = build_image_tower(config.image, size, kinds.values())
+        self.drop_tokens = {name: kind.drop_tokens for name, kind in kinds.items()}
         self.text_tower = TextTower(config.text) if "text" in self.embeddings else None
         width = self.image_tower.width
         self.image_projection = projection(width, config.embed_dim) if "image" in self.embeddings else None
@@ -54,8 +58,9 @@ class Model(nn.Module):
         """Map views (name → (N, 3, S, S) float, normalised) and tokens (N, L) to embeddings (name → (N, D)).
 
         Besides one entry per name of `embeddings` there is `logit_scale`, the factor exp(s) itself, where the
-        model has text. `rows`: which rows of the whole batch each view holds, where it is not all of them.
-        Raises ConfigError when a view or the tokens are missing.
+        model has text. The self-supervised views may be left out, and may be of another number of rows; the
+        embeddings are then without them, or of theirs. `rows`: which rows of the whole batch each view holds, where
+        it is not all of them. Raises ConfigError when another input is missing.
         """
         return self.heads(self.features(views, tokens, rows))
 
@@ -65,23 +70,35 @@ class Model(nn.Module):
         tokens: Tensor | None = None,
         rows: Mapping[str, Rows] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the towers' features, keyed like the embeddings; the views go through as one tensor."""
-        missing = [name for name in self.views if name not in views]
-        if missing or (tokens is None and self.text_tower is not None):
+        """Return the towers' features, keyed like the embeddings; views are left out as in `forward`."""
+        missing = tuple(name for name in self.views if name not in views)
+        unsupervised = missing == SSL_VIEWS and self.views != SSL_VIEWS  # a step without self-supervision
+        if (missing and not unsupervised) or (tokens is None and self.text_tower is not None):
             raise ConfigError(
                 "The model was called without an input that its embeddings need",
                 got=f"views {', '.join(views) or 'none'}; {'no tokens' if tokens is None else 'tokens'}",
                 fix=f"This model needs {', '.join(self.embeddings)}.",
             )
         features: dict[str, Tensor] = {}
-        if self.views:
-            parts = [views[name] for name in self.views]
-            with laid_out([rows[name] for name in self.views] if rows else None):
-                joint = self.image_tower(parts[0] if len(parts) == 1 else torch.cat(parts))
-            features.update(zip(self.views, joint.split([len(part) for part in parts])))
+        for drop, names in self._groups(views):
+            parts = [views[name] for name in names]
+            with laid_out([rows[name] for name in names] if rows else None):
+                joint = self.image_tower(parts[0] if len(parts) == 1 else torch.cat(parts), drop)
+            features.update(zip(names, joint.split([len(part) for part in parts])))
         if self.text_tower is not None and tokens is not None:
             features["text"] = self.text_tower(tokens)
-        return {name: features[name] for name in self.embeddings}
+        return {name: features[name] for name in self.embeddings if name in features}
+
+    def _groups(self, views: Mapping[str, Tensor]) -> list[tuple[float, list[str]]]:
+        """Return the views that can pass the tower as one tensor, with the share of their tokens to drop.
+
+        Views without a row stay with the others of their group, whose draws then are those of the whole batch.
+        """
+        groups: dict[tuple[float, torch.Size], list[str]] = {}
+        for name in self.views:
+            if name in views:
+                groups.setdefault((self.drop_tokens.get(name, 0.0), views[name].shape[1:]), []).append(name)
+        return [(drop, names) for (drop, _), names in groups.items() if any(len(views[name]) for name in names)]
 
     def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the embeddings of the towers' features, not normalised, and `logit_scale` where there is text.
@@ -121,14 +138,17 @@ class Model(nn.Module):
             self.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
 
 
-def build(config: ModelConfig, size: int, embeddings: tuple[str, ...]) -> Model:
-    """Build the model for views of `size` pixels a side that gives the `embeddings` an objective needs.
+def build(
+    config: ModelConfig, size: int, embeddings: tuple[str, ...], views: ViewsConfig | None = None
+) -> Model:
+    """Build the model for images of `size` pixels a side that gives the `embeddings` an objective needs.
 
     `embeddings` is a subset of image, text, ssl_1, ssl_2. Weights are initialised as in the reference
-    implementation, from torch's global generator. Raises ConfigError on an unknown embedding or a model that
-    cannot be made.
+    implementation, from torch's global generator. `views`: what it is trained on, where that is not all of `size`
+    with all tokens; weights and what it gives in evaluation do not depend on it. Raises
+    ConfigError on an unknown embedding or a model that cannot be made.
     """
-    return Model(config, size, embeddings)
+    return Model(config, size, embeddings, views)
 
 
 def _need(part: Part | None) -> Part:

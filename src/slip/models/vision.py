@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, cast
 
 import timm
+import torch
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slip.config import ImageTowerConfig
+from slip.config import ImageTowerConfig, ViewConfig
 from slip.errors import ConfigError, did_you_mean
-from slip.models.depth import replace_drop_path
+from slip.models.dropping import DropTokens, replace_drop_path
 
 # Shapes: N images, T tokens (class token first), D width, H heads, K width of a head.
 
@@ -24,7 +26,7 @@ class ImageTower(nn.Module):
 
     `trunk` is the timm module, `width` the dimension of the feature. Where a plain vision transformer ends in
     its class token, the trunk's last block is a `ClassTokenBlock`: same parameters and names, same result,
-    less work.
+    less work. A vision transformer can leave out patch tokens in training, others cannot.
     """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
@@ -35,9 +37,18 @@ class ImageTower(nn.Module):
         if _ends_in_class_token(trunk):
             trunk = cast(VisionTransformer, trunk)
             trunk.blocks[-1] = ClassTokenBlock(cast(Block, trunk.blocks[-1]))
+        if isinstance(trunk, VisionTransformer):
+            # Between the position embeddings and the blocks.
+            trunk.patch_drop = DropTokens(trunk.num_prefix_tokens)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, S, S) to features (N, width)."""
+    def forward(self, images: Tensor, drop_tokens: float = 0.0) -> Tensor:
+        """Map normalised images (N, 3, S, S) to features (N, width).
+
+        In training, a share `drop_tokens` of each image's patch tokens, drawn at random, does not enter the blocks
+        (FLIP; Li et al. 2023, section 3); as many are kept as fit whole into the rest, one at least.
+        """
+        if isinstance(self.trunk, VisionTransformer):
+            cast(DropTokens, self.trunk.patch_drop).share = drop_tokens
         return self.trunk(images)
 
 
@@ -79,21 +90,47 @@ class ClassTokenBlock(nn.Module):
         return attn.proj_drop(attn.proj(attn.norm(y_NH1K.transpose(1, 2).reshape(n, 1, total))))
 
 
-def build_image_tower(config: ImageTowerConfig, size: int) -> ImageTower:
-    """Build the image tower for views of `size` pixels a side.
+def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[ViewConfig] = ()) -> ImageTower:
+    """Build the image tower for images of `size` pixels a side.
 
     `vit` is the reference's vision transformer (class token, learned positions, pre-norm, GELU) in the size
     that the configuration gives; any other name is a timm model as timm defines it.
+    views: what it is to be trained on, if not on images of that size with all their tokens; sizes filled in. Position
+    embeddings are resampled for other sizes (bicubic, antialiased), convolutions take them as they are.
 
     Raises ConfigError on an unknown name, or a combination of values that makes no model.
     """
+    others = {view.size for view in views} - {size}
     if config.name == "vit":
-        return ImageTower(_vit(config, size), config.width)
-    trunk = _timm_model(config, size)
-    return ImageTower(trunk, getattr(trunk, "head_hidden_size", None) or cast(int, trunk.num_features))
+        tower = ImageTower(_vit(config, size, others), config.width)
+    else:
+        trunk = _timm_model(config, size, others)
+        tower = ImageTower(trunk, getattr(trunk, "head_hidden_size", None) or cast(int, trunk.num_features))
+    if any(view.drop_tokens for view in views) and not isinstance(tower.trunk, VisionTransformer):
+        raise ConfigError(
+            f"The image tower '{config.name}' has no patch tokens to leave out",
+            fix="Set views.image.drop_tokens and views.ssl.drop_tokens to 0, or use a vision transformer.",
+        )
+    _try_sizes(tower, others, config.name)
+    return tower
 
 
-def _vit(config: ImageTowerConfig, size: int) -> VisionTransformer:
+def _try_sizes(tower: ImageTower, sizes: Collection[int], name: str) -> None:
+    """Raise ConfigError when the tower does not take images of these sizes."""
+    for side in sizes:
+        try:
+            with torch.no_grad():
+                tower.eval()(torch.zeros(1, 3, side, side))
+        except (AssertionError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise ConfigError(
+                f"The image tower '{name}' does not take views of {side} pixels beside those of views.size",
+                cause=f"timm says: {str(error) or type(error).__name__}",
+                fix="Leave views.image.size and views.ssl.size at 0, or choose another tower.",
+            ) from error
+    tower.train()
+
+
+def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> VisionTransformer:
     if config.pretrained:
         raise ConfigError(
             "The image tower 'vit' has no pre-trained weights",
@@ -106,12 +143,13 @@ def _vit(config: ImageTowerConfig, size: int) -> VisionTransformer:
             got=f"width {config.width}, depth {config.depth}, heads {config.heads}",
             fix="Change model.image.width, model.image.depth or model.image.heads.",
         )
-    if config.patch < 1 or size < config.patch or size % config.patch:
-        raise ConfigError(
-            "The side of the views is not a multiple of the image tower's patch",
-            got=f"views.size {size}, model.image.patch {config.patch}",
-            fix="Change views.size or model.image.patch.",
-        )
+    for side in (size, *others):
+        if config.patch < 1 or side < config.patch or side % config.patch:
+            raise ConfigError(
+                "The side of the views is not a multiple of the image tower's patch",
+                got=f"views of {side} pixels, model.image.patch {config.patch}",
+                fix="Change views.size, views.image.size, views.ssl.size or model.image.patch.",
+            )
     vit = VisionTransformer(
         img_size=size,
         patch_size=config.patch,
@@ -121,26 +159,32 @@ def _vit(config: ImageTowerConfig, size: int) -> VisionTransformer:
         num_classes=0,
         drop_path_rate=config.drop_path,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        dynamic_img_size=bool(others),
     )
     # The reference's timm (0.5) drew the class token like the positions; timm of today starts it near zero.
     trunc_normal_(cast(Tensor, vit.cls_token), std=0.02)
     return vit
 
 
-def _timm_model(config: ImageTowerConfig, size: int) -> nn.Module:
+def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) -> nn.Module:
     if not (config.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(config.name)):
         known = ["vit", *timm.list_models()]
         raise ConfigError(f"timm has no image tower '{config.name}'", fix=did_you_mean(config.name, known))
     options: dict[str, Any] = {"pretrained": config.pretrained, "num_classes": 0}
     if config.drop_path > 0:
         options["drop_path_rate"] = config.drop_path
+    # Convolutional towers take images of any size, and have no such option.
+    attempts: list[dict[str, Any]] = [{"img_size": size}, {}]
+    if others:
+        attempts.insert(0, {"img_size": size, "dynamic_img_size": True})
     try:
-        try:
-            return timm.create_model(config.name, img_size=size, **options)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            return timm.create_model(config.name, **options)  # convolutional: takes images of any size
+        while True:
+            sized = attempts.pop(0)
+            try:
+                return timm.create_model(config.name, **sized, **options)
+            except TypeError as error:
+                if "img_size" not in str(error) or not attempts:
+                    raise
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"timm cannot make the image tower '{config.name}' for views of {size} pixels",

@@ -45,7 +45,7 @@ REGISTRY: dict[str, Callable[..., Objective]] = {"clip": Clip, "simclr": SimClr}
 
 @dataclass(frozen=True)
 class Sum:
-    """Σ weight · objective. Built by `parse`."""
+    """Σ weight · objective, over the terms whose embeddings are there. Built by `parse`."""
 
     terms: tuple[tuple[float, Objective], ...]
 
@@ -59,9 +59,18 @@ class Sum:
         return tuple(e for e in EMBEDDINGS if any(e in term.needs for _, term in self.terms))
 
     def __call__(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, the weighted sum, and every term's own named values, unweighted."""
-        results = [term(embeddings) for _, term in self.terms]
-        losses = [weight * result.pop("loss") for (weight, _), result in zip(self.terms, results)]
+        """Return `loss`, the weighted sum, and every term's own named values, unweighted.
+
+        A term whose embeddings are not there takes no part: on steps without self-supervised views (see
+        `slip.data.schedule`) the loss is that of the others. Raises ConfigError when none is left.
+        """
+        terms = [(weight, term) for weight, term in self.terms if embeddings.keys() >= set(term.needs)]
+        if not terms:
+            raise ConfigError(
+                f"Nothing is left of {self}", got=f"embeddings {', '.join(embeddings) or 'none'}"
+            )
+        results = [term(embeddings) for _, term in terms]
+        losses = [weight * result.pop("loss") for (weight, _), result in zip(terms, results)]
         return {"loss": torch.stack(losses).sum(), **{k: v for result in results for k, v in result.items()}}
 
     def __str__(self) -> str:

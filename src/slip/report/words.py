@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from slip.config import Config, ViewConfig
+from slip.config import Config, ObjectiveConfig, ViewConfig
 from slip.report.charts import samples
 from slip.report.runs import Run, finite
 
@@ -23,7 +23,7 @@ def configuration(run: Run) -> dict[str, str]:
         "Self-supervised head": f"{model.ssl.width} – {model.ssl.width} – {model.ssl.dim}; "
         f"temperature {config.objective.temperature:g}",
         "View that goes with the caption": view(views.image),
-        "Self-supervised views": f"two, each {view(views.ssl)}",
+        "Self-supervised views": f"two, each {view(views.ssl)}{_how_often(config.objective)}",
         "Optimiser": f"AdamW, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}, betas "
         f"{optimizer.betas[0]:g} and {optimizer.betas[1]:g}; warm-up over {_count(optimizer.warmup_epochs, 'epoch')}, "
         f"then cosine to {optimizer.lr_end:g}",
@@ -70,6 +70,8 @@ def course(run: Run) -> dict[str, str]:
 def view(config: ViewConfig) -> str:
     """Return how a view is drawn, in words."""
     parts = [f"a crop of {config.scale[0]:.0%}–{config.scale[1]:.0%} of the picture"]
+    parts += [f"at {config.size} px"] if config.size else []
+    parts += [f"{config.drop_tokens:.0%} of the tokens dropped in training"] if config.drop_tokens else []
     chances = {
         "flipped": config.flip,
         "colour jitter": config.jitter_probability,
@@ -78,6 +80,11 @@ def view(config: ViewConfig) -> str:
     }
     parts += [f"{name} {chance:.0%}" for name, chance in chances.items() if chance > 0]
     return ", ".join(parts)
+
+
+def _how_often(config: ObjectiveConfig) -> str:
+    rows = f"; of {config.ssl_share:.0%} of each batch" if config.ssl_share < 1 else ""
+    return rows + (f"; on one step of {config.ssl_every}" if config.ssl_every > 1 else "")
 
 
 def trained_on(runs: Sequence[Run]) -> str:

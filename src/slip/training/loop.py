@@ -106,13 +106,18 @@ def _train(
             )
         run.check_same(config)
     torch.manual_seed(config.training.seed)
-    model = build(config.model, config.views.size, objective.needs).to(plan.device)
+    model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
     if processes.first:
         if not run.exists():
             run.create(config)
         console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
-    parallel = parallelise(model, config.training.parallel)
+    parallel = parallelise(
+        model,
+        config.training.parallel,
+        offload=config.training.offload,
+        some_unused=plan.schedule.every > 1,
+    )
     with _Session(plan, run, source, ssl, parallel, objective, evaluate, console, processes) as session:
         session.restore()
         session.run_to_the_end()
@@ -218,8 +223,9 @@ class _Session:
 
     def _record_count(self) -> str:
         """Return in words what became of the records that the run went through."""
-        lanes = 1 if self.ssl is None else 2
-        read, skipped = lanes * self.step * self.config.training.batch, self.counts["skipped"]
+        position = self.step * self.config.training.batch
+        read = position if self.ssl is None else position + self.plan.schedule.before(position)
+        skipped = self.counts["skipped"]
         if not skipped:
             return f"  {read:,} records read, all usable"
         listed = self.run.path / "skipped.jsonl"
@@ -238,6 +244,7 @@ class _Session:
             position=self.step * config.training.batch,
             rank=self.processes.rank,
             world=self.processes.world,
+            schedule=self.plan.schedule,
             decoder=config.data.decoder,
             early=augment_early if config.data.augment == "loader" else None,
             workers=config.data.workers,

@@ -92,11 +92,16 @@ class Parallel:
 
 
 class Replicas(Parallel):
-    """Each process has the whole model (DistributedDataParallel)."""
+    """Each process has the whole model (DistributedDataParallel).
 
-    def __init__(self, model: Model) -> None:
+    some_unused: whether there are steps that leave out a part of the model, which costs a look at each step's graph.
+    """
+
+    def __init__(self, model: Model, *, some_unused: bool = False) -> None:
         super().__init__(model)
-        self.forward = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.forward = DistributedDataParallel(
+            model, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=some_unused
+        )
 
     def finish_gradients(self, *, whole: bool) -> None:
         if not whole:  # the towers have run a part at a time, past DistributedDataParallel
@@ -123,15 +128,19 @@ class Shards(Parallel):
         average([p.grad for p in heads if p.grad is not None])
 
 
-def parallelise(model: Model, kind: Literal["ddp", "fsdp"] = "ddp", *, offload: bool = False) -> Parallel:
+def parallelise(
+    model: Model, kind: Literal["ddp", "fsdp"] = "ddp", *, offload: bool = False, some_unused: bool = False
+) -> Parallel:
     """Return the model as this process's part of what the processes of the run train together.
 
-    In place, after `prepare` and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
+    offload: of fsdp, see `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare` and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
     """
     if world() == 1:
         return Parallel(model)
     synchronise(model)
-    return Replicas(model) if kind == "ddp" else Shards(model, offload=offload)
+    if kind == "ddp":
+        return Replicas(model, some_unused=some_unused)
+    return Shards(model, offload=offload)
 
 
 def _blocks(tower: nn.Module) -> list[nn.Module]:

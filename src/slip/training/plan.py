@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from slip.config import Config
+from slip.config import SSL_VIEWS, Config
 from slip.data.order import epoch_length
 from slip.data.record import Source
+from slip.data.schedule import Schedule
+from slip.data.views import check_views
 from slip.errors import ConfigError
 from slip.models import Model
 from slip.training.precision import autocast, choose_device, choose_precision
@@ -29,6 +31,8 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     needs: tuple[str, ...]
+    schedule: Schedule
+    """Which rows get self-supervised views."""
     processes: int = 1
 
     @property
@@ -59,10 +63,25 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             got=training.batch,
             fix="Raise --training.batch",
         )
+    check_views(config.views)
+    schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
+    if schedule.rows % processes:
+        raise ConfigError(
+            f"The rows with self-supervised views cannot be shared equally among {processes} processes",
+            got=f"{schedule.rows} of a batch of {training.batch}",
+            fix=f"Choose --objective.ssl-share so that its share of the batch is a multiple of {processes}",
+        )
+    if not schedule.always and set(needs) <= set(SSL_VIEWS):
+        raise ConfigError(
+            "Without self-supervised views there is nothing to train on some steps or rows",
+            got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}",
+            fix="Leave both at 1 where the objective takes self-supervised views alone.",
+        )
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     device = choose_device(training.device)
-    return Plan(config, records, steps, warmup, device, choose_precision(training.precision, device), needs, processes)
+    dtype = choose_precision(training.precision, device)
+    return Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes)
 
 
 def check_ssl(needs: tuple[str, ...]) -> None:
@@ -98,7 +117,7 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
         "data": _data(plan.records, source),
         **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
-        "views": f"{', '.join(n for n in plan.needs if n != 'text')} at {config.views.size} px",
+        "views": _views(plan),
         "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
         "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{compiled}, {torch.get_num_threads()} threads",
@@ -111,10 +130,25 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
 
 
 def _processes(plan: Plan) -> str:
+    """Return how many processes there are, if several, and what each has."""
     if plan.processes == 1:
         return ""
     kind = {"ddp": "DDP", "fsdp": "FSDP"}[plan.config.training.parallel]
     return f"{plan.processes} processes ({kind}, {plan.config.training.batch // plan.processes} of a batch each), "
+
+
+def _views(plan: Plan) -> str:
+    """Return the views with their size, what is left out of them, and how often they are drawn."""
+    lines: dict[str, list[str]] = {}
+    for name in (n for n in plan.needs if n != "text"):
+        view, often = plan.config.views.of(name), plan.schedule
+        words = f"at {view.size} px"
+        words += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
+        if name in SSL_VIEWS:
+            words += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
+            words += f", on one step of {often.every}" if often.every > 1 else ""
+        lines.setdefault(words, []).append(name)
+    return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
 
 
 def _data(records: int, source: Source) -> str:
@@ -125,22 +159,25 @@ def _data(records: int, source: Source) -> str:
 def memory(plan: Plan, model: Model) -> tuple[int, int]:
     """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
 
-    Activations are counted, not guessed: the towers run on batches of 2 and 4, every tensor that the backward
+    Activations are counted, not guessed: the towers run on two small batches, every tensor that the backward
     pass would keep is added up, and the line through the two sums is read at the batch's size.
     """
-    few, more = _saved_bytes(plan, model, 2), _saved_bytes(plan, model, 4)
+    small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
+    few, more = _saved_bytes(plan, model, small), _saved_bytes(plan, model, 2 * small)
     at_a_time = min(
         plan.config.training.micro_batch or plan.config.training.batch, plan.config.training.batch
     )
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) * 4
-    return weights, few + (more - few) // 2 * (at_a_time - 2)
+    return weights, few + (more - few) // small * (at_a_time - small)
 
 
 def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
-    size, context = plan.config.views.size, plan.config.model.text.context
-    views = {
-        name: torch.zeros(batch, 3, size, size, device=plan.device) for name in plan.needs if name != "text"
-    }
+    context = plan.config.model.text.context
+    views = {}
+    for name in (n for n in plan.needs if n != "text"):
+        rows = max(2, round(plan.schedule.share * batch)) if name in SSL_VIEWS else batch
+        size = plan.config.views.of(name).size
+        views[name] = torch.zeros(rows, 3, size, size, device=plan.device)
     tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from slip.collectives import rank, world
-from slip.models.depth import Rows
+from slip.models.dropping import Rows
 from slip.training.parallel import Parallel
 from slip.training.precision import autocast
 
@@ -19,25 +19,36 @@ Objective = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as the model takes it: view name → (N, 3, S, S) float, tokens (N, L) or None."""
+    """A batch as the model takes it: view name → (N, 3, S, S) float, tokens (N, L) or None.
+
+    Self-supervised views may be of fewer rows, spread evenly over the batch, or absent.
+    """
 
     views: Mapping[str, Tensor]
     tokens: Tensor | None
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    """Which rows of the batch of all processes each view holds; by default this process's share."""
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            counts = {name: len(view) for name, view in self.views.items()}
+            rows = {name: Rows(rank() * count, count, world() * count) for name, count in counts.items()}
+            object.__setattr__(self, "rows", rows)
 
     def __len__(self) -> int:
-        return len(next(iter(self.views.values())))
-
-    def rows(self, start: int = 0, count: int | None = None) -> dict[str, Rows]:
-        """Return which rows of the batch of all processes `count` of these from `start` on are, for each view."""
-        mine, count = len(self), len(self) if count is None else count
-        return {name: Rows(rank() * mine + start, count, world() * mine) for name in self.views}
+        return max(map(len, self.views.values()))
 
     def split(self, size: int) -> Iterator[Inputs]:
-        """Yield consecutive parts of at most `size` samples."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            tokens = None if self.tokens is None else self.tokens[part]
-            yield Inputs({name: view[part] for name, view in self.views.items()}, tokens)
+        """Yield consecutive parts of at most `size` samples, each with its share of every view."""
+        whole = len(self)
+        for start in range(0, whole, size):
+            stop = min(start + size, whole)
+            views, rows = {}, {}
+            for name, view in self.views.items():
+                part = slice(start * len(view) // whole, stop * len(view) // whole)
+                views[name], of_all = view[part], self.rows[name]
+                rows[name] = Rows(of_all.first + part.start, part.stop - part.start, of_all.total)
+            yield Inputs(views, None if self.tokens is None else self.tokens[start:stop], rows)
 
 
 def backward(
@@ -56,36 +67,42 @@ def backward(
     (GradCache; Gao et al. 2021, section 3). Nothing is accumulated from smaller contrasts.
     Of several processes, each has its share of the batch, and the gradient that it is left with is the mean over them:
     that of the whole batch's loss.
-    `seed` fixes the randomness inside the towers (stochastic depth), which belongs to the rows of the whole batch.
+    `seed` fixes the randomness inside the towers (stochastic depth, dropped tokens), which belongs to the rows of the
+    whole batch.
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
         torch.manual_seed(seed)
         with autocast(device, dtype):
-            losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows()))
+            losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows))
         losses["loss"].backward()
         parallel.finish_gradients(whole=True)
         return {name: value.detach() for name, value in losses.items()}
 
     model, parts = parallel.model, list(inputs.split(micro_batch))
-    starts = [i * micro_batch for i in range(len(parts))]
 
     def features(index: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
-        part, rows = parts[index], inputs.rows(starts[index], len(parts[index]))
+        part = parts[index]
         with autocast(device, dtype):
-            return model.features(part.views, part.tokens, rows)
+            return model.features(part.views, part.tokens, part.rows)
 
     with torch.no_grad():
         cached = [features(i) for i in range(len(parts))]
-    whole = {name: torch.cat([part[name] for part in cached]).requires_grad_() for name in cached[0]}
+    # Few self-supervised rows leave some parts without any.
+    pieces = {name: [part[name] for part in cached if name in part] for name in model.embeddings}
+    whole = {name: torch.cat(rows).requires_grad_() for name, rows in pieces.items() if rows}
     with autocast(device, dtype):
         losses = objective(model.heads(whole))
     losses["loss"].backward()
-    gradients = {name: feature.grad for name, feature in whole.items() if feature.grad is not None}
-    for i, part_gradients in enumerate(zip(*(g.split(micro_batch) for g in gradients.values()))):
-        again = features(i)
-        torch.autograd.backward([again[name] for name in gradients], list(part_gradients))
+    gradients = {
+        name: iter(feature.grad.split([len(piece) for piece in pieces[name]]))
+        for name, feature in whole.items()
+        if feature.grad is not None
+    }
+    for i in range(len(parts)):
+        again = {name: feature for name, feature in features(i).items() if name in gradients}
+        torch.autograd.backward(list(again.values()), [next(gradients[name]) for name in again])
     parallel.finish_gradients(whole=False)
     return {name: value.detach() for name, value in losses.items()}
 

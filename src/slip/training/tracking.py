@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -104,26 +105,26 @@ def progress_text(line: dict[str, Any]) -> str:
 
 
 class Window:
-    """Means over the steps since the last line; its state travels with the checkpoint."""
+    """Means since the last line, each over the steps that had the value; its state travels with the checkpoint."""
 
-    def __init__(self, sums: dict[str, float] | None = None) -> None:
-        self.sums: dict[str, float] = dict(sums or {})
+    def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
+        self.sums = {name: (total, steps) for name, (total, steps) in (sums or {}).items()}
         self.restart_clock()
 
     def restart_clock(self) -> None:
         self.samples, self.waited, self.started = 0, 0.0, time.perf_counter()
 
     def add(self, losses: dict[str, float], samples: int, waited: float) -> None:
-        for name, value in (losses | {"steps": 1.0}).items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, value in losses.items():
+            total, steps = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, steps + 1)
         self.samples += samples
         self.waited += waited
 
     def take(self) -> dict[str, float]:
         """Return the means and speeds, and start anew."""
-        steps = self.sums.pop("steps", 1.0)
         seconds = max(1e-9, time.perf_counter() - self.started)
-        line = {name: total / steps for name, total in self.sums.items()}
+        line = {name: total / steps for name, (total, steps) in self.sums.items()}
         line |= {
             "samples_per_second": round(self.samples / seconds, 2),
             "data_wait": round(self.waited / seconds, 4),

@@ -1,7 +1,8 @@
-"""Stochastic depth whose draws belong to the rows of the batch, not to whoever computes them.
+"""What training leaves out at random: residual branches (stochastic depth) and tokens.
 
-A tower may see a batch in parts, or this process only its share of one. Each draw is made for the whole batch, and the
-rows at hand take theirs: so parts, processes and the batch in one piece all leave out the same.
+The draws belong to the rows of the batch, not to whoever computes them. A tower may see a batch in parts, or this process
+only its share of one: each draw is made for the whole batch, and the rows at hand take theirs. So parts, processes and
+the batch in one piece all leave out the same.
 """
 
 from __future__ import annotations
@@ -75,6 +76,24 @@ class DropPath(nn.Module):
         shape = (1,) * (x.ndim - 1)
         drawn = drawn_for_rows(lambda rows: x.new_empty((rows, *shape)).bernoulli_(kept), len(x))
         return x * (drawn / kept if kept > 0 else drawn)
+
+
+class DropTokens(nn.Module):
+    """Leaves out a share of each sample's tokens, but for the first `prefix` (FLIP; Li et al. 2023, section 3)."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix, self.share = prefix, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (n, prefix + T, D) to fewer, while training: as many as fit whole into the rest, one at least."""
+        if self.share == 0.0 or not self.training:
+            return x
+        count, width = x.shape[1] - self.prefix, x.shape[2]
+        kept = max(1, int(count * (1 - self.share)))
+        noise = drawn_for_rows(lambda rows: torch.randn(rows, count, device=x.device), len(x))
+        indices = noise.argsort(dim=1)[:, :kept, None].expand(-1, -1, width)
+        return torch.cat((x[:, : self.prefix], x[:, self.prefix :].gather(1, indices)), dim=1)
 
 
 def replace_drop_path(module: nn.Module) -> None:

@@ -1,0 +1,229 @@
+"""What a training step costs with cheaper self-supervision, in multiples of CLIP's step.
+
+    python benchmarks/cheap.py                                            # arithmetic of two recipes, seconds of one
+    python benchmarks/cheap.py --recipes small-data --rounds 11
+    python benchmarks/cheap.py --recipes slip-vit-b16-yfcc15m --timed slip-vit-b16-yfcc15m --batch 64 --device cuda
+
+Arithmetic is that of the matrix products and convolutions in forward and backward, of the recipe's own batch, whose
+longest caption is the longest of captions.txt. Seconds are those of the training process: colours, blur and flips,
+forward, backward, optimiser; what the loader processes do (decoding and cropping, of which less self-supervision
+makes less too) is left out. A side with self-supervision on every k-th step counts with the mean of k steps. Sides take
+turns (A B C A B C …), ratios are medians over rounds, so that a machine that is busy for a while is busy for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from slip import recipes
+from slip.augment import augment
+from slip.config import Config
+from slip.data.builder import Builder
+from slip.data.record import Batch, Record
+from slip.data.tokenizer import Tokenizer
+from slip.models import Model, build, text
+from slip.objectives import parse
+from slip.training.optimizer import build_optimizer
+from slip.training.parallel import prepare
+from slip.training.plan import Plan, make_plan
+from slip.training.step import Inputs, backward
+
+CAPTIONS = Path(__file__).with_name("captions.txt").read_text(encoding="utf-8").splitlines()
+
+
+def clip(config: Config) -> Config:
+    return replace(config, objective=replace(config.objective, loss="clip"))
+
+
+def cheaper(
+    *, side: float = 1, drop: float = 0, image_drop: float = 0, every: int = 1, share: float = 1
+) -> Callable[[Config], Config]:
+    """Return what makes a configuration cheaper; side: of the self-supervised views, of the image view's."""
+
+    def change(config: Config) -> Config:
+        views, patch = config.views, config.model.image.patch
+        low, high = views.ssl.blur_sigma  # in pixels of the view
+        ssl = replace(
+            views.ssl,
+            size=round(side * views.size / patch) * patch,
+            drop_tokens=drop,
+            blur_sigma=(low, high * side),
+        )
+        image = replace(views.image, drop_tokens=image_drop)
+        return replace(
+            config,
+            views=replace(views, image=image, ssl=ssl),
+            objective=replace(config.objective, ssl_every=every, ssl_share=share),
+        )
+
+    return change
+
+
+VARIANTS: dict[str, Callable[[Config], Config]] = {
+    "CLIP": clip,
+    "SLIP": cheaper(),
+    "half of the SSL tokens dropped": cheaper(drop=0.5),
+    "SSL views of 5/8 the side": cheaper(side=0.625),
+    "SSL views of half the side": cheaper(side=0.5),
+    "— and half of their tokens dropped": cheaper(side=0.5, drop=0.5),
+    "SSL on every 2nd step": cheaper(every=2),
+    "SSL on half of the rows": cheaper(share=0.5),
+    "half the side, every 2nd step": cheaper(side=0.5, every=2),
+    "half the side, half of the rows": cheaper(side=0.5, share=0.5),
+    "half the side, half of the image view's tokens dropped": cheaper(side=0.5, image_drop=0.5),
+    "5/8 the side, half of the image view's tokens dropped": cheaper(side=0.625, image_drop=0.5),
+    "all of SLIP's views with half of their tokens": cheaper(drop=0.5, image_drop=0.5),
+}
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photo-like pictures, smooth colours under fine noise, each with one caption."""
+
+    name: str = "photos"
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: int) -> Record:
+        rng = np.random.default_rng(index)
+        coarse = rng.integers(0, 230, (8, 8, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1)
+        noise = rng.integers(0, 25, coarse.shape, dtype=np.uint8)
+        return Record(coarse + noise, (CAPTIONS[index % len(CAPTIONS)],), str(index), self.name)
+
+
+class Side:
+    """A configuration's training step."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        self.config, self.objective = config, parse(config.objective.loss, block=config.objective.block)
+        self.plan: Plan = make_plan(config, len(Photos()), self.objective.needs)
+        self.every = config.objective.ssl_every
+        self.device = torch.device(device)
+        self.model: Model = build(config.model, config.views.size, self.objective.needs, config.views)
+        self.model = self.model.to(device).train()
+
+    def arithmetic(self) -> float:
+        """Operations of a step, the mean over `every` steps; nothing is computed, only shapes are followed."""
+        schedule = self.plan.schedule
+        longest = Tokenizer(self.config.model.text.context)(CAPTIONS).shape[1]
+        total = 0
+        # The text is as long as it is: to look for its end would need values.
+        uncut = mock.patch.object(text, "cut", lambda tokens, end: tokens)
+        for step in range(self.every):
+            counts = {name: schedule.batch if name == "image" else schedule.rows for name in self.model.views}
+            if step:
+                counts = {"image": schedule.batch}
+            with uncut, FakeTensorMode(allow_non_fake_inputs=True):
+                sides = {name: self.config.views.of(name).size for name in counts}
+                views = {name: torch.empty(n, 3, sides[name], sides[name]) for name, n in counts.items()}
+                inputs = Inputs(views, torch.ones(schedule.batch, longest, dtype=torch.long))
+                with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                    backward(self.model, self.objective, inputs)
+            total += counter.get_total_flops()
+            self.model.zero_grad(set_to_none=True)
+        return total / self.every
+
+    def prepare(self) -> None:
+        """Make the optimiser and the batches that are trained on again and again."""
+        config, names = self.config, self.model.views
+        prepare(self.model, self.device, self.plan.dtype, compiled=False)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
+        tokenizer = Tokenizer(config.model.text.context)
+        size, schedule = config.training.batch, self.plan.schedule
+        builder = Builder(Photos(), None, config.views, names, tokenizer, size, 0, schedule=schedule)
+        self.batches = [Batch(**builder.build(step * size)) for step in range(self.every)]
+
+    def seconds(self) -> float:
+        """Seconds of a step, the mean over `every` steps."""
+        start = time.perf_counter()
+        for batch in self.batches:
+            views = {
+                name: augment(
+                    view.to(self.device),
+                    batch.parameters[name],
+                    self.config.views.mean,
+                    self.config.views.std,
+                )
+                for name, view in batch.views.items()
+            }
+            tokens = None if batch.tokens is None else batch.tokens.to(self.device)
+            backward(self.model, self.objective, Inputs(views, tokens), dtype=self.plan.dtype)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / self.every
+
+
+def variants(recipe: str, batch: int) -> dict[str, Config]:
+    """Return the configurations to compare: the variants of a recipe, and its fast form if there is one."""
+    base = recipes.get(recipe)
+    base = replace(base, training=replace(base.training, batch=batch or base.training.batch))
+    configs = {name: change(base) for name, change in VARIANTS.items()}
+    for fast in {f"{recipe}-fast", recipe.replace("slip-", "slip-fast-")} & recipes.RECIPES.keys() - {recipe}:
+        configs[f"`{fast}`"] = replace(recipes.get(fast), training=base.training)
+    return configs
+
+
+def timed(configs: dict[str, Config], rounds: int, device: str) -> dict[str, list[float]]:
+    """Return the seconds of each side's step, one number a round."""
+    sides = {name: Side(config, device) for name, config in configs.items()}
+    for side in sides.values():
+        side.prepare()
+        side.seconds()  # memory, optimiser state
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            seconds[name].append(side.seconds())
+    return seconds
+
+
+def spread(ratios: Iterable[float]) -> str:
+    values = list(ratios)
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"**{middle:.2f}** ({low:.2f}–{high:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--recipes", nargs="+", default=["small-data", "slip-vit-b16-yfcc15m"])
+    parser.add_argument(
+        "--timed", default="small-data", help="recipe whose seconds are measured too; '' for none"
+    )
+    parser.add_argument("--batch", type=int, default=0, help="0: the recipe's own")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads{load}")
+    for recipe in options.recipes:
+        configs = variants(recipe, options.batch)
+        work = {name: Side(config, "cpu").arithmetic() for name, config in configs.items()}
+        seconds = timed(configs, options.rounds, options.device) if recipe == options.timed else {}
+        first = next(iter(configs))
+        print(f"\n{recipe}, batch {configs[first].training.batch:,}; in multiples of CLIP's step\n")
+        print("| | arithmetic | seconds |\n|---|--:|--:|")
+        for name in configs:
+            took = spread(a / b for a, b in zip(seconds[name], seconds[first])) if seconds else ""
+            print(f"| {name} | {work[name] / work[first]:.2f} | {took} |")
+        middle = f", {statistics.median(seconds[first]):.3f} seconds" if seconds else ""
+        print(f"\nCLIP's step: {work[first] / 1e9:,.0f} GFLOP{middle}")
+
+
+if __name__ == "__main__":
+    main()
