@@ -38,7 +38,7 @@ from slip.data.tokenizer import Tokenizer
 from slip.models import Model, build, text
 from slip.objectives import parse
 from slip.training.optimizer import build_optimizer
-from slip.training.parallel import prepare
+from slip.training.parallel import Parallel, prepare
 from slip.training.plan import Plan, make_plan
 from slip.training.step import Inputs, backward
 
@@ -133,7 +133,7 @@ class Side:
                 views = {name: torch.empty(n, 3, sides[name], sides[name]) for name, n in counts.items()}
                 inputs = Inputs(views, torch.ones(schedule.batch, longest, dtype=torch.long))
                 with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                    backward(self.model, self.objective, inputs)
+                    backward(Parallel(self.model), self.objective, inputs)
             total += counter.get_total_flops()
             self.model.zero_grad(set_to_none=True)
         return total / self.every
@@ -162,7 +162,7 @@ class Side:
                 for name, view in batch.views.items()
             }
             tokens = None if batch.tokens is None else batch.tokens.to(self.device)
-            backward(self.model, self.objective, Inputs(views, tokens), dtype=self.plan.dtype)
+            backward(Parallel(self.model), self.objective, Inputs(views, tokens), dtype=self.plan.dtype)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":

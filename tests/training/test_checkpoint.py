@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def save(folder, step, score=None):
 
 def test_round_trip(tmp_path) -> None:
     weights, moments, state = checkpoint.load(save(tmp_path, 12, 0.5))
-    assert state == {"score": 0.5, "step": 12}
+    assert {**state, "checksums": ...} == {"score": 0.5, "step": 12, "checksums": ...}
     assert all(torch.equal(weights[k], v) for k, v in WEIGHTS.items())
     assert all(torch.equal(moments[k], v) for k, v in MOMENTS.items())
 
@@ -87,3 +88,41 @@ def test_damaged_files_are_refused(tmp_path) -> None:
     (path / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.load(path)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path) -> None:
+    """One flipped bit, a file cut short, a missing one: told by the checksums, and the one before is taken."""
+    good, flipped, cut, missing = (save(tmp_path, step, None) for step in (1, 2, 3, 4))
+    data = bytearray((flipped / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (flipped / "model.safetensors").write_bytes(data)
+    os.truncate(cut / "optimizer.safetensors", 40)
+    (missing / "model.safetensors").unlink()
+    told: list[CheckpointError] = []
+    assert checkpoint.newest_good(tmp_path, told.append) == good
+    assert [str(e.got).split(":")[0] for e in told] == [
+        str(missing / "model.safetensors"), str(cut / "optimizer.safetensors"), str(flipped / "model.safetensors"),
+    ]  # fmt: skip
+    (good / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.newest_good(tmp_path, told.append)
+    assert checkpoint.newest_good(tmp_path / "nothing", told.append) is None
+
+
+def test_the_background_writer_reports_a_failure_and_goes_on() -> None:
+    told: list[CheckpointError] = []
+    writer = checkpoint.BackgroundWriter(told.append)
+    done = []
+
+    def fail() -> None:
+        raise CheckpointError("The disk is full")
+
+    writer.start(fail)
+    writer.start(lambda: done.append(1))
+    writer.finish()
+    assert done == [1]
+    assert [str(e) for e in told] == [str(CheckpointError("The disk is full"))]
+    writer.start(fail)
+    with pytest.raises(CheckpointError, match="disk is full"):
+        writer.finish()
+    writer.close()

@@ -95,26 +95,20 @@ def cheap_setup(tiny_config, rows: int):
 
 @pytest.mark.parametrize("rows", [0, 2, 5, 10])
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
-def test_micro_batches_replay_dropped_tokens_and_few_rows(tiny_config, rows, micro_batch) -> None:
-    """Against the parts' graphs all kept: the same random numbers, one backward through everything."""
+def test_micro_batches_leave_out_the_same_blocks_and_tokens(tiny_config, rows, micro_batch) -> None:
+    """Stochastic depth, dropped tokens, views of few rows, which some parts have none of: all as in one piece."""
     model, objective, inputs = cheap_setup(tiny_config, rows)
+    whole = backward(Parallel(model), objective, inputs, seed=7)
+    expected = gradients(model)
     losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=7)
     found = gradients(model)
-    kept = []
-    for i, part in enumerate(inputs.split(micro_batch)):
-        torch.manual_seed(7 + i)
-        kept.append(model.features(part.views, part.tokens))
-    names = [name for name in NEEDS if any(name in part for part in kept)]
-    whole = {name: torch.cat([part[name] for part in kept if name in part]) for name in names}
-    assert {name: len(feature) for name, feature in whole.items() if name.startswith("ssl")} == (
-        {"ssl_1": rows, "ssl_2": rows} if rows else {}
-    )
-    expected = objective(model.heads(whole))
-    expected["loss"].backward()
-    torch.testing.assert_close(losses["loss"], expected["loss"].detach())
-    for name, gradient in gradients(model).items():
-        torch.testing.assert_close(found.pop(name), gradient, rtol=1e-9, atol=1e-12)
-    assert not found
+    assert losses.keys() == whole.keys()
+    assert ("simclr_loss" in losses) == (rows > 0)
+    torch.testing.assert_close(losses["loss"], whole["loss"])
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        # Position embeddings are resampled in fp32, whatever theirs.
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
 
 
 def test_without_self_supervised_views_their_head_stays_as_it_is(tiny_config) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -99,8 +100,10 @@ class Replicas(Parallel):
 
     def __init__(self, model: Model, *, some_unused: bool = False) -> None:
         super().__init__(model)
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         self.forward = DistributedDataParallel(
-            model, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=some_unused
+            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused, **{buffers: False}
         )
 
     def finish_gradients(self, *, whole: bool) -> None:
