@@ -65,7 +65,7 @@ def three_steps(case: Case) -> dict[str, np.ndarray]:
     model = build(replace(config.model, image=image), SIZE, objective.needs, views).to(case.dtype).train()
     parallel = parallelise(model, case.kind, offload=case.offload)
     # With the usual eps AdamW makes steps of rounding errors where a gradient is zero, as before a BatchNorm.
-    optimizer = build_optimizer(parallel.model, replace(config.optimizer, lr=1e-3, eps=1e-4))
+    optimizer = build_optimizer(parallel.model, replace(config.optimizer, lr=1e-2, eps=1e-2))
     part = list(batch(objective.needs, case).split(ROWS // world()))[rank()]
     share = Inputs(part.views, part.tokens)
     found: dict[str, Any] = {}

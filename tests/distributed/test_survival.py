@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from slip.training.checkpoint import read_tensors
+from slip.training.run import read_lines
 
 OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "2",
+    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "10",
     "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
     "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
     "--model.text.width", "32", "--model.ssl.width", "32", "--checkpoint.every-steps", "4",
-    "--training.log-every", "2", "--data.workers", "0", "--evaluation.tasks",
+    "--training.log-every", "2", "--data.workers", "0", "--optimizer.lr", "3e-4", "--evaluation.tasks",
 ]  # fmt: skip
-LAST = "step-00000030"
+LAST = "step-00000150"
 
 
 def start(out: Path, processes: int) -> subprocess.Popen[str]:
@@ -73,7 +73,7 @@ def test_a_killed_process_costs_nothing(tmp_path, whole) -> None:
 
 
 def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, whole) -> None:
-    """SIGTERM, as before a preemption; then a single process goes on, and ends with almost the same weights."""
+    """SIGTERM, as before a preemption; then a single process goes on, and its losses stay those of the others but for rounding."""
     processes, uninterrupted = whole
     out = tmp_path / "run"
     agent = start(out, processes)
@@ -85,8 +85,7 @@ def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, whole) -> None:
     assert not (out / "checkpoints" / LAST).exists()
     alone = [sys.executable, "-m", "slip", "train", "--out", str(out), "--resume"]
     subprocess.run(alone, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    found, expected = (
-        read_tensors(o / "checkpoints" / LAST / "model.safetensors") for o in (out, uninterrupted)
-    )
-    for name, value in found.items():
-        assert (value - expected[name]).abs().max() < 1e-3, name
+    found, expected = (read_lines(o / "metrics.jsonl") for o in (out, uninterrupted))
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for line, other in zip(found, expected):
+        assert line["loss"] == pytest.approx(other["loss"], rel=2e-3)

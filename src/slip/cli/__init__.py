@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"There is no command {argv[0]!r}", fix=did_you_mean(argv[0], COMMANDS))
         importlib.import_module(f"slip.cli.{argv[0]}").main(argv[1:])
     except SlipError as error:
-        _let_the_first_speak()
+        _let_the_first_speak(error)
         print(f"slip: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _let_the_first_speak() -> None:
-    """Give the first of torchrun's processes, which has mostly met the same error, the time to end all the others."""
-    if os.environ.get("RANK", "0") != "0":
+def _let_the_first_speak(error: SlipError) -> None:
+    """Before an error that the first of torchrun's processes meets alike, give it the time to end all others."""
+    if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
         time.sleep(3)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,10 +99,34 @@ class Ranks:
 
 @functools.cache
 def _store(rank: int, world: int) -> Store:
-    """Return where the ranks of the environment meet."""
+    return meet(rank, world, _LONGEST_WAIT)
+
+
+def meet(rank: int, world: int, timeout: timedelta) -> Store:
+    """Return a store that the ranks of the environment share, and that is empty.
+
+    torchrun's store still holds the addresses of the processes that it has started anew, and whoever reads one of them
+    waits for the dead. So the first rank hands out a fresh name, under which all that follows is kept, to whoever
+    answers now: each rank asks by a number that no earlier one has had.
+    """
     import torch.distributed as dist
 
-    return next(iter(dist.rendezvous("env://", rank, world, timeout=_LONGEST_WAIT)))[0]
+    store = next(iter(dist.rendezvous("env://", rank, world, timeout=timeout)))[0]
+    number = secrets.token_hex(8)
+    if rank:
+        store.set(f"slip/asks/{rank}", number)
+        name = store.get(f"slip/name for/{number}").decode()
+        store.set(f"slip/has/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    missing = set(range(1, world))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"slip/asks/{other}"]):  # perhaps of a process that is gone, so again and again
+                store.set(f"slip/name for/{store.get(f'slip/asks/{other}').decode()}", number)
+            if store.check([f"slip/has/{number}/{other}"]):
+                missing.remove(other)
+        time.sleep(0.02)
+    return dist.PrefixStore(number, store)
 
 
 def _parts(tensor: Tensor) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from slip.data.ranks import Ranks
+from slip.data.ranks import Ranks, meet
 from slip.errors import TrainingError
 
 _LONGEST_WAIT = timedelta(days=7)  # for the first process to measure; one that dies is noticed at once
@@ -93,7 +93,11 @@ def joined(device: torch.device) -> Iterator[Processes]:
     try:
         if own:
             options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            store = meet(ranks.rank, ranks.world, dist.default_pg_timeout)
+            dist.init_process_group(
+                backend, store=store, rank=ranks.rank, world_size=ranks.world, **options
+            )
         control = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control)
     except dist.DistError as error:
