@@ -75,6 +75,34 @@ def test_damage_is_noticed(kind, damage, min_side, decoder):
         decode(damaged(KINDS[kind], damage), min_side, decoder)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"two pictures"}))
+def test_zeros_are_noticed_wherever_they_are(kind):
+    """Also where the decoder takes them for blocks, as many as were there: that happens."""
+    data = KINDS[kind]
+    start = data.index(b"\xff\xda") + 14
+    for place in np.random.default_rng(2).integers(start, len(data) - 600, 40):
+        with pytest.raises(DataError):
+            decode(data[:place] + bytes(520) + data[place + 520 :])
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"quality": 100}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("colour", ["white", "black", "red"])
+def test_even_pictures_are_no_holes(colour, mode, options):
+    """Their code is zeros, if their tables are made for them."""
+    picture = Image.new("RGB", (1500, 1000), colour)
+    picture.paste(PICTURE, (700, 300))
+    buffer = io.BytesIO()
+    picture.convert(mode).save(buffer, "JPEG", **options)
+    assert decode(buffer.getvalue()).shape == (1000, 1500, 3)
+
+
+def test_holes_before_and_after_the_scan_do_not_matter():
+    empty = segment(0xED, bytes(4096))
+    data = PLAIN[:2] + empty + PLAIN[2:-2] + empty + PLAIN[-2:] + bytes(4096)
+    np.testing.assert_array_equal(decode(data), decode(PLAIN))
+
+
 def test_what_is_wrong_is_said():
     with pytest.raises(DataError, match=r"damaged or truncated.*libjpeg-turbo says.*premature end"):
         decode(damaged(PLAIN, "cut off"))
@@ -152,6 +180,6 @@ def test_scans_of_one_component_are_held():
     frame = segment(0xC0, bytes([8, 1, 0, 2, 0, 3]) + b"\1\x22\0" + b"\2\x11\0" + b"\3\x11\0")  # 512 × 256
     one, three = segment(0xDA, b"\1\1\0\0\x3f\0"), segment(0xDA, b"\3\1\0\2\0\3\0\0\x3f\0")
     assert jpeg.held(b"\xff\xd8" + frame + one) == 2 * 512 * 256 * 3 // 2
-    assert jpeg.held(b"\xff\xd8\xff\xff" + frame + three) == 0
-    for nothing in (b"\xff\xd8", b"\xff\xd8" + frame, b"\xff\xd8\0" + frame + one, b"\xff\xd8" + one):
+    assert jpeg.held(b"\xff\xd8\xff\xff" + frame + three) == 0  # after fill bytes
+    for nothing in (b"\xff\xd8", b"\xff\xd8" + frame, b"\xff\xd8" + one):
         assert jpeg.held(nothing) == 0
