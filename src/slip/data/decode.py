@@ -31,9 +31,11 @@ _BAND = 1 << 18
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes a pixel of an image of some mode as Pillow keeps it; 4 of all others."""
 _WORK = {"WEBP": 10, "AVIF": 8, "JPEG2000": 18}
-"""Bytes a pixel that the decoder of some format takes beside its result, rounded up from measurements."""
+"""Bytes a pixel that the decoder of some format takes beside the results, rounded up from measurements."""
+_TURNING = 6
+"""Bytes a pixel that turning an image takes."""
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
     3: lambda pixels: np.ascontiguousarray(pixels[::-1, ::-1]),
@@ -72,7 +74,9 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
                 pixels = _jpeg(image, opened, min_side, decoder)
             else:
                 pixels = _pillow(opened)
-            return _UPRIGHT.get(orientation(opened), _as_it_is)(pixels)
+            turn = orientation(opened)
+            opened.close()  # Pillow's pixels are not needed any more, and turning takes a copy
+            return _UPRIGHT.get(turn, _as_it_is)(pixels)
     except DataError:
         raise
     except (UnidentifiedImageError, SyntaxError):
@@ -80,6 +84,8 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
             "The file is not an image of a known format, or its header is damaged",
             cause=f"It starts with {image[:12]!r}",
         ) from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, where it is lower than ours
+        raise DataError("The image is too large to decode", cause=str(error)) from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise DataError("The image cannot be decoded", cause=str(error) or type(error).__name__) from None
 
@@ -142,7 +148,7 @@ def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str) -> np.
     if min_side > 0:
         opened.draft(None, (min_side, min_side))
     width, height = opened.size
-    _check_size(width, height, 3, held)
+    _check_size(width, height, 3 if orientation(opened) == 1 else _TURNING, held)
     pixels = None
     if opened.mode == "CMYK":
         jpeg.read(image, "CMYK")
@@ -167,8 +173,7 @@ def _with_torchcodec(image: bytes) -> np.ndarray | None:
 def _pillow(opened: Image.Image, held: int = 0) -> np.ndarray:
     """Load an image and convert it to RGB, a band of rows after the other."""
     width, height = opened.size
-    pixel = 3 + _STORED.get(opened.mode, 4) + _WORK.get(opened.format or "", 0)
-    _check_size(width, height, pixel, held)
+    _check_size(width, height, max(_TURNING, 3 + _STORED.get(opened.mode, 4) + _work(opened)), held)
     opened.load()
     width, height = opened.size  # some formats turn themselves
     pixels = np.empty((height, width, 3), np.uint8)
@@ -177,6 +182,13 @@ def _pillow(opened: Image.Image, held: int = 0) -> np.ndarray:
         bottom = min(top + rows, height)
         pixels[top:bottom] = np.asarray(_rgb(opened.crop((0, top, width, bottom))))
     return pixels
+
+
+def _work(opened: Image.Image) -> int:
+    """Return the bytes a pixel that Pillow's decoder takes while it makes its result, less what ours takes after."""
+    if opened.format == "TIFF":  # whose strips are decoded whole, and one may be all of the image
+        return max(0, sum(getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())) // 8 - 3)
+    return _WORK.get(opened.format or "", 0)
 
 
 def _check_size(width: int, height: int, pixel: int, held: int = 0) -> None:
