@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image, ImageFile
 
 from slip.data import decode as module
 from slip.data.decode import check_decoder, decode, known_formats
+from slip.data.formats import FORMATS
 from slip.data.header import header
 from slip.errors import ConfigError, DataError
 
@@ -180,8 +182,10 @@ def test_damaged_exif_does_not_cost_the_picture(exif):
         assert decode(encoded(PICTURE, "JPEG", exif=exif)).shape == PICTURE.shape
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_truncated_anywhere(format):
+    if format not in known_formats():
+        pytest.skip(f"This Pillow was built without {format}")
     data = encoded(PICTURE, format)
     for share in (0.02, 0.1, 0.5, 0.9, 0.97):
         with pytest.raises(DataError) as error:
@@ -360,24 +364,30 @@ def test_bands_join_without_a_seam(width, height):
 
 
 PEAK = """
-import resource, sys
+import re, sys
 from slip.data.decode import decode
+
+def memory(kind):
+    return 1024 * int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+
 data = open(sys.argv[2], "rb").read()
 decode(open(sys.argv[1], "rb").read())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = memory("VmRSS")
 decode(data, int(sys.argv[3]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(memory("VmHWM") - before)
 """
+"""Linux's own count of a process. Not getrusage's, which begins with the memory of the process that started it."""
 
 
 def peak(tmp_path, small, data, min_side=0):
     """Return the bytes that decoding takes at its peak beside the file, seen from outside Python; `small` is first."""
-    pytest.importorskip("resource")
+    status = Path("/proc/self/status")
+    if not status.exists() or "VmHWM" not in status.read_text():
+        pytest.skip("This system does not count a process's peak memory")
     for name, content in (("small", small), ("data", data)):
         (tmp_path / name).write_bytes(content)
     command = [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / "data"), str(min_side)]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 SIDE, SLACK = 2400, 12_000_000

@@ -148,7 +148,10 @@ def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str) -> np.
     if min_side > 0:
         opened.draft(None, (min_side, min_side))
     width, height = opened.size
-    _check_size(width, height, 3 if orientation(opened) == 1 else _TURNING, held)
+    if opened.mode != "CMYK":
+        _check_size(width, height, 3 if orientation(opened) == 1 else _TURNING, held)
+    else:
+        _check_for_pillow(opened, held)
     pixels = None
     if opened.mode == "CMYK":
         jpeg.read(image, "CMYK")
@@ -172,16 +175,20 @@ def _with_torchcodec(image: bytes) -> np.ndarray | None:
 
 def _pillow(opened: Image.Image, held: int = 0) -> np.ndarray:
     """Load an image and convert it to RGB, a band of rows after the other."""
-    width, height = opened.size
-    _check_size(width, height, max(_TURNING, 3 + _STORED.get(opened.mode, 4) + _work(opened)), held)
+    _check_for_pillow(opened, held)
     opened.load()
-    width, height = opened.size  # some formats turn themselves
+    width, height = opened.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         pixels[top:bottom] = np.asarray(_rgb(opened.crop((0, top, width, bottom))))
     return pixels
+
+
+def _check_for_pillow(opened: Image.Image, held: int) -> None:
+    pixel = 3 + _STORED.get(opened.mode, 4) + _work(opened)
+    _check_size(*opened.size, max(pixel, _TURNING), held)
 
 
 def _work(opened: Image.Image) -> int:

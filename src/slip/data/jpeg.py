@@ -12,10 +12,10 @@ from slip.errors import DataError
 
 SURPLUS = 8
 """Bytes that may be left between the picture's last block and its end. Decoders read about as many ahead, so that
-they notice fewer by chance only; some cameras pad with a few. After damage there are hundreds or thousands."""
+they notice fewer by chance only."""
 
 HOLE = 512
-"""Zero bytes in a row that no encoder writes: disks and file systems lose data in sectors of at least as many."""
+"""Zero bytes in a row that are too many: disks and file systems lose data in sectors of at least as many."""
 
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _DAMAGED = ("Corrupt JPEG data", "Premature end of JPEG file")
@@ -87,6 +87,8 @@ def hole(image: bytes) -> int:
     codes of the scan are such that zeros mean blocks like the one before, as in white backgrounds, they mean
     hundreds of coefficients of -1.
     """
+    if bytes(HOLE) not in image:
+        return -1
     first: dict[int, int] = {}
     progressive = False
     for marker, segment, end in _segments(image):
@@ -141,4 +143,5 @@ def _even(scan: bytes, first: dict[int, int], progressive: bool) -> bool:
     ac = all(first.get(_AC | table & 15) == 0 for table in tables)
     if not progressive:
         return dc and ac
+    # After a DC scan there are scans of single bits, of which zeros are as good as any.
     return ac if band[0] else dc or band[2] > 15
