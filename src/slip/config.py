@@ -36,7 +36,7 @@ class DataConfig:
     caption_column: str = ""
     """Column of a table that holds the caption; empty: guessed from the header."""
     decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
-    """What decodes plain JPEGs; auto: simplejpeg where it is installed, else Pillow."""
+    """What decodes plain JPEGs; auto: simplejpeg."""
     augment: Literal["device", "loader"] = "device"
     """Where colours, blur and flips are computed: on the training device, in floats; or in the loader processes, in
     whole grey levels, which leaves more of a busy device to the model."""

@@ -47,7 +47,7 @@ def test_convert(table: str, tmp_path: Path, capsys) -> None:
     out = capsys.readouterr().out
     assert "30 of 32 records in 2 shards" in out
     assert "2 left out" in out
-    assert "1 × The image cannot be decoded" in out
+    assert "1 × The JPEG is damaged or truncated" in out
     source = open_source(str(folder))
     assert len(source) == 30
     assert source[29].captions == PLAIN[29][1]

@@ -59,7 +59,20 @@ GOOD = {
     "alpha": picture(6, mode="RGBA", format="PNG"),
     "strip": picture(7, (3000, 2)),
 }
+
+
+def damaged(middle: bytes | None) -> bytes:
+    """A picture of 160 kB whose second half is missing, or that has other bytes in its middle; its end is there."""
+    data = picture(9, (500, 375))
+    half = len(data) // 2
+    return data[:half] + (b"" if middle is None else middle + data[half + len(middle) : -2]) + data[-2:]
+
+
 BAD = {
+    "cut off": damaged(None),
+    "zero tail": damaged(bytes(len(picture(9, (500, 375))) // 2 - 2)),
+    "zeros inside": damaged(bytes(4096)),
+    "noise inside": damaged(np.random.default_rng(0).bytes(4096)),
     "truncated": picture(8)[:300],
     "zero bytes": b"",
     "text": b"<html>404</html>",

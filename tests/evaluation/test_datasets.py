@@ -68,7 +68,7 @@ class TestFolder:
         color_folder(tmp_path, {"red": 2, "green": 1})
         data = load_labelled(str(tmp_path))
         (tmp_path / "test/red/001.png").unlink()
-        with pytest.raises(DataError, match=r"001\.png cannot be read"):
+        with pytest.raises(DataError, match=r"does not exist.*001\.png"):
             data.images[2]
 
     def test_errors_teach(self, tmp_path):

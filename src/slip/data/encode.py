@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from slip.data.decode import decode
+from slip.data.formats import FORMATS
 from slip.data.header import header
 from slip.errors import ConfigError
 
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp", "TIFF": "tif"}
-"""Formats that are stored as they come; others that can be decoded (PPM, JPEG 2000, AVIF) are encoded anew."""
+STORED = frozenset({"JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"})
+"""Formats that are stored as they come; the others, which fewer programs read or which are needlessly large, are
+encoded anew."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,12 @@ class Encoding:
             return self._encoded(pixels, *self._size(pixels.shape[1], pixels.shape[0]))
         head = header(image)
         width, height = self._size(head.width, head.height)
-        extension = EXTENSIONS.get(head.format)
-        if extension is None or (width, height) != (head.width, head.height):
+        if head.format not in STORED or (width, height) != (head.width, head.height):
             # Twice the size that is needed leaves the resampling enough to work on.
             return self._encoded(decode(image, 2 * self.short_side), width, height)
         if self.verify:
             decode(image, 1)  # every byte is read, but a JPEG's pixels are made at an eighth of their size
-        return extension, image
+        return FORMATS[head.format][0], image
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
         short = min(width, height)

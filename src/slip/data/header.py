@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from enum import IntFlag
 
 from PIL import Image
 
-from slip.data.decode import known_formats, strict
+from slip.data.decode import open_image, orientation, strict
 from slip.errors import DataError
 
-_ORIENTATION = 0x0112
 _GREY = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -43,8 +41,7 @@ def header(image: bytes) -> Header:
     """Read the header of an image file. Raises DataError when there is none that is known."""
     try:
         with strict():
-            opened = Image.open(io.BytesIO(image), formats=known_formats())
-            return _read(opened)
+            return _read(open_image(image))
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise DataError(
             "The file is not an image of a known format, or its header is damaged",
@@ -55,7 +52,9 @@ def header(image: bytes) -> Header:
 def _read(image: Image.Image) -> Header:
     # Phones append a second picture (a preview, a depth map) to a JPEG: Pillow calls that MPO, and animated.
     format = "JPEG" if image.format == "MPO" else image.format or ""
-    orientation, kinds = _orientation(image, format), Kind(0)
+    # A PNG's EXIF data might follow the pixels, all of which Pillow would decode to get there.
+    turn = 1 if format == "PNG" and "exif" not in image.info else orientation(image)
+    kinds = Kind(0)
     tiles = str(getattr(image, "tile", ""))
     for kind, holds in (
         (Kind.GREY, image.mode in _GREY or image.mode.startswith("I;")),
@@ -64,21 +63,8 @@ def _read(image: Image.Image) -> Header:
         (Kind.PALETTE, image.mode in ("P", "PA")),
         (Kind.ALPHA, image.has_transparency_data),
         (Kind.ANIMATED, format != "JPEG" and getattr(image, "is_animated", False)),
-        (Kind.TURNED, orientation != 1),
+        (Kind.TURNED, turn != 1),
     ):
         kinds |= kind if holds else 0
     width, height = image.size
-    return Header(format, *((height, width) if orientation in (5, 6, 7, 8) else (width, height)), kinds)
-
-
-def _orientation(image: Image.Image, format: str) -> int:
-    """Return the EXIF orientation, 1 where there is none that counts."""
-    if (
-        format == "PNG" and "exif" not in image.info
-    ):  # it might follow the pixels, all of which Pillow would decode
-        return 1
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata; the pixels are fine
-        return 1
-    return orientation if orientation in range(1, 9) else 1
+    return Header(format, *((height, width) if turn in (5, 6, 7, 8) else (width, height)), kinds)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slip.data.formats import EXTENSIONS
+from slip.data.sources.files import read_image
 from slip.errors import ConfigError, DataError, did_you_mean
 from slip.evaluation import note
 
@@ -31,7 +33,6 @@ SPLITS = {
 }
 """The names a split goes by, best first: where no test set is published, the validation set is what people test on."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 HELD_OUT = 0.2
 """Share of each class that a data set without splits gives as its test split."""
 SCENES_SEEDS = {"val": 1, "test": 2**40, "heldout": 2**40}
@@ -160,10 +161,7 @@ class _Files(Sequence[Image]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        try:
-            return Path(self.paths[index]).read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.paths[index]} cannot be read", cause=error.strerror or "") from None
+        return read_image(self.paths[index])
 
 
 class _Rendered(Sequence[Image]):
@@ -226,7 +224,7 @@ def _folder(root: Path, split: str, name: str) -> Labelled:
     paths, labels = [], []
     for label, class_name in enumerate(classes):
         for path in sorted((parent / class_name).rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.suffix[1:].lower() in EXTENSIONS and not path.name.startswith("."):
                 paths.append(path)
                 labels.append(label)
     if not paths:

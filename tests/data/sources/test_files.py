@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.sources.files import ImageFiles, Strings, read_image, texts
+from slip.data.sources.files import MAX_BYTES, ImageFiles, Strings, read_image, texts
 from slip.errors import DataError
 
 
@@ -56,6 +57,24 @@ def test_unreadable_images(tmp_path):
     for path, message in [("none.jpg", "does not exist"), ("", "cannot be read"), ("a\0b", "cannot be read")]:
         with pytest.raises(DataError, match=message):
             read_image(str(tmp_path / path) if path else str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_does_not_block(tmp_path):
+    """It would be read until somebody writes to it."""
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"cannot be read.*a\.jpg.*pipe"):
+        read_image(str(tmp_path / "a.jpg"))
+    source = ImageFiles("name", tmp_path, [("a.jpg", ())])
+    with pytest.raises(DataError, match="are not where"):
+        source.probe("")
+
+
+def test_a_file_too_large_for_a_picture_is_not_read(tmp_path):
+    with open(tmp_path / "a.tif", "wb") as file:
+        file.truncate(MAX_BYTES + 1)  # takes no room on disk
+    with pytest.raises(DataError, match=r"too large.*1,000 MB"):
+        read_image(str(tmp_path / "a.tif"))
 
 
 def test_one_missing_file_is_one_missing_record(tmp_path):

@@ -111,7 +111,7 @@ def test_another_time_or_size_and_it_is_made_again(shards, kept, walked, write_t
     assert len(walked) == 4
 
 
-@pytest.mark.parametrize("damage", [b"", b"openslip tar index 1\n", b"\x80\x04pickle", b"x" * 200_000])
+@pytest.mark.parametrize("damage", [b"", b"openslip tar index 2\n", b"\x80\x04pickle", b"x" * 200_000])
 def test_damaged_index_files_are_made_again(shards, kept, walked, tmp_path, damage):
     good = index_shards(shards, "x")
     place = tmp_path / "shards" / FOLDER / "a-0.tar.index"

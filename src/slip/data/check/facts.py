@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from slip.data import formats
 from slip.data.check import words
 from slip.data.check.fingerprints import digest, perceptual
 from slip.data.decode import decode
@@ -19,7 +20,7 @@ from slip.errors import DataError
 
 FINE, DAMAGED, UNREADABLE = range(3)
 """States of a record: its image can be used; it cannot be decoded; the source cannot give the record at all."""
-FORMATS = ("unknown", "pixels", "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("unknown", "pixels", *formats.FORMATS)
 """`pixels`: an array, from a source that renders."""
 MOST_TOKENS = 256
 """Captions are counted up to here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from slip.data.record import Record
 from slip.data.storage.shared import Shared
 from slip.errors import DataError
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
-"""Lower case, without the dot."""
+MAX_BYTES = 1_000_000_000
+"""Larger files are refused: no picture that can be decoded needs as much."""
 
 PROBED = 8
 """Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
@@ -104,7 +105,7 @@ class ImageFiles:
         """Raise DataError, with `fix` as the advice, when of a few files spread over the source none is there."""
         step = max(1, len(self) // PROBED)
         paths = [self.path(i) for i in range(0, len(self), step) if self._paths[i]]
-        if paths and not any(map(_exists, paths)):
+        if paths and not any(map(is_file, paths)):
             raise DataError(
                 f"The images that {self.name} names are not where they were looked for",
                 got=paths[0],
@@ -128,8 +129,21 @@ def texts(value: Any) -> tuple[str, ...]:
 
 
 def read_image(path: str) -> bytes:
-    """Return the file's bytes. Raises DataError when there is no such file or it cannot be read."""
+    """Return the file's bytes.
+
+    Raises DataError when there is no such file, it cannot be read, is not a regular one, or has more than MAX_BYTES.
+    """
     try:
+        status = os.stat(path)  # before it is opened: a named pipe would block until somebody writes to it
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("The image file cannot be read", got=path, cause="It is a folder, pipe or device")
+        if status.st_size > MAX_BYTES:
+            raise DataError(
+                "The image file is too large",
+                got=f"{path}, {status.st_size / 1e6:,.0f} MB",
+                cause=f"More than {MAX_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
+                fix="Store it smaller",
+            )
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
@@ -138,8 +152,9 @@ def read_image(path: str) -> bytes:
         raise DataError("The image file cannot be read", got=path, cause=str(error)) from None
 
 
-def _exists(path: str) -> bool:
+def is_file(path: str) -> bool:
+    """Return whether there is a regular file."""
     try:
-        return os.path.exists(path)
-    except ValueError:
+        return os.path.isfile(path)
+    except ValueError:  # NULs or lone surrogates in the path
         return False

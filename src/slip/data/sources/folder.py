@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from slip.data.sources.files import IMAGE_EXTENSIONS, ImageFiles
+from slip.data.formats import EXTENSIONS, image_endings
+from slip.data.sources.files import ImageFiles
 from slip.errors import DataError
 
 
@@ -26,7 +27,7 @@ class ImageFolder(ImageFiles):
                 "The folder holds no images",
                 got=str(folder),
                 cause=_what_is_there(others),
-                fix=f"Images end in {', '.join('.' + e for e in sorted(IMAGE_EXTENSIONS))}; if there are captions, "
+                fix=f"Images end in {image_endings()}; if there are captions, "
                 "give the table or annotation file that holds them instead of the folder",
             )
         super().__init__(str(folder), Path(folder), ((path, ()) for path in paths))
@@ -48,7 +49,7 @@ def _images(folder: str, others: Counter[str]) -> Iterator[str]:
             extension = os.path.splitext(file)[1].lower()
             if file.startswith("."):
                 continue
-            if extension[1:] in IMAGE_EXTENSIONS:
+            if extension[1:] in EXTENSIONS:
                 yield prefix + file
             else:
                 others[extension or "without extension"] += 1

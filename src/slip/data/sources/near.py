@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
-from slip.data.sources.files import PROBED
+from slip.data.sources.files import PROBED, is_file
 
 
 def spread(length: int) -> range:
@@ -25,13 +25,6 @@ def choose(names: Sequence[str], roots: Iterable[Path], endings: Sequence[str] =
     """Return the folder and ending under which most of the image files `names` exist; the first if none does."""
 
     def found(place: tuple[Path, str]) -> int:
-        return sum(_exists(os.path.join(place[0], name + place[1])) for name in names)
+        return sum(is_file(os.path.join(place[0], name + place[1])) for name in names)
 
     return max(product(dict.fromkeys(roots), endings), key=found)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # NULs or lone surrogates in the path
-        return False

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from slip.data.containers.tar import BLOCK, Member, members
-from slip.data.sources.files import IMAGE_EXTENSIONS
+from slip.data.formats import EXTENSIONS
 from slip.data.storage.files import (
     File,
     ReadAhead,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 FOLDER = ".openslip-index"
-MAGIC = b"openslip tar index 1\n"
+MAGIC = b"openslip tar index 2\n"
 WORTH_KEEPING = 0.2
 """Seconds of walking over local shards from which on their indexes are written."""
 THREADS = 16
@@ -157,8 +157,8 @@ def _samples(file: File, stop: threading.Event | None) -> list[tuple[str, dict[s
 
 def _image(files: dict[str, Member]) -> str:
     """Return the extension of the sample's image (`jpg` before `0.jpg`, else the first), or an empty string."""
-    plain = (extension for extension in files if extension in IMAGE_EXTENSIONS)
-    compound = (extension for extension in files if extension.rpartition(".")[2] in IMAGE_EXTENSIONS)
+    plain = (extension for extension in files if extension in EXTENSIONS)
+    compound = (extension for extension in files if extension.rpartition(".")[2] in EXTENSIONS)
     return next(plain, "") or next(compound, "")
 
 

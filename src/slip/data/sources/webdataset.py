@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
+from slip.data.formats import image_endings
 from slip.data.record import Record
-from slip.data.sources.files import IMAGE_EXTENSIONS, texts
+from slip.data.sources.files import texts
 from slip.data.sources.tar_index import index_shards, split_name
 from slip.data.storage.files import File, Pieces, Recent, open_file
 from slip.data.storage.retry import is_url, shown
@@ -119,7 +120,7 @@ class TarShards:
             "The tar shards hold no images",
             got=self.name,
             cause=f"They hold only {seen}" if seen else "They are empty",
-            fix=f"Images must end in {', '.join('.' + e for e in sorted(IMAGE_EXTENSIONS))}",
+            fix=f"Images must end in {image_endings()}",
         )
 
 
