@@ -12,6 +12,8 @@ DISTANCE = 4
 """Bits in which the hashes of a pair that is compared may differ."""
 DIFFERENCE = 0.06
 """Of near copies: what remains between the thumbnails once they are aligned, as a share of their contrast."""
+MOVE = 0.5
+"""Of near copies: how far aligning them may move or stretch a thumbnail, in its pixels; 0.16 is a percent."""
 TINT = 4
 """Of near copies: levels by which the colours of a part of the thumbnail may differ."""
 REACH = 512
@@ -110,7 +112,8 @@ def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     fitted = np.linalg.solve(across_moves @ moves + ridge, across_moves @ difference)
     rest = np.sqrt(np.square(difference - moves @ fitted).mean(axis=(1, 2)))
     contrast = np.minimum(one.std(axis=(1, 2)), other.std(axis=(1, 2)))
-    return rest <= np.maximum(DIFFERENCE * contrast, 0.5)  # half a grey level is rounding
+    moved = np.abs(fitted).max(axis=(1, 2))
+    return (rest <= np.maximum(DIFFERENCE * contrast, 0.5)) & (moved <= MOVE)  # half a grey level is rounding
 
 
 def _parts(count: int) -> list[slice]:

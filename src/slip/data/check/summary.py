@@ -20,7 +20,8 @@ class Summary:
     """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
 
     captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
-    used. context: tokens that a model reads of a caption, start and end included. A position is a place in `records`; `indices` makes it an index.
+    used. context: tokens that a model reads of a caption, start and end included. A position is a place in `records`;
+    `indices` makes it an index.
     """
 
     name: str
