@@ -89,6 +89,11 @@ def test_groups_are_stars_and_equal_the_slow_twin() -> None:
     assert alike(looks, firsts, np.arange(60)).all()
 
 
+def test_among_some() -> None:
+    looks = looks_of([photo(0)] * 6)
+    assert near(looks, np.array([1, 3, 4]))[0].tolist() == [0, 1, 2, 1, 1, 5]
+
+
 def test_nothing_and_one() -> None:
     assert near(np.zeros(0, LOOK))[0].tolist() == []
     assert near(looks_of([pixels(3)]))[0].tolist() == [0]

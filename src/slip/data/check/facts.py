@@ -78,7 +78,8 @@ class Facts:
         for size in sizes:
             arrays.append(bytearray(memoryview(rest)[start : start + size]))
             start += size
-        return cls(*arrays, [Trouble(*t) for t in troubles])
+        records, captions, keys = arrays
+        return cls(records, captions, keys, [Trouble(*t) for t in troubles])
 
 
 def look(source: Source, span: range, tick: Tick) -> Facts:

@@ -25,19 +25,20 @@ FEW_PAIRS = 100_000
 _CHUNK = 8192
 
 
-def near(looks: np.ndarray) -> tuple[np.ndarray, bool]:
+def near(looks: np.ndarray, among: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
     """Return for each thumbnail, (N,) LOOK, the position of the one it is a near copy of, itself where there is none.
 
     The first of several that are alike is kept, and its near copies are those that are alike to it, not those that
-    are alike to one of them: groups are stars. A near copy is never what another is a copy of.
+    are alike to one of them: groups are stars. A near copy is never what another is a copy of. `among`: positions of
+    those to compare, increasing; the others are left as they are.
 
     The other value: whether all pairs were looked at. Where so many pictures are alike that REACH or PAIRS is met,
     some near copies may be missed; so time and memory grow with N, and never with N².
     """
-    values = np.concatenate(
-        [np.zeros(0, np.uint64), *(perceptual(looks["grey"][part]) for part in _parts(len(looks)))]
-    )
-    a, b, complete = close_pairs(values, looks["tint"])
+    among = np.arange(len(looks)) if among is None else among
+    hashes = [perceptual(looks["grey"][among[part]]) for part in _parts(len(among))]
+    a, b, complete = close_pairs(np.concatenate([np.zeros(0, np.uint64), *hashes]), looks["tint"][among])
+    a, b = among[a], among[b]
     same = alike(looks, a, b)
     firsts = np.arange(len(looks))
     # Sorted by a: when its turn comes, a is known to be kept or to be a copy.

@@ -151,11 +151,9 @@ class Summary:
 
     @cached_property
     def _near(self) -> tuple[np.ndarray, bool]:
-        here = np.arange(self.checked)
-        positions = np.flatnonzero(self.fine & ~self.records["flat"] & (self.twins == here))
-        firsts, complete = near(self.records["look"][positions])
-        here[positions] = positions[firsts]
-        return here[self.twins], complete
+        among = self.fine & ~self.records["flat"] & (self.twins == np.arange(self.checked))
+        firsts, complete = near(self.records["look"], np.flatnonzero(among))
+        return firsts[self.twins], complete
 
     @cached_property
     def copies(self) -> int:
