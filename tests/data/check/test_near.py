@@ -79,14 +79,14 @@ def drifting(count: int) -> np.ndarray:
 
 
 def test_groups_are_stars_and_equal_the_slow_twin() -> None:
-    looks = drifting(60)
+    looks = drifting(120)
     firsts, complete = near(looks)
     assert firsts.tolist() == slow_firsts(looks)
     assert complete
     kept = np.unique(firsts)
-    assert 3 < len(kept) < 30  # single linkage would make one group of a film
+    assert 3 < len(kept) < 60  # single linkage would make one group of a film
     assert (firsts[kept] == kept).all()
-    assert alike(looks, firsts, np.arange(60)).all()
+    assert alike(looks, firsts, np.arange(120)).all()
 
 
 def test_among_some() -> None:

@@ -6,12 +6,13 @@ from itertools import combinations
 
 import numpy as np
 
-from slip.data.check.fingerprints import SIDE, perceptual
+from slip.data.check.fingerprints import perceptual
 
 DISTANCE = 4
 """Bits in which the hashes of a pair that is compared may differ."""
-DIFFERENCE = 0.06
-"""Of near copies: what remains between the thumbnails once they are aligned, as a share of their contrast."""
+DIFFERENCE, ROUNDING = 0.03, 0.3
+"""Of near copies: what remains between the thumbnails once they are aligned, as a share of their contrast; and the
+grey levels that may remain of any."""
 MOVE = 0.5
 """Of near copies: how far aligning them may move or stretch a thumbnail, in its pixels; 0.16 is a percent."""
 TINT = 4
@@ -92,7 +93,8 @@ def alike(looks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     A picture that lost a margin of a percent or so is shifted and stretched by fractions of a thumbnail's pixel. To
     first order that adds a multiple of its gradients (Lucas and Kanade, 1981): those that fit best are taken off the
-    difference, and what remains is measured against the contrast of the picture that has less of it.
+    difference, and what remains is measured against the contrast of the picture that has less of it. The outermost
+    pixels, in part of other things after a crop, do not count.
     """
     return np.concatenate(
         [
@@ -103,18 +105,27 @@ def alike(looks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    one, other = one.astype(np.float32), other.astype(np.float32)
-    down, across = np.gradient((one + other) / 2, axis=(1, 2))
-    place = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    moves = np.stack([across, across * place, down, down * place[:, None]], axis=-1).reshape(len(one), -1, 4)
-    difference = (other - one).reshape(len(one), -1, 1)
-    across_moves = moves.transpose(0, 2, 1)
-    ridge = 50 * np.eye(4, dtype=np.float32)  # where there is no gradient there is nothing to fit
-    fitted = np.linalg.solve(across_moves @ moves + ridge, across_moves @ difference)
-    rest = np.sqrt(np.square(difference - moves @ fitted).mean(axis=(1, 2)))
     contrast = np.minimum(one.std(axis=(1, 2)), other.std(axis=(1, 2)))
+    one, other = _smooth(one), _smooth(other)
+    middle = (one + other) / 2
+    across = (middle[:, 1:-1, 2:] - middle[:, 1:-1, :-2]) / 2
+    down = (middle[:, 2:, 1:-1] - middle[:, :-2, 1:-1]) / 2
+    place = np.linspace(-1, 1, across.shape[1], dtype=np.float32)
+    moves = np.stack([across, across * place, down, down * place[:, None]], axis=-1).reshape(len(one), -1, 4)
+    difference = (other - one)[:, 1:-1, 1:-1].reshape(len(one), -1, 1)
+    turned = moves.transpose(0, 2, 1)
+    ridge = 50 * np.eye(4, dtype=np.float32)  # where there is no gradient there is nothing to fit
+    fitted = np.linalg.solve(turned @ moves + ridge, turned @ difference)
+    rest = np.sqrt(np.square(difference - moves @ fitted).mean(axis=(1, 2)))
     moved = np.abs(fitted).max(axis=(1, 2))
-    return (rest <= np.maximum(DIFFERENCE * contrast, 0.5)) & (moved <= MOVE)  # half a grey level is rounding
+    return (rest <= np.maximum(DIFFERENCE * contrast, ROUNDING)) & (moved <= MOVE)
+
+
+def _smooth(grey: np.ndarray) -> np.ndarray:
+    """Return (N, S, S) weighted 1 2 1 both ways, (N, S - 2, S - 2): what aliasing there is would not move along."""
+    grey = grey.astype(np.float32)
+    grey = (grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]) / 4
+    return (grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]) / 4
 
 
 def _parts(count: int) -> list[slice]:
