@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from check_fakes import Odds, index_of
+from check_fakes import ODD, PLAIN, Odds, index_of
 from slip.data.check import check
 from slip.data.check.listing import read_list, write_list, wrong
 from slip.data.record import Record
@@ -45,6 +45,21 @@ def test_keys_of_any_letters(tmp_path) -> None:
     assert [entry["key"] for entry in wrong(summary)] == ["a\u2028b? 1", "a\u2028b? 2"]
     write_list(tmp_path / "list.jsonl", summary)
     assert read_list(tmp_path / "list.jsonl") == [1, 2]
+
+
+def test_one_of_two_near_copies_stays() -> None:
+    """Where the first has no caption and goes for that, the second is no copy of anything."""
+
+    class Silent(Odds):
+        def __getitem__(self, index: int) -> Record:
+            image, captions = (PLAIN[4][0], ()) if index == 0 else (ODD[2][0], ("a caption",))
+            assert image is not None
+            return Record(image, captions, str(index), "silent")
+
+    summary = check(Silent(2), processes=1)
+    assert summary is not None
+    assert summary.near_copies == 1
+    assert [(entry["index"], entry["what"]) for entry in wrong(summary)] == [(0, ["no caption"])]
 
 
 def test_a_list_made_by_hand(tmp_path) -> None:

@@ -24,14 +24,15 @@ def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
     "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
     """
     here, state = np.arange(summary.checked), summary.records["state"]
+    silent = (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions
     rules = [
         ("cannot be read", state == UNREADABLE),
         ("damaged", state == DAMAGED),
-        ("no caption", (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions),
+        ("no caption", silent),
         ("blank", summary.fine & summary.records["flat"]),
         (EXACT, summary.redundant),
         (RECAPTIONED, summary.recaptioned),
-        (NEAR, summary.alike),
+        (NEAR, summary.alike & ~silent[summary.lookalikes]),  # else both would go
     ]
     firsts = np.where(summary.twins != here, summary.twins, summary.lookalikes)
     for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
