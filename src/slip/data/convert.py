@@ -208,7 +208,7 @@ def _compare(plan: _Plan, before: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     other = [f"{key} was {before[key]!r} and is {now[key]!r}" for key in now if before[key] != now[key]]
     if before["left_out"] != now["left_out"]:
-        other = ["Other records were left out"]
+        other = ["Other records were left out then"]
     if other or changed:
         raise DataError(
             "The folder holds shards of another conversion",

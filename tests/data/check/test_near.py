@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from check_fakes import encoded, pixels
 from slip.data.check import near as near_module
 from slip.data.check.fingerprints import LOOK, perceptual, thumbnail
-from slip.data.check.near import DISTANCE, alike, close_pairs, near
+from slip.data.check.near import DISTANCE, TINT, alike, close_pairs, near
 from slip.data.decode import decode
 
 
@@ -33,7 +33,7 @@ def slow_firsts(looks: np.ndarray) -> list[int]:
     for b in range(len(looks)):
         kept = [a for a in range(b) if firsts[a] == a and (hashes[a] ^ hashes[b]).bit_count() <= DISTANCE]
         tints = looks["tint"].astype(int)
-        kept = [a for a in kept if np.abs(tints[a] - tints[b]).max() <= 4]
+        kept = [a for a in kept if np.abs(tints[a] - tints[b]).max() <= TINT]
         kept = [a for a in kept if alike(looks, np.array([a]), np.array([b]))[0]]
         firsts.append(kept[0] if kept else b)
     return firsts

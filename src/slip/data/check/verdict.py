@@ -79,8 +79,8 @@ def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped, batch: 
     elif expected < batch:
         good = False
         sentence = (
-            f"It cannot be trained on as it is: {usable} are usable, and a step takes {batch} different ones; it takes "
-            "more pictures, or a smaller --training.batch"
+            f"It cannot be trained on as it is: {usable} are usable, and a step takes {batch} different ones; "
+            "add more, or take a smaller --training.batch"
         )
     else:
         good, sentence = True, f"It can be trained on: {usable} are usable"
