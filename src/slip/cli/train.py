@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli.arguments import parse, take_option, take_positional
-from slip.config import Config
+from slip.cli.arguments import parse, say_note, take_option, take_positional
+from slip.config import FORMATS, Config
 from slip.errors import ConfigError
 
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
@@ -66,8 +66,7 @@ def resolve(argv: list[str]) -> Options:
     if not options.config.data.train:
         raise ConfigError(
             "No training data was named",
-            fix="Add --data.train with tar shards, a .csv/.tsv/.jsonl/.parquet table, a COCO captions .json, "
-            "a folder of images, or `scenes`",
+            fix=f"Add --data.train with {FORMATS}",
         )
     return Options(
         config=options.config, out=options.out or f"runs/{options.config.name}", resume=options.resume
@@ -95,7 +94,9 @@ def run(config: Config, out: str, resume: bool) -> None:
     if data.val:
         from slip.evaluation.retrieval import Retrieval
 
-        tasks.insert(0, Retrieval(source(data.val), task="retrieval:val"))
+        val = source(data.val)
+        say_note(val)  # those of the other sources are in the plan
+        tasks.insert(0, Retrieval(val, task="retrieval:val"))
     folder = train(
         config,
         source(data.train, captions_required="text" in needs),
