@@ -31,8 +31,8 @@ def turned() -> Image.Exif:
 
 PLAIN = [(encoded(pixels(k), quality=95), (f"a plain picture, number {k}",)) for k in range(30)]
 ODD: list[tuple[bytes | np.ndarray | None, tuple[str, ...]]] = [
+    PLAIN[3],
     (PLAIN[3][0], ("the same bytes as number 3",)),
-    (PLAIN[3][0], ("the same bytes once more",)),
     (encoded(pixels(4).resize((180, 120)), quality=60), ("nearly the same as number 4",)),
     (PLAIN[5][0][:1500], ("cut off",)),
     (b"<html>", ("not an image",)),
@@ -58,7 +58,7 @@ ODD: list[tuple[bytes | np.ndarray | None, tuple[str, ...]]] = [
     (encoded(pixels(64)), ("собака бежит по пляжу",)),
     (encoded(pixels(65)), ("long " * 100,)),
 ]
-"""What is odd about each is what its caption says. None: the source cannot read it."""
+"""The first comes twice; what is odd about the others is what their captions say. None: the source cannot read it."""
 
 
 @dataclass(frozen=True)

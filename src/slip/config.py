@@ -7,13 +7,21 @@ writes them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from typing_extensions import Doc
 
 VIEWS = ("image", "ssl_1", "ssl_2")
 """The views drawn of a picture: one to go with the caption, two for self-supervision."""
 SSL_VIEWS = VIEWS[1:]
 EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
 """What an objective can need, in order. Each but `text` comes from the view of its name."""
+FORMATS = (
+    "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .jsonl, .parquet), COCO or RedCaps captions "
+    "(.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
+    "(hf:owner/name), or `scenes`"
+)
+"""What a source of pictures and captions can be, for help and messages."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -22,9 +30,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class DataConfig:
     """Where the pictures and captions come from."""
 
-    train: str = ""
-    """Training source: tar shards (path, glob, brace range), .csv/.tsv/.jsonl, COCO captions .json, a folder of
-    images, or `scenes[:split[:count]]`. Several, each with a weight if it is not 1: `A + 0.5 * B`."""
+    train: Annotated[
+        str,
+        Doc(f"Training source: {FORMATS}. Several, each with a weight if it is not 1: `A + 0.5 * B`."),
+    ] = ""
     ssl: str = ""
     """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""
     val: str = ""

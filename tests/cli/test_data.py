@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from check_fakes import ODD, PLAIN
+from slip import recipes
 from slip.cli import main
 from slip.data.sources import open_source
 from slip.data.sources.yfcc import read_metadata
@@ -29,6 +32,15 @@ def table(tmp_path: Path) -> str:
     return str(tmp_path / "pairs.csv")
 
 
+@pytest.fixture(autouse=True)
+def small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe that can be trained on a few pictures."""
+    recipe = recipes.get("small-data")
+    few = replace(recipe, training=replace(recipe.training, batch=16))
+    get = recipes.get
+    monkeypatch.setattr(recipes, "get", lambda name: few if name == "small-data" else get(name))
+
+
 def test_convert(table: str, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "shards"
     command = [
@@ -44,9 +56,11 @@ def test_convert(table: str, tmp_path: Path, capsys) -> None:
         "30",
     ]
     assert main(command) == 0
-    out = capsys.readouterr().out
+    said = capsys.readouterr()
+    out = said.out
     assert "30 of 32 records in 2 shards" in out
     assert "2 left out" in out
+    assert "(guessed)" in said.err
     assert "1 × The JPEG is damaged or truncated" in out
     source = open_source(str(folder))
     assert len(source) == 30
@@ -73,7 +87,9 @@ def test_show(table: str, tmp_path: Path, capsys) -> None:
     out = tmp_path / "sheet.png"
     assert main(["data", "show", table, "--count", "3", "--out", str(out)]) == 0
     assert Image.open(out).size[0] > 1000
-    assert "wrote" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "wrote" in said.out
+    assert "(guessed)" in said.err
     assert main(["data", "show", table, "--recipe", "small-dat"]) == 1
     assert "Did you mean 'small-data'" in capsys.readouterr().err
 
@@ -85,7 +101,9 @@ def test_check(table: str, tmp_path: Path, capsys) -> None:
     )  # 2 of 32 are more than 5 %
     said = capsys.readouterr()
     assert "Damaged images: 2 (6.2 %)." in said.out
-    assert "slip: It cannot be trained on as it is: only 30 of 32" in said.err
+    verdict = "It cannot be trained on as it is: only 30 of 32"
+    assert (said.out.count(verdict), said.err.count(verdict)) == (1, 0)
+    assert "Columns of pairs.csv: image from 'path', caption from 'title' (guessed)\n" in said.err
     assert out.read_text().startswith("<!doctype html>")
     assert main(["data", "check", table, "--processes", "1", "--limit", "8", "--out", str(out)]) == 0
     assert "It can be trained on: 8 of 8" in capsys.readouterr().out
@@ -103,7 +121,47 @@ def test_what_is_listed_can_be_left_out(table: str, tmp_path: Path, capsys) -> N
     )
     assert "odd.jsonl: 2 records" in capsys.readouterr().out
     assert main(["data", "convert", table, str(folder), *options, "--without", str(listed)]) == 0
-    assert "30 of 30 records in 1 shard\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "30 of 30 records in 1 shard\n" in out
+    assert f"2 left out as {listed} says" in out
+
+
+def test_only_what_is_asked_for_is_left_out(tmp_path: Path, capsys) -> None:
+    """Five rows a picture lose no caption, near copies stay, exact ones go."""
+    image, again = Image.open(io.BytesIO(PLAIN[4][0])), ODD[2][0]  # type: ignore[arg-type]
+    files = {
+        "a": PLAIN[0][0],
+        "b": PLAIN[4][0],
+        "b small": again,
+        "a again": PLAIN[0][0],
+        "a too": PLAIN[0][0],
+    }
+    assert image.size == (90, 60)
+    for name, content in files.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)  # type: ignore[arg-type]
+    rows = [
+        ("path", "title"),
+        *((f"{name}.jpg", f"caption {k} of {name}") for name in "ab" for k in range(5)),
+    ]
+    rows += [("b small.jpg", "small"), ("a again.jpg", "caption 3 of a"), ("a too.jpg", "another caption")]
+    with open(tmp_path / "pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    table, listed = str(tmp_path / "pairs.csv"), str(tmp_path / "odd.jsonl")
+    options = ["--processes", "1", "--list", listed, "--out", str(tmp_path / "c.html")]
+    assert main(["data", "check", table, *options]) == 1  # less than a batch
+    said = capsys.readouterr()
+    assert "5 of 5 records are usable, and a step takes 16" in said.out
+    assert "13 rows name 5 images" in said.err
+    for near, kept in (([], 4), (["--near"], 3)):
+        folder = tmp_path / f"shards{kept}"
+        command = ["data", "convert", table, str(folder), "--processes", "1", "--without", listed, *near]
+        assert main(command) == 0
+        source = open_source(str(folder))
+        captions = {caption for k in range(len(source)) for caption in source[k].captions}
+        assert len(source) == kept
+        assert captions == {title for _, title in rows[1:]} - ({"small"} if near else set())
+    assert main(["data", "convert", table, str(tmp_path / "x"), "--near"]) == 1
+    assert "--without" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

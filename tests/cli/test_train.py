@@ -1,10 +1,13 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from slip import recipes, toml
 from slip.cli import main
 from slip.cli.train import resolve
+from slip.config import FORMATS
 from slip.errors import ConfigError
 
 
@@ -51,6 +54,35 @@ def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
 def test_wrong_calls_teach(argv, message) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(argv)
+
+
+def test_formats_are_listed_once(capsys) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve(["small-data"])
+    assert FORMATS in str(error.value)
+    for command in (["train", "small-data", "--help"], ["data", "check", "--help"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert FORMATS in printed
+    assert all(word in FORMATS for word in (".parquet", ".npy", "hf:", "RedCaps", "YFCC"))
+
+
+def test_what_was_guessed_of_the_held_out_data_is_said(tmp_path, monkeypatch, capsys) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text("path,title\na.jpg,a dog\n")
+    trained = []
+
+    def train(config, source, out, **options):
+        trained.append(source.name)
+        return SimpleNamespace(path=tmp_path)
+
+    monkeypatch.setattr("slip.training.loop.train", train)
+    sources = ["--data.train", str(tmp_path / "train.csv"), "--data.val", str(tmp_path / "val.csv")]
+    assert main(["train", "small-data", *sources]) == 0
+    assert trained == [str(tmp_path / "train.csv")]
+    assert "Columns of val.csv: image from 'path', caption from 'title' (guessed)" in capsys.readouterr().err
 
 
 def test_unknown_options_are_answered_with_the_nearest(capsys) -> None:

@@ -19,7 +19,9 @@ from slip.data.encode import Encoding
 from slip.data.ranks import Ranks
 from slip.data.record import Record
 from slip.data.scenes import Scenes
+from slip.data.sources.mixture import Mixture
 from slip.data.sources.webdataset import TarShards
+from slip.data.subset import without
 from slip.errors import ConfigError, DataError
 
 
@@ -179,6 +181,35 @@ def test_other_settings_are_refused(tmp_path) -> None:
     with pytest.raises(DataError, match=r"3 shards of another origin.*000000\.tar"):
         write_shards(scenes, tmp_path, 2)
     assert len(write_shards(scenes, tmp_path, 2, prefix="b-").paths) == 3
+
+
+def test_other_records_left_out_are_refused(tmp_path) -> None:
+    records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(100)]
+    write_shards(without(Listed(records), [90]), tmp_path, 50)
+    # Of these, too, there are 99, and the records probed, 0, 24, 49 and 74, are the same.
+    with pytest.raises(DataError, match="Other records were left out"):
+        write_shards(without(Listed(records), [95]), tmp_path, 50)
+    with pytest.raises(DataError, match="Other records were left out"):
+        write_shards(Listed(records[:99]), tmp_path, 50)
+    assert write_shards(without(Listed(records), [90, 90]), tmp_path, 50).written == 99
+
+
+def test_weights_are_refused(tmp_path) -> None:
+    parts = [Scenes("test", 3, size=16), Scenes("test", 2, seed=1, size=16)]
+    weighted = Mixture(parts, [1, 0.5], name="a + 0.5 * b")
+    for source in (weighted, without(weighted, [0])):
+        with pytest.raises(ConfigError, match=r"every record once.*a \+ 0\.5 \* b.*'A \+ B'"):
+            write_shards(source, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert write_shards(Mixture(parts, [1, 1]), tmp_path).written == 5
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path) -> None:
+    for name in (".writing-0123-000000.tar", ".writing-0123-000007.tar", ".writing-4-b-000000.tar"):
+        (tmp_path / name).write_text("half")
+    write_shards(Scenes("test", 2, size=16), tmp_path)
+    left = sorted(path.name for path in tmp_path.glob(".writing-*"))
+    assert left == [".writing-0123-000007.tar", ".writing-4-b-000000.tar"]
 
 
 def test_ranks_make_the_same_shards_together(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ def test_the_others_in_their_order() -> None:
         left[4]
 
 
+def test_the_fingerprint_says_which_are_left_out() -> None:
+    assert without(Odds(6), [4, 1]).fingerprint == without(Odds(6), [1, 4, 1]).fingerprint
+    assert len({without(Odds(60), [k]).fingerprint for k in range(60)}) == 60
+
+
 def test_labels_go_along() -> None:
     scenes = Scenes("test", 5, size=8)
     left = without(scenes, [0, 2])

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise ConfigError(f"There is no command {argv[0]!r}", fix=did_you_mean(argv[0], COMMANDS))
-        importlib.import_module(f"slip.cli.{argv[0]}").main(argv[1:])
+        status = importlib.import_module(f"slip.cli.{argv[0]}").main(argv[1:])
     except SlipError as error:
         _let_the_first_speak(error)
         print(f"slip: {error}", file=sys.stderr)
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    return 0
+    return status or 0
 
 
 def _let_the_first_speak(error: SlipError) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import sys
+from typing import TYPE_CHECKING, TypeVar
 
 from slip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from slip.data.record import Source
 
 T = TypeVar("T")
 
@@ -21,6 +25,13 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
         description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def say_note(source: Source) -> None:
+    """Print what was guessed when a source was opened, if anything was, to stderr."""
+    note = getattr(source, "note", "")
+    if note:
+        print(note, file=sys.stderr)
 
 
 def take_positional(argv: list[str]) -> tuple[str | None, list[str]]:

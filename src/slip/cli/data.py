@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli.arguments import parse, say_note
+from slip.config import FORMATS
 from slip.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,14 +23,19 @@ COMMANDS = {
     "show": "draw a contact sheet: pictures, captions, and the views that the model will see",
     "metadata": "make the Parquet metadata of YFCC15M from a pickle or from YFCC100M's own table",
 }
+RECIPE = "small-data"
+"""The recipe for pictures of one's own, whose views and batch are taken here."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
     """Which pictures and captions."""
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """Anything that `slip train` reads: tar shards, a table, annotations, a folder, `scenes`, mixtures."""
+    source: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {FORMATS}. Several: 'A + B'."),
+    ]
     _: KW_ONLY
     image_root: str = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed."""
@@ -39,15 +45,20 @@ class SourceOptions:
     """Column of a table that holds the caption; empty: guessed from the header."""
 
     def open(self) -> Source:
+        """Open the source, and say what was guessed."""
+        from slip.data.ranks import Ranks
         from slip.data.sources import open_source
 
-        return open_source(
+        source = open_source(
             self.source,
             image_root=self.image_root,
             image_column=self.image_column,
             caption_column=self.caption_column,
             captions_required=False,
         )
+        if Ranks.from_environment().first:
+            say_note(source)
+        return source
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,8 @@ class CheckOptions(SourceOptions):
     out: Path = Path("check.html")
     """The page to write."""
     list: Path | None = None
-    """Also write the records that are damaged, blank, copies or without a caption to this file, a JSON line each;
-    `slip data convert --without` takes it."""
+    """Also write the records that are damaged, blank, copies or without a caption to this file, a JSON line each, with
+    what is wrong; `slip data convert --without` takes it."""
     limit: int = 0
     """Check this many records, spread over all, in place of all."""
     captions_optional: bool = False
@@ -87,7 +98,10 @@ class ConvertOptions(SourceOptions):
     no_verify: bool = False
     """Do not decode pictures that keep their bytes: faster, but damaged ones come along."""
     without: Path | None = None
-    """Leave out the records in this file, which `slip data check --list` has written."""
+    """Leave out the records in this file, which `slip data check --list` has written: those that are unusable, blank,
+    or exact copies that have no other captions."""
+    near: bool = False
+    """Leave out the near copies in that file, too. Look at them first: things can look alike."""
     prefix: str = ""
     """What the shards' names begin with."""
     processes: int = -1
@@ -100,7 +114,7 @@ class ShowOptions(SourceOptions):
 
     count: int = 8
     """Records on the sheet: the first ones that a run with this seed reads."""
-    recipe: str = "small-data"
+    recipe: str = RECIPE
     """Recipe whose views are drawn."""
     seed: int = 0
     out: Path = Path("sheet.png")
@@ -120,13 +134,13 @@ class MetadataOptions:
     """Files that list image indices, as tables or .npy arrays: only images in all of them are taken."""
 
 
-def main(argv: list[str]) -> None:
-    """Run one of the four."""
+def main(argv: list[str]) -> int:
+    """Run one of the four and return the exit status."""
     match argv:
         case [] | ["-h" | "--help", *_]:
             print(usage())
         case ["check", *rest]:
-            check(rest)
+            return check(rest)
         case ["convert", *rest]:
             convert(rest)
         case ["show", *rest]:
@@ -135,6 +149,7 @@ def main(argv: list[str]) -> None:
             metadata(rest)
         case [word, *_]:
             raise ConfigError(f"`slip data` does not know {word!r}", fix=did_you_mean(word, COMMANDS))
+    return 0
 
 
 def usage() -> str:
@@ -148,8 +163,8 @@ def usage() -> str:
     )
 
 
-def check(argv: list[str]) -> None:
-    """Read everything, print the verdict, write the page; DataError when the source cannot be trained on."""
+def check(argv: list[str]) -> int:
+    """Read everything, print the verdict, write the page; return 1 when the source cannot be trained on."""
     options = parse(
         CheckOptions,
         argv,
@@ -159,11 +174,11 @@ missing, over-long, repeated, or say nothing. Prints what to do, writes one HTML
 ends with status 0 if the source can be trained on, else 1. Under `torchrun` the work is shared out among the ranks.""",
     )
 
+    from slip import recipes
     from slip.data.check import as_text, judge
     from slip.data.check import check as look_through
     from slip.data.check.listing import write_list
     from slip.data.ranks import Ranks
-    from slip.errors import DataError
     from slip.report.data_page import write_data_page
 
     source = options.open()
@@ -176,15 +191,14 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
         shown=True,
     )
     if summary is None:  # another rank has the result
-        return
-    verdict = judge(summary)
+        return 0
+    verdict = judge(summary, batch=recipes.get(RECIPE).training.batch)
     print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
     write_data_page(options.out, summary, verdict, source)
     print(f"wrote {options.out}")
     if options.list:
-        print(f"wrote {options.list}: {write_list(options.list, summary, source):,} records")
-    if not verdict.good:
-        raise DataError(verdict.sentence)
+        print(f"wrote {options.list}: {write_list(options.list, summary):,} records")
+    return 0 if verdict.good else 1
 
 
 def convert(argv: list[str]) -> None:
@@ -202,12 +216,14 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
     from slip.data.convert import shard_size_for, write_shards
     from slip.data.encode import Encoding
     from slip.data.ranks import Ranks
-    from slip.data.subset import without
+    from slip.data.subset import Subset, without
     from slip.errors import DataError
 
     ranks, source = Ranks.from_environment(), options.open()
+    if options.near and not options.without:
+        raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
     if options.without:
-        source = without(source, read_list(options.without))
+        source = without(source, read_list(options.without, near=options.near))
     encoding = Encoding(options.encoding, options.quality, options.short_side, not options.no_verify)
     size = shard_size_for(source, options.shard_mb, encoding) if options.shard_mb else options.shard_size
     done = write_shards(
@@ -227,6 +243,8 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
         return
     shards = f"{len(done.paths):,} shard{'s' * (len(done.paths) != 1)}"
     print(f"{options.folder}: {done.written:,} of {done.records:,} records in {shards}")
+    if isinstance(source, Subset):
+        print(f"{len(source.source) - len(source):,} left out as {options.without} says")
     if done.skipped:
         listed = options.folder / f"{options.prefix}skipped.jsonl"
         print(f"{len(done.skipped):,} left out, listed in {listed}:\n{reasons(done.skipped)}")

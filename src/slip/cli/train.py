@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli.arguments import parse, take_option, take_positional
-from slip.config import Config
+from slip.cli.arguments import parse, say_note, take_option, take_positional
+from slip.config import FORMATS, Config
 from slip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def resolve(argv: list[str]) -> Options:
     if not options.config.data.train:
         raise ConfigError(
             "No training data was named",
-            fix="Add --data.train with tar shards, a .csv/.tsv/.jsonl/.parquet table, a COCO captions .json, "
-            "a folder of images, or `scenes`",
+            fix=f"Add --data.train with {FORMATS}",
         )
     return Options(
         config=options.config, out=options.out or f"runs/{options.config.name}", resume=options.resume
@@ -90,7 +89,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
         with processes.first_goes_ahead():
-            source, ssl, tasks = _open(config)
+            source, ssl, tasks = _open(config, first=processes.first)
         folder = train(
             config,
             source,
@@ -106,7 +105,7 @@ def run(config: Config, out: str, resume: bool) -> None:
         console.print(f"  done: {folder.path}", highlight=False)
 
 
-def _open(config: Config) -> tuple[Source, Source | None, list[Evaluator]]:
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
     """Return what to train on, where the self-supervised views come from if not from there, and what to measure."""
     from slip import objectives
     from slip.data.sources import open_source
@@ -122,7 +121,10 @@ def _open(config: Config) -> tuple[Source, Source | None, list[Evaluator]]:
     )
     tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
     if data.val:
-        tasks.insert(0, Retrieval(source(data.val), task="retrieval:val"))
+        val = source(data.val)
+        if first:
+            say_note(val)  # those of the other sources are in the plan
+        tasks.insert(0, Retrieval(val, task="retrieval:val"))
     captioned = "text" in objectives.parse(config.objective.loss).needs
     ssl = source(data.ssl, captions_required=False) if data.ssl else None
     return source(data.train, captions_required=captioned), ssl, tasks

@@ -12,8 +12,8 @@ import functools
 import hashlib
 import io
 import json
-import os
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,9 @@ from slip.data.fanout import Tick, fan_out
 from slip.data.ranks import Ranks
 from slip.data.record import Record, Skipped, Source
 from slip.data.sources.tar_index import write_index
+from slip.data.subset import Subset
 from slip.errors import ConfigError, DataError
-from slip.files import TEMPORARY, write_bytes, write_json
+from slip.files import TEMPORARY, whole_or_not, write_bytes, write_json
 
 _SAMPLED = 64  # records whose mean size stands for all
 
@@ -65,10 +66,12 @@ def write_shards(
     is made again. The bytes depend on the records alone, not on `processes` (-1: one a core) or `ranks`. A record
     that cannot be read or decoded is left out, counted, and listed in [prefix]skipped.jsonl. `shown`: progress.
 
-    Raises ConfigError for bad settings, DataError when the folder cannot be written or holds other shards.
+    Raises ConfigError for bad settings, a mixture with weights among them; DataError when the folder cannot be written
+    or holds other shards.
     """
     if shard_size < 1:
         raise ConfigError("A shard holds at least 1 sample", got=shard_size)
+    _refuse_weights(source)
     ranks = ranks or Ranks()
     plan = _Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
     spans = [range(k, min(k + shard_size, len(source))) for k in range(0, len(source), shard_size)]
@@ -82,8 +85,7 @@ def write_shards(
             fan_out(work, source, mine, title="writing", processes=processes, shown=shown and ranks.first)
         )
     finally:
-        for span in mine:
-            _temporary(plan.path(span)).unlink(missing_ok=True)
+        _sweep(plan, mine)
     gathered = ranks.gather(json.dumps(parts).encode()) or [json.dumps(parts).encode()]
     counts = [count for part in gathered for count in json.loads(part)]
     skipped = [Skipped(*entry) for count in counts for entry in count["skipped"]]
@@ -139,7 +141,28 @@ class _Plan:
         probes = {len(source) * k // 4 for k in range(4)} if len(source) else ()
         digests = {str(index): _digest(source, index) for index in sorted(probes)}
         about = {"source": source.name, "records": len(source), "shard_size": self.shard_size}
+        about["left_out"] = source.fingerprint if isinstance(source, Subset) else ""
         return about | settings | {"digests": digests}
+
+
+def _refuse_weights(source: Source) -> None:
+    """Raise ConfigError for a mixture with weights, which shards cannot hold."""
+    mixture = source.source if isinstance(source, Subset) else source
+    weights = getattr(mixture, "weights", ())
+    if any(weight != 1 for weight in weights):
+        raise ConfigError(
+            "A conversion writes every record once, and cannot give its sources weights",
+            got=source.name,
+            fix="Leave the weights out ('A + B'); or convert each source on its own, and give the weights to training",
+        )
+
+
+def _sweep(plan: _Plan, spans: Sequence[range]) -> None:
+    """Remove what a process that was killed has left of its shard."""
+    names = {plan.path(span).name for span in spans}
+    for path in plan.folder.glob(f"{TEMPORARY}*-*.tar"):
+        if path.name.removeprefix(TEMPORARY).partition("-")[2] in names:
+            path.unlink(missing_ok=True)
 
 
 def _begin(plan: _Plan, source: Source) -> None:
@@ -148,7 +171,7 @@ def _begin(plan: _Plan, source: Source) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
         identity, before = plan.identity(source), _manifest(plan.manifest)
         if before is not None:
-            _compare(plan, {key: before.get(key) for key in identity}, identity)
+            _compare(plan, {key: before.get(key, "") for key in identity}, identity)
             return
         others = sorted(plan.folder.glob(f"{plan.prefix}[0-9][0-9][0-9][0-9][0-9][0-9].tar"))
         if others:
@@ -184,6 +207,8 @@ def _compare(plan: _Plan, before: dict[str, Any], now: dict[str, Any]) -> None:
         i for i, digest in now.pop("digests").items() if digest and digests.get(i) not in (None, digest)
     ]
     other = [f"{key} was {before[key]!r} and is {now[key]!r}" for key in now if before[key] != now[key]]
+    if before["left_out"] != now["left_out"]:
+        other = ["Other records were left out then"]
     if other or changed:
         raise DataError(
             "The folder holds shards of another conversion",
@@ -220,19 +245,18 @@ def _shard(plan: _Plan, source: Source, span: range, tick: Tick) -> dict[str, An
             return _counts(again, span)
     skipped: list[Skipped] = []
     try:
-        with open(_temporary(path), "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for index in span:
-                    sample = _sample(plan, source, index)
-                    if isinstance(sample, Skipped):
-                        skipped.append(sample)
-                    else:
-                        for extension, content in sample.items():
-                            _add(tar, f"{index:09d}.{extension}", content)
-                    tick(1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(_temporary(path), path)
+        with (
+            whole_or_not(path) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for index in span:
+                sample = _sample(plan, source, index)
+                if isinstance(sample, Skipped):
+                    skipped.append(sample)
+                else:
+                    for extension, content in sample.items():
+                        _add(tar, f"{index:09d}.{extension}", content)
+                tick(1)
         write_index(str(path))
     except OSError as error:
         raise DataError(
@@ -241,8 +265,6 @@ def _shard(plan: _Plan, source: Source, span: range, tick: Tick) -> dict[str, An
             cause=str(error),
             fix="Free some space or check the permissions; finished shards are kept when the command is run again",
         ) from None
-    finally:
-        _temporary(path).unlink(missing_ok=True)
     return _counts(skipped, span)
 
 
@@ -293,10 +315,6 @@ def _digest(source: Source, index: int) -> str | None:
         return None
     image = record.image if isinstance(record.image, bytes) else record.image.tobytes()
     return hashlib.blake2b(image + _texts(record)[0], digest_size=8).hexdigest()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{path.name}")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

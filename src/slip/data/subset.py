@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +15,7 @@ from slip.errors import DataError
 class Subset:
     """The records of `source` but those at `left_out`, in their order. Memory: 8 bytes a record.
 
+    `fingerprint` is another for other records left out.
     Raises DataError when one of them is not there, or none would be left.
     """
 
@@ -29,6 +31,7 @@ class Subset:
                     cause="The list was made of another source",
                 )
             keep[index] = False
+        self.fingerprint = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=8).hexdigest()
         self._indices = np.flatnonzero(keep)
         if not len(self):
             raise DataError(f"No record of {source.name} is left", got=f"{len(left_out):,} left out")

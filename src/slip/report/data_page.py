@@ -204,10 +204,14 @@ def _twice(summary: Summary, album: Album) -> Html:
             parts.append(div("groups", *rows))
     if not parts:
         return NOTHING
-    note = (
-        f"{summary.copies:,} exact copies; {summary.near_copies:,} that look nearly the same as another picture, by a "
-        "64-bit fingerprint of its coarse structure: resized and recompressed copies, now and then mere likeness."
+    other = int(summary.recaptioned.sum())
+    note = f"{summary.copies:,} exact copies" + (f", {other:,} of them with other captions" if other else "")
+    note += (
+        f"; {summary.near_copies:,} near copies, whose brightness and colours are the same but for what resizing, "
+        "compression, or the loss of a margin of a percent does: now and then mere likeness."
     )
+    if not summary.all_compared:
+        note += " So many pictures are alike that not all pairs were compared."
     return section("More than once", note, *parts)
 
 

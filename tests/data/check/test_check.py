@@ -55,9 +55,34 @@ def test_images(summary: Summary) -> None:
 
 
 def test_copies(summary: Summary) -> None:
-    assert (summary.copies, summary.near_copies) == (2, 1)
+    assert (summary.copies, summary.near_copies, summary.all_compared) == (2, 1, True)
+    assert np.flatnonzero(summary.redundant).tolist() == [30]
+    assert np.flatnonzero(summary.recaptioned).tolist() == [31]
     assert [group.tolist() for group in summary.groups(summary.twins, 9)] == [[3, 30, 31]]
     assert [group.tolist() for group in summary.groups(summary.lookalikes, 9)] == [[4, 32]]
+
+
+@pytest.mark.parametrize(
+    ("captions", "redundant", "recaptioned"),
+    [
+        ([("a",), ("a",), ("A ",)], [1, 2], []),
+        ([("a",), ("b",), ("b",)], [2], [1]),
+        ([("a", "b"), ("b",), ("b", "c"), ("c",)], [1, 3], [2]),
+        ([(), ("a",), ()], [2], [1]),
+        ([(), (), ("",)], [1, 2], []),
+    ],
+)
+def test_copies_with_other_captions(captions, redundant: list[int], recaptioned: list[int]) -> None:
+    """No caption is lost when the redundant ones go."""
+
+    class Copies(Odds):
+        def __getitem__(self, index: int) -> Record:
+            return Record(PLAIN[0][0], captions[index], str(index), "copies")
+
+    found = check(Copies(len(captions)), processes=1)
+    assert found is not None
+    assert np.flatnonzero(found.redundant).tolist() == redundant
+    assert np.flatnonzero(found.recaptioned).tolist() == recaptioned
 
 
 def test_captions(summary: Summary) -> None:
@@ -66,8 +91,8 @@ def test_captions(summary: Summary) -> None:
     twin = [len(Tokenizer().encode(text)) + 2 for text in texts]
     assert summary.captions["tokens"].tolist() == twin
     assert summary.over_long == 1
-    assert summary.repeated == 1
-    assert summary.most_repeated(5) == [(2, 7, 0)]
+    assert summary.repeated == 2
+    assert sorted(summary.most_repeated(5)) == [(2, 3, 0), (2, 7, 0)]
     assert summary.useless.tolist() == [index_of("IMG_2034.JPG")]
     assert summary.scripts() == {"Latin": 51, "Cyrillic": 1}
 
@@ -86,6 +111,7 @@ def equal(a: Summary, b: Summary) -> bool:
     return (
         (a.records == b.records).all()
         and (a.captions == b.captions).all()
+        and a.keys == b.keys
         and a.troubles == b.troubles
         and (a.indices == b.indices).all()
     )
@@ -133,7 +159,7 @@ def test_facts_travel_as_bytes() -> None:
     assert len(again.captions) == len(facts.captions) > 0
     assert again.troubles[0] == Trouble(33, "key/33", facts.troubles[0].reason)
     assert Facts.from_bytes(Facts().to_bytes()) == Facts()
-    assert (RECORD.itemsize, CAPTION.itemsize) == (36, 12)  # as the docstring of `check` says
+    assert (RECORD.itemsize, CAPTION.itemsize) == (320, 12)  # as the docstring of `check` says
 
 
 def test_few_troubles_are_kept_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +179,8 @@ def test_the_verdict(summary: Summary) -> None:
         "Records that cannot be read": 1,
         "Damaged images": 2,
         "Records without a caption": 1,
-        "Exact copies of another image": 2,
+        "Exact copies of another image": 1,
+        "Exact copies of another image, with other captions": 1,
         "Near copies of another image": 1,
         "Blank images": 2,
         "Images less than 64 pixels wide or high": int((summary.sizes.min(axis=1) < 64).sum()),
@@ -165,7 +192,7 @@ def test_the_verdict(summary: Summary) -> None:
         "Grey images": 2,
         "Images with a palette": 1,
         "Records with a caption that says nothing": 1,
-        "Captions that say the same as one before": 1,
+        "Captions that say the same as one before": 2,
         "Captions of more than 77 tokens": 1,
         "Captions not in Latin script (Cyrillic)": 1,
     }
@@ -201,6 +228,47 @@ def test_sources_without_captions() -> None:
     assert "simclr" in judge(found).sentence
     assert judge(optional).good
     assert len(optional.captions) == 0
+
+
+def test_fewer_than_a_batch_cannot_be_trained_on() -> None:
+    found = check(Odds(3), processes=1)
+    assert found is not None
+    assert judge(found).good
+    assert judge(found, batch=3).good
+    verdict = judge(found, batch=4)
+    assert not verdict.good
+    assert "3 of 3 records are usable, and a step takes 4" in verdict.sentence
+    part = check(Odds(30), limit=3, processes=1)
+    assert part is not None
+    assert judge(part, batch=30).good  # the other 27 are taken to be like these
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        (["The image file does not exist. Got: 'a'."] * 2, "a wrong `--image-root`, or files that have gone"),
+        (
+            [
+                "The sidecar is no JSON. Got: 1.",
+                "The sidecar is no JSON. Got: 2.",
+                "The image file does not exist",
+            ],
+            "Most often: The sidecar is no JSON.",
+        ),
+    ],
+)
+def test_why_records_cannot_be_read_is_said(reasons: list[str], said: str) -> None:
+    class Broken(Odds):
+        def __getitem__(self, index: int) -> Record:
+            if index < len(reasons):
+                raise DataError(reasons[index])
+            return super().__getitem__(index)
+
+    found = check(Broken(30), processes=1)
+    assert found is not None
+    advice = next(f.advice for f in judge(found, 0.5).findings if f.what == "Records that cannot be read")
+    assert said in advice
+    assert ("--image-root" in advice) == ("--image-root" in said)
 
 
 def test_nothing_usable() -> None:

@@ -151,13 +151,18 @@ def test_rows_without_image_bytes(tmp_path, jpeg):
 def test_paths_only(tmp_path, jpeg):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.jpg").write_bytes(jpeg)
-    columns = {"file_name": ["sub/a.jpg", " sub/a.jpg ", None], "captions": [["x", "y"], None, ["z"]]}
+    columns = {
+        "file_name": ["sub/a.jpg", "sub/b.jpg", " sub/a.jpg ", None],
+        "captions": [["x", "y"], None, ["w"], ["z"]],
+    }
     source = open_parquet(write(tmp_path / "t.parquet", columns, group=2), name="t")
     assert isinstance(source, ParquetPaths)
     assert getattr(source, "block", 1) == 1
-    assert pairs([source[0], source[1]]) == [("sub/a.jpg", ("x", "y")), ("sub/a.jpg", ())]
+    (tmp_path / "sub/b.jpg").write_bytes(jpeg)
+    assert pairs([source[0], source[1]]) == [("sub/a.jpg", ("x", "y", "w")), ("sub/b.jpg", ())]
     assert source[0].image == jpeg
-    assert source.note == "Columns of t: image from 'file_name', caption from 'captions' (guessed)"
+    said = "4 rows name 3 images: each is one record, with the captions of its rows"
+    assert source.note == f"Columns of t: image from 'file_name', caption from 'captions' (guessed). {said}"
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
     with pytest.raises(DataError, match="names no image"):
         source[2]

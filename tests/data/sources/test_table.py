@@ -34,8 +34,8 @@ def pairs(source):
 
 
 def test_csv(table, tmp_path, jpeg):
-    source = table('image,caption\na.jpg,"a ""big"" dog, running"\nb.jpg,"two\nlines"\n\na.jpg,\n')
-    assert pairs(source) == [("a.jpg", ('a "big" dog, running',)), ("b.jpg", ("two\nlines",)), ("a.jpg", ())]
+    source = table('image,caption\na.jpg,"a ""big"" dog, running"\nb.jpg,"two\nlines"\n\n')
+    assert pairs(source) == [("a.jpg", ('a "big" dog, running',)), ("b.jpg", ("two\nlines",))]
     assert (source.image_column, source.caption_columns) == ("image", ("caption",))
     assert source[0].image == jpeg
     assert source[0].source == source.name == str(tmp_path / "t.csv")
@@ -111,6 +111,41 @@ def test_without_captions(table):
     assert captioned[0].captions == ("x",)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_rows_of_an_image_are_one_record(table, name):
+    rows = [("b.jpg", "1"), ("a.jpg", "2"), ("b.jpg", "3"), ("c.jpg", ""), ("a.jpg", ""), ("b.jpg", "4")]
+    if name == "t.csv":
+        text = "image,caption\n" + "".join(f"{image},{caption}\n" for image, caption in rows)
+    else:
+        text = "\n".join(json.dumps({"image": image, "caption": caption}) for image, caption in rows)
+    source = table(text, name)
+    assert [source._paths[i] for i in range(len(source))] == ["b.jpg", "a.jpg", "c.jpg"]
+    assert pairs([source[0], source[1]]) == [("b.jpg", ("1", "3", "4")), ("a.jpg", ("2",))]
+    assert source.note.endswith(
+        "(guessed). 6 rows name 3 images: each is one record, with the captions of its rows"
+    )
+    assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.tuples(st.sampled_from("abcdef"), st.text("xyz", max_size=2)), min_size=1))
+def test_merged_rows_equal_the_slow_twin(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    for name in "abcdef":
+        (folder / name).touch()
+    (folder / "t.csv").write_text("image,caption\n" + "".join(f"{i},{c}\n" for i, c in rows))
+    twin: dict[str, tuple[str, ...]] = {}
+    for image, caption in rows:
+        twin[image] = twin.get(image, ()) + ((caption,) if caption else ())
+    assert pairs(Table(folder / "t.csv")) == list(twin.items())
+
+
+def test_rows_without_an_image_stay_apart(table):
+    source = table('{"image": "a.jpg", "caption": "x"}\n{"caption": "y"}\n{"caption": "z"}', "t.jsonl")
+    assert len(source) == 3
+    assert "rows name" not in source.note
+
+
 def test_jsonl_rows_may_lack_columns(table):
     rows = [{"image": "a.jpg"}, {"image": "b.jpg", "caption": ["x", "y"]}, {"caption": "z"}, {"image": 5}]
     source = table("\n".join(map(json.dumps, rows)), "t.jsonl")
@@ -137,8 +172,8 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
     writer.writerows([["image", "caption"], *(["a.jpg", caption] for caption in captions)])
     path = folder / ("t.tsv" if tab else "t.csv")
     path.write_bytes(buffer.getvalue().encode())
-    expected = [(caption.strip(),) if caption.strip() else () for caption in captions]
-    assert [record.captions for record in Table(path)] == expected
+    expected = tuple(caption.strip() for caption in captions if caption.strip())
+    assert [record.captions for record in Table(path)] == [expected]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 
 from slip.data import formats
 from slip.data.check import words
-from slip.data.check.fingerprints import digest, perceptual
+from slip.data.check.fingerprints import LOOK, blank, digest, thumbnail
 from slip.data.decode import decode
 from slip.data.fanout import Tick
 from slip.data.header import header
@@ -30,11 +30,12 @@ MOST_LISTED = 10_000
 RECORD = np.dtype(
     [
         *(("state", "u1"), ("format", "u1"), ("kinds", "u1"), ("flat", "?")),
-        *(("width", "u4"), ("height", "u4"), ("bytes", "u4"), ("captions", "u4")),
-        *(("content", "u8"), ("look", "u8")),
+        *(("width", "u4"), ("height", "u4"), ("bytes", "u4"), ("captions", "u4"), ("key", "u4")),
+        *(("content", "u8"), ("look", LOOK)),
     ]
 )
-"""Of each record; `captions` counts the ones that are not empty, `content` and `look` are fingerprints."""
+"""Of each record; `captions` counts the ones that are not empty, `key` the bytes of the key, `content` is the file's
+fingerprint, `look` the picture's thumbnail."""
 CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("useless", "?")])
 """Of each caption that is not empty, record after record; `text` is its fingerprint."""
 
@@ -49,32 +50,37 @@ class Trouble(NamedTuple):
 
 @dataclass
 class Facts:
-    """Records and captions looked at, as the bytes of arrays of RECORD and CAPTION; and the first troubles in words."""
+    """Records and captions looked at, as the bytes of arrays of RECORD and CAPTION, all keys in a row as UTF-8, and the
+    first troubles in words."""
 
     records: bytearray = field(default_factory=bytearray)
     captions: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
     troubles: list[Trouble] = field(default_factory=list)
 
     def add(self, other: Facts) -> None:
         """Append the facts of the records that follow."""
         self.records += other.records
         self.captions += other.captions
+        self.keys += other.keys
         self.troubles += other.troubles[: MOST_LISTED - len(self.troubles)]
 
     def to_bytes(self) -> bytes:
         """Return all of it as bytes that `from_bytes` reads."""
-        head = json.dumps([len(self.records), len(self.captions), self.troubles]).encode()
-        return b"%d\n" % len(head) + head + self.records + self.captions
+        arrays = self.records, self.captions, self.keys
+        head = json.dumps([*map(len, arrays), self.troubles]).encode()
+        return b"".join([b"%d\n" % len(head), head, *arrays])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Facts:
         length, _, rest = data.partition(b"\n")
-        head, arrays = rest[: int(length)], memoryview(rest)[int(length) :]
-        records, captions, troubles = json.loads(head)
-        end = records + captions
-        return cls(
-            bytearray(arrays[:records]), bytearray(arrays[records:end]), [Trouble(*t) for t in troubles]
-        )
+        *sizes, troubles = json.loads(rest[: int(length)])
+        arrays, start = [], int(length)
+        for size in sizes:
+            arrays.append(bytearray(memoryview(rest)[start : start + size]))
+            start += size
+        records, captions, keys = arrays
+        return cls(records, captions, keys, [Trouble(*t) for t in troubles])
 
 
 def look(source: Source, span: range, tick: Tick) -> Facts:
@@ -96,6 +102,9 @@ def look(source: Source, span: range, tick: Tick) -> Facts:
             row["state"] = FINE
         except DataError as error:
             facts.troubles.append(Trouble(index, key, str(error)))
+        name = key.encode(errors="replace")
+        row["key"] = len(name)
+        facts.keys += name
         tick(1)
     facts.records += records.tobytes()
     facts.captions += _read(texts).tobytes()
@@ -114,7 +123,7 @@ def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
         row["format"] = FORMATS.index(head.format) if head.format in FORMATS else 0
         row["kinds"], row["width"], row["height"] = head.kinds, head.width, head.height
     row["bytes"], row["content"] = len(content), digest(content)
-    row["look"], row["flat"] = perceptual(pixels)
+    row["look"], row["flat"] = thumbnail(pixels), blank(pixels)
 
 
 def _read(texts: list[str]) -> np.ndarray:

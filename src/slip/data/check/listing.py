@@ -11,41 +11,41 @@ import numpy as np
 
 from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.summary import Summary
-from slip.data.record import Source
 from slip.errors import DataError
 from slip.files import write_bytes
 
+EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 
-def wrong(summary: Summary, source: Source) -> Iterator[dict[str, Any]]:
-    """Yield index, key and what is wrong of every record that training cannot use or is better off without.
 
-    What: "cannot be read", "damaged", "no caption" where one is needed, "blank", "exact copy" and "near copy", of the
-    record `of`. The first of each group of copies is not listed. Keys are read from `source` once more.
+def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
+    """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without.
+
+    What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
+    "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
     """
     here, state = np.arange(summary.checked), summary.records["state"]
-    copies, alike = summary.twins != here, summary.lookalikes != here
+    silent = (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions
     rules = [
         ("cannot be read", state == UNREADABLE),
         ("damaged", state == DAMAGED),
-        ("no caption", (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions),
+        ("no caption", silent),
         ("blank", summary.fine & summary.records["flat"]),
-        ("exact copy", copies),
-        ("near copy", alike & ~copies),
+        (EXACT, summary.redundant),
+        (RECAPTIONED, summary.recaptioned),
+        (NEAR, summary.alike & ~silent[summary.lookalikes]),  # else both would go
     ]
-    keys = {trouble.index: trouble.key for trouble in summary.troubles}
+    firsts = np.where(summary.twins != here, summary.twins, summary.lookalikes)
     for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
-        index = int(summary.indices[position])
-        entry: dict[str, Any] = {"index": index, "key": keys.get(index) or _key(source, index)}
+        entry: dict[str, Any] = {"index": int(summary.indices[position]), "key": summary.key(position)}
         entry["what"] = [what for what, holds in rules if holds[position]]
-        if copies[position] or alike[position]:
-            first = summary.twins[position] if copies[position] else summary.lookalikes[position]
-            entry["of"] = int(summary.indices[first])
+        if firsts[position] != position:
+            entry["of"] = int(summary.indices[firsts[position]])
         yield entry
 
 
-def write_list(path: Path, summary: Summary, source: Source) -> int:
+def write_list(path: Path, summary: Summary) -> int:
     """Write what `wrong` yields as JSON lines and return their number. Raises DataError when that cannot be done."""
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in wrong(summary, source)]
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in wrong(summary)]
     try:
         write_bytes(path, "".join(lines).encode(errors="replace"))
     except OSError as error:
@@ -53,10 +53,17 @@ def write_list(path: Path, summary: Summary, source: Source) -> int:
     return len(lines)
 
 
-def read_list(path: Path) -> list[int]:
-    """Return the indices in a list that `write_list` wrote, perhaps shortened by hand. Raises DataError."""
+def read_list(path: Path, *, near: bool = False) -> list[int]:
+    """Return the indices to leave out by a list that `write_list` wrote, perhaps shortened by hand.
+
+    Near copies are left out only if `near`, for two products can look alike; records whose picture is there with
+    other captions never are. A line that does not say what is wrong counts. Raises DataError.
+    """
+    harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split(
+            "\n"
+        )  # splitlines would split at U+2028, in a key, too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("The list of records cannot be read", got=str(path), cause=str(error)) from None
     indices = []
@@ -64,21 +71,17 @@ def read_list(path: Path) -> list[int]:
         if not line.strip():
             continue
         try:
-            index = json.loads(line)["index"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            index = None
+            entry = json.loads(line)
+            index, what = entry["index"], entry.get("what") or [""]
+            dropped = not set(what) <= harmless
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            index, dropped = None, False
         if type(index) is not int:
             raise DataError(
                 f"Line {number} of {path} names no record",
                 got=line[:200],
                 fix="Each line is an object with a record's number as `index`, as `slip data check --list` writes it",
             )
-        indices.append(index)
+        if dropped:
+            indices.append(index)
     return indices
-
-
-def _key(source: Source, index: int) -> str:
-    try:
-        return source[index].key
-    except DataError:
-        return f"#{index}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from slip.data.check.facts import CAPTION, DAMAGED, FINE, FORMATS, RECORD, UNREADABLE, Facts, Trouble
-from slip.data.check.fingerprints import near, same
+from slip.data.check.fingerprints import same
+from slip.data.check.near import near
 from slip.data.check.words import SCRIPTS
 from slip.data.header import Kind
 
@@ -19,8 +19,9 @@ from slip.data.header import Kind
 class Summary:
     """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
 
-    captions: (C,), record after record. needs_captions: a record without one cannot be used. context: tokens that a
-    model reads of a caption, start and end included. A position is a place in `records`; `indices` makes it an index.
+    captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
+    used. context: tokens that a model reads of a caption, start and end included. A position is a place in `records`;
+    `indices` makes it an index.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Summary:
     indices: np.ndarray
     records: np.ndarray
     captions: np.ndarray
+    keys: bytearray
     troubles: list[Trouble]
     needs_captions: bool = True
     context: int = 77
@@ -36,7 +38,12 @@ class Summary:
     def of(cls, facts: Facts, name: str, total: int, indices: np.ndarray, *, needs_captions: bool) -> Summary:
         """Return the summary of `facts`, whose arrays it shares."""
         records, captions = np.frombuffer(facts.records, RECORD), np.frombuffer(facts.captions, CAPTION)
-        return cls(name, total, indices, records, captions, facts.troubles, needs_captions)
+        return cls(name, total, indices, records, captions, facts.keys, facts.troubles, needs_captions)
+
+    def key(self, position: int) -> str:
+        """Return a record's key, `#` and its index where the source could not say it."""
+        end = int(self._key_ends[position])
+        return self.keys[end - int(self.records["key"][position]) : end].decode()
 
     @property
     def checked(self) -> int:
@@ -45,6 +52,10 @@ class Summary:
     def count(self, state: int) -> int:
         """Return the number of records in a state of `facts`."""
         return int((self.records["state"] == state).sum())
+
+    def state_of(self, index: int) -> int:
+        """Return the state of the record with this index in the source, one of those looked at."""
+        return int(self.records["state"][np.searchsorted(self.indices, index)])
 
     @cached_property
     def fine(self) -> np.ndarray:
@@ -102,23 +113,62 @@ class Summary:
     @cached_property
     def twins(self) -> np.ndarray:
         """For each record the position of the first whose image has the same bytes; itself where there is none."""
-        return self._firsts(self.fine, same, "content")
+        positions, firsts = np.flatnonzero(self.fine), np.arange(self.checked)
+        if len(positions):
+            firsts[positions] = positions[same(self.records["content"][positions])]
+        return firsts
 
     @cached_property
+    def recaptioned(self) -> np.ndarray:
+        """Whether a record has the bytes of one before as its image, and a caption that none of these has, (R,)."""
+        copy = self.twins != np.arange(self.checked)
+        with_copies = np.isin(self.twins, self.twins[copy])
+        rows = np.flatnonzero(with_copies[self._owners])
+        owners = self._owners[rows]
+        said = np.stack([self.twins[owners].astype(np.uint64), self.captions["text"][rows]])
+        _, first = np.unique(said, axis=1, return_index=True)
+        new = np.zeros(self.checked, bool)
+        new[owners[first]] = True
+        return new & copy
+
+    @cached_property
+    def redundant(self) -> np.ndarray:
+        """Whether a record has an image with the same bytes as one before, and no other captions than those, (R,)."""
+        return (self.twins != np.arange(self.checked)) & ~self.recaptioned
+
+    @property
     def lookalikes(self) -> np.ndarray:
-        """For each record the position of the first of the images that look nearly the same; blank ones left out."""
-        return self._firsts(self.fine & ~self.records["flat"], near, "look")
+        """For each record the position of the one kept that it is a near copy of (see `near`); itself if there is none.
+
+        Blank images are left out. Images with the same bytes are near copies of the same one.
+        """
+        return self._near[0]
+
+    @property
+    def all_compared(self) -> bool:
+        """Whether no near copy can be missing for want of time: see `near`."""
+        return self._near[1]
+
+    @cached_property
+    def _near(self) -> tuple[np.ndarray, bool]:
+        among = self.fine & ~self.records["flat"] & (self.twins == np.arange(self.checked))
+        firsts, complete = near(self.records["look"], np.flatnonzero(among))
+        return firsts[self.twins], complete
 
     @cached_property
     def copies(self) -> int:
-        """Images with the same bytes as one before."""
+        """Images with the same bytes as one before, whatever their captions."""
         return int((self.twins != np.arange(self.checked)).sum())
 
     @cached_property
+    def alike(self) -> np.ndarray:
+        """Whether a record's image is a near copy of one before but has other bytes than any, (R,)."""
+        here = np.arange(self.checked)
+        return (self.lookalikes != here) & (self.twins == here)
+
+    @cached_property
     def near_copies(self) -> int:
-        """Images that look like one before but have other bytes."""
-        alike = np.flatnonzero(self.lookalikes != np.arange(self.checked))
-        return int((self.twins[alike] == alike).sum())
+        return int(self.alike.sum())
 
     def groups(self, firsts: np.ndarray, most: int) -> list[np.ndarray]:
         """Return the positions in the `most` largest groups of `twins` or `lookalikes`, largest first.
@@ -170,11 +220,6 @@ class Summary:
         """The position of the record that each caption belongs to."""
         return np.repeat(np.arange(self.checked), self.records["captions"])
 
-    def _firsts(
-        self, among: np.ndarray, group: Callable[[np.ndarray], np.ndarray], fingerprint: str
-    ) -> np.ndarray:
-        positions = np.flatnonzero(among)
-        firsts = np.arange(self.checked)
-        if len(positions):
-            firsts[positions] = positions[group(self.records[fingerprint][positions])]
-        return firsts
+    @cached_property
+    def _key_ends(self) -> np.ndarray:
+        return np.cumsum(self.records["key"], dtype=np.int64)

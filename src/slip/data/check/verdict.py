@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from slip.config import DataConfig
+from slip.data.check.facts import UNREADABLE
 from slip.data.check.summary import Summary
 from slip.data.check.words import LATIN, NO_LETTERS, SCRIPTS
 from slip.data.header import Kind
@@ -53,9 +55,13 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped) -> Verdict:
-    """Return the verdict; `max_skipped`: the share of unusable records at which training stops."""
+def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped, batch: int = 2) -> Verdict:
+    """Return the verdict.
+
+    max_skipped: the share of unusable records at which training stops. batch: records of a step.
+    """
     usable = f"{summary.usable:,} of {summary.checked:,} records"
+    expected = summary.usable * summary.total // max(1, summary.checked)
     if summary.silent == summary.checked and summary.needs_captions:
         good = False
         sentence = (
@@ -69,6 +75,12 @@ def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped) -> Verd
         sentence = (
             f"It cannot be trained on as it is: only {usable} are usable, and training stops when more than "
             f"{percent(max_skipped)} are not"
+        )
+    elif expected < batch:
+        good = False
+        sentence = (
+            f"It cannot be trained on as it is: {usable} are usable, and a step takes {batch} different ones; "
+            "add more, or take a smaller --training.batch"
         )
     else:
         good, sentence = True, f"It can be trained on: {usable} are usable"
@@ -105,7 +117,7 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "Records that cannot be read",
         summary.unreadable,
         checked,
-        f"{skipped} Look at the reasons: a wrong `--image-root`, or files that have gone.",
+        f"{skipped} {_reason(summary)}",
     )
     yield Finding(
         level,
@@ -126,6 +138,19 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
     )
 
 
+def _reason(summary: Summary) -> str:
+    """Return why most records that cannot be read cannot, in a sentence."""
+    reasons = Counter(
+        trouble.reason.split(". ")[0].rstrip(".")
+        for trouble in summary.troubles
+        if summary.state_of(trouble.index) == UNREADABLE
+    )
+    (reason, _), *others = reasons.most_common() or [("", 0)]
+    missing = "The image file does not exist"
+    advice = ": a wrong `--image-root`, or files that have gone" if reason == missing else ""
+    return f"{'Most often' if others else 'The reason'}: {reason}{advice}."
+
+
 def _pictures(summary: Summary) -> Iterator[Finding]:
     """Findings of images that can be decoded."""
     fine = len(summary.sizes)
@@ -136,20 +161,27 @@ def _pictures(summary: Summary) -> Iterator[Finding]:
         "Two of them in a batch teach the model to tell the same picture from itself. Keep one of each: `slip data "
         "check --list FILE`, then `slip data convert --without FILE`."
     )
+    redundant, recaptioned = int(summary.redundant.sum()), int(summary.recaptioned.sum())
     yield Finding(
-        FIX if summary.copies > 0.01 * fine else KNOW,
-        "Exact copies of another image",
-        summary.copies,
+        FIX if redundant > 0.01 * fine else KNOW, "Exact copies of another image", redundant, fine, twice
+    )
+    yield Finding(
+        FIX if recaptioned > 0.01 * fine else KNOW,
+        "Exact copies of another image, with other captions",
+        recaptioned,
         fine,
-        twice,
+        "Each caption is worth keeping, so none is left out. In a batch two of them are each other's wrong answers: "
+        "best is one record with all its captions, as a table makes of rows that name the same file.",
     )
     yield Finding(
         FIX if summary.near_copies > 0.02 * fine else KNOW,
         "Near copies of another image",
         summary.near_copies,
         fine,
-        "Resized or recompressed copies, or frames of one film; the page shows them. Never let such a pair lie across "
-        "training and test.",
+        "Resized or recompressed copies, or frames of one film; now and then things that look alike. The page shows "
+        "them; `slip data convert --without FILE --near` leaves them out, too. Never let such a pair lie across "
+        "training and test."
+        + ("" if summary.all_compared else " So many pictures are alike that not all pairs were compared."),
     )
     yield Finding(
         FIX, "Blank images", len(summary.flat), fine, "One colour all over: placeholders, most likely."

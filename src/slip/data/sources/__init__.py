@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any
 
+from slip.config import FORMATS
 from slip.data.record import Source
 from slip.data.sources.mixture import Mixture, split_mixture
 from slip.data.sources.redcaps import is_redcaps
@@ -13,12 +14,6 @@ from slip.data.sources.yfcc import is_yfcc
 from slip.data.storage.paths import ending, find_paths
 from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
-
-FORMATS = (
-    "tar shards (.tar), a table (.csv, .tsv, .jsonl, .parquet), COCO or RedCaps captions (.json), Conceptual Captions "
-    "(.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub (hf:owner/name), or `scenes`"
-)
-"""What a source can be, for messages."""
 
 
 def open_source(

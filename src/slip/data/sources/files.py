@@ -69,21 +69,52 @@ class ImageFiles:
     """Image files with captions; the base of the sources that name their images one by one.
 
     `entries` are (path, captions) pairs, the path relative to `root` or absolute. A record's key is its path
-    as the table, annotation file or folder spells it.
+    as the table, annotation file or folder spells it. `merge`: entries with one path are one record, where the first
+    of them is, with all their captions in order; `entries` says how many there were. They are told apart by 64 bits.
     """
 
-    def __init__(self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    def __init__(
+        self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]], *, merge: bool = False
+    ) -> None:
         self.name, self.root = name, str(root)
         self._paths, self._captions = Strings(), Strings()
-        ends = array("q", [0])
-        for path, captions in entries:
+        ends, hashes = array("q", [0]), array("q")
+        for number, (path, captions) in enumerate(entries):
             self._paths.append(path)
             for caption in captions:
                 self._captions.append(caption)
             ends.append(len(self._captions))
-        self._first = Shared(
-            np.frombuffer(ends, np.int64)
-        )  # entry i has the captions first[i] to first[i + 1]
+            if merge:
+                hashes.append(hash(path or number))  # entries without a path are errors, each for itself
+        self.entries = len(self._paths)
+        first = np.frombuffer(ends, np.int64)
+        if merge:
+            first = self._merge(np.frombuffer(hashes, np.int64), np.diff(first))
+        self._first = Shared(first)  # record i has the captions first[i] to first[i + 1]
+
+    def _merge(self, hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Make one record of the entries with equal hashes; `counts`: of each entry's captions, before and after."""
+        _, firsts, which = np.unique(hashes, return_index=True, return_inverse=True)
+        if len(firsts) == len(hashes):
+            return np.concatenate([[0], np.cumsum(counts)])
+        appearance = np.argsort(firsts)
+        record = np.empty_like(appearance)
+        record[appearance] = np.arange(len(firsts))
+        owner = np.repeat(record[which], counts)  # of each caption
+        order = np.argsort(owner, kind="stable")
+        self._paths = Strings(self._paths[i] for i in firsts[appearance].tolist())
+        if (
+            np.diff(owner) < 0
+        ).any():  # else the rows of an image follow one another, and the captions lie right
+            self._captions = Strings(self._captions[i] for i in order.tolist())
+        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(firsts)))])
+
+    @property
+    def merged(self) -> str:
+        """A sentence for people if entries were merged, else ""."""
+        if self.entries == len(self):
+            return ""
+        return f"{self.entries:,} rows name {len(self):,} images: each is one record, with the captions of its rows"
 
     def __len__(self) -> int:
         return len(self._paths)

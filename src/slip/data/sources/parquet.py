@@ -110,13 +110,15 @@ class ParquetTable:
 class ParquetPaths(ImageFiles):
     """Image files that Parquet files name, with captions: all paths and captions are taken into memory.
 
-    Paths are relative to `root`, "" if there is no such folder, which is an error.
+    Rows with the same path are several captions of one record. Paths are relative to `root`, "" if there is no such
+    folder, which is an error.
     """
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
-        self.columns, self.note = columns, columns.note(name)
+        self.columns = columns
         rows = RowGroups(files, (columns.image, *columns.captions))
-        super().__init__(name, Path(root), self._entries(rows))
+        super().__init__(name, Path(root), self._entries(rows), merge=True)
+        self.note = ". ".join(filter(None, [columns.note(name), self.merged]))
         if not len(self):
             raise DataError("The Parquet files hold no rows", got=name)
         if not root:

@@ -15,7 +15,7 @@ from slip.errors import DataError
 
 
 class Table(ImageFiles):
-    """One record a row of a CSV, TSV or JSON-lines file; rows that share an image are not merged.
+    """One record an image of a CSV, TSV or JSON-lines file: rows with the same path are several captions of one.
 
     `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names, which
     `note` says. Several caption columns (`caption_column="title,description"`) make several captions, as does a list
@@ -53,10 +53,10 @@ class Table(ImageFiles):
             else "The first line of the table must name its columns",
         )
         self.image_column, self.caption_columns = chosen.image, chosen.captions
-        self.note = chosen.note(path.name)
         refuse_urls((row.get(self.image_column) for row in head), self.image_column, str(path))
         root = Path(image_root).expanduser() if image_root else path.parent
-        super().__init__(str(path), root, map(self._entry, chain(head, rows)))
+        super().__init__(str(path), root, map(self._entry, chain(head, rows)), merge=True)
+        self.note = ". ".join(filter(None, [chosen.note(path.name), self.merged]))
         self.probe("Give the folder that the paths are relative to with --data.image-root")
 
     def _entry(self, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
