@@ -1,8 +1,8 @@
 """What processes that train together exchange, differentiably: rows and sums.
 
-The processes are those of `torch.distributed`'s default group; without one, this process is alone and nothing is copied.
-Each has a loss of its own, and what is minimised is the sum of them all: the backward of each function here gives the
-exact gradient of that sum.
+The processes are those of `torch.distributed`'s default group; without one, this process is alone, and nothing is
+copied. Each has a loss of its own, and what is minimised is the sum of them all: the backward of each function here
+gives the exact gradient of that sum.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def run_on(world: int, function: Callable[..., Any], *arguments: Any) -> list[An
     results: Any = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         workers = [
-            context.Process(target=_run, args=(rank, world, folder, function, arguments, results), daemon=True)
+            context.Process(
+                target=_run, args=(rank, world, folder, function, arguments, results), daemon=True
+            )
             for rank in range(world)
         ]
         for worker in workers:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed.ranks import run_on
-from toys import make_tiny_config
 
+from distributed.ranks import run_on
 from slip.collectives import rank, world
 from slip.config import SSL_VIEWS
 from slip.models import build
@@ -18,6 +17,7 @@ from slip.objectives import parse
 from slip.training.optimizer import build_optimizer, state_tensors
 from slip.training.parallel import parallelise
 from slip.training.step import Inputs, backward, gradient_norm
+from toys import make_tiny_config
 
 ROWS, SIZE = 8, 32
 
@@ -121,6 +121,8 @@ def test_processes_equal_one(case: Case, processes: int) -> None:
     assert_same(case, processes, three_steps(one))
 
 
-@pytest.mark.parametrize("case", [Case(kind="fsdp"), Case(kind="fsdp", micro_batch=2, clip_grad=0.01)], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(kind="fsdp"), Case(kind="fsdp", micro_batch=2, clip_grad=0.01)], ids=str
+)
 def test_spread_weights_equal_whole_ones(case: Case) -> None:
     assert_same(case, 2, three_steps(replace(case, micro_batch=0)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from distributed.ranks import run_on
 from torch import Tensor
 from torch.nn import functional as F
 
+from distributed.ranks import run_on
 from slip.collectives import add_up, gather_rows, rank, world
 from slip.objectives import parse
 
@@ -24,7 +24,9 @@ def embeddings() -> dict[str, Tensor]:
 
 def gradients_of_this_process(gradient: str) -> dict[str, np.ndarray]:
     """Return the gradients of this process's loss, as DistributedDataParallel would average them."""
-    mine = {name: value.chunk(world())[rank()].clone().requires_grad_() for name, value in embeddings().items()}
+    mine = {
+        name: value.chunk(world())[rank()].clone().requires_grad_() for name, value in embeddings().items()
+    }
     scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
     loss = parse("clip", block=3, gradient=gradient)({**mine, "logit_scale": scale})["loss"]
     loss.backward()

@@ -25,9 +25,17 @@ LAST = "step-00000150"
 
 
 def start(out: Path, processes: int) -> subprocess.Popen[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        "--max-restarts",
+        "2",
+    ]
     return subprocess.Popen(
-        [sys.executable, *launch, "--max-restarts", "2", "-m", "slip", "train", *OPTIONS, "--out", str(out), "--resume"],
+        [sys.executable, *launch, "-m", "slip", "train", *OPTIONS, "--out", str(out), "--resume"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -73,7 +81,7 @@ def test_a_killed_process_costs_nothing(tmp_path, whole) -> None:
 
 
 def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, whole) -> None:
-    """SIGTERM, as before a preemption; then a single process goes on, and its losses stay those of the others but for rounding."""
+    """SIGTERM, as before a preemption; then a single process goes on, with the losses of all but for rounding."""
     processes, uninterrupted = whole
     out = tmp_path / "run"
     agent = start(out, processes)

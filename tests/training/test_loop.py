@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from slip.config import Config
 from slip.data.sources.mixture import Mixture
-from slip.errors import ConfigError, TrainingError
+from slip.errors import CheckpointError, ConfigError, TrainingError
 from slip.training import checkpoint, loop
 from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
@@ -200,12 +201,12 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
 ) -> None:
     original, calls = loop.backward, []
 
-    def poisoned(model, *args, **options):
-        losses = original(model, *args, **options)
+    def poisoned(parallel, *args, **options):
+        losses = original(parallel, *args, **options)
         calls.append(1)
         if len(calls) == 3 or len(calls) > 8:
             losses["loss"] = torch.tensor(float("nan"))
-            for parameter in model.parameters():
+            for parameter in parallel.model.parameters():
                 parameter.grad = torch.full_like(parameter, float("nan"))
         return losses
 
@@ -219,22 +220,33 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
     assert all(torch.isfinite(w).all() for w in stored.values())
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+@pytest.mark.parametrize(("which", "stops"), [("00000010", False), ("00000016", True)])
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    tmp_path, toy_source, tiny_config, monkeypatch, which, stops
+) -> None:
+    """One that cannot be written is passed over, with a warning; the last one must be written, or it is an error."""
     original = checkpoint._write_tensors
 
     def full(path, tensors):
-        if "00000010" in str(path):
+        if which in str(path):
             raise OSError(28, "No space left on device")
         original(path, tensors)
 
     monkeypatch.setattr(checkpoint, "_write_tensors", full)
-    from slip.errors import CheckpointError
-
-    with pytest.raises(CheckpointError, match="step 10 could not be written.*No space left.*--resume"):
-        train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    said = io.StringIO()
+    console = Console(file=said, width=1000)
+    run = tmp_path / "run"
+    message = f"step {int(which)} could not be written.*No space left.*--resume"
+    if stops:
+        with pytest.raises(CheckpointError, match=message):
+            train(tiny_config, toy_source, run, console=console)
+    else:
+        train(tiny_config, toy_source, run, console=console)
+        assert re.search(f"warning: .*{message}", said.getvalue())
+    assert not (run / "checkpoints" / f"step-{which}").exists()
     monkeypatch.undo()
     whole = train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)
-    resumed = train(tiny_config, toy_source, tmp_path / "run", resume=True, console=QUIET)
+    resumed = train(tiny_config, toy_source, run, resume=True, console=QUIET)
     assert same(weights(whole), weights(resumed))
 
 

@@ -60,7 +60,9 @@ def test_micro_batches_equal_the_whole_batch(setup, micro_batch) -> None:
 def test_the_seed_fixes_stochastic_depth(tiny_config, setup) -> None:
     _, objective, inputs = setup
     model = build(tiny_config.model, 16, NEEDS).double().train()
-    losses = [float(backward(Parallel(model), objective, inputs, micro_batch=4, seed=s)["loss"]) for s in (5, 5, 6)]
+    losses = [
+        float(backward(Parallel(model), objective, inputs, micro_batch=4, seed=s)["loss"]) for s in (5, 5, 6)
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 

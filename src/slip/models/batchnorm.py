@@ -17,6 +17,10 @@ class GlobalBatchNorm(nn.Module):
     process must have equally many rows, and must call it equally often.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         self.eps, self.momentum = norm.eps, norm.momentum
@@ -38,15 +42,13 @@ class GlobalBatchNorm(nn.Module):
         if self.weight is None:
             y = (x - mean.view(shape)) * scale.view(shape)
         else:
-            y = torch.addcmul(
-                self.bias.view(shape), x - mean.view(shape), (scale * self.weight).view(shape)
-            )
+            y = torch.addcmul(self.bias.view(shape), x - mean.view(shape), (scale * self.weight).view(shape))
         return self.act(self.drop(y.to(x.dtype)))
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics, as torch's BatchNorm does: with the unbiased variance."""
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
         share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), share)
@@ -55,7 +57,7 @@ class GlobalBatchNorm(nn.Module):
 def synchronise(model: nn.Module) -> None:
     """Let every BatchNorm in `model` normalise over the batch of all processes; in place, names stay."""
     for name, child in model.named_children():
-        if isinstance(child, _BatchNorm):
+        if isinstance(child, _BatchNorm) and child.track_running_stats:
             setattr(model, name, GlobalBatchNorm(child))
         else:
             synchronise(child)

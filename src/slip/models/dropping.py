@@ -1,8 +1,8 @@
 """What training leaves out at random: residual branches (stochastic depth) and tokens.
 
-The draws belong to the rows of the batch, not to whoever computes them. A tower may see a batch in parts, or this process
-only its share of one: each draw is made for the whole batch, and the rows at hand take theirs. So parts, processes and
-the batch in one piece all leave out the same.
+The draws belong to the rows of the batch, not to whoever computes them. A tower may see a batch in parts, or this
+process only its share of one: each draw is made for the whole batch, and the rows at hand take theirs. So parts,
+processes and the batch in one piece all leave out the same.
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ class Model(nn.Module):
         for name in self.views:
             if name in views:
                 groups.setdefault((self.drop_tokens.get(name, 0.0), views[name].shape[1:]), []).append(name)
-        return [(drop, names) for (drop, _), names in groups.items() if any(len(views[name]) for name in names)]
+        return [
+            (drop, names) for (drop, _), names in groups.items() if any(len(views[name]) for name in names)
+        ]
 
     def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the embeddings of the towers' features, not normalised, and `logit_scale` where there is text.

@@ -39,7 +39,7 @@ class ImageTower(nn.Module):
             trunk.blocks[-1] = ClassTokenBlock(cast(Block, trunk.blocks[-1]))
         if isinstance(trunk, VisionTransformer):
             # Between the position embeddings and the blocks.
-            trunk.patch_drop = DropTokens(trunk.num_prefix_tokens)
+            cast(Any, trunk).patch_drop = DropTokens(trunk.num_prefix_tokens)
 
     def forward(self, images: Tensor, drop_tokens: float = 0.0) -> Tensor:
         """Map normalised images (N, 3, S, S) to features (N, width).

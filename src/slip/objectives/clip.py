@@ -53,7 +53,9 @@ class Clip:
         if self.gradient == "reference" and world() > 1:
             by_image = contrast(image, gather_rows(text).detach(), scale, match, block=self.block)
             by_text = contrast(text, gather_rows(image).detach(), scale, match, block=self.block)
-            loss = ((by_image.rows - by_image.positives).mean() + (by_text.rows - by_text.positives).mean()) / 2
+            loss = (
+                (by_image.rows - by_image.positives).mean() + (by_text.rows - by_text.positives).mean()
+            ) / 2
             return self._values(loss, by_image.hits)
         logits = contrast(image, gather_rows(text), scale, match, columns=True, block=self.block)
         assert logits.columns is not None  # asked for above

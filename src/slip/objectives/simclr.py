@@ -45,7 +45,9 @@ class SimClr:
         views = unit(torch.cat((embeddings["ssl_1"], embeddings["ssl_2"])))
         itself = torch.arange(len(views), device=views.device) + rank() * len(views)
         twin = itself.roll(len(views) // 2)
-        logits = contrast(views, gather_rows(views), 1 / self.temperature, twin, excluded=itself, block=self.block)
+        logits = contrast(
+            views, gather_rows(views), 1 / self.temperature, twin, excluded=itself, block=self.block
+        )
         loss = (logits.rows - logits.positives).mean()
         hits = logits.hits[: len(views) // 2]
         return {"loss": loss, "simclr_loss": loss.detach(), "simclr_acc": hits.float().mean()}

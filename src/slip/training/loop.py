@@ -183,7 +183,8 @@ class _Session:
         config, plan = self.config, self.plan
         self.progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(self.progress)
-        saved_at = time.monotonic()
+        self.saved_at = time.monotonic()
+        every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
             batches = stack.enter_context(closing(iter(self._loader())))
@@ -192,24 +193,18 @@ class _Session:
                 waiting = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - waiting
-                every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-                late = bool(minutes) and time.monotonic() - saved_at > minutes * 60
-                late, stopped = self._train_step(batch, waited, late, stop.is_set)
+                self._train_step(batch, waited)
                 self.progress.advance(self.step)
                 last = self.step == plan.steps
                 if last or self.step % config.training.log_every == 0:
                     self._log(self.window.take() | self.counts)
                 if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
                     self._evaluate()
-                if (
-                    last
-                    or late
-                    or stopped
-                    or self.measured_at == self.step
-                    or (every and self.step % every == 0)
-                ):
+                late = bool(minutes) and time.monotonic() - self.saved_at > minutes * 60
+                late, stopped = self.processes.any(late, stop.is_set())
+                in_turn = bool(every) and self.step % every == 0
+                if last or in_turn or late or stopped or self.measured_at == self.step:
                     self._save()
-                    saved_at = time.monotonic()
                 if stopped and not last:
                     self.writer.finish()
                     raise Interrupted(
@@ -251,10 +246,7 @@ class _Session:
             prefetch=config.data.prefetch,
         )
 
-    def _train_step(
-        self, batch: Batch, waited: float, late: bool, asked_to_stop: Callable[[], bool]
-    ) -> tuple[bool, bool]:
-        """Make a step, and return whether any process is late with saving, or was asked to stop."""
+    def _train_step(self, batch: Batch, waited: float) -> None:
         training, optimizer = self.config.training, self.config.optimizer
         self.model.train()
         set_learning_rate(
@@ -265,8 +257,7 @@ class _Session:
             dtype=self.plan.dtype, micro_batch=training.micro_batch, seed=training.seed * 1_000_003 + self.step,
         )  # fmt: skip
         # What the processes agree on is agreed on at once, so that all do the same from here on.
-        own = [*map(float, losses.values()), len(batch.skipped), late, asked_to_stop()]
-        *means, skipped, late_share, stopped_share = self.processes.mean(own)
+        *means, skipped = self.processes.mean([*map(float, losses.values()), len(batch.skipped)])
         if skipped:
             self._count_skipped(batch)
         values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
@@ -279,7 +270,6 @@ class _Session:
             self._count_nonfinite(batch, values)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return late_share > 0, stopped_share > 0
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Move a batch to the device and draw its colours there."""
@@ -370,6 +360,7 @@ class _Session:
         snapshot = self.parallel.snapshot(self.optimizer)
         if self.processes.first:
             self._write(snapshot)
+        self.saved_at = time.monotonic()
 
     def _write(self, snapshot: Snapshot, *, wait: bool = False) -> None:
         score_name = self.config.evaluation.best or next(iter(self.scores), "")
@@ -382,7 +373,9 @@ class _Session:
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
         }
         folder, step, keep = self.run.checkpoints, self.step, self.config.checkpoint.keep
-        weights, moments = ({n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot)
+        weights, moments = (
+            {n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot
+        )
 
         def write() -> None:
             checkpoint.save(folder, step, weights, moments, state)

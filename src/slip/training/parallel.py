@@ -1,6 +1,6 @@
 """What is done to a model before it trains; model code itself knows nothing of it.
 
-`prepare` is for one device: layout, attention, compilation. `parallelise` comes after it: the model of several processes.
+`prepare` is for one device: layout, attention, compilation. `parallelise` comes after it, for several processes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Parallel:
     ) -> None:
         """Put back what a `snapshot` holds, of however many processes it was."""
         places = self.model.state_dict()
-        self.model.load_state_dict({name: _spread_like(places[name], value) for name, value in weights.items()})
+        self.model.load_state_dict(
+            {name: _spread_like(places[name], value) for name, value in weights.items()}
+        )
         parameters = dict(self.model.named_parameters())
         load_state_tensors(
             optimizer,
@@ -102,8 +104,9 @@ class Replicas(Parallel):
         super().__init__(model)
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {buffers: False}  # they are the same on all, by the same statistics
         self.forward = DistributedDataParallel(
-            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused, **{buffers: False}
+            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused, **options
         )
 
     def finish_gradients(self, *, whole: bool) -> None:
@@ -136,7 +139,8 @@ def parallelise(
 ) -> Parallel:
     """Return the model as this process's part of what the processes of the run train together.
 
-    offload: of fsdp, see `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare` and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
+    offload: of fsdp, see `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare` and before the
+    optimiser is made. Every BatchNorm becomes one over the whole batch.
     """
     if world() == 1:
         return Parallel(model)

@@ -120,7 +120,8 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "views": _views(plan),
         "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
         "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
-        "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{compiled}, {torch.get_num_threads()} threads",
+        "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{compiled}, "
+        f"{torch.get_num_threads()} threads",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
         "written to": str(run),
     }

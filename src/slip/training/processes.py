@@ -39,6 +39,10 @@ class Processes:
         dist.all_reduce(total, group=self._control)
         return (total / self.world).tolist()
 
+    def any(self, *flags: bool) -> list[bool]:
+        """Return of each flag whether it is set for any of the processes."""
+        return [share > 0 for share in self.mean([float(flag) for flag in flags])]
+
     def from_first(self, number: int) -> int:
         """Return the first process's number."""
         if self._control is None:
@@ -55,7 +59,9 @@ class Processes:
         dist.all_gather_into_tensor(sizes, torch.tensor([len(payload)]), group=self._control)
         room = int(sizes.max())
         mine = torch.zeros(room, dtype=torch.uint8)
-        mine[: len(payload)] = torch.frombuffer(bytearray(payload or b"\0"), dtype=torch.uint8)[: len(payload)]
+        mine[: len(payload)] = torch.frombuffer(bytearray(payload or b"\0"), dtype=torch.uint8)[
+            : len(payload)
+        ]
         everyones = torch.empty(self.world * room, dtype=torch.uint8)
         dist.all_gather_into_tensor(everyones, mine, group=self._control)
         parts = everyones.view(self.world, room)
@@ -95,10 +101,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
             options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
             backend = "nccl" if device.type == "cuda" else "gloo"
             store = meet(ranks.rank, ranks.world, dist.default_pg_timeout)
-            dist.init_process_group(
-                backend, store=store, rank=ranks.rank, world_size=ranks.world, **options
-            )
-        control = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+            dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, **options)
+        control: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control)
     except dist.DistError as error:
         raise _gone(error) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -115,7 +115,7 @@ def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
     parameters = [p for p in model.parameters() if p.grad is not None]
     spread = [p for p in parameters if isinstance(p, DTensor)]
     whole = [p for p in parameters if not isinstance(p, DTensor)]
-    norms = [_whole(torch.nn.utils.get_total_norm([p.grad for p in some])) for some in (spread, whole) if some]
+    norms = [_norm(some) for some in (spread, whole) if some]
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     if limit:
         for some in (spread, whole):
@@ -123,5 +123,6 @@ def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
     return float(norm)
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _norm(parameters: Sequence[Tensor]) -> Tensor:
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
