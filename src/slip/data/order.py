@@ -12,7 +12,8 @@ no two streams overlap.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -24,6 +25,8 @@ from slip.errors import ConfigError
 
 ROUNDS = 12
 """Of the Feistel network that permutes an epoch's records."""
+ATTEMPTS = 20
+"""Records drawn near, and as many farther away, in place of one that cannot be used."""
 
 
 class Stream(IntEnum):
@@ -94,6 +97,17 @@ def parts_of(source: Any) -> tuple[Part, ...]:
     return tuple(getattr(source, "parts", ())) or (whole,)
 
 
+def names_of(source: Any) -> tuple[str, ...]:
+    """Return the names of the sources that the parts of a source come from, one for each of `parts_of`."""
+    firsts = itertools.accumulate((part.length for part in parts_of(source)[:-1]), initial=0)
+    return tuple(origin(source, first)[0].name for first in firsts)
+
+
+def origin(source: Any, index: int) -> tuple[Any, int]:
+    """Return the source that record `index` comes from, and its index there; a mixture has its records from others."""
+    return source.origin(index) if hasattr(source, "origin") else (source, index)
+
+
 def epoch_length(source: Any) -> int:
     """Return how many positions an epoch of a source has: its records, unless it is a mixture with weights."""
     return sum(part.share for part in parts_of(source))
@@ -112,6 +126,7 @@ class Order:
     def __init__(self, parts: Sequence[Part], seed: int, stream: int = Stream.ORDER) -> None:
         self.parts, self.seed, self.stream = tuple(parts), check_seed(seed), int(stream)
         self.length = sum(part.share for part in self.parts)
+        self.records = sum(part.length for part in self.parts)
         self._first = list(itertools.accumulate((part.length for part in self.parts), initial=0))
         if any(part.length < 1 or part.share < 1 for part in self.parts) or not self.parts:
             raise ConfigError("There are no records to put in order", got=self.parts)
@@ -124,6 +139,21 @@ class Order:
         part = self.parts[number]
         epoch, offset = divmod(position, part.length)
         return epoch, self._first[number] + self._shuffled(offset, epoch, number, part)
+
+    def part_number(self, index: int) -> int:
+        """Return which part record `index` is of."""
+        return bisect_right(self._first, index) - 1
+
+    def part_of(self, index: int) -> range:
+        """Return the records of the part that record `index` is of."""
+        number = self.part_number(index)
+        return range(self._first[number], self._first[number + 1])
+
+    def block_of(self, index: int) -> range:
+        """Return the records of the block that record `index` is in, itself among them."""
+        part, block = self.part_of(index), self.parts[self.part_number(index)].block
+        first = index - (index - part.start) % block
+        return range(first, min(first + block, part.stop))
 
     def _turn(self, position: int) -> tuple[int, int]:
         """Return which part's turn it is at `position`, and how many turns that part has had before.
@@ -146,6 +176,27 @@ class Order:
         block, within = divmod(offset, part.block)
         # What the last whole block leaves over comes last in every epoch.
         return offset if block == blocks else permute(block, blocks, keys) * part.block + within
+
+
+def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> Iterator[int]:
+    """Yield the records to try, in turn, in place of record `index`, which cannot be used in this epoch.
+
+    First those of its own block, which have been fetched with it; then those of other blocks of its part, so that a
+    mixture keeps its proportions; last, where a whole source of a mixture fails, those of the others. Of each
+    ATTEMPTS at most. The other blocks are drawn for the block, not for the record: where a whole block cannot be
+    read, all its records are stood in for by those of one other, at the same places, each fetched once.
+    """
+    block, part = order.block_of(index), order.part_of(index)
+    # All drawn at once: who tries them moves the generator to other streams.
+    generator = streams.at(epoch, index, stream)
+    near = generator.choice(len(block), min(ATTEMPTS, len(block)), replace=False).tolist()
+    anywhere = generator.integers(order.records, size=ATTEMPTS).tolist() if len(order.parts) > 1 else []
+    blocks = streams.at(epoch, block.start, stream).integers(len(part), size=ATTEMPTS).tolist()
+    others = [order.block_of(part[drawn]) for drawn in blocks]
+    far = [other[(index - block.start + number) % len(other)] for number, other in enumerate(others)]
+    for candidate in (*(block[place] for place in near), *far, *anywhere):
+        if candidate != index:
+            yield candidate
 
 
 def locate(seed: int, position: int, length: int) -> tuple[int, int]:
