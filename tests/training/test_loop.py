@@ -10,7 +10,7 @@ from rich.console import Console
 
 from slip.config import Config
 from slip.data.sources.mixture import Mixture
-from slip.errors import ConfigError, TrainingError
+from slip.errors import CheckpointError, ConfigError, TrainingError
 from slip.training import checkpoint, loop
 from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
@@ -146,6 +146,40 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path, toy_source, tiny_confi
         train(other, toy_source, tmp_path / "run", resume=True, console=QUIET)
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    with pytest.raises(ConfigError, match=r"started with other data.*records: 80, had 64.*new run.*--out"):
+        train(tiny_config, ToySource(80), run.path, resume=True, console=QUIET)
+    with pytest.raises(ConfigError, match="other content or another order"):
+        train(tiny_config, Backwards(64), run.path, resume=True, console=QUIET)
+    (run.path / "data.json").write_text("[")
+    with pytest.raises(CheckpointError, match="data.json"):
+        train(tiny_config, toy_source, run.path, resume=True, console=QUIET)
+
+
+def test_data_may_move(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    moved = replace(
+        tiny_config, data=replace(tiny_config.data, train="/disk2/toy", image_root="/disk2", val="/disk2/val")
+    )
+    train(moved, ToySource(name="/disk2/toy"), run.path, resume=True, console=QUIET)
+    other = replace(moved, data=replace(moved.data, augment="loader"))
+    with pytest.raises(ConfigError, match=r"data\.augment = 'loader', was 'device'"):
+        train(other, toy_source, run.path, resume=True, console=QUIET)
+    # A run of before data were written down goes on, and data that have moved are other data to it.
+    (run.path / "data.json").unlink()
+    train(tiny_config, toy_source, run.path, resume=True, console=QUIET)
+    with pytest.raises(ConfigError, match=r"data\.train = '/disk2/toy', was 'toy'"):
+        train(moved, toy_source, run.path, resume=True, console=QUIET)
+
+
+class Backwards(ToySource):
+    """The same records in another order."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(len(self) - 1 - index)
+
+
 def test_resume_without_a_run_starts_one(tmp_path, toy_source, tiny_config) -> None:
     run = train(tiny_config, toy_source, tmp_path / "run", resume=True, console=QUIET)
     assert checkpoint.list_checkpoints(run.checkpoints)
@@ -228,8 +262,6 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, toy_source, tiny_conf
         original(path, tensors)
 
     monkeypatch.setattr(checkpoint, "_write_tensors", full)
-    from slip.errors import CheckpointError
-
     with pytest.raises(CheckpointError, match="step 10 could not be written.*No space left.*--resume"):
         train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
     monkeypatch.undo()

@@ -96,8 +96,8 @@ class Lane:
             return sample
         tally.skipped += 1
         skipped.append(sample)
-        tried = 0
-        for tried, other in enumerate(stand_ins(self.order, self._streams, epoch, index, self.replacement), 1):
+        others = stand_ins(self.order, self._streams, epoch, index, self.replacement)
+        for other in others:
             tally = tallies[self.order.part_number(other)]
             sample = self._read(epoch, index, other, names)
             if isinstance(sample, _Sample):
@@ -105,7 +105,7 @@ class Lane:
                 return sample
             tally.failed += 1
         raise DataError(
-            f"Record {index} of '{self.source.name}' and {tried} others drawn in its place cannot be used",
+            f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
             fix="Check that the source, data.image_root and the columns are right"
             + ("; an objective without text, such as simclr, needs no captions" if self.captioned else ""),

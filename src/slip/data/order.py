@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -178,8 +178,8 @@ class Order:
         return offset if block == blocks else permute(block, blocks, keys) * part.block + within
 
 
-def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> Iterator[int]:
-    """Yield the records to try, in turn, in place of record `index`, which cannot be used in this epoch.
+def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> list[int]:
+    """Return the records to try, in turn, in place of record `index`, which cannot be used in this epoch.
 
     First those of its own block, which have been fetched with it; then those of other blocks of its part, so that a
     mixture keeps its proportions; last, where a whole source of a mixture fails, those of the others. Of each
@@ -187,16 +187,14 @@ def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: in
     read, all its records are stood in for by those of one other, at the same places, each fetched once.
     """
     block, part = order.block_of(index), order.part_of(index)
-    # All drawn at once: who tries them moves the generator to other streams.
     generator = streams.at(epoch, index, stream)
     near = generator.choice(len(block), min(ATTEMPTS, len(block)), replace=False).tolist()
     anywhere = generator.integers(order.records, size=ATTEMPTS).tolist() if len(order.parts) > 1 else []
     blocks = streams.at(epoch, block.start, stream).integers(len(part), size=ATTEMPTS).tolist()
     others = [order.block_of(part[drawn]) for drawn in blocks]
     far = [other[(index - block.start + number) % len(other)] for number, other in enumerate(others)]
-    for candidate in (*(block[place] for place in near), *far, *anywhere):
-        if candidate != index:
-            yield candidate
+    candidates = (*(block[place] for place in near), *far, *anywhere)
+    return [candidate for candidate in candidates if candidate != index]
 
 
 def locate(seed: int, position: int, length: int) -> tuple[int, int]:

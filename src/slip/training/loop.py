@@ -16,6 +16,7 @@ from torch import Tensor
 from slip.augment import augment, augment_early
 from slip.config import Config
 from slip.data.decode import check_decoder
+from slip.data.identity import identify
 from slip.data.loader import Loader
 from slip.data.order import epoch_length
 from slip.data.record import Batch, Source
@@ -80,13 +81,14 @@ def train(
             got=str(run.path),
             fix="Continue it with --resume, or choose another folder with --out",
         )
+    data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
     if run.exists():
-        run.check_same(config)
+        run.check_same(config, data)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
     if not run.exists():
-        run.create(config)
+        run.create(config, data)
     console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
     with _Session(plan, run, source, ssl, model, objective, evaluate, console) as session:
         session.restore()
