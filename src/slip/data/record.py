@@ -29,7 +29,8 @@ class Source(Protocol):
     """Captioned images with random access. Picklable, so that loader processes can have their own.
 
     It may have, besides: `block`, how many records lie together and are read best in a row (1: any order is as good);
-    `note`, what was guessed on opening, for people; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
+    `as_they_lie`, whether that should even be the order in which they lie; `note`, what was guessed on opening, for
+    people; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
     """
 
     name: str
@@ -65,6 +66,9 @@ class Tally:
     skipped: int = 0
     stood_in: int = 0
     failed: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{name: count + getattr(other, name) for name, count in vars(self).items()})
 
 
 @dataclass

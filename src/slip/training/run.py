@@ -5,6 +5,7 @@ data.json       what tells the data from others
 versions.json   versions of Python, torch and the other libraries that shape the numbers
 metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
+counts.json     what became of the records of each source, up to the newest checkpoint
 results.json    the final evaluation
 checkpoints/    see `slip.training.checkpoint`
 """
@@ -12,6 +13,8 @@ checkpoints/    see `slip.training.checkpoint`
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
@@ -44,6 +47,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.jsonl"
 
     @cached_property
     def config(self) -> Config:
@@ -126,17 +133,26 @@ class RunFolder:
         if skipped:
             self._append("skipped.jsonl", [{"step": step, **asdict(s)} for s in skipped])
 
+    def write_counts(self, counts: dict[str, Any]) -> None:
+        with _writing(self.path, "counts.json"):
+            write_json(self.path / "counts.json", counts)
+
     def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
-        try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
-        except OSError as error:
-            raise CheckpointError(
-                f"{name} cannot be written",
-                got=str(self.path),
-                cause=str(error),
-                fix="Free some space, then continue with --resume",
-            ) from None
+        with _writing(self.path, name), open(self.path / name, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@contextmanager
+def _writing(folder: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{name} cannot be written",
+            got=str(folder),
+            cause=str(error),
+            fix="Free some space, then continue with --resume",
+        ) from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
