@@ -82,18 +82,20 @@ class Part:
     """A stretch of a source's records, with an order of its own.
 
     length: its records. share: the positions that it gets in an epoch of the whole; as many as its records unless a
-    mixture weighs it. block: records that stay together, one after the other, because they are read best so; the
-    blocks are shuffled.
+    mixture weighs it. block: records that stay together, because they are read best so; the blocks are shuffled, and
+    the records of each among themselves, anew every epoch. as_they_lie: they are not, because it would cost reading.
     """
 
     length: int
     share: int
     block: int = 1
+    as_they_lie: bool = False
 
 
 def parts_of(source: Any) -> tuple[Part, ...]:
     """Return the parts of a source: those that it lists (a mixture does), else all of it as one."""
-    whole = Part(len(source), len(source), getattr(source, "block", 1))
+    block, as_they_lie = getattr(source, "block", 1), getattr(source, "as_they_lie", False)
+    whole = Part(len(source), len(source), block, as_they_lie)
     return tuple(getattr(source, "parts", ())) or (whole,)
 
 
@@ -172,10 +174,16 @@ class Order:
     def _shuffled(self, offset: int, epoch: int, number: int, part: Part) -> int:
         """Return which record of a part comes at `offset` of an epoch."""
         keys = _keys(self.seed, epoch, number, self.stream)
+        if part.block == 1:
+            return permute(offset, part.length, keys)
         blocks = part.length // part.block
         block, within = divmod(offset, part.block)
         # What the last whole block leaves over comes last in every epoch.
-        return offset if block == blocks else permute(block, blocks, keys) * part.block + within
+        size = part.block if block < blocks else part.length - blocks * part.block
+        block = permute(block, blocks, keys) if block < blocks else blocks
+        if not part.as_they_lie:
+            within = permute(within, size, _keys_of_block(*keys, block))
+        return block * part.block + within
 
 
 def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> list[int]:
@@ -242,6 +250,13 @@ _WORD = 2**64 - 1
 @lru_cache(maxsize=64)
 def _keys(seed: int, epoch: int, number: int, stream: int) -> list[int]:
     return generator(seed, epoch, number, stream).integers(2**64, size=ROUNDS, dtype=np.uint64).tolist()
+
+
+@lru_cache(maxsize=64)
+def _keys_of_block(*keys_and_block: int) -> list[int]:
+    """Return the keys of the permutation inside a block, from those of the blocks' own and its number."""
+    *keys, block = keys_and_block
+    return [_mix((key + _mix(block + 1)) & _WORD) for key in keys]
 
 
 def check_seed(seed: int) -> int:

@@ -94,6 +94,18 @@ def test_large_blocks_are_fetched_in_parts(server, shards, spec, monkeypatch):
     assert all(last - first < 8000 for first, last in asked)
 
 
+@pytest.mark.parametrize(("held", "most"), [(1 << 20, 1), (20_000, 5)])
+def test_a_block_in_any_order_is_fetched_once(server, shards, spec, monkeypatch, held, most):
+    monkeypatch.setattr(webdataset, "HELD_BYTES", held)
+    monkeypatch.setattr(webdataset, "FETCHED_BYTES", held // 4)
+    source = open_source(spec)
+    ranges(server)
+    assert [source[i].key for i in (3, 0, 4, 1, 2)] == ["003", "000", "004", "001", "002"]
+    asked = [tuple(map(int, r.removeprefix("bytes=").split("-"))) for _, r in ranges(server)]
+    assert len(asked) <= most
+    assert sum(last - first + 1 for first, last in asked) <= len(server.files["/set/a-0.tar"])
+
+
 def test_samples_whose_members_lie_apart(server, tmp_path, write_tar, monkeypatch):
     monkeypatch.setattr(webdataset, "GAP", 2000)
     members = [

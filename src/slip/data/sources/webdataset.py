@@ -32,7 +32,8 @@ REMOTE_BLOCK = 64
 HELD, HELD_BYTES = 16, 64 << 20
 """What each process holds of what it fetched: so many requests' answers, and so many bytes."""
 FETCHED_BYTES = 16 << 20
-"""The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less."""
+"""The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less; one
+of more than HELD_BYTES record by record."""
 GAP = 256 << 10
 """Bytes not needed between bytes needed that are rather fetched than asked around."""
 
@@ -109,7 +110,7 @@ class TarShards:
         block = index // self.block
         first = max(block * self.block, self._first[shard])
         last = min((block + 1) * self.block, self._first[shard + 1])
-        plan = self._plans.get(first, lambda: _plan(self._places.array, first, last))
+        plan = self._plans.get(first, lambda: _plan_of_block(self._places.array, first, last))
         first, last, spans = next(part for part in plan if index < part[1])
         return self._pieces.get(first, lambda: Pieces(file, spans), lambda pieces: pieces.size)
 
@@ -143,13 +144,25 @@ def _is_header_of(header: bytes, size: int) -> bool:
         return False
 
 
+def _plan_of_block(places: np.ndarray, first: int, last: int) -> list[_Part]:
+    """Return what to fetch for the samples of a block, or its share in a shard, which are asked for in any order: as
+    much at once as can be held beside the rest of the block, or each alone."""
+    if _size(_spans(places[first:last])) * REMOTE_BLOCK <= HELD_BYTES * (last - first):
+        return _plan(places, first, last)
+    return [(sample, sample + 1, _spans(places[sample : sample + 1])) for sample in range(first, last)]
+
+
 def _plan(places: np.ndarray, first: int, last: int) -> list[_Part]:
     """Cut the samples [first, last) of a shard into parts that are fetched at once: all of them, if not too large."""
     spans = _spans(places[first:last])
-    if last - first == 1 or sum(end - start for start, end in spans) <= FETCHED_BYTES:
+    if last - first == 1 or _size(spans) <= FETCHED_BYTES:
         return [(first, last, spans)]
     middle = (first + last) // 2
     return _plan(places, first, middle) + _plan(places, middle, last)
+
+
+def _size(spans: list[_Span]) -> int:
+    return sum(end - start for start, end in spans)
 
 
 def _spans(places: np.ndarray) -> list[_Span]:
