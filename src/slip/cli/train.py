@@ -95,12 +95,14 @@ def run(config: Config, out: str, resume: bool) -> None:
     if data.val:
         from slip.evaluation.retrieval import Retrieval
 
-        tasks.insert(0, Retrieval(source(data.val), task="retrieval:val"))
+        tasks.insert(0, Retrieval(source(data.val, must_fit=False), task="retrieval:val"))
     folder = train(
         config,
         source(data.train, captions_required="text" in needs),
         out,
-        ssl=source(data.ssl, captions_required=False) if data.ssl else None,
+        ssl=source(data.ssl, captions_required=False, caption_column="", must_fit=False)
+        if data.ssl
+        else None,
         evaluate=partial(suite.run, tasks=tasks) if tasks else None,
         resume=resume,
     )

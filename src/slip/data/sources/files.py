@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from slip.data.record import Record
+from slip.data.sources.options import Misfit
 from slip.data.storage.shared import Shared
 from slip.errors import DataError
 
@@ -71,6 +72,8 @@ class ImageFiles:
     as the table, annotation file or folder spells it.
     """
 
+    options: tuple[str, ...] = ("image_root",)
+
     def __init__(self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]]) -> None:
         self.name, self.root = name, str(root)
         self._paths, self._captions = Strings(), Strings()
@@ -101,11 +104,12 @@ class ImageFiles:
         return os.path.join(self.root, path)
 
     def probe(self, fix: str) -> None:
-        """Raise DataError, with `fix` as the advice, when of a few files spread over the source none is there."""
+        """Raise Misfit, with `fix` as the advice, when of a few files spread over the source none is there."""
         step = max(1, len(self) // PROBED)
         paths = [self.path(i) for i in range(0, len(self), step) if self._paths[i]]
         if paths and not any(map(_exists, paths)):
-            raise DataError(
+            raise Misfit(
+                "image_root",
                 f"The images that {self.name} names are not where they were looked for",
                 got=paths[0],
                 cause=f"Of {len(paths)} of its image files looked for, none is there",

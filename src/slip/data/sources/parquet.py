@@ -77,6 +77,8 @@ class ParquetTable:
     to `root`, "" if there is no such folder.
     """
 
+    options = ("image_root", "image_column", "caption_column")
+
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
         self.name, self.columns, self.root = name, columns, root
         self._rows = rows = RowGroups(files, (columns.image, *columns.captions))
@@ -115,6 +117,8 @@ class ParquetPaths(ImageFiles):
 
     Paths are relative to `root`, "" if there is no such folder, which is an error.
     """
+
+    options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
         self.columns, self.note = columns, columns.note(name)
