@@ -131,6 +131,44 @@ def test_the_index_is_made_once(server, shards, spec, monkeypatch):
     assert source[11].captions == ("shard 2 image 3",)
 
 
+@pytest.mark.parametrize("fault", [404, 503])
+def test_a_shard_that_is_away_is_taken_by_its_index(server, shards, spec, fault):
+    whole = open_source(spec)
+    assert whole.note == ""
+    server.faults["/set/a-1.tar"] = [fault, "always"]
+    source = open_source(spec)
+    assert len(source) == len(whole) == 12
+    assert "1 of 3 shards could not be asked about" in source.note
+    assert "/set/a-1.tar" in source.note
+    assert [source[i].key for i in (0, 4, 8, 11)] == [whole[i].key for i in (0, 4, 8, 11)]
+    with pytest.raises(DataError, match="a-1.tar"):
+        source[5]
+    del server.faults["/set/a-1.tar"]
+    retry.forget(server.url + "/set/a-1.tar")
+    assert source[5].captions == ("shard 1 image 0",)  # it is back
+    assert open_source(spec).note == ""
+
+
+def test_a_shard_that_is_away_and_was_never_indexed_is_an_error(server, shards, spec):
+    server.faults["/set/a-1.tar"] = [404, "always"]
+    with pytest.raises(DataError, match=r"no such file on the server.*a-1\.tar.*one inside is left out so"):
+        open_source(spec)
+    server.faults.clear()
+    open_source(spec)
+    for path in (cache_folder() / "indexes").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])  # damaged
+    server.faults["/set/a-1.tar"] = [404, "always"]
+    with pytest.raises(DataError, match="no such file on the server"):
+        open_source(spec)
+
+
+def test_a_server_that_is_away_is_an_error_all_the_same(server, shards, spec):
+    open_source(spec)
+    server.faults = {f"/set/a-{s}.tar": [503, "always"] for s in range(3)}
+    with pytest.raises(DataError, match="cannot be fetched"):
+        open_source(spec)
+
+
 def test_another_etag_and_it_is_made_again(server, shards, spec, write_tar, tmp_path):
     open_source(spec)
     new = write_tar(tmp_path / "new.tar", [(f"{i}.png", bytes([i])) for i in range(3)]).read_bytes()

@@ -19,7 +19,7 @@ import numpy as np
 from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
 from slip.data.record import Record
 from slip.data.sources.files import IMAGE_EXTENSIONS, texts
-from slip.data.sources.tar_index import index_shards, split_name
+from slip.data.sources.tar_index import ShardIndex, index_shards, split_name
 from slip.data.storage.files import File, Pieces, Recent, open_file
 from slip.data.storage.retry import is_url, shown
 from slip.data.storage.shared import Shared
@@ -52,6 +52,8 @@ class TarShards:
     shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
     with one request. So a block that straddles two shards takes two, and no request crosses shards.
 
+    `note` says which remote shards could not be asked about and are taken as they were when they were indexed.
+
     Raises DataError when a shard cannot be read to its end, or when no shard holds an image.
     """
 
@@ -63,6 +65,7 @@ class TarShards:
         indexes = index_shards(self.paths, self.name)
         self.ignored: Counter[str] = sum((index.ignored for index in indexes), Counter())
         self._status = [index.status for index in indexes]
+        self.note = _missing(indexes)
         self._keys: dict[int, str] = {}  # only of samples whose image has an extended header
         self._first = [0]  # shard s has the samples first[s] to first[s + 1]
         for index in indexes:
@@ -122,6 +125,18 @@ class TarShards:
             cause=f"They hold only {seen}" if seen else "They are empty",
             fix=f"Images must end in {', '.join('.' + e for e in sorted(IMAGE_EXTENSIONS))}",
         )
+
+
+def _missing(indexes: Sequence[ShardIndex]) -> str:
+    """Return what there is to say about the shards that could not be asked about, "" if there are none."""
+    troubles = [index.trouble for index in indexes if index.trouble]
+    if not troubles:
+        return ""
+    first = f"{troubles[0].got}: {troubles[0].what}"
+    return (
+        f"warning: {len(troubles):,} of {len(indexes):,} shards could not be asked about, for example {first}. "
+        "They are taken as they were when they were indexed; their records are skipped while they cannot be had"
+    )
 
 
 def _captions(file: File | Pieces, json_place: list[int], text_place: list[int]) -> tuple[str, ...]:
