@@ -94,14 +94,16 @@ def run(config: Config, out: str, resume: bool) -> None:
     if data.val:
         from slip.evaluation.retrieval import Retrieval
 
-        val = source(data.val)
+        val = source(data.val, must_fit=False)
         say_note(val)  # those of the other sources are in the plan
         tasks.insert(0, Retrieval(val, task="retrieval:val"))
     folder = train(
         config,
         source(data.train, captions_required="text" in needs),
         out,
-        ssl=source(data.ssl, captions_required=False) if data.ssl else None,
+        ssl=source(data.ssl, captions_required=False, caption_column="", must_fit=False)
+        if data.ssl
+        else None,
         evaluate=partial(suite.run, tasks=tasks) if tasks else None,
         resume=resume,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -16,6 +17,7 @@ from torch import Tensor
 from slip.augment import augment, augment_early
 from slip.config import Config
 from slip.data.decode import check_decoder
+from slip.data.identity import identify
 from slip.data.loader import Loader
 from slip.data.order import epoch_length
 from slip.data.record import Batch, Source
@@ -26,6 +28,7 @@ from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
 from slip.training import checkpoint
+from slip.training.counts import Counts
 from slip.training.optimizer import build_optimizer, load_state_tensors, set_learning_rate, state_tensors
 from slip.training.parallel import prepare
 from slip.training.plan import Plan, check_ssl, describe, make_plan
@@ -34,9 +37,6 @@ from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.tracking import JsonLines, ProgressLine, TensorBoard, Tracker, Window
-
-MIN_READ_BEFORE_JUDGING = 200
-"""Records read before the share of unusable ones may stop a run."""
 
 
 class Interrupted(TrainingError):
@@ -80,13 +80,14 @@ def train(
             got=str(run.path),
             fix="Continue it with --resume, or choose another folder with --out",
         )
+    data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
     if run.exists():
-        run.check_same(config)
+        run.check_same(config, data)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
     if not run.exists():
-        run.create(config)
+        run.create(config, data)
     console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
     with _Session(plan, run, source, ssl, model, objective, evaluate, console) as session:
         session.restore()
@@ -113,6 +114,7 @@ class _Session:
         self.optimizer = build_optimizer(model, self.config.optimizer)
         self.step = 0
         self.counts = {"skipped": 0, "nonfinite": 0}
+        self.records = Counts({"train": source, "ssl": ssl})
         self.nonfinite_in_a_row = 0
         self.scores: dict[str, float] = {}
         self.measured_at = -1
@@ -135,6 +137,7 @@ class _Session:
             load_state_tensors(self.optimizer, moments)
             self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
+            self.records = Counts({"train": self.source, "ssl": self.ssl}, state.get("records"), self.step)
             self.window = Window(state["window"])
             self.console.print(f"  continuing from step {self.step:,}", highlight=False)
         self.run.rewind(self.step)
@@ -179,19 +182,10 @@ class _Session:
                         f"Stopped after step {self.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
                     )
-        self.console.print(self._record_count(), highlight=False, soft_wrap=True)
+        nonfinite = self.counts["nonfinite"]
+        self._say(self.records.words(self.run.skipped, nonfinite, config.training.batch))
         self._evaluate()
         self._save()
-
-    def _record_count(self) -> str:
-        """Return in words what became of the records that the run went through."""
-        position = self.step * self.config.training.batch
-        read = position if self.ssl is None else position + self.plan.schedule.before(position)
-        skipped = self.counts["skipped"]
-        if not skipped:
-            return f"  {read:,} records read, all usable"
-        listed = self.run.path / "skipped.jsonl"
-        return f"  {read:,} records read: {read - skipped:,} used, {skipped:,} skipped, listed in {listed}"
 
     def _loader(self) -> Loader:
         config, text = self.config, self.config.model.text
@@ -213,7 +207,7 @@ class _Session:
 
     def _train_step(self, batch: Batch, waited: float) -> None:
         training, optimizer = self.config.training, self.config.optimizer
-        self._count_skipped(batch)
+        self._count_records(batch)
         self.model.train()
         set_learning_rate(
             self.optimizer, learning_rate(optimizer, self.step, self.plan.steps, self.plan.warmup)
@@ -247,18 +241,17 @@ class _Session:
         }
         return Inputs(views, None if batch.tokens is None else move(batch.tokens))
 
-    def _count_skipped(self, batch: Batch) -> None:
+    def _count_records(self, batch: Batch) -> None:
         self.run.append_skipped(self.step + 1, batch.skipped)
         self.counts["skipped"] += len(batch.skipped)
-        skipped, read = self.counts["skipped"], batch.read
-        allowed = self.config.data.max_skipped
-        if batch.skipped and skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
-            example = batch.skipped[-1]
-            raise TrainingError(
-                f"{skipped / read:.1%} of the records read could not be used, more than the {allowed:.1%} allowed",
-                got=f"{skipped} of {read}, for example {example.key}: {example.reason}",
-                fix=f"See {self.run.path / 'skipped.jsonl'}; repair the data, or allow more with --data.max-skipped",
-            )
+        self.records.add(batch.tallies)
+        for warning in self.records.warnings():
+            self._say(f"warning: {warning}")
+        if batch.skipped:
+            self.records.judge(self.config.data.max_skipped, batch.skipped[-1], self.run.skipped)
+
+    def _say(self, words: str) -> None:
+        self.console.print(textwrap.indent(words, "  "), highlight=False, soft_wrap=True, markup=False)
 
     def _count_nonfinite(self, batch: Batch, values: dict[str, float]) -> None:
         self.counts["nonfinite"] += 1
@@ -307,6 +300,7 @@ class _Session:
         state = {
             "position": self.step * self.config.training.batch,
             "counts": self.counts,
+            "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
             "window": self.window.sums,
             "scores": self.scores,
@@ -316,3 +310,5 @@ class _Session:
             self.run.checkpoints, self.step, self.model.state_dict(), state_tensors(self.optimizer), state
         )
         checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep)
+        counts = self.records.to_dict(self.step, self.counts["nonfinite"], self.config.training.batch)
+        self.run.write_counts(counts)
