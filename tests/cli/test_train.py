@@ -6,9 +6,9 @@ from PIL import Image
 
 from slip import recipes, toml
 from slip.cli import main
-from slip.cli.train import resolve
+from slip.cli.train import resolve, run
 from slip.config import FORMATS
-from slip.errors import ConfigError
+from slip.errors import ConfigError, DataError
 
 
 def test_options_change_the_recipe() -> None:
@@ -38,6 +38,32 @@ def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
     options = resolve(["--resume", "--out", str(tmp_path), "--data.workers", "3"])
     assert options.resume
     assert (options.config.training.batch, options.config.data.workers) == (77, 3)
+
+
+class Asked(Exception):
+    """What training would be asked to do."""
+
+
+def test_the_caption_column_is_asked_of_the_training_data_alone(tmp_path, monkeypatch) -> None:
+    (tmp_path / "1.jpg").touch()
+    (tmp_path / "pairs.csv").write_text("file,title\n1.jpg,of pairs\n")
+    (tmp_path / "pictures.csv").write_text("file\n1.jpg\n")
+    (tmp_path / "val.csv").write_text("file,caption\n1.jpg,of val\n")
+    monkeypatch.chdir(tmp_path)
+
+    def train(config, source, out, *, ssl, **_):
+        raise Asked(source, ssl)
+
+    monkeypatch.setattr("slip.training.loop.train", train)
+    data = ["--data.train", "pairs.csv", "--data.ssl", "pictures.csv", "--data.val", "val.csv"]
+    options = resolve(["small-data", *data, "--data.caption-column", "title"])
+    with pytest.raises(Asked) as asked:
+        run(options.config, "out", False)
+    source, ssl = asked.value.args
+    assert (source.caption_columns, ssl.caption_columns) == (("title",), ())
+    options = resolve(["small-data", *data, "--data.caption-column", "titel"])
+    with pytest.raises(DataError, match=r"pairs\.csv has no column 'titel'"):
+        run(options.config, "out", False)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+from collections import Counter
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from slip.config import ViewsConfig
 from slip.data.builder import Builder
 from slip.data.order import Order, Stream, generator, parts_of
-from slip.data.record import Record
+from slip.data.record import Record, Tally
 from slip.data.schedule import Schedule
 from slip.data.sources.mixture import Mixture
 from slip.data.tokenizer import Tokenizer
@@ -178,3 +180,104 @@ def test_processes_share_a_scheduled_batch(ssl: Squares | None, position: int) -
         for name in whole[kind]:
             assert torch.equal(torch.cat([share[kind][name] for share in shares]), whole[kind][name])
     assert {share["read"] for share in shares} == {whole["read"]}
+
+
+# Records that stand in for others
+
+
+def drawn(source, epochs: int, ssl=None) -> list[dict]:
+    """Return what is built for each position of some epochs."""
+    builder = Builder(source, ssl, VIEWS, NAMES, Tokenizer(), 1, 5)
+    return [builder.build(position) for position in range(epochs * len(source))]
+
+
+def test_a_stand_in_is_no_copy_of_its_own_turn() -> None:
+    source = replace(PAIRS, broken=(3, 7))
+    built = drawn(source, 4)
+    for epoch in range(4):
+        turns = built[11 * epoch : 11 * epoch + 11]
+        assert sum(len(turn["skipped"]) for turn in turns) == 2
+        for name in NAMES:
+            views = {
+                turn["views"][name].numpy().tobytes() + turn["parameters"][name].numpy().tobytes()
+                for turn in turns
+            }
+            assert len(views) == 11
+
+
+def test_a_stand_in_has_the_views_of_the_turn_it_takes() -> None:
+    source = replace(PAIRS, broken=(3,))
+    position = next(p for p in range(11) if Order(parts_of(source), 5).locate(p)[1] == 3)
+    built = build(position, source, batch=1)
+    image = source[int(built["keys"][0].removeprefix("pairs/"))].image
+    box, parameters = draw(VIEWS.ssl, *image.shape[:2], generator(5, 0, 3, Stream.SSL_1))
+    assert torch.equal(built["views"]["ssl_1"][0], torch.from_numpy(crop(image, box, VIEWS.size)))
+    assert built["parameters"]["ssl_1"][0].tolist() == pytest.approx(list(parameters))
+
+
+def test_a_mixture_keeps_its_proportions() -> None:
+    mixture = Mixture([replace(PAIRS, count=40), Squares("half", 40, broken=tuple(range(0, 40, 2)))], [1, 1])
+    kinds = Counter(built["keys"][0].partition("/")[0] for built in drawn(mixture, 3))
+    assert kinds == {"pairs": 120, "half": 120}
+
+
+def test_a_source_that_fails_whole_is_stood_in_for_by_the_others() -> None:
+    mixture = Mixture([PAIRS, Squares("gone", 4, broken=tuple(range(4)))], [1, 1])
+    built = drawn(mixture, 2)
+    assert all(b["keys"][0].startswith("pairs/") for b in built)
+    totals = [sum_up(b["tallies"][part] for b in built) for part in range(2)]
+    assert totals[0][:4] == (22, 22, 0, 8)
+    assert totals[1][:4] == (8, 0, 8, 0)
+    assert totals[1][4] > 8 * 10
+
+
+@dataclass(frozen=True)
+class Shards(Squares):
+    """Pictures in blocks of 8, of which one is held at a time; `fetched` lists the blocks fetched."""
+
+    fetched: list[int] = field(default_factory=list)
+    block: int = 8
+
+    def __getitem__(self, index: int) -> Record:
+        if self.fetched[-1:] != [index // self.block]:
+            self.fetched.append(index // self.block)
+        return super().__getitem__(index)
+
+
+def test_a_stand_in_costs_no_request_where_its_block_has_one() -> None:
+    source = Shards("shards", 200, broken=tuple(range(5, 200, 25)))
+    drawn(source, 2)
+    assert len(source.fetched) == 2 * 200 / 8
+
+
+def test_a_block_that_fails_whole_costs_one_more() -> None:
+    source = Shards("shards", 200, broken=tuple(range(16, 24)))
+    built = drawn(source, 1)
+    skipping = [b["keys"][0] for b in built if b["skipped"]]
+    assert len(set(skipping)) == 8  # each stood in for by another record
+    assert len({int(key.removeprefix("shards/")) // 8 for key in skipping}) == 1
+    reads = [number for number, _ in itertools.groupby(source.fetched)]
+    assert len(set(reads)) == 25
+    assert len(reads) <= 25 + 2 * 8  # this test's source holds one block, and goes back and forth
+
+
+def sum_up(tallies) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*map(astuple, tallies))))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_became_of_records_is_counted(world: int) -> None:
+    mixture = Mixture([replace(PAIRS, broken=(1, 2)), Squares("more", 6, broken=(0, 3, 4))], [2, 1])
+    ssl = replace(PICTURES, broken=(6,))
+    built = [
+        build(position, mixture, ssl, batch=14, rank=rank, world=world)
+        for position in range(0, 84, 14)
+        for rank in range(world)
+    ]
+    pairs, more, pictures = (Tally(*sum_up(b["tallies"][part] for b in built)) for part in range(3))
+    assert (pairs.read, pairs.skipped, pairs.stood_in) == (66, 12, 12)
+    assert (more.read, more.skipped, more.stood_in) == (18, 9, 9)
+    assert (pictures.read, pictures.skipped, pictures.stood_in) == (84, 12, 12)
+    assert all(tally.read == tally.used + tally.skipped for tally in (pairs, more, pictures))
+    listed = Counter(s.source for b in built for s in b["skipped"])
+    assert listed == {"pairs": 12, "more": 9, "pictures": 12}

@@ -17,7 +17,7 @@ from PIL import Image
 from slip.config import ViewsConfig
 from slip.data.loader import Loader
 from slip.data.record import Batch
-from slip.data.sources import open_source
+from slip.data.sources import open_source, webdataset
 from slip.data.sources.yfcc import write_metadata
 from slip.data.tokenizer import Tokenizer
 
@@ -161,6 +161,22 @@ def test_a_server_that_fails_in_the_middle(tmp_path: Path, server) -> None:
     assert {record.index for batch in batches for record in batch.skipped} == set(range(8, 16))
     assert sum(used.values()) == 48
     assert all("500" in record.reason for batch in batches for record in batch.skipped)
+
+
+@pytest.mark.parametrize("bad", [0, 50])
+def test_damaged_pictures_on_a_server_cost_no_more_requests(
+    tmp_path: Path, server, monkeypatch, bad: int
+) -> None:
+    monkeypatch.setattr(webdataset, "HELD", 1)
+    good = picture(0)
+    for number in range(3):
+        pictures = {f"{k}": b"damaged" if bad and (128 * number + k) % bad == 9 else good for k in range(128)}
+        server.files[f"/{number}.tar"] = shard(tmp_path / f"{number}.tar", pictures).read_bytes()
+    source = open_source(server.url + "/{0..2}.tar")
+    server.asked.clear()
+    batches = epochs(source, 2, batch=32)
+    assert len(server.asked) == 2 * 6  # a block of 64 each
+    assert sum(len(batch.skipped) for batch in batches) == 2 * len(range(9, 384, bad) if bad else ())
 
 
 def test_zips_and_tables_with_holes(tmp_path: Path) -> None:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.order import Order, Part, Stream, Streams, generator, locate, parts_of, permute
+from slip.data.order import (
+    ATTEMPTS,
+    Order,
+    Part,
+    Stream,
+    Streams,
+    generator,
+    locate,
+    parts_of,
+    permute,
+    stand_ins,
+)
 from slip.errors import ConfigError
 
 seeds = st.integers(0, 2**64 - 1)
@@ -81,14 +92,55 @@ def test_blocks_stay_together_and_are_shuffled(seed: int, length: int, block: in
     order = Order([Part(length, length, block)], seed)
     indices = [order.locate(epoch * length + offset)[1] for offset in range(length)]
     assert sorted(indices) == list(range(length))
-    starts = [indices[0], *(b for a, b in itertools.pairwise(indices) if b != a + 1)]
-    assert all(start % block == 0 for start in starts)  # runs begin where blocks begin
-    if length > 20 * block:
-        assert len(starts) > length / block / 2
+    numbers = [
+        {index // block for index in indices[start : start + block]} for start in range(0, length, block)
+    ]
+    assert all(len(number) == 1 for number in numbers)  # nothing of another block comes between
+    order = Order([Part(length, length, block, as_they_lie=True)], seed)
+    there = [order.locate(epoch * length + offset)[1] for offset in range(length)]
+    assert [index // block for index in there] == [index // block for index in indices]
+    assert all(there[i] + 1 == there[i + 1] for i in range(length - 1) if (i + 1) % block)
+
+
+def test_the_order_inside_a_block_is_another_in_each_block_and_epoch() -> None:
+    order = Order([Part(250, 250, 60)], 3)
+    located = [[order.locate(epoch * 250 + offset)[1] for offset in range(250)] for epoch in range(3)]
+    inside = [
+        tuple(i % 60 for i in epoch[start : start + 60]) for epoch in located for start in range(0, 240, 60)
+    ]
+    assert len(set(inside)) == 12
+    assert len({tuple(epoch[240:]) for epoch in located}) == 3  # and that of what the last block leaves over
+    assert all(sorted(epoch[240:]) == list(range(240, 250)) for epoch in located)
+    steps = [abs(a - b) == 1 for order in inside for a, b in itertools.pairwise(order)]
+    assert sum(steps) / len(steps) < 0.1  # neighbours are apart: by chance, 1 of 30 is beside its neighbour
+
+
+def test_the_order_inside_a_block_is_uniform() -> None:
+    order, counts = Order([Part(16, 16, 8)], 3), np.zeros((8, 8))
+    for epoch in range(1000):
+        for offset in range(16):
+            counts[offset % 8, order.locate(epoch * 16 + offset)[1] % 8] += 1
+    assert ((counts - 250) ** 2 / 250).sum() < 49 + 4 * (2 * 49) ** 0.5  # chi-squared, 49 degrees of freedom
+
+
+@given(seed=seeds, length=st.integers(1, 90), block=st.integers(1, 20), index=st.integers(0, 89))
+@settings(deadline=None)
+def test_stand_ins_are_of_the_block_then_of_the_part(seed: int, length: int, block: int, index: int) -> None:
+    index %= length
+    order, streams = Order([Part(7, 7), Part(length, length, block), Part(5, 5)], seed), Streams(seed)
+    found = stand_ins(order, streams, 2, 7 + index, Stream.REPLACEMENT)
+    assert found == stand_ins(order, streams, 2, 7 + index, Stream.REPLACEMENT)
+    assert 7 + index not in found
+    assert all(0 <= other < length + 12 for other in found)
+    near = min(block, length - index // block * block, ATTEMPTS)  # of its block, one may be itself
+    assert all((other - 7) // block == index // block for other in found[: near - 1])
+    assert all(7 <= other < 7 + length for other in found[:-ATTEMPTS])
 
 
 parts = st.lists(
-    st.builds(Part, st.integers(1, 30), st.integers(1, 60), st.integers(1, 8)), min_size=1, max_size=5
+    st.builds(Part, st.integers(1, 30), st.integers(1, 60), st.integers(1, 8), st.booleans()),
+    min_size=1,
+    max_size=5,
 )
 
 

@@ -116,6 +116,51 @@ def test_a_mixture_and_pictures_of_their_own_resume_exactly(tmp_path, tiny_confi
     assert skipped[0].count(("pictures", "#5")) in (6, 7)
 
 
+def test_counts_add_up_and_resume_exactly(tmp_path, tiny_config, monkeypatch) -> None:
+    source = Mixture([ToySource(20, broken=frozenset({3})), ToySource(11, name="other")], [1, 2])
+    pictures = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
+    whole = train(tiny_config, source, tmp_path / "whole", ssl=pictures, console=QUIET)
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(Interrupted):
+        train(tiny_config, source, tmp_path / "parts", ssl=pictures, console=QUIET)
+    early = json.loads((tmp_path / "parts" / "counts.json").read_text())
+    parts = train(tiny_config, source, tmp_path / "parts", ssl=pictures, resume=True, console=QUIET)
+    first, second = (json.loads((run.path / "counts.json").read_text()) for run in (whole, parts))
+    assert first == second
+    assert (early["steps"], early["samples"], first["steps"], first["samples"]) == (4, 32, 10, 80)
+    assert [(s["lane"], s["name"]) for s in first["sources"]] == [
+        ("train", "toy"),
+        ("train", "other"),
+        ("ssl", "pictures"),
+    ]
+    listed = read_lines(whole.path / "skipped.jsonl")
+    for counted in first["sources"]:
+        assert counted["read"] == counted["used"] + counted["skipped"]
+        assert (
+            counted["skipped"]
+            == counted["stood_in"]
+            == sum(line["source"] == counted["name"] for line in listed)
+        )
+    assert [counted["read"] for counted in first["sources"]] == [39, 41, 80]
+
+
+def test_a_dead_source_of_a_mixture_is_said(tmp_path, tiny_config) -> None:
+    source = Mixture([ToySource(64), ToySource(4, broken=frozenset(range(4)), name="dead")], [10, 60])
+    config = replace(
+        tiny_config,
+        training=replace(tiny_config.training, batch=64, epochs=1),
+        data=replace(tiny_config.data, max_skipped=0.5),
+    )
+    said = io.StringIO()
+    train(config, source, tmp_path / "run", console=Console(file=said, width=200))
+    assert said.getvalue().count("records of dead (data.train) could not be used") == 1
+    counts = json.loads((tmp_path / "run" / "counts.json").read_text())["sources"]
+    assert (counts[1]["used"], counts[1]["skipped"]) == (0, counts[0]["stood_in"])
+    assert (
+        f"data.train dead: {counts[1]['read']} read, 0 used, {counts[1]['read']} skipped" in said.getvalue()
+    )
+
+
 @pytest.mark.parametrize(
     ("loss", "advice"), [("clip", "Leave --data.ssl out"), ("simclr", "as --data.train")]
 )
@@ -145,6 +190,40 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path, toy_source, tiny_confi
     other = make_tiny_config(seed=5)
     with pytest.raises(ConfigError, match=r"training\.seed = 5, was 0"):
         train(other, toy_source, tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    with pytest.raises(ConfigError, match=r"started with other data.*records: 80, had 64.*new run.*--out"):
+        train(tiny_config, ToySource(80), run.path, resume=True, console=QUIET)
+    with pytest.raises(ConfigError, match="other content or another order"):
+        train(tiny_config, Backwards(64), run.path, resume=True, console=QUIET)
+    (run.path / "data.json").write_text("[")
+    with pytest.raises(CheckpointError, match="data.json"):
+        train(tiny_config, toy_source, run.path, resume=True, console=QUIET)
+
+
+def test_data_may_move(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    moved = replace(
+        tiny_config, data=replace(tiny_config.data, train="/disk2/toy", image_root="/disk2", val="/disk2/val")
+    )
+    train(moved, ToySource(name="/disk2/toy"), run.path, resume=True, console=QUIET)
+    other = replace(moved, data=replace(moved.data, augment="loader"))
+    with pytest.raises(ConfigError, match=r"data\.augment = 'loader', was 'device'"):
+        train(other, toy_source, run.path, resume=True, console=QUIET)
+    # A run of before data were written down goes on, and data that have moved are other data to it.
+    (run.path / "data.json").unlink()
+    train(tiny_config, toy_source, run.path, resume=True, console=QUIET)
+    with pytest.raises(ConfigError, match=r"data\.train = '/disk2/toy', was 'toy'"):
+        train(moved, toy_source, run.path, resume=True, console=QUIET)
+
+
+class Backwards(ToySource):
+    """The same records in another order."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(len(self) - 1 - index)
 
 
 def test_resume_without_a_run_starts_one(tmp_path, toy_source, tiny_config) -> None:
@@ -216,6 +295,8 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
         train(config, toy_source, tmp_path / "run", console=QUIET)
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert lines[1]["nonfinite"] == 1
+    counts = json.loads((tmp_path / "run" / "counts.json").read_text())
+    assert (counts["nonfinite_steps"], counts["nonfinite_samples"]) in [(1, 8), (3, 24)]
     stored = checkpoint.load(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])[0]
     assert all(torch.isfinite(w).all() for w in stored.values())
 

@@ -121,10 +121,12 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
     )
     tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
     if data.val:
-        val = source(data.val)
+        val = source(data.val, must_fit=False)
         if first:
             say_note(val)  # those of the other sources are in the plan
         tasks.insert(0, Retrieval(val, task="retrieval:val"))
     captioned = "text" in objectives.parse(config.objective.loss).needs
-    ssl = source(data.ssl, captions_required=False) if data.ssl else None
+    ssl = None
+    if data.ssl:
+        ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
     return source(data.train, captions_required=captioned), ssl, tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from slip.config import SSL_VIEWS, VIEWS, ViewsConfig
 from slip.data.decode import decode
-from slip.data.order import Order, Stream, Streams, parts_of
-from slip.data.record import Record, Skipped, Source
+from slip.data.order import Order, Stream, Streams, origin, parts_of, stand_ins
+from slip.data.record import Record, Skipped, Source, Tally
 from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
@@ -24,13 +24,11 @@ from slip.errors import DataError
 
 Early = Callable[[Tensor, Tensor], Tensor]
 """Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
-ATTEMPTS = 20
-"""Other records tried in place of one that cannot be used."""
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """A record ready for its views."""
+    """A record ready for its views, and the turn (epoch, index) that it is used in: its own or another's."""
 
     epoch: int
     index: int
@@ -82,45 +80,60 @@ class Lane:
         """Return the generator of a view of record `index`; good until the next call."""
         return self._streams.at(epoch, index, Stream[view.upper()])
 
-    def sample(self, position: int, names: Collection[str], skipped: list[Skipped]) -> _Sample:
-        """Return the record at `position`, decoded for these views; or add it to `skipped` and return another one."""
+    def sample(
+        self, position: int, names: Collection[str], skipped: list[Skipped], tallies: Sequence[Tally]
+    ) -> _Sample:
+        """Return the record at `position`, decoded for these views; or add it to `skipped` and return another one.
+
+        What happens is counted in `tallies`, one for each of the source's parts.
+        """
         epoch, index = self.order.locate(position)
-        sample = self._read(epoch, index, names)
+        tally = tallies[self.order.part_number(index)]
+        tally.read += 1
+        sample = self._read(epoch, index, index, names)
         if isinstance(sample, _Sample):
+            tally.used += 1
             return sample
+        tally.skipped += 1
         skipped.append(sample)
-        # Drawn at once: reading a caption moves the shared generator to another stream.
-        drawn = self._streams.at(epoch, index, self.replacement).integers(len(self.source), size=ATTEMPTS)
-        for other in drawn.tolist():
-            sample = self._read(epoch, other, names)
+        others = stand_ins(self.order, self._streams, epoch, index, self.replacement)
+        for other in others:
+            tally = tallies[self.order.part_number(other)]
+            sample = self._read(epoch, index, other, names)
             if isinstance(sample, _Sample):
+                tally.stood_in += 1
                 return sample
+            tally.failed += 1
         raise DataError(
-            f"Record {index} of '{self.source.name}' and {ATTEMPTS} others drawn in its place cannot be used",
+            f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
             fix="Check that the source, data.image_root and the columns are right"
             + ("; an objective without text, such as simclr, needs no captions" if self.captioned else ""),
         )
 
-    def _read(self, epoch: int, index: int, names: Collection[str]) -> _Sample | Skipped:
-        origin, own = getattr(self.source, "origin", lambda index: (self.source, index))(index)
-        key, source = f"#{own}", origin.name
+    def _read(self, epoch: int, turn: int, index: int, names: Collection[str]) -> _Sample | Skipped:
+        """Read record `index` for the turn of record `turn`, whose streams draw the caption and the views.
+
+        So a record that stands in for another gives other views than in its own turn of the epoch.
+        """
+        source, own = origin(self.source, index)
+        key, name = f"#{own}", source.name
         try:
             record = self.source[index]
-            key, source = record.key, record.source
-            caption = self._caption(record, epoch, index) if self.captioned else ""
+            key, name = record.key, record.source
+            caption = self._caption(record, epoch, turn) if self.captioned else ""
             image = decode(record.image, self.min_side(names), self.decoder)
-            return _Sample(epoch, index, key, image, caption)
+            return _Sample(epoch, turn, key, image, caption)
         except DataError as error:
-            return Skipped(index, key, source, str(error))
+            return Skipped(index, key, name, str(error))
 
-    def _caption(self, record: Record, epoch: int, index: int) -> str:
+    def _caption(self, record: Record, epoch: int, turn: int) -> str:
         captions = [caption for caption in record.captions if caption.strip()]
         if not captions:
             raise DataError("The record has no caption")
         if len(captions) == 1:
             return captions[0]
-        return captions[int(self._streams.at(epoch, index, Stream.CAPTION).integers(len(captions)))]
+        return captions[int(self._streams.at(epoch, turn, Stream.CAPTION).integers(len(captions)))]
 
 
 class Builder:
@@ -169,9 +182,10 @@ class Builder:
         views, parameters = self._empty(start, stop)
         rows = {name: itertools.count() for name in views}
         keys, captions, skipped = [], [], []
+        tallies = [[Tally() for _ in lane.order.parts] for lane in self.lanes]
         for at in range(start, stop):
             for number, (lane, place, names) in enumerate(self._plan(at)):
-                sample = lane.sample(place, names, skipped)
+                sample = lane.sample(place, names, skipped, tallies[number])
                 if number == 0:
                     keys.append(sample.key)
                     captions.append(sample.caption)
@@ -191,6 +205,7 @@ class Builder:
             "tokens": self.tokenizer(captions) if self.tokenizer else None,
             "keys": keys,
             "skipped": skipped,
+            "tallies": [tally for lane in tallies for tally in lane],
             "position": end,
             "read": end + (self.schedule.before(end) if len(self.lanes) > 1 else 0),
         }

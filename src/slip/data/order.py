@@ -12,6 +12,7 @@ no two streams overlap.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,6 +25,8 @@ from slip.errors import ConfigError
 
 ROUNDS = 12
 """Of the Feistel network that permutes an epoch's records."""
+ATTEMPTS = 20
+"""Records drawn near, and as many farther away, in place of one that cannot be used."""
 
 
 class Stream(IntEnum):
@@ -79,19 +82,32 @@ class Part:
     """A stretch of a source's records, with an order of its own.
 
     length: its records. share: the positions that it gets in an epoch of the whole; as many as its records unless a
-    mixture weighs it. block: records that stay together, one after the other, because they are read best so; the
-    blocks are shuffled.
+    mixture weighs it. block: records that stay together, because they are read best so; the blocks are shuffled, and
+    the records of each among themselves, anew every epoch. as_they_lie: they are not, because it would cost reading.
     """
 
     length: int
     share: int
     block: int = 1
+    as_they_lie: bool = False
 
 
 def parts_of(source: Any) -> tuple[Part, ...]:
     """Return the parts of a source: those that it lists (a mixture does), else all of it as one."""
-    whole = Part(len(source), len(source), getattr(source, "block", 1))
+    block, as_they_lie = getattr(source, "block", 1), getattr(source, "as_they_lie", False)
+    whole = Part(len(source), len(source), block, as_they_lie)
     return tuple(getattr(source, "parts", ())) or (whole,)
+
+
+def names_of(source: Any) -> tuple[str, ...]:
+    """Return the names of the sources that the parts of a source come from, one for each of `parts_of`."""
+    firsts = itertools.accumulate((part.length for part in parts_of(source)[:-1]), initial=0)
+    return tuple(origin(source, first)[0].name for first in firsts)
+
+
+def origin(source: Any, index: int) -> tuple[Any, int]:
+    """Return the source that record `index` comes from, and its index there; a mixture has its records from others."""
+    return source.origin(index) if hasattr(source, "origin") else (source, index)
 
 
 def epoch_length(source: Any) -> int:
@@ -112,6 +128,7 @@ class Order:
     def __init__(self, parts: Sequence[Part], seed: int, stream: int = Stream.ORDER) -> None:
         self.parts, self.seed, self.stream = tuple(parts), check_seed(seed), int(stream)
         self.length = sum(part.share for part in self.parts)
+        self.records = sum(part.length for part in self.parts)
         self._first = list(itertools.accumulate((part.length for part in self.parts), initial=0))
         if any(part.length < 1 or part.share < 1 for part in self.parts) or not self.parts:
             raise ConfigError("There are no records to put in order", got=self.parts)
@@ -124,6 +141,21 @@ class Order:
         part = self.parts[number]
         epoch, offset = divmod(position, part.length)
         return epoch, self._first[number] + self._shuffled(offset, epoch, number, part)
+
+    def part_number(self, index: int) -> int:
+        """Return which part record `index` is of."""
+        return bisect_right(self._first, index) - 1
+
+    def part_of(self, index: int) -> range:
+        """Return the records of the part that record `index` is of."""
+        number = self.part_number(index)
+        return range(self._first[number], self._first[number + 1])
+
+    def block_of(self, index: int) -> range:
+        """Return the records of the block that record `index` is in, itself among them."""
+        part, block = self.part_of(index), self.parts[self.part_number(index)].block
+        first = index - (index - part.start) % block
+        return range(first, min(first + block, part.stop))
 
     def _turn(self, position: int) -> tuple[int, int]:
         """Return which part's turn it is at `position`, and how many turns that part has had before.
@@ -142,10 +174,35 @@ class Order:
     def _shuffled(self, offset: int, epoch: int, number: int, part: Part) -> int:
         """Return which record of a part comes at `offset` of an epoch."""
         keys = _keys(self.seed, epoch, number, self.stream)
+        if part.block == 1:
+            return permute(offset, part.length, keys)
         blocks = part.length // part.block
         block, within = divmod(offset, part.block)
         # What the last whole block leaves over comes last in every epoch.
-        return offset if block == blocks else permute(block, blocks, keys) * part.block + within
+        size = part.block if block < blocks else part.length - blocks * part.block
+        block = permute(block, blocks, keys) if block < blocks else blocks
+        if not part.as_they_lie:
+            within = permute(within, size, _keys_of_block(*keys, block))
+        return block * part.block + within
+
+
+def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> list[int]:
+    """Return the records to try, in turn, in place of record `index`, which cannot be used in this epoch.
+
+    First those of its own block, which have been fetched with it; then those of other blocks of its part, so that a
+    mixture keeps its proportions; last, where a whole source of a mixture fails, those of the others. Of each
+    ATTEMPTS at most. The other blocks are drawn for the block, not for the record: where a whole block cannot be
+    read, all its records are stood in for by those of one other, at the same places, each fetched once.
+    """
+    block, part = order.block_of(index), order.part_of(index)
+    generator = streams.at(epoch, index, stream)
+    near = generator.choice(len(block), min(ATTEMPTS, len(block)), replace=False).tolist()
+    anywhere = generator.integers(order.records, size=ATTEMPTS).tolist() if len(order.parts) > 1 else []
+    blocks = streams.at(epoch, block.start, stream).integers(len(part), size=ATTEMPTS).tolist()
+    others = [order.block_of(part[drawn]) for drawn in blocks]
+    far = [other[(index - block.start + number) % len(other)] for number, other in enumerate(others)]
+    candidates = (*(block[place] for place in near), *far, *anywhere)
+    return [candidate for candidate in candidates if candidate != index]
 
 
 def locate(seed: int, position: int, length: int) -> tuple[int, int]:
@@ -193,6 +250,13 @@ _WORD = 2**64 - 1
 @lru_cache(maxsize=64)
 def _keys(seed: int, epoch: int, number: int, stream: int) -> list[int]:
     return generator(seed, epoch, number, stream).integers(2**64, size=ROUNDS, dtype=np.uint64).tolist()
+
+
+@lru_cache(maxsize=64)
+def _keys_of_block(*keys_and_block: int) -> list[int]:
+    """Return the keys of the permutation inside a block, from those of the blocks' own and its number."""
+    *keys, block = keys_and_block
+    return [_mix((key + _mix(block + 1)) & _WORD) for key in keys]
 
 
 def check_seed(seed: int) -> int:

@@ -29,7 +29,8 @@ class Source(Protocol):
     """Captioned images with random access. Picklable, so that loader processes can have their own.
 
     It may have, besides: `block`, how many records lie together and are read best in a row (1: any order is as good);
-    `note`, what was guessed on opening, for people; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
+    `as_they_lie`, whether that should even be the order in which they lie; `note`, what was guessed on opening, for
+    people; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
     """
 
     name: str
@@ -52,6 +53,25 @@ class Skipped:
 
 
 @dataclass
+class Tally:
+    """What became of the records of one source of a run; read = used + skipped.
+
+    read: records whose turn it was. used: those of them that could be. skipped: those that could not.
+    stood_in: records used in place of skipped ones, of this source or of another of its mixture, beside their own
+    turns. failed: records tried for that which could not be used either.
+    """
+
+    read: int = 0
+    used: int = 0
+    skipped: int = 0
+    stood_in: int = 0
+    failed: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{name: count + getattr(other, name) for name, count in vars(self).items()})
+
+
+@dataclass
 class Batch:
     """N records as the device needs them.
 
@@ -60,7 +80,9 @@ class Batch:
     parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `slip.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
-    position: samples of the run consumed once this batch is done. read: the records looked at for them, used or not.
+    position: samples of the run consumed once this batch is done. read: the records whose turn it was until then.
+    tallies: what became of this batch's (or this process's share of) records, a `Tally` for each part of the source,
+    then for each of the source of the self-supervised views (`slip.data.order.parts_of`).
     """
 
     views: dict[str, Tensor]
@@ -70,3 +92,4 @@ class Batch:
     position: int
     read: int
     skipped: list[Skipped] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)

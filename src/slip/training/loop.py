@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -18,9 +19,10 @@ from torch import Tensor
 from slip.augment import augment, augment_early
 from slip.config import Config
 from slip.data.decode import check_decoder
+from slip.data.identity import identify
 from slip.data.loader import Loader
 from slip.data.order import epoch_length
-from slip.data.record import Batch, Skipped, Source
+from slip.data.record import Batch, Skipped, Source, Tally
 from slip.data.tokenizer import Tokenizer
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError, TrainingError
@@ -28,6 +30,7 @@ from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
 from slip.training import checkpoint
+from slip.training.counts import Counts
 from slip.training.optimizer import build_optimizer, set_learning_rate
 from slip.training.parallel import Parallel, Snapshot, parallelise, prepare
 from slip.training.plan import Plan, check_ssl, describe, make_plan
@@ -38,9 +41,6 @@ from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.tracking import JsonLines, ProgressLine, TensorBoard, Tracker, Window
-
-MIN_READ_BEFORE_JUDGING = 200
-"""Records read before the share of unusable ones may stop a run."""
 
 
 class Interrupted(TrainingError):
@@ -97,20 +97,23 @@ def _train(
     if ssl is not None:
         check_ssl(objective.needs)
     check_decoder(config.data.decoder)
-    if processes.first and run.exists():
-        if not resume:
+    data: dict[str, Any] = {}
+    if processes.first:
+        if run.exists() and not resume:
             raise ConfigError(
                 "The run folder already holds a run",
                 got=str(run.path),
                 fix="Continue it with --resume, or choose another folder with --out",
             )
-        run.check_same(config)
+        data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
+        if run.exists():
+            run.check_same(config, data)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
     if processes.first:
         if not run.exists():
-            run.create(config)
+            run.create(config, data)
         console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
     parallel = parallelise(
         model,
@@ -145,6 +148,7 @@ class _Session:
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.step = 0
         self.counts = {"skipped": 0, "nonfinite": 0}
+        self.records = Counts({"train": source, "ssl": ssl})
         self.nonfinite_in_a_row = 0
         self.scores: dict[str, float] = {}
         self.measured_at = -1
@@ -169,6 +173,7 @@ class _Session:
             self.parallel.load(self.optimizer, weights, moments)
             self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
+            self.records = Counts({"train": self.source, "ssl": self.ssl}, state.get("records"), self.step)
             self.window = Window(state["window"])
             self.console.print(f"  continuing from step {self.step:,}", highlight=False)
         if not self.processes.first:
@@ -211,20 +216,11 @@ class _Session:
                         f"Stopped after step {self.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
                     )
-        self.console.print(self._record_count(), highlight=False, soft_wrap=True)
+        nonfinite = self.counts["nonfinite"]
+        self._say(self.records.words(self.run.skipped, nonfinite, config.training.batch))
         self._evaluate()
         self._save()
         self.writer.finish()
-
-    def _record_count(self) -> str:
-        """Return in words what became of the records that the run went through."""
-        position = self.step * self.config.training.batch
-        read = position if self.ssl is None else position + self.plan.schedule.before(position)
-        skipped = self.counts["skipped"]
-        if not skipped:
-            return f"  {read:,} records read, all usable"
-        listed = self.run.path / "skipped.jsonl"
-        return f"  {read:,} records read: {read - skipped:,} used, {skipped:,} skipped, listed in {listed}"
 
     def _loader(self) -> Loader:
         config, text = self.config, self.config.model.text
@@ -257,9 +253,10 @@ class _Session:
             dtype=self.plan.dtype, micro_batch=training.micro_batch, seed=training.seed * 1_000_003 + self.step,
         )  # fmt: skip
         # What the processes agree on is agreed on at once, so that all do the same from here on.
-        *means, skipped = self.processes.mean([*map(float, losses.values()), len(batch.skipped)])
-        if skipped:
-            self._count_skipped(batch)
+        counted = [count for tally in batch.tallies for count in vars(tally).values()]
+        means = self.processes.mean([*map(float, losses.values()), *counted])
+        sums = iter(round(mean * self.processes.world) for mean in means[len(losses) :])
+        self._count_records(batch, [Tally(*(next(sums) for _ in vars(tally))) for tally in batch.tallies])
         values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             self.optimizer.step()
@@ -284,22 +281,22 @@ class _Session:
         }
         return Inputs(views, None if batch.tokens is None else move(batch.tokens))
 
-    def _count_skipped(self, batch: Batch) -> None:
-        """Count what the processes could not use of the batch, and list it."""
+    def _count_records(self, batch: Batch, tallies: list[Tally]) -> None:
+        """Count what became of the records of the whole batch, and list what the processes could not use of it."""
+        self.records.add(tallies)
+        for warning in self.records.warnings():
+            self._say(f"warning: {warning}")
+        if not any(tally.skipped for tally in tallies):
+            return
         everyones = self.processes.gather(json.dumps([asdict(skipped) for skipped in batch.skipped]).encode())
         found = [Skipped(**skipped) for payload in everyones for skipped in json.loads(payload)]
+        self.counts["skipped"] += len(found)
         if self.processes.first:
             self.run.append_skipped(self.step + 1, found)
-        self.counts["skipped"] += len(found)
-        skipped, read = self.counts["skipped"], batch.read
-        allowed = self.config.data.max_skipped
-        if skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
-            example = found[-1]
-            raise TrainingError(
-                f"{skipped / read:.1%} of the records read could not be used, more than the {allowed:.1%} allowed",
-                got=f"{skipped} of {read}, for example {example.key}: {example.reason}",
-                fix=f"See {self.run.path / 'skipped.jsonl'}; repair the data, or allow more with --data.max-skipped",
-            )
+        self.records.judge(self.config.data.max_skipped, found[-1], self.run.skipped)
+
+    def _say(self, words: str) -> None:
+        self.console.print(textwrap.indent(words, "  "), highlight=False, soft_wrap=True, markup=False)
 
     def _count_nonfinite(self, batch: Batch, values: dict[str, float]) -> None:
         self.counts["nonfinite"] += 1
@@ -367,6 +364,7 @@ class _Session:
         state = {
             "position": self.step * self.config.training.batch,
             "counts": dict(self.counts),
+            "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
             "window": dict(self.window.sums),
             "scores": dict(self.scores),
@@ -376,14 +374,16 @@ class _Session:
         weights, moments = (
             {n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot
         )
+        counts = self.records.to_dict(self.step, self.counts["nonfinite"], self.config.training.batch)
 
         def write() -> None:
             checkpoint.save(folder, step, weights, moments, state)
             checkpoint.prune(folder, keep)
+            self.run.write_counts(counts)
 
         self.writer.start(write)
         if wait:
             self.writer.finish()
 
     def _warn(self, error: CheckpointError) -> None:
-        self.console.print(f"  warning: {error}", highlight=False, soft_wrap=True)
+        self._say(f"warning: {error}")

@@ -1,9 +1,11 @@
 """The run folder: everything a run writes, and nothing else.
 
 config.toml     the resolved configuration
+data.json       what tells the data from others
 versions.json   versions of Python, torch and the other libraries that shape the numbers
 metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
+counts.json     what became of the records of each source, up to the newest checkpoint
 results.json    the final evaluation
 checkpoints/    see `slip.training.checkpoint`
 """
@@ -11,6 +13,8 @@ checkpoints/    see `slip.training.checkpoint`
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
@@ -19,6 +23,7 @@ from typing import Any
 
 from slip import toml
 from slip.config import Config
+from slip.data.identity import Identity, differences
 from slip.data.record import Skipped
 from slip.errors import CheckpointError, ConfigError
 from slip.files import write_json, write_text
@@ -26,9 +31,11 @@ from slip.files import write_json, write_text
 LIBRARIES = ("openslip", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "Pillow", "safetensors")
 MAY_CHANGE = (
     "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "training.log_every", "training.tensorboard",
-    "training.max_nonfinite", "training.device", "checkpoint.", "evaluation.",
+    "training.max_nonfinite", "training.device", "checkpoint.", "evaluation.", "data.val",
 )  # fmt: skip
 """What may differ between a run and its continuation: nothing that the weights depend on."""
+PLACES = ("data.train", "data.ssl", "data.image_root")
+"""What may differ besides where data.json says that the data are the same: they have moved."""
 
 
 class RunFolder:
@@ -40,6 +47,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.jsonl"
 
     @cached_property
     def config(self) -> Config:
@@ -55,11 +66,12 @@ class RunFolder:
     def exists(self) -> bool:
         return (self.path / "config.toml").is_file()
 
-    def create(self, config: Config) -> None:
-        """Start a new run here."""
+    def create(self, config: Config, data: Identity) -> None:
+        """Start a new run here, on data as `slip.data.identity.identify` describes them."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "versions.json", versions())
+            write_json(self.path / "data.json", data)
             # Last, because it makes the folder a run.
             write_text(self.path / "config.toml", toml.dumps(config))
         except OSError as error:
@@ -70,11 +82,13 @@ class RunFolder:
                 fix="Choose another with --out",
             ) from None
 
-    def check_same(self, config: Config) -> None:
-        """Raise ConfigError when `config` differs from the run's in something that the weights depend on."""
+    def check_same(self, config: Config, data: Identity) -> None:
+        """Raise ConfigError when `config` or the data differ from the run's in something that the weights depend on."""
+        known = self._data()
+        may_change = MAY_CHANGE if known is None else (*MAY_CHANGE, *PLACES)
         old, new = _flat(toml.to_dict(self.config)), _flat(toml.to_dict(config))
         changed = [
-            key for key in old if old[key] != new[key] and not key.startswith(MAY_CHANGE) and key != "name"
+            key for key in old if old[key] != new[key] and not key.startswith(may_change) and key != "name"
         ]
         if changed:
             raise ConfigError(
@@ -82,6 +96,27 @@ class RunFolder:
                 got="; ".join(f"{key} = {new[key]!r}, was {old[key]!r}" for key in changed),
                 fix="Leave those options out to continue it, or start a new run with another --out",
             )
+        changed = [] if known is None else differences(known, data)
+        if changed:
+            raise ConfigError(
+                f"The run in {self.path} was started with other data",
+                got="; ".join(changed),
+                cause="It would not go on where it was: the order of its records follows their number, and their place",
+                fix="Give it the data it had, which may lie elsewhere by now, or start a new run with another --out",
+            )
+
+    def _data(self) -> Identity | None:
+        """Return what the run's data were; None for a run of an earlier version, which did not write it down."""
+        path = self.path / "data.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                "What data the run had cannot be read",
+                got=str(path),
+                cause=str(error),
+                fix="Delete the file to go on without comparing the data",
+            ) from None
 
     def rewind(self, step: int) -> None:
         """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's."""
@@ -98,17 +133,26 @@ class RunFolder:
         if skipped:
             self._append("skipped.jsonl", [{"step": step, **asdict(s)} for s in skipped])
 
+    def write_counts(self, counts: dict[str, Any]) -> None:
+        with _writing(self.path, "counts.json"):
+            write_json(self.path / "counts.json", counts)
+
     def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
-        try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
-        except OSError as error:
-            raise CheckpointError(
-                f"{name} cannot be written",
-                got=str(self.path),
-                cause=str(error),
-                fix="Free some space, then continue with --resume",
-            ) from None
+        with _writing(self.path, name), open(self.path / name, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@contextmanager
+def _writing(folder: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{name} cannot be written",
+            got=str(folder),
+            cause=str(error),
+            fix="Free some space, then continue with --resume",
+        ) from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

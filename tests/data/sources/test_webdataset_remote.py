@@ -94,6 +94,18 @@ def test_large_blocks_are_fetched_in_parts(server, shards, spec, monkeypatch):
     assert all(last - first < 8000 for first, last in asked)
 
 
+@pytest.mark.parametrize(("held", "most"), [(1 << 20, 1), (20_000, 5)])
+def test_a_block_in_any_order_is_fetched_once(server, shards, spec, monkeypatch, held, most):
+    monkeypatch.setattr(webdataset, "HELD_BYTES", held)
+    monkeypatch.setattr(webdataset, "FETCHED_BYTES", held // 4)
+    source = open_source(spec)
+    ranges(server)
+    assert [source[i].key for i in (3, 0, 4, 1, 2)] == ["003", "000", "004", "001", "002"]
+    asked = [tuple(map(int, r.removeprefix("bytes=").split("-"))) for _, r in ranges(server)]
+    assert len(asked) <= most
+    assert sum(last - first + 1 for first, last in asked) <= len(server.files["/set/a-0.tar"])
+
+
 def test_samples_whose_members_lie_apart(server, tmp_path, write_tar, monkeypatch):
     monkeypatch.setattr(webdataset, "GAP", 2000)
     members = [
@@ -117,6 +129,44 @@ def test_the_index_is_made_once(server, shards, spec, monkeypatch):
     source = open_source(spec)
     assert [asked for _, asked in ranges(server)] == ["bytes=0-0"] * 3
     assert source[11].captions == ("shard 2 image 3",)
+
+
+@pytest.mark.parametrize("fault", [404, 503])
+def test_a_shard_that_is_away_is_taken_by_its_index(server, shards, spec, fault):
+    whole = open_source(spec)
+    assert whole.note == ""
+    server.faults["/set/a-1.tar"] = [fault, "always"]
+    source = open_source(spec)
+    assert len(source) == len(whole) == 12
+    assert "1 of 3 shards could not be asked about" in source.note
+    assert "/set/a-1.tar" in source.note
+    assert [source[i].key for i in (0, 4, 8, 11)] == [whole[i].key for i in (0, 4, 8, 11)]
+    with pytest.raises(DataError, match="a-1.tar"):
+        source[5]
+    del server.faults["/set/a-1.tar"]
+    retry.forget(server.url + "/set/a-1.tar")
+    assert source[5].captions == ("shard 1 image 0",)  # it is back
+    assert open_source(spec).note == ""
+
+
+def test_a_shard_that_is_away_and_was_never_indexed_is_an_error(server, shards, spec):
+    server.faults["/set/a-1.tar"] = [404, "always"]
+    with pytest.raises(DataError, match=r"no such file on the server.*a-1\.tar.*one inside is left out so"):
+        open_source(spec)
+    server.faults.clear()
+    open_source(spec)
+    for path in (cache_folder() / "indexes").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])  # damaged
+    server.faults["/set/a-1.tar"] = [404, "always"]
+    with pytest.raises(DataError, match="no such file on the server"):
+        open_source(spec)
+
+
+def test_a_server_that_is_away_is_an_error_all_the_same(server, shards, spec):
+    open_source(spec)
+    server.faults = {f"/set/a-{s}.tar": [503, "always"] for s in range(3)}
+    with pytest.raises(DataError, match="cannot be fetched"):
+        open_source(spec)
 
 
 def test_another_etag_and_it_is_made_again(server, shards, spec, write_tar, tmp_path):

@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -101,6 +102,46 @@ def test_after_a_while_a_file_gets_another_chance(server, url, monkeypatch):
         remote.read(url, 0, 10, len(DATA))
     time.sleep(0.06)
     assert remote.read(url, 0, 10, len(DATA)) == DATA[:10]
+
+
+def test_giving_up_is_said_and_lasts_longer_each_time(server, url, monkeypatch, capsys):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(retry, "time", clock)
+
+    def fail() -> str:
+        with pytest.raises(DataError):
+            retry.persist(url, remote_failure, say=True)
+        return capsys.readouterr().err
+
+    def remote_failure():
+        raise retry.Status(500, "away")
+
+    address = url.partition("?")[0]
+    for minutes in (5, 10, 20, 40, 60, 60):
+        assert fail() == (
+            f"skipping {address} for {minutes} minutes: The file cannot be fetched: "
+            f"HTTP status 500 away ({retry.TRIES} tries)\n"
+        )
+        assert fail() == ""  # once
+        now[0] += 60 * minutes + 1
+    assert retry.persist(url, lambda: 7) == 7
+    assert "for 5 minutes" in fail()  # anew
+    retry.forget(url)
+    with pytest.raises(DataError):
+        retry.persist(url, remote_failure)
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_says_what_it_gives_up_and_asking_does_not(server, url, capsys):
+    server.faults["/a.tar"] = [404, "always"]
+    with pytest.raises(DataError):
+        remote.stat(url)
+    assert capsys.readouterr().err == ""
+    retry.forget(url)
+    with pytest.raises(DataError):
+        remote.read(url, 0, 10, len(DATA))
+    assert "/a.tar for 5 minutes: There is no such file" in capsys.readouterr().err
 
 
 def test_a_server_that_is_down_is_not_asked_five_times_for_each_file(server, url):

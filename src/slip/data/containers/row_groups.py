@@ -24,7 +24,7 @@ from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
 CACHE_BYTES = 256 * 2**20
-"""Decoded row groups that each process keeps, beside the latest one, which is kept however large."""
+"""Decoded row groups that each process keeps, beside the latest one, which is kept however large, or the latest two."""
 FAILED_FOR = 300.0
 """Seconds for which a row group that could not be read is not tried again: its other rows fail at once."""
 OPEN_FILES = 16
@@ -42,8 +42,9 @@ class RowGroups:
     def __init__(
         self, files: Sequence[str], columns: Sequence[str], *, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        """`files`: local paths or URLs, whose rows follow each other in this order."""
-        self.files, self.columns, self.cache_bytes = tuple(files), tuple(columns), cache_bytes
+        """`files`: local paths or URLs, whose rows follow each other in this order. At least `keep` row groups, which
+        may be set later, are kept whatever their size."""
+        self.files, self.columns, self.cache_bytes, self.keep = tuple(files), tuple(columns), cache_bytes, 1
         footers = self._footers()
         _compare(self.columns, self.files, footers)
         rows = np.array([n for footer in footers for n in footer.rows], dtype=np.int64)
@@ -136,7 +137,9 @@ class RowGroups:
                 self._failed[group] = time.monotonic() + FAILED_FOR, str(error)
                 raise _unreadable(self.files[file], error) from None
             self._kept[group] = table
-            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > self.cache_bytes:
+            while (
+                len(self._kept) > self.keep and sum(t.nbytes for t in self._kept.values()) > self.cache_bytes
+            ):
                 self._kept.popitem(last=False)
             return table
 

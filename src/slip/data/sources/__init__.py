@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
 from slip.config import FORMATS
 from slip.data.record import Source
 from slip.data.sources.mixture import Mixture, split_mixture
+from slip.data.sources.options import open_fitting
 from slip.data.sources.redcaps import is_redcaps
 from slip.data.sources.yfcc import is_yfcc
 from slip.data.storage.paths import ending, find_paths
@@ -23,6 +25,7 @@ def open_source(
     image_column: str = "",
     caption_column: str = "",
     captions_required: bool = True,
+    must_fit: bool = True,
 ) -> Source:
     """Open captioned images by what `spec` looks like.
 
@@ -39,27 +42,22 @@ def open_source(
     - `A + 0.5 * B`: several of these, mixed (see `Mixture`)
 
     `image_root` is the folder that the paths in a table or annotation file are relative to, if not a guessed one;
-    `captions_required=False` opens tables that have no captions.
+    `captions_required=False` opens tables that have no captions. Where a source of a mixture has no such column, or no
+    images in such a folder, they are guessed; that an option fits none is an error unless `must_fit` is False.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
 
-    def open_one(spec: str) -> Source:
-        return _open(spec, image_root, image_column, caption_column, captions_required)
-
+    options = {"image_root": image_root, "image_column": image_column, "caption_column": caption_column}
+    open_one = partial(_open, captions_required=captions_required)
     terms = split_mixture(spec)
     if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
-        return open_one(spec)
-    return Mixture([open_one(name) for _, name in terms], [weight for weight, _ in terms], name=spec)
+        return open_fitting([spec], open_one, options, must_fit=must_fit)[0]
+    sources = open_fitting([name for _, name in terms], open_one, options, must_fit=must_fit)
+    return Mixture(sources, [weight for weight, _ in terms], name=spec)
 
 
-def _open(
-    spec: str, image_root: str, image_column: str, caption_column: str, captions_required: bool
-) -> Source:
-    columns: dict[str, Any] = {
-        "image_root": image_root,
-        "image_column": image_column,
-        "caption_column": caption_column,
-    }
+def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> Source:
+    image_root = columns["image_root"]
     # Specs that are no paths.
     if not spec.strip():
         raise DataError("No data is given", fix=f"Name a source: {FORMATS}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean
 
 # Well-known names, best first; case is ignored, spaces and dashes count as underscores.
@@ -57,15 +58,16 @@ def choose(
 
     `image` and `caption` are names asked for, "" where none was; `caption` may list several, with commas.
     `image_guesses` are candidates, best first; `caption_guesses` are taken all. `cause` goes into the errors.
-    Raises DataError when there is no such column, no guess for the image, or none for captions that are required.
+    Raises Misfit when there is no such column, DataError when there is no guess for the image, or none for captions
+    that are required.
     """
     guessed = tuple(what for what, wanted in (("image", image), ("caption", caption)) if not wanted)
     if not image and not image_guesses:
         raise _no_guess(where, "image", columns, cause)
-    chosen = _find(where, columns, image) if image else image_guesses[0]
+    chosen = _find("image", where, columns, image) if image else image_guesses[0]
     if caption:
         names = [caption] if caption in columns else [name.strip() for name in caption.split(",")]
-        return Columns(chosen, tuple(_find(where, columns, name) for name in names), guessed)
+        return Columns(chosen, tuple(_find("caption", where, columns, name) for name in names), guessed)
     captions = tuple(name for name in caption_guesses if name != chosen)
     if captions_required and not captions:
         raise _no_guess(where, "caption", columns, cause)
@@ -101,14 +103,14 @@ def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:
             )
 
 
-def _find(where: str, columns: Sequence[str], wanted: str) -> str:
+def _find(what: str, where: str, columns: Sequence[str], wanted: str) -> str:
     """Return the column called `wanted`, if need be by its plain name."""
     if wanted in columns:
         return wanted
     by_name = _by_plain_name(columns)
     if _plain(wanted) in by_name:
         return by_name[_plain(wanted)]
-    raise DataError(f"{where} has no column {wanted!r}", fix=did_you_mean(wanted, columns))
+    raise Misfit(f"{what}_column", f"{where} has no column {wanted!r}", fix=did_you_mean(wanted, columns))
 
 
 def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> DataError:

@@ -10,7 +10,8 @@ from typing import Any
 from slip.data.containers.pickles import read_object_array
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import around, choose, spread
-from slip.errors import DataError
+from slip.data.sources.options import Misfit
+from slip.errors import DataError, did_you_mean
 
 IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")
 CAPTION_KEYS = ("captions", "caption")
@@ -27,6 +28,8 @@ class Conceptual(ImageFiles):
 
     Raises DataError when the file is no such array, an entry names no image, or the images are nowhere to be found.
     """
+
+    options = ("image_root", "image_column", "caption_column")
 
     def __init__(
         self, path: str | Path, *, image_root: str = "", image_column: str = "", caption_column: str = ""
@@ -54,6 +57,8 @@ def _entries(
     path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     for number, entry in enumerate(read_object_array(path)):
+        if number == 0:
+            _check_asked_for(entry, image_keys, caption_keys, path)
         image = _first(entry, image_keys)
         if isinstance(image, int):
             image = str(image)
@@ -64,6 +69,19 @@ def _entries(
                 fix=f"It should be a dict with {' or '.join(map(repr, image_keys))}",
             )
         yield image, texts(_first(entry, caption_keys))
+
+
+def _check_asked_for(
+    entry: Any, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], path: str | Path
+) -> None:
+    """Raise Misfit when the array's first entry lacks a key that was asked for: one that stands alone."""
+    for option, keys in (("image_column", image_keys), ("caption_column", caption_keys)):
+        if len(keys) == 1 and isinstance(entry, dict) and keys[0] not in entry:
+            raise Misfit(
+                option,
+                f"{path} has no {keys[0]!r} in its entries",
+                fix=did_you_mean(keys[0], map(str, entry)),
+            )
 
 
 def _first(entry: Any, keys: tuple[str, ...]) -> Any:

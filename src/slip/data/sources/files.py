@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from slip.data.record import Record
+from slip.data.sources.options import Misfit
 from slip.data.storage.shared import Shared
 from slip.errors import DataError
 
@@ -73,6 +74,8 @@ class ImageFiles:
     of them is, with all their captions in order; `entries` says how many there were. They are told apart by 64 bits.
     """
 
+    options: tuple[str, ...] = ("image_root",)
+
     def __init__(
         self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]], *, merge: bool = False
     ) -> None:
@@ -133,11 +136,12 @@ class ImageFiles:
         return os.path.join(self.root, path)
 
     def probe(self, fix: str) -> None:
-        """Raise DataError, with `fix` as the advice, when of a few files spread over the source none is there."""
+        """Raise Misfit, with `fix` as the advice, when of a few files spread over the source none is there."""
         step = max(1, len(self) // PROBED)
         paths = [self.path(i) for i in range(0, len(self), step) if self._paths[i]]
         if paths and not any(map(is_file, paths)):
-            raise DataError(
+            raise Misfit(
+                "image_root",
                 f"The images that {self.name} names are not where they were looked for",
                 got=paths[0],
                 cause=f"Of {len(paths)} of its image files looked for, none is there",

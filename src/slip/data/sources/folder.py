@@ -19,6 +19,8 @@ class ImageFolder(ImageFiles):
     Raises DataError when a folder cannot be listed or there is no image.
     """
 
+    options = ()
+
     def __init__(self, folder: str | Path) -> None:
         others: Counter[str] = Counter()
         paths = sorted(_images(str(folder), others))

@@ -87,6 +87,8 @@ class HubDataset:
     Raises DataError when the set is empty or its columns cannot be told.
     """
 
+    options = ("image_root", "image_column", "caption_column")
+
     def __init__(
         self,
         dataset: datasets.Dataset,

@@ -6,6 +6,7 @@ import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 from slip.data.order import Part, parts_of
 from slip.data.record import Record, Source
@@ -50,7 +51,7 @@ class Mixture:
     def parts(self) -> tuple[Part, ...]:
         """The sources' lengths and shares of an epoch, for `slip.data.order`."""
         return tuple(
-            Part(part.length, max(1, round(part.share * weight)), part.block)
+            replace(part, share=max(1, round(part.share * weight)))
             for source, weight in zip(self.sources, self.weights)
             for part in parts_of(source)
         )

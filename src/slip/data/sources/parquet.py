@@ -70,11 +70,14 @@ class ParquetTable:
     - but of local files at most MAX_BLOCK: a larger row group is read again for each of its blocks, which the
       system's file cache makes bearable, while larger blocks would make for batches of neighbours. From a URL
       everything would be fetched again.
-    Blocks start at multiples of `block` and row groups need not, so that a block may touch two of them.
+    Blocks start at multiples of `block` and row groups need not, so that a block may touch two of them. The latest two
+    are kept, so that its records can be read in any order; but not above LARGE_GROUP (`as_they_lie`).
 
     A record's key is file:row. A row that has no image bytes but a path is read from the file of that path, relative
     to `root`, "" if there is no such folder.
     """
+
+    options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
         self.name, self.columns, self.root = name, columns, root
@@ -90,6 +93,8 @@ class ParquetTable:
             )
         far = any(map(is_url, files))
         self.block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
+        self.as_they_lie = rows.largest > LARGE_GROUP
+        rows.keep = 1 if self.as_they_lie else 2
         self.note = columns.note(name)
         if rows.largest > LARGE_GROUP:
             remark = (
@@ -113,6 +118,8 @@ class ParquetPaths(ImageFiles):
     Rows with the same path are several captions of one record. Paths are relative to `root`, "" if there is no such
     folder, which is an error.
     """
+
+    options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
         self.columns = columns

@@ -25,6 +25,8 @@ class Table(ImageFiles):
     uses most. Raises DataError on a missing column, a malformed line, or when no image is where it should be.
     """
 
+    options = ("image_root", "image_column", "caption_column")
+
     def __init__(
         self,
         path: str | Path,

@@ -59,18 +59,22 @@ class ShardIndex(NamedTuple):
 
     places: (samples, 3, 2) uint32: for image, `.json` and `.txt` the block where the data begin, and their bytes.
     Block 0, which is always a header, stands for "has none". keys: sample → key, of those only whose image has an
-    extended header; the others' keys are read with the image. ignored: extension → members left out.
+    extended header; the others' keys are read with the image. ignored: extension → members left out. trouble: why the
+    shard could not be asked about now, where the index is as it was kept; its samples may yet be had later.
     """
 
     places: np.ndarray
     keys: dict[int, str]
     ignored: Counter[str]
     status: Stat
+    trouble: DataError | None = None
 
 
 def index_shards(paths: Sequence[str], name: str) -> list[ShardIndex]:
     """Return the shards' indexes, read from their files or made, several at once; `name` is for the progress bar.
 
+    A remote shard that cannot be asked about is taken as its index file has it, if there is one and others answer:
+    one of hundreds that is away for a while should not keep a run from starting, let alone from going on.
     Raises DataError for the first shard found that cannot be read to its end.
     """
     stop = threading.Event()
@@ -87,14 +91,22 @@ def index_shards(paths: Sequence[str], name: str) -> list[ShardIndex]:
     if time.monotonic() - begun >= WORTH_KEEPING:
         for path, index in quick:
             _keep(path, index)
-    return [future.result() for future in futures]
+    indexes = [future.result() for future in futures]
+    if all(index.trouble for index in indexes) and indexes[0].trouble:
+        raise indexes[0].trouble
+    return indexes
 
 
 def _load_or_walk(
     path: str, stop: threading.Event, begun: float, quick: list[tuple[str, ShardIndex]]
 ) -> ShardIndex:
     """Return the index of one shard; one that was made is kept, or left to the caller in `quick`."""
-    status = stat(path)
+    try:
+        status = stat(path)
+    except DataError as error:
+        if not is_url(path) or (index := _load(path, None)) is None:
+            raise
+        return index._replace(trouble=error)
     if (index := _load(path, status)) is not None:
         return index
     file = open_file(path, status)
@@ -180,14 +192,17 @@ def encode(index: ShardIndex) -> bytes:
     return MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
-def decode(data: bytes, status: Stat) -> ShardIndex | None:
-    """Return the index that a file holds, or None when it is damaged or that of another shard or version."""
+def decode(data: bytes, status: Stat | None) -> ShardIndex | None:
+    """Return the index that a file holds, or None when it is damaged or that of another shard or version than `status`
+    says, if that is known."""
     checksum, rest = data[len(MAGIC) :][:4], memoryview(data)[len(MAGIC) + 4 :]
     if not data.startswith(MAGIC) or zlib.crc32(rest).to_bytes(4, "little") != checksum:
         return None
     end = 4 + int.from_bytes(rest[:4], "little")
     try:
         about = json.loads(bytes(rest[4:end]))
+        if status is None:
+            status = Stat(int(about["size"]), str(about["version"]))
         if (about["size"], about["version"]) != (status.size, status.version):
             return None
         places = (
@@ -210,11 +225,11 @@ def _places(path: str) -> list[Path]:
     return [in_cache] if is_url(path) else [Path(folder) / FOLDER / f"{base}.index", in_cache]
 
 
-def _load(path: str, status: Stat) -> ShardIndex | None:
+def _load(path: str, status: Stat | None) -> ShardIndex | None:
     for place in _places(path):
         try:
             # An index is far smaller than its shard: what is not, is none, and is not read into memory.
-            if place.stat().st_size > status.size + 65_536:
+            if status and place.stat().st_size > status.size + 65_536:
                 continue
             index = decode(place.read_bytes(), status)
         except OSError:

@@ -20,7 +20,7 @@ from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
 from slip.data.formats import image_endings
 from slip.data.record import Record
 from slip.data.sources.files import texts
-from slip.data.sources.tar_index import index_shards, split_name
+from slip.data.sources.tar_index import ShardIndex, index_shards, split_name
 from slip.data.storage.files import File, Pieces, Recent, open_file
 from slip.data.storage.retry import is_url, shown
 from slip.data.storage.shared import Shared
@@ -33,7 +33,8 @@ REMOTE_BLOCK = 64
 HELD, HELD_BYTES = 16, 64 << 20
 """What each process holds of what it fetched: so many requests' answers, and so many bytes."""
 FETCHED_BYTES = 16 << 20
-"""The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less."""
+"""The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less; one
+of more than HELD_BYTES record by record."""
 GAP = 256 << 10
 """Bytes not needed between bytes needed that are rather fetched than asked around."""
 
@@ -52,6 +53,8 @@ class TarShards:
     shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
     with one request. So a block that straddles two shards takes two, and no request crosses shards.
 
+    `note` says which remote shards could not be asked about and are taken as they were when they were indexed.
+
     Raises DataError when a shard cannot be read to its end, or when no shard holds an image.
     """
 
@@ -63,6 +66,7 @@ class TarShards:
         indexes = index_shards(self.paths, self.name)
         self.ignored: Counter[str] = sum((index.ignored for index in indexes), Counter())
         self._status = [index.status for index in indexes]
+        self.note = _missing(indexes)
         self._keys: dict[int, str] = {}  # only of samples whose image has an extended header
         self._first = [0]  # shard s has the samples first[s] to first[s + 1]
         for index in indexes:
@@ -110,7 +114,7 @@ class TarShards:
         block = index // self.block
         first = max(block * self.block, self._first[shard])
         last = min((block + 1) * self.block, self._first[shard + 1])
-        plan = self._plans.get(first, lambda: _plan(self._places.array, first, last))
+        plan = self._plans.get(first, lambda: _plan_of_block(self._places.array, first, last))
         first, last, spans = next(part for part in plan if index < part[1])
         return self._pieces.get(first, lambda: Pieces(file, spans), lambda pieces: pieces.size)
 
@@ -122,6 +126,18 @@ class TarShards:
             cause=f"They hold only {seen}" if seen else "They are empty",
             fix=f"Images must end in {image_endings()}",
         )
+
+
+def _missing(indexes: Sequence[ShardIndex]) -> str:
+    """Return what there is to say about the shards that could not be asked about, "" if there are none."""
+    troubles = [index.trouble for index in indexes if index.trouble]
+    if not troubles:
+        return ""
+    first = f"{troubles[0].got}: {troubles[0].what}"
+    return (
+        f"warning: {len(troubles):,} of {len(indexes):,} shards could not be asked about, for example {first}. "
+        "They are taken as they were when they were indexed; their records are skipped while they cannot be had"
+    )
 
 
 def _captions(file: File | Pieces, json_place: list[int], text_place: list[int]) -> tuple[str, ...]:
@@ -144,13 +160,25 @@ def _is_header_of(header: bytes, size: int) -> bool:
         return False
 
 
+def _plan_of_block(places: np.ndarray, first: int, last: int) -> list[_Part]:
+    """Return what to fetch for the samples of a block, or its share in a shard, which are asked for in any order: as
+    much at once as can be held beside the rest of the block, or each alone."""
+    if _size(_spans(places[first:last])) * REMOTE_BLOCK <= HELD_BYTES * (last - first):
+        return _plan(places, first, last)
+    return [(sample, sample + 1, _spans(places[sample : sample + 1])) for sample in range(first, last)]
+
+
 def _plan(places: np.ndarray, first: int, last: int) -> list[_Part]:
     """Cut the samples [first, last) of a shard into parts that are fetched at once: all of them, if not too large."""
     spans = _spans(places[first:last])
-    if last - first == 1 or sum(end - start for start, end in spans) <= FETCHED_BYTES:
+    if last - first == 1 or _size(spans) <= FETCHED_BYTES:
         return [(first, last, spans)]
     middle = (first + last) // 2
     return _plan(places, first, middle) + _plan(places, middle, last)
+
+
+def _size(spans: list[_Span]) -> int:
+    return sum(end - start for start, end in spans)
 
 
 def _spans(places: np.ndarray) -> list[_Span]:

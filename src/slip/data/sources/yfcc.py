@@ -15,6 +15,7 @@ from slip.data.containers.zip import read_member
 from slip.data.record import Record
 from slip.data.sources.files import Strings, texts
 from slip.data.sources.near import around, choose, spread
+from slip.data.sources.options import Misfit
 from slip.errors import DataError
 from slip.files import TEMPORARY, sync
 
@@ -44,6 +45,7 @@ class Yfcc:
     """
 
     block = 1
+    options = ("image_root",)
 
     def __init__(self, path: str | Path, *, image_root: str = "") -> None:
         self.name = str(path)
@@ -80,7 +82,8 @@ class Yfcc:
         zips = [place(self._indices[i])[0] for i in spread(len(self))]
         root, _ = choose(zips, roots)
         if not any((root / name).is_file() for name in zips):
-            raise DataError(
+            raise Misfit(
+                "image_root",
                 f"The images that {self.name} lists are not where they were looked for",
                 got=str(root / zips[0]),
                 cause=f"Of {len(zips)} of its zip files looked for, none is there",

@@ -80,7 +80,7 @@ def read(url: str, offset: int, size: int, total: int) -> bytes:
                 raise OSError(f"{len(data):,} bytes came instead of {size:,}")
             return data
 
-        return persist(url, ask)
+        return persist(url, ask, say=True)
 
     async def take(response: ClientResponse) -> bytes:
         part = _content_range(response)
@@ -93,7 +93,7 @@ def read(url: str, offset: int, size: int, total: int) -> bytes:
         return await _body(response, size)
 
     headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-    return persist(url, lambda: _get(url, seconds, take, headers))
+    return persist(url, lambda: _get(url, seconds, take, headers), say=True)
 
 
 def download(url: str, file: IO[bytes], size: int) -> int:
@@ -119,7 +119,7 @@ def download(url: str, file: IO[bytes], size: int) -> int:
         return have
 
     seconds = PATIENCE + size / SLOWEST if size >= 0 else LONGEST_DOWNLOAD
-    return persist(url, lambda: _get(url, seconds, take, {}))
+    return persist(url, lambda: _get(url, seconds, take, {}), say=True)
 
 
 def glob(pattern: str) -> list[str]:

@@ -1,14 +1,15 @@
 """Requests to servers: what may pass is tried again, longer and longer apart; what failed for good is remembered.
 
 Lost connections, time-outs, short answers and the statuses 5xx and 429 may pass. A file that failed for good is not
-asked for again for GIVEN_UP_FOR seconds by this process: its next records fail at once, are skipped, and training
-goes on.
+asked for again for GIVEN_UP_FOR seconds by this process, longer each time: its next records fail at once, are
+skipped, and training goes on.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,13 +19,13 @@ from slip.errors import DataError
 TRIES = 5
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 """Seconds between tries: doubled each time, give or take a half, so that processes do not come back in step."""
-GIVEN_UP_FOR = 300.0
-"""Seconds for which a file that failed for good is not asked for again."""
+GIVEN_UP_FOR, LONGEST_GIVEN_UP = 300.0, 3600.0
+"""Seconds for which a file that failed for good is not asked for again: doubled each time, until it is read again."""
 DOWN_AFTER = 2
 """Files in a row that failed for good after which their server's other files get a single try each for as long."""
 
 T = TypeVar("T")
-_given_up: dict[str, tuple[float, DataError]] = {}  # URL → until when, and why
+_given_up: dict[str, tuple[float, float, DataError]] = {}  # URL → until when, for how long, and why
 _down: dict[
     str, list[float]
 ] = {}  # server → until when each file in a row is given up that it did not answer for
@@ -81,12 +82,14 @@ def forget(url: str) -> None:
     _down.pop(_host(url), None)
 
 
-def persist(url: str, ask: Callable[[], T]) -> T:
+def persist(url: str, ask: Callable[[], T], *, say: bool = False) -> T:
     """Return what `ask` returns, asking again when it fails in a way that may pass.
 
+    With `say`, a line on the standard error output tells when the file is given up: for records that are skipped
+    then, where whoever catches the error says nothing.
     Raises DataError; NoRanges and DiskError as they come.
     """
-    until, known = _given_up.get(url, (0.0, None))
+    until, waited, known = _given_up.get(url, (0.0, 0.0, None))
     if known and time.monotonic() < until:
         raise DataError(known.what, got=known.got, cause=known.cause, fix=known.fix)
     host = _host(url)
@@ -99,14 +102,23 @@ def persist(url: str, ask: Callable[[], T]) -> T:
             raise
         except Exception as error:  # any: each of fsspec's file systems has its own
             if number == tries or not _may_pass(error):
-                until, failure = time.monotonic() + GIVEN_UP_FOR, _explain(url, error, number)
-                _given_up[url] = until, failure
+                seconds = min(waited * 2, LONGEST_GIVEN_UP) or GIVEN_UP_FOR
+                until, failure = time.monotonic() + seconds, _explain(url, error, number)
+                _given_up[url] = until, seconds, failure
+                if say:
+                    reason = f"{failure.what}: {failure.cause}"
+                    print(
+                        f"skipping {shown(url)} for {seconds / 60:.0f} minutes: {reason}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 if number == tries:
                     _down[host] = [*failures, until]
                 raise failure from None
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)) * random.SystemRandom().uniform(0.5, 1.5)
             time.sleep(max(wait, min(getattr(error, "after", 0.0), LONGEST_WAIT * 4)))
         else:
+            _given_up.pop(url, None)
             _down.pop(host, None)
             return answer
     raise AssertionError("at least one try is made")
@@ -129,7 +141,10 @@ def _explain(url: str, error: Exception, tries: int) -> DataError:
     )
     if code in (404, 410) or isinstance(error, FileNotFoundError):
         what = "There is no such file on the server"
-        fix = "Check the address, and that a range {00000..00099} ends at the last file there"
+        fix = (
+            "Check the address, and that a range {00000..00099} ends at the last file there; "
+            "one inside is left out so: 'https://…/{000..100}.tar + https://…/{102..331}.tar'"
+        )
     elif code in (401, 403) or isinstance(error, PermissionError):
         what = "The server does not let the file be read"
         fix = "Check your access rights; a signed address may have run out"

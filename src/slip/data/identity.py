@@ -1,0 +1,103 @@
+"""What data a run was started with, in a few lines: enough to notice that they are others when it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from slip.data.order import names_of, parts_of
+from slip.data.record import Record, Source
+from slip.errors import DataError
+
+SAMPLED = 4
+"""Records of each part that are looked at, spread over it."""
+UNREADABLE = "unreadable"
+
+Identity = dict[str, list[dict[str, Any]]]
+"""Lane (`train`, `ssl`) → for each part of its source the name, how many records, how they are ordered, digests."""
+
+
+def identify(lanes: Mapping[str, Source | None], *, captioned: bool) -> Identity:
+    """Return what tells the sources of a run from others: of each part (of a mixture) what its order depends on, and
+    digests of SAMPLED records, of the captions too where they are used (`captioned`) in `train`.
+
+    Reads these records. One that cannot be read is noted as UNREADABLE, and equals any.
+    """
+    return {
+        lane: _parts(source, captioned and lane == "train")
+        for lane, source in lanes.items()
+        if source is not None
+    }
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """Return in words how `new` differs from `old` in what the order or the content of batches depends on.
+
+    Names do not count: the same records may have moved to another place.
+    """
+    if old.keys() != new.keys():
+        return [f"data for {' and '.join(new)}, were for {' and '.join(old)}"]
+    return [words for lane in old for words in _differences(lane, old[lane], new[lane])]
+
+
+def _parts(source: Source, captioned: bool) -> list[dict[str, Any]]:
+    parts, first = [], 0
+    for name, part in zip(names_of(source), parts_of(source)):
+        last = part.length - 1
+        spread = sorted({number * last // (SAMPLED - 1) for number in range(SAMPLED)}) if part.length else []
+        samples = {str(index): _digest(source, first + index, captioned) for index in spread}
+        about = {"name": name, "records": part.length, "share": part.share, "block": part.block}
+        parts.append(about | {"samples": samples})
+        first += part.length
+    return parts
+
+
+def _digest(source: Source, index: int, captioned: bool) -> str:
+    try:
+        record = source[index]
+    except DataError:
+        return UNREADABLE
+    return _of_record(record, captioned)
+
+
+def _of_record(record: Record, captioned: bool) -> str:
+    image = record.image
+    digest = hashlib.sha256()
+    if isinstance(image, np.ndarray):  # of a source that renders
+        digest.update(f"{image.shape}{image.dtype}".encode())
+        image = np.ascontiguousarray(image).tobytes()
+    digest.update(hashlib.sha256(image).digest())
+    for caption in record.captions if captioned else ():
+        digest.update(hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()
+
+
+def _differences(lane: str, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    if len(old) != len(new):
+        return [f"data.{lane} is of {len(new)} sources, was of {len(old)}"]
+    found = []
+    for before, now in zip(old, new):
+        what = f"{now['name']} (data.{lane})"
+        found += [
+            f"{what} has {words} {now[key]:,}, had {before[key]:,}"
+            for key, words in (
+                ("records", "records:"),
+                ("share", "samples an epoch:"),
+                ("block", "blocks of"),
+            )
+            if now[key] != before[key]
+        ]
+        if now["records"] == before["records"]:
+            others = [
+                index for index, digest in before["samples"].items() if _differ(digest, now["samples"][index])
+            ]
+            if others:
+                found.append(f"{what} has other content or another order: record {', '.join(others)}")
+    return found
+
+
+def _differ(one: str, other: str) -> bool:
+    return one != other and UNREADABLE not in (one, other)
