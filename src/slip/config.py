@@ -159,6 +159,9 @@ class TrainingConfig:
     """How long, on what, and how exactly."""
 
     epochs: float = 25.0
+    budget: str = ""
+    """Train for this long instead of `epochs`: a time (`2h`, `90m`, `1h30m`) or samples (`12M samples`, `500k samples`).
+    The whole schedule ends there; the warm-up keeps its share of it, `optimizer.warmup_epochs` of `epochs`."""
     batch: int = 4096
     """Image-caption pairs in one optimiser step."""
     micro_batch: int = 0
@@ -172,7 +175,20 @@ class TrainingConfig:
     """Steps in a row with a non-finite loss after which the run stops."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    profile: int = 0
+    """Steps to record for a trace of what they spend their time on, after 5 others; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Who is told a run's numbers besides its metrics.jsonl. Each needs the extra of its name."""
+
     tensorboard: bool = False
+    """Event files in the run folder."""
+    wandb: str = ""
+    """Project at Weights & Biases; empty: none."""
+    trackio: str = ""
+    """Project of trackio; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,5 +228,6 @@ class Config:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,17 @@ from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
 from slip.training import checkpoint
+from slip.training.budget import Rehearsal
 from slip.training.optimizer import build_optimizer, load_state_tensors, set_learning_rate, state_tensors
 from slip.training.parallel import prepare
-from slip.training.plan import Plan, check_ssl, describe, make_plan
+from slip.training.plan import Plan, check_ssl, describe, length, make_plan
+from slip.training.profiling import profiling
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
+from slip.training.speed import Speed, Work, peak
 from slip.training.step import Inputs, backward, gradient_norm
-from slip.training.tracking import JsonLines, ProgressLine, TensorBoard, Tracker, Window
+from slip.training.tracking import ProgressLine, Tracker, Window, check_trackers, open_trackers
 
 MIN_READ_BEFORE_JUDGING = 200
 """Records read before the share of unusable ones may stop a run."""
@@ -74,6 +77,7 @@ def train(
     if ssl is not None:
         check_ssl(objective.needs)
     check_decoder(config.data.decoder)
+    check_trackers(config.tracking)
     if run.exists() and not resume:
         raise ConfigError(
             "The run folder already holds a run",
@@ -90,6 +94,8 @@ def train(
     console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
     with _Session(plan, run, source, ssl, model, objective, evaluate, console) as session:
         session.restore()
+        if session.plan.seconds:
+            session.rehearse()
         session.run_to_the_end()
     return run
 
@@ -117,6 +123,8 @@ class _Session:
         self.scores: dict[str, float] = {}
         self.measured_at = -1
         self.window = Window()
+        work = Work(self.config, objective, plan.needs)
+        self.speed = Speed(plan.device, work, peak(plan.device, plan.dtype)[0])
         self.trackers: list[Tracker] = []
 
     def __enter__(self) -> _Session:
@@ -136,31 +144,50 @@ class _Session:
             self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
             self.window = Window(state["window"])
-            self.console.print(f"  continuing from step {self.step:,}", highlight=False)
+            if self.plan.seconds and state.get("steps"):
+                self.plan = self.plan.of_steps(state["steps"])
         self.run.rewind(self.step)
-        self.trackers = [JsonLines(self.run)]
-        if self.config.training.tensorboard:
-            self.trackers.append(TensorBoard(self.run, self.step))
+
+    def rehearse(self) -> None:
+        """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
+        self._save()
+        rehearsal = Rehearsal(self.plan.seconds)
+        with stop_signals() as stop, closing(iter(self._loader())) as batches:
+            while not (rehearsal.done or stop.is_set()):
+                rehearsal.add(self._next_step(batches))
+        self.restore()
+        self.speed.take()
+        if stop.is_set():
+            raise Interrupted(
+                "Stopped while the first steps were timed", fix="Start again with the same command and --resume"
+            )
+        self.plan = self.plan.of_steps(rehearsal.fitting())
+        self._save()
+        timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
+        self.console.print(f"  planned    {length(self.plan)} ({timed})", highlight=False, soft_wrap=True)
 
     def run_to_the_end(self) -> None:
         """Train, measure, save, until the last step or a signal."""
         config, plan = self.config, self.plan
+        if self.step:
+            self.console.print(f"  continuing from step {self.step:,} of {plan.steps:,}", highlight=False)
+        self.trackers = open_trackers(self.run, config, self.step, self._warn)
         self.progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(self.progress)
         saved_at = time.monotonic()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
+            profiled = stack.enter_context(
+                profiling(config.training.profile, self.run, plan.device, self.console)
+            )
             batches = stack.enter_context(closing(iter(self._loader())))
-            self.window.restart_clock()
             while self.step < plan.steps:
-                waiting = time.perf_counter()
-                batch = next(batches)
-                waited = time.perf_counter() - waiting
-                self._train_step(batch, waited)
+                self._next_step(batches)
+                profiled()
                 self.progress.advance(self.step)
                 last = self.step == plan.steps
                 if last or self.step % config.training.log_every == 0:
-                    self._log(self.window.take() | self.counts)
+                    self._log(self.window.take() | self.speed.take() | self.counts)
                 if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
                     self._evaluate()
                 every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
@@ -182,6 +209,9 @@ class _Session:
         self.console.print(self._record_count(), highlight=False, soft_wrap=True)
         self._evaluate()
         self._save()
+
+    def _warn(self, words: str) -> None:
+        self.console.print(f"  {words}", highlight=False, soft_wrap=True, markup=False)
 
     def _record_count(self) -> str:
         """Return in words what became of the records that the run went through."""
@@ -209,27 +239,40 @@ class _Session:
             prefetch=config.data.prefetch,
         )
 
-    def _train_step(self, batch: Batch, waited: float) -> None:
-        training, optimizer = self.config.training, self.config.optimizer
+    def _next_step(self, batches: Iterator[Batch]) -> float:
+        """Wait for a batch and train on it; return the seconds that both took."""
+        started = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - started
+        self._train_step(batch)
+        seconds = time.perf_counter() - started
+        self.speed.add(batch, seconds, waited)
+        return seconds
+
+    def _train_step(self, batch: Batch) -> None:
+        training, optimizer, phases = self.config.training, self.config.optimizer, self.speed.phases
         self._count_skipped(batch)
         self.model.train()
         set_learning_rate(
             self.optimizer, learning_rate(optimizer, self.step, self.plan.steps, self.plan.warmup)
         )
+        with phases("augment"):
+            inputs = self._inputs(batch)
         losses = backward(
-            self.model, self.objective, self._inputs(batch),
-            dtype=self.plan.dtype, micro_batch=training.micro_batch, seed=training.seed * 1_000_003 + self.step,
+            self.model, self.objective, inputs, dtype=self.plan.dtype, micro_batch=training.micro_batch,
+            seed=training.seed * 1_000_003 + self.step, phases=phases,
         )  # fmt: skip
-        values = {name: float(value) for name, value in losses.items()}
-        values["grad_norm"] = gradient_norm(self.model, optimizer.clip_grad)
-        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-            self.optimizer.step()
-            self.model.clamp_logit_scale()
-            self.nonfinite_in_a_row = 0
-            self.window.add(values, len(batch.keys), waited)
-        else:
-            self._count_nonfinite(batch, values)
-        self.optimizer.zero_grad(set_to_none=True)
+        with phases("optimizer"):
+            values = {name: float(value) for name, value in losses.items()}
+            values["grad_norm"] = gradient_norm(self.model, optimizer.clip_grad)
+            if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+                self.optimizer.step()
+                self.model.clamp_logit_scale()
+                self.nonfinite_in_a_row = 0
+                self.window.add(values)
+            else:
+                self._count_nonfinite(batch, values)
+            self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
     def _inputs(self, batch: Batch) -> Inputs:
@@ -278,7 +321,12 @@ class _Session:
 
     def _log(self, line: dict[str, Any]) -> None:
         position = self.step * self.config.training.batch
-        where = {"step": self.step, "position": position, "epoch": round(position / self.plan.records, 4)}
+        where = {
+            "step": self.step,
+            "position": position,
+            "epoch": round(position / self.plan.records, 4),
+            "progress": round(self.step / self.plan.steps, 4),
+        }
         if "loss" in line:
             line = line | {"lr": self.optimizer.param_groups[0]["lr"]}
             if self.model.logit_scale is not None:
@@ -304,6 +352,7 @@ class _Session:
         score_name = self.config.evaluation.best or next(iter(self.scores), "")
         state = {
             "position": self.step * self.config.training.batch,
+            "steps": None if self.plan.seconds else self.plan.steps,
             "counts": self.counts,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
             "window": self.window.sums,

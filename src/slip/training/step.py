@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -40,39 +41,44 @@ def backward(
     dtype: torch.dtype = torch.float32,
     micro_batch: int = 0,
     seed: int = 0,
+    phases: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Tensor]:
     """Add the gradient of the batch's loss to the parameters; return the named losses, detached.
 
     With `micro_batch`, the towers see that many samples at a time and memory is that of one part, while heads
     and losses run once on the whole batch: negatives and BatchNorm statistics are those of the full batch
     (GradCache; Gao et al. 2021, section 3). Nothing is accumulated from smaller contrasts.
-    `seed` fixes the randomness inside the towers (stochastic depth).
+    `seed` fixes the randomness inside the towers (stochastic depth). `phases` is entered with the names of what is
+    timed, `forward` and `backward`; computing a part's features once more is forward.
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
         torch.manual_seed(seed)
-        with autocast(device, dtype):
+        with phases("forward"), autocast(device, dtype):
             losses = objective(model(inputs.views, inputs.tokens))
-        losses["loss"].backward()
+        with phases("backward"):
+            losses["loss"].backward()
         return {name: value.detach() for name, value in losses.items()}
 
     parts = list(inputs.split(micro_batch))
 
     def features(index: int) -> dict[str, Tensor]:
         torch.manual_seed(seed + index)
-        with autocast(device, dtype):
+        with phases("forward"), autocast(device, dtype):
             return model.features(parts[index].views, parts[index].tokens)
 
     with torch.no_grad():
         cached = [features(i) for i in range(len(parts))]
     whole = {name: torch.cat([part[name] for part in cached]).requires_grad_() for name in cached[0]}
-    with autocast(device, dtype):
+    with phases("forward"), autocast(device, dtype):
         losses = objective(model.heads(whole))
-    losses["loss"].backward()
+    with phases("backward"):
+        losses["loss"].backward()
     gradients = {name: feature.grad for name, feature in whole.items() if feature.grad is not None}
     for i, part_gradients in enumerate(zip(*(g.split(micro_batch) for g in gradients.values()))):
         again = features(i)
-        torch.autograd.backward([again[name] for name in gradients], list(part_gradients))
+        with phases("backward"):
+            torch.autograd.backward([again[name] for name in gradients], list(part_gradients))
     return {name: value.detach() for name, value in losses.items()}
 
 
