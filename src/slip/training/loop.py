@@ -37,9 +37,7 @@ from slip.training.signals import stop_signals
 from slip.training.speed import Speed, Work, peak
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.tracking import ProgressLine, Tracker, Window, check_trackers, open_trackers
-
-MIN_READ_BEFORE_JUDGING = 200
-"""Records read before the share of unusable ones may stop a run."""
+from slip.training.trouble import check_nonfinite, check_skipped, record_count
 
 
 class Interrupted(TrainingError):
@@ -164,14 +162,14 @@ class _Session:
         self.plan = self.plan.of_steps(rehearsal.fitting())
         self._save()
         timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
-        self.console.print(f"  planned    {length(self.plan)} ({timed})", highlight=False, soft_wrap=True)
+        self._say(f"planned    {length(self.plan)} ({timed})")
 
     def run_to_the_end(self) -> None:
         """Train, measure, save, until the last step or a signal."""
         config, plan = self.config, self.plan
         if self.step:
-            self.console.print(f"  continuing from step {self.step:,} of {plan.steps:,}", highlight=False)
-        self.trackers = open_trackers(self.run, config, self.step, self._warn)
+            self._say(f"continuing from step {self.step:,} of {plan.steps:,}")
+        self.trackers = open_trackers(self.run, config, self.step, self._say)
         self.progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(self.progress)
         saved_at = time.monotonic()
@@ -206,21 +204,14 @@ class _Session:
                         f"Stopped after step {self.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
                     )
-        self.console.print(self._record_count(), highlight=False, soft_wrap=True)
+        lanes = 1 if self.ssl is None else 2
+        read = lanes * self.step * config.training.batch
+        self._say(record_count(read, self.counts["skipped"], self.run))
         self._evaluate()
         self._save()
 
-    def _warn(self, words: str) -> None:
+    def _say(self, words: str) -> None:
         self.console.print(f"  {words}", highlight=False, soft_wrap=True, markup=False)
-
-    def _record_count(self) -> str:
-        """Return in words what became of the records that the run went through."""
-        lanes = 1 if self.ssl is None else 2
-        read, skipped = lanes * self.step * self.config.training.batch, self.counts["skipped"]
-        if not skipped:
-            return f"  {read:,} records read, all usable"
-        listed = self.run.path / "skipped.jsonl"
-        return f"  {read:,} records read: {read - skipped:,} used, {skipped:,} skipped, listed in {listed}"
 
     def _loader(self) -> Loader:
         config, text = self.config, self.config.model.text
@@ -291,29 +282,13 @@ class _Session:
     def _count_skipped(self, batch: Batch) -> None:
         self.run.append_skipped(self.step + 1, batch.skipped)
         self.counts["skipped"] += len(batch.skipped)
-        skipped, read = self.counts["skipped"], batch.read
-        allowed = self.config.data.max_skipped
-        if batch.skipped and skipped > allowed * read and read >= MIN_READ_BEFORE_JUDGING:
-            example = batch.skipped[-1]
-            raise TrainingError(
-                f"{skipped / read:.1%} of the records read could not be used, more than the {allowed:.1%} allowed",
-                got=f"{skipped} of {read}, for example {example.key}: {example.reason}",
-                fix=f"See {self.run.path / 'skipped.jsonl'}; repair the data, or allow more with --data.max-skipped",
-            )
+        check_skipped(self.counts["skipped"], batch, self.config.data.max_skipped, self.run)
 
     def _count_nonfinite(self, batch: Batch, values: dict[str, float]) -> None:
         self.counts["nonfinite"] += 1
         self.nonfinite_in_a_row += 1
-        if self.nonfinite_in_a_row >= self.config.training.max_nonfinite:
-            numbers = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            keys = ", ".join(batch.keys[:8]) + (", …" if len(batch.keys) > 8 else "")
-            raise TrainingError(
-                f"The loss or its gradient was not finite in {self.nonfinite_in_a_row} steps in a row, "
-                f"the last one step {self.step + 1}",
-                got=f"{numbers}; records {keys}",
-                fix="Lower --optimizer.lr, raise --optimizer.warmup-epochs, set --optimizer.clip-grad 1, "
-                "or use --training.precision fp32",
-            )
+        allowed = self.config.training.max_nonfinite
+        check_nonfinite(self.nonfinite_in_a_row, allowed, self.step + 1, batch, values)
 
     def _due(self, every: float) -> bool:
         """Whether a multiple of `every` steps (a float) has just been passed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -38,6 +38,8 @@ PEAKS = (
     ("T4", 65.0, 8.1),
 )
 """Dense TFLOP/s of 16-bit tensor cores summing in fp32, and of fp32 without them, as the makers' data sheets give them."""
+PARTIAL = {"MIG", "Laptop", "Ti", "SUPER", "D"}
+"""Words in the name of a device that is less, or more, than the one of that name."""
 MEASURING_SECONDS = 0.2
 
 
@@ -192,10 +194,12 @@ def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     return _measure(device, dtype, torch.get_num_threads()), "measured"
 
 
-def data_sheet(name: str, dtype: torch.dtype, peaks: Sequence[tuple[str, float, float]] = PEAKS) -> float:
+def data_sheet(name: str, dtype: torch.dtype) -> float:
     """Return the peak of the device called `name` (as CUDA calls it) in operations a second, 0 if it is not known."""
     words = f" {name.replace('-', ' ')} "
-    for known, half, single in peaks:
+    if set(words.split()) & PARTIAL:
+        return 0.0
+    for known, half, single in PEAKS:
         if f" {known} " in words:
             return 1e12 * (single if dtype == torch.float32 else half)
     return 0.0

@@ -91,7 +91,7 @@ class Trackio:
         # Runs are known by their names there.
         name = f"{run.path.resolve().name}-{tracker_id(run)}"
         self.run = trackio.init(
-            project=config.tracking.trackio, name=name, resume="allow", config=toml.to_dict(config), embed=False
+            project=config.tracking.trackio, name=name, resume="allow", config=toml.to_dict(config)
         )
 
     def log(self, line: dict[str, Any]) -> None:
