@@ -11,7 +11,6 @@ from typing import Any, Literal
 from slip.config import Config
 from slip.errors import ConfigError, did_you_mean
 
-
 MOVED = {"training.tensorboard": "tracking.tensorboard"}
 """Where keys of earlier versions are now, so that their run folders can still be read."""
 

@@ -40,7 +40,9 @@ def test_budgets_as_people_write_them(text, budget) -> None:
     assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["12M", "2", "h", "0h", "0 samples", "-1h", "30m1h", "a day", "12 m samples"])
+@pytest.mark.parametrize(
+    "text", ["12M", "2", "h", "0h", "0 samples", "-1h", "30m1h", "a day", "12 m samples"]
+)
 def test_anything_else_is_refused(text) -> None:
     with pytest.raises(ConfigError, match="Write --training.budget 2h"):
         parse_budget(text)
@@ -146,9 +148,7 @@ def test_a_rehearsal_that_is_interrupted_is_repeated(tmp_path, toy_source, monke
     with pytest.raises(Interrupted, match="while the first steps were timed.*--resume"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoints" / "step-00000000")["steps"] is None
-    monkeypatch.setattr(
-        loop._Session, "_next_step", lambda self, batches: original(self, batches) and 600.0
-    )
+    monkeypatch.setattr(loop._Session, "_next_step", lambda self, batches: original(self, batches) and 600.0)
     run = train(config, toy_source, tmp_path / "run", resume=True, console=QUIET)
     assert read_lines(run.path / "metrics.jsonl")[-1]["step"] == 3
 

@@ -278,4 +278,3 @@ def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) ->
         "run",
     ):
         assert words in told
-

@@ -29,13 +29,13 @@ class FakeRun:
     def _lines(self) -> int:
         return sum(call[0] == "log" for call in self.calls)
 
-    def finish(self, exit_code=None, quiet=None) -> None:
+    def finish(self, exit_code=None) -> None:
         self.calls.append(("finish",))
 
 
 class WandbRun(FakeRun):
     def define_metric(
-        self, name, step_metric=None, step_sync=None, hidden=None, summary=None, goal=None, overwrite=None
+        self, name, step_metric=None, step_sync=None, hidden=None, summary=None, overwrite=None
     ) -> None:
         self.calls.append(("define_metric", name, step_metric))
 
@@ -71,8 +71,9 @@ def install_wandb(monkeypatch, calls, fail_at=None) -> None:
 
 def install_trackio(monkeypatch, calls, fail_at=None) -> None:
     def init(
-        project, name=None, group=None, space_id=None, space_storage=None, dataset_id=None, config=None,
+        project, name=None, group=None, space_id=None, server_url=None, dataset_id=None, bucket_id=None, config=None,
         resume="never", settings=None, private=None, embed=True, auto_log_gpu=None, gpu_log_interval=10.0,
+        auto_log_cpu=None, cpu_log_interval=10.0, webhook_url=None, webhook_min_level=None,
     ):  # fmt: skip
         calls.append(("init", project, name, resume, config))
         return TrackioRun(calls, fail_at)
@@ -136,7 +137,9 @@ def test_trackio_gets_every_line_by_its_step(tmp_path, toy_source, monkeypatch) 
 
 @pytest.mark.parametrize("fail_at", [1, 3])
 @pytest.mark.parametrize(("name", "install"), [("wandb", install_wandb), ("trackio", install_trackio)])
-def test_a_tracker_that_fails_is_left_alone(tmp_path, toy_source, monkeypatch, name, install, fail_at) -> None:
+def test_a_tracker_that_fails_is_left_alone(
+    tmp_path, toy_source, monkeypatch, name, install, fail_at
+) -> None:
     calls: list[tuple] = []
     install(monkeypatch, calls, fail_at)
     said = io.StringIO()

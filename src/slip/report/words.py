@@ -50,11 +50,7 @@ def course(run: Run) -> dict[str, str]:
     speed, wait = middle("samples_per_second"), middle("data_wait")
     done = run.done
     state = (
-        "–"
-        if done is None
-        else "complete"
-        if done > 0.999
-        else f"{done:.0%} of its {_planned(run.config)}"
+        "–" if done is None else "complete" if done > 0.999 else f"{done:.0%} of its {_planned(run.config)}"
     )
     return {
         "State": state,

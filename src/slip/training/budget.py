@@ -77,7 +77,7 @@ class Rehearsal:
         return len(self.timed) >= TIMED or (too_long and bool(self.timed))
 
     def add(self, seconds: float) -> None:
-        """Take note of a step. The first is never timed; the next few only if there is no time to wait for later ones."""
+        """Take note of a step. The first is never timed, the next few only where there is no time for later ones."""
         self.steps += 1
         if self.steps > WARM_UP or (self.steps > 1 and self.spent >= REHEARSAL / 2 * self.seconds):
             self.timed.append(seconds)

@@ -157,7 +157,8 @@ class _Session:
         self.speed.take()
         if stop.is_set():
             raise Interrupted(
-                "Stopped while the first steps were timed", fix="Start again with the same command and --resume"
+                "Stopped while the first steps were timed",
+                fix="Start again with the same command and --resume",
             )
         self.plan = self.plan.of_steps(rehearsal.fitting())
         self._save()

@@ -117,7 +117,8 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
         "views": f"{', '.join(n for n in plan.needs if n != 'text')} at {config.views.size} px",
         "length": length(plan),
-        "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, cosine to {config.optimizer.lr_end:g}",
+        "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
+        f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{plan.device.type}, towers in {dtype}{compiled}, {torch.get_num_threads()} threads, "
         f"peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +38,7 @@ PEAKS = (
     ("RTX 3090", 71.0, 35.6),
     ("T4", 65.0, 8.1),
 )
-"""Dense TFLOP/s of 16-bit tensor cores summing in fp32, and of fp32 without them, as the makers' data sheets give them."""
+"""Dense TFLOP/s of 16-bit tensor cores summing in fp32, and of fp32 without them, by the makers' data sheets."""
 PARTIAL = {"MIG", "Laptop", "Ti", "SUPER", "D"}
 """Words in the name of a device that is less, or more, than the one of that name."""
 MEASURING_SECONDS = 0.2
@@ -47,7 +48,7 @@ class Speed:
     """Samples and arithmetic a second and the shares of time, over the steps since the last line.
 
     `phases` times the parts of a step. `work` gives a batch's floating-point operations, `peak` is what the device can
-    do of them in a second. Nothing of this travels with a checkpoint: a resumed run's first line is about its own steps.
+    do of them in a second. Nothing of this is in a checkpoint: a resumed run's first line is about its own steps.
     """
 
     def __init__(self, device: torch.device, work: Callable[[Batch], int], peak: float) -> None:
@@ -155,23 +156,39 @@ class Work:
         if key not in self._counted:
             try:
                 self._counted[key] = self._count(shapes, rows)
-            except Exception:  # whatever a tower of timm's may raise: a number that is only written down stops no run
+            except (
+                Exception
+            ):  # whatever a tower of timm's may raise: a number that is only written down stops no run
                 self._counted[key] = (0, 0, 0)
         shortest, slope, bend = self._counted[key]
         return shortest + (length - 1) * slope + (length - 1) * (length - 2) // 2 * bend
 
     def _count(self, shapes: dict[str, tuple[int, ...]], rows: int) -> tuple[int, int, int]:
-        """Return the operations with captions of one token, and their first and second difference by length."""
+        """Return the operations with captions of one token, and their first and second difference by length.
+
+        Towers are counted on the device `meta`; heads and losses, which ask for a device's autocast, on a fake CPU.
+        """
         image = replace(self.config.model.image, pretrained=False)
         with torch.device("meta"):
             model = build(replace(self.config.model, image=image), self.config.views.size, self.needs)
             views = {name: torch.empty(shape) for name, shape in shapes.items()}
             captions = [torch.zeros(rows, length, dtype=torch.long) for length in (1, 2, 3)]
-        whole = _operations(lambda: self.objective(model(views, captions[0] if rows else None))["loss"])
-        tower = model.text_tower
-        if tower is None:
-            return whole, 0, 0
-        one, two, three = (_operations(lambda tokens=tokens: tower(tokens).sum()) for tokens in captions)
+        features: dict[str, Tensor] = {}
+
+        def towers() -> Tensor:
+            features.update(model.features(views, captions[0] if rows else None))
+            return torch.stack([feature.sum() for feature in features.values()]).sum()
+
+        counts = [_operations(towers)]
+        if (text := model.text_tower) is not None:
+            counts += [_operations(lambda tokens=tokens: text(tokens).sum()) for tokens in captions]
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            inputs = {
+                name: torch.empty(feature.shape, requires_grad=True) for name, feature in features.items()
+            }
+            whole = counts[0] + _operations(lambda: self.objective(model.heads(inputs))["loss"])
+        one, two, three = counts[1:] or (0, 0, 0)
         return whole, two - one, three - 2 * two + one
 
 

@@ -23,7 +23,9 @@ def check_skipped(skipped: int, batch: Batch, allowed: float, run: RunFolder) ->
         )
 
 
-def check_nonfinite(in_a_row: int, allowed: int, step: int, batch: Batch, values: Mapping[str, float]) -> None:
+def check_nonfinite(
+    in_a_row: int, allowed: int, step: int, batch: Batch, values: Mapping[str, float]
+) -> None:
     """Raise TrainingError when `allowed` steps in a row, up to this one, had a loss or gradient that was not finite."""
     if in_a_row >= allowed:
         numbers = ", ".join(f"{name} {value:g}" for name, value in values.items())
