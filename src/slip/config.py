@@ -160,8 +160,8 @@ class TrainingConfig:
 
     epochs: float = 25.0
     budget: str = ""
-    """Train this long instead of `epochs`: a time (`2h`, `90m`, `1h30m`) or samples (`12M samples`, `500k samples`). The
-    whole schedule ends there; the warm-up keeps its share of it, `optimizer.warmup_epochs` of `epochs`."""
+    """Train this long instead of `epochs`: a time (`2h`, `90m`, `1h30m`), or samples (`12M samples`, `500k samples`).
+    The schedule ends there; the warm-up keeps its share of it, `optimizer.warmup_epochs` of `epochs`."""
     batch: int = 4096
     """Image-caption pairs in one optimiser step."""
     micro_batch: int = 0

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from slip.config import Config
+from slip.config import Config, ModelConfig
 from slip.data.record import Batch
 from slip.models import build
 from slip.training.step import Objective
@@ -139,57 +139,65 @@ class Work:
     """The floating-point operations of a training step: matrix products and convolutions, forward and backward.
 
     Counted by PyTorch on a copy of the model that has shapes but no numbers, for the shapes of the batch at hand; once
-    for each, as the length of its captions enters as a polynomial of degree two, whose coefficients three lengths give.
+    for any length of captions, as that enters as a polynomial of degree two, whose coefficients three lengths give.
     What is computed a second time (micro-batches, activation checkpointing) counts once, as the work is the same
     however it is done: "model FLOPs", Chowdhery et al. 2022, appendix B.
     """
 
     def __init__(self, config: Config, objective: Objective, needs: tuple[str, ...]) -> None:
         self.config, self.objective, self.needs = config, objective, needs
-        self._counted: dict[tuple[Any, ...], tuple[int, int, int]] = {}
 
     def __call__(self, batch: Batch) -> int:
         """Return the operations of the step on `batch`; 0 if the model has a part that needs numbers to run."""
-        shapes = {name: tuple(view.shape) for name, view in batch.views.items()}
         rows, length = (0, 1) if batch.tokens is None else batch.tokens.shape
-        key = (*shapes.items(), rows)
-        if key not in self._counted:
-            try:
-                self._counted[key] = self._count(shapes, rows)
-            except (
-                Exception
-            ):  # whatever a tower of timm's may raise: a number that is only written down stops no run
-                self._counted[key] = (0, 0, 0)
-        shortest, slope, bend = self._counted[key]
+        views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
+        model, size = self.config.model, self.config.views.size
+        shortest, slope, bend = _count_or_nothing(model, size, self.needs, self.objective, views, rows)
         return shortest + (length - 1) * slope + (length - 1) * (length - 2) // 2 * bend
 
-    def _count(self, shapes: dict[str, tuple[int, ...]], rows: int) -> tuple[int, int, int]:
-        """Return the operations with captions of one token, and their first and second difference by length.
 
-        Towers are counted on the device `meta`; heads and losses, which ask for a device's autocast, on a fake CPU.
-        """
-        image = replace(self.config.model.image, pretrained=False)
-        with torch.device("meta"):
-            model = build(replace(self.config.model, image=image), self.config.views.size, self.needs)
-            views = {name: torch.empty(shape) for name, shape in shapes.items()}
-            captions = [torch.zeros(rows, length, dtype=torch.long) for length in (1, 2, 3)]
-        features: dict[str, Tensor] = {}
+@cache
+def _count_or_nothing(*what: Any) -> tuple[int, int, int]:
+    try:
+        return _count(*what)
+    except Exception:  # whatever a tower of timm's may raise: a number that is only written down stops no run
+        return 0, 0, 0
 
-        def towers() -> Tensor:
-            features.update(model.features(views, captions[0] if rows else None))
-            return torch.stack([feature.sum() for feature in features.values()]).sum()
 
-        counts = [_operations(towers)]
-        if (text := model.text_tower) is not None:
-            counts += [_operations(lambda tokens=tokens: text(tokens).sum()) for tokens in captions]
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model.to_empty(device="cpu")
-            inputs = {
-                name: torch.empty(feature.shape, requires_grad=True) for name, feature in features.items()
-            }
-            whole = counts[0] + _operations(lambda: self.objective(model.heads(inputs))["loss"])
-        one, two, three = counts[1:] or (0, 0, 0)
-        return whole, two - one, three - 2 * two + one
+def _count(
+    config: ModelConfig,
+    size: int,
+    needs: tuple[str, ...],
+    objective: Objective,
+    views: tuple[tuple[str, tuple[int, ...]], ...],
+    rows: int,
+) -> tuple[int, int, int]:
+    """Return the operations with captions of one token, and their first and second difference by length.
+
+    views: names and shapes. rows: captions, 0 where there are none.
+    Towers are counted on the device `meta`; heads and losses, which ask for a device's autocast, on a fake CPU.
+    """
+    with torch.device("meta"):
+        model = build(replace(config, image=replace(config.image, pretrained=False)), size, needs)
+        images = {name: torch.empty(shape) for name, shape in views}
+        captions = [torch.zeros(rows, length, dtype=torch.long) for length in (1, 2, 3)]
+    features: dict[str, Tensor] = {}
+
+    def towers() -> Tensor:
+        features.update(model.features(images, captions[0] if rows else None))
+        return torch.stack([feature.sum() for feature in features.values()]).sum()
+
+    whole, text = _operations(towers), model.text_tower
+    lengths = [0, 0, 0]
+    if text is not None:
+        lengths = [_operations(lambda tokens=tokens: text(tokens).sum()) for tokens in captions]
+    del model.image_tower, model.text_tower  # what follows is about the rest
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        inputs = {name: torch.empty(feature.shape, requires_grad=True) for name, feature in features.items()}
+        whole += _operations(lambda: objective(model.heads(inputs))["loss"])
+    one, two, three = lengths
+    return whole, two - one, three - 2 * two + one
 
 
 def _operations(loss: Callable[[], Tensor]) -> int:

@@ -66,7 +66,7 @@ class Wandb:
     """A run of the Weights & Biases project `tracking.wandb`; a resumed run goes on in the same one."""
 
     def __init__(self, run: RunFolder, config: Config, step: int) -> None:
-        import wandb
+        wandb: Any = importlib.import_module("wandb")
 
         self.run = wandb.init(
             project=config.tracking.wandb, id=tracker_id(run), name=run.path.resolve().name, resume="allow",
@@ -86,7 +86,7 @@ class Trackio:
     """A run of the trackio project `tracking.trackio`; a resumed run goes on in the same one."""
 
     def __init__(self, run: RunFolder, config: Config, step: int) -> None:
-        import trackio
+        trackio: Any = importlib.import_module("trackio")
 
         # Runs are known by their names there.
         name = f"{run.path.resolve().name}-{tracker_id(run)}"
