@@ -1,7 +1,7 @@
 """Training for as long as one has: a budget of time or of samples instead of a number of epochs.
 
 A budget of samples is a number of steps. A budget of time becomes one before the first step: a rehearsal trains for a
-few steps (at most 3 % of the budget), is timed, and is undone; the number of steps that fit into the rest is written
+few steps (about 3 % of the budget at most), is timed, and is undone; the number of steps that fit into the rest is written
 into the checkpoint and never changed. So the learning rate is a function of the step as in every other run, the whole
 schedule, warm-up and cosine, ends with the budget, and the weights are those of a run that was given this number of
 samples: resumed or not, however fast the machine goes on. Only the number itself is a matter of the clock.
@@ -19,11 +19,13 @@ from slip.errors import ConfigError
 RESERVE = 0.03
 """Share of the time kept for saving, logging, and starting the data's processes."""
 REHEARSAL = 0.03
-"""Largest share of the time that the rehearsal may take, beyond its first two steps."""
+"""Share of the time after which the rehearsal ends, its first step, which starts everything, not counted."""
 WARM_UP = 5
 """Steps that are not timed: compilation, caches, the first batch."""
 TIMED = 50
-"""Steps that are timed, if the budget allows it."""
+"""Steps that are timed, if the budget allows it, ..."""
+FEWEST_TIMED = 3
+"""... and if it does not."""
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 _SAMPLES = re.compile(r"(\d+(?:\.\d+)?)([kMG]?)samples?")
@@ -66,20 +68,23 @@ class Rehearsal:
     """How fast steps are, and how many of them fit into a budget of `seconds`."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.spent = seconds, 0.0
+        self.seconds, self.spent, self.first = seconds, 0.0, 0.0
         self.steps = 0
         self.timed: list[float] = []
 
     @property
     def done(self) -> bool:
         """Whether enough steps were timed, or more would cost the budget too much."""
-        too_long = self.spent >= REHEARSAL * self.seconds
-        return len(self.timed) >= TIMED or (too_long and bool(self.timed))
+        long = self.spent - self.first >= REHEARSAL * self.seconds
+        return len(self.timed) >= (FEWEST_TIMED if long else TIMED)
 
     def add(self, seconds: float) -> None:
-        """Take note of a step. The first is never timed, the next few only where there is no time for later ones."""
+        """Take note of a step. The first two are never timed, a few more only where there is no time for later ones."""
         self.steps += 1
-        if self.steps > WARM_UP or (self.steps > 1 and self.spent >= REHEARSAL / 2 * self.seconds):
+        if self.steps == 1:
+            self.first = seconds
+        short = self.spent - self.first >= REHEARSAL / 2 * self.seconds
+        if self.steps > WARM_UP or (self.steps > 2 and short):
             self.timed.append(seconds)
         self.spent += seconds
 
