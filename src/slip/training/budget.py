@@ -1,8 +1,8 @@
 """Training for as long as one has: a budget of time or of samples instead of a number of epochs.
 
 A budget of samples is a number of steps. A budget of time becomes one before the first step: a rehearsal trains for
-a few steps (some 3 % of the budget), is timed, and is undone; the number of steps that fit into the rest is written into
-the checkpoint and never changed. So the learning rate is a function of the step as in every other run, the whole
+a few steps (some 3 % of the budget), is timed, and is undone; the number of steps that fit into the rest is written
+into the checkpoint and never changed. So the learning rate is a function of the step as in every other run, the whole
 schedule, warm-up and cosine, ends with the budget, and the weights are those of a run that was given this number of
 samples: resumed or not, however fast the machine goes on. Only the number itself is a matter of the clock.
 
