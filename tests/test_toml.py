@@ -67,3 +67,10 @@ def test_loading_a_missing_or_binary_file(tmp_path) -> None:
     (tmp_path / "y.toml").write_text("nme = 'x'\n")
     with pytest.raises(ConfigError, match=r"In .*y\.toml: .*Did you mean 'name'"):
         toml.load(tmp_path / "y.toml")
+
+
+def test_keys_of_earlier_versions_are_found_where_they_are_now() -> None:
+    config = toml.loads("[training]\ntensorboard = true\nbatch = 5\n")
+    assert (config.tracking.tensorboard, config.training.batch) == (True, 5)
+    config = toml.loads("[training]\ntensorboard = true\n[tracking]\nwandb = 'mine'\n")
+    assert (config.tracking.tensorboard, config.tracking.wandb) == (True, "mine")

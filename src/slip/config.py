@@ -185,6 +185,9 @@ class TrainingConfig:
     """How long, on what, and how exactly."""
 
     epochs: float = 25.0
+    budget: str = ""
+    """Train this long instead of `epochs`: a time (`2h`, `90m`, `1h30m`), or samples (`12M samples`, `500k samples`).
+    The schedule ends there; the warm-up keeps its share of it, `optimizer.warmup_epochs` of `epochs`."""
     batch: int = 4096
     """Image-caption pairs in one optimiser step, of all processes together."""
     micro_batch: int = 0
@@ -203,7 +206,20 @@ class TrainingConfig:
     """Steps in a row with a non-finite loss after which the run stops."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    profile: int = 0
+    """Steps to record for a trace of what they spend their time on, after 5 others; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Who is told a run's numbers besides its metrics.jsonl. Each needs the extra of its name."""
+
     tensorboard: bool = False
+    """Event files in the run folder."""
+    wandb: str = ""
+    """Project at Weights & Biases; empty: none."""
+    trackio: str = ""
+    """Project of trackio; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,5 +259,6 @@ class Config:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -11,6 +11,9 @@ from typing import Any, Literal
 from slip.config import Config
 from slip.errors import ConfigError, did_you_mean
 
+MOVED = {"training.tensorboard": "tracking.tensorboard"}
+"""Where keys of earlier versions are now, so that their run folders can still be read."""
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the nested plain form of a configuration (tuples become lists)."""
@@ -59,7 +62,16 @@ def loads(text: str, base: Config | None = None) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("The configuration is not valid TOML", cause=str(error)) from None
+    _move(data)
     return from_dict(data, Config, base)
+
+
+def _move(data: dict[str, Any]) -> None:
+    """Put what an earlier version wrote where it belongs now."""
+    for old, new in MOVED.items():
+        (section, key), (target, name) = old.split("."), new.split(".")
+        if isinstance(data.get(section), dict) and key in data[section]:
+            data.setdefault(target, {})[name] = data[section].pop(key)
 
 
 def load(path: str | Path) -> Config:

@@ -66,3 +66,11 @@ def test_state_put_back_is_laid_out_as_the_weights_are() -> None:
     take_steps(model, first, [2])
     take_steps(twin, second, [2])
     assert torch.equal(model.weight, twin.weight)
+
+
+def test_a_state_from_before_the_first_step_replaces_what_steps_left(model) -> None:
+    optimizer = build_optimizer(model, OptimizerConfig())
+    fresh = state_tensors(optimizer)
+    take_steps(model, optimizer, [0, 1])
+    load_state_tensors(optimizer, fresh)
+    assert state_tensors(optimizer) == {} == fresh

@@ -57,7 +57,9 @@ class Run:
 
     @property
     def done(self) -> float | None:
-        """Share of the planned epochs that the latest line reports, or None before the first line."""
+        """Share of the planned steps that the latest line reports, or None before the first line."""
+        if isinstance(progress := self.last.get("progress"), int | float):
+            return progress
         epoch, planned = self.last.get("epoch"), self.config.training.epochs
         return min(1.0, epoch / planned) if isinstance(epoch, int | float) and planned > 0 else None
 

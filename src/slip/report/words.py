@@ -27,7 +27,7 @@ def configuration(run: Run) -> dict[str, str]:
         "Optimiser": f"AdamW, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}, betas "
         f"{optimizer.betas[0]:g} and {optimizer.betas[1]:g}; warm-up over {_count(optimizer.warmup_epochs, 'epoch')}, "
         f"then cosine to {optimizer.lr_end:g}",
-        "Length": f"{_count(config.training.epochs, 'epoch')} in batches of {config.training.batch:,}",
+        "Length": f"{_planned(config)} in batches of {config.training.batch:,}",
         "Seed": str(config.training.seed),
     }
     if run.method == "CLIP":
@@ -50,11 +50,7 @@ def course(run: Run) -> dict[str, str]:
     speed, wait = middle("samples_per_second"), middle("data_wait")
     done = run.done
     state = (
-        "–"
-        if done is None
-        else "complete"
-        if done > 0.999
-        else f"{done:.0%} of its {_count(run.config.training.epochs, 'epoch')}"
+        "–" if done is None else "complete" if done > 0.999 else f"{done:.0%} of its {_planned(run.config)}"
     )
     return {
         "State": state,
@@ -105,6 +101,10 @@ def _image_tower(config: Config) -> str:
     if tower.name != "vit":
         return f"{tower.name} (timm{', pre-trained' if tower.pretrained else ''}) at {size} px"
     return f"ViT, patch {tower.patch}, width {tower.width}, {tower.depth} blocks, {tower.heads} heads, at {size} px"
+
+
+def _planned(config: Config) -> str:
+    return config.training.budget or _count(config.training.epochs, "epoch")
 
 
 def _count(number: float, noun: str) -> str:

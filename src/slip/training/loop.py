@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -30,17 +30,21 @@ from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
 from slip.training import checkpoint
+from slip.training.budget import Rehearsal
 from slip.training.counts import Counts
 from slip.training.optimizer import build_optimizer, set_learning_rate
 from slip.training.parallel import Parallel, Snapshot, parallelise, prepare
-from slip.training.plan import Plan, check_ssl, describe, make_plan
+from slip.training.plan import Plan, check_ssl, describe, length, make_plan
 from slip.training.precision import choose_device
 from slip.training.processes import Processes, joined
+from slip.training.profiling import profiling
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
+from slip.training.speed import Speed, Work, peak
 from slip.training.step import Inputs, backward, gradient_norm
-from slip.training.tracking import JsonLines, ProgressLine, TensorBoard, Tracker, Window
+from slip.training.tracking import ProgressLine, Tracker, Window, check_trackers, open_trackers
+from slip.training.trouble import check_nonfinite
 
 
 class Interrupted(TrainingError):
@@ -97,6 +101,7 @@ def _train(
     if ssl is not None:
         check_ssl(objective.needs)
     check_decoder(config.data.decoder)
+    check_trackers(config.tracking)
     data: dict[str, Any] = {}
     if processes.first:
         if run.exists() and not resume:
@@ -123,6 +128,8 @@ def _train(
     )
     with _Session(plan, run, source, ssl, parallel, objective, evaluate, console, processes) as session:
         session.restore()
+        if session.plan.seconds:
+            session.rehearse()
         session.run_to_the_end()
     return run
 
@@ -153,6 +160,8 @@ class _Session:
         self.scores: dict[str, float] = {}
         self.measured_at = -1
         self.window = Window()
+        work = Work(self.config, objective, plan.needs)
+        self.speed = Speed(plan.device, work, peak(plan.device, plan.dtype)[0], processes.world)
         self.trackers: list[Tracker] = []
         self.writer = checkpoint.BackgroundWriter(self._warn)
 
@@ -175,34 +184,58 @@ class _Session:
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
             self.records = Counts({"train": self.source, "ssl": self.ssl}, state.get("records"), self.step)
             self.window = Window(state["window"])
-            self.console.print(f"  continuing from step {self.step:,}", highlight=False)
-        if not self.processes.first:
-            return
-        self.run.rewind(self.step)
-        self.trackers = [JsonLines(self.run)]
-        if self.config.training.tensorboard:
-            self.trackers.append(TensorBoard(self.run, self.step))
+            if self.plan.seconds and state.get("steps"):
+                self.plan = self.plan.of_steps(state["steps"])
+        if self.processes.first:
+            self.run.rewind(self.step)
+
+    def rehearse(self) -> None:
+        """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
+        self._save()
+        rehearsal, stopped = Rehearsal(self.plan.seconds), False
+        with stop_signals() as stop, closing(iter(self._loader())) as batches:
+            while not (rehearsal.done or stopped):
+                (seconds,) = self.processes.mean([self._next_step(batches)])
+                rehearsal.add(seconds)
+                (stopped,) = self.processes.any(stop.is_set())
+        self.writer.finish()
+        self.processes.wait()
+        self.restore()
+        self.speed.take()
+        if stopped:
+            raise Interrupted(
+                "Stopped while the first steps were timed",
+                fix="Start again with the same command and --resume",
+            )
+        self.plan = self.plan.of_steps(rehearsal.fitting())
+        self._save()
+        timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
+        self._say(f"planned    {length(self.plan)} ({timed})")
 
     def run_to_the_end(self) -> None:
         """Train, measure, save, until the last step or a signal."""
         config, plan = self.config, self.plan
+        if self.step:
+            self._say(f"continuing from step {self.step:,} of {plan.steps:,}")
+        first = self.processes.first
+        self.trackers = open_trackers(self.run, config, self.step, self._say) if first else []
         self.progress = ProgressLine(self.console, self.step, plan.steps)
         self.trackers.append(self.progress)
         self.saved_at = time.monotonic()
         every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
+            profiled = stack.enter_context(
+                profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
+            )
             batches = stack.enter_context(closing(iter(self._loader())))
-            self.window.restart_clock()
             while self.step < plan.steps:
-                waiting = time.perf_counter()
-                batch = next(batches)
-                waited = time.perf_counter() - waiting
-                self._train_step(batch, waited)
+                self._next_step(batches)
+                profiled()
                 self.progress.advance(self.step)
                 last = self.step == plan.steps
                 if last or self.step % config.training.log_every == 0:
-                    self._log(self.window.take() | self.counts)
+                    self._log(self.window.take() | self.speed.take() | self.counts)
                 if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
                     self._evaluate()
                 late = bool(minutes) and time.monotonic() - self.saved_at > minutes * 60
@@ -242,30 +275,44 @@ class _Session:
             prefetch=config.data.prefetch,
         )
 
-    def _train_step(self, batch: Batch, waited: float) -> None:
-        training, optimizer = self.config.training, self.config.optimizer
+    def _next_step(self, batches: Iterator[Batch]) -> float:
+        """Wait for a batch and train on it; return the seconds that both took."""
+        started = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - started
+        self._train_step(batch)
+        seconds = time.perf_counter() - started
+        self.speed.add(batch, seconds, waited)
+        return seconds
+
+    def _train_step(self, batch: Batch) -> None:
+        training, optimizer, phases = self.config.training, self.config.optimizer, self.speed.phases
         self.model.train()
         set_learning_rate(
             self.optimizer, learning_rate(optimizer, self.step, self.plan.steps, self.plan.warmup)
         )
+        with phases("augment"):
+            inputs = self._inputs(batch)
         losses = backward(
-            self.parallel, self.objective, self._inputs(batch),
-            dtype=self.plan.dtype, micro_batch=training.micro_batch, seed=training.seed * 1_000_003 + self.step,
+            self.parallel, self.objective, inputs, dtype=self.plan.dtype, micro_batch=training.micro_batch,
+            seed=training.seed * 1_000_003 + self.step, phases=phases,
         )  # fmt: skip
         # What the processes agree on is agreed on at once, so that all do the same from here on.
         counted = [count for tally in batch.tallies for count in vars(tally).values()]
-        means = self.processes.mean([*map(float, losses.values()), *counted])
+        with phases("communication"):
+            means = self.processes.mean([*map(float, losses.values()), *counted])
         sums = iter(round(mean * self.processes.world) for mean in means[len(losses) :])
         self._count_records(batch, [Tally(*(next(sums) for _ in vars(tally))) for tally in batch.tallies])
-        values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
-        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-            self.optimizer.step()
-            self.model.clamp_logit_scale()
-            self.nonfinite_in_a_row = 0
-            self.window.add(values, training.batch, waited)
-        else:
-            self._count_nonfinite(batch, values)
-        self.optimizer.zero_grad(set_to_none=True)
+        with phases("optimizer"):
+            values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
+            if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+                self.optimizer.step()
+                self.model.clamp_logit_scale()
+                self.nonfinite_in_a_row = 0
+                self.window.add(values)
+            else:
+                self._count_nonfinite(batch, values)
+            self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
     def _inputs(self, batch: Batch) -> Inputs:
@@ -301,16 +348,8 @@ class _Session:
     def _count_nonfinite(self, batch: Batch, values: dict[str, float]) -> None:
         self.counts["nonfinite"] += 1
         self.nonfinite_in_a_row += 1
-        if self.nonfinite_in_a_row >= self.config.training.max_nonfinite:
-            numbers = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            keys = ", ".join(batch.keys[:8]) + (", …" if len(batch.keys) > 8 else "")
-            raise TrainingError(
-                f"The loss or its gradient was not finite in {self.nonfinite_in_a_row} steps in a row, "
-                f"the last one step {self.step + 1}",
-                got=f"{numbers}; records {keys}",
-                fix="Lower --optimizer.lr, raise --optimizer.warmup-epochs, set --optimizer.clip-grad 1, "
-                "or use --training.precision fp32",
-            )
+        allowed = self.config.training.max_nonfinite
+        check_nonfinite(self.nonfinite_in_a_row, allowed, self.step + 1, batch, values)
 
     def _due(self, every: float) -> bool:
         """Whether a multiple of `every` steps (a float) has just been passed."""
@@ -318,7 +357,12 @@ class _Session:
 
     def _log(self, line: dict[str, Any]) -> None:
         position = self.step * self.config.training.batch
-        where = {"step": self.step, "position": position, "epoch": round(position / self.plan.records, 4)}
+        where = {
+            "step": self.step,
+            "position": position,
+            "epoch": round(position / self.plan.records, 4),
+            "progress": round(self.step / self.plan.steps, 4),
+        }
         if "loss" in line:
             line = line | {"lr": self.optimizer.param_groups[0]["lr"]}
             if self.model.logit_scale is not None:
@@ -363,6 +407,7 @@ class _Session:
         score_name = self.config.evaluation.best or next(iter(self.scores), "")
         state = {
             "position": self.step * self.config.training.batch,
+            "steps": None if self.plan.seconds else self.plan.steps,
             "counts": dict(self.counts),
             "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,

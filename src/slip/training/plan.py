@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,9 @@ from slip.data.schedule import Schedule
 from slip.data.views import check_views
 from slip.errors import ConfigError
 from slip.models import Model
+from slip.training.budget import parse_budget
 from slip.training.precision import autocast, choose_device, choose_precision
+from slip.training.speed import peak
 
 TYPICAL_CAPTION = 24
 """Tokens of a longish caption, for the estimate of memory."""
@@ -22,7 +24,11 @@ TYPICAL_CAPTION = 24
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers that follow from a configuration, a source's length and the machine."""
+    """The numbers that follow from a configuration, a source's length and the machine.
+
+    seconds: a budget of time that has not been turned into steps yet (`slip.training.budget`), else 0. Until it is,
+    steps and warm-up are those of the configuration's epochs.
+    """
 
     config: Config
     records: int
@@ -34,10 +40,20 @@ class Plan:
     schedule: Schedule
     """Which rows get self-supervised views."""
     processes: int = 1
+    seconds: float = 0.0
 
     @property
     def steps_per_epoch(self) -> float:
         return self.records / self.config.training.batch
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of the steps that the warm-up takes where a budget says how many there are."""
+        return min(1.0, self.config.optimizer.warmup_epochs / self.config.training.epochs)
+
+    def of_steps(self, steps: int) -> Plan:
+        """Return the plan of a budget that has room for `steps`."""
+        return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
 
 
 def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: int = 1) -> Plan:
@@ -77,11 +93,21 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}",
             fix="Leave both at 1 where the objective takes self-supervised views alone.",
         )
+    budget = parse_budget(training.budget)
+    if 0 < budget.samples < training.batch:
+        raise ConfigError(
+            f"The budget is smaller than a batch of {training.batch}",
+            got=training.budget,
+            fix="Raise --training.budget, or lower --training.batch",
+        )
+    if training.profile < 0:
+        raise ConfigError("'training.profile' is a number of steps", got=training.profile, fix="0: none")
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     device = choose_device(training.device)
     dtype = choose_precision(training.precision, device)
-    return Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes)
+    plan = Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes, budget.seconds)
+    return plan.of_steps(budget.samples // training.batch) if budget.samples else plan
 
 
 def check_ssl(needs: tuple[str, ...]) -> None:
@@ -104,13 +130,10 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     total = sum(p.numel() for p in model.parameters())
     weights, activations = memory(plan, model)
-    at_a_time = min(training.micro_batch or training.batch, training.batch)
-    micro = f", {at_a_time} at a time through the towers" if at_a_time < training.batch else ""
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plan.dtype]
     shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
     gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
-    samples = plan.steps * training.batch
-    rates = f"learning rate {config.optimizer.lr:g} after {plan.warmup:,} warm-up steps"
+    fastest, origin = peak(plan.device, plan.dtype)
     compiled = ", compiled" if training.compile else ""
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
@@ -118,10 +141,11 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "data": _data(plan.records, source),
         **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
         "views": _views(plan),
-        "length": f"{training.epochs:g} epochs = {samples:,} samples = {plan.steps:,} steps of {training.batch}{micro}",
-        "schedule": f"{rates}, cosine to {config.optimizer.lr_end:g}",
+        "length": length(plan),
+        "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
+        f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{compiled}, "
-        f"{torch.get_num_threads()} threads",
+        f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
         "written to": str(run),
     }
@@ -150,6 +174,26 @@ def _views(plan: Plan) -> str:
             words += f", on one step of {often.every}" if often.every > 1 else ""
         lines.setdefault(words, []).append(name)
     return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
+
+
+def length(plan: Plan) -> str:
+    """Return in words how long the run is."""
+    training = plan.config.training
+    if plan.seconds:
+        return (
+            f"{training.budget} of training, evaluation not counted: the first steps are timed, then begun again "
+            f"with a plan of as many steps of {training.batch} as there is time for"
+        )
+    at_a_time = min(training.micro_batch or training.batch, training.batch)
+    micro = f", {at_a_time} at a time through the towers" if at_a_time < training.batch else ""
+    samples = f"{plan.steps * training.batch:,} samples = {plan.steps:,} steps of {training.batch}{micro}"
+    if training.budget:
+        return f"{plan.steps / plan.steps_per_epoch:.3g} epochs = {samples}"
+    return f"{training.epochs:g} epochs = {samples}"
+
+
+def _warmup(plan: Plan) -> str:
+    return f"a warm-up of {plan.warmup_share:.1%}" if plan.seconds else f"{plan.warmup:,} warm-up steps"
 
 
 def _data(records: int, source: Source) -> str:

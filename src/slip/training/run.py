@@ -6,6 +6,8 @@ versions.json   versions of Python, torch and the other libraries that shape the
 metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
 counts.json     what became of the records of each source, up to the newest checkpoint
+trace.json.gz   what a few steps spent their time on, with `training.profile`
+tracker_id      by which trackers elsewhere know the run
 results.json    the final evaluation
 checkpoints/    see `slip.training.checkpoint`
 """
@@ -30,8 +32,8 @@ from slip.files import write_json, write_text
 
 LIBRARIES = ("openslip", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "Pillow", "safetensors")
 MAY_CHANGE = (
-    "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "training.log_every", "training.tensorboard",
-    "training.max_nonfinite", "training.device", "checkpoint.", "evaluation.", "data.val",
+    "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "data.val", "training.log_every",
+    "training.profile", "training.max_nonfinite", "training.device", "tracking.", "checkpoint.", "evaluation.",
 )  # fmt: skip
 """What may differ between a run and its continuation: nothing that the weights depend on."""
 PLACES = ("data.train", "data.ssl", "data.image_root")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -59,6 +60,7 @@ def backward(
     dtype: torch.dtype = torch.float32,
     micro_batch: int = 0,
     seed: int = 0,
+    phases: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Tensor]:
     """Add the gradient of the batch's loss to the parameters; return the named losses, detached.
 
@@ -68,15 +70,18 @@ def backward(
     Of several processes, each has its share of the batch, and the gradient that it is left with is the mean over them:
     that of the whole batch's loss.
     `seed` fixes the randomness inside the towers (stochastic depth, dropped tokens), which belongs to the rows of the
-    whole batch.
+    whole batch. `phases` is entered with the names of what is timed: `forward`, `backward`, `communication`; computing
+    a part's features once more is forward, and what DistributedDataParallel sends meanwhile is backward.
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
         torch.manual_seed(seed)
-        with autocast(device, dtype):
+        with phases("forward"), autocast(device, dtype):
             losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows))
-        losses["loss"].backward()
-        parallel.finish_gradients(whole=True)
+        with phases("backward"):
+            losses["loss"].backward()
+        with phases("communication"):
+            parallel.finish_gradients(whole=True)
         return {name: value.detach() for name, value in losses.items()}
 
     model, parts = parallel.model, list(inputs.split(micro_batch))
@@ -84,7 +89,7 @@ def backward(
     def features(index: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         part = parts[index]
-        with autocast(device, dtype):
+        with phases("forward"), autocast(device, dtype):
             return model.features(part.views, part.tokens, part.rows)
 
     with torch.no_grad():
@@ -92,9 +97,10 @@ def backward(
     # Few self-supervised rows leave some parts without any.
     pieces = {name: [part[name] for part in cached if name in part] for name in model.embeddings}
     whole = {name: torch.cat(rows).requires_grad_() for name, rows in pieces.items() if rows}
-    with autocast(device, dtype):
+    with phases("forward"), autocast(device, dtype):
         losses = objective(model.heads(whole))
-    losses["loss"].backward()
+    with phases("backward"):
+        losses["loss"].backward()
     gradients = {
         name: iter(feature.grad.split([len(piece) for piece in pieces[name]]))
         for name, feature in whole.items()
@@ -102,8 +108,10 @@ def backward(
     }
     for i in range(len(parts)):
         again = {name: feature for name, feature in features(i).items() if name in gradients}
-        torch.autograd.backward(list(again.values()), [next(gradients[name]) for name in again])
-    parallel.finish_gradients(whole=False)
+        with phases("backward"):
+            torch.autograd.backward(list(again.values()), [next(gradients[name]) for name in again])
+    with phases("communication"):
+        parallel.finish_gradients(whole=False)
     return {name: value.detach() for name, value in losses.items()}
 
 

@@ -1,18 +1,27 @@
-"""What a run says while it trains: metrics.jsonl always, a progress line on a terminal, TensorBoard by option."""
+"""What a run says while it trains: metrics.jsonl always, a progress line on a terminal, other trackers by option."""
 
 from __future__ import annotations
 
+import importlib
+import secrets
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from slip import toml
+from slip.config import Config, TrackingConfig
+from slip.errors import ConfigError
+from slip.files import write_text
 from slip.training.run import RunFolder
 
 PLAIN_LINE_SECONDS = 30
 """Without a terminal (a log file), a line of text this often."""
+
+T = TypeVar("T")
 
 
 class Tracker(Protocol):
@@ -37,28 +46,133 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard event files in the run folder; needs the `tensorboard` extra."""
+    """TensorBoard event files in the run folder."""
 
-    def __init__(self, run: RunFolder, step: int) -> None:
-        from slip.errors import ConfigError
+    def __init__(self, run: RunFolder, config: Config, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "TensorBoard is not installed",
-                fix="`pip install 'openslip[tensorboard]'`, or leave --training.tensorboard out",
-            ) from None
         # purge_step hides what a killed run logged beyond the checkpoint that it resumes from.
         self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, line: dict[str, Any]) -> None:
-        for name, value in (line | line.get("evaluation", {})).items():
-            if isinstance(value, int | float):
-                self.writer.add_scalar(name, value, line["step"])
+        for name, value in numbers(line).items():
+            self.writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         self.writer.close()
+
+
+class Wandb:
+    """A run of the Weights & Biases project `tracking.wandb`; a resumed run goes on in the same one."""
+
+    def __init__(self, run: RunFolder, config: Config, step: int) -> None:
+        wandb: Any = importlib.import_module("wandb")
+
+        self.run = wandb.init(
+            project=config.tracking.wandb, id=tracker_id(run), name=run.path.resolve().name, resume="allow",
+            dir=str(run.path), config=toml.to_dict(config),
+        )  # fmt: skip
+        # Our step is the axis. Theirs only ever grows, and would refuse what is said again after a kill.
+        self.run.define_metric("*", step_metric="step")
+
+    def log(self, line: dict[str, Any]) -> None:
+        self.run.log(numbers(line))
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Trackio:
+    """A run of the trackio project `tracking.trackio`; a resumed run goes on in the same one."""
+
+    def __init__(self, run: RunFolder, config: Config, step: int) -> None:
+        trackio: Any = importlib.import_module("trackio")
+
+        # Runs are known by their names there.
+        name = f"{run.path.resolve().name}-{tracker_id(run)}"
+        self.run = trackio.init(
+            project=config.tracking.trackio, name=name, resume="allow", config=toml.to_dict(config)
+        )
+
+    def log(self, line: dict[str, Any]) -> None:
+        values = numbers(line)
+        self.run.log(values, step=values.pop("step"))
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+TRACKERS: dict[str, tuple[str, Callable[[RunFolder, Config, int], Tracker]]] = {
+    "tensorboard": ("torch.utils.tensorboard", TensorBoard),
+    "wandb": ("wandb", Wandb),
+    "trackio": ("trackio", Trackio),
+}
+"""Option of the section `tracking`, and name of the extra → the module that it needs, and what to make."""
+
+
+class Forgiving:
+    """A tracker that cannot stop a run: when it fails, that is said once, and it is left alone from then on.
+
+    Libraries that send numbers elsewhere have tried again before they fail, and steps should not wait for that line
+    after line. Whatever such a tracker misses is in metrics.jsonl.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Tracker], warn: Callable[[str], object]) -> None:
+        self.name, self.warn = name, warn
+        self.tracker = self._try(make)
+
+    def log(self, line: dict[str, Any]) -> None:
+        if self.tracker is not None:
+            self._try(partial(self.tracker.log, line))
+
+    def close(self) -> None:
+        if self.tracker is not None:
+            self._try(self.tracker.close)
+
+    def _try(self, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except Exception as error:  # whatever a library and its network may raise
+            self.tracker = None
+            self.warn(f"{self.name} failed ({error}) and gets no more numbers; metrics.jsonl has them all")
+            return None
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Raise ConfigError when a tracker is asked for whose library is not installed."""
+    for name, (module, _) in TRACKERS.items():
+        if getattr(config, name):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ConfigError(
+                    f"The tracker {name} is not installed",
+                    cause=str(error),
+                    fix=f"`pip install 'openslip[{name}]'`, or leave --tracking.{name} out",
+                ) from None
+
+
+def open_trackers(run: RunFolder, config: Config, step: int, warn: Callable[[str], object]) -> list[Tracker]:
+    """Return metrics.jsonl and the trackers that `config.tracking` asks for, of a run that goes on from `step`."""
+    chosen = {name: make for name, (_, make) in TRACKERS.items() if getattr(config.tracking, name)}
+    return [
+        JsonLines(run),
+        *(Forgiving(name, partial(make, run, config, step), warn) for name, make in chosen.items()),
+    ]
+
+
+def numbers(line: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of metrics.jsonl, those of an evaluation by their own names."""
+    flat = line | line.get("evaluation", {})
+    return {name: value for name, value in flat.items() if isinstance(value, int | float)}
+
+
+def tracker_id(run: RunFolder) -> str:
+    """Return the name by which other places know this run, drawn once and kept in its folder."""
+    path = run.path / "tracker_id"
+    if not path.is_file():
+        write_text(path, secrets.token_hex(6))
+    return path.read_text(encoding="utf-8")
 
 
 class ProgressLine:
@@ -100,6 +214,8 @@ def progress_text(line: dict[str, Any]) -> str:
     """Return a line of metrics as people read it."""
     losses = [f"{name} {line[name]:.3f}" for name in line if name.endswith("loss")]
     speed = [f"{line['samples_per_second']:.0f} samples/s", f"waiting {line['data_wait']:.0%}"]
+    if "mfu" in line:
+        speed.append(f"{line['mfu']:.0%} of peak")
     trouble = [f"{name} {line[name]}" for name in ("skipped", "nonfinite") if line.get(name)]
     return "  ".join(losses + speed + trouble)
 
@@ -109,26 +225,14 @@ class Window:
 
     def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
         self.sums = {name: (total, steps) for name, (total, steps) in (sums or {}).items()}
-        self.restart_clock()
 
-    def restart_clock(self) -> None:
-        self.samples, self.waited, self.started = 0, 0.0, time.perf_counter()
-
-    def add(self, losses: dict[str, float], samples: int, waited: float) -> None:
+    def add(self, losses: dict[str, float]) -> None:
         for name, value in losses.items():
             total, steps = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, steps + 1)
-        self.samples += samples
-        self.waited += waited
 
     def take(self) -> dict[str, float]:
-        """Return the means and speeds, and start anew."""
-        seconds = max(1e-9, time.perf_counter() - self.started)
+        """Return the means, and start anew."""
         line = {name: total / steps for name, (total, steps) in self.sums.items()}
-        line |= {
-            "samples_per_second": round(self.samples / seconds, 2),
-            "data_wait": round(self.waited / seconds, 4),
-        }
         self.sums = {}
-        self.restart_clock()
         return line

@@ -1,0 +1,170 @@
+import io
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from slip.errors import ConfigError
+from slip.training import checkpoint, loop
+from slip.training.budget import RESERVE, TIMED, WARM_UP, Budget, Rehearsal, parse_budget
+from slip.training.loop import Interrupted, train
+from slip.training.plan import length, make_plan
+from slip.training.run import read_lines
+from toys import make_tiny_config
+
+QUIET = Console(quiet=True)
+NEEDS = ("image", "text", "ssl_1", "ssl_2")
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("", Budget()),
+        ("2h", Budget(seconds=7200)),
+        ("90m", Budget(seconds=5400)),
+        ("1h30m", Budget(seconds=5400)),
+        ("1h 30m", Budget(seconds=5400)),
+        ("1.5d", Budget(seconds=129_600)),
+        ("45s", Budget(seconds=45)),
+        ("12M samples", Budget(samples=12_000_000)),
+        ("0.3M samples", Budget(samples=300_000)),
+        ("500k samples", Budget(samples=500_000)),
+        ("500,000 samples", Budget(samples=500_000)),
+        ("1 sample", Budget(samples=1)),
+    ],
+)
+def test_budgets_as_people_write_them(text, budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["12M", "2", "h", "0h", "0 samples", "-1h", "30m1h", "a day", "12 m samples"]
+)
+def test_anything_else_is_refused(text) -> None:
+    with pytest.raises(ConfigError, match="Write --training.budget 2h"):
+        parse_budget(text)
+
+
+def test_samples_are_steps_and_the_warmup_keeps_its_share() -> None:
+    config = make_tiny_config(epochs=10.0, budget="1k samples")
+    plan = make_plan(config, 64, NEEDS)
+    assert (plan.steps, plan.warmup, plan.seconds) == (125, 12, 0)
+    assert length(plan) == "15.6 epochs = 1,000 samples = 125 steps of 8"
+    with pytest.raises(ConfigError, match="smaller than a batch of 8"):
+        make_plan(make_tiny_config(budget="7 samples"), 64, NEEDS)
+
+
+def test_a_rehearsal_leaves_out_the_first_steps() -> None:
+    rehearsal = Rehearsal(100_000)
+    for seconds in (60.0, 9.0, 8.0, 7.0, 6.0):
+        rehearsal.add(seconds)
+    assert not rehearsal.timed
+    while not rehearsal.done:
+        rehearsal.add(1.0 + rehearsal.steps % 2)
+    assert (rehearsal.steps, len(rehearsal.timed)) == (WARM_UP + TIMED, TIMED)
+    assert rehearsal.step_seconds == 1.5
+    left = 100_000 * (1 - RESERVE) - 90 - TIMED * 1.5
+    assert rehearsal.fitting() == int(left / 1.5)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(10.0, 5), (100.0, 6), (1000.0, 31)])
+def test_a_rehearsal_is_short_where_time_is(seconds, steps) -> None:
+    rehearsal = Rehearsal(seconds)
+    while not rehearsal.done:
+        rehearsal.add(1.0)
+    assert rehearsal.steps == steps
+    assert rehearsal.spent <= 0.03 * seconds + 5
+    assert rehearsal.spent + rehearsal.fitting() <= seconds
+
+
+def test_a_budget_too_small_for_a_step_still_makes_one() -> None:
+    rehearsal = Rehearsal(1.0)
+    while not rehearsal.done:
+        rehearsal.add(5.0)
+    assert rehearsal.steps == 5
+    assert rehearsal.fitting() == 1
+
+
+@pytest.fixture
+def _tenth_of_a_second(monkeypatch) -> None:
+    """Let every step seem to take 0.1 s."""
+    original = loop._Session._next_step
+    monkeypatch.setattr(loop._Session, "_next_step", lambda self, batches: original(self, batches) and 0.1)
+
+
+def weights(run):
+    return checkpoint.load(checkpoint.list_checkpoints(run.checkpoints)[-1])[0]
+
+
+@pytest.mark.usefixtures("_tenth_of_a_second")
+def test_a_budget_of_time_trains_as_the_same_number_of_samples_does(tmp_path, toy_source) -> None:
+    said = io.StringIO()
+    timed = train(
+        make_tiny_config(budget="3s"), toy_source, tmp_path / "timed", console=Console(file=said, width=300)
+    )
+    steps = read_lines(timed.path / "metrics.jsonl")[-1]["step"]
+    assert steps == int((3 * (1 - RESERVE) - 0.5) / 0.1)
+    assert "3s of training, evaluation not counted" in said.getvalue()
+    assert f"{steps * 8} samples = {steps} steps of 8 (0.1 s a step, mean of 3)" in said.getvalue()
+    counted = train(
+        make_tiny_config(budget=f"{steps * 8} samples"), toy_source, tmp_path / "counted", console=QUIET
+    )
+    assert all(torch.equal(weights(timed)[name], value) for name, value in weights(counted).items())
+    learned = [[line["loss"] for line in read_lines(r.path / "metrics.jsonl")] for r in (timed, counted)]
+    assert learned[0] == learned[1]
+
+
+@pytest.mark.usefixtures("_tenth_of_a_second")
+def test_a_plan_once_made_outlives_interruptions(tmp_path, toy_source, monkeypatch) -> None:
+    config = make_tiny_config(budget="3s")
+    whole = train(config, toy_source, tmp_path / "whole", console=QUIET)
+    original = loop._Session._train_step
+
+    def train_step(self, batch):
+        original(self, batch)
+        if self.step == 7 and not self.plan.seconds:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Session, "_train_step", train_step)
+    with pytest.raises(Interrupted, match="after step 7 of 24"):
+        train(config, toy_source, tmp_path / "parts", console=QUIET)
+    monkeypatch.undo()  # steps are faster now, which changes nothing
+    parts = train(config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
+    assert all(torch.equal(weights(whole)[name], value) for name, value in weights(parts).items())
+
+
+def test_a_rehearsal_that_is_interrupted_is_repeated(tmp_path, toy_source, monkeypatch) -> None:
+    original = loop._Session._next_step
+
+    def next_step(self, batches):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batches)
+
+    config = make_tiny_config(budget="1h")
+    monkeypatch.setattr(loop._Session, "_next_step", next_step)
+    with pytest.raises(Interrupted, match="while the first steps were timed.*--resume"):
+        train(config, toy_source, tmp_path / "run", console=QUIET)
+    assert checkpoint.read_state(tmp_path / "run" / "checkpoints" / "step-00000000")["steps"] is None
+    monkeypatch.setattr(loop._Session, "_next_step", lambda self, batches: original(self, batches) and 300.0)
+    run = train(config, toy_source, tmp_path / "run", resume=True, console=QUIET)
+    assert read_lines(run.path / "metrics.jsonl")[-1]["step"] == 6
+
+
+def test_another_budget_is_another_run(tmp_path, toy_source) -> None:
+    config = make_tiny_config(budget="80 samples")
+    train(config, toy_source, tmp_path / "run", console=QUIET)
+    longer = replace(config, training=replace(config.training, budget="160 samples"))
+    with pytest.raises(ConfigError, match=r"training\.budget = '160 samples', was '80 samples'"):
+        train(longer, toy_source, tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_what_starting_takes_does_not_shorten_the_rehearsal() -> None:
+    rehearsal = Rehearsal(45.0)
+    for seconds in (5.0, 1.3, 0.2, 0.2, 0.2):
+        assert not rehearsal.done
+        rehearsal.add(seconds)
+    assert rehearsal.done
+    assert rehearsal.step_seconds == pytest.approx(0.2)

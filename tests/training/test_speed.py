@@ -1,0 +1,169 @@
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from slip.config import ImageTowerConfig
+from slip.data.record import Batch
+from slip.models import build
+from slip.objectives import parse
+from slip.training import speed
+from slip.training.speed import Phases, Speed, Work, data_sheet, peak
+from toys import make_tiny_config
+
+CPU = torch.device("cpu")
+
+
+def batch_of(needs, rows=6, size=16, length=5) -> Batch:
+    views = {name: torch.zeros(rows, 3, size, size, dtype=torch.uint8) for name in needs if name != "text"}
+    tokens = torch.zeros(rows, length, dtype=torch.long) if "text" in needs else None
+    return Batch(views, {}, tokens, [str(i) for i in range(rows)], rows, rows)
+
+
+def counted_for_real(config, objective, batch) -> int:
+    """The same count with real numbers in a real model."""
+    model = build(config.model, config.views.size, objective.needs)
+    views = {name: view.float() for name, view in batch.views.items()}
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        objective(model(views, batch.tokens))["loss"].backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("loss", ["clip", "simclr", "clip + 1.0 * simclr"])
+@pytest.mark.parametrize("length", [1, 3, 8, 12])
+def test_work_is_what_a_real_step_computes(loss, length) -> None:
+    config, objective = make_tiny_config(), parse(loss, block=4)
+    batch = batch_of(objective.needs, length=length)
+    if batch.tokens is not None:
+        batch.tokens[:, -1] = 49_407  # nothing to cut off
+    work = Work(config, objective, objective.needs)
+    assert work(batch) == counted_for_real(config, objective, batch) > 0
+    assert work(batch_of(objective.needs, rows=12, length=length)) > 1.9 * work(batch)
+
+
+def test_a_convolutional_tower_is_counted() -> None:
+    config, objective = make_tiny_config(), parse("simclr")
+    config = replace(
+        config,
+        model=replace(config.model, image=ImageTowerConfig(name="test_resnet")),
+        views=replace(config.views, size=32),
+    )
+    batch = batch_of(objective.needs, size=32)
+    assert Work(config, objective, objective.needs)(batch) == counted_for_real(config, objective, batch) > 0
+
+
+def test_counting_draws_no_random_numbers_and_stops_no_run() -> None:
+    objective = parse("clip")
+    state = torch.get_rng_state()
+    assert Work(make_tiny_config(), objective, objective.needs)(batch_of(objective.needs)) > 0
+    peak(CPU, torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+
+    def needs_numbers(embeddings):
+        return {"loss": embeddings["image"] * float(embeddings["image"].detach().sum())}
+
+    work = Work(make_tiny_config(), needs_numbers, objective.needs)
+    assert work(batch_of(objective.needs)) == 0
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(speed.time, "perf_counter", lambda: self.now)
+
+
+def test_phases_within_phases_are_counted_once(monkeypatch) -> None:
+    clock, phases = Clock(monkeypatch), Phases(CPU)
+    for _ in range(2):
+        clock.now += 50  # between phases
+        with phases("forward"):
+            clock.now += 1
+            with phases("communication"):
+                clock.now += 4
+            clock.now += 2
+        with phases("backward"):
+            clock.now += 8
+    assert phases.take() == pytest.approx({"forward": 6, "communication": 8, "backward": 16})
+    assert phases.take() == {}
+
+
+def test_a_phase_ends_with_an_error(monkeypatch) -> None:
+    clock, phases = Clock(monkeypatch), Phases(CPU)
+
+    def broken() -> None:
+        with phases("forward"):
+            clock.now += 3
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
+    clock.now += 5
+    with phases("backward"):
+        clock.now += 1
+    assert phases.take() == pytest.approx({"forward": 3, "backward": 1})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_phases_on_cuda_are_the_devices() -> None:
+    device = torch.device("cuda")
+    phases, matrix = Phases(device), torch.ones(4096, 4096, device=device)
+    matrix @ matrix
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    with phases("forward"):
+        for _ in range(20):
+            matrix @ matrix
+    launched = time.perf_counter() - started
+    torch.cuda.synchronize()
+    spent, passed = phases.take()["forward"], time.perf_counter() - started
+    assert launched < spent <= passed * 1.05
+
+
+def test_a_line_of_speeds(monkeypatch) -> None:
+    clock = Clock(monkeypatch)
+    measured = Speed(CPU, lambda batch: 3 * 10**12, 10e12)
+    batch = batch_of(("image",), rows=6)
+    for _ in range(2):
+        with measured.phases("forward"):
+            clock.now += 0.5
+        measured.add(batch, seconds=1.0, waited=0.25)
+    expected = {"samples_per_second": 6.0, "data_wait": 0.25, "time_forward": 0.5, "tflops": 3.0, "mfu": 0.3}
+    assert measured.take() == expected
+    measured.work = lambda batch: 0
+    measured.add(batch, seconds=2.0, waited=0.0)
+    assert measured.take() == {"samples_per_second": 3.0, "data_wait": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16", "fp32"),
+    [
+        ("NVIDIA H200", 989e12, 67e12),
+        ("NVIDIA H100 80GB HBM3", 989e12, 67e12),
+        ("NVIDIA H100 PCIe", 756e12, 51e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
+        ("NVIDIA L4", 121e12, 30.3e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12, 82.6e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 0, 0),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 0, 0),
+        ("NVIDIA H20", 0, 0),
+    ],
+)
+def test_data_sheets(name, bf16, fp32) -> None:
+    assert data_sheet(name, torch.bfloat16) == bf16
+    assert data_sheet(name, torch.float16) == bf16
+    assert data_sheet(name, torch.float32) == fp32
+
+
+def test_an_unknown_device_is_measured() -> None:
+    fastest, origin = peak(CPU, torch.float32)
+    assert origin == "measured"
+    matrix = torch.ones(1024, 1024)
+    started = time.perf_counter()
+    matrix @ matrix
+    assert fastest > 0.3 * 2 * 1024**3 / (time.perf_counter() - started)
+    assert peak(CPU, torch.float32)[0] == fastest
