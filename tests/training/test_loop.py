@@ -17,6 +17,7 @@ from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
 from toys import ToySource, make_tiny_config
 
+TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
 QUIET = Console(quiet=True)
 
 
@@ -87,9 +88,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, toy_source, tiny
     assert same(weights(whole), weights(parts))
 
     def metrics(run):
-        timing = {"samples_per_second", "data_wait", "tflops", "mfu"}
         return [
-            {k: v for k, v in line.items() if k not in timing and not k.startswith("time_")}
+            {k: v for k, v in line.items() if k not in TIMING and not k.startswith("time_")}
             for line in read_lines(run.path / "metrics.jsonl")
         ]
 
@@ -398,7 +398,7 @@ def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypa
     assert same(weights(whole), weights(parts))
     lines = [
         [
-            {k: v for k, v in line.items() if k not in ("samples_per_second", "data_wait")}
+            {k: v for k, v in line.items() if k not in TIMING and not k.startswith("time_")}
             for line in read_lines(run.path / "metrics.jsonl")
         ]
         for run in (whole, parts)
