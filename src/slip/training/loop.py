@@ -29,6 +29,7 @@ from slip.training import checkpoint
 from slip.training.optimizer import build_optimizer, load_state_tensors, set_learning_rate, state_tensors
 from slip.training.parallel import prepare
 from slip.training.plan import Plan, check_ssl, describe, make_plan
+from slip.training.precision import loss_scaler, overflowed
 from slip.training.run import RunFolder
 from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
@@ -84,7 +85,7 @@ def train(
         run.check_same(config)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs).to(plan.device)
-    prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
+    prepare(model, plan.device, plan.dtype, config.training)
     if not run.exists():
         run.create(config)
     console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
@@ -112,7 +113,8 @@ class _Session:
         self.model, self.objective, self.evaluate, self.console = model, objective, evaluate, console
         self.optimizer = build_optimizer(model, self.config.optimizer)
         self.step = 0
-        self.counts = {"skipped": 0, "nonfinite": 0}
+        self.scaler = loss_scaler(plan.device, plan.dtype)
+        self.counts = {"skipped": 0, "nonfinite": 0} | ({"overflow": 0} if self.scaler.is_enabled() else {})
         self.nonfinite_in_a_row = 0
         self.scores: dict[str, float] = {}
         self.measured_at = -1
@@ -135,6 +137,7 @@ class _Session:
             load_state_tensors(self.optimizer, moments)
             self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
+            self.scaler.load_state_dict(state.get("scaler", {}))
             self.window = Window(state["window"])
             self.console.print(f"  continuing from step {self.step:,}", highlight=False)
         self.run.rewind(self.step)
@@ -219,16 +222,21 @@ class _Session:
         losses = backward(
             self.model, self.objective, self._inputs(batch),
             dtype=self.plan.dtype, micro_batch=training.micro_batch, seed=training.seed * 1_000_003 + self.step,
+            scaler=self.scaler,
         )  # fmt: skip
         values = {name: float(value) for name, value in losses.items()}
+        self.scaler.unscale_(self.optimizer)
         values["grad_norm"] = gradient_norm(self.model, optimizer.clip_grad)
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             self.optimizer.step()
             self.model.clamp_logit_scale()
             self.nonfinite_in_a_row = 0
             self.window.add(values, len(batch.keys), waited)
+        elif overflowed(self.scaler, values["loss"], values["grad_norm"]):
+            self.counts["overflow"] += 1
         else:
             self._count_nonfinite(batch, values)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
@@ -306,6 +314,7 @@ class _Session:
             "position": self.step * self.config.training.batch,
             "counts": self.counts,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            "scaler": self.scaler.state_dict(),
             "window": self.window.sums,
             "scores": self.scores,
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,

@@ -26,7 +26,7 @@ from slip.files import write_json, write_text
 LIBRARIES = ("openslip", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "Pillow", "safetensors")
 MAY_CHANGE = (
     "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "training.log_every", "training.tensorboard",
-    "training.max_nonfinite", "training.device", "checkpoint.", "evaluation.",
+    "training.max_nonfinite", "training.device", "training.checkpoint_activations", "checkpoint.", "evaluation.",
 )  # fmt: skip
 """What may differ between a run and its continuation: nothing that the weights depend on."""
 

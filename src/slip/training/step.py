@@ -11,6 +11,7 @@ from torch import Tensor
 from slip.models import Model
 from slip.training.precision import autocast
 
+UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
 Objective = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -40,20 +41,22 @@ def backward(
     dtype: torch.dtype = torch.float32,
     micro_batch: int = 0,
     seed: int = 0,
+    scaler: torch.amp.GradScaler = UNSCALED,
 ) -> dict[str, Tensor]:
     """Add the gradient of the batch's loss to the parameters; return the named losses, detached.
 
     With `micro_batch`, the towers see that many samples at a time and memory is that of one part, while heads
     and losses run once on the whole batch: negatives and BatchNorm statistics are those of the full batch
     (GradCache; Gao et al. 2021, section 3). Nothing is accumulated from smaller contrasts.
-    `seed` fixes the randomness inside the towers (stochastic depth).
+    `seed` fixes the randomness inside the towers (stochastic depth). `scaler` multiplies the gradient, which has to be
+    unscaled before it is used.
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
         torch.manual_seed(seed)
         with autocast(device, dtype):
             losses = objective(model(inputs.views, inputs.tokens))
-        losses["loss"].backward()
+        scaler.scale(losses["loss"]).backward()
         return {name: value.detach() for name, value in losses.items()}
 
     parts = list(inputs.split(micro_batch))
@@ -68,7 +71,7 @@ def backward(
     whole = {name: torch.cat([part[name] for part in cached]).requires_grad_() for name in cached[0]}
     with autocast(device, dtype):
         losses = objective(model.heads(whole))
-    losses["loss"].backward()
+    scaler.scale(losses["loss"]).backward()
     gradients = {name: feature.grad for name, feature in whole.items() if feature.grad is not None}
     for i, part_gradients in enumerate(zip(*(g.split(micro_batch) for g in gradients.values()))):
         again = features(i)

@@ -99,7 +99,7 @@ def progress_text(line: dict[str, Any]) -> str:
     """Return a line of metrics as people read it."""
     losses = [f"{name} {line[name]:.3f}" for name in line if name.endswith("loss")]
     speed = [f"{line['samples_per_second']:.0f} samples/s", f"waiting {line['data_wait']:.0%}"]
-    trouble = [f"{name} {line[name]}" for name in ("skipped", "nonfinite") if line.get(name)]
+    trouble = [f"{name} {line[name]}" for name in ("skipped", "nonfinite", "overflow") if line.get(name)]
     return "  ".join(losses + speed + trouble)
 
 
