@@ -66,9 +66,7 @@ class Step:
 def measure(options: argparse.Namespace) -> None:
     """In a fresh process: print the peak in GiB and the median seconds of a step."""
     step = Step(options)
-    draw = batches(
-        options.batch, MODELS[options.model].text.context, size=options.size, device=step.device
-    )
+    draw = batches(options.batch, MODELS[options.model].text.context, size=options.size, device=step.device)
     step(draw().first(max(2, options.micro_batch // 2)))  # libraries, optimiser state
     seconds = []
     for _ in range(options.steps):
@@ -111,8 +109,13 @@ def main() -> None:
     where = f"{torch.get_num_threads()} threads, {platform.machine()}{load}"
     if options.device == "cuda":
         where = torch.cuda.get_device_name()
-    print(f"{options.model}, {options.size} px, batch {options.batch}, micro-batch {options.micro_batch}, ", end="")
-    print(f"{options.precision}{', compiled' if options.compile else ''}; torch {torch.__version__}, {where}\n")
+    print(
+        f"{options.model}, {options.size} px, batch {options.batch}, micro-batch {options.micro_batch}, ",
+        end="",
+    )
+    print(
+        f"{options.precision}{', compiled' if options.compile else ''}; torch {torch.__version__}, {where}\n"
+    )
     print("| step | activations recomputed | peak memory, GiB | seconds a step |")
     print("|---|---|--:|--:|")
     for form in FORMS:

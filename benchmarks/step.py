@@ -50,9 +50,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--compile", action="store_true", help="compile our towers")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each")
-    parser.add_argument(
-        "--model", choices=sorted(MODELS), nargs="+", help="vit-s16; on a GPU also vit-b16"
-    )
+    parser.add_argument("--model", choices=sorted(MODELS), nargs="+", help="vit-s16; on a GPU also vit-b16")
     parser.add_argument("--measure", choices=tuple(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     gpu = options.device == "cuda"

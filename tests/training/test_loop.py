@@ -306,7 +306,9 @@ def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
         train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
     parts = train(tiny_config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
     assert same(weights(whole), weights(parts))
-    states = [checkpoint.read_state(checkpoint.list_checkpoints(run.checkpoints)[-1]) for run in (whole, parts)]
+    states = [
+        checkpoint.read_state(checkpoint.list_checkpoints(run.checkpoints)[-1]) for run in (whole, parts)
+    ]
     assert states[0] == states[1]
     assert states[0]["scaler"]["scale"] == 2.0**11
     assert states[0]["scaler"]["_growth_tracker"] == 1

@@ -100,7 +100,9 @@ def _recomputing(kind: type[nn.Module], selective: bool) -> type[nn.Module]:
     A class, not a wrapper: the blocks' names stay, copies of the model are whole, and one compiled graph still
     serves all blocks of a kind.
     """
-    kept: dict[str, Any] = {"context_fn": partial(create_selective_checkpoint_contexts, KEPT)} if selective else {}
+    kept: dict[str, Any] = (
+        {"context_fn": partial(create_selective_checkpoint_contexts, KEPT)} if selective else {}
+    )
 
     def forward(self: nn.Module, *inputs: Any, **options: Any) -> Tensor:
         return checkpoint(partial(kind.forward, self), *inputs, use_reentrant=False, **kept, **options)

@@ -93,7 +93,11 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
     gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
     samples = plan.steps * training.batch
     rates = f"learning rate {config.optimizer.lr:g} after {plan.warmup:,} warm-up steps"
-    recomputed = {"none": "", "selective": ", activations partly recomputed", "full": ", activations recomputed"}
+    recomputed = {
+        "none": "",
+        "selective": ", activations partly recomputed",
+        "full": ", activations recomputed",
+    }
     how = (", compiled" if training.compile else "") + recomputed[training.checkpoint_activations]
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
