@@ -13,7 +13,7 @@ import torch
 from sides import MODELS, OPTIMIZER, SIDES, SIZE, Side, batches, check_same, flops
 
 COUNTED = 16
-"""Samples on which results are compared in fp32 and operations counted: attention multiplied out for more may not fit."""
+"""Samples on which results are compared and operations counted: attention multiplied out for more may not fit."""
 WARM_UP = 5
 
 

@@ -1,5 +1,7 @@
 import copy
+from collections import Counter
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -59,14 +61,21 @@ def test_compiled_blocks_give_the_same_features_and_gradients(tiny_config, recom
                 torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4 * float(a.grad.abs().max()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recompute", ["none", "selective"])
-def test_every_text_length_is_served_by_the_same_graphs(tiny_config, recompute) -> None:
-    """Four kinds of block (each tower's last differs from the others) make four graphs, not one for each length."""
+def trace_with(backend: str, monkeypatch) -> Counter:
+    """Start the compiler anew, with a backend that may be quicker than the real one; return its counts to come."""
     from torch._dynamo.utils import counters
 
     torch.compiler.reset()
     counters.clear()
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    return counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recompute", "backend"), [("none", "inductor"), ("selective", "aot_eager")])
+def test_every_text_length_is_served_by_the_same_graphs(tiny_config, monkeypatch, recompute, backend) -> None:
+    """Four kinds of block (each tower's last differs from the others) make four graphs, not one for each length."""
+    counters = trace_with(backend, monkeypatch)
     towers = without_drop_path(tiny_config)
     towers = replace(
         towers, image=replace(towers.image, depth=4), text=replace(towers.text, depth=4, context=77)
@@ -84,12 +93,9 @@ def test_every_text_length_is_served_by_the_same_graphs(tiny_config, recompute) 
 
 
 @pytest.mark.slow
-def test_many_versions_of_a_block_stay_compiled(tiny_config) -> None:
+def test_many_versions_of_a_block_stay_compiled(tiny_config, monkeypatch) -> None:
     """Stochastic depth differs from block to block, and micro-batches run without gradients too."""
-    from torch._dynamo.utils import counters
-
-    torch.compiler.reset()
-    counters.clear()
+    counters = trace_with("aot_eager", monkeypatch)
     image = replace(tiny_config.model.image, depth=6, drop_path=0.2)
     model = build(replace(tiny_config.model, image=image), 16, NEEDS).train()
     prepare(model, CPU, torch.float32, TrainingConfig(compile=True))
