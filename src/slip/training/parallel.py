@@ -16,7 +16,7 @@ from slip.models import Model
 from slip.training.precision import convert_to_fp8
 
 GRAPHS = 64
-"""Versions of one block that the compiler may make before it gives up and runs that block uncompiled."""
+"""Versions of a forward function that the compiler may make before it runs further ones uncompiled (8 by itself)."""
 
 KEPT = [
     getattr(torch.ops.aten, name).default
@@ -141,7 +141,7 @@ def compile_blocks(model: Model) -> None:
     """
     import torch._dynamo
 
-    # All blocks count as one function there, and stochastic depth, whose rates differ, makes each a version of it.
+    # Blocks share their forward function, and stochastic depth, whose rates differ, makes each a version of it.
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, GRAPHS)  # type: ignore[bad-assignment]
     for block in image_blocks(model) or [model.image_tower]:
