@@ -38,8 +38,9 @@ from slip.data.tokenizer import Tokenizer
 from slip.models import Model, build, text
 from slip.objectives import parse
 from slip.training.optimizer import build_optimizer
-from slip.training.parallel import Parallel, prepare
+from slip.training.parallel import Parallel
 from slip.training.plan import Plan, make_plan
+from slip.training.prepare import prepare
 from slip.training.step import Inputs, backward
 
 CAPTIONS = Path(__file__).with_name("captions.txt").read_text(encoding="utf-8").splitlines()
@@ -141,7 +142,7 @@ class Side:
     def prepare(self) -> None:
         """Make the optimiser and the batches that are trained on again and again."""
         config, names = self.config, self.model.views
-        prepare(self.model, self.device, self.plan.dtype, compiled=False)
+        prepare(self.model, self.device, self.plan.dtype, self.config.training)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         tokenizer = Tokenizer(config.model.text.context)
         size, schedule = config.training.batch, self.plan.schedule

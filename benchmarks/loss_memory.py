@@ -34,11 +34,11 @@ def whole(embeddings: dict[str, Tensor]) -> Tensor:
     """The reference formulation of clip + simclr (temperature 0.1)."""
     image, text, one, two = (F.normalize(embeddings[k], dim=-1) for k in ("image", "text", "ssl_1", "ssl_2"))
     n = len(image)
-    labels = torch.arange(n)
+    labels = torch.arange(n, device=image.device)
     per_image = embeddings["logit_scale"] * image @ text.T
     per_text = embeddings["logit_scale"] * text @ image.T
     clip = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
-    masks = torch.eye(n) * 1e9
+    masks = torch.eye(n, device=image.device) * 1e9
     first = torch.cat((one @ two.T / 0.1, one @ one.T / 0.1 - masks), dim=1)
     second = torch.cat((two @ one.T / 0.1, two @ two.T / 0.1 - masks), dim=1)
     return clip + (F.cross_entropy(first, labels) + F.cross_entropy(second, labels)) / 2

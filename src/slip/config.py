@@ -199,8 +199,12 @@ class TrainingConfig:
     """fsdp: keep the towers' weights and moments in the CPU's memory."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device has it in hardware, else fp32."""
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
+    """auto: bf16 where the device has it in hardware, else fp32. fp16 scales the loss and needs a GPU; fp8 needs
+    torchao and a GPU that multiplies it."""
+    checkpoint_activations: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in backward instead of kept, results unchanged. full: everything inside a block;
+    selective: all but matrix products and attention, which saves less memory and costs less time."""
     compile: bool = False
     max_nonfinite: int = 5
     """Steps in a row with a non-finite loss after which the run stops."""

@@ -462,3 +462,68 @@ def test_views_that_cannot_be_trained_on_leave_no_folder(
     with pytest.raises(ConfigError, match=advice):
         train(replace(tiny_config, views=views), toy_source, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def scale_losses(monkeypatch, **options) -> None:
+    """Let fp32 runs on a CPU scale their losses as fp16 ones on a GPU do."""
+    monkeypatch.setattr(loop, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", **options))
+
+
+def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
+    tmp_path, toy_source, tiny_config, monkeypatch
+) -> None:
+    plain = train(tiny_config, toy_source, tmp_path / "plain", console=QUIET)
+    # Grows at steps 5, 10 and 15, so that both the scale and the steps since it grew have to be restored.
+    scale_losses(monkeypatch, init_scale=2.0**8, growth_interval=5)
+    whole = train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)
+    assert same(weights(plain), weights(whole))  # powers of two: bit for bit
+    interrupt_after(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
+    parts = train(tiny_config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
+    assert same(weights(whole), weights(parts))
+    states = [
+        checkpoint.read_state(checkpoint.list_checkpoints(run.checkpoints)[-1]) for run in (whole, parts)
+    ]
+    assert states[0] == states[1]
+    assert states[0]["scaler"]["scale"] == 2.0**11
+    assert states[0]["scaler"]["_growth_tracker"] == 1
+
+
+def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+    """The loss stays finite and its gradient does not: four times too high a scale, then something else."""
+    original, calls = loop.backward, []
+
+    def too_high(parallel, *args, scaler, **options):
+        losses = original(parallel, *args, scaler=scaler, **options)
+        calls.append(scaler.get_scale())
+        if scaler.get_scale() > 0.5 or len(calls) > 10:
+            parallel.model.logit_scale.grad.fill_(float("inf"))
+        return losses
+
+    monkeypatch.setattr(loop, "backward", too_high)
+    scale_losses(monkeypatch, init_scale=8.0, growth_interval=1000)
+    config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
+    with pytest.raises(TrainingError, match="3 steps in a row, the last one step 13"):
+        train(config, toy_source, tmp_path / "run", console=QUIET)
+    assert calls == [8, 4, 2, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.125]
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [(line["overflow"], line["nonfinite"]) for line in lines] == [(3, 0), (4, 0), (4, 0), (4, 2)]
+
+
+def test_runs_in_other_precisions_count_no_overflow(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    assert not any("overflow" in line for line in read_lines(run.path / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_recomputed_activations_train_the_same_and_may_change_on_the_way(
+    tmp_path, toy_source, tiny_config, monkeypatch, how
+) -> None:
+    plain = train(tiny_config, toy_source, tmp_path / "plain", console=QUIET)
+    interrupt_after(monkeypatch, 7)
+    recomputed = replace(tiny_config, training=replace(tiny_config.training, checkpoint_activations=how))
+    with pytest.raises(Interrupted):
+        train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
+    parts = train(recomputed, toy_source, tmp_path / "parts", resume=True, console=QUIET)
+    assert same(weights(plain), weights(parts))

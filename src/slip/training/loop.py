@@ -33,9 +33,10 @@ from slip.training import checkpoint
 from slip.training.budget import Rehearsal
 from slip.training.counts import Counts
 from slip.training.optimizer import build_optimizer, set_learning_rate
-from slip.training.parallel import Parallel, Snapshot, parallelise, prepare
+from slip.training.parallel import Parallel, Snapshot, parallelise
 from slip.training.plan import Plan, check_ssl, describe, length, make_plan
-from slip.training.precision import choose_device
+from slip.training.precision import choose_device, loss_scaler, overflowed
+from slip.training.prepare import prepare
 from slip.training.processes import Processes, joined
 from slip.training.profiling import profiling
 from slip.training.run import RunFolder
@@ -115,7 +116,7 @@ def _train(
             run.check_same(config, data)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
-    prepare(model, plan.device, plan.dtype, compiled=config.training.compile)
+    prepare(model, plan.device, plan.dtype, config.training)
     if processes.first:
         if not run.exists():
             run.create(config, data)
@@ -154,7 +155,8 @@ class _Session:
         self.processes, self.model = processes, parallel.model
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.step = 0
-        self.counts = {"skipped": 0, "nonfinite": 0}
+        self.scaler = loss_scaler(plan.device, plan.dtype)
+        self.counts = {"skipped": 0, "nonfinite": 0} | ({"overflow": 0} if self.scaler.is_enabled() else {})
         self.records = Counts({"train": source, "ssl": ssl})
         self.nonfinite_in_a_row = 0
         self.scores: dict[str, float] = {}
@@ -183,6 +185,7 @@ class _Session:
             self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
             self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
             self.records = Counts({"train": self.source, "ssl": self.ssl}, state.get("records"), self.step)
+            self.scaler.load_state_dict(state.get("scaler", {}))
             self.window = Window(state["window"])
             if self.plan.seconds and state.get("steps"):
                 self.plan = self.plan.of_steps(state["steps"])
@@ -295,7 +298,7 @@ class _Session:
             inputs = self._inputs(batch)
         losses = backward(
             self.parallel, self.objective, inputs, dtype=self.plan.dtype, micro_batch=training.micro_batch,
-            seed=training.seed * 1_000_003 + self.step, phases=phases,
+            seed=training.seed * 1_000_003 + self.step, phases=phases, scaler=self.scaler,
         )  # fmt: skip
         # What the processes agree on is agreed on at once, so that all do the same from here on.
         counted = [count for tally in batch.tallies for count in vars(tally).values()]
@@ -304,14 +307,18 @@ class _Session:
         sums = iter(round(mean * self.processes.world) for mean in means[len(losses) :])
         self._count_records(batch, [Tally(*(next(sums) for _ in vars(tally))) for tally in batch.tallies])
         with phases("optimizer"):
+            self.scaler.unscale_(self.optimizer)
             values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
             if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
                 self.optimizer.step()
                 self.model.clamp_logit_scale()
                 self.nonfinite_in_a_row = 0
                 self.window.add(values)
+            elif overflowed(self.scaler, values["loss"], values["grad_norm"]):
+                self.counts["overflow"] += 1
             else:
                 self._count_nonfinite(batch, values)
+            self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
@@ -411,6 +418,7 @@ class _Session:
             "counts": dict(self.counts),
             "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            "scaler": self.scaler.state_dict(),
             "window": dict(self.window.sums),
             "scores": dict(self.scores),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,

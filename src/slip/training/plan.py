@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from slip.config import SSL_VIEWS, Config
 from slip.data.order import epoch_length
@@ -130,11 +136,18 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     total = sum(p.numel() for p in model.parameters())
     weights, activations = memory(plan, model)
-    dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plan.dtype]
+    dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
+    if training.precision == "fp8":
+        dtype = "fp8 and bf16"
     shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
     gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
     fastest, origin = peak(plan.device, plan.dtype)
-    compiled = ", compiled" if training.compile else ""
+    recomputed = {
+        "none": "",
+        "selective": ", activations partly recomputed",
+        "full": ", activations recomputed",
+    }
+    how = (", compiled" if training.compile else "") + recomputed[training.checkpoint_activations]
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
@@ -144,7 +157,7 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
         f"cosine to {config.optimizer.lr_end:g}",
-        "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{compiled}, "
+        "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
         "written to": str(run),
@@ -204,8 +217,8 @@ def _data(records: int, source: Source) -> str:
 def memory(plan: Plan, model: Model) -> tuple[int, int]:
     """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
 
-    Activations are counted, not guessed: the towers run on two small batches, every tensor that the backward
-    pass would keep is added up, and the line through the two sums is read at the batch's size.
+    Activations are counted, not guessed: the towers run on two small batches, what then waits for the backward
+    pass is added up, and the line through the two sums is read at the batch's size.
     """
     small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
     few, more = _saved_bytes(plan, model, small), _saved_bytes(plan, model, 2 * small)
@@ -224,20 +237,35 @@ def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
         size = plan.config.views.of(name).size
         views[name] = torch.zeros(rows, 3, size, size, device=plan.device)
     tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage
-        return tensor
-
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        autocast(plan.device, plan.dtype),
-    ):
-        outputs = model.features(views, tokens if "text" in plan.needs else None)
-    total = sum(storage.nbytes() for storage in saved.values())
+    # Uncompiled: these two small batches are not worth a graph of their own, which training would then be stuck with.
+    with torch.compiler.set_stance("force_eager"), Made(model.parameters()) as made:
+        with autocast(plan.device, plan.dtype):
+            outputs = model.features(views, tokens if "text" in plan.needs else None)
+        total = made.alive()
     del outputs
     return total
+
+
+class Made(TorchDispatchMode):
+    """Notes all memory that tensors are given while it is entered, but for that of `known` ones.
+
+    `alive()` is the bytes of it still held by anyone. Unlike hooks on saved tensors this also sees what
+    selective activation checkpointing keeps.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
+        self.made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if (reference := StorageWeakRef(storage)) not in self.known:
+                    self.made[reference] = storage.nbytes()
+        return result
+
+    def alive(self) -> int:
+        return sum(size for reference, size in self.made.items() if not reference.expired())

@@ -33,7 +33,8 @@ from slip.files import write_json, write_text
 LIBRARIES = ("openslip", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "Pillow", "safetensors")
 MAY_CHANGE = (
     "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "data.val", "training.log_every",
-    "training.profile", "training.max_nonfinite", "training.device", "tracking.", "checkpoint.", "evaluation.",
+    "training.profile", "training.max_nonfinite", "training.device", "training.parallel", "training.offload",
+    "training.checkpoint_activations", "tracking.", "checkpoint.", "evaluation.",
 )  # fmt: skip
 """What may differ between a run and its continuation: nothing that the weights depend on."""
 PLACES = ("data.train", "data.ssl", "data.image_root")

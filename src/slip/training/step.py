@@ -15,6 +15,7 @@ from slip.models.dropping import Rows
 from slip.training.parallel import Parallel
 from slip.training.precision import autocast
 
+UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
 Objective = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -61,6 +62,7 @@ def backward(
     micro_batch: int = 0,
     seed: int = 0,
     phases: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    scaler: torch.amp.GradScaler = UNSCALED,
 ) -> dict[str, Tensor]:
     """Add the gradient of the batch's loss to the parameters; return the named losses, detached.
 
@@ -72,6 +74,7 @@ def backward(
     `seed` fixes the randomness inside the towers (stochastic depth, dropped tokens), which belongs to the rows of the
     whole batch. `phases` is entered with the names of what is timed: `forward`, `backward`, `communication`; computing
     a part's features once more is forward, and what DistributedDataParallel sends meanwhile is backward.
+    `scaler` multiplies the gradient, which has to be unscaled before it is used.
     """
     device = next(iter(inputs.views.values())).device
     if not micro_batch or micro_batch >= len(inputs):
@@ -79,7 +82,7 @@ def backward(
         with phases("forward"), autocast(device, dtype):
             losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows))
         with phases("backward"):
-            losses["loss"].backward()
+            scaler.scale(losses["loss"]).backward()
         with phases("communication"):
             parallel.finish_gradients(whole=True)
         return {name: value.detach() for name, value in losses.items()}
@@ -100,7 +103,7 @@ def backward(
     with phases("forward"), autocast(device, dtype):
         losses = objective(model.heads(whole))
     with phases("backward"):
-        losses["loss"].backward()
+        scaler.scale(losses["loss"]).backward()
     gradients = {
         name: iter(feature.grad.split([len(piece) for piece in pieces[name]]))
         for name, feature in whole.items()

@@ -216,7 +216,7 @@ def progress_text(line: dict[str, Any]) -> str:
     speed = [f"{line['samples_per_second']:.0f} samples/s", f"waiting {line['data_wait']:.0%}"]
     if "mfu" in line:
         speed.append(f"{line['mfu']:.0%} of peak")
-    trouble = [f"{name} {line[name]}" for name in ("skipped", "nonfinite") if line.get(name)]
+    trouble = [f"{name} {line[name]}" for name in ("skipped", "nonfinite", "overflow") if line.get(name)]
     return "  ".join(losses + speed + trouble)
 
 

@@ -1,0 +1,169 @@
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from slip.errors import ConfigError
+from slip.models import build
+from slip.objectives import parse
+from slip.training import precision
+from slip.training.optimizer import build_optimizer
+from slip.training.parallel import Parallel
+from slip.training.precision import check_fp8, choose_precision, convert_to_fp8, loss_scaler, overflowed
+from slip.training.prepare import prepare, towers
+from slip.training.step import Inputs, backward, gradient_norm
+from toys import make_tiny_config
+
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+NEEDS = ("image", "text", "ssl_1", "ssl_2")
+
+
+def test_dtypes(monkeypatch) -> None:
+    assert choose_precision("fp32", CUDA) == torch.float32
+    assert choose_precision("bf16", CPU) == torch.bfloat16
+    assert choose_precision("fp16", CUDA) == choose_precision("fp16", MPS) == torch.float16
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision, "has_bf16", lambda device, has=has: has)
+        assert choose_precision("auto", CPU) == dtype
+
+
+def test_fp16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(ConfigError, match="fp16 is for GPUs.*--training.precision auto"):
+        choose_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "installed", "missing"),
+    [
+        (CPU, None, True, "needs a CUDA device, where this run's is cpu. "),
+        (CUDA, (8, 0), True, "needs compute capability 8.9, where this device has 8.0. "),
+        (CUDA, (9, 0), False, r"needs the torchao package \(`pip install torchao`\). "),
+        (CPU, None, False, "needs a CUDA device, where this run's is cpu and the torchao package"),
+        (CUDA, (9, 0), True, None),
+    ],
+)
+def test_fp8_says_what_is_missing(monkeypatch, device, capability, installed, missing) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(precision, "find_spec", lambda name: object() if installed else None)
+    if missing is None:
+        assert choose_precision("fp8", device) == torch.bfloat16
+        return
+    with pytest.raises(ConfigError, match=f"{missing}.*bf16"):
+        check_fp8(device)
+
+
+class HalfLinear(nn.Linear):
+    """Stands in for torchao's layer: rounds to fp8 as that does, and multiplies in fp32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, weight = (t.to(torch.float8_e4m3fn).to(t.dtype) for t in (x, self.weight))
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def fake_torchao(monkeypatch) -> None:
+    """Put a module in torchao's place that does what its documentation says of the one call."""
+
+    def convert(module, *, module_filter_fn, config):
+        assert config.pad_inner_dim
+        for name, child in module.named_modules():
+            if isinstance(child, nn.Linear) and module_filter_fn(child, name):
+                child.__class__ = HalfLinear
+        return module
+
+    fake = ModuleType("torchao.float8")
+    fake.convert_to_float8_training = convert
+    fake.Float8LinearConfig = SimpleNamespace
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.float8", fake)
+
+
+def test_fp8_takes_the_towers_layers_whose_sizes_fit(monkeypatch) -> None:
+    fake_torchao(monkeypatch)
+    config = make_tiny_config(precision="fp8", checkpoint_activations="full")
+    model = build(config.model, 16, NEEDS)
+    names = list(model.state_dict())
+    model.image_tower.trunk.blocks[0].mlp.fc1 = nn.Linear(16, 40)
+    prepare(model, CPU, torch.float32, config.training)
+    assert list(model.state_dict()) == names
+    converted = {name for name, module in model.named_modules() if isinstance(module, HalfLinear)}
+    assert {name.split(".")[0] for name in converted} == {"image_tower", "text_tower"}
+    assert "text_tower.blocks.0.fc1" in converted
+    assert "image_tower.trunk.blocks.0.attn.qkv" in converted
+    assert "image_tower.trunk.blocks.0.mlp.fc1" not in converted  # 40 is no multiple of 16
+    assert not any(name.startswith("ssl_head") for name in converted)
+
+
+def test_fp8_of_torchao(monkeypatch) -> None:
+    """The real layers, where they are installed and the hardware has them."""
+    pytest.importorskip("torchao")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no device that multiplies fp8")
+    model = build(make_tiny_config().model, 16, NEEDS).to(CUDA)
+    names = list(model.state_dict())
+    convert_to_fp8(towers(model))
+    assert list(model.state_dict()) == names
+    with torch.autocast("cuda", torch.bfloat16):
+        features = model.image_features(torch.randn(6, 3, 16, 16, device=CUDA))
+    features.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.image_tower.parameters())
+
+
+def inputs_on(device: torch.device) -> Inputs:
+    generator = torch.Generator().manual_seed(1)
+    views = {n: torch.randn(8, 3, 16, 16, generator=generator).to(device) for n in NEEDS if n != "text"}
+    tokens = torch.randint(1, 400, (8, 6), generator=generator)
+    tokens[:, 0], tokens[:, -1] = 49406, 49407
+    return Inputs(views, tokens.to(device))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_a_scaled_loss_gives_the_same_gradients(micro_batch) -> None:
+    """Bit for bit, as the scale is a power of two; clipping sees them unscaled."""
+    config = make_tiny_config()
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = build(config.model, 16, NEEDS).train()
+        optimizer = build_optimizer(model, config.optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=enabled)
+        objective = parse(config.objective.loss, block=4)
+        losses = backward(Parallel(model), objective, inputs_on(CPU), micro_batch=micro_batch, scaler=scaler)
+        scaler.unscale_(optimizer)
+        norm = gradient_norm(model, limit=0.1)
+        found.append([losses["loss"], torch.tensor(norm), *(p.grad for p in model.parameters())])
+    for plain, scaled in zip(*found):
+        assert plain is scaled is None or torch.equal(plain, scaled)
+
+
+def test_only_fp16_is_scaled() -> None:
+    assert not any(loss_scaler(CPU, dtype).is_enabled() for dtype in (torch.float32, torch.bfloat16))
+    assert loss_scaler(CPU, torch.float16).is_enabled()
+
+
+def test_what_counts_as_overflow() -> None:
+    infinite = float("inf")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    assert overflowed(scaler, 2.0, infinite)
+    assert overflowed(scaler, 2.0, float("nan"))
+    assert not overflowed(scaler, 2.0, 3.0)
+    assert not overflowed(scaler, float("nan"), float("nan"))
+    assert not overflowed(torch.amp.GradScaler("cpu", init_scale=0.5), 2.0, infinite)
+    assert not overflowed(torch.amp.GradScaler("cpu", enabled=False), 2.0, infinite)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fp16_gradients_on_a_gpu_are_close_to_fp32s() -> None:
+    config = make_tiny_config()
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        torch.manual_seed(0)
+        model = build(config.model, 16, NEEDS).to(CUDA).train()
+        optimizer = build_optimizer(model, config.optimizer)
+        scaler = loss_scaler(CUDA, dtype)
+        objective = parse(config.objective.loss, block=4)
+        backward(Parallel(model), objective, inputs_on(CUDA), dtype=dtype, scaler=scaler)
+        scaler.unscale_(optimizer)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()

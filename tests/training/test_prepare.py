@@ -1,0 +1,241 @@
+import copy
+from collections import Counter
+from dataclasses import replace
+from functools import partialmethod
+
+import pytest
+import torch
+
+from slip.config import TrainingConfig
+from slip.errors import ConfigError
+from slip.models import build
+from slip.objectives import parse
+from slip.training.parallel import Parallel
+from slip.training.plan import Made
+from slip.training.prepare import checkpoint_activations, compile_blocks, prepare
+from slip.training.step import Inputs, backward
+
+NEEDS = ("image", "text", "ssl_1", "ssl_2")
+CPU = torch.device("cpu")
+
+
+def tokens(length: int) -> torch.Tensor:
+    rows = torch.randint(1, 400, (8, length))
+    rows[:, 0], rows[:, -1] = 49406, 49407
+    for row in range(1, 8):  # shorter captions, the first row is the longest
+        end = 2 + row % (length - 2)
+        rows[row, end], rows[row, end + 1 :] = 49407, 0
+    return rows
+
+
+def views(dtype: torch.dtype = torch.float32, side: int = 16) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(8, 3, side, side, dtype=dtype) for name in NEEDS if name != "text"}
+
+
+def without_drop_path(config):
+    return replace(config.model, image=replace(config.model.image, drop_path=0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [None, "full", "selective"])
+def test_compiled_blocks_give_the_same_features_and_gradients(tiny_config, recompute) -> None:
+    """Over several text lengths, so that dynamic shapes are met; also with activation checkpointing inside."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    plain = build(without_drop_path(tiny_config), 16, NEEDS).train()
+    compiled = copy.deepcopy(plain)
+    if recompute:
+        checkpoint_activations(compiled, selective=recompute == "selective")
+    compile_blocks(compiled)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for length in (5, 7, 12, 5):
+        pictures, rows = views(), tokens(length)
+        for model in (plain, compiled):
+            model.zero_grad()
+            features = model.features(pictures, rows)
+            sum((f * torch.linspace(0, 1, f.shape[1])).sum() for f in features.values()).backward()
+        expected = plain.features(pictures, rows)
+        for name, feature in compiled.features(pictures, rows).items():
+            torch.testing.assert_close(feature, expected[name], rtol=1e-4, atol=1e-5)
+        for a, b in zip(plain.parameters(), compiled.parameters()):
+            if a.grad is not None:
+                torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4 * float(a.grad.abs().max()))
+
+
+def trace_with(backend: str, monkeypatch) -> Counter:
+    """Start the compiler anew, with a backend that may be quicker than the real one; return its counts to come."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    return counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recompute", "backend"), [("none", "inductor"), ("selective", "aot_eager")])
+def test_every_text_length_is_served_by_the_same_graphs(tiny_config, monkeypatch, recompute, backend) -> None:
+    """Four kinds of block (each tower's last differs from the others) make four graphs, not one for each length."""
+    counters = trace_with(backend, monkeypatch)
+    towers = without_drop_path(tiny_config)
+    towers = replace(
+        towers, image=replace(towers.image, depth=4), text=replace(towers.text, depth=4, context=77)
+    )
+    model = build(towers, 16, NEEDS).train()
+    training = TrainingConfig(compile=True, checkpoint_activations=recompute)
+    prepare(model, CPU, torch.float32, training)
+    seen = []
+    for length in range(5, 78):
+        features = model.features(views(), tokens(length))
+        sum(f.sum() for f in features.values()).backward()
+        seen.append(counters["stats"]["unique_graphs"])
+    assert seen == [4] * len(seen)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_many_versions_of_a_block_stay_compiled(tiny_config, monkeypatch) -> None:
+    """Stochastic depth differs from block to block, and micro-batches run without gradients too."""
+    counters = trace_with("aot_eager", monkeypatch)
+    image = replace(tiny_config.model.image, depth=6, drop_path=0.2)
+    model = build(replace(tiny_config.model, image=image), 16, NEEDS).train()
+    prepare(model, CPU, torch.float32, TrainingConfig(compile=True))
+    objective = parse(tiny_config.objective.loss, block=4)
+    for length in (5, 9):
+        backward(Parallel(model), objective, Inputs(views(), tokens(length)), micro_batch=4)
+    # With and without gradients: 6 rates of the image tower's blocks, 2 kinds of text block.
+    assert counters["stats"]["unique_graphs"] == 2 * (6 + 2)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("how", ["selective", "full"])
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_recomputed_activations_give_the_same_gradients(tiny_config, how, micro_batch) -> None:
+    """Bit for bit, stochastic depth included."""
+    torch.manual_seed(0)
+    plain = build(tiny_config.model, 16, NEEDS).double().train()
+    recomputed = copy.deepcopy(plain)
+    prepare(recomputed, CPU, torch.float64, TrainingConfig(checkpoint_activations=how))
+    assert recomputed.state_dict().keys() == plain.state_dict().keys()
+    objective = parse(tiny_config.objective.loss, block=4)
+    inputs = Inputs(views(torch.float64), tokens(9))
+    losses = [
+        backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=3)
+        for model in (plain, recomputed)
+    ]
+    assert losses[0]["loss"] == losses[1]["loss"]
+    for a, b in zip(plain.parameters(), recomputed.parameters()):
+        assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
+
+
+def kept_bytes(model, pictures, rows) -> int:
+    """Memory that waits for the backward pass, parameters left out."""
+    with Made(model.parameters()) as made:
+        features = model.features(pictures, rows)
+        total = made.alive()
+    del features
+    return total
+
+
+def hooked_bytes(model, pictures, rows) -> int:
+    """The slow twin: every tensor that autograd saves, by hooks, which do not see selective checkpointing's."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = model.features(pictures, rows)
+    del features
+    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in weights)
+
+
+def test_recomputing_keeps_less(tiny_config) -> None:
+    towers = without_drop_path(tiny_config)
+    towers = replace(
+        towers,
+        image=replace(towers.image, width=64, depth=6),
+        text=replace(towers.text, width=64, depth=6, context=32),
+    )
+    plain = build(towers, 32, NEEDS).train()
+    pictures, rows = views(side=32), tokens(32)
+    kept, hooked = {}, {}
+    for how in ("none", "selective", "full"):
+        model = copy.deepcopy(plain)
+        prepare(model, CPU, torch.float32, TrainingConfig(checkpoint_activations=how))
+        kept[how] = kept_bytes(model, pictures, rows)
+        if how != "selective":
+            hooked[how] = hooked_bytes(model, pictures, rows)
+    assert kept["full"] < 0.2 * kept["none"]
+    assert kept["full"] < 0.5 * kept["selective"]
+    assert kept["selective"] < 0.75 * kept["none"]
+    for how, expected in hooked.items():
+        assert kept[how] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_convolutional_tower_is_checkpointed_by_timm(tiny_config) -> None:
+    image = replace(tiny_config.model.image, name="test_convnext", drop_path=0.0)
+    plain = build(replace(tiny_config.model, image=image), 32, NEEDS).double().train()
+    recomputed = copy.deepcopy(plain)
+    prepare(recomputed, CPU, torch.float64, TrainingConfig(checkpoint_activations="full"))
+    pictures, rows = views(torch.float64, side=32), tokens(9)
+    assert kept_bytes(recomputed, pictures, rows) < 0.7 * kept_bytes(plain, pictures, rows)
+    for model in (plain, recomputed):
+        sum(f.square().sum() for f in model.features(pictures, rows).values()).backward()
+    for a, b in zip(plain.parameters(), recomputed.parameters()):
+        assert a.grad is b.grad is None or torch.allclose(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "cause"),
+    [
+        ("test_convnext", "selective", "towers made of transformer blocks.*or 'full'"),
+        ("test_resnet", "full", "BatchNorm layers would count every batch twice"),
+    ],
+)
+def test_towers_that_cannot_be_checkpointed_are_refused(tiny_config, name, how, cause) -> None:
+    model = build(replace(tiny_config.model, image=replace(tiny_config.model.image, name=name)), 32, NEEDS)
+    with pytest.raises(ConfigError, match=f"{cause}"):
+        prepare(model, CPU, torch.float32, TrainingConfig(checkpoint_activations=how))
+
+
+def test_bf16_on_a_cpu_multiplies_attention_out(tiny_config) -> None:
+    """Only the way it is computed changes: features and gradients stay what they were."""
+    config = replace(tiny_config.model, image=replace(tiny_config.model.image, drop_path=0.0))
+    fused = build(config, 16, ("ssl_1", "ssl_2")).double().train()
+    pictures = {n: torch.randn(4, 3, 16, 16, dtype=torch.float64) for n in ("ssl_1", "ssl_2")}
+    prepared = {dtype: copy.deepcopy(fused) for dtype in (torch.float32, torch.bfloat16)}
+    for dtype, model in prepared.items():
+        prepare(model, CPU, dtype, TrainingConfig())
+        kinds = {m.fused_attn for m in model.image_tower.modules() if hasattr(m, "fused_attn")}
+        assert kinds == {dtype == torch.float32}
+    features = {dtype: model.features(pictures)["ssl_1"] for dtype, model in prepared.items()}
+    torch.testing.assert_close(features[torch.bfloat16], features[torch.float32])
+    for feature in features.values():
+        feature.square().sum().backward()
+    for a, b in zip(*(model.parameters() for model in prepared.values())):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_convolutions_run_with_channels_last(tiny_config) -> None:
+    """Only the order in memory changes: features, gradients and the state dict stay what they were."""
+    config = replace(
+        tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet", drop_path=0.0)
+    )
+    plain = build(config, 32, ("ssl_1", "ssl_2")).double().train()
+    prepared = copy.deepcopy(plain)
+    prepare(prepared, CPU, torch.float32, TrainingConfig())
+    weights = [p for p in prepared.image_tower.parameters() if p.ndim == 4 and p.shape[2:] != (1, 1)]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    pictures = {n: torch.randn(4, 3, 32, 32, dtype=torch.float64) for n in ("ssl_1", "ssl_2")}
+    for model in (plain, prepared):
+        model.features(pictures)["ssl_1"].square().sum().backward()
+    for a, b in zip(plain.parameters(), prepared.parameters()):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad)
+    for name, value in prepared.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name])
