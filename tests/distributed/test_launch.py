@@ -1,4 +1,4 @@
-"""The launch files of the docs: the batch script runs, with stand-ins for SLURM's commands; the manifest says what it should."""
+"""The launch files of the docs: the batch script runs, with stand-ins for SLURM's commands; the manifest is sound."""
 
 from __future__ import annotations
 
