@@ -340,6 +340,8 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
         ({"batch": 1}, "at least two samples"),
         ({"batch": 0}, "must be positive"),
         ({"epochs": -1.0}, "must be positive"),
+        ({"offload": True}, "only for a CUDA device"),
+        ({"offload": True, "parallel": "fsdp"}, "fsdp on cpu"),
     ],
 )
 def test_impossible_plans_are_refused(tmp_path, toy_source, changes, message) -> None:

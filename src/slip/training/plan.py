@@ -111,6 +111,12 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     device = choose_device(training.device)
+    if training.offload and (training.parallel != "fsdp" or device.type != "cuda"):
+        raise ConfigError(
+            "Weights are kept in the CPU's memory only for a CUDA device, and only where they are spread over processes",
+            got=f"--training.offload with --training.parallel {training.parallel} on {device.type}",
+            fix="Leave --training.offload out, or add --training.parallel fsdp on GPUs",
+        )
     dtype = choose_precision(training.precision, device)
     plan = Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes, budget.seconds)
     return plan.of_steps(budget.samples // training.batch) if budget.samples else plan
