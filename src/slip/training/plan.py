@@ -113,7 +113,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
     device = choose_device(training.device)
     if training.offload and (training.parallel != "fsdp" or device.type != "cuda"):
         raise ConfigError(
-            "Weights are kept in the CPU's memory only for a CUDA device, and only where they are spread over processes",
+            "Weights are kept in the CPU's memory only for a CUDA device, and only where processes share them",
             got=f"--training.offload with --training.parallel {training.parallel} on {device.type}",
             fix="Leave --training.offload out, or add --training.parallel fsdp on GPUs",
         )
