@@ -66,8 +66,11 @@ class Replicas(Parallel):
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {buffers: False}  # they are the same on all, by the same statistics
+        # Without this, gradients are put together anew after a process's first step, hence added up in another order: a
+        # run that is resumed would not end with the bits of one that is not. GPUs do not keep that order anyway.
+        steady = next(model.parameters()).device.type == "cpu"
         self.forward = DistributedDataParallel(
-            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused, **options
+            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused or steady, **options
         )
 
     def finish_gradients(self, *, whole: bool) -> None:
