@@ -21,7 +21,7 @@ from slip.config import ViewConfig, ViewsConfig
 from slip.data.decode import decode
 from slip.data.loader import MAX_WORKERS, Loader, default_workers
 from slip.data.order import Stream, generator, locate
-from slip.data.record import Batch, Record
+from slip.data.record import Batch, Record, Tally
 from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import crop, draw
@@ -83,7 +83,7 @@ def load(count: int, source: Pictures | None = None, **options: object) -> list[
 
 
 def assert_equal(a: Batch, b: Batch) -> None:
-    assert (a.keys, a.position, a.read, a.skipped) == (b.keys, b.position, b.read, b.skipped)
+    assert (a.keys, a.position, a.tallies, a.skipped) == (b.keys, b.position, b.tallies, b.skipped)
     assert (a.tokens is None) == (b.tokens is None)
     if a.tokens is not None and b.tokens is not None:
         assert torch.equal(a.tokens, b.tokens)
@@ -94,7 +94,8 @@ def assert_equal(a: Batch, b: Batch) -> None:
 
 def twin(source: Pictures, position: int, batch: int, seed: int, views: ViewsConfig) -> Batch:
     """One record after the other, one view after the other, a fresh generator for everything."""
-    result = Batch({}, {}, None, [], position + batch, position + batch)
+    tallies = [Tally(read=batch, used=batch)]
+    result = Batch({}, {}, None, [], position + batch, tallies=tallies)
     rows: dict[str, list] = {name: [] for name in VIEW_NAMES}
     parameters: dict[str, list] = {name: [] for name in VIEW_NAMES}
     captions = []
@@ -289,6 +290,15 @@ def test_the_loaders_work_is_picklable() -> None:
     )
     copy = pickle.loads(pickle.dumps(loader))
     assert_equal(next(iter(copy)), next(iter(loader)))
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch) -> None:
+    monkeypatch.setattr("slip.data.fanout.os.sched_getaffinity", lambda _: range(16), raising=False)
+    assert default_workers() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert default_workers() == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert default_workers() == 0
 
 
 def test_default_workers() -> None:

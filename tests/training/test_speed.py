@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def batch_of(needs, rows=6, size=16, length=5) -> Batch:
     views = {name: torch.zeros(rows, 3, size, size, dtype=torch.uint8) for name in needs if name != "text"}
     tokens = torch.zeros(rows, length, dtype=torch.long) if "text" in needs else None
-    return Batch(views, {}, tokens, [str(i) for i in range(rows)], rows, rows)
+    return Batch(views, {}, tokens, [str(i) for i in range(rows)], rows)
 
 
 def counted_for_real(config, objective, batch) -> int:

@@ -207,7 +207,6 @@ class Builder:
             "skipped": skipped,
             "tallies": [tally for lane in tallies for tally in lane],
             "position": end,
-            "read": end + (self.schedule.before(end) if len(self.lanes) > 1 else 0),
         }
 
     def _empty(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

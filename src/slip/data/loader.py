@@ -8,7 +8,6 @@ keeps the order.
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder, Early
 from slip.data.decode import check_decoder
-from slip.data.fanout import end_with_parent, start_context
+from slip.data.fanout import default_processes, end_with_parent, start_context
 from slip.data.order import check_seed
 from slip.data.record import Batch, Source
 from slip.data.schedule import Schedule
@@ -134,9 +133,8 @@ class Loader:
 
 
 def default_workers() -> int:
-    """Return the number of loader processes for this machine: one core is left to training, at most 8 are used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_WORKERS, cores - 1)
+    """Return the number of loader processes for this process's share of the machine: one core is left to training."""
+    return min(MAX_WORKERS, default_processes() - 1)
 
 
 class _Positions(Dataset):

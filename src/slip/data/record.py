@@ -80,7 +80,7 @@ class Batch:
     parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `slip.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
-    position: samples of the run consumed once this batch is done. read: the records whose turn it was until then.
+    position: samples of the run consumed once this batch is done.
     tallies: what became of this batch's (or this process's share of) records, a `Tally` for each part of the source,
     then for each of the source of the self-supervised views (`slip.data.order.parts_of`).
     """
@@ -90,6 +90,5 @@ class Batch:
     tokens: Tensor | None
     keys: Sequence[str]
     position: int
-    read: int
     skipped: list[Skipped] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)

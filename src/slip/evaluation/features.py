@@ -6,7 +6,6 @@ tower once; outside, every call computes anew, because the encoder may have been
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slip.data.fanout import default_processes
 from slip.data.record import Skipped
 from slip.errors import DataError, EvaluationError
 from slip.evaluation import note
@@ -194,9 +194,7 @@ def _finite(values: np.ndarray, label: str) -> np.ndarray:
 
 
 def _threads() -> int:
-    return max(
-        1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
+    return min(8, default_processes())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -58,9 +59,9 @@ class Clip:
             ) / 2
             return self._values(loss, by_image.hits)
         logits = contrast(image, gather_rows(text), scale, match, columns=True, block=self.block)
-        assert logits.columns is not None  # asked for above
         # Every process has reduced each text's logits over its own images; row n's positive is column n's as well.
-        by_text = gather_rows(logits.columns[None]).logsumexp(0) if world() > 1 else logits.columns
+        columns = cast(Tensor, logits.columns)  # asked for above
+        by_text = gather_rows(columns[None]).logsumexp(0) if world() > 1 else columns
         by_text = by_text[first : first + len(text)]
         loss = ((logits.rows - logits.positives).mean() + (by_text - logits.positives).mean()) / 2
         return self._values(loss, logits.hits)

@@ -118,6 +118,12 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             fix="Leave --training.offload out, or add --training.parallel fsdp on GPUs",
         )
     dtype = choose_precision(training.precision, device)
+    if dtype == torch.float16 and training.parallel == "fsdp" and processes > 1:
+        raise ConfigError(
+            "fp16 does not go together with weights spread over processes: each would scale its loss by itself",
+            got="--training.precision fp16 --training.parallel fsdp",
+            fix="Use --training.precision bf16, or --training.parallel ddp",
+        )
     plan = Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes, budget.seconds)
     return plan.of_steps(budget.samples // training.batch) if budget.samples else plan
 
@@ -203,8 +209,9 @@ def length(plan: Plan) -> str:
             f"{training.budget} of training, evaluation not counted: the first steps are timed, then begun again "
             f"with a plan of as many steps of {training.batch} as there is time for"
         )
-    at_a_time = min(training.micro_batch or training.batch, training.batch)
-    micro = f", {at_a_time} at a time through the towers" if at_a_time < training.batch else ""
+    share = training.batch // plan.processes
+    at_a_time = training.micro_batch or share
+    micro = f", {at_a_time} at a time through the towers" if at_a_time < share else ""
     samples = f"{plan.steps * training.batch:,} samples = {plan.steps:,} steps of {training.batch}{micro}"
     if training.budget:
         return f"{plan.steps / plan.steps_per_epoch:.3g} epochs = {samples}"
@@ -223,14 +230,13 @@ def _data(records: int, source: Source) -> str:
 def memory(plan: Plan, model: Model) -> tuple[int, int]:
     """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
 
-    Activations are counted, not guessed: the towers run on two small batches, what then waits for the backward
-    pass is added up, and the line through the two sums is read at the batch's size.
+    Both of one process. Activations are counted, not guessed: the towers run on two small batches, what then waits
+    for the backward pass is added up, and the line through the two sums is read at the batch's size.
     """
     small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
     few, more = _saved_bytes(plan, model, small), _saved_bytes(plan, model, 2 * small)
-    at_a_time = min(
-        plan.config.training.micro_batch or plan.config.training.batch, plan.config.training.batch
-    )
+    share = plan.config.training.batch // plan.processes
+    at_a_time = min(plan.config.training.micro_batch or share, share)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) * 4
     return weights, few + (more - few) // small * (at_a_time - small)
 

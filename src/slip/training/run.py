@@ -30,7 +30,17 @@ from slip.data.record import Skipped
 from slip.errors import CheckpointError, ConfigError
 from slip.files import write_json, write_text
 
-LIBRARIES = ("openslip", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "Pillow", "safetensors")
+LIBRARIES = (
+    "openslip",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "Pillow",
+    "simplejpeg",
+    "safetensors",
+)
 MAY_CHANGE = (
     "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "data.val", "training.log_every",
     "training.profile", "training.max_nonfinite", "training.device", "training.parallel", "training.offload",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -14,6 +13,7 @@ from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from slip.data.fanout import default_processes
 from slip.errors import ConfigError, DataError, EvaluationError
 from slip.evaluation import Result, note
 from slip.evaluation.datasets import Labelled, dataset_name, load_labelled
@@ -276,5 +276,4 @@ def _need(usable: int, split: str, damaged: dict[int, str]) -> None:
 def _auto_workers(device: torch.device) -> int:
     if device.type == "cpu":
         return 0
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return min(8, default_processes())
