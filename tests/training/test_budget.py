@@ -8,8 +8,9 @@ import torch
 from rich.console import Console
 
 from slip.errors import ConfigError
-from slip.training import checkpoint, loop
+from slip.training import checkpoint
 from slip.training.budget import RESERVE, TIMED, WARM_UP, Budget, Rehearsal, parse_budget
+from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.plan import length, make_plan
 from slip.training.run import read_lines
@@ -91,8 +92,8 @@ def test_a_budget_too_small_for_a_step_still_makes_one() -> None:
 @pytest.fixture
 def _tenth_of_a_second(monkeypatch) -> None:
     """Let every step seem to take 0.1 s."""
-    original = loop._Session._next_step
-    monkeypatch.setattr(loop._Session, "_next_step", lambda self, batches: original(self, batches) and 0.1)
+    original = Learner.take_step
+    monkeypatch.setattr(Learner, "take_step", lambda self, batches: original(self, batches) and 0.1)
 
 
 def weights(run):
@@ -121,14 +122,14 @@ def test_a_budget_of_time_trains_as_the_same_number_of_samples_does(tmp_path, to
 def test_a_plan_once_made_outlives_interruptions(tmp_path, toy_source, monkeypatch) -> None:
     config = make_tiny_config(budget="3s")
     whole = train(config, toy_source, tmp_path / "whole", console=QUIET)
-    original = loop._Session._train_step
+    original = Learner._train_step
 
     def train_step(self, batch):
         original(self, batch)
-        if self.step == 7 and not self.plan.seconds:
+        if self.state.step == 7 and not self.state.plan.seconds:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop._Session, "_train_step", train_step)
+    monkeypatch.setattr(Learner, "_train_step", train_step)
     with pytest.raises(Interrupted, match="after step 7 of 24"):
         train(config, toy_source, tmp_path / "parts", console=QUIET)
     monkeypatch.undo()  # steps are faster now, which changes nothing
@@ -137,18 +138,18 @@ def test_a_plan_once_made_outlives_interruptions(tmp_path, toy_source, monkeypat
 
 
 def test_a_rehearsal_that_is_interrupted_is_repeated(tmp_path, toy_source, monkeypatch) -> None:
-    original = loop._Session._next_step
+    original = Learner.take_step
 
     def next_step(self, batches):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batches)
 
     config = make_tiny_config(budget="1h")
-    monkeypatch.setattr(loop._Session, "_next_step", next_step)
+    monkeypatch.setattr(Learner, "take_step", next_step)
     with pytest.raises(Interrupted, match="while the first steps were timed.*--resume"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoints" / "step-00000000")["steps"] is None
-    monkeypatch.setattr(loop._Session, "_next_step", lambda self, batches: original(self, batches) and 300.0)
+    monkeypatch.setattr(Learner, "take_step", lambda self, batches: original(self, batches) and 300.0)
     run = train(config, toy_source, tmp_path / "run", resume=True, console=QUIET)
     assert read_lines(run.path / "metrics.jsonl")[-1]["step"] == 6
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from slip.config import Config
 from slip.data.sources.mixture import Mixture
 from slip.errors import CheckpointError, ConfigError, TrainingError
-from slip.training import checkpoint, loop
+from slip.training import checkpoint, learner, state
+from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
 from toys import ToySource, make_tiny_config
@@ -41,14 +42,14 @@ def same(a, b) -> bool:
 
 def interrupt_after(monkeypatch, step: int) -> None:
     """Send this process SIGTERM once `step` steps are done."""
-    original = loop._Session._train_step
+    original = Learner._train_step
 
     def train_step(self, batch):
         original(self, batch)
-        if self.step == step:
+        if self.state.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop._Session, "_train_step", train_step)
+    monkeypatch.setattr(Learner, "_train_step", train_step)
 
 
 def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
@@ -280,7 +281,7 @@ def test_too_many_unusable_records_stop_the_run(tmp_path) -> None:
 def test_non_finite_losses_are_skipped_then_stop_the_run(
     tmp_path, toy_source, tiny_config, monkeypatch
 ) -> None:
-    original, calls = loop.backward, []
+    original, calls = learner.backward, []
 
     def poisoned(parallel, *args, **options):
         losses = original(parallel, *args, **options)
@@ -291,7 +292,7 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
                 parameter.grad = torch.full_like(parameter, float("nan"))
         return losses
 
-    monkeypatch.setattr(loop, "backward", poisoned)
+    monkeypatch.setattr(learner, "backward", poisoned)
     config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
     with pytest.raises(TrainingError, match=r"3 steps in a row, the last one step 11.*records toy/"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
@@ -414,13 +415,13 @@ def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypa
 
 def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch) -> None:
     config = cheap(make_tiny_config(log_every=1))
-    original, views = loop.backward, []
+    original, views = learner.backward, []
 
     def watched(model, objective, inputs, **options):
         views.append({name: tuple(view.shape) for name, view in inputs.views.items()})
         return original(model, objective, inputs, **options)
 
-    monkeypatch.setattr(loop, "backward", watched)
+    monkeypatch.setattr(learner, "backward", watched)
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
     image = {"image": (8, 3, 16, 16)}
     assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
@@ -468,7 +469,7 @@ def test_views_that_cannot_be_trained_on_leave_no_folder(
 
 def scale_losses(monkeypatch, **options) -> None:
     """Let fp32 runs on a CPU scale their losses as fp16 ones on a GPU do."""
-    monkeypatch.setattr(loop, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", **options))
+    monkeypatch.setattr(state, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", **options))
 
 
 def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
@@ -494,7 +495,7 @@ def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
 
 def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
     """The loss stays finite and its gradient does not: four times too high a scale, then something else."""
-    original, calls = loop.backward, []
+    original, calls = learner.backward, []
 
     def too_high(parallel, *args, scaler, **options):
         losses = original(parallel, *args, scaler=scaler, **options)
@@ -503,7 +504,7 @@ def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_c
             parallel.model.logit_scale.grad.fill_(float("inf"))
         return losses
 
-    monkeypatch.setattr(loop, "backward", too_high)
+    monkeypatch.setattr(learner, "backward", too_high)
     scale_losses(monkeypatch, init_scale=8.0, growth_interval=1000)
     config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
     with pytest.raises(TrainingError, match="3 steps in a row, the last one step 13"):

@@ -11,9 +11,9 @@ from rich.console import Console
 from slip import toml
 from slip.config import TrackingConfig
 from slip.errors import ConfigError
-from slip.training import loop
 from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
+from slip.training.state import State
 from slip.training.tracking import Window, numbers, progress_text
 from toys import make_tiny_config
 
@@ -88,14 +88,14 @@ def tracked(**tracking):
 
 
 def stop_after(monkeypatch, step: int) -> None:
-    original = loop._Session._save
+    original = State.save
 
     def save(self):
         original(self)
         if self.step == step:
             raise Interrupted("Stopped here")
 
-    monkeypatch.setattr(loop._Session, "_save", save)
+    monkeypatch.setattr(State, "save", save)
 
 
 def test_wandb_gets_every_line_and_a_resumed_run_goes_on_in_the_same_one(

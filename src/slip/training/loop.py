@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +14,28 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from slip.augment import augment, augment_early
 from slip.config import Config
 from slip.data.decode import check_decoder
 from slip.data.identity import identify
-from slip.data.loader import Loader
 from slip.data.order import epoch_length
-from slip.data.record import Batch, Skipped, Source, Tally
-from slip.data.tokenizer import Tokenizer
+from slip.data.record import Source
 from slip.encoder import Encoder
-from slip.errors import CheckpointError, ConfigError, TrainingError
+from slip.errors import ConfigError, TrainingError
 from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
-from slip.training import checkpoint
 from slip.training.budget import Rehearsal
-from slip.training.counts import Counts
-from slip.training.optimizer import build_optimizer, set_learning_rate
-from slip.training.parallel import Parallel, Snapshot, parallelise
-from slip.training.plan import Plan, check_ssl, describe, length, make_plan
-from slip.training.precision import choose_device, loss_scaler, overflowed
+from slip.training.learner import Learner
+from slip.training.parallel import parallelise
+from slip.training.plan import check_ssl, describe, length, make_plan
+from slip.training.precision import choose_device
 from slip.training.prepare import prepare
 from slip.training.processes import Processes, joined
 from slip.training.profiling import profiling
 from slip.training.run import RunFolder
-from slip.training.schedule import learning_rate
 from slip.training.signals import stop_signals
-from slip.training.speed import Speed, Work, peak
-from slip.training.step import Inputs, backward, gradient_norm
-from slip.training.tracking import ProgressLine, Tracker, Window, check_trackers, open_trackers
-from slip.training.trouble import check_nonfinite
+from slip.training.state import State
+from slip.training.tracking import ProgressLine, Tracker, check_trackers, open_trackers
 
 
 class Interrupted(TrainingError):
@@ -127,251 +117,120 @@ def _train(
         offload=config.training.offload,
         some_unused=plan.schedule.every > 1,
     )
-    with _Session(plan, run, source, ssl, parallel, objective, evaluate, console, processes) as session:
-        session.restore()
-        if session.plan.seconds:
+    say = partial(_say, console)
+    state = State(plan, run, {"train": source, "ssl": ssl}, parallel, processes, say)
+    learner = Learner(state, source, ssl, objective, say)
+    with _Session(state, learner, evaluate, console) as session:
+        state.restore()
+        if state.plan.seconds:
             session.rehearse()
         session.run_to_the_end()
     return run
 
 
 class _Session:
-    """A run in progress: the pieces of state and the few things that happen to them."""
+    """A run in progress: its state, and what happens between its steps."""
 
     def __init__(
         self,
-        plan: Plan,
-        run: RunFolder,
-        source: Source,
-        ssl: Source | None,
-        parallel: Parallel,
-        objective: Any,
+        state: State,
+        learner: Learner,
         evaluate: Callable[[Encoder], Sequence[Any]] | None,
         console: Console,
-        processes: Processes,
     ) -> None:
-        self.plan, self.config, self.run, self.source, self.ssl = plan, plan.config, run, source, ssl
-        self.parallel, self.objective, self.evaluate, self.console = parallel, objective, evaluate, console
-        self.processes, self.model = processes, parallel.model
-        self.optimizer = build_optimizer(self.model, self.config.optimizer)
-        self.step = 0
-        self.scaler = loss_scaler(plan.device, plan.dtype)
-        self.counts = {"skipped": 0, "nonfinite": 0} | ({"overflow": 0} if self.scaler.is_enabled() else {})
-        self.records = Counts({"train": source, "ssl": ssl})
-        self.nonfinite_in_a_row = 0
-        self.scores: dict[str, float] = {}
-        self.measured_at = -1
-        self.window = Window()
-        work = Work(self.config, objective, plan.needs)
-        self.speed = Speed(plan.device, work, peak(plan.device, plan.dtype)[0], processes.world)
+        self.state, self.learner, self.evaluate, self.console = state, learner, evaluate, console
+        self.config, self.run, self.processes = state.plan.config, state.run, state.processes
+        self.model, self.say = state.parallel.model, learner.say
         self.trackers: list[Tracker] = []
-        self.writer = checkpoint.BackgroundWriter(self._warn)
 
     def __enter__(self) -> _Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.close()
+        self.state.close()
         for tracker in self.trackers:
             tracker.close()
 
-    def restore(self) -> None:
-        """Go to the newest checkpoint, if there is one. All processes read it, which takes a folder that they share."""
-        found = checkpoint.newest_good(self.run.checkpoints, self._warn) if self.processes.first else None
-        newest = self.processes.from_first(-1 if found is None else checkpoint.step_of(found))
-        if newest >= 0:
-            weights, moments, state = checkpoint.load(checkpoint.path_of(self.run.checkpoints, newest))
-            self.parallel.load(self.optimizer, weights, moments)
-            self.step, self.counts, self.scores = state["step"], state["counts"], state["scores"]
-            self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
-            self.records = Counts({"train": self.source, "ssl": self.ssl}, state.get("records"), self.step)
-            self.scaler.load_state_dict(state.get("scaler", {}))
-            self.window = Window(state["window"])
-            if self.plan.seconds and state.get("steps"):
-                self.plan = self.plan.of_steps(state["steps"])
-        if self.processes.first:
-            self.run.rewind(self.step)
-
     def rehearse(self) -> None:
         """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
-        self._save()
-        rehearsal, stopped = Rehearsal(self.plan.seconds), False
-        with stop_signals() as stop, closing(iter(self._loader())) as batches:
+        state = self.state
+        state.save()
+        rehearsal, stopped = Rehearsal(state.plan.seconds), False
+        with stop_signals() as stop, closing(iter(self.learner.loader())) as batches:
             while not (rehearsal.done or stopped):
-                (seconds,) = self.processes.mean([self._next_step(batches)])
+                (seconds,) = self.processes.mean([self.learner.take_step(batches)])
                 rehearsal.add(seconds)
                 (stopped,) = self.processes.any(stop.is_set())
-        self.writer.finish()
+        state.finish()
         self.processes.wait()
-        self.restore()
-        self.speed.take()
+        state.restore()
+        self.learner.speed.take()
         if stopped:
             raise Interrupted(
                 "Stopped while the first steps were timed",
                 fix="Start again with the same command and --resume",
             )
-        self.plan = self.plan.of_steps(rehearsal.fitting())
-        self._save()
+        state.plan = state.plan.of_steps(rehearsal.fitting())
+        state.save()
         timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
-        self._say(f"planned    {length(self.plan)} ({timed})")
+        self.say(f"planned    {length(state.plan)} ({timed})")
 
     def run_to_the_end(self) -> None:
         """Train, measure, save, until the last step or a signal."""
-        config, plan = self.config, self.plan
-        if self.step:
-            self._say(f"continuing from step {self.step:,} of {plan.steps:,}")
+        state, config, plan = self.state, self.config, self.state.plan
+        if state.step:
+            self.say(f"continuing from step {state.step:,} of {plan.steps:,}")
         first = self.processes.first
-        self.trackers = open_trackers(self.run, config, self.step, self._say) if first else []
-        self.progress = ProgressLine(self.console, self.step, plan.steps)
+        self.trackers = open_trackers(self.run, config, state.step, self.say) if first else []
+        self.progress = ProgressLine(self.console, state.step, plan.steps)
         self.trackers.append(self.progress)
-        self.saved_at = time.monotonic()
+        state.saved_at = time.monotonic()
         every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
             profiled = stack.enter_context(
                 profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
             )
-            batches = stack.enter_context(closing(iter(self._loader())))
-            while self.step < plan.steps:
-                self._next_step(batches)
+            batches = stack.enter_context(closing(iter(self.learner.loader())))
+            while state.step < plan.steps:
+                self.learner.take_step(batches)
                 profiled()
-                self.progress.advance(self.step)
-                last = self.step == plan.steps
-                if last or self.step % config.training.log_every == 0:
-                    self._log(self.window.take() | self.speed.take() | self.counts)
+                self.progress.advance(state.step)
+                last = state.step == plan.steps
+                if last or state.step % config.training.log_every == 0:
+                    self._log(state.window.take() | self.learner.speed.take() | state.counts)
                 if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
                     self._evaluate()
-                late = bool(minutes) and time.monotonic() - self.saved_at > minutes * 60
+                late = bool(minutes) and time.monotonic() - state.saved_at > minutes * 60
                 late, stopped = self.processes.any(late, stop.is_set())
-                in_turn = bool(every) and self.step % every == 0
-                if last or in_turn or late or stopped or self.measured_at == self.step:
-                    self._save()
+                in_turn = bool(every) and state.step % every == 0
+                if last or in_turn or late or stopped or state.measured_at == state.step:
+                    state.save()
                 if stopped and not last:
-                    self.writer.finish()
+                    state.finish()
                     raise Interrupted(
-                        f"Stopped after step {self.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
+                        f"Stopped after step {state.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
                     )
-        nonfinite = self.counts["nonfinite"]
-        self._say(self.records.words(self.run.skipped, nonfinite, config.training.batch))
+        self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
         self._evaluate()
-        self._save()
-        self.writer.finish()
-
-    def _loader(self) -> Loader:
-        config, text = self.config, self.config.model.text
-        return Loader(
-            self.source,
-            ssl=self.ssl,
-            views=config.views,
-            names=tuple(name for name in self.plan.needs if name != "text"),
-            tokenizer=Tokenizer(text.context, text.truncation) if "text" in self.plan.needs else None,
-            batch=config.training.batch,
-            seed=config.training.seed,
-            position=self.step * config.training.batch,
-            rank=self.processes.rank,
-            world=self.processes.world,
-            schedule=self.plan.schedule,
-            decoder=config.data.decoder,
-            early=augment_early if config.data.augment == "loader" else None,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-        )
-
-    def _next_step(self, batches: Iterator[Batch]) -> float:
-        """Wait for a batch and train on it; return the seconds that both took."""
-        started = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - started
-        self._train_step(batch)
-        seconds = time.perf_counter() - started
-        self.speed.add(batch, seconds, waited)
-        return seconds
-
-    def _train_step(self, batch: Batch) -> None:
-        training, optimizer, phases = self.config.training, self.config.optimizer, self.speed.phases
-        self.model.train()
-        set_learning_rate(
-            self.optimizer, learning_rate(optimizer, self.step, self.plan.steps, self.plan.warmup)
-        )
-        with phases("augment"):
-            inputs = self._inputs(batch)
-        losses = backward(
-            self.parallel, self.objective, inputs, dtype=self.plan.dtype, micro_batch=training.micro_batch,
-            seed=training.seed * 1_000_003 + self.step, phases=phases, scaler=self.scaler,
-        )  # fmt: skip
-        # What the processes agree on is agreed on at once, so that all do the same from here on.
-        counted = [count for tally in batch.tallies for count in vars(tally).values()]
-        with phases("communication"):
-            means = self.processes.mean([*map(float, losses.values()), *counted])
-        sums = iter(round(mean * self.processes.world) for mean in means[len(losses) :])
-        self._count_records(batch, [Tally(*(next(sums) for _ in vars(tally))) for tally in batch.tallies])
-        with phases("optimizer"):
-            self.scaler.unscale_(self.optimizer)
-            values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
-            if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-                self.optimizer.step()
-                self.model.clamp_logit_scale()
-                self.nonfinite_in_a_row = 0
-                self.window.add(values)
-            elif overflowed(self.scaler, values["loss"], values["grad_norm"]):
-                self.counts["overflow"] += 1
-            else:
-                self._count_nonfinite(batch, values)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-
-    def _inputs(self, batch: Batch) -> Inputs:
-        """Move a batch to the device and draw its colours there."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(self.plan.device, non_blocking=True)
-
-        config = self.config.views
-        views = {
-            name: augment(move(view), batch.parameters[name], config.mean, config.std)
-            for name, view in batch.views.items()
-        }
-        return Inputs(views, None if batch.tokens is None else move(batch.tokens))
-
-    def _count_records(self, batch: Batch, tallies: list[Tally]) -> None:
-        """Count what became of the records of the whole batch, and list what the processes could not use of it."""
-        self.records.add(tallies)
-        for warning in self.records.warnings():
-            self._say(f"warning: {warning}")
-        if not any(tally.skipped for tally in tallies):
-            return
-        everyones = self.processes.gather(json.dumps([asdict(skipped) for skipped in batch.skipped]).encode())
-        found = [Skipped(**skipped) for payload in everyones for skipped in json.loads(payload)]
-        self.counts["skipped"] += len(found)
-        if self.processes.first:
-            self.run.append_skipped(self.step + 1, found)
-        self.records.judge(self.config.data.max_skipped, found[-1], self.run.skipped)
-
-    def _say(self, words: str) -> None:
-        self.console.print(textwrap.indent(words, "  "), highlight=False, soft_wrap=True, markup=False)
-
-    def _count_nonfinite(self, batch: Batch, values: dict[str, float]) -> None:
-        self.counts["nonfinite"] += 1
-        self.nonfinite_in_a_row += 1
-        allowed = self.config.training.max_nonfinite
-        check_nonfinite(self.nonfinite_in_a_row, allowed, self.step + 1, batch, values)
+        state.save()
+        state.finish()
 
     def _due(self, every: float) -> bool:
         """Whether a multiple of `every` steps (a float) has just been passed."""
-        return every > 0 and int(self.step / every) > int((self.step - 1) / every)
+        return every > 0 and int(self.state.step / every) > int((self.state.step - 1) / every)
 
     def _log(self, line: dict[str, Any]) -> None:
-        position = self.step * self.config.training.batch
+        position = self.state.step * self.config.training.batch
         where = {
-            "step": self.step,
+            "step": self.state.step,
             "position": position,
-            "epoch": round(position / self.plan.records, 4),
-            "progress": round(self.step / self.plan.steps, 4),
+            "epoch": round(position / self.state.plan.records, 4),
+            "progress": round(self.state.step / self.state.plan.steps, 4),
         }
         if "loss" in line:
-            line = line | {"lr": self.optimizer.param_groups[0]["lr"]}
+            line = line | {"lr": self.state.optimizer.param_groups[0]["lr"]}
             if self.model.logit_scale is not None:
                 line["logit_scale"] = float(self.model.logit_scale.detach().exp())
         for tracker in self.trackers:
@@ -380,63 +239,31 @@ class _Session:
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
+        state = self.state
         self.progress.measuring()
-        snapshot = self.parallel.snapshot(self.optimizer)
+        snapshot = self.state.parallel.snapshot(state.optimizer)
         if self.processes.first:
             try:
                 results = self.evaluate(Encoder(self._plain_model(snapshot[0]), self.config))
             except BaseException:
-                self._write(snapshot, wait=True)  # a broken evaluation set must not cost the weights
+                state.write(snapshot)  # a broken evaluation set must not cost the weights
+                state.finish()
                 raise
-            self.scores = {f"{r.task}/{r.metric}": r.value for r in results}
-            self._log({"evaluation": self.scores})
-            if self.step == self.plan.steps:
+            state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
+            self._log({"evaluation": state.scores})
+            if state.step == state.plan.steps:
                 write_json(self.run.path / "results.json", [r.to_dict() for r in results])
-        self.measured_at = self.step
+        state.measured_at = state.step
         self.processes.wait()
 
     def _plain_model(self, weights: Mapping[str, Tensor]) -> Model:
         """Return a model to measure that asks nothing of other processes."""
         if self.processes.world == 1:
             return self.model
-        model = build(self.config.model, self.config.views.size, self.plan.needs)
+        model = build(self.config.model, self.config.views.size, self.state.plan.needs)
         model.load_state_dict(dict(weights))
-        return model.to(self.plan.device)
+        return model.to(self.state.plan.device)
 
-    def _save(self) -> None:
-        """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
-        snapshot = self.parallel.snapshot(self.optimizer)
-        if self.processes.first:
-            self._write(snapshot)
-        self.saved_at = time.monotonic()
 
-    def _write(self, snapshot: Snapshot, *, wait: bool = False) -> None:
-        score_name = self.config.evaluation.best or next(iter(self.scores), "")
-        state = {
-            "position": self.step * self.config.training.batch,
-            "steps": None if self.plan.seconds else self.plan.steps,
-            "counts": dict(self.counts),
-            "records": self.records.state,
-            "nonfinite_in_a_row": self.nonfinite_in_a_row,
-            "scaler": self.scaler.state_dict(),
-            "window": dict(self.window.sums),
-            "scores": dict(self.scores),
-            "score": self.scores.get(score_name) if self.measured_at == self.step else None,
-        }
-        folder, step, keep = self.run.checkpoints, self.step, self.config.checkpoint.keep
-        weights, moments = (
-            {n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot
-        )
-        counts = self.records.to_dict(self.step, self.counts["nonfinite"], self.config.training.batch)
-
-        def write() -> None:
-            checkpoint.save(folder, step, weights, moments, state)
-            checkpoint.prune(folder, keep)
-            self.run.write_counts(counts)
-
-        self.writer.start(write)
-        if wait:
-            self.writer.finish()
-
-    def _warn(self, error: CheckpointError) -> None:
-        self._say(f"warning: {error}")
+def _say(console: Console, words: str) -> None:
+    console.print(textwrap.indent(words, "  "), highlight=False, soft_wrap=True, markup=False)

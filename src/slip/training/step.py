@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from slip.collectives import rank, world
+from slip.models import Model
 from slip.models.dropping import Rows
 from slip.training.parallel import Parallel
 from slip.training.precision import autocast
@@ -39,6 +40,10 @@ class Inputs:
 
     def __len__(self) -> int:
         return max(map(len, self.views.values()))
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.views.values())).device
 
     def split(self, size: int) -> Iterator[Inputs]:
         """Yield consecutive parts of at most `size` samples, each with its share of every view."""
@@ -76,27 +81,40 @@ def backward(
     a part's features once more is forward, and what DistributedDataParallel sends meanwhile is backward.
     `scaler` multiplies the gradient, which has to be unscaled before it is used.
     """
-    device = next(iter(inputs.views.values())).device
-    if not micro_batch or micro_batch >= len(inputs):
+    in_parts = bool(micro_batch) and micro_batch < len(inputs)
+    if in_parts:
+        parts = list(inputs.split(micro_batch))
+        losses = _backward_in_parts(parallel.model, objective, parts, dtype, seed, phases, scaler)
+    else:
         torch.manual_seed(seed)
-        with phases("forward"), autocast(device, dtype):
+        with phases("forward"), autocast(inputs.device, dtype):
             losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows))
         with phases("backward"):
             scaler.scale(losses["loss"]).backward()
-        with phases("communication"):
-            parallel.finish_gradients(whole=True)
-        return {name: value.detach() for name, value in losses.items()}
+    with phases("communication"):
+        parallel.finish_gradients(whole=not in_parts)
+    return {name: value.detach() for name, value in losses.items()}
 
-    model, parts = parallel.model, list(inputs.split(micro_batch))
 
-    def features(index: int) -> dict[str, Tensor]:
+def _backward_in_parts(
+    model: Model,
+    objective: Objective,
+    parts: Sequence[Inputs],
+    dtype: torch.dtype,
+    seed: int,
+    phases: Callable[[str], AbstractContextManager[object]],
+    scaler: torch.amp.GradScaler,
+) -> dict[str, Tensor]:
+    """`backward` with the towers seeing a part of the batch at a time: features, their gradient, then the towers'."""
+    device = parts[0].device
+
+    def features(part: Inputs) -> dict[str, Tensor]:
         torch.manual_seed(seed)
-        part = parts[index]
         with phases("forward"), autocast(device, dtype):
             return model.features(part.views, part.tokens, part.rows)
 
     with torch.no_grad():
-        cached = [features(i) for i in range(len(parts))]
+        cached = [features(part) for part in parts]
     # Few self-supervised rows leave some parts without any.
     pieces = {name: [part[name] for part in cached if name in part] for name in model.embeddings}
     whole = {name: torch.cat(rows).requires_grad_() for name, rows in pieces.items() if rows}
@@ -109,13 +127,11 @@ def backward(
         for name, feature in whole.items()
         if feature.grad is not None
     }
-    for i in range(len(parts)):
-        again = {name: feature for name, feature in features(i).items() if name in gradients}
+    for part in parts:
+        again = {name: feature for name, feature in features(part).items() if name in gradients}
         with phases("backward"):
             torch.autograd.backward(list(again.values()), [next(gradients[name]) for name in again])
-    with phases("communication"):
-        parallel.finish_gradients(whole=False)
-    return {name: value.detach() for name, value in losses.items()}
+    return losses
 
 
 def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:

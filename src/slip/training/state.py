@@ -1,0 +1,147 @@
+"""The state of a run: all that its next step depends on, how a checkpoint keeps it, and how it comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from slip.data.record import Source
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+from slip.training.counts import Counts
+from slip.training.optimizer import build_optimizer
+from slip.training.parallel import Parallel, Snapshot
+from slip.training.plan import Plan
+from slip.training.precision import loss_scaler
+from slip.training.processes import Processes
+from slip.training.run import RunFolder
+from slip.training.tracking import Window
+
+
+class State:
+    """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
+
+    lanes: the sources that records are counted for, see `Counts`. say: tells people of what went wrong.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunFolder,
+        lanes: Mapping[str, Source | None],
+        parallel: Parallel,
+        processes: Processes,
+        say: Callable[[str], None],
+    ) -> None:
+        self.plan, self.run, self.lanes, self.say = plan, run, lanes, say
+        self.parallel, self.processes = parallel, processes
+        self.optimizer = build_optimizer(parallel.model, plan.config.optimizer)
+        self.scaler = loss_scaler(plan.device, plan.dtype)
+        self.step = 0
+        self.records = Counts(lanes)
+        self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
+        self.scores: dict[str, float] = {}
+        self.measured_at = -1
+        self.window = Window()
+        self.saved_at = time.monotonic()
+        self.writer = checkpoint.BackgroundWriter(self._warn)
+
+    @property
+    def position(self) -> int:
+        """How many samples of the data's stream the run has gone through."""
+        return self.step * self.plan.config.training.batch
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What went wrong so far, as the metrics name it."""
+        counts = {"skipped": self.records.total.skipped, "nonfinite": self.nonfinite}
+        return counts | ({"overflow": self.overflow} if self.scaler.is_enabled() else {})
+
+    def restore(self) -> None:
+        """Go to the newest good checkpoint, if there is one. All processes read it, from a folder that they share.
+
+        Raises CheckpointError where there are checkpoints and none is good, or this version cannot go on from it.
+        """
+        folder = self.run.checkpoints
+        found = checkpoint.newest_good(folder, self._warn) if self.processes.first else None
+        newest = self.processes.from_first(-1 if found is None else checkpoint.step_of(found))
+        if newest >= 0:
+            path = checkpoint.path_of(folder, newest)
+            try:
+                weights, moments, saved = checkpoint.load(path)
+                self.parallel.load(self.optimizer, weights, moments)
+                self._put_back(saved)
+            except (LookupError, TypeError, ValueError) as error:
+                lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+                raise CheckpointError(
+                    "The run cannot go on from its newest checkpoint",
+                    got=str(path),
+                    cause=f"Another version of openslip may have written it: {lacks}",
+                    fix="Continue it with that version (the run's versions.json names it), or start a new run",
+                ) from None
+        if self.processes.first:
+            self.run.rewind(self.step)
+
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
+        self.step, self.scores = saved["step"], saved["scores"]
+        self.nonfinite, self.overflow = saved["counts"]["nonfinite"], saved["counts"].get("overflow", 0)
+        self.nonfinite_in_a_row = saved["nonfinite_in_a_row"]
+        self.records = Counts(self.lanes, saved.get("records"), self.step)
+        self.scaler.load_state_dict(saved.get("scaler", {}))
+        self.window = Window(saved["window"])
+        if self.plan.seconds and saved.get("steps"):
+            self.plan = self.plan.of_steps(saved["steps"])
+
+    def save(self) -> None:
+        """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
+        snapshot = self.parallel.snapshot(self.optimizer)
+        if self.processes.first:
+            self.write(snapshot)
+        self.saved_at = time.monotonic()
+
+    def write(self, snapshot: Snapshot) -> None:
+        """`save` what a snapshot of now holds; for the first process alone."""
+        saved, folder, step, keep = (
+            self.to_dict(),
+            self.run.checkpoints,
+            self.step,
+            self.plan.config.checkpoint.keep,
+        )
+        weights, moments = (
+            {n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot
+        )
+        counts = self.records.to_dict(step, self.nonfinite, self.plan.config.training.batch)
+
+        def write() -> None:
+            checkpoint.save(folder, step, weights, moments, saved)
+            checkpoint.prune(folder, keep)
+            self.run.write_counts(counts)
+
+        self.writer.start(write)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps besides tensors: plain JSON values that later steps do not change."""
+        score_name = self.plan.config.evaluation.best or next(iter(self.scores), "")
+        return {
+            "position": self.position,
+            "steps": None if self.plan.seconds else self.plan.steps,
+            "counts": self.counts,
+            "records": self.records.state,
+            "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            "scaler": self.scaler.state_dict(),
+            "window": dict(self.window.sums),
+            "scores": dict(self.scores),
+            "score": self.scores.get(score_name) if self.measured_at == self.step else None,
+        }
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is on disk. Raises CheckpointError when it could not be written."""
+        self.writer.finish()
+
+    def close(self) -> None:
+        """Wait for what is being written, whatever becomes of it."""
+        self.writer.close()
+
+    def _warn(self, error: CheckpointError) -> None:
+        self.say(f"warning: {error}")
