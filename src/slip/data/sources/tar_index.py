@@ -46,8 +46,8 @@ MAGIC = b"openslip tar index 2\n"
 WORTH_KEEPING = 0.2
 """Seconds of walking over local shards from which on their indexes are written."""
 THREADS = 16
-"""Shards walked at once. Threads, for what takes long is a server or a disk; and processes cannot be started from
-every script."""
+"""Shards walked at once. Threads, for what takes long is a server or a disk: the walk itself takes 0.1 s for 20,000
+members. On 6 such shards on 2 busy cores, processes took 4 s and threads 2: starting them was 1.2 to 1.6 s of it."""
 SILENCE = 1.5
 """Seconds after which progress is shown."""
 LARGEST = 1 << 32
@@ -123,7 +123,9 @@ def walk(file: File, status: Stat, stop: threading.Event | None = None) -> Shard
     places, keys, ignored = array("I"), {}, Counter()
     for key, files in _samples(file, stop):
         image = _image(files)
-        ignored.update(files.keys() - {image, "json", "txt"} if image else files.keys())
+        for extension in files:
+            if not image or extension not in (image, "json", "txt"):
+                ignored[extension] += 1
         if not image:
             continue
         if files[image].extended:
@@ -169,9 +171,10 @@ def _samples(file: File, stop: threading.Event | None) -> list[tuple[str, dict[s
 
 def _image(files: dict[str, Member]) -> str:
     """Return the extension of the sample's image (`jpg` before `0.jpg`, else the first), or an empty string."""
-    plain = (extension for extension in files if extension in EXTENSIONS)
-    compound = (extension for extension in files if extension.rpartition(".")[2] in EXTENSIONS)
-    return next(plain, "") or next(compound, "")
+    for extension in files:
+        if extension in EXTENSIONS:
+            return extension
+    return next((extension for extension in files if extension.rpartition(".")[2] in EXTENSIONS), "")
 
 
 # Index files: MAGIC, the checksum of the rest, the length of the JSON that follows, the JSON, the places.
