@@ -17,9 +17,9 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,9 +37,7 @@ from slip.data.storage.files import (
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 from slip.files import whole_or_not
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from slip.progress import Bar
 
 FOLDER = ".openslip-index"
 MAGIC = b"openslip tar index 2\n"
@@ -256,35 +254,15 @@ def _keep(path: str, index: ShardIndex) -> None:
 
 def _with_progress(futures: list[Future[ShardIndex]], name: str) -> Iterator[Future[ShardIndex]]:
     """Yield the futures as they are done, with a bar on the standard error output if that takes long."""
-    begun, left, told = time.monotonic(), set(futures), False
-    bar: Progress | None = None
-    try:
+    text, left = f"Looking through {len(futures):,} shards of {name}", set(futures)
+    done, left = wait(left, timeout=SILENCE, return_when=FIRST_EXCEPTION)
+    yield from done
+    if not left:
+        return
+    with Bar(text, len(futures), done=len(futures) - len(left), transient=True) as bar:
+        if not bar.live:
+            print(f"{text} (once: what is found is kept)", file=sys.stderr, flush=True)
         while left:
-            done, left = wait(left, timeout=SILENCE, return_when=FIRST_COMPLETED)
+            done, left = wait(left, return_when=FIRST_COMPLETED)
             yield from done
-            if left and not told and time.monotonic() - begun > SILENCE:
-                bar, told = (
-                    _start_bar(f"Looking through {len(futures):,} shards of {name}", len(futures)),
-                    True,
-                )
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=len(futures) - len(left))
-    finally:
-        if bar is not None:
-            bar.stop()
-
-
-def _start_bar(text: str, count: int) -> Progress | None:
-    """Start a progress bar on a terminal; in a log say once what is going on, and return None."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"{text} (once: what is found is kept)", file=sys.stderr, flush=True)
-        return None
-    bar = Progress(console=console, transient=True)
-    bar.add_task(escape(text), total=count)
-    bar.start()
-    return bar
+            bar.update(done=len(futures) - len(left))
