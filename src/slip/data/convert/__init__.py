@@ -136,5 +136,3 @@ def _refuse_weights(source: Source) -> None:
             got=source.name,
             fix="Leave the weights out ('A + B'); or convert each source on its own, and give the weights to training",
         )
-
-

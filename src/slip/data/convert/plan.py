@@ -73,9 +73,7 @@ class Plan:
             manifest = _read(self.manifest) or {}
             write_json(self.manifest, manifest | {"written": written, "skipped": len(skipped)})
         except OSError as error:
-            raise DataError(
-                "The counts cannot be written", got=str(self.folder), cause=str(error)
-            ) from None
+            raise DataError("The counts cannot be written", got=str(self.folder), cause=str(error)) from None
 
     def sweep(self, spans: Sequence[range]) -> None:
         """Remove what a process that was killed has left of its shard, one of these."""
