@@ -33,7 +33,7 @@ class Bar:
         from rich import console as consoles
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done, self.numbers = title, total, done, ""
         self.console = console or consoles.Console(stderr=True, quiet=not shown)
         self.live = shown and self.console.is_terminal
         self._progress = Progress(
@@ -55,9 +55,10 @@ class Bar:
         self, *, done: int | None = None, numbers: str | None = None, title: str | None = None
     ) -> None:
         """Show what has changed of these."""
-        self.done, self.title = self.done if done is None else done, title or self.title
-        fields = {} if numbers is None else {"numbers": numbers}
-        self._progress.update(self._task, completed=self.done, description=self.title, **fields)
+        self.done = self.done if done is None else done
+        self.numbers = self.numbers if numbers is None else numbers
+        self.title = self.title if title is None else title
+        self._progress.update(self._task, completed=self.done, description=self.title, numbers=self.numbers)
 
     def close(self) -> None:
         self._progress.stop()
