@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -198,11 +199,41 @@ def test_a_killed_holder_lets_go_and_a_silent_one_is_not_waited_for_long(tmp_pat
         assert time.monotonic() - begun >= 0.3
     assert place.exists()
     assert holder.pid
-    os.kill(holder.pid, signal.SIGKILL)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(spool._lock, place, 60)
+        time.sleep(0.1)
+        os.kill(holder.pid, signal.SIGKILL)
+        assert waiting.result() is None  # what it waited for is not there: each for itself
     holder.join()
     descriptor = spool._lock(place, 10)
     assert descriptor is not None
     os.close(descriptor)
+
+
+def test_those_who_wait_for_a_fetch_that_fails_find_out_together(server, monkeypatch):
+    """Not one after the other, each trying again while the others wait."""
+    server.files["/a"] = DATA
+    file, trying, most, lock = open_shared(f"{server.url}/a"), 0, 0, threading.Lock()
+    first = threading.Event()
+
+    def fail(offset: int, size: int) -> bytes:
+        nonlocal trying, most
+        with lock:
+            trying += 1
+            most = max(most, trying)
+        first.set()
+        time.sleep(0.5)
+        with lock:
+            trying -= 1
+        raise DataError("The server is down")
+
+    monkeypatch.setattr(file._file, "read", fail)  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(5) as pool:
+        failed = [pool.submit(file.read, 0, SIZE)]
+        assert first.wait(60)
+        failed += [pool.submit(file.read, 0, SIZE) for _ in range(4)]
+        assert all(isinstance(future.exception(), DataError) for future in failed)
+    assert most > 1
 
 
 def test_waiting_for_a_fetch_is_bounded_as_a_fetch_is(tmp_path, server, monkeypatch):

@@ -121,10 +121,11 @@ def _room(folder: Path, size: int) -> bool:
 
 @contextmanager
 def _turn(place: Path, seconds: float) -> Iterator[None]:
-    """Be the only process within the block, if that can be had in so many seconds; else be one of several.
+    """Be the one process within the block; or wait until another that is has left it, for so many seconds at most.
 
-    The lock is let go by a process that dies. Its file is removed by who has it, while others may wait at it or make
-    it anew: they are no longer kept apart then, and fetch the same at worst.
+    Who has waited goes on beside others: what it waited for is there, or the other one has failed, which all should
+    find out for themselves at once rather than one after the other. A process that dies has left. The lock's file is
+    removed by who had it; who makes it anew meanwhile fetches the same at worst.
     """
     descriptor = _lock(place, seconds)
     try:
@@ -137,23 +138,27 @@ def _turn(place: Path, seconds: float) -> Iterator[None]:
 
 
 def _lock(place: Path, seconds: float) -> int | None:
-    """Return the descriptor of a locked file, None when another process has it or files cannot be locked here."""
-    end, pause = time.monotonic() + seconds, 0.01
+    """Return the descriptor of the file, locked; None when another process had it, or files cannot be locked here."""
     try:
         import fcntl
 
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
     except (OSError, ImportError):
         return None
-    try:
-        while time.monotonic() < end:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.25)
-    except OSError:
-        pass
+
+    def taken() -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+    end, pause = time.monotonic() + seconds, 0.01
+    with suppress(OSError):
+        if not taken():
+            return descriptor
+        while time.monotonic() < end and taken():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
     os.close(descriptor)
     return None
