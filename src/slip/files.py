@@ -15,14 +15,18 @@ TEMPORARY = ".writing-"
 
 
 @contextmanager
-def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears at `path` when it is complete and on disk. Any number of processes may do so at once."""
+def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open a file that appears at `path` when it is complete. Any number of processes may do so at once.
+
+    `durable`: it is on disk by then, so that it stays whole when the machine fails.
+    """
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import pickle
+import socket
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +167,38 @@ def test_only_what_is_asked_for_is_left_out(tmp_path: Path, capsys) -> None:
         assert captions == {title for _, title in rows[1:]} - ({"small"} if near else set())
     assert main(["data", "convert", table, str(tmp_path / "x"), "--near"]) == 1
     assert "--without" in capsys.readouterr().err
+
+
+def test_two_ranks_find_and_write_what_one_process_does(table: str, tmp_path: Path) -> None:
+    """Both tools as torchrun starts them, one after the other in each process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    script = textwrap.dedent("""
+        import sys
+        from slip.cli import main
+        for words in ("check {} --out c.html --list odd.jsonl", "convert {} shards --shard-size 7 --prefix my-"):
+            main(["data", *words.format(sys.argv[1]).split(), "--processes", "1"])
+    """)
+
+    def start(folder: str, rank: dict[str, str]) -> subprocess.Popen:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        return subprocess.Popen(
+            [sys.executable, "-c", script, table],
+            cwd=tmp_path / folder, env=alone | rank, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    started = [start("one", {}), *(start("two", place | {"RANK": str(rank)}) for rank in range(2))]
+    one, first, second = (process.communicate(timeout=120)[0] for process in started)
+    assert (first, second) == (one, "")
+    assert "Damaged images: 2 (6.2 %)." in one
+    assert "30 of 32 records in 5 shards" in one
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(files) == 2 + 5 + 5 + 2  # page and list, shards, indexes, manifest and what was skipped
+    for path in files:  # an index holds the time of its shard
+        same = (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+        assert same or path.suffix == ".index"
 
 
 @pytest.mark.parametrize(

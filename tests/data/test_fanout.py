@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from slip.data.fanout import Progress, default_processes, fan_out, spans
+from slip.data.fanout import default_processes, fan_out, spans
 from slip.data.ranks import Ranks
 from slip.data.record import Record
 from slip.errors import ConfigError, DataError
@@ -175,18 +175,6 @@ def test_processes_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> No
     assert default_processes() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "30")
     assert default_processes() == 1
-
-
-def test_a_line_now_and_then_without_a_terminal(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    bar = Progress("checking", 4000)
-    bar.advance(1000)
-    monkeypatch.setattr("slip.data.fanout.PLAIN_LINE_SECONDS", -1.0)
-    bar.advance(1000)
-    hidden = Progress("checking", 4000, shown=False)
-    hidden.advance(10)
-    hidden.close()
-    bar.close()
-    assert capsys.readouterr().err.startswith("checking: 2,000 of 4,000, ")
 
 
 def test_ranks_share_everything_once() -> None:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from slip.data.record import Source
 from slip.errors import ConfigError, DataError, SlipError
+from slip.progress import Progress
 
 R = TypeVar("R")
 Tick = Callable[[int], None]
@@ -28,8 +29,6 @@ Tick = Callable[[int], None]
 Work = Callable[[Source, range, Tick], R]
 """What is done to a span; in processes it must be a module's own function, or a `functools.partial` of one."""
 
-PLAIN_LINE_SECONDS = 30.0
-"""Without a terminal (a log file), a line of text this often."""
 _TICK_SECONDS = 0.2
 _SPAN = 256
 
@@ -62,58 +61,19 @@ def fan_out(
     if processes < 1 and processes != -1:
         raise ConfigError("The number of processes must be at least 1, or -1 for one a core", got=processes)
     processes = min(default_processes() if processes < 0 else processes, len(spans))
-    bar = Progress(title, sum(map(len, spans)), shown=shown)
-    try:
+    with Progress(title, sum(map(len, spans)), shown=shown) as bar:
         if processes <= 1:
             for span in spans:
                 yield work(source, span, bar.advance)
         else:
             with contextlib.closing(_in_processes(work, source, spans, processes, bar.advance)) as results:
                 yield from results
-    finally:
-        bar.close()
 
 
 def default_processes() -> int:
     """Return the number of cores that this process may use, shared among the ranks on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-class Progress:
-    """Records done, speed and time left: a live bar on a terminal, else a line now and then."""
-
-    def __init__(self, title: str, total: int, *, shown: bool = True) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self.title, self.total, self.done = title, total, 0
-        self.console = Console(stderr=True, quiet=not shown)
-        self.started = self.said = time.monotonic()
-        self.bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.fields[speed]:,.0f}/s  ETA"),
-            TimeRemainingColumn(compact=True),
-            console=self.console, refresh_per_second=4, disable=not (shown and self.console.is_terminal),
-        )  # fmt: skip
-        self.task = self.bar.add_task(title, total=total, speed=0.0)
-        self.bar.start()
-
-    def advance(self, count: int) -> None:
-        """Count `count` more records as done."""
-        self.done += count
-        now = time.monotonic()
-        speed = self.done / max(1e-9, now - self.started)
-        self.bar.update(self.task, completed=self.done, speed=speed)
-        if not self.console.is_terminal and now - self.said > PLAIN_LINE_SECONDS:
-            self.said = now
-            left = (self.total - self.done) / max(1e-9, speed)
-            text = f"{self.title}: {self.done:,} of {self.total:,}, {speed:,.0f}/s, {left / 60:,.0f} min left"
-            self.console.print(text, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self.bar.stop()
 
 
 def start_context(modules: Iterable[str]) -> Any:

@@ -22,6 +22,7 @@ from slip.data.record import Skipped
 from slip.errors import DataError, EvaluationError
 from slip.evaluation import note
 from slip.evaluation.datasets import Labelled, load_labelled
+from slip.progress import Bar
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
@@ -204,10 +205,5 @@ def _bar(total: int, label: str) -> Iterator[Any]:
     if current is None or not current.progress:
         yield lambda done: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.advance(task, done)
+    with Bar(label, total, transient=True) as bar:
+        yield lambda done: bar.update(done=bar.done + done)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import importlib
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slip import toml
 from slip.config import Config, TrackingConfig
 from slip.errors import ConfigError
 from slip.files import write_text
+from slip.progress import Bar, PlainLines
 from slip.training.run import RunFolder
-
-PLAIN_LINE_SECONDS = 30
-"""Without a terminal (a log file), a line of text this often."""
 
 T = TypeVar("T")
 
@@ -175,39 +171,26 @@ def tracker_id(run: RunFolder) -> str:
     return path.read_text(encoding="utf-8")
 
 
-class ProgressLine:
+class ProgressLine(Bar):
     """One live line: losses, speed, share of time spent waiting for data, time left, records skipped."""
 
     def __init__(self, console: Console, step: int, steps: int) -> None:
-        self.console, self.steps, self.shown = console, steps, 0.0
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"), TextColumn("ETA"), TimeRemainingColumn(compact=True),
-            console=console, refresh_per_second=2, disable=not console.is_terminal,
-        )  # fmt: skip
-        self.task = self.bar.add_task("training", total=steps, completed=step, numbers="")
-        self.bar.start()
+        super().__init__("training", steps, done=step, console=console)
+        self.lines = PlainLines(console)
 
     def advance(self, step: int) -> None:
-        self.bar.update(self.task, completed=step, description="training")
+        self.update(done=step, title="training")
 
     def measuring(self) -> None:
         """Say that the steps pause for an evaluation."""
-        self.bar.update(self.task, description="measuring")
+        self.update(title="measuring")
 
     def log(self, line: dict[str, Any]) -> None:
         if "evaluation" in line:
             return
         numbers = progress_text(line)
-        self.bar.update(self.task, numbers=numbers)
-        if not self.console.is_terminal and time.monotonic() - self.shown > PLAIN_LINE_SECONDS:
-            self.shown = time.monotonic()
-            self.console.print(
-                f"step {line['step']}/{self.steps}  {numbers}", highlight=False, soft_wrap=True
-            )
-
-    def close(self) -> None:
-        self.bar.stop()
+        self.update(numbers=numbers)
+        self.lines.say(f"step {line['step']}/{self.total}  {numbers}")
 
 
 def progress_text(line: dict[str, Any]) -> str:

@@ -77,9 +77,8 @@ def test_the_cache_is_bounded_in_bytes(tmp_path):
     rows = RowGroups([write(tmp_path / "a.parquet", 0, 40, 2)], ["image"], cache_bytes=100)
     for index in range(40):
         rows[index]
-        held = [table.nbytes for table in rows._kept.values()]
-        assert sum(held) <= 100 or len(held) == 1
-    assert len(rows._kept) > 1
+        assert rows.kept.held <= 100 or len(rows.kept) == 1
+    assert len(rows.kept) > 1
 
 
 def test_nested_columns_and_names_with_dots(tmp_path):

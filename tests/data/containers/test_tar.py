@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.containers.tar import Member, header_name, members
+from slip.data.containers.tar import Member, header_name, is_header, members
 from slip.data.storage.files import LocalFile
 from slip.errors import DataError
 
@@ -179,3 +179,13 @@ def test_missing_file(tmp_path):
         list(members(LocalFile(tmp_path / "none.tar")))
     with pytest.raises(DataError, match="cannot be read"):
         list(members(LocalFile(tmp_path)))
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=512, max_size=512), st.integers(-3, 3))
+def test_the_checksum_is_the_sum_of_the_bytes(block, off):
+    blank = block[:148] + b" " * 8 + block[156:]
+    header = block[:148] + f"{sum(blank) + off:06o}\0 ".encode() + block[156:]
+    assert is_header(header) == (off == 0)
+    bright = b"\xff" * 148 + b"%06o\0 " % (504 * 255 + 8 * 32) + b"\xff" * 356  # more than Adler-32 counts to
+    assert is_header(bright)

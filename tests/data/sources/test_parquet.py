@@ -193,17 +193,17 @@ def test_blocks(tmp_path, monkeypatch):
 def test_a_block_between_two_row_groups_reads_each_once_in_any_order(tmp_path, monkeypatch):
     path = write(tmp_path / "t.parquet", {"image": structs(0, 12), "text": ["x"] * 12}, group=6)
     source = open_parquet(path)
-    source._rows.cache_bytes = 0
-    read, original = [], source._rows._handle
-    monkeypatch.setattr(source._rows, "_handle", lambda file: read.append(file) or original(file))
+    source._rows.kept.weight = 0
+    read, original = [], source._rows._fetch
+    monkeypatch.setattr(source._rows, "_fetch", lambda group: read.append(group) or original(group))
     for index in (4, 7, 5, 6, 3, 8):
         assert source[index].key == f"t.parquet:{index}"
-    assert len(read) == 2
+    assert read == [0, 1]
     assert not parts_of(source)[0].as_they_lie
     monkeypatch.setattr(parquet, "LARGE_GROUP", 10)  # two of these would take too much memory
     source = open_parquet(path)
     assert parts_of(source)[0].as_they_lie
-    assert source._rows.keep == 1
+    assert source._rows.kept.least == 1
 
 
 def test_large_row_groups_are_said_and_absurd_ones_refused(tmp_path, monkeypatch):

@@ -206,6 +206,15 @@ def test_recent_is_bounded_by_count_and_weight():
     copy = pickle.loads(pickle.dumps(recent))
     copy.get(10, make(10), len)
     assert made[-2:] == [10, 10]
+    copy.drop(10)
+    copy.drop(11)
+    assert (len(copy), copy.held) == (0, 0)
+    copy.least = 2
+    for key in (500, 600, 500, 600):  # two, whatever they weigh
+        copy.get(key, make(key), len)
+    assert made[-3:] == [10, 500, 600]
+    copy.get(700, make(700), len)
+    assert (len(copy), copy.held) == (2, 1300)
 
 
 def test_cache_folder(monkeypatch):

@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import mmap
 import pickletools
-import re
 from array import array
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
+from slip.data.containers.pickle_values import call, complete, lasts, named, refusal
 from slip.errors import DataError
-
-RECONSTRUCT, SCALAR = "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"
-DTYPE, ARRAY, ENCODE, BYTES = "numpy.dtype", "numpy.ndarray", "_codecs.encode", "__builtin__.bytes"
-NAMES = frozenset({RECONSTRUCT, SCALAR, DTYPE, ARRAY, ENCODE, BYTES})
-"""What numpy's object arrays and numbers ask for, newer ones in numpy._core, and bytes before protocol 3."""
 
 MEMO_GAP = 1024
 """Objects are numbered in a row; a number farther on than this is not one that a writer of pickles has given."""
@@ -42,33 +35,8 @@ _OPCODES: dict[str, Any] = {opcode.code: opcode for opcode in pickletools.opcode
 _Reader = Callable[[Any], Any]
 
 
-class _Name(str):
-    """The name of something in a module, never looked up."""
-
-
-class _Dtype:
-    """Stands for a numpy dtype."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind, self.order = kind, "<"
-
-    def value(self, data: bytes) -> Any:
-        """Return the number or text whose bytes these are."""
-        if not re.fullmatch(r"b1|f[248]|[iu][1248]|[US]\d{1,9}", self.kind):
-            raise ValueError(f"a value of numpy type {self.kind!r}")
-        if not data:
-            return "" if self.kind[0] == "U" else b""
-        return np.frombuffer(data, self.order + self.kind)[0].item()
-
-
 class _LetGo(Exception):
     """The pickle refers to an object that was not kept."""
-
-
-class _Array(list):
-    """Stands for a numpy object array; `streams` when its elements are those handed over."""
-
-    streams = False
 
 
 class Machine:
@@ -133,7 +101,7 @@ class Machine:
             return DataError("The file is not a pickle", got=self._path)
         if opcode is None:
             raise ValueError("it ends too early" if not code else f"there is no opcode {code}")
-        return _refusal(self._path, opcode.name, opcode.arg.reader(self._data) if opcode.arg else "")
+        return refusal(self._path, opcode.name, opcode.arg.reader(self._data) if opcode.arg else "")
 
     def _instructions(self) -> dict[bytes, tuple[_Reader | None, Callable[[Any], Any]]]:
         """Return by opcode how its argument is read, and what to do with it. That returns what to hand over, if any."""
@@ -158,8 +126,8 @@ class Machine:
             "MEMOIZE": lambda _: self._put(len(self._places)),
             **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
             **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
-            "GLOBAL": lambda name: push(self._name(name.replace(" ", "."))),
-            "STACK_GLOBAL": lambda _: push(self._name(f"{stack.pop(-2)}.{stack.pop()}")),
+            "GLOBAL": lambda name: push(named(name.replace(" ", "."), self._path)),
+            "STACK_GLOBAL": lambda _: push(named(f"{stack.pop(-2)}.{stack.pop()}", self._path)),
             "REDUCE": lambda _: self._reduce(),
             "BUILD": lambda _: self._build(),
         }
@@ -226,7 +194,7 @@ class Machine:
             self._places.extend([0] * missing)
             self._places.append(place)
         if not place:
-            (self._kept if top is self._stream or _lasts(top) else self._recent)[number] = top
+            (self._kept if top is self._stream or lasts(top) else self._recent)[number] = top
 
     def _get(self, number: int) -> None:
         """Push the object with this number."""
@@ -251,47 +219,18 @@ class Machine:
         self._data.seek(here)
         return text
 
-    def _name(self, name: str) -> _Name:
-        name = name.replace("numpy._core.", "numpy.core.")
-        if name not in NAMES:
-            raise _refusal(self._path, "", name)
-        return _Name(name)
-
     def _reduce(self) -> None:
-        """What would be a call: one of the few that have a meaning here."""
         arguments, name = self._stack.pop(), self._stack.pop()
         self._text_place = 0
-        match name, arguments:
-            case _ if not isinstance(name, _Name):
-                raise TypeError(f"a call of a {type(name).__name__}")
-            case str(), (_Name(), (0,), b"b") if name == RECONSTRUCT:
-                self._stack.append(_Array())
-            case str(), (str(kind), *_) if name == DTYPE:
-                self._stack.append(_Dtype(kind))
-            case str(), (_Dtype() as dtype, bytes(data)) if name == SCALAR:
-                self._stack.append(dtype.value(data))
-            case str(), (str(text), "latin1") if name == ENCODE:
-                self._stack.append(text.encode("latin-1"))
-            case str(), () if name == BYTES:
-                self._stack.append(b"")
-            case _:
-                raise _refusal(self._path, "", f"{name} with unusual arguments")
+        self._stack.append(call(name, arguments, self._path))
 
     def _build(self) -> None:
-        """Complete the array or dtype on top of the stack by its state."""
-        state, target = self._stack.pop(), self._stack[-1]
-        match target, state:
-            case _Dtype(), (_, "<" | ">" | "=" | "|" as order, *_):
-                target.order = order
-            case _Array(), (*_, _Dtype(kind="O8" | "O4" | "O"), _, list() as elements) if not target:
-                target.streams = elements is self._stream
-                target.extend(elements)
-            case _:
-                raise _refusal(self._path, "BUILD", None)
+        state = self._stack.pop()
+        complete(self._stack[-1], state, self._path)
 
     def _check_end(self) -> None:
         top = self._stack.pop()
-        if self._stream is None or not (top is self._stream or getattr(top, "streams", False)):
+        if self._stream is None or not (top is self._stream or getattr(top, "source", None) is self._stream):
             raise DataError(
                 f"The pickle holds a {type(top).__name__.strip('_').lower()}, not a list of entries",
                 got=self._path,
@@ -306,36 +245,8 @@ class Machine:
             )
 
 
-def _lasts(value: Any) -> bool:
-    """Tell whether elements throughout the file may refer to this object, of which there are few."""
-    match value:
-        case _Dtype(kind=str(kind)):
-            return kind[:1] not in "US"  # numpy makes a new one for each text
-        case bytes():
-            return len(value) < 2  # Python has each single byte but once
-        case _:
-            return isinstance(value, (_Name, bool))
-
-
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
     # The hash of a tuple in a tuple in a tuple …, a million times, would end the process.
     if any(isinstance(key, tuple) for key in flat[::2]):
         raise TypeError("a tuple as the key of a dict")
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _refusal(path: str, opcode: str, argument: Any) -> DataError:
-    """Return the error for what is not plain data."""
-    if opcode in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
-        return DataError(
-            "The pickle holds texts of unknown encoding",
-            got=path,
-            cause="Python 2 wrote it",
-            fix="Read it with Python 2, decode its texts, and write it again",
-        )
-    return DataError(
-        "The pickle asks for more than plain data, and was refused; nothing of it was executed",
-        got=" ".join(filter(None, [opcode, str(argument or "")]))[:200] + f", in {path}",
-        cause="A pickle can run any program on the machine of whoever reads it in the usual way",
-        fix="If you trust it, let its author write it again as a list of tuples, or dicts, of str and int",
-    )

@@ -1,7 +1,8 @@
 """The reader of Parquet files: random access to rows, on disk or behind URLs.
 
 Parquet is written in row groups, runs of rows whose columns lie together. A row group's column is the least that
-pyarrow reads, so a row costs the reading of its row group, and rows that lie together should be read in a row.
+pyarrow reads, so a row costs the reading of its row group, and rows that lie together should be read in a row. All
+loader processes of a machine are likely to need the same one at about the same time: it is fetched once for all.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slip.data.storage import files as storage
+from slip.data.storage.files import Recent
 from slip.data.storage.retry import is_url, shown
+from slip.data.storage.spool import shared
 from slip.errors import DataError
 
 CACHE_BYTES = 256 * 2**20
@@ -42,9 +44,11 @@ class RowGroups:
     def __init__(
         self, files: Sequence[str], columns: Sequence[str], *, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        """`files`: local paths or URLs, whose rows follow each other in this order. At least `keep` row groups, which
-        may be set later, are kept whatever their size."""
-        self.files, self.columns, self.cache_bytes, self.keep = tuple(files), tuple(columns), cache_bytes, 1
+        """`files`: local paths or URLs, whose rows follow each other in this order. Of the row groups, `kept.least`,
+        which may be set later, are kept whatever their size, and more as `cache_bytes` allows."""
+        self.files, self.columns = tuple(files), tuple(columns)
+        self.kept: Recent[pa.Table] = Recent(weight=cache_bytes)
+        self._open: Recent[pq.ParquetFile] = Recent(OPEN_FILES)
         footers = self._footers()
         _compare(self.columns, self.files, footers)
         rows = np.array([n for footer in footers for n in footer.rows], dtype=np.int64)
@@ -89,17 +93,15 @@ class RowGroups:
                 raise _unreadable(path, error) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_kept", "_failed", "_open", "_lock")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_failed", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
     def _forget(self) -> None:
-        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
         self._failed: dict[int, tuple[float, str]] = {}  # group → (when to try again, the reason)
-        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the files, which threads cannot read together
 
     def _footers(self) -> list[_Footer]:
         def read(file: str) -> _Footer:
@@ -118,46 +120,38 @@ class RowGroups:
 
     def _read(self, group: int) -> pa.Table:
         with self._lock:
-            if group in self._kept:
-                self._kept.move_to_end(group)
-                return self._kept[group]
-            file = self._file(group)
-            again, reason = self._failed.pop(group, (0.0, ""))
-            if time.monotonic() < again:
-                self._failed[group] = again, reason
-                raise DataError(f"{self.files[file]} cannot be read", cause=reason)
-            try:
-                table = self._handle(file).read_row_group(
-                    group - int(self._first[file]), columns=list(self.columns), use_threads=False
-                )
-                if table.num_rows != self._ends[group] - self._start(group):
-                    raise OSError("a row group has another number of rows than the file says")
-            except Exception as error:  # remote file systems have errors of their own
-                self._open.pop(file, None)
-                self._failed[group] = time.monotonic() + FAILED_FOR, str(error)
-                raise _unreadable(self.files[file], error) from None
-            self._kept[group] = table
-            while (
-                len(self._kept) > self.keep and sum(t.nbytes for t in self._kept.values()) > self.cache_bytes
-            ):
-                self._kept.popitem(last=False)
-            return table
+            return self.kept.get(group, lambda: self._fetch(group), lambda table: table.nbytes)
 
-    def _handle(self, file: int) -> pq.ParquetFile:
-        if file not in self._open:
-            self._open[file] = open_file(self.files[file])
-        self._open.move_to_end(file)
-        while len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)
-        return self._open[file]
+    def _fetch(self, group: int) -> pa.Table:
+        file = self._file(group)
+        path, first = self.files[file], int(self._first[file])
+        again, reason = self._failed.get(group, (0.0, ""))
+        if time.monotonic() < again:
+            raise DataError(f"{path} cannot be read", cause=reason)
+        try:
+            handle = self._open.get(file, lambda: open_file(path))
+            table = handle.read_row_group(group - first, columns=list(self.columns), use_threads=False)
+            if table.num_rows != self._ends[group] - self._start(group):
+                raise OSError("a row group has another number of rows than the file says")
+        except Exception as error:  # remote file systems have errors of their own
+            self._open.drop(file)
+            self._failed[group] = time.monotonic() + FAILED_FOR, str(error)
+            raise _unreadable(path, error) from None
+        self._failed.pop(group, None)
+        return table
 
 
 def open_file(path: str) -> pq.ParquetFile:
-    """Open a Parquet file at a local path or URL. Raises DataError when it cannot be read or is no Parquet file."""
-    far = is_url(path)
-    source: Any = storage.Stream(storage.open_file(path, storage.stat(path))) if far else path
+    """Open a Parquet file at a local path or URL, whose large reads the processes of this machine share.
+
+    Raises DataError when it cannot be read or is no Parquet file.
+    """
     try:
-        return pq.ParquetFile(source, pre_buffer=far, page_checksum_verification=True)
+        return pq.ParquetFile(
+            _stream(path) if is_url(path) else path,
+            pre_buffer=is_url(path),
+            page_checksum_verification=True,
+        )
     except FileNotFoundError:
         raise DataError("The Parquet file does not exist", got=path) from None
     except DataError:
@@ -168,6 +162,11 @@ def open_file(path: str) -> pq.ParquetFile:
             cause=str(error) or repr(error),
             fix="Fetch it again",
         ) from None
+
+
+def _stream(url: str) -> storage.Stream:
+    status = storage.stat(url)
+    return storage.Stream(shared(storage.open_file(url, status), url, status))
 
 
 def holds(kind: pa.DataType) -> str:

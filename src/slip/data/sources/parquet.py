@@ -94,7 +94,7 @@ class ParquetTable:
         far = any(map(is_url, files))
         self.block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
         self.as_they_lie = rows.largest > LARGE_GROUP
-        rows.keep = 1 if self.as_they_lie else 2
+        rows.kept.least = 1 if self.as_they_lie else 2
         self.note = columns.note(name)
         if rows.largest > LARGE_GROUP:
             remark = (

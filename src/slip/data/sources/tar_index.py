@@ -17,9 +17,9 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,17 +37,15 @@ from slip.data.storage.files import (
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 from slip.files import whole_or_not
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from slip.progress import Bar
 
 FOLDER = ".openslip-index"
 MAGIC = b"openslip tar index 2\n"
 WORTH_KEEPING = 0.2
 """Seconds of walking over local shards from which on their indexes are written."""
 THREADS = 16
-"""Shards walked at once. Threads, for what takes long is a server or a disk; and processes cannot be started from
-every script."""
+"""Shards walked at once. Threads, for what takes long is a server or a disk: the walk itself takes 0.1 s for 20,000
+members. On 6 such shards on 2 busy cores, processes took 4 s and threads 2: starting them was 1.2 to 1.6 s of it."""
 SILENCE = 1.5
 """Seconds after which progress is shown."""
 LARGEST = 1 << 32
@@ -123,7 +121,9 @@ def walk(file: File, status: Stat, stop: threading.Event | None = None) -> Shard
     places, keys, ignored = array("I"), {}, Counter()
     for key, files in _samples(file, stop):
         image = _image(files)
-        ignored.update(files.keys() - {image, "json", "txt"} if image else files.keys())
+        for extension in files:
+            if not image or extension not in (image, "json", "txt"):
+                ignored[extension] += 1
         if not image:
             continue
         if files[image].extended:
@@ -169,9 +169,10 @@ def _samples(file: File, stop: threading.Event | None) -> list[tuple[str, dict[s
 
 def _image(files: dict[str, Member]) -> str:
     """Return the extension of the sample's image (`jpg` before `0.jpg`, else the first), or an empty string."""
-    plain = (extension for extension in files if extension in EXTENSIONS)
-    compound = (extension for extension in files if extension.rpartition(".")[2] in EXTENSIONS)
-    return next(plain, "") or next(compound, "")
+    for extension in files:
+        if extension in EXTENSIONS:
+            return extension
+    return next((extension for extension in files if extension.rpartition(".")[2] in EXTENSIONS), "")
 
 
 # Index files: MAGIC, the checksum of the rest, the length of the JSON that follows, the JSON, the places.
@@ -253,35 +254,15 @@ def _keep(path: str, index: ShardIndex) -> None:
 
 def _with_progress(futures: list[Future[ShardIndex]], name: str) -> Iterator[Future[ShardIndex]]:
     """Yield the futures as they are done, with a bar on the standard error output if that takes long."""
-    begun, left, told = time.monotonic(), set(futures), False
-    bar: Progress | None = None
-    try:
+    text, left = f"Looking through {len(futures):,} shards of {name}", set(futures)
+    done, left = wait(left, timeout=SILENCE, return_when=FIRST_EXCEPTION)
+    yield from done
+    if not left:
+        return
+    with Bar(text, len(futures), done=len(futures) - len(left), transient=True) as bar:
+        if not bar.live:
+            print(f"{text} (once: what is found is kept)", file=sys.stderr, flush=True)
         while left:
-            done, left = wait(left, timeout=SILENCE, return_when=FIRST_COMPLETED)
+            done, left = wait(left, return_when=FIRST_COMPLETED)
             yield from done
-            if left and not told and time.monotonic() - begun > SILENCE:
-                bar, told = (
-                    _start_bar(f"Looking through {len(futures):,} shards of {name}", len(futures)),
-                    True,
-                )
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=len(futures) - len(left))
-    finally:
-        if bar is not None:
-            bar.stop()
-
-
-def _start_bar(text: str, count: int) -> Progress | None:
-    """Start a progress bar on a terminal; in a log say once what is going on, and return None."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"{text} (once: what is found is kept)", file=sys.stderr, flush=True)
-        return None
-    bar = Progress(console=console, transient=True)
-    bar.add_task(escape(text), total=count)
-    bar.start()
-    return bar
+            bar.update(done=len(futures) - len(left))

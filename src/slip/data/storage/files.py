@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -165,18 +166,26 @@ class Pieces:
 
 
 class Recent(Generic[V]):
-    """The values that were used last: at most `count`, and at most `weight` bytes beside the very last.
+    """The values that were used last: at most `count`, and at most `weight` bytes beside the `least` latest.
 
     Threads may share it. It is empty after pickling: what it holds belongs to this process.
     """
 
-    def __init__(self, count: int, weight: int = 0) -> None:
-        self._count, self._weight = count, weight
+    def __init__(self, count: int = sys.maxsize, weight: int = 0, least: int = 1) -> None:
+        self.count, self.weight, self.least = count, weight, least
         self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return Recent, (self._count, self._weight)
+        return Recent, (self.count, self.weight, self.least)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the values that are here."""
+        return sum(weight for _, weight in self._values.values())
 
     def get(self, key: Hashable, make: Callable[[], V], weigh: Callable[[V], int] = lambda value: 0) -> V:
         """Return the value of `key`, made if it is not here."""
@@ -187,11 +196,14 @@ class Recent(Generic[V]):
         value = make()  # may take long; two threads may make the same
         with self._lock:
             self._values[key] = value, weigh(value)
-            while len(self._values) > 1 and (
-                len(self._values) > self._count or sum(w for _, w in self._values.values()) > self._weight
-            ):
+            while len(self) > self.least and (len(self) > self.count or self.held > self.weight):
                 self._values.popitem(last=False)
         return value
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the value of `key`, if it is here."""
+        with self._lock:
+            self._values.pop(key, None)
 
 
 def cache_folder() -> Path:

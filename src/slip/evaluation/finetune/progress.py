@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from slip.progress import Bar
+
 REFRESH = 10
 """Steps between two readings of the loss: each one waits for the device."""
 
@@ -14,28 +16,12 @@ REFRESH = 10
 @contextmanager
 def progress(name: str, steps: int, done: int) -> Iterator[Callable[[Tensor, int], None]]:
     """Yield what to call after each step with its loss and epoch; without a terminal it does nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda loss, epoch: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-    )
-    with Progress(*columns, TimeRemainingColumn(compact=True), console=console, refresh_per_second=2) as bar:
-        task = bar.add_task(name, total=steps, completed=done)
+    with Bar(name, steps, done=done) as bar:
 
         def report(loss: Tensor, epoch: int) -> None:
             nonlocal done
             done += 1
-            if done % REFRESH == 0 or done == steps:
-                bar.update(
-                    task, completed=done, description=f"{name}  epoch {epoch + 1}  loss {float(loss):.3f}"
-                )
+            if bar.live and (done % REFRESH == 0 or done == steps):
+                bar.update(done=done, numbers=f"epoch {epoch + 1}  loss {float(loss):.3f}")
 
         yield report

@@ -1,0 +1,93 @@
+"""slip data convert SOURCE FOLDER"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from slip.cli.arguments import parse
+from slip.cli.data.source import SourceOptions
+from slip.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Options(SourceOptions):
+    """What to write, and where."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder for the shards."""
+    _: KW_ONLY
+    shard_size: int = 1000
+    """Records in one shard."""
+    shard_mb: float = 0.0
+    """Instead: about this many MB in one shard."""
+    short_side: int = 0
+    """Shrink pictures whose short side has more pixels to this many; 0 leaves all as they are."""
+    encoding: Literal["jpg", "png"] = "jpg"
+    """Format of pictures that are shrunk; those that are not keep their bytes."""
+    quality: int = 92
+    """JPEG quality of pictures that are shrunk."""
+    no_verify: bool = False
+    """Do not decode pictures that keep their bytes: faster, but damaged ones come along."""
+    without: Path | None = None
+    """Leave out the records in this file, which `slip data check --list` has written: those that are unusable, blank,
+    or exact copies that have no other captions."""
+    near: bool = False
+    """Leave out the near copies in that file, too. Look at them first: things can look alike."""
+    prefix: str = ""
+    """What the shards' names begin with."""
+    processes: int = -1
+    """-1: one for each core."""
+
+
+def main(argv: list[str]) -> None:
+    """Write tar shards."""
+    options = parse(
+        Options,
+        argv,
+        prog="slip data convert",
+        description="""Write any source as WebDataset tar shards that `slip train` reads fast, locally and over the
+network. Pictures that cannot be decoded are left out and listed. Interrupted, the same command goes on where it
+stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
+    )
+
+    from slip.data.check.listing import read_list
+    from slip.data.convert import shard_size_for, write_shards
+    from slip.data.encode import Encoding
+    from slip.data.ranks import Ranks
+    from slip.data.subset import Subset, without
+
+    ranks, source = Ranks.from_environment(), options.open()
+    if options.near and not options.without:
+        raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
+    if options.without:
+        source = without(source, read_list(options.without, near=options.near))
+    encoding = Encoding(options.encoding, options.quality, options.short_side, not options.no_verify)
+    size = shard_size_for(source, options.shard_mb, encoding) if options.shard_mb else options.shard_size
+    done = write_shards(
+        source,
+        options.folder,
+        size,
+        prefix=options.prefix,
+        encoding=encoding.format,
+        quality=encoding.quality,
+        short_side=encoding.short_side,
+        verify=encoding.verify,
+        processes=options.processes,
+        ranks=ranks,
+        shown=True,
+    )
+    if not ranks.first:
+        return
+    shards = f"{len(done.paths):,} shard{'s' * (len(done.paths) != 1)}"
+    print(f"{options.folder}: {done.written:,} of {done.records:,} records in {shards}")
+    if isinstance(source, Subset):
+        print(f"{len(source.source) - len(source):,} left out as {options.without} says")
+    if done.skipped:
+        listed = options.folder / f"{options.prefix}skipped.jsonl"
+        print(f"{len(done.skipped):,} left out, listed in {listed}:\n{done.reasons()}")
+    if not done.written:
+        raise DataError("Not one record could be written", got=options.source, cause=done.skipped[0].reason)

@@ -1,0 +1,50 @@
+"""slip data metadata TABLE OUT.parquet"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from slip.cli.arguments import parse
+from slip.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to read, and where to write."""
+
+    table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
+    """A pickle of (index, title, description), which is converted as it is, or the table `yfcc100m_dataset` (tabs
+    between the columns; plain, .gz or .bz2), whose texts are cleaned."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.parquet")]
+    """The file to write."""
+    only: tuple[Path, ...] = ()
+    """Files that list image indices, as tables or .npy arrays: only images in all of them are taken."""
+
+
+def main(argv: list[str]) -> None:
+    """Write YFCC metadata as Parquet."""
+    options = parse(
+        Options,
+        argv,
+        prog="slip data metadata",
+        description="""Make the metadata of YFCC15M, image index, title and description, as a Parquet file, which opens
+faster than the pickle that SLIP's authors use, and holds nothing that could run. Then train on it:
+--data.train OUT.parquet --data.image-root FOLDER, where FOLDER holds images/NN/NNN.zip.""",
+    )
+
+    from slip.data.cleaning import make_metadata, raw_rows
+    from slip.data.sources.yfcc import convert_metadata
+
+    if options.out.suffix.lower() != ".parquet":
+        raise ConfigError("Metadata is written as Parquet", got=str(options.out), fix="Name it OUT.parquet")
+    if options.table.suffix.lower() in (".pkl", ".pickle"):
+        if options.only:
+            raise ConfigError("--only chooses among the rows of YFCC100M's table, not of a pickle")
+        print(f"wrote {options.out}: {convert_metadata(options.table, options.out):,} images")
+        return
+    written, dropped = make_metadata(raw_rows(options.table, options.only), options.out)
+    print(f"wrote {options.out}: {written:,} images; {dropped:,} without a text left out")

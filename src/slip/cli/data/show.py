@@ -1,0 +1,49 @@
+"""slip data show SOURCE"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from slip.cli.arguments import parse
+from slip.cli.data.source import RECIPE, SourceOptions
+
+
+@dataclass(frozen=True)
+class Options(SourceOptions):
+    """What to draw, and where."""
+
+    count: int = 8
+    """Records on the sheet: the first ones that a run with this seed reads."""
+    recipe: str = RECIPE
+    """Recipe whose views are drawn."""
+    seed: int = 0
+    out: Path = Path("sheet.png")
+    """The picture to write."""
+
+
+def main(argv: list[str]) -> None:
+    """Draw a contact sheet."""
+    options = parse(
+        Options,
+        argv,
+        prog="slip data show",
+        description="""Draw a contact sheet: pictures with their captions, and beside each the three views that the
+model sees of it in the first epoch, cropped and augmented as the recipe says.""",
+    )
+
+    from slip import recipes
+    from slip.augment import augment
+    from slip.data.show import contact_sheet, write_sheet
+
+    views = recipes.get(options.recipe).views
+    sheet = contact_sheet(
+        options.open(),
+        views,
+        augment=augment,
+        count=options.count,
+        seed=options.seed,
+        recipe=options.recipe,
+    )
+    write_sheet(options.out, sheet)
+    print(f"wrote {options.out}, {sheet.width} × {sheet.height} pixels")

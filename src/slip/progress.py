@@ -1,0 +1,97 @@
+"""How far a long piece of work is: a live bar on a terminal, else a line of text now and then."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_LINE_SECONDS = 30.0
+"""Without a terminal (a log file), a line of text this often."""
+
+
+class Bar:
+    """A live line: a title, what is done of a total, numbers beside it, time left. Nothing where there is no terminal.
+
+    `console`: default the standard error output. `transient`: it is gone when the work is done. `shown`: whether it is
+    shown at all.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        done: int = 0,
+        console: Console | None = None,
+        transient: bool = False,
+        shown: bool = True,
+    ) -> None:
+        from rich import console as consoles
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.title, self.total, self.done, self.numbers = title, total, done, ""
+        self.console = console or consoles.Console(stderr=True, quiet=not shown)
+        self.live = shown and self.console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TextColumn("{task.fields[numbers]}", markup=False), TextColumn("ETA"), TimeRemainingColumn(compact=True),
+            console=self.console, refresh_per_second=4, transient=transient, disable=not self.live,
+        )  # fmt: skip
+        self._task = self._progress.add_task(title, total=total, completed=done, numbers="")
+        self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(
+        self, *, done: int | None = None, numbers: str | None = None, title: str | None = None
+    ) -> None:
+        """Show what has changed of these."""
+        self.done = self.done if done is None else done
+        self.numbers = self.numbers if numbers is None else numbers
+        self.title = self.title if title is None else title
+        self._progress.update(self._task, completed=self.done, description=self.title, numbers=self.numbers)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class PlainLines:
+    """Lines of text in a log, where a bar would be on a terminal; at most one every PLAIN_LINE_SECONDS."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self._said = console, -math.inf
+
+    def wait(self) -> None:
+        """Say nothing until PLAIN_LINE_SECONDS from now."""
+        self._said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if not self.console.is_terminal and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
+            self.wait()
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Progress(Bar):
+    """A bar of records that says how many a second; without a terminal, a line now and then."""
+
+    def __init__(self, title: str, total: int, *, shown: bool = True) -> None:
+        super().__init__(title, total, shown=shown)
+        self.started, self.lines = time.monotonic(), PlainLines(self.console)
+        self.lines.wait()
+
+    def advance(self, count: int) -> None:
+        """Count `count` more records as done."""
+        done = self.done + count
+        speed = done / max(1e-9, time.monotonic() - self.started)
+        self.update(done=done, numbers=f"{speed:,.0f}/s")
+        left = (self.total - done) / max(1e-9, speed) / 60
+        self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")

@@ -1,0 +1,63 @@
+"""The bar and the lines in its place."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from slip import progress
+from slip.progress import Bar, PlainLines, Progress
+
+
+def screen() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=100)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_live_bar() -> None:
+    console = screen()
+    with Bar("reading [this]", 4000, done=1000, console=console) as bar:
+        assert bar.live
+        bar.update(done=2000, numbers="7 [/s]", title="writing [this]")
+        bar.update(numbers="8/s")
+    assert (bar.done, bar.title) == (2000, "writing [this]")
+    assert "writing [this]" in said(console)
+    assert "2,000 of 4,000 8/s" in said(console)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_nothing_where_nobody_looks(shown: bool) -> None:
+    console = screen() if not shown else Console(file=io.StringIO())
+    with Bar("reading", 4000, console=console, shown=shown) as bar:
+        assert not bar.live
+        bar.update(done=2000)
+    assert said(console).strip() == ""
+
+
+def test_a_line_now_and_then_without_a_terminal(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = Progress("checking", 4000)
+    bar.advance(1000)
+    assert capsys.readouterr().err == ""  # not at once
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", -1.0)
+    bar.advance(1000)
+    hidden = Progress("checking", 4000, shown=False)
+    hidden.advance(10)
+    hidden.close()
+    bar.close()
+    assert capsys.readouterr().err.startswith("checking: 2,000 of 4,000, ")
+
+
+def test_lines_in_a_log_are_few_and_none_on_a_terminal() -> None:
+    log, live = Console(file=io.StringIO()), screen()
+    for console in (log, live):
+        lines = PlainLines(console)
+        lines.say("one [here]")
+        lines.say("two")
+    assert said(log) == "one [here]\n"
+    assert said(live) == ""
