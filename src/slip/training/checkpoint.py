@@ -107,8 +107,8 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's state.json."""
     try:
-        return json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads((checkpoint / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             "The checkpoint's state cannot be read", got=str(checkpoint), cause=str(error)
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +40,14 @@ class Parallel:
 
     def snapshot(self, optimizer: torch.optim.Optimizer) -> Snapshot:
         """Return what this process has to write of weights and optimiser state, copied to the CPU's memory."""
-        of_model, of_optimizer = (
-            {name: piece for name, t in tensors.items() if (piece := piece_of(t, first=rank() == 0))}
-            for tensors in (self.model.state_dict(), state_tensors(optimizer))
+        weights, moments = _pieces(self.model.state_dict()), _pieces(state_tensors(optimizer))
+        return Snapshot(
+            {name: tensor for name, (tensor, _) in weights.items()},
+            {name: tensor for name, (tensor, _) in moments.items()},
+            {name: offset for name, (_, offset) in (weights | moments).items()},
+            part=rank(),
+            parts=self.parts,
         )
-        offsets = {name: offset for name, (_, offset) in (of_model | of_optimizer).items()}
-        tensors = ({name: tensor for name, (tensor, _) in part.items()} for part in (of_model, of_optimizer))
-        return Snapshot(*tensors, offsets, part=rank(), parts=self.parts)
 
     def load(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
         """Put back the weights and optimiser state of a checkpoint, of however many processes it is.
@@ -139,3 +141,8 @@ def _blocks(tower: nn.Module) -> list[nn.Module]:
         for block in module
         if not isinstance(block, FSDPModule) and any(True for _ in block.parameters())
     ]
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    pieces = {name: piece_of(tensor, first=rank() == 0) for name, tensor in tensors.items()}
+    return {name: piece for name, piece in pieces.items() if piece is not None}

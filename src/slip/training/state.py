@@ -72,7 +72,7 @@ class State:
             try:
                 self._put_back(checkpoint.read_state(path))
                 self.parallel.load(self.optimizer, path)
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
                 lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise CheckpointError(
                     "The run cannot go on from its newest checkpoint",
