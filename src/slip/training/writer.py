@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from slip.errors import CheckpointError
@@ -42,7 +43,8 @@ class BackgroundWriter:
         if snapshot.parts > 1:
             self._part = (self._pool.submit(checkpoint.write, self.folder, step, snapshot), commit)
         elif self.processes.first:
-            self._whole = self._pool.submit(self._write_whole, step, snapshot, commit)
+            write = partial(checkpoint.write, self.folder, step, snapshot)
+            self._whole = self._pool.submit(self._commit, step, commit, write)
 
     @property
     def busy(self) -> bool:
@@ -90,11 +92,11 @@ class BackgroundWriter:
             raise CheckpointError(got=str(self.folder), **failures[0])
         checksums = {name: crc for other in everyones for name, crc in other["checksums"].items()}
         if self.processes.first:
-            self._whole = self._pool.submit(commit, checksums)
+            self._whole = self._pool.submit(self._commit, self._step, commit, lambda: checksums)
 
-    def _write_whole(self, step: int, snapshot: Snapshot, commit: Commit) -> None:
+    def _commit(self, step: int, commit: Commit, checksums: Callable[[], Mapping[str, str]]) -> None:
         try:
-            commit(checkpoint.write(self.folder, step, snapshot))
+            commit(checksums())
         except CheckpointError:
             checkpoint.discard(self.folder, step)
             raise
