@@ -107,22 +107,3 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         checkpoint.newest_good(tmp_path, told.append)
     assert checkpoint.newest_good(tmp_path / "nothing", told.append) is None
-
-
-def test_the_background_writer_reports_a_failure_and_goes_on() -> None:
-    told: list[CheckpointError] = []
-    writer = checkpoint.BackgroundWriter(told.append)
-    done = []
-
-    def fail() -> None:
-        raise CheckpointError("The disk is full")
-
-    writer.start(fail)
-    writer.start(lambda: done.append(1))
-    writer.finish()
-    assert done == [1]
-    assert [str(e) for e in told] == [str(CheckpointError("The disk is full"))]
-    writer.start(fail)
-    with pytest.raises(CheckpointError, match="disk is full"):
-        writer.finish()
-    writer.close()

@@ -12,7 +12,7 @@ from rich.console import Console
 from slip.config import Config
 from slip.data.sources.mixture import Mixture
 from slip.errors import CheckpointError, ConfigError, TrainingError
-from slip.training import checkpoint, learner, state
+from slip.training import checkpoint, learner, state, tensors
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.run import read_lines
@@ -309,14 +309,14 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     tmp_path, toy_source, tiny_config, monkeypatch, which, stops
 ) -> None:
     """One that cannot be written is passed over, with a warning; the last one must be written, or it is an error."""
-    original = checkpoint._write_tensors
+    original = tensors.write_tensors
 
-    def full(path, tensors):
+    def full(path, *args):
         if which in str(path):
             raise OSError(28, "No space left on device")
-        original(path, tensors)
+        original(path, *args)
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    monkeypatch.setattr(tensors, "write_tensors", full)
     said = io.StringIO()
     console = Console(file=said, width=1000)
     run = tmp_path / "run"

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
+    "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "report": "turn run folders into one HTML page",
     "recipes": "list the recipes, or show one as TOML",
     "scenes": "render the embedded scenes to WebDataset shards",
@@ -56,7 +57,7 @@ def _let_the_first_speak(error: SlipError) -> None:
 
 def usage() -> str:
     """Return the text of `slip --help`."""
-    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())
     return (
         "usage: slip COMMAND [OPTION ...]\n\n"
         "Train image-text models with self-supervision on your own pictures.\n\n"

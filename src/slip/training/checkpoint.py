@@ -2,7 +2,9 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on; checksums
+                          state.json             step, score and what else a run needs to go on; checksums of the files
+
+Of a model that is spread over processes, each of them writes its parts of the two files; see `slip.training.tensors`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from slip.errors import CheckpointError
 from slip.files import TEMPORARY, sync, write_json
+from slip.training.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
 
@@ -35,32 +38,51 @@ def save(
 
     Raises CheckpointError when the disk is full or not writable; earlier checkpoints are untouched.
     """
-    final = path_of(folder, step)
-    temporary = folder / f"{TEMPORARY}{final.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir()
-        _write_tensors(temporary / "model.safetensors", model)
-        _write_tensors(temporary / "optimizer.safetensors", optimizer)
-        checksums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
-        write_json(temporary / "state.json", dict(state, step=step, checksums=checksums))
+        return commit(folder, step, state, write(folder, step, Snapshot(model, optimizer)))
+    except CheckpointError:
+        discard(folder, step)
+        raise
+
+
+def write(folder: Path, step: int, snapshot: Snapshot) -> dict[str, str]:
+    """Write what one process holds of checkpoint `step`, not yet under its name; return checksums by file name.
+
+    Raises CheckpointError. What was written is left to `commit` or `discard`, when all processes have written.
+    """
+    with _writing(folder, step) as temporary:
+        temporary.mkdir(parents=True, exist_ok=True)
+        return {path.name: _checksum(path) for path in snapshot.write(temporary)}
+
+
+def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping[str, str]) -> Path:
+    """Make a checkpoint of the files that `write` wrote, whose checksums are given; return its path.
+
+    Raises CheckpointError.
+    """
+    final = path_of(folder, step)
+    with _writing(folder, step) as temporary:
+        missing = sorted(name for name in checksums if not (temporary / name).is_file())
+        if missing:
+            raise OSError(f"{missing[0]} is not there: the run folder must be one that all machines share")
+        for file in temporary.iterdir():
+            if file.name not in checksums:  # of a killed run's attempt at this step, by more processes
+                file.unlink()
+        write_json(temporary / "state.json", dict(state, step=step, checksums=dict(checksums)))
         sync(temporary)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
         sync(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"The checkpoint of step {step} could not be written",
-            got=str(folder),
-            cause=f"{error.strerror or error}",
-            fix="Earlier checkpoints are intact: free some space (or lower --checkpoint.keep), "
-            "then continue with --resume",
-        ) from None
+        for leftover in folder.glob(f"{TEMPORARY}{PREFIX}*"):
+            if leftover.name < temporary.name:  # those of later steps may be in the making
+                shutil.rmtree(leftover, ignore_errors=True)
     return final
+
+
+def discard(folder: Path, step: int) -> None:
+    """Remove what was written of a checkpoint that is not to be."""
+    shutil.rmtree(_temporary(folder, step), ignore_errors=True)
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -82,27 +104,11 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
     )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; CheckpointError if it is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            "The checkpoint cannot be read",
-            got=str(path),
-            cause=str(error),
-            fix="Remove that checkpoint's folder to go on from the one before it",
-        ) from None
-
-
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's state.json."""
     try:
-        return json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads((checkpoint / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             "The checkpoint's state cannot be read", got=str(checkpoint), cause=str(error)
         ) from None
@@ -142,36 +148,6 @@ def verify(checkpoint: Path) -> None:
             )
 
 
-class BackgroundWriter:
-    """Writes one checkpoint at a time while training goes on.
-
-    One that cannot be written is reported to `failed` and costs nothing but itself: the ones before are there.
-    """
-
-    def __init__(self, failed: Callable[[CheckpointError], None]) -> None:
-        self.failed = failed
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
-
-    def start(self, write: Callable[[], None]) -> None:
-        """Call `write` in the background, after the writing before has ended."""
-        try:
-            self.finish()
-        except CheckpointError as error:
-            self.failed(error)
-        self._writing = self._pool.submit(write)
-
-    def finish(self) -> None:
-        """Wait for what is being written. Raises its CheckpointError."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def close(self) -> None:
-        """Wait for what is being written, whatever becomes of it."""
-        self._pool.shutdown()
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints below `folder`, oldest first."""
     return sorted(p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
@@ -190,7 +166,7 @@ def prune(folder: Path, keep: int) -> None:
     for checkpoint in checkpoints:
         if checkpoint not in kept:
             # Renamed first, so that a kill in the middle leaves nothing that looks complete.
-            doomed = folder / f"{TEMPORARY}{checkpoint.name}"
+            doomed = _temporary(folder, step_of(checkpoint))
             os.rename(checkpoint, doomed)
             shutil.rmtree(doomed)
 
@@ -204,12 +180,20 @@ def _checksum(path: Path) -> str:
     return f"{size} bytes, crc {checksum:08x}"
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+def _temporary(folder: Path, step: int) -> Path:
+    return folder / f"{TEMPORARY}{path_of(folder, step).name}"
 
+
+@contextmanager
+def _writing(folder: Path, step: int) -> Iterator[Path]:
+    """Give the folder to write checkpoint `step` in; what the disk refuses becomes a CheckpointError."""
     try:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # the library reports a full disk as an error of its own
-        raise OSError(str(error)) from None
-    sync(path)
+        yield _temporary(folder, step)
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint of step {step} could not be written",
+            got=str(folder),
+            cause=f"{error.strerror or error}",
+            fix="Earlier checkpoints are intact: free some space (or lower --checkpoint.keep), "
+            "then continue with --resume",
+        ) from None

@@ -147,7 +147,7 @@ class _Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.state.close()
+        self.state.writer.close()
         for tracker in self.trackers:
             tracker.close()
 
@@ -161,7 +161,7 @@ class _Session:
                 (seconds,) = self.processes.mean([self.learner.take_step(batches)])
                 rehearsal.add(seconds)
                 (stopped,) = self.processes.any(stop.is_set())
-        state.finish()
+        state.writer.finish()
         self.processes.wait()
         state.restore()
         self.learner.speed.take()
@@ -202,12 +202,14 @@ class _Session:
                 if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
                     self._evaluate()
                 late = bool(minutes) and time.monotonic() - state.saved_at > minutes * 60
-                late, stopped = self.processes.any(late, stop.is_set())
+                late, stopped, writing = self.processes.any(late, stop.is_set(), state.writer.busy)
+                if not writing:
+                    state.writer.settle()
                 in_turn = bool(every) and state.step % every == 0
                 if last or in_turn or late or stopped or state.measured_at == state.step:
                     state.save()
                 if stopped and not last:
-                    state.finish()
+                    state.writer.finish()
                     raise Interrupted(
                         f"Stopped after step {state.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
                         fix="Continue with the same command and --resume",
@@ -215,7 +217,7 @@ class _Session:
         self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
         self._evaluate()
         state.save()
-        state.finish()
+        state.writer.finish()
 
     def _due(self, every: float) -> bool:
         """Whether a multiple of `every` steps (a float) has just been passed."""
@@ -239,22 +241,27 @@ class _Session:
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
-        state = self.state
+        state, failure = self.state, None
         self.progress.measuring()
-        snapshot = self.state.parallel.snapshot(state.optimizer)
+        weights = state.parallel.whole_weights()
         if self.processes.first:
             try:
-                results = self.evaluate(Encoder(self._plain_model(snapshot[0]), self.config))
-            except BaseException:
-                state.write(snapshot)  # a broken evaluation set must not cost the weights
-                state.finish()
-                raise
-            state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
-            self._log({"evaluation": state.scores})
-            if state.step == state.plan.steps:
-                write_json(self.run.path / "results.json", [r.to_dict() for r in results])
+                self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
+            except BaseException as error:
+                failure = error
+        (failed,) = self.processes.any(failure is not None)
+        if failed:
+            state.save()  # a broken evaluation set must not cost the weights
+            state.writer.finish()
+            raise failure or TrainingError("The first process could not evaluate the model")
         state.measured_at = state.step
-        self.processes.wait()
+
+    def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
+        state, results = self.state, evaluate(encoder)
+        state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
+        self._log({"evaluation": state.scores})
+        if state.step == state.plan.steps:
+            write_json(self.run.path / "results.json", [r.to_dict() for r in results])
 
     def _plain_model(self, weights: Mapping[str, Tensor]) -> Model:
         """Return a model to measure that asks nothing of other processes."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -52,22 +55,29 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `state_tensors` returned, laid out in memory as the parameters are: fused AdamW relies on it."""
+def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `state_tensors` returned."""
+    for key, place in make_state(optimizer, tensors).items():
+        place.copy_(tensors[key])
+
+
+def make_state(optimizer: torch.optim.Optimizer, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the optimiser a state of the names, shapes and dtypes of `like`; return it, to be filled.
+
+    `like` is what `state_tensors` returned. The state is laid out in memory, and spread over processes, as the
+    parameters are: fused AdamW relies on it.
+    """
     optimizer.state.clear()
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    parameters = {n: p for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}
+    places: dict[str, Tensor] = {}
+    for key, tensor in like.items():
         name, _, entry = key.rpartition("|")
-        by_name.setdefault(name, {})[entry] = tensor
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"]):
-            if name in by_name:
-                optimizer.state[parameter] = {
-                    entry: torch.empty_like(
-                        parameter if tensor.shape == parameter.shape else tensor,
-                        dtype=tensor.dtype,
-                        device=parameter.device,
-                        requires_grad=False,
-                    ).copy_(tensor)
-                    for entry, tensor in by_name[name].items()
-                }
+        if name in parameters:
+            parameter = parameters[name]
+            options: dict[str, Any] = {"dtype": tensor.dtype, "device": parameter.device}
+            if tensor.shape == parameter.shape:
+                places[key] = torch.empty_like(parameter, requires_grad=False, **options)
+            else:
+                places[key] = torch.empty(tensor.shape, **options)
+            optimizer.state[parameter][entry] = places[key]
+    return places

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from slip.collectives import world
+from slip.collectives import rank, world
 from slip.models import Model
 from slip.models.batchnorm import synchronise
-from slip.training.optimizer import load_state_tensors, state_tensors
+from slip.training.optimizer import make_state, state_tensors
 from slip.training.processes import average
-
-Snapshot = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Weights by name, and the optimiser's state as `state_tensors` names it: whole tensors."""
+from slip.training.tensors import Snapshot, piece_of, read_into, stored_like
 
 
 class Parallel:
@@ -29,6 +28,9 @@ class Parallel:
     anybody looks at the gradients, comes `finish_gradients`.
     """
 
+    parts = 1
+    """Into how many parts `snapshot` falls: a part for each process, or one, which is the first process's."""
+
     def __init__(self, model: Model) -> None:
         self.model = model
         self.forward: Any = model
@@ -37,22 +39,37 @@ class Parallel:
         """Make each gradient the mean over the processes; whole: the batch has passed `forward` in one piece."""
 
     def snapshot(self, optimizer: torch.optim.Optimizer) -> Snapshot:
-        """Return weights and optimiser state as whole tensors; all processes must call it."""
-        return _whole(self.model.state_dict()), _whole(state_tensors(optimizer))
+        """Return what this process has to write of weights and optimiser state, copied to the CPU's memory."""
+        weights, moments = _pieces(self.model.state_dict()), _pieces(state_tensors(optimizer))
+        return Snapshot(
+            {name: tensor for name, (tensor, _) in weights.items()},
+            {name: tensor for name, (tensor, _) in moments.items()},
+            {name: offset for name, (_, offset) in (weights | moments).items()},
+            part=rank(),
+            parts=self.parts,
+        )
 
-    def load(
-        self, optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
-    ) -> None:
-        """Put back what a `snapshot` holds, of however many processes it was."""
-        places = self.model.state_dict()
-        self.model.load_state_dict(
-            {name: _spread_like(places[name], value) for name, value in weights.items()}
-        )
-        parameters = dict(self.model.named_parameters())
-        load_state_tensors(
-            optimizer,
-            {key: _spread_like(parameters[key.rpartition("|")[0]], value) for key, value in moments.items()},
-        )
+    def load(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+        """Put back the weights and optimiser state of a checkpoint, of however many processes it is.
+
+        Raises CheckpointError when it cannot be read, ValueError when it does not fit the model.
+        """
+        weights, stored = self.model.state_dict(), stored_like(checkpoint)
+        moments = {name: stored.pop(name) for name in list(stored) if "|" in name}
+        wrong = sorted(weights.keys() ^ stored.keys())
+        wrong = wrong or [name for name in weights if weights[name].shape != stored[name].shape]
+        if wrong:
+            raise ValueError(f"{len(wrong)} of its weights do not fit: {', '.join(wrong[:5])}")
+        read_into(checkpoint, weights | make_state(optimizer, moments))
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Return the weights as whole tensors, to the first process alone; all processes must call it."""
+        weights = {}
+        for name, tensor in self.model.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if rank() == 0:
+                weights[name] = whole
+        return weights
 
 
 class Replicas(Parallel):
@@ -86,6 +103,7 @@ class Shards(Parallel):
 
     def __init__(self, model: Model, *, offload: bool = False) -> None:
         super().__init__(model)
+        self.parts = world()
         policy = CPUOffloadPolicy() if offload else OffloadPolicy()
         for tower in (model.image_tower, model.text_tower):
             if tower is not None:
@@ -125,12 +143,6 @@ def _blocks(tower: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
-
-
-def _spread_like(place: Tensor, value: Tensor) -> Tensor:
-    """Return `value` spread over the processes as `place` is, if it has its shape."""
-    if isinstance(place, DTensor) and value.shape == place.shape:
-        return distribute_tensor(value.to(place.device), place.device_mesh, place.placements)
-    return value
+def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    pieces = {name: piece_of(tensor, first=rank() == 0) for name, tensor in tensors.items()}
+    return {name: piece for name, piece in pieces.items() if piece is not None}

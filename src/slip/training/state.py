@@ -11,12 +11,13 @@ from slip.errors import CheckpointError
 from slip.training import checkpoint
 from slip.training.counts import Counts
 from slip.training.optimizer import build_optimizer
-from slip.training.parallel import Parallel, Snapshot
+from slip.training.parallel import Parallel
 from slip.training.plan import Plan
 from slip.training.precision import loss_scaler
 from slip.training.processes import Processes
 from slip.training.run import RunFolder
 from slip.training.tracking import Window
+from slip.training.writer import BackgroundWriter
 
 
 class State:
@@ -45,7 +46,7 @@ class State:
         self.measured_at = -1
         self.window = Window()
         self.saved_at = time.monotonic()
-        self.writer = checkpoint.BackgroundWriter(self._warn)
+        self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
 
     @property
     def position(self) -> int:
@@ -69,10 +70,9 @@ class State:
         if newest >= 0:
             path = checkpoint.path_of(folder, newest)
             try:
-                weights, moments, saved = checkpoint.load(path)
-                self.parallel.load(self.optimizer, weights, moments)
-                self._put_back(saved)
-            except (LookupError, TypeError, ValueError) as error:
+                self._put_back(checkpoint.read_state(path))
+                self.parallel.load(self.optimizer, path)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
                 lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise CheckpointError(
                     "The run cannot go on from its newest checkpoint",
@@ -95,30 +95,17 @@ class State:
 
     def save(self) -> None:
         """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
-        snapshot = self.parallel.snapshot(self.optimizer)
-        if self.processes.first:
-            self.write(snapshot)
-        self.saved_at = time.monotonic()
+        folder, step, config = self.run.checkpoints, self.step, self.plan.config
+        saved = self.to_dict()
+        counts = self.records.to_dict(step, self.nonfinite, config.training.batch)
 
-    def write(self, snapshot: Snapshot) -> None:
-        """`save` what a snapshot of now holds; for the first process alone."""
-        saved, folder, step, keep = (
-            self.to_dict(),
-            self.run.checkpoints,
-            self.step,
-            self.plan.config.checkpoint.keep,
-        )
-        weights, moments = (
-            {n: t.detach().to("cpu", copy=True) for n, t in part.items()} for part in snapshot
-        )
-        counts = self.records.to_dict(step, self.nonfinite, self.plan.config.training.batch)
-
-        def write() -> None:
-            checkpoint.save(folder, step, weights, moments, saved)
-            checkpoint.prune(folder, keep)
+        def commit(checksums: Mapping[str, str]) -> None:
+            checkpoint.commit(folder, step, saved, checksums)
+            checkpoint.prune(folder, config.checkpoint.keep)
             self.run.write_counts(counts)
 
-        self.writer.start(write)
+        self.writer.start(step, self.parallel.snapshot(self.optimizer), commit)
+        self.saved_at = time.monotonic()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps besides tensors: plain JSON values that later steps do not change."""
@@ -134,14 +121,6 @@ class State:
             "scores": dict(self.scores),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
         }
-
-    def finish(self) -> None:
-        """Wait until the last checkpoint is on disk. Raises CheckpointError when it could not be written."""
-        self.writer.finish()
-
-    def close(self) -> None:
-        """Wait for what is being written, whatever becomes of it."""
-        self.writer.close()
 
     def _warn(self, error: CheckpointError) -> None:
         self.say(f"warning: {error}")

@@ -1,0 +1,48 @@
+"""slip consolidate MODEL [--out FILE]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from slip.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Whose weights, and where they go."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A run folder, one of its checkpoint folders, or a released SLIP .pt file."""
+    out: Path = Path("model.safetensors")
+    """The file to write."""
+    which: Literal["latest", "best"] = "latest"
+    """Which checkpoint of a run."""
+
+
+def main(argv: list[str]) -> None:
+    """Read all parts, write one file."""
+    options = parse(
+        Options,
+        argv,
+        prog="slip consolidate",
+        description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
+    )
+
+    from safetensors.torch import save
+
+    from slip.errors import CheckpointError
+    from slip.files import write_bytes
+    from slip.interop import load
+
+    weights = load(options.model, which=options.which).model.state_dict()
+    try:
+        write_bytes(options.out, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    except OSError as error:
+        raise CheckpointError(
+            "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)
+        ) from None
+    print(f"wrote {sum(tensor.numel() for tensor in weights.values()):,} numbers to {options.out}")

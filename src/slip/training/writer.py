@@ -1,0 +1,102 @@
+"""Checkpoints are written while training goes on: each process writes its part, the first makes them one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+from slip.training.processes import Processes
+from slip.training.tensors import Snapshot
+
+Commit = Callable[[Mapping[str, str]], object]
+"""What makes a checkpoint of files, given their checksums by name; see `slip.training.checkpoint.commit`."""
+
+
+class BackgroundWriter:
+    """Writes one checkpoint at a time; all processes call all methods at once, but for `busy` and `close`.
+
+    Nothing is exchanged in the background: that all parts are written is found out between two steps, by `settle`.
+    A checkpoint that cannot be written is reported to `failed` and costs nothing but itself: the ones before are there.
+    """
+
+    def __init__(
+        self, folder: Path, processes: Processes, failed: Callable[[CheckpointError], object]
+    ) -> None:
+        self.folder, self.processes, self.failed = folder, processes, failed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._step = 0
+        self._part: tuple[Future[dict[str, str]], Commit] | None = None
+        self._whole: Future[object] | None = None
+
+    def start(self, step: int, snapshot: Snapshot, commit: Commit) -> None:
+        """Write a snapshot of `step`, and `commit` it, after the checkpoint before has been."""
+        try:
+            self.finish()
+        except CheckpointError as error:
+            self.failed(error)
+        self._step = step
+        if snapshot.parts > 1:
+            self._part = (self._pool.submit(checkpoint.write, self.folder, step, snapshot), commit)
+        elif self.processes.first:
+            write = partial(checkpoint.write, self.folder, step, snapshot)
+            self._whole = self._pool.submit(self._commit, step, commit, write)
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process is still writing its part of a checkpoint."""
+        return self._part is not None and not self._part[0].done()
+
+    def settle(self) -> None:
+        """Let the first process make a checkpoint of the parts, in the background; for when none is `busy`."""
+        try:
+            self._settle()
+        except CheckpointError as error:
+            self.failed(error)
+
+    def finish(self) -> None:
+        """Wait until everything is on disk. Raises CheckpointError, on every process, when it could not be written."""
+        failure = None
+        try:
+            self._settle()
+            whole, self._whole = self._whole, None
+            if whole is not None:
+                whole.result()
+        except CheckpointError as error:
+            failure = error
+        (failed,) = self.processes.any(failure is not None)
+        if failed:
+            raise failure or CheckpointError("The first process could not write the checkpoint")
+
+    def close(self) -> None:
+        """Wait for what this process is writing, whatever becomes of it."""
+        self._pool.shutdown()
+
+    def _settle(self) -> None:
+        if self._part is None:
+            return
+        (part, commit), self._part = self._part, None
+        try:
+            outcome: dict[str, dict[str, str]] = {"checksums": part.result()}
+        except CheckpointError as error:
+            outcome = {"failure": {"what": error.what, "cause": error.cause, "fix": error.fix}}
+        everyones = [json.loads(told) for told in self.processes.gather(json.dumps(outcome).encode())]
+        failures = [other["failure"] for other in everyones if "failure" in other]
+        if failures:
+            if self.processes.first:
+                checkpoint.discard(self.folder, self._step)
+            raise CheckpointError(got=str(self.folder), **failures[0])
+        checksums = {name: crc for other in everyones for name, crc in other["checksums"].items()}
+        if self.processes.first:
+            self._whole = self._pool.submit(self._commit, self._step, commit, lambda: checksums)
+
+    def _commit(self, step: int, commit: Commit, checksums: Callable[[], Mapping[str, str]]) -> None:
+        try:
+            commit(checksums())
+        except CheckpointError:
+            checkpoint.discard(self.folder, step)
+            raise

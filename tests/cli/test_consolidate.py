@@ -1,0 +1,35 @@
+import torch
+from safetensors.torch import load_file
+
+from slip import toml
+from slip.cli import main
+from slip.encoder import Encoder
+from slip.training import checkpoint
+from toys import make_tiny_config
+
+
+def test_one_file_of_a_run(tmp_path, capsys) -> None:
+    config = make_tiny_config()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(toml.dumps(config))
+    weights = []
+    for step, score in ((1, 0.9), (2, 0.1)):
+        torch.manual_seed(step)
+        weights.append(Encoder.from_config(config).model.state_dict())
+        checkpoint.save(tmp_path / "run" / "checkpoints", step, weights[-1], {}, {"score": score})
+    for which, expected in (("best", weights[0]), ("latest", weights[1])):
+        out = tmp_path / f"{which}.safetensors"
+        assert main(["consolidate", str(tmp_path / "run"), "--out", str(out), "--which", which]) == 0
+        found = load_file(out)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert str(out) in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_or_read_is_said(tmp_path, capsys) -> None:
+    assert main(["consolidate", str(tmp_path / "nothing")]) == 1
+    config = make_tiny_config()
+    (tmp_path / "config.toml").write_text(toml.dumps(config))
+    checkpoint.save(tmp_path / "checkpoints", 1, Encoder.from_config(config).model.state_dict(), {}, {})
+    assert main(["consolidate", str(tmp_path), "--out", str(tmp_path / "no" / "such" / "folder")]) == 1
+    assert "could not be written" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""Checkpoints that this version cannot go on from: said in words, whatever is wrong with them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+from slip.training.loop import train
+from slip.training.tensors import read_tensors, write_tensors
+from toys import ToySource, make_tiny_config
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    return train(
+        make_tiny_config(epochs=1), ToySource(), tmp_path_factory.mktemp("run") / "run", console=QUIET
+    ).path
+
+
+def without(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda state: {name: value for name, value in state.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("window"), "it lacks 'window'"),
+        (without("counts"), "it lacks 'counts'"),
+        (without("nonfinite_in_a_row"), "it lacks 'nonfinite_in_a_row'"),
+        (lambda state: state | {"window": [1]}, "has no attribute"),
+        (lambda state: state | {"window": {"loss": 3.0}}, "cannot unpack"),
+        (lambda state: state | {"records": {"since": 0, "tallies": [{"seen": 3}]}}, "'seen'"),
+        (lambda state: state | {"records": {"since": 0, "tallies": []}}, "shorter"),
+        (lambda state: [state], "state cannot be read"),
+    ],
+)
+def test_a_state_of_another_layout(run, tmp_path, change, message) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = checkpoint.list_checkpoints(copy / "checkpoints")[-1]
+    for other in checkpoint.list_checkpoints(copy / "checkpoints")[:-1]:
+        shutil.rmtree(other)
+    (path / "state.json").write_text(json.dumps(change(checkpoint.read_state(path))))
+    with pytest.raises(CheckpointError, match=message):
+        train(make_tiny_config(epochs=1), ToySource(), copy, resume=True, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weights: weights | {"image_projection": torch.ones(3, 3)},
+            "1 of its weights.*image_projection",
+        ),
+        (lambda weights: weights | {"third_tower.weight": torch.ones(3)}, "1 of its weights.*third_tower"),
+        (without("logit_scale"), "1 of its weights.*logit_scale"),
+    ],
+)
+def test_weights_of_another_model(run, tmp_path, change, message) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = checkpoint.list_checkpoints(copy / "checkpoints")[-1]
+    write_tensors(path / "model.safetensors", change(read_tensors(path / "model.safetensors")))
+    (path / "state.json").write_text(json.dumps(without("checksums")(checkpoint.read_state(path))))
+    with pytest.raises(CheckpointError, match=f"cannot go on from its newest checkpoint.*{message}"):
+        train(make_tiny_config(epochs=1), ToySource(), copy, resume=True, console=QUIET)
+
+
+def test_a_state_of_before_records_were_counted_goes_on(run, tmp_path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = checkpoint.list_checkpoints(copy / "checkpoints")[-1]
+    older = without("scaler")(without("records")(checkpoint.read_state(path)))
+    older["counts"]["skipped"] = 0
+    (path / "state.json").write_text(json.dumps(older))
+    train(make_tiny_config(epochs=1), ToySource(), copy, resume=True, console=QUIET)
+    assert json.loads((copy / "counts.json").read_text())["since_step"] == 8

@@ -1,0 +1,74 @@
+"""Files of tensors, whole and in parts, without processes: what they write is put together, or refused in words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from slip.errors import CheckpointError
+from slip.training.tensors import Snapshot, read_into, read_tensors, stored_like, write_tensors
+
+WHOLE = {"a.weight": torch.arange(15.0).reshape(5, 3), "b": torch.tensor(7), "c": torch.ones(2).bfloat16()}
+MOMENTS = {"a.weight|exp_avg": torch.arange(15.0).reshape(5, 3) / 3, "b|step": torch.tensor(4.0)}
+
+
+@pytest.fixture
+def parts(tmp_path) -> Path:
+    """Five rows over three parts, as processes would write them: 2, 2 and 1; what is not spread is the first's."""
+    for part, rows in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
+        model = {"a.weight": WHOLE["a.weight"][rows]} | ({} if part else {"b": WHOLE["b"], "c": WHOLE["c"]})
+        moments = {"a.weight|exp_avg": MOMENTS["a.weight|exp_avg"][rows]}
+        moments |= {} if part else {"b|step": MOMENTS["b|step"]}
+        offsets = {"a.weight": (rows.start, 0), "a.weight|exp_avg": (rows.start, 0)}
+        Snapshot(model, moments, offsets, part, 3).write(tmp_path)
+    return tmp_path
+
+
+def test_parts_are_put_together(parts) -> None:
+    assert sorted(p.name for p in parts.glob("model*")) == [
+        f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)
+    ]
+    for name, expected in (("model", WHOLE), ("optimizer", MOMENTS)):
+        found = read_tensors(parts / f"{name}.safetensors")
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in expected.items())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_places_are_filled(parts, tmp_path, whole) -> None:
+    folder = parts
+    if whole:
+        folder = tmp_path / "whole"
+        folder.mkdir()
+        Snapshot(WHOLE, MOMENTS).write(folder)
+    stored = stored_like(folder)
+    assert {n: (t.shape, t.dtype) for n, t in stored.items()} == {
+        n: (t.shape, t.dtype) for n, t in (WHOLE | MOMENTS).items()
+    }
+    places = {name: torch.empty_like(t, device="cpu") for name, t in stored.items()}
+    read_into(folder, places)
+    assert all(torch.equal(places[n], t) for n, t in (WHOLE | MOMENTS).items())
+
+
+def test_a_missing_part_is_said(parts) -> None:
+    (parts / "model-00002-of-00003.safetensors").unlink()
+    for read in (lambda: read_tensors(parts / "model.safetensors"), lambda: stored_like(parts)):
+        with pytest.raises(CheckpointError, match="2 of its 3 parts"):
+            read()
+
+
+def test_a_part_cut_short_is_said(parts) -> None:
+    path = parts / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_tensors(parts / "model.safetensors")
+
+
+def test_places_of_another_shape_are_refused(parts) -> None:
+    with pytest.raises(CheckpointError, match="Size mismatch"):
+        read_into(parts, {"a.weight": torch.zeros(6, 3)})
+
+
+def test_whole_files_carry_no_trace_of_parts(tmp_path) -> None:
+    write_tensors(tmp_path / "model.safetensors", WHOLE)
+    assert b"DCP" not in (tmp_path / "model.safetensors").read_bytes()

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from slip.data.ranks import Ranks
+from slip.errors import CheckpointError
+from slip.training import checkpoint
+from slip.training.processes import Processes
+from slip.training.tensors import Snapshot
+from slip.training.writer import BackgroundWriter
+
+ALONE = Processes(Ranks(), None)
+SNAPSHOT = Snapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)})
+
+
+def test_a_failure_is_reported_and_costs_nothing_but_itself(tmp_path) -> None:
+    told: list[CheckpointError] = []
+    writer = BackgroundWriter(tmp_path, ALONE, told.append)
+
+    def fail(checksums):
+        raise CheckpointError("The disk is full")
+
+    writer.start(1, SNAPSHOT, fail)
+    writer.start(2, SNAPSHOT, lambda checksums: checkpoint.commit(tmp_path, 2, {}, checksums))
+    writer.finish()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+    assert [str(e) for e in told] == [str(CheckpointError("The disk is full"))]
+    writer.start(3, SNAPSHOT, fail)
+    with pytest.raises(CheckpointError, match="disk is full"):
+        writer.finish()
+    writer.finish()
+    writer.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_lone_process_is_never_waited_for(tmp_path) -> None:
+    writer = BackgroundWriter(tmp_path, ALONE, pytest.fail)
+    assert not writer.busy
+    writer.settle()
+    writer.start(1, SNAPSHOT, lambda checksums: checkpoint.commit(tmp_path, 1, {}, checksums))
+    assert not writer.busy
+    writer.finish()
+    writer.close()
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000001"
