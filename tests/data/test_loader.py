@@ -248,10 +248,10 @@ def test_a_dead_worker_is_an_error_that_teaches(how: str, advice: str) -> None:
 
 
 def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tensor: torch.Tensor) -> None:
+    def full(size: int) -> None:
         raise RuntimeError("unable to allocate shared memory: No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     monkeypatch.setattr("slip.data.loader.get_worker_info", lambda: "a worker")
     with pytest.raises(DataError, match="No space left") as caught:
         load(1)
@@ -316,7 +316,7 @@ def test_default_workers() -> None:
         ({"batch": 0}, ConfigError, "batch"),
         ({"position": -1}, ConfigError, "position"),
         ({"workers": -2}, ConfigError, "processes"),
-        ({"prefetch": 0}, ConfigError, "ready"),
+        ({"prefetch": -2}, ConfigError, "ready"),
         ({"seed": -5}, ConfigError, "seed"),
         ({"views": ViewsConfig(size=0)}, ConfigError, "size"),
         ({"views": ViewsConfig(ssl=ViewConfig(scale=(0, 1)))}, ConfigError, "views.ssl.scale"),
