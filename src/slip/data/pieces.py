@@ -34,20 +34,24 @@ _MEMORY = Path("/proc/meminfo")
 class Ready:
     """How batches are built: each of `workers` processes has up to `each` pieces of `rows` rows at hand or ready.
 
-    bytes: what all these pieces take of shared memory at most. free: what could have been taken, in bytes, where that
-    made it fewer, or smaller, pieces than usual; else 0.
+    sample_bytes: what a row takes. scarce: whether less is kept than would be of use, for want of free memory.
     """
 
     workers: int
     each: int
     rows: int
-    bytes: int
-    free: int = 0
+    sample_bytes: int
+    scarce: bool = False
 
     @property
     def samples(self) -> int:
         """Rows of all pieces together, at most."""
         return self.workers * self.each * self.rows
+
+    @property
+    def bytes(self) -> int:
+        """Shared memory that they take, at most, and the piece that has just been taken."""
+        return (self.samples + self.rows) * self.sample_bytes if self.workers else 0
 
 
 def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1) -> Ready:
@@ -58,21 +62,18 @@ def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1) 
     batch is built in one piece and nothing is kept.
     """
     if not workers:
-        return Ready(0, 0, share, 0)
+        return Ready(0, 0, share, sample_bytes)
     pieces = math.ceil(share / PIECE)
     rows = math.ceil(share / pieces)
     if prefetch >= 0:
-        each = max(1, math.ceil(prefetch * pieces / workers))
-        return Ready(workers, each, rows, workers * each * rows * sample_bytes)
-    usual = max(PIECES_EACH, math.ceil(BATCHES * pieces / workers))
-    room = free_memory() // SHARE
-    fitting = room // (workers * max(1, sample_bytes))  # rows of each process
-    if usual * rows <= fitting:
-        return Ready(workers, usual, rows, workers * usual * rows * sample_bytes)
+        return Ready(workers, max(1, math.ceil(prefetch * pieces / workers)), rows, sample_bytes)
+    each = max(PIECES_EACH, math.ceil(BATCHES * pieces / workers))
+    fitting = free_memory() // SHARE // max(1, sample_bytes) // workers  # rows of each process
+    if each * rows <= fitting:
+        return Ready(workers, each, rows, sample_bytes)
     # Two at least, of which one is built while the other waits for its turn.
     rows = min(rows, max(SMALLEST, fitting // 2))
-    each = max(1, min(usual, fitting // rows))
-    return Ready(workers, each, rows, workers * each * rows * sample_bytes, SHARE * room)
+    return Ready(workers, max(1, min(each, fitting // rows)), rows, sample_bytes, scarce=True)
 
 
 def sample_bytes(views: ViewsConfig, names: tuple[str, ...], ssl_share: float = 1.0) -> int:

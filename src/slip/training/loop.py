@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +45,7 @@ from slip.training.signals import stop_signals
 from slip.training.speed import Speed, Work, peak
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.tracking import ProgressLine, Tracker, Window, check_trackers, open_trackers
+from slip.training.transfer import on_device
 from slip.training.trouble import check_nonfinite
 
 
@@ -196,7 +197,7 @@ class _Session:
         """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
         self._save()
         rehearsal, stopped = Rehearsal(self.plan.seconds), False
-        with stop_signals() as stop, closing(iter(self._loader())) as batches:
+        with stop_signals() as stop, closing(self._batches()) as batches:
             while not (rehearsal.done or stopped):
                 (seconds,) = self.processes.mean([self._next_step(batches)])
                 rehearsal.add(seconds)
@@ -231,7 +232,7 @@ class _Session:
             profiled = stack.enter_context(
                 profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
             )
-            batches = stack.enter_context(closing(iter(self._loader())))
+            batches = stack.enter_context(closing(self._batches()))
             while self.step < plan.steps:
                 self._next_step(batches)
                 profiled()
@@ -276,7 +277,11 @@ class _Session:
             early=augment_early if config.data.augment == "loader" else None,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
+            pinned=self.plan.device.type == "cuda",
         )
+
+    def _batches(self) -> Generator[Batch]:
+        return on_device(iter(self._loader()), self.plan.device)
 
     def _next_step(self, batches: Iterator[Batch]) -> float:
         """Wait for a batch and train on it; return the seconds that both took."""
