@@ -152,7 +152,9 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, size: int, prefe
     options = {"schedule": Schedule(8, 2, 0.5), "ssl": Pictures(9, name="others"), "batch": 8}
     expected = load(5, Pictures(bad=BAD), **options)
     monkeypatch.setattr("slip.data.pieces.PIECE", size)
-    for a, b in zip(load(5, Pictures(bad=BAD), workers=2, prefetch=prefetch, **options), expected, strict=True):
+    for a, b in zip(
+        load(5, Pictures(bad=BAD), workers=2, prefetch=prefetch, **options), expected, strict=True
+    ):
         assert_equal(a, b)
 
 

@@ -34,7 +34,9 @@ class Stream:
 
 def batch(number: int, rows: int = 2, size: int = 4) -> Batch:
     views = torch.full((rows, 3, size, size), number, dtype=torch.uint8)
-    return Batch({"image": views}, {"image": torch.zeros(rows, 9)}, torch.full((rows, 7), number), ["a"], number)
+    return Batch(
+        {"image": views}, {"image": torch.zeros(rows, 9)}, torch.full((rows, 7), number), ["a"], number
+    )
 
 
 def take(batches: Generator[Batch]) -> Batch | None:

@@ -180,7 +180,9 @@ def _shared(size: int) -> Tensor:
     if not size:
         return plain(size)
     try:
-        memory = torch.UntypedStorage._new_shared(size)  # as torch's own default_collate makes it, to be written once
+        memory = torch.UntypedStorage._new_shared(
+            size
+        )  # as torch's own default_collate makes it, to be written once
     except RuntimeError as error:
         raise DataError(
             "A batch cannot be put into shared memory", cause=str(error), fix=_MORE_SHARED
@@ -226,7 +228,10 @@ def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch
     longest = max((part.shape[1] for part in tokens), default=0)
     return Batch(
         views,
-        {name: torch.cat([p["parameters"][name] for p in parts if name in p["parameters"]]) for name in views},
+        {
+            name: torch.cat([p["parameters"][name] for p in parts if name in p["parameters"]])
+            for name in views
+        },
         torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in tokens]) if tokens else None,
         keys=[key for piece in parts for key in piece["keys"]],
         position=parts[-1]["position"],

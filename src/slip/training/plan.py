@@ -237,7 +237,11 @@ def _ready(plan: Plan) -> str:
     ready = keep_ready(share, size, workers, data.prefetch)
     if not ready.workers:
         return ""
-    scarce = "; more would be of use, but must not take more than a quarter of what is free" if ready.scarce else ""
+    scarce = (
+        "; more would be of use, but must not take more than a quarter of what is free"
+        if ready.scarce
+        else ""
+    )
     return (
         f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {workers} loader processes keep ready: "
         f"{ready.samples:,} samples, {ready.samples / share:.3g} batches{scarce}"
