@@ -155,6 +155,7 @@ def test_pieces_cover_a_share_and_keep_blocks_whole(position, batch, size, block
     pieces = builder.cut(position, size)
     assert [row for piece in pieces for row in piece] == list(builder.rows)
     assert all(1 <= len(piece) <= size for piece in pieces)
+    assert (len(pieces) == 1) == (batch <= size)
     if block <= size:
         edges = [(position + piece.stop) % 200 for piece in pieces[:-1]]
         assert all(edge % block == 0 for edge in edges)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from slip.augment import augment_early
 from slip.config import VIEWS as VIEW_NAMES
@@ -178,6 +179,14 @@ def test_pieces_of_any_size_change_nothing_for_any_process(size: int, early) -> 
 def test_pieces_without_captions() -> None:
     options = {"batch": 5, "tokenizer": None, "names": ("ssl_1",)}
     assert_equal(next(iter(in_pieces(2, **options))), load(1, Pictures(bad=BAD), **options)[0])
+
+
+def test_a_batch_is_let_go_with_the_step() -> None:
+    batches = iter(in_pieces(2, batch=5))
+    batch = next(batches)
+    memory = StorageWeakRef(batch.views["image"].untyped_storage())
+    del batch
+    assert memory.expired()
 
 
 def test_a_batch_of_one_piece_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

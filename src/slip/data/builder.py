@@ -28,6 +28,11 @@ Room = Callable[[int], Tensor]
 """Gives this many bytes of memory, as a tensor (bytes,) uint8."""
 
 
+def plain(size: int) -> Tensor:
+    """Return memory of this process's own (see `Room`)."""
+    return torch.empty(size, dtype=torch.uint8)
+
+
 @dataclass(frozen=True)
 class _Sample:
     """A record ready for its views, and the turn (epoch, index) that it is used in: its own or another's."""
@@ -184,16 +189,16 @@ class Builder:
         Where records lie in blocks, the pieces end with a block if they can: one cut in two would be fetched twice.
         """
         parts, pieces, start = self.lanes[0].order.parts, [], self.rows.start
-        while start < self.rows.stop:
+        while self.rows.stop - start > size:
             stop = start + size
-            if len(parts) == 1:
+            if len(parts) == 1:  # those of a mixture take turns, and with them their blocks
                 whole = stop - (position + stop) % parts[0].length % parts[0].block
                 stop = whole if whole > start else stop
-            pieces.append(range(start, min(stop, self.rows.stop)))
+            pieces.append(range(start, stop))
             start = stop
-        return pieces
+        return [*pieces, range(start, self.rows.stop)]
 
-    def build(self, position: int, rows: range | None = None, room: Room | None = None) -> dict[str, Any]:
+    def build(self, position: int, rows: range | None = None, room: Room = plain) -> dict[str, Any]:
         """Return the fields of the `Batch` that starts at `position`, with no more than this process's rows.
 
         rows: a piece of them; the fields of consecutive pieces are together those of all. room: where the views are
@@ -233,7 +238,7 @@ class Builder:
             "position": position + self.batch,
         }
 
-    def empty(self, position: int, rows: range, room: Room | None = None) -> dict[str, Tensor]:
+    def empty(self, position: int, rows: range, room: Room = plain) -> dict[str, Tensor]:
         """Return memory for the views of these rows, all of it in one piece; views that no row gets are left out."""
         before = self.schedule.before
         supervised = before(position + rows.stop) - before(position + rows.start)
@@ -242,7 +247,7 @@ class Builder:
             if count := supervised if name in SSL_VIEWS else len(rows):
                 shapes[name] = (count, 3, config.size, config.size)
         sizes = [math.prod(shape) for shape in shapes.values()]
-        memory = (room or plain)(sum(sizes)).split(sizes)
+        memory = room(sum(sizes)).split(sizes)
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), memory)}
 
     def _plan(self, position: int) -> Iterator[tuple[Lane, int, tuple[str, ...]]]:
@@ -264,8 +269,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def plain(size: int) -> Tensor:
-    """Return memory of this process's own (see `Room`)."""
-    return torch.empty(size, dtype=torch.uint8)

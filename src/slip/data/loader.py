@@ -111,17 +111,15 @@ class Loader:
             decoder=decoder,
             early=early,
         )
-
-        share = (schedule or Schedule(batch)).rows / batch
-        bytes_each = sample_bytes(views, names, share)
-        self.ready = keep_ready(batch // world, bytes_each, self.workers, prefetch)
+        size = sample_bytes(views, names, self._builder.schedule.rows / batch)
+        self.ready = keep_ready(batch // world, size, self.workers, prefetch)
 
     def __iter__(self) -> Generator[Batch]:
-        builder, ready = self._builder, self.ready
+        builder, ready, room = self._builder, self.ready, _pinned if self.pinned else plain
         positions = itertools.count(self.position, builder.batch)
         pieces = iter(
             DataLoader(
-                _Pieces(builder, _pinned if self.pinned else plain),
+                _Pieces(builder, room),
                 batch_size=None,
                 sampler=((at, rows) for at in positions for rows in builder.cut(at, ready.rows)),
                 collate_fn=_unchanged,
@@ -139,8 +137,9 @@ class Loader:
                 if count == 1 and not (self.workers and self.pinned):
                     yield Batch(**_next(pieces))
                 else:
-                    views = builder.empty(position, builder.rows, _pinned if self.pinned else plain)
-                    yield _joined(views, (_next(pieces) for _ in range(count)))
+                    # Its memory has no name here, where it would outlive the step.
+                    parts = (_next(pieces) for _ in range(count))
+                    yield _joined(builder.empty(position, builder.rows, room), parts)
         finally:
             # At once rather than by the garbage collector, which may find the processes' handles already closed and
             # then waits for each of them in vain. DataLoader has no public way.
