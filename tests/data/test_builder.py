@@ -148,6 +148,7 @@ def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, e
     assert rows == [row[row > 0].tolist() for row in whole["tokens"]]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 90), st.sampled_from([1, 8, 64, 1000]))
 def test_pieces_cover_a_share_and_keep_blocks_whole(position, batch, size, block) -> None:
     source = Shards("shards", 200, block=block)
