@@ -51,8 +51,9 @@ class DataConfig:
     whole grey levels, which leaves more of a busy device to the model."""
     workers: int = -1
     """Loader processes; 0 loads in the main process, -1 chooses from the number of cores."""
-    prefetch: int = 4
-    """Batches that each loader process keeps ready."""
+    prefetch: int = -1
+    """Batches that the loader processes keep ready in all; -1: as many as are of use and fit into the memory that is
+    free. They differ in memory and waiting alone."""
     max_skipped: float = 0.05
     """Training stops when more than this share of the records read could not be used."""
 

@@ -7,7 +7,10 @@ from dataclasses import astuple, dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from slip.augment import augment_early
 from slip.config import ViewsConfig
 from slip.data.builder import Builder
 from slip.data.order import Order, Stream, generator, parts_of
@@ -24,12 +27,13 @@ NAMES = ("image", "ssl_1", "ssl_2")
 
 @dataclass(frozen=True)
 class Squares:
-    """Pictures of noise, with captions or without; `broken` ones cannot be read."""
+    """Pictures of noise, with captions or without; `broken` ones cannot be read. `words`: captions of many lengths."""
 
     name: str
     count: int
     captioned: bool = True
     broken: tuple[int, ...] = ()
+    words: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -39,9 +43,8 @@ class Squares:
             raise DataError("The image is damaged")
         seed = [index, *self.name.encode()]
         image = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
-        return Record(
-            image, (f"{self.name} {index}",) if self.captioned else (), f"{self.name}/{index}", self.name
-        )
+        caption = f"{self.name} {index}" + self.words * index * " more"
+        return Record(image, (caption,) if self.captioned else (), f"{self.name}/{index}", self.name)
 
 
 PAIRS, PICTURES = Squares("pairs", 11), Squares("pictures", 7, captioned=False)
@@ -109,6 +112,67 @@ def test_processes_share_a_batch(world: int, ssl: Squares | None) -> None:
             assert torch.equal(torch.cat([share[kind][name] for share in shares]), whole[kind][name])
     assert [s for share in shares for s in share["skipped"]] == whole["skipped"]
     assert {share["position"] for share in shares} == {18}
+
+
+PICTURES_APART = replace(PICTURES, broken=(2,))
+LONG = replace(PAIRS, broken=(3,), words=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 5),
+    st.sampled_from([(1, 0), (2, 1), (3, 0)]),
+    st.sets(st.integers(1, 11)),
+    st.sampled_from([None, PICTURES_APART]),
+    st.sampled_from([Schedule(12), Schedule(12, every=2, share=0.5)]),
+    st.sampled_from([None, augment_early]),
+)
+def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, early) -> None:
+    world, rank = process
+    builder = Builder(
+        LONG, ssl, VIEWS, NAMES, Tokenizer(), 12, 5, rank=rank, world=world, schedule=schedule, early=early
+    )
+    whole = builder.build(12 * step)
+    edges = [builder.rows.start, *sorted(cuts & set(builder.rows[1:])), builder.rows.stop]
+    parts = [builder.build(12 * step, range(*ends)) for ends in itertools.pairwise(edges)]
+    assert [key for part in parts for key in part["keys"]] == whole["keys"]
+    assert [s for part in parts for s in part["skipped"]] == whole["skipped"]
+    assert [sum(t, Tally()) for t in zip(*(part["tallies"] for part in parts))] == whole["tallies"]
+    assert {part["position"] for part in parts} == {12 * step + 12}
+    for kind in ("views", "parameters"):
+        assert {name for part in parts for name in part[kind]} == set(whole[kind])
+        for name in whole[kind]:
+            joined = torch.cat([part[kind][name] for part in parts if name in part[kind]])
+            assert torch.equal(joined, whole[kind][name])
+    rows = [row[row > 0].tolist() for part in parts for row in part["tokens"]]
+    assert rows == [row[row > 0].tolist() for row in whole["tokens"]]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 90), st.sampled_from([1, 8, 64, 1000]))
+def test_pieces_cover_a_share_and_keep_blocks_whole(position, batch, size, block) -> None:
+    source = Shards("shards", 200, block=block)
+    builder = Builder(source, None, VIEWS, NAMES, Tokenizer(), 2 * batch, 5, rank=1, world=2)
+    pieces = builder.cut(position, size)
+    assert [row for piece in pieces for row in piece] == list(builder.rows)
+    assert all(1 <= len(piece) <= size for piece in pieces)
+    assert (len(pieces) == 1) == (batch <= size)
+    if block <= size:
+        edges = [(position + piece.stop) % 200 for piece in pieces[:-1]]
+        assert all(edge % block == 0 for edge in edges)
+
+
+def test_views_are_put_where_they_are_asked_to_be() -> None:
+    memory = []
+
+    def room(size: int) -> torch.Tensor:
+        memory.append(torch.zeros(size, dtype=torch.uint8))
+        return memory[0]
+
+    built = Builder(PAIRS, None, VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0, room=room)
+    assert len(memory) == 1
+    assert torch.equal(torch.cat([built["views"][name].flatten() for name in NAMES]), memory[0])
+    assert built["views"]["ssl_2"].untyped_storage().data_ptr() == memory[0].data_ptr()
 
 
 def test_a_mixture_of_sources() -> None:

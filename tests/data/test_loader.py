@@ -9,13 +9,16 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from slip.augment import augment_early
 from slip.config import VIEWS as VIEW_NAMES
 from slip.config import ViewConfig, ViewsConfig
 from slip.data.decode import decode
@@ -145,6 +148,57 @@ def test_the_number_of_workers_changes_nothing(workers: int) -> None:
         assert_equal(a, b)
 
 
+@pytest.mark.parametrize(("size", "prefetch"), [(1, 1), (2, -1), (3, 0)])
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, size: int, prefetch: int) -> None:
+    options = {"schedule": Schedule(8, 2, 0.5), "ssl": Pictures(9, name="others"), "batch": 8}
+    expected = load(5, Pictures(bad=BAD), **options)
+    monkeypatch.setattr("slip.data.pieces.PIECE", size)
+    for a, b in zip(
+        load(5, Pictures(bad=BAD), workers=2, prefetch=prefetch, **options), expected, strict=True
+    ):
+        assert_equal(a, b)
+
+
+def in_pieces(size: int, **options: Any) -> Loader:
+    """Return a loader that builds pieces of this size in the test's own process."""
+    settings: dict[str, Any] = {"views": VIEWS, "names": VIEW_NAMES, "tokenizer": Tokenizer(), "seed": 3}
+    loader = Loader(Pictures(bad=BAD), workers=0, **settings | options)
+    loader.ready = replace(loader.ready, rows=size)
+    return loader
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize("early", [None, augment_early])
+def test_pieces_of_any_size_change_nothing_for_any_process(size: int, early) -> None:
+    for rank, world in [(0, 1), (0, 2), (1, 2)]:
+        options = {"batch": 10, "early": early, "rank": rank, "world": world}
+        for a, b in zip(in_pieces(size, **options), load(4, Pictures(bad=BAD), **options), strict=False):
+            assert_equal(a, b)
+
+
+def test_pieces_without_captions() -> None:
+    options = {"batch": 5, "tokenizer": None, "names": ("ssl_1",)}
+    assert_equal(next(iter(in_pieces(2, **options))), load(1, Pictures(bad=BAD), **options)[0])
+
+
+def test_a_batch_is_let_go_with_the_step() -> None:
+    batches = iter(in_pieces(2, batch=5))
+    batch = next(batches)
+    memory = StorageWeakRef(batch.views["image"].untyped_storage())
+    del batch
+    assert memory.expired()
+
+
+def test_a_batch_of_one_piece_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slip.data.loader._joined", None)
+    assert not load(1)[0].views["image"].is_shared()
+    (batch,) = load(1, workers=1)
+    assert batch.views["image"].is_shared()
+    # All of it in one file.
+    assert len({view.untyped_storage().data_ptr() for view in batch.views.values()}) == 1
+    assert not any(drawn.is_shared() for drawn in batch.parameters.values())
+
+
 def test_the_number_of_workers_changes_nothing_about_a_schedule() -> None:
     options = {"schedule": Schedule(5, 3, 0.4), "ssl": Pictures(9, name="others")}
     expected = load(4, **options)
@@ -232,6 +286,12 @@ def test_nothing_usable_is_an_error_that_teaches(workers: int) -> None:
     assert "Traceback" not in str(caught.value)
 
 
+def test_an_error_in_a_later_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slip.data.order.ATTEMPTS", 0)
+    with pytest.raises(DataError, match="0 others drawn in its place cannot be used"):
+        next(iter(in_pieces(3, batch=23)))
+
+
 def test_a_bug_keeps_its_name() -> None:
     with pytest.raises(ZeroDivisionError, match="a source of one's own"):
         load(3, Pictures(bad=((4, "bug"), (6, "bug"), (8, "bug"))), workers=1, batch=23)
@@ -248,10 +308,10 @@ def test_a_dead_worker_is_an_error_that_teaches(how: str, advice: str) -> None:
 
 
 def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tensor: torch.Tensor) -> None:
+    def full(size: int) -> None:
         raise RuntimeError("unable to allocate shared memory: No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     monkeypatch.setattr("slip.data.loader.get_worker_info", lambda: "a worker")
     with pytest.raises(DataError, match="No space left") as caught:
         load(1)
@@ -316,7 +376,7 @@ def test_default_workers() -> None:
         ({"batch": 0}, ConfigError, "batch"),
         ({"position": -1}, ConfigError, "position"),
         ({"workers": -2}, ConfigError, "processes"),
-        ({"prefetch": 0}, ConfigError, "ready"),
+        ({"prefetch": -2}, ConfigError, "ready"),
         ({"seed": -5}, ConfigError, "seed"),
         ({"views": ViewsConfig(size=0)}, ConfigError, "size"),
         ({"views": ViewsConfig(ssl=ViewConfig(scale=(0, 1)))}, ConfigError, "views.ssl.scale"),

@@ -71,3 +71,18 @@ def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
 def test_schedules_that_leave_nothing_are_refused(objective, needs, told) -> None:
     with pytest.raises(ConfigError, match=told):
         make_plan(cheap(**objective), 64, needs)
+
+
+def told_memory(tmp_path, source, **data: object) -> str:
+    config = make_tiny_config(batch=16)
+    config = replace(config, data=replace(config.data, **data))
+    return describe(make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS), tmp_path, source)
+
+
+def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
+    assert "shared memory" not in told_memory(tmp_path, toy_source, workers=0)
+    told = told_memory(tmp_path, toy_source, workers=3, prefetch=5)
+    assert "0.00 GiB of shared memory for what 3 loader processes keep ready: 96 samples, 6 batches\n" in told
+    monkeypatch.setattr("slip.data.pieces.free_memory", lambda: 300_000)  # a sample takes 2,304
+    told = told_memory(tmp_path, toy_source, workers=2)
+    assert "32 samples, 2 batches; more would be of use, but" in told

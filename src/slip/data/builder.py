@@ -24,6 +24,13 @@ from slip.errors import DataError
 
 Early = Callable[[Tensor, Tensor], Tensor]
 """Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
+Room = Callable[[int], Tensor]
+"""Gives this many bytes of memory, as a tensor (bytes,) uint8."""
+
+
+def plain(size: int) -> Tensor:
+    """Return memory of this process's own (see `Room`)."""
+    return torch.empty(size, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -176,49 +183,72 @@ class Builder:
             streams = {"order": order, "replacement": replacement}
             self.lanes.append(Lane(ssl, views, apart, seed, captioned=False, decoder=decoder, **streams))
 
-    def build(self, position: int) -> dict[str, Any]:
-        """Return the fields of the `Batch` that starts at `position`. Raises DataError when it cannot be filled."""
-        start, stop, end = position + self.rows.start, position + self.rows.stop, position + self.batch
-        views, parameters = self._empty(start, stop)
-        rows = {name: itertools.count() for name in views}
+    def cut(self, position: int, size: int) -> list[range]:
+        """Cut this process's rows of the batch at `position` into pieces of at most `size`.
+
+        Where records lie in blocks, the pieces end with a block if they can: one cut in two would be fetched twice.
+        """
+        parts, pieces, start = self.lanes[0].order.parts, [], self.rows.start
+        while self.rows.stop - start > size:
+            stop = start + size
+            if len(parts) == 1:  # those of a mixture take turns, and with them their blocks
+                whole = stop - (position + stop) % parts[0].length % parts[0].block
+                stop = whole if whole > start else stop
+            pieces.append(range(start, stop))
+            start = stop
+        return [*pieces, range(start, self.rows.stop)]
+
+    def build(self, position: int, rows: range | None = None, room: Room = plain) -> dict[str, Any]:
+        """Return the fields of the `Batch` that starts at `position`, with no more than this process's rows.
+
+        rows: a piece of them; the fields of consecutive pieces are together those of all. room: where the views are
+        put. Raises DataError when the batch cannot be filled.
+        """
+        rows = self.rows if rows is None else rows
+        views = self.empty(position, rows, room)
+        parameters = {name: np.empty((len(view), len(Parameter)), np.float32) for name, view in views.items()}
+        arrays = {name: view.numpy() for name, view in views.items()}
+        free = {name: itertools.count() for name in views}
         keys, captions, skipped = [], [], []
         tallies = [[Tally() for _ in lane.order.parts] for lane in self.lanes]
-        for at in range(start, stop):
+        for at in range(position + rows.start, position + rows.stop):
             for number, (lane, place, names) in enumerate(self._plan(at)):
                 sample = lane.sample(place, names, skipped, tallies[number])
                 if number == 0:
                     keys.append(sample.key)
                     captions.append(sample.caption)
                 for name in names:
-                    row = next(rows[name])
+                    row = next(free[name])
                     made = lane.view(sample.image, sample.epoch, sample.index, name)
-                    views[name][row], parameters[name][row] = made
-        stacked, drawn = _tensors(views), _tensors(parameters)
+                    arrays[name][row], parameters[name][row] = made
+        drawn = {name: torch.from_numpy(array) for name, array in parameters.items()}
         if self.early is not None:
             with _one_thread():
-                stacked = {name: self.early(view, drawn[name]) for name, view in stacked.items()}
+                for name, view in views.items():
+                    view.copy_(self.early(view, drawn[name]))
             unchanged = torch.tensor(UNCHANGED, dtype=torch.float32)
-            drawn = {name: unchanged.repeat(len(view), 1) for name, view in stacked.items()}
+            drawn = {name: unchanged.repeat(len(view), 1) for name, view in views.items()}
         return {
-            "views": stacked,
+            "views": views,
             "parameters": drawn,
             "tokens": self.tokenizer(captions) if self.tokenizer else None,
             "keys": keys,
             "skipped": skipped,
             "tallies": [tally for lane in tallies for tally in lane],
-            "position": end,
+            "position": position + self.batch,
         }
 
-    def _empty(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return room for the views and parameters of these samples; views that none of them gets are left out."""
-        supervised = self.schedule.before(stop) - self.schedule.before(start)
-        configs = {name: config for lane in self.lanes for name, config in lane.configs.items()}
-        counts = {name: supervised if name in SSL_VIEWS else stop - start for name in configs}
-        shapes = {name: (n, 3, configs[name].size, configs[name].size) for name, n in counts.items() if n}
-        return (
-            {name: np.empty(shape, dtype=np.uint8) for name, shape in shapes.items()},
-            {name: np.empty((counts[name], len(Parameter)), dtype=np.float32) for name in shapes},
-        )
+    def empty(self, position: int, rows: range, room: Room = plain) -> dict[str, Tensor]:
+        """Return memory for the views of these rows, all of it in one piece; views that no row gets are left out."""
+        before = self.schedule.before
+        supervised = before(position + rows.stop) - before(position + rows.start)
+        shapes: dict[str, tuple[int, int, int, int]] = {}
+        for name, config in ((name, config) for lane in self.lanes for name, config in lane.configs.items()):
+            if count := supervised if name in SSL_VIEWS else len(rows):
+                shapes[name] = (count, 3, config.size, config.size)
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        memory = room(sum(sizes)).split(sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), memory)}
 
     def _plan(self, position: int) -> Iterator[tuple[Lane, int, tuple[str, ...]]]:
         """Yield what is read for one sample of the run: a lane, the place in its stream, the views to make."""
@@ -239,7 +269,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}

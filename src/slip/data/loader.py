@@ -1,8 +1,9 @@
 """Batches of views and tokens, built in other processes: the same ones whatever the number of processes.
 
 A batch is a function of the source, the settings and its position in the run's stream of records
-(`slip.data.order`) alone. Each loader process builds whole batches; torch's DataLoader hands out the positions and
-keeps the order.
+(`slip.data.order`) alone. Loader processes build pieces of it in shared memory; torch's DataLoader hands out which and
+keeps the order. A batch of one piece is used where it was built; several are copied into one place, as is a batch for a
+GPU: into page-locked memory, from where it is sent while the GPU computes.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing import connection
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from slip.config import VIEWS, ViewsConfig
-from slip.data.builder import Builder, Early
+from slip.data.builder import Builder, Early, Room, plain
 from slip.data.decode import check_decoder
 from slip.data.fanout import default_processes, end_with_parent, start_context
 from slip.data.order import check_seed
-from slip.data.record import Batch, Source
+from slip.data.pieces import keep_ready, sample_bytes
+from slip.data.record import Batch, Source, Tally
 from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import check_views
@@ -42,8 +46,9 @@ class Loader:
     caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
     one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
     where to go on. schedule, decoder, early: see `Builder`. workers: loader processes; 0 builds batches in this
-    process, -1 one fewer than there are cores, at most 8. prefetch: batches that each process keeps ready;
-    workers · prefetch batches are held in shared memory.
+    process, -1 one fewer than there are cores, at most 8. prefetch: batches that they keep ready in all, in pieces; -1
+    as many as are of use and fit into memory (`slip.data.pieces.keep_ready`). pinned: puts the views into page-locked
+    memory, from where a GPU fetches them by itself.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -69,13 +74,14 @@ class Loader:
         decoder: str = "auto",
         early: Early | None = None,
         workers: int = -1,
-        prefetch: int = 4,
+        prefetch: int = -1,
+        pinned: bool = False,
     ) -> None:
         for what, value, least in [
             ("A batch", batch, 1),
             ("The position in the stream of records", position, 0),
             ("The number of loader processes", workers, -1),
-            ("The number of batches kept ready", prefetch, 1),
+            ("The number of batches kept ready", prefetch, -1),
         ]:
             if value < least:
                 raise ConfigError(f"{what} must be at least {least}", got=value)
@@ -89,7 +95,7 @@ class Loader:
         for records in (source, ssl):
             if records is not None and not len(records):
                 raise DataError("The source has no records", got=records.name)
-        self.position, self.prefetch = position, prefetch
+        self.position, self.pinned = position, pinned
         self.workers = default_workers() if workers < 0 else workers
         self._builder = Builder(
             source,
@@ -105,18 +111,20 @@ class Loader:
             decoder=decoder,
             early=early,
         )
+        size = sample_bytes(views, names, self._builder.schedule.rows / batch)
+        self.ready = keep_ready(batch // world, size, self.workers, prefetch)
 
     def __iter__(self) -> Generator[Batch]:
-        batch = self._builder.batch
-        built_batches = iter(
+        builder, ready, room = self._builder, self.ready, _pinned if self.pinned else plain
+        positions = itertools.count(self.position, builder.batch)
+        pieces = iter(
             DataLoader(
-                _Positions(self._builder),
+                _Pieces(builder, room),
                 batch_size=None,
-                sampler=itertools.count(self.position, batch),
+                sampler=((at, rows) for at in positions for rows in builder.cut(at, ready.rows)),
                 collate_fn=_unchanged,
-                pin_memory=torch.cuda.is_available(),
                 num_workers=self.workers,
-                prefetch_factor=self.prefetch if self.workers else None,
+                prefetch_factor=ready.each or None,
                 multiprocessing_context=start_context([__name__]) if self.workers else None,
                 worker_init_fn=_start_worker,
                 # Without one of its own it draws from the global one, and a resumed run would not go on the same.
@@ -124,12 +132,18 @@ class Loader:
             )
         )
         try:
-            while True:
-                yield Batch(**_next(built_batches))
+            for position in itertools.count(self.position, builder.batch):
+                count = len(builder.cut(position, ready.rows))
+                if count == 1 and not (self.workers and self.pinned):
+                    yield Batch(**_next(pieces))
+                else:
+                    # Its memory has no name here, where it would outlive the step.
+                    parts = (_next(pieces) for _ in range(count))
+                    yield _joined(builder.empty(position, builder.rows, room), parts)
         finally:
             # At once rather than by the garbage collector, which may find the processes' handles already closed and
             # then waits for each of them in vain. DataLoader has no public way.
-            getattr(built_batches, "_shutdown_workers", lambda: None)()
+            getattr(pieces, "_shutdown_workers", lambda: None)()
 
 
 def default_workers() -> int:
@@ -137,27 +151,55 @@ def default_workers() -> int:
     return min(MAX_WORKERS, default_processes() - 1)
 
 
-class _Positions(Dataset):
-    """A dataset for torch's DataLoader whose indices are positions and whose items are whole batches' fields."""
+class _Pieces(Dataset):
+    """A dataset for torch's DataLoader whose indices are positions and rows, and whose items are a `Batch`'s fields."""
 
-    def __init__(self, builder: Builder) -> None:
-        self.builder = builder
+    def __init__(self, builder: Builder, room: Room) -> None:
+        self.builder, self.room = builder, room
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a Batch's fields, or an error to raise in the main process, without the worker's stack."""
+    def __getitem__(self, index: tuple[int, range]) -> dict[str, Any]:
+        """Return the fields, or an error to raise in the main process, without the worker's stack.
+
+        From a loader process the views come in shared memory. The rest is little and comes as arrays, through a pipe:
+        tensors would each take a file, of which a process may not have many open.
+        """
+        worker = get_worker_info()
         try:
-            built = self.builder.build(index)
-            return _share(built) if get_worker_info() else built
+            built = self.builder.build(*index, room=_shared if worker else self.room)
         except SlipError as error:
             return {"error": (type(error), str(error))}
+        if worker:
+            built["parameters"] = {name: drawn.numpy() for name, drawn in built["parameters"].items()}
+            built["tokens"] = None if built["tokens"] is None else built["tokens"].numpy()
+        return built
 
 
-def _next(built_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Return the next batch's fields; raise the error it holds, or DataError when the process that had it is dead."""
+def _shared(size: int) -> Tensor:
+    """Return memory that all processes see. Left to the queue, a lack of it would be noticed by nobody: a hang."""
+    if not size:
+        return plain(size)
     try:
-        built = next(built_batches)
+        memory = torch.UntypedStorage._new_shared(
+            size
+        )  # as torch's own default_collate makes it, to be written once
+    except RuntimeError as error:
+        raise DataError(
+            "A batch cannot be put into shared memory", cause=str(error), fix=_MORE_SHARED
+        ) from None
+    return plain(0).set_(memory)
+
+
+def _pinned(size: int) -> Tensor:
+    """Return page-locked memory. PyTorch keeps it for the next batch once this one is gone."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def _next(pieces: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Return the next piece's fields; raise the error it holds, or DataError when the process that had it is dead."""
+    try:
+        built = next(pieces)
     except (RuntimeError, OSError, EOFError):
-        workers = getattr(built_batches, "_workers", ())
+        workers = getattr(pieces, "_workers", ())
         # A pipe may break before its process has ended.
         connection.wait([worker.sentinel for worker in workers], timeout=1)
         codes = [worker.exitcode for worker in workers]
@@ -168,20 +210,33 @@ def _next(built_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
     if "error" in built:
         kind, message = built["error"]
         raise kind(message)
+    built["parameters"] = {name: torch.as_tensor(drawn) for name, drawn in built["parameters"].items()}
+    built["tokens"] = None if built["tokens"] is None else torch.as_tensor(built["tokens"])
     return built
 
 
-def _share(built: dict[str, Any]) -> dict[str, Any]:
-    """Move the tensors to shared memory. Left to the queue, a full one would be noticed by nobody: a hang."""
-    tokens = [] if built["tokens"] is None else [built["tokens"]]
-    try:
-        for tensor in [*built["views"].values(), *built["parameters"].values(), *tokens]:
-            tensor.share_memory_()
-    except RuntimeError as error:
-        raise DataError(
-            "A batch cannot be put into shared memory", cause=str(error), fix=_MORE_SHARED
-        ) from None
-    return built
+def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch:
+    """Return the batch of consecutive pieces, copying each one's views to where they belong as soon as it is there."""
+    filled, parts = dict.fromkeys(views, 0), []
+    for piece in pieces:
+        parts.append(piece)
+        for name, part in piece.pop("views").items():
+            start, filled[name] = filled[name], filled[name] + len(part)
+            views[name][start : filled[name]] = part
+    tokens = [piece["tokens"] for piece in parts if piece["tokens"] is not None]
+    longest = max((part.shape[1] for part in tokens), default=0)
+    return Batch(
+        views,
+        {
+            name: torch.cat([p["parameters"][name] for p in parts if name in p["parameters"]])
+            for name in views
+        },
+        torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in tokens]) if tokens else None,
+        keys=[key for piece in parts for key in piece["keys"]],
+        position=parts[-1]["position"],
+        skipped=[skipped for piece in parts for skipped in piece["skipped"]],
+        tallies=[sum(tallies, Tally()) for tallies in zip(*(piece["tallies"] for piece in parts))],
+    )
 
 
 def _unchanged(built: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,7 @@ from slip.training.schedule import learning_rate
 from slip.training.speed import Speed, Work, peak
 from slip.training.state import State
 from slip.training.step import Inputs, backward, gradient_norm
+from slip.training.transfer import on_device
 from slip.training.trouble import check_nonfinite
 
 
@@ -40,10 +41,10 @@ class Learner:
         peak_flops, *_ = peak(self.device, state.plan.dtype)
         self.speed = Speed(self.device, work, peak_flops, self.processes.world)
 
-    def loader(self) -> Loader:
-        """Return the data from where the run is."""
+    def batches(self) -> Generator[Batch]:
+        """Return the data from where the run is, on the device."""
         config, plan, text = self.config, self.state.plan, self.config.model.text
-        return Loader(
+        loader = Loader(
             self.source,
             ssl=self.ssl,
             views=config.views,
@@ -59,7 +60,9 @@ class Learner:
             early=augment_early if config.data.augment == "loader" else None,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
+            pinned=self.device.type == "cuda",
         )
+        return on_device(iter(loader), self.device)
 
     def take_step(self, batches: Iterator[Batch]) -> float:
         """Wait for a batch and train on it; return the seconds that both took."""

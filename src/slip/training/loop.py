@@ -156,7 +156,7 @@ class _Session:
         state = self.state
         state.save()
         rehearsal, stopped = Rehearsal(state.plan.seconds), False
-        with stop_signals() as stop, closing(iter(self.learner.loader())) as batches:
+        with stop_signals() as stop, closing(self.learner.batches()) as batches:
             while not (rehearsal.done or stopped):
                 (seconds,) = self.processes.mean([self.learner.take_step(batches)])
                 rehearsal.add(seconds)
@@ -191,7 +191,7 @@ class _Session:
             profiled = stack.enter_context(
                 profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
             )
-            batches = stack.enter_context(closing(iter(self.learner.loader())))
+            batches = stack.enter_context(closing(self.learner.batches()))
             while state.step < plan.steps:
                 self.learner.take_step(batches)
                 profiled()

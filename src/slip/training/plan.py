@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slip.config import SSL_VIEWS, Config
+from slip.data.loader import default_workers
 from slip.data.order import epoch_length
+from slip.data.pieces import keep_ready, sample_bytes
 from slip.data.record import Source
 from slip.data.schedule import Schedule
 from slip.data.views import check_views
@@ -171,7 +173,7 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
-        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries",
+        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries{_ready(plan)}",
         "written to": str(run),
     }
     return "\n".join(
@@ -225,6 +227,25 @@ def _warmup(plan: Plan) -> str:
 def _data(records: int, source: Source) -> str:
     """Return what there is of a source, with what it guessed on opening."""
     return "\n".join(filter(None, (f"{records:,} records from {source.name}", getattr(source, "note", ""))))
+
+
+def _ready(plan: Plan) -> str:
+    """Return what the loader processes keep ready, if there are any, and what memory that takes."""
+    data, share = plan.config.data, plan.config.training.batch // plan.processes
+    workers = default_workers() if data.workers < 0 else data.workers
+    size = sample_bytes(plan.config.views, plan.needs, plan.schedule.rows / plan.schedule.batch)
+    ready = keep_ready(share, size, workers, data.prefetch)
+    if not ready.workers:
+        return ""
+    scarce = (
+        "; more would be of use, but must not take more than a quarter of what is free"
+        if ready.scarce
+        else ""
+    )
+    return (
+        f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {workers} loader processes keep ready: "
+        f"{ready.samples:,} samples, {ready.samples / share:.3g} batches{scarce}"
+    )
 
 
 def memory(plan: Plan, model: Model) -> tuple[int, int]:

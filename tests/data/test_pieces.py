@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slip.config import ViewConfig, ViewsConfig
+from slip.data import pieces
+from slip.data.pieces import PIECE, SMALLEST, Ready, free_memory, keep_ready, sample_bytes
+
+GB = 10**9
+NAMES = ("image", "text", "ssl_1", "ssl_2")
+SAMPLE = 3 * 3 * 224**2
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Set how many bytes are free."""
+
+    def set_free(count: int) -> None:
+        monkeypatch.setattr(pieces, "free_memory", lambda: count)
+
+    set_free(1000 * GB)
+    return set_free
+
+
+@pytest.mark.parametrize(
+    ("share", "workers", "expected"),
+    [
+        (5, 3, Ready(3, 4, 5, SAMPLE)),  # small batches: four each
+        (256, 8, Ready(8, 4, 256, SAMPLE)),
+        (300, 2, Ready(2, 4, 150, SAMPLE)),  # equal pieces
+        (4096, 8, Ready(8, 4, 256, SAMPLE)),  # two batches are four pieces each
+        (4096, 2, Ready(2, 16, 256, SAMPLE)),
+        (4096, 0, Ready(0, 0, 4096, SAMPLE)),
+    ],
+)
+def test_what_is_kept_ready_where_memory_is_plenty(free, share, workers, expected) -> None:
+    ready = keep_ready(share, SAMPLE, workers)
+    assert ready == expected
+    assert ready.samples >= 2 * share * (workers > 0)
+
+
+def test_bytes(free) -> None:
+    assert keep_ready(4096, SAMPLE, 8).bytes == (8 * 4 + 1) * PIECE * SAMPLE  # 3.8 GB, where batches took 59
+    assert keep_ready(4096, SAMPLE, 0).bytes == 0
+
+
+@pytest.mark.parametrize("gigabytes", [16, 8, 4, 1, 0.4])
+def test_no_more_than_a_quarter_of_what_is_free(free, gigabytes: float) -> None:
+    """But for the one piece that has just been taken."""
+    free(int(gigabytes * GB))
+    ready = keep_ready(4096, SAMPLE, 8)
+    assert ready.scarce == (gigabytes < 16)
+    assert ready.samples * SAMPLE <= gigabytes * GB / 4
+    assert ready.each >= 2
+    assert ready.samples * SAMPLE > gigabytes * GB / 4 / 2  # and not much less
+
+
+def test_a_container_without_shared_memory(free) -> None:
+    """64 MB is docker's default."""
+    free(64 * 2**20)
+    ready = keep_ready(256, SAMPLE, 2)
+    assert ready.bytes < 64 * 2**20 / 3
+    free(0)
+    assert keep_ready(256, SAMPLE, 2) == Ready(2, 1, SMALLEST, SAMPLE, scarce=True)
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "share", "workers", "each"),
+    [(0, 4096, 8, 1), (1, 4096, 8, 2), (3, 4096, 8, 6), (1, 16, 8, 1), (20, 16, 8, 3)],
+)
+def test_what_is_asked_for_is_kept_whatever_it_takes(free, prefetch, share, workers, each) -> None:
+    free(0)
+    ready = keep_ready(share, SAMPLE, workers, prefetch)
+    assert (ready.each, ready.rows, ready.scarce) == (each, min(share, PIECE), False)
+
+
+def test_sample_bytes() -> None:
+    assert sample_bytes(ViewsConfig(size=224), NAMES) == SAMPLE
+    small = ViewsConfig(size=224, ssl=ViewConfig(size=112))
+    assert sample_bytes(small, NAMES, 0.5) == 3 * 224**2 + 2 * 3 * 112**2 // 2
+    assert sample_bytes(small, ("image",)) == 3 * 224**2
+    assert sample_bytes(small, ()) == 0
+
+
+def system(folder: Path, monkeypatch, **files: str) -> None:
+    """Let these be the files in which a system tells of its memory."""
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    monkeypatch.setattr(pieces, "_LIMITS", folder)
+    monkeypatch.setattr(pieces, "_MEMORY", folder / "meminfo")
+    monkeypatch.setattr(pieces, "_SHARED", folder / "none")
+
+
+def test_free_memory(tmp_path, monkeypatch) -> None:
+    system(tmp_path, monkeypatch, meminfo="MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable:   5000 kB\n")
+    assert free_memory() == 5000 * 1024
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory() == 5000 * 1024 // 4
+
+
+def test_free_memory_of_a_container(tmp_path, monkeypatch) -> None:
+    meminfo = "MemAvailable: 5000 kB\n"
+    system(tmp_path, monkeypatch, meminfo=meminfo, memory_max="max\n", memory_current="7\n")
+    assert free_memory() == 5000 * 1024
+    stat = "file 99\ninactive_file 2000\n"
+    system(tmp_path, monkeypatch, memory_max="10000\n", memory_current="8000\n", memory_stat=stat)
+    assert free_memory() == 4000
+    system(tmp_path, monkeypatch, memory_current="13000\n")
+    assert free_memory() == 0
+
+
+def test_free_memory_where_a_system_does_not_say(tmp_path, monkeypatch) -> None:
+    system(tmp_path, monkeypatch)
+    assert free_memory() > GB
+
+
+def test_free_shared_memory(tmp_path, monkeypatch) -> None:
+    system(tmp_path, monkeypatch)
+    monkeypatch.setattr(pieces, "_SHARED", tmp_path)
+    monkeypatch.setattr(pieces.shutil, "disk_usage", lambda _: type("", (), {"free": 1234}))
+    assert free_memory() == 1234
