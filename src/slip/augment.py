@@ -172,28 +172,36 @@ _OPERATIONS = {
 
 
 def _turn_hue(x: Tensor, turns: Tensor, most: float) -> None:
-    """Turn the hue by up to `most`, in place, in steps of a sixth of a turn; a step of 0 changes no bit."""
-    sixth, left = np.float32(1 / 6), np.float32(most)
+    """Turn hues, of which the largest turn is `most`, in place: in steps of up to a sixth of a turn.
+
+    Counted down in the same precision as the turns: a sample takes the steps that it would take alone, and those of
+    its neighbours' larger turns are of 0 for it, which changes no bit.
+    """
+    left, sixth = np.float32(most), np.float32(1 / 6)
     while left > 0:
-        step = turns.clamp(-float(sixth), float(sixth))
+        step = turns.clamp(-sixth.item(), sixth.item())
         _hue(x, step)
-        turns, left = turns - step, left - min(left, sixth)
+        turns = turns - step
+        left -= sixth
 
 
 def _hue(x: Tensor, turns: Tensor) -> None:
-    """Turn the hue by up to a sixth of a turn, keeping HSV's saturation and value, without going to HSV and back.
+    """Turn hues by up to a sixth of a turn, keeping HSV's saturation and value, without going to HSV and back.
 
-    A turn of t sixths moves a pixel's middle channel by t · chroma: upwards if the lowest channel ... the highest in the circle of red, green
-    and blue.
+    With its hue, a pixel's middle channel moves by 6 · turns · chroma, between the lowest and the highest. Where it
+    would leave their range, the one it meets moves on in its place, in the other direction. This is what a channel
+    gets as twice itself less the middle, plus that movement where the channel before it in the circle of red, green
+    and blue exceeds the one after, else minus it, cut to the range: the middle itself moves, the highest starts
+    to fall and the lowest to rise when the movement exceeds their distances from the middle.
     """
     red, green, blue = _channels(x)
     high, low = torch.maximum(red, blue), torch.minimum(red, blue)
     middle = torch.clamp(green, low, high)
     torch.maximum(high, green, out=high)
     torch.minimum(low, green, out=low)
-    rising = torch.cat((blue - green, red - blue, green - red), dim=1).sign_()
-    step = (high - low).mul_(6 * turns)
-    torch.add(middle.neg_(), x, alpha=2, out=x).addcmul_(rising, step).clamp_(low, high)
+    sign = torch.cat((blue - green, red - blue, green - red), dim=1).sign_()
+    movement = (high - low).mul_(6 * turns)
+    torch.add(middle.neg_(), x, alpha=2, out=x).addcmul_(sign, movement).clamp_(low, high)
 
 
 def _blur(x: Tensor, sigmas: np.ndarray) -> Tensor:
