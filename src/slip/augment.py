@@ -109,7 +109,7 @@ def _augmented(views: Tensor, room: Tensor, plan: np.ndarray, table: Tensor) -> 
 
 
 def _apply_where(asked: np.ndarray, x: Tensor, operation: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
-    """Return samples with `operation` applied to those that ask for it by a number, which it is given, that is not 0."""
+    """Return samples with `operation` applied to those that ask for it by a number other than 0, which it is told."""
     chosen = np.flatnonzero(asked)
     if not len(chosen):
         return x
