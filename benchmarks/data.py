@@ -7,8 +7,9 @@
 The reference pipeline decodes with Pillow and runs one pipeline of torchvision transforms on Pillow images for each of
 the three views, each caption through the tokenizer alone, without a cache. Ours is timed twice: what a loader process
 does (one decode, three crops, the drawn parameters, tokens; colours, blur and flips left to the device), and with
-everything on the CPU. Sides are interleaved; ratios are medians over rounds. Pictures are clouds of noise whose
-spectrum falls like that of photographs, in JPEGs of about the size that photographs of their dimensions have.
+everything on the CPU. Sides are interleaved; seconds are those that the thread computes; ratios are medians over
+rounds, with quartiles. Pictures are clouds of noise whose spectrum falls like that of photographs, in JPEGs of about the
+size that photographs of their dimensions have.
 
 With `--operations`, what each operation of our augmentation costs instead: milliseconds a view of 224 px, the least
 over rounds, of a batch in which every view asks for this one operation.
@@ -137,10 +138,10 @@ def our_side(photos: Photos, count: int, decoder: str, *, everything: bool) -> C
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
+    """Seconds of one core that a run takes: other programs that share the machine do not count, though they disturb."""
+    start = time.thread_time()
     run()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def operations(rounds: int, batch: int) -> None:

@@ -88,6 +88,17 @@ def test_each_operation_alone(column: int) -> None:
     assert not torch.allclose(result, views / 255, atol=1e-2)  # it did something
 
 
+def test_turns_of_the_hue_do_not_depend_on_larger_ones_beside_them() -> None:
+    views = pictures(25, 16)
+    rows = torch.tensor(UNCHANGED, dtype=torch.float32).repeat(25, 1)
+    rows[:, Parameter.JITTER] = 1
+    rows[:, Parameter.HUE] = torch.arange(-12, 13) / 24  # among them whole sixths, where steps end
+    together = augment(views, rows, *PLAIN)
+    for i in range(25):
+        assert torch.equal(together[i : i + 1], augment(views[i : i + 1], rows[i : i + 1], *PLAIN))
+    assert torch.equal(together[12], augment(views[12:13], rows[12:13] * 0, *PLAIN)[0])  # a turn of 0
+
+
 def test_normalisation_alone_for_a_plain_view() -> None:
     views = pictures(20, 8)
     result = augment(views, parameters(20, ViewsConfig().image), IMAGENET_MEAN, IMAGENET_STD)
@@ -101,7 +112,7 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     alone = torch.cat(
         [augment(views[i : i + 1], rows[i : i + 1], IMAGENET_MEAN, IMAGENET_STD) for i in range(100)]
     )
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert torch.equal(together, alone)
     assert torch.equal(together, augment(views, rows, IMAGENET_MEAN, IMAGENET_STD))
 
 

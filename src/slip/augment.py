@@ -46,23 +46,24 @@ def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Seque
     if parameters.shape != (len(views), len(Parameter)):
         shape, expected = tuple(parameters.shape), (len(views), len(Parameter))
         raise DataError(f"augment takes parameters of shape {expected} for these views", got=shape)
-    plan = parameters.detach().cpu().numpy()
+    plan, chosen = _planned(parameters.detach().cpu().numpy())
+    table = torch.from_numpy(plan).to(views.device).view(*plan.shape, 1, 1, 1)
     bytes_each = 4 * math.prod(views.shape[1:])
     portion = max(1, _PORTION_BYTES.get(views.device.type, _PORTION_BYTES_ELSEWHERE) // max(bytes_each, 1))
     result = torch.empty(views.shape, dtype=torch.float32, device=views.device)
     to_scale = torch.tensor([[1 / (_WHITE * s) for s in std], [-m / s for m, s in zip(mean, std)]])
     scale, shift = to_scale.to(views.device, torch.float32).view(2, 3, 1, 1)
-    orders = np.where(plan[:, Parameter.JITTER] > 0, plan[:, Parameter.ORDER], -1)
-    by_order = np.argsort(orders, kind="stable")
     with torch.autocast(views.device.type, enabled=False):
-        for start in range(0, len(by_order), portion):
-            chosen = by_order[start : start + portion]
-            x = _augmented(_take(views, chosen), plan[chosen], orders[chosen])
+        for start in range(0, len(plan), portion):
+            part = slice(start, start + portion)
+            rows = chosen[part]
+            alone = len(rows) == 1  # then the work is done where the result will be
+            room = _take(result, rows) if alone else result.new_empty((len(rows), *views.shape[1:]))
+            x = _augmented(_take(views, rows), room, plan[part], table[part])
             # Two passes: on a CPU one addcmul, with two broadcast operands, takes three times as long.
-            if len(chosen) == 1:
-                torch.mul(x, scale, out=_take(result, chosen)).add_(shift)
-            else:
-                result.index_copy_(0, _index(chosen, result), (x * scale).add_(shift))
+            torch.mul(x, scale, out=room).add_(shift)
+            if not alone:
+                result.index_copy_(0, _index(rows, result), room)
     return result
 
 
@@ -76,36 +77,45 @@ def augment_early(views: Tensor, parameters: Tensor) -> Tensor:
     return levels.round_().clamp_(0, _WHITE).byte()
 
 
-def _augmented(views: Tensor, plan: np.ndarray, orders: np.ndarray) -> Tensor:
+def _planned(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return parameters sorted by the order of the colour operations, -1 where there are none, and which they were."""
+    orders = np.where(parameters[:, Parameter.JITTER] > 0, parameters[:, Parameter.ORDER], -1)
+    chosen = np.argsort(orders, kind="stable")
+    plan = parameters[chosen]
+    plan[:, Parameter.ORDER] = orders[chosen]
+    return plan, chosen
+
+
+def _augmented(views: Tensor, room: Tensor, plan: np.ndarray, table: Tensor) -> Tensor:
     """Return uint8 samples as floats in grey levels; of one channel where all are grayed.
 
-    orders: (n,), sorted, the number of each sample's order of colour operations, -1 where there are none.
+    room: (n, 3, S, S) float32 to work in. plan, table: (n, P) sorted parameters, on the CPU and (with three more
+    dimensions) on the device.
     """
-    table = torch.from_numpy(plan).to(views.device).view(*plan.shape, 1, 1, 1)
     # Mirrored while they are bytes: no other operation knows left from right.
-    x = _apply_where(plan[:, Parameter.FLIP] > 0, views, lambda some, _: some.flip(-1)).to(torch.float32)
+    x = room.copy_(_apply_where(plan[:, Parameter.FLIP], views, lambda some, _: some.flip(-1)))
     start = 0
-    for order, same in itertools.groupby(orders.tolist()):
+    for order, same in itertools.groupby(plan[:, Parameter.ORDER].tolist()):
         stop = start + len(list(same))
         if order >= 0:
-            _jitter(x[start:stop], plan[start:stop], table[start:stop])
+            _jitter(x[start:stop], ORDERS[int(order)], plan[start:stop], table[start:stop])
         start = stop
-    if plan[:, Parameter.GRAYSCALE].all():
+    grayscale = plan[:, Parameter.GRAYSCALE]
+    if grayscale.all():
         x = _luminance(x)
-    elif plan[:, Parameter.GRAYSCALE].any():
+    elif grayscale.any():
         _saturation(x, 1 - table[:, Parameter.GRAYSCALE])
-    sigmas = plan[:, Parameter.BLUR]
-    return _apply_where(sigmas > 0, x, lambda some, chosen: _blur(some, sigmas[chosen]))
+    return _apply_where(plan[:, Parameter.BLUR], x, _blur)
 
 
 def _apply_where(asked: np.ndarray, x: Tensor, operation: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
-    """Return samples with `operation`, which is told their numbers, applied to those that ask for it."""
-    if not asked.any():
-        return x
+    """Return samples with `operation` applied to those that ask for it by a number other than 0, which it is told."""
     chosen = np.flatnonzero(asked)
+    if not len(chosen):
+        return x
     if len(chosen) == len(x):
-        return operation(x, chosen)
-    return x.index_copy(0, _index(chosen, x), operation(_take(x, chosen), chosen))
+        return operation(x, asked)
+    return x.index_copy(0, _index(chosen, x), operation(_take(x, chosen), asked[chosen]))
 
 
 def _take(batch: Tensor, chosen: np.ndarray) -> Tensor:
@@ -119,20 +129,26 @@ def _index(chosen: np.ndarray, batch: Tensor) -> Tensor:
     return torch.from_numpy(chosen).to(batch.device)
 
 
-def _jitter(x: Tensor, plan: np.ndarray, table: Tensor) -> None:
-    """Jitter the colours of samples that share the order of their operations, in place."""
-    for column in ORDERS[int(plan[0, Parameter.ORDER])]:
-        values = plan[:, column]
-        if (values != _NEUTRAL[column]).any():
+def _jitter(x: Tensor, columns: Sequence[Parameter], plan: np.ndarray, table: Tensor) -> None:
+    """Jitter the colours of samples, in place, by the operations of these columns, one after the other."""
+    least, most = plan.min(axis=0).tolist(), plan.max(axis=0).tolist()
+    for column in columns:
+        if column == Parameter.HUE:
+            _turn_hue(x, table[:, column], max(-least[column], most[column]))
+        elif least[column] != 1 or most[column] != 1:
             _OPERATIONS[column](x, table[:, column])
-            if column != Parameter.HUE and values.max() > 1:  # a mean with a weight up to 1 stays in range
+            if most[column] > 1:  # a mean with a weight up to 1 stays in range
                 x.clamp_(0, _WHITE)
 
 
 def _luminance(x: Tensor) -> Tensor:
     """Return (n, 1, S, S)."""
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = _channels(x)
     return (red * _LUMINANCE[0]).add_(green, alpha=_LUMINANCE[1]).add_(blue, alpha=_LUMINANCE[2])
+
+
+def _channels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x[:, 0:1], x[:, 1:2], x[:, 2:3]
 
 
 def _brightness(x: Tensor, factor: Tensor) -> None:
@@ -148,34 +164,44 @@ def _saturation(x: Tensor, factor: Tensor) -> None:
     torch.lerp(_luminance(x), x, factor, out=x)
 
 
-def _hue(x: Tensor, turns: Tensor) -> None:
-    """Turn the hue, keeping HSV's saturation and value, without going to HSV and back.
-
-    Let h be the hue in sixths of a turn from green, -3 to 3. A channel whose colour lies at c on that circle equals
-    low + chroma · clamp(||h - c| - 3| - 1, 0, 1), where | |h - c| - 3 | is how far h is from c's opposite. To turn the
-    hue by t is to put c - t for c. All is kept multiplied by chroma, so that grays need no exception. chroma · |h| is
-    high - low + red + blue - green - low, and h is negative (towards red) where red exceeds blue.
-    """
-    red, green, blue = x.split(1, dim=1)
-    high, low = torch.maximum(red, blue), torch.minimum(red, blue)
-    hue = high + low
-    torch.maximum(high, green, out=high)
-    torch.minimum(low, green, out=low)
-    chroma = high.sub_(low)
-    hue.sub_(green).sub_(low).add_(chroma).copysign_(blue - red)
-    colours = torch.arange(-2.0, 4.0, 2.0, device=x.device).view(3, 1, 1) - 6 * turns
-    colours = colours.add_(3).remainder_(6).sub_(3)  # in [-3, 3), so that |h - c| is at most 6
-    torch.addcmul(hue, chroma, colours, value=-1, out=x)
-    x.abs_().sub_(3 * chroma).abs_().clamp_(chroma, 2 * chroma).add_(low.sub_(chroma))
-
-
 _OPERATIONS = {
     Parameter.BRIGHTNESS: _brightness,
     Parameter.CONTRAST: _contrast,
     Parameter.SATURATION: _saturation,
-    Parameter.HUE: _hue,
 }
-_NEUTRAL = {Parameter.BRIGHTNESS: 1, Parameter.CONTRAST: 1, Parameter.SATURATION: 1, Parameter.HUE: 0}
+
+
+def _turn_hue(x: Tensor, turns: Tensor, most: float) -> None:
+    """Turn hues, of which the largest turn is `most`, in place: in steps of up to a sixth of a turn.
+
+    Counted down in the same precision as the turns: a sample takes the steps that it would take alone, and those of
+    its neighbours' larger turns are of 0 for it, which changes no bit.
+    """
+    left, sixth = np.float32(most), np.float32(1 / 6)
+    while left > 0:
+        step = turns.clamp(-sixth.item(), sixth.item())
+        _hue(x, step)
+        turns = turns - step
+        left -= sixth
+
+
+def _hue(x: Tensor, turns: Tensor) -> None:
+    """Turn hues by up to a sixth of a turn, keeping HSV's saturation and value, without going to HSV and back.
+
+    With its hue, a pixel's middle channel moves by 6 · turns · chroma, between the lowest and the highest. Where it
+    would leave their range, the one it meets moves on in its place, in the other direction. This is what a channel
+    gets as twice itself less the middle, plus that movement where the channel before it in the circle of red, green
+    and blue exceeds the one after, else minus it, cut to the range: the middle itself moves, the highest starts
+    to fall and the lowest to rise when the movement exceeds their distances from the middle.
+    """
+    red, green, blue = _channels(x)
+    high, low = torch.maximum(red, blue), torch.minimum(red, blue)
+    middle = torch.clamp(green, low, high)
+    torch.maximum(high, green, out=high)
+    torch.minimum(low, green, out=low)
+    sign = torch.cat((blue - green, red - blue, green - red), dim=1).sign_()
+    movement = (high - low).mul_(6 * turns)
+    torch.add(middle.neg_(), x, alpha=2, out=x).addcmul_(sign, movement).clamp_(low, high)
 
 
 def _blur(x: Tensor, sigmas: np.ndarray) -> Tensor:
