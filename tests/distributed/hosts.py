@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 CARD = "slip0"
@@ -30,9 +30,11 @@ class Host:
     def ip(self, *words: str) -> None:
         subprocess.run([*self.inside, "ip", *words], check=True, timeout=10)
 
-    def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         """Start a command here, with its output added to a file."""
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CARD}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CARD} | dict(environment)
         with log.open("ab") as out:
             return subprocess.Popen(
                 [*self.inside, *command], stdout=out, stderr=subprocess.STDOUT, env=environment
