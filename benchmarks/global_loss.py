@@ -6,7 +6,8 @@ Of R processes, each holds N / R pairs of the batch and the gathered embeddings 
 CLIP's logits are N / R × N numbers, SimCLR's 2N / R × 2N. One process stands for all of them: it computes the first
 one's rows, forward and backward, with the objectives' own code, and constants stand for what the others would send. The
 exchange itself is not timed. Memory is the growth of the peak resident set of a fresh process, gathered embeddings and
-their gradients included; whole logits (block 0) are left out where they would take more than --most GiB.
+their gradients included; whole logits (block 0) are left out where they would take more than --most GiB. Time is
+that of the processor, which a busy machine stretches less than the clock's.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ def embeddings(rows: int) -> dict[str, Tensor]:
 
 
 def measure(loss: str, n: int, ranks: int, block: int) -> None:
-    """In a fresh process: print the growth of its peak in GiB and the seconds of one forward and backward."""
+    """In a fresh process: print the growth of its peak in GiB and the CPU seconds of one forward and backward."""
     objective = parse(loss, block=block)
     unit = 1 if sys.platform == "darwin" else 1024
     with one_of(ranks):
         objective(embeddings(8))["loss"].backward()  # libraries and thread pools do not count
         mine = embeddings(n // ranks)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        start = time.perf_counter()
+        start = time.process_time()
         objective(mine)["loss"].backward()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / GIB, seconds)
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("n", type=int, nargs="+", help="samples in the batch of all processes")
-    parser.add_argument("--ranks", type=int, default=16, help="processes; each has N / ranks rows")
+    parser.add_argument("--ranks", type=int, default=32, help="processes; each has N / ranks rows")
     parser.add_argument("--block", type=int, nargs="+", default=[0, 1024, 256], help="rows held at a time; 0: all")
     parser.add_argument("--loss", choices=sorted(LOSSES), nargs="+", default=sorted(LOSSES))
     parser.add_argument("--most", type=float, default=6.0, help="GiB that whole logits may take")
@@ -90,7 +91,7 @@ def main() -> None:
     load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     print(f"the share of one of {options.ranks} processes, forward and backward, {DIM} dimensions, fp32")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}{load}\n")
-    columns = [f"{'block ' + str(block) if block else 'whole'}, {unit}" for block in options.block for unit in ("GiB", "s")]
+    columns = [f"{'block ' + str(block) if block else 'whole'}, {unit}" for block in options.block for unit in ("GiB", "CPU s")]
     print("| loss | N | logits | one matrix, GiB | " + " | ".join(columns) + " |")
     print("|---|--:|--:|--:|" + "--:|" * len(columns))
     for loss in options.loss:

@@ -38,7 +38,7 @@ class Job:
     def __init__(self, folder: Path, hosts: tuple[Host, Host], seconds: int = 0) -> None:
         self.folder, self.hosts = folder, hosts
         self.environment = {"SLIP_TIMEOUT": str(seconds)} if seconds else {}
-        # Else one that comes back waits for an address that nobody tells again (torch 2.11 to 2.15).
+        # Else one that comes back waits for an address that nobody tells again (torch 2.15).
         self.environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         self.agents = [self.start(number) for number in (0, 1)]
 
