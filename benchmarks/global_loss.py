@@ -33,8 +33,8 @@ GIB = 2**30
 DIM = 512
 LOSSES = {"clip": 1, "simclr": 2}
 """Losses, and the views a sample has in their logits."""
-COPIES = 4
-"""Matrices that whole logits take at once: about what this script measures."""
+COPIES = 2
+"""Matrices that whole logits take at once, forward and backward, by what this script measures."""
 
 
 @contextlib.contextmanager
@@ -46,7 +46,10 @@ def one_of(ranks: int) -> Iterator[None]:
         return torch.cat((rows, F.normalize(others, dim=-1)))
 
     with contextlib.ExitStack() as stack:
-        for module, names in (("clip", ("gather_rows", "rank", "world")), ("simclr", ("gather_rows", "rank"))):
+        for module, names in (
+            ("clip", ("gather_rows", "rank", "world")),
+            ("simclr", ("gather_rows", "rank")),
+        ):
             fakes = {"gather_rows": gather_rows, "rank": lambda: 0, "world": lambda: ranks}
             stack.enter_context(
                 patch.multiple(f"slip.objectives.{module}", **{name: fakes[name] for name in names})
@@ -57,7 +60,9 @@ def one_of(ranks: int) -> Iterator[None]:
 def embeddings(rows: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     made = {name: torch.randn(rows, DIM, generator=generator) for name in ("image", "text", "ssl_1", "ssl_2")}
-    return {name: tensor.requires_grad_() for name, tensor in {**made, "logit_scale": torch.tensor(30.0)}.items()}
+    return {
+        name: tensor.requires_grad_() for name, tensor in {**made, "logit_scale": torch.tensor(30.0)}.items()
+    }
 
 
 def measure(loss: str, n: int, ranks: int, block: int) -> None:
@@ -80,7 +85,9 @@ def main() -> None:
     )
     parser.add_argument("n", type=int, nargs="+", help="samples in the batch of all processes")
     parser.add_argument("--ranks", type=int, default=32, help="processes; each has N / ranks rows")
-    parser.add_argument("--block", type=int, nargs="+", default=[0, 1024, 256], help="rows held at a time; 0: all")
+    parser.add_argument(
+        "--block", type=int, nargs="+", default=[0, 1024, 256], help="rows held at a time; 0: all"
+    )
     parser.add_argument("--loss", choices=sorted(LOSSES), nargs="+", default=sorted(LOSSES))
     parser.add_argument("--most", type=float, default=6.0, help="GiB that whole logits may take")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -91,7 +98,8 @@ def main() -> None:
     load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     print(f"the share of one of {options.ranks} processes, forward and backward, {DIM} dimensions, fp32")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}{load}\n")
-    columns = [f"{'block ' + str(block) if block else 'whole'}, {unit}" for block in options.block for unit in ("GiB", "CPU s")]
+    names = [f"block {block}" if block else "whole" for block in options.block]
+    columns = [f"{name}, {unit}" for name in names for unit in ("GiB", "CPU s")]
     print("| loss | N | logits | one matrix, GiB | " + " | ".join(columns) + " |")
     print("|---|--:|--:|--:|" + "--:|" * len(columns))
     for loss in options.loss:

@@ -24,7 +24,8 @@ class Host:
         self.address = address
         held = ["unshare", "--net", "sh", "-c", "echo here; exec cat"]
         self.holder = subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.holder.stdout and self.holder.stdout.readline() == b"here\n", "no namespace"
+        said = self.holder.stdout.readline() if self.holder.stdout else b""
+        assert said == b"here\n", "no namespace"
         self.inside = ["nsenter", "--target", str(self.holder.pid), "--net"]
 
     def ip(self, *words: str) -> None:
@@ -73,12 +74,9 @@ def why_not() -> str:
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Two hosts with a cable between them."""
     with contextlib.ExitStack() as stack:
-        hosts = Host("10.77.0.1"), Host("10.77.0.2")
-        for host in hosts:
-            stack.callback(host.close)
-        one, two = hosts
+        one, two = (stack.enter_context(contextlib.closing(Host(f"10.77.0.{n}"))) for n in (1, 2))
         one.ip("link", "add", CARD, "type", "veth", "peer", "name", CARD, "netns", str(two.holder.pid))
-        for host in hosts:
+        for host in (one, two):
             host.ip("address", "add", f"{host.address}/24", "dev", CARD)
             host.ip("link", "set", "lo", "up")
             host.plug_it_in()

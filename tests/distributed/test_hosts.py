@@ -1,4 +1,4 @@
-"""Two hosts train together; one is cut off, or lost, and comes back: the job ends with the weights of an undisturbed one.
+"""Two hosts train together; one is cut off, or lost, and comes back: the job's weights are those of an undisturbed one.
 
 The hosts are network namespaces of this machine (`hosts.py`). The longest wait is bounded everywhere.
 """

@@ -12,7 +12,10 @@ from slip.training.processes import joined
 @pytest.mark.parametrize("seconds", ["soon", "0", "-3", "1.5"])
 def test_an_odd_timeout_is_refused(monkeypatch, seconds) -> None:
     monkeypatch.setenv("SLIP_TIMEOUT", seconds)
-    with pytest.raises(ConfigError, match="SLIP_TIMEOUT is a whole number of seconds"), joined(torch.device("cpu")):
+    with (
+        pytest.raises(ConfigError, match="SLIP_TIMEOUT is a whole number of seconds"),
+        joined(torch.device("cpu")),
+    ):
         pass
 
 

@@ -133,7 +133,9 @@ def _timeout() -> timedelta | None:
     if not seconds:
         return None
     if not (seconds.isdecimal() and int(seconds)):
-        raise ConfigError(f"{TIMEOUT} is a whole number of seconds", got=seconds, fix="As in SLIP_TIMEOUT=300")
+        raise ConfigError(
+            f"{TIMEOUT} is a whole number of seconds", got=seconds, fix="As in SLIP_TIMEOUT=300"
+        )
     return timedelta(seconds=int(seconds))
 
 
