@@ -8,7 +8,8 @@ batch and the exact micro-batches (`training.micro_batch`: towers on a part at a
 the same loss and gradient. Plain accumulation, which adds up the gradients of a separate loss for each part, has not:
 each sample has only the micro-batch's others as negatives. It stands here for what its memory and time are.
 Memory is the process's peak, resident on a CPU and allocated on a GPU, with weights, gradients and optimiser state in
-it; time is that of the steps after a small first one.
+it. Time is that of the steps after a small first one: on a GPU the clock's, on a CPU the processor's (of all threads
+together), which a busy machine stretches less.
 """
 
 from __future__ import annotations
@@ -67,16 +68,17 @@ class Step:
 def measure(options: argparse.Namespace) -> None:
     """In a fresh process: print the peak in GiB and the median seconds of a step."""
     step = Step(options)
+    clock = time.perf_counter if step.device.type == "cuda" else time.process_time
     draw = batches(options.batch, MODELS[options.model].text.context, size=options.size, device=step.device)
     step(draw().first(max(2, options.micro_batch // 2)))  # libraries, optimiser state
     seconds = []
     for _ in range(options.steps):
         batch = draw()
         synchronize(step.device)
-        start = time.perf_counter()
+        start = clock()
         step(batch)
         synchronize(step.device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     print(peak(step.device), statistics.median(seconds))
 
 
@@ -117,7 +119,8 @@ def main() -> None:
     print(
         f"{options.precision}{', compiled' if options.compile else ''}; torch {torch.__version__}, {where}\n"
     )
-    print("| step | activations recomputed | peak memory, GiB | seconds a step |")
+    unit = "seconds" if options.device == "cuda" else "CPU seconds"
+    print(f"| step | activations recomputed | peak memory, GiB | {unit} a step |")
     print("|---|---|--:|--:|")
     for form in FORMS:
         for kind in CHECKPOINTING:

@@ -86,3 +86,34 @@ def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
     monkeypatch.setattr("slip.data.pieces.free_memory", lambda: 300_000)  # a sample takes 2,304
     told = told_memory(tmp_path, toy_source, workers=2)
     assert "32 samples, 2 batches; more would be of use, but" in told
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> None:
+    """A plan for a GPU, which making it does not touch."""
+    monkeypatch.setattr("slip.training.plan.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(
+        "slip.training.plan.choose_precision",
+        lambda name, device: {"fp16": torch.float16, "bf16": torch.bfloat16}[name],
+    )
+
+
+def test_fp16_is_refused_where_weights_are_spread(cuda) -> None:
+    """Each process would find its own scale for the loss; with other choices there is one."""
+    spread = make_tiny_config(batch=8, precision="fp16", parallel="fsdp")
+    with pytest.raises(ConfigError, match="fp16 does not go together.*--training.precision bf16"):
+        make_plan(spread, 64, NEEDS, processes=2)
+    for allowed, processes in (
+        (spread, 1),
+        (make_tiny_config(batch=8, precision="bf16", parallel="fsdp"), 2),
+        (make_tiny_config(batch=8, precision="fp16"), 2),
+    ):
+        assert make_plan(allowed, 64, NEEDS, processes).device.type == "cuda"
+
+
+def test_offloading_takes_weights_that_are_spread(cuda) -> None:
+    offloaded = make_tiny_config(batch=8, precision="bf16", offload=True)
+    with pytest.raises(ConfigError, match="only for a CUDA device.*ddp on cuda"):
+        make_plan(offloaded, 64, NEEDS, processes=2)
+    spread = replace(offloaded, training=replace(offloaded.training, parallel="fsdp"))
+    assert make_plan(spread, 64, NEEDS, processes=2).config.training.offload

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,12 +28,34 @@ class Rows:
     total: int
 
 
-_layout: Sequence[Rows] | None = None
+@dataclass(frozen=True)
+class _Layout:
+    """Where the rows at hand are among the `total` of all views. A tensor: one compiled graph serves any of them."""
+
+    index: Tensor
+    total: int
+
+
+_layout: _Layout | None = None
 
 
 @contextmanager
-def laid_out(layout: Sequence[Rows] | None) -> Iterator[None]:
-    """Within, what passes a tower are these rows of one view after another's; None: all rows there are."""
+def laid_out(rows: Sequence[Rows] | None, device: torch.device) -> Iterator[None]:
+    """Within, what passes a tower on `device` are these rows of one view after another's; None: all there are."""
+    layout = None
+    if rows and any(view.count < view.total for view in rows):
+        starts = accumulate((view.total for view in rows), initial=0)
+        parts = [
+            torch.arange(start + view.first, start + view.first + view.count, device=device)
+            for start, view in zip(starts, rows)
+        ]
+        layout = _Layout(torch.cat(parts), sum(view.total for view in rows))
+    with _with(layout):
+        yield
+
+
+@contextmanager
+def _with(layout: _Layout | None) -> Iterator[None]:
     global _layout
     before, _layout = _layout, layout
     try:
@@ -47,7 +70,7 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def as_now(*arguments: Any, **options: Any) -> Any:
-        with laid_out(layout):
+        with _with(layout):
             return function(*arguments, **options)
 
     return as_now
@@ -55,10 +78,7 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def drawn_for_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
     """Return what `draw` gives for the `rows` at hand: it is called with the rows of the whole batch."""
-    layout = _layout or (Rows(0, rows, rows),)
-    parts = draw(sum(view.total for view in layout)).split([view.total for view in layout])
-    mine = [part[view.first : view.first + view.count] for part, view in zip(parts, layout)]
-    return mine[0] if len(mine) == 1 else torch.cat(mine)
+    return draw(rows) if _layout is None else draw(_layout.total).index_select(0, _layout.index)
 
 
 class DropPath(nn.Module):

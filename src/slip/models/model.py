@@ -82,8 +82,9 @@ class Model(nn.Module):
         features: dict[str, Tensor] = {}
         for drop, names in self._groups(views):
             parts = [views[name] for name in names]
-            with laid_out([rows[name] for name in names] if rows else None):
-                joint = self.image_tower(parts[0] if len(parts) == 1 else torch.cat(parts), drop)
+            images = parts[0] if len(parts) == 1 else torch.cat(parts)
+            with laid_out([rows[name] for name in names] if rows else None, images.device):
+                joint = self.image_tower(images, drop)
             features.update(zip(names, joint.split([len(part) for part in parts])))
         if self.text_tower is not None and tokens is not None:
             features["text"] = self.text_tower(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,19 +13,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from slip.data.ranks import Ranks, meet
-from slip.errors import TrainingError
+from slip.errors import ConfigError, TrainingError
 
+TIMEOUT = "SLIP_TIMEOUT"
+"""Environment variable: seconds that processes wait for each other within a step. Unless given, what torch takes."""
 _LONGEST_WAIT = timedelta(days=7)  # for the first process to measure; one that dies is noticed at once
 
 
 class Processes:
     """This process and those that train with it; alone unless `torchrun` says otherwise.
 
-    Small things are agreed on between CPUs, by a group of its own, so that no device is waited for.
+    Small things are agreed on between CPUs, by a group of its own, so that no device is waited for; and where all
+    wait for what the first alone does, by a second one, which is patient.
     """
 
-    def __init__(self, ranks: Ranks, control: dist.ProcessGroup | None) -> None:
-        self.rank, self.world, self._control = ranks.rank, ranks.world, control
+    def __init__(
+        self, ranks: Ranks, control: dist.ProcessGroup | None, patient: dist.ProcessGroup | None = None
+    ) -> None:
+        self.rank, self.world, self._control, self._patient = ranks.rank, ranks.world, control, patient
 
     @property
     def first(self) -> bool:
@@ -45,10 +51,10 @@ class Processes:
 
     def from_first(self, number: int) -> int:
         """Return the first process's number."""
-        if self._control is None:
+        if self._patient is None:
             return number
         told = torch.tensor([number])
-        dist.broadcast(told, 0, group=self._control)
+        dist.broadcast(told, 0, group=self._patient)
         return int(told)
 
     def gather(self, payload: bytes) -> list[bytes]:
@@ -78,8 +84,8 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until every process is here, for however long."""
-        if self._control is not None:
-            dist.barrier(group=self._control)
+        if self._patient is not None:
+            dist.barrier(group=self._patient)
 
 
 @contextmanager
@@ -89,21 +95,27 @@ def joined(device: torch.device) -> Iterator[Processes]:
     device: where the models live, which picks how they exchange: NCCL between CUDA devices, else gloo. A group that
     the program has set up by itself is used as it is.
 
-    Raises TrainingError when another process ends meanwhile, or cannot be reached.
+    A machine that vanishes without a word, as behind a cut cable, is noticed when waiting for it has taken too long:
+    half an hour, ten minutes of NCCL, or the seconds in the environment variable SLIP_TIMEOUT.
+
+    Raises TrainingError when another process ends meanwhile, or cannot be reached; ConfigError for an odd SLIP_TIMEOUT.
     """
-    ranks = Ranks.from_environment()
+    ranks, timeout = Ranks.from_environment(), _timeout()
     own = not dist.is_initialized()
     if ranks.world == 1 and own:
         yield Processes(Ranks(), None)
         return
     try:
         if own:
-            options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
+            options: dict[str, Any] = {"timeout": timeout}
+            if device.type == "cuda":
+                options["device_id"] = device
             backend = "nccl" if device.type == "cuda" else "gloo"
             store = meet(ranks.rank, ranks.world, dist.default_pg_timeout)
             dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, **options)
-        control: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
-        yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control)
+        control: Any = dist.new_group(backend="gloo", timeout=timeout)
+        patient: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control, patient)
     except dist.DistError as error:
         raise _gone(error) from None
     except RuntimeError as error:
@@ -113,6 +125,18 @@ def joined(device: torch.device) -> Iterator[Processes]:
     finally:
         if own and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _timeout() -> timedelta | None:
+    """Return how long processes wait for each other within a step; None where that is left to torch."""
+    seconds = os.environ.get(TIMEOUT, "")
+    if not seconds:
+        return None
+    if not (seconds.isdecimal() and int(seconds)):
+        raise ConfigError(
+            f"{TIMEOUT} is a whole number of seconds", got=seconds, fix="As in SLIP_TIMEOUT=300"
+        )
+    return timedelta(seconds=int(seconds))
 
 
 def average(tensors: Sequence[Tensor], bucket: int = 2**25) -> None:

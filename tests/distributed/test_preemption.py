@@ -1,0 +1,52 @@
+"""Asked to stop, as before a preemption, the processes of a run leave the state of the step they were at."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from slip.training.checkpoint import newest_good
+
+OPTIONS = [
+    "scenes-tiny", "--data.train", "scenes:train:64", "--training.batch", "8", "--training.epochs", "1000",
+    "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
+    "--model.image.depth", "2", "--model.image.heads", "2", "--model.text.width", "32", "--model.ssl.width", "32",
+    "--checkpoint.every-steps", "100000", "--checkpoint.every-minutes", "0", "--training.log-every", "2",
+    "--data.workers", "0", "--evaluation.tasks",
+]  # fmt: skip
+
+
+def test_the_state_is_saved_within_half_a_minute(tmp_path) -> None:
+    """Half a minute is what schedulers, and torchrun itself, give before they kill."""
+    run = tmp_path / "run"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    agent = subprocess.Popen(
+        [sys.executable, *launch, "-m", "slip", "train", *OPTIONS, "--out", str(run)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 200
+        while not (run / "metrics.jsonl").exists():
+            assert agent.poll() is None, agent.stdout and agent.stdout.read()
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        asked = time.monotonic()
+        agent.send_signal(signal.SIGTERM)
+        output, _ = agent.communicate(timeout=100)
+        seconds = time.monotonic() - asked
+    finally:
+        if agent.poll() is None:
+            agent.terminate()
+            agent.communicate(timeout=60)
+    stopped = re.search(r"Stopped after step ([\d,]+) of 8,000; the state is saved", output)
+    assert stopped, output
+    assert agent.returncode != 0
+    assert seconds < 30
+    warnings: list[object] = []
+    (newest,) = filter(None, [newest_good(run / "checkpoints", warnings.append)])
+    assert newest.name == f"step-{int(stopped[1].replace(',', '')):08}"
+    assert not warnings
