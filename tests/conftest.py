@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+import forked
 from slip.config import Config
 from toys import ToySource, make_tiny_config
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Of a single file the processes come from a server that has what this file asks for."""
+    if len({item.path for item in session.items}) > 1 and not session.config.option.collectonly:
+        forked.start_server()
 
 
 @pytest.fixture
