@@ -1,11 +1,12 @@
 """Processes for tests, forked from one server that has imported what they use.
 
-A process that imports PyTorch, timm and all they import for itself spends 5 s of a core on it. Forked from the server it
-is as much a process of its own: it can be killed, is sent signals, and shares no state with the test or with others.
+A process that imports PyTorch, timm and all they import for itself spends 5 s of a core on it. Forked from the server,
+it is as much a process of its own: it can be killed, is sent signals, and shares no state with the test or with others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -67,7 +68,9 @@ class Command:
         return self.process.exitcode
 
     def send(self, number: int) -> None:
-        os.kill(self.pid, number)
+        """Send a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def wait(self, timeout: float = 120) -> tuple[int, str]:
         """Return the exit status and all it has printed. Fails after `timeout` seconds."""
