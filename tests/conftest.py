@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+import forked
 from slip.config import Config
 from toys import ToySource, make_tiny_config
+
+# The same examples each time, and no clock decides: a busy machine fails no test.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server_of_processes(request: pytest.FixtureRequest) -> None:
+    """Of a single file the processes come from a server that has what this file asks for."""
+    if len({item.path for item in request.session.items}) > 1:
+        forked.start_server()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from forked import Command
+from slip.data import ranks
 from slip.data.fanout import default_processes, fan_out, spans
 from slip.data.ranks import Ranks
 from slip.data.record import Record
@@ -115,7 +118,7 @@ def test_an_iteration_left_early_leaves_no_process() -> None:
 def test_control_c_ends_everything_at_once() -> None:
     script = textwrap.dedent("""
         import sys, time
-        sys.path.insert(0, sys.argv[1])
+        sys.path[:0] = sys.argv[1:]
         import test_fanout
         from slip.data.fanout import fan_out
 
@@ -129,7 +132,8 @@ def test_control_c_ends_everything_at_once() -> None:
         if __name__ == "__main__":
             main()
     """)
-    command = [sys.executable, "-c", script, os.path.dirname(__file__)]
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", script, here, os.path.dirname(here)]
     started = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -198,34 +202,26 @@ def test_ranks_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         Ranks.from_environment()
 
 
-def test_results_of_all_ranks_come_to_the_first() -> None:
-    script = textwrap.dedent("""
-        import json, sys
-        sys.path.insert(0, sys.argv[1])
-        import slip.data.ranks as module
-        from test_fanout import Numbers, cut, keys, fan_out
+def gather_keys(arguments: list[str]) -> None:
+    ranks._PART = 100  # several messages for each
+    mine = ranks.Ranks.from_environment()
+    parts = fan_out(keys, Numbers(), mine.share(cut(40, 7)), processes=1, shown=False)
+    gathered = mine.gather(json.dumps(list(itertools.chain(*parts))).encode())
+    empty = mine.gather(b"")
+    print(json.dumps([mine.rank, [json.loads(part) for part in gathered], len(empty)]))
 
-        module._PART = 100  # several messages for each
-        ranks = module.Ranks.from_environment()
-        spans = ranks.share(cut(40, 7))
-        mine = sum(fan_out(keys, Numbers(), spans, processes=1, shown=False), [])
-        gathered = ranks.gather(json.dumps(mine).encode())
-        empty = ranks.gather(b"")
-        print(json.dumps([ranks.rank, [json.loads(part) for part in gathered], len(empty)]))
-    """)
+
+def test_results_of_all_ranks_come_to_the_first(tmp_path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, os.path.dirname(__file__)],
-            env=os.environ | place | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    first, second = (json.loads(process.communicate(timeout=100)[0]) for process in started)
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(Command(gather_keys, (), tmp_path / str(rank), place | {"RANK": str(rank)}))
+            for rank in range(2)
+        ]
+        first, second = (json.loads(command.wait(100)[1]) for command in started)
     assert [len(part) for part in first[1]] == [21, 19]
     assert list(itertools.chain(*first[1])) == [str(index) for index in range(40)]
     assert first[2] == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -12,13 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+import forked
+
 
 def run_on(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Return `function(*arguments)` of each of `world` processes; of this process itself where one is enough."""
     if world == 1:
         return [function(*arguments)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["slip.training.loop"])
+    context = forked.context()
     results: Any = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         workers = [

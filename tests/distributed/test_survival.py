@@ -4,55 +4,51 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from torch.distributed.run import main as torchrun
 
+from distributed.ranks import run_on
+from forked import Command
+from slip.cli import main
 from slip.training.run import read_lines
+from toys import ToySource
 
 OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "10",
+    "scenes-tiny", "--training.batch", "8", "--training.epochs", "10",
     "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
     "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
-    "--model.text.width", "32", "--model.ssl.width", "32", "--checkpoint.every-steps", "4",
-    "--training.log-every", "2", "--data.workers", "0", "--optimizer.lr", "3e-4", "--evaluation.tasks",
+    "--model.text.width", "32", "--model.text.depth", "1", "--model.ssl.width", "32",
+    "--checkpoint.every-steps", "4", "--training.log-every", "2", "--data.workers", "0", "--optimizer.lr", "3e-4",
+    "--evaluation.tasks",
 ]  # fmt: skip
-LAST = "step-00000150"
+LAST = "step-00000100"
 
 
-def start(out: Path, processes: int) -> subprocess.Popen[str]:
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-        "--max-restarts",
-        "2",
-    ]
-    return subprocess.Popen(
-        [sys.executable, *launch, "-m", "slip", "train", *OPTIONS, "--out", str(out), "--resume"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = ["path,caption"]
+    for number, record in enumerate(map(ToySource().__getitem__, range(80))):
+        Image.fromarray(record.image).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{record.captions[0]} of number {number}")
+    (folder / "list.csv").write_text("\n".join(rows))
+    return folder / "list.csv"
 
 
-def end(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def train(pictures: Path, out: Path) -> list[str]:
+    return ["train", *OPTIONS, "--data.train", str(pictures), "--out", str(out), "--resume"]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        time.sleep(0.02)
+def start(pictures: Path, out: Path, processes: int) -> Command:
+    launch = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "2", "-m", "slip"]
+    output = out.with_name("output")
+    return Command(torchrun, [*launch, *train(pictures, out)], output, {"OMP_NUM_THREADS": "1"})
 
 
-def workers(agent: subprocess.Popen[str]) -> list[int]:
+def workers(agent: Command) -> list[int]:
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     return [pid for pid in map(int, children) if b"slip" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -62,37 +58,40 @@ def weights(out: Path) -> bytes:
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def whole(request, tmp_path_factory) -> tuple[int, Path]:
+def whole(request, pictures, tmp_path_factory) -> tuple[int, Path]:
     out = tmp_path_factory.mktemp("whole") / "run"
-    end(start(out, request.param))
+    assert run_on(request.param, main, train(pictures, out)) == [0] * request.param
     return request.param, out
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
-def test_a_killed_process_costs_nothing(tmp_path, whole) -> None:
+def test_a_killed_process_costs_nothing(tmp_path, pictures, whole) -> None:
     """Its likes are started anew by torchrun, go on from the newest checkpoint, and end with the same weights."""
     processes, uninterrupted = whole
     out = tmp_path / "run"
-    agent = start(out, processes)
-    wait_for((out / "checkpoints" / "step-00000008").exists, agent)
-    os.kill(workers(agent)[-1], signal.SIGKILL)
-    assert "continuing from step" in end(agent)
+    with start(pictures, out, processes) as agent:
+        agent.wait_for((out / "checkpoints" / "step-00000008").exists)
+        os.kill(workers(agent)[-1], signal.SIGKILL)
+        status, output = agent.wait(300)
+    assert status == 0, output
+    assert "continuing from step" in output
     assert weights(out) == weights(uninterrupted)
 
 
-def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, whole) -> None:
+def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, pictures, whole) -> None:
     """SIGTERM, as before a preemption; then a single process goes on, with the losses of all but for rounding."""
     processes, uninterrupted = whole
     out = tmp_path / "run"
-    agent = start(out, processes)
-    wait_for((out / "checkpoints" / "step-00000008").exists, agent)
-    agent.send_signal(signal.SIGTERM)
-    output, _ = agent.communicate(timeout=60)
-    assert agent.returncode != 0
+    with start(pictures, out, processes) as agent:
+        agent.wait_for((out / "checkpoints" / "step-00000008").exists)
+        agent.send(signal.SIGTERM)
+        status, output = agent.wait(60)
+    assert status != 0
     assert "the state is saved" in output
     assert not (out / "checkpoints" / LAST).exists()
-    alone = [sys.executable, "-m", "slip", "train", "--out", str(out), "--resume"]
-    subprocess.run(alone, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    with Command(main, ["train", "--out", str(out), "--resume"], tmp_path / "alone") as alone:
+        status, output = alone.wait(100)
+    assert status == 0, output
     found, expected = (read_lines(o / "metrics.jsonl") for o in (out, uninterrupted))
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for line, other in zip(found, expected):

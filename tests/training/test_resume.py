@@ -1,11 +1,12 @@
 """Runs in processes of their own, killed without warning, continued, and compared bit for bit."""
 
+import itertools
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
+
+from forked import Command
+from slip.cli import main
 
 OPTIONS = [
     "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "2",
@@ -14,59 +15,50 @@ OPTIONS = [
     "--training.log-every", "2", "--evaluation.tasks",
 ]  # fmt: skip
 STEPS = 30
+numbers = itertools.count()
 
 
-def start(out, *options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "slip", "train", *OPTIONS, "--out", str(out), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def start(out, *options) -> Command:
+    arguments = ["train", *OPTIONS, "--out", str(out), *options]
+    return Command(main, arguments, out.with_name(f"output-{next(numbers)}"))
 
 
 def final_weights(out) -> bytes:
     return (out / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors").read_bytes()
 
 
-def wait_for(condition, process) -> None:
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
+def finish(out, *options) -> bytes:
+    """Run to the end, and return the weights."""
+    with start(out, *options) as process:
+        status, output = process.wait()
+    assert status == 0, output
+    return final_weights(out)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> bytes:
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    process = start(out, "--data.workers", "0")
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    return final_weights(out)
+    return finish(tmp_path_factory.mktemp("runs") / "whole", "--data.workers", "0")
 
 
 def test_killed_twice_and_resumed_with_other_workers(tmp_path, whole) -> None:
     out = tmp_path / "run"
     for checkpoint, workers in (("step-00000008", "1"), ("step-00000020", "2")):
-        process = start(out, "--resume", "--data.workers", workers)
-        wait_for(lambda name=checkpoint: (out / "checkpoints" / name).exists(), process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = start(out, "--resume", "--data.workers", "0")
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    assert final_weights(out) == whole
+        with start(out, "--resume", "--data.workers", workers) as process:
+            process.wait_for((out / "checkpoints" / checkpoint).exists)
+            process.send(signal.SIGKILL)
+            process.wait()
+    assert finish(out, "--resume", "--data.workers", "0") == whole
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, whole, number) -> None:
     out = tmp_path / "run"
-    process = start(out, "--data.workers", "1", "--checkpoint.every-steps", "0")
-    wait_for(lambda: (out / "metrics.jsonl").exists(), process)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Stopped after step" in error
-    assert "--resume" in error
-    assert "Traceback" not in error
-    process = start(out, "--resume")
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    assert final_weights(out) == whole
+    with start(out, "--data.workers", "1", "--checkpoint.every-steps", "0") as process:
+        process.wait_for((out / "metrics.jsonl").exists)
+        process.send(number)
+        status, output = process.wait(60)
+    assert status == 1
+    assert "Stopped after step" in output
+    assert "--resume" in output
+    assert "Traceback" not in output
+    assert finish(out, "--resume") == whole

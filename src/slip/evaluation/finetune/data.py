@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from slip.data.fanout import start_context
 from slip.data.order import locate
 from slip.errors import DataError
 from slip.evaluation.finetune.recipe import FinetuneRecipe
@@ -124,14 +124,13 @@ def test_loader(
 
 
 def _loader(samples: Samples, batches: Any, workers: int) -> DataLoader:
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        multiprocessing_context=method if workers else None,
+        multiprocessing_context=start_context([__name__]) if workers else None,
         generator=torch.Generator(),  # of its own, so that the global one is not drawn from
     )
 
