@@ -8,8 +8,8 @@ The reference pipeline decodes with Pillow and runs one pipeline of torchvision 
 the three views, each caption through the tokenizer alone, without a cache. Ours is timed twice: what a loader process
 does (one decode, three crops, the drawn parameters, tokens; colours, blur and flips left to the device), and with
 everything on the CPU. Sides are interleaved; seconds are those that the thread computes; ratios are medians over
-rounds, with quartiles. Pictures are clouds of noise whose spectrum falls like that of photographs, in JPEGs of about the
-size that photographs of their dimensions have.
+rounds, with quartiles. Pictures are clouds of noise whose spectrum falls like that of photographs, in JPEGs of about
+the size that photographs of their dimensions have.
 
 With `--operations`, what each operation of our augmentation costs instead: milliseconds a view of 224 px, the least
 over rounds, of a batch in which every view asks for this one operation.
