@@ -19,7 +19,7 @@ from slip.evaluation.datasets import load_labelled
 from slip.evaluation.finetune import Finetune, FinetuneRecipe, run
 from slip.evaluation.finetune.data import seeded, train_loader
 from slip.evaluation.finetune.state import fingerprint
-from slip.training import checkpoint
+from slip.training import checkpoint, tensors
 
 SMALL = FinetuneRecipe(
     name="test", epochs=3, warmup_epochs=1, batch=8, lr=0.2, layer_decay=0.9, drop_path=0.2, scale=(0.5, 1.0)
@@ -183,14 +183,14 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(encoder, pictures, tmp
 
 def test_a_full_disk_leaves_the_last_epochs_state(encoder, pictures, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    write, calls = checkpoint._write_tensors, iter(range(100))
+    write, calls = tensors.write_tensors, iter(range(100))
 
-    def full(path, tensors):
+    def full(path, *arguments):
         if next(calls) == 3:
             raise OSError(28, "No space left on device")
-        write(path, tensors)
+        write(path, *arguments)
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    monkeypatch.setattr(tensors, "write_tensors", full)
     with pytest.raises(CheckpointError, match=r"No space left.*run the same command again"):
         finetune(pictures, folder).evaluate(encoder)
     assert [p.name for p in folder.glob("step-*")] == ["step-00000004"]
