@@ -65,7 +65,10 @@ def why_not() -> str:
     if missing := [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]:
         return f"needs {', '.join(missing)} (iproute2, util-linux)"
     tried = subprocess.run(
-        ["unshare", "--net", "ip", "link", "add", CARD, "type", "veth"], capture_output=True, text=True
+        ["unshare", "--net", "ip", "link", "add", CARD, "type", "veth"],
+        capture_output=True,
+        text=True,
+        timeout=10,
     )
     return f"cannot make network namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
