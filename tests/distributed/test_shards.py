@@ -152,7 +152,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_each_process_writes_its_part_while_training_goes_on(folder, told) -> None:
