@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
 
 from slip.data.record import Batch
 from slip.errors import DataError
+from slip.training import transfer
 from slip.training.transfer import _ahead, on_device
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -39,17 +40,17 @@ def batch(number: int, rows: int = 2, size: int = 4) -> Batch:
     )
 
 
-def take(batches: Generator[Batch]) -> Batch | None:
+def take(batches: Iterator[Batch]) -> Batch | None:
     return next(batches, None)
 
 
 def ahead(stream: Stream) -> Generator[Batch]:
-    return _ahead(iter(stream), take, lambda batch: None)
+    return _ahead(iter(stream), take, lambda batch: None, 9)
 
 
 def test_elsewhere_than_on_cuda_they_are_the_batches_themselves() -> None:
     batches = iter(Stream())
-    assert on_device(batches, torch.device("cpu")) is batches
+    assert on_device(batches, torch.device("cpu"), 9) is batches
 
 
 def test_the_same_batches_in_order_one_ahead() -> None:
@@ -72,11 +73,11 @@ def test_each_batch_is_kept_by_the_one_who_works_on_it() -> None:
 
     fetched_by: list[int] = []
 
-    def send(batches: Generator[Batch]) -> Batch | None:
+    def send(batches: Iterator[Batch]) -> Batch | None:
         fetched_by.append(threading.get_ident())
         return next(batches, None)
 
-    assert len(list(_ahead(iter(Stream(3)), send, keep))) == 3
+    assert len(list(_ahead(iter(Stream(3)), send, keep, 9))) == 3
     assert kept == [(number, threading.get_ident()) for number in range(3)]
     assert len(set(fetched_by)) == 1
     assert fetched_by[0] != threading.get_ident()
@@ -93,21 +94,50 @@ def test_an_error_comes_in_the_place_of_its_batch() -> None:
 
 def test_closed_in_the_midst_of_a_batch() -> None:
     """The thread has a batch in work: it is waited for, and what it takes from is closed."""
-    stream, go_on = Stream(), threading.Event()
+    stream, begun, go_on = Stream(), threading.Event(), threading.Event()
 
-    def send(batches: Generator[Batch]) -> Batch | None:
+    def send(batches: Iterator[Batch]) -> Batch | None:
         if stream.taken:
+            begun.set()
             go_on.wait()
         return next(batches, None)
 
     before = threading.active_count()
-    batches = _ahead(iter(stream), send, lambda batch: None)
+    batches = _ahead(iter(stream), send, lambda batch: None, 9)
     next(batches)
+    begun.wait()
     threading.Timer(0.05, go_on.set).start()
     batches.close()
     assert stream.closed
     assert stream.taken == [0, 1]
     assert threading.active_count() <= before + 1  # the timer's
+
+
+def test_none_is_taken_beyond_those_that_are_wanted() -> None:
+    stream = Stream()
+    assert [each.position for each in _ahead(iter(stream), take, lambda batch: None, 3)] == [0, 1, 2]
+    assert stream.taken == [0, 1, 2]
+    assert stream.closed
+
+
+def test_a_source_that_hangs_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PATIENCE", 0.05)
+    stream, hangs, go_on = Stream(), threading.Event(), threading.Event()
+
+    def send(batches: Iterator[Batch]) -> Batch | None:
+        if stream.taken:
+            hangs.set()
+            go_on.wait()
+        return next(batches, None)
+
+    batches = _ahead(iter(stream), send, lambda batch: None, 9)
+    next(batches)
+    hangs.wait()
+    batches.close()
+    assert not stream.closed
+    go_on.set()
+    while not stream.closed:  # in its own time
+        threading.Event().wait(0.001)
 
 
 def test_closed_before_it_began() -> None:
@@ -130,7 +160,7 @@ def test_batches_arrive_whole_while_the_device_is_busy() -> None:
 
     sums = []
     matrix = torch.randn(4096, 4096, device=device)
-    for number, each in enumerate(on_device(pinned(), device)):
+    for number, each in enumerate(on_device(pinned(), device, count)):
         assert each.position == number
         assert each.tokens is not None
         assert each.views["image"].device.type == each.tokens.device.type == "cuda"
@@ -145,7 +175,7 @@ def test_batches_arrive_whole_while_the_device_is_busy() -> None:
 
 @needs_gpu
 def test_an_error_on_the_way_to_a_gpu() -> None:
-    batches = on_device(iter(Stream(broken=1)), torch.device("cuda"))
+    batches = on_device(iter(Stream(broken=1)), torch.device("cuda"), 9)
     assert next(batches).position == 0
     with pytest.raises(DataError, match="The server is gone"):
         next(batches)

@@ -62,7 +62,7 @@ class Learner:
             prefetch=config.data.prefetch,
             pinned=self.device.type == "cuda",
         )
-        return on_device(iter(loader), self.device)
+        return on_device(iter(loader), self.device, plan.steps - self.state.step)
 
     def take_step(self, batches: Iterator[Batch]) -> float:
         """Wait for a batch and train on it; return the seconds that both took."""

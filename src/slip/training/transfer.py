@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from slip.data.record import Batch
 
+PATIENCE = 5.0
+"""Seconds that closing waits for the batch in work. A source that hangs must not keep a run from ending."""
 
-def on_device(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
-    """Return the batches with views and tokens on `device`; parameters stay on the CPU, which plans by them.
+
+def on_device(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
+    """Return batches, of which `count` are wanted, with views and tokens on `device`; parameters stay on the CPU.
 
     For a CUDA device a thread takes the next batch and sends it while the caller works on the one before. It hands it
     over when it has arrived, so that whoever waits for a batch waits for all of it. For other devices they are the
@@ -24,24 +28,52 @@ def on_device(batches: Generator[Batch], device: torch.device) -> Generator[Batc
     if device.type != "cuda":
         return batches
     stream = torch.cuda.Stream(device)
-    return _ahead(batches, partial(_send, stream=stream), partial(_keep, device=device))
+    return _ahead(batches, partial(_send, stream=stream), partial(_keep, device=device), count)
 
 
 def _ahead(
-    batches: Generator[Batch], send: Callable[[Generator[Batch]], Batch | None], keep: Callable[[Batch], None]
+    batches: Generator[Batch],
+    send: Callable[[Iterator[Batch]], Batch | None],
+    keep: Callable[[Batch], None],
+    count: int,
 ) -> Generator[Batch]:
-    """Yield what `send` makes of the batches, in a thread, one ahead; `keep` is called here for each."""
-    # The thread may be in the midst of a batch, and it is waited for before `batches` is closed.
-    with closing(batches), ThreadPoolExecutor(1, "batches") as thread:
-        coming = thread.submit(send, batches)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(send, batches)
+    """Yield what `send` makes of `count` batches, in a thread, one ahead; `keep` is called here for each."""
+    wanted, arrived, closed = (
+        threading.Semaphore(),
+        queue.SimpleQueue[Batch | BaseException](),
+        threading.Event(),
+    )
+
+    def work() -> None:
+        try:
+            with closing(batches):
+                for _ in range(count):
+                    wanted.acquire()
+                    if closed.is_set() or (batch := send(batches)) is None:
+                        break
+                    arrived.put(batch)
+                    del batch
+            arrived.put(StopIteration())
+        except BaseException as error:  # for whoever waits for the batch
+            arrived.put(error)
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(batch := arrived.get(), BaseException):
+            wanted.release()
             keep(batch)
             yield batch
             del batch  # else its memory would be held until the next one is there
+        if not isinstance(batch, StopIteration):
+            raise batch
+    finally:
+        closed.set()
+        wanted.release()
+        thread.join(PATIENCE)
 
 
-def _send(batches: Generator[Batch], stream: torch.cuda.Stream) -> Batch | None:
+def _send(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
     """Take a batch and send it by a stream of its own; return it when it has arrived."""
     with torch.cuda.stream(stream):  # the thread's device, too
         batch = next(batches, None)
