@@ -90,6 +90,16 @@ def test_another_version_is_fetched_anew(server):
     assert open_shared(f"{server.url}/a").read(0, SIZE) == DATA[::-1][:SIZE]
 
 
+def test_what_came_later_is_not_kept_under_an_earlier_version(server):
+    server.files["/a"] = DATA
+    file = open_shared(f"{server.url}/a")
+    server.files["/a"], server.etags["/a"] = DATA[::-1], '"2"'
+    with pytest.raises(DataError, match="has changed since it was opened"):
+        file.read(0, SIZE)
+    server.files["/a"], server.etags["/a"] = DATA, '"1"'
+    assert open_shared(f"{server.url}/a").read(0, SIZE) == DATA[:SIZE]
+
+
 def test_what_has_no_version_or_is_near_is_not_shared(tmp_path, server):
     server.files["/a"] = DATA
     server.etags["/a"] = ""
