@@ -133,7 +133,7 @@ def test_a_file_that_goes_away_or_changes(tmp_path):
 @pytest.mark.parametrize("opened", [True, False])
 def test_a_file_of_a_server_that_is_down_is_given_up_once(tmp_path, server, capsys, opened):
     """Not for each of its row groups; in a process that has it open, and in one that has yet to open it."""
-    path = write(tmp_path / "a.parquet", 0, 40, 2)
+    write(tmp_path / "a.parquet", 0, 40, 2)
     server.files["/a.parquet"] = (tmp_path / "a.parquet").read_bytes()
     rows = RowGroups([f"{server.url}/a.parquet"], ["image"])
     if opened:

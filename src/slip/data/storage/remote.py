@@ -69,7 +69,8 @@ def stat(url: str) -> Stat:
 def read(url: str, offset: int, size: int, total: int, version: str = "") -> bytes:
     """Return `size` bytes from `offset` on of a file of `total` bytes, of this version where a web server says which.
 
-    Raises DataError when they cannot be had or the file has changed, NoRanges when the server does not serve parts of files.
+    Raises DataError when they cannot be had or the file has changed, NoRanges when the server does not serve parts of
+    files.
     """
     seconds = PATIENCE + size / SLOWEST
     if not is_http(url):
