@@ -29,7 +29,9 @@ def write_data_page(
 ) -> Path:
     """Write the page to `path` and return it; the pictures shown are read from `source` once more.
 
-    view: side of a view in pixels, of the recipe that the verdict is for. Raises DataError when the file cannot be written.
+    view: side of a view in pixels, of the recipe that the verdict is for.
+
+    Raises DataError when the file cannot be written.
     """
     path = Path(path)
     html = page(summary, verdict, source, view=view)
