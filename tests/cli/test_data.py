@@ -110,6 +110,7 @@ def test_check(table: str, tmp_path: Path, capsys) -> None:
     assert (said.out.count(verdict), said.err.count(verdict)) == (1, 0)
     assert "Columns of pairs.csv: image from 'path', caption from 'title' (guessed)\n" in said.err
     assert out.read_text().startswith("<!doctype html>")
+    assert "; a view has 64<" in out.read_text()  # of small-data, whose batch the verdict is about
     assert main(["data", "check", table, "--processes", "1", "--limit", "8", "--out", str(out)]) == 0
     assert "It can be trained on: 8 of 8" in capsys.readouterr().out
     folder = [str(tmp_path), "--processes", "1", "--limit", "8", "--out", str(out)]

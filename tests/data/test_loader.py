@@ -159,6 +159,28 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, size: int, prefe
         assert_equal(a, b)
 
 
+@dataclass(frozen=True)
+class Blocks(Pictures):
+    """Pictures of which so many in a row are fetched at once."""
+
+    block: int = 64
+
+
+def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = 3 * 3 * VIEWS.size**2
+    monkeypatch.setattr("slip.data.pieces.free_memory", lambda: 2 * 3 * 64 * sample)
+    settings: dict[str, Any] = {
+        "views": VIEWS,
+        "names": VIEW_NAMES,
+        "tokenizer": None,
+        "seed": 3,
+        "batch": 256,
+    }
+    assert Loader(Pictures(512), workers=2, **settings).ready.rows < 64
+    assert Loader(Blocks(512), workers=2, **settings).ready.rows == 64
+    assert Loader(Pictures(512), ssl=Blocks(512), workers=2, **settings).ready.rows == 64
+
+
 def in_pieces(size: int, **options: Any) -> Loader:
     """Return a loader that builds pieces of this size in the test's own process."""
     settings: dict[str, Any] = {"views": VIEWS, "names": VIEW_NAMES, "tokenizer": Tokenizer(), "seed": 3}

@@ -66,6 +66,22 @@ def test_a_container_without_shared_memory(free) -> None:
     assert keep_ready(256, SAMPLE, 2) == Ready(2, 1, SMALLEST, SAMPLE, scarce=True)
 
 
+def test_a_block_of_records_that_are_fetched_at_once_is_not_cut_for_want_of_a_little_memory(free) -> None:
+    """Its parts would be fetched by as many processes."""
+    free(int(0.6 * GB))
+    assert keep_ready(4096, SAMPLE, 8).rows == 20
+    ready = keep_ready(4096, SAMPLE, 8, block=64)
+    assert ready == Ready(8, 1, 64, SAMPLE, scarce=True)
+    assert 0.6 * GB / 4 < ready.bytes <= 0.6 * GB / 2
+    for gigabytes in (0.4, 4):  # half of it is too little; a quarter is enough
+        free(int(gigabytes * GB))
+        assert keep_ready(4096, SAMPLE, 8, block=64) == keep_ready(4096, SAMPLE, 8)
+    free(int(0.02 * GB))
+    assert keep_ready(12, SAMPLE, 2, block=64).rows == 8
+    free(int(0.04 * GB))
+    assert keep_ready(12, SAMPLE, 2, block=64).rows == 12  # its share is less than a block
+
+
 @pytest.mark.parametrize(
     ("prefetch", "share", "workers", "each"),
     [(0, 4096, 8, 1), (1, 4096, 8, 2), (3, 4096, 8, 6), (1, 16, 8, 1), (20, 16, 8, 3)],

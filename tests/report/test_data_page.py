@@ -15,10 +15,10 @@ from slip.errors import DataError
 from slip.report.data_page import page, write_data_page
 
 
-def written(source, **options) -> str:
+def written(source, view: int = 64, **options) -> str:
     summary = check(source, processes=1, **options)
     assert summary is not None
-    return page(summary, judge(summary), source)
+    return page(summary, judge(summary), source, view=view)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,13 @@ def test_the_same_twice(html: str) -> None:
     assert written(Odds()) == html
 
 
+def test_the_size_of_a_view_is_marked_among_the_pictures(html: str) -> None:
+    for view, text in ((64, html), (50, written(Odds(), view=50)), (2000, written(Odds(), view=2000))):
+        marks = re.findall(r'class="mark"[^>]*>(\d+)<', text)
+        assert marks == [str(view), "77"][view == 2000 :]  # beyond all pictures there is no place to mark
+        assert f"images; a view has {view}<" in text
+
+
 class Hostile(Odds):
     """Markup, half characters and direction marks wherever people can put them."""
 
@@ -89,7 +96,9 @@ def test_nothing_of_it_is_markup(tmp_path) -> None:
     source = Hostile(name="<script>")
     summary = check(source, processes=1)
     assert summary is not None
-    text = write_data_page(tmp_path / "page.html", summary, judge(summary), source).read_text("utf-8")
+    text = write_data_page(tmp_path / "page.html", summary, judge(summary), source, view=64).read_text(
+        "utf-8"
+    )
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
 
@@ -116,7 +125,7 @@ def test_a_source_that_has_gone_since(html: str) -> None:
             raise DataError("The disk is gone")
 
     assert summary is not None
-    text = page(summary, judge(summary), Gone())
+    text = page(summary, judge(summary), Gone(), view=64)
     assert "Damaged or not to be read" in text
     assert "<img" not in text
 
@@ -125,4 +134,4 @@ def test_a_place_that_cannot_be_written(tmp_path) -> None:
     summary = check(Odds(2), processes=1)
     assert summary is not None
     with pytest.raises(DataError, match="cannot be written"):
-        write_data_page(tmp_path / "no" / "page.html", summary, judge(summary), Odds(2))
+        write_data_page(tmp_path / "no" / "page.html", summary, judge(summary), Odds(2), view=64)

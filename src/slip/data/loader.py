@@ -24,7 +24,7 @@ from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder, Early, Room, plain
 from slip.data.decode import check_decoder
 from slip.data.fanout import default_processes, end_with_parent, start_context
-from slip.data.order import check_seed
+from slip.data.order import check_seed, longest_block
 from slip.data.pieces import keep_ready, sample_bytes
 from slip.data.record import Batch, Source, Tally
 from slip.data.schedule import Schedule
@@ -112,7 +112,7 @@ class Loader:
             early=early,
         )
         size = sample_bytes(views, names, self._builder.schedule.rows / batch)
-        self.ready = keep_ready(batch // world, size, self.workers, prefetch)
+        self.ready = keep_ready(batch // world, size, self.workers, prefetch, longest_block(source, ssl))
 
     def __iter__(self) -> Generator[Batch]:
         builder, ready, room = self._builder, self.ready, _pinned if self.pinned else plain

@@ -99,6 +99,11 @@ def parts_of(source: Any) -> tuple[Part, ...]:
     return tuple(getattr(source, "parts", ())) or (whole,)
 
 
+def longest_block(*sources: Any) -> int:
+    """Return how many records are read in a row at most, of any part of the sources (None: there is none)."""
+    return max(part.block for source in sources if source is not None for part in parts_of(source))
+
+
 def names_of(source: Any) -> tuple[str, ...]:
     """Return the names of the sources that the parts of a source come from, one for each of `parts_of`."""
     firsts = itertools.accumulate((part.length for part in parts_of(source)[:-1]), initial=0)

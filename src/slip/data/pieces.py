@@ -19,11 +19,14 @@ PIECE = 256
 """Most rows of a piece: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in about
 half a second, next to which handing it over takes no time."""
 SMALLEST = 8
-"""Rows below which a piece is not made smaller for want of memory."""
+"""Rows below which a piece is not made smaller for want of memory; nor below a block of records that are fetched at
+once, which several processes would fetch otherwise, while MOST allows for it."""
 PIECES_EACH, BATCHES = 4, 2
 """What is kept ready unless told otherwise: so many pieces by each process, or so many batches, whichever is more."""
 SHARE = 4
 """One part in so many of what is free may be taken for it."""
+MOST = 2
+"""One part in so many, for pieces of a whole block."""
 
 _SHARED = Path("/dev/shm")
 _LIMITS = Path("/sys/fs/cgroup")
@@ -54,12 +57,13 @@ class Ready:
         return (self.samples + self.rows) * self.sample_bytes if self.workers else 0
 
 
-def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1) -> Ready:
+def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1, block: int = 1) -> Ready:
     """Choose the pieces of a process's `share` of a batch, whose samples take `sample_bytes` each.
 
     prefetch: batches to keep ready in all, though no less than a piece for each of the `workers`, whatever it takes;
-    -1: enough that training need not wait, within a quarter of the memory that is free. Without loader processes a
-    batch is built in one piece and nothing is kept.
+    -1: enough that training need not wait, within a quarter of the memory that is free; but up to half of it rather
+    than cut a `block`, so many records that are fetched at once. Without loader processes a batch is built in one piece
+    and nothing is kept.
     """
     if not workers:
         return Ready(0, 0, share, sample_bytes)
@@ -68,11 +72,14 @@ def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1) 
     if prefetch >= 0:
         return Ready(workers, max(1, math.ceil(prefetch * pieces / workers)), rows, sample_bytes)
     each = max(PIECES_EACH, math.ceil(BATCHES * pieces / workers))
-    fitting = free_memory() // SHARE // max(1, sample_bytes) // workers  # rows of each process
+    free = free_memory() // max(1, sample_bytes)  # rows
+    fitting = free // SHARE // workers
     if each * rows <= fitting:
         return Ready(workers, each, rows, sample_bytes)
     # Two at least, of which one is built while the other waits for its turn.
-    rows = min(rows, max(SMALLEST, fitting // 2))
+    whole = min(block, rows)
+    smallest = max(SMALLEST, whole) if (workers + 1) * whole <= free // MOST else SMALLEST
+    rows = min(rows, max(smallest, fitting // 2))
     return Ready(workers, max(1, min(each, fitting // rows)), rows, sample_bytes, scarce=True)
 
 

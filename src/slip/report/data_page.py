@@ -24,13 +24,17 @@ _LISTED = 100  # records in the list of those that cannot be used
 _GROUPS, _MEMBERS, _TILES, _CAPTIONS = 8, 8, 8, 10
 
 
-def write_data_page(path: str | Path, summary: Summary, verdict: Verdict, source: Source) -> Path:
+def write_data_page(
+    path: str | Path, summary: Summary, verdict: Verdict, source: Source, *, view: int
+) -> Path:
     """Write the page to `path` and return it; the pictures shown are read from `source` once more.
+
+    view: side of a view in pixels, of the recipe that the verdict is for.
 
     Raises DataError when the file cannot be written.
     """
     path = Path(path)
-    html = page(summary, verdict, source)
+    html = page(summary, verdict, source, view=view)
     try:
         # Captions from the web may hold half characters, which UTF-8 cannot; they become "?".
         write_bytes(path, html.encode("utf-8", errors="replace"))
@@ -39,14 +43,14 @@ def write_data_page(path: str | Path, summary: Summary, verdict: Verdict, source
     return path
 
 
-def page(summary: Summary, verdict: Verdict, source: Source) -> Html:
-    """Return the whole page as HTML text."""
+def page(summary: Summary, verdict: Verdict, source: Source, *, view: int) -> Html:
+    """Return the whole page as HTML text; `view` as in `write_data_page`."""
     album = Album(source, summary)
     body = tag(
         "main",
         _header(summary, verdict, album),
         _findings(verdict),
-        _pictures(summary),
+        _pictures(summary, view),
         _captions(summary, album),
         _twice(summary, album),
         _extremes(summary, album),
@@ -112,8 +116,8 @@ def _with_code(text: str) -> Html:
     return join(tag("code", part) if k % 2 else part for k, part in enumerate(text.split("`")))
 
 
-def _pictures(summary: Summary) -> Html:
-    """Sizes, shapes and formats."""
+def _pictures(summary: Summary, view: int) -> Html:
+    """Sizes, beside that of a view, shapes and formats."""
     if not len(summary.sizes):
         return NOTHING
     short, long = summary.sizes.min(axis=1), summary.sizes.max(axis=1)
@@ -124,10 +128,10 @@ def _pictures(summary: Summary) -> Html:
         Histogram.of(
             short,
             title="Short side",
-            note="in pixels, images",
+            note=f"in pixels, images; a view has {view}",
             edges=edges,
             ticks=_some(edges),
-            levels=[("224", 224)] if edges[0] < 224 < edges[-1] else [],
+            levels=[(f"{view}", view)] if edges[0] < view < edges[-1] else [],
         ),
         Histogram.of(
             width / height,

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from slip.config import SSL_VIEWS, Config
 from slip.data.loader import default_workers
-from slip.data.order import epoch_length
+from slip.data.order import epoch_length, longest_block
 from slip.data.pieces import keep_ready, sample_bytes
 from slip.data.record import Source
 from slip.data.schedule import Schedule
@@ -173,7 +173,8 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
-        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries{_ready(plan)}",
+        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries"
+        + _ready(plan, longest_block(source, ssl)),
         "written to": str(run),
     }
     return "\n".join(
@@ -229,19 +230,15 @@ def _data(records: int, source: Source) -> str:
     return "\n".join(filter(None, (f"{records:,} records from {source.name}", getattr(source, "note", ""))))
 
 
-def _ready(plan: Plan) -> str:
+def _ready(plan: Plan, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
     size = sample_bytes(plan.config.views, plan.needs, plan.schedule.rows / plan.schedule.batch)
-    ready = keep_ready(share, size, workers, data.prefetch)
+    ready = keep_ready(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
-    scarce = (
-        "; more would be of use, but must not take more than a quarter of what is free"
-        if ready.scarce
-        else ""
-    )
+    scarce = "; more would be of use, but must not take more of what is free" if ready.scarce else ""
     return (
         f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {workers} loader processes keep ready: "
         f"{ready.samples:,} samples, {ready.samples / share:.3g} batches{scarce}"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from slip.data.containers import row_groups
 from slip.data.containers.row_groups import RowGroups
+from slip.data.storage import retry
 from slip.errors import DataError
 
 
@@ -127,6 +128,25 @@ def test_a_file_that_goes_away_or_changes(tmp_path):
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(DataError, match=r"a\.parquet"):
         rows[0]
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_file_of_a_server_that_is_down_is_given_up_once(tmp_path, server, capsys, opened):
+    """Not for each of its row groups; in a process that has it open, and in one that has yet to open it."""
+    write(tmp_path / "a.parquet", 0, 40, 2)
+    server.files["/a.parquet"] = (tmp_path / "a.parquet").read_bytes()
+    rows = RowGroups([f"{server.url}/a.parquet"], ["image"])
+    if opened:
+        rows[0]
+    else:
+        rows = pickle.loads(pickle.dumps(rows))
+    server.asked.clear()
+    server.faults["/a.parquet"] = [500, "always"]
+    for index in range(2, 40):
+        with pytest.raises(DataError, match=r"a\.parquet"):
+            rows[index]
+    assert len(server.asked) == retry.TRIES
+    assert capsys.readouterr().err.count("skipping ") == 1
 
 
 def test_text_that_is_no_utf8(tmp_path):

@@ -216,6 +216,23 @@ def test_a_file_that_shrank_or_grew(server, url):
         remote.read(server.url + "/b.tar", 500, 10, len(DATA))
 
 
+def test_a_file_of_the_same_size_but_another_version(server, url):
+    server.headers["Last-Modified"] = "today"
+    for known in ('"1"', 'W/"1"', "today", ""):
+        assert remote.read(url, 5, 10, len(DATA), known) == DATA[5:15]
+        assert remote.download(url, io.BytesIO(), len(DATA), known) == len(DATA)
+    for known in ('"0"', "yesterday"):
+        with pytest.raises(DataError, match=f'has changed since it was opened.*"1" instead of {known}'):
+            remote.read(url, 5, 10, len(DATA), known)
+        retry.forget(url)
+        with pytest.raises(DataError, match="has changed since"):
+            remote.download(url, io.BytesIO(), len(DATA), known)
+        retry.forget(url)
+    server.headers.clear()
+    server.etags["/a.tar"] = ""  # which one it is, the server does not say
+    assert remote.read(url, 5, 10, len(DATA), '"0"') == DATA[5:15]
+
+
 def test_a_whole_file_is_not_taken_for_a_range(server, url):
     server.faults["/a.tar"] = ["whole"]
     with pytest.raises(NoRanges):

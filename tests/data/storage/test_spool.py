@@ -65,7 +65,7 @@ def test_processes_that_read_interleaved_rows_fetch_a_file_once(tmp_path, server
     assert len(asked) == len(set(asked)) == 4  # row groups
     sizes = [int(last) - int(first) + 1 for first, last in (span.split("-") for span in asked)]
     assert sum(sizes) <= len(server.files["/a.parquet"])
-    assert not list(cache.rglob("*.lock")) + list(cache.rglob(".writing-*"))
+    assert not list((cache / "spans").rglob("*.lock")) + list(cache.rglob(".writing-*"))
 
 
 def test_threads_that_want_the_same_at_once_fetch_it_once(server):
@@ -88,6 +88,16 @@ def test_another_version_is_fetched_anew(server):
     assert open_shared(f"{server.url}/a").read(0, SIZE) == DATA[:SIZE]
     server.files["/a"], server.etags["/a"] = DATA[::-1], '"2"'
     assert open_shared(f"{server.url}/a").read(0, SIZE) == DATA[::-1][:SIZE]
+
+
+def test_what_came_later_is_not_kept_under_an_earlier_version(server):
+    server.files["/a"] = DATA
+    file = open_shared(f"{server.url}/a")
+    server.files["/a"], server.etags["/a"] = DATA[::-1], '"2"'
+    with pytest.raises(DataError, match="has changed since it was opened"):
+        file.read(0, SIZE)
+    server.files["/a"], server.etags["/a"] = DATA, '"1"'
+    assert open_shared(f"{server.url}/a").read(0, SIZE) == DATA[:SIZE]
 
 
 def test_what_has_no_version_or_is_near_is_not_shared(tmp_path, server):
@@ -131,6 +141,41 @@ def test_the_oldest_make_room(tmp_path, server, monkeypatch):
     assert len(spans(server)) == 5
     assert file.read(0, 4 * SIZE) == DATA  # more than all that may be kept
     assert len(kept(tmp_path)) == 2
+
+
+def test_the_limit_holds_for_all_together(tmp_path, server, monkeypatch):
+    """Eight that fetch at once each found room for theirs."""
+    monkeypatch.setattr(spool, "SPOOL_BYTES", 3 * SIZE)
+    server.files["/a"] = DATA
+    files = [open_shared(f"{server.url}/a") for _ in range(8)]
+    fetched = threading.Barrier(len(files))
+    for file in files:
+        read = file._file.read  # type: ignore[attr-defined]
+
+        def together(offset: int, size: int, read=read) -> bytes:
+            fetched.wait(60)
+            return read(offset, size)
+
+        monkeypatch.setattr(file._file, "read", together)  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(len(files)) as pool:
+        found = [pool.submit(file.read, k, SIZE) for k, file in enumerate(files)]
+        assert [future.result() for future in found] == [DATA[k : k + SIZE] for k in range(len(files))]
+    assert [place.stat().st_size for place in kept(tmp_path)] == [SIZE + 4] * 2
+
+
+def test_what_cannot_be_kept_alone_is_not_kept(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(spool, "WRITERS", 0.05)
+    server.files["/a"] = DATA
+    file = open_shared(f"{server.url}/a")
+    (tmp_path / "cache" / "spans").mkdir(parents=True)
+    writer = spool._lock(tmp_path / "cache" / "spans.lock", 0)
+    assert writer is not None
+    assert file.read(0, SIZE) == DATA[:SIZE]
+    assert not kept(tmp_path)
+    os.close(writer)
+    monkeypatch.setattr(spool, "_refused", -spool.LEFT_ALONE)
+    assert file.read(0, SIZE) == DATA[:SIZE]
+    assert len(kept(tmp_path)) == 1
 
 
 def test_what_killed_processes_have_left_goes_too(tmp_path, server, monkeypatch):

@@ -55,9 +55,10 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     )
     if summary is None:  # another rank has the result
         return 0
-    verdict = judge(summary, batch=recipes.get(RECIPE).training.batch)
+    recipe = recipes.get(RECIPE)
+    verdict = judge(summary, batch=recipe.training.batch)
     print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
-    write_data_page(options.out, summary, verdict, source)
+    write_data_page(options.out, summary, verdict, source, view=recipe.views.size)
     print(f"wrote {options.out}")
     if options.list:
         print(f"wrote {options.list}: {write_list(options.list, summary):,} records")

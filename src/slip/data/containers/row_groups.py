@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slip.data.storage import files as storage
-from slip.data.storage.files import Recent
+from slip.data.storage.files import Recent, Stat
 from slip.data.storage.retry import is_url, shown
 from slip.data.storage.spool import shared
 from slip.errors import DataError
@@ -51,6 +51,7 @@ class RowGroups:
         self._open: Recent[pq.ParquetFile] = Recent(OPEN_FILES)
         footers = self._footers()
         _compare(self.columns, self.files, footers)
+        self._status = [footer.status for footer in footers]
         rows = np.array([n for footer in footers for n in footer.rows], dtype=np.int64)
         sizes = [size for footer in footers for size in footer.sizes]
         self._ends = np.cumsum(rows)
@@ -129,7 +130,7 @@ class RowGroups:
         if time.monotonic() < again:
             raise DataError(f"{path} cannot be read", cause=reason)
         try:
-            handle = self._open.get(file, lambda: open_file(path))
+            handle = self._open.get(file, lambda: open_file(path, self._status[file]))
             table = handle.read_row_group(group - first, columns=list(self.columns), use_threads=False)
             if table.num_rows != self._ends[group] - self._start(group):
                 raise OSError("a row group has another number of rows than the file says")
@@ -141,14 +142,16 @@ class RowGroups:
         return table
 
 
-def open_file(path: str) -> pq.ParquetFile:
+def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
     """Open a Parquet file at a local path or URL, whose large reads the processes of this machine share.
 
-    Raises DataError when it cannot be read or is no Parquet file.
+    status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
+    failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read or is no
+    Parquet file.
     """
     try:
         return pq.ParquetFile(
-            _stream(path) if is_url(path) else path,
+            _stream(path, status or storage.stat(path)) if is_url(path) else path,
             pre_buffer=is_url(path),
             page_checksum_verification=True,
         )
@@ -164,8 +167,7 @@ def open_file(path: str) -> pq.ParquetFile:
         ) from None
 
 
-def _stream(url: str) -> storage.Stream:
-    status = storage.stat(url)
+def _stream(url: str, status: Stat) -> storage.Stream:
     return storage.Stream(shared(storage.open_file(url, status), url, status))
 
 
@@ -187,15 +189,20 @@ def holds(kind: pa.DataType) -> str:
 
 @dataclass(frozen=True)
 class _Footer:
-    """What is needed of a file's footer: rows and bytes of its row groups, what each of the columns holds."""
+    """What is needed of a file's footer: rows and bytes of its row groups, what each of the columns holds.
+
+    status: which version of the file it is of, for one at a URL.
+    """
 
     rows: list[int]
     sizes: list[int]
     kinds: tuple[str, ...]
+    status: Stat | None
 
 
 def _footer(path: str, columns: Sequence[str]) -> _Footer:
-    file = open_file(path)
+    status = storage.stat(path) if is_url(path) else None
+    file = open_file(path, status)
     schema, metadata = file.schema_arrow, file.metadata
     kinds = tuple(
         holds(schema.field(schema.names.index(name)).type) if name in schema.names else "missing"
@@ -208,7 +215,7 @@ def _footer(path: str, columns: Sequence[str]) -> _Footer:
     ]
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     sizes = [sum(group.column(leaf).total_uncompressed_size for leaf in leaves) for group in groups]
-    return _Footer([group.num_rows for group in groups], sizes, kinds)
+    return _Footer([group.num_rows for group in groups], sizes, kinds, status)
 
 
 def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Footer]) -> None:

@@ -96,7 +96,7 @@ class RemoteFile:
     def read(self, offset: int, size: int) -> bytes:
         if self._copy is None:
             try:
-                return remote.read(self._url, offset, size, self.size) if size else b""
+                return remote.read(self._url, offset, size, self.size, self._status.version) if size else b""
             except NoRanges:
                 self._copy = LocalFile(_copy(self._url, self._status), self.path)
         return self._copy.read(offset, size)
@@ -227,7 +227,7 @@ def _copy(url: str, status: Stat, again: bool = False) -> Path:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_not(path) as file:
-            remote.download(url, file, status.size)
+            remote.download(url, file, status.size, status.version)
         for earlier in folder.glob(f"{name}-*"):
             if earlier != path:
                 earlier.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -66,10 +66,11 @@ def stat(url: str) -> Stat:
     return Stat(int(info.get("size") or 0), version)
 
 
-def read(url: str, offset: int, size: int, total: int) -> bytes:
-    """Return `size` bytes from `offset` on of a file of `total` bytes.
+def read(url: str, offset: int, size: int, total: int, version: str = "") -> bytes:
+    """Return `size` bytes from `offset` on of a file of `total` bytes, of this version where a web server says which.
 
-    Raises DataError when they cannot be had, NoRanges when the server does not serve parts of files.
+    Raises DataError when they cannot be had or the file has changed, NoRanges when the server does not serve parts of
+    files.
     """
     seconds = PATIENCE + size / SLOWEST
     if not is_http(url):
@@ -83,6 +84,7 @@ def read(url: str, offset: int, size: int, total: int) -> bytes:
         return persist(url, ask, say=True)
 
     async def take(response: ClientResponse) -> bytes:
+        _check_version(response, version)
         part = _content_range(response)
         if part is None and (response.status != 200 or size < total):
             raise NoRanges
@@ -96,13 +98,14 @@ def read(url: str, offset: int, size: int, total: int) -> bytes:
     return persist(url, lambda: _get(url, seconds, take, headers), say=True)
 
 
-def download(url: str, file: IO[bytes], size: int) -> int:
+def download(url: str, file: IO[bytes], size: int, version: str = "") -> int:
     """Write the whole of a web server's file into `file`; return its size, which is `size` unless that is -1.
 
-    Raises DataError when it cannot be had, DiskError when it cannot be written.
+    Raises DataError when it cannot be had or is another `version`, DiskError when it cannot be written.
     """
 
     async def take(response: ClientResponse) -> int:
+        _check_version(response, version)
         announced = response.headers.get("Content-Length", "")
         if size >= 0 and announced.isdigit() and int(announced) != size:
             raise Changed(f"It has {int(announced):,} bytes instead of {size:,}")
@@ -178,7 +181,7 @@ def _get(
 
 
 async def _stat_of(response: ClientResponse) -> Stat:
-    version = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
+    version = next(_versions(response), "")
     if _is_empty(response):
         return Stat(0, version)
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -187,6 +190,19 @@ async def _stat_of(response: ClientResponse) -> Stat:
         return Stat(part[2], version)
     length = response.headers.get("Content-Length", "")
     return Stat(int(length) if length.isdigit() and response.status == 200 else -1, version, ranges=False)
+
+
+def _versions(response: ClientResponse) -> Iterator[str]:
+    """Return what the server says that tells the content from an earlier one's, the best first."""
+    return filter(None, (response.headers.get(name, "") for name in ("ETag", "Last-Modified")))
+
+
+def _check_version(response: ClientResponse, version: str) -> None:
+    """Raise Changed when the answer says that it is of another version, if that is known."""
+    versions = list(_versions(response))
+    # A proxy may call the same ETag a weak one.
+    if version and versions and version.removeprefix("W/") not in (v.removeprefix("W/") for v in versions):
+        raise Changed(f"It is version {versions[0]} instead of {version}")
 
 
 def _on_disk(write: Callable[[Any], Any], what: Any) -> None:

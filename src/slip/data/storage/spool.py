@@ -26,10 +26,13 @@ SPOOL_BYTES = 8 << 30
 SPARE = 1 << 30
 """Bytes of the disk that are left free by all means."""
 LEFT_ALONE = 60.0
-"""Seconds for which a process keeps nothing after the disk has refused to hold it."""
+"""Seconds for which a process keeps nothing after something could not be written."""
+WRITERS = 10.0
+"""Seconds to wait for others that write there. What cannot be written by then is not kept; nor is anything where files
+cannot be locked."""
 _CHECKSUM = 4
 
-_refused = -LEFT_ALONE  # when the disk last did
+_refused = -LEFT_ALONE  # when that was
 
 
 def shared(file: File, url: str, status: Stat) -> File:
@@ -56,7 +59,7 @@ class _SharedFile:
         return _load(place, size) or self._fetch(place, offset, size)
 
     def _fetch(self, place: Path, offset: int, size: int) -> bytes:
-        if not _room(place.parent, size):
+        if _surplus(place.parent, size) is None:
             return self._file.read(offset, size)
         with _turn(place.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
             data = _load(place, size)  # by whom this one waited for
@@ -77,12 +80,22 @@ def _load(place: Path, size: int) -> bytes | None:
 
 
 def _keep(place: Path, data: bytes) -> None:
+    """Keep the bytes at a place, if there is room.
+
+    A file that goes for it stays readable for its users. What killed processes have left goes in its turn.
+    """
     global _refused
     try:
-        # Not synced: that takes long, and what a power failure makes of it is noticed by the checksum.
-        with whole_or_not(place, durable=False) as file:
-            file.write(data)
-            file.write(_checksum(data))
+        with _alone(place.parent.with_suffix(".lock"), WRITERS):  # or several would take the same room
+            surplus = _surplus(place.parent, len(data))
+            if surplus is None:
+                return
+            for path in surplus:
+                Path(path).unlink(missing_ok=True)
+            # Not synced: that takes long, and what a power failure makes of it is noticed by the checksum.
+            with whole_or_not(place, durable=False) as file:
+                file.write(data)
+                file.write(_checksum(data))
     except OSError:
         _refused = time.monotonic()
 
@@ -91,13 +104,10 @@ def _checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(_CHECKSUM, "little")
 
 
-def _room(folder: Path, size: int) -> bool:
-    """Remove the oldest files until there is room for `size` more bytes; return whether there is.
-
-    A file in use stays readable for its users. What killed processes have left is removed in its turn.
-    """
+def _surplus(folder: Path, size: int) -> list[str] | None:
+    """Return the oldest files, without which there is room for `size` more bytes; None when there is none even so."""
     if time.monotonic() - _refused < LEFT_ALONE:
-        return False
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = []
@@ -107,16 +117,15 @@ def _room(folder: Path, size: int) -> bool:
                 files.append((status.st_mtime_ns, status.st_size, entry.path))
         used = sum(length for _, length, _ in files)
         limit = min(SPOOL_BYTES, used + shutil.disk_usage(folder).free - SPARE) - size - _CHECKSUM
-        if limit < 0:
-            return False
-        for _, length, path in sorted(files):
-            if used <= limit:
-                break
-            Path(path).unlink(missing_ok=True)
-            used -= length
     except OSError:
-        return False
-    return True
+        return None
+    surplus = []
+    for _, length, path in sorted(files):
+        if used <= limit:
+            break
+        surplus.append(path)
+        used -= length
+    return surplus if limit >= 0 else None
 
 
 @contextmanager
@@ -137,28 +146,45 @@ def _turn(place: Path, seconds: float) -> Iterator[None]:
             os.close(descriptor)
 
 
+@contextmanager
+def _alone(place: Path, seconds: float) -> Iterator[None]:
+    """Be the only one within the block, of all processes and threads. Raises OSError when that takes longer than so
+    many seconds, or files cannot be locked here. Unlike that of a turn, the lock's file stays."""
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _acquire(descriptor, seconds):
+            raise TimeoutError(f"{place} cannot be locked")
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _lock(place: Path, seconds: float) -> int | None:
     """Return the descriptor of the file, locked; None when another process had it, or files cannot be locked here."""
     try:
-        import fcntl
-
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-    except (OSError, ImportError):
+    except OSError:
         return None
-
-    def taken() -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-    end, pause = time.monotonic() + seconds, 0.01
-    with suppress(OSError):
-        if not taken():
-            return descriptor
-        while time.monotonic() < end and taken():
-            time.sleep(pause)
-            pause = min(2 * pause, 0.25)
+    if _acquire(descriptor, 0):
+        return descriptor
+    _acquire(descriptor, seconds)
     os.close(descriptor)
     return None
+
+
+def _acquire(descriptor: int, seconds: float) -> bool:
+    """Lock the file, waiting so long at most; return whether that is done. Its closing lets go of it."""
+    end, pause = time.monotonic() + seconds, 0.01
+    while True:
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+        except (OSError, ImportError):  # files cannot be locked here
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.25)
