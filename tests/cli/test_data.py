@@ -129,6 +129,12 @@ def test_what_is_listed_can_be_left_out(table: str, tmp_path: Path, capsys) -> N
     out = capsys.readouterr().out
     assert "30 of 30 records in 1 shard\n" in out
     assert f"2 left out as {listed} says" in out
+    other = tmp_path / "other"
+    head, first, *rest = Path(table).read_text().splitlines(keepends=True)
+    Path(table).write_text("".join([head, *rest, first]))
+    assert main(["data", "convert", table, str(other), *options, "--without", str(listed)]) == 1
+    assert "The list names other records" in capsys.readouterr().err
+    assert not other.exists()
 
 
 def test_only_what_is_asked_for_is_left_out(tmp_path: Path, capsys) -> None:

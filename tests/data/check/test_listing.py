@@ -6,7 +6,7 @@ import pytest
 
 from check_fakes import ODD, PLAIN, Odds, index_of
 from slip.data.check import check
-from slip.data.check.listing import read_list, write_list, wrong
+from slip.data.check.listing import compare, read_list, write_list, wrong
 from slip.data.record import Record
 from slip.errors import DataError
 
@@ -29,8 +29,11 @@ def test_all_that_is_wrong(tmp_path) -> None:
     assert [entry["key"] for entry in entries[:6]] == [*(f"key/{k}" for k in range(30, 35)), "#35"]
     assert write_list(tmp_path / "list.jsonl", summary) == 9
     indices = [entry["index"] for entry in entries]
-    assert read_list(tmp_path / "list.jsonl") == [index for index in indices if index not in (31, 32)]
-    assert read_list(tmp_path / "list.jsonl", near=True) == [index for index in indices if index != 31]
+    listed = read_list(tmp_path / "list.jsonl")
+    assert list(listed) == [index for index in indices if index not in (31, 32)]
+    assert listed == {entry["index"]: entry["key"] for entry in entries if entry["index"] in listed}
+    assert list(read_list(tmp_path / "list.jsonl", near=True)) == [index for index in indices if index != 31]
+    compare(Odds(), listed, processes=1)
 
 
 def test_keys_of_any_letters(tmp_path) -> None:
@@ -44,7 +47,7 @@ def test_keys_of_any_letters(tmp_path) -> None:
     assert summary is not None
     assert [entry["key"] for entry in wrong(summary)] == ["a\u2028b? 1", "a\u2028b? 2"]
     write_list(tmp_path / "list.jsonl", summary)
-    assert read_list(tmp_path / "list.jsonl") == [1, 2]
+    compare(Copies(3), read_list(tmp_path / "list.jsonl"), processes=1)
 
 
 def test_one_of_two_near_copies_stays() -> None:
@@ -66,7 +69,17 @@ def test_a_list_made_by_hand(tmp_path) -> None:
     lines = ['{"index": 4}', '{"index": 7, "what": ["ugly"]}', '{"index": 9, "what": ["near copy"]}']
     lines.append('{"index": 11, "what": ["near copy", "blank"]}')
     (tmp_path / "list.jsonl").write_text("\r\n".join(lines))
-    assert read_list(tmp_path / "list.jsonl") == [4, 7, 11]
+    assert read_list(tmp_path / "list.jsonl") == {4: "", 7: "", 11: ""}
+    compare(Odds(), {4: "", 7: ""}, processes=1)
+
+
+def test_a_list_of_other_records() -> None:
+    """Of what is listed each record counts, wherever it lies; what cannot be read now has no key to compare."""
+    compare(Odds(), {0: "key/0", 35: "other"}, processes=1)
+    with pytest.raises(DataError, match="(?s)Record 50 is key/50, and was key/49 .*Make the list anew"):
+        compare(Odds(), {0: "key/0", 50: "key/49"}, processes=2)
+    with pytest.raises(DataError, match="Record 3 is key/3, and was #3 "):  # it can be read now
+        compare(Odds(), {3: "#3"}, processes=1)
 
 
 def test_of_a_part_of_the_source() -> None:

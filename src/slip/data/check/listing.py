@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.summary import Summary
+from slip.data.fanout import Tick, fan_out, spans
+from slip.data.record import Source
 from slip.errors import DataError
 from slip.files import write_bytes
 
@@ -53,11 +56,12 @@ def write_list(path: Path, summary: Summary) -> int:
     return len(lines)
 
 
-def read_list(path: Path, *, near: bool = False) -> list[int]:
-    """Return the indices to leave out by a list that `write_list` wrote, perhaps shortened by hand.
+def read_list(path: Path, *, near: bool = False) -> dict[int, str]:
+    """Return index → key of the records to leave out by a list that `write_list` wrote, perhaps shortened by hand.
 
     Near copies are left out only if `near`, for two products can look alike; records whose picture is there with
-    other captions never are. A line that does not say what is wrong counts. Raises DataError.
+    other captions never are. A line that does not say what is wrong counts; one without a key has the key "".
+    Raises DataError.
     """
     harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
     try:
@@ -66,16 +70,17 @@ def read_list(path: Path, *, near: bool = False) -> list[int]:
         )  # splitlines would split at U+2028, in a key, too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("The list of records cannot be read", got=str(path), cause=str(error)) from None
-    indices = []
+    listed: dict[int, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             index, what = entry["index"], entry.get("what") or [""]
+            key = str(entry.get("key") or "")
             dropped = not set(what) <= harmless
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            index, dropped = None, False
+            index, key, dropped = None, "", False
         if type(index) is not int:
             raise DataError(
                 f"Line {number} of {path} names no record",
@@ -83,5 +88,34 @@ def read_list(path: Path, *, near: bool = False) -> list[int]:
                 fix="Each line is an object with a record's number as `index`, as `slip data check --list` writes it",
             )
         if dropped:
-            indices.append(index)
-    return indices
+            listed[index] = key
+    return listed
+
+
+def compare(source: Source, listed: Mapping[int, str], *, processes: int = -1, shown: bool = False) -> None:
+    """Raise DataError where a record that is to be left out has another key now than the list says.
+
+    Reads these records, for only the source knows their keys. One that cannot be read says nothing, and is no loss; a
+    key "" is not compared. processes, shown: as in `fan_out`.
+    """
+    some = [span for span in spans(source) if not listed.keys().isdisjoint(span)]
+    work = functools.partial(_compare, listed)
+    for _ in fan_out(work, source, some, title="comparing", processes=processes, shown=shown):
+        pass
+
+
+def _compare(listed: Mapping[int, str], source: Source, span: range, tick: Tick) -> None:
+    for index in span:
+        if listed.get(index):
+            try:
+                key = source[index].key.encode(errors="replace").decode()  # as the list was written
+            except DataError:
+                key = listed[index]
+            if key != listed[index]:
+                raise DataError(
+                    f"The list names other records than {source.name} has",
+                    got=f"Record {index} is {key}, and was {listed[index]} when the list was made",
+                    cause="The list is of another source, or the source has changed since",
+                    fix="Make the list anew: slip data check SOURCE --list FILE",
+                )
+        tick(1)
