@@ -55,8 +55,7 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
     )
 
     from slip.data.check.listing import compare, read_list
-    from slip.data.convert import shard_size_for, write_shards
-    from slip.data.encode import Encoding
+    from slip.data.convert import write_shards
     from slip.data.ranks import Ranks
     from slip.data.subset import Subset, without
 
@@ -68,17 +67,16 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
         whole, source = source, without(source, listed)
         if ranks.first:
             compare(whole, listed, processes=options.processes, shown=True)
-    encoding = Encoding(options.encoding, options.quality, options.short_side, not options.no_verify)
-    size = shard_size_for(source, options.shard_mb, encoding) if options.shard_mb else options.shard_size
     done = write_shards(
         source,
         options.folder,
-        size,
+        options.shard_size,
+        shard_mb=options.shard_mb,
         prefix=options.prefix,
-        encoding=encoding.format,
-        quality=encoding.quality,
-        short_side=encoding.short_side,
-        verify=encoding.verify,
+        encoding=options.encoding,
+        quality=options.quality,
+        short_side=options.short_side,
+        verify=not options.no_verify,
         processes=options.processes,
         ranks=ranks,
         shown=True,
