@@ -327,6 +327,20 @@ def test_full_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name in os.listdir(tmp_path) if "tar" in name] == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes": 0}, "at least 1, or -1"),
+        ({"prefix": "a/b"}, "names no folder"),
+        ({"shard_mb": -1}, "above 0 MB"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(tmp_path, options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_shards(Scenes("test", 1), tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
 def test_bad_arguments(tmp_path) -> None:
     with pytest.raises(ConfigError):
         write_shards(Scenes("test", 1), tmp_path, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from slip.data.convert.plan import Plan
 from slip.data.convert.sample import sidecars
 from slip.data.convert.shard import make_shard
 from slip.data.encode import Encoding
-from slip.data.fanout import fan_out
+from slip.data.fanout import check_processes, fan_out
 from slip.data.ranks import Ranks
 from slip.data.record import Skipped, Source
 from slip.data.subset import Subset
@@ -81,6 +82,9 @@ def write_shards(
     """
     if shard_size < 1:
         raise ConfigError("A shard holds at least 1 sample", got=shard_size)
+    check_processes(processes)
+    if os.path.basename(prefix) != prefix:
+        raise ConfigError("A prefix begins the shards' names, and names no folder", got=prefix)
     _refuse_weights(source)
     ranks = ranks or Ranks()
     plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
