@@ -224,6 +224,20 @@ def test_wrong_calls_teach(argv, message, tmp_path, monkeypatch: pytest.MonkeyPa
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["check {}", "convert {} out", "show {}"])
+def test_hints_name_options_that_there_are(
+    command, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moved.csv").write_text("path,title\nnowhere/1.jpg,a caption\n")
+    Path("odd.csv").write_text("this,that\n1,2\n")
+    for table, option in (("moved.csv", "--image-root"), ("odd.csv", "--image-column")):
+        assert main(["data", *command.format(table).split()]) == 1
+        error = capsys.readouterr().err
+        assert f" {option}" in error
+        assert "--data." not in error
+
+
 def test_help(capsys) -> None:
     assert main(["data"]) == main(["data", "--help"]) == 0
     assert "\n  convert " in capsys.readouterr().out
