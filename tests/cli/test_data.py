@@ -266,6 +266,10 @@ def test_metadata(tmp_path: Path, capsys) -> None:
     assert main(command) == 0
     assert "1 images; 1 without a text" in capsys.readouterr().out
     assert list(read_metadata(out)) == [(5, "a red cat", "sits")]
+    (tmp_path / "other.tsv").write_text("8\n")
+    assert main([*command, str(tmp_path / "other.tsv")]) == 1
+    assert "not one image" in capsys.readouterr().err
+    assert list(read_metadata(out)) == [(5, "a red cat", "sits")]
     assert main(["data", "metadata", str(tmp_path / "none.pkl"), str(out)]) == 1
     assert main(["data", "metadata", str(tmp_path / "meta.pkl"), str(tmp_path / "out.pkl")]) == 1
     assert "OUT.parquet" in capsys.readouterr().err
