@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -241,6 +242,13 @@ def test_hints_name_options_that_there_are(
 def test_help(capsys) -> None:
     assert main(["data"]) == main(["data", "--help"]) == 0
     assert "\n  convert " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["meta.pkl.gz", "my.PICKLE.bz2"])
+def test_metadata_of_a_compressed_pickle(name, tmp_path, capsys) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(pickle.dumps([(3, "a title", "")])))
+    assert main(["data", "metadata", str(tmp_path / name), str(tmp_path / "out.parquet")]) == 1
+    assert "Unpack it first" in capsys.readouterr().err
 
 
 def test_metadata(tmp_path: Path, capsys) -> None:
