@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -31,7 +32,9 @@ def test_all_that_is_wrong(tmp_path) -> None:
     indices = [entry["index"] for entry in entries]
     listed = read_list(tmp_path / "list.jsonl")
     assert list(listed) == [index for index in indices if index not in (31, 32)]
-    assert listed == {entry["index"]: entry["key"] for entry in entries if entry["index"] in listed}
+    assert listed == {entry["index"]: entry for entry in entries if entry["index"] in listed}
+    assert [entry["index"] for entry in entries if "image" not in entry] == [35]  # that cannot be read
+    assert entries[0]["image"] == entries[1]["image"] != entries[2]["image"]
     assert list(read_list(tmp_path / "list.jsonl", near=True)) == [index for index in indices if index != 31]
     compare(Odds(), listed, processes=1)
 
@@ -69,17 +72,34 @@ def test_a_list_made_by_hand(tmp_path) -> None:
     lines = ['{"index": 4}', '{"index": 7, "what": ["ugly"]}', '{"index": 9, "what": ["near copy"]}']
     lines.append('{"index": 11, "what": ["near copy", "blank"]}')
     (tmp_path / "list.jsonl").write_text("\r\n".join(lines))
-    assert read_list(tmp_path / "list.jsonl") == {4: "", 7: "", 11: ""}
-    compare(Odds(), {4: "", 7: ""}, processes=1)
+    assert read_list(tmp_path / "list.jsonl") == {
+        index: json.loads(line) for index, line in zip((4, 7, 11), (lines[0], lines[1], lines[3]))
+    }
+    compare(Odds(), {4: {}, 7: {"key": None}}, processes=1)
 
 
 def test_a_list_of_other_records() -> None:
     """Of what is listed each record counts, wherever it lies; what cannot be read now has no key to compare."""
-    compare(Odds(), {0: "key/0", 35: "other"}, processes=1)
-    with pytest.raises(DataError, match="(?s)Record 50 is key/50, and was key/49 .*Make the list anew"):
-        compare(Odds(), {0: "key/0", 50: "key/49"}, processes=2)
-    with pytest.raises(DataError, match="Record 3 is key/3, and was #3 "):  # it can be read now
-        compare(Odds(), {3: "#3"}, processes=1)
+    compare(Odds(), {0: {"key": "key/0"}, 35: {"key": "other"}}, processes=1)
+    with pytest.raises(DataError, match="(?s)key of record 50 is key/50, and was key/49.*Make the list anew"):
+        compare(Odds(), {0: {"key": "key/0"}, 50: {"key": "key/49"}}, processes=2)
+    with pytest.raises(DataError, match="record 3 is key/3, and was #3"):  # it can be read now
+        compare(Odds(), {3: {"key": "#3"}}, processes=1)
+
+
+def test_a_list_of_other_images_under_the_same_keys() -> None:
+    """As the numbers of rows are; damaged images count, too."""
+
+    class Mended(Odds):
+        def __getitem__(self, index: int) -> Record:
+            return dataclasses.replace(super().__getitem__(index), image=PLAIN[index % 30][0])
+
+    summary = check(Odds(), processes=1)
+    assert summary is not None
+    for entry in wrong(summary):
+        if {"near copy", "damaged"} & set(entry["what"]):
+            with pytest.raises(DataError, match=f"image of record {entry['index']} is "):
+                compare(Mended(), {entry["index"]: entry}, processes=1)
 
 
 def test_of_a_part_of_the_source() -> None:
