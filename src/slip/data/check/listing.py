@@ -82,7 +82,7 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
             index, what = entry["index"], entry.get("what") or [""]
             dropped = not set(what) <= harmless
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            index, dropped = None, False
+            entry, index, dropped = {}, None, False
         if type(index) is not int:
             raise DataError(
                 f"Line {number} of {path} names no record",
