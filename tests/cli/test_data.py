@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -130,6 +131,12 @@ def test_what_is_listed_can_be_left_out(table: str, tmp_path: Path, capsys) -> N
     out = capsys.readouterr().out
     assert "30 of 30 records in 1 shard\n" in out
     assert f"2 left out as {listed} says" in out
+    other = tmp_path / "other"
+    head, first, *rest = Path(table).read_text().splitlines(keepends=True)
+    Path(table).write_text("".join([head, *rest, first]))
+    assert main(["data", "convert", table, str(other), *options, "--without", str(listed)]) == 1
+    assert "The list names other records" in capsys.readouterr().err
+    assert not other.exists()
 
 
 def test_only_what_is_asked_for_is_left_out(tmp_path: Path, capsys) -> None:
@@ -219,9 +226,30 @@ def test_wrong_calls_teach(argv, message, tmp_path, monkeypatch: pytest.MonkeyPa
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["check {}", "convert {} out", "show {}"])
+def test_hints_name_options_that_there_are(
+    command, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moved.csv").write_text("path,title\nnowhere/1.jpg,a caption\n")
+    Path("odd.csv").write_text("this,that\n1,2\n")
+    for table, option in (("moved.csv", "--image-root"), ("odd.csv", "--image-column")):
+        assert main(["data", *command.format(table).split()]) == 1
+        error = capsys.readouterr().err
+        assert f" {option}" in error
+        assert "--data." not in error
+
+
 def test_help(capsys) -> None:
     assert main(["data"]) == main(["data", "--help"]) == 0
     assert "\n  convert " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["meta.pkl.gz", "my.PICKLE.bz2"])
+def test_metadata_of_a_compressed_pickle(name, tmp_path, capsys) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(pickle.dumps([(3, "a title", "")])))
+    assert main(["data", "metadata", str(tmp_path / name), str(tmp_path / "out.parquet")]) == 1
+    assert "Unpack it first" in capsys.readouterr().err
 
 
 def test_metadata(tmp_path: Path, capsys) -> None:
@@ -246,6 +274,10 @@ def test_metadata(tmp_path: Path, capsys) -> None:
     ]
     assert main(command) == 0
     assert "1 images; 1 without a text" in capsys.readouterr().out
+    assert list(read_metadata(out)) == [(5, "a red cat", "sits")]
+    (tmp_path / "other.tsv").write_text("8\n")
+    assert main([*command, str(tmp_path / "other.tsv")]) == 1
+    assert "not one image" in capsys.readouterr().err
     assert list(read_metadata(out)) == [(5, "a red cat", "sits")]
     assert main(["data", "metadata", str(tmp_path / "none.pkl"), str(out)]) == 1
     assert main(["data", "metadata", str(tmp_path / "meta.pkl"), str(tmp_path / "out.pkl")]) == 1

@@ -204,7 +204,10 @@ def test_damaged_files(table, tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read beyond line"):
         list(raw_rows(path))
-    with pytest.raises(DataError, match="cannot be read"):
+    path.write_bytes(b"no gzip")
+    with pytest.raises(DataError, match=r"cannot be read\. .* gzip"):
+        list(raw_rows(path))
+    with pytest.raises(DataError, match=r"does not exist.*none\.bz2"):
         list(raw_rows(tmp_path / "none.bz2"))
     path = table([line(1)])
     for array, message in [

@@ -16,7 +16,7 @@ from slip.config import VIEWS, ViewConfig, ViewsConfig
 from slip.data.builder import Lane
 from slip.data.loader import Loader
 from slip.data.record import Record
-from slip.data.show import contact_sheet, look, printable, wrap, write_sheet
+from slip.data.show import MOST, contact_sheet, look, printable, wrap, write_sheet
 from slip.errors import ConfigError, DataError
 
 CONFIG = ViewsConfig(size=24)
@@ -125,8 +125,9 @@ def test_any_caption_can_be_drawn() -> None:
 
 
 def test_bad_calls(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        contact_sheet(Pictures(), CONFIG, augment=augment, count=0)
+    for count in (0, MOST + 1):
+        with pytest.raises(ConfigError, match=f"1 to {MOST} records.*{count}"):
+            contact_sheet(Pictures(), CONFIG, augment=augment, count=count)
     with pytest.raises(ConfigError, match=r"views\.ssl\.flip"):
         contact_sheet(Pictures(), ViewsConfig(ssl=ViewConfig(flip=2)), augment=augment)
     with pytest.raises(DataError, match="no records"):

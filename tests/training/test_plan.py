@@ -30,6 +30,14 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("name", ["workers", "prefetch"])
+def test_what_the_loader_would_refuse_is_refused_at_once(name: str) -> None:
+    config = make_tiny_config()
+    assert make_plan(replace(config, data=replace(config.data, **{name: -1})), 64, NEEDS)
+    with pytest.raises(ConfigError, match=f"--data.{name} must be at least 0.* -2"):
+        make_plan(replace(config, data=replace(config.data, **{name: -2})), 64, NEEDS)
+
+
 def cheap(**objective: object) -> Config:
     config = make_tiny_config(batch=16)
     ssl = replace(config.views.ssl, size=8, drop_tokens=0.5)

@@ -148,7 +148,8 @@ def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
+    except FileNotFoundError:
+        raise DataError("The table does not exist", got=str(path)) from None
     except (OSError, EOFError) as error:
-        raise DataError(
-            f"The table cannot be read beyond line {number}", got=str(path), cause=str(error)
-        ) from None
+        beyond = f" beyond line {number}" if number else ""
+        raise DataError(f"The table cannot be read{beyond}", got=str(path), cause=str(error)) from None

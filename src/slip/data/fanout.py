@@ -58,8 +58,7 @@ def fan_out(
     Raises what `work` raises, ConfigError for a number of processes that makes no sense, and DataError when a process
     is killed. Whatever ends the iteration, Ctrl-C included, kills the processes at once.
     """
-    if processes < 1 and processes != -1:
-        raise ConfigError("The number of processes must be at least 1, or -1 for one a core", got=processes)
+    check_processes(processes)
     processes = min(default_processes() if processes < 0 else processes, len(spans))
     with Progress(title, sum(map(len, spans)), shown=shown) as bar:
         if processes <= 1:
@@ -68,6 +67,12 @@ def fan_out(
         else:
             with contextlib.closing(_in_processes(work, source, spans, processes, bar.advance)) as results:
                 yield from results
+
+
+def check_processes(processes: int) -> None:
+    """Raise ConfigError for a number of processes that makes no sense."""
+    if processes < 1 and processes != -1:
+        raise ConfigError("The number of processes must be at least 1, or -1 for one a core", got=processes)
 
 
 def default_processes() -> int:

@@ -28,6 +28,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SIDE = 224
 """Side of the box that a picture or a view is shown in, in pixels."""
+MOST = 200
+"""Records on a sheet: programs that show pictures take sides of up to 65,535 pixels, or less."""
 _GAP, _TEXT_WIDTH, _TEXT_SIZE, _LINE = 24, 400, 19, 26
 _PAPER, _INK, _QUIET, _WASH, _BAD = "#fcfbf9", "#1b1c20", "#6a6c74", "#eeebe5", "#b3261e"
 _TITLES = {"image": "view with the caption", "ssl_1": "self-supervised 1", "ssl_2": "self-supervised 2"}
@@ -60,8 +62,8 @@ def contact_sheet(
 
     Raises ConfigError for settings out of range, DataError when the source has no records.
     """
-    if count < 1:
-        raise ConfigError("A contact sheet shows at least 1 record", got=count)
+    if not 1 <= count <= MOST:
+        raise ConfigError(f"A contact sheet shows 1 to {MOST} records", got=count)
     if not len(source):
         raise DataError("The source has no records", got=source.name)
     check_views(config)

@@ -70,6 +70,9 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
     for name, value in (("training.batch", training.batch), ("training.epochs", training.epochs)):
         if value <= 0:
             raise ConfigError(f"'{name}' must be positive", got=value)
+    for name, value in (("workers", config.data.workers), ("prefetch", config.data.prefetch)):
+        if value < -1:
+            raise ConfigError(f"--data.{name} must be at least 0, or -1 for a good choice", got=value)
     if training.batch > records:
         raise ConfigError(
             f"The batch of {training.batch} is larger than the source's {records} records",

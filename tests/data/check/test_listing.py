@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from check_fakes import ODD, PLAIN, Odds, index_of
 from slip.data.check import check
-from slip.data.check.listing import read_list, write_list, wrong
+from slip.data.check.listing import compare, read_list, write_list, wrong
 from slip.data.record import Record
 from slip.errors import DataError
 
@@ -29,8 +30,13 @@ def test_all_that_is_wrong(tmp_path) -> None:
     assert [entry["key"] for entry in entries[:6]] == [*(f"key/{k}" for k in range(30, 35)), "#35"]
     assert write_list(tmp_path / "list.jsonl", summary) == 9
     indices = [entry["index"] for entry in entries]
-    assert read_list(tmp_path / "list.jsonl") == [index for index in indices if index not in (31, 32)]
-    assert read_list(tmp_path / "list.jsonl", near=True) == [index for index in indices if index != 31]
+    listed = read_list(tmp_path / "list.jsonl")
+    assert list(listed) == [index for index in indices if index not in (31, 32)]
+    assert listed == {entry["index"]: entry for entry in entries if entry["index"] in listed}
+    assert [entry["index"] for entry in entries if "image" not in entry] == [35]  # that cannot be read
+    assert entries[0]["image"] == entries[1]["image"] != entries[2]["image"]
+    assert list(read_list(tmp_path / "list.jsonl", near=True)) == [index for index in indices if index != 31]
+    compare(Odds(), listed, processes=1)
 
 
 def test_keys_of_any_letters(tmp_path) -> None:
@@ -44,7 +50,7 @@ def test_keys_of_any_letters(tmp_path) -> None:
     assert summary is not None
     assert [entry["key"] for entry in wrong(summary)] == ["a\u2028b? 1", "a\u2028b? 2"]
     write_list(tmp_path / "list.jsonl", summary)
-    assert read_list(tmp_path / "list.jsonl") == [1, 2]
+    compare(Copies(3), read_list(tmp_path / "list.jsonl"), processes=1)
 
 
 def test_one_of_two_near_copies_stays() -> None:
@@ -66,7 +72,34 @@ def test_a_list_made_by_hand(tmp_path) -> None:
     lines = ['{"index": 4}', '{"index": 7, "what": ["ugly"]}', '{"index": 9, "what": ["near copy"]}']
     lines.append('{"index": 11, "what": ["near copy", "blank"]}')
     (tmp_path / "list.jsonl").write_text("\r\n".join(lines))
-    assert read_list(tmp_path / "list.jsonl") == [4, 7, 11]
+    assert read_list(tmp_path / "list.jsonl") == {
+        index: json.loads(line) for index, line in zip((4, 7, 11), (lines[0], lines[1], lines[3]))
+    }
+    compare(Odds(), {4: {}, 7: {"key": None}}, processes=1)
+
+
+def test_a_list_of_other_records() -> None:
+    """Of what is listed each record counts, wherever it lies; what cannot be read now has no key to compare."""
+    compare(Odds(), {0: {"key": "key/0"}, 35: {"key": "other"}}, processes=1)
+    with pytest.raises(DataError, match="(?s)key of record 50 is key/50, and was key/49.*Make the list anew"):
+        compare(Odds(), {0: {"key": "key/0"}, 50: {"key": "key/49"}}, processes=2)
+    with pytest.raises(DataError, match="record 3 is key/3, and was #3"):  # it can be read now
+        compare(Odds(), {3: {"key": "#3"}}, processes=1)
+
+
+def test_a_list_of_other_images_under_the_same_keys() -> None:
+    """As the numbers of rows are; damaged images count, too."""
+
+    class Mended(Odds):
+        def __getitem__(self, index: int) -> Record:
+            return dataclasses.replace(super().__getitem__(index), image=PLAIN[index % 30][0])
+
+    summary = check(Odds(), processes=1)
+    assert summary is not None
+    for entry in wrong(summary):
+        if {"near copy", "damaged"} & set(entry["what"]):
+            with pytest.raises(DataError, match=f"image of record {entry['index']} is "):
+                compare(Mended(), {entry["index"]: entry}, processes=1)
 
 
 def test_of_a_part_of_the_source() -> None:

@@ -8,13 +8,14 @@ import json
 import os
 import tarfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data.convert import shard_size_for, write_shards
+from slip.data.convert import Conversion, shard_size_for, write_shards
 from slip.data.encode import Encoding
 from slip.data.ranks import Ranks
 from slip.data.record import Record
@@ -212,10 +213,10 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path) -> None:
     assert left == [".writing-0123-000007.tar", ".writing-4-b-000000.tar"]
 
 
-def test_ranks_make_the_same_shards_together(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(9)]
-    records[8] = DataError("gone")
-    alone = write_shards(Listed(records), tmp_path / "alone", 2)
+def on_two_ranks(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[[Ranks], Conversion]
+) -> tuple[Conversion, Conversion]:
+    """Return what `write` returns on each of two ranks, in threads."""
     at_begin, at_end = [threading.Barrier(2, timeout=20) for _ in range(2)]
     sent: dict[int, bytes] = {}
 
@@ -227,9 +228,17 @@ def test_ranks_make_the_same_shards_together(tmp_path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Ranks, "gather", gather)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(
-            lambda rank: write_shards(Listed(records), tmp_path / "both", 2, ranks=Ranks(rank, 2)), range(2)
-        )
+        first, second = pool.map(lambda rank: write(Ranks(rank, 2)), range(2))
+    return first, second
+
+
+def test_ranks_make_the_same_shards_together(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(9)]
+    records[8] = DataError("gone")
+    alone = write_shards(Listed(records), tmp_path / "alone", 2)
+    first, second = on_two_ranks(
+        monkeypatch, lambda ranks: write_shards(Listed(records), tmp_path / "both", 2, ranks=ranks)
+    )
     assert (second.written, len(second.skipped)) == (4, 1)
     assert (first.written, first.skipped) == (alone.written, alone.skipped) == (8, second.skipped)
     for name in ("convert.json", "skipped.jsonl", *(path.name for path in alone.paths)):
@@ -260,6 +269,54 @@ def test_shards_of_a_size_in_megabytes(tmp_path) -> None:
         shard_size_for(Listed(records[:1]), 1, Encoding())
 
 
+def of_two_sizes() -> tuple[Listed, Listed]:
+    """A source, and the same on a bad day, on which a shard of so many MB would be given more records."""
+    rng = np.random.default_rng(0)
+    sizes = [90, *[30] * 11]
+    pixels = [rng.integers(0, 256, (size, size, 3), np.uint8) for size in sizes]
+    records: list[Record | Exception] = [
+        Record(image, (), str(k), "listed") for k, image in enumerate(pixels)
+    ]
+    well, ill = Listed(records), Listed([DataError("the network is down"), *records[1:]])
+    assert [shard_size_for(source, 0.02, Encoding("png")) for source in (well, ill)] == [3, 4]
+    return well, ill
+
+
+def test_all_ranks_take_the_first_ones_size(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    well, ill = of_two_sizes()
+    alone = write_shards(well, tmp_path / "alone", shard_mb=0.02, encoding="png")
+    both = on_two_ranks(
+        monkeypatch,
+        lambda ranks: write_shards(
+            well if ranks.first else ill, tmp_path / "both", shard_mb=0.02, encoding="png", ranks=ranks
+        ),
+    )
+    assert [path.name for path in both[0].paths] == [path.name for path in both[1].paths]
+    for path in alone.paths:
+        assert path.read_bytes() == (tmp_path / "both" / path.name).read_bytes()
+    assert len(alone.paths) == len(list((tmp_path / "both").glob("*.tar"))) == 4
+
+
+def test_ranks_without_a_folder_in_common(tmp_path) -> None:
+    class Second(Ranks):
+        def gather(self, payload: bytes) -> list[bytes]:
+            return []
+
+    with pytest.raises(DataError, match="one folder in common"):
+        write_shards(of_two_sizes()[0], tmp_path, shard_mb=0.02, ranks=Second(1, 2))
+
+
+def test_a_size_in_megabytes_stays_when_a_conversion_goes_on(tmp_path) -> None:
+    well, ill = of_two_sizes()
+    begun = write_shards(well, tmp_path, shard_mb=0.02, encoding="png")
+    assert json.loads((tmp_path / "convert.json").read_text())["shard_mb"] == 0.02
+    again = write_shards(ill, tmp_path, shard_mb=0.02, encoding="png")
+    assert again.paths == begun.paths
+    assert write_shards(well, tmp_path, 3, encoding="png") == begun
+    with pytest.raises(DataError, match="shard_size was 3 and is 6"):
+        write_shards(well, tmp_path, shard_mb=0.04, encoding="png")
+
+
 def test_full_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -270,6 +327,20 @@ def test_full_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name in os.listdir(tmp_path) if "tar" in name] == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes": 0}, "at least 1, or -1"),
+        ({"prefix": "a/b"}, "names no folder"),
+        ({"shard_mb": -1}, "above 0 MB"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(tmp_path, options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_shards(Scenes("test", 1), tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
 def test_bad_arguments(tmp_path) -> None:
     with pytest.raises(ConfigError):
         write_shards(Scenes("test", 1), tmp_path, 0)
@@ -278,3 +349,5 @@ def test_bad_arguments(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError):
         write_shards(Scenes("test", 1), tmp_path / "file")
+    with pytest.raises(DataError):
+        write_shards(Scenes("test", 1), tmp_path / "file", shard_mb=1)

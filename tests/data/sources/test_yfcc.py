@@ -169,7 +169,13 @@ def test_a_conversion_that_fails_leaves_what_was_there(metadata, monkeypatch):
     assert parquet.read_bytes() == before
     assert sorted(f.name for f in path.parent.iterdir()) == ["yfcc15m.parquet", "yfcc15m.pkl"]
     with pytest.raises(DataError, match="cannot be written"):
-        write_metadata([], path / "none" / "a.parquet")
+        write_metadata([(1, "a", "b")], path.parent / "none" / "a.parquet")
+    with pytest.raises(DataError, match="not one image"):
+        write_metadata([], parquet)
+    assert parquet.read_bytes() == before
+    with pytest.raises(DataError, match="not one image"):
+        write_metadata([], path.parent / "new.parquet")
+    assert sorted(f.name for f in path.parent.iterdir()) == ["yfcc15m.parquet", "yfcc15m.pkl"]
 
 
 def test_parquet_of_other_writers(tmp_path):

@@ -54,9 +54,8 @@ network. Pictures that cannot be decoded are left out and listed. Interrupted, t
 stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
     )
 
-    from slip.data.check.listing import read_list
-    from slip.data.convert import shard_size_for, write_shards
-    from slip.data.encode import Encoding
+    from slip.data.check.listing import compare, read_list
+    from slip.data.convert import write_shards
     from slip.data.ranks import Ranks
     from slip.data.subset import Subset, without
 
@@ -64,18 +63,20 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
     if options.near and not options.without:
         raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
     if options.without:
-        source = without(source, read_list(options.without, near=options.near))
-    encoding = Encoding(options.encoding, options.quality, options.short_side, not options.no_verify)
-    size = shard_size_for(source, options.shard_mb, encoding) if options.shard_mb else options.shard_size
+        listed = read_list(options.without, near=options.near)
+        whole, source = source, without(source, listed)
+        if ranks.first:
+            compare(whole, listed, processes=options.processes, shown=True)
     done = write_shards(
         source,
         options.folder,
-        size,
+        options.shard_size,
+        shard_mb=options.shard_mb,
         prefix=options.prefix,
-        encoding=encoding.format,
-        quality=encoding.quality,
-        short_side=encoding.short_side,
-        verify=encoding.verify,
+        encoding=options.encoding,
+        quality=options.quality,
+        short_side=options.short_side,
+        verify=not options.no_verify,
         processes=options.processes,
         ranks=ranks,
         shown=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,10 @@ faster than the pickle that SLIP's authors use, and holds nothing that could run
 
     if options.out.suffix.lower() != ".parquet":
         raise ConfigError("Metadata is written as Parquet", got=str(options.out), fix="Name it OUT.parquet")
+    if re.search(r"\.(pkl|pickle)\.(gz|bz2|xz|zst)$", options.table.name.lower()):
+        raise ConfigError(
+            "A pickle is read as it is, not compressed", got=str(options.table), fix="Unpack it first"
+        )
     if options.table.suffix.lower() in (".pkl", ".pickle"):
         if options.only:
             raise ConfigError("--only chooses among the rows of YFCC100M's table, not of a pickle")

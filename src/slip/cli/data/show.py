@@ -14,7 +14,7 @@ class Options(SourceOptions):
     """What to draw, and where."""
 
     count: int = 8
-    """Records on the sheet: the first ones that a run with this seed reads."""
+    """Records on the sheet, up to 200: the first ones that a run with this seed reads."""
     recipe: str = RECIPE
     """Recipe whose views are drawn."""
     seed: int = 0

@@ -9,6 +9,7 @@ import tyro
 
 from slip.cli.arguments import say_note
 from slip.config import FORMATS
+from slip.errors import DataError
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -39,13 +40,18 @@ class SourceOptions:
         from slip.data.ranks import Ranks
         from slip.data.sources import open_source
 
-        source = open_source(
-            self.source,
-            image_root=self.image_root,
-            image_column=self.image_column,
-            caption_column=self.caption_column,
-            captions_required=False,
-        )
+        try:
+            source = open_source(
+                self.source,
+                image_root=self.image_root,
+                image_column=self.image_column,
+                caption_column=self.caption_column,
+                captions_required=False,
+            )
+        except DataError as error:
+            # What `slip train` calls --data.image-root is --image-root here.
+            fix = error.fix.replace("--data.", "--")
+            raise DataError(error.what, got=error.got, cause=error.cause, fix=fix) from None
         if Ranks.from_environment().first:
             say_note(source)
         return source

@@ -10,7 +10,7 @@ import numpy as np
 
 from slip.data import formats
 from slip.data.check import words
-from slip.data.check.fingerprints import LOOK, blank, digest, thumbnail
+from slip.data.check.fingerprints import LOOK, blank, digest, of_image, thumbnail
 from slip.data.decode import decode
 from slip.data.fanout import Tick
 from slip.data.header import header
@@ -35,7 +35,7 @@ RECORD = np.dtype(
     ]
 )
 """Of each record; `captions` counts the ones that are not empty, `key` the bytes of the key, `content` is the file's
-fingerprint, `look` the picture's thumbnail."""
+fingerprint, 0 where there is none, `look` the picture's thumbnail."""
 CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("useless", "?")])
 """Of each caption that is not empty, record after record; `text` is its fingerprint."""
 
@@ -113,16 +113,17 @@ def look(source: Source, span: range, tick: Tick) -> Facts:
 
 def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
     """Fill in what there is to say of an image. Raises DataError when it is damaged."""
+    row["content"] = of_image(image)
     if isinstance(image, np.ndarray):
-        pixels = decode(image)
-        row["format"], content = FORMATS.index("pixels"), image.tobytes()
+        pixels, size = decode(image), image.nbytes
+        row["format"] = FORMATS.index("pixels")
         row["height"], row["width"] = pixels.shape[:2]
     else:
-        content, pixels = image, decode(image, 64)
+        pixels, size = decode(image, 64), len(image)
         head = header(image)
         row["format"] = FORMATS.index(head.format) if head.format in FORMATS else 0
         row["kinds"], row["width"], row["height"] = head.kinds, head.width, head.height
-    row["bytes"], row["content"] = len(content), digest(content)
+    row["bytes"] = size
     row["look"], row["flat"] = thumbnail(pixels), blank(pixels)
 
 

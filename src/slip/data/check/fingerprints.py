@@ -23,6 +23,11 @@ def digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
+def of_image(image: bytes | np.ndarray) -> int:
+    """Return the `digest` of an image as its record holds it."""
+    return digest(image if isinstance(image, bytes) else image.tobytes())
+
+
 def same(values: np.ndarray) -> np.ndarray:
     """Return for each value the position of the first one that is equal to it, (N,)."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slip.data.check.facts import DAMAGED, UNREADABLE
+from slip.data.check.fingerprints import of_image
 from slip.data.check.summary import Summary
+from slip.data.fanout import Tick, fan_out, spans
+from slip.data.record import Source
 from slip.errors import DataError
 from slip.files import write_bytes
 
@@ -18,7 +22,8 @@ EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other capti
 
 
 def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
-    """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without.
+    """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without,
+    with the fingerprint of its `image` if it has one.
 
     What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
     "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
@@ -38,6 +43,8 @@ def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
     for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
         entry: dict[str, Any] = {"index": int(summary.indices[position]), "key": summary.key(position)}
         entry["what"] = [what for what, holds in rules if holds[position]]
+        if content := int(summary.records["content"][position]):
+            entry["image"] = _words(content)
         if firsts[position] != position:
             entry["of"] = int(summary.indices[firsts[position]])
         yield entry
@@ -53,8 +60,8 @@ def write_list(path: Path, summary: Summary) -> int:
     return len(lines)
 
 
-def read_list(path: Path, *, near: bool = False) -> list[int]:
-    """Return the indices to leave out by a list that `write_list` wrote, perhaps shortened by hand.
+def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
+    """Return index → line of the records to leave out by a list that `write_list` wrote, perhaps shortened by hand.
 
     Near copies are left out only if `near`, for two products can look alike; records whose picture is there with
     other captions never are. A line that does not say what is wrong counts. Raises DataError.
@@ -66,7 +73,7 @@ def read_list(path: Path, *, near: bool = False) -> list[int]:
         )  # splitlines would split at U+2028, in a key, too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("The list of records cannot be read", got=str(path), cause=str(error)) from None
-    indices = []
+    listed: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -75,7 +82,7 @@ def read_list(path: Path, *, near: bool = False) -> list[int]:
             index, what = entry["index"], entry.get("what") or [""]
             dropped = not set(what) <= harmless
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            index, dropped = None, False
+            entry, index, dropped = {}, None, False
         if type(index) is not int:
             raise DataError(
                 f"Line {number} of {path} names no record",
@@ -83,5 +90,42 @@ def read_list(path: Path, *, near: bool = False) -> list[int]:
                 fix="Each line is an object with a record's number as `index`, as `slip data check --list` writes it",
             )
         if dropped:
-            indices.append(index)
-    return indices
+            listed[index] = entry
+    return listed
+
+
+def compare(
+    source: Source, listed: Mapping[int, Mapping[str, Any]], *, processes: int = -1, shown: bool = False
+) -> None:
+    """Raise DataError where a record that is to be left out has another key or image than its line says.
+
+    Reads these records. One that cannot be read says nothing, and is no loss; nor does a line that lacks both.
+    processes, shown: as in `fan_out`.
+    """
+    some = [span for span in spans(source) if not listed.keys().isdisjoint(span)]
+    work = functools.partial(_compare, listed)
+    for _ in fan_out(work, source, some, title="comparing", processes=processes, shown=shown):
+        pass
+
+
+def _compare(listed: Mapping[int, Mapping[str, Any]], source: Source, span: range, tick: Tick) -> None:
+    for index in filter(listed.__contains__, span):
+        try:
+            record = source[index]
+        except DataError:
+            continue
+        key = record.key.encode(errors="replace").decode()  # as the list was written
+        for what, now in (("key", key), ("image", _words(of_image(record.image)))):
+            before = listed[index].get(what) or now
+            if before != now:
+                raise DataError(
+                    f"The list names other records than {source.name} has",
+                    got=f"The {what} of record {index} is {now}, and was {before}",
+                    cause="The list is of another source, or the source has changed since",
+                    fix="Make the list anew: slip data check SOURCE --list FILE",
+                )
+    tick(len(span))
+
+
+def _words(content: int) -> str:
+    return f"{content:016x}"

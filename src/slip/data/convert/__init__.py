@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from slip.data.convert.plan import Plan
 from slip.data.convert.sample import sidecars
 from slip.data.convert.shard import make_shard
 from slip.data.encode import Encoding
-from slip.data.fanout import fan_out
+from slip.data.fanout import check_processes, fan_out
 from slip.data.ranks import Ranks
 from slip.data.record import Skipped, Source
 from slip.data.subset import Subset
@@ -54,6 +55,7 @@ def write_shards(
     folder: str | Path,
     shard_size: int = 1000,
     *,
+    shard_mb: float = 0.0,
     prefix: str = "",
     encoding: Literal["jpg", "png"] = "jpg",
     quality: int = 92,
@@ -64,6 +66,9 @@ def write_shards(
     shown: bool = False,
 ) -> Conversion:
     """Write the records of `source` into `folder`/[prefix]000000.tar, …, `shard_size` records in each.
+
+    Given `shard_mb`, each holds as many as make about so many MB: the first rank says how many, for all ranks and for
+    going on later.
 
     Each sample holds its image (`encoding`, `quality`, `short_side` and `verify` are those of `Encoding`: encoded
     images go in unchanged unless they are shrunk), a `.json` with key, captions and, where the source has
@@ -77,13 +82,21 @@ def write_shards(
     """
     if shard_size < 1:
         raise ConfigError("A shard holds at least 1 sample", got=shard_size)
+    check_processes(processes)
+    if os.path.basename(prefix) != prefix:
+        raise ConfigError("A prefix begins the shards' names, and names no folder", got=prefix)
     _refuse_weights(source)
     ranks = ranks or Ranks()
     plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
-    spans = plan.spans(source)
     if ranks.first:
-        plan.begin(source)
+        if shard_mb:
+            size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
+            plan = replace(plan, shard_size=size)
+        plan.begin(source, shard_mb)
     ranks.gather(b"")  # the others begin when the folder is known to be good
+    if shard_mb and not ranks.first:
+        plan = replace(plan, shard_size=plan.begun_size())
+    spans = plan.spans(source)
     mine = ranks.share(spans)
     work = functools.partial(make_shard, plan)
     try:

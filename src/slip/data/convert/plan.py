@@ -40,8 +40,26 @@ class Plan:
     def manifest(self) -> Path:
         return self.folder / f"{self.prefix}convert.json"
 
-    def begin(self, source: Source) -> None:
-        """Make the folder and the manifest. Raises DataError rather than mix two sets of shards in it."""
+    def chosen_size(self, shard_mb: float) -> int | None:
+        """Return the shard size of a conversion that was begun here for as many MB, None where there is none."""
+        before = _read(self.manifest) or {}
+        return before.get("shard_size") if before.get("shard_mb") == shard_mb else None
+
+    def begun_size(self) -> int:
+        """Return the shard size that the first rank has begun with. Raises DataError where its manifest is not."""
+        if before := _read(self.manifest):
+            return before["shard_size"]
+        raise DataError(
+            "What the first rank has written is not here",
+            got=str(self.manifest),
+            fix="Give all ranks one folder in common",
+        )
+
+    def begin(self, source: Source, shard_mb: float = 0.0) -> None:
+        """Make the folder and the manifest; `shard_mb` is noted there, if given.
+
+        Raises DataError rather than mix two sets of shards in the folder.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             identity, before = self._identity(source), _read(self.manifest)
@@ -55,7 +73,7 @@ class Plan:
                     got=str(self.folder),
                     fix="Write to an empty folder, or choose another prefix",
                 )
-            write_json(self.manifest, identity)
+            write_json(self.manifest, identity | ({"shard_mb": shard_mb} if shard_mb else {}))
         except OSError as error:
             raise DataError(
                 "The folder for the shards cannot be made or written", got=str(self.folder), cause=str(error)
@@ -113,8 +131,10 @@ class Plan:
 def _read(manifest: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(manifest.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise DataError("The file cannot be read", got=str(manifest), cause=str(error)) from None
     except ValueError:
         content = None
     if isinstance(content, dict):

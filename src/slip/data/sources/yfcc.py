@@ -145,7 +145,7 @@ def convert_metadata(pickle_path: str | Path, parquet_path: str | Path) -> int:
 def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
     """Write (index, title, description) rows as a Parquet file, whole or not at all. Return how many.
 
-    Raises DataError when it cannot be written, and passes on what `rows` raises.
+    Raises DataError when it cannot be written, or there are none; passes on what `rows` raises.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -161,6 +161,11 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, schema)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
                 count += len(batch)
+        if not count:
+            raise DataError(
+                "There is not one image to write",
+                cause="The table is empty, or none of its images has a text and is in all the lists given",
+            )
         sync(temporary)
         os.replace(temporary, path)
     except (OSError, pa.ArrowException) as error:
