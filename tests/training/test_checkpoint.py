@@ -107,3 +107,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         checkpoint.newest_good(tmp_path, told.append)
     assert checkpoint.newest_good(tmp_path / "nothing", told.append) is None
+
+
+def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path) -> None:
+    """It lies in the abandoned future, or between two good ones, or had the best score."""
+    for step, score in ((4, 0.5), (5, 0.1), (6, 0.9), (10, 0.2)):
+        save(tmp_path, step, score)
+    for step in (6, 10):
+        (tmp_path / f"step-{step:08d}" / "model.safetensors").unlink()
+    assert checkpoint.newest_good(tmp_path, lambda error: None) == tmp_path / "step-00000005"
+    save(tmp_path, 7, 0.3)
+    checkpoint.prune(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "damaged-step-00000006", "damaged-step-00000010", "step-00000004", "step-00000005", "step-00000007",
+    ]  # fmt: skip

@@ -14,7 +14,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from slip.files import TEMPORARY, sync, write_json
 from slip.training.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
+DAMAGED = "damaged-"
+"""What the name of a checkpoint that was passed over is given in front: it is kept for people, and no longer counted."""
 
 
 def save(
@@ -117,17 +119,22 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Path | None:
     """Return the newest checkpoint that is as it was written; None if there is none.
 
-    Those that are not are passed over, and `damaged` is told why. Raises the last one's CheckpointError when none is
-    good: going back to the beginning is for people to decide.
+    Those that are not are passed over and renamed, and `damaged` is told why. Raises the last one's CheckpointError
+    when none is good: going back to the beginning is for people to decide.
     """
+    passed: list[Path] = []
     error = None
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             verify(checkpoint)
-            return checkpoint
         except CheckpointError as found:
             error = found
+            passed.append(checkpoint)
             damaged(found)
+        else:
+            for other in passed:
+                _set_aside(other)
+            return checkpoint
     if error is not None:
         raise error
     return None
@@ -169,6 +176,14 @@ def prune(folder: Path, keep: int) -> None:
             doomed = _temporary(folder, step_of(checkpoint))
             os.rename(checkpoint, doomed)
             shutil.rmtree(doomed)
+
+
+def _set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint, so that it is not kept in place of a good one."""
+    aside = checkpoint.with_name(DAMAGED + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):  # who cannot rename cannot remove what is good either
+        os.rename(checkpoint, aside)
 
 
 def _checksum(path: Path) -> str:
