@@ -37,6 +37,23 @@ def test_saving_again_replaces(tmp_path) -> None:
     save(tmp_path, 3, 0.1)
     save(tmp_path, 3, 0.2)
     assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.2
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_a_failed_replacement_leaves_the_one_of_before(tmp_path, monkeypatch) -> None:
+    save(tmp_path, 3, 0.1)
+    rename = os.rename
+
+    def refuse(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+        if os.fspath(old).endswith(f"{checkpoint.TEMPORARY}step-00000003"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        save(tmp_path, 3, 0.2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
+    assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
 
 
 def test_a_failed_write_leaves_the_earlier_one(tmp_path, monkeypatch) -> None:

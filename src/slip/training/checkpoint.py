@@ -72,12 +72,19 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping
                 file.unlink()
         write_json(temporary / "state.json", dict(state, step=step, checksums=dict(checksums)))
         sync(temporary)
+        replaced = temporary.with_name(f"{temporary.name}-replaced")
         if final.exists():
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(final, replaced)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, final)
+            raise
         sync(folder)
         for leftover in folder.glob(f"{TEMPORARY}{PREFIX}*"):
-            if leftover.name < temporary.name:  # those of later steps may be in the making
+            if leftover.name <= replaced.name:  # those of later steps may be in the making
                 shutil.rmtree(leftover, ignore_errors=True)
     return final
 
