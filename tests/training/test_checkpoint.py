@@ -138,3 +138,11 @@ def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "damaged-step-00000006", "damaged-step-00000010", "step-00000004", "step-00000005", "step-00000007",
     ]  # fmt: skip
+
+
+def test_an_old_state_that_cannot_be_read_is_not_the_best(tmp_path) -> None:
+    for step, score in ((1, 0.9), (2, 0.5), (3, 0.1), (4, None)):
+        save(tmp_path, step, score)
+    (tmp_path / "step-00000001" / "state.json").write_text("{")
+    checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]

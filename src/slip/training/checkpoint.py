@@ -168,9 +168,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def best(checkpoints: list[Path]) -> Path | None:
-    """Return the checkpoint with the highest score, the later one of equals; None if none was scored."""
-    scored = [(score, p) for p in checkpoints if (score := read_state(p).get("score")) is not None]
-    return max(scored)[1] if scored else None
+    """Return the checkpoint with the highest score, the later one of equals; None if none that can be read has one."""
+    scored = []
+    for checkpoint in checkpoints:
+        with suppress(CheckpointError):
+            scored.append((read_state(checkpoint).get("score"), checkpoint))
+    return max(((score, path) for score, path in scored if score is not None), default=(None, None))[1]
 
 
 def prune(folder: Path, keep: int) -> None:
