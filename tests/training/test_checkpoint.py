@@ -146,3 +146,35 @@ def test_an_old_state_that_cannot_be_read_is_not_the_best(tmp_path) -> None:
     (tmp_path / "step-00000001" / "state.json").write_text("{")
     checkpoint.prune(tmp_path, keep=1)
     assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
+
+
+def test_what_cannot_be_removed_is_said(tmp_path, monkeypatch) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    rename = os.rename
+
+    def refuse(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+        if os.fspath(old).endswith("1"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError, match="cannot be removed.*step-00000001.*busy"):
+        checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000001", "step-00000003"]
+
+
+def test_what_cannot_be_deleted_is_no_checkpoint(tmp_path, monkeypatch) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        patch.setattr(os, "rmdir", refuse)
+        checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002"]
+    save(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]

@@ -177,15 +177,24 @@ def best(checkpoints: list[Path]) -> Path | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the last `keep` and the best."""
+    """Remove all checkpoints but the last `keep` and the best. Raises CheckpointError, after the others, when one stays."""
     checkpoints = list_checkpoints(folder)
     kept = {best(checkpoints), *checkpoints[-max(1, keep) :]}
+    stays = None
     for checkpoint in checkpoints:
         if checkpoint not in kept:
-            # Renamed first, so that a kill in the middle leaves nothing that looks complete.
+            # Renamed first, so that a kill in the middle leaves nothing that looks complete. What cannot be deleted then
+            # is tried again after the next checkpoint.
             doomed = _temporary(folder, step_of(checkpoint))
-            os.rename(checkpoint, doomed)
-            shutil.rmtree(doomed)
+            try:
+                os.rename(checkpoint, doomed)
+            except OSError as error:
+                stays = CheckpointError(
+                    "An old checkpoint cannot be removed", got=str(checkpoint), cause=error.strerror or str(error)
+                )
+            shutil.rmtree(doomed, ignore_errors=True)
+    if stays is not None:
+        raise stays
 
 
 def _set_aside(checkpoint: Path) -> None:
