@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -178,3 +179,38 @@ def test_what_cannot_be_deleted_is_no_checkpoint(tmp_path, monkeypatch) -> None:
     assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002"]
     save(tmp_path, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "{}",
+        lambda text: "[]",
+        lambda text: text[:-4],
+        lambda text: text.replace("0.5", "0.7"),
+        lambda text: text.replace('"step": 2', '"step": 3'),
+        lambda text: json.dumps({name: v for name, v in json.loads(text).items() if name != "checksums"}),
+        lambda text: json.dumps(json.loads(text) | {"checksums": None}),
+        lambda text: json.dumps({"step": 2, "checksums": None}),
+        lambda text: json.dumps({"step": 3, "checksums": {}}),
+        lambda text: text.replace("score", "sc\udcffore"),
+    ],
+)
+def test_a_damaged_state_is_passed_over(tmp_path, change) -> None:
+    good, path = save(tmp_path, 1, 0.5), save(tmp_path, 2, 0.5) / "state.json"
+    path.write_text(change(path.read_text()), errors="surrogateescape")
+    told: list[CheckpointError] = []
+    assert checkpoint.newest_good(tmp_path, told.append) == good
+    assert "state cannot be read" in str(told[0])
+
+
+def test_a_state_without_a_checksum_of_its_own_is_an_earlier_versions(tmp_path) -> None:
+    path = save(tmp_path, 1, 0.5) / "state.json"
+    path.write_text(json.dumps({"step": 1, "score": 0.5}))
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == path.parent
+
+
+def test_a_states_checksum_survives_its_encoding(tmp_path) -> None:
+    state = {"loss": float("nan"), "window": {3: (0.1, 1e-300)}, "words": "été \u2028", "none": None}
+    found = checkpoint.read_state(checkpoint.save(tmp_path, 1, WEIGHTS, MOMENTS, state))
+    assert found["window"] == {"3": [0.1, 1e-300]}

@@ -2,7 +2,7 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on; checksums of the files
+                          state.json             step, score and what else a run needs to go on; checksums of the files, and its own
 
 Of a model that is spread over processes, each of them writes its parts of the two files; see `slip.training.tensors`.
 """
@@ -70,7 +70,8 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping
         for file in temporary.iterdir():
             if file.name not in checksums:  # of a killed run's attempt at this step, by more processes
                 file.unlink()
-        write_json(temporary / "state.json", dict(state, step=step, checksums=dict(checksums)))
+        told = dict(state, step=step, checksums=dict(checksums))
+        write_json(temporary / "state.json", told | {"crc": _crc(told)})
         sync(temporary)
         replaced = temporary.with_name(f"{temporary.name}-replaced")
         if final.exists():
@@ -114,13 +115,26 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state.json."""
+    """Read a checkpoint's state.json. Raises CheckpointError when it is not as it was written."""
     try:
-        return dict(json.loads((checkpoint / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise ValueError("It is not the state of a step")
+        crc = state.pop("crc", None)  # earlier versions wrote none
+        if crc is not None and (crc != _crc(state) or not state.get("checksums")):
+            raise ValueError("It is damaged")
+        if not isinstance(state.get("checksums", {}), dict):
+            raise ValueError("Its checksums are damaged")
+        if checkpoint.name.startswith(PREFIX) and checkpoint.name != path_of(Path(), state["step"]).name:
+            raise ValueError(f"It is that of step {state['step']}")
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            "The checkpoint's state cannot be read", got=str(checkpoint), cause=str(error)
+            "The checkpoint's state cannot be read",
+            got=str(checkpoint),
+            cause=str(error),
+            fix="Remove that checkpoint's folder to go on from the one before it",
         ) from None
+    return state
 
 
 def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Path | None:
@@ -212,6 +226,11 @@ def _checksum(path: Path) -> str:
         while part := file.read(2**22):
             checksum, size = zlib.crc32(part, checksum), size + len(part)
     return f"{size} bytes, crc {checksum:08x}"
+
+
+def _crc(state: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of a state's JSON, the same of one that was written and read."""
+    return f"{zlib.crc32(json.dumps(state).encode()):08x}"
 
 
 def _temporary(folder: Path, step: int) -> Path:
