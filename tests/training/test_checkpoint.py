@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -214,3 +215,15 @@ def test_a_states_checksum_survives_its_encoding(tmp_path) -> None:
     state = {"loss": float("nan"), "window": {3: (0.1, 1e-300)}, "words": "été \u2028", "none": None}
     found = checkpoint.read_state(checkpoint.save(tmp_path, 1, WEIGHTS, MOMENTS, state))
     assert found["window"] == {"3": [0.1, 1e-300]}
+
+
+def test_a_copy_beside_the_checkpoints_is_none(tmp_path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    for name in ("step-00000001-mine", "step-mine", "step-9"):
+        shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000002"
+    checkpoint.prune(tmp_path, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-00000001-mine", "step-00000002", "step-9", "step-mine",
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -177,8 +178,12 @@ def verify(checkpoint: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints below `folder`, oldest first."""
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
+    """Return the complete checkpoints below `folder`, oldest first; what people put beside them is none."""
+    return sorted(
+        p
+        for p in folder.glob(f"{PREFIX}*")
+        if re.fullmatch(PREFIX + "[0-9]{8,}", p.name) and (p / "state.json").is_file()
+    )
 
 
 def best(checkpoints: list[Path]) -> Path | None:
