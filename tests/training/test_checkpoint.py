@@ -227,3 +227,4 @@ def test_a_copy_beside_the_checkpoints_is_none(tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step-00000001-mine", "step-00000002", "step-9", "step-mine",
     ]  # fmt: skip
+    checkpoint.verify(tmp_path / "step-00000001-mine")

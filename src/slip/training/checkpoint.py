@@ -26,6 +26,7 @@ from slip.files import TEMPORARY, sync, write_json
 from slip.training.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
+_NAME = re.compile(PREFIX + "[0-9]{8,}")
 DAMAGED = "damaged-"
 """What the name of a checkpoint that was passed over is given in front: it is kept for people, and no longer counted."""
 
@@ -126,7 +127,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
             raise ValueError("It is damaged")
         if not isinstance(state.get("checksums", {}), dict):
             raise ValueError("Its checksums are damaged")
-        if checkpoint.name.startswith(PREFIX) and checkpoint.name != path_of(Path(), state["step"]).name:
+        if _NAME.fullmatch(checkpoint.name) and checkpoint.name != path_of(Path(), state["step"]).name:
             raise ValueError(f"It is that of step {state['step']}")
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -180,9 +181,7 @@ def verify(checkpoint: Path) -> None:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints below `folder`, oldest first; what people put beside them is none."""
     return sorted(
-        p
-        for p in folder.glob(f"{PREFIX}*")
-        if re.fullmatch(PREFIX + "[0-9]{8,}", p.name) and (p / "state.json").is_file()
+        p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name) and (p / "state.json").is_file()
     )
 
 
