@@ -163,9 +163,14 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
     return None
 
 
-def verify(checkpoint: Path) -> None:
-    """Raise CheckpointError when a file of the checkpoint is missing, or not as it was written."""
+def verify(checkpoint: Path, of: str = "") -> None:
+    """Raise CheckpointError when a file of the checkpoint is missing, or not as it was written.
+
+    of: how the names of those begin that are to be looked at, as "model".
+    """
     for name, checksum in read_state(checkpoint).get("checksums", {}).items():
+        if not name.startswith(of):
+            continue
         try:
             found = _checksum(checkpoint / name)
         except OSError as error:
