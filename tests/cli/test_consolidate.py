@@ -33,3 +33,15 @@ def test_what_cannot_be_written_or_read_is_said(tmp_path, capsys) -> None:
     checkpoint.save(tmp_path / "checkpoints", 1, Encoder.from_config(config).model.state_dict(), {}, {})
     assert main(["consolidate", str(tmp_path), "--out", str(tmp_path / "no" / "such" / "folder")]) == 1
     assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_written_into(tmp_path, capsys, monkeypatch) -> None:
+    config = make_tiny_config()
+    (tmp_path / "config.toml").write_text(toml.dumps(config))
+    path = checkpoint.save(tmp_path / "checkpoints", 1, Encoder.from_config(config).model.state_dict(), {}, {})
+    monkeypatch.chdir(path)
+    assert main(["consolidate", "."]) == 1
+    assert "into a checkpoint" in capsys.readouterr().err
+    checkpoint.verify(path)
+    assert len(list(path.iterdir())) == 3
+    assert main(["consolidate", ".", "--out", str(tmp_path / "mine.safetensors")]) == 0

@@ -99,3 +99,20 @@ def test_a_flipped_bit_is_noticed_in_what_is_loaded(tmp_path) -> None:
     for given in (tmp_path / "run", path.parent):
         with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
             slip.load(given)
+
+
+@pytest.mark.parametrize(
+    ("where", "given"),
+    [("checkpoints", "step-00000001"), ("checkpoints/step-00000001", "."), ("checkpoints/step-00000001", "../step-00000001"), ("", "."), ("..", "run/checkpoints/step-00000001")],
+)  # fmt: skip
+def test_a_path_from_where_one_is(tmp_path, monkeypatch, where, given) -> None:
+    (encoder,) = write_run(tmp_path / "run", make_tiny_config())
+    monkeypatch.chdir(tmp_path / "run" / where)
+    assert same(slip.load(given), encoder)
+
+
+def test_checkpoints_on_another_disk(tmp_path) -> None:
+    (encoder,) = write_run(tmp_path / "run", make_tiny_config())
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "disk")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    assert same(slip.load(tmp_path / "run" / "checkpoints" / "step-00000001"), encoder)

@@ -38,6 +38,10 @@ def main(argv: list[str]) -> None:
     from slip.files import write_bytes
     from slip.interop import load
 
+    if (options.out.parent / "state.json").is_file():
+        raise CheckpointError(
+            "The weights would be written into a checkpoint", got=str(options.out), fix="Name another file with --out"
+        )
     weights = load(options.model, which=options.which).model.state_dict()
     try:
         write_bytes(options.out, save({name: tensor.contiguous() for name, tensor in weights.items()}))

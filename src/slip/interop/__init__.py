@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     if (path / "config.toml").is_file():
         return _load_checkpoint(_pick(path, which))
     if (path / "state.json").is_file():
-        return _load_checkpoint(path)
+        return _load_checkpoint(Path(os.path.abspath(path)))  # its run is told by where it lies
     known = "This is neither a run folder, nor a checkpoint folder of one, nor a released .pt file"
     raise CheckpointError(
         known if path.exists() else "There is no such file or folder",
