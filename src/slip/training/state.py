@@ -110,7 +110,7 @@ class State:
                 except CheckpointError as error:  # the checkpoint itself is there
                     self._warn(error)
 
-        self.writer.start(step, self.parallel.snapshot(self.optimizer), commit)
+        self.writer.start(step, partial(self.parallel.snapshot, self.optimizer), commit)
         self.saved_at = time.monotonic()
 
     def to_dict(self) -> dict[str, Any]:
