@@ -1,7 +1,9 @@
+import tracemalloc
+
 import torch
 from safetensors.torch import load_file
 
-from slip import toml
+from slip import interop, toml
 from slip.cli import main
 from slip.encoder import Encoder
 from slip.training import checkpoint

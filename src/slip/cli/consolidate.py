@@ -32,11 +32,10 @@ def main(argv: list[str]) -> None:
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
     )
 
-    from safetensors.torch import save
-
     from slip.errors import CheckpointError
-    from slip.files import write_bytes
+    from slip.files import whole_or_not
     from slip.interop import load
+    from slip.training.tensors import write_tensors
 
     if (options.out.parent / "state.json").is_file():
         raise CheckpointError(
@@ -44,7 +43,8 @@ def main(argv: list[str]) -> None:
         )
     weights = load(options.model, which=options.which).model.state_dict()
     try:
-        write_bytes(options.out, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        with whole_or_not(options.out) as file:
+            write_tensors(Path(file.name), weights)  # from where they are in memory, without a copy of them all
     except OSError as error:
         raise CheckpointError(
             "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)
