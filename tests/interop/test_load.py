@@ -103,8 +103,14 @@ def test_a_flipped_bit_is_noticed_in_what_is_loaded(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("where", "given"),
-    [("checkpoints", "step-00000001"), ("checkpoints/step-00000001", "."), ("checkpoints/step-00000001", "../step-00000001"), ("", "."), ("..", "run/checkpoints/step-00000001")],
-)  # fmt: skip
+    [
+        ("checkpoints", "step-00000001"),
+        ("checkpoints/step-00000001", "."),
+        ("checkpoints/step-00000001", "../step-00000001"),
+        ("", "."),
+        ("..", "run/checkpoints/step-00000001"),
+    ],
+)
 def test_a_path_from_where_one_is(tmp_path, monkeypatch, where, given) -> None:
     (encoder,) = write_run(tmp_path / "run", make_tiny_config())
     monkeypatch.chdir(tmp_path / "run" / where)

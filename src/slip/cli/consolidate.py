@@ -39,12 +39,14 @@ def main(argv: list[str]) -> None:
 
     if (options.out.parent / "state.json").is_file():
         raise CheckpointError(
-            "The weights would be written into a checkpoint", got=str(options.out), fix="Name another file with --out"
+            "The weights would be written into a checkpoint",
+            got=str(options.out),
+            fix="Name another file with --out",
         )
     weights = load(options.model, which=options.which).model.state_dict()
     try:
-        with whole_or_not(options.out) as file:
-            write_tensors(Path(file.name), weights)  # from where they are in memory, without a copy of them all
+        with whole_or_not(options.out) as file:  # not by its bytes, which would be in memory a second time
+            write_tensors(Path(file.name), weights)
     except OSError as error:
         raise CheckpointError(
             "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)

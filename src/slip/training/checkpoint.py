@@ -2,7 +2,7 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on; checksums of the files, and its own
+                          state.json             step, score and what else a run needs to go on; checksums, its own among them
 
 Of a model that is spread over processes, each of them writes its parts of the two files; see `slip.training.tensors`.
 """
@@ -28,7 +28,7 @@ from slip.training.tensors import Snapshot, read_tensors
 PREFIX = "step-"
 _NAME = re.compile(PREFIX + "[0-9]{8,}")
 DAMAGED = "damaged-"
-"""What the name of a checkpoint that was passed over is given in front: it is kept for people, and no longer counted."""
+"""Prefix of the names of checkpoints that were passed over: left to people, and no longer counted."""
 
 
 def save(
@@ -200,20 +200,25 @@ def best(checkpoints: list[Path]) -> Path | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the last `keep` and the best. Raises CheckpointError, after the others, when one stays."""
+    """Remove all checkpoints but the last `keep` and the best.
+
+    Raises CheckpointError when one cannot be removed; the others are by then.
+    """
     checkpoints = list_checkpoints(folder)
     kept = {best(checkpoints), *checkpoints[-max(1, keep) :]}
     stays = None
     for checkpoint in checkpoints:
         if checkpoint not in kept:
-            # Renamed first, so that a kill in the middle leaves nothing that looks complete. What cannot be deleted then
-            # is tried again after the next checkpoint.
+            # Renamed first, so that a kill in the middle leaves nothing that looks complete; the next `commit` deletes
+            # what is left.
             doomed = _temporary(folder, step_of(checkpoint))
             try:
                 os.rename(checkpoint, doomed)
             except OSError as error:
                 stays = CheckpointError(
-                    "An old checkpoint cannot be removed", got=str(checkpoint), cause=error.strerror or str(error)
+                    "An old checkpoint cannot be removed",
+                    got=str(checkpoint),
+                    cause=error.strerror or str(error),
                 )
             shutil.rmtree(doomed, ignore_errors=True)
     if stays is not None:

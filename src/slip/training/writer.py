@@ -34,7 +34,10 @@ class BackgroundWriter:
         self._whole: Future[object] | None = None
 
     def start(self, step: int, take: Callable[[], Snapshot], commit: Commit) -> None:
-        """Take a snapshot of `step`, write and `commit` it, after the checkpoint before has been: never two in memory."""
+        """Take a snapshot of `step`, write and `commit` it, after the checkpoint before has been.
+
+        So there are never two snapshots in memory.
+        """
         try:
             self.finish()
         except CheckpointError as error:
