@@ -2,7 +2,7 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on; checksums, its own among them
+                          state.json             step, score and what else a run needs to go on; checksums, also its own
 
 Of a model that is spread over processes, each of them writes its parts of the two files; see `slip.training.tensors`.
 """
