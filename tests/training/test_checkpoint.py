@@ -58,6 +58,24 @@ def test_a_failed_replacement_leaves_the_one_of_before(tmp_path, monkeypatch) ->
     assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
 
 
+def test_a_kill_in_the_middle_of_a_replacement_costs_nothing(tmp_path, monkeypatch) -> None:
+    save(tmp_path, 3, 0.1)
+    rename = os.rename
+
+    def killed(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+        rename(old, new)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", killed)
+        save(tmp_path, 3, 0.2)
+    assert checkpoint.list_checkpoints(tmp_path) == []
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000003"
+    assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
+    save(tmp_path, 3, 0.2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
+
+
 def test_a_failed_write_leaves_the_earlier_one(tmp_path, monkeypatch) -> None:
     save(tmp_path, 1)
 

@@ -27,6 +27,8 @@ from slip.training.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
 _NAME = re.compile(PREFIX + "[0-9]{8,}")
+REPLACED = "-replaced"
+"""Suffix of the temporary name of a checkpoint whose step is saved again, until the new one is in its place."""
 DAMAGED = "damaged-"
 """Prefix of the names of checkpoints that were passed over: left to people, and no longer counted."""
 
@@ -75,7 +77,7 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping
         told = dict(state, step=step, checksums=dict(checksums))
         write_json(temporary / "state.json", told | {"crc": _crc(told)})
         sync(temporary)
-        replaced = temporary.with_name(f"{temporary.name}-replaced")
+        replaced = temporary.with_name(temporary.name + REPLACED)
         if final.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             os.rename(final, replaced)
@@ -145,6 +147,10 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
     Those that are not are passed over and renamed, and `damaged` is told why. Raises the last one's CheckpointError
     when none is good: going back to the beginning is for people to decide.
     """
+    for replaced in folder.glob(f"{TEMPORARY}{PREFIX}*{REPLACED}"):  # by a process that was killed in between
+        final = folder / replaced.name.removeprefix(TEMPORARY).removesuffix(REPLACED)
+        if not final.exists():
+            os.rename(replaced, final)
     passed: list[Path] = []
     error = None
     for checkpoint in reversed(list_checkpoints(folder)):

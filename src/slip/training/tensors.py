@@ -145,7 +145,10 @@ def _metadata(folder: Path) -> tuple[dict[str, Any], dict[Any, Any]]:
     stored: dict[str, Any] = metadata.state_dict_metadata
     for name, entry in stored.items():
         if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
-            raise ValueError(f"The pieces of {name} do not add up to its {entry.size.numel()} numbers")
+            raise ValueError(
+                f"The pieces of {name} do not add up to its {entry.size.numel()} numbers; "
+                "is there a file in the folder that is none of the checkpoint's?"
+            )
     return stored, metadata.storage_data
 
 
