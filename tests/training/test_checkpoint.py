@@ -66,9 +66,10 @@ def test_a_kill_in_the_middle_of_a_replacement_costs_nothing(tmp_path, monkeypat
         rename(old, new)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "rename", killed)
-        save(tmp_path, 3, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 3, 0.2)
     assert checkpoint.list_checkpoints(tmp_path) == []
     assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000003"
     assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
