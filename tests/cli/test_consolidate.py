@@ -1,7 +1,9 @@
+import tracemalloc
+
 import torch
 from safetensors.torch import load_file
 
-from slip import toml
+from slip import interop, toml
 from slip.cli import main
 from slip.encoder import Encoder
 from slip.training import checkpoint
@@ -33,3 +35,30 @@ def test_what_cannot_be_written_or_read_is_said(tmp_path, capsys) -> None:
     checkpoint.save(tmp_path / "checkpoints", 1, Encoder.from_config(config).model.state_dict(), {}, {})
     assert main(["consolidate", str(tmp_path), "--out", str(tmp_path / "no" / "such" / "folder")]) == 1
     assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_written_into(tmp_path, capsys, monkeypatch) -> None:
+    config = make_tiny_config()
+    (tmp_path / "config.toml").write_text(toml.dumps(config))
+    path = checkpoint.save(
+        tmp_path / "checkpoints", 1, Encoder.from_config(config).model.state_dict(), {}, {}
+    )
+    monkeypatch.chdir(path)
+    assert main(["consolidate", "."]) == 1
+    assert "into a checkpoint" in capsys.readouterr().err
+    checkpoint.verify(path)
+    assert len(list(path.iterdir())) == 3
+    assert main(["consolidate", ".", "--out", str(tmp_path / "mine.safetensors")]) == 0
+
+
+def test_weights_are_in_memory_once_while_they_are_written(tmp_path, monkeypatch) -> None:
+    encoder = Encoder.from_config(make_tiny_config())
+    encoder.model.image_projection = torch.nn.Parameter(torch.ones(2048, 1024))  # 8 MiB
+    monkeypatch.setattr(interop, "load", lambda path, which: encoder)
+    tracemalloc.start()
+    try:
+        assert main(["consolidate", str(tmp_path), "--out", str(tmp_path / "mine.safetensors")]) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**22 < (tmp_path / "mine.safetensors").stat().st_size

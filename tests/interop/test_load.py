@@ -81,6 +81,44 @@ def test_a_damaged_checkpoint(tmp_path) -> None:
     write_run(tmp_path / "run", make_tiny_config())
     path = tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         slip.load(tmp_path / "run")
     assert json.loads((path.parent / "state.json").read_text())["step"] == 1
+
+
+def test_a_flipped_bit_is_noticed_in_what_is_loaded(tmp_path) -> None:
+    """In the weights, that is: of the optimiser's state nothing is read."""
+    (encoder,) = write_run(tmp_path / "run", make_tiny_config())
+    for name in ("optimizer", "model"):
+        path = tmp_path / "run" / "checkpoints" / "step-00000001" / f"{name}.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        if name == "optimizer":
+            assert same(slip.load(tmp_path / "run"), encoder)
+    for given in (tmp_path / "run", path.parent):
+        with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
+            slip.load(given)
+
+
+@pytest.mark.parametrize(
+    ("where", "given"),
+    [
+        ("checkpoints", "step-00000001"),
+        ("checkpoints/step-00000001", "."),
+        ("checkpoints/step-00000001", "../step-00000001"),
+        ("", "."),
+        ("..", "run/checkpoints/step-00000001"),
+    ],
+)
+def test_a_path_from_where_one_is(tmp_path, monkeypatch, where, given) -> None:
+    (encoder,) = write_run(tmp_path / "run", make_tiny_config())
+    monkeypatch.chdir(tmp_path / "run" / where)
+    assert same(slip.load(given), encoder)
+
+
+def test_checkpoints_on_another_disk(tmp_path) -> None:
+    (encoder,) = write_run(tmp_path / "run", make_tiny_config())
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "disk")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    assert same(slip.load(tmp_path / "run" / "checkpoints" / "step-00000001"), encoder)

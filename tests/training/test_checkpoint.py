@@ -1,5 +1,7 @@
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -37,6 +39,42 @@ def test_saving_again_replaces(tmp_path) -> None:
     save(tmp_path, 3, 0.1)
     save(tmp_path, 3, 0.2)
     assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.2
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_a_failed_replacement_leaves_the_one_of_before(tmp_path, monkeypatch) -> None:
+    save(tmp_path, 3, 0.1)
+    rename = os.rename
+
+    def refuse(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+        if os.fspath(old).endswith(f"{checkpoint.TEMPORARY}step-00000003"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        save(tmp_path, 3, 0.2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
+    assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
+
+
+def test_a_kill_in_the_middle_of_a_replacement_costs_nothing(tmp_path, monkeypatch) -> None:
+    save(tmp_path, 3, 0.1)
+    rename = os.rename
+
+    def killed(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+        rename(old, new)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 3, 0.2)
+    assert checkpoint.list_checkpoints(tmp_path) == []
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000003"
+    assert checkpoint.read_state(tmp_path / "step-00000003")["score"] == 0.1
+    save(tmp_path, 3, 0.2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
 
 
 def test_a_failed_write_leaves_the_earlier_one(tmp_path, monkeypatch) -> None:
@@ -107,3 +145,105 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         checkpoint.newest_good(tmp_path, told.append)
     assert checkpoint.newest_good(tmp_path / "nothing", told.append) is None
+
+
+def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path) -> None:
+    """It lies in the abandoned future, or between two good ones, or had the best score."""
+    for step, score in ((4, 0.5), (5, 0.1), (6, 0.9), (10, 0.2)):
+        save(tmp_path, step, score)
+    for step in (6, 10):
+        (tmp_path / f"step-{step:08d}" / "model.safetensors").unlink()
+    assert checkpoint.newest_good(tmp_path, lambda error: None) == tmp_path / "step-00000005"
+    save(tmp_path, 7, 0.3)
+    checkpoint.prune(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "damaged-step-00000006", "damaged-step-00000010", "step-00000004", "step-00000005", "step-00000007",
+    ]  # fmt: skip
+
+
+def test_an_old_state_that_cannot_be_read_is_not_the_best(tmp_path) -> None:
+    for step, score in ((1, 0.9), (2, 0.5), (3, 0.1), (4, None)):
+        save(tmp_path, step, score)
+    (tmp_path / "step-00000001" / "state.json").write_text("{")
+    checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
+
+
+def test_what_cannot_be_removed_is_said(tmp_path, monkeypatch) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    rename = os.rename
+
+    def refuse(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+        if os.fspath(old).endswith("1"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError, match="cannot be removed.*step-00000001.*busy"):
+        checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000001", "step-00000003"]
+
+
+def test_what_cannot_be_deleted_is_no_checkpoint(tmp_path, monkeypatch) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        patch.setattr(os, "rmdir", refuse)
+        checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002"]
+    save(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "{}",
+        lambda text: "[]",
+        lambda text: text[:-4],
+        lambda text: text.replace("0.5", "0.7"),
+        lambda text: text.replace('"step": 2', '"step": 3'),
+        lambda text: json.dumps({name: v for name, v in json.loads(text).items() if name != "checksums"}),
+        lambda text: json.dumps(json.loads(text) | {"checksums": None}),
+        lambda text: json.dumps({"step": 2, "checksums": None}),
+        lambda text: json.dumps({"step": 3, "checksums": {}}),
+        lambda text: text.replace("score", "sc\udcffore"),
+    ],
+)
+def test_a_damaged_state_is_passed_over(tmp_path, change) -> None:
+    good, path = save(tmp_path, 1, 0.5), save(tmp_path, 2, 0.5) / "state.json"
+    path.write_text(change(path.read_text()), errors="surrogateescape")
+    told: list[CheckpointError] = []
+    assert checkpoint.newest_good(tmp_path, told.append) == good
+    assert "state cannot be read" in str(told[0])
+
+
+def test_a_state_without_a_checksum_of_its_own_is_an_earlier_versions(tmp_path) -> None:
+    path = save(tmp_path, 1, 0.5) / "state.json"
+    path.write_text(json.dumps({"step": 1, "score": 0.5}))
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == path.parent
+
+
+def test_a_states_checksum_survives_its_encoding(tmp_path) -> None:
+    state = {"loss": float("nan"), "window": {3: (0.1, 1e-300)}, "words": "été \u2028", "none": None}
+    found = checkpoint.read_state(checkpoint.save(tmp_path, 1, WEIGHTS, MOMENTS, state))
+    assert found["window"] == {"3": [0.1, 1e-300]}
+
+
+def test_a_copy_beside_the_checkpoints_is_none(tmp_path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    for name in ("step-00000001-mine", "step-mine", "step-9"):
+        shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == tmp_path / "step-00000002"
+    checkpoint.prune(tmp_path, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-00000001-mine", "step-00000002", "step-9", "step-mine",
+    ]  # fmt: skip
+    checkpoint.verify(tmp_path / "step-00000001-mine")

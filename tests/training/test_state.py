@@ -1,5 +1,6 @@
 """Checkpoints that this version cannot go on from: said in words, whatever is wrong with them."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -82,3 +83,12 @@ def test_a_state_of_before_records_were_counted_goes_on(run, tmp_path) -> None:
     (path / "state.json").write_text(json.dumps(older))
     train(make_tiny_config(epochs=1), ToySource(), copy, resume=True, console=QUIET)
     assert json.loads((copy / "counts.json").read_text())["since_step"] == 8
+
+
+def test_what_comes_after_a_checkpoint_does_not_undo_it(tmp_path) -> None:
+    """counts.json cannot be written: the checkpoint is there all the same, and people are warned."""
+    (tmp_path / "run" / "counts.json").mkdir(parents=True)
+    console = Console(record=True, width=1000, file=io.StringIO())
+    run = train(make_tiny_config(epochs=1), ToySource(), tmp_path / "run", console=console)
+    assert checkpoint.newest_good(run.checkpoints, pytest.fail)
+    assert "warning: counts.json cannot be written" in console.export_text()

@@ -1,9 +1,11 @@
 """Files of tensors, whole and in parts, without processes: what they write is put together, or refused in words."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from slip.errors import CheckpointError
 from slip.training.tensors import Snapshot, read_into, read_tensors, stored_like, write_tensors
@@ -72,3 +74,34 @@ def test_places_of_another_shape_are_refused(parts) -> None:
 def test_whole_files_carry_no_trace_of_parts(tmp_path) -> None:
     write_tensors(tmp_path / "model.safetensors", WHOLE)
     assert b"DCP" not in (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        [],
+        None,
+        5,
+        {"a.weight": None},
+        {"a.weight": {"saved_offsets": None}},
+        {"a.weight": {"saved_offsets": 2}},
+        {"a.weight": {"saved_offsets": ["2", "0"]}},
+        {"a.weight": {"saved_offsets": [2]}},
+        {"a.weight": {"saved_offsets": [10**30, 0]}},
+        {"a.weight": {"saved_offsets": [3, 0]}},  # leaves a row that no file has
+        {"a.weight": {"saved_offsets": [0, 0]}},  # two pieces of the same rows
+        {"a.weight": {"saved_offsets": [-2, 0]}},
+    ],
+)
+def test_pieces_that_belong_nowhere_are_refused(tmp_path, offsets) -> None:
+    for part, rows in enumerate((slice(0, 2), slice(2, 4))):
+        pieces = {"a.weight": {"saved_offsets": [0, 0]}} if part == 0 else offsets
+        save_file(
+            {"a.weight": WHOLE["a.weight"][rows].contiguous()},
+            tmp_path / f"model-0000{part + 1}-of-00002.safetensors",
+            {"DCP_SHARDING_INFO": json.dumps(pieces)},
+        )
+    write_tensors(tmp_path / "optimizer.safetensors", MOMENTS)
+    for read in (lambda: read_tensors(tmp_path / "model.safetensors"), lambda: stored_like(tmp_path)):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read()

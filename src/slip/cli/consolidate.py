@@ -32,15 +32,21 @@ def main(argv: list[str]) -> None:
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
     )
 
-    from safetensors.torch import save
-
     from slip.errors import CheckpointError
-    from slip.files import write_bytes
+    from slip.files import whole_or_not
     from slip.interop import load
+    from slip.training.tensors import write_tensors
 
+    if (options.out.parent / "state.json").is_file():
+        raise CheckpointError(
+            "The weights would be written into a checkpoint",
+            got=str(options.out),
+            fix="Name another file with --out",
+        )
     weights = load(options.model, which=options.which).model.state_dict()
     try:
-        write_bytes(options.out, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        with whole_or_not(options.out) as file:  # not by its bytes, which would be in memory a second time
+            write_tensors(Path(file.name), weights)
     except OSError as error:
         raise CheckpointError(
             "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     """Load a run folder, one of its checkpoint folders, or a released SLIP `.pt` file; nothing in it is executed.
 
     `which` picks the checkpoint of a run folder: the latest, or the one with the best score during training.
-    Raises CheckpointError when there is no such checkpoint or it does not fit its configuration.
+    Raises CheckpointError when there is no such checkpoint, it is damaged or does not fit its configuration.
     """
     path = Path(path)
     if path.is_file() and path.suffix in ENDINGS:
@@ -26,7 +27,7 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     if (path / "config.toml").is_file():
         return _load_checkpoint(_pick(path, which))
     if (path / "state.json").is_file():
-        return _load_checkpoint(path)
+        return _load_checkpoint(Path(os.path.abspath(path)))  # its run is told by where it lies
     known = "This is neither a run folder, nor a checkpoint folder of one, nor a released .pt file"
     raise CheckpointError(
         known if path.exists() else "There is no such file or folder",
@@ -51,6 +52,7 @@ def _load_checkpoint(folder: Path) -> Encoder:
 
     config = RunFolder(folder.parent.parent).config
     encoder = Encoder.from_config(config)
+    checkpoint.verify(folder, "model")
     weights = checkpoint.read_tensors(folder / "model.safetensors")
     own = encoder.model.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]

@@ -2,7 +2,7 @@
 
 checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
-                          state.json             step, score and what else a run needs to go on; checksums of the files
+                          state.json             step, score and what else a run needs to go on; checksums, also its own
 
 Of a model that is spread over processes, each of them writes its parts of the two files; see `slip.training.tensors`.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from slip.files import TEMPORARY, sync, write_json
 from slip.training.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
+_NAME = re.compile(PREFIX + "[0-9]{8,}")
+REPLACED = "-replaced"
+"""Suffix of the temporary name of a checkpoint whose step is saved again, until the new one is in its place."""
+DAMAGED = "damaged-"
+"""Prefix of the names of checkpoints that were passed over: left to people, and no longer counted."""
 
 
 def save(
@@ -68,14 +74,22 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], checksums: Mapping
         for file in temporary.iterdir():
             if file.name not in checksums:  # of a killed run's attempt at this step, by more processes
                 file.unlink()
-        write_json(temporary / "state.json", dict(state, step=step, checksums=dict(checksums)))
+        told = dict(state, step=step, checksums=dict(checksums))
+        write_json(temporary / "state.json", told | {"crc": _crc(told)})
         sync(temporary)
+        replaced = temporary.with_name(temporary.name + REPLACED)
         if final.exists():
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(final, replaced)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, final)
+            raise
         sync(folder)
         for leftover in folder.glob(f"{TEMPORARY}{PREFIX}*"):
-            if leftover.name < temporary.name:  # those of later steps may be in the making
+            if leftover.name <= replaced.name:  # those of later steps may be in the making
                 shutil.rmtree(leftover, ignore_errors=True)
     return final
 
@@ -105,37 +119,64 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state.json."""
+    """Read a checkpoint's state.json. Raises CheckpointError when it is not as it was written."""
     try:
-        return dict(json.loads((checkpoint / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise ValueError("It is not the state of a step")
+        crc = state.pop("crc", None)  # earlier versions wrote none
+        if crc is not None and (crc != _crc(state) or not state.get("checksums")):
+            raise ValueError("It is damaged")
+        if not isinstance(state.get("checksums", {}), dict):
+            raise ValueError("Its checksums are damaged")
+        if _NAME.fullmatch(checkpoint.name) and checkpoint.name != path_of(Path(), state["step"]).name:
+            raise ValueError(f"It is that of step {state['step']}")
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            "The checkpoint's state cannot be read", got=str(checkpoint), cause=str(error)
+            "The checkpoint's state cannot be read",
+            got=str(checkpoint),
+            cause=str(error),
+            fix="Remove that checkpoint's folder to go on from the one before it",
         ) from None
+    return state
 
 
 def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Path | None:
     """Return the newest checkpoint that is as it was written; None if there is none.
 
-    Those that are not are passed over, and `damaged` is told why. Raises the last one's CheckpointError when none is
-    good: going back to the beginning is for people to decide.
+    Those that are not are passed over and renamed, and `damaged` is told why. Raises the last one's CheckpointError
+    when none is good: going back to the beginning is for people to decide.
     """
+    for replaced in folder.glob(f"{TEMPORARY}{PREFIX}*{REPLACED}"):  # by a process that was killed in between
+        final = folder / replaced.name.removeprefix(TEMPORARY).removesuffix(REPLACED)
+        if not final.exists():
+            os.rename(replaced, final)
+    passed: list[Path] = []
     error = None
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             verify(checkpoint)
-            return checkpoint
         except CheckpointError as found:
             error = found
+            passed.append(checkpoint)
             damaged(found)
+        else:
+            for other in passed:
+                _set_aside(other)
+            return checkpoint
     if error is not None:
         raise error
     return None
 
 
-def verify(checkpoint: Path) -> None:
-    """Raise CheckpointError when a file of the checkpoint is missing, or not as it was written."""
+def verify(checkpoint: Path, of: str = "") -> None:
+    """Raise CheckpointError when a file of the checkpoint is missing, or not as it was written.
+
+    of: how the names of those begin that are to be looked at, as "model".
+    """
     for name, checksum in read_state(checkpoint).get("checksums", {}).items():
+        if not name.startswith(of):
+            continue
         try:
             found = _checksum(checkpoint / name)
         except OSError as error:
@@ -149,26 +190,53 @@ def verify(checkpoint: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints below `folder`, oldest first."""
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
+    """Return the complete checkpoints below `folder`, oldest first; what people put beside them is none."""
+    return sorted(
+        p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name) and (p / "state.json").is_file()
+    )
 
 
 def best(checkpoints: list[Path]) -> Path | None:
-    """Return the checkpoint with the highest score, the later one of equals; None if none was scored."""
-    scored = [(score, p) for p in checkpoints if (score := read_state(p).get("score")) is not None]
-    return max(scored)[1] if scored else None
+    """Return the checkpoint with the highest score, the later one of equals; None if none that can be read has one."""
+    scored = []
+    for checkpoint in checkpoints:
+        with suppress(CheckpointError):
+            scored.append((read_state(checkpoint).get("score"), checkpoint))
+    return max(((score, path) for score, path in scored if score is not None), default=(None, None))[1]
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the last `keep` and the best."""
+    """Remove all checkpoints but the last `keep` and the best.
+
+    Raises CheckpointError when one cannot be removed; the others are by then.
+    """
     checkpoints = list_checkpoints(folder)
     kept = {best(checkpoints), *checkpoints[-max(1, keep) :]}
+    stays = None
     for checkpoint in checkpoints:
         if checkpoint not in kept:
-            # Renamed first, so that a kill in the middle leaves nothing that looks complete.
+            # Renamed first, so that a kill in the middle leaves nothing that looks complete; the next `commit` deletes
+            # what is left.
             doomed = _temporary(folder, step_of(checkpoint))
-            os.rename(checkpoint, doomed)
-            shutil.rmtree(doomed)
+            try:
+                os.rename(checkpoint, doomed)
+            except OSError as error:
+                stays = CheckpointError(
+                    "An old checkpoint cannot be removed",
+                    got=str(checkpoint),
+                    cause=error.strerror or str(error),
+                )
+            shutil.rmtree(doomed, ignore_errors=True)
+    if stays is not None:
+        raise stays
+
+
+def _set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint, so that it is not kept in place of a good one."""
+    aside = checkpoint.with_name(DAMAGED + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):  # who cannot rename cannot remove what is good either
+        os.rename(checkpoint, aside)
 
 
 def _checksum(path: Path) -> str:
@@ -178,6 +246,11 @@ def _checksum(path: Path) -> str:
         while part := file.read(2**22):
             checksum, size = zlib.crc32(part, checksum), size + len(part)
     return f"{size} bytes, crc {checksum:08x}"
+
+
+def _crc(state: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of a state's JSON, the same of one that was written and read."""
+    return f"{zlib.crc32(json.dumps(state).encode()):08x}"
 
 
 def _temporary(folder: Path, step: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from slip.data.record import Source
@@ -97,14 +98,19 @@ class State:
         """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
         folder, step, config = self.run.checkpoints, self.step, self.plan.config
         saved = self.to_dict()
-        counts = self.records.to_dict(step, self.nonfinite, config.training.batch)
+        write_counts = partial(
+            self.run.write_counts, self.records.to_dict(step, self.nonfinite, config.training.batch)
+        )
 
         def commit(checksums: Mapping[str, str]) -> None:
             checkpoint.commit(folder, step, saved, checksums)
-            checkpoint.prune(folder, config.checkpoint.keep)
-            self.run.write_counts(counts)
+            for tidy in (partial(checkpoint.prune, folder, config.checkpoint.keep), write_counts):
+                try:
+                    tidy()
+                except CheckpointError as error:  # the checkpoint itself is there
+                    self._warn(error)
 
-        self.writer.start(step, self.parallel.snapshot(self.optimizer), commit)
+        self.writer.start(step, partial(self.parallel.snapshot, self.optimizer), commit)
         self.saved_at = time.monotonic()
 
     def to_dict(self) -> dict[str, Any]:

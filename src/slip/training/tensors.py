@@ -132,11 +132,24 @@ def _files(path: Path) -> list[Path]:
 
 
 def _metadata(folder: Path) -> tuple[dict[str, Any], dict[Any, Any]]:
-    """Return what a folder's files say of tensors, by name, and of the file that each of their pieces is in."""
+    """Return what a folder's files say of tensors, by name, and of the file that each of their pieces is in.
+
+    Raises ValueError when they do not say it as they should, or pieces do not add up to their tensor.
+    """
     from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-    metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
-    return metadata.state_dict_metadata, metadata.storage_data
+    try:
+        metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
+    except (AttributeError, OverflowError, TypeError) as error:
+        raise ValueError(f"A file does not say where its pieces belong: {error}") from None
+    stored: dict[str, Any] = metadata.state_dict_metadata
+    for name, entry in stored.items():
+        if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
+            raise ValueError(
+                f"The pieces of {name} do not add up to its {entry.size.numel()} numbers; "
+                "is there a file in the folder that is none of the checkpoint's?"
+            )
+    return stored, metadata.storage_data
 
 
 @contextmanager

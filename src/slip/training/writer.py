@@ -33,13 +33,16 @@ class BackgroundWriter:
         self._part: tuple[Future[dict[str, str]], Commit] | None = None
         self._whole: Future[object] | None = None
 
-    def start(self, step: int, snapshot: Snapshot, commit: Commit) -> None:
-        """Write a snapshot of `step`, and `commit` it, after the checkpoint before has been."""
+    def start(self, step: int, take: Callable[[], Snapshot], commit: Commit) -> None:
+        """Take a snapshot of `step`, write and `commit` it, after the checkpoint before has been.
+
+        So there are never two snapshots in memory.
+        """
         try:
             self.finish()
         except CheckpointError as error:
             self.failed(error)
-        self._step = step
+        self._step, snapshot = step, take()
         if snapshot.parts > 1:
             self._part = (self._pool.submit(checkpoint.write, self.folder, step, snapshot), commit)
         elif self.processes.first:
