@@ -249,6 +249,7 @@ class _Session:
                 self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
             except BaseException as error:
                 failure = error
+        self.processes.wait()  # patiently: a step's patience is not an evaluation's
         (failed,) = self.processes.any(failure is not None)
         if failed:
             state.save()  # a broken evaluation set must not cost the weights
