@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from slip.encoder import Encoder
 from slip.training import checkpoint
 from slip.training.loop import train
 from slip.training.processes import TIMEOUT, joined
+from slip.training.tensors import Snapshot
+from slip.training.writer import BackgroundWriter
 from toys import ToySource, make_tiny_config
 
 
@@ -33,3 +36,27 @@ def measured(out: Path) -> list[str]:
 
 def test_the_others_wait_while_the_first_measures(tmp_path) -> None:
     assert run_on(2, measured, tmp_path / "run")[1][-1] == "step-00000008"
+
+
+def written(folder: Path, parts: int) -> list[str]:
+    """Write a checkpoint, of which the first process's part is late."""
+    os.environ[TIMEOUT] = "3"
+    snapshot = LateSnapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)}, {}, rank(), parts)
+    with joined(torch.device("cpu")) as processes:
+        writer = BackgroundWriter(folder, processes, pytest.fail)
+        writer.start(1, snapshot, lambda checksums: checkpoint.commit(folder, 1, {}, checksums))
+        writer.finish()
+        writer.close()
+    return sorted(path.name for path in checkpoint.path_of(folder, 1).iterdir())
+
+
+class LateSnapshot(Snapshot):
+    def write(self, folder: Path) -> list[Path]:
+        if self.part == 0:
+            time.sleep(5)
+        return super().write(folder)
+
+
+@pytest.mark.parametrize(("parts", "files"), [(1, 3), (2, 5)])
+def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
+    assert [len(names) for names in run_on(2, written, tmp_path, parts)] == [files, files]

@@ -162,7 +162,6 @@ class _Session:
                 rehearsal.add(seconds)
                 (stopped,) = self.processes.any(stop.is_set())
         state.writer.finish()
-        self.processes.wait()
         state.restore()
         self.learner.speed.take()
         if stopped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -59,8 +59,14 @@ class BackgroundWriter:
             self.failed(error)
 
     def finish(self) -> None:
-        """Wait until everything is on disk. Raises CheckpointError, on every process, when it could not be written."""
+        """Wait until everything is on disk, for however long that takes one of the processes.
+
+        Raises CheckpointError, on every process, when it could not be written.
+        """
         failure = None
+        if self._part is not None:
+            wait([self._part[0]])
+            self.processes.wait()
         try:
             self._settle()
             whole, self._whole = self._whole, None
@@ -68,6 +74,7 @@ class BackgroundWriter:
                 whole.result()
         except CheckpointError as error:
             failure = error
+        self.processes.wait()
         (failed,) = self.processes.any(failure is not None)
         if failed:
             raise failure or CheckpointError("The first process could not write the checkpoint")
