@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rich.console import Console
 from distributed.ranks import run_on
 from slip.collectives import rank
 from slip.encoder import Encoder
-from slip.training import checkpoint
+from slip.training import checkpoint, loop
 from slip.training.loop import train
 from slip.training.processes import TIMEOUT, joined
 from slip.training.tensors import Snapshot
@@ -60,3 +61,31 @@ class LateSnapshot(Snapshot):
 @pytest.mark.parametrize(("parts", "files"), [(1, 3), (2, 5)])
 def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
     assert [len(names) for names in run_on(2, written, tmp_path, parts)] == [files, files]
+
+
+def opened(folder: Path) -> list[bool]:
+    """Identify data slowly; return whether they were when this process's model met the others'."""
+    originals, seen = (loop.identify, loop.parallelise), []
+
+    def identify(*arguments: Any, **options: Any) -> Any:
+        time.sleep(2)
+        (folder / "identified").touch()
+        return originals[0](*arguments, **options)
+
+    def parallelise(*arguments: Any, **options: Any) -> Any:
+        seen.append((folder / "identified").exists())
+        return originals[1](*arguments, **options)
+
+    with mock.patch.object(loop, "identify", identify), mock.patch.object(loop, "parallelise", parallelise):
+        train(make_tiny_config(epochs=0.25), ToySource(), folder / "run", console=Console(quiet=True))
+    with joined(torch.device("cpu")) as processes:
+        with processes.first_goes_ahead():
+            if not processes.first:
+                time.sleep(2)
+                (folder / "others").touch()
+        seen.append((folder / "others").exists())
+    return seen
+
+
+def test_all_wait_for_whoever_opens_data(tmp_path) -> None:
+    assert run_on(2, opened, tmp_path) == [[True, True], [True, True]]

@@ -111,6 +111,7 @@ def _train(
         if not run.exists():
             run.create(config, data)
         console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+    processes.wait()  # identifying the data may take long
     parallel = parallelise(
         model,
         config.training.parallel,

@@ -75,12 +75,16 @@ class Processes:
 
     @contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """Let the others in when the first process is through, so that what it leaves in a cache is theirs too."""
+        """Let the others in when the first process is through, so that what it leaves in a cache is theirs too.
+
+        All leave together.
+        """
         if not self.first:
             self.wait()
         yield
         if self.first:
             self.wait()
+        self.wait()
 
     def wait(self) -> None:
         """Wait until every process is here, for however long."""
