@@ -98,6 +98,9 @@ def measured(out: Path) -> str:
         raise RuntimeError("no such data set")
 
     def kept(encoder: Encoder) -> list[Any]:
+        (newest,) = filter(None, [checkpoint.newest_good(out / "checkpoints", pytest.fail)])
+        with open(out / "safe.txt", "a") as file:
+            file.write(f"{newest.name}\n")
         tensors.write_tensors(out / "measured.safetensors", encoder.model.state_dict())
         return []
 
@@ -217,6 +220,10 @@ def test_whole_weights_are_measured(folder, told) -> None:
     found = tensors.read_tensors(folder / "measured" / "measured.safetensors")
     assert same(found, weights(folder / "measured"))
     assert same(found, weights(folder / "whole"))
+
+
+def test_a_step_is_safe_before_it_is_measured(folder, told) -> None:
+    assert (folder / "measured" / "safe.txt").read_text().split() == ["step-00000008", LAST]
 
 
 def test_a_broken_evaluation_costs_no_weights(folder, told) -> None:

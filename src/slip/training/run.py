@@ -131,12 +131,19 @@ class RunFolder:
                 fix="Delete the file to go on without comparing the data",
             ) from None
 
-    def rewind(self, step: int) -> None:
-        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's."""
+    def rewind(self, step: int, *, measured: bool) -> None:
+        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's.
+
+        measured: whether the checkpoint has its scores; otherwise that step is measured again.
+        """
         for name in ("metrics.jsonl", "skipped.jsonl"):
             path = self.path / name
             if path.is_file():
-                kept = [line for line in read_lines(path) if line["step"] <= step]
+                kept = [
+                    line
+                    for line in read_lines(path)
+                    if line["step"] < step + (measured or "evaluation" not in line)
+                ]
                 write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append_metrics(self, line: dict[str, Any]) -> None:

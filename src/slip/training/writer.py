@@ -35,10 +35,7 @@ class BackgroundWriter:
 
     def start(self, step: int, snapshot: Snapshot, commit: Commit) -> None:
         """Write a snapshot of `step`, and `commit` it, after the checkpoint before has been."""
-        try:
-            self.finish()
-        except CheckpointError as error:
-            self.failed(error)
+        self.catch_up()
         self._step = step
         if snapshot.parts > 1:
             self._part = (self._pool.submit(checkpoint.write, self.folder, step, snapshot), commit)
@@ -55,6 +52,13 @@ class BackgroundWriter:
         """Let the first process make a checkpoint of the parts, in the background; for when none is `busy`."""
         try:
             self._settle()
+        except CheckpointError as error:
+            self.failed(error)
+
+    def catch_up(self) -> None:
+        """Wait until everything is on disk, or has been reported as what cannot be written."""
+        try:
+            self.finish()
         except CheckpointError as error:
             self.failed(error)
 
