@@ -69,8 +69,9 @@ def train(
     checkpoint is complete.
     """
     console = console or Console(stderr=True)
+    run = RunFolder(Path(out), partial(_say, console))
     with joined(choose_device(config.training.device)) as processes:
-        return _train(config, source, RunFolder(Path(out)), ssl, evaluate, resume, console, processes)
+        return _train(config, source, run, ssl, evaluate, resume, console, processes)
 
 
 def _train(
@@ -152,6 +153,7 @@ class _Session:
         self.state.writer.close()
         for tracker in self.trackers:
             tracker.close()
+        self.run.flush()
 
     def rehearse(self) -> None:
         """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
