@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import slip
 from distributed.ranks import run_on
@@ -27,6 +28,7 @@ from slip.errors import CheckpointError, TrainingError
 from slip.training import checkpoint, tensors
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
+from slip.training.step import gradient_norm
 from toys import ToySource, make_tiny_config
 
 PARTS = [f"{name}-0000{part}-of-00002.safetensors" for name in ("model", "optimizer") for part in (1, 2)] + [
@@ -254,3 +256,22 @@ def test_such_a_run_loads_as_any_other(folder, told) -> None:
 def test_nothing_of_it_is_a_pickle(folder, told) -> None:
     files = [p for p in (folder / "whole").rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".safetensors", ".json", ".jsonl", ".toml"}
+
+
+def clipped(device: str) -> tuple[float, float]:
+    """Return the norm of gradients that are spread over CPUs and of others on a device, before and after clipping."""
+    mesh = dist.init_device_mesh("cpu", (world(),))
+    model = torch.nn.Module()
+    model.spread = torch.nn.Parameter(distribute_tensor(torch.zeros(4), mesh, [Shard(0)]))
+    model.spread.grad = distribute_tensor(torch.full((4,), 2.0), mesh, [Shard(0)])
+    model.whole = torch.nn.Parameter(torch.zeros(1, device=device))
+    model.whole.grad = torch.full((1,), 3.0, device=device)
+    return gradient_norm(model, 1.0), gradient_norm(model)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_offloaded_gradients_are_clipped_with_the_others(device) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    for before, after in run_on(2, clipped, device):
+        assert (before, after) == (pytest.approx(5.0), pytest.approx(1.0, rel=1e-4))
