@@ -28,6 +28,7 @@ from slip.errors import CheckpointError, TrainingError
 from slip.training import checkpoint, tensors
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
+from slip.training.parallel import Shards
 from slip.training.step import gradient_norm
 from toys import ToySource, make_tiny_config
 
@@ -99,17 +100,26 @@ def measured(out: Path) -> str:
     def broken(encoder: Encoder) -> list[Any]:
         raise RuntimeError("no such data set")
 
+    gathered: list[dict[str, Tensor]] = []
+    whole_weights = Shards.whole_weights
+
     def kept(encoder: Encoder) -> list[Any]:
+        assert not gathered[-1], "there is one copy of the weights while they are measured"
         (newest,) = filter(None, [checkpoint.newest_good(out / "checkpoints", pytest.fail)])
         with open(out / "safe.txt", "a") as file:
             file.write(f"{newest.name}\n")
         tensors.write_tensors(out / "measured.safetensors", encoder.model.state_dict())
         return []
 
+    def gather(self: Shards) -> dict[str, Tensor]:
+        gathered.append(whole_weights(self))
+        return gathered[-1]
+
     quiet = Console(quiet=True)
     with pytest.raises((RuntimeError, TrainingError)) as raised:
         train(config(), ToySource(), out, evaluate=broken, console=quiet)
-    train(config(), ToySource(), out, evaluate=kept, resume=True, console=quiet)
+    with mock.patch.object(Shards, "whole_weights", gather):
+        train(config(), ToySource(), out, evaluate=kept, resume=True, console=quiet)
     return str(raised.value)
 
 

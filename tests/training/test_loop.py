@@ -264,7 +264,7 @@ def test_a_broken_evaluation_does_not_cost_the_weights(tmp_path, toy_source, tin
 
 
 def test_a_step_is_safe_before_it_is_measured(tmp_path, toy_source, tiny_config) -> None:
-    """All of it is on disk when the evaluation begins, of the last step too; one that is asked to stop then ends well."""
+    """It is on disk when the evaluation begins, the last one too; a run that is asked to stop then ends well."""
     checkpoints, seen = tmp_path / "run" / "checkpoints", []
 
     def measure(_):
@@ -317,9 +317,7 @@ def test_a_run_killed_about_an_evaluation_has_it_once(
             with pytest.raises((Killed, Interrupted)):
                 train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
     for _ in range(2):
-        run = train(
-            tiny_config, toy_source, tmp_path / "run", evaluate=measure, resume=True, console=QUIET
-        )
+        run = train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, resume=True, console=QUIET)
     lines = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
     assert [(line["step"], line["evaluation"]["fake/score"]) for line in lines] == [(8, 0.5), (16, 1.0)]
     assert len(measured) == 2 + (when != "before")

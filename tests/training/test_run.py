@@ -52,8 +52,10 @@ def test_lines_wait_for_room(tmp_path) -> None:
 def test_not_all_can_wait(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(run_folder, "UNWRITTEN", 2)
     run = RunFolder(tmp_path)
-    with room_for(0), pytest.warns(UserWarning, match="metrics.jsonl cannot be written"):
-        for step in range(5):
+    with room_for(0):
+        with pytest.warns(UserWarning, match="metrics.jsonl cannot be written"):
+            run.append_metrics({"step": 0})
+        for step in range(1, 5):
             run.append_metrics({"step": step})
     run.flush()
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [3, 4]

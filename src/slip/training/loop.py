@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -279,12 +279,13 @@ class _Session:
         if state.step == state.plan.steps:
             write_json(self.run.path / "results.json", [r.to_dict() for r in results])
 
-    def _plain_model(self, weights: Mapping[str, Tensor]) -> Model:
-        """Return a model to measure that asks nothing of other processes."""
+    def _plain_model(self, weights: dict[str, Tensor]) -> Model:
+        """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""
         if self.processes.world == 1:
             return self.model
         model = build(self.config.model, self.config.views.size, self.state.plan.needs)
-        model.load_state_dict(dict(weights))
+        model.load_state_dict(weights)
+        weights.clear()
         return model.to(self.state.plan.device)
 
 

@@ -97,9 +97,8 @@ class Processes:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Meet the processes that `torchrun` started, for as long as the context lasts.
 
-    device: where the models live, which picks how they exchange: NCCL between CUDA devices, else gloo, as for tensors in the
-    CPU's memory. A group that
-    the program has set up by itself is used as it is.
+    device: where the models live, which picks how they exchange: NCCL between CUDA devices, gloo for what is in the
+    CPU's memory. A group that the program has set up by itself is used as it is.
 
     A machine that vanishes without a word, as behind a cut cable, is noticed when waiting for it has taken too long:
     half an hour, ten minutes of NCCL, or the seconds in the environment variable SLIP_TIMEOUT.

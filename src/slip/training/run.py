@@ -183,7 +183,9 @@ class RunFolder:
                     os.truncate(path, size)
             self._unwritten[name] = texts[-UNWRITTEN:]
             if not waiting:
-                self.say(f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be")
+                self.say(
+                    f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be"
+                )
 
 
 @contextmanager
