@@ -189,6 +189,8 @@ class _Session:
         self.trackers.append(self.progress)
         state.saved_at = time.monotonic()
         with stop_signals() as stop:
+            if state.step == plan.steps:
+                state.save()  # a kill may have come between the last checkpoint and counts.json
             if self._due():
                 self._evaluate()  # the run ended after that checkpoint, and before its scores were saved
             with ExitStack() as stack:
