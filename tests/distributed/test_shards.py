@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import slip
 from distributed.ranks import run_on
@@ -27,6 +28,8 @@ from slip.errors import CheckpointError, TrainingError
 from slip.training import checkpoint, tensors
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
+from slip.training.parallel import Shards
+from slip.training.step import gradient_norm
 from toys import ToySource, make_tiny_config
 
 PARTS = [f"{name}-0000{part}-of-00002.safetensors" for name in ("model", "optimizer") for part in (1, 2)] + [
@@ -97,14 +100,26 @@ def measured(out: Path) -> str:
     def broken(encoder: Encoder) -> list[Any]:
         raise RuntimeError("no such data set")
 
+    gathered: list[dict[str, Tensor]] = []
+    whole_weights = Shards.whole_weights
+
     def kept(encoder: Encoder) -> list[Any]:
+        assert not gathered[-1], "there is one copy of the weights while they are measured"
+        (newest,) = filter(None, [checkpoint.newest_good(out / "checkpoints", pytest.fail)])
+        with open(out / "safe.txt", "a") as file:
+            file.write(f"{newest.name}\n")
         tensors.write_tensors(out / "measured.safetensors", encoder.model.state_dict())
         return []
+
+    def gather(self: Shards) -> dict[str, Tensor]:
+        gathered.append(whole_weights(self))
+        return gathered[-1]
 
     quiet = Console(quiet=True)
     with pytest.raises((RuntimeError, TrainingError)) as raised:
         train(config(), ToySource(), out, evaluate=broken, console=quiet)
-    train(config(), ToySource(), out, evaluate=kept, resume=True, console=quiet)
+    with mock.patch.object(Shards, "whole_weights", gather):
+        train(config(), ToySource(), out, evaluate=kept, resume=True, console=quiet)
     return str(raised.value)
 
 
@@ -219,6 +234,10 @@ def test_whole_weights_are_measured(folder, told) -> None:
     assert same(found, weights(folder / "whole"))
 
 
+def test_a_step_is_safe_before_it_is_measured(folder, told) -> None:
+    assert (folder / "measured" / "safe.txt").read_text().split() == ["step-00000008", LAST]
+
+
 def test_a_broken_evaluation_costs_no_weights(folder, told) -> None:
     assert "no such data set" in told[0].broken
     assert "could not evaluate" in told[1].broken
@@ -247,3 +266,22 @@ def test_such_a_run_loads_as_any_other(folder, told) -> None:
 def test_nothing_of_it_is_a_pickle(folder, told) -> None:
     files = [p for p in (folder / "whole").rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".safetensors", ".json", ".jsonl", ".toml"}
+
+
+def clipped(device: str) -> tuple[float, float]:
+    """Return the norm of gradients that are spread over CPUs and of others on a device, before and after clipping."""
+    mesh = dist.init_device_mesh("cpu", (world(),))
+    model = torch.nn.Module()
+    model.spread = torch.nn.Parameter(distribute_tensor(torch.zeros(4), mesh, [Shard(0)]))
+    model.spread.grad = distribute_tensor(torch.full((4,), 2.0), mesh, [Shard(0)])
+    model.whole = torch.nn.Parameter(torch.zeros(1, device=device))
+    model.whole.grad = torch.full((1,), 3.0, device=device)
+    return gradient_norm(model, 1.0), gradient_norm(model)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_offloaded_gradients_are_clipped_with_the_others(device) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    for before, after in run_on(2, clipped, device):
+        assert (before, after) == (pytest.approx(5.0), pytest.approx(1.0, rel=1e-4))

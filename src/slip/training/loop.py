@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -68,8 +69,9 @@ def train(
     checkpoint is complete.
     """
     console = console or Console(stderr=True)
+    run = RunFolder(Path(out), partial(_say, console))
     with joined(choose_device(config.training.device)) as processes:
-        return _train(config, source, RunFolder(Path(out)), ssl, evaluate, resume, console, processes)
+        return _train(config, source, run, ssl, evaluate, resume, console, processes)
 
 
 def _train(
@@ -111,6 +113,7 @@ def _train(
         if not run.exists():
             run.create(config, data)
         console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+    processes.wait()  # identifying the data may take long
     parallel = parallelise(
         model,
         config.training.parallel,
@@ -150,6 +153,7 @@ class _Session:
         self.state.writer.close()
         for tracker in self.trackers:
             tracker.close()
+        self.run.flush()
 
     def rehearse(self) -> None:
         """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
@@ -162,7 +166,6 @@ class _Session:
                 rehearsal.add(seconds)
                 (stopped,) = self.processes.any(stop.is_set())
         state.writer.finish()
-        self.processes.wait()
         state.restore()
         self.learner.speed.take()
         if stopped:
@@ -176,7 +179,7 @@ class _Session:
         self.say(f"planned    {length(state.plan)} ({timed})")
 
     def run_to_the_end(self) -> None:
-        """Train, measure, save, until the last step or a signal."""
+        """Train, save, measure, until the last step or a signal."""
         state, config, plan = self.state, self.config, self.state.plan
         if state.step:
             self.say(f"continuing from step {state.step:,} of {plan.steps:,}")
@@ -185,43 +188,56 @@ class _Session:
         self.progress = ProgressLine(self.console, state.step, plan.steps)
         self.trackers.append(self.progress)
         state.saved_at = time.monotonic()
-        every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-        with ExitStack() as stack:
-            stop = stack.enter_context(stop_signals())
-            profiled = stack.enter_context(
-                profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
-            )
-            batches = stack.enter_context(closing(self.learner.batches()))
-            while state.step < plan.steps:
-                self.learner.take_step(batches)
-                profiled()
-                self.progress.advance(state.step)
-                last = state.step == plan.steps
-                if last or state.step % config.training.log_every == 0:
-                    self._log(state.window.take() | self.learner.speed.take() | state.counts)
-                if not last and self._due(config.evaluation.every_epochs * plan.steps_per_epoch):
-                    self._evaluate()
-                late = bool(minutes) and time.monotonic() - state.saved_at > minutes * 60
-                late, stopped, writing = self.processes.any(late, stop.is_set(), state.writer.busy)
-                if not writing:
-                    state.writer.settle()
-                in_turn = bool(every) and state.step % every == 0
-                if last or in_turn or late or stopped or state.measured_at == state.step:
-                    state.save()
-                if stopped and not last:
-                    state.writer.finish()
-                    raise Interrupted(
-                        f"Stopped after step {state.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
-                        fix="Continue with the same command and --resume",
-                    )
-        self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
-        self._evaluate()
-        state.save()
-        state.writer.finish()
+        with stop_signals() as stop:
+            if state.step == plan.steps:
+                state.save()  # a kill may have come between the last checkpoint and counts.json
+            if self._due():
+                self._evaluate()  # the run ended after that checkpoint, and before its scores were saved
+            with ExitStack() as stack:
+                profiled = stack.enter_context(
+                    profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
+                )
+                batches = stack.enter_context(closing(self.learner.batches()))
+                while state.step < plan.steps:
+                    self.learner.take_step(batches)
+                    profiled()
+                    self._after_step(stop)
+            self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
+            if state.measured_at != state.step:
+                self._evaluate()
+            state.writer.finish()
 
-    def _due(self, every: float) -> bool:
-        """Whether a multiple of `every` steps (a float) has just been passed."""
-        return every > 0 and int(self.state.step / every) > int((self.state.step - 1) / every)
+    def _after_step(self, stop: Event) -> None:
+        """Log, save and measure what is to be after this step; leave when a process was asked to stop."""
+        state, plan, config = self.state, self.state.plan, self.config
+        self.progress.advance(state.step)
+        every, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
+        last, due = state.step == plan.steps, self._due()
+        if last or state.step % config.training.log_every == 0:
+            self._log(state.window.take() | self.learner.speed.take() | state.counts)
+        late = bool(minutes) and time.monotonic() - state.saved_at > minutes * 60
+        late, stopped, writing = self.processes.any(late, stop.is_set(), state.writer.busy)
+        if not writing:
+            state.writer.settle()
+        in_turn = bool(every) and state.step % every == 0
+        if last or in_turn or late or stopped or due:
+            state.save()
+        if stopped and not last:
+            state.writer.finish()
+            raise Interrupted(
+                f"Stopped after step {state.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
+                fix="Continue with the same command and --resume",
+            )
+        if due:
+            self._evaluate()
+
+    def _due(self) -> bool:
+        """Whether this step, not the last one, is to be measured and has not been."""
+        state = self.state
+        every = self.config.evaluation.every_epochs * state.plan.steps_per_epoch
+        if self.evaluate is None or every <= 0 or state.step in (0, state.plan.steps, state.measured_at):
+            return False
+        return int(state.step / every) > int((state.step - 1) / every)
 
     def _log(self, line: dict[str, Any]) -> None:
         position = self.state.step * self.config.training.batch
@@ -239,9 +255,11 @@ class _Session:
             tracker.log(where | line)
 
     def _evaluate(self) -> None:
+        """Measure the model, whose state has been saved, and save once more, with the scores."""
         if self.evaluate is None:
             return
         state, failure = self.state, None
+        state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
         self.progress.measuring()
         weights = state.parallel.whole_weights()
         if self.processes.first:
@@ -249,12 +267,12 @@ class _Session:
                 self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
             except BaseException as error:
                 failure = error
+        self.processes.wait()  # patiently: a step's patience is not an evaluation's
         (failed,) = self.processes.any(failure is not None)
         if failed:
-            state.save()  # a broken evaluation set must not cost the weights
-            state.writer.finish()
             raise failure or TrainingError("The first process could not evaluate the model")
         state.measured_at = state.step
+        state.save()
 
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
         state, results = self.state, evaluate(encoder)
@@ -263,12 +281,13 @@ class _Session:
         if state.step == state.plan.steps:
             write_json(self.run.path / "results.json", [r.to_dict() for r in results])
 
-    def _plain_model(self, weights: Mapping[str, Tensor]) -> Model:
-        """Return a model to measure that asks nothing of other processes."""
+    def _plain_model(self, weights: dict[str, Tensor]) -> Model:
+        """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""
         if self.processes.world == 1:
             return self.model
         model = build(self.config.model, self.config.views.size, self.state.plan.needs)
-        model.load_state_dict(dict(weights))
+        model.load_state_dict(weights)
+        weights.clear()
         return model.to(self.state.plan.device)
 
 

@@ -63,12 +63,15 @@ class Parallel:
         read_into(checkpoint, weights | make_state(optimizer, moments))
 
     def whole_weights(self) -> dict[str, Tensor]:
-        """Return the weights as whole tensors, to the first process alone; all processes must call it."""
+        """Return the weights as whole tensors, to the first process alone; all processes must call it.
+
+        Those that are spread over the processes are gathered one at a time, into the CPU's memory.
+        """
         weights = {}
         for name, tensor in self.model.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if rank() == 0:
-                weights[name] = whole
+                weights[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
         return weights
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.constants import default_pg_nccl_timeout
 
 from slip.data.ranks import Ranks, meet
 from slip.errors import ConfigError, TrainingError
@@ -75,12 +76,16 @@ class Processes:
 
     @contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """Let the others in when the first process is through, so that what it leaves in a cache is theirs too."""
+        """Let the others in when the first process is through, so that what it leaves in a cache is theirs too.
+
+        All leave together.
+        """
         if not self.first:
             self.wait()
         yield
         if self.first:
             self.wait()
+        self.wait()
 
     def wait(self) -> None:
         """Wait until every process is here, for however long."""
@@ -92,8 +97,8 @@ class Processes:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Meet the processes that `torchrun` started, for as long as the context lasts.
 
-    device: where the models live, which picks how they exchange: NCCL between CUDA devices, else gloo. A group that
-    the program has set up by itself is used as it is.
+    device: where the models live, which picks how they exchange: NCCL between CUDA devices, gloo for what is in the
+    CPU's memory. A group that the program has set up by itself is used as it is.
 
     A machine that vanishes without a word, as behind a cut cable, is noticed when waiting for it has taken too long:
     half an hour, ten minutes of NCCL, or the seconds in the environment variable SLIP_TIMEOUT.
@@ -107,12 +112,12 @@ def joined(device: torch.device) -> Iterator[Processes]:
         return
     try:
         if own:
-            options: dict[str, Any] = {"timeout": timeout}
-            if device.type == "cuda":
-                options["device_id"] = device
-            backend = "nccl" if device.type == "cuda" else "gloo"
+            options: dict[str, Any] = {"backend": "gloo", "timeout": timeout}
+            if device.type == "cuda":  # what FSDP keeps in the CPU's memory is exchanged from there
+                options = {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
+                options["timeout"] = timeout or default_pg_nccl_timeout
             store = meet(ranks.rank, ranks.world, dist.default_pg_timeout)
-            dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, **options)
+            dist.init_process_group(store=store, rank=ranks.rank, world_size=ranks.world, **options)
         control: Any = dist.new_group(backend="gloo", timeout=timeout)
         patient: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control, patient)

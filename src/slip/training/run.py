@@ -15,8 +15,10 @@ checkpoints/    see `slip.training.checkpoint`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
@@ -49,13 +51,16 @@ MAY_CHANGE = (
 """What may differ between a run and its continuation: nothing that the weights depend on."""
 PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
+UNWRITTEN = 10_000
+"""How many lines of a file wait in memory, at most, for the disk to take them; after that the oldest are lost."""
 
 
 class RunFolder:
-    """A run's place on disk."""
+    """A run's place on disk. say: tells people what the disk does not take."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, say: Callable[[str], object] = warnings.warn) -> None:
+        self.path, self.say = path, say
+        self._unwritten: dict[str, list[str]] = {}
 
     @property
     def checkpoints(self) -> Path:
@@ -131,12 +136,20 @@ class RunFolder:
                 fix="Delete the file to go on without comparing the data",
             ) from None
 
-    def rewind(self, step: int) -> None:
-        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's."""
+    def rewind(self, step: int, *, measured: bool) -> None:
+        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's.
+
+        measured: whether the checkpoint has its scores; otherwise that step is measured again.
+        """
+        self._unwritten.clear()
         for name in ("metrics.jsonl", "skipped.jsonl"):
             path = self.path / name
             if path.is_file():
-                kept = [line for line in read_lines(path) if line["step"] <= step]
+                kept = [
+                    line
+                    for line in read_lines(path)
+                    if line["step"] < step + (measured or "evaluation" not in line)
+                ]
                 write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -150,9 +163,29 @@ class RunFolder:
         with _writing(self.path, "counts.json"):
             write_json(self.path / "counts.json", counts)
 
+    def flush(self) -> None:
+        """Try once more to write the lines that the disk did not take."""
+        for name in list(self._unwritten):
+            self._append(name, [])
+
     def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
-        with _writing(self.path, name), open(self.path / name, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        """Add lines to a file. Those that the disk does not take wait for the next ones; nothing is raised."""
+        path, waiting = self.path / name, self._unwritten.pop(name, [])
+        texts = [*waiting, *(json.dumps(line) + "\n" for line in lines)]
+        size = None
+        try:
+            with open(path, "ab") as file:
+                size = file.tell()
+                file.write("".join(texts).encode())
+        except OSError as error:
+            if size is not None:  # half a line may have been written
+                with suppress(OSError):
+                    os.truncate(path, size)
+            self._unwritten[name] = texts[-UNWRITTEN:]
+            if not waiting:
+                self.say(
+                    f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be"
+                )
 
 
 @contextmanager

@@ -82,10 +82,11 @@ class State:
                     fix="Continue it with that version (the run's versions.json names it), or start a new run",
                 ) from None
         if self.processes.first:
-            self.run.rewind(self.step)
+            self.run.rewind(self.step, measured=self.measured_at == self.step)
 
     def _put_back(self, saved: Mapping[str, Any]) -> None:
         self.step, self.scores = saved["step"], saved["scores"]
+        self.measured_at = saved.get("measured_at", -1)
         self.nonfinite, self.overflow = saved["counts"]["nonfinite"], saved["counts"].get("overflow", 0)
         self.nonfinite_in_a_row = saved["nonfinite_in_a_row"]
         self.records = Counts(self.lanes, saved.get("records"), self.step)
@@ -124,6 +125,7 @@ class State:
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
             "scaler": self.scaler.state_dict(),
             "window": dict(self.window.sums),
+            "measured_at": self.measured_at,
             "scores": dict(self.scores),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
         }

@@ -143,7 +143,8 @@ def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
     spread = [p for p in parameters if isinstance(p, DTensor)]
     whole = [p for p in parameters if not isinstance(p, DTensor)]
     norms = [_norm(some) for some in (spread, whole) if some]
-    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    # Those of offloaded gradients are on the CPU, the others' on the device.
+    norm = norms[0] if len(norms) == 1 else torch.stack([norm.to(norms[-1].device) for norm in norms]).norm()
     if limit:
         for some in (spread, whole):
             torch.nn.utils.clip_grads_with_norm_(some, limit, norm)

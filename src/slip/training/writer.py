@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -38,10 +38,7 @@ class BackgroundWriter:
 
         So there are never two snapshots in memory.
         """
-        try:
-            self.finish()
-        except CheckpointError as error:
-            self.failed(error)
+        self.catch_up()
         self._step, snapshot = step, take()
         if snapshot.parts > 1:
             self._part = (self._pool.submit(checkpoint.write, self.folder, step, snapshot), commit)
@@ -61,9 +58,22 @@ class BackgroundWriter:
         except CheckpointError as error:
             self.failed(error)
 
+    def catch_up(self) -> None:
+        """Wait until everything is on disk, or has been reported as what cannot be written."""
+        try:
+            self.finish()
+        except CheckpointError as error:
+            self.failed(error)
+
     def finish(self) -> None:
-        """Wait until everything is on disk. Raises CheckpointError, on every process, when it could not be written."""
+        """Wait until everything is on disk, for however long that takes one of the processes.
+
+        Raises CheckpointError, on every process, when it could not be written.
+        """
         failure = None
+        if self._part is not None:
+            wait([self._part[0]])
+            self.processes.wait()
         try:
             self._settle()
             whole, self._whole = self._whole, None
@@ -71,6 +81,7 @@ class BackgroundWriter:
                 whole.result()
         except CheckpointError as error:
             failure = error
+        self.processes.wait()
         (failed,) = self.processes.any(failure is not None)
         if failed:
             raise failure or CheckpointError("The first process could not write the checkpoint")

@@ -1,0 +1,91 @@
+"""What only one process has to do may take longer than processes wait for each other within a step."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from rich.console import Console
+
+from distributed.ranks import run_on
+from slip.collectives import rank
+from slip.encoder import Encoder
+from slip.training import checkpoint, loop
+from slip.training.loop import train
+from slip.training.processes import TIMEOUT, joined
+from slip.training.tensors import Snapshot
+from slip.training.writer import BackgroundWriter
+from toys import ToySource, make_tiny_config
+
+
+def measured(out: Path) -> list[str]:
+    """Train while the first process measures for longer than the others wait in a step."""
+    os.environ[TIMEOUT] = "5"
+
+    def slowly(encoder: Encoder) -> list[Any]:
+        time.sleep(8)
+        return []
+
+    train(make_tiny_config(epochs=1), ToySource(), out, evaluate=slowly, console=Console(quiet=True))
+    return sorted(path.name for path in checkpoint.list_checkpoints(out / "checkpoints"))
+
+
+def test_the_others_wait_while_the_first_measures(tmp_path) -> None:
+    assert run_on(2, measured, tmp_path / "run")[1][-1] == "step-00000008"
+
+
+def written(folder: Path, parts: int) -> list[str]:
+    """Write a checkpoint, of which the first process's part is late."""
+    os.environ[TIMEOUT] = "3"
+    snapshot = LateSnapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)}, {}, rank(), parts)
+    with joined(torch.device("cpu")) as processes:
+        writer = BackgroundWriter(folder, processes, pytest.fail)
+        writer.start(1, snapshot, lambda checksums: checkpoint.commit(folder, 1, {}, checksums))
+        writer.finish()
+        writer.close()
+    return sorted(path.name for path in checkpoint.path_of(folder, 1).iterdir())
+
+
+class LateSnapshot(Snapshot):
+    def write(self, folder: Path) -> list[Path]:
+        if self.part == 0:
+            time.sleep(5)
+        return super().write(folder)
+
+
+@pytest.mark.parametrize(("parts", "files"), [(1, 3), (2, 5)])
+def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
+    assert [len(names) for names in run_on(2, written, tmp_path, parts)] == [files, files]
+
+
+def opened(folder: Path) -> list[bool]:
+    """Identify data slowly; return whether they were when this process's model met the others'."""
+    originals, seen = (loop.identify, loop.parallelise), []
+
+    def identify(*arguments: Any, **options: Any) -> Any:
+        time.sleep(2)
+        (folder / "identified").touch()
+        return originals[0](*arguments, **options)
+
+    def parallelise(*arguments: Any, **options: Any) -> Any:
+        seen.append((folder / "identified").exists())
+        return originals[1](*arguments, **options)
+
+    with mock.patch.object(loop, "identify", identify), mock.patch.object(loop, "parallelise", parallelise):
+        train(make_tiny_config(epochs=0.25), ToySource(), folder / "run", console=Console(quiet=True))
+    with joined(torch.device("cpu")) as processes:
+        with processes.first_goes_ahead():
+            if not processes.first:
+                time.sleep(2)
+                (folder / "others").touch()
+        seen.append((folder / "others").exists())
+    return seen
+
+
+def test_all_wait_for_whoever_opens_data(tmp_path) -> None:
+    assert run_on(2, opened, tmp_path) == [[True, True], [True, True]]

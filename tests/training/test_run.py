@@ -1,0 +1,98 @@
+"""The run folder's files on a disk that is full for a while."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import pytest
+from rich.console import Console
+
+from slip.data.record import Skipped
+from slip.training import run as run_folder
+from slip.training.loop import train
+from slip.training.run import RunFolder, read_lines
+from toys import make_tiny_config
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Within, no file can grow beyond `size` bytes: the write that would fails half-way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_lines_wait_for_room(tmp_path) -> None:
+    said: list[str] = []
+    run = RunFolder(tmp_path, said.append)
+    run.append_metrics({"step": 1})
+    with room_for(15):
+        for step in (2, 3, 4):
+            run.append_metrics({"step": step})
+            assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+        run.append_skipped(4, [Skipped("toy", 0, "0", "damaged")])
+        run.flush()
+    assert [line.partition(" cannot")[0] for line in said] == [
+        "warning: metrics.jsonl",
+        "warning: skipped.jsonl",
+    ]
+    run.append_metrics({"step": 5})
+    run.flush()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert len(read_lines(tmp_path / "skipped.jsonl")) == 1
+    run.flush()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_not_all_can_wait(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run_folder, "UNWRITTEN", 2)
+    run = RunFolder(tmp_path)
+    with room_for(0):
+        with pytest.warns(UserWarning, match="metrics.jsonl cannot be written"):
+            run.append_metrics({"step": 0})
+        for step in range(1, 5):
+            run.append_metrics({"step": step})
+    run.flush()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [3, 4]
+
+
+def test_a_file_that_cannot_be_opened_keeps_its_lines(tmp_path, monkeypatch) -> None:
+    run = RunFolder(tmp_path, lambda _: None)
+    run.append_metrics({"step": 1})
+
+    def refused(*_):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        run.append_metrics({"step": 2})
+    run.flush()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_what_was_rewound_is_not_written(tmp_path) -> None:
+    run = RunFolder(tmp_path, lambda _: None)
+    run.append_metrics({"step": 1})
+    with room_for(0):
+        run.append_metrics({"step": 2})
+    run.rewind(1, measured=True)
+    run.append_metrics({"step": 2})
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_full_disk_costs_no_run(tmp_path, toy_source, monkeypatch) -> None:
+    """Full for the first half of the run, at each line of metrics."""
+    append = RunFolder.append_metrics
+
+    def full(self, line):
+        with room_for(0) if line["step"] <= 9 else nullcontext():
+            append(self, line)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", full)
+    run = train(make_tiny_config(), toy_source, tmp_path / "run", console=Console(quiet=True))
+    assert [line["step"] for line in read_lines(run.path / "metrics.jsonl")] == [3, 6, 9, 12, 15, 16]
