@@ -45,7 +45,7 @@ def written(folder: Path, parts: int) -> list[str]:
     snapshot = LateSnapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)}, {}, rank(), parts)
     with joined(torch.device("cpu")) as processes:
         writer = BackgroundWriter(folder, processes, pytest.fail)
-        writer.start(1, snapshot, lambda checksums: checkpoint.commit(folder, 1, {}, checksums))
+        writer.start(1, lambda: snapshot, lambda checksums: checkpoint.commit(folder, 1, {}, checksums))
         writer.finish()
         writer.close()
     return sorted(path.name for path in checkpoint.path_of(folder, 1).iterdir())
