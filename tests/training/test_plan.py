@@ -6,7 +6,8 @@ import torch
 from slip.config import Config
 from slip.errors import ConfigError
 from slip.models import build
-from slip.training.plan import describe, make_plan, memory
+from slip.training.plan import make_plan, memory
+from slip.training.words import describe
 from toys import make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")

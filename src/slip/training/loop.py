@@ -28,7 +28,7 @@ from slip.objectives import parse
 from slip.training.budget import Rehearsal
 from slip.training.learner import Learner
 from slip.training.parallel import parallelise
-from slip.training.plan import check_ssl, describe, length, make_plan
+from slip.training.plan import check_ssl, make_plan
 from slip.training.precision import choose_device
 from slip.training.prepare import prepare
 from slip.training.processes import Processes, joined
@@ -37,6 +37,7 @@ from slip.training.run import RunFolder
 from slip.training.signals import stop_signals
 from slip.training.state import State
 from slip.training.tracking import ProgressLine, Tracker, check_trackers, open_trackers
+from slip.training.words import describe, length
 
 
 class Interrupted(TrainingError):

@@ -73,6 +73,7 @@ class Facts:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Facts:
+        """Return what `to_bytes` was called on."""
         length, _, rest = data.partition(b"\n")
         *sizes, troubles = json.loads(rest[: int(length)])
         arrays, start = [], int(length)

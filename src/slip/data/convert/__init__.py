@@ -88,14 +88,7 @@ def write_shards(
     _refuse_weights(source)
     ranks = ranks or Ranks()
     plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
-    if ranks.first:
-        if shard_mb:
-            size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
-            plan = replace(plan, shard_size=size)
-        plan.begin(source, shard_mb)
-    ranks.gather(b"")  # the others begin when the folder is known to be good
-    if shard_mb and not ranks.first:
-        plan = replace(plan, shard_size=plan.begun_size())
+    plan = _begun(plan, source, shard_mb, ranks)
     spans = plan.spans(source)
     mine = ranks.share(spans)
     work = functools.partial(make_shard, plan)
@@ -113,6 +106,19 @@ def write_shards(
     if ranks.first:
         plan.finish(written, skipped)
     return Conversion([plan.path(span) for span in spans], len(source), written, skipped)
+
+
+def _begun(plan: Plan, source: Source, shard_mb: float, ranks: Ranks) -> Plan:
+    """Make the folder, by the first rank, and return the plan with the shard size that this one has settled."""
+    if ranks.first:
+        if shard_mb:
+            size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
+            plan = replace(plan, shard_size=size)
+        plan.begin(source, shard_mb)
+    ranks.gather(b"")  # the others begin when the folder is known to be good
+    if shard_mb and not ranks.first:
+        plan = replace(plan, shard_size=plan.begun_size())
+    return plan
 
 
 def shard_size_for(source: Source, megabytes: float, encoding: Encoding) -> int:
