@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from slip import interop, toml
 from slip.cli import main
 from slip.encoder import Encoder
-from slip.training import checkpoint
+from slip.training.saving import checkpoint
 from toys import make_tiny_config
 
 

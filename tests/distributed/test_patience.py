@@ -15,11 +15,12 @@ from rich.console import Console
 from distributed.ranks import run_on
 from slip.collectives import rank
 from slip.encoder import Encoder
-from slip.training import checkpoint, loop
+from slip.training import loop
 from slip.training.loop import train
 from slip.training.processes import TIMEOUT, joined
-from slip.training.tensors import Snapshot
-from slip.training.writer import BackgroundWriter
+from slip.training.saving import checkpoint
+from slip.training.saving.tensors import Snapshot
+from slip.training.saving.writer import BackgroundWriter
 from toys import ToySource, make_tiny_config
 
 

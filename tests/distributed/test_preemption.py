@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from slip.training.checkpoint import newest_good
+from slip.training.saving.checkpoint import newest_good
 
 OPTIONS = [
     "scenes-tiny", "--data.train", "scenes:train:64", "--training.batch", "8", "--training.epochs", "1000",

@@ -25,10 +25,10 @@ from slip.collectives import rank, world
 from slip.config import Config
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, TrainingError
-from slip.training import checkpoint, tensors
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.parallel import Shards
+from slip.training.saving import checkpoint, tensors
 from slip.training.step import gradient_norm
 from toys import ToySource, make_tiny_config
 

@@ -12,7 +12,7 @@ import torch
 
 from distributed.ranks import run_on
 from slip.cli import main
-from slip.training.tensors import read_tensors
+from slip.training.saving.tensors import read_tensors
 
 OPTIONS = [
     "scenes-tiny", "--data.train", "scenes:train:64", "--training.batch", "8", "--training.epochs", "2",
@@ -25,7 +25,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from slip.cli import main
-from slip.training import tensors
+from slip.training.saving import tensors
 
 original, done = tensors.write_tensors, Path(sys.argv[1])
 

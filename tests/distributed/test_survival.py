@@ -13,7 +13,7 @@ from torch.distributed.run import main as torchrun
 from distributed.ranks import run_on
 from forked import Command
 from slip.cli import main
-from slip.training.run import read_lines
+from slip.training.saving.run import read_lines
 from toys import ToySource
 
 OPTIONS = [

@@ -19,7 +19,7 @@ from slip.evaluation.datasets import load_labelled
 from slip.evaluation.finetune import Finetune, FinetuneRecipe, run
 from slip.evaluation.finetune.data import seeded, train_loader
 from slip.evaluation.finetune.state import fingerprint
-from slip.training import checkpoint, tensors
+from slip.training.saving import checkpoint, tensors
 
 SMALL = FinetuneRecipe(
     name="test", epochs=3, warmup_epochs=1, batch=8, lr=0.2, layer_decay=0.9, drop_path=0.2, scale=(0.5, 1.0)

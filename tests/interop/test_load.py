@@ -8,7 +8,7 @@ import slip
 from slip import toml
 from slip.encoder import Encoder
 from slip.errors import CheckpointError
-from slip.training import checkpoint
+from slip.training.saving import checkpoint
 from toys import make_tiny_config
 
 

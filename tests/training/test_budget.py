@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from slip.errors import ConfigError
-from slip.training import checkpoint
 from slip.training.budget import RESERVE, TIMED, WARM_UP, Budget, Rehearsal, parse_budget
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.plan import make_plan
-from slip.training.run import read_lines
+from slip.training.saving import checkpoint
+from slip.training.saving.run import read_lines
 from slip.training.words import length
 from toys import make_tiny_config
 

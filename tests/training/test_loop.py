@@ -12,10 +12,11 @@ from rich.console import Console
 from slip.config import Config
 from slip.data.sources.mixture import Mixture
 from slip.errors import CheckpointError, ConfigError, TrainingError
-from slip.training import checkpoint, learner, state, tensors
+from slip.training import learner, state
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
-from slip.training.run import read_lines
+from slip.training.saving import checkpoint, tensors
+from slip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 
 TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}

@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from slip.errors import CheckpointError
-from slip.training import checkpoint
 from slip.training.loop import train
-from slip.training.tensors import read_tensors, write_tensors
+from slip.training.saving import checkpoint
+from slip.training.saving.tensors import read_tensors, write_tensors
 from toys import ToySource, make_tiny_config
 
 QUIET = Console(quiet=True)

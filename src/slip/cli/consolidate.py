@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from slip.errors import CheckpointError
     from slip.files import whole_or_not
     from slip.interop import load
-    from slip.training.tensors import write_tensors
+    from slip.training.saving.tensors import write_tensors
 
     if (options.out.parent / "state.json").is_file():
         raise CheckpointError(

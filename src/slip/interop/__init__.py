@@ -36,7 +36,7 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
 
 
 def _pick(run: Path, which: str) -> Path:
-    from slip.training import checkpoint
+    from slip.training.saving import checkpoint
 
     checkpoints = checkpoint.list_checkpoints(run / "checkpoints")
     if not checkpoints:
@@ -47,8 +47,8 @@ def _pick(run: Path, which: str) -> Path:
 
 
 def _load_checkpoint(folder: Path) -> Encoder:
-    from slip.training import checkpoint
-    from slip.training.run import RunFolder
+    from slip.training.saving import checkpoint
+    from slip.training.saving.run import RunFolder
 
     config = RunFolder(folder.parent.parent).config
     encoder = Encoder.from_config(config)

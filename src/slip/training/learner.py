@@ -18,11 +18,11 @@ from slip.data.tokenizer import Tokenizer
 from slip.training.optimizer import set_learning_rate
 from slip.training.precision import overflowed
 from slip.training.schedule import learning_rate
-from slip.training.speed import Speed, Work, peak
 from slip.training.state import State
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.transfer import on_device
 from slip.training.trouble import check_nonfinite
+from slip.training.watching.speed import Speed, Work, peak
 
 
 class Learner:

@@ -32,11 +32,11 @@ from slip.training.plan import check_ssl, make_plan
 from slip.training.precision import choose_device
 from slip.training.prepare import prepare
 from slip.training.processes import Processes, joined
-from slip.training.profiling import profiling
-from slip.training.run import RunFolder
+from slip.training.saving.run import RunFolder
 from slip.training.signals import stop_signals
 from slip.training.state import State
-from slip.training.tracking import ProgressLine, Tracker, check_trackers, open_trackers
+from slip.training.watching.profiling import profiling
+from slip.training.watching.tracking import ProgressLine, Tracker, check_trackers, open_trackers
 from slip.training.words import describe, length
 
 

@@ -18,7 +18,7 @@ from slip.models import Model
 from slip.models.batchnorm import synchronise
 from slip.training.optimizer import make_state, state_tensors
 from slip.training.processes import average
-from slip.training.tensors import Snapshot, piece_of, read_into, stored_like
+from slip.training.saving.tensors import Snapshot, piece_of, read_into, stored_like
 
 
 class Parallel:

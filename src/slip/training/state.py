@@ -9,16 +9,16 @@ from typing import Any
 
 from slip.data.record import Source
 from slip.errors import CheckpointError
-from slip.training import checkpoint
-from slip.training.counts import Counts
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
 from slip.training.plan import Plan
 from slip.training.precision import loss_scaler
 from slip.training.processes import Processes
-from slip.training.run import RunFolder
-from slip.training.tracking import Window
-from slip.training.writer import BackgroundWriter
+from slip.training.saving import checkpoint
+from slip.training.saving.counts import Counts
+from slip.training.saving.run import RunFolder
+from slip.training.saving.writer import BackgroundWriter
+from slip.training.watching.tracking import Window
 
 
 class State:

@@ -13,7 +13,7 @@ from slip.data.pieces import keep_ready, sample_bytes
 from slip.data.record import Source
 from slip.models import Model
 from slip.training.plan import Plan, memory
-from slip.training.speed import peak
+from slip.training.watching.speed import peak
 
 
 def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None) -> str:

@@ -19,8 +19,8 @@ from torch import nn
 from slip.errors import CheckpointError
 from slip.evaluation.finetune.recipe import FinetuneRecipe
 from slip.files import write_json
-from slip.training import checkpoint
 from slip.training.optimizer import load_state_tensors, state_tensors
+from slip.training.saving import checkpoint
 
 if TYPE_CHECKING:
     from slip.evaluation.datasets import Labelled

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from slip.data.record import Skipped
-from slip.training import run as run_folder
 from slip.training.loop import train
-from slip.training.run import RunFolder, read_lines
+from slip.training.saving import run as run_folder
+from slip.training.saving.run import RunFolder, read_lines
 from toys import make_tiny_config
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from slip.files import TEMPORARY
-from slip.training.run import RunFolder
+from slip.training.saving.run import RunFolder
 
 TRACE = "trace.json.gz"
 WARM_UP = 5

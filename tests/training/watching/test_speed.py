@@ -10,8 +10,8 @@ from slip.config import ImageTowerConfig
 from slip.data.record import Batch
 from slip.models import build
 from slip.objectives import parse
-from slip.training import speed
-from slip.training.speed import Phases, Speed, Work, data_sheet, peak
+from slip.training.watching import speed
+from slip.training.watching.speed import Phases, Speed, Work, data_sheet, peak
 from toys import make_tiny_config
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ checkpoints/step-00001000/model.safetensors      weights
                           optimizer.safetensors  AdamW's moments, by parameter name
                           state.json             step, score and what else a run needs to go on; checksums, also its own
 
-Of a model that is spread over processes, each of them writes its parts of the two files; see `slip.training.tensors`.
+Of a model that is spread over processes, each writes its parts of the two files; see `slip.training.saving.tensors`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from slip.errors import CheckpointError
 from slip.files import TEMPORARY, sync, write_json
-from slip.training.tensors import Snapshot, read_tensors
+from slip.training.saving.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
 _NAME = re.compile(PREFIX + "[0-9]{8,}")

@@ -12,9 +12,9 @@ from slip import toml
 from slip.config import TrackingConfig
 from slip.errors import ConfigError
 from slip.training.loop import Interrupted, train
-from slip.training.run import read_lines
+from slip.training.saving.run import read_lines
 from slip.training.state import State
-from slip.training.tracking import Window, numbers, progress_text
+from slip.training.watching.tracking import Window, numbers, progress_text
 from toys import make_tiny_config
 
 QUIET = Console(quiet=True)

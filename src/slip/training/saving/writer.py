@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from slip.errors import CheckpointError
-from slip.training import checkpoint
 from slip.training.processes import Processes
-from slip.training.tensors import Snapshot
+from slip.training.saving import checkpoint
+from slip.training.saving.tensors import Snapshot
 
 Commit = Callable[[Mapping[str, str]], object]
-"""What makes a checkpoint of files, given their checksums by name; see `slip.training.checkpoint.commit`."""
+"""What makes a checkpoint of files, given their checksums by name; see `slip.training.saving.checkpoint.commit`."""
 
 
 class BackgroundWriter:

@@ -9,7 +9,7 @@ from slip.data.order import Order, parts_of
 from slip.data.record import Skipped, Tally
 from slip.data.sources.mixture import Mixture
 from slip.errors import TrainingError
-from slip.training.counts import Counts
+from slip.training.saving.counts import Counts
 
 EXAMPLE = Skipped(3, "key", "a.tar", "The server is away")
 LISTED = Path("run/skipped.jsonl")

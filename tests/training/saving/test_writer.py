@@ -10,10 +10,10 @@ import torch
 
 from slip.data.ranks import Ranks
 from slip.errors import CheckpointError
-from slip.training import checkpoint
 from slip.training.processes import Processes
-from slip.training.tensors import Snapshot
-from slip.training.writer import BackgroundWriter
+from slip.training.saving import checkpoint
+from slip.training.saving.tensors import Snapshot
+from slip.training.saving.writer import BackgroundWriter
 
 ALONE = Processes(Ranks(), None)
 SNAPSHOT = Snapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)})

@@ -9,7 +9,7 @@ counts.json     what became of the records of each source, up to the newest chec
 trace.json.gz   what a few steps spent their time on, with `training.profile`
 tracker_id      by which trackers elsewhere know the run
 results.json    the final evaluation
-checkpoints/    see `slip.training.checkpoint`
+checkpoints/    see `slip.training.saving.checkpoint`
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from slip.config import Config, TrackingConfig
 from slip.errors import ConfigError
 from slip.files import write_text
 from slip.progress import Bar, PlainLines
-from slip.training.run import RunFolder
+from slip.training.saving.run import RunFolder
 
 T = TypeVar("T")
 

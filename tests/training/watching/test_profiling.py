@@ -7,7 +7,7 @@ from rich.console import Console
 
 from slip.errors import ConfigError
 from slip.training.loop import train
-from slip.training.profiling import TRACE
+from slip.training.watching.profiling import TRACE
 from toys import make_tiny_config
 
 
@@ -39,7 +39,7 @@ def test_a_run_too_short_for_a_trace_ends_without_one(tmp_path, toy_source) -> N
 
 
 def test_a_trace_that_cannot_be_written_stops_no_run(tmp_path, toy_source, monkeypatch) -> None:
-    from slip.training import profiling
+    from slip.training.watching import profiling
 
     def full(*_):
         raise OSError(28, "No space left on device")
