@@ -1,9 +1,11 @@
-"""What only one process has to do may take longer than processes wait for each other within a step."""
+"""Processes wait for whoever is busy longer than for a step, and no longer for whoever is gone."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +17,7 @@ from rich.console import Console
 from distributed.ranks import run_on
 from slip.collectives import rank
 from slip.encoder import Encoder
+from slip.errors import TrainingError
 from slip.training import loop
 from slip.training.loop import train
 from slip.training.processes import TIMEOUT, joined
@@ -90,3 +93,47 @@ def opened(folder: Path) -> list[bool]:
 
 def test_all_wait_for_whoever_opens_data(tmp_path) -> None:
     assert run_on(2, opened, tmp_path) == [[True, True], [True, True]]
+
+
+def vanished(folder: Path) -> str:
+    """Measure in the first process, which stops being there meanwhile, with its connections open."""
+    os.environ[TIMEOUT] = "4"
+
+    def never(encoder: Encoder) -> list[Any]:
+        (folder / "pid").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return []
+
+    config = make_tiny_config(epochs=0.25)
+    try:
+        train(config, ToySource(), folder / "run", evaluate=never, console=Console(quiet=True))
+    except TrainingError as error:
+        return error.what
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int((folder / "pid").read_text()), signal.SIGCONT)
+    return "all is well"
+
+
+def test_a_process_that_vanishes_while_it_measures_is_noticed(tmp_path) -> None:
+    gone = "Another process of the run has ended, or cannot be reached"
+    assert run_on(2, vanished, tmp_path) == [gone, gone]
+
+
+def failed(number: int) -> str:
+    """Fail in one process, while the others wait for it."""
+    os.environ[TIMEOUT] = "60"
+    try:
+        with joined(torch.device("cpu")) as processes, processes.together():
+            if processes.rank == number:
+                raise ValueError("mine")
+    except (ValueError, TrainingError) as error:
+        return type(error).__name__
+    return "all is well"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_nobody_waits_for_a_process_that_has_failed(number) -> None:
+    said = run_on(3, failed, number)
+    assert said.pop(number) == "ValueError"
+    assert said == ["TrainingError", "TrainingError"]

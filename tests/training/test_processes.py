@@ -22,5 +22,6 @@ def test_an_odd_timeout_is_refused(monkeypatch, seconds) -> None:
 def test_a_process_alone_waits_for_nobody(monkeypatch) -> None:
     monkeypatch.setenv("SLIP_TIMEOUT", "5")
     with joined(torch.device("cpu")) as processes:
-        processes.wait()
+        with processes.together():
+            pass
         assert (processes.world, processes.mean([2.0]), processes.from_first(7)) == (1, [2.0], 7)

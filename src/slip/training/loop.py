@@ -97,16 +97,17 @@ def _train(
     check_decoder(config.data.decoder)
     check_trackers(config.tracking)
     data: dict[str, Any] = {}
-    if processes.first:
-        if run.exists() and not resume:
-            raise ConfigError(
-                "The run folder already holds a run",
-                got=str(run.path),
-                fix="Continue it with --resume, or choose another folder with --out",
-            )
-        data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
-        if run.exists():
-            run.check_same(config, data)
+    with processes.together():
+        if processes.first:
+            if run.exists() and not resume:
+                raise ConfigError(
+                    "The run folder already holds a run",
+                    got=str(run.path),
+                    fix="Continue it with --resume, or choose another folder with --out",
+                )
+            data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
+            if run.exists():
+                run.check_same(config, data)
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, config.training)
@@ -114,7 +115,6 @@ def _train(
         if not run.exists():
             run.create(config, data)
         console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
-    processes.wait()  # identifying the data may take long
     parallel = parallelise(
         model,
         config.training.parallel,
@@ -263,12 +263,12 @@ class _Session:
         state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
         self.progress.measuring()
         weights = state.parallel.whole_weights()
-        if self.processes.first:
-            try:
-                self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
-            except BaseException as error:
-                failure = error
-        self.processes.wait()  # patiently: a step's patience is not an evaluation's
+        with self.processes.together():
+            if self.processes.first:
+                try:
+                    self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
+                except BaseException as error:
+                    failure = error
         (failed,) = self.processes.any(failure is not None)
         if failed:
             raise failure or TrainingError("The first process could not evaluate the model")

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.constants import default_pg_nccl_timeout
+from torch.distributed.constants import default_pg_nccl_timeout, default_pg_timeout
 
 from slip.data.ranks import Ranks, meet
 from slip.errors import ConfigError, TrainingError
 
 TIMEOUT = "SLIP_TIMEOUT"
-"""Environment variable: seconds that processes wait for each other within a step. Unless given, what torch takes."""
-_LONGEST_WAIT = timedelta(days=7)  # for the first process to measure; one that dies is noticed at once
+"""Environment variable: seconds that processes wait for a word of each other. Unless given, what torch takes."""
+_WORD_EVERY = 5.0  # seconds
 
 
 class Processes:
     """This process and those that train with it; alone unless `torchrun` says otherwise.
 
-    Small things are agreed on between CPUs, by a group of its own, so that no device is waited for; and where all
-    wait for what the first alone does, by a second one, which is patient.
+    Small things are agreed on between CPUs, by the group `control`, so that no device is waited for; and where some
+    may take long, all tell each other by a second one, `alive`, that they are still there, every so many seconds.
     """
 
     def __init__(
-        self, ranks: Ranks, control: dist.ProcessGroup | None, patient: dist.ProcessGroup | None = None
+        self,
+        ranks: Ranks,
+        control: dist.ProcessGroup | None,
+        alive: dist.ProcessGroup | None = None,
+        word_every: float = _WORD_EVERY,
     ) -> None:
-        self.rank, self.world, self._control, self._patient = ranks.rank, ranks.world, control, patient
+        self.rank, self.world = ranks.rank, ranks.world
+        self._control, self._alive, self._word_every = control, alive, word_every
 
     @property
     def first(self) -> bool:
@@ -52,10 +59,10 @@ class Processes:
 
     def from_first(self, number: int) -> int:
         """Return the first process's number."""
-        if self._patient is None:
+        if self._control is None:
             return number
         told = torch.tensor([number])
-        dist.broadcast(told, 0, group=self._patient)
+        dist.broadcast(told, 0, group=self._control)
         return int(told)
 
     def gather(self, payload: bytes) -> list[bytes]:
@@ -80,17 +87,46 @@ class Processes:
 
         All leave together.
         """
-        if not self.first:
-            self.wait()
-        yield
-        if self.first:
-            self.wait()
-        self.wait()
+        for turn in (self.first, not self.first):
+            with self.together():
+                if turn:
+                    yield
 
-    def wait(self) -> None:
-        """Wait until every process is here, for however long."""
-        if self._patient is not None:
-            dist.barrier(group=self._patient)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave when every process is through with what it does within, for however long; all must enter.
+
+        One that ends is noticed, and one that vanishes too: a second thread of each says every few seconds that it is
+        alive, and the others wait for that no longer than for anything else.
+
+        Raises TrainingError when another one failed within; RuntimeError, as torch.distributed does, when one is gone.
+        """
+        if self._alive is None:
+            yield
+            return
+        through, failed = Event(), Event()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="alive")
+        everyone = pool.submit(self._say_so, through, failed)
+        try:
+            yield
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            through.set()
+            pool.shutdown(wait=False)
+        everyone.result()
+
+    def _say_so(self, through: Event, failed: Event) -> None:
+        """Tell the others that this process is alive, until all are `through`, or one has `failed`."""
+        count_through = 0
+        while count_through < self.world:
+            through.wait(self._word_every)
+            counts = torch.tensor([int(through.is_set()), int(failed.is_set())])
+            dist.all_reduce(counts, group=self._alive)
+            count_through, count_failed = counts.tolist()
+            if count_failed:
+                raise _gone("It failed at what the others waited for")
 
 
 @contextmanager
@@ -100,8 +136,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     device: where the models live, which picks how they exchange: NCCL between CUDA devices, gloo for what is in the
     CPU's memory. A group that the program has set up by itself is used as it is.
 
-    A machine that vanishes without a word, as behind a cut cable, is noticed when waiting for it has taken too long:
-    half an hour, ten minutes of NCCL, or the seconds in the environment variable SLIP_TIMEOUT.
+    A machine that vanishes without a word, as behind a cut cable, is noticed when nothing has been heard of it for half
+    an hour, ten minutes of NCCL, or the seconds in the environment variable SLIP_TIMEOUT.
 
     Raises TrainingError when another process ends meanwhile, or cannot be reached; ConfigError for an odd SLIP_TIMEOUT.
     """
@@ -119,21 +155,22 @@ def joined(device: torch.device) -> Iterator[Processes]:
             store = meet(ranks.rank, ranks.world, dist.default_pg_timeout)
             dist.init_process_group(store=store, rank=ranks.rank, world_size=ranks.world, **options)
         control: Any = dist.new_group(backend="gloo", timeout=timeout)
-        patient: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
-        yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control, patient)
+        alive: Any = dist.new_group(backend="gloo", timeout=timeout)
+        word_every = min(_WORD_EVERY, (timeout or default_pg_timeout).total_seconds() / 4)
+        yield Processes(Ranks(dist.get_rank(), dist.get_world_size()), control, alive, word_every)
     except dist.DistError as error:
-        raise _gone(error) from None
+        raise _gone(_first_line(error)) from None
     except RuntimeError as error:
         if not _speaks_of_others(error):
             raise
-        raise _gone(error) from None
+        raise _gone(_first_line(error)) from None
     finally:
         if own and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _timeout() -> timedelta | None:
-    """Return how long processes wait for each other within a step; None where that is left to torch."""
+    """Return how long processes wait for a word of each other; None where that is left to torch."""
     seconds = os.environ.get(TIMEOUT, "")
     if not seconds:
         return None
@@ -165,10 +202,14 @@ def _speaks_of_others(error: RuntimeError) -> bool:
     return any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection", "peer"))
 
 
-def _gone(error: Exception) -> TrainingError:
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _gone(cause: str) -> TrainingError:
     return TrainingError(
         "Another process of the run has ended, or cannot be reached",
-        cause=str(error).splitlines()[0],
+        cause=cause,
         fix="Look at what the other processes printed. Under `torchrun --max-restarts 3` with `--resume` the run "
         "goes on by itself from its newest checkpoint",
     )

@@ -66,7 +66,10 @@ class State:
         Raises CheckpointError where there are checkpoints and none is good, or this version cannot go on from it.
         """
         folder = self.run.checkpoints
-        found = checkpoint.newest_good(folder, self._warn) if self.processes.first else None
+        found = None
+        with self.processes.together():  # checksums of large files
+            if self.processes.first:
+                found = checkpoint.newest_good(folder, self._warn)
         newest = self.processes.from_first(-1 if found is None else checkpoint.step_of(found))
         if newest >= 0:
             path = checkpoint.path_of(folder, newest)

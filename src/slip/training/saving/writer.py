@@ -70,18 +70,18 @@ class BackgroundWriter:
 
         Raises CheckpointError, on every process, when it could not be written.
         """
-        failure = None
-        if self._part is not None:
-            wait([self._part[0]])
-            self.processes.wait()
+        failure: BaseException | None = None
+        with self.processes.together():
+            if self._part is not None:
+                wait([self._part[0]])
         try:
             self._settle()
-            whole, self._whole = self._whole, None
-            if whole is not None:
-                whole.result()
         except CheckpointError as error:
             failure = error
-        self.processes.wait()
+        whole, self._whole = self._whole, None
+        with self.processes.together():
+            if whole is not None:
+                failure = whole.exception() or failure
         (failed,) = self.processes.any(failure is not None)
         if failed:
             raise failure or CheckpointError("The first process could not write the checkpoint")
