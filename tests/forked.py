@@ -17,6 +17,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PRELOADED = ["pytest", "slip.cli.train", "slip.training.loop", "torch.distributed.run"]
 
 
@@ -89,6 +91,8 @@ def _run(
     function: Callable[[list[str]], Any], arguments: list[str], output: str, environment: dict[str, str]
 ) -> None:
     os.environ.update(environment)
+    if threads := environment.get("OMP_NUM_THREADS"):  # which the server's torch has read long ago
+        torch.set_num_threads(int(threads))
     with open(output, "wb", buffering=0) as file:
         for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(file.fileno(), descriptor)

@@ -41,6 +41,11 @@ class Host:
                 [*self.inside, *command], stdout=out, stderr=subprocess.STDOUT, env=environment
             )
 
+    def give_up_connections_soon(self) -> None:
+        """Make Linux take a connection for dead after some 12 seconds without an answer, not 15 minutes."""
+        setting = "echo 5 > /proc/sys/net/ipv4/tcp_retries2"
+        subprocess.run([*self.inside, "sh", "-c", setting], check=True, timeout=10)
+
     def pull_the_cable(self) -> None:
         self.ip("link", "set", CARD, "down")
 

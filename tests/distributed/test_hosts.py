@@ -108,3 +108,20 @@ def test_a_lost_host_is_noticed_and_may_come_back(tmp_path, hosts, undisturbed) 
     job.agents[1] = job.start(1)
     assert job.weights() == undisturbed
     assert "continuing from step" in job.said()
+
+
+def test_without_the_host_where_they_meet_the_job_ends_and_can_be_started_again(
+    tmp_path, hosts, undisturbed
+) -> None:
+    hosts[1].give_up_connections_soon()
+    job = Job(tmp_path, hosts, seconds=15)
+    job.wait_for(lambda: job.has(4))
+    hosts[0].pull_the_cable()
+    hosts[0].lose_power()
+    assert job.agents[1].wait(LIMIT) != 0
+    assert "cannot be reached" in job.said(1)
+    assert not job.has(30)
+    hosts[0].plug_it_in()
+    job.agents = [job.start(number) for number in (0, 1)]
+    assert job.weights() == undisturbed
+    assert "continuing from step" in job.said()

@@ -89,7 +89,8 @@ def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, pictures, whole) -
     assert status != 0
     assert "the state is saved" in output
     assert not (out / "checkpoints" / LAST).exists()
-    with Command(main, ["train", "--out", str(out), "--resume"], tmp_path / "alone") as alone:
+    going_on = ["train", "--out", str(out), "--resume"]
+    with Command(main, going_on, tmp_path / "alone", {"OMP_NUM_THREADS": "1"}) as alone:
         status, output = alone.wait(100)
     assert status == 0, output
     found, expected = (read_lines(o / "metrics.jsonl") for o in (out, uninterrupted))

@@ -199,7 +199,7 @@ def average(tensors: Sequence[Tensor], bucket: int = 2**25) -> None:
 
 def _speaks_of_others(error: RuntimeError) -> bool:
     """Whether torch.distributed raised this because of another process."""
-    return any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection", "peer"))
+    return any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection", "peer", "pair"))
 
 
 def _first_line(error: Exception) -> str:
