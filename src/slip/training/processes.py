@@ -105,16 +105,15 @@ class Processes:
             yield
             return
         through, failed = Event(), Event()
-        pool = ThreadPoolExecutor(1, thread_name_prefix="alive")
-        everyone = pool.submit(self._say_so, through, failed)
-        try:
-            yield
-        except BaseException:
-            failed.set()
-            raise
-        finally:
-            through.set()
-            pool.shutdown(wait=False)
+        with ThreadPoolExecutor(1, thread_name_prefix="alive") as pool:
+            everyone = pool.submit(self._say_so, through, failed)
+            try:
+                yield
+            except BaseException:
+                failed.set()
+                raise
+            finally:
+                through.set()
         everyone.result()
 
     def _say_so(self, through: Event, failed: Event) -> None:
