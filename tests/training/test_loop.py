@@ -1,60 +1,20 @@
+"""Whole runs: what they write, how they end and go on, and what they refuse."""
+
 import io
 import json
-import os
 import re
-import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-import torch
 from rich.console import Console
 
-from slip.config import Config
 from slip.data.sources.mixture import Mixture
-from slip.errors import CheckpointError, ConfigError, TrainingError
-from slip.training import learner, state
-from slip.training.learner import Learner
+from slip.errors import CheckpointError, ConfigError
 from slip.training.loop import Interrupted, train
 from slip.training.saving import checkpoint, tensors
 from slip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
-
-TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
-QUIET = Console(quiet=True)
-
-
-@dataclass(frozen=True)
-class FakeResult:
-    value: float
-    task: str = "fake"
-    metric: str = "score"
-
-    def to_dict(self) -> dict:
-        return {"task": self.task, "metric": self.metric, "value": self.value}
-
-
-class Killed(BaseException):
-    """Nobody handles it."""
-
-
-def weights(run):
-    return checkpoint.load(checkpoint.list_checkpoints(run.checkpoints)[-1])[0]
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def interrupt_after(monkeypatch, step: int) -> None:
-    """Send this process SIGTERM once `step` steps are done."""
-    original = Learner._train_step
-
-    def train_step(self, batch):
-        original(self, batch)
-        if self.state.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Learner, "_train_step", train_step)
+from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
 
 def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
@@ -239,137 +199,6 @@ def test_resume_without_a_run_starts_one(tmp_path, toy_source, tiny_config) -> N
     assert checkpoint.list_checkpoints(run.checkpoints)
 
 
-def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
-    config = make_tiny_config(epochs=3)
-    values = iter([0.2, 0.9, 0.4])
-    run = train(
-        config, toy_source, tmp_path / "run", evaluate=lambda _: [FakeResult(next(values))], console=QUIET
-    )
-    measured = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
-    assert [(line["step"], line["evaluation"]["fake/score"]) for line in measured] == [
-        (8, 0.2),
-        (16, 0.9),
-        (24, 0.4),
-    ]
-    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
-    assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
-
-
-def test_a_broken_evaluation_does_not_cost_the_weights(tmp_path, toy_source, tiny_config) -> None:
-    def broken(_):
-        raise RuntimeError("no such data set")
-
-    with pytest.raises(RuntimeError, match="no such data set"):
-        train(tiny_config, toy_source, tmp_path / "run", evaluate=broken, console=QUIET)
-    assert checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000008"
-
-
-def test_a_step_is_safe_before_it_is_measured(tmp_path, toy_source, tiny_config) -> None:
-    """It is on disk when the evaluation begins, the last one too; a run that is asked to stop then ends well."""
-    checkpoints, seen = tmp_path / "run" / "checkpoints", []
-
-    def measure(_):
-        newest = checkpoint.newest_good(checkpoints, pytest.fail)
-        seen.append(newest and (newest.name, checkpoint.read_state(newest)["score"]))
-        if len(seen) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return [FakeResult(0.5)]
-
-    def killed(*_):
-        raise Killed
-
-    default = signal.signal(signal.SIGTERM, killed)
-    try:
-        train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
-    finally:
-        signal.signal(signal.SIGTERM, default)
-    assert seen == [("step-00000008", None), ("step-00000016", None)]
-    assert checkpoint.read_state(checkpoints / "step-00000016")["score"] == 0.5
-
-
-@pytest.mark.parametrize("step", [8, 16])
-@pytest.mark.parametrize("when", ["before", "during", "after"])
-def test_a_run_killed_about_an_evaluation_has_it_once(
-    tmp_path, toy_source, tiny_config, monkeypatch, step, when
-) -> None:
-    measured: list[int] = []
-
-    def measure(_):
-        newest = checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
-        measured.append(newest)
-        if when == "during" and measured == list(range(8, step + 1, 8)):
-            raise Killed
-        return [FakeResult(newest / 16)]
-
-    save = state.State.save
-
-    def killed(self):
-        if when == "after" and self.step == self.measured_at == step:
-            raise Killed
-        save(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(state.State, "save", killed)
-        if when == "before":
-            interrupt_after(patch, step)
-        if (when, step) == ("before", 16):  # it is done then, and ends as if nobody had asked
-            train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
-        else:
-            with pytest.raises((Killed, Interrupted)):
-                train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
-    for _ in range(2):
-        run = train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, resume=True, console=QUIET)
-    lines = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
-    assert [(line["step"], line["evaluation"]["fake/score"]) for line in lines] == [(8, 0.5), (16, 1.0)]
-    assert len(measured) == 2 + (when != "before")
-    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
-
-
-def test_unusable_records_are_replaced_and_listed(tmp_path, tiny_config) -> None:
-    source = ToySource(64, broken=frozenset({3, 40}), silent=frozenset({9}))
-    config = replace(tiny_config, data=replace(tiny_config.data, max_skipped=0.2))
-    run = train(config, source, tmp_path / "run", console=QUIET)
-    listed = read_lines(run.path / "skipped.jsonl")
-    assert {line["index"] for line in listed} == {3, 9, 40}
-    assert {line["key"] for line in listed} >= {"toy/009"}
-    lines = read_lines(run.path / "metrics.jsonl")
-    assert lines[-1]["skipped"] == len(listed) >= 6
-
-
-def test_too_many_unusable_records_stop_the_run(tmp_path) -> None:
-    source = ToySource(64, broken=frozenset(range(0, 64, 8)))
-    with pytest.raises(
-        TrainingError, match=r"could not be used, more than the 5\.0% allowed.*skipped\.jsonl"
-    ):
-        train(make_tiny_config(epochs=20), source, tmp_path / "run", console=QUIET)
-
-
-def test_non_finite_losses_are_skipped_then_stop_the_run(
-    tmp_path, toy_source, tiny_config, monkeypatch
-) -> None:
-    original, calls = learner.backward, []
-
-    def poisoned(parallel, *args, **options):
-        losses = original(parallel, *args, **options)
-        calls.append(1)
-        if len(calls) == 3 or len(calls) > 8:
-            losses["loss"] = torch.tensor(float("nan"))
-            for parameter in parallel.model.parameters():
-                parameter.grad = torch.full_like(parameter, float("nan"))
-        return losses
-
-    monkeypatch.setattr(learner, "backward", poisoned)
-    config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
-    with pytest.raises(TrainingError, match=r"3 steps in a row, the last one step 11.*records toy/"):
-        train(config, toy_source, tmp_path / "run", console=QUIET)
-    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
-    assert lines[1]["nonfinite"] == 1
-    counts = json.loads((tmp_path / "run" / "counts.json").read_text())
-    assert (counts["nonfinite_steps"], counts["nonfinite_samples"]) in [(1, 8), (3, 24)]
-    stored = checkpoint.load(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])[0]
-    assert all(torch.isfinite(w).all() for w in stored.values())
-
-
 @pytest.mark.parametrize(("which", "stops"), [("00000010", False), ("00000016", True)])
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     tmp_path, toy_source, tiny_config, monkeypatch, which, stops
@@ -443,84 +272,6 @@ def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) ->
         assert words in told
 
 
-def cheap(config: Config) -> Config:
-    """Return the configuration with everything that makes self-supervision cheaper."""
-    ssl = replace(config.views.ssl, size=24, drop_tokens=0.5)
-    return replace(
-        config,
-        views=replace(config.views, image=replace(config.views.image, drop_tokens=0.25), ssl=ssl),
-        objective=replace(config.objective, ssl_every=2, ssl_share=0.5),
-    )
-
-
-@pytest.mark.parametrize("micro_batch", [0, 3])
-def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypatch, micro_batch) -> None:
-    config = cheap(make_tiny_config(micro_batch=micro_batch))
-    pictures = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
-    said = io.StringIO()
-    console = Console(file=said, width=200)
-    whole = train(config, toy_source, tmp_path / "whole", ssl=pictures, console=console)
-    interrupt_after(monkeypatch, 7)  # steps 0, 2, 4, … have self-supervision
-    with pytest.raises(Interrupted, match="after step 7 of 16"):
-        train(config, toy_source, tmp_path / "parts", ssl=pictures, console=QUIET)
-    parts = train(config, toy_source, tmp_path / "parts", ssl=pictures, resume=True, console=QUIET)
-    assert same(weights(whole), weights(parts))
-    lines = [
-        [
-            {k: v for k, v in line.items() if k not in TIMING and not k.startswith("time_")}
-            for line in read_lines(run.path / "metrics.jsonl")
-        ]
-        for run in (whole, parts)
-    ]
-    assert lines[0] == lines[1]
-    # 16 steps of 8 pairs; 8 steps with 4 pictures, which are 2 epochs of 13 and a half.
-    assert "160 records read" in said.getvalue()
-    skipped = [line["key"] for line in read_lines(whole.path / "skipped.jsonl")]
-    assert skipped.count("#5") in (2, 3)
-
-
-def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch) -> None:
-    config = cheap(make_tiny_config(log_every=1))
-    original, views = learner.backward, []
-
-    def watched(model, objective, inputs, **options):
-        views.append({name: tuple(view.shape) for name, view in inputs.views.items()})
-        return original(model, objective, inputs, **options)
-
-    monkeypatch.setattr(learner, "backward", watched)
-    run = train(config, toy_source, tmp_path / "run", console=QUIET)
-    image = {"image": (8, 3, 16, 16)}
-    assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
-    lines = read_lines(run.path / "metrics.jsonl")
-    assert [("simclr_loss" in line, "clip_loss" in line) for line in lines] == [
-        (True, True),
-        (False, True),
-    ] * 8
-
-
-def test_means_are_over_the_steps_that_have_a_value(tmp_path, toy_source) -> None:
-    each, all_steps = (
-        read_lines(
-            train(cheap(make_tiny_config(log_every=n)), toy_source, tmp_path / str(n), console=QUIET).path
-            / "metrics.jsonl"
-        )
-        for n in (1, 16)
-    )
-    for name, count in (("simclr_loss", 8), ("clip_loss", 16), ("loss", 16)):
-        values = [line[name] for line in each if name in line]
-        assert len(values) == count
-        assert all_steps[0][name] == pytest.approx(sum(values) / count)
-
-
-def test_the_trained_model_takes_images_of_views_size(tmp_path, toy_source, tiny_config) -> None:
-    import slip
-
-    run = train(cheap(tiny_config), toy_source, tmp_path / "run", console=QUIET)
-    encoder = slip.load(run.path)
-    assert encoder.size == 16
-    assert encoder.encode_image(toy_source[0].image).shape == (1, 8)
-
-
 @pytest.mark.parametrize(
     ("ssl", "advice"), [({"size": 20}, "views of 20 pixels"), ({"drop_tokens": 1.0}, "views.ssl.drop_tokens")]
 )
@@ -531,58 +282,6 @@ def test_views_that_cannot_be_trained_on_leave_no_folder(
     with pytest.raises(ConfigError, match=advice):
         train(replace(tiny_config, views=views), toy_source, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
-
-
-def scale_losses(monkeypatch, **options) -> None:
-    """Let fp32 runs on a CPU scale their losses as fp16 ones on a GPU do."""
-    monkeypatch.setattr(state, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", **options))
-
-
-def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
-    tmp_path, toy_source, tiny_config, monkeypatch
-) -> None:
-    plain = train(tiny_config, toy_source, tmp_path / "plain", console=QUIET)
-    # Grows at steps 5, 10 and 15, so that both the scale and the steps since it grew have to be restored.
-    scale_losses(monkeypatch, init_scale=2.0**8, growth_interval=5)
-    whole = train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)
-    assert same(weights(plain), weights(whole))  # powers of two: bit for bit
-    interrupt_after(monkeypatch, 7)
-    with pytest.raises(Interrupted):
-        train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
-    parts = train(tiny_config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
-    assert same(weights(whole), weights(parts))
-    states = [
-        checkpoint.read_state(checkpoint.list_checkpoints(run.checkpoints)[-1]) for run in (whole, parts)
-    ]
-    assert states[0] == states[1]
-    assert states[0]["scaler"]["scale"] == 2.0**11
-    assert states[0]["scaler"]["_growth_tracker"] == 1
-
-
-def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
-    """The loss stays finite and its gradient does not: four times too high a scale, then something else."""
-    original, calls = learner.backward, []
-
-    def too_high(parallel, *args, scaler, **options):
-        losses = original(parallel, *args, scaler=scaler, **options)
-        calls.append(scaler.get_scale())
-        if scaler.get_scale() > 0.5 or len(calls) > 10:
-            parallel.model.logit_scale.grad.fill_(float("inf"))
-        return losses
-
-    monkeypatch.setattr(learner, "backward", too_high)
-    scale_losses(monkeypatch, init_scale=8.0, growth_interval=1000)
-    config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
-    with pytest.raises(TrainingError, match="3 steps in a row, the last one step 13"):
-        train(config, toy_source, tmp_path / "run", console=QUIET)
-    assert calls == [8, 4, 2, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.125]
-    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
-    assert [(line["overflow"], line["nonfinite"]) for line in lines] == [(3, 0), (4, 0), (4, 0), (4, 2)]
-
-
-def test_runs_in_other_precisions_count_no_overflow(tmp_path, toy_source, tiny_config) -> None:
-    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
-    assert not any("overflow" in line for line in read_lines(run.path / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("how", ["selective", "full"])

@@ -1,0 +1,48 @@
+"""What tests of whole runs share: a result, ways to end a run, and what it left."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from slip.training.learner import Learner
+from slip.training.saving import checkpoint
+
+TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
+QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class FakeResult:
+    value: float
+    task: str = "fake"
+    metric: str = "score"
+
+    def to_dict(self) -> dict:
+        return {"task": self.task, "metric": self.metric, "value": self.value}
+
+
+class Killed(BaseException):
+    """Nobody handles it."""
+
+
+def weights(run):
+    return checkpoint.load(checkpoint.list_checkpoints(run.checkpoints)[-1])[0]
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def interrupt_after(monkeypatch, step: int) -> None:
+    """Send this process SIGTERM once `step` steps are done."""
+    original = Learner._train_step
+
+    def train_step(self, batch):
+        original(self, batch)
+        if self.state.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Learner, "_train_step", train_step)

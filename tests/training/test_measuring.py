@@ -1,0 +1,100 @@
+"""Evaluations of a run: when, what they may cost, and that a kill about one changes nothing."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from slip.training import state
+from slip.training.loop import Interrupted, train
+from slip.training.saving import checkpoint
+from slip.training.saving.run import read_lines
+from toys import make_tiny_config
+from training.runs import QUIET, FakeResult, Killed, interrupt_after
+
+
+def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
+    config = make_tiny_config(epochs=3)
+    values = iter([0.2, 0.9, 0.4])
+    run = train(
+        config, toy_source, tmp_path / "run", evaluate=lambda _: [FakeResult(next(values))], console=QUIET
+    )
+    measured = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
+    assert [(line["step"], line["evaluation"]["fake/score"]) for line in measured] == [
+        (8, 0.2),
+        (16, 0.9),
+        (24, 0.4),
+    ]
+    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
+    assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
+
+
+def test_a_broken_evaluation_does_not_cost_the_weights(tmp_path, toy_source, tiny_config) -> None:
+    def broken(_):
+        raise RuntimeError("no such data set")
+
+    with pytest.raises(RuntimeError, match="no such data set"):
+        train(tiny_config, toy_source, tmp_path / "run", evaluate=broken, console=QUIET)
+    assert checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000008"
+
+
+def test_a_step_is_safe_before_it_is_measured(tmp_path, toy_source, tiny_config) -> None:
+    """It is on disk when the evaluation begins, the last one too; a run that is asked to stop then ends well."""
+    checkpoints, seen = tmp_path / "run" / "checkpoints", []
+
+    def measure(_):
+        newest = checkpoint.newest_good(checkpoints, pytest.fail)
+        seen.append(newest and (newest.name, checkpoint.read_state(newest)["score"]))
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [FakeResult(0.5)]
+
+    def killed(*_):
+        raise Killed
+
+    default = signal.signal(signal.SIGTERM, killed)
+    try:
+        train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+    finally:
+        signal.signal(signal.SIGTERM, default)
+    assert seen == [("step-00000008", None), ("step-00000016", None)]
+    assert checkpoint.read_state(checkpoints / "step-00000016")["score"] == 0.5
+
+
+@pytest.mark.parametrize("step", [8, 16])
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_a_run_killed_about_an_evaluation_has_it_once(
+    tmp_path, toy_source, tiny_config, monkeypatch, step, when
+) -> None:
+    measured: list[int] = []
+
+    def measure(_):
+        newest = checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+        measured.append(newest)
+        if when == "during" and measured == list(range(8, step + 1, 8)):
+            raise Killed
+        return [FakeResult(newest / 16)]
+
+    save = state.State.save
+
+    def killed(self):
+        if when == "after" and self.step == self.measured_at == step:
+            raise Killed
+        save(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.State, "save", killed)
+        if when == "before":
+            interrupt_after(patch, step)
+        if (when, step) == ("before", 16):  # it is done then, and ends as if nobody had asked
+            train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+        else:
+            with pytest.raises((Killed, Interrupted)):
+                train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+    for _ in range(2):
+        run = train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, resume=True, console=QUIET)
+    lines = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]
+    assert [(line["step"], line["evaluation"]["fake/score"]) for line in lines] == [(8, 0.5), (16, 1.0)]
+    assert len(measured) == 2 + (when != "before")
+    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
