@@ -192,7 +192,8 @@ class TrainingConfig:
     batch: int = 4096
     """Image-caption pairs in one optimiser step, of all processes together."""
     micro_batch: int = 0
-    """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all."""
+    """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all.
+    Not for image towers with BatchNorm."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: each has the whole model (ddp), or the towers' weights, gradients and moments are spread
     over them (fsdp)."""

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slip.config import Config
+from slip.config import Config, ImageTowerConfig
 from slip.errors import ConfigError
 from slip.models import build
 from slip.training.plan import make_plan, memory
@@ -29,6 +29,15 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
     assert weights == 16 * sum(p.numel() for p in model.parameters())
     assert activations == pytest.approx(module._saved_bytes(plan, model, micro_batch or 16), rel=0.02)
     assert torch.is_grad_enabled()
+
+
+def test_to_estimate_memory_changes_no_model() -> None:
+    config = make_tiny_config(batch=16)
+    config = replace(config, model=replace(config.model, image=ImageTowerConfig(name="test_resnet")))
+    plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    memory(plan, model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["workers", "prefetch"])

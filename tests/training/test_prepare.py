@@ -239,3 +239,11 @@ def test_convolutions_run_with_channels_last(tiny_config) -> None:
             torch.testing.assert_close(b.grad, a.grad)
     for name, value in prepared.state_dict().items():
         torch.testing.assert_close(value, plain.state_dict()[name])
+
+
+def test_micro_batches_are_refused_where_they_would_not_be_the_whole_batch(tiny_config) -> None:
+    """BatchNorm of the tower would have the statistics of a part; one that is no smaller than the batch is fine."""
+    config = replace(tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet"))
+    with pytest.raises(ConfigError, match=r"BatchNorm layers.*micro_batch 4 of 8 rows.*Leave out"):
+        prepare(build(config, 32, NEEDS), CPU, torch.float32, TrainingConfig(batch=8, micro_batch=4))
+    prepare(build(config, 32, NEEDS), CPU, torch.float32, TrainingConfig(batch=8, micro_batch=8))

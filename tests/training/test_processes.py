@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 
+from slip.data.ranks import meet
 from slip.errors import ConfigError
 from slip.training.processes import joined
 
@@ -25,3 +29,17 @@ def test_a_process_alone_waits_for_nobody(monkeypatch) -> None:
         with processes.together():
             pass
         assert (processes.world, processes.mean([2.0]), processes.from_first(7)) == (1, [2.0], 7)
+
+
+def test_the_gpu_of_this_process_is_the_one_that_libraries_take(monkeypatch) -> None:
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    with joined(torch.device("cuda", 1)):
+        assert taken == [torch.device("cuda", 1)]
+
+
+def test_a_rank_that_never_comes_is_not_waited_for_without_end(monkeypatch) -> None:
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    with pytest.raises(dist.DistStoreError, match="Nothing has been heard of rank 1"):
+        meet(0, 2, timedelta(seconds=0.1))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from slip.errors import CheckpointError
 from slip.training.loop import train
+from slip.training.processes import Processes
 from slip.training.saving import checkpoint
 from slip.training.saving.tensors import read_tensors, write_tensors
 from toys import ToySource, make_tiny_config
@@ -92,3 +93,13 @@ def test_what_comes_after_a_checkpoint_does_not_undo_it(tmp_path) -> None:
     run = train(make_tiny_config(epochs=1), ToySource(), tmp_path / "run", console=console)
     assert checkpoint.newest_good(run.checkpoints, pytest.fail)
     assert "warning: counts.json cannot be written" in console.export_text()
+
+
+def test_a_run_folder_that_is_not_shared(run, tmp_path, monkeypatch) -> None:
+    """The first process, on another machine, has found a checkpoint that is not here."""
+    (tmp_path / "run").mkdir()
+    for name in ("config.toml", "data.json"):
+        shutil.copy(run / name, tmp_path / "run" / name)
+    monkeypatch.setattr(Processes, "from_first", lambda self, number: 8)
+    with pytest.raises(CheckpointError, match=r"not there for this one.*step-00000008.*all machines share"):
+        train(make_tiny_config(epochs=1), ToySource(), tmp_path / "run", resume=True, console=QUIET)

@@ -108,6 +108,8 @@ def meet(rank: int, world: int, timeout: timedelta) -> Store:
     torchrun's store still holds the addresses of the processes that it has started anew, and whoever reads one of them
     waits for the dead. So the first rank hands out a fresh name, under which all that follows is kept, to whoever
     answers now: each rank asks by a number that no earlier one has had.
+
+    Raises DistStoreError when one of them has not answered in time.
     """
     import torch.distributed as dist
 
@@ -118,8 +120,10 @@ def meet(rank: int, world: int, timeout: timedelta) -> Store:
         name = store.get(f"slip/name for/{number}").decode()
         store.set(f"slip/has/{name}/{rank}", "")
         return dist.PrefixStore(name, store)
-    missing = set(range(1, world))
+    missing, end = set(range(1, world)), time.monotonic() + timeout.total_seconds()
     while missing:
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"Nothing has been heard of rank {min(missing)} for {timeout}")
         for other in sorted(missing):
             if store.check([f"slip/asks/{other}"]):  # perhaps of a process that is gone, so again and again
                 store.set(f"slip/name for/{store.get(f'slip/asks/{other}').decode()}", number)

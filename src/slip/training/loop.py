@@ -111,10 +111,11 @@ def _train(
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, config.training)
-    if processes.first:
-        if not run.exists():
-            run.create(config, data)
-        console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+    with processes.together():
+        if processes.first:
+            if not run.exists():
+                run.create(config, data)
+            console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
     parallel = parallelise(
         model,
         config.training.parallel,
@@ -185,7 +186,8 @@ class _Session:
         if state.step:
             self.say(f"continuing from step {state.step:,} of {plan.steps:,}")
         first = self.processes.first
-        self.trackers = open_trackers(self.run, config, state.step, self.say) if first else []
+        with self.processes.together():
+            self.trackers = open_trackers(self.run, config, state.step, self.say) if first else []
         self.progress = ProgressLine(self.console, state.step, plan.steps)
         self.trackers.append(self.progress)
         state.saved_at = time.monotonic()

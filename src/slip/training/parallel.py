@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -108,11 +109,13 @@ class Shards(Parallel):
         super().__init__(model)
         self.parts = world()
         policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+        # Where the model is, which need not be on the GPU that the machine has.
+        mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
         for tower in (model.image_tower, model.text_tower):
             if tower is not None:
                 for block in _blocks(tower):
-                    fully_shard(block, offload_policy=policy)
-                fully_shard(tower, offload_policy=policy)
+                    fully_shard(block, mesh=mesh, offload_policy=policy)
+                fully_shard(tower, mesh=mesh, offload_policy=policy)
 
     def finish_gradients(self, *, whole: bool) -> None:
         heads = (p for p in self.model.parameters() if not isinstance(p, DTensor))

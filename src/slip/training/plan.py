@@ -154,7 +154,11 @@ def memory(plan: Plan, model: Model) -> tuple[int, int]:
     for the backward pass is added up, and the line through the two sums is read at the batch's size.
     """
     small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
+    # Of BatchNorm, which must not see these batches.
+    statistics = [buffer.clone() for buffer in model.buffers()]
     few, more = _saved_bytes(plan, model, small), _saved_bytes(plan, model, 2 * small)
+    for buffer, value in zip(model.buffers(), statistics):
+        buffer.copy_(value)
     share = plan.config.training.batch // plan.processes
     at_a_time = min(plan.config.training.micro_batch or share, share)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) * 4

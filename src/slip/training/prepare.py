@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from slip.collectives import world
 from slip.config import TrainingConfig
 from slip.errors import ConfigError
 from slip.models import Model
@@ -38,6 +39,7 @@ def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: Tr
     compilation. In place, and before the optimiser is made, whose state is laid out as the weights are. Names in
     the state dict stay. Raises ConfigError where the towers cannot do what was asked for.
     """
+    check_micro_batch(model, training)
     if not isinstance(model.image_tower.trunk, VisionTransformer):
         # Convolutions and what stands between them are faster so; only the order in memory changes.
         model.image_tower.to(memory_format=torch.channels_last)
@@ -49,6 +51,25 @@ def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: Tr
         checkpoint_activations(model, selective=training.checkpoint_activations == "selective")
     if training.compile:
         compile_blocks(model)
+
+
+def check_micro_batch(model: Model, training: TrainingConfig) -> None:
+    """Raise ConfigError where a part of the batch gives other embeddings than the whole batch would.
+
+    The heads see the whole batch at once, so BatchNorm is exact there, and only there.
+    """
+    share = training.batch // world()
+    if 0 < training.micro_batch < share and _has_batchnorm(model.image_tower):
+        raise ConfigError(
+            "Micro-batches would not be the step of the whole batch: the image tower has BatchNorm layers",
+            got=f"training.micro_batch {training.micro_batch} of {share} rows",
+            cause="Their statistics would be those of a part",
+            fix="Leave out training.micro_batch, or choose a tower without BatchNorm, a ViT or ConvNeXt say",
+        )
+
+
+def _has_batchnorm(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
 def towers(model: Model) -> list[nn.Module]:
@@ -116,11 +137,12 @@ def _recomputing(kind: type[nn.Module], selective: bool) -> type[nn.Module]:
 
 def _checkpoint_stages(trunk: nn.Module, selective: bool) -> None:
     """Switch on timm's own checkpointing; ConfigError where it is not offered, or would not be exact."""
-    name, cause = type(trunk).__name__, ""
+    name, cause, fix = type(trunk).__name__, "", "Lower training.micro_batch instead, or choose another tower"
     if selective:
         cause = "Selective checkpointing is for towers made of transformer blocks"
-    elif any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trunk.modules()):
+    elif _has_batchnorm(trunk):
         cause = "Its BatchNorm layers would count every batch twice in their running statistics"
+        fix = "Choose another tower, or a smaller batch"
     else:
         try:
             trunk.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -131,8 +153,7 @@ def _checkpoint_stages(trunk: nn.Module, selective: bool) -> None:
             f"The image tower's activations cannot be checkpointed: it is a {name}",
             got=f"training.checkpoint_activations {'selective' if selective else 'full'}",
             cause=cause,
-            fix="Lower training.micro_batch instead, or choose another tower"
-            + (", or 'full'" if selective else ""),
+            fix=fix + (", or 'full'" if selective else ""),
         )
 
 

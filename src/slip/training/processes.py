@@ -125,7 +125,10 @@ class Processes:
             dist.all_reduce(counts, group=self._alive)
             count_through, count_failed = counts.tolist()
             if count_failed:
-                raise _gone("It failed at what the others waited for")
+                raise TrainingError(
+                    "Another process of the run has failed, at what this one waited for",
+                    fix="Look at what it printed",
+                )
 
 
 @contextmanager
@@ -142,6 +145,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     """
     ranks, timeout = Ranks.from_environment(), _timeout()
     own = not dist.is_initialized()
+    if device.type == "cuda":  # what asks for "the" GPU, as FSDP does, means this process's
+        torch.cuda.set_device(device)
     if ranks.world == 1 and own:
         yield Processes(Ranks(), None)
         return
@@ -198,7 +203,7 @@ def average(tensors: Sequence[Tensor], bucket: int = 2**25) -> None:
 
 def _speaks_of_others(error: RuntimeError) -> bool:
     """Whether torch.distributed raised this because of another process."""
-    return any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection", "peer", "pair"))
+    return any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection", "peer", "pair closure"))
 
 
 def _first_line(error: Exception) -> str:

@@ -73,6 +73,12 @@ class State:
         newest = self.processes.from_first(-1 if found is None else checkpoint.step_of(found))
         if newest >= 0:
             path = checkpoint.path_of(folder, newest)
+            if not path.exists():
+                raise CheckpointError(
+                    "The checkpoint that the first process has found is not there for this one",
+                    got=str(path),
+                    fix="The run folder must be one that all machines share",
+                )
             try:
                 self._put_back(checkpoint.read_state(path))
                 self.parallel.load(self.optimizer, path)

@@ -247,3 +247,15 @@ def test_a_copy_beside_the_checkpoints_is_none(tmp_path) -> None:
         "step-00000001-mine", "step-00000002", "step-9", "step-mine",
     ]  # fmt: skip
     checkpoint.verify(tmp_path / "step-00000001-mine")
+
+
+def test_a_checkpoint_without_its_state_is_passed_over_and_not_forgotten(tmp_path) -> None:
+    """As an interrupted copy leaves it. Where there is no other, people decide, and training does not begin anew."""
+    told = []
+    good = save(tmp_path, 1)
+    (save(tmp_path, 2) / "state.json").unlink()
+    assert checkpoint.newest_good(tmp_path, told.append) == good
+    assert [error.got for error in told] == [str(tmp_path / "step-00000002")]
+    (good / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"state cannot be read.*step-00000001"):
+        checkpoint.newest_good(tmp_path, told.append)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from slip.data.record import Skipped
+from slip.errors import CheckpointError
 from slip.training.loop import train
 from slip.training.saving import run as run_folder
 from slip.training.saving.run import RunFolder, read_lines
@@ -82,6 +83,15 @@ def test_what_was_rewound_is_not_written(tmp_path) -> None:
         run.append_metrics({"step": 2})
     run.rewind(1, measured=True)
     run.append_metrics({"step": 2})
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_disk_too_full_to_rewind_on_is_said(tmp_path) -> None:
+    run = RunFolder(tmp_path, lambda _: None)
+    for step in (1, 2):
+        run.append_metrics({"step": step})
+    with room_for(0), pytest.raises(CheckpointError, match=r"metrics.jsonl cannot be written.*too large"):
+        run.rewind(1, measured=True)
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 

@@ -153,7 +153,7 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
             os.rename(replaced, final)
     passed: list[Path] = []
     error = None
-    for checkpoint in reversed(list_checkpoints(folder)):
+    for checkpoint in sorted((p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name)), reverse=True):
         try:
             verify(checkpoint)
         except CheckpointError as found:

@@ -150,7 +150,8 @@ class RunFolder:
                     for line in read_lines(path)
                     if line["step"] < step + (measured or "evaluation" not in line)
                 ]
-                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+                with _writing(self.path, name):
+                    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         self._append("metrics.jsonl", [line])
