@@ -1,0 +1,51 @@
+"""Whole runs on two processes: options that decide what a step does leave the metrics that one process has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distributed.ranks import run_on
+from slip.config import Config
+from slip.training.loop import train
+from slip.training.saving.run import read_lines
+from toys import ToySource, make_tiny_config
+
+QUIET = Console(quiet=True)
+
+
+def every_second_step(config: Config) -> Config:
+    return replace(config, objective=replace(config.objective, ssl_every=2))
+
+
+def half_of_the_rows(config: Config) -> Config:
+    return replace(config, objective=replace(config.objective, ssl_share=0.5))
+
+
+def recomputed(config: Config) -> Config:
+    return replace(config, training=replace(config.training, checkpoint_activations="full"))
+
+
+def recomputed_shards(config: Config) -> Config:
+    return recomputed(replace(config, training=replace(config.training, parallel="fsdp")))
+
+
+def losses(config: Config, out: Path) -> list[dict[str, float]]:
+    run = train(config, ToySource(), out, console=QUIET)
+    return [
+        {name: value for name, value in line.items() if "loss" in name or name == "grad_norm"}
+        for line in read_lines(run.path / "metrics.jsonl")
+    ]
+
+
+@pytest.mark.parametrize("change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards])
+def test_two_processes_are_one(tmp_path, change) -> None:
+    config = change(make_tiny_config(epochs=0.75, batch=8))
+    alone = losses(config, tmp_path / "one")
+    assert len(alone) > 1
+    found = run_on(2, losses, config, tmp_path / "two")
+    for line, expected in zip(found[0], alone, strict=True):
+        assert line == pytest.approx(expected, rel=1e-3)
