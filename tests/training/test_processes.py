@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from slip.data.ranks import meet
 from slip.errors import ConfigError
-from slip.training.processes import joined
+from slip.training.processes import _speaks_of_others, joined
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-3", "1.5"])
@@ -43,3 +43,17 @@ def test_a_rank_that_never_comes_is_not_waited_for_without_end(monkeypatch) -> N
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
     with pytest.raises(dist.DistStoreError, match="Nothing has been heard of rank 1"):
         meet(0, 2, timedelta(seconds=0.1))
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        ("Application timeout caused pair closure", True),
+        ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 15000ms for recv operation", True),
+        ("NCCL error: remote process exited", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+        ("cannot repair the index of image-text pairs", False),
+    ],
+)
+def test_an_error_of_our_own_is_not_blamed_on_others(words, others) -> None:
+    assert _speaks_of_others(RuntimeError(words)) is others

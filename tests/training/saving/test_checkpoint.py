@@ -259,3 +259,18 @@ def test_a_checkpoint_without_its_state_is_passed_over_and_not_forgotten(tmp_pat
     (good / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"state cannot be read.*step-00000001"):
         checkpoint.newest_good(tmp_path, told.append)
+
+
+def test_a_folder_that_may_not_be_changed_is_said(tmp_path, monkeypatch) -> None:
+    """A kill came between the two renames of a replacement, and now the disk is read-only."""
+    good = save(tmp_path, 1)
+    good.rename(tmp_path / f"{checkpoint.TEMPORARY}{good.name}{checkpoint.REPLACED}")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused)
+        with pytest.raises(CheckpointError, match="Read-only file system"):
+            checkpoint.newest_good(tmp_path, pytest.fail)
+    assert checkpoint.newest_good(tmp_path, pytest.fail) == good

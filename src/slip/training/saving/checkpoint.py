@@ -150,7 +150,8 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
     for replaced in folder.glob(f"{TEMPORARY}{PREFIX}*{REPLACED}"):  # by a process that was killed in between
         final = folder / replaced.name.removeprefix(TEMPORARY).removesuffix(REPLACED)
         if not final.exists():
-            os.rename(replaced, final)
+            with _writing(folder, step_of(final)):
+                os.rename(replaced, final)
     passed: list[Path] = []
     error = None
     for checkpoint in sorted((p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name)), reverse=True):
