@@ -41,6 +41,10 @@ class TrainingError(SlipError):
     """Training cannot go on."""
 
 
+class ProcessError(SlipError):
+    """Another of the processes that work together has ended, has failed, or cannot be reached."""
+
+
 class EvaluationError(SlipError):
     """A measurement cannot be made."""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,10 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from forked import Command
-from slip.data import ranks
 from slip.data.fanout import default_processes, fan_out, spans
-from slip.data.ranks import Ranks
 from slip.data.record import Record
 from slip.errors import ConfigError, DataError
 
@@ -180,50 +174,3 @@ def test_processes_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> No
     assert default_processes() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "30")
     assert default_processes() == 1
-
-
-def test_ranks_share_everything_once() -> None:
-    for world in (1, 2, 3, 7):
-        for count in (0, 1, 5, 20):
-            parts = [Ranks(rank, world).share(range(count)) for rank in range(world)]
-            assert [part for share in parts for part in share] == list(range(count))
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_ranks_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert Ranks.from_environment() == Ranks(0, 1)
-    assert Ranks().gather(b"mine") == [b"mine"]
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert Ranks.from_environment() == Ranks(1, 2)
-    monkeypatch.setenv("RANK", "2")
-    with pytest.raises(ConfigError, match="RANK=2"):
-        Ranks.from_environment()
-
-
-def gather_keys(arguments: list[str]) -> None:
-    ranks._PART = 100  # several messages for each
-    mine = ranks.Ranks.from_environment()
-    parts = fan_out(keys, Numbers(), mine.share(cut(40, 7)), processes=1, shown=False)
-    gathered = mine.gather(json.dumps(list(itertools.chain(*parts))).encode())
-    empty = mine.gather(b"")
-    print(json.dumps([mine.rank, [json.loads(part) for part in gathered], len(empty)]))
-
-
-def test_results_of_all_ranks_come_to_the_first(tmp_path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    with contextlib.ExitStack() as stack:
-        started = [
-            stack.enter_context(Command(gather_keys, (), tmp_path / str(rank), place | {"RANK": str(rank)}))
-            for rank in range(2)
-        ]
-        first, second = (json.loads(command.wait(100)[1]) for command in started)
-    assert [len(part) for part in first[1]] == [21, 19]
-    assert list(itertools.chain(*first[1])) == [str(index) for index in range(40)]
-    assert first[2] == 2
-    assert second == [1, [], 0]

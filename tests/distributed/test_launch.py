@@ -13,7 +13,7 @@ LAUNCH = Path(__file__).parents[2] / "docs" / "launch"
 
 
 def test_the_batch_script_starts_what_slurm_gives(tmp_path) -> None:
-    """`srun` runs its arguments here, `torchrun` writes them down; more nodes than a pipe holds, the first one counts."""
+    """`srun` runs its arguments here, `torchrun` writes them down; the nodes are more than a pipe holds."""
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, text in {

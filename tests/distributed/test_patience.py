@@ -17,10 +17,10 @@ from rich.console import Console
 from distributed.ranks import run_on
 from slip.collectives import rank
 from slip.encoder import Encoder
-from slip.errors import TrainingError
+from slip.errors import ProcessError
+from slip.processes import TIMEOUT, joined
 from slip.training import loop
 from slip.training.loop import train
-from slip.training.processes import TIMEOUT, joined
 from slip.training.saving import checkpoint
 from slip.training.saving.tensors import Snapshot
 from slip.training.saving.writer import BackgroundWriter
@@ -107,7 +107,7 @@ def vanished(folder: Path) -> str:
     config = make_tiny_config(epochs=0.25)
     try:
         train(config, ToySource(), folder / "run", evaluate=never, console=Console(quiet=True))
-    except TrainingError as error:
+    except ProcessError as error:
         return error.what
     finally:
         with suppress(ProcessLookupError):
@@ -127,7 +127,7 @@ def failed(number: int) -> str:
         with joined(torch.device("cpu")) as processes, processes.together():
             if processes.rank == number:
                 raise ValueError("mine")
-    except (ValueError, TrainingError) as error:
+    except (ValueError, ProcessError) as error:
         return type(error).__name__
     return "all is well"
 
@@ -138,4 +138,4 @@ def test_nobody_waits_for_a_process_that_has_failed(number) -> None:
     said = run_on(3, failed, number)
     assert time.monotonic() - started < 30
     assert said.pop(number) == "ValueError"
-    assert said == ["TrainingError", "TrainingError"]
+    assert said == ["ProcessError", "ProcessError"]

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from slip.errors import CheckpointError
+from slip.processes import Processes
 from slip.training.loop import train
-from slip.training.processes import Processes
 from slip.training.saving import checkpoint
 from slip.training.saving.tensors import read_tensors, write_tensors
 from toys import ToySource, make_tiny_config

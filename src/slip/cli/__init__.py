@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from slip.errors import ConfigError, SlipError, TrainingError, did_you_mean
+from slip.errors import ConfigError, ProcessError, SlipError, TrainingError, did_you_mean
 
 COMMANDS = {
     "quickstart": "train CLIP, SimCLR and SLIP on the embedded scenes and compare them in a report (5 minutes)",
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _let_the_first_speak(error: SlipError) -> None:
     """Before an error that the first of torchrun's processes meets alike, or causes, give it the time to end all."""
-    if type(error) in (ConfigError, TrainingError) and os.environ.get("RANK", "0") != "0":
+    if type(error) in (ConfigError, ProcessError, TrainingError) and os.environ.get("RANK", "0") != "0":
         time.sleep(3)
 
 

@@ -82,9 +82,9 @@ def run(config: Config, out: str, resume: bool) -> None:
     from rich.console import Console
 
     from slip.evaluation import suite
+    from slip.processes import joined
     from slip.training.loop import train
     from slip.training.precision import choose_device
-    from slip.training.processes import joined
 
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)

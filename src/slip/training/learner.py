@@ -127,7 +127,9 @@ class Learner:
             self.say(f"warning: {warning}")
         if not any(tally.skipped for tally in tallies):
             return
-        everyones = self.processes.gather(json.dumps([asdict(skipped) for skipped in batch.skipped]).encode())
+        everyones = self.processes.all_gather(
+            json.dumps([asdict(skipped) for skipped in batch.skipped]).encode()
+        )
         found = [Skipped(**skipped) for payload in everyones for skipped in json.loads(payload)]
         if self.processes.first:
             self.state.run.append_skipped(self.state.step + 1, found)

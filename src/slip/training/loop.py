@@ -25,13 +25,13 @@ from slip.errors import ConfigError, TrainingError
 from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
+from slip.processes import Processes, joined
 from slip.training.budget import Rehearsal
 from slip.training.learner import Learner
 from slip.training.parallel import parallelise
 from slip.training.plan import check_ssl, make_plan
 from slip.training.precision import choose_device
 from slip.training.prepare import prepare
-from slip.training.processes import Processes, joined
 from slip.training.saving.run import RunFolder
 from slip.training.signals import stop_signals
 from slip.training.state import State
@@ -66,7 +66,7 @@ def train(
     Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
     folder, and measures.
 
-    Raises ConfigError, DataError, CheckpointError or TrainingError; whatever the reason, the newest
+    Raises ConfigError, DataError, CheckpointError, TrainingError or ProcessError; whatever the reason, the newest
     checkpoint is complete.
     """
     console = console or Console(stderr=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
@@ -18,7 +19,6 @@ from slip.collectives import rank, world
 from slip.models import Model
 from slip.models.batchnorm import synchronise
 from slip.training.optimizer import make_state, state_tensors
-from slip.training.processes import average
 from slip.training.saving.tensors import Snapshot, piece_of, read_into, stored_like
 
 
@@ -96,7 +96,7 @@ class Replicas(Parallel):
 
     def finish_gradients(self, *, whole: bool) -> None:
         if not whole:  # the towers have run a part at a time, past DistributedDataParallel
-            average([p.grad for p in self.model.parameters() if p.grad is not None])
+            _average([p.grad for p in self.model.parameters() if p.grad is not None])
 
 
 class Shards(Parallel):
@@ -119,7 +119,7 @@ class Shards(Parallel):
 
     def finish_gradients(self, *, whole: bool) -> None:
         heads = (p for p in self.model.parameters() if not isinstance(p, DTensor))
-        average([p.grad for p in heads if p.grad is not None])
+        _average([p.grad for p in heads if p.grad is not None])
 
 
 def parallelise(
@@ -152,3 +152,19 @@ def _blocks(tower: nn.Module) -> list[nn.Module]:
 def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
     pieces = {name: piece_of(tensor, first=rank() == 0) for name, tensor in tensors.items()}
     return {name: piece for name, piece in pieces.items() if piece is not None}
+
+
+def _average(tensors: Sequence[Tensor], bucket: int = 2**25) -> None:
+    """Replace each tensor by its mean over the processes, in buckets of about so many bytes; in place."""
+    bunch: list[Tensor] = []
+    size = 0
+    for number, tensor in enumerate(tensors, 1):
+        bunch.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= bucket or number == len(tensors):
+            flat = torch.cat([t.reshape(-1) for t in bunch])
+            dist.all_reduce(flat)
+            flat /= world()
+            for t, mean in zip(bunch, flat.split([t.numel() for t in bunch])):
+                t.copy_(mean.view_as(t))
+            bunch, size = [], 0

@@ -9,11 +9,11 @@ from typing import Any
 
 from slip.data.record import Source
 from slip.errors import CheckpointError
+from slip.processes import Processes
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
 from slip.training.plan import Plan
 from slip.training.precision import loss_scaler
-from slip.training.processes import Processes
 from slip.training.saving import checkpoint
 from slip.training.saving.counts import Counts
 from slip.training.saving.run import RunFolder

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from check_fakes import ODD, PLAIN, Odds, encoded, index_of, pixels
+from distributed.ranks import run_on
 from slip.data.check import Summary, as_text, check, judge
 from slip.data.check.facts import CAPTION, RECORD, Facts, Trouble, look
 from slip.data.check.verdict import FIX, KNOW, STOP, megabytes, percent
 from slip.data.header import Kind
-from slip.data.ranks import Ranks
 from slip.data.record import Record
 from slip.data.tokenizer import Tokenizer
 from slip.errors import ConfigError, DataError
+from slip.processes import joined
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +124,14 @@ def test_processes_do_not_matter(summary: Summary, monkeypatch: pytest.MonkeyPat
     assert equal(found, summary)
 
 
-def test_ranks_do_not_matter(summary: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slip.data.fanout._SPAN", 20)
-    together, sent = threading.Barrier(3, timeout=20), {}
+def checked_by_ranks() -> Summary | None:
+    with mock.patch("slip.data.fanout._SPAN", 20), joined() as ranks:
+        return check(Odds(), processes=1, ranks=ranks)
 
-    def gather(ranks: Ranks, payload: bytes) -> list[bytes]:
-        sent[ranks.rank] = payload
-        together.wait()
-        return [sent[rank] for rank in sorted(sent)] if ranks.first else []
 
-    monkeypatch.setattr(Ranks, "gather", gather)
-    with ThreadPoolExecutor(3) as pool:
-        first, *others = pool.map(lambda r: check(Odds(), processes=1, ranks=Ranks(r, 3)), range(3))
+def test_ranks_do_not_matter(summary: Summary) -> None:
+    first, *others = run_on(3, checked_by_ranks)
     assert others == [None, None]
-    assert first is not None
     assert equal(first, summary)
 
 

@@ -7,23 +7,22 @@ import io
 import json
 import os
 import tarfile
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data.convert import Conversion, shard_size_for, write_shards
+from distributed.ranks import run_on
+from slip.data.convert import shard_size_for, write_shards
 from slip.data.encode import Encoding
-from slip.data.ranks import Ranks
-from slip.data.record import Record
+from slip.data.record import Record, Skipped
 from slip.data.scenes import Scenes
 from slip.data.sources.mixture import Mixture
 from slip.data.sources.webdataset import TarShards
 from slip.data.subset import without
-from slip.errors import ConfigError, DataError
+from slip.errors import ConfigError, DataError, ProcessError
+from slip.processes import joined
 
 
 class Listed:
@@ -213,34 +212,23 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path) -> None:
     assert left == [".writing-0123-000007.tar", ".writing-4-b-000000.tar"]
 
 
-def on_two_ranks(
-    monkeypatch: pytest.MonkeyPatch, write: Callable[[Ranks], Conversion]
-) -> tuple[Conversion, Conversion]:
-    """Return what `write` returns on each of two ranks, in threads."""
-    at_begin, at_end = [threading.Barrier(2, timeout=20) for _ in range(2)]
-    sent: dict[int, bytes] = {}
-
-    def gather(ranks: Ranks, payload: bytes) -> list[bytes]:
-        if payload:
-            sent[ranks.rank] = payload
-        (at_end if payload else at_begin).wait()
-        return [sent[rank] for rank in sorted(sent)] if ranks.first else []
-
-    monkeypatch.setattr(Ranks, "gather", gather)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda rank: write(Ranks(rank, 2)), range(2))
-    return first, second
-
-
-def test_ranks_make_the_same_shards_together(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nine_but_one() -> Listed:
     records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(9)]
     records[8] = DataError("gone")
-    alone = write_shards(Listed(records), tmp_path / "alone", 2)
-    first, second = on_two_ranks(
-        monkeypatch, lambda ranks: write_shards(Listed(records), tmp_path / "both", 2, ranks=ranks)
-    )
-    assert (second.written, len(second.skipped)) == (4, 1)
-    assert (first.written, first.skipped) == (alone.written, alone.skipped) == (8, second.skipped)
+    return Listed(records)
+
+
+def nine_written(folder: Path) -> tuple[int, list[Skipped]]:
+    with joined() as ranks:
+        done = write_shards(nine_but_one(), folder, 2, ranks=ranks)
+    return done.written, done.skipped
+
+
+def test_ranks_make_the_same_shards_together(tmp_path) -> None:
+    alone = write_shards(nine_but_one(), tmp_path / "alone", 2)
+    first, second = run_on(2, nine_written, tmp_path / "both")
+    assert second == (4, alone.skipped)
+    assert first == (alone.written, alone.skipped) == (8, alone.skipped)
     for name in ("convert.json", "skipped.jsonl", *(path.name for path in alone.paths)):
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
@@ -282,28 +270,36 @@ def of_two_sizes() -> tuple[Listed, Listed]:
     return well, ill
 
 
-def test_all_ranks_take_the_first_ones_size(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    well, ill = of_two_sizes()
-    alone = write_shards(well, tmp_path / "alone", shard_mb=0.02, encoding="png")
-    both = on_two_ranks(
-        monkeypatch,
-        lambda ranks: write_shards(
-            well if ranks.first else ill, tmp_path / "both", shard_mb=0.02, encoding="png", ranks=ranks
-        ),
-    )
-    assert [path.name for path in both[0].paths] == [path.name for path in both[1].paths]
+def of_first_size(folders: list[Path]) -> list[str]:
+    """Write to this rank's folder; the first has a good day."""
+    with joined() as ranks:
+        done = write_shards(
+            of_two_sizes()[ranks.rank], folders[ranks.rank], shard_mb=0.02, encoding="png", ranks=ranks
+        )
+    return [path.name for path in done.paths]
+
+
+def test_all_ranks_take_the_first_ones_size(tmp_path) -> None:
+    alone = write_shards(of_two_sizes()[0], tmp_path / "alone", shard_mb=0.02, encoding="png")
+    names = [path.name for path in alone.paths]
+    assert run_on(2, of_first_size, [tmp_path / "both"] * 2) == [names, names]
     for path in alone.paths:
         assert path.read_bytes() == (tmp_path / "both" / path.name).read_bytes()
-    assert len(alone.paths) == len(list((tmp_path / "both").glob("*.tar"))) == 4
+    assert len(names) == len(list((tmp_path / "both").glob("*.tar"))) == 4
+
+
+def refused(folders: list[Path]) -> str:
+    try:
+        of_first_size(folders)
+    except (DataError, ProcessError) as error:
+        return str(error)
+    return "all is well"
 
 
 def test_ranks_without_a_folder_in_common(tmp_path) -> None:
-    class Second(Ranks):
-        def gather(self, payload: bytes) -> list[bytes]:
-            return []
-
-    with pytest.raises(DataError, match="one folder in common"):
-        write_shards(of_two_sizes()[0], tmp_path, shard_mb=0.02, ranks=Second(1, 2))
+    first, second = run_on(2, refused, [tmp_path / "a", tmp_path / "b"])
+    assert "one folder in common" in second
+    assert "Another process of the run has failed" in first
 
 
 def test_a_size_in_megabytes_stays_when_a_conversion_goes_on(tmp_path) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from slip.data.ranks import Ranks
 from slip.errors import CheckpointError
-from slip.training.processes import Processes
+from slip.processes import Processes
 from slip.training.saving import checkpoint
 from slip.training.saving.tensors import Snapshot
 from slip.training.saving.writer import BackgroundWriter
 
-ALONE = Processes(Ranks(), None)
+ALONE = Processes()
 SNAPSHOT = Snapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)})
 
 

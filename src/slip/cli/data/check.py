@@ -41,18 +41,20 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     from slip import recipes
     from slip.data.check import as_text, check, judge
     from slip.data.check.listing import write_list
-    from slip.data.ranks import Ranks
+    from slip.processes import joined
     from slip.report.data_page import write_data_page
 
-    source = options.open()
-    summary = check(
-        source,
-        limit=options.limit,
-        needs_captions=not options.captions_optional,
-        processes=options.processes,
-        ranks=Ranks.from_environment(),
-        shown=True,
-    )
+    with joined() as ranks:
+        with ranks.first_goes_ahead():
+            source = options.open(say=ranks.first)
+        summary = check(
+            source,
+            limit=options.limit,
+            needs_captions=not options.captions_optional,
+            processes=options.processes,
+            ranks=ranks,
+            shown=True,
+        )
     if summary is None:  # another rank has the result
         return 0
     recipe = recipes.get(RECIPE)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from slip.cli.arguments import parse
 from slip.cli.data.source import SourceOptions
 from slip.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from slip.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,29 @@ def main(argv: list[str]) -> None:
 network. Pictures that cannot be decoded are left out and listed. Interrupted, the same command goes on where it
 stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
     )
-
-    from slip.data.check.listing import compare, read_list
-    from slip.data.convert import write_shards
-    from slip.data.ranks import Ranks
-    from slip.data.subset import Subset, without
-
-    ranks, source = Ranks.from_environment(), options.open()
     if options.near and not options.without:
         raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
+
+    from slip.processes import joined
+
+    with joined() as ranks:
+        run(options, ranks)
+
+
+def run(options: Options, ranks: Processes) -> None:
+    """Write what is this process's to write; the first one says what has become of it all."""
+    from slip.data.check.listing import compare, read_list
+    from slip.data.convert import write_shards
+    from slip.data.subset import Subset, without
+
+    with ranks.first_goes_ahead():
+        source = options.open(say=ranks.first)
     if options.without:
         listed = read_list(options.without, near=options.near)
         whole, source = source, without(source, listed)
-        if ranks.first:
-            compare(whole, listed, processes=options.processes, shown=True)
+        with ranks.together():
+            if ranks.first:
+                compare(whole, listed, processes=options.processes, shown=True)
     done = write_shards(
         source,
         options.folder,

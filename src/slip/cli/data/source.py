@@ -35,9 +35,8 @@ class SourceOptions:
     caption_column: str = ""
     """Column of a table that holds the caption; empty: guessed from the header."""
 
-    def open(self) -> Source:
+    def open(self, *, say: bool = True) -> Source:
         """Open the source, and say what was guessed."""
-        from slip.data.ranks import Ranks
         from slip.data.sources import open_source
 
         try:
@@ -52,6 +51,6 @@ class SourceOptions:
             # What `slip train` calls --data.image-root is --image-root here.
             fix = error.fix.replace("--data.", "--")
             raise DataError(error.what, got=error.got, cause=error.cause, fix=fix) from None
-        if Ranks.from_environment().first:
+        if say:
             say_note(source)
         return source

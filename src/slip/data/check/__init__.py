@@ -8,9 +8,9 @@ from slip.data.check.facts import Facts, look
 from slip.data.check.summary import Summary
 from slip.data.check.verdict import Finding, Verdict, as_text, judge
 from slip.data.fanout import fan_out, spans
-from slip.data.ranks import Ranks
 from slip.data.record import Source
 from slip.errors import ConfigError, DataError
+from slip.processes import Processes
 
 __all__ = ["Finding", "Summary", "Verdict", "as_text", "check", "judge"]
 
@@ -23,13 +23,14 @@ def check(
     limit: int = 0,
     needs_captions: bool = True,
     processes: int = -1,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
     shown: bool = False,
 ) -> Summary | None:
     """Look at all records of a source, or at `limit` of them spread over it, and return what was found.
 
     needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr.
-    ranks: of `torchrun`; all but the first return None. Memory: 320 bytes a record beside its key, and 12 a caption.
+    ranks: those that `torchrun` started, joined; all but the first return None. Memory: 320 bytes a record beside its
+    key, and 12 a caption.
 
     Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed.
     """
@@ -37,22 +38,21 @@ def check(
         raise ConfigError("The number of records to check must be at least 1, or 0 for all", got=limit)
     if not len(source):
         raise DataError("The source has no records", got=source.name)
-    ranks = ranks or Ranks()
+    ranks = ranks or Processes()
     all_spans = spread(source, limit) if 0 < limit < len(source) else spans(source)
     facts = Facts()
     mine = ranks.share(all_spans)
-    for part in fan_out(
-        look, source, mine, title="checking", processes=processes, shown=shown and ranks.first
-    ):
-        facts.add(part)
-    gathered = (
-        [Facts.from_bytes(data) for data in ranks.gather(facts.to_bytes())] if ranks.world > 1 else [facts]
-    )
-    if not ranks.first:
-        return None
-    facts = gathered[0]
-    for part in gathered[1:]:
-        facts.add(part)
+    with ranks.together():
+        for part in fan_out(
+            look, source, mine, title="checking", processes=processes, shown=shown and ranks.first
+        ):
+            facts.add(part)
+    if ranks.world > 1:
+        gathered = ranks.gather(facts.to_bytes())
+        if not ranks.first:
+            return None
+        for part in gathered[1:]:
+            facts.add(Facts.from_bytes(part))
     indices = np.concatenate([np.arange(span.start, span.stop) for span in all_spans])
     return Summary.of(facts, source.name, len(source), indices, needs_captions=needs_captions)
 

@@ -20,10 +20,10 @@ from slip.data.convert.sample import sidecars
 from slip.data.convert.shard import make_shard
 from slip.data.encode import Encoding
 from slip.data.fanout import check_processes, fan_out
-from slip.data.ranks import Ranks
 from slip.data.record import Skipped, Source
 from slip.data.subset import Subset
 from slip.errors import ConfigError, DataError
+from slip.processes import Processes
 
 __all__ = ["Conversion", "shard_size_for", "write_shards"]
 
@@ -62,7 +62,7 @@ def write_shards(
     short_side: int = 0,
     verify: bool = True,
     processes: int = 1,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
     shown: bool = False,
 ) -> Conversion:
     """Write the records of `source` into `folder`/[prefix]000000.tar, …, `shard_size` records in each.
@@ -74,11 +74,11 @@ def write_shards(
     images go in unchanged unless they are shrunk), a `.json` with key, captions and, where the source has
     `label(index)`, label and class; and a `.txt` with the first caption, if there is one. A shard is written to a
     temporary name, synced and renamed, so it is never seen half-written. Finished shards are kept when the same call
-    is made again. The bytes depend on the records alone, not on `processes` (-1: one a core) or `ranks`. A record
-    that cannot be read or decoded is left out, counted, and listed in [prefix]skipped.jsonl. `shown`: progress.
+    is made again. The bytes depend on the records alone, not on `processes` (-1: one a core) or `ranks` (joined). A
+    record that cannot be read or decoded is left out, counted, and listed in [prefix]skipped.jsonl. `shown`: progress.
 
     Raises ConfigError for bad settings, a mixture with weights among them; DataError when the folder cannot be written
-    or holds other shards.
+    or holds other shards; ProcessError when another rank has failed.
     """
     if shard_size < 1:
         raise ConfigError("A shard holds at least 1 sample", got=shard_size)
@@ -86,18 +86,19 @@ def write_shards(
     if os.path.basename(prefix) != prefix:
         raise ConfigError("A prefix begins the shards' names, and names no folder", got=prefix)
     _refuse_weights(source)
-    ranks = ranks or Ranks()
+    ranks = ranks or Processes()
     plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
     plan = _begun(plan, source, shard_mb, ranks)
     spans = plan.spans(source)
     mine = ranks.share(spans)
     work = functools.partial(make_shard, plan)
-    try:
-        parts = list(
-            fan_out(work, source, mine, title="writing", processes=processes, shown=shown and ranks.first)
-        )
-    finally:
-        plan.sweep(mine)
+    with ranks.together():
+        try:
+            parts = list(
+                fan_out(work, source, mine, title="writing", processes=processes, shown=shown and ranks.first)
+            )
+        finally:
+            plan.sweep(mine)
     payload = json.dumps(parts).encode()
     gathered = ranks.gather(payload) or [payload]
     counts = [count for part in gathered for count in json.loads(part)]
@@ -108,16 +109,16 @@ def write_shards(
     return Conversion([plan.path(span) for span in spans], len(source), written, skipped)
 
 
-def _begun(plan: Plan, source: Source, shard_mb: float, ranks: Ranks) -> Plan:
+def _begun(plan: Plan, source: Source, shard_mb: float, ranks: Processes) -> Plan:
     """Make the folder, by the first rank, and return the plan with the shard size that this one has settled."""
-    if ranks.first:
-        if shard_mb:
-            size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
-            plan = replace(plan, shard_size=size)
-        plan.begin(source, shard_mb)
-    ranks.gather(b"")  # the others begin when the folder is known to be good
-    if shard_mb and not ranks.first:
-        plan = replace(plan, shard_size=plan.begun_size())
+    with ranks.first_goes_ahead():  # the others begin when the folder is known to be good
+        if ranks.first:
+            if shard_mb:
+                size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
+                plan = replace(plan, shard_size=size)
+            plan.begin(source, shard_mb)
+        elif shard_mb:
+            plan = replace(plan, shard_size=plan.begun_size())
     return plan
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from slip.errors import CheckpointError
-from slip.training.processes import Processes
+from slip.processes import Processes
 from slip.training.saving import checkpoint
 from slip.training.saving.tensors import Snapshot
 
@@ -98,7 +98,7 @@ class BackgroundWriter:
             outcome: dict[str, dict[str, str]] = {"checksums": part.result()}
         except CheckpointError as error:
             outcome = {"failure": {"what": error.what, "cause": error.cause, "fix": error.fix}}
-        everyones = [json.loads(told) for told in self.processes.gather(json.dumps(outcome).encode())]
+        everyones = [json.loads(told) for told in self.processes.all_gather(json.dumps(outcome).encode())]
         failures = [other["failure"] for other in everyones if "failure" in other]
         if failures:
             if self.processes.first:
