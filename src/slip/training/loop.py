@@ -261,19 +261,13 @@ class _Session:
         """Measure the model, whose state has been saved, and save once more, with the scores."""
         if self.evaluate is None:
             return
-        state, failure = self.state, None
+        state = self.state
         state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
         self.progress.measuring()
         weights = state.parallel.whole_weights()
         with self.processes.together():
             if self.processes.first:
-                try:
-                    self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
-                except BaseException as error:
-                    failure = error
-        (failed,) = self.processes.any(failure is not None)
-        if failed:
-            raise failure or TrainingError("The first process could not evaluate the model")
+                self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
         state.measured_at = state.step
         state.save()
 
