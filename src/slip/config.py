@@ -250,7 +250,7 @@ class EvaluationConfig:
     """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on
     data.val is always among them."""
     best: str = ""
-    """Metric that picks the best checkpoint, for example `retrieval/text_recall@10`; empty: the first one measured."""
+    """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

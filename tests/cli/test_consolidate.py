@@ -20,7 +20,7 @@ def test_one_file_of_a_run(tmp_path, capsys) -> None:
         weights.append(Encoder.from_config(config).model.state_dict())
         checkpoint.save(tmp_path / "run" / "checkpoints", step, weights[-1], {}, {"score": score})
     for which, expected in (("best", weights[0]), ("latest", weights[1])):
-        out = tmp_path / f"{which}.safetensors"
+        out = tmp_path / "new" / f"{which}.safetensors"
         assert main(["consolidate", str(tmp_path / "run"), "--out", str(out), "--which", which]) == 0
         found = load_file(out)
         assert found.keys() == expected.keys()
@@ -33,7 +33,7 @@ def test_what_cannot_be_written_or_read_is_said(tmp_path, capsys) -> None:
     config = make_tiny_config()
     (tmp_path / "config.toml").write_text(toml.dumps(config))
     checkpoint.save(tmp_path / "checkpoints", 1, Encoder.from_config(config).model.state_dict(), {}, {})
-    assert main(["consolidate", str(tmp_path), "--out", str(tmp_path / "no" / "such" / "folder")]) == 1
+    assert main(["consolidate", str(tmp_path), "--out", str(tmp_path / "config.toml" / "no folder")]) == 1
     assert "could not be written" in capsys.readouterr().err
 
 

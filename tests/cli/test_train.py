@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -109,6 +110,27 @@ def test_what_was_guessed_of_the_held_out_data_is_said(tmp_path, monkeypatch, ca
     assert main(["train", "small-data", *sources]) == 0
     assert trained == [str(tmp_path / "train.csv")]
     assert "Columns of val.csv: image from 'path', caption from 'title' (guessed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--evaluation.tasks", "linear:nowhere"], "no labelled images at this place"),
+        (["--evaluation.tasks", "retrieval:nowhere.csv"], "nowhere.csv"),
+        (["--evaluation.tasks", "knn:scenes:tset"], "Did you mean 'test'"),
+        (["--evaluation.best", "knn:birds/top1"], "of no task that is measured. Got: .knn:birds/top1"),
+        (["--evaluation.tasks", "knn:scenes", "--evaluation.best", "top1"], "as in knn:scenes/METRIC"),
+        (
+            ["--evaluation.best", "retrieval:val/median_rank", "--data.val", "scenes:test:64"],
+            "more is better",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_training(tmp_path, options, message, capsys) -> None:
+    argv = ["train", "scenes-tiny", "--data.train", "scenes:train:64", "--data.val", "", *options]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_options_are_answered_with_the_nearest(capsys) -> None:

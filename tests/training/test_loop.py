@@ -233,9 +233,9 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     ("changes", "message"),
     [
         ({"batch": 100}, "batch of 100 is larger than the source's 64 records"),
-        ({"batch": 1}, "at least two samples"),
-        ({"batch": 0}, "must be positive"),
-        ({"epochs": -1.0}, "must be positive"),
+        ({"batch": 1}, "--training.batch must be at least 2: a contrast needs two samples"),
+        ({"log_every": 0}, "--training.log-every must be at least 1"),
+        ({"epochs": -1.0}, "--training.epochs must be above 0"),
         ({"offload": True}, "only for a CUDA device"),
         ({"offload": True, "parallel": "fsdp"}, "fsdp on cpu"),
     ],

@@ -31,6 +31,22 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
     assert torch.is_grad_enabled()
 
 
+def test_memory_counts_the_share_of_what_is_spread() -> None:
+    config = make_tiny_config(batch=16)
+    model = build(config.model, 16, NEEDS)
+    towers = sum(p.numel() for tower in (model.image_tower, model.text_tower) for p in tower.parameters())
+    whole = 16 * sum(p.numel() for p in model.parameters())
+
+    def weights(**training: object) -> int:
+        plan = replace(make_plan(config, 64, NEEDS), processes=4)
+        options = replace(config.training, **training)
+        return memory(replace(plan, config=replace(config, training=options)), model)[0]
+
+    assert weights() == whole
+    assert weights(parallel="fsdp") == whole - 12 * towers
+    assert weights(parallel="fsdp", offload=True) == whole - 16 * towers
+
+
 def test_to_estimate_memory_changes_no_model() -> None:
     config = make_tiny_config(batch=16)
     config = replace(config, model=replace(config.model, image=ImageTowerConfig(name="test_resnet")))

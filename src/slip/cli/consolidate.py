@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
         )
     weights = load(options.model, which=options.which).model.state_dict()
     try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_not(options.out) as file:  # not by its bytes, which would be in memory a second time
             write_tensors(Path(file.name), weights)
     except OSError as error:

@@ -126,6 +126,8 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
             say_note(val)  # those of the other sources are in the plan
         tasks.insert(0, Retrieval(val, task="retrieval:val"))
     captioned = "text" in objectives.parse(config.objective.loss).needs
+    if first:
+        suite.check(tasks, best=config.evaluation.best)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)

@@ -47,12 +47,21 @@ class Result:
         return dataclasses.asdict(self)
 
 
+def lower_is_better(key: str) -> bool:
+    """Say whether a metric counts ranks from 1 instead of shares."""
+    return key.endswith("rank")
+
+
 class Evaluator(Protocol):
     """One measurement, made ready: knows its data, waits for a model."""
 
     @property
     def name(self) -> str:
         """`protocol:dataset`; the `task` of its results."""
+        ...
+
+    def check(self) -> None:
+        """Open the data, as far as it takes to know that they can be used. Raises DataError or EvaluationError."""
         ...
 
     def evaluate(self, encoder: Encoder) -> list[Result]:

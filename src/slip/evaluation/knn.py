@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slip.evaluation import Result
-from slip.evaluation.datasets import dataset_name
+from slip.evaluation.datasets import dataset_name, load_labelled
 from slip.evaluation.features import BATCH, labelled_features
 from slip.evaluation.metrics import classification
 
@@ -38,6 +38,11 @@ class Knn:
     @property
     def name(self) -> str:
         return f"knn:{dataset_name(self.dataset)}"
+
+    def check(self) -> None:
+        """Raise DataError without a train or a test split."""
+        for split in ("train", "test"):
+            load_labelled(self.dataset, split)
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError when the data have no train or no test split."""

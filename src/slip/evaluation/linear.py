@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slip.errors import EvaluationError
 from slip.evaluation import Result
-from slip.evaluation.datasets import dataset_name
+from slip.evaluation.datasets import dataset_name, load_labelled
 from slip.evaluation.features import BATCH, labelled_features
 from slip.evaluation.metrics import classification
 
@@ -48,12 +48,16 @@ class Linear:
     def name(self) -> str:
         return f"linear:{dataset_name(self.dataset)}"
 
+    def check(self) -> None:
+        """Raise DataError without a train or a test split, EvaluationError for a single class."""
+        self._require_classes(load_labelled(self.dataset, "train").labels)
+        load_labelled(self.dataset, "test")
+
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError when the data have no train or no test split."""
         train = labelled_features(encoder, self.dataset, "train", "features", self.batch_size)
         test = labelled_features(encoder, self.dataset, "test", "features", self.batch_size)
-        if len(np.unique(train.labels)) < 2:
-            raise EvaluationError(f"{self.name} needs training images of two classes or more")
+        self._require_classes(train.labels)
         probe = fit_probe(
             train.values,
             train.labels,
@@ -63,6 +67,10 @@ class Linear:
             device=encoder.device,
         )
         return classification(self.name, probe.scores(test.values), test.labels, test.skipped)
+
+    def _require_classes(self, labels: np.ndarray) -> None:
+        if len(np.unique(labels)) < 2:
+            raise EvaluationError(f"{self.name} needs training images of two classes or more")
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ class Retrieval:
         spec = self.source if isinstance(self.source, str) else self.source.name
         return self.task or f"retrieval:{dataset_name(spec)}"
 
+    def check(self) -> None:
+        """Raise DataError or ConfigError for a source that cannot be opened."""
+        self._opened()
+
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
-        source = self.source
-        if isinstance(source, str):
-            from slip.data.sources import open_source
-
-            source = open_source(source)
+        source = self._opened()
         captioned = _Captioned(source)
         found = extract(encoder, captioned, "embeddings", self.batch_size, label=self.name)
         images, texts, image_ids, text_ids = captioned.pairs(found.kept)
@@ -78,6 +78,11 @@ class Retrieval:
             *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped)),
             *self._results("image", image_ranks, image_ids, len(found.skipped)),
         ]
+
+    def _opened(self) -> Source:
+        from slip.data.sources import open_source
+
+        return open_source(self.source) if isinstance(self.source, str) else self.source
 
     def _results(self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int) -> list[Result]:
         """Recall@k and median rank of one direction; queries of one group are of one image."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slip.errors import ConfigError, EvaluationError, did_you_mean
-from slip.evaluation import Evaluator, Result, note
+from slip.evaluation import Evaluator, Result, lower_is_better, note
 from slip.files import write_json
 
 if TYPE_CHECKING:
@@ -80,6 +80,27 @@ def parse_task(task: str, **options: Any) -> Evaluator:
         ) from None
 
 
+def check(tasks: Sequence[Evaluator], *, best: str = "") -> None:
+    """Open the data of all tasks, so that what is wrong with one is known before any takes its time.
+
+    best: a metric that picks the best checkpoint; of a task, and one of which more is better. Raises ConfigError,
+    DataError or EvaluationError.
+    """
+    for evaluator in tasks:
+        evaluator.check()
+    names = [evaluator.name for evaluator in tasks]
+    if best and best.rpartition("/")[0] not in names:
+        raise ConfigError(
+            "The metric that picks the best checkpoint is of no task that is measured",
+            got=best,
+            fix=f"Write TASK/METRIC, as in {names[0]}/METRIC"
+            if names
+            else "Name the task in --evaluation.tasks",
+        )
+    if lower_is_better(best):
+        raise ConfigError("The best checkpoint is picked by a metric of which more is better", got=best)
+
+
 def run(
     encoder: Encoder,
     tasks: Sequence[str | Evaluator],
@@ -114,7 +135,7 @@ def table(results: Sequence[Result]) -> str:
     """Return the results as aligned plain text: percent (ranks as they are), 95 % interval, samples."""
     rows = [("task", "metric", "value", "95 % interval", "samples")]
     for result in results:
-        if result.metric.endswith("median_rank"):
+        if lower_is_better(result.metric):
             value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
         else:
             value, interval = f"{result.value:.1%}", f"{100 * result.low:.1f} – {100 * result.high:.1f}"

@@ -10,8 +10,14 @@ import numpy as np
 
 from slip.errors import EvaluationError
 from slip.evaluation import Result, prompts
-from slip.evaluation.datasets import dataset_name
-from slip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
+from slip.evaluation.datasets import Labelled, dataset_name, load_labelled
+from slip.evaluation.features import (
+    BATCH,
+    LabelledFeatures,
+    encode_texts,
+    labelled_features,
+    require_text,
+)
 from slip.evaluation.metrics import classification
 
 if TYPE_CHECKING:
@@ -34,15 +40,15 @@ class ZeroShot:
     def name(self) -> str:
         return f"zeroshot:{dataset_name(self.dataset)}"
 
+    def check(self) -> None:
+        """Raise DataError without a test split, EvaluationError for classes without names."""
+        self._require_names(load_labelled(self.dataset, "test"))
+
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names."""
         require_text(encoder, self.name)
         images = labelled_features(encoder, self.dataset, "test", "embeddings", self.batch_size)
-        if not images.named:
-            raise EvaluationError(
-                f"{self.name} cannot be measured: the classes of {images.name} have no names",
-                fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels.',
-            )
+        self._require_names(images)
         weights = classifier(
             encoder,
             prompts.names_for(images.name, images.class_names),
@@ -50,6 +56,13 @@ class ZeroShot:
             self.batch_size,
         )
         return classification(self.name, images.values @ weights.T, images.labels, images.skipped)
+
+    def _require_names(self, images: Labelled | LabelledFeatures) -> None:
+        if not images.named:
+            raise EvaluationError(
+                f"{self.name} cannot be measured: the classes of {images.name} have no names",
+                fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels.',
+            )
 
 
 def classifier(

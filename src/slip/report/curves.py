@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from slip.evaluation import lower_is_better
 from slip.report.charts import Chart, Line
 from slip.report.runs import Run, finite
-from slip.report.table import describe, headline, lower_is_better, number
+from slip.report.table import describe, headline, number
 
 
 def percent(value: float) -> str:

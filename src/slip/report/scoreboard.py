@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from slip.evaluation import Result
+from slip.evaluation import Result, lower_is_better
 from slip.report import words
 from slip.report.html import Html, div, join, span, tag
 from slip.report.parts import Colours, Runs, enumerate_, section, who
 from slip.report.runs import Run
-from slip.report.table import Column, columns, interval, lower_is_better, number
+from slip.report.table import Column, columns, interval, number
 
 _BEST = (
     "“Best” is said only where the interval lies clear of all others; "

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from slip.evaluation import Result
+from slip.evaluation import Result, lower_is_better
 from slip.report.runs import Run, labels
 
 _PROTOCOLS = {
@@ -90,11 +90,6 @@ def describe(key: str) -> tuple[str, str, str]:
         prefix = next((prefix for prefix in _DIRECTIONS if metric.startswith(prefix)), "")
         words = (_DIRECTIONS.get(prefix, "") + metric.removeprefix(prefix)).replace("_", " ")
     return _PROTOCOLS.get(protocol, protocol or metric), name, words
-
-
-def lower_is_better(key: str) -> bool:
-    """Say whether a metric counts ranks from 1 instead of shares."""
-    return key.endswith("rank")
 
 
 def number(key: str, value: float) -> str:

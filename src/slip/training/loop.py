@@ -21,7 +21,7 @@ from slip.data.identity import identify
 from slip.data.order import epoch_length
 from slip.data.record import Source
 from slip.encoder import Encoder
-from slip.errors import ConfigError, TrainingError
+from slip.errors import ConfigError, TrainingError, did_you_mean
 from slip.files import write_json
 from slip.models import Model, build
 from slip.objectives import parse
@@ -274,6 +274,11 @@ class _Session:
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
         state, results = self.state, evaluate(encoder)
         state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
+        best = self.config.evaluation.best
+        if best and best not in state.scores:
+            self.say(
+                f"warning: no checkpoint is kept as the best: there is no {best}. {did_you_mean(best, state.scores)}"
+            )
         self._log({"evaluation": state.scores})
         if state.step == state.plan.steps:
             write_json(self.run.path / "results.json", [r.to_dict() for r in results])

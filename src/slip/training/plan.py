@@ -19,6 +19,7 @@ from slip.errors import ConfigError
 from slip.models import Model
 from slip.training.budget import parse_budget
 from slip.training.precision import autocast, choose_device, choose_precision
+from slip.training.ranges import check_ranges
 
 TYPICAL_CAPTION = 24
 """Tokens of a longish caption, for the estimate of memory."""
@@ -61,7 +62,8 @@ class Plan:
 def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: int = 1) -> Plan:
     """Work out steps, device and precision; ConfigError where the values cannot work together."""
     training = config.training
-    _check_numbers(config, records, processes)
+    check_ranges(config)
+    _check_batch(training.batch, records, processes)
     check_views(config.views)
     schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
     if schedule.rows % processes:
@@ -83,8 +85,6 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             got=training.budget,
             fix="Raise --training.budget, or lower --training.batch",
         )
-    if training.profile < 0:
-        raise ConfigError("'training.profile' is a number of steps", got=training.profile, fix="0: none")
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     device = choose_device(training.device)
@@ -105,31 +105,18 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
     return plan.of_steps(budget.samples // training.batch) if budget.samples else plan
 
 
-def _check_numbers(config: Config, records: int, processes: int) -> None:
-    """Raise ConfigError for numbers that are out of range for the data and the processes."""
-    training = config.training
-    for name, value in (("training.batch", training.batch), ("training.epochs", training.epochs)):
-        if value <= 0:
-            raise ConfigError(f"'{name}' must be positive", got=value)
-    for name, value in (("workers", config.data.workers), ("prefetch", config.data.prefetch)):
-        if value < -1:
-            raise ConfigError(f"--data.{name} must be at least 0, or -1 for a good choice", got=value)
-    if training.batch > records:
+def _check_batch(batch: int, records: int, processes: int) -> None:
+    """Raise ConfigError for a batch that does not fit the data or the processes."""
+    if batch > records:
         raise ConfigError(
-            f"The batch of {training.batch} is larger than the source's {records} records",
+            f"The batch of {batch} is larger than the source's {records} records",
             fix="Lower --training.batch, or give more data",
         )
-    if training.batch % processes:
+    if batch % processes:
         raise ConfigError(
             f"The batch cannot be shared equally among {processes} processes",
-            got=training.batch,
+            got=batch,
             fix=f"Make --training.batch a multiple of {processes}: it is the batch of all processes together",
-        )
-    if training.batch < 2:
-        raise ConfigError(
-            "A contrast needs at least two samples in a batch",
-            got=training.batch,
-            fix="Raise --training.batch",
         )
 
 
@@ -150,8 +137,10 @@ def check_ssl(needs: tuple[str, ...]) -> None:
 def memory(plan: Plan, model: Model) -> tuple[int, int]:
     """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
 
-    Both of one process. Activations are counted, not guessed: the towers run on two small batches, what then waits
-    for the backward pass is added up, and the line through the two sums is read at the batch's size.
+    Both of one process, and where the model is: weights that fsdp spreads over processes count as this one's share, and
+    not at all where they are kept in the CPU's memory. Activations are counted, not guessed: the towers run on two
+    small batches, what then waits for the backward pass is added up, and the line through the two sums is read at the
+    batch's size.
     """
     small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
     # Of BatchNorm, which must not see these batches.
@@ -161,8 +150,17 @@ def memory(plan: Plan, model: Model) -> tuple[int, int]:
         buffer.copy_(value)
     share = plan.config.training.batch // plan.processes
     at_a_time = min(plan.config.training.micro_batch or share, share)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters()) * 4
-    return weights, few + (more - few) // small * (at_a_time - small)
+    spread = [
+        p for tower in (model.image_tower, model.text_tower) if tower is not None for p in tower.parameters()
+    ]
+    weights, towers = _bytes(model.parameters()), _bytes(spread)
+    if plan.config.training.parallel == "fsdp":
+        weights += (0 if plan.config.training.offload else towers // plan.processes) - towers
+    return 4 * weights, few + (more - few) // small * (at_a_time - small)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:

@@ -29,13 +29,13 @@ def test_a_trace_names_the_phases_of_the_steps_asked_for(tmp_path, toy_source) -
 
 
 def test_a_run_too_short_for_a_trace_ends_without_one(tmp_path, toy_source) -> None:
-    run = train(
-        make_tiny_config(profile=3, budget="32 samples"),
-        toy_source,
-        tmp_path / "run",
-        console=Console(quiet=True),
-    )
-    assert not (run.path / TRACE).exists()
+    """Of 8 samples a step: the first 5 steps are not recorded."""
+    for steps in (4, 5, 6):
+        config, said = make_tiny_config(profile=3, budget=f"{8 * steps} samples"), io.StringIO()
+        run = train(config, toy_source, tmp_path / str(steps), console=Console(file=said, width=200))
+        assert (run.path / TRACE).exists() == (steps == 6)
+        told = f"the first 5 are not recorded, and this one had {steps}"
+        assert (told in said.getvalue()) == (steps < 6)
 
 
 def test_a_trace_that_cannot_be_written_stops_no_run(tmp_path, toy_source, monkeypatch) -> None:
@@ -53,5 +53,5 @@ def test_a_trace_that_cannot_be_written_stops_no_run(tmp_path, toy_source, monke
 
 
 def test_a_number_of_steps_is_not_negative(tmp_path, toy_source) -> None:
-    with pytest.raises(ConfigError, match=r"training\.profile"):
+    with pytest.raises(ConfigError, match="--training.profile must be at least 0"):
         train(make_tiny_config(profile=-1), toy_source, tmp_path / "run", console=Console(quiet=True))

@@ -73,17 +73,25 @@ class Finetune:
         """`finetune:` and the data set's short name."""
         return f"finetune:{dataset_name(self.dataset)}"
 
+    def check(self) -> None:
+        """Raise DataError on data that cannot be used."""
+        self._opened()
+
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Finetune a copy of the encoder's image tower and return its results; the encoder stays as it is.
 
         Raises DataError on data that cannot be used, CheckpointError on a folder of another finetuning,
         EvaluationError when the loss is no longer finite.
         """
-        train, test = (load_labelled(self.dataset, split) for split in self.splits)
-        check(train, test)
+        train, test = self._opened()
         # A caller may be in inference mode; a tower copied there could not be trained.
         with torch.inference_mode(False), torch.enable_grad():
             return self._run(encoder, train, test)
+
+    def _opened(self) -> tuple[Labelled, Labelled]:
+        train, test = (load_labelled(self.dataset, split) for split in self.splits)
+        check(train, test)
+        return train, test
 
     def _run(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
         tower, device, views = encoder.model.image_tower, torch.device(encoder.device), encoder.config.views

@@ -144,7 +144,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Path | None:
     """Return the newest checkpoint that is as it was written; None if there is none.
 
-    Those that are not are passed over and renamed, and `damaged` is told why. Raises the last one's CheckpointError
+    Those that are not are passed over and renamed, and `damaged` is told why. Raises the newest one's CheckpointError
     when none is good: going back to the beginning is for people to decide.
     """
     for replaced in folder.glob(f"{TEMPORARY}{PREFIX}*{REPLACED}"):  # by a process that was killed in between
@@ -152,21 +152,21 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
         if not final.exists():
             with _writing(folder, step_of(final)):
                 os.rename(replaced, final)
-    passed: list[Path] = []
-    error = None
+    passed: list[tuple[Path, CheckpointError]] = []
     for checkpoint in sorted((p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name)), reverse=True):
         try:
             verify(checkpoint)
-        except CheckpointError as found:
-            error = found
-            passed.append(checkpoint)
-            damaged(found)
+        except CheckpointError as error:
+            passed.append((checkpoint, error))
         else:
-            for other in passed:
-                _set_aside(other)
+            for other, error in passed:
+                fix = f"The run goes on from {checkpoint.name}{_set_aside(other)}"
+                damaged(CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix))
             return checkpoint
-    if error is not None:
-        raise error
+    if passed:
+        error = passed[0][1]
+        fix = "No other is good. Put a copy in its place, or start a new run with another --out"
+        raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix)
     return None
 
 
@@ -232,12 +232,15 @@ def prune(folder: Path, keep: int) -> None:
         raise stays
 
 
-def _set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it is not kept in place of a good one."""
+def _set_aside(checkpoint: Path) -> str:
+    """Rename a damaged checkpoint, so that it is not kept in place of a good one; return that in words."""
     aside = checkpoint.with_name(DAMAGED + checkpoint.name)
     shutil.rmtree(aside, ignore_errors=True)
-    with suppress(OSError):  # who cannot rename cannot remove what is good either
+    try:
         os.rename(checkpoint, aside)
+    except OSError:  # who cannot rename cannot remove what is good either
+        return ""
+    return f"; this one is {aside.name} now"
 
 
 def _checksum(path: Path) -> str:

@@ -28,7 +28,7 @@ def profiling(
 
     Writes the recording as trace.json.gz into the run folder, for https://ui.perfetto.dev or chrome://tracing, and
     prints the operations that took longest. A run that stops while it records leaves what there is by then; one that
-    stops before leaves nothing. With 0 `steps` nothing is recorded.
+    stops before leaves nothing, and says so. With 0 `steps` nothing is recorded.
     """
     if not steps:
         yield lambda: None
@@ -36,12 +36,23 @@ def profiling(
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    done = 0
+
+    def after_step() -> None:
+        nonlocal done
+        done += 1
+        recording.step()
+
     with profile(
         activities=activities,
         schedule=schedule(wait=WARM_UP - 1, warmup=1, active=steps, repeat=1),
-        on_trace_ready=lambda recording: _write(recording, run, console),
+        on_trace_ready=lambda recording: _write(recording, run, console) if done > WARM_UP else None,
     ) as recording:
-        yield recording.step
+        yield after_step
+    if done <= WARM_UP:
+        console.print(
+            f"  no trace: of a run's steps the first {WARM_UP} are not recorded, and this one had {done}"
+        )
 
 
 def _write(recording: profile, run: RunFolder, console: Console) -> None:
