@@ -1,11 +1,17 @@
-"""step.py's comparison on a GPU: speed, memory and arithmetic of each side, against the device's own matrix peak."""
+"""step.py's comparison on a GPU: speed, memory and arithmetic of each side, against the device's own matrix peak.
+
+A step is that of `sides.py`: views that are on the device already, forward, losses, backward, optimiser. What a run
+does besides, augmentation, the gradient's norm, numbers read for its log, is in no side's.
+"""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -27,7 +33,8 @@ def compare_on_gpu(
     scale = count / len(first.tokens)
     sides = {name: make(config, OPTIMIZER, device) for name, make in SIDES.items()}
     reference, fused, ours, _ = sides.values()
-    check_same(reference, [fused, ours], first)
+    with exact_fp32():
+        check_same(reference, [fused, ours], first)
     work = {name: flops(side, first) * scale for name, side in sides.items()}
     for side in sides.values():
         side.speed_up(options)
@@ -47,6 +54,20 @@ def compare_on_gpu(
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}, ", end="")
     print(f"bf16 matrix peak measured here {matrix_peak() / 1e12:,.0f} TFLOP/s\n")
     table(count, work, memory, seconds)
+    del sides, reference, fused, ours, side
+    gc.collect()  # compiled blocks refer to each other
+    torch.cuda.empty_cache()  # the next ones' memory is measured by other processes
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Within, fp32 is fp32, and not TF32, which cuDNN may choose for one side's convolution and not for another's."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def timed(side: Side, batch: object) -> float:

@@ -1,19 +1,23 @@
 import io
 import os
 import signal
+from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
+from slip.data.record import Batch
 from slip.errors import ConfigError
+from slip.training import learner
 from slip.training.budget import RESERVE, TIMED, WARM_UP, Budget, Rehearsal, parse_budget
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.plan import make_plan
 from slip.training.saving import checkpoint
 from slip.training.saving.run import read_lines
+from slip.training.transfer import _ahead
 from slip.training.words import length
 from toys import make_tiny_config
 
@@ -170,3 +174,16 @@ def test_what_starting_takes_does_not_shorten_the_rehearsal() -> None:
         rehearsal.add(seconds)
     assert rehearsal.done
     assert rehearsal.step_seconds == pytest.approx(0.2)
+
+
+def test_a_rehearsal_may_take_more_steps_than_the_plan_it_replaces(tmp_path, toy_source, monkeypatch) -> None:
+    """Where a thread fetches batches ahead, as for a GPU, it must not end with the steps of the configured epochs."""
+
+    def ahead(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
+        return _ahead(batches, lambda source: next(source, None), lambda batch: None, count)
+
+    monkeypatch.setattr(learner, "on_device", ahead)
+    config = make_tiny_config(epochs=0.25, budget="4s")  # of 2 steps
+    run = train(config, toy_source, tmp_path / "run", console=QUIET)
+    steps = [line["step"] for line in read_lines(run.path / "metrics.jsonl")]
+    assert steps[-1] > 2

@@ -34,7 +34,7 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
 def test_memory_counts_the_share_of_what_is_spread() -> None:
     config = make_tiny_config(batch=16)
     model = build(config.model, 16, NEEDS)
-    towers = sum(p.numel() for tower in (model.image_tower, model.text_tower) for p in tower.parameters())
+    spread = sum(p.numel() for tower in model.towers for p in tower.parameters() if p.ndim > 1)
     whole = 16 * sum(p.numel() for p in model.parameters())
 
     def weights(**training: object) -> int:
@@ -43,8 +43,8 @@ def test_memory_counts_the_share_of_what_is_spread() -> None:
         return memory(replace(plan, config=replace(config, training=options)), model)[0]
 
     assert weights() == whole
-    assert weights(parallel="fsdp") == whole - 12 * towers
-    assert weights(parallel="fsdp", offload=True) == whole - 16 * towers
+    assert weights(parallel="fsdp") == whole - 12 * spread
+    assert weights(parallel="fsdp", offload=True) == whole - 16 * spread
 
 
 def test_to_estimate_memory_changes_no_model() -> None:
@@ -151,3 +151,5 @@ def test_offloading_takes_weights_that_are_spread(cuda) -> None:
         make_plan(offloaded, 64, NEEDS, processes=2)
     spread = replace(offloaded, training=replace(offloaded.training, parallel="fsdp"))
     assert make_plan(spread, 64, NEEDS, processes=2).config.training.offload
+    with pytest.raises(ConfigError, match="fsdp on cuda, 1 process"):
+        make_plan(spread, 64, NEEDS, processes=1)

@@ -11,8 +11,15 @@ from slip.objectives import parse
 from slip.training import precision
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
-from slip.training.precision import check_fp8, choose_precision, convert_to_fp8, loss_scaler, overflowed
-from slip.training.prepare import prepare, towers
+from slip.training.precision import (
+    check_fp8,
+    choose_device,
+    choose_precision,
+    convert_to_fp8,
+    loss_scaler,
+    overflowed,
+)
+from slip.training.prepare import prepare
 from slip.training.step import Inputs, backward, gradient_norm
 from toys import make_tiny_config
 
@@ -102,7 +109,7 @@ def test_fp8_of_torchao(monkeypatch) -> None:
         pytest.skip("no device that multiplies fp8")
     model = build(make_tiny_config().model, 16, NEEDS).to(CUDA)
     names = list(model.state_dict())
-    convert_to_fp8(towers(model))
+    convert_to_fp8(model.towers)
     assert list(model.state_dict()) == names
     with torch.autocast("cuda", torch.bfloat16):
         features = model.image_features(torch.randn(6, 3, 16, 16, device=CUDA))
@@ -151,6 +158,19 @@ def test_what_counts_as_overflow() -> None:
     assert not overflowed(scaler, float("nan"), float("nan"))
     assert not overflowed(torch.amp.GradScaler("cpu", init_scale=0.5), 2.0, infinite)
     assert not overflowed(torch.amp.GradScaler("cpu", enabled=False), 2.0, infinite)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, name) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device(name) == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(
+        ConfigError, match="no GPU for its process number 3.*2 visible GPUs.*--nproc-per-node"
+    ):
+        choose_device(name)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

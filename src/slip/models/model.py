@@ -49,6 +49,11 @@ class Model(nn.Module):
         has_ssl = any(name.startswith("ssl") for name in self.embeddings)
         self.ssl_head = SslHead(width, config.ssl) if has_ssl else None
 
+    @property
+    def towers(self) -> list[nn.Module]:
+        """The image tower, and the text tower if there is one."""
+        return [tower for tower in (self.image_tower, self.text_tower) if tower is not None]
+
     def forward(
         self,
         views: Mapping[str, Tensor],

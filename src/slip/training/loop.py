@@ -108,6 +108,8 @@ def _train(
             data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
             if run.exists():
                 run.check_same(config, data)
+            else:
+                run.check_unused()
     torch.manual_seed(config.training.seed)
     model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, config.training)
@@ -119,6 +121,7 @@ def _train(
     parallel = parallelise(
         model,
         config.training.parallel,
+        dtype=plan.dtype,
         offload=config.training.offload,
         some_unused=plan.schedule.every > 1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -100,42 +107,58 @@ class Replicas(Parallel):
 
 
 class Shards(Parallel):
-    """The towers' weights are spread over the processes (FSDP2), a block at a time.
+    """The towers' matrices are spread over the processes (FSDP2), a block at a time.
 
-    What stands after them, the self-supervised head above all, is small and stays whole on each, in fp32.
+    The rest is small and stays whole on each, in fp32: the towers' vectors, and what stands after them, the
+    self-supervised head above all.
+
+    dtype: of the towers' arithmetic. The blocks' matrices travel in it, as autocast would cast them; were it autocast
+    that does so, every process would keep the result, the whole tower, until the backward pass. Gradients are added up
+    in fp32.
     """
 
-    def __init__(self, model: Model, *, offload: bool = False) -> None:
+    def __init__(self, model: Model, *, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
         super().__init__(model)
         self.parts = world()
-        policy = CPUOffloadPolicy() if offload else OffloadPolicy()
         # Where the model is, which need not be on the GPU that the machine has.
-        mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
-        for tower in (model.image_tower, model.text_tower):
-            if tower is not None:
-                for block in _blocks(tower):
-                    fully_shard(block, mesh=mesh, offload_policy=policy)
-                fully_shard(tower, mesh=mesh, offload_policy=policy)
+        options: dict[str, Any] = {
+            "mesh": init_device_mesh(next(model.parameters()).device.type, (world(),)),
+            "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+            "ignored_params": {p for p in model.parameters() if p.ndim < 2},
+        }
+        # That feature vectors are views of tokens troubles none of our code, which changes nothing in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        policy = half if dtype in (torch.bfloat16, torch.float16) else MixedPrecisionPolicy()
+        for tower in model.towers:
+            for block in _blocks(tower):
+                fully_shard(block, mp_policy=policy, **options)
+            fully_shard(tower, **options)
 
     def finish_gradients(self, *, whole: bool) -> None:
-        heads = (p for p in self.model.parameters() if not isinstance(p, DTensor))
-        _average([p.grad for p in heads if p.grad is not None])
+        stay = (p for p in self.model.parameters() if not isinstance(p, DTensor))
+        _average([p.grad for p in stay if p.grad is not None])
 
 
 def parallelise(
-    model: Model, kind: Literal["ddp", "fsdp"] = "ddp", *, offload: bool = False, some_unused: bool = False
+    model: Model,
+    kind: Literal["ddp", "fsdp"] = "ddp",
+    *,
+    dtype: torch.dtype = torch.float32,
+    offload: bool = False,
+    some_unused: bool = False,
 ) -> Parallel:
     """Return the model as this process's part of what the processes of the run train together.
 
-    offload: of fsdp, see `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare` and before the
-    optimiser is made. Every BatchNorm becomes one over the whole batch.
+    dtype, offload: of fsdp, see `Shards` and `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare`
+    and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
     """
     if world() == 1:
         return Parallel(model)
     synchronise(model)
     if kind == "ddp":
         return Replicas(model, some_unused=some_unused)
-    return Shards(model, offload=offload)
+    return Shards(model, dtype=dtype, offload=offload)
 
 
 def _blocks(tower: nn.Module) -> list[nn.Module]:

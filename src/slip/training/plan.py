@@ -88,11 +88,12 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     device = choose_device(training.device)
-    if training.offload and (training.parallel != "fsdp" or device.type != "cuda"):
+    if training.offload and (training.parallel != "fsdp" or device.type != "cuda" or processes == 1):
+        many = f"{processes} process{'es' * (processes > 1)}"
         raise ConfigError(
             "Weights are kept in the CPU's memory only for a CUDA device, and only where processes share them",
-            got=f"--training.offload with --training.parallel {training.parallel} on {device.type}",
-            fix="Leave --training.offload out, or add --training.parallel fsdp on GPUs",
+            got=f"--training.offload with --training.parallel {training.parallel} on {device.type}, {many}",
+            fix="Leave --training.offload out, or add --training.parallel fsdp on several GPUs",
         )
     dtype = choose_precision(training.precision, device)
     if dtype == torch.float16 and training.parallel == "fsdp" and processes > 1:
@@ -150,12 +151,10 @@ def memory(plan: Plan, model: Model) -> tuple[int, int]:
         buffer.copy_(value)
     share = plan.config.training.batch // plan.processes
     at_a_time = min(plan.config.training.micro_batch or share, share)
-    spread = [
-        p for tower in (model.image_tower, model.text_tower) if tower is not None for p in tower.parameters()
-    ]
-    weights, towers = _bytes(model.parameters()), _bytes(spread)
+    weights = _bytes(model.parameters())
     if plan.config.training.parallel == "fsdp":
-        weights += (0 if plan.config.training.offload else towers // plan.processes) - towers
+        spread = _bytes(p for tower in model.towers for p in tower.parameters() if p.ndim > 1)
+        weights += (0 if plan.config.training.offload else spread // plan.processes) - spread
     return 4 * weights, few + (more - few) // small * (at_a_time - small)
 
 

@@ -30,8 +30,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def _number() -> int:
-    """Return which of the machine's devices is this process's, by what `torchrun` says."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Return which of the machine's GPUs is this process's, by what `torchrun` says. Raises ConfigError without one."""
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise ConfigError(
+            f"This machine has no GPU for its process number {number + 1}",
+            got=f"LOCAL_RANK={number}, {count} visible GPU{'s' * (count != 1)}",
+            fix="Start as many processes as there are GPUs, with --nproc-per-node, or add --training.device cpu",
+        )
+    return number
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -46,7 +46,7 @@ def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: Tr
     if device.type == "cpu" and dtype == torch.bfloat16:
         unfuse_attention(model)
     if training.precision == "fp8":
-        convert_to_fp8(towers(model))
+        convert_to_fp8(model.towers)
     if training.checkpoint_activations != "none":
         checkpoint_activations(model, selective=training.checkpoint_activations == "selective")
     if training.compile:
@@ -70,11 +70,6 @@ def check_micro_batch(model: Model, training: TrainingConfig) -> None:
 
 def _has_batchnorm(module: nn.Module) -> bool:
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
-
-
-def towers(model: Model) -> list[nn.Module]:
-    """Return the towers that the model has."""
-    return [tower for tower in (model.image_tower, model.text_tower) if tower is not None]
 
 
 def image_blocks(model: Model) -> list[nn.Module]:

@@ -1,13 +1,16 @@
 import gzip
 import io
 import json
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent, Kernel
 
 from slip.errors import ConfigError
 from slip.training.loop import train
-from slip.training.watching.profiling import TRACE
+from slip.training.watching.profiling import TRACE, expensive
 from toys import make_tiny_config
 
 
@@ -50,6 +53,28 @@ def test_a_trace_that_cannot_be_written_stops_no_run(tmp_path, toy_source, monke
     run = train(make_tiny_config(profile=2), toy_source, tmp_path / "run", console=console)
     assert "could not be written: [Errno 28] No space left" in said.getvalue()
     assert not (run.path / TRACE).exists()
+
+
+def test_what_ran_on_a_gpu_is_listed_once() -> None:
+    """A kernel is also under what started it, and under the phase, by its name on either side."""
+
+    def event(
+        number: int, name: str, start: int, end: int, device: DeviceType, **options: Any
+    ) -> FunctionEvent:
+        return FunctionEvent(
+            id=number, name=name, thread=int(device != DeviceType.CPU), start_us=start, end_us=end,
+            device_type=device, use_device="cuda", device_index=0, stack=[], **options,
+        )  # fmt: skip
+
+    phase = event(1, "forward", 0, 20, DeviceType.CPU, is_user_annotation=True)
+    product = event(2, "aten::mm", 5, 10, DeviceType.CPU)
+    product.kernels.append(Kernel("gemm_kernel", 0, 100.0))
+    kernel = event(3, "gemm_kernel", 10, 110, DeviceType.CUDA)
+    there = event(4, "forward", 10, 110, DeviceType.CUDA, is_user_annotation=True)
+    events = EventList([phase, product, kernel, there], use_device="cuda")
+    events._build_tree()
+    _, *rows = expensive(cast(Any, events)).splitlines()
+    assert [row.split() for row in rows] == [["gemm_kernel", "1", "0.1", "100.0%"]]
 
 
 def test_a_number_of_steps_is_not_negative(tmp_path, toy_source) -> None:

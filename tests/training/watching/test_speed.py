@@ -150,6 +150,7 @@ def test_a_line_of_speeds(monkeypatch) -> None:
         ("NVIDIA GeForce RTX 4090", 165.2e12, 82.6e12),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", 0, 0),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 0, 0),
+        ("NVIDIA H200 NVL", 835e12, 60e12),
         ("NVIDIA H20", 0, 0),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_missing_library_is_said_before_anything_is_written(
     tmp_path, toy_source, monkeypatch, name, value, module
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"{name} is not installed.*openslip\[{name}\].*--tracking.{name}"):
+    with pytest.raises(ConfigError, match=rf"{name} is not installed.*pip install {name}.*--tracking.{name}"):
         train(tracked(**{name: value}), toy_source, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
 

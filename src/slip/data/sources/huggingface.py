@@ -272,6 +272,4 @@ def _library() -> Any:
 
 
 def _not_installed(package: str) -> DataError:
-    return DataError(
-        f"The library `{package}` is not installed", fix="Install it: pip install 'openslip[datasets]'"
-    )
+    return DataError(f"The library `{package}` is not installed", fix=f"Install it: pip install {package}")

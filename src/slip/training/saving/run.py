@@ -46,9 +46,10 @@ LIBRARIES = (
 MAY_CHANGE = (
     "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "data.val", "training.log_every",
     "training.profile", "training.max_nonfinite", "training.device", "training.parallel", "training.offload",
-    "training.checkpoint_activations", "tracking.", "checkpoint.", "evaluation.",
+    "training.micro_batch", "training.checkpoint_activations", "objective.block", "tracking.", "checkpoint.",
+    "evaluation.",
 )  # fmt: skip
-"""What may differ between a run and its continuation: nothing that the weights depend on."""
+"""What may differ between a run and its continuation: nothing that the weights depend on but for rounding."""
 PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
 UNWRITTEN = 10_000
@@ -83,6 +84,15 @@ class RunFolder:
 
     def exists(self) -> bool:
         return (self.path / "config.toml").is_file()
+
+    def check_unused(self) -> None:
+        """Raise ConfigError when there are checkpoints of a run whose configuration is gone."""
+        if any(self.checkpoints.glob("step-*")):
+            raise ConfigError(
+                "The folder has checkpoints, and no config.toml that says of what run",
+                got=str(self.checkpoints),
+                fix="Put its config.toml back to continue it, or choose another folder with --out",
+            )
 
     def create(self, config: Config, data: Identity) -> None:
         """Start a new run here, on data as `slip.data.identity.identify` describes them."""

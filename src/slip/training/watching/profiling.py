@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from rich.console import Console
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from slip.files import TEMPORARY
@@ -73,9 +74,10 @@ def _write(recording: profile, run: RunFolder, console: Console) -> None:
 
 def expensive(recording: profile) -> str:
     """Return a table of the operations that took longest by themselves, on the device if there was one."""
-    entries = recording.key_averages()
-    clock = "self_cpu_time_total"
+    entries, clock = list(recording.key_averages()), "self_cpu_time_total"
     if any(entry.self_device_time_total for entry in entries):
+        # What ran there is listed again under what started it, and under the phases.
+        entries = [e for e in entries if e.device_type != DeviceType.CPU and not e.is_user_annotation]
         clock = "self_device_time_total"
     microseconds = {entry.key: getattr(entry, clock) for entry in entries}
     calls = {entry.key: entry.count for entry in entries}

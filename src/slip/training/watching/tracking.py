@@ -144,7 +144,7 @@ def check_trackers(config: TrackingConfig) -> None:
                 raise ConfigError(
                     f"The tracker {name} is not installed",
                     cause=str(error),
-                    fix=f"`pip install 'openslip[{name}]'`, or leave --tracking.{name} out",
+                    fix=f"`pip install {name}`, or leave --tracking.{name} out",
                 ) from None
 
 

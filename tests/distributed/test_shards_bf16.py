@@ -1,0 +1,82 @@
+"""In bf16, towers that are spread over processes compute what whole ones do, and nobody keeps a whole one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from distributed.ranks import run_on
+from slip.collectives import rank, world
+from slip.models import Model, build
+from slip.objectives import parse
+from slip.training.parallel import parallelise
+from slip.training.precision import autocast
+from slip.training.step import Inputs, backward
+from toys import make_tiny_config
+
+ROWS, SIZE, WIDTH = 8, 16, 64
+DTYPE = torch.bfloat16
+LOSS = "clip + 1.0 * simclr"
+
+
+def make_model(loss: str) -> Model:
+    config = make_tiny_config()
+    image = replace(config.model.image, width=WIDTH, depth=4)
+    torch.manual_seed(0)
+    return build(replace(config.model, image=image), SIZE, parse(loss).needs).train()
+
+
+def inputs(needs: tuple[str, ...]) -> Inputs:
+    generator = torch.Generator().manual_seed(1)
+    views = {name: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator) for name in needs if name != "text"}
+    tokens = torch.randint(1, 400, (ROWS, 9), generator=generator)
+    tokens[:, 0], tokens[:, -1] = 49406, 49407
+    whole = Inputs(views, tokens)
+    return list(whole.split(ROWS // world()))[rank()]
+
+
+def a_step(kind: str) -> dict[str, np.ndarray]:
+    """Return losses and whole gradients."""
+    objective = parse(LOSS)
+    parallel = parallelise(make_model(LOSS), kind, dtype=DTYPE)
+    found = dict(backward(parallel, objective, inputs(objective.needs), dtype=DTYPE))
+    for name, p in parallel.model.named_parameters():
+        if p.grad is not None:
+            found[name] = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+    return {name: value.detach().float().numpy().copy() for name, value in found.items()}
+
+
+def test_spread_towers_compute_what_whole_ones_do() -> None:
+    whole, spread = run_on(2, a_step, "ddp")[0], run_on(2, a_step, "fsdp")[0]
+    assert whole.keys() == spread.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(spread[name], value, rtol=0, atol=1e-6 * np.abs(value).max(), err_msg=name)
+
+
+def kept(kind: str) -> tuple[int, int]:
+    """Return the bytes of the image tower's matrices, in bf16, and of what waits of them for the backward pass."""
+    model = make_model("clip")
+    size = 2 * sum(p.numel() for p in model.image_tower.parameters() if p.ndim > 1)
+    parallel = parallelise(model, kind, dtype=DTYPE)
+    share, saved = inputs(("image", "text")), []
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t),
+        autocast(torch.device("cpu"), DTYPE),
+    ):
+        embeddings = parallel.forward(share.views, share.tokens)
+    matrices = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in saved
+        if t.dtype == DTYPE and t.ndim == 2 and min(t.shape) >= WIDTH
+    }
+    del embeddings
+    return size, sum(matrices.values())
+
+
+def test_nobody_keeps_a_whole_tower() -> None:
+    for size, held in run_on(2, kept, "fsdp"):
+        assert held < 0.1 * size
+    for size, held in run_on(2, kept, "ddp"):  # what autocast has cast waits for the backward pass
+        assert held > 0.9 * size
