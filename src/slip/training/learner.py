@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
@@ -62,7 +63,8 @@ class Learner:
             prefetch=config.data.prefetch,
             pinned=self.device.type == "cuda",
         )
-        return on_device(iter(loader), self.device, plan.steps - self.state.step)
+        count = sys.maxsize if plan.seconds else plan.steps - self.state.step  # of a rehearsal nobody knows
+        return on_device(iter(loader), self.device, count)
 
     def take_step(self, batches: Iterator[Batch]) -> float:
         """Wait for a batch and train on it; return the seconds that both took."""
