@@ -40,7 +40,8 @@ def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: Tr
     the state dict stay. Raises ConfigError where the towers cannot do what was asked for.
     """
     check_micro_batch(model, training)
-    if not isinstance(model.image_tower.trunk, VisionTransformer):
+    spread = training.parallel == "fsdp" and world() > 1  # which FSDP does not do to weights in another order
+    if not isinstance(model.image_tower.trunk, VisionTransformer) and not spread:
         # Convolutions and what stands between them are faster so; only the order in memory changes.
         model.image_tower.to(memory_format=torch.channels_last)
     if device.type == "cpu" and dtype == torch.bfloat16:

@@ -1,4 +1,4 @@
-"""In bf16, towers that are spread over processes compute what whole ones do, and nobody keeps a whole one."""
+"""Towers that are spread over processes compute what whole ones do, in bf16 too, and nobody keeps a whole one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from slip.models import Model, build
 from slip.objectives import parse
 from slip.training.parallel import parallelise
 from slip.training.precision import autocast
+from slip.training.prepare import prepare
 from slip.training.step import Inputs, backward
 from toys import make_tiny_config
 
@@ -80,3 +81,23 @@ def test_nobody_keeps_a_whole_tower() -> None:
         assert held < 0.1 * size
     for size, held in run_on(2, kept, "ddp"):  # what autocast has cast waits for the backward pass
         assert held > 0.9 * size
+
+
+def convolved() -> np.ndarray:
+    """Return the embeddings of a residual network that has been made ready as for a run."""
+    config = make_tiny_config(parallel="fsdp")
+    image = replace(config.model.image, name="test_resnet")
+    torch.manual_seed(0)
+    model = build(replace(config.model, image=image), 32, ("image", "text"))
+    prepare(model, torch.device("cpu"), torch.float32, config.training)
+    parallel = parallelise(model, "fsdp")
+    views = {"image": torch.randn(ROWS, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+    tokens = torch.full((ROWS, 4), 49407)
+    return parallel.forward(views, tokens)["image"].detach().numpy()
+
+
+def test_a_convolutional_tower_is_spread() -> None:
+    """Whose weights would else be in channels-last order, which FSDP does not take."""
+    expected = convolved()
+    for found in run_on(2, convolved):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
