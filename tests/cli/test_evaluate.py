@@ -48,6 +48,13 @@ def test_prints_keeps_and_writes(run, photos, tmp_path, capsys) -> None:
     assert sorted(kept) == ["knn:photos", "linear:photos", "zeroshot:photos"]
 
 
+def test_data_of_all_tasks_are_looked_at_before_any_is_measured(run, photos, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("slip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
+    for missing in ("linear", "knn", "zeroshot", "finetune", "retrieval"):
+        assert main(["evaluate", str(run), f"knn:{photos}", f"{missing}:{run / 'nowhere'}"]) == 1
+        assert "nowhere" in capsys.readouterr().err
+
+
 def test_finetunes_and_keeps_its_state(run, photos, capsys) -> None:
     assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
     assert "finetune:photos" in capsys.readouterr().out
