@@ -127,7 +127,8 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         tasks.insert(0, Retrieval(val, task="retrieval:val"))
     captioned = "text" in objectives.parse(config.objective.loss).needs
     if first:
-        suite.check(tasks, best=config.evaluation.best)
+        measured = [task for task in tasks if captioned or not getattr(task, "needs_text", False)]
+        suite.check(measured, best=config.evaluation.best)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
