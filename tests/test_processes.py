@@ -60,6 +60,19 @@ def test_an_odd_environment_is_refused(monkeypatch, place, message) -> None:
         pass
 
 
+def test_a_group_of_the_programs_own_is_used_as_it_is(monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with joined() as processes:
+            assert (processes.rank, processes.world, processes.all_gather(b"mine")) == (0, 1, [b"mine"])
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.mark.parametrize("seconds", ["soon", "0", "-3", "1.5"])
 def test_an_odd_timeout_is_refused(monkeypatch, seconds) -> None:
     monkeypatch.setenv("SLIP_TIMEOUT", seconds)

@@ -195,19 +195,19 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
     Raises ProcessError when another process ends meanwhile, or cannot be reached; ConfigError for an odd SLIP_TIMEOUT,
     and an odd environment.
     """
-    (rank, world), timeout = _place(), _timeout()
+    own, timeout = not _program_has_joined(), _timeout()
+    rank, world = _place() if own else (0, 1)
     on_gpu = device is not None and device.type == "cuda"
     if on_gpu:  # what asks for "the" GPU, as FSDP does, means this process's
         import torch
 
         torch.cuda.set_device(device)
-    if world == 1 and not _program_has_joined():
+    if own and world == 1:
         yield Processes()
         return
     import torch.distributed as dist
     from torch.distributed.constants import default_pg_nccl_timeout, default_pg_timeout
 
-    own = not dist.is_initialized()
     try:
         if own:
             options: dict[str, Any] = {"backend": "gloo", "timeout": timeout}
