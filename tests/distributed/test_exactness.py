@@ -1,4 +1,7 @@
-"""One step, and three, on 1, 2 and 4 processes: the same losses, gradients, statistics and weights."""
+"""One step, and three, on 1, 2 and 4 processes: the same losses, gradients, statistics and weights.
+
+For CLIP, SimCLR and SLIP, in fp64 and fp32, with the similarities in blocks and whole.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ class Case:
 
     def __str__(self) -> str:
         default = Case()
-        return ", ".join(f"{k} {v}" for k, v in vars(self).items() if v != getattr(default, k)) or "default"
+        given = {k: str(v) for k, v in vars(self).items() if v != getattr(default, k)}
+        return ", ".join(f"{k} {v.removeprefix('torch.')}" for k, v in given.items()) or "default"
 
 
 def batch(needs: tuple[str, ...], case: Case) -> Inputs:
@@ -99,16 +103,25 @@ def assert_same(case: Case, processes: int, expected: dict[str, np.ndarray]) -> 
             np.testing.assert_allclose(value, expected[name], rtol=0, atol=allowed, err_msg=f"{case}: {name}")
 
 
+FP32 = torch.float32
 CASES = [
-    Case(),
-    Case(loss="clip"),
-    Case(loss="simclr"),
-    Case(block=0),
-    Case(dtype=torch.float32),
+    *(
+        Case(loss, dtype, block)
+        for loss in (Case().loss, "clip", "simclr")
+        for dtype in (torch.float64, FP32)
+        for block in (3, 0)
+    ),
     Case(micro_batch=1, clip_grad=0.01),
+    Case(micro_batch=1, dtype=FP32),
     Case(tower="test_resnet"),
     Case(drop_tokens=0.5, ssl_rows=4),
     Case(drop_tokens=0.5, ssl_rows=4, micro_batch=1),
+]
+SPREAD = [
+    (2, Case(kind="fsdp")),
+    (4, Case(kind="fsdp")),
+    (4, Case(kind="fsdp", dtype=FP32)),
+    (2, Case(kind="fsdp", micro_batch=2, clip_grad=0.01)),
 ]
 
 
@@ -119,8 +132,6 @@ def test_processes_equal_one(case: Case, processes: int) -> None:
     assert_same(case, processes, three_steps(one))
 
 
-@pytest.mark.parametrize(
-    "case", [Case(kind="fsdp"), Case(kind="fsdp", micro_batch=2, clip_grad=0.01)], ids=str
-)
-def test_spread_weights_equal_whole_ones(case: Case) -> None:
-    assert_same(case, 2, three_steps(replace(case, micro_batch=0)))
+@pytest.mark.parametrize(("processes", "case"), SPREAD, ids=str)
+def test_spread_weights_equal_whole_ones(case: Case, processes: int) -> None:
+    assert_same(case, processes, three_steps(replace(case, micro_batch=0)))

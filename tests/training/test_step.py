@@ -80,14 +80,14 @@ CHEAP = ViewsConfig(
 )  # 4 tokens of an image view, 9 of a self-supervised one
 
 
-def cheap_setup(tiny_config, rows: int):
+def cheap_setup(tiny_config, rows: int, dtype: torch.dtype = torch.float64):
     """A model in training mode whose towers draw random numbers, and a batch of 10 with `rows` self-supervised."""
     torch.manual_seed(0)
-    model = build(tiny_config.model, 16, NEEDS, CHEAP).double().train()
+    model = build(tiny_config.model, 16, NEEDS, CHEAP).to(dtype).train()
     generator = torch.Generator().manual_seed(1)
     shapes = {"image": (10, 16), "ssl_1": (rows, 24), "ssl_2": (rows, 24)}
     views = {
-        name: torch.randn(n, 3, size, size, generator=generator, dtype=torch.float64)
+        name: torch.randn(n, 3, size, size, generator=generator, dtype=dtype)
         for name, (n, size) in shapes.items()
         if n
     }
@@ -111,6 +111,25 @@ def test_micro_batches_leave_out_the_same_blocks_and_tokens(tiny_config, rows, m
     for name, gradient in found.items():
         # Position embeddings are resampled in fp32, whatever theirs.
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_micro_batches_equal_the_whole_batch_in_fp32(tiny_config, micro_batch) -> None:
+    """To 1e-5, stochastic depth and dropped tokens included."""
+    model, objective, inputs = cheap_setup(tiny_config, 10, torch.float32)
+    assert tiny_config.model.image.drop_path > 0
+    whole = backward(Parallel(model), objective, inputs, seed=7)
+    expected = gradients(model)
+    losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=7)
+    found = gradients(model)
+    for name, value in whole.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=0)
+    assert found.keys() == expected.keys()
+    norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name, gradient in found.items():
+        # A bias before a BatchNorm has no gradient but rounding errors, which are in proportion to all of it.
+        allowed = 1e-5 * expected[name].norm() + 1e-7 * norm
+        assert (gradient - expected[name]).norm() <= allowed, name
 
 
 def test_without_self_supervised_views_their_head_stays_as_it_is(tiny_config) -> None:
