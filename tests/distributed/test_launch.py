@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).parents[2] / "docs" / "launch"
+# Runs its arguments here, if it is told how many CPUs they may use.
+SRUN = """\
+[ "$1 $2" = "--cpus-per-task 64" ] || { echo "srun $*: it would bind to one CPU" >&2; exit 1; }
+shift 2
+exec "$@"
+"""
 
 
 def test_the_batch_script_starts_what_slurm_gives(tmp_path) -> None:
-    """`srun` runs its arguments here, `torchrun` writes them down; the nodes are more than a pipe holds."""
+    """`torchrun` writes its arguments down; the nodes are more than a pipe holds."""
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, text in {
         "scontrol": "seq --format node%.0f 7 20007",
-        "srun": 'exec "$@"',
+        "srun": SRUN,
         "torchrun": f'printf "%s\\n" "$@" > {tmp_path}/said',
     }.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -29,6 +35,7 @@ def test_the_batch_script_starts_what_slurm_gives(tmp_path) -> None:
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "node[7-8]",
         "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_CPUS_PER_TASK": "64",
     }
     script = ["bash", str(LAUNCH / "slurm.sbatch"), "small-data", "--data.train", "/shared/shards-*.tar"]
     subprocess.run(script, check=True, env=environment)
@@ -49,7 +56,7 @@ def test_the_batch_script_trains(tmp_path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "scontrol").write_text("#!/bin/sh\necho localhost\n")
-    (commands / "srun").write_text('#!/bin/sh\nexec "$@"\n')
+    (commands / "srun").write_text(f"#!/bin/sh\n{SRUN}")
     (commands / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
     for command in commands.iterdir():
         command.chmod(0o755)
@@ -60,6 +67,7 @@ def test_the_batch_script_trains(tmp_path) -> None:
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_NODELIST": "localhost",
         "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_CPUS_PER_TASK": "64",
         "SLIP_PORT": "0",
     }
     options = [
