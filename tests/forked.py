@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +37,10 @@ def start_server() -> None:
 
 
 class Command:
-    """A function with a command line, `slip.cli.main` say, in a process of its own; killed at the end of the `with`.
+    """A function with a command line, `slip.cli.main` say, in a process of its own.
 
-    What it prints goes to the file `output`. `environment` is added to this process's.
+    At the end of the `with` it is killed, and on Linux the processes that it has started. What it prints goes to the
+    file `output`. `environment` is added to this process's.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Command:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.output = output
+        output.touch()
         target = (function, list(arguments), str(output), dict(environment or {}))
         self.process = context().Process(target=_run, args=target)
         self.process.start()
@@ -57,8 +60,23 @@ class Command:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it and those that it has started at once, as when a machine loses power."""
+        children = self.children()
         self.process.kill()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.join()
+
+    def children(self) -> list[int]:
+        """Return the processes that it has started and that run; none but on Linux."""
+        try:
+            return list(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
+        except OSError:  # it has ended
+            return []
 
     @property
     def pid(self) -> int:

@@ -49,8 +49,7 @@ def start(pictures: Path, out: Path, processes: int) -> Command:
 
 
 def workers(agent: Command) -> list[int]:
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    return [pid for pid in map(int, children) if b"slip" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in agent.children() if b"slip" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def weights(out: Path) -> bytes:
