@@ -94,6 +94,32 @@ def test_a_short_cut_is_waited_out(tmp_path, hosts, undisturbed) -> None:
     assert "continuing from step" not in job.said()
 
 
+def test_a_long_cut_ends_the_processes_until_it_is_over(tmp_path, hosts, undisturbed) -> None:
+    """Longer than they wait for each other; nobody starts anything by hand."""
+    job = Job(tmp_path, hosts, seconds=15)
+    job.wait_for(lambda: job.has(4))
+    hosts[1].pull_the_cable()
+    job.wait_for(lambda: all("cannot be reached" in job.said(number) for number in (0, 1)))
+    assert not job.has(30)
+    hosts[1].plug_it_in()
+    assert job.weights() == undisturbed
+    assert "continuing from step" in job.said()
+
+
+def test_a_lost_host_that_is_soon_back_need_not_be_noticed(tmp_path, hosts, undisturbed) -> None:
+    """All start anew when it joins, for otherwise they would wait for half an hour."""
+    job = Job(tmp_path, hosts)
+    job.wait_for(lambda: job.has(4))
+    hosts[1].pull_the_cable()
+    hosts[1].lose_power()
+    assert not job.has(30)
+    time.sleep(2)
+    hosts[1].plug_it_in()
+    job.agents[1] = job.start(1)
+    assert job.weights() == undisturbed
+    assert "continuing from step" in job.said()
+
+
 def test_a_lost_host_is_noticed_and_may_come_back(tmp_path, hosts, undisturbed) -> None:
     """It says nothing when it goes, as in a power cut: the other notices by the time it waits."""
     job = Job(tmp_path, hosts, seconds=15)

@@ -29,10 +29,10 @@ from toys import ToySource, make_tiny_config
 
 def measured(out: Path) -> list[str]:
     """Train while the first process measures for longer than the others wait in a step."""
-    os.environ[TIMEOUT] = "5"
+    os.environ[TIMEOUT] = "10"
 
     def slowly(encoder: Encoder) -> list[Any]:
-        time.sleep(8)
+        time.sleep(12)
         return []
 
     train(make_tiny_config(epochs=1), ToySource(), out, evaluate=slowly, console=Console(quiet=True))
@@ -45,7 +45,7 @@ def test_the_others_wait_while_the_first_measures(tmp_path) -> None:
 
 def written(folder: Path, parts: int) -> list[str]:
     """Write a checkpoint, of which the first process's part is late."""
-    os.environ[TIMEOUT] = "3"
+    os.environ[TIMEOUT] = "6"
     snapshot = LateSnapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)}, {}, rank(), parts)
     with joined(torch.device("cpu")) as processes:
         writer = BackgroundWriter(folder, processes, pytest.fail)
@@ -58,7 +58,7 @@ def written(folder: Path, parts: int) -> list[str]:
 class LateSnapshot(Snapshot):
     def write(self, folder: Path) -> list[Path]:
         if self.part == 0:
-            time.sleep(5)
+            time.sleep(8)
         return super().write(folder)
 
 
@@ -97,7 +97,7 @@ def test_all_wait_for_whoever_opens_data(tmp_path) -> None:
 
 def vanished(folder: Path) -> str:
     """Measure in the first process, which stops being there meanwhile, with its connections open."""
-    os.environ[TIMEOUT] = "4"
+    os.environ[TIMEOUT] = "10"
 
     def never(encoder: Encoder) -> list[Any]:
         (folder / "pid").write_text(str(os.getpid()))
@@ -122,7 +122,7 @@ def test_a_process_that_vanishes_while_it_measures_is_noticed(tmp_path) -> None:
 
 def failed(number: int) -> str:
     """Fail in one process, while the others wait for it."""
-    os.environ[TIMEOUT] = "60"
+    os.environ[TIMEOUT] = "250"
     try:
         with joined(torch.device("cpu")) as processes, processes.together():
             if processes.rank == number:
@@ -136,6 +136,6 @@ def failed(number: int) -> str:
 def test_nobody_waits_for_a_process_that_has_failed(number) -> None:
     started = time.monotonic()
     said = run_on(3, failed, number)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 200
     assert said.pop(number) == "ValueError"
     assert said == ["ProcessError", "ProcessError"]
