@@ -16,14 +16,14 @@ import pytest
 from distributed.hosts import Host, two_hosts, why_not
 
 OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "2",
+    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "3",
     "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
     "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
     "--model.text.width", "32", "--model.ssl.width", "32", "--checkpoint.every-steps", "4",
     "--data.workers", "0", "--evaluation.tasks",
 ]  # fmt: skip
-LAST = "step-00000030"
-LIMIT = 240  # seconds that anything may take on a busy machine
+LAST = 45
+LIMIT = 240  # seconds that anything may take on a busy machine; where nobody says for how long, they wait for 1,800
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,7 +69,7 @@ class Job:
         """Wait for the end, which must be a good one; return the last checkpoint's."""
         codes = [agent.wait(LIMIT) for agent in self.agents]
         assert codes == [0, 0], f"{self.said(0)}\n\n{self.said(1)}"
-        return (self.folder / "run" / "checkpoints" / LAST / "model.safetensors").read_bytes()
+        return (self.folder / "run" / "checkpoints" / f"step-{LAST:08}" / "model.safetensors").read_bytes()
 
 
 @pytest.fixture
@@ -88,6 +88,7 @@ def test_a_short_cut_is_waited_out(tmp_path, hosts, undisturbed) -> None:
     job = Job(tmp_path, hosts)
     job.wait_for(lambda: job.has(4))
     hosts[1].pull_the_cable()
+    assert not job.has(LAST)
     time.sleep(5)
     hosts[1].plug_it_in()
     assert job.weights() == undisturbed
@@ -100,7 +101,7 @@ def test_a_long_cut_ends_the_processes_until_it_is_over(tmp_path, hosts, undistu
     job.wait_for(lambda: job.has(4))
     hosts[1].pull_the_cable()
     job.wait_for(lambda: all("cannot be reached" in job.said(number) for number in (0, 1)))
-    assert not job.has(30)
+    assert not job.has(LAST)
     hosts[1].plug_it_in()
     assert job.weights() == undisturbed
     assert "continuing from step" in job.said()
@@ -112,7 +113,7 @@ def test_a_lost_host_that_is_soon_back_need_not_be_noticed(tmp_path, hosts, undi
     job.wait_for(lambda: job.has(4))
     hosts[1].pull_the_cable()
     hosts[1].lose_power()
-    assert not job.has(30)
+    assert not job.has(LAST)
     time.sleep(2)
     hosts[1].plug_it_in()
     job.agents[1] = job.start(1)
@@ -126,10 +127,8 @@ def test_a_lost_host_is_noticed_and_may_come_back(tmp_path, hosts, undisturbed) 
     job.wait_for(lambda: job.has(4))
     hosts[1].pull_the_cable()
     hosts[1].lose_power()
-    assert not job.has(30)
-    lost = time.monotonic()
+    assert not job.has(LAST)
     job.wait_for(lambda: "cannot be reached" in job.said())
-    assert time.monotonic() - lost < 60
     hosts[1].plug_it_in()
     job.agents[1] = job.start(1)
     assert job.weights() == undisturbed
@@ -145,7 +144,7 @@ def test_without_the_host_where_they_meet_the_job_ends_and_can_be_started_again(
     hosts[0].pull_the_cable()
     hosts[0].lose_power()
     assert job.agents[1].wait(LIMIT) != 0  # torchrun or its process notices first
-    assert not job.has(30)
+    assert not job.has(LAST)
     hosts[0].plug_it_in()
     job.agents = [job.start(number) for number in (0, 1)]
     assert job.weights() == undisturbed
