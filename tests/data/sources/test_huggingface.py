@@ -250,9 +250,7 @@ def test_without_the_library(monkeypatch, tmp_path):
     (tmp_path / "dataset_dict.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
     for spec in ("hf:owner/name", f"hf:{tmp_path}"):
-        with pytest.raises(
-            DataError, match=r"`datasets` is not installed.*pip install 'openslip\[datasets\]'"
-        ):
+        with pytest.raises(DataError, match=r"`datasets` is not installed.*pip install datasets"):
             open_hub(spec)
 
 
