@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def test_data_of_all_tasks_are_looked_at_before_any_is_measured(run, photos, mon
     for missing in ("linear", "knn", "zeroshot", "finetune", "retrieval"):
         assert main(["evaluate", str(run), f"knn:{photos}", f"{missing}:{run / 'nowhere'}"]) == 1
         assert "nowhere" in capsys.readouterr().err
+
+
+def test_what_a_model_without_text_is_not_measured_by_need_not_be_there(tmp_path, toy_source, photos) -> None:
+    config = make_tiny_config(epochs=1)
+    config = replace(config, objective=replace(config.objective, loss="simclr"))
+    run = train(config, toy_source, tmp_path / "simclr", console=Console(quiet=True)).path
+    assert main(["evaluate", str(run), f"knn:{photos}", "zeroshot:nowhere"]) == 0
+    kept = {result["task"] for result in json.loads((run / "results.json").read_text())}
+    assert kept == {"knn:photos"}
 
 
 def test_finetunes_and_keeps_its_state(run, photos, capsys) -> None:

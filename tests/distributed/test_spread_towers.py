@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from distributed.ranks import run_on
@@ -83,10 +84,10 @@ def test_nobody_keeps_a_whole_tower() -> None:
         assert held > 0.9 * size
 
 
-def convolved() -> np.ndarray:
-    """Return the embeddings of a residual network that has been made ready as for a run."""
+def convolved(name: str) -> np.ndarray:
+    """Return the embeddings of a convolutional tower that has been made ready as for a run."""
     config = make_tiny_config(parallel="fsdp")
-    image = replace(config.model.image, name="test_resnet")
+    image = replace(config.model.image, name=name)
     torch.manual_seed(0)
     model = build(replace(config.model, image=image), 32, ("image", "text"))
     prepare(model, torch.device("cpu"), torch.float32, config.training)
@@ -96,8 +97,9 @@ def convolved() -> np.ndarray:
     return parallel.forward(views, tokens)["image"].detach().numpy()
 
 
-def test_a_convolutional_tower_is_spread() -> None:
-    """Whose weights would else be in channels-last order, which FSDP does not take."""
-    expected = convolved()
-    for found in run_on(2, convolved):
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_a_convolutional_tower_is_spread(name) -> None:
+    """Its weights would else be in channels-last order, which FSDP does not take; it may have blocks within blocks."""
+    expected = convolved(name)
+    for found in run_on(2, convolved, name):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -191,3 +191,7 @@ def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_c
 def test_runs_in_other_precisions_count_no_overflow(tmp_path, toy_source, tiny_config) -> None:
     run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
     assert not any("overflow" in line for line in read_lines(run.path / "metrics.jsonl"))
+
+
+def test_the_largest_seed_trains(tmp_path, toy_source) -> None:
+    train(make_tiny_config(epochs=0.25, seed=2**63 - 1), toy_source, tmp_path / "run", console=QUIET)

@@ -77,6 +77,7 @@ def test_all_ranges_are_of_numbers_and_hold_those_of_every_recipe() -> None:
         ("optimizer.lr", -0.001, "--optimizer.lr must be at least 0. Got: -0.001"),
         ("optimizer.betas", (0.9, 1.0), "--optimizer.betas must be at least 0 and less than 1. Got: 1.0"),
         ("training.seed", 2**63, "--training.seed must be from 0 to 2"),
+        ("training.epochs", 1e300, "--training.epochs must be above 0, and less than a billion"),
         ("checkpoint.keep", 0, "--checkpoint.keep must be at least 1. Got: 0"),
         ("views.mean", (0.5, math.inf, 0.5), "--views.mean must be a finite number. Got: inf"),
     ],

@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
     is_run = (options.model / "config.toml").is_file()
     tasks = [_evaluator(task, options, is_run) for task in options.tasks]
-    suite.check(tasks)
     encoder = load(options.model, which=options.which).to(choose_device(options.device))
+    suite.check(tasks, text=encoder.model.text_tower is not None)
     results = suite.run(encoder, tasks, progress=True)
     print(suite.table(results))
     if options.out:

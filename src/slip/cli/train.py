@@ -127,8 +127,7 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         tasks.insert(0, Retrieval(val, task="retrieval:val"))
     captioned = "text" in objectives.parse(config.objective.loss).needs
     if first:
-        measured = [task for task in tasks if captioned or not getattr(task, "needs_text", False)]
-        suite.check(measured, best=config.evaluation.best)
+        suite.check(tasks, text=captioned, best=config.evaluation.best)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)

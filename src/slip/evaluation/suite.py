@@ -80,15 +80,16 @@ def parse_task(task: str, **options: Any) -> Evaluator:
         ) from None
 
 
-def check(tasks: Sequence[Evaluator], *, best: str = "") -> None:
+def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> None:
     """Open the data of all tasks, so that what is wrong with one is known before any takes its time.
 
-    best: a metric that picks the best checkpoint; of a task, and one of which more is better. Raises ConfigError,
-    DataError or EvaluationError.
+    text: whether the model has a text tower; tasks that need it would else be left out. best: a metric that picks the
+    best checkpoint; of a task, and one of which more is better. Raises ConfigError, DataError or EvaluationError.
     """
-    for evaluator in tasks:
+    measured = [task for task in tasks if text or not getattr(task, "needs_text", False)]
+    for evaluator in measured:
         evaluator.check()
-    names = [evaluator.name for evaluator in tasks]
+    names = [evaluator.name for evaluator in measured]
     if best and best.rpartition("/")[0] not in names:
         raise ConfigError(
             "The metric that picks the best checkpoint is of no task that is measured",

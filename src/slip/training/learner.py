@@ -85,7 +85,7 @@ class Learner:
             inputs = self._inputs(batch)
         losses = backward(
             self.parallel, self.objective, inputs, dtype=plan.dtype, micro_batch=training.micro_batch,
-            seed=training.seed * 1_000_003 + state.step, phases=phases, scaler=state.scaler,
+            seed=(training.seed * 1_000_003 + state.step) % 2**64, phases=phases, scaler=state.scaler,
         )  # fmt: skip
         # What the processes agree on is agreed on at once, so that all do the same from here on.
         counted = [count for tally in batch.tallies for count in vars(tally).values()]

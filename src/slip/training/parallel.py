@@ -131,7 +131,7 @@ class Shards(Parallel):
         half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         policy = half if dtype in (torch.bfloat16, torch.float16) else MixedPrecisionPolicy()
         for tower in model.towers:
-            for block in _blocks(tower):
+            for block in reversed(_blocks(tower)):  # what stands within another one first
                 fully_shard(block, mp_policy=policy, **options)
             fully_shard(tower, **options)
 

@@ -23,12 +23,13 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         inside = self.low < value < self.high if self.without_ends else self.low <= value <= self.high
-        return inside and math.isfinite(value)
+        return inside and -math.inf < value < math.inf
 
 
 ANY = Range("a finite number")
 ABOVE_0 = Range("above 0", 0, without_ends=True)
 FROM_0 = Range("at least 0", 0)
+A_BILLION = 1e9
 FROM_1 = Range("at least 1", 1)
 SHARE = Range("from 0 to 1", 0, 1)
 BELOW_1 = Range("at least 0 and less than 1", 0, math.nextafter(1, 0))
@@ -51,9 +52,9 @@ RANGES = {
     "optimizer.weight_decay": FROM_0,
     "optimizer.betas": BELOW_1,
     "optimizer.eps": FROM_0,
-    "optimizer.warmup_epochs": FROM_0,
+    "optimizer.warmup_epochs": Range("from 0 to a billion", 0, A_BILLION),
     "optimizer.clip_grad": Range("at least 0, which is no clipping", 0),
-    "training.epochs": ABOVE_0,
+    "training.epochs": Range("above 0, and less than a billion", 0, A_BILLION, without_ends=True),
     "training.batch": Range("at least 2: a contrast needs two samples", 2),
     "training.micro_batch": Range("at least 0, which is the whole batch", 0),
     "training.seed": SEED,

@@ -4,13 +4,15 @@ import json
 from typing import Any, cast
 
 import pytest
+import torch
 from rich.console import Console
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent, Kernel
 
 from slip.errors import ConfigError
 from slip.training.loop import train
-from slip.training.watching.profiling import TRACE, expensive
+from slip.training.saving.run import RunFolder
+from slip.training.watching.profiling import TRACE, expensive, profiling
 from toys import make_tiny_config
 
 
@@ -42,17 +44,30 @@ def test_a_run_too_short_for_a_trace_ends_without_one(tmp_path, toy_source) -> N
 
 
 def test_a_trace_that_cannot_be_written_stops_no_run(tmp_path, toy_source, monkeypatch) -> None:
-    from slip.training.watching import profiling
-
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(profiling.profile, "export_chrome_trace", full)
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", full)
     said = io.StringIO()
     console = Console(file=said, width=200)
     run = train(make_tiny_config(profile=2), toy_source, tmp_path / "run", console=console)
     assert "could not be written: [Errno 28] No space left" in said.getvalue()
     assert not (run.path / TRACE).exists()
+
+
+def test_that_there_is_no_trace_of_a_run_that_was_stopped_is_said(tmp_path) -> None:
+    said = io.StringIO()
+    console, run = Console(file=said, width=200), RunFolder(tmp_path)
+
+    def stopped() -> None:
+        with profiling(3, run, torch.device("cpu"), console) as after_step:
+            after_step()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert "no trace" in said.getvalue()
+    assert not (tmp_path / TRACE).exists()
 
 
 def test_what_ran_on_a_gpu_is_listed_once() -> None:

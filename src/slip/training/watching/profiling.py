@@ -44,16 +44,17 @@ def profiling(
         done += 1
         recording.step()
 
-    with profile(
-        activities=activities,
-        schedule=schedule(wait=WARM_UP - 1, warmup=1, active=steps, repeat=1),
-        on_trace_ready=lambda recording: _write(recording, run, console) if done > WARM_UP else None,
-    ) as recording:
-        yield after_step
-    if done <= WARM_UP:
-        console.print(
-            f"  no trace: of a run's steps the first {WARM_UP} are not recorded, and this one had {done}"
-        )
+    try:
+        with profile(
+            activities=activities,
+            schedule=schedule(wait=WARM_UP - 1, warmup=1, active=steps, repeat=1),
+            on_trace_ready=lambda recording: _write(recording, run, console) if done > WARM_UP else None,
+        ) as recording:
+            yield after_step
+    finally:
+        if done <= WARM_UP:
+            said = f"of a run's steps the first {WARM_UP} are not recorded, and this one had {done}"
+            console.print(f"  no trace: {said}", highlight=False)
 
 
 def _write(recording: profile, run: RunFolder, console: Console) -> None:
