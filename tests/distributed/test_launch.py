@@ -23,7 +23,7 @@ def test_the_batch_script_starts_what_slurm_gives(tmp_path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, text in {
-        "scontrol": "seq --format node%.0f 7 20007",
+        "scontrol": "seq -f node%.0f 7 20007",
         "srun": SRUN,
         "torchrun": f'printf "%s\\n" "$@" > {tmp_path}/said',
     }.items():
