@@ -1,8 +1,7 @@
-"""How processes meet, and what they tell each other; how they wait, and train alike, is tested in tests/distributed."""
+"""What processes tell each other; how they wait, and train alike, is tested in tests/distributed."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from unittest import mock
 
 import pytest
@@ -12,7 +11,7 @@ import torch.distributed as dist
 import slip.processes
 from distributed.ranks import run_on
 from slip.errors import ConfigError
-from slip.processes import Processes, _speaks_of_others, joined, meet
+from slip.processes import Processes, _speaks_of_others, joined
 
 
 def test_everything_is_shared_once() -> None:
@@ -40,24 +39,6 @@ def test_bytes_of_all_come_to_the_first_or_to_all() -> None:
     assert first == [everyones, none, everyones, none]
     assert others == [[[], [], everyones, none]] * 2
     assert gathered() == [everyones[:1], none[:1]] * 2
-
-
-@pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 WORLD_SIZE=2"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one"),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, "MASTER_ADDR.*torchrun"),
-        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "http"}, "MASTER_PORT"),
-    ],
-)
-def test_an_odd_environment_is_refused(monkeypatch, place, message) -> None:
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=message), joined():
-        pass
 
 
 def test_a_group_of_the_programs_own_is_used_as_it_is(monkeypatch) -> None:
@@ -96,13 +77,6 @@ def test_the_gpu_of_this_process_is_the_one_that_libraries_take(monkeypatch) -> 
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     with joined(torch.device("cuda", 1)):
         assert taken == [torch.device("cuda", 1)]
-
-
-def test_a_rank_that_never_comes_is_not_waited_for_without_end(monkeypatch) -> None:
-    store = dist.HashStore()
-    monkeypatch.setattr(slip.processes, "_rendezvous", lambda *_: store)
-    with pytest.raises(dist.DistStoreError, match="Nothing has been heard of rank 1"):
-        meet(0, 2, timedelta(seconds=0.1))
 
 
 @pytest.mark.parametrize(

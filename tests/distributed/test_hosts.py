@@ -14,14 +14,9 @@ from pathlib import Path
 import pytest
 
 from distributed.hosts import Host, two_hosts, why_not
+from distributed.tiny import TINY
 
-OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "3",
-    "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
-    "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
-    "--model.text.width", "32", "--model.ssl.width", "32", "--checkpoint.every-steps", "4",
-    "--data.workers", "0", "--evaluation.tasks",
-]  # fmt: skip
+OPTIONS = [*TINY, "--data.train", "scenes:train:120", "--training.epochs", "3"]
 LAST = 45
 LIMIT = 240  # seconds that anything may take on a busy machine; where nobody says for how long, they wait for 1,800
 

@@ -9,14 +9,12 @@ import subprocess
 import sys
 import time
 
+from distributed.tiny import TINY
 from slip.training.saving.checkpoint import newest_good
 
 OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:64", "--training.batch", "8", "--training.epochs", "1000",
-    "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
-    "--model.image.depth", "2", "--model.image.heads", "2", "--model.text.width", "32", "--model.ssl.width", "32",
-    "--checkpoint.every-steps", "100000", "--checkpoint.every-minutes", "0", "--training.log-every", "2",
-    "--data.workers", "0", "--evaluation.tasks",
+    *TINY, "--data.train", "scenes:train:64", "--training.epochs", "1000", "--checkpoint.every-steps", "100000",
+    "--checkpoint.every-minutes", "0", "--training.log-every", "2",
 ]  # fmt: skip
 
 

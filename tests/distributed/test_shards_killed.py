@@ -11,16 +11,11 @@ import pytest
 import torch
 
 from distributed.ranks import run_on
+from distributed.tiny import TINY
 from slip.cli import main
 from slip.training.saving.tensors import read_tensors
 
-OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:64", "--training.batch", "8", "--training.epochs", "2",
-    "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
-    "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
-    "--model.text.width", "32", "--model.ssl.width", "32", "--checkpoint.every-steps", "4",
-    "--training.parallel", "fsdp", "--data.workers", "0", "--evaluation.tasks",
-]  # fmt: skip
+OPTIONS = [*TINY, "--data.train", "scenes:train:64", "--training.epochs", "2", "--training.parallel", "fsdp"]
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -11,19 +11,13 @@ from PIL import Image
 from torch.distributed.run import main as torchrun
 
 from distributed.ranks import run_on
+from distributed.tiny import TINY
 from forked import Command
 from slip.cli import main
 from slip.training.saving.run import read_lines
 from toys import ToySource
 
-OPTIONS = [
-    "scenes-tiny", "--training.batch", "8", "--training.epochs", "10",
-    "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "16",
-    "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
-    "--model.text.width", "32", "--model.text.depth", "1", "--model.ssl.width", "32",
-    "--checkpoint.every-steps", "4", "--training.log-every", "2", "--data.workers", "0", "--optimizer.lr", "3e-4",
-    "--evaluation.tasks",
-]  # fmt: skip
+OPTIONS = [*TINY, "--training.epochs", "10", "--training.log-every", "2", "--optimizer.lr", "3e-4"]
 LAST = "step-00000100"
 
 

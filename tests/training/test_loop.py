@@ -151,17 +151,6 @@ def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_checkpoints_of_nobody_knows_what_run_are_not_taken(
-    tmp_path, toy_source, tiny_config, resume
-) -> None:
-    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
-    (run.path / "config.toml").unlink()
-    with pytest.raises(ConfigError, match=r"checkpoints, and no config\.toml"):
-        train(make_tiny_config(seed=5), toy_source, run.path, resume=resume, console=QUIET)
-    assert not (run.path / "config.toml").exists()
-
-
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, toy_source, tiny_config) -> None:
     train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
     with pytest.raises(ConfigError, match="already holds a run.*--resume"):

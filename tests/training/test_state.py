@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from slip.errors import CheckpointError
+from slip.errors import CheckpointError, ConfigError
 from slip.processes import Processes
 from slip.training.loop import train
 from slip.training.saving import checkpoint
@@ -103,3 +103,14 @@ def test_a_run_folder_that_is_not_shared(run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Processes, "from_first", lambda self, number: 8)
     with pytest.raises(CheckpointError, match=r"not there for this one.*step-00000008.*all machines share"):
         train(make_tiny_config(epochs=1), ToySource(), tmp_path / "run", resume=True, console=QUIET)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_checkpoints_of_nobody_knows_what_run_are_not_taken(
+    tmp_path, toy_source, tiny_config, resume
+) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    (run.path / "config.toml").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoints, and no config\.toml"):
+        train(make_tiny_config(seed=5), toy_source, run.path, resume=resume, console=QUIET)
+    assert not (run.path / "config.toml").exists()

@@ -7,51 +7,25 @@ import io
 import json
 import os
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from distributed.ranks import run_on
+from convert_fakes import Listed, of_two_sizes, png
 from slip.data.convert import shard_size_for, write_shards
 from slip.data.encode import Encoding
-from slip.data.record import Record, Skipped
+from slip.data.record import Record
 from slip.data.scenes import Scenes
 from slip.data.sources.mixture import Mixture
 from slip.data.sources.webdataset import TarShards
 from slip.data.subset import without
-from slip.errors import ConfigError, DataError, ProcessError
-from slip.processes import joined
-
-
-class Listed:
-    """Records from a list; an exception in it is raised."""
-
-    name = "listed"
-
-    def __init__(self, records: list[Record | Exception]) -> None:
-        self.records = records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self.records[index]
-        if isinstance(record, Exception):
-            raise record
-        return record
+from slip.errors import ConfigError, DataError
 
 
 def members(path) -> dict[str, bytes]:
     with tarfile.open(path) as tar:
         return {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
-
-
-def png(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_scenes_come_back(tmp_path) -> None:
@@ -212,27 +186,6 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path) -> None:
     assert left == [".writing-0123-000007.tar", ".writing-4-b-000000.tar"]
 
 
-def nine_but_one() -> Listed:
-    records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(9)]
-    records[8] = DataError("gone")
-    return Listed(records)
-
-
-def nine_written(folder: Path) -> tuple[int, list[Skipped]]:
-    with joined() as ranks:
-        done = write_shards(nine_but_one(), folder, 2, ranks=ranks)
-    return done.written, done.skipped
-
-
-def test_ranks_make_the_same_shards_together(tmp_path) -> None:
-    alone = write_shards(nine_but_one(), tmp_path / "alone", 2)
-    first, second = run_on(2, nine_written, tmp_path / "both")
-    assert second == (4, alone.skipped)
-    assert first == (alone.written, alone.skipped) == (8, alone.skipped)
-    for name in ("convert.json", "skipped.jsonl", *(path.name for path in alone.paths)):
-        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-
-
 def test_shrunk_shards_come_back_through_their_source(tmp_path) -> None:
     records: list[Record | Exception] = [Record(png(i), (f"number {i}",), str(i), "listed") for i in range(3)]
     done = write_shards(Listed(records), tmp_path, short_side=2)
@@ -255,51 +208,6 @@ def test_shards_of_a_size_in_megabytes(tmp_path) -> None:
         shard_size_for(Listed(records), 0, Encoding())
     with pytest.raises(DataError, match="gone"):
         shard_size_for(Listed(records[:1]), 1, Encoding())
-
-
-def of_two_sizes() -> tuple[Listed, Listed]:
-    """A source, and the same on a bad day, on which a shard of so many MB would be given more records."""
-    rng = np.random.default_rng(0)
-    sizes = [90, *[30] * 11]
-    pixels = [rng.integers(0, 256, (size, size, 3), np.uint8) for size in sizes]
-    records: list[Record | Exception] = [
-        Record(image, (), str(k), "listed") for k, image in enumerate(pixels)
-    ]
-    well, ill = Listed(records), Listed([DataError("the network is down"), *records[1:]])
-    assert [shard_size_for(source, 0.02, Encoding("png")) for source in (well, ill)] == [3, 4]
-    return well, ill
-
-
-def of_first_size(folders: list[Path]) -> list[str]:
-    """Write to this rank's folder; the first has a good day."""
-    with joined() as ranks:
-        done = write_shards(
-            of_two_sizes()[ranks.rank], folders[ranks.rank], shard_mb=0.02, encoding="png", ranks=ranks
-        )
-    return [path.name for path in done.paths]
-
-
-def test_all_ranks_take_the_first_ones_size(tmp_path) -> None:
-    alone = write_shards(of_two_sizes()[0], tmp_path / "alone", shard_mb=0.02, encoding="png")
-    names = [path.name for path in alone.paths]
-    assert run_on(2, of_first_size, [tmp_path / "both"] * 2) == [names, names]
-    for path in alone.paths:
-        assert path.read_bytes() == (tmp_path / "both" / path.name).read_bytes()
-    assert len(names) == len(list((tmp_path / "both").glob("*.tar"))) == 4
-
-
-def refused(folders: list[Path]) -> str:
-    try:
-        of_first_size(folders)
-    except (DataError, ProcessError) as error:
-        return str(error)
-    return "all is well"
-
-
-def test_ranks_without_a_folder_in_common(tmp_path) -> None:
-    first, second = run_on(2, refused, [tmp_path / "a", tmp_path / "b"])
-    assert "one folder in common" in second
-    assert "Another process of the run has failed" in first
 
 
 def test_a_size_in_megabytes_stays_when_a_conversion_goes_on(tmp_path) -> None:

@@ -32,7 +32,8 @@ def check(
     ranks: those that `torchrun` started, joined; all but the first return None. Memory: 320 bytes a record beside its
     key, and 12 a caption.
 
-    Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed.
+    Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed, and
+    ProcessError when another rank has failed.
     """
     if limit < 0:
         raise ConfigError("The number of records to check must be at least 1, or 0 for all", got=limit)
