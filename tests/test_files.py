@@ -42,3 +42,21 @@ def test_whole_or_not(tmp_path):
         other.write(b"other")
     assert path.read_bytes() == b"one"
     assert not [p for p in path.parent.iterdir() if p.name.startswith(files.TEMPORARY)]
+
+
+def test_opens_and_reads_regular_files_alone(tmp_path) -> None:
+    path, pipe = tmp_path / "x.txt", tmp_path / "pipe"
+    path.write_bytes(b"12345")
+    assert files.read_whole(path, 5) == b"12345"
+    with pytest.raises(OSError, match="more than 0 MB"):
+        files.read_whole(path, 4)
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no regular file"):
+        files.open_regular(pipe)
+    with pytest.raises(IsADirectoryError):
+        files.open_regular(tmp_path)
+    with pytest.raises(OSError, match="no regular file"):
+        files.open_regular("/dev/zero")
+    if os.path.exists("/proc/self/status"):
+        with pytest.raises(OSError, match="no regular file"):
+            files.open_regular("/proc/self/status")

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 600
+"""Characters of a value seen that a message shows; a whole picture in base64 helps nobody."""
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 
 
 class SlipError(Exception):
@@ -14,10 +21,11 @@ class SlipError(Exception):
     """
 
     def __init__(self, what: str, *, got: object = None, cause: str = "", fix: str = "") -> None:
+        what, cause, fix = (printable(text) for text in (what, cause, fix))
         self.what, self.got, self.cause, self.fix = what, got, cause, fix
         parts = [_sentence(what)]
         if got is not None:
-            parts.append(f"Got: {got!r}." if isinstance(got, str) else f"Got: {got}.")
+            parts.append(f"Got: {shortened(repr(got) if isinstance(got, str) else printable(str(got)))}.")
         if cause:
             parts.append(_sentence(cause))
         if fix:
@@ -47,6 +55,21 @@ class ProcessError(SlipError):
 
 class EvaluationError(SlipError):
     """A measurement cannot be made."""
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters spelled out (`\\x1b`), so that data cannot steer a terminal.
+
+    Line breaks stay. Marks that turn the direction of writing and halves of characters are spelled out as well.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return text of at most about `longest` characters: its beginning and end, and how many there are."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 3 // 4]} … {text[-longest // 4 :]} ({len(text):,} characters)"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,17 +1,56 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are opened only where they are files, and replaced whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 TEMPORARY = ".writing-"
 """Prefix of names that are not finished; safe to delete."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a regular file for reading, as bytes.
+
+    Raises OSError where there is none, also for a pipe or device, which might never answer or never end, and for what
+    the kernel makes up under /proc and /sys; ValueError for a path that no file can have.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "It is a folder", str(path))
+        if not stat.S_ISREG(status.st_mode) or status.st_dev in _made_up():
+            raise OSError(errno.EINVAL, "It is no regular file, but a pipe, a device or the like", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the bytes of a regular file. Raises OSError as `open_regular` does, and for more than `most` bytes."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
+    return data
+
+
+@cache
+def _made_up() -> frozenset[int]:
+    """Return the devices of file systems whose files are no files."""
+    return frozenset(os.stat(path).st_dev for path in ("/proc", "/sys") if os.path.isdir(path)) - {
+        os.stat("/").st_dev
+    }
 
 
 @contextmanager

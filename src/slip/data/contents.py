@@ -1,0 +1,110 @@
+"""What lies in a source: how much of it there is, how much is used, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LARGE = 0.01
+"""Share of what a source holds from which on losing it is a warning."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """So many things that are not used for one reason, and the name of one of them.
+
+    lost: a person would expect them to be used: pictures, captions, annotations. Else they are what nobody misses, such
+    as hidden files and the files of another split.
+    """
+
+    count: int
+    example: str
+    lost: bool = True
+
+
+@dataclass
+class Contents:
+    """The things in a source, of the kind `things` ("members", "files", "rows", …): `seen`, and what is left out.
+
+    left_out: reason → `LeftOut`. A reason reads on from "left out:", as in "the sample has no picture".
+    """
+
+    things: str
+    seen: int = 0
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    def see(self, count: int = 1) -> None:
+        """Count things seen, whether they are used or not."""
+        self.seen += count
+
+    def leave_out(self, reason: str, example: str, count: int = 1, *, lost: bool = True) -> None:
+        """Count things, which `see` has counted, as not used for this reason. The first example of a reason stays."""
+        before = self.left_out.get(reason)
+        if before:
+            self.left_out[reason] = LeftOut(before.count + count, before.example, before.lost)
+        elif count:
+            self.left_out[reason] = LeftOut(count, example[:200], lost)
+
+    def add(self, other: Contents) -> None:
+        """Count what another file of the same source holds."""
+        self.seen += other.seen
+        for reason, left in other.left_out.items():
+            self.leave_out(reason, left.example, left.count, lost=left.lost)
+
+    @property
+    def used(self) -> int:
+        return self.seen - sum(left.count for left in self.left_out.values())
+
+    @property
+    def lost(self) -> int:
+        """Things not used that a person would expect to be used."""
+        return sum(left.count for left in self.left_out.values() if left.lost)
+
+    @property
+    def large_loss(self) -> bool:
+        """Whether so much is lost that nobody should overlook it."""
+        return self.lost > LARGE * self.seen
+
+    def reasons(self) -> list[str]:
+        """Return why things are left out, most frequent first: '150 members, for the sample has no picture (…)'."""
+        rows = sorted(self.left_out.items(), key=lambda item: (not item[1].lost, -item[1].count))
+        return [f"{left.count:,} × {reason}, for example {left.example}" for reason, left in rows]
+
+    def words(self) -> str:
+        """Return a line of counts, then a line a reason; "" where everything is used."""
+        if not self.left_out:
+            return ""
+        head = f"{self.seen:,} {self.things} seen, {self.used:,} used; left out:"
+        return "\n".join([head, *(f"  {reason}" for reason in self.reasons())])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "things": self.things,
+            "seen": self.seen,
+            "used": self.used,
+            "left_out": {reason: vars(left) for reason, left in self.left_out.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Contents:
+        """Return what `to_dict` was called on. Raises KeyError, TypeError, ValueError or AttributeError for else."""
+        left_out = {
+            str(reason): LeftOut(int(left["count"]), str(left["example"]), bool(left["lost"]))
+            for reason, left in data["left_out"].items()
+        }
+        return cls(str(data["things"]), int(data["seen"]), left_out)
+
+
+def contents_of(source: Any) -> list[tuple[str, Contents]]:
+    """Return what lies in a source, name by name: of a mixture each of its sources, of a subset the whole.
+
+    A source that does not say what it left out has nothing to say, and is not in the list.
+    """
+    if hasattr(source, "sources"):
+        return [entry for part in source.sources for entry in contents_of(part)]
+    if hasattr(source, "source"):
+        return contents_of(source.source)
+    contents = getattr(source, "contents", None)
+    return [(source.name, contents)] if contents is not None else []

@@ -1,0 +1,59 @@
+from slip.data.contents import Contents, contents_of
+from slip.data.sources.mixture import Mixture
+from slip.data.subset import Subset
+
+
+def some() -> Contents:
+    contents = Contents("members")
+    contents.see(10)
+    contents.leave_out("the sample has no picture", "a.txt", 2)
+    contents.leave_out("the sample has no picture", "b.txt")
+    contents.leave_out("hidden file", "._a.jpg", lost=False)
+    return contents
+
+
+def test_counts_add_up_and_the_first_example_stays() -> None:
+    contents = some()
+    assert (contents.seen, contents.used, contents.lost) == (10, 6, 3)
+    assert contents.words() == (
+        "10 members seen, 6 used; left out:\n"
+        "  3 × the sample has no picture, for example a.txt\n"
+        "  1 × hidden file, for example ._a.jpg"
+    )
+
+
+def test_nothing_left_out_is_nothing_to_say() -> None:
+    contents = Contents("rows")
+    contents.see(5)
+    assert contents.words() == ""
+    assert not contents.large_loss
+
+
+def test_only_what_is_missed_makes_a_loss_large() -> None:
+    contents = Contents("files", 100)
+    contents.leave_out("hidden file", ".x", 50, lost=False)
+    contents.leave_out("no known format", "a.heic", 1)
+    assert not contents.large_loss
+    contents.leave_out("no known format", "b.heic", 1)
+    assert contents.large_loss
+
+
+def test_adds_up_and_survives_json() -> None:
+    both = some()
+    both.add(some())
+    assert both.seen == 20
+    assert both.left_out["the sample has no picture"].count == 6
+    assert Contents.from_dict(both.to_dict()) == both
+
+
+class Source(list):
+    name = "here"
+    contents = some()
+
+
+def test_a_mixture_and_a_subset_say_what_their_sources_hold() -> None:
+    source = Source([1, 2, 3])
+    assert contents_of(source) == [("here", some())]
+    assert contents_of(Subset(source, [1])) == [("here", some())]
+    assert contents_of(Mixture([source, source], [1, 1])) == [("here", some())] * 2
+    assert contents_of([1]) == []
