@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from check_fakes import ODD, PLAIN
+from check_fakes import ODD, PLAIN, Odds
 from slip import recipes
 from slip.cli import main
+from slip.data.contents import Contents
 from slip.data.sources import open_source
 from slip.data.sources.yfcc import read_metadata
 
@@ -227,17 +228,55 @@ def test_wrong_calls_teach(argv, message, tmp_path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("command", ["check {}", "convert {} out", "show {}"])
-def test_hints_name_options_that_there_are(
-    command, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_advice_can_be_followed(command, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """What an error names, `--data.image-root` as in `slip train`, the command that gives it understands."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere/nowhere").mkdir(parents=True)
+    Image.new("RGB", (70, 80), "teal").save("elsewhere/nowhere/1.jpg")
     Path("moved.csv").write_text("path,title\nnowhere/1.jpg,a caption\n")
-    Path("odd.csv").write_text("this,that\n1,2\n")
-    for table, option in (("moved.csv", "--image-root"), ("odd.csv", "--image-column")):
-        assert main(["data", *command.format(table).split()]) == 1
-        error = capsys.readouterr().err
-        assert f" {option}" in error
-        assert "--data." not in error
+    Path("odd.csv").write_text("this,that\nelsewhere/nowhere/1.jpg,2\n")
+    for table, option, value in (
+        ("moved.csv", "--data.image-root", "elsewhere"),
+        ("odd.csv", "--data.image-column", "this"),
+    ):
+        argv = ["data", *command.format(table).split()]
+        assert main(argv) == 1
+        assert f" {option}" in capsys.readouterr().err
+        main([*argv, option, value])
+        assert option not in capsys.readouterr().err
+        main([*argv, option.replace("--data.", "--"), value])
+        assert option not in capsys.readouterr().err
+
+
+class Leaky(Odds):
+    """Odds of which half of what lies there became no record."""
+
+    contents = Contents("members", 106)
+
+
+Leaky.contents.leave_out("the sample has no picture\x1b]0;", "b\x1b.txt", 50)
+Leaky.contents.leave_out("hidden file", "._a.jpg", 3, lost=False)
+
+
+def test_what_became_no_record_cannot_be_missed(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("slip.data.sources.open_source", lambda *_, **__: Leaky(30))
+    assert main(["data", "check", "leaky", "--processes", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "106 members, 53 used" in printed
+    assert "! Members of odds that are not used: 50 (47 %). 50 × the sample has no picture" in printed
+    assert "30 of 30 records are usable; but 50 of 106 members became no record" in printed
+    assert "\x1b" not in printed
+    page = Path("check.html").read_text()
+    assert "106 members seen, 53 used" in page
+    assert "._a.jpg" in page
+
+    assert main(["data", "convert", "leaky", "out", "--processes", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "106 members seen, 53 used; left out:\n  50 × the sample has no picture" in printed.out
+    assert "50 of 106 members of odds are not used" in printed.err
+    (contents,) = json.loads(Path("out/convert.json").read_text())["contents"]
+    assert (contents["name"], contents["seen"], contents["used"]) == ("odds", 106, 53)
 
 
 def test_help(capsys) -> None:

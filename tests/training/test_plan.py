@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from slip.config import Config, ImageTowerConfig
+from slip.data.contents import Contents
 from slip.errors import ConfigError
 from slip.models import build
 from slip.training.plan import make_plan, memory
 from slip.training.words import describe
-from toys import make_tiny_config
+from toys import ToySource, make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
 
@@ -153,3 +154,17 @@ def test_offloading_takes_weights_that_are_spread(cuda) -> None:
     assert make_plan(spread, 64, NEEDS, processes=2).config.training.offload
     with pytest.raises(ConfigError, match="fsdp on cuda, 1 process"):
         make_plan(spread, 64, NEEDS, processes=1)
+
+
+def test_the_plan_warns_of_what_a_source_loses(tmp_path) -> None:
+    config, source = make_tiny_config(batch=16), ToySource()
+    plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
+    assert "WARNING" not in describe(plan, model, tmp_path, source)
+    contents = Contents("members", 128)
+    contents.leave_out("no known format", "a.heic", 64)
+    object.__setattr__(source, "contents", contents)
+    told = describe(plan, model, tmp_path, source)
+    assert "toy: 128 members seen, 64 used; left out:\n" in told
+    assert (
+        "  WARNING    64 of 128 members of toy are not used: 64 × no known format, for example a.heic" in told
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
-from slip.errors import ConfigError
+from slip.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -28,10 +28,11 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
 
 
 def say_note(source: Source) -> None:
-    """Print what was guessed when a source was opened, if anything was, to stderr."""
-    note = getattr(source, "note", "")
-    if note:
-        print(note, file=sys.stderr)
+    """Print to stderr what was guessed when a source was opened, and what of it is not used, if so much is lost."""
+    from slip.data.contents import losses
+
+    for line in filter(None, (getattr(source, "note", ""), *losses(source))):
+        print(printable(line), file=sys.stderr)
 
 
 def take_positional(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from slip.cli.arguments import parse
+from slip.cli.source import ColumnOptions
 
 if TYPE_CHECKING:
     from slip.evaluation import Evaluator
@@ -20,7 +21,7 @@ files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ColumnOptions):
     """What to measure, and how."""
 
     model: Annotated[Path, tyro.conf.Positional]
@@ -78,4 +79,6 @@ def _evaluator(task: str, options: Options, is_run: bool) -> Evaluator:
         # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
         folder = options.model / "finetune" / dataset_name(dataset).replace(":", "-") if is_run else None
         return suite.parse_task(task, preset=options.preset, folder=folder)
+    if protocol == "retrieval":
+        return suite.parse_task(task, **options.columns)
     return suite.parse_task(task)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli.arguments import parse, say_note
+from slip.cli.source import ColumnOptions
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ColumnOptions):
     """Which runs, and where the page goes."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -37,10 +38,10 @@ def main(argv: list[str]) -> None:
         raise ConfigError("No run folder was named", fix="`slip report runs/small-data`")
     encoder = pictures = None
     if options.pictures:
-        from slip.data.sources import open_source
         from slip.interop import load
 
-        encoder, pictures = load(options.runs[-1]), open_source(options.pictures)
+        encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
+        say_note(pictures)
     runs = [load_run(path) for path in options.runs]
     write_report(options.out, runs, title=options.title, encoder=encoder, pictures=pictures)
     print(f"wrote {options.out}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from slip.errors import printable
+
 LARGE = 0.01
 """Share of what a source holds from which on losing it is a warning."""
 
@@ -40,11 +42,12 @@ class Contents:
 
     def leave_out(self, reason: str, example: str, count: int = 1, *, lost: bool = True) -> None:
         """Count things, which `see` has counted, as not used for this reason. The first example of a reason stays."""
+        reason = printable(reason)
         before = self.left_out.get(reason)
         if before:
             self.left_out[reason] = LeftOut(before.count + count, before.example, before.lost)
         elif count:
-            self.left_out[reason] = LeftOut(count, example[:200], lost)
+            self.left_out[reason] = LeftOut(count, printable(example)[:200], lost)
 
     def add(self, other: Contents) -> None:
         """Count what another file of the same source holds."""
@@ -66,10 +69,14 @@ class Contents:
         """Whether so much is lost that nobody should overlook it."""
         return self.lost > LARGE * self.seen
 
-    def reasons(self) -> list[str]:
-        """Return why things are left out, most frequent first: '150 members, for the sample has no picture (…)'."""
+    def reasons(self, *, lost_only: bool = False) -> list[str]:
+        """Return why things are left out: '150 × the sample has no picture, for example a.txt'. Losses come first."""
         rows = sorted(self.left_out.items(), key=lambda item: (not item[1].lost, -item[1].count))
-        return [f"{left.count:,} × {reason}, for example {left.example}" for reason, left in rows]
+        return [
+            f"{left.count:,} × {reason}, for example {left.example}"
+            for reason, left in rows
+            if left.lost or not lost_only
+        ]
 
     def words(self) -> str:
         """Return a line of counts, then a line a reason; "" where everything is used."""
@@ -95,6 +102,21 @@ class Contents:
             for reason, left in data["left_out"].items()
         }
         return cls(str(data["things"]), int(data["seen"]), left_out)
+
+
+def described(source: Any) -> list[str]:
+    """Return what people should know of what lies in a source: a paragraph for each part that leaves something out."""
+    return [f"{name}: {words}" for name, contents in contents_of(source) if (words := contents.words())]
+
+
+def losses(source: Any) -> list[str]:
+    """Return a sentence for each part of a source that loses so much that nobody should overlook it."""
+    return [
+        f"{contents.lost:,} of {contents.seen:,} {contents.things} of {name} are not used: "
+        + "; ".join(contents.reasons(lost_only=True))
+        for name, contents in contents_of(source)
+        if contents.large_loss
+    ]
 
 
 def contents_of(source: Any) -> list[tuple[str, Contents]]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from slip.data.contents import losses
 from slip.data.record import Source
 from slip.errors import DataError
 from slip.evaluation import Result, note
@@ -38,11 +39,15 @@ SIMILARITIES = 2**24
 class Retrieval:
     """Recall both ways on a captioned source, given open or as what `open_source` takes.
 
-    task: the name of the results; empty: `retrieval:` and the source's name. Images without any caption are left out.
+    task: the name of the results; empty: `retrieval:` and the source's name. image_root, image_column, caption_column:
+    as `open_source` takes them. Images without any caption are left out.
     """
 
     source: Source | str
     task: str = ""
+    image_root: str = ""
+    image_column: str = ""
+    caption_column: str = ""
     ks: tuple[int, ...] = (1, 5, 10)
     batch_size: int = BATCH
     needs_text = True
@@ -82,7 +87,17 @@ class Retrieval:
     def _opened(self) -> Source:
         from slip.data.sources import open_source
 
-        return open_source(self.source) if isinstance(self.source, str) else self.source
+        if not isinstance(self.source, str):
+            return self.source
+        source = open_source(
+            self.source,
+            image_root=self.image_root,
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+        )
+        for line in losses(source):
+            note(line)
+        return source
 
     def _results(self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int) -> list[Result]:
         """Recall@k and median rank of one direction; queries of one group are of one image."""

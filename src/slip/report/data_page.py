@@ -50,6 +50,7 @@ def page(summary: Summary, verdict: Verdict, source: Source, *, view: int) -> Ht
         "main",
         _header(summary, verdict, album),
         _findings(verdict),
+        _contents(summary),
         _pictures(summary, view),
         _captions(summary, album),
         _twice(summary, album),
@@ -109,6 +110,27 @@ def _findings(verdict: Verdict) -> Html:
         for finding in verdict.findings
     ]
     return section("What was found", "Most important first.", tag("ul", *items, class_="findings"))
+
+
+def _contents(summary: Summary) -> Html:
+    """What lies in the source, what of it is used, and why the rest is not."""
+    rows = [
+        tag(
+            "tr",
+            tag("td", f"{left.count:,}"),
+            tag("td", quoted(reason)),
+            tag("td", quoted(left.example)),
+            tag("td", quoted(name)) if len(summary.contents) > 1 else None,
+        )
+        for name, contents in summary.contents
+        for reason, left in contents.left_out.items()
+    ]
+    if not rows:
+        return NOTHING
+    titles = ("How many", "Why", "Example", "Source")[: 4 if len(summary.contents) > 1 else 3]
+    head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
+    note = "; ".join(f"{c.seen:,} {c.things} seen, {c.used:,} used" for _, c in summary.contents) + "."
+    return section("Left out", note, div("scroll", tag("table", head, tag("tbody", *rows), class_="facts")))
 
 
 def _with_code(text: str) -> Html:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from slip.config import SSL_VIEWS
+from slip.data.contents import described, losses
 from slip.data.loader import default_workers
 from slip.data.order import epoch_length, longest_block
 from slip.data.pieces import keep_ready, sample_bytes
@@ -49,6 +50,8 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         + _ready(plan, longest_block(source, ssl)),
         "written to": str(run),
     }
+    if lost := [*losses(source), *losses(ssl)]:
+        lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
     )
@@ -99,7 +102,8 @@ def _warmup(plan: Plan) -> str:
 
 def _data(records: int, source: Source) -> str:
     """Return what there is of a source, with what it guessed on opening."""
-    return "\n".join(filter(None, (f"{records:,} records from {source.name}", getattr(source, "note", ""))))
+    lines = f"{records:,} records from {source.name}", getattr(source, "note", ""), *described(source)
+    return "\n".join(filter(None, lines))
 
 
 def _ready(plan: Plan, block: int) -> str:

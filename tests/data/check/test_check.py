@@ -240,7 +240,10 @@ def test_fewer_than_a_batch_cannot_be_trained_on() -> None:
 @pytest.mark.parametrize(
     ("reasons", "said"),
     [
-        (["The image file does not exist. Got: 'a'."] * 2, "a wrong `--image-root`, or files that have gone"),
+        (
+            ["The image file does not exist. Got: 'a'."] * 2,
+            "a wrong `--data.image-root`, or files that have gone",
+        ),
         (
             [
                 "The sidecar is no JSON. Got: 1.",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from slip.data.contents import Contents
 from slip.data.order import Order, parts_of
 from slip.data.record import Skipped, Tally
 from slip.data.sources.mixture import Mixture
@@ -121,3 +122,12 @@ def test_a_checkpoint_of_before_they_were_kept() -> None:
     again = Counts({"train": Shards(10)}, counts.state, 9)
     assert again.to_dict(9, 0, 8) == counts.to_dict(9, 0, 8)
     assert again.to_dict(8, 0, 8)["samples"] == again.total.read == 8
+
+
+def test_what_a_source_leaves_out_is_kept() -> None:
+    source = Shards(10)
+    contents = Contents("members", 12)
+    contents.leave_out("the sample has no picture", "b.txt", 2)
+    object.__setattr__(source, "contents", contents)
+    (kept,) = Counts({"train": source, "ssl": Shards(3)}).to_dict(0, 0, 8)["contents"]
+    assert kept == {"lane": "train", "name": "shards", **contents.to_dict()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from slip.cli.arguments import parse
-from slip.cli.data.source import SourceOptions
+from slip.cli.source import SourceOptions
 from slip.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ stopped. Under `torchrun` the shards are shared out among the ranks, which need 
 def run(options: Options, ranks: Processes) -> None:
     """Write what is this process's to write; the first one says what has become of it all."""
     from slip.data.check.listing import compare, read_list
+    from slip.data.contents import described
     from slip.data.convert import write_shards
     from slip.data.subset import Subset, without
 
@@ -97,6 +98,8 @@ def run(options: Options, ranks: Processes) -> None:
         return
     shards = f"{len(done.paths):,} shard{'s' * (len(done.paths) != 1)}"
     print(f"{options.folder}: {done.written:,} of {done.records:,} records in {shards}")
+    for words in described(source):
+        print(words)
     if isinstance(source, Subset):
         print(f"{len(source.source) - len(source):,} left out as {options.without} says")
     if done.skipped:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slip.cli.arguments import parse
-from slip.cli.data.source import RECIPE, SourceOptions
+from slip.cli.source import RECIPE, SourceOptions
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def check(
         for part in gathered[1:]:
             facts.add(Facts.from_bytes(part))
     indices = np.concatenate([np.arange(span.start, span.stop) for span in all_spans])
-    return Summary.of(facts, source.name, len(source), indices, needs_captions=needs_captions)
+    return Summary.of(facts, source, indices, needs_captions=needs_captions)
 
 
 def spread(source: Source, limit: int) -> list[range]:

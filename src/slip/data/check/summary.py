@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,10 @@ from slip.data.check.facts import CAPTION, DAMAGED, FINE, FORMATS, RECORD, UNREA
 from slip.data.check.fingerprints import same
 from slip.data.check.near import near
 from slip.data.check.words import SCRIPTS
+from slip.data.contents import Contents, contents_of
 from slip.data.header import Kind
+from slip.data.record import Source
+from slip.data.sources.options import options_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +24,9 @@ class Summary:
     """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
 
     captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
-    used. context: tokens that a model reads of a caption, start and end included. A position is a place in `records`;
-    `indices` makes it an index.
+    used. contents: what lies in the source, and what of it became no record, name by name. options: the names of those
+    that the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end
+    included. A position is a place in `records`; `indices` makes it an index.
     """
 
     name: str
@@ -32,13 +37,25 @@ class Summary:
     keys: bytearray
     troubles: list[Trouble]
     needs_captions: bool = True
+    contents: Sequence[tuple[str, Contents]] = ()
+    options: frozenset[str] = frozenset()
     context: int = 77
 
     @classmethod
-    def of(cls, facts: Facts, name: str, total: int, indices: np.ndarray, *, needs_captions: bool) -> Summary:
-        """Return the summary of `facts`, whose arrays it shares."""
-        records, captions = np.frombuffer(facts.records, RECORD), np.frombuffer(facts.captions, CAPTION)
-        return cls(name, total, indices, records, captions, facts.keys, facts.troubles, needs_captions)
+    def of(cls, facts: Facts, source: Source, indices: np.ndarray, *, needs_captions: bool) -> Summary:
+        """Return the summary of `facts` about a source; the arrays are shared."""
+        return cls(
+            source.name,
+            len(source),
+            indices,
+            np.frombuffer(facts.records, RECORD),
+            np.frombuffer(facts.captions, CAPTION),
+            facts.keys,
+            facts.troubles,
+            needs_captions,
+            contents_of(source),
+            options_of(source),
+        )
 
     def key(self, position: int) -> str:
         """Return a record's key, `#` and its index where the source could not say it."""

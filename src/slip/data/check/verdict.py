@@ -84,10 +84,13 @@ def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped, batch: 
         )
     else:
         good, sentence = True, f"It can be trained on: {usable} are usable"
-    lost = [finding for finding in _records(summary, good) if finding.count]
-    others = [finding for finding in (*_pictures(summary), *_captions(summary)) if finding.count]
+        if lost := [contents for _, contents in summary.contents if contents.large_loss]:
+            more = ", ".join(f"{c.lost:,} of {c.seen:,} {c.things}" for c in lost)
+            sentence += f"; but {more} became no record"
+    losses = [f for f in (*_records(summary, good), *_left_out(summary)) if f.count]
+    others = [f for f in (*_pictures(summary), *_captions(summary)) if f.count]
     # What costs records comes first, then what there is most of.
-    findings = [*lost, *sorted(others, key=lambda finding: -finding.share)]
+    findings = [*losses, *sorted(others, key=lambda finding: -finding.share)]
     findings.sort(key=lambda finding: (STOP, FIX, KNOW).index(finding.level))
     return Verdict(good, sentence, tuple(findings))
 
@@ -131,11 +134,30 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "Records without a caption",
         summary.silent,
         checked,
-        f"{skipped} If they should have captions, name the column with `--caption-column`; self-supervision alone "
-        "(`--objective.loss simclr`) needs none: check with `--captions-optional`."
+        f"{skipped} {_where_captions_come_from(summary)}Self-supervision alone (`--objective.loss simclr`) needs "
+        "none: check with `--captions-optional`."
         if summary.needs_captions
         else "Only self-supervision can use them.",
     )
+
+
+def _where_captions_come_from(summary: Summary) -> str:
+    """Return the advice that can help where captions should be, with a space behind it; "" where none can."""
+    if "caption_column" in summary.options:
+        return "If they should have captions, say where these are with `--data.caption-column`. "
+    return ""
+
+
+def _left_out(summary: Summary) -> Iterator[Finding]:
+    """Findings of what lies in the source and became no record."""
+    for name, contents in summary.contents:
+        yield Finding(
+            FIX if contents.large_loss else KNOW,
+            f"{contents.things.capitalize()} of {name} that are not used",
+            contents.lost,
+            contents.seen,
+            "; ".join(contents.reasons(lost_only=True)) + ".",
+        )
 
 
 def _reason(summary: Summary) -> str:
@@ -147,7 +169,7 @@ def _reason(summary: Summary) -> str:
     )
     (reason, _), *others = reasons.most_common() or [("", 0)]
     missing = "The image file does not exist"
-    advice = ": a wrong `--image-root`, or files that have gone" if reason == missing else ""
+    advice = ": a wrong `--data.image-root`, or files that have gone" if reason == missing else ""
     return f"{'Most often' if others else 'The reason'}: {reason}{advice}."
 
 
@@ -265,7 +287,11 @@ def _headline(summary: Summary) -> str:
 
 
 def _numbers(summary: Summary) -> Iterator[str]:
-    """Sizes and formats, caption lengths and scripts, a line each."""
+    """What lies there, sizes and formats, caption lengths and scripts, a line each."""
+    for name, contents in summary.contents:
+        of = f" of {name}" if len(summary.contents) > 1 else ""
+        yield f"  contents  {contents.seen:,} {contents.things}{of}, {contents.used:,} used"
+        yield from (f"            {reason}" for reason in contents.reasons() if not contents.lost)
     if len(summary.sizes):
         short = summary.sizes.min(axis=1)
         formats = ", ".join(f"{name} {count:,}" for name, count in summary.formats().most_common())

@@ -105,7 +105,7 @@ def write_shards(
     skipped = [Skipped(*entry) for count in counts for entry in count["skipped"]]
     written = sum(count["written"] for count in counts)
     if ranks.first:
-        plan.finish(written, skipped)
+        plan.finish(source, written, skipped)
     return Conversion([plan.path(span) for span in spans], len(source), written, skipped)
 
 

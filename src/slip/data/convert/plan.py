@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slip.data.contents import contents_of
 from slip.data.convert.sample import sidecars
 from slip.data.encode import Encoding
 from slip.data.record import Skipped, Source
@@ -79,8 +80,11 @@ class Plan:
                 "The folder for the shards cannot be made or written", got=str(self.folder), cause=str(error)
             ) from None
 
-    def finish(self, written: int, skipped: list[Skipped]) -> None:
-        """Write the counts, and the list of what was left out. Raises DataError when that cannot be done."""
+    def finish(self, source: Source, written: int, skipped: list[Skipped]) -> None:
+        """Write the counts, what of the source became no record, and the list of the records that were left out.
+
+        Raises DataError when that cannot be done.
+        """
         listed = self.folder / f"{self.prefix}skipped.jsonl"
         lines = [json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in skipped]
         try:
@@ -89,7 +93,9 @@ class Plan:
             else:
                 listed.unlink(missing_ok=True)
             manifest = _read(self.manifest) or {}
-            write_json(self.manifest, manifest | {"written": written, "skipped": len(skipped)})
+            counts = {"written": written, "skipped": len(skipped)}
+            contents = [{"name": name, **found.to_dict()} for name, found in contents_of(source)]
+            write_json(self.manifest, manifest | counts | {"contents": contents})
         except OSError as error:
             raise DataError("The counts cannot be written", got=str(self.folder), cause=str(error)) from None
 

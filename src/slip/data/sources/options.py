@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from slip.data.record import Source
 from slip.errors import DataError
@@ -37,6 +38,13 @@ def open_fitting(
         if must_fit and option not in fitted:
             raise misfit
     return sources
+
+
+def options_of(source: Any) -> frozenset[str]:
+    """Return the names of the options that a source heeds; of a mixture, those that any of its sources does."""
+    parts = getattr(source, "sources", ()) or (getattr(source, "source", None),)
+    inner = [options_of(part) for part in parts if part is not None]
+    return frozenset(getattr(source, "options", ())).union(*inner)
 
 
 def _open(spec: str, open_one: Open, options: dict[str, str]) -> tuple[Source, dict[str, Misfit]]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from slip.data.contents import contents_of
 from slip.data.order import Part, names_of, parts_of
 from slip.data.record import Skipped, Source, Tally
 from slip.errors import TrainingError
@@ -50,6 +51,11 @@ class Counts:
             for lane, source in lanes.items()
             if source is not None
             for name, part in zip(names_of(source), parts_of(source))
+        ]
+        self.contents = [
+            {"lane": lane, "name": name, **found.to_dict()}
+            for lane, source in lanes.items()
+            for name, found in contents_of(source)
         ]
         self.since = step
         if saved is not None:
@@ -130,6 +136,7 @@ class Counts:
             "sources": [
                 {"lane": source.lane, "name": source.name, **asdict(source.tally)} for source in self.sources
             ],
+            "contents": self.contents,
         }
 
 

@@ -1,0 +1,76 @@
+"""What commands are told about a source of pictures and captions, beside its name.
+
+The same words everywhere: an option that `slip train` has in a section, `--data.image-root`, is called so by the other
+commands too, so that advice can be followed wherever it is met; these know the short name, `--image-root`, as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from slip.cli.arguments import say_note
+from slip.config import FORMATS
+
+if TYPE_CHECKING:
+    from slip.data.record import Source
+
+RECIPE = "small-data"
+"""The recipe for pictures of one's own, whose views and batch are taken here."""
+
+
+def _also(name: str) -> object:
+    return tyro.conf.arg(aliases=[f"--data.{name}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """Where images and captions are, if not where they are looked for."""
+
+    image_root: Annotated[str, _also("image-root")] = ""
+    """Folder that image paths in a table or COCO file are relative to; empty: guessed."""
+    image_column: Annotated[str, _also("image-column")] = ""
+    """Column of a table that holds the image, or the ending of the images in tar shards; empty: guessed."""
+    caption_column: Annotated[str, _also("caption-column")] = ""
+    """Column of a table that holds the caption, or the ending or key of those in tar shards; empty: guessed."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The three as `open_source` takes them."""
+        return {
+            "image_root": self.image_root,
+            "image_column": self.image_column,
+            "caption_column": self.caption_column,
+        }
+
+    def open_source(self, spec: str, *, captions_required: bool = True) -> Source:
+        """Open the source called `spec` with them."""
+        from slip.data.sources import open_source
+
+        return open_source(
+            spec,
+            image_root=self.image_root,
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+            captions_required=captions_required,
+        )
+
+
+@dataclass(frozen=True)
+class SourceOptions(ColumnOptions):
+    """Which pictures and captions."""
+
+    source: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {FORMATS}. Several: 'A + B'."),
+    ]
+
+    def open(self, *, say: bool = True) -> Source:
+        """Open the source, and say what was guessed."""
+        source = self.open_source(self.source, captions_required=False)
+        if say:
+            say_note(source)
+        return source
