@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from slip.data.captions import texts
 from slip.data.containers.row_groups import holds
 from slip.data.record import Record
 from slip.data.sources.columns import Columns, choose, guess_captions, guess_images
-from slip.data.sources.files import read_image, texts
+from slip.data.sources.files import read_image
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from slip.data.captions import texts
 from slip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
 from slip.data.record import Record
 from slip.data.sources.arrow import choose_typed, make_record
 from slip.data.sources.columns import Columns, refuse_urls
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.sources.files import ImageFiles
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 

@@ -9,8 +9,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from slip.data.captions import texts
 from slip.data.sources.columns import choose, guess_captions, guess_images, refuse_urls
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.sources.files import ImageFiles
 from slip.errors import DataError
 
 
