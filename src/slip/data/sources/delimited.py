@@ -141,8 +141,8 @@ class _Reader:
             yield row
         if self.short:
             remarks.append(
-                f"{self.short:,} rows have fewer fields than there are columns, the first in line {self.first_short}: "
-                "what is missing is taken as empty"
+                f"Rows with fewer fields than there are columns: {self.short:,}, the first in line "
+                f"{self.first_short}; what is missing is taken as empty"
             )
 
     def raw(self) -> Iterator[list[str]]:

@@ -24,9 +24,6 @@ from slip.data.sources.files import ImageFiles
 from slip.data.sources.sheet import Sheet, read_json_lines
 from slip.errors import DataError
 
-TABLES = (".csv", ".tsv", ".jsonl", ".xlsx")
-"""Endings of tables."""
-
 
 class Table(ImageFiles):
     """One record an image of a table: rows with the same path are several captions of one.
@@ -144,11 +141,11 @@ class _Rows:
             f"{count} columns are called '{name}': each is a caption" for name, count in self._twice.items()
         ]
         if self.lists:
-            found.append(f"{self.lists:,} rows have a text that spells a list: each text in it is a caption")
+            found.append(f"Rows whose text spells a list: {self.lists:,}; each text in it is a caption")
         if self.placeholders:
             found.append(
-                f"{self.placeholders:,} captions say only that there is none, for example {self.example!r}: leave the "
-                "cells empty instead"
+                f"Captions that only say that there is none: {self.placeholders:,}, such as {self.example!r}; "
+                "leave the cells empty instead"
             )
         return found
 
