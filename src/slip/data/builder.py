@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from slip.config import SSL_VIEWS, VIEWS, ViewsConfig
+from slip.data.captions import is_caption
 from slip.data.decode import decode
 from slip.data.order import Order, Stream, Streams, origin, parts_of, stand_ins
 from slip.data.record import Record, Skipped, Source, Tally
@@ -135,7 +136,7 @@ class Lane:
             return Skipped(index, key, name, str(error))
 
     def _caption(self, record: Record, epoch: int, turn: int) -> str:
-        captions = [caption for caption in record.captions if caption.strip()]
+        captions = [caption for caption in record.captions if is_caption(caption)]
         if not captions:
             raise DataError("The record has no caption")
         if len(captions) == 1:

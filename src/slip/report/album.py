@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from slip.data.captions import is_caption
 from slip.data.check import Summary
 from slip.data.decode import decode
 from slip.data.record import Record, Source
@@ -30,7 +31,7 @@ class Album:
     def captions(self, position: int) -> list[str]:
         """Return a record's captions that are not empty."""
         record = self.record(position)
-        return [caption for caption in record.captions if caption.strip()] if record else []
+        return [caption for caption in record.captions if is_caption(caption)] if record else []
 
     def picture(self, position: int) -> Picture | None:
         record = self.record(position)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.check.words import SCRIPTS, normal, script, useless
+from slip.data.check.words import SCRIPTS, code, misread, normal, script, useless
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,7 @@ def test_any_text_has_a_script(text: str) -> None:
         ),
         *("1024x768", "2019-07-12 10.22.33", "photo", "Untitled", "untitled-3", "beach_02.png", "image (1)"),
         *("https://example.org/a/b?c=d", "www.example.org", "...", "-", "#7"),
+        *("nan", "NULL", "<NA>", "#N/A", "<br/>", "<p> </p>", "&nbsp;-&nbsp;", "???", "\ufffd\ufffd"),
     ],
 )
 def test_says_nothing(text: str) -> None:
@@ -80,3 +81,24 @@ def test_long_captions_take_no_time() -> None:
     for text in ("a." * 50_000, "img" + " " * 100_000 + "x", "1x" * 50_000, "a" * 100_000):
         assert isinstance(useless(text), bool)
         script(text)
+
+
+def test_marks_of_a_wrong_encoding() -> None:
+    latin1 = "a ’quoted’ dog – 5 €".encode("cp1252").decode("latin1")
+    assert misread(latin1)
+    assert misread("caf\ufffd")
+    assert not misread("a “quoted” dog – 5 €, café, 犬\n")
+
+
+def test_text_for_programs() -> None:
+    for text in (
+        '["a", 1]',
+        "{'text': 'a dog'}",
+        '{"a": 1}',
+        "<p>a dog</p>",
+        "a dog<br>runs",
+        '<a href="x">dog</a>',
+    ):
+        assert code(text)
+    for text in ("a dog", "[untitled]", "{curly}", "a <3 b", "x < y > z", "<dog>", "f(x) = [1, 2]"):
+        assert not code(text)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.sources.files import MAX_BYTES, ImageFiles, Strings, read_image, texts
+from slip.data.sources.files import MAX_BYTES, ImageFiles, Strings, read_image
 from slip.errors import DataError
 
 
@@ -33,24 +33,6 @@ def test_every_entry_keeps_its_captions(tmp_path_factory, entries):
     source = ImageFiles("name", folder, (("image", captions) for _, captions in entries))
     assert [record.captions for record in source] == [captions for _, captions in entries]
     assert [source.path(i) for i in range(len(source))] == [str(folder / "image")] * len(entries)
-
-
-@pytest.mark.parametrize(
-    ("value", "captions"),
-    [
-        (" a ", ("a",)),
-        (["a", "", " ", "b\n"], ("a", "b")),
-        ("", ()),
-        (None, ()),
-        (float("nan"), ()),
-        ({"a": 1}, ()),
-        (["a", 1, None], ("a",)),
-        ("\ud83d", ("?",)),
-        ("\U0001f600", ("\U0001f600",)),
-    ],
-)
-def test_texts(value, captions):
-    assert texts(value) == captions
 
 
 def test_unreadable_images(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 
@@ -84,9 +85,7 @@ def test_columns_are_guessed_by_type_then_by_name(tmp_path):
     assert guess(many).captions == ("caption_0", "caption_1")
     assert guess(many, caption_column="note,caption_1").captions == ("note", "caption_1")
     assert guess(both, image_column="mask").image == "mask"
-    with pytest.raises(
-        DataError, match=r"No column of .*t\.parquet looks like the image.*mask, photos, caption"
-    ):
+    with pytest.raises(DataError, match=r"Several columns of .*t\.parquet may be the image.*mask, photos"):
         guess({"mask": plain, "photos": plain} | text)
     with pytest.raises(DataError, match="no column 'imgae'.*Did you mean 'image'"):
         guess(both, image_column="imgae")
@@ -94,6 +93,65 @@ def test_columns_are_guessed_by_type_then_by_name(tmp_path):
         guess({"n": [1, 2]} | text, image_column="n")
     with pytest.raises(DataError, match="'n' of .* holds no captions"):
         guess({"jpg": plain, "n": [1, 2]}, caption_column="n")
+
+
+def test_columns_are_looked_at_where_their_names_do_not_tell(tmp_path, jpeg):
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    plain, hashes = pa.array([jpeg, jpeg], pa.binary()), pa.array([b"12345678", b"x2345678"], pa.binary())
+    paths, text = pa.array(["a.jpg", "a.jpg"]), {"caption": ["a", "b"]}
+
+    def guess(columns, **options):
+        return open_parquet(write(tmp_path / "t.parquet", columns | text), **options).columns
+
+    assert guess({"image": paths, "phash": hashes}).image == "image"
+    assert guess({"phash": hashes, "path": paths}).image == "path"
+    assert guess({"path": paths, "content": plain}).image == "content"
+    assert guess({"phash": hashes, "content": plain}).image == "content"
+    assert guess({"image": hashes, "content": plain}).image == "content"
+    assert guess({"image": hashes, "file": paths}).image == "file"
+    numbers = guess({"image": pa.array(["0", "1"]), "image_path": paths})
+    assert (numbers.image, numbers.among) == ("image_path", ("image_path", "image"))
+    with pytest.raises(DataError, match=r"No column of .* looks like the image.*phash \(binary\)"):
+        guess({"phash": hashes})
+
+
+@pytest.mark.parametrize("form", ["text", "bytes", "data URI"])
+def test_pictures_written_as_text_are_refused_in_few_words(tmp_path, jpeg, form):
+    text = base64.b64encode(jpeg * 9)
+    cell = {"text": text.decode(), "bytes": text, "data URI": "data:image/jpeg;base64," + text.decode()}[form]
+    path = write(tmp_path / "t.parquet", {"image": pa.array([cell]), "caption": ["a"]})
+    with pytest.raises(DataError, match="'image' of .* holds pictures written as text, in base64") as error:
+        open_parquet(path)
+    assert len(str(error.value)) < 700
+
+
+def test_structs_that_only_name_the_file(tmp_path, jpeg):
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    image = pa.array([{"path": "a.jpg"}, {"path": "a.jpg"}, None])
+    source = open_parquet(write(tmp_path / "t.parquet", {"image": image, "caption": ["x", "y", "z"]}))
+    assert isinstance(source, ParquetPaths)
+    assert pairs([source[0]]) == [("a.jpg", ("x", "y"))]
+    with pytest.raises(DataError, match="names no image"):
+        source[1]
+
+
+def test_objects_as_captions(tmp_path):
+    told = pa.array([[{"text": "a", "n": 1}, {"text": "b", "n": 2}], None])
+    path = write(tmp_path / "t.parquet", {"image": structs(0, 2), "captions": told})
+    source = open_parquet(path)
+    assert [record.captions for record in source] == [("a", "b"), ()]
+    assert source.note.endswith(
+        "caption from 'captions.text' (guessed). The cells of 'captions' are objects with 'text', 'n'"
+    )
+    told = pa.array([{"en": "a", "de": "b"}, {"en": None, "de": "c"}])
+    path = write(tmp_path / "t.parquet", {"image": structs(0, 2), "captions": told, "alt": ["x", "y"]})
+    assert open_parquet(path).columns.captions == ("alt",)
+    assert [r.captions for r in open_parquet(path, caption_column="captions.de")] == [("b",), ("c",)]
+    for asked, message in (("captions", "not texts"), ("captions.fr", "without a key 'fr'")):
+        with pytest.raises(
+            DataError, match=f"'captions' of .* holds objects, {message}.*'en', 'de'.*captions.en"
+        ):
+            open_parquet(path, caption_column=asked)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +162,12 @@ def test_columns_are_guessed_by_type_then_by_name(tmp_path):
         (pa.array(["a", None, "", "c"]), [("a",), (), (), ("c",)]),
         (pa.array(["a", None, "a", "c"]).dictionary_encode(), [("a",), (), ("a",), ("c",)]),
         (pa.nulls(4), [()] * 4),
+        (
+            pa.array([["a", "b"], None, [" ", None], ["c", ""]], pa.list_(pa.string(), 2)),
+            [("a", "b"), (), (), ("c",)],
+        ),
+        (pa.array([[["a"], ["b"]], None, [], [["c"]]]), [("a", "b"), (), (), ("c",)]),
+        (pa.array(['["a", "b"]', None, "&nbsp;", "c"], pa.large_string()), [("a", "b"), (), (), ("c",)]),
     ],
 )
 def test_captions(tmp_path, column, expected):

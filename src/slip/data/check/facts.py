@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slip.data import formats
+from slip.data.captions import is_caption
 from slip.data.check import words
 from slip.data.check.fingerprints import LOOK, blank, digest, of_image, thumbnail
 from slip.data.decode import decode
@@ -36,7 +37,9 @@ RECORD = np.dtype(
 )
 """Of each record; `captions` counts the ones that are not empty, `key` the bytes of the key, `content` is the file's
 fingerprint, 0 where there is none, `look` the picture's thumbnail."""
-CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("useless", "?")])
+USELESS, MISREAD, CODE = 1, 2, 4
+"""Flags of a caption: see the functions of these names in `words`."""
+CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("flags", "u1")])
 """Of each caption that is not empty, record after record; `text` is its fingerprint."""
 
 
@@ -96,7 +99,7 @@ def look(source: Source, span: range, tick: Tick) -> Facts:
             record = source[index]
             key = record.key
             row["state"] = DAMAGED
-            captions = [c.encode(errors="replace").decode() for c in record.captions if c.strip()]
+            captions = [c.encode(errors="replace").decode() for c in record.captions if is_caption(c)]
             row["captions"] = len(captions)
             texts += captions
             _look_at(record.image, row)
@@ -137,5 +140,8 @@ def _read(texts: list[str]) -> np.ndarray:
     rows["tokens"] = tokens.argmax(axis=1) + 1  # the end has the highest number
     rows["text"] = [digest(words.normal(text).encode(errors="replace")) for text in texts]
     rows["script"] = [words.script(text) for text in texts]
-    rows["useless"] = [words.useless(text) for text in texts]
+    rows["flags"] = [
+        USELESS * words.useless(text) | MISREAD * words.misread(text) | CODE * words.code(text)
+        for text in texts
+    ]
     return rows

@@ -9,7 +9,19 @@ from functools import cached_property
 
 import numpy as np
 
-from slip.data.check.facts import CAPTION, DAMAGED, FINE, FORMATS, RECORD, UNREADABLE, Facts, Trouble
+from slip.data.check.facts import (
+    CAPTION,
+    CODE,
+    DAMAGED,
+    FINE,
+    FORMATS,
+    MISREAD,
+    RECORD,
+    UNREADABLE,
+    USELESS,
+    Facts,
+    Trouble,
+)
 from slip.data.check.fingerprints import same
 from slip.data.check.near import near
 from slip.data.check.words import SCRIPTS
@@ -214,7 +226,20 @@ class Summary:
     @cached_property
     def useless(self) -> np.ndarray:
         """Positions of records with a caption that says nothing, a file name or a number, each once."""
-        return np.unique(self._owners[self.captions["useless"]])
+        return np.unique(self._owners[self._flagged(USELESS)])
+
+    @cached_property
+    def misread(self) -> int:
+        """Captions that were read in a wrong encoding."""
+        return int(self._flagged(MISREAD).sum())
+
+    @cached_property
+    def code(self) -> int:
+        """Captions that are lists, objects or HTML."""
+        return int(self._flagged(CODE).sum())
+
+    def _flagged(self, flag: int) -> np.ndarray:
+        return (self.captions["flags"] & flag) != 0
 
     @cached_property
     def repeated(self) -> int:

@@ -246,7 +246,24 @@ def _captions(summary: Summary) -> Iterator[Finding]:
         "Records with a caption that says nothing",
         len(summary.useless),
         summary.checked,
-        "File names, numbers, web addresses: noise to the model. Leave them empty, or choose another column.",
+        "File names, numbers, web addresses, `NULL`, `nan`: noise to the model. Leave them empty, or choose another "
+        "column.",
+    )
+    yield Finding(
+        FIX,
+        "Captions with characters of a wrong encoding",
+        summary.misread,
+        captions,
+        "Control characters, or � for what could not be read: quotes, dashes and accents of another encoding, often "
+        "Windows' CP1252 taken for LATIN1. Write the captions as UTF-8 anew from what they come from.",
+    )
+    yield Finding(
+        FIX if summary.code > 0.01 * captions else KNOW,
+        "Captions that hold lists, objects or HTML",
+        summary.code,
+        captions,
+        "Brackets, tags and names of fields are noise to the model. Write the text alone; of objects in a table a key "
+        "can be named: `--caption-column captions.text`.",
     )
     yield Finding(
         FIX if summary.repeated > 0.1 * captions else KNOW,

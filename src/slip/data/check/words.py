@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from html import unescape
+
+from slip.data.captions import is_placeholder
 
 SCRIPTS = (
     *("no letters", "Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Han", "Kana", "Hangul", "Devanagari"),
@@ -28,9 +31,16 @@ _READ = 500  # letters that decide over a caption's script
 _NAMES = r"(img|image|dsc[nf]?|dscf|dcim|pict?|photo|p|mvc|cimg|screenshot|scan|untitled|vid|gopr|pxl|wp)"
 _USELESS = re.compile(
     rf"{_NAMES}|{_NAMES}[\s_().-]*\d[\d\s_().:x-]*|[\d\s!-/:-@\[-`{{-~]+|\d+\s*x\s*\d+|(https?://|www\.)\S*"
-    r"|\S*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|raw|nef|cr2)",
+    r"|\S*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|raw|nef|cr2)|(</?[a-z][^<>]*>\s*)+|[?\ufffd\s]+",
     re.IGNORECASE,
 )
+# The rest of a text that was read in a wrong encoding: control characters where Windows has quotes and dashes.
+_MISREAD = re.compile(r"[\x80-\x9f\ufffd]")
+_TAG = re.compile(
+    r"</?(a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|su[bp]|t[abdhr]\w*|u|ul)(\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_CODE = re.compile(r"\[\s*[\[{'\"].*\]|\{\s*['\"].*:.*\}", re.DOTALL)
 
 
 def script(text: str) -> int:
@@ -45,8 +55,20 @@ def script(text: str) -> int:
 
 
 def useless(text: str) -> bool:
-    """Whether a text can say nothing of its picture: a file name, a camera's number, a web address, digits alone."""
-    return _USELESS.fullmatch(text.strip()) is not None
+    """Whether a text can say nothing of its picture: a file name, a camera's number, a web address, digits alone,
+    HTML without text, `NULL` and whatever else stands for no text."""
+    text = (unescape(text) if "&" in text else text).strip()
+    return is_placeholder(text) or _USELESS.fullmatch(text) is not None
+
+
+def misread(text: str) -> bool:
+    """Whether a text has characters that show that it was read in a wrong encoding."""
+    return not text.isascii() and _MISREAD.search(text) is not None
+
+
+def code(text: str) -> bool:
+    """Whether a text is written for programs: with HTML tags in it, or as a whole a list or object."""
+    return _CODE.fullmatch(text) is not None or ("<" in text and _TAG.search(text) is not None)
 
 
 def normal(text: str) -> str:

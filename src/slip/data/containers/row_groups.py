@@ -172,19 +172,42 @@ def _stream(url: str, status: Stat) -> storage.Stream:
 
 
 def holds(kind: pa.DataType) -> str:
-    """Return what a column of this type can hold: "image" (encoded), "text", "texts" (lists), "nothing", or ""."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    """Return what a column of this type can hold.
+
+    That is "image" (encoded; also in a struct), "path" (a struct that only names the file), "text", "texts" (lists of
+    them, of any kind of list), "nothing" (nulls), or "".
+    """
+    kind = plain_type(kind)
     if _is_bytes(kind):
         return "image"
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        inner = kind.field("bytes").type
-        return "image" if _is_bytes(inner) or pa.types.is_null(inner) else ""
+    if pa.types.is_struct(kind):
+        if kind.get_field_index("bytes") >= 0:
+            inner = plain_type(kind.field("bytes").type)
+            return "image" if _is_bytes(inner) or pa.types.is_null(inner) else ""
+        names = ("path", "file_name", "filename", "file")
+        named = [kind.field(name).type for name in names if kind.get_field_index(name) >= 0]
+        return "path" if any(_is_text(plain_type(inner)) for inner in named) else ""
     if _is_text(kind):
         return "text"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if is_list(kind):
         return "texts" if holds(kind.value_type) in ("text", "texts", "nothing") else ""
     return "nothing" if pa.types.is_null(kind) else ""
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, whether they are stored as a dictionary, in runs or as an extension."""
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind) or str(kind).startswith("run_end_encoded"):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's kinds of lists: of any length, of a fixed one, or a view."""
+    return hasattr(kind, "value_type") and "list" in str(kind).partition("<")[0]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from slip.data.storage.paths import ending, find_paths
 from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
+_SPREADSHEETS = (".xls", ".xlsm", ".xlsb", ".ods", ".fods", ".numbers")
+
 
 def open_source(
     spec: str,
@@ -32,7 +34,7 @@ def open_source(
     - `shards/a-0000.tar`, `shards/a-*.tar`, `shards/a-{0000..0099}.tar`, `shards/{a,b}.tar`, or a folder that holds
       .tar files: WebDataset shards, also at `https://…`, `s3://…` and whatever else fsspec reads
     - `.parquet`, in as many files and places: images, or paths of images, and captions
-    - `.csv`, `.tsv`, `.jsonl`: a table of image paths and captions, in the columns named or guessed
+    - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image paths and captions, in the columns named or guessed
     - `.json`: COCO captions or RedCaps annotations; of the latter also several files, or their folder
     - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` of the same three columns: the metadata of YFCC15M
     - `hf:owner/name[/config][:split]`: a data set of the Hugging Face hub, or a folder that its library saved;
@@ -93,7 +95,7 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> 
             from slip.data.sources.folder import ImageFolder
 
             return ImageFolder(path)
-        case ".csv" | ".tsv" | ".jsonl":
+        case ".csv" | ".tsv" | ".jsonl" | ".xlsx":
             from slip.data.sources.table import Table
 
             return Table(path, **columns, captions_required=captions_required)
@@ -141,6 +143,9 @@ def _unknown(path: str) -> DataError:
             fix="Unpack it to a plain .tar (gunzip, unzstd, unxz); JPEGs hardly shrink anyway",
         )
     suffix = ending(path)
+    if suffix in _SPREADSHEETS:
+        fix = "Save it as CSV, in UTF-8 (Excel: 'CSV UTF-8'), or as .xlsx"
+        return DataError("Spreadsheets of this kind are not read", got=shown(path), fix=fix)
     return DataError(
         f"The ending {suffix!r} is not one of a known format" if suffix else "The file has no ending",
         got=shown(path),

@@ -8,7 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.captions import texts
+from slip.data.sources.files import ImageFiles
 from slip.errors import DataError
 
 Id = int | str

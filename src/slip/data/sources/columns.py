@@ -3,44 +3,188 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from slip.data.captions import is_placeholder, spelled, texts
+from slip.data.formats import EXTENSIONS
 from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean
 
-# Well-known names, best first; case is ignored, spaces and dashes count as underscores.
+# Well-known names, best first; only letters and digits count, without case and accents: `Image-Path` is image_path.
 # Web addresses come last: a column of them is found in order to be refused with advice.
 IMAGE_COLUMNS = (
-    *("image", "image_path", "img_path", "imagepath", "filepath", "file_path", "image_file", "file"),
-    *("filename", "file_name", "image_name", "img", "path", "image_url", "img_url", "url"),
+    *("image", "image_path", "img_path", "filepath", "image_file", "file", "filename", "image_name"),
+    *("image_filename", "img_file", "img_filename", "img_name", "img", "path", "photo", "photo_path"),
+    *(
+        "photo_file",
+        "photo_name",
+        "picture",
+        "picture_path",
+        "picture_file",
+        "pic",
+        "pictures",
+        "photos",
+        "images",
+    ),
+    *(
+        "bild",
+        "bilddatei",
+        "bildpfad",
+        "bildname",
+        "bilder",
+        "foto",
+        "fotos",
+        "dateiname",
+        "datei",
+        "dateipfad",
+        "pfad",
+    ),
+    *("imagen", "archivo", "nombre_archivo", "nombre_de_archivo", "fichero", "ruta"),
+    *("fichier", "nom_fichier", "nom_du_fichier", "chemin", "immagine", "nome_file", "imagem", "arquivo"),
+    *("afbeelding", "bestand", "bestandsnaam", "图片", "image_id", "img_id", "photo_id"),
+    *("image_url", "img_url", "photo_url", "url"),
 )
 CAPTION_COLUMNS = (
     *("caption", "captions", "text", "texts", "title", "description", "alt_text", "alt", "txt"),
-    *("sentence", "sentences", "prompt"),
+    *("sentence", "sentences", "prompt", "image_caption", "image_description", "image_text", "img_caption"),
+    *("photo_caption", "picture_caption", "comment", "comments", "raw", "raw_caption", "product_description"),
+    *("product_title", "product_name", "product_display_name", "item_name", "item_title", "product"),
+    *(
+        "beschreibung",
+        "bildbeschreibung",
+        "bildunterschrift",
+        "bildtext",
+        "titel",
+        "produktname",
+        "artikelname",
+    ),
+    *(
+        "produktbeschreibung",
+        "artikelbeschreibung",
+        "produktbezeichnung",
+        "artikelbezeichnung",
+        "bezeichnung",
+    ),
+    *(
+        "legende",
+        "titre",
+        "nom_du_produit",
+        "descripcion",
+        "leyenda",
+        "titulo",
+        "nombre_del_producto",
+        "texto",
+    ),
+    *(
+        "descrizione",
+        "didascalia",
+        "titolo",
+        "descricao",
+        "legenda",
+        "beschrijving",
+        "omschrijving",
+        "描述",
+        "标题",
+    ),
+    *("name", "nom", "nombre", "nome", "naam"),
 )
+
+# What may follow a well-known name: `caption_en`, `title: short, English`.
+_QUALIFIERS = frozenset(
+    [
+        *(
+            "en",
+            "eng",
+            "english",
+            "de",
+            "ger",
+            "deu",
+            "german",
+            "deutsch",
+            "fr",
+            "fra",
+            "french",
+            "francais",
+            "es",
+        ),
+        *(
+            "spa",
+            "spanish",
+            "espanol",
+            "it",
+            "ita",
+            "italian",
+            "nl",
+            "pt",
+            "ru",
+            "zh",
+            "ja",
+            "ko",
+            "short",
+            "long",
+        ),
+        *("full", "clean", "cleaned", "final"),
+    ]
+)
+_FILE = re.compile(
+    rf"\s*[^\s].*\.({'|'.join(sorted(EXTENSIONS))}|jpe|heic|heif)\s*", re.IGNORECASE | re.DOTALL
+)
+_URL = re.compile(r"\s*(https?|s3|gs|ftp)://", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
+_BASE64 = re.compile(r"\s*(data:image/[\w.+-]+;base64,|[A-Za-z0-9+/_-]{256})")
+_BYTES = re.compile(r"""\s*(\{\s*['"]bytes['"]\s*:\s*)?b['"]""")
+
+Cells = Callable[[str], Sequence[Any]]
+"""Gives some of a column's cells, to look at."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The image column, the caption columns (none: the records have no captions), and which of them were guessed."""
+    """The image column, the caption columns (none: the records have no captions), and which of them were guessed.
+
+    keys: of each caption column, the keys that lead to the text where its cells are objects; () for all: they are not.
+    among: the columns that the image was guessed among, where there were several. remark: on the cells, for people.
+    """
 
     image: str
     captions: tuple[str, ...]
     guessed: tuple[str, ...] = ()
+    keys: tuple[tuple[str, ...], ...] = ()
+    among: tuple[str, ...] = ()
+    remark: str = ""
 
     def note(self, name: str) -> str:
         """Return what was guessed about the table called `name`, a sentence for people; "" if nothing was."""
         parts = []
         if "image" in self.guessed:
-            parts.append(f"image from '{self.image}'")
+            among = f" (among {', '.join(map(repr, self.among))})" if len(self.among) > 1 else ""
+            parts.append(f"image from '{self.image}'{among}")
         if "caption" in self.guessed:
             plural = "s" if len(self.captions) > 1 else ""
-            parts.append(f"caption{plural} from {', '.join(map(repr, self.captions))}")
+            spelled_out = (
+                repr(".".join([column, *keys])) for column, keys in zip(self.captions, self.key_paths)
+            )
+            parts.append(f"caption{plural} from {', '.join(spelled_out)}")
         said = f"{', '.join(parts)} (guessed)" if parts else ""
         if not self.captions:
             said = f"{said}; no captions" if said else "no captions"
-        return f"Columns of {name}: {said}" if said else ""
+        return ". ".join(filter(None, [f"Columns of {name}: {said}" if said else "", self.remark]))
+
+    @property
+    def key_paths(self) -> tuple[tuple[str, ...], ...]:
+        """`keys`, one entry a caption column."""
+        return self.keys or ((),) * len(self.captions)
+
+    def texts(self, values: Sequence[Any]) -> tuple[str, ...]:
+        """Return the captions in a row's cells, `values` of the caption columns."""
+        if not self.keys:
+            return (
+                texts(values[0]) if len(values) == 1 else tuple(t for value in values for t in texts(value))
+            )
+        return tuple(text for value, keys in zip(values, self.keys) for text in texts(value, keys))
 
 
 def choose(
@@ -53,43 +197,140 @@ def choose(
     caption_guesses: tuple[str, ...],
     captions_required: bool = True,
     cause: str = "",
+    described: Sequence[str] = (),
 ) -> Columns:
     """Choose among the `columns` of the table at `where` those that were asked for, else the best guesses.
 
-    `image` and `caption` are names asked for, "" where none was; `caption` may list several, with commas.
-    `image_guesses` are candidates, best first; `caption_guesses` are taken all. `cause` goes into the errors.
+    `image` and `caption` are names asked for, "" where none was; `caption` may list several, with commas, and name a
+    key of the objects in a column: `captions.text`. `image_guesses` are candidates, best first; `caption_guesses` are
+    taken all. `cause` goes into the errors, as do the columns, as they are `described`.
     Raises Misfit when there is no such column, DataError when there is no guess for the image, or none for captions
     that are required.
     """
     guessed = tuple(what for what, wanted in (("image", image), ("caption", caption)) if not wanted)
     if not image and not image_guesses:
-        raise _no_guess(where, "image", columns, cause)
+        raise _no_guess(where, "image", described or columns, cause)
     chosen = _find("image", where, columns, image) if image else image_guesses[0]
+    among = () if image else tuple(image_guesses)
     if caption:
         names = [caption] if caption in columns else [name.strip() for name in caption.split(",")]
-        return Columns(chosen, tuple(_find("caption", where, columns, name) for name in names), guessed)
+        found = [_find_key(where, columns, name) for name in names]
+        keys = tuple(keys for _, keys in found)
+        return Columns(
+            chosen, tuple(column for column, _ in found), guessed, keys if any(keys) else (), among
+        )
     captions = tuple(name for name in caption_guesses if name != chosen)
     if captions_required and not captions:
-        raise _no_guess(where, "caption", columns, cause)
-    return Columns(chosen, captions, guessed if captions else tuple(g for g in guessed if g != "caption"))
+        raise _no_guess(where, "caption", described or columns, cause)
+    if not captions:
+        guessed = tuple(what for what in guessed if what != "caption")
+    return Columns(chosen, captions, guessed, (), among)
 
 
-def guess_images(columns: Iterable[str]) -> list[str]:
-    """Return the columns with well-known names of image paths, best first."""
+def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str = "") -> list[str]:
+    """Return the columns that may name image files, best first.
+
+    These are the ones with well-known names. `cells` tells more: columns whose cells look like paths go before those
+    of web addresses, and these before any others, numbers last; and where no name is known, the only column of names
+    of image files is the one. Raises DataError, about the table at `where`, when two are equally likely.
+    """
+    columns = list(dict.fromkeys(column for column in columns if column))
     by_name = _by_plain_name(columns)
-    return [by_name[name] for name in IMAGE_COLUMNS if name in by_name]
+    known = [column for name in IMAGE_COLUMNS for column in by_name.pop(_plain(name), ())]
+    if cells is None:
+        return list({_plain(column): column for column in reversed(known)}.values())[::-1]
+    if not known:
+        known = [column for column in columns if _share(_FILE, cells(column)) > 0.9]
+        if len(known) > 1:
+            raise _equally_likely(where, known)
+        return known
+    ranked = sorted(known, key=lambda column: -looks_like_paths(cells(column)))
+    best = looks_like_paths(cells(ranked[0]))
+    for other in ranked[1:]:
+        if (
+            _plain(other) == _plain(ranked[0])
+            and looks_like_paths(cells(other)) == best
+            and list(cells(other)) != list(cells(ranked[0]))
+        ):
+            raise _equally_likely(where, [ranked[0], other])
+    return ranked
 
 
-def guess_captions(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the column with the best well-known name for captions, or the numbered ones (`caption_0`, …) of it."""
+def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[str, ...]:
+    """Return the columns with the best well-known name for captions, or the numbered ones (`caption_0`, …) of it.
+
+    Columns whose names differ in case or spaces alone are all captions, as are those that pandas numbers (`caption.1`),
+    and those in several languages. With `cells`, columns of numbers, file names or nothing come last.
+    """
+    columns = list(dict.fromkeys(column for column in columns if column))
+    if cells is not None:
+        likely = [column for column in columns if _looks_like_captions(cells(column))]
+        found = guess_captions(likely) if len(likely) < len(columns) else ()
+        if found:
+            return found
     by_name = _by_plain_name(columns)
-    for name in CAPTION_COLUMNS:
+    for name in map(_plain, CAPTION_COLUMNS):
         if name in by_name:
-            return (by_name[name],)
-        numbered = tuple(by_name[plain] for plain in by_name if re.fullmatch(rf"{name}_?\d+", plain))
+            equal = by_name[name]
+            return *equal, *(
+                c for c in columns if any(re.fullmatch(rf"{re.escape(e)}\.\d+", c) for e in equal)
+            )
+        numbered = tuple(c for c in columns if re.fullmatch(rf"{name}\d+", _plain(c)))
         if numbered:
             return numbered
-    return ()
+    for name in map(_plain, CAPTION_COLUMNS):
+        qualified = tuple(column for column in columns if _is_qualified(column, name))
+        if qualified:
+            return qualified
+    last = tuple(column for column in columns if re.search(r"[\W_]captions?$", column.strip().lower()))
+    return last if len(last) == 1 else ()
+
+
+def looks_like_paths(cells: Sequence[Any]) -> int:
+    """Return how much a column's cells look like paths of image files: 3 paths, 2 addresses, 1 other texts, 0 not."""
+    found = [cell for cell in cells if isinstance(cell, str | dict) and (cell or "").__len__()]
+    plain = [path for path in map(path_of, found) if path]
+    if not plain or _share(_NUMBER, plain) > 0.5:
+        return 0
+    if _share(_URL, plain, whole=False) > 0.5:
+        return 2
+    likely = sum(bool(_FILE.fullmatch(path) or "/" in path or "\\" in path) for path in plain)
+    return 3 if likely > 0.5 * len(plain) else 1
+
+
+def path_of(value: Any) -> str:
+    """Return the path that a cell names: a text's own, or that of an object as data hubs write it; "" if none."""
+    if isinstance(value, dict):
+        value = next(
+            (value[key] for key in ("path", "file_name", "filename", "file") if value.get(key)), None
+        )
+    return value.strip() if isinstance(value, str) else ""
+
+
+def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
+    """Return the columns with the keys that lead to the texts in caption columns of objects.
+
+    Where none were named, a well-known name among the keys is taken. Raises DataError, which names the keys there are,
+    when there is none, or none of those named.
+    """
+    paths, remarks = [], []
+    for column, path in zip(columns.captions, columns.key_paths):
+        seen, example = _keys(cells(column))
+        known = [seen[name] for name in map(_plain, CAPTION_COLUMNS) if name in seen]
+        if seen and (not known if not path else path[0] not in seen.values()):
+            name = next(iter(seen.values()))
+            raise DataError(
+                f"Column '{column}' of {where} holds objects, "
+                + (f"without a key {path[0]!r}" if path else "not texts"),
+                got=str(example)[:200],
+                cause=f"Their keys are {', '.join(map(repr, seen.values()))}",
+                fix=f"Name the one that holds the text, for example: --data.caption-column {column}.{name}",
+            )
+        if seen:
+            remarks.append(f"The cells of '{column}' are objects with {', '.join(map(repr, seen.values()))}")
+        paths.append(path or tuple(known[:1]) if seen else path)
+    keys = tuple(paths) if any(paths) else ()
+    return replace(columns, keys=keys, remark=". ".join(remarks))
 
 
 def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:
@@ -103,14 +344,99 @@ def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:
             )
 
 
+def refuse_pictures(cells: Iterable[object], column: str, where: str) -> None:
+    """Raise DataError when a cell of the image column is a picture written as text."""
+    for cell in cells:
+        if not isinstance(cell, str):
+            continue
+        form = "in base64" if _BASE64.match(cell) else "as Python prints bytes" if _BYTES.match(cell) else ""
+        if form:
+            decoded = (
+                'base64.b64decode(text.split(",")[-1])' if form == "in base64" else "ast.literal_eval(text)"
+            )
+            raise DataError(
+                f"Column '{column}' of {where} holds pictures written as text, {form}",
+                got=f"{cell[:40]}… ({len(cell):,} characters)",
+                cause="A table of text names image files; bytes belong in Parquet",
+                fix=f"Turn each text into bytes with Python, {decoded}, and write them to files, or as a column of "
+                "bytes to a Parquet file",
+            )
+
+
+def _looks_like_captions(cells: Sequence[Any]) -> bool:
+    """Whether there may be captions among a column's cells; where there are no cells, too."""
+    if not cells:
+        return True
+    found = [cell for cell in cells if cell is not None and cell != ""]
+    words = [t for cell in found if isinstance(cell, str) for t in [cell] if not is_placeholder(t)]
+    if any(not isinstance(cell, str | int | float) for cell in found):
+        return True
+    poor = sum(
+        bool(_NUMBER.fullmatch(t) or _FILE.fullmatch(t) or _URL.match(t)) and " " not in t for t in words
+    )
+    return bool(words) and poor < 0.9 * len(words)
+
+
+def _keys(cells: Sequence[Any]) -> tuple[dict[str, str], Any]:
+    """Return the keys of the objects in cells, plain name → key, and one of the objects; none where there is text."""
+    seen: dict[str, str] = {}
+    example: Any = None
+    pending = [spelled(cell.strip()) or cell if isinstance(cell, str) else cell for cell in reversed(cells)]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending += reversed(item)
+        elif isinstance(item, dict):
+            for key in item:
+                seen.setdefault(_plain(key), key)
+            example = example or item
+        elif isinstance(item, str) and item.strip():
+            return {}, None
+    return seen, example
+
+
+def _is_qualified(column: str, name: str) -> bool:
+    """Whether a column's name is a well-known one and a language or length."""
+    first, *rest = re.findall(r"[^\W_]+", _folded(column)) or [""]
+    return first == name and bool(rest) and set(rest) <= _QUALIFIERS
+
+
+def _share(form: re.Pattern[str], cells: Sequence[Any], *, whole: bool = True) -> float:
+    """Return how many of the cells that are not empty have a form."""
+    found = [cell for cell in cells if cell is not None and cell != ""]
+    fits = form.fullmatch if whole else form.match
+    return sum(isinstance(cell, str) and fits(cell) is not None for cell in found) / max(1, len(found))
+
+
+def _equally_likely(where: str, columns: Sequence[str]) -> DataError:
+    return DataError(
+        f"Several columns of {where} may be the image",
+        got=", ".join(columns),
+        fix="Say which one it is with --data.image-column",
+    )
+
+
 def _find(what: str, where: str, columns: Sequence[str], wanted: str) -> str:
     """Return the column called `wanted`, if need be by its plain name."""
     if wanted in columns:
         return wanted
     by_name = _by_plain_name(columns)
-    if _plain(wanted) in by_name:
-        return by_name[_plain(wanted)]
-    raise Misfit(f"{what}_column", f"{where} has no column {wanted!r}", fix=did_you_mean(wanted, columns))
+    if _plain(wanted) and _plain(wanted) in by_name:
+        return by_name[_plain(wanted)][0]
+    raise Misfit(
+        f"{what}_column", f"{where} has no column {wanted!r}", fix=did_you_mean(wanted, filter(None, columns))
+    )
+
+
+def _find_key(where: str, columns: Sequence[str], wanted: str) -> tuple[str, tuple[str, ...]]:
+    """Return the caption column called `wanted`, or of `column.key` the column and the keys."""
+    column, *keys = wanted.split(".")
+    for count in range(len(keys), 0, -1):
+        prefix = ".".join([column, *keys[: count - 1]])
+        by_name = _by_plain_name(columns)
+        if wanted not in columns and _plain(wanted) not in by_name and _plain(prefix) in by_name:
+            return _find("caption", where, columns, prefix), tuple(keys[count - 1 :])
+    return _find("caption", where, columns, wanted), ()
 
 
 def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> DataError:
@@ -118,17 +444,26 @@ def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> Data
     if what == "caption":
         fix += "; if there are none, train without text: --objective.loss simclr"
     return DataError(
-        f"No column of {where} looks like the {what}", got=", ".join(columns)[:500], cause=cause, fix=fix
+        f"No column of {where} looks like the {what}",
+        got=", ".join(filter(None, columns))[:500],
+        cause=cause,
+        fix=fix,
     )
 
 
-def _by_plain_name(columns: Iterable[str]) -> dict[str, str]:
-    """Return plain name → column; of two with one plain name, the first."""
-    by_name: dict[str, str] = {}
+def _by_plain_name(columns: Iterable[str]) -> dict[str, list[str]]:
+    """Return plain name → the columns of that name, in order."""
+    by_name: dict[str, list[str]] = {}
     for column in columns:
-        by_name.setdefault(_plain(column), column)
+        by_name.setdefault(_plain(column), []).append(column)
     return by_name
 
 
 def _plain(column: str) -> str:
-    return re.sub(r"[\s-]+", "_", column.strip().lower())
+    return re.sub(r"[\W_]+", "", _folded(column))
+
+
+def _folded(text: str) -> str:
+    """Return text in lower case without accents."""
+    split = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in split if not unicodedata.combining(letter))

@@ -7,8 +7,9 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+from slip.data.captions import texts
 from slip.data.containers.pickles import read_object_array
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.sources.files import ImageFiles
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean

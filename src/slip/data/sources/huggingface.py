@@ -109,6 +109,9 @@ class HubDataset:
             image_column=image_column,
             caption_column=caption_column,
             captions_required=captions_required,
+            look=lambda name: (
+                dataset.select_columns([name]).with_format("arrow")[:8].column(name).to_pylist()
+            ),
         )
         self.note = self.columns.note(name)
         self._names = (self.columns.image, *self.columns.captions)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from slip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
 from slip.data.record import Record
-from slip.data.sources.arrow import choose_typed, make_record
-from slip.data.sources.columns import Columns, refuse_urls
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.sources.arrow import choose_typed, first_cells, make_record
+from slip.data.sources.columns import Columns, path_of, refuse_urls
+from slip.data.sources.files import ImageFiles
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 
@@ -53,6 +53,8 @@ def open_parquet(
         image_column=image_column,
         caption_column=caption_column,
         captions_required=captions_required,
+        look=first_cells(files[0]),
+        far=is_url(files[0]),
     )
     embedded = holds(schema.field(schema.names.index(columns.image)).type) == "image"
     root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else os.path.dirname(files[0]))
@@ -139,9 +141,8 @@ class ParquetPaths(ImageFiles):
     def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
         for number, (path, *captions) in enumerate(rows.scan()):
             if number < 100:
-                refuse_urls([path], self.columns.image, self.name)
-            found = tuple(text for value in captions for text in texts(value))
-            yield path.strip() if isinstance(path, str) else "", found
+                refuse_urls([path_of(path)], self.columns.image, self.name)
+            yield path_of(path), self.columns.texts(captions)
 
 
 def _absolute(path: str) -> str:

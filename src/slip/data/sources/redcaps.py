@@ -9,7 +9,8 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, TextIO
 
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.captions import texts
+from slip.data.sources.files import ImageFiles
 from slip.data.sources.near import around, choose, spread
 from slip.errors import DataError
 

@@ -1,28 +1,42 @@
-"""Tables of image paths and captions: CSV, TSV, and JSON lines."""
+"""Tables of image paths and captions: CSV, TSV, JSON lines, and Excel's workbooks."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slip.data.sources.columns import choose, guess_captions, guess_images, refuse_urls
-from slip.data.sources.files import ImageFiles, texts
+from slip.data.captions import is_placeholder
+from slip.data.contents import Contents
+from slip.data.sources.columns import (
+    Columns,
+    choose,
+    find_keys,
+    guess_captions,
+    guess_images,
+    looks_like_paths,
+    path_of,
+    refuse_pictures,
+    refuse_urls,
+)
+from slip.data.sources.delimited import read_delimited
+from slip.data.sources.files import ImageFiles
+from slip.data.sources.sheet import Sheet, read_json_lines
 from slip.errors import DataError
 
 
 class Table(ImageFiles):
-    """One record an image of a CSV, TSV or JSON-lines file: rows with the same path are several captions of one.
+    """One record an image of a table: rows with the same path are several captions of one.
 
-    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names, which
-    `note` says. Several caption columns (`caption_column="title,description"`) make several captions, as does a list
-    in JSON lines. A table without a caption column is an error unless `captions_required` is False, as it is for
-    self-supervision alone. Relative image paths are taken from `image_root`, else from the table's own folder.
-    Tables are UTF-8; CSV quotes as in RFC 4180, and its separator is the comma, semicolon or tab that its header
-    uses most. Raises DataError on a missing column, a malformed line, or when no image is where it should be.
+    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names and cells,
+    which `note` says. Several caption columns (`caption_column="title,description"`, or several of one name) make
+    several captions, as does a list, also one that a text spells; of objects the key of the text is named
+    (`captions.text`), or guessed. A table without a caption column is an error unless `captions_required` is False, as
+    it is for self-supervision alone. Relative image paths are taken from `image_root`, else from the table's own
+    folder. What is read of CSV, `delimited.read_delimited` says. Of what stands for a missing text (`nan`, `NULL`) a
+    caption is made, because it may be one (a quoted "None"); `note` counts them, and `check` does.
+    `contents` counts the rows, of which only empty ones are left out.
+    Raises DataError on a missing column, a malformed line, or when no image is where it should be.
     """
 
     options = ("image_root", "image_column", "caption_column")
@@ -37,100 +51,114 @@ class Table(ImageFiles):
         captions_required: bool = True,
     ) -> None:
         path = Path(path)
-        rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
-        head = list(islice(rows, 100))
+        sheet = _read(path, [image_column, caption_column])
+        head = sheet.head()
         if not head:
             raise DataError("The table has no rows", got=str(path))
-        columns = list(dict.fromkeys(column for row in head for column in row))
-        chosen = choose(
+
+        def cells(name: str) -> list[Any]:
+            return [row[place] for row in head for place in sheet.places(name)]
+
+        names = list(filter(None, sheet.columns))
+        columns = choose(
             str(path),
-            columns,
+            names,
             image=image_column,
             caption=caption_column,
-            image_guesses=guess_images(columns),
-            caption_guesses=guess_captions(columns),
+            image_guesses=[] if image_column else guess_images(names, cells, str(path)),
+            caption_guesses=guess_captions(names, cells),
             captions_required=captions_required,
-            cause=""
-            if path.suffix.lower() == ".jsonl"
-            else "The first line of the table must name its columns",
+            cause=sheet.cause,
         )
-        self.image_column, self.caption_columns = chosen.image, chosen.captions
-        refuse_urls((row.get(self.image_column) for row in head), self.image_column, str(path))
+        columns = find_keys(columns, cells, str(path))
+        self.image_column, self.caption_columns = columns.image, columns.captions
+        refuse_urls(map(path_of, cells(columns.image)), columns.image, str(path))
+        refuse_pictures(cells(columns.image), columns.image, str(path))
+        rows = _Rows(sheet, columns, head, path)
         root = Path(image_root).expanduser() if image_root else path.parent
-        super().__init__(str(path), root, map(self._entry, chain(head, rows)), merge=True)
-        self.note = ". ".join(filter(None, [chosen.note(path.name), self.merged]))
+        super().__init__(str(path), root, rows, merge=True)
+        self.contents = rows.contents
+        self.note = ". ".join(
+            filter(None, [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged])
+        )
         self.probe("Give the folder that the paths are relative to with --data.image-root")
 
-    def _entry(self, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-        image = row.get(self.image_column)
-        captions = (text for column in self.caption_columns for text in texts(row.get(column)))
-        return image.strip() if isinstance(image, str) else "", tuple(captions)
+
+def _read(path: Path, wanted: Sequence[str]) -> Sheet:
+    match path.suffix.lower():
+        case ".jsonl":
+            return read_json_lines(path)
+        case ".xlsx":
+            from slip.data.sources.workbook import read_workbook
+
+            return read_workbook(path, wanted)
+    return read_delimited(path, wanted)
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a CSV or TSV file by the names in its first line; short ones lack the last columns."""
-    lines = _lines(path)
-    header = next(lines, "")
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-    reader = csv.reader(chain([header], lines), delimiter=separator, strict=True)
-    line, columns = 1, []
-    try:
-        for row in reader:
-            if any(row[len(columns) :]) and columns:
-                raise DataError(
-                    f"Line {line} of {path} has {len(row)} fields, its header has {len(columns)}",
-                    got=separator.join(row)[:200],
-                    fix=f'A caption with the separator {separator!r} in it must stand in double quotes: "like, this"',
-                )
-            if columns and row:
-                yield dict(zip(columns, row))
-            columns = columns or [name.strip() for name in row]
-            line = reader.line_num + 1
-    except csv.Error as error:
+class _Rows:
+    """The (path, captions) of a table's rows, once; counts as it goes."""
+
+    def __init__(self, sheet: Sheet, columns: Columns, head: Sequence[Sequence[Any]], path: Path) -> None:
+        self._sheet, self.path = sheet, path
+        self.contents = Contents("rows")
+        self.lists = self.placeholders = 0
+        self.example = ""
+        self._image = _only(sheet, columns.image, head, path)
+        self._twice = {
+            name: len(sheet.places(name)) for name in columns.captions if len(sheet.places(name)) > 1
+        }
+        captions = [
+            (p, name, k) for name, k in zip(columns.captions, columns.key_paths) for p in sheet.places(name)
+        ]
+        self._captions = [place for place, *_ in captions]
+        keys = tuple(keys for *_, keys in captions) if any(columns.keys) else ()
+        self._columns = Columns(columns.image, tuple(name for _, name, _ in captions), keys=keys)
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        image, captions, texts, contents = self._image, self._captions, self._columns.texts, self.contents
+        for row in self._sheet.rows:
+            contents.seen += 1
+            path = path_of(row[image])
+            found = texts([row[place] for place in captions])
+            if (
+                not path
+                and not found
+                and not any(cell if not isinstance(cell, str) else cell.strip() for cell in row)
+            ):
+                contents.leave_out("the row is empty", f"row {contents.seen:,}", lost=False)
+                continue
+            if len(found) > len(captions):
+                self.lists += any(isinstance(row[place], str) for place in captions)
+            for text in found:
+                if len(text) < 20 and is_placeholder(text):
+                    self.placeholders += 1
+                    self.example = self.example or text
+            yield path, found
+
+    def remarks(self) -> list[str]:
+        """Return what was noticed, sentences for people."""
+        found = [
+            f"{count} columns are called '{name}': each is a caption" for name, count in self._twice.items()
+        ]
+        if self.lists:
+            found.append(f"Rows whose text spells a list: {self.lists:,}; each text in it is a caption")
+        if self.placeholders:
+            found.append(
+                f"Captions that only say that there is none: {self.placeholders:,}, such as {self.example!r}; "
+                "leave the cells empty instead"
+            )
+        return found
+
+
+def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
+    """Return where the image column is; of several of its name, the one whose cells look like paths."""
+    places = sheet.places(name)
+    looks = [looks_like_paths([row[place] for row in head]) for place in places]
+    best = [place for place, look in zip(places, looks) if look == max(looks)]
+    if len(best) > 1 and any(len({row[place] for place in best}) > 1 for row in head):
         raise DataError(
-            f"Line {line} of {path} is not valid {path.suffix[1:].upper()}",
-            cause=str(error),
-            fix="Look for a lone double quote: a field that starts with one must end with one, and those in "
-            'between are written twice: "5"" pipe"',
-        ) from None
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file."""
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"Line {number} of {path} is not valid JSON",
-                got=line[:200],
-                cause=str(error),
-                fix="Each line holds one JSON object; if the file was cut off on the way, fetch it again",
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(f"Line {number} of {path} is not a JSON object", got=line[:200])
-        yield row
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, with or without byte order mark; DataError names a line that is not."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    utf16 = number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff")
-                    raise DataError(
-                        f"Line {number} of {path} is not UTF-8",
-                        got=str(line[max(0, error.start - 30) : error.end + 10]),
-                        cause="It is UTF-16"
-                        if utf16
-                        else "The file is in another encoding, or damaged there",
-                        fix="Save it as UTF-8, for example with: iconv -f "
-                        f"{'UTF-16' if utf16 else 'LATIN1'} -t UTF-8 OLD > NEW",
-                    ) from None
-    except OSError as error:
-        raise DataError("The table cannot be read", got=str(path), cause=str(error)) from None
+            f"{len(places)} columns of {path} are called '{name}', and name different images",
+            got=", ".join(str(head[0][place]) for place in best),
+            fix="Give them different names, and say which one is the image with --data.image-column",
+        )
+    return best[0]

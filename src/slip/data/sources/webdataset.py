@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from slip.data.captions import texts
 from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
 from slip.data.formats import image_endings
 from slip.data.record import Record
-from slip.data.sources.files import texts
 from slip.data.sources.tar_index import ShardIndex, index_shards, split_name
 from slip.data.storage.files import File, Pieces, Recent, open_file
 from slip.data.storage.retry import is_url, shown

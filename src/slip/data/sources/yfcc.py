@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from reprlib import repr as short
 
+from slip.data.captions import texts
 from slip.data.containers.pickles import read_list
 from slip.data.containers.zip import read_member
 from slip.data.record import Record
-from slip.data.sources.files import Strings, texts
+from slip.data.sources.files import Strings
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError
