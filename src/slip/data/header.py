@@ -7,7 +7,7 @@ from enum import IntFlag
 
 from PIL import Image
 
-from slip.data.decode import open_image, orientation, strict
+from slip.data.decode import open_image, orientation, strict, unknown
 from slip.errors import DataError
 
 _GREY = ("1", "L", "LA", "La", "I", "F")
@@ -39,14 +39,15 @@ class Header:
 
 def header(image: bytes) -> Header:
     """Read the header of an image file. Raises DataError when there is none that is known."""
+    if not image:
+        raise DataError("The image file is empty (zero bytes)")
     try:
         with strict():
             return _read(open_image(image))
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise DataError(
-            "The file is not an image of a known format, or its header is damaged",
-            cause=f"It starts with {image[:12]!r}" if image else f"It is empty: {error}",
-        ) from None
+    except DataError:
+        raise
+    except Exception:  # Pillow's readers raise almost anything on damaged files
+        raise unknown(image) from None
 
 
 def _read(image: Image.Image) -> Header:
