@@ -211,6 +211,8 @@ def _converted(opened: Image.Image) -> np.ndarray:
     """Load an image and convert it to RGB, a band of rows after the other."""
     opened.load()
     levels = tiff.levels(opened)
+    if opened.format == "BMP" and opened.mode == "RGBA" and not any(opened.getextrema()[3]):  # type: ignore[arg-type]
+        opened = opened.convert("RGB")  # programs that know no transparency leave zeros there
     width, height = opened.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _BAND // width)

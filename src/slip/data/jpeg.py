@@ -27,7 +27,7 @@ _DAMAGED = ("Corrupt JPEG data", "Premature end of JPEG file")
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_TABLES, _END, _SCAN, _EXIF = 0xC4, 0xD9, 0xDA, 0xE1
+_TABLES, _END, _SCAN, _EXIF, _PHOTOSHOP = 0xC4, 0xD9, 0xDA, 0xE1, 0xED
 _AC = 0x10
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 """Those that end the data of a scan, which restart markers (0xd0 to 0xd7) do not."""
@@ -95,6 +95,8 @@ def check_segments(image: bytes, budget: Budget) -> None:
         if marker == _EXIF and segment.startswith(b"Exif"):
             joined += len(segment)
             budget.draw(samples=joined)
+        elif marker == _PHOTOSHOP:
+            budget.draw(samples=FILL * segment.count(b"8BIM"))
         budget.draw(samples=SEGMENT + FILL * max(0, end - len(segment) - 4 - last))
         if marker == _SCAN:
             return
