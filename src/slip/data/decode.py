@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from slip.data import jpeg
+from slip.data import jpeg, limits, png, ppm, tiff
 from slip.data.formats import FORMATS
+from slip.data.limits import Budget
+from slip.data.sniff import looks_like
 from slip.errors import ConfigError, DataError, did_you_mean
-
-MAX_PIXELS = 100_000_000
-"""Images that come out larger are refused; a file of a few kilobytes can claim any size."""
-
-MAX_MEMORY = 750_000_000
-"""Bytes beside the file's own that decoding an image may take at its peak: RGB files of MAX_PIXELS just fit."""
 
 DECODERS = ("auto", "pillow", "simplejpeg", "torchcodec")
 """What decodes plain JPEGs; auto: simplejpeg, which takes half of Pillow's time."""
@@ -35,7 +31,9 @@ _WORK = {"WEBP": 10, "AVIF": 8, "JPEG2000": 18}
 _TURNING = 6
 """Bytes a pixel that turning an image takes."""
 
-_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
+_OURS = frozenset({*FORMATS, "WebP", "JPEG 2000"})
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106
+_YCBCR = 6
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
     3: lambda pixels: np.ascontiguousarray(pixels[::-1, ::-1]),
@@ -61,7 +59,8 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
     `decoder`: one of DECODERS, for plain JPEGs; all give the same pixels.
 
     Raises DataError for anything that is not one whole image, as far as its format can tell (`slip.data.jpeg.read`
-    says how far JPEGs can), of at most MAX_PIXELS pixels, that can be decoded in at most MAX_MEMORY bytes.
+    says how far JPEGs can), of at most `limits.PIXELS` pixels, that can be decoded in at most `limits.MEMORY` bytes
+    and by visiting at most `limits.SAMPLES` values.
     """
     if isinstance(image, np.ndarray):
         return _checked(image)
@@ -69,21 +68,20 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
         raise DataError("The image file is empty (zero bytes)")
     try:
         with strict():
-            opened = open_image(image)
+            budget = Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
+            opened = open_image(image, budget)
+            budget.got = _size(*opened.size)
             if opened.format in ("JPEG", "MPO"):
-                pixels = _jpeg(image, opened, min_side, decoder)
+                pixels = _jpeg(image, opened, min_side, decoder, budget)
             else:
-                pixels = _pillow(opened)
+                pixels = _pillow(image, opened, budget)
             turn = orientation(opened)
             opened.close()  # Pillow's pixels are not needed any more, and turning takes a copy
             return _UPRIGHT.get(turn, _as_it_is)(pixels)
     except DataError:
         raise
     except (UnidentifiedImageError, SyntaxError):
-        raise DataError(
-            "The file is not an image of a known format, or its header is damaged",
-            cause=f"It starts with {image[:12]!r}",
-        ) from None
+        raise unknown(image) from None
     except Image.DecompressionBombError as error:  # Pillow's own limit, where it is lower than ours
         raise DataError("The image is too large to decode", cause=str(error)) from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
@@ -103,13 +101,34 @@ def strict() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
-def open_image(image: bytes) -> Image.Image:
-    """Read the header of an image file. Raises Pillow's errors; they are best met within `strict`."""
-    file = io.BytesIO(image)
+def open_image(image: bytes, budget: Budget | None = None) -> Image.Image:
+    """Read the header of an image file. Raises Pillow's errors; they are best met within `strict`.
+
+    budget: what reading it is drawn from. Raises DataError where it does not suffice.
+    """
+    budget = budget or Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
     if image.startswith(b"\xff\xd8\xff"):
+        jpeg.check_segments(image, budget)
         # Past Pillow's limit on pixels: ours is on what a JPEG is decoded to, which can be much less.
-        return JpegImagePlugin.jpeg_factory(file)
-    return Image.open(file, formats=known_formats())
+        return JpegImagePlugin.jpeg_factory(io.BytesIO(image))
+    if image.startswith(png.SIGNATURE):
+        image = png.without_texts(image, budget)
+    tiff.check_directory(image, budget)
+    return Image.open(io.BytesIO(image), formats=known_formats())
+
+
+def unknown(image: bytes) -> DataError:
+    """Return the error for what Pillow does not know. It says what the file looks like, and quotes nothing of it."""
+    kind = looks_like(image)
+    if kind.removeprefix("a ").removeprefix("an ").removesuffix(" picture") in _OURS:
+        cause = f"It looks like {kind}: it is damaged, or of a kind that is not read"
+        fix = "Get the file anew, or store it as RGB or grey of 8 or 16 bits a channel"
+    else:
+        cause = f"It looks like {kind}"
+        fix = "Convert it to JPEG or PNG" if kind.endswith("picture") else ""
+    return DataError(
+        "The file is not an image of a known format, or its header is damaged", cause=cause, fix=fix
+    )
 
 
 @cache
@@ -142,16 +161,17 @@ def check_decoder(decoder: str) -> None:
         )
 
 
-def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str) -> np.ndarray:
+def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str, budget: Budget) -> np.ndarray:
     """Decode a JPEG. Whatever does, libjpeg-turbo judges whether it is damaged: the others do not say so."""
     full, held = opened.size, jpeg.held(image)
+    budget.draw(samples=jpeg.visited(image))
     if min_side > 0:
         opened.draft(None, (min_side, min_side))
     width, height = opened.size
     if opened.mode != "CMYK":
-        _check_size(width, height, 3 if orientation(opened) == 1 else _TURNING, held)
+        _draw(width, height, 3 if orientation(opened) == 1 else _TURNING, budget, held)
     else:
-        _check_for_pillow(opened, held)
+        _draw_for_pillow(opened, budget, held)
     pixels = None
     if opened.mode == "CMYK":
         jpeg.read(image, "CMYK")
@@ -163,7 +183,9 @@ def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str) -> np.
             pixels = _with_torchcodec(image)
     if pixels is not None and pixels.shape == (height, width, 3):
         return pixels
-    return _pillow(opened, held)
+    if opened.mode != "CMYK":
+        _draw_for_pillow(opened, budget)
+    return _converted(opened)
 
 
 def _with_torchcodec(image: bytes) -> np.ndarray | None:
@@ -173,67 +195,100 @@ def _with_torchcodec(image: bytes) -> np.ndarray | None:
         return None
 
 
-def _pillow(opened: Image.Image, held: int = 0) -> np.ndarray:
+def _pillow(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray:
+    """Decode what is no JPEG."""
+    _draw_for_pillow(opened, budget)
+    if opened.format == "TIFF":
+        tiff.prepare(opened, budget)
+    elif opened.format == "PNG":
+        png.mend_transparency(opened)
+    elif opened.format == "PPM" and (levels := ppm.read(image, opened, budget)) is not None:
+        opened = Image.fromarray(levels)
+    return _converted(opened)
+
+
+def _converted(opened: Image.Image) -> np.ndarray:
     """Load an image and convert it to RGB, a band of rows after the other."""
-    _check_for_pillow(opened, held)
     opened.load()
+    levels = tiff.levels(opened)
+    if opened.format == "BMP" and opened.mode == "RGBA" and not any(opened.getextrema()[3]):  # type: ignore[arg-type]
+        opened = opened.convert("RGB")  # programs that know no transparency leave zeros there
     width, height = opened.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        pixels[top:bottom] = np.asarray(_rgb(opened.crop((0, top, width, bottom))))
+        pixels[top:bottom] = np.asarray(_rgb(opened.crop((0, top, width, bottom)), levels))
     return pixels
 
 
-def _check_for_pillow(opened: Image.Image, held: int) -> None:
+def _draw_for_pillow(opened: Image.Image, budget: Budget, held: int = 0) -> None:
     pixel = 3 + _STORED.get(opened.mode, 4) + _work(opened)
-    _check_size(*opened.size, max(pixel, _TURNING), held)
+    _draw(*opened.size, max(pixel, _TURNING), budget, held)
 
 
 def _work(opened: Image.Image) -> int:
     """Return the bytes a pixel that Pillow's decoder takes while it makes its result, less what ours takes after."""
     if opened.format == "TIFF":  # whose strips are decoded whole, and one may be all of the image
-        return max(0, sum(getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())) // 8 - 3)
+        tags = getattr(opened, "tag_v2", {})
+        colours = 4 if tags.get(_PHOTOMETRIC) == _YCBCR else 0  # of which libtiff makes RGB and one more
+        return max(0, sum(tags.get(_BITS_PER_SAMPLE, ())) // 8 - 3) + colours
     return _WORK.get(opened.format or "", 0)
 
 
-def _check_size(width: int, height: int, pixel: int, held: int = 0) -> None:
-    """Raise DataError for too many pixels, or too many bytes: `pixel` of each, and `held` beside them."""
-    needed = width * height * pixel + held
-    if width * height <= MAX_PIXELS and needed <= MAX_MEMORY:
-        return
-    raise DataError(
-        "The image is too large to decode",
-        got=f"{width} × {height} pixels, {needed / 1e6:,.0f} MB",
-        cause=f"More than {MAX_PIXELS // 1_000_000} million pixels or {MAX_MEMORY // 1_000_000} MB of memory "
-        "may be an attack on it",
-        fix="Store it smaller",
-    )
+def _draw(width: int, height: int, pixel: int, budget: Budget, held: int = 0) -> None:
+    """Draw the memory of an image: `pixel` bytes a pixel, and `held`. Raises DataError for too many pixels or bytes."""
+    budget.got = _size(width, height)
+    if width * height > limits.PIXELS:
+        raise DataError(
+            "The image is too large to decode",
+            got=budget.got,
+            cause=f"More than {limits.PIXELS // 1_000_000} million pixels may be an attack on memory",
+            fix="Store it smaller",
+        )
+    budget.draw(memory=width * height * pixel + held)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode to RGB."""
+def _size(width: int, height: int) -> str:
+    return f"{width} × {height} pixels"
+
+
+def _rgb(image: Image.Image, levels: tuple[int, int]) -> Image.Image:
+    """Convert a loaded image of any mode to RGB. levels: what black and white are, of more than 8 bits."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return _of_deep(image, levels)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Scale grey levels to uint8: floats from [0, 1], integers from 16 bits. Pillow's own conversion clips them."""
-    scale = 1.0 if grey.dtype.kind == "f" else 65535.0
-    if not (grey.min() >= 0 and grey.max() <= scale):
+def _of_deep(image: Image.Image, levels: tuple[int, int]) -> Image.Image:
+    """Convert grey of more than 8 bits."""
+    deep = np.asarray(image)
+    grey = _eight_bits(deep, levels)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # a PNG's transparent level
+        grey[deep == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
+    """Scale grey levels to uint8: floats from [0, 1], integers from `levels`. Pillow's own conversion clips them."""
+    black, white = levels
+    most = max(levels)
+    if grey.dtype.kind == "f":
+        black, white, most = black // most, white // most, 1
+    if not (grey.min() >= 0 and grey.max() <= most):
         raise DataError(
             "The image has no defined brightness",
             got=f"{grey.dtype} pixels from {grey.min()} to {grey.max()}",
             fix="Convert it to 8 or 16 bits a channel",
         )
-    return np.rint(grey * (255.0 / scale)).astype(np.uint8)
+    scaled = np.rint(grey * (255.0 / most)).astype(np.uint8)
+    return 255 - scaled if white < black else scaled
 
 
 def _as_it_is(pixels: np.ndarray) -> np.ndarray:

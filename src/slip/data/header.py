@@ -7,9 +7,10 @@ from enum import IntFlag
 
 from PIL import Image
 
-from slip.data.decode import open_image, orientation, strict
+from slip.data.decode import open_image, orientation, strict, unknown
 from slip.errors import DataError
 
+_BITS_PER_SAMPLE = 258
 _GREY = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -25,6 +26,8 @@ class Kind(IntFlag):
     ANIMATED = 32
     TURNED = 64
     """Its EXIF data says to turn or mirror it."""
+    DARK = 128
+    """Nearly black, and of more than 8 bits a channel: no header says so, `check` does who has the pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,15 @@ class Header:
 
 def header(image: bytes) -> Header:
     """Read the header of an image file. Raises DataError when there is none that is known."""
+    if not image:
+        raise DataError("The image file is empty (zero bytes)")
     try:
         with strict():
             return _read(open_image(image))
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise DataError(
-            "The file is not an image of a known format, or its header is damaged",
-            cause=f"It starts with {image[:12]!r}" if image else f"It is empty: {error}",
-        ) from None
+    except DataError:
+        raise
+    except Exception:  # Pillow's readers raise almost anything on damaged files
+        raise unknown(image) from None
 
 
 def _read(image: Image.Image) -> Header:
@@ -55,10 +59,9 @@ def _read(image: Image.Image) -> Header:
     # A PNG's EXIF data might follow the pixels, all of which Pillow would decode to get there.
     turn = 1 if format == "PNG" and "exif" not in image.info else orientation(image)
     kinds = Kind(0)
-    tiles = str(getattr(image, "tile", ""))
     for kind, holds in (
         (Kind.GREY, image.mode in _GREY or image.mode.startswith("I;")),
-        (Kind.DEEP, image.mode[0] in "IF" or ";16" in tiles),
+        (Kind.DEEP, _is_deep(image)),
         (Kind.CMYK, image.mode in ("CMYK", "YCCK")),
         (Kind.PALETTE, image.mode in ("P", "PA")),
         (Kind.ALPHA, image.has_transparency_data),
@@ -68,3 +71,15 @@ def _read(image: Image.Image) -> Header:
         kinds |= kind if holds else 0
     width, height = image.size
     return Header(format, *((height, width) if turn in (5, 6, 7, 8) else (width, height)), kinds)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether an opened image has more than 8 bits a channel, as far as Pillow says so."""
+    if image.mode[0] in "IF":
+        return True
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,))) > 8
+    if image.format == "PPM":
+        return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
+    # `RGB;16B` are 16 bits a channel, `BGR;16` all three together.
+    return any(str(tile[3]).endswith((";16B", ";16L", ";16N")) for tile in image.tile)

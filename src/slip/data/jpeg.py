@@ -8,7 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import simplejpeg
 
+from slip.data import limits
+from slip.data.limits import Budget
 from slip.errors import DataError
+
+SEGMENT, FILL = 5000, 400
+"""Values to visit that a segment counts for, and a byte between two: what loops of Python take for them."""
 
 SURPLUS = 8
 """Bytes that may be left between the picture's last block and its end. Decoders read about as many ahead, so that
@@ -22,7 +27,7 @@ _DAMAGED = ("Corrupt JPEG data", "Premature end of JPEG file")
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_TABLES, _END, _SCAN = 0xC4, 0xD9, 0xDA
+_TABLES, _END, _SCAN, _EXIF, _PHOTOSHOP = 0xC4, 0xD9, 0xDA, 0xE1, 0xED
 _AC = 0x10
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 """Those that end the data of a scan, which restart markers (0xd0 to 0xd7) do not."""
@@ -80,6 +85,47 @@ def held(image: bytes) -> int:
     return 0
 
 
+def check_segments(image: bytes, budget: Budget) -> None:
+    """Draw what reading the segments before the picture takes. Raises DataError where there are far too many.
+
+    Pillow joins those of EXIF data one by one, and copies all that it has for each.
+    """
+    joined, last = 0, 2
+    for marker, segment, end in _segments(image):
+        if marker == _EXIF and segment.startswith(b"Exif"):
+            joined += len(segment)
+            budget.draw(samples=joined)
+        elif marker == _PHOTOSHOP:
+            budget.draw(samples=FILL * segment.count(b"8BIM"))
+        budget.draw(samples=SEGMENT + FILL * max(0, end - len(segment) - 4 - last))
+        if marker == _SCAN:
+            return
+        last = end
+
+
+def visited(image: bytes) -> int:
+    """Return how many samples a decoder visits for a picture in several scans, or more where they are few anyway.
+
+    Each scan of a progressive picture goes over all samples of its components, however few bytes it has, and nothing
+    bounds how often the same one comes. 0 for the usual single scan, whose samples are visited once.
+    """
+    if not held(image):
+        return 0
+    frame, samples = b"", 0
+    for marker, segment, _ in _segments(image):
+        if marker in _FRAMES:
+            frame = segment
+            most = image.count(b"\xff\xda") * _samples(frame)
+            if most <= limits.SAMPLES // 2:
+                return most  # without looking for the scans, which takes longer
+        elif marker == _SCAN:
+            chosen = segment[1 : 1 + 2 * segment[0] : 2] if segment else b""
+            samples += _samples(frame, chosen)
+            if samples > limits.SAMPLES:
+                break
+    return samples
+
+
 def hole(image: bytes) -> int:
     """Return where a scan's data were overwritten with zeros, or -1.
 
@@ -116,12 +162,13 @@ def _segments(image: bytes) -> Iterator[tuple[int, bytes, int]]:
         yield image[found.end() - 1], image[found.end() + 2 : position], position
 
 
-def _samples(frame: bytes) -> int:
-    """Return how many samples the components of a frame header have together (B.2.2)."""
+def _samples(frame: bytes, chosen: bytes | None = None) -> int:
+    """Return how many samples the components of a frame header have together (B.2.2), or the `chosen` ones."""
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
     across, down = [byte >> 4 for byte in frame[7::3]], [byte & 15 for byte in frame[7::3]]
-    shares = sum(x * y for x, y in zip(across, down)) / max(1, max(across, default=1) * max(down, default=1))
-    return int(height * width * shares)
+    largest = max(1, max(across, default=1) * max(down, default=1))
+    shares = [x * y / largest for x, y in zip(across, down)]
+    return int(height * width * sum(s for s, c in zip(shares, frame[6::3]) if chosen is None or c in chosen))
 
 
 def _first_symbols(segment: bytes) -> dict[int, int]:

@@ -14,7 +14,7 @@ from slip.data.check import words
 from slip.data.check.fingerprints import LOOK, blank, digest, of_image, thumbnail
 from slip.data.decode import decode
 from slip.data.fanout import Tick
-from slip.data.header import header
+from slip.data.header import Kind, header
 from slip.data.record import Source
 from slip.data.tokenizer import Tokenizer
 from slip.errors import DataError
@@ -23,6 +23,8 @@ FINE, DAMAGED, UNREADABLE = range(3)
 """States of a record: its image can be used; it cannot be decoded; the source cannot give the record at all."""
 FORMATS = ("unknown", "pixels", *formats.FORMATS)
 """`pixels`: an array, from a source that renders."""
+DARK = 64
+"""The brightest level, in 8 bits, of pictures of more than 8 bits that are nearly black: 14 bits in a file of 16."""
 MOST_TOKENS = 256
 """Captions are counted up to here."""
 MOST_LISTED = 10_000
@@ -31,12 +33,14 @@ MOST_LISTED = 10_000
 RECORD = np.dtype(
     [
         *(("state", "u1"), ("format", "u1"), ("kinds", "u1"), ("flat", "?")),
+        ("brightest", "u1"),
         *(("width", "u4"), ("height", "u4"), ("bytes", "u4"), ("captions", "u4"), ("key", "u4")),
         *(("content", "u8"), ("look", LOOK)),
     ]
 )
-"""Of each record; `captions` counts the ones that are not empty, `key` the bytes of the key, `content` is the file's
-fingerprint, 0 where there is none, `look` the picture's thumbnail."""
+"""Of each record; `brightest` is the highest level of its picture, in 8 bits, `captions` counts the ones that are not
+empty, `key` the bytes of the key, `content` is the file's fingerprint, 0 where there is none, `look` the picture's
+thumbnail."""
 USELESS, MISREAD, CODE = 1, 2, 4
 """Flags of a caption: see the functions of these names in `words`."""
 CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("flags", "u1")])
@@ -127,8 +131,11 @@ def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
         head = header(image)
         row["format"] = FORMATS.index(head.format) if head.format in FORMATS else 0
         row["kinds"], row["width"], row["height"] = head.kinds, head.width, head.height
-    row["bytes"] = size
+    row["bytes"], row["brightest"] = size, pixels.max()
     row["look"], row["flat"] = thumbnail(pixels), blank(pixels)
+    if row["kinds"] & Kind.DEEP and row["brightest"] <= DARK:
+        row["kinds"] |= Kind.DARK
+        row["flat"] = pixels.min() == pixels.max()  # there may be a whole picture in what looks black
 
 
 def _read(texts: list[str]) -> np.ndarray:

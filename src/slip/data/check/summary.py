@@ -123,6 +123,11 @@ class Summary:
         kinds = self.records["kinds"][self.fine]
         return {kind: count for kind in Kind if (count := int((kinds & kind > 0).sum()))}
 
+    @property
+    def dark(self) -> np.ndarray:
+        """Positions of nearly black images of more than 8 bits."""
+        return np.flatnonzero(self.fine & (self.records["kinds"] & Kind.DARK > 0))
+
     @cached_property
     def flat(self) -> np.ndarray:
         """Positions of blank images."""

@@ -227,8 +227,25 @@ def _pictures(summary: Summary) -> Iterator[Finding]:
             f"Reading takes longer than it needs to: `slip data convert --short-side 256` leaves "
             f"{percent(min(1.0, shrunk / pixels))} of the pixels.",
         )
+    yield _dark(summary, fine)
     for kind, count in summary.kinds().items():
-        yield Finding(KNOW, _KINDS[kind][0], count, fine, _KINDS[kind][1])
+        if kind in _KINDS:
+            yield Finding(KNOW, _KINDS[kind][0], count, fine, _KINDS[kind][1])
+
+
+def _dark(summary: Summary, fine: int) -> Finding:
+    """The finding of pictures whose levels fill a small low part of what their file can hold."""
+    brightest = int(summary.records["brightest"][summary.dark].max(initial=0))
+    bits = next(bits for bits in (8, 10, 12, 14) if brightest <= round(255 * (2**bits - 1) / 65535))
+    return Finding(
+        FIX,
+        "Nearly black images of more than 8 bits a channel",
+        len(summary.dark),
+        fine,
+        f"None of their levels is above {percent((brightest + 0.5) / 255)} of white, as in {bits}-bit data in a 16-bit "
+        f"file, and they are trained on as they are: nearly black. Multiply their levels by {2 ** (16 - bits)} first "
+        f"(with ImageMagick: mogrify -evaluate multiply {2 ** (16 - bits)} FILES).",
+    )
 
 
 def _captions(summary: Summary) -> Iterator[Finding]:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from slip.data.limits import FILE_BYTES
 from slip.data.record import Record
 from slip.data.sources.options import Misfit
 from slip.data.storage.shared import Shared
 from slip.errors import DataError
-
-MAX_BYTES = 1_000_000_000
-"""Larger files are refused: no picture that can be decoded needs as much."""
 
 PROBED = 8
 """Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
@@ -151,17 +149,17 @@ class ImageFiles:
 def read_image(path: str) -> bytes:
     """Return the file's bytes.
 
-    Raises DataError when there is no such file, it cannot be read, is not a regular one, or has more than MAX_BYTES.
+    Raises DataError when there is no such file, it cannot be read, is not a regular one, or has more than FILE_BYTES.
     """
     try:
         status = os.stat(path)  # before it is opened: a named pipe would block until somebody writes to it
         if not stat.S_ISREG(status.st_mode):
             raise DataError("The image file cannot be read", got=path, cause="It is a folder, pipe or device")
-        if status.st_size > MAX_BYTES:
+        if status.st_size > FILE_BYTES:
             raise DataError(
                 "The image file is too large",
                 got=f"{path}, {status.st_size / 1e6:,.0f} MB",
-                cause=f"More than {MAX_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
+                cause=f"More than {FILE_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
                 fix="Store it smaller",
             )
         with open(path, "rb") as file:
