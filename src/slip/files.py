@@ -13,6 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+RUN_FILE = 64 << 20
+"""Bytes of a JSON or TOML file, or of a line of one, that is read: a run's own have some kilobytes."""
+LARGEST = 2**63
+"""Whole numbers are below it: nothing that is counted here comes near, and floats and tensors hold no more."""
+
 TEMPORARY = ".writing-"
 """Prefix of names that are not finished; safe to delete."""
 
@@ -43,6 +48,44 @@ def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
     return data
+
+
+def read_json(path: str | os.PathLike[str], most: int = RUN_FILE) -> Any:
+    """Return what a JSON file holds. Raises OSError as `read_whole` does, ValueError as `parse_json` does."""
+    return parse_json(read_whole(path, most))
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return the value of JSON text that anybody may have written.
+
+    Raises ValueError for whatever is none: other bytes than UTF-8, values within values without end, whole numbers
+    that nothing here could hold. Halves of characters in texts (`"\\ud800"`), which can be neither printed nor
+    written, become `?`.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
+        value = json.loads(text, parse_int=_whole_number)
+        return _whole_characters(value) if "\\ud" in text or "\\uD" in text else value
+    except RecursionError:
+        raise ValueError("Its values lie within each other too deeply") from None
+
+
+def _whole_number(digits: str) -> int:
+    number = int(digits) if len(digits) <= 20 else LARGEST
+    if not -LARGEST <= number < LARGEST:
+        raise ValueError(f"A whole number of {len(digits)} digits is too large")
+    return number
+
+
+def _whole_characters(value: Any) -> Any:
+    """Return a JSON value without halves of characters."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
+    return value
 
 
 @cache
@@ -84,8 +127,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` of indented JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """`write_bytes` of indented JSON, in UTF-8; names of files that are no UTF-8 keep their bytes, as JSON escapes."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def sync(path: Path) -> None:

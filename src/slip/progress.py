@@ -6,11 +6,18 @@ import math
 import time
 from typing import TYPE_CHECKING, Self
 
+from slip.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 30.0
 """Without a terminal (a log file), a line of text this often."""
+
+
+def say(console: Console, text: str) -> None:
+    """Print text as it is: `[b]` and `:smile:` are parts of names, and control characters are spelled out."""
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Bar:
@@ -33,7 +40,7 @@ class Bar:
         from rich import console as consoles
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.title, self.total, self.done, self.numbers = title, total, done, ""
+        self.title, self.total, self.done, self.numbers = printable(title), total, done, ""
         self.console = console or consoles.Console(stderr=True, quiet=not shown)
         self.live = shown and self.console.is_terminal
         self._progress = Progress(
@@ -42,7 +49,7 @@ class Bar:
             TextColumn("{task.fields[numbers]}", markup=False), TextColumn("ETA"), TimeRemainingColumn(compact=True),
             console=self.console, refresh_per_second=4, transient=transient, disable=not self.live,
         )  # fmt: skip
-        self._task = self._progress.add_task(title, total=total, completed=done, numbers="")
+        self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="")
         self._progress.start()
 
     def __enter__(self) -> Self:
@@ -77,7 +84,7 @@ class PlainLines:
     def say(self, text: str) -> None:
         if not self.console.is_terminal and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
             self.wait()
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(self.console, text)
 
 
 class Progress(Bar):

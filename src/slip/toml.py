@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slip.config import Config
-from slip.errors import ConfigError, did_you_mean
+from slip.errors import ConfigError, did_you_mean, shortened
+from slip.files import LARGEST, read_whole
+
+LONGEST = 1 << 18
+"""Bytes of a configuration file that is read; ours have three thousand."""
+MOST_DOTS = 1000
+"""In a line of it. The parser's work and memory grow with the square of a key's parts: 256 kB of `a.a.a.a` take all
+there is."""
 
 MOVED = {"training.tensorboard": "tracking.tensorboard"}
 """Where keys of earlier versions are now, so that their run folders can still be read."""
@@ -29,10 +36,23 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def dumps(config: Config) -> str:
-    """Return the configuration as TOML text that `loads` reads back to an equal one."""
+    """Return the configuration as TOML text that `loads` reads back to an equal one.
+
+    Raises ConfigError for texts that no file in UTF-8 can hold.
+    """
     import tomli_w
 
-    return tomli_w.dumps(to_dict(config))
+    text = tomli_w.dumps(to_dict(config))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "A value cannot be written into a configuration file",
+            got=text[max(0, error.start - 60) : error.end + 20],
+            cause="It has characters that are no text, as a name of a file has that is not in UTF-8",
+            fix="Rename the file or folder",
+        ) from None
+    return text
 
 
 def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:
@@ -45,6 +65,7 @@ def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where:
     changes = {}
     for key, value in data.items():
         if key not in hints:
+            key = shortened(key, 60)
             raise ConfigError(f"Unknown configuration key '{where}{key}'", fix=did_you_mean(key, hints))
         hint, current = hints[key], getattr(base, key)
         if dataclasses.is_dataclass(hint):
@@ -59,9 +80,15 @@ def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where:
 def loads(text: str, base: Config | None = None) -> Config:
     """Parse TOML text into a configuration; keys left out keep the value of `base`."""
     try:
+        if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
+            raise RecursionError
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("The configuration is not valid TOML", cause=str(error)) from None
+    except ValueError as error:  # also of a number of more digits than Python converts
+        raise ConfigError("The configuration is not valid TOML", cause=shortened(str(error))) from None
+    except RecursionError:
+        raise ConfigError(
+            "The configuration is not valid TOML", cause="Its values lie within each other too deeply"
+        ) from None
     _move(data)
     return from_dict(data, Config, base)
 
@@ -71,15 +98,17 @@ def _move(data: dict[str, Any]) -> None:
     for old, new in MOVED.items():
         (section, key), (target, name) = old.split("."), new.split(".")
         if isinstance(data.get(section), dict) and key in data[section]:
-            data.setdefault(target, {})[name] = data[section].pop(key)
+            value = data[section].pop(key)
+            if isinstance(data.setdefault(target, {}), dict):  # else `from_dict` says what is wrong with it
+                data[target][name] = value
 
 
 def load(path: str | Path) -> Config:
     """Read a configuration file written by `dumps` or by hand."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_whole(path, LONGEST).decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, ValueError) as error:
         raise ConfigError(
             "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
         ) from None
@@ -102,10 +131,11 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return tuple(_coerce(v, a, where) for v, a in zip(value, args))
     if origin is Literal:
         if value not in args:
-            raise ConfigError(
-                f"'{where}' has no choice {value!r}", fix=did_you_mean(str(value), map(str, args))
-            )
+            given = shortened(str(value), 60)
+            raise ConfigError(f"'{where}' has no choice {given!r}", fix=did_you_mean(given, map(str, args)))
         return value
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise ConfigError(f"'{where}' takes no number of so many digits", got=len(str(abs(value))))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -40,7 +40,7 @@ def test_a_broken_evaluation_does_not_cost_the_weights(tmp_path, toy_source, tin
 
 
 def test_a_step_is_safe_before_it_is_measured(tmp_path, toy_source, tiny_config) -> None:
-    """It is on disk when the evaluation begins, the last one too; a run that is asked to stop then ends well."""
+    """It is on disk when the evaluation begins, the last one too: a run that is asked to stop then leaves at once."""
     checkpoints, seen = tmp_path / "run" / "checkpoints", []
 
     def measure(_):
@@ -55,10 +55,12 @@ def test_a_step_is_safe_before_it_is_measured(tmp_path, toy_source, tiny_config)
 
     default = signal.signal(signal.SIGTERM, killed)
     try:
-        train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+        with pytest.raises(Interrupted, match="after step 16 of 16"):
+            train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+        train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, resume=True, console=QUIET)
     finally:
         signal.signal(signal.SIGTERM, default)
-    assert seen == [("step-00000008", None), ("step-00000016", None)]
+    assert seen == [("step-00000008", None), ("step-00000016", None), ("step-00000016", None)]
     assert checkpoint.read_state(checkpoints / "step-00000016")["score"] == 0.5
 
 
@@ -87,11 +89,8 @@ def test_a_run_killed_about_an_evaluation_has_it_once(
         patch.setattr(state.State, "save", killed)
         if when == "before":
             interrupt_after(patch, step)
-        if (when, step) == ("before", 16):  # it is done then, and ends as if nobody had asked
+        with pytest.raises((Killed, Interrupted)):
             train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
-        else:
-            with pytest.raises((Killed, Interrupted)):
-                train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
     for _ in range(2):
         run = train(tiny_config, toy_source, tmp_path / "run", evaluate=measure, resume=True, console=QUIET)
     lines = [line for line in read_lines(run.path / "metrics.jsonl") if "evaluation" in line]

@@ -83,6 +83,7 @@ def run(config: Config, out: str, resume: bool) -> None:
 
     from slip.evaluation import suite
     from slip.processes import joined
+    from slip.progress import say
     from slip.training.loop import train
     from slip.training.precision import choose_device
 
@@ -102,7 +103,7 @@ def run(config: Config, out: str, resume: bool) -> None:
         results = suite.read(folder.path / "results.json") if processes.first else []
         if results:
             print(suite.table(results))
-        console.print(f"  done: {folder.path}", highlight=False)
+        say(console, f"  done: {folder.path}")
 
 
 def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:

@@ -141,9 +141,7 @@ class Loader:
                     parts = (_next(pieces) for _ in range(count))
                     yield _joined(builder.empty(position, builder.rows, room), parts)
         finally:
-            # At once rather than by the garbage collector, which may find the processes' handles already closed and
-            # then waits for each of them in vain. DataLoader has no public way.
-            getattr(pieces, "_shutdown_workers", lambda: None)()
+            _end(pieces)
 
 
 def default_workers() -> int:
@@ -213,6 +211,20 @@ def _next(pieces: Iterator[dict[str, Any]]) -> dict[str, Any]:
     built["parameters"] = {name: torch.as_tensor(drawn) for name, drawn in built["parameters"].items()}
     built["tokens"] = None if built["tokens"] is None else torch.as_tensor(built["tokens"])
     return built
+
+
+def _end(pieces: Iterator[dict[str, Any]]) -> None:
+    """End the loader processes at once, whatever they wait for; DataLoader has no public way.
+
+    DataLoader itself would wait for each of them for five seconds, and the garbage collector may find their handles
+    already closed.
+    """
+    if getattr(pieces, "_worker_pids_set", False):  # else their end would be taken for a failure
+        torch.utils.data._utils.signal_handling._remove_worker_pids(id(pieces))
+        pieces._worker_pids_set = False  # type: ignore[attr-defined]
+    for worker in getattr(pieces, "_workers", ()):
+        worker.kill()
+    getattr(pieces, "_shutdown_workers", lambda: None)()
 
 
 def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slip.models.model import Model, build
+from slip.models.model import Model, build, without_weights
 
-__all__ = ["Model", "build"]
+__all__ = ["Model", "build", "without_weights"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -157,6 +158,11 @@ def build(
     ConfigError on an unknown embedding or a model that cannot be made.
     """
     return Model(config, size, embeddings, views)
+
+
+def without_weights(config: ModelConfig) -> ModelConfig:
+    """Return the same model to be built for weights that are put in afterwards: none are fetched for it."""
+    return replace(config, image=replace(config.image, pretrained=False))
 
 
 def _need(part: Part | None) -> Part:

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from slip.data.tokenizer import Tokenizer
 from slip.training.optimizer import set_learning_rate
 from slip.training.precision import overflowed
 from slip.training.schedule import learning_rate
+from slip.training.signals import Stopped, StopSignal
 from slip.training.state import State
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.transfer import on_device
@@ -38,6 +40,7 @@ class Learner:
         self.state, self.source, self.ssl, self.objective, self.say = state, source, ssl, objective, say
         self.config, self.processes, self.device = state.plan.config, state.processes, state.plan.device
         self.parallel, self.model = state.parallel, state.parallel.model
+        self.stop = StopSignal()
         work = Work(self.config, objective, state.plan.needs)
         peak_flops, *_ = peak(self.device, state.plan.dtype)
         self.speed = Speed(self.device, work, peak_flops, self.processes.world)
@@ -67,10 +70,20 @@ class Learner:
         return on_device(iter(loader), self.device, count)
 
     def take_step(self, batches: Iterator[Batch]) -> float:
-        """Wait for a batch and train on it; return the seconds that both took."""
+        """Wait for a batch and train on it; return the seconds that both took.
+
+        Raises Stopped, on all processes and before the step has begun, when one of them is asked to stop while it
+        waits. Each says whether it has its batch before any begins the step, in which they wait for each other.
+        """
         started = time.perf_counter()
-        batch = next(batches)
+        batch = None
+        with suppress(Stopped), self.stop.interrupts():
+            batch = next(batches)
         waited = time.perf_counter() - started
+        with self.speed.phases("communication"):
+            (stopped,) = self.processes.any(batch is None)
+        if batch is None or stopped:
+            raise Stopped
         self._train_step(batch)
         seconds = time.perf_counter() - started
         self.speed.add(batch, seconds, waited)

@@ -8,32 +8,33 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from slip import progress
 from slip.config import Config
 from slip.data.decode import check_decoder
 from slip.data.identity import identify
 from slip.data.order import epoch_length
 from slip.data.record import Source
 from slip.encoder import Encoder
-from slip.errors import ConfigError, TrainingError, did_you_mean
+from slip.errors import TrainingError, did_you_mean
 from slip.files import write_json
-from slip.models import Model, build
+from slip.models import Model, build, without_weights
 from slip.objectives import parse
 from slip.processes import Processes, joined
 from slip.training.budget import Rehearsal
 from slip.training.learner import Learner
 from slip.training.parallel import parallelise
-from slip.training.plan import check_ssl, make_plan
+from slip.training.plan import Plan, check_ssl, make_plan
 from slip.training.precision import choose_device
 from slip.training.prepare import prepare
+from slip.training.saving import checkpoint
 from slip.training.saving.run import RunFolder
-from slip.training.signals import stop_signals
+from slip.training.signals import Stopped, stop_signals
 from slip.training.state import State
 from slip.training.watching.profiling import profiling
 from slip.training.watching.tracking import ProgressLine, Tracker, check_trackers, open_trackers
@@ -96,28 +97,47 @@ def _train(
         check_ssl(objective.needs)
     check_decoder(config.data.decoder)
     check_trackers(config.tracking)
+    with ExitStack() as stack:
+        with processes.together():
+            if processes.first:
+                run.check_new(resume)
+                stack.enter_context(run.locked())
+                run.check_new(resume)  # another process may have made one meanwhile
+        return _train_alone(plan, objective, source, run, ssl, evaluate, console, processes)
+
+
+def _train_alone(
+    plan: Plan,
+    objective: Any,
+    source: Source,
+    run: RunFolder,
+    ssl: Source | None,
+    evaluate: Callable[[Encoder], Sequence[Any]] | None,
+    console: Console,
+    processes: Processes,
+) -> RunFolder:
+    """`_train` in a folder that no other run works in."""
+    config, begun = plan.config, False
     data: dict[str, Any] = {}
     with processes.together():
         if processes.first:
-            if run.exists() and not resume:
-                raise ConfigError(
-                    "The run folder already holds a run",
-                    got=str(run.path),
-                    fix="Continue it with --resume, or choose another folder with --out",
-                )
             data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
             if run.exists():
                 run.check_same(config, data)
+                begun = checkpoint.any_there(run.checkpoints)
             else:
                 run.check_unused()
+    (begun,) = processes.any(begun)
     torch.manual_seed(config.training.seed)
-    model = build(config.model, config.views.size, objective.needs, config.views).to(plan.device)
+    shape = without_weights(config.model) if begun else config.model
+    model = build(shape, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, config.training)
     with processes.together():
         if processes.first:
+            words = describe(plan, model, run.path, source, ssl)
             if not run.exists():
                 run.create(config, data)
-            console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+            progress.say(console, words)
     parallel = parallelise(
         model,
         config.training.parallel,
@@ -164,20 +184,21 @@ class _Session:
         """Turn a budget of time into a number of steps: time a few, undo them, plan (see `slip.training.budget`)."""
         state = self.state
         state.save()
-        rehearsal, stopped = Rehearsal(state.plan.seconds), False
-        with stop_signals() as stop, closing(self.learner.batches()) as batches:
-            while not (rehearsal.done or stopped):
-                (seconds,) = self.processes.mean([self.learner.take_step(batches)])
-                rehearsal.add(seconds)
-                (stopped,) = self.processes.any(stop.is_set())
-        state.writer.finish()
-        state.restore()
-        self.learner.speed.take()
-        if stopped:
+        rehearsal = Rehearsal(state.plan.seconds)
+        try:
+            with stop_signals(self.learner.stop), closing(self.learner.batches()) as batches:
+                while not rehearsal.done:
+                    (seconds,) = self.processes.mean([self.learner.take_step(batches)])
+                    rehearsal.add(seconds)
+        except Stopped:
+            state.writer.finish()
             raise Interrupted(
                 "Stopped while the first steps were timed",
                 fix="Start again with the same command and --resume",
-            )
+            ) from None
+        state.writer.finish()
+        state.restore()
+        self.learner.speed.take()
         state.plan = state.plan.of_steps(rehearsal.fitting())
         state.save()
         timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
@@ -194,7 +215,7 @@ class _Session:
         self.progress = ProgressLine(self.console, state.step, plan.steps)
         self.trackers.append(self.progress)
         state.saved_at = time.monotonic()
-        with stop_signals() as stop:
+        with stop_signals(self.learner.stop):
             if state.step == plan.steps:
                 state.save()  # a kill may have come between the last checkpoint and counts.json
             if self._due():
@@ -205,15 +226,28 @@ class _Session:
                 )
                 batches = stack.enter_context(closing(self.learner.batches()))
                 while state.step < plan.steps:
-                    self.learner.take_step(batches)
+                    try:
+                        self.learner.take_step(batches)
+                    except Stopped:
+                        state.save()
+                        self._leave()
                     profiled()
-                    self._after_step(stop)
+                    self._after_step()
             self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
             if state.measured_at != state.step:
                 self._evaluate()
             state.writer.finish()
 
-    def _after_step(self, stop: Event) -> None:
+    def _leave(self) -> NoReturn:
+        """Raise Interrupted when the state, of which a save has begun, is on disk."""
+        state = self.state
+        state.writer.finish()
+        raise Interrupted(
+            f"Stopped after step {state.step:,} of {state.plan.steps:,}; the state is saved in {self.run.path}",
+            fix="Continue with the same command and --resume",
+        )
+
+    def _after_step(self) -> None:
         """Log, save and measure what is to be after this step; leave when a process was asked to stop."""
         state, plan, config = self.state, self.state.plan, self.config
         self.progress.advance(state.step)
@@ -222,18 +256,14 @@ class _Session:
         if last or state.step % config.training.log_every == 0:
             self._log(state.window.take() | self.learner.speed.take() | state.counts)
         late = bool(minutes) and time.monotonic() - state.saved_at > minutes * 60
-        late, stopped, writing = self.processes.any(late, stop.is_set(), state.writer.busy)
+        late, stopped, writing = self.processes.any(late, self.learner.stop.asked, state.writer.busy)
         if not writing:
             state.writer.settle()
         in_turn = bool(every) and state.step % every == 0
         if last or in_turn or late or stopped or due:
             state.save()
         if stopped and not last:
-            state.writer.finish()
-            raise Interrupted(
-                f"Stopped after step {state.step:,} of {plan.steps:,}; the state is saved in {self.run.path}",
-                fix="Continue with the same command and --resume",
-            )
+            self._leave()
         if due:
             self._evaluate()
 
@@ -267,10 +297,17 @@ class _Session:
         state = self.state
         state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
         self.progress.measuring()
-        weights = state.parallel.whole_weights()
+        weights, stopped = state.parallel.whole_weights(), False
         with self.processes.together():
             if self.processes.first:
-                self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
+                try:
+                    with self.learner.stop.interrupts():
+                        self._measure(self.evaluate, Encoder(self._plain_model(weights), self.config))
+                except Stopped:  # a run that goes on from this state measures it
+                    stopped = True
+        (stopped,) = self.processes.any(stopped)
+        if stopped:
+            self._leave()
         state.measured_at = state.step
         state.save()
 
@@ -290,11 +327,11 @@ class _Session:
         """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""
         if self.processes.world == 1:
             return self.model
-        model = build(self.config.model, self.config.views.size, self.state.plan.needs)
+        model = build(without_weights(self.config.model), self.config.views.size, self.state.plan.needs)
         model.load_state_dict(weights)
         weights.clear()
         return model.to(self.state.plan.device)
 
 
 def _say(console: Console, words: str) -> None:
-    console.print(textwrap.indent(words, "  "), highlight=False, soft_wrap=True, markup=False)
+    progress.say(console, textwrap.indent(words, "  "))

@@ -1,4 +1,4 @@
-"""Being asked to stop, between two steps."""
+"""Being asked to stop: between two steps, and while a step's batch is waited for."""
 
 from __future__ import annotations
 
@@ -6,24 +6,54 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """Raised out of what was waited for when this process is asked to stop; no error, hence no Exception."""
+
+
+class StopSignal:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waiting = False
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Take note of a signal; the handler of SIGTERM and SIGINT."""
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        if self._waiting:
+            self._waiting = False  # once: what is done about it must not be interrupted
+            raise Stopped
+
+    @contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Within, being asked to stop raises Stopped at once, wherever the main thread is; on entering, if it was before.
+
+        Python looks at signals between its instructions and where it waits: a library's function that computes is
+        first computed to its end.
+        """
+        self._waiting = True
+        try:
+            if self.asked:
+                raise Stopped
+            yield
+        finally:
+            self._waiting = False
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Within, SIGTERM and the first Ctrl-C set the event instead of ending the process; a second Ctrl-C ends it."""
-    stop = threading.Event()
+def stop_signals(stop: StopSignal) -> Iterator[None]:
+    """Within, SIGTERM and the first Ctrl-C are noted instead of ending the process; a second Ctrl-C ends it."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
-
-    def handle(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -82,7 +82,7 @@ class State:
             try:
                 self._put_back(checkpoint.read_state(path))
                 self.parallel.load(self.optimizer, path)
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
                 lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise CheckpointError(
                     "The run cannot go on from its newest checkpoint",
@@ -94,15 +94,20 @@ class State:
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
     def _put_back(self, saved: Mapping[str, Any]) -> None:
-        self.step, self.scores = saved["step"], saved["scores"]
-        self.measured_at = saved.get("measured_at", -1)
-        self.nonfinite, self.overflow = saved["counts"]["nonfinite"], saved["counts"].get("overflow", 0)
-        self.nonfinite_in_a_row = saved["nonfinite_in_a_row"]
+        """Take a checkpoint's values over, each of the kind it has to be. Raises what a wrong one causes."""
+        counts, window = saved["counts"], saved["window"]
+        self.step, self.measured_at = int(saved["step"]), int(saved.get("measured_at", -1))
+        self.scores = {str(name): float(score) for name, score in saved["scores"].items()}
+        self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
+        self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
         self.records = Counts(self.lanes, saved.get("records"), self.step)
         self.scaler.load_state_dict(saved.get("scaler", {}))
-        self.window = Window(saved["window"])
-        if self.plan.seconds and saved.get("steps"):
-            self.plan = self.plan.of_steps(saved["steps"])
+        self.window = Window({name: (float(total), int(steps)) for name, (total, steps) in window.items() if steps})
+        steps = saved.get("steps")
+        if self.step > (int(steps) if steps else self.plan.steps):
+            raise ValueError(f"step {self.step:,} lies beyond the run's last one")
+        if self.plan.seconds and steps:
+            self.plan = self.plan.of_steps(int(steps))
 
     def save(self) -> None:
         """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""

@@ -10,6 +10,7 @@ Of a model that is spread over processes, each writes its parts of the two files
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -22,11 +23,13 @@ from typing import Any
 from torch import Tensor
 
 from slip.errors import CheckpointError
-from slip.files import TEMPORARY, sync, write_json
+from slip.files import TEMPORARY, open_regular, read_json, sync, write_json
 from slip.training.saving.tensors import Snapshot, read_tensors
 
 PREFIX = "step-"
-_NAME = re.compile(PREFIX + "[0-9]{8,}")
+_NAME = re.compile(PREFIX + "[0-9]{8,18}")
+_FILES = re.compile(r"(model|optimizer)(-\d{5}-of-\d{5})?\.safetensors")
+"""What a checkpoint's files are called, beside its state: no other is looked at, wherever a name may lead."""
 REPLACED = "-replaced"
 """Suffix of the temporary name of a checkpoint whose step is saved again, until the new one is in its place."""
 DAMAGED = "damaged-"
@@ -121,16 +124,18 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's state.json. Raises CheckpointError when it is not as it was written."""
     try:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        state = read_json(checkpoint / "state.json")
+        step = state.get("step") if isinstance(state, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
             raise ValueError("It is not the state of a step")
         crc = state.pop("crc", None)  # earlier versions wrote none
         if crc is not None and (crc != _crc(state) or not state.get("checksums")):
             raise ValueError("It is damaged")
-        if not isinstance(state.get("checksums", {}), dict):
+        checksums = state.get("checksums", {})
+        if not isinstance(checksums, dict) or not all(map(_FILES.fullmatch, checksums)):
             raise ValueError("Its checksums are damaged")
-        if _NAME.fullmatch(checkpoint.name) and checkpoint.name != path_of(Path(), state["step"]).name:
-            raise ValueError(f"It is that of step {state['step']}")
+        if _NAME.fullmatch(checkpoint.name) and checkpoint.name != path_of(Path(), step).name:
+            raise ValueError(f"It is that of step {step}")
     except (OSError, ValueError) as error:
         raise CheckpointError(
             "The checkpoint's state cannot be read",
@@ -147,11 +152,7 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
     Those that are not are passed over and renamed, and `damaged` is told why. Raises the newest one's CheckpointError
     when none is good: going back to the beginning is for people to decide.
     """
-    for replaced in folder.glob(f"{TEMPORARY}{PREFIX}*{REPLACED}"):  # by a process that was killed in between
-        final = folder / replaced.name.removeprefix(TEMPORARY).removesuffix(REPLACED)
-        if not final.exists():
-            with _writing(folder, step_of(final)):
-                os.rename(replaced, final)
+    put_back(folder)
     passed: list[tuple[Path, CheckpointError]] = []
     for checkpoint in sorted((p for p in folder.glob(f"{PREFIX}*") if _NAME.fullmatch(p.name)), reverse=True):
         try:
@@ -168,6 +169,21 @@ def newest_good(folder: Path, damaged: Callable[[CheckpointError], None]) -> Pat
         fix = "No other is good. Put a copy in its place, or start a new run with another --out"
         raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix)
     return None
+
+
+def put_back(folder: Path) -> None:
+    """Put back checkpoints that a process was replacing when it was killed. Raises CheckpointError."""
+    for replaced in folder.glob(f"{TEMPORARY}{PREFIX}*{REPLACED}"):
+        final = folder / replaced.name.removeprefix(TEMPORARY).removesuffix(REPLACED)
+        if _NAME.fullmatch(final.name) and not final.exists():
+            with _writing(folder, step_of(final)):
+                os.rename(replaced, final)
+
+
+def any_there(folder: Path) -> bool:
+    """Say whether a run that goes on in `folder` takes its weights from a checkpoint."""
+    put_back(folder)
+    return bool(list_checkpoints(folder))
 
 
 def verify(checkpoint: Path, of: str = "") -> None:
@@ -202,8 +218,10 @@ def best(checkpoints: list[Path]) -> Path | None:
     scored = []
     for checkpoint in checkpoints:
         with suppress(CheckpointError):
-            scored.append((read_state(checkpoint).get("score"), checkpoint))
-    return max(((score, path) for score, path in scored if score is not None), default=(None, None))[1]
+            score = read_state(checkpoint).get("score")
+            if isinstance(score, int | float) and not math.isnan(score):
+                scored.append((score, checkpoint))
+    return max(scored, default=(None, None))[1]
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -246,7 +264,7 @@ def _set_aside(checkpoint: Path) -> str:
 def _checksum(path: Path) -> str:
     """Return size and CRC-32 of a file."""
     checksum, size = 0, 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while part := file.read(2**22):
             checksum, size = zlib.crc32(part, checksum), size + len(part)
     return f"{size} bytes, crc {checksum:08x}"

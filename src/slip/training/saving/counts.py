@@ -59,9 +59,9 @@ class Counts:
         ]
         self.since = step
         if saved is not None:
-            self.since = saved["since"]
+            self.since = int(saved["since"])
             for source, tally in zip(self.sources, saved["tallies"], strict=True):
-                source.tally = Tally(**tally)
+                source.tally = Tally(**{name: int(count) for name, count in tally.items()})
 
     @property
     def state(self) -> dict[str, Any]:

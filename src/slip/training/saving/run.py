@@ -7,6 +7,7 @@ metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
 counts.json     what became of the records of each source, up to the newest checkpoint
 trace.json.gz   what a few steps spent their time on, with `training.profile`
+lock            locked by the process that trains here
 tracker_id      by which trackers elsewhere know the run
 results.json    the final evaluation
 checkpoints/    see `slip.training.saving.checkpoint`
@@ -15,22 +16,24 @@ checkpoints/    see `slip.training.saving.checkpoint`
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slip import toml
 from slip.config import Config
 from slip.data.identity import Identity, differences
 from slip.data.record import Skipped
 from slip.errors import CheckpointError, ConfigError
-from slip.files import write_json, write_text
+from slip.files import open_regular, parse_json, read_json, whole_or_not, write_json, write_text
+from slip.training.saving.lock import held
 
 LIBRARIES = (
     "openslip",
@@ -52,6 +55,8 @@ MAY_CHANGE = (
 """What may differ between a run and its continuation: nothing that the weights depend on but for rounding."""
 PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line of metrics.jsonl or skipped.jsonl; ours have some hundreds."""
 UNWRITTEN = 10_000
 """How many lines of a file wait in memory, at most, for the disk to take them; after that the oldest are lost."""
 
@@ -85,6 +90,26 @@ class RunFolder:
     def exists(self) -> bool:
         return (self.path / "config.toml").is_file()
 
+    def check_new(self, resume: bool) -> None:
+        """Raise ConfigError when there is a run here, unless it is to go on."""
+        if self.exists() and not resume:
+            raise ConfigError(
+                "The run folder already holds a run",
+                got=str(self.path),
+                fix="Continue it with --resume, or choose another folder with --out",
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that trains here, within the block. Raises ConfigError when there is another."""
+        try:
+            lock = ExitStack()
+            lock.enter_context(held(self.path))
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with lock:
+            yield
+
     def check_unused(self) -> None:
         """Raise ConfigError when there are checkpoints of a run whose configuration is gone."""
         if any(self.checkpoints.glob("step-*")):
@@ -103,16 +128,19 @@ class RunFolder:
             # Last, because it makes the folder a run.
             write_text(self.path / "config.toml", toml.dumps(config))
         except OSError as error:
-            raise CheckpointError(
-                "The run folder cannot be written",
-                got=str(self.path),
-                cause=str(error),
-                fix="Choose another with --out",
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            "The run folder cannot be written",
+            got=str(self.path),
+            cause=str(error),
+            fix="Choose another with --out",
+        )
 
     def check_same(self, config: Config, data: Identity) -> None:
         """Raise ConfigError when `config` or the data differ from the run's in something that the weights depend on."""
-        known = self._data()
+        known = self._data(data)
         may_change = MAY_CHANGE if known is None else (*MAY_CHANGE, *PLACES)
         old, new = _flat(toml.to_dict(self.config)), _flat(toml.to_dict(config))
         changed = [
@@ -133,18 +161,21 @@ class RunFolder:
                 fix="Give it the data it had, which may lie elsewhere by now, or start a new run with another --out",
             )
 
-    def _data(self) -> Identity | None:
-        """Return what the run's data were; None for a run of an earlier version, which did not write it down."""
+    def _data(self, now: Identity) -> Identity | None:
+        """Return what the run's data were, to be compared with those of `now`.
+
+        None for a run of an earlier version, which did not write it down, and where it cannot be read, which is said.
+        """
         path = self.path / "data.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                "What data the run had cannot be read",
-                got=str(path),
-                cause=str(error),
-                fix="Delete the file to go on without comparing the data",
-            ) from None
+            known = read_json(path)
+            differences(known, now)
+            return known
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            self.say(f"warning: whether these are the run's data is not known, {path} cannot be read: {error}")
+            return None
 
     def rewind(self, step: int, *, measured: bool) -> None:
         """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's.
@@ -154,14 +185,12 @@ class RunFolder:
         self._unwritten.clear()
         for name in ("metrics.jsonl", "skipped.jsonl"):
             path = self.path / name
-            if path.is_file():
-                kept = [
-                    line
-                    for line in read_lines(path)
-                    if line["step"] < step + (measured or "evaluation" not in line)
-                ]
-                with _writing(self.path, name):
-                    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            if not path.exists():
+                continue
+            with _writing(self.path, name), open_regular(path) as file, whole_or_not(path) as kept:
+                others = _copy(file, kept, lambda line: _is_before(line, step, measured))
+            if others:
+                self.say(f"warning: {others:,} lines of {name} were none of a run, and are left out")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         self._append("metrics.jsonl", [line])
@@ -213,14 +242,46 @@ def _writing(folder: Path, name: str) -> Iterator[None]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a .jsonl file; a last line that a kill cut in half is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Read a .jsonl file, but for lines that are no JSON object, as a kill or a power failure leaves them."""
+    with open_regular(path) as file:
+        return [line for text in lines_of(file) if (line := parse_line(text)) is not None]
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file, longer ones than LONGEST_LINE in pieces."""
+    while text := file.readline(LONGEST_LINE):
+        yield text
+
+
+def parse_line(text: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a line is, None where it is none."""
+    try:
+        line = parse_json(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _copy(file: IO[bytes], kept: IO[bytes], wanted: Callable[[dict[str, Any]], bool]) -> int:
+    """Copy the lines that are wanted as they are; return how many were none of a run, but for half a line at the end."""
+    others = 0
+    for text in lines_of(file):
+        line = parse_line(text)
+        if line is None or not is_number(line.get("step")):
+            others += bool(text.strip()) and text.endswith(b"\n")
+        elif wanted(line):
+            kept.write(text.rstrip(b"\n") + b"\n")
+    return others
+
+
+def _is_before(line: dict[str, Any], step: int, measured: bool) -> bool:
+    """Whether a line was written before checkpoint `step`; see `RunFolder.rewind`."""
+    return line["step"] < step + (measured or "evaluation" not in line)
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value read from JSON is a usable number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def versions() -> dict[str, str]:

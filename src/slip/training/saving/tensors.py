@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from slip.errors import CheckpointError
-from slip.files import sync
+from slip.files import open_regular, sync
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,18 @@ def read_into(checkpoint: Path, places: Mapping[str, Tensor]) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the file of that name, or all its parts."""
+    """Return the file of that name, or all its parts. Raises OSError where one is none that can be read."""
     if path.exists():
+        open_regular(path).close()
         return [path]
     parts = sorted(path.parent.glob(f"{path.stem}-*-of-*.safetensors"))
     if not parts:
         raise FileNotFoundError("There is no such file")
-    number = int(parts[0].stem.rpartition("-")[2])
-    if len(parts) != number:
-        raise FileNotFoundError(f"There are {len(parts)} of its {number} parts")
+    number = parts[0].stem.rpartition("-")[2]
+    if number != f"{len(parts):05}":
+        raise FileNotFoundError(f"There are {len(parts)} of its {number.lstrip('0')} parts")
+    for part in parts:
+        open_regular(part).close()
     return parts
 
 

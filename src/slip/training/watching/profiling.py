@@ -12,6 +12,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from slip.files import TEMPORARY
+from slip.progress import say
 from slip.training.saving.run import RunFolder
 
 TRACE = "trace.json.gz"
@@ -54,7 +55,7 @@ def profiling(
     finally:
         if done <= WARM_UP:
             said = f"of a run's steps the first {WARM_UP} are not recorded, and this one had {done}"
-            console.print(f"  no trace: {said}", highlight=False)
+            say(console, f"  no trace: {said}")
 
 
 def _write(recording: profile, run: RunFolder, console: Console) -> None:
@@ -65,12 +66,12 @@ def _write(recording: profile, run: RunFolder, console: Console) -> None:
         recording.export_chrome_trace(str(temporary))
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        console.print(f"  the trace could not be written: {error}", highlight=False, soft_wrap=True)
+        say(console, f"  the trace could not be written: {error}")
         return
     finally:
         temporary.unlink(missing_ok=True)
-    console.print(f"  trace: {path} (open it in https://ui.perfetto.dev)", highlight=False, soft_wrap=True)
-    console.print(expensive(recording), highlight=False, soft_wrap=True, markup=False)
+    say(console, f"  trace: {path} (open it in https://ui.perfetto.dev)")
+    say(console, expensive(recording))
 
 
 def expensive(recording: profile) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -13,11 +15,12 @@ from rich.console import Console
 from slip import toml
 from slip.config import Config, TrackingConfig
 from slip.errors import ConfigError
-from slip.files import write_text
+from slip.files import read_whole, write_text
 from slip.progress import Bar, PlainLines
 from slip.training.saving.run import RunFolder
 
 T = TypeVar("T")
+_ID = re.compile("[0-9a-f]{12}")
 
 
 class Tracker(Protocol):
@@ -166,9 +169,12 @@ def numbers(line: dict[str, Any]) -> dict[str, float]:
 def tracker_id(run: RunFolder) -> str:
     """Return the name by which other places know this run, drawn once and kept in its folder."""
     path = run.path / "tracker_id"
-    if not path.is_file():
-        write_text(path, secrets.token_hex(6))
-    return path.read_text(encoding="utf-8")
+    with suppress(OSError, ValueError):
+        if _ID.fullmatch(kept := read_whole(path, 1000).decode()):
+            return kept
+    drawn = secrets.token_hex(6)  # anew where it is damaged: the run goes on as another one there
+    write_text(path, drawn)
+    return drawn
 
 
 class ProgressLine(Bar):
