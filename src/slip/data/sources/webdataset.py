@@ -143,7 +143,7 @@ class TarShards:
                 raise Misfit(
                     "image_column",
                     f"No sample of {self.name} has a picture that ends in '.{self._wanted.picture}'",
-                    cause="\n".join(self.contents.reasons()[:5]),
+                    cause="; ".join(self.contents.reasons()[:5]),
                     fix="Give the ending of the samples' pictures with --data.image-column, or leave it out",
                 )
             raise self._no_images()
