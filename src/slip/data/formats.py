@@ -67,6 +67,16 @@ NOT_READ = frozenset(
 """Extensions of pictures and films that are not read: whoever has some would miss them."""
 
 
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+
+
+def is_picture(beginning: bytes) -> bool:
+    """Whether a file that begins so is a picture, whatever its name: of the formats that begin unmistakably."""
+    boxed = beginning[4:8] == b"ftyp" and beginning[8:12] in (b"avif", b"heic", b"heix", b"mif1")
+    webp = beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP"
+    return beginning.startswith(_BEGINNINGS) or boxed or webp
+
+
 def image_endings() -> str:
     """Return the extensions as people read them: `.avif, .bmp, …`."""
     return ", ".join(f".{extension}" for extension in sorted(EXTENSIONS))
