@@ -48,4 +48,4 @@ def test_the_table_is_whole():
     assert set(TOLD) == {"unknown", "pixels", *FORMATS}
     assert FORMATS.keys() >= STORED
     assert sum(map(len, FORMATS.values())) == len(EXTENSIONS)
-    assert image_endings().split(", ")[:2] == [".avif", ".bmp"]
+    assert image_endings().split(", ")[:2] == [".apng", ".avif"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, TypeVar
 
-from slip.errors import ConfigError, printable
+from slip.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -14,9 +16,13 @@ T = TypeVar("T")
 
 
 def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str = "") -> T:
-    """Parse `argv` into dataclass `cls`; a wrong option ends the process with status 2 and a suggestion."""
+    """Parse `argv` into dataclass `cls`; a wrong option ends the process with status 2 and a suggestion.
+
+    Raises ConfigError for what the shell has made of a pattern that did not stand in quotes.
+    """
     import tyro
 
+    refuse_expanded(argv)
     return tyro.cli(
         cls,
         args=argv,
@@ -25,6 +31,46 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
         description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def refuse_expanded(argv: list[str]) -> None:
+    """Raise ConfigError where files of one ending follow one another in `argv`, which a pattern stands for.
+
+    No command takes such: the shell has put them in the place of the pattern.
+    """
+    for ending, found in groupby(argv, key=lambda word: os.path.splitext(word)[1]):
+        files = list(found)
+        if len(files) < 2 or not ending or not all(map(os.path.isfile, files)):
+            continue
+        if pattern := _pattern(files, ending):
+            raise ConfigError(
+                f"The shell has put {len(files):,} files in the place of a pattern",
+                got=f"{files[0]} … {files[-1]}",
+                cause="Patterns are for this command to expand, and the shell leaves those in quotes alone",
+                fix=f"Put it in quotes: {pattern!r}",
+            )
+
+
+def _pattern(files: list[str], ending: str) -> str:
+    """Return the pattern that the files were probably named by: one for these alone, else for more, else ""."""
+    stems = [file.removesuffix(ending) for file in files]
+    head = stems[0][: sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*stems)))]
+    parts = [part[0] if len({*part}) == 1 else "*" for part in zip(*(file.split("/") for file in files))]
+    anywhere = "/".join([*parts[:-1], f"*{ending}" if parts[-1] == "*" else parts[-1]])
+    listed = f"{head}{{{','.join(stem[len(head) :] for stem in stems)}}}{ending}"
+    patterns = (anywhere, f"{head}*{ending}", listed)
+    found = {pattern: _found(pattern) for pattern in patterns}
+    exact = (pattern for pattern in patterns if found[pattern] == {*files})
+    return next(exact, next((pattern for pattern in patterns if found[pattern] > {*files}), ""))
+
+
+def _found(pattern: str) -> set[str]:
+    from slip.data.storage.paths import find_paths
+
+    try:
+        return set(find_paths(pattern))
+    except DataError:
+        return set()
 
 
 def say_note(source: Source) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 FORMATS = {
-    "JPEG": ("jpg", "jpeg", "jfif"),
-    "PNG": ("png",),
+    "JPEG": ("jpg", "jpeg", "jfif", "jpe", "jif", "jfi"),
+    "PNG": ("png", "apng"),
     "WEBP": ("webp",),
     "GIF": ("gif",),
-    "BMP": ("bmp",),
+    "BMP": ("bmp", "dib"),
     "TIFF": ("tif", "tiff"),
     "PPM": ("ppm", "pgm", "pbm", "pnm"),
-    "JPEG2000": ("jp2", "j2k"),
+    "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
     "AVIF": ("avif",),
 }
 """Pillow's name of a format → the extensions that its files have, lower case, the usual one first.
@@ -20,6 +20,61 @@ Pillow's other formats are rarities, some of which start other programs.
 
 EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extension in extensions)
 """All of them, without the dot."""
+
+
+NOT_READ = frozenset(
+    (
+        *(
+            "heic",
+            "heif",
+            "hif",
+            "jxl",
+            "jxr",
+            "wdp",
+            "svg",
+            "psd",
+            "eps",
+            "ico",
+            "tga",
+            "exr",
+            "hdr",
+            "dds",
+            "pcx",
+            "dng",
+            "raw",
+        ),
+        *(
+            "arw",
+            "cr2",
+            "cr3",
+            "crw",
+            "nef",
+            "nrw",
+            "orf",
+            "raf",
+            "rw2",
+            "pef",
+            "srw",
+            "mp4",
+            "m4v",
+            "mov",
+            "avi",
+            "webm",
+            "mkv",
+        ),
+    )
+)
+"""Extensions of pictures and films that are not read: whoever has some would miss them."""
+
+
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+
+
+def is_picture(beginning: bytes) -> bool:
+    """Whether a file that begins so is a picture, whatever its name: of the formats that begin unmistakably."""
+    boxed = beginning[4:8] == b"ftyp" and beginning[8:12] in (b"avif", b"heic", b"heix", b"mif1")
+    webp = beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP"
+    return beginning.startswith(_BEGINNINGS) or boxed or webp
 
 
 def image_endings() -> str:

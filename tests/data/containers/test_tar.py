@@ -58,17 +58,37 @@ def test_names_of_every_length_in_every_format(tmp_path, write_tar):
             assert member.extended or header_name(data[member.offset - 512 : member.offset]) == member.name
 
 
-def test_skips_what_is_no_regular_file(tmp_path):
+def test_links_and_what_is_no_file(tmp_path):
     path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as tar:
-        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
-            info = tarfile.TarInfo(f"of-kind-{kind.decode()}")
-            info.type, info.linkname = kind, "b.jpg"
-            tar.addfile(info)
-        info = tarfile.TarInfo("b.jpg")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"abc"))
-    assert [m.name for m in members(LocalFile(path))] == ["b.jpg"]
+    for format in FORMATS:
+        target = "n" * (100 if format == tarfile.USTAR_FORMAT else 150)
+        with tarfile.open(path, "w", format=format) as tar:
+            for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+                info = tarfile.TarInfo(f"d/of-kind-{kind.decode()}")
+                info.type, info.linkname = kind, target
+                tar.addfile(info)
+            info = tarfile.TarInfo("b.jpg")
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+        found = list(members(LocalFile(path)))
+        assert [m.name for m in found] == ["d/of-kind-2", "d/of-kind-1", "b.jpg"]
+        assert [m.link for m in found] == [f"d/{target}", target, ""]
+
+
+def test_sparse_files_are_not_read_as_if_they_lay_in_one_piece(tmp_path, write_tar):
+    path = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 600), ("2.jpg", b"y")])
+    data = bytearray(path.read_bytes())
+    data[156:157] = b"S"
+    data[482] = 1  # another block of the map follows
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data[:512] + bytes(512) + data[512:])
+    assert [(m.name, m.sparse) for m in members(LocalFile(path))] == [("1.jpg", True), ("2.jpg", False)]
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("GNUSparseFile.0/1.jpg")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "1.jpg"}
+        tar.addfile(info)
+    assert [(m.name, m.sparse) for m in members(LocalFile(path))] == [("1.jpg", True)]
 
 
 def test_sizes_beyond_the_octal_field(tmp_path):
@@ -81,14 +101,64 @@ def test_sizes_beyond_the_octal_field(tmp_path):
     assert next(members(LocalFile(path))) == Member("big.bin", 512, info.size, False)
 
 
+def heard(path):
+    """The members' names, and the remarks."""
+    remarks: list[str] = []
+    return [m.name for m in members(LocalFile(path), remarks.append)], "\n".join(remarks)
+
+
 def test_one_after_the_other_count_as_one(tmp_path, write_tar):
     a = write_tar(tmp_path / "a.tar", [("1.jpg", b"a")]).read_bytes()
     b = write_tar(tmp_path / "b.tar", [("2.jpg", b"b" * 600)]).read_bytes()
     path = tmp_path / "both.tar"
-    path.write_bytes(a + b)
-    assert [m.name for m in members(LocalFile(path))] == ["1.jpg", "2.jpg"]
+    for first in (a, a[:2048]):  # filled up to a record, and with the end mark alone
+        path.write_bytes(first + b)
+        names, remarks = heard(path)
+        assert names == ["1.jpg", "2.jpg"]
+        assert f"goes on after an end mark, at byte {len(first):,}: 2 archives one after the other" in remarks
     path.write_bytes(a + b"left over from an older file" * 40)
-    assert [m.name for m in members(LocalFile(path))] == ["1.jpg"]
+    names, remarks = heard(path)
+    assert names == ["1.jpg"]
+    assert "1,120 bytes after the end mark" in remarks
+    path.write_bytes(a + bytes(100))
+    assert heard(path) == (["1.jpg"], "")
+    path.write_bytes(a + bytes(2 << 20))
+    assert "a download that was not finished" in heard(path)[1]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("sectors", [1, 2, 8])
+def test_zeros_where_a_header_was(tmp_path, write_tar, format, sectors):
+    """Lost sectors in the middle of a shard: a header, and data or more headers after it."""
+    names = [f"{'n' * (150 if format else 50)}{i}.jpg" for i in range(9)]
+    for size in (5000, 10):
+        path = write_tar(tmp_path / "a.tar", [(name, b"x" * size) for name in names], format)
+        data = bytearray(path.read_bytes())
+        third = list(members(LocalFile(path)))[2].offset - 512
+        data[third : third + 512 * sectors] = bytes(512 * sectors)
+        path.write_bytes(data)
+        try:
+            found, remarks = heard(path)
+        except DataError as error:
+            assert "damaged at byte" in str(error)  # noqa: PT017
+            assert "2 files before it are readable" in str(error)  # noqa: PT017
+        else:  # just a header and its data, no others: as an end mark before another archive
+            assert (size, sectors) == (10, 2)
+            assert len(found) == 8
+            assert "or sectors lost to zeros" in remarks
+
+
+def test_zeros_before_the_last_member(tmp_path, write_tar):
+    path = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 600), ("2.jpg", b"y" * 600)])
+    data = bytearray(path.read_bytes())
+    data[1536:2048] = bytes(512)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged at byte 1,536.*zeros"):
+        heard(path)
+    data[:512] = bytes(512)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged at byte 0"):
+        heard(path)
 
 
 @pytest.mark.parametrize("format", FORMATS)

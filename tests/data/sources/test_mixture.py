@@ -88,6 +88,24 @@ def test_split(spec: str, terms: list) -> None:
     assert split_mixture(spec) == terms
 
 
+def test_names_that_exist_are_not_split(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("C + D", "2 * x", "x", "e"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a + 1.tar").touch()
+    assert split_mixture("C + D/*.tar") == [(1, "C + D/*.tar")]
+    assert split_mixture("C + D/*.tar + e/b.csv") == [(1, "C + D/*.tar"), (1, "e/b.csv")]
+    assert split_mixture("b.csv + C + D + e") == [(1, "b.csv"), (1, "C + D"), (1, "e")]
+    assert split_mixture("0.5 * C + D/*.tar + 2 * x/*.tar") == [(0.5, "C + D/*.tar"), (1, "2 * x/*.tar")]
+    assert split_mixture("2 * x") == [(1, "2 * x")]
+    assert split_mixture("2 * e/*.tar") == [(2, "e/*.tar")]
+    assert split_mixture("e/a + *.tar") == [(1, "e/a + *.tar")]
+    assert split_mixture("e/a + {1..3}.tar + x") == [(1, "e/a + {1..3}.tar"), (1, "x")]
+    assert split_mixture(f"{tmp_path}/C + D/*.tar") == [(1, f"{tmp_path}/C + D/*.tar")]
+    assert split_mixture("C/*.tar + D/*.tar") == [(1, "C/*.tar"), (1, "D/*.tar")]
+    assert split_mixture("**/a + 1.tar") == [(1, "**/a"), (1, "1.tar")]
+
+
 @pytest.mark.parametrize("spec", ["a + ", "+ a", "a + 2 * + b", "2 *", "a +  + b"])
 def test_a_missing_source(spec: str) -> None:
     with pytest.raises(DataError, match="missing"):

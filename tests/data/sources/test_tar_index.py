@@ -12,8 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slip.data.contents import Contents
 from slip.data.sources import tar_index
-from slip.data.sources.tar_index import FOLDER, ShardIndex, decode, encode, index_shards, walk, write_index
+from slip.data.sources.sidecars import Asked
+from slip.data.sources.tar_index import (
+    FOLDER,
+    ShardIndex,
+    Wanted,
+    decode,
+    encode,
+    walk,
+    write_index,
+)
 from slip.data.storage.files import LocalFile, cache_folder, stat
 from slip.data.storage.remote import Stat
 from slip.errors import DataError
@@ -35,7 +45,9 @@ def walked(monkeypatch):
     """The shards that were walked over."""
     paths: list[str] = []
     original = tar_index.members
-    monkeypatch.setattr(tar_index, "members", lambda file: paths.append(file.path) or original(file))
+    monkeypatch.setattr(
+        tar_index, "members", lambda file, remark: paths.append(file.path) or original(file, remark)
+    )
     return paths
 
 
@@ -47,6 +59,12 @@ def shards(tmp_path, write_tar):
     first = write_tar(tmp_path / "shards" / "a-0.tar", members, tarfile.PAX_FORMAT)
     second = write_tar(tmp_path / "shards" / "a-1.tar", [("1.jpg", b"i"), ("1.txt", b"t"), ("1.json", b"{}")])
     return [str(first), str(second)]
+
+
+def index_shards(paths, name, **options):
+    indexes, broken = tar_index.index_shards(paths, name, **options)
+    assert not broken
+    return indexes
 
 
 def equal(a: ShardIndex, b: ShardIndex) -> bool:
@@ -63,7 +81,9 @@ def test_kept_beside_the_shards_and_used(shards, kept, walked, tmp_path):
     assert all(map(equal, first, again))
     assert not cache_folder().exists()
     assert first[0].keys == {i: "k" * 150 + str(i) for i in range(3)}
-    assert first[0].ignored == {"txt": 1, "cls": 1}
+    assert (first[0].contents.seen, first[0].contents.used) == (5, 3)
+    assert list(first[0].contents.left_out) == ["the sample has no picture", ".cls is not read"]
+    assert first[0].facts["picture jpg"] == 3
     assert first[1].places.tolist() == [[[1, 1], [5, 2], [3, 1]]]
 
 
@@ -111,7 +131,7 @@ def test_another_time_or_size_and_it_is_made_again(shards, kept, walked, write_t
     assert len(walked) == 4
 
 
-@pytest.mark.parametrize("damage", [b"", b"openslip tar index 2\n", b"\x80\x04pickle", b"x" * 200_000])
+@pytest.mark.parametrize("damage", [b"", b"openslip tar index 2\nold", b"\x80\x04pickle", b"x" * 200_000])
 def test_damaged_index_files_are_made_again(shards, kept, walked, tmp_path, damage):
     good = index_shards(shards, "x")
     place = tmp_path / "shards" / FOLDER / "a-0.tar.index"
@@ -138,10 +158,12 @@ def indexes(draw):
     keys = draw(
         st.dictionaries(st.integers(0, 100), st.text(st.characters(exclude_categories=["Cs"])), max_size=3)
     )
-    ignored = Counter(
-        draw(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 9)))
-    )
-    return ShardIndex(places.reshape(-1, 3, 2), keys, ignored, STATUS)
+    counts = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 9), max_size=5)
+    contents = Contents("members", draw(st.integers(0, 99)))
+    for reason, count in draw(counts).items():
+        contents.leave_out(reason, "a.txt", count, lost=count > 4)
+    remarks = tuple(draw(counts))
+    return ShardIndex(places.reshape(-1, 3, 2), keys, contents, Counter(draw(counts)), remarks, STATUS)
 
 
 @given(indexes())
@@ -151,6 +173,9 @@ def test_encoded_and_decoded(index):
     assert equal(decoded, index)
     assert decode(encode(index), STATUS._replace(version="18")) is None
     assert decode(encode(index), STATUS._replace(size=STATUS.size + 512)) is None
+    wanted = Wanted("rgb.jpg", Asked(("txt",), lines=True))
+    assert decode(encode(index), STATUS, wanted) is None
+    assert decode(encode(index, wanted), STATUS, wanted) is not None
 
 
 @settings(max_examples=100)
@@ -183,21 +208,44 @@ def test_a_right_checksum_alone_is_not_enough(rest, start):
     ],
 )
 def test_places_that_cannot_be_are_not_believed(places):
-    index = ShardIndex(np.array([places], np.uint32), {}, Counter(), STATUS)
+    index = ShardIndex(np.array([places], np.uint32), {}, Contents("members"), Counter(), (), STATUS)
     assert decode(encode(index), STATUS) is None
 
 
-def test_the_shard_that_is_broken_is_named_and_the_others_stop(shards, tmp_path):
+def test_what_was_asked_for_has_an_index_of_its_own(shards, kept, walked, tmp_path):
+    plain = index_shards(shards[1:], "x")[0]
+    asked = index_shards(shards[1:], "x", wanted=Wanted("jpg", Asked(("txt",))))[0]
+    assert len(walked) == 2
+    assert plain.places.tolist() == [[[1, 1], [5, 2], [3, 1]]]
+    assert asked.places.tolist() == [[[1, 1], [0, 0], [3, 1]]]
+    for wanted in (Wanted(), Wanted("jpg", Asked(("txt",)))):
+        index_shards(shards[1:], "x", wanted=wanted)
+    assert len(walked) == 2
+
+
+def test_all_broken_shards_are_named_and_the_others_read(shards, tmp_path):
     os.truncate(shards[1], 600)
-    with pytest.raises(DataError, match=r"cut off.*a-1\.tar"):
-        index_shards(shards * 20, "x")
+    missing = str(tmp_path / "none.tar")
+    indexes, broken = tar_index.index_shards([*shards * 3, missing], "x")
+    assert [index is not None for index in indexes] == [True, False] * 3 + [False]
+    assert [path for path, _ in broken] == [shards[1]] * 3 + [missing]
+    assert "cut off" in str(broken[0].error)
+
+
+def test_few_servers_that_are_away_are_waited_for(server, monkeypatch):
+    monkeypatch.setattr(tar_index, "UNREACHABLE", 2)
+    monkeypatch.setattr(tar_index, "THREADS", 1)
+    monkeypatch.setattr(tar_index, "SILENCE", 0)
+    indexes, broken = tar_index.index_shards([f"{server.url}/{i}.tar" for i in range(50)], "x")
+    assert indexes == [None] * 50
+    assert 2 <= len(broken) < 50
 
 
 def test_a_walk_can_be_stopped(shards):
     stop = threading.Event()
     stop.set()
     with pytest.raises(DataError, match="stopped"):
-        walk(LocalFile(shards[0]), stat(shards[0]), stop)
+        walk(LocalFile(shards[0]), stat(shards[0]), stop=stop)
 
 
 def test_progress_is_told_when_it_takes_long(shards, monkeypatch, capsys):

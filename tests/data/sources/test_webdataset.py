@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slip.data.record import Record
-from slip.data.sources import webdataset
+from slip.data.sources import open_source, webdataset
+from slip.data.sources.options import Misfit
 from slip.data.sources.webdataset import TarShards
 from slip.errors import DataError
 
@@ -35,7 +37,7 @@ def twin(path):
             mine_last[extension] = tar.extractfile(member).read()
     records = []
     for sample in samples:
-        images = [e for e in sample if e in ("jpg", "png")]
+        images = [e for e in ("jpg", "png") if e in sample]
         if images:
             texts = json.loads(sample.get("json", b"{}")).get("captions") or [sample.get("txt", b"").decode()]
             captions = tuple(t for t in texts if t)
@@ -104,10 +106,20 @@ def test_shard_after_shard(shards, jpeg):
     ("sidecars", "captions"),
     [
         ({"json": {"captions": ["a", " b "]}, "txt": "c"}, ("a", "b")),
-        ({"json": {"caption": "a", "url": "x"}, "txt": "c"}, ("a",)),
+        ({"json": {"caption": "a", "url": "x"}, "txt": "c"}, ("c",)),
+        ({"json": {"caption": "a", "url": "x"}, "txt": " "}, ("a",)),
+        ({"json": {"caption": "a", "url": "x"}}, ("a",)),
         ({"json": {"caption": "b", "captions": ["a"]}}, ("a",)),
-        ({"json": {"captions": ["", "  "], "caption": "a"}, "txt": "c"}, ("a",)),
+        ({"json": {"captions": ["", "  "], "caption": "a"}, "txt": "c"}, ("c",)),
+        ({"json": {"captions": ["", "  "], "caption": "a"}}, ("a",)),
         ({"json": {"captions": [], "caption": None}, "txt": "c"}, ("c",)),
+        ({"json": {"url": "x", "TEXT": "a", "title": "b"}}, ("a",)),
+        ({"json": {"url": "x", "Title": "a"}}, ("a",)),
+        ({"json": {"caption_0": "a", "caption_1": "b"}}, ("a", "b")),
+        ({"json": {"url": "x"}, "caption": "c"}, ("c",)),
+        ({"cap": "a", "text": "b", "txt": "c"}, ("c",)),
+        ({"blip.txt": "a"}, ("a",)),
+        ({"blip.txt": "a", "alt.txt": "b"}, ()),
         ({"json": {"captions": "just one"}}, ("just one",)),
         ({"json": {"captions": ["a", None, 3]}}, ("a",)),
         ({"json": ["no", "object"], "txt": "c"}, ("c",)),
@@ -151,7 +163,185 @@ def test_which_member_is_the_image_and_which_key(tmp_path, write_tar):
         ("IMG", b"dots", ()),
         ("3", b"late", ()),
     ]
-    assert source.ignored == {"seg.png": 1, "txt": 1, "cls": 1, "": 2}
+    assert source.contents.seen == 9
+    assert left_out(source) == {
+        "a sample has several pictures, of which .jpg is taken": (1, "./d.x/1.seg.png in a.tar", False),
+        "the sample has no picture": (1, "only.txt in a.tar", True),
+        ".cls is not read": (1, "3.cls in a.tar", False),
+        "hidden files": (1, "._3.jpg in a.tar", False),
+        "a name without an ending": (1, "README in a.tar", True),
+    }
+
+
+def left_out(source):
+    return {
+        reason: (left.count, left.example, left.lost) for reason, left in source.contents.left_out.items()
+    }
+
+
+def shard(tmp_path, write_tar, *names, **options):
+    """A source of members that hold their names."""
+    path = write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names])
+    return TarShards([path], **options)
+
+
+def told(source):
+    return [(record.key, record.image.decode(), record.captions) for record in source]
+
+
+def test_captions_without_pictures_and_pictures_of_no_known_ending(tmp_path, write_tar):
+    source = shard(
+        tmp_path, write_tar, "1.jpg", "1.txt", "2.txt", "2.json", "3.HEIC", "3.txt", "4.npy", "4.txt"
+    )
+    assert told(source) == [("1", "1.jpg", ("1.txt",))]
+    assert {reason: left[0] for reason, left in left_out(source).items()} == {
+        "the sample has no picture": 4,
+        ".heic is not read (make JPEGs of such pictures)": 1,
+        ".npy is not read": 1,
+    }
+    assert source.contents.large_loss
+    assert source.contents.used == 2
+
+
+def test_names_with_several_dots(tmp_path, write_tar):
+    own = shard(
+        tmp_path, write_tar, *(f"d/I_2023.05.0{i}_{i}.{e}" for i in (1, 2) for e in ("JPG", "txt")), "p.jpg"
+    )
+    assert told(own) == [
+        ("d/I_2023.05.01_1", "d/I_2023.05.01_1.JPG", ("d/I_2023.05.01_1.txt",)),
+        ("d/I_2023.05.02_2", "d/I_2023.05.02_2.JPG", ("d/I_2023.05.02_2.txt",)),
+        ("p", "p.jpg", ()),
+    ]
+    assert "2 pictures of" in own.note
+    assert not own.contents.left_out
+    assert pickle.loads(pickle.dumps(own))[1] == own[1]
+    bare = shard(
+        tmp_path, write_tar, "I_2023.05.01.jpg", "I_2023.05.02.jpg", "I_2023.05.02.thumb.jpg", "b.jpg"
+    )
+    assert [record.key for record in bare] == ["I_2023.05.01", "I_2023.05.02", "b"]
+    one = shard(tmp_path, write_tar, "I_2023.05.01.jpg", "I_2023.05.01.txt")
+    assert told(one) == [("I_2023", "I_2023.05.01.jpg", ("I_2023.05.01.txt",))]
+
+
+@pytest.mark.parametrize(
+    ("names", "taken", "others"),
+    [
+        (["1.depth.png", "1.rgb.jpg", "1.txt"], "1.rgb.jpg", 1),
+        (["1.depth.png", "1.view.jpg", "1.txt"], "1.view.jpg", 1),
+        (["1.png", "1.jpg"], "1.jpg", 1),
+        (["1.mask.png", "1.webp", "1.rgb.jpg"], "1.webp", 2),
+        (["1.img.png", "1.img.jpg"], "1.img.jpg", 1),
+    ],
+)
+def test_which_of_several_pictures(tmp_path, write_tar, names, taken, others):
+    source = shard(tmp_path, write_tar, *names)
+    assert [record.image.decode() for record in source] == [taken]
+    assert sum(left.count for left in source.contents.left_out.values()) == others
+
+
+def test_pictures_that_are_equally_likely(tmp_path, write_tar):
+    names = [f"{i}.{e}" for i in range(3) for e in ("left.jpg", "right.jpg", "txt")]
+    with pytest.raises(
+        DataError, match=r"3 of 3 samples.*\.left\.jpg, \.right\.jpg.*--data\.image-column left\.jpg"
+    ):
+        shard(tmp_path, write_tar, *names)
+    for asked in ("right.jpg", ".RIGHT.jpg", "right"):
+        source = shard(tmp_path, write_tar, *names, image_column=asked)
+        assert told(source)[0] == ("0", "0.right.jpg", ("0.txt",))
+        assert source.contents.lost == 0
+    with pytest.raises(Misfit, match=r"ends in '\.middle'.*--data\.image-column"):
+        shard(tmp_path, write_tar, *names, image_column="middle")
+    few = [f"{i}.jpg" for i in range(200)] + ["x.a.jpg", "x.b.jpg", "x.txt"]
+    source = shard(tmp_path, write_tar, *few)  # one of many is no reason to refuse them all
+    assert source[200].image == b"x.a.jpg"
+    assert source.contents.lost == 1
+
+
+def add_link(tar, name, target, kind=tarfile.LNKTYPE):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    tar.addfile(info)
+
+
+def test_links(tmp_path, write_tar):
+    path = write_tar(tmp_path / "a.tar", [("d/1.jpg", b"one"), ("d/1.txt", b"caption"), ("blob", b"two")])
+    with tarfile.open(path, "a") as tar:
+        add_link(tar, "2.jpg", "d/1.jpg")
+        add_link(tar, "./d/3.jpg", "4.jpg", tarfile.SYMTYPE)  # a link to a link that comes later
+        add_link(tar, "d/4.jpg", "../2.jpg", tarfile.SYMTYPE)
+        add_link(tar, "5.jpg", "blob")
+        add_link(tar, "6.jpg", "/etc/passwd", tarfile.SYMTYPE)
+        add_link(tar, "7.jpg", "7.jpg", tarfile.SYMTYPE)
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("d/1.jpg"))
+    path.write_bytes(
+        path.read_bytes() + write_tar(tmp_path / "b.tar", [("d/1.jpg", b"another")]).read_bytes()
+    )
+    source = TarShards([path])
+    assert [(record.key, record.image) for record in source] == [
+        ("d/1", b"one"),
+        ("2", b"one"),
+        ("d/3", b"one"),
+        ("d/4", b"one"),
+        ("5", b"two"),
+        ("d/1", b"another"),
+    ]
+    assert source[0].captions == ("caption",)
+    assert left_out(source)["a link to what is not in the shard"] == (2, "6.jpg in a.tar", True)
+
+
+def test_captions_that_are_asked_for(tmp_path, write_tar, jpeg):
+    sidecar = {"caption": "a", "TEXT": "b", "meta": {"alt": ["c", "d"]}, "n": 3}
+    members = [
+        ("1.jpg", jpeg),
+        ("1.json", json.dumps(sidecar).encode()),
+        ("1.txt", b"e\nf\n"),
+        ("1.blip.cap", b"g"),
+    ]
+    path = write_tar(tmp_path / "a.tar", members)
+    for asked, captions in {
+        "": ("e\nf",),
+        "txt": ("e\nf",),
+        "txt:lines": ("e", "f"),
+        "caption": ("a",),
+        "json": ("a",),
+        "text": ("b",),
+        "TEXT, meta.alt": ("b", "c", "d"),
+        "blip.cap": ("g",),
+    }.items():
+        assert TarShards([path], caption_column=asked)[0].captions == captions, asked
+    for asked in ("n", "nothing", "meta.nothing", "a:b"):
+        with pytest.raises(Misfit, match=f"no captions '{asked}'"):
+            TarShards([path], caption_column=asked)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "text", "message"),
+    [
+        (
+            {"caption": "a"},
+            b"b",
+            r"in 2 of 2 samples.*differs from 'caption' of the \.json: the text is taken",
+        ),
+        (
+            {"captions": ["a"]},
+            b"b",
+            r"differs from 'captions'.*: 'captions' of the \.json is taken.*column txt",
+        ),
+        ({"captions": ["b", "a"]}, b"b\n", "^$"),
+        ({"caption": "b"}, b"b\n", "^$"),
+        ({"url": "x"}, b"b\nc", r"in 2 of 2 samples.*several lines.*txt:lines"),
+        ({"TEXT": "a"}, b"", "from 'TEXT' of the .json"),
+        ({"url": "x", "alternative": "y"}, b"", "No captions were found in the 2 .*'alternative', 'url'"),
+    ],
+)
+def test_what_is_said_of_captions(tmp_path, write_tar, jpeg, sidecar, text, message):
+    members = [
+        (f"{i}.{e}", data)
+        for i in range(2)
+        for e, data in (("jpg", jpeg), ("json", json.dumps(sidecar).encode()), ("txt", text))
+    ]
+    assert re.search(message, TarShards([write_tar(tmp_path / "a.tar", members)]).note)
 
 
 def test_long_and_foreign_keys(tmp_path, write_tar):
@@ -162,7 +352,9 @@ def test_long_and_foreign_keys(tmp_path, write_tar):
 
 
 def test_no_images(tmp_path, write_tar):
-    with pytest.raises(DataError, match=r"hold no images.*2 × \.txt.*\.jpg"):
+    with pytest.raises(
+        DataError, match=r"hold no images.*2 × the sample has no picture, for example a\.txt.*\.jpg"
+    ):
         TarShards([write_tar(tmp_path / "a.tar", [("a.txt", b"a"), ("b.txt", b"b")])])
     with pytest.raises(DataError, match="They are empty"):
         TarShards([write_tar(tmp_path / "b.tar", [])])
@@ -173,6 +365,50 @@ def test_one_shard_cut_in_half(shards):
     shards[1].write_bytes(data[: 512 * 5])
     with pytest.raises(DataError, match=r"cut off.*a-1\.tar.*Fetch it again, or remove it"):
         TarShards(shards)
+
+
+def test_several_broken_shards(shards, tmp_path):
+    for broken in (0, 2):
+        os.truncate(shards[broken], 700 + broken)
+    with pytest.raises(
+        DataError, match=r"(?s)2 of 3 shards cannot be read.*a-0\.tar.*cut off.*a-2\.tar.*cut off"
+    ) as error:
+        TarShards(shards)
+    assert f"or leave them out: '{shards[1]}'" in error.value.fix
+    source = TarShards(shards, leave_broken=True)
+    assert [record.source for record in source] == [str(shards[1])] * 4
+    assert "2 of 3 shards cannot be read and are left out" in source.note
+    assert source.contents.left_out["a whole shard, which is broken"].count == 2
+    os.truncate(shards[1], 600)
+    with pytest.raises(DataError, match="3 of 3 shards"):
+        TarShards(shards, leave_broken=True)
+
+
+def test_the_pattern_of_the_whole_shards(tmp_path, write_tar, jpeg):
+    paths = [write_tar(tmp_path / f"a-{i:05}.tar", [("1.jpg", jpeg)]) for i in range(12)]
+    for broken in (3, 10):
+        os.truncate(paths[broken], 700)
+    with pytest.raises(DataError, match="2 of 12") as error:
+        TarShards(paths)
+    pattern = error.value.fix.split("'")[1]
+    assert len(open_source(pattern)) == 10
+
+
+def test_members_that_are_too_large_are_one_record_each(tmp_path, write_tar, monkeypatch, jpeg):
+    monkeypatch.setattr(webdataset, "FILE_BYTES", len(jpeg))
+    monkeypatch.setattr(webdataset, "TEXT_BYTES", 5)
+    members = [
+        ("1.jpg", jpeg + b"x"),
+        ("2.jpg", jpeg),
+        ("2.txt", b"123456"),
+        ("3.jpg", jpeg),
+        ("3.txt", b"12345"),
+    ]
+    source = TarShards([write_tar(tmp_path / "a.tar", members)])
+    for index, message in ((0, "too large"), (1, "caption of '2'.*6 bytes")):
+        with pytest.raises(DataError, match=message):
+            source[index]
+    assert source[2].captions == ("12345",)
 
 
 def test_shard_shrinks_or_goes_after_opening(shards):

@@ -30,8 +30,8 @@ def shards(server, tmp_path, write_tar, jpeg):
         for i in range(count):
             members += [
                 (f"{i:03}.jpg", jpeg + bytes([s, i])),
-                (f"{i:03}.json", json.dumps({"caption": f"shard {s} image {i}", "key": i}).encode()),
-                (f"{i:03}.txt", b"not this"),
+                (f"{i:03}.json", json.dumps({"captions": [f"shard {s} image {i}"]}).encode()),
+                (f"{i:03}.txt", f"shard {s} image {i}".encode()),
             ]
         paths.append(write_tar(tmp_path / f"a-{s}.tar", members))
         server.files[f"/set/a-{s}.tar"] = paths[-1].read_bytes()

@@ -6,8 +6,9 @@ or lacks its end mark. Formats: POSIX.1-1988 (ustar) and POSIX.1-2001 (pax), and
 
 from __future__ import annotations
 
+import posixpath
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from slip.data.storage.files import File
@@ -20,9 +21,15 @@ BLOCK = 512
 MAX_EXTENDED = 1 << 20
 """Bytes of an extended header beyond which it is taken for damage, not read into memory."""
 
+RECORD = 20 * BLOCK
+"""What tar programs fill up to with zeros unless told otherwise."""
+LONG_PADDING = 1 << 20
+"""Bytes of zeros at a file's end from which on they are worth a remark."""
+
 _ZEROS = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")
-_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
+_HARD_LINK, _SYMBOLIC_LINK, _SPARSE = b"1", b"2", b"S"
+_WITHOUT_DATA = (_HARD_LINK, _SYMBOLIC_LINK, b"3", b"4", b"5", b"6")  # devices, folders, pipes
 _EXTENDED = (
     b"L",
     b"K",
@@ -39,57 +46,117 @@ _COMPRESSED = {
 
 
 class Member(NamedTuple):
-    """A regular file: `size` bytes at `offset`. `extended`: its name is not the one in the header just before."""
+    """A file: `size` bytes at `offset`. `extended`: its name is not the one in the header just before.
+
+    link: the name of the member that has the data, of a hard or symbolic link, which has none itself. sparse: its data
+    lie in pieces, and are not to be had by `offset` and `size`.
+    """
 
     name: str
     offset: int
     size: int
     extended: bool
+    link: str = ""
+    sparse: bool = False
 
 
-def members(file: File) -> Iterator[Member]:
-    """Yield the regular files of an uncompressed tar file. Several tar files one after the other count as one.
+def members(file: File, remark: Callable[[str], None] = lambda words: None) -> Iterator[Member]:
+    """Yield the files and links of an uncompressed tar file. Several tar files one after the other count as one.
 
-    Raises DataError when the file cannot be read, is no tar file, is cut off or damaged (after the members before).
+    The end mark is two blocks of zeros. `remark` is told, at the end, of what is odd behind one, but no damage for
+    sure. Raises DataError when the file cannot be read, is no tar file, is cut off or damaged (after the members
+    before).
     """
     total = file.size
     if total < BLOCK:
         raise _damaged(file.path, file.read(0, total), 0, 0)
-    offset = count = 0
+    offset = count = begin = 0
+    joined: list[int] = []  # where further tar files begin
     ended = False
     pax: dict[str, str] = {}  # from extended headers, for the member that follows
     while offset + BLOCK <= total:
         header = file.read(offset, BLOCK)
         if header == _ZEROS:
-            ended, offset = True, _after_zeros(file, offset)
+            end = _after_zeros(file, offset)
+            if end < total or pax:
+                _refuse_lost_sector(file, offset, end, begin, count, pending=bool(pax))
+            elif end - offset > LONG_PADDING:
+                remark(
+                    f"{end - offset:,} bytes of zeros end {file.path}: so does a download that was not finished"
+                )
+            ended, offset = True, end
             continue
         if not is_header(header):
-            if ended:  # what follows the end mark and is no further tar file is none of our business
-                return
+            if ended:
+                remark(f"{total - offset:,} bytes after the end mark of {file.path} are no members")
+                break
             raise _damaged(file.path, header, offset, count)
+        if ended:
+            joined.append(offset)
+            begin = offset
         ended, kind, start = False, header[156:157], offset + BLOCK
         try:
-            size = 0 if kind in _WITHOUT_DATA else int(pax["size"]) if "size" in pax else header_size(header)
-            if size < 0:
-                raise ValueError
-            if start + size > total:
-                raise _cut_off(file.path, offset, total, count)
-            if kind in b"Lx" and size > MAX_EXTENDED:
-                raise ValueError
-            if kind == b"L":
-                pax["path"] = file.read(start, size).split(b"\0", 1)[0].decode("utf-8", "replace")
-            elif kind == b"x":
-                pax |= _pax(file.read(start, size))
+            start, size = _data(file, header, start, pax)
         except (ValueError, IndexError):
             raise _damaged(file.path, header, offset, count) from None
+        if start + size > total:
+            raise _cut_off(file.path, offset, total, count)
         if kind in _REGULAR:
-            yield Member(pax.get("path") or header_name(header), start, size, "path" in pax)
+            yield _file(pax, header, start, size) if pax else Member(header_name(header), start, size, False)
+            count += 1
+        elif kind in (_HARD_LINK, _SYMBOLIC_LINK, _SPARSE):
+            yield _link(pax, header, start, size)
             count += 1
         if kind not in _EXTENDED:
             pax = {}
         offset = start + -(-size // BLOCK) * BLOCK
     if not ended:
         raise _cut_off(file.path, min(offset, total), total, count)
+    if joined:
+        remark(
+            f"{file.path} goes on after an end mark, at byte {joined[0]:,}: {len(joined) + 1} archives one after the "
+            "other, or sectors lost to zeros"
+        )
+
+
+def _data(file: File, header: bytes, start: int, pax: dict[str, str]) -> tuple[int, int]:
+    """Return where the data of a header lie, and their size; an extended header's are read into `pax`.
+
+    Raises ValueError or IndexError where the header makes no sense.
+    """
+    kind = header[156:157]
+    size = 0 if kind in _WITHOUT_DATA else int(pax["size"]) if "size" in pax else header_size(header)
+    if kind == _SPARSE:
+        start = _after_map(file, header, start)
+    if size < 0:
+        raise ValueError
+    if kind in b"LKx" and start + size <= file.size:
+        if size > MAX_EXTENDED:
+            raise ValueError
+        data = file.read(start, size)
+        if kind == b"x":
+            pax |= _pax(data)
+        else:
+            pax["path" if kind == b"L" else "linkpath"] = data.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return start, size
+
+
+def _file(pax: dict[str, str], header: bytes, start: int, size: int) -> Member:
+    """Return a regular file that extended headers tell of."""
+    sparse = "GNU.sparse.major" in pax or "GNU.sparse.map" in pax
+    name = pax.get("GNU.sparse.name") or pax.get("path")
+    return Member(name or header_name(header), start, size, name is not None, sparse=sparse)
+
+
+def _link(pax: dict[str, str], header: bytes, start: int, size: int) -> Member:
+    """Return a link, or what is stored as a sparse file."""
+    name, kind = pax.get("path") or header_name(header), header[156:157]
+    if kind == _SPARSE:
+        return Member(name, start, size, "path" in pax, sparse=True)
+    target = pax.get("linkpath") or header[157:257].split(b"\0", 1)[0].decode("utf-8", "replace")
+    if kind == _SYMBOLIC_LINK:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    return Member(name, start, size, "path" in pax, target or "?")
 
 
 def header_name(header: bytes) -> str:
@@ -134,6 +201,16 @@ def _pax(data: bytes) -> dict[str, str]:
     return records
 
 
+def _after_map(file: File, header: bytes, start: int) -> int:
+    """Return where the data of GNU's old sparse files begin: after the blocks of their map."""
+    more = header[482]
+    while more:
+        if start + BLOCK > file.size:
+            raise ValueError
+        more, start = file.read(start, BLOCK)[504], start + BLOCK
+    return start
+
+
 def _after_zeros(file: File, offset: int) -> int:
     """Return where the first block from `offset` on lies that is not all zeros, or the end of the file."""
     while size := min(1 << 20, file.size - offset):
@@ -141,6 +218,42 @@ def _after_zeros(file: File, offset: int) -> int:
             return (offset + size - len(rest)) // BLOCK * BLOCK
         offset += size
     return offset
+
+
+def _refuse_lost_sector(file: File, offset: int, end: int, begin: int, count: int, *, pending: bool) -> None:
+    """Raise DataError when zeros from `offset` to `end` are no end mark, but where headers and data were.
+
+    They are none after an extended header (`pending`), nor a single block of them before anything else, nor any where
+    no header follows at once but later. Where one follows at once, they are as many as some program writes at the end
+    of a tar file, which began at `begin`: two, or what fills it up to whole records.
+    """
+    blocks = (end - offset) // BLOCK
+    follows = end if end < file.size and is_header(file.read(end, min(BLOCK, file.size - end))) else -1
+    usual = blocks == 2 or 0 in ((end - begin) % RECORD, end % RECORD)
+    if follows < 0:
+        follows = _next_header(file, end)
+    if not pending and blocks > 1 and (follows < 0 or (follows == end and usual)):
+        return
+    after = f"; members follow at byte {follows:,}" if follows >= 0 else ""
+    raise DataError(
+        f"The tar shard is damaged at byte {offset:,}",
+        got=file.path,
+        cause=f"The {count:,} files before it are readable; then {end - offset:,} bytes of zeros stand in the place of "
+        f"what was there{after}",
+        fix="Fetch it again, or remove it"
+        + ("; if these are archives joined with cat, join them with tar --concatenate" if blocks > 1 else ""),
+    )
+
+
+def _next_header(file: File, offset: int) -> int:
+    """Return where the next block lies that is a header, from `offset` on; -1 if there is none."""
+    while (size := min(1 << 20, file.size - offset)) >= BLOCK:
+        data = file.read(offset, size)
+        for place in range(0, size - BLOCK + 1, BLOCK):
+            if is_header(data[place : place + BLOCK]):
+                return offset + place
+        offset += size
+    return -1
 
 
 def _cut_off(path: str, offset: int, total: int, count: int) -> DataError:

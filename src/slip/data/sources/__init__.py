@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from slip.config import FORMATS
+from slip.data.formats import EXTENSIONS
 from slip.data.record import Source
+from slip.data.sources.layout import Layout, choose_split, lay_out, pictures_below, refuse_mixed, split_names
 from slip.data.sources.mixture import Mixture, split_mixture
 from slip.data.sources.options import open_fitting
 from slip.data.sources.redcaps import is_redcaps
@@ -28,6 +30,7 @@ def open_source(
     caption_column: str = "",
     captions_required: bool = True,
     must_fit: bool = True,
+    leave_broken: bool = False,
 ) -> Source:
     """Open captioned images by what `spec` looks like.
 
@@ -39,18 +42,21 @@ def open_source(
     - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` of the same three columns: the metadata of YFCC15M
     - `hf:owner/name[/config][:split]`: a data set of the Hugging Face hub, or a folder that its library saved;
       `hf-stream:…`: the same without downloading all of it
-    - any other folder: its images, without captions
+    - any other folder: its images, with the `.txt` or `.json` of the same name as captions, or the `metadata.csv`;
+      a folder with shards for several splits: those for training
+    - `photos/*.jpg`: these images
     - `scenes[:split[:count]]`: the built-in renderer
     - `A + 0.5 * B`: several of these, mixed (see `Mixture`)
 
     `image_root` is the folder that the paths in a table or annotation file are relative to, if not a guessed one;
     `captions_required=False` opens tables that have no captions. Where a source of a mixture has no such column, or no
     images in such a folder, they are guessed; that an option fits none is an error unless `must_fit` is False.
+    `leave_broken`: shards that cannot be read are left out, which `note` and `contents` say, instead of being an error.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
 
     options = {"image_root": image_root, "image_column": image_column, "caption_column": caption_column}
-    open_one = partial(_open, captions_required=captions_required)
+    open_one = partial(_open, captions_required=captions_required, leave_broken=leave_broken)
     terms = split_mixture(spec)
     if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
         return open_fitting([spec], open_one, options, must_fit=must_fit)[0]
@@ -58,8 +64,7 @@ def open_source(
     return Mixture(sources, [weight for weight, _ in terms], name=spec)
 
 
-def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> Source:
-    image_root = columns["image_root"]
+def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, leave_broken: bool) -> Source:
     # Specs that are no paths.
     if not spec.strip():
         raise DataError("No data is given", fix=f"Name a source: {FORMATS}")
@@ -72,13 +77,83 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> 
 
         return open_hub(spec, **columns, captions_required=captions_required)
 
-    # Formats that may be several files, here or behind URLs.
+    open_files = partial(
+        _open_files, columns=columns, captions_required=captions_required, leave_broken=leave_broken
+    )
     paths = find_paths(spec)
+    if len(paths) == 1 and ending(paths[0]) == "/":
+        return _open_folder(paths[0], spec, open_files)
+    if is_url(spec) and len(paths) > 1 and not re.search(r"[*?\[{]", spec):  # a folder elsewhere
+        layout = choose_split(paths, shown(spec))
+        return _told(open_files(layout.paths, spec), layout)
+    splits = [f"{len(found):,} {split}" for split, found in split_names(paths).items() if split]
+    several = [f"Files of several splits are taken, as {spec} names them: {', '.join(splits)}"]
+    return _told(open_files(paths, spec), Layout("shards", paths, notes=several if len(splits) > 1 else []))
+
+
+def _open_folder(folder: str, spec: str, open_files: partial[Source]) -> Source:
+    """Open what lies in a folder on this machine."""
+    layout = lay_out(folder)
+    options = open_files.keywords
+    if layout.kind == "saved":
+        from slip.data.sources.huggingface import open_hub
+
+        source = open_hub(
+            f"hf:{layout.paths[0]}", **options["columns"], captions_required=options["captions_required"]
+        )
+    elif layout.kind == "pictures":
+        from slip.data.sources.folder import ImageFolder
+
+        source = ImageFolder(layout.paths[0], caption_column=options["columns"]["caption_column"], name=spec)
+    else:
+        source = open_files(layout.paths, spec)
+        if ending(layout.paths[0]) == ".parquet" and source.name == spec and _embeds(source):
+            pictures = pictures_below(folder, len(layout.paths) + 1)
+            if len(pictures) > len(layout.paths):
+                refuse_mixed(folder, layout.paths)
+    return _told(source, layout)
+
+
+def _embeds(source: Source) -> bool:
+    """Whether pictures are in the rows of Parquet files, not beside them."""
+    from slip.data.sources.parquet import ParquetTable
+
+    return isinstance(source, ParquetTable)
+
+
+def _told(source: Source, layout: Layout) -> Source:
+    """Return the source, which says besides what of a folder is taken and what is left out."""
+    contents = getattr(source, "contents", None)
+    for reason, left in layout.left_out.items() if contents else ():
+        contents.see(left.count)
+        contents.leave_out(reason, left.example, left.count, lost=left.lost)
+    if layout.notes:
+        source.note = "\n".join(filter(None, [*layout.notes, getattr(source, "note", "")]))  # type: ignore
+    return source
+
+
+def _open_files(
+    paths: Sequence[str],
+    spec: str,
+    *,
+    columns: Mapping[str, str],
+    captions_required: bool,
+    leave_broken: bool,
+) -> Source:
+    """Open files, or a folder of annotation files, which are one source."""
+    image_root = columns["image_root"]
+    # Formats that may be several files, here or behind URLs.
     kinds = {ending(path) for path in paths}
     if kinds == {".tar"}:
         from slip.data.sources.webdataset import TarShards
 
-        return TarShards(paths, name=spec)
+        return TarShards(
+            paths,
+            name=spec,
+            image_column=columns["image_column"],
+            caption_column=columns["caption_column"],
+            leave_broken=leave_broken,
+        )
     if kinds == {".parquet"} and not (len(paths) == 1 and is_yfcc(paths[0])):
         from slip.data.sources.parquet import open_parquet
 
@@ -87,14 +162,15 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> 
         from slip.data.sources.redcaps import RedCaps
 
         return RedCaps(paths if len(paths) > 1 else paths[0], image_root=image_root, name=spec)
+    if {kind[1:] for kind in kinds} <= EXTENSIONS and not any(map(is_url, paths)):
+        from slip.data.sources.folder import ImageFolder
 
-    # Formats that are one file or folder of this machine.
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+        return ImageFolder(folder, files=paths, caption_column=columns["caption_column"], name=spec)
+
+    # Formats that are one file of this machine.
     path = _only(paths, spec)
     match ending(path):
-        case "/":
-            from slip.data.sources.folder import ImageFolder
-
-            return ImageFolder(path)
         case ".csv" | ".tsv" | ".jsonl" | ".xlsx":
             from slip.data.sources.table import Table
 
@@ -114,13 +190,13 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> 
     raise _unknown(path)
 
 
-def _only(paths: list[str], spec: str) -> str:
+def _only(paths: Sequence[str], spec: str) -> str:
     """Return the one local path there is. Raises DataError when there are several, or it is a URL."""
     path = paths[0]
     if len(paths) > 1:
         raise DataError(
             "Several files can be one source only if all of them are .tar shards, or all of them .parquet files",
-            got=f"{spec!r}, which stands for {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
+            got=f"{shown(spec)!r}, which stands for {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
             fix="Join different sources with a plus: 'a/*.tar + b.csv'",
         )
     if _is_compressed_tar(path) or ending(path) == "":

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from slip.data.order import Part, parts_of
 from slip.data.record import Record, Source
+from slip.data.storage.paths import stands_for_something
 from slip.errors import DataError
 
 
@@ -69,12 +70,15 @@ class Mixture:
 def split_mixture(spec: str) -> list[tuple[float, str]]:
     """Split `A + 0.5 * B` into weights and specs; a spec of one source has the weight 1.
 
-    The plus and the star stand between spaces, so that they can be part of file names and patterns.
+    The plus and the star stand between spaces, so that they can be part of file names and patterns; those between
+    spaces are part of the name of a file or folder that exists, as in `C + D/*.tar`.
     Raises DataError when a source is missing beside a plus or a star.
     """
     terms = []
-    for term in re.split(r"\s\+(?:\s|$)", f" {spec}" if spec.startswith("+") else spec):
+    for term in _terms(f" {spec}" if spec.startswith("+") else spec):
         weighted = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s+\*(?:\s+(.*))?", term, re.DOTALL)
+        if weighted and _in_a_name(term.strip(), term.strip().index("*")):
+            weighted = None
         weight, name = (float(weighted[1]), weighted[2] or "") if weighted else (1.0, term)
         terms.append((weight, name.strip()))
     if len(terms) > 1 or terms[0][0] != 1:
@@ -86,3 +90,27 @@ def split_mixture(spec: str) -> list[tuple[float, str]]:
                     fix="Write it as 'shards/a-*.tar + 0.5 * pairs.csv'",
                 )
     return terms
+
+
+def _terms(spec: str) -> list[str]:
+    """Split at each plus between spaces that is in no name."""
+    terms, start = [], 0
+    for plus in re.finditer(r"\s\+(?:\s|$)", spec):
+        term = spec[start:].lstrip()
+        weight = re.match(r"(\d+\.?\d*|\.\d+)\s+\*\s+", term)
+        place = plus.start() + 1 - start - (len(spec[start:]) - len(term))
+        if _in_a_name(term, place) or (weight and _in_a_name(term[weight.end() :], place - weight.end())):
+            continue
+        terms.append(spec[start : plus.start()])
+        start = plus.end()
+    return [*terms, spec[start:]]
+
+
+def _in_a_name(term: str, place: int) -> bool:
+    """Whether what stands at `place` is part of the name of a file or folder that exists, or of a pattern of some."""
+    if place <= 0:
+        return False
+    end = term.find("/", place)
+    end = len(term) if end < 0 else end
+    ends = [end, *(plus.start() for plus in re.finditer(r"\s\+\s", term[:end]) if plus.start() > place)]
+    return any(stands_for_something(term[:end]) for end in ends)

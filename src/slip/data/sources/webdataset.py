@@ -7,24 +7,31 @@ at once and held for the block's other records (see `TarShards.block`).
 
 from __future__ import annotations
 
-import json
 import os
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 
-from slip.data.captions import texts
 from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
+from slip.data.contents import LARGE, Contents
 from slip.data.formats import image_endings
+from slip.data.limits import FILE_BYTES, TEXT_BYTES
 from slip.data.record import Record
-from slip.data.sources.tar_index import ShardIndex, index_shards, split_name
+from slip.data.sources import sidecars
+from slip.data.sources.files import Strings
+from slip.data.sources.options import Misfit
+from slip.data.sources.samples import split_name
+from slip.data.sources.sidecars import Asked
+from slip.data.sources.tar_index import Broken, ShardIndex, Wanted, index_shards
 from slip.data.storage.files import File, Pieces, Recent, open_file
 from slip.data.storage.retry import is_url, shown
 from slip.data.storage.shared import Shared
-from slip.errors import DataError
+from slip.errors import DataError, did_you_mean
 
 OPEN_SHARDS = 128
 """Files kept open in each process."""
@@ -37,6 +44,8 @@ HELD, HELD_BYTES = 16, 64 << 20
 FETCHED_BYTES = 16 << 20
 """The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less; one
 of more than HELD_BYTES record by record."""
+NAMED = 10
+"""Broken shards that messages name."""
 GAP = 256 << 10
 """Bytes not needed between bytes needed that are rather fetched than asked around."""
 
@@ -47,40 +56,113 @@ _Part = tuple[int, int, list[_Span]]  # samples [first, last) and what to fetch 
 class TarShards:
     """The samples of tar shards that have an image, shard after shard, in the order in which they lie there.
 
-    A sample's captions are those of its `.json` member (`captions`, a list, or `caption`), else that of its `.txt`
-    member, else none. The index takes 24 bytes of memory a sample, shared by the processes of a run. `ignored` counts
-    the other members by extension.
+    Which members are one sample, and which is its image and its text, is said in `samples.group` and `choose`; what of
+    its `.json` and text are its captions, in `sidecars.read`. `image_column` asks for the image of an extension
+    (`rgb.jpg`, or `rgb`), `caption_column` for the text of one, or for keys of the `.json` (see `Asked`).
+
+    `contents` counts the members and says why some are not used, `note` what was guessed, and which shards are
+    damaged, odd or away: remote ones that cannot be asked about are taken as they were when they were indexed.
+    The index takes 24 bytes of memory a sample, shared by the processes of a run.
 
     `block` is 1 if all shards are local. If any is behind a URL it is REMOTE_BLOCK: reading a record i of a remote
     shard fetches the records of [k · block, (k + 1) · block) with k = i // block, as far as they lie in i's shard,
     with one request. So a block that straddles two shards takes two, and no request crosses shards.
 
-    `note` says which remote shards could not be asked about and are taken as they were when they were indexed.
-
-    Raises DataError when a shard cannot be read to its end, or when no shard holds an image.
+    Raises DataError when shards cannot be read to their ends, naming all of them, unless `leave_broken` leaves them
+    out; when no shard holds an image; when many samples have several images, each as likely as the other to be the
+    one. Raises Misfit when no sample has what was asked for.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, name: str = "") -> None:
+    options = ("image_column", "caption_column")
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        name: str = "",
+        image_column: str = "",
+        caption_column: str = "",
+        leave_broken: bool = False,
+    ) -> None:
         """`paths`: the shards, also URLs. `name`: what to call them together; default: the first path."""
-        self.paths = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
-        self.name = name or str(paths[0])
+        paths = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
+        self.name = shown(name or str(paths[0]))
+        picture = image_column.strip().lower().removeprefix(".")
+        self._wanted = Wanted(picture, Asked.parse(caption_column))
+        found, broken = index_shards(paths, self.name, self._wanted)
+        if broken and not (leave_broken and any(found)):
+            raise _broken(broken, paths, found)
+        self.paths = [path for path, index in zip(paths, found) if index]
+        indexes = [index for index in found if index]
         self.block = REMOTE_BLOCK if any(map(is_url, self.paths)) else 1
-        indexes = index_shards(self.paths, self.name)
-        self.ignored: Counter[str] = sum((index.ignored for index in indexes), Counter())
-        self._status = [index.status for index in indexes]
-        self.note = _missing(indexes)
-        self._keys: dict[int, str] = {}  # only of samples whose image has an extended header
-        self._first = [0]  # shard s has the samples first[s] to first[s + 1]
+        self.contents = Contents("members")
+        facts: Counter[str] = Counter()
         for index in indexes:
-            self._keys |= {self._first[-1] + sample: key for sample, key in index.keys.items()}
-            self._first.append(self._first[-1] + len(index.places))
-        # sample, column, (block, size)
-        self._places = Shared(np.concatenate([index.places for index in indexes]))
+            self.contents.add(index.contents)
+            facts.update(index.facts)
+        for path, _ in broken:
+            self.contents.see()
+            self.contents.leave_out("a whole shard, which is broken", shown(path))
+        self._status = [index.status for index in indexes]
+        self._index(indexes)
+        self._check(facts, image_column, caption_column)
+        remarks = [remark for index in indexes for remark in index.remarks]
+        self.note = "\n".join(
+            [
+                *([_without(broken, len(paths))] if broken else []),
+                *filter(None, [_missing(indexes)]),
+                *([_renamed(facts["renamed"], self.name)] if facts["renamed"] else []),
+                *sidecars.words(facts, self.name),
+                *([f"warning: {remarks[0]}{_more(len(remarks) - 1)}"] if remarks else []),
+            ]
+        )
         self._files: Recent[File] = Recent(OPEN_SHARDS)
         self._plans: Recent[list[_Part]] = Recent(HELD)
         self._pieces: Recent[Pieces] = Recent(HELD, HELD_BYTES)
+
+    def _index(self, indexes: Sequence[ShardIndex]) -> None:
+        """Join what the indexes say of the samples."""
+        self._first = [0]  # shard s has the samples first[s] to first[s + 1]
+        keyed = array("q")  # samples whose keys are not those in the headers of their images, and
+        self._keys = Strings()  # these keys
+        for index in indexes:
+            for sample, key in sorted(index.keys.items()):
+                keyed.append(self._first[-1] + sample)
+                self._keys.append(key)
+            self._first.append(self._first[-1] + len(index.places))
+        self._keyed = Shared(np.array(keyed, np.int64))
+        # sample, column, (block, size)
+        self._places = Shared(np.concatenate([index.places for index in indexes]))
+
+    def _check(self, facts: Counter[str], image_column: str, caption_column: str) -> None:
+        """Raise DataError where there is no image, or no telling which, or not what was asked for."""
         if not len(self):
+            if image_column and any(
+                reason.startswith("the sample has no such") for reason in self.contents.left_out
+            ):
+                raise Misfit(
+                    "image_column",
+                    f"No sample of {self.name} has a picture that ends in '.{self._wanted.picture}'",
+                    cause="; ".join(self.contents.reasons()[:5]),
+                    fix="Give the ending of the samples' pictures with --data.image-column, or leave it out",
+                )
             raise self._no_images()
+        if caption_column and not facts["asked"]:
+            keys = sorted(fact[4:] for fact in facts if fact.startswith("key "))
+            raise Misfit(
+                "caption_column",
+                f"The samples of {self.name} have no captions {caption_column!r}",
+                cause="It is the ending of no text beside the pictures, and no key of the .json that holds text",
+                fix=did_you_mean(caption_column, keys) if keys else "Leave it out: captions are then guessed",
+            )
+        tied = Counter({fact[5:]: count for fact, count in facts.items() if fact.startswith("tied ")})
+        if tied.total() > LARGE * len(self):
+            several = tied.most_common(1)[0][0].split(", ")
+            raise DataError(
+                f"{tied.total():,} of {len(self):,} samples have several pictures, any of which may be the one",
+                got=f"{self.name}: {', '.join('.' + extension for extension in several)}",
+                fix=f"Say which one with --data.image-column, for example --data.image-column {several[0]}",
+            )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -92,6 +174,10 @@ class TarShards:
         path = shown(self.paths[shard])
         file = self._file(shard, index)
         (block, size), json_place, text_place = self._places.array[index].tolist()
+        if size > FILE_BYTES:
+            raise DataError(
+                "The picture is too large", got=f"{path}, {size / 1e6:,.0f} MB", fix="Store it smaller"
+            )
         data = file.read((block - 1) * BLOCK, BLOCK + size)  # the header, for the key, with the image
         if not _is_header_of(data, size):
             raise DataError(
@@ -100,12 +186,18 @@ class TarShards:
                 cause="Where an image was, there is something else",
                 fix="Start again, so that the shard is indexed anew",
             )
-        key = self._keys.get(index) or split_name(header_name(data))[0]
+        key = self._key(index) or split_name(header_name(data))[0]
         try:
-            captions = _captions(file, json_place, text_place)
+            captions = sidecars.read(_text(file, json_place), _text(file, text_place), self._wanted.captions)
         except (ValueError, RecursionError) as error:  # what broken JSON and UTF-8 raise
             raise DataError(f"The caption of '{key}' in {path} cannot be read", cause=str(error)) from None
         return Record(data[BLOCK:], captions, key, path)
+
+    def _key(self, index: int) -> str:
+        """Return the key of a sample if it is not in the header of its image, else ""."""
+        place = int(np.searchsorted(self._keyed.array, index))
+        known = place < len(self._keys) and self._keyed.array[place] == index
+        return self._keys[place] if known else ""
 
     def _file(self, shard: int, index: int) -> File | Pieces:
         """Return what record `index` of a shard is read from: the shard, or the pieces of it that hold its block."""
@@ -121,13 +213,63 @@ class TarShards:
         return self._pieces.get(first, lambda: Pieces(file, spans), lambda pieces: pieces.size)
 
     def _no_images(self) -> DataError:
-        seen = ", ".join(f"{count} × .{extension}" for extension, count in self.ignored.most_common(5))
+        reasons = self.contents.reasons()[:5]
         return DataError(
             "The tar shards hold no images",
             got=self.name,
-            cause=f"They hold only {seen}" if seen else "They are empty",
+            cause=f"Of their {self.contents.seen:,} members are left out: {'; '.join(reasons)}"
+            if reasons
+            else "They are empty",
             fix=f"Images must end in {image_endings()}",
         )
+
+
+def _broken(broken: Sequence[Broken], paths: Sequence[str], found: Sequence[ShardIndex | None]) -> DataError:
+    """Return the error that names all shards that cannot be read; that of the only one as it is."""
+    if len(broken) == 1:
+        return broken[0].error
+    not_tried = sum(index is None for index in found) - len(broken)
+    whole = [path for path, index in zip(paths, found) if index]
+    return DataError(
+        f"{len(broken):,} of {len(paths):,} shards cannot be read"
+        + (f", and {not_tried:,} more were not tried" if not_tried else ""),
+        cause=_list(broken),
+        fix="Fetch them again, or remove them" + _pattern_of(whole),
+    )
+
+
+def _list(broken: Sequence[Broken]) -> str:
+    """Return a line for each of the broken shards, with the reason."""
+    lines = [f"  {shown(path)}: {error.what}. {error.cause}" for path, error in broken[:NAMED]]
+    return "\n" + "\n".join(lines) + _more(len(broken) - NAMED)
+
+
+def _more(count: int) -> str:
+    return f" (and {count:,} more)" if count > 0 else ""
+
+
+def _pattern_of(paths: Sequence[str]) -> str:
+    """Return the advice to name only these shards, if that is short enough to be one."""
+    if not paths or len(paths) > 2 * NAMED or any("{" in path or "," in path for path in paths):
+        return ""
+    first = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*paths))]
+    head = "".join(first) if len(paths) > 1 else os.path.dirname(paths[0]) + "/"
+    head = head.rstrip("0123456789")
+    middles = [path[len(head) :].removesuffix(".tar") for path in paths]
+    pattern = f"{head}{{{','.join(middles)}}}.tar" if len(paths) > 1 else paths[0]
+    return f"; or leave them out: '{pattern}'" if all(path.endswith(".tar") for path in paths) else ""
+
+
+def _renamed(count: int, name: str) -> str:
+    return (
+        f"{count:,} pictures of {name} have names with several dots and share the first part: their keys go up to the "
+        "last dot"
+    )
+
+
+def _without(broken: Sequence[Broken], count: int) -> str:
+    """Return what there is to say about the shards that are left out."""
+    return f"warning: {len(broken):,} of {count:,} shards cannot be read and are left out:{_list(broken)}"
 
 
 def _missing(indexes: Sequence[ShardIndex]) -> str:
@@ -142,16 +284,12 @@ def _missing(indexes: Sequence[ShardIndex]) -> str:
     )
 
 
-def _captions(file: File | Pieces, json_place: list[int], text_place: list[int]) -> tuple[str, ...]:
-    """Read a sample's captions. Raises ValueError or RecursionError when its JSON or text is broken."""
-    captions: tuple[str, ...] = ()
-    if json_place[0]:
-        sidecar = json.loads(file.read(json_place[0] * BLOCK, json_place[1]))
-        if isinstance(sidecar, dict):
-            captions = texts(sidecar.get("captions")) or texts(sidecar.get("caption"))
-    if not captions and text_place[0]:
-        captions = texts(file.read(text_place[0] * BLOCK, text_place[1]).decode("utf-8-sig"))
-    return captions
+def _text(file: File | Pieces, place: list[int]) -> bytes | None:
+    """Read a member with captions, None where the sample has none. Raises ValueError for one that is too large."""
+    block, size = place
+    if size > TEXT_BYTES:
+        raise ValueError(f"It has {size:,} bytes, and no caption needs more than {TEXT_BYTES:,}")
+    return file.read(block * BLOCK, size) if block else None
 
 
 def _is_header_of(header: bytes, size: int) -> bool:

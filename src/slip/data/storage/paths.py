@@ -18,22 +18,26 @@ MAX_SHARDS = 1_000_000
 """The most paths that a brace range may stand for."""
 
 SHARDS = ("*.tar", "*.parquet")
-"""What a folder is taken for if it holds any: its shards of the first of these kinds. Else it is a folder."""
+"""What a folder behind a URL is taken for: its shards of the first of these kinds."""
 
 
 def find_paths(spec: str) -> list[str]:
-    """Return what `spec` stands for: itself, a glob, a brace range, the shards of a folder; at least one.
+    """Return what `spec` stands for: itself, a glob, a brace range, the shards of a folder elsewhere; at least one.
 
-    Local paths exist. URLs need not: a web server is asked when its files are opened. Of a URL on a file system that
-    can list (not `http://`), globs and folders are understood as well.
+    Local paths exist. The part of a spec that exists as it is written is no pattern, whatever is in it: in
+    `photos [2021]/*.tar` only the star. URLs need not exist: a web server is asked when its files are opened. Of a URL
+    on a file system that can list (not `http://`), globs and folders are understood as well.
     Raises DataError when there is no such path, or the spec makes no sense.
     """
-    path = Path(spec.removeprefix("file://")).expanduser()
+    if "\0" in spec:
+        raise DataError("A path cannot hold a NUL character", got=spec)
+    path = os.path.expanduser(spec.removeprefix("file://"))
     if os.path.exists(path):  # unlike Path.exists, no error for what is too long to be a path
-        return _in_folder(str(path)) if path.is_dir() else [str(path)]
+        return [str(Path(path))]
     if is_url(spec) and not spec.startswith("file://"):
         return [found for url in expand_braces(spec) for found in _find_urls(url)]
-    paths = [found for pattern in expand_braces(str(path)) for found in _glob(pattern)]
+    there, rest = _split_existing(path)
+    paths = [found for pattern in expand_braces(rest) for found in _glob(there, pattern)]
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         what = (
@@ -43,6 +47,20 @@ def find_paths(spec: str) -> list[str]:
         )
         raise DataError(what, got=missing[0], fix=_nearby(Path(missing[0])))
     return paths
+
+
+def stands_for_something(path: str) -> bool:
+    """Whether there is such a local path, or any that it matches as a pattern (but one that searches all below)."""
+    if "**" in path or "\0" in path:
+        return False
+    path = os.path.expanduser(path)
+    there, rest = _split_existing(path)
+    try:
+        return not rest or any(
+            os.path.lexists(found) for pattern in expand_braces(rest) for found in _matches(there, pattern)
+        )
+    except DataError:
+        return False
 
 
 def ending(path: str) -> str:
@@ -62,14 +80,6 @@ def _file(url: str) -> str:
     return first if "://" in first else url
 
 
-def _in_folder(folder: str) -> list[str]:
-    """Return a local folder's shards, or the folder itself."""
-    for pattern in SHARDS:
-        if found := sorted(map(str, Path(folder).glob(pattern))):
-            return found
-    return [folder]
-
-
 def _find_urls(url: str) -> list[str]:
     """Return the URLs that a URL without braces stands for: itself, a glob, the shards of a folder."""
     magic = glob.has_magic(url.partition("?")[0] if is_http(url) else url)
@@ -83,26 +93,70 @@ def _find_urls(url: str) -> list[str]:
             fix="Write a range, as in https://server/set/{00000..00331}.tar",
         )
     if magic:
-        found = remote.glob(url)
+        found = _unhidden(remote.glob(url))
         if not found:
             raise DataError("The pattern matches no file", got=shown(url))
         return found
     if ending(url) or not remote.is_folder(url):
         return [url]
     for pattern in SHARDS:
-        if found := remote.glob(f"{url.rstrip('/')}/{pattern}"):
+        if found := _unhidden(remote.glob(f"{url.rstrip('/')}/{pattern}")):
             return found
     raise DataError("The folder holds no shards", got=shown(url), fix=f"Looked for: {', '.join(SHARDS)}")
 
 
-def _glob(pattern: str) -> list[str]:
-    """Return what a pattern matches, sorted; a plain path as it is. Raises DataError when nothing matches."""
+def _unhidden(urls: list[str]) -> list[str]:
+    """Return those that are not hidden, as a local pattern does: macOS leaves `._a.tar` beside `a.tar`."""
+    return [url for url in urls if not url.rpartition("/")[2].startswith(".")]
+
+
+def _split_existing(path: str) -> tuple[str, str]:
+    """Split a path into the folder, as far as it exists as it is written, and the rest, a pattern perhaps."""
+    parts = path.split("/")
+    for count in range(len(parts) - 1, 0, -1):
+        there = "/".join(parts[:count]) or "/"
+        if os.path.exists(there):
+            return there, "/".join(parts[count:])
+    return "", path
+
+
+def _glob(there: str, pattern: str) -> list[str]:
+    """Return what a pattern matches in a folder, sorted; a plain path as it is. Raises DataError when nothing does."""
     if not glob.has_magic(pattern):
-        return [pattern]
-    found = sorted(glob.glob(pattern, recursive=True))
+        return [os.path.join(there, pattern)]
+    found = sorted(_matches(there, pattern))
     if not found:
-        raise DataError("The pattern matches no file", got=pattern, fix=_nearby(Path(pattern)))
+        whole = os.path.join(there, pattern)
+        raise DataError(
+            "The pattern matches no file",
+            got=whole,
+            cause="Brackets are part of a pattern: [ab] stands for one letter" if "[" in pattern else "",
+            fix=_nearby(Path(whole)),
+        )
     return found
+
+
+def _matches(there: str, pattern: str) -> list[str]:
+    """Return the paths in a folder that match a pattern; a part of it that exists as it is written stands for that."""
+    found, parts = [there], pattern.split("/")
+    for i, part in enumerate(parts):
+        if "**" in part:
+            rest = "/".join(parts[i:])
+            return [p for base in found for p in glob.glob(_join(glob.escape(base), rest), recursive=True)]
+        found = [
+            path
+            for base in found
+            for path in (
+                [_join(base, part)]
+                if os.path.lexists(_join(base, part))
+                else glob.glob(_join(glob.escape(base), part))
+            )
+        ]
+    return found
+
+
+def _join(base: str, part: str) -> str:
+    return os.path.join(base, part) if base else part
 
 
 def expand_braces(spec: str) -> list[str]:
