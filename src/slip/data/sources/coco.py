@@ -7,12 +7,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from slip.data.contents import Contents
 from slip.data.limits import TABLE_BYTES
-from slip.data.sources.entries import Unusable
+from slip.data.sources.entries import Unusable, short
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import choose, spread
 from slip.errors import DataError

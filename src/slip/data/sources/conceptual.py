@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from slip.data.containers.pickles import read_object_array
 from slip.data.contents import Contents
-from slip.data.sources.entries import Unusable
+from slip.data.sources.entries import Texts, Unusable, short
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
@@ -64,7 +63,7 @@ def _entries(
     path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], contents: Contents
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the image and the captions of each entry that names an image; count all in `contents`."""
-    unusable = Unusable(contents)
+    unusable, drawn = Unusable(contents), Texts(path)
     for number, entry in enumerate(read_object_array(path)):
         contents.see()
         if number == 0:
@@ -73,7 +72,8 @@ def _entries(
         if isinstance(image, int) and not isinstance(image, bool):
             image = str(image) if abs(image) < 10**30 else ""
         if isinstance(image, str) and image:
-            yield image, texts(_first(entry, caption_keys))
+            drawn.draw(image, captions := _first(entry, caption_keys))
+            yield image, texts(captions)
             continue
         error = DataError(
             f"Entry {number:,} of the array names no image",

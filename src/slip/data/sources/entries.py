@@ -1,9 +1,18 @@
-"""Entries of annotation files that cannot be used: counted where they are few, an error where they are the most."""
+"""The entries of annotation files: the unusable are counted, or an error where they are the most; texts are bounded."""
 
 from __future__ import annotations
 
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
 from slip.data.contents import Contents
+from slip.data.limits import MEMORY, Budget
 from slip.errors import DataError
+
+_STEP = 1 << 16
+"""Bytes of texts that are counted before they are drawn."""
 
 TRIED = 100
 """Entries after which a file is judged for the first time: nobody waits for millions of unusable ones."""
@@ -28,3 +37,32 @@ class Unusable:
         """Raise the error of the first unusable entry if more than half of those seen are so."""
         if self._first and 2 * self._count > self._contents.seen:
             raise self._first
+
+
+class Texts:
+    """The bytes of all texts of a pickle, which can name one text any number of times: not much more than the file."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            most = os.path.getsize(path) + MEMORY
+        except (OSError, ValueError):  # whoever reads it says so
+            most = MEMORY
+        self._budget, self._taken = Budget("The file", str(path), memory=most), 0
+
+    def draw(self, *values: Any) -> None:
+        """Count texts and lists of texts that are about to be copied. Raises DataError when they are too much."""
+        for value in values:
+            for text in value if isinstance(value, list) else (value,):
+                if isinstance(text, str):
+                    self._taken += len(text if text.isascii() else text.encode("utf-8", "surrogatepass"))
+        if self._taken > _STEP:
+            self._budget.draw(memory=self._taken)
+            self._taken = 0
+
+
+def short(value: Any) -> str:
+    """Return a value in a few words, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # numbers of more than 4,300 digits
+        return f"a {type(value).__name__} that is too long to be shown"

@@ -7,13 +7,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any, TextIO
 
 from slip.data.contents import Contents
 from slip.data.limits import TABLE_BYTES, TEXT_BYTES
 from slip.data.sources.coco import parse
-from slip.data.sources.entries import Unusable
+from slip.data.sources.entries import Unusable, short
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import around, choose, spread
 from slip.errors import DataError

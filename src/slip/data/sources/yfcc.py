@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from reprlib import repr as short
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from slip.data.containers.pickles import read_list
 from slip.data.containers.zip import read_member
 from slip.data.contents import Contents
 from slip.data.record import Record
-from slip.data.sources.entries import Unusable
+from slip.data.sources.entries import Texts, Unusable, short
 from slip.data.sources.files import Strings, texts
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
@@ -130,11 +129,12 @@ def read_metadata(path: str | Path, contents: Contents | None = None) -> Iterato
     path = Path(path)
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else read_list(path)
     seen = contents or Contents("entries")
-    unusable = Unusable(seen)
+    unusable, drawn = Unusable(seen), Texts(path)
     for number, entry in enumerate(rows):
         seen.see()
         match entry:
             case (int(index), str() | None as title, str() | None as description) if 0 <= index < INDICES:
+                drawn.draw(title, description)
                 yield index, title or "", description or ""
             case int(index) if 0 <= index < INDICES:
                 yield index, "", ""
