@@ -121,7 +121,7 @@ def test_image_root(folder, tmp_path, root):
         ('"text"', "not a RedCaps annotation file.*holds no object"),
         ('{"annotations": []}', "list no images"),
         ("[]", "list no images"),
-        ("[1, 2", "no usable"),
+        ("[1, 2", "not valid JSON"),
         ('{"annotations": [{"image_id": "a", "subreddit": 3}]}', "no usable 'image_id' and 'subreddit'.*: 3"),
         ('{"annotations": [{"image_id": "a", "subreddit": []}]}', "no usable"),
         ('{"annotations": [{"image_id": 5, "subreddit": "a"}]}', "no usable"),

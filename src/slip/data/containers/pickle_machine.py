@@ -2,7 +2,8 @@
 
 Python's own reader, with an allow-list or without, builds the whole list before it gives any of it: several GB for the
 metadata of YFCC15M. This one hands over element after element. What it keeps is 8 bytes for each object that the
-file numbers, since a later element may refer back to it.
+file numbers, since a later element may refer back to it. Memory is in proportion to the file: numbers run no further
+ahead than bytes, and copies of what is referred to again and again are drawn from a budget.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from array import array
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import islice
+from sys import getsizeof
 from typing import Any
 
-from slip.data.containers.pickle_values import call, complete, lasts, named, refusal
+from slip.data.containers.pickle_values import call, complete, copied, lasts, named, refusal
+from slip.data.limits import MEMORY, Budget
 from slip.errors import DataError
-
-MEMO_GAP = 1024
-"""Objects are numbered in a row; a number farther on than this is not one that a writer of pickles has given."""
 
 HOT_TEXTS = 4096
 """Texts referred back to that are held ready: the keys of dicts, mostly."""
+
+_KEYS = 2**60
+"""Numbers up to this are hashes of their own."""
 
 _TEXTS = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
 _ATOMS = (
@@ -59,6 +62,7 @@ class Machine:
         self._recent: dict[int, Any] = {}
         self._text_place = 0  # where the text on top of the stack is spelled; 0: it is not, or is no text
         self._text = lru_cache(HOT_TEXTS)(self._read_text)
+        self._budget = self._anew()  # of the copies in the element that is being made
         self._do = self._instructions()
 
     def items(self) -> Iterator[Any]:
@@ -169,12 +173,17 @@ class Machine:
         if target is self._stream:
             if not self._keep:
                 self._recent.clear()
+            if self._budget.memory < MEMORY:
+                self._budget = self._anew()
             self.count += len(elements)
             return elements
         if type(target) is not list:
             raise TypeError(f"elements for a {type(target).__name__}")
         target.extend(elements)
         return None
+
+    def _anew(self) -> Budget:
+        return Budget("The pickle", self._path)
 
     def _update(self, flat: list[Any]) -> None:
         if type(self._stack[-1]) is not dict:
@@ -184,7 +193,7 @@ class Machine:
     def _put(self, number: int) -> None:
         """Give the object on top of the stack a number."""
         missing = number - len(self._places)
-        if missing > MEMO_GAP or number < 0:
+        if number < 0 or (missing > 0 and number > self._data.tell()):
             raise ValueError(f"object number {number} follows on number {len(self._places) - 1}")
         top = self._stack[-1]
         place = self._text_place if type(top) is str else 0
@@ -217,15 +226,18 @@ class Machine:
         argument = _OPCODES[self._data.read(1).decode("latin-1")].arg
         text = argument.reader(self._data) if argument else ""
         self._data.seek(here)
+        self._budget.draw(memory=getsizeof(text))
         return text
 
     def _reduce(self) -> None:
         arguments, name = self._stack.pop(), self._stack.pop()
         self._text_place = 0
+        self._budget.draw(memory=copied(arguments))
         self._stack.append(call(name, arguments, self._path))
 
     def _build(self) -> None:
         state = self._stack.pop()
+        self._budget.draw(memory=copied(state))
         complete(self._stack[-1], state, self._path)
 
     def _check_end(self) -> None:
@@ -246,7 +258,8 @@ class Machine:
 
 
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
-    # The hash of a tuple in a tuple in a tuple …, a million times, would end the process.
-    if any(isinstance(key, tuple) for key in flat[::2]):
-        raise TypeError("a tuple as the key of a dict")
+    # The hash of a tuple in a tuple in a tuple …, a million times, would end the process; huge numbers can all have one.
+    for key in flat[::2]:
+        if isinstance(key, tuple) or (isinstance(key, int) and not -_KEYS < key < _KEYS):
+            raise TypeError(f"a {'tuple' if isinstance(key, tuple) else 'huge number'} as the key of a dict")
     return dict(zip(flat[::2], flat[1::2], strict=True))

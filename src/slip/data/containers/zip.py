@@ -7,12 +7,16 @@ directory for its name; all else is left to zipfile.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
 import zlib
+from typing import IO
 
+from slip.data.limits import FILE_BYTES
 from slip.errors import DataError
+from slip.files import open_regular
 
 _END = struct.Struct("<4s4H2LH")
 """The end record: signature, disks, entries, directory's size and offset, length of the comment."""
@@ -26,6 +30,12 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _TAIL = 1 << 16
 """Bytes read from the end at first: the directory of a thousand short names fits."""
 
+_DIRECTORY = 32 << 20
+"""Bytes of a directory that is read at all. zipfile makes half a GB of objects of one that is as long."""
+
+_STEP = 1 << 20
+"""Bytes of a large member that are packed or unpacked at a time."""
+
 # What zipfile raises; RuntimeError: an encrypted member, or (NotImplementedError) one compressed in an unknown way.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, LookupError, RuntimeError)
 
@@ -33,13 +43,14 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, L
 def read_member(path: str, name: str) -> bytes:
     """Return the member `name` of the zip file at `path`, whole and its checksum verified.
 
-    Raises DataError when there is no such archive or member, or when it cannot be read.
+    Raises DataError when there is no such archive or member, when it cannot be read, or unpacks to more than FILE_BYTES.
     """
     try:
-        data = _plain(path, name)
-        if data is None:
-            with zipfile.ZipFile(path) as archive:
-                data = archive.read(name)
+        with open_regular(path) as file:
+            data = _plain(file.fileno(), name)
+            if data is None:
+                with zipfile.ZipFile(_Guarded(file)) as archive, archive.open(name) as member:
+                    data = _all(member)
     except FileNotFoundError:
         raise DataError("The zip file does not exist", got=path) from None
     except KeyError:
@@ -51,28 +62,53 @@ def read_member(path: str, name: str) -> bytes:
     return data
 
 
-def _plain(path: str, name: str) -> bytes | None:
+def _plain(descriptor: int, name: str) -> bytes | None:
     """Read a stored or deflated member; None when there is anything unusual about the archive or the member."""
-    with open(path, "rb", buffering=0) as file:
-        entry = _entry(file.fileno(), name.encode())
-        if entry is None:
-            return None
-        flags, method, checksum, packed, size, offset = entry
-        local = os.pread(file.fileno(), _LOCAL.size, offset)
-        if (
-            flags & 1
-            or packed > os.fstat(file.fileno()).st_size
-            or len(local) < _LOCAL.size
-            or local[:4] != b"PK\3\4"
-        ):
-            return None
-        offset += _LOCAL.size + sum(_LOCAL.unpack(local)[-2:])
-        data = os.pread(file.fileno(), packed, offset)
+    entry = _entry(descriptor, name.encode())
+    if entry is None:
+        return None
+    flags, method, checksum, packed, size, offset = entry
+    local = os.pread(descriptor, _LOCAL.size, offset)
+    if (
+        flags & 1
+        or packed > os.fstat(descriptor).st_size
+        or len(local) < _LOCAL.size
+        or local[:4] != b"PK\3\4"
+    ):
+        return None
+    offset += _LOCAL.size + sum(_LOCAL.unpack(local)[-2:])
+    if max(packed, size) > _STEP:  # by zipfile, in steps
+        return None
+    data = os.pread(descriptor, packed, offset)
     if method == zipfile.ZIP_DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(size, 1))  # 0: no limit
     elif method != zipfile.ZIP_STORED:
         return None
     return data if len(data) == size and zlib.crc32(data) == checksum else None
+
+
+def _all(member: IO[bytes]) -> bytes:
+    """Return what a member unpacks to, which no number in the archive need say. Raises ValueError for too much."""
+    whole = io.BytesIO()
+    while part := member.read(_STEP):
+        if whole.tell() + len(part) > FILE_BYTES:
+            raise ValueError(f"It unpacks to more than {FILE_BYTES // 1_000_000:,} MB, which no picture needs")
+        whole.write(part)
+    return whole.getvalue()  # not copied
+
+
+class _Guarded:
+    """A file as zipfile reads it: its directory with one call, in which it is not read if it is too long."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(_DIRECTORY + 1 if size < 0 else min(size, _DIRECTORY + 1))
+        if len(data) > _DIRECTORY:
+            raise ValueError(f"The archive's directory has more than {_DIRECTORY >> 20} MiB")
+        return data
 
 
 def _entry(descriptor: int, name: bytes) -> tuple[int, int, int, int, int, int] | None:
@@ -84,7 +120,7 @@ def _entry(descriptor: int, name: bytes) -> tuple[int, int, int, int, int, int] 
     if end < 0 or len(tail) - end < _END.size:
         return None
     *_, size, start, _ = _END.unpack_from(tail, end)
-    if start + size != tail_start + end:  # something before the archive, or more than 4 GB
+    if start + size != tail_start + end or size > _DIRECTORY:  # something before it, more than 4 GB, too long
         return None
     directory = tail[start - tail_start : end] if start >= tail_start else os.pread(descriptor, size, start)
     at = directory.rfind(name)  # of members with one name the last counts

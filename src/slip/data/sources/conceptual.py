@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from slip.data.captions import texts
 from slip.data.containers.pickles import read_object_array
+from slip.data.contents import Contents
+from slip.data.sources.entries import Texts, Unusable, short
 from slip.data.sources.files import ImageFiles
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
@@ -25,7 +26,8 @@ class Conceptual(ImageFiles):
     An image is `image_name`, else `image_id`, or what `image_column` names: a path, or a number that is a file's name.
     Captions are `captions`, a list or one text, or what `caption_column` names. Paths are relative to `image_root`,
     else to a folder near the array; where none of them exists as it stands, `.jpg` is added to all. The array is read
-    without running code (see `pickles`).
+    without running code (see `pickles`). An image that is listed again is one record, with the captions of both.
+    `contents` says which entries are not used: those that name no image.
 
     Raises DataError when the file is no such array, an entry names no image, or the images are nowhere to be found.
     """
@@ -37,7 +39,8 @@ class Conceptual(ImageFiles):
     ) -> None:
         images = (image_column,) if image_column else IMAGE_KEYS
         captions = (caption_column,) if caption_column else CAPTION_KEYS
-        super().__init__(str(path), Path(), _entries(path, images, captions))
+        self.contents = Contents("entries")
+        super().__init__(str(path), Path(), _entries(path, images, captions, self.contents), merge=True)
         if not len(self):
             raise DataError("The array has no entries", got=str(path))
         roots = [Path(image_root).expanduser()] if image_root else around(path, Path(path).stem)
@@ -46,7 +49,10 @@ class Conceptual(ImageFiles):
         said = [f"in {root}"] * (not image_root) + [f"with {self._ending} added to their names"] * bool(
             self._ending
         )
-        self.note = f"Images of {path}: {', '.join(said)} (guessed)." if said else ""
+        guessed = f"Images of {path}: {', '.join(said)} (guessed)." if said else ""
+        twice = self.entries - len(self)
+        merged = f"{twice:,} entries are of images listed before: each image is one record." if twice else ""
+        self.note = " ".join(filter(None, [guessed, merged]))
         self.probe("Give the folder that holds them with --data.image-root")
 
     def path(self, index: int) -> str:
@@ -55,21 +61,28 @@ class Conceptual(ImageFiles):
 
 
 def _entries(
-    path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...]
+    path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], contents: Contents
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the image and the captions of each entry that names an image; count all in `contents`."""
+    unusable, drawn = Unusable(contents), Texts(path)
     for number, entry in enumerate(read_object_array(path)):
+        contents.see()
         if number == 0:
             _check_asked_for(entry, image_keys, caption_keys, path)
         image = _first(entry, image_keys)
-        if isinstance(image, int):
-            image = str(image)
-        if not isinstance(image, str) or not image:
-            raise DataError(
-                f"Entry {number:,} of the array names no image",
-                got=f"{short(entry)}, in {path}",
-                fix=f"It should be a dict with {' or '.join(map(repr, image_keys))}",
-            )
-        yield image, texts(_first(entry, caption_keys))
+        if isinstance(image, int) and not isinstance(image, bool):
+            image = str(image) if abs(image) < 10**30 else ""
+        if isinstance(image, str) and image:
+            drawn.draw(image, captions := _first(entry, caption_keys))
+            yield image, texts(captions)
+            continue
+        error = DataError(
+            f"Entry {number:,} of the array names no image",
+            got=f"{short(entry)}, in {path}",
+            fix=f"It should be a dict with {' or '.join(map(repr, image_keys))}",
+        )
+        unusable.count("the entry names no image", error)
+    unusable.judge()
 
 
 def _check_asked_for(

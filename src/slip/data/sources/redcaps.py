@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any, TextIO
 
 from slip.data.captions import texts
+from slip.data.contents import Contents
+from slip.data.limits import TABLE_BYTES, TEXT_BYTES
+from slip.data.sources.coco import parse
+from slip.data.sources.entries import Unusable, short
 from slip.data.sources.files import ImageFiles
 from slip.data.sources.near import around, choose, spread
 from slip.errors import DataError
+from slip.files import open_regular, read_whole
 
 HEAD = 1 << 16
 """Characters in which a file must show what it is."""
 
 CHUNK = 1 << 20
 """Characters of a list of annotations read at a time."""
+
+LONGEST = TEXT_BYTES
+"""Characters of one annotation in a list: what goes on for longer is none, and would be read over and over."""
 
 
 class RedCaps(ImageFiles):
@@ -27,7 +35,8 @@ class RedCaps(ImageFiles):
     `paths`: a folder of annotation files (`<subreddit>_<year>.json`), some of them, or one that holds the annotations
     of several in one list. `name`: what to call them together. An image is `<subreddit>/<image_id>.jpg` below
     `image_root`, else below a folder near the annotations. Its caption is `caption`, or `raw_caption` where that is
-    missing or blank.
+    missing or blank. An image that is listed again is one record, with the captions of both. `contents` says which
+    annotations are not used: those that name no image.
 
     Raises DataError when a file cannot be read or is of another form, or the images are nowhere to be found.
     """
@@ -37,7 +46,9 @@ class RedCaps(ImageFiles):
     ) -> None:
         found, files = _files(paths)
         name = name or found
-        super().__init__(name, Path(), (_entry(a, file) for file in files for a in _annotations(file)))
+        self.contents = Contents("annotations")
+        entries = (entry for file in files for entry in _entries(file, self.contents))
+        super().__init__(name, Path(), entries, merge=True)
         if not len(self):
             raise DataError("The RedCaps annotations list no images", got=name)
         roots = [Path(image_root).expanduser()] if image_root else around(files[0])
@@ -45,7 +56,10 @@ class RedCaps(ImageFiles):
             roots.append(roots[0] / "images")
         root, _ = choose([self._paths[i] for i in spread(len(self))], roots)
         self.root = str(root)
-        self.note = "" if image_root else f"Images of {name}: in {root} (guessed)."
+        guessed = "" if image_root else f"Images of {name}: in {root} (guessed)."
+        twice = self.entries - len(self)
+        merged = f"{twice:,} annotations are of images listed before: each image is one record." if twice else ""
+        self.note = " ".join(filter(None, [guessed, merged]))
         self.probe("Give the folder that holds the subreddits' folders with --data.image-root")
 
 
@@ -59,8 +73,8 @@ def is_redcaps(path: str | Path) -> bool:
         if path.is_dir():
             first = min(_json_files(path), default=None)
             return first is not None and is_redcaps(first)
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            head = file.read(HEAD)
+        with open_regular(path) as file:
+            head = file.read(HEAD).decode("utf-8-sig", "replace")
     except (OSError, ValueError):
         return False
     # Annotations of COCO have an image_id as well, but no subreddit.
@@ -93,13 +107,12 @@ def _json_files(folder: Path) -> list[Path]:
 def _annotations(path: Path) -> Iterator[Any]:
     """Yield the annotations of one file."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_regular(path) as opened, io.TextIOWrapper(opened, encoding="utf-8-sig") as file:
             if file.read(HEAD).lstrip().startswith("["):
                 file.seek(0)
                 yield from _elements(file)
                 return
-            file.seek(0)
-            data = json.load(file)
+        data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), ["annotations"])
     except OSError as error:
         raise DataError("The RedCaps file cannot be read", got=str(path), cause=str(error)) from None
     except (ValueError, RecursionError) as error:  # JSON, or UTF-8, that is none
@@ -137,6 +150,8 @@ def _elements(file: TextIO) -> Iterator[Any]:
             element, at = decoder.raw_decode(text, at)
         except ValueError:
             # Cut off by the end of what was read, perhaps: try again with more. No half object is a valid one.
+            if len(text) - at > LONGEST:
+                raise ValueError(f"an annotation goes on for {LONGEST:,} characters and more") from None
             added = file.read(size)
             if not added:
                 raise
@@ -146,18 +161,26 @@ def _elements(file: TextIO) -> Iterator[Any]:
         size = CHUNK
 
 
-def _entry(annotation: Any, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return an annotation's image and caption."""
-    match annotation:
-        case {"image_id": str() as image, "subreddit": str() as subreddit}:
-            pass
-        case {"image_id": str() as image, "subreddit": [str() as subreddit, *_]}:
-            pass
-        case _:
-            raise DataError(
-                "An annotation has no usable 'image_id' and 'subreddit'",
-                got=f"{short(annotation)}, in {path}",
-            )
-    return f"{subreddit}/{image}.jpg", texts(annotation.get("caption")) or texts(
-        annotation.get("raw_caption")
-    )
+def _entries(path: Path, contents: Contents) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the image and the captions of each annotation of a file that names an image; count all in `contents`."""
+    unusable = Unusable(seen := Contents(contents.things))
+    for annotation in _annotations(path):
+        seen.see()
+        match annotation:
+            case {"image_id": str() as image, "subreddit": str() as subreddit} if image and subreddit:
+                pass
+            case {"image_id": str() as image, "subreddit": [str() as subreddit, *_]} if image and subreddit:
+                pass
+            case _:
+                error = DataError(
+                    "An annotation has no usable 'image_id' and 'subreddit'",
+                    got=f"{short(annotation)}, in {path}",
+                )
+                unusable.count("the annotation has no usable 'image_id' and 'subreddit'", error)
+                continue
+        yield (
+            f"{subreddit}/{image}.jpg",
+            texts(annotation.get("caption")) or texts(annotation.get("raw_caption")),
+        )
+    unusable.judge()
+    contents.add(seen)

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from reprlib import repr as short
+
+import numpy as np
 
 from slip.data.captions import texts
 from slip.data.containers.pickles import read_list
 from slip.data.containers.zip import read_member
+from slip.data.contents import Contents
 from slip.data.record import Record
+from slip.data.sources.entries import Texts, Unusable, short
 from slip.data.sources.files import Strings
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
@@ -40,6 +43,7 @@ class Yfcc:
     names (see `convert_metadata`). An entry that is an index alone is an image without captions. Image 12345678 is
     the member `678.jpg` of `images/12/345.zip`; `root` is the folder that holds `images`: `image_root` if given, else
     one near the metadata. Texts are taken as they are; `slip.data.cleaning` makes metadata of the raw data.
+    `contents` says which entries are not used: those of another form.
 
     Raises DataError when the metadata cannot be read or have another form, or when the images are nowhere to be
     found. Memory: 20 bytes a record, and its texts.
@@ -51,13 +55,17 @@ class Yfcc:
     def __init__(self, path: str | Path, *, image_root: str = "") -> None:
         self.name = str(path)
         self._indices, self._texts = array("i"), Strings()  # texts: title, description, title, …
-        for index, title, description in read_metadata(path):
+        self.contents = Contents("entries")
+        for index, title, description in read_metadata(path, self.contents):
             self._indices.append(index)
             self._texts.append(title)
             self._texts.append(description)
         if not self._indices:
             raise DataError("The metadata list no images", got=self.name)
-        self.root, self.note = self._find(path, image_root)
+        self.root, guessed = self._find(path, image_root)
+        twice = len(self) - len(np.unique(np.frombuffer(self._indices, np.intc)))
+        again = f"{twice:,} entries are of images listed before: each is a record of its own." if twice else ""
+        self.note = " ".join(filter(None, [guessed, again]))
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -113,25 +121,34 @@ def place(index: int) -> tuple[str, str]:
     return f"images/{digits[:2]}/{digits[2:5]}.zip", f"{digits[5:]}.jpg"
 
 
-def read_metadata(path: str | Path) -> Iterator[Row]:
+def read_metadata(path: str | Path, contents: Contents | None = None) -> Iterator[Row]:
     """Yield the (index, title, description) of metadata in a pickle, or in a file that ends in .parquet.
 
-    Raises DataError when the file cannot be read, or at the first entry of another form.
+    Raises DataError when the file cannot be read, and at the first entry of another form; with `contents`, which counts
+    the entries, those of another form are left out, if they are not the most.
     """
     path = Path(path)
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else read_list(path)
+    seen = contents or Contents("entries")
+    unusable, drawn = Unusable(seen), Texts(path)
     for number, entry in enumerate(rows):
+        seen.see()
         match entry:
             case (int(index), str() | None as title, str() | None as description) if 0 <= index < INDICES:
+                drawn.draw(title, description)
                 yield index, title or "", description or ""
             case int(index) if 0 <= index < INDICES:
                 yield index, "", ""
             case _:
-                raise DataError(
+                error = DataError(
                     f"Entry {number:,} of the metadata is not (index, title, description)",
                     got=f"{short(entry)}, in {path}",
                     cause="An index is a number of at most 8 digits, title and description are texts",
                 )
+                if contents is None:
+                    raise error
+                unusable.count("the entry is not (index, title, description)", error)
+    unusable.judge()
 
 
 def convert_metadata(pickle_path: str | Path, parquet_path: str | Path) -> int:
