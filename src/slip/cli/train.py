@@ -17,6 +17,7 @@ from slip.errors import ConfigError
 if TYPE_CHECKING:
     from slip.data.record import Source
     from slip.evaluation import Evaluator
+    from slip.processes import Processes
 
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume` continues the run in `--out`, or starts it."""
@@ -88,8 +89,13 @@ def run(config: Config, out: str, resume: bool) -> None:
 
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
+        share = _share(config)
         with processes.first_goes_ahead():
-            source, ssl, tasks = _open(config, first=processes.first)
+            source, ssl, val = _open(config, first=processes.first)
+        if share:
+            source, val = _hold_out(config, source, share, processes)
+        with processes.together():
+            tasks = _tasks(config, val, first=processes.first)
         folder = train(
             config,
             source,
@@ -105,12 +111,33 @@ def run(config: Config, out: str, resume: bool) -> None:
         console.print(f"  done: {folder.path}", highlight=False)
 
 
-def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
-    """Return what to train on, where the self-supervised views come from if not from there, and what to measure."""
+def _share(config: Config) -> float | None:
+    """Return the share of the training data that is to be held out, None where data.val names a source, or nothing.
+
+    Raises ConfigError for one that makes no sense, before anything is opened.
+    """
+    from slip.data.split import share_of
+
+    share = share_of(config.data.val)
+    if share and not _captioned(config):
+        raise ConfigError(
+            "Records would be held out for retrieval, which an objective without captions cannot be measured by",
+            got=f"--data.val {config.data.val}, --objective.loss {config.objective.loss}",
+            fix="Leave --data.val out, and measure with --evaluation.tasks: `knn:FOLDER` or `linear:FOLDER`, say",
+        )
+    return share
+
+
+def _captioned(config: Config) -> bool:
     from slip import objectives
+
+    return "text" in objectives.parse(config.objective.loss).needs
+
+
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, Source | None]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure on, if
+    that is a source of its own."""
     from slip.data.sources import open_source
-    from slip.evaluation import suite
-    from slip.evaluation.retrieval import Retrieval
 
     data = config.data
     source = partial(
@@ -119,16 +146,40 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         image_column=data.image_column,
         caption_column=data.caption_column,
     )
-    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
-    if data.val:
+    val = ssl = None
+    if data.val and not _share(config):
         val = source(data.val, must_fit=False)
         if first:
             say_note(val)  # those of the other sources are in the plan
-        tasks.insert(0, Retrieval(val, task="retrieval:val"))
-    captioned = "text" in objectives.parse(config.objective.loss).needs
-    if first:
-        suite.check(tasks, text=captioned, best=config.evaluation.best)
-    ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
-    return source(data.train, captions_required=captioned), ssl, tasks
+    return source(data.train, captions_required=_captioned(config)), ssl, val
+
+
+def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
+    """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
+    is left."""
+    from slip.data.order import epoch_length
+    from slip.data.split import split
+
+    rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
+    if epoch_length(rest) < config.training.batch <= epoch_length(source):
+        raise ConfigError(
+            f"What is left to train on is less than a batch of {config.training.batch}",
+            got=f"{len(rest):,} of {len(source):,} records, the others are held out by --data.val {config.data.val}",
+            fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
+        )
+    return rest, held
+
+
+def _tasks(config: Config, val: Source | None, *, first: bool) -> list[Evaluator]:
+    """Return what to measure: retrieval on `val`, and the tasks by name. Those are opened by the first process."""
+    from slip.evaluation import suite
+    from slip.evaluation.retrieval import Retrieval
+
+    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
+    if val is not None:
+        tasks.insert(0, Retrieval(val, task="retrieval:val"))
+    if first:
+        suite.check(tasks, text=_captioned(config), best=config.evaluation.best)
+    return tasks

@@ -117,7 +117,8 @@ def _train(
         if processes.first:
             if not run.exists():
                 run.create(config, data)
-            console.print(describe(plan, model, run.path, source, ssl), highlight=False, soft_wrap=True)
+            words = describe(plan, model, run.path, source, ssl, evaluated=evaluate is not None)
+            console.print(words, highlight=False, soft_wrap=True)
     parallel = parallelise(
         model,
         config.training.parallel,
