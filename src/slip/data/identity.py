@@ -46,7 +46,10 @@ def differences(old: Identity, new: Identity) -> list[str]:
     held_out = _held_out(old), _held_out(new)
     if held_out[0] != held_out[1]:
         before, now = (about[0] if about else "none" for about in held_out)
-        return [f"records held out of data.train: {now}, were: {before}" + ", others" * (before == now)]
+        return [
+            f"records held out of data.train for data.val: {now}, were: {before}"
+            + ", others" * (before == now)
+        ]
     if old.keys() != new.keys():
         return [f"data for {' and '.join(new)}, were for {' and '.join(old)}"]
     lanes = [lane for lane in old if lane != HELD_OUT]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -199,20 +199,32 @@ def _place(source: Source, spec: str) -> Path:
     return cache_folder() / "splits" / f"{cache_name(json.dumps(about))}.groups"
 
 
-def _stamps(spec: str) -> Sequence[tuple[str, int, int]]:
-    """Return size and time of the files on this machine that a spec stands for."""
-    stamps = []
-    for _, term in split_mixture(spec) if not os.path.exists(spec) else [(1, spec)]:
-        if term.startswith(("hf:", "hf-stream:", "scenes")) or (
-            is_url(term) and not term.startswith("file://")
-        ):
+def _stamps(spec: str) -> str:
+    """Return a digest of names, sizes and times of the files on this machine that a spec stands for."""
+    found = hashlib.blake2b(digest_size=16)
+    for _, term in split_mixture(spec) if spec and not os.path.exists(spec) else [(1, spec)]:
+        term = term.removeprefix("hf:")
+        if not term or term.startswith("hf-stream:") or (is_url(term) and not term.startswith("file://")):
             continue
         try:
-            statuses = [(path, os.stat(path)) for path in find_paths(term)]
-        except (SlipError, OSError, ValueError):
+            for path in find_paths(term):
+                for file in _files(path):
+                    status = os.stat(file)
+                    found.update(
+                        f"{file}\0{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogatepass")
+                    )
+        except (SlipError, OSError, ValueError):  # it names no files
             continue
-        stamps += [(path, status.st_size, status.st_mtime_ns) for path, status in statuses]
-    return stamps
+    return found.hexdigest()
+
+
+def _files(path: str) -> Iterator[str]:
+    """Yield a file, or all in a folder and those below it."""
+    if not os.path.isdir(path):
+        yield path
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        yield from (os.path.join(folder, file) for file in sorted(files))
 
 
 def _keep(place: Path, found: _Found) -> None:
