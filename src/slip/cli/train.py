@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from slip.evaluation import Evaluator
     from slip.processes import Processes
 
+VAL = "retrieval:val"
+"""What retrieval on data.val is called in results."""
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume` continues the run in `--out`, or starts it."""
 
@@ -83,6 +85,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     from rich.console import Console
 
     from slip.evaluation import suite
+    from slip.evaluation.retrieval import Retrieval
     from slip.processes import joined
     from slip.training.loop import train
     from slip.training.precision import choose_device
@@ -91,11 +94,10 @@ def run(config: Config, out: str, resume: bool) -> None:
         console = Console(stderr=True, quiet=not processes.first)
         share = _share(config)
         with processes.first_goes_ahead():
-            source, ssl, val = _open(config, first=processes.first)
+            source, ssl, tasks = _open(config, first=processes.first)
         if share:
-            source, val = _hold_out(config, source, share, processes)
-        with processes.together():
-            tasks = _tasks(config, val, first=processes.first)
+            source, held_out = _hold_out(config, source, share, processes)
+            tasks[0] = Retrieval(held_out, task=VAL)
         folder = train(
             config,
             source,
@@ -134,26 +136,34 @@ def _captioned(config: Config) -> bool:
     return "text" in objectives.parse(config.objective.loss).needs
 
 
-def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, Source | None]:
-    """Return what to train on, where the self-supervised views come from if not from there, and what to measure on, if
-    that is a source of its own."""
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure. Where
+    a share of the training data is held out for that, it is yet to be."""
     from slip.data.sources import open_source
+    from slip.evaluation import suite
+    from slip.evaluation.retrieval import Retrieval
 
-    data = config.data
+    data, captioned = config.data, _captioned(config)
     source = partial(
         open_source,
         image_root=data.image_root,
         image_column=data.image_column,
         caption_column=data.caption_column,
     )
-    val = ssl = None
-    if data.val and not _share(config):
-        val = source(data.val, must_fit=False)
-        if first:
+    train = source(data.train, captions_required=captioned)
+    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
+    if data.val:
+        shared = _share(config) is not None
+        val = train if shared else source(data.val, must_fit=False)
+        if first and not shared:
             say_note(val)  # those of the other sources are in the plan
+        tasks.insert(0, Retrieval(val, task=VAL))
+    if first:
+        suite.check(tasks, text=captioned, best=config.evaluation.best)
+    ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
-    return source(data.train, captions_required=_captioned(config)), ssl, val
+    return train, ssl, tasks
 
 
 def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
@@ -170,16 +180,3 @@ def _hold_out(config: Config, source: Source, share: float, processes: Processes
             fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
         )
     return rest, held
-
-
-def _tasks(config: Config, val: Source | None, *, first: bool) -> list[Evaluator]:
-    """Return what to measure: retrieval on `val`, and the tasks by name. Those are opened by the first process."""
-    from slip.evaluation import suite
-    from slip.evaluation.retrieval import Retrieval
-
-    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
-    if val is not None:
-        tasks.insert(0, Retrieval(val, task="retrieval:val"))
-    if first:
-        suite.check(tasks, text=_captioned(config), best=config.evaluation.best)
-    return tasks

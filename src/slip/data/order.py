@@ -180,7 +180,7 @@ class Order:
         epoch, offset = divmod(position, part.length)
         if part.ends is None:
             return offset % part.block
-        ends = self._blocks_of(0, epoch).ends
+        ends = self._blocks_of(0, epoch, part.ends).ends
         turn = int(np.searchsorted(ends, offset, side="right"))
         return offset - (int(ends[turn - 1]) if turn else 0)
 
@@ -202,7 +202,7 @@ class Order:
         """Return which record of a part comes at `offset` of an epoch."""
         keys = _keys(self.seed, epoch, number, self.stream)
         if part.ends is not None:
-            return self._shuffled_blocks(offset, epoch, number, part)
+            return self._shuffled_blocks(offset, epoch, number, part, part.ends)
         if part.block == 1:
             return permute(offset, part.length, keys)
         blocks = part.length // part.block
@@ -214,24 +214,24 @@ class Order:
             within = permute(within, size, _keys_of_block(*keys, block))
         return block * part.block + within
 
-    def _shuffled_blocks(self, offset: int, epoch: int, number: int, part: Part) -> int:
+    def _shuffled_blocks(self, offset: int, epoch: int, number: int, part: Part, ends: np.ndarray) -> int:
         """`_shuffled` of a part whose blocks have sizes of their own: a list of them is kept, 16 bytes a block."""
-        drawn = self._blocks_of(number, epoch)
+        drawn = self._blocks_of(number, epoch, ends)
         turn = int(np.searchsorted(drawn.ends, offset, side="right"))
         block = int(drawn.blocks[turn])
-        records = _block(part.ends, block)
+        records = _block(ends, block)
         within = offset - int(drawn.ends[turn]) + len(records)
         if not part.as_they_lie:
             keys = _keys(self.seed, epoch, number, self.stream)
             within = permute(within, len(records), _keys_of_block(*keys, block))
         return records[within]
 
-    def _blocks_of(self, number: int, epoch: int) -> _Drawn:
-        """Return the order in which the blocks of a part with `ends` come in an epoch."""
+    def _blocks_of(self, number: int, epoch: int, ends: np.ndarray) -> _Drawn:
+        """Return the order in which the blocks of a part, which end at `ends`, come in an epoch."""
         drawn = self._drawn.get(number)
         if drawn is None or drawn.epoch != epoch:
             keys = _keys(self.seed, epoch, number, self.stream)
-            drawn = self._drawn[number] = _Drawn.of(self.parts[number].ends, epoch, keys)
+            drawn = self._drawn[number] = _Drawn.of(ends, epoch, keys)
         return drawn
 
 
