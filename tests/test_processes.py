@@ -33,6 +33,15 @@ def gathered() -> list[list[bytes]]:
         ]
 
 
+def told() -> list[bytes]:
+    with mock.patch.object(slip.processes, "_MESSAGE", 100), joined() as processes:
+        return [processes.bytes_from_first(bytes([processes.rank]) * size) for size in (0, 5, 1007)]
+
+
+def test_bytes_of_the_first_come_to_all() -> None:
+    assert [*run_on(3, told), told()] == [[b"", b"\0" * 5, b"\0" * 1007]] * 4
+
+
 def test_bytes_of_all_come_to_the_first_or_to_all() -> None:
     everyones, none = [b"\0" * 7, b"\1" * 1007, b"\2" * 2007], [b"", b"", b""]
     first, *others = run_on(3, gathered)

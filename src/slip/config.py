@@ -37,7 +37,8 @@ class DataConfig:
     ssl: str = ""
     """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""
     val: str = ""
-    """Held-out captioned source for retrieval during and after training; empty for none."""
+    """What retrieval is measured on during and after training: a captioned source, or a share of `train` that is held
+    out, `10%`. Records with an equal caption, and equal or near pictures, stay on one side. Empty: nothing."""
     image_root: str = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed from the file's own place."""
     image_column: str = ""

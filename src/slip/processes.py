@@ -84,6 +84,19 @@ class Processes:
         dist.broadcast(told, 0, group=self._control)
         return int(told)
 
+    def bytes_from_first(self, payload: bytes) -> bytes:
+        """Return the first process's bytes, however many."""
+        size = self.from_first(len(payload))
+        if self._control is None:
+            return payload
+        import torch
+        import torch.distributed as dist
+
+        told = _tensor(payload) if self.first else torch.empty(size, dtype=torch.uint8)
+        for part in _messages(told):
+            dist.broadcast(part, 0, group=self._control)
+        return told.numpy().tobytes()
+
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return every process's bytes, by rank, on all of them: of a few."""
         if self._control is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from check_fakes import ODD, PLAIN, Odds
+from check_fakes import ODD, PLAIN, Odds, encoded, pixels
 from slip import recipes
 from slip.cli import main
 from slip.data.contents import Contents
@@ -140,6 +140,40 @@ def test_what_is_listed_can_be_left_out(table: str, tmp_path: Path, capsys) -> N
     assert not other.exists()
 
 
+def test_what_another_set_has_is_left_out(table: str, tmp_path: Path, capsys) -> None:
+    """Three pictures of the other set: the same bytes, a near copy, an equal title alone."""
+    other, listed, page = tmp_path / "test", tmp_path / "odd.jsonl", tmp_path / "c.html"
+    other.mkdir()
+    rows = [
+        ("file", "caption"),
+        ("a.jpg", "new"),
+        ("b.jpg", "newer"),
+        ("c.jpg", "A plain picture,  number 9"),
+    ]
+    for (name, _), image in zip(rows[1:], (PLAIN[3][0], ODD[2][0], encoded(pixels(90)))):
+        (other / name).write_bytes(image)  # type: ignore[arg-type]
+    with open(other / "test.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    options = ["--processes", "1", "--out", str(page)]
+    against = ["--against", str(other / "test.csv"), "--image-column", "path"]
+    assert main(["data", "check", table, *options, *against, "--list", str(listed)]) == 1  # of damaged images
+    out = " ".join(capsys.readouterr().out.split())
+    assert "byte by byte: 1 (3.1 %)" in out
+    assert "'03.jpg' here and 'a.jpg' there" in out
+    assert "near copy of one in" in out
+    assert "'09.jpg' here and 'c.jpg' there" in out
+    assert "In both sets" in page.read_text()
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [(line["index"], line.get("of_other")) for line in lines] == [
+        (3, "a.jpg"), (4, "b.jpg"), (9, "c.jpg"), (30, None), (31, None),
+    ]  # fmt: skip
+    folder = str(tmp_path / "shards")
+    assert main(["data", "convert", table, folder, "--processes", "1", "--without", str(listed)]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", folder, *options, "--against", str(other / "test.csv")]) == 0
+    assert "Records that have something in common with" in capsys.readouterr().out
+
+
 def test_only_what_is_asked_for_is_left_out(tmp_path: Path, capsys) -> None:
     """Five rows a picture lose no caption, near copies stay, exact ones go."""
     image, again = Image.open(io.BytesIO(PLAIN[4][0])), ODD[2][0]  # type: ignore[arg-type]
@@ -215,6 +249,7 @@ def test_two_ranks_find_and_write_what_one_process_does(table: str, tmp_path: Pa
     [
         (["chekc"], "Did you mean 'check'"),
         (["check", "nowhere.csv"], "no such file"),
+        (["check", "scenes:test:4", "--against", "nowhere.csv"], "no such file"),
         (["check", "scenes", "--processes", "0"], "at least 1"),
         (["convert", "scenes:test:4", "out", "--shard-size", "0"], "at least 1"),
     ],

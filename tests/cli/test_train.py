@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from check_fakes import encoded, pixels
 from slip import recipes, toml
 from slip.cli import main
 from slip.cli.train import resolve, run
@@ -110,6 +111,62 @@ def test_what_was_guessed_of_the_held_out_data_is_said(tmp_path, monkeypatch, ca
     assert main(["train", "small-data", *sources]) == 0
     assert trained == [str(tmp_path / "train.csv")]
     assert "Columns of val.csv: image from 'path', caption from 'title' (guessed)" in capsys.readouterr().err
+
+
+def products(folder, count: int = 40) -> list[str]:
+    """Write a table of pictures, each twice with a title of its own and one in common with the next."""
+    rows = ["path,title"]
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(
+            encoded(pixels(number // 2, 40 + 20 * (number % 2), 40), quality=95)
+        )
+        rows.append(f"{number}.jpg,a title {number // 2 if number % 4 else number}")
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return ["train", "scenes-tiny", "--data.train", str(folder / "pairs.csv"), "--training.batch", "16"]
+
+
+def test_a_share_of_the_training_data_is_held_out(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
+
+    def train(config, source, out, *, evaluate, **_):
+        raise Asked(source, evaluate.keywords["tasks"])
+
+    monkeypatch.setattr("slip.training.loop.train", train)
+    options = resolve(
+        [*products(tmp_path)[1:], "--data.val", "20%", "--evaluation.best", "retrieval:val/text_recall@1"]
+    )
+    with pytest.raises(Asked) as asked:
+        run(options.config, "out", False)
+    source, (val, *others) = asked.value.args
+    assert val.name == "retrieval:val"
+    assert len(others) == len(options.config.evaluation.tasks)
+    assert len(source) + len(val.source) == 40
+    assert {source[k].key for k in range(len(source))}.isdisjoint(
+        val.source[k].key for k in range(len(val.source))
+    )
+    assert source.held_out.records == len(val.source) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.val", "0%"], "above 0 % and below 100 %"),
+        (["--data.val", "100%"], "above 0 % and below 100 %"),
+        (["--data.val=-5%"], "above 0 % and below 100 %"),
+        (["--data.val", "10%%"], "neither a source nor a share"),
+        (["--data.val", "1/10"], "written in percent, as in --data.val 10%"),
+        (["--data.val", "90%"], r"less than a batch of 16. Got: .* of 40 records.*Lower --training.batch"),
+        (["--data.val", "20%", "--objective.loss", "simclr"], "an objective without captions"),
+        (["--data.val", "20%", "--evaluation.tasks", "knn:nowhere"], "no labelled images at this place"),
+    ],
+)
+def test_shares_that_cannot_be_held_out(tmp_path, monkeypatch, options, message, capsys) -> None:
+    monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
+    assert main([*products(tmp_path), *options, "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

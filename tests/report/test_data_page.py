@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from check_fakes import Odds, index_of
+from data.check.test_against import TEST, TRAIN
 from slip.data.check import check, judge
+from slip.data.check.against import compare
 from slip.data.record import Record
 from slip.errors import DataError
 from slip.report.data_page import page, write_data_page
@@ -135,3 +137,30 @@ def test_a_place_that_cannot_be_written(tmp_path) -> None:
     assert summary is not None
     with pytest.raises(DataError, match="cannot be written"):
         write_data_page(tmp_path / "no" / "page.html", summary, judge(summary), Odds(2), view=64)
+
+
+def test_pairs_of_two_sets_side_by_side() -> None:
+    here, there = check(TRAIN, processes=1), check(TEST, processes=1)
+    assert here is not None
+    assert there is not None
+    against = compare(here, there)
+    html = page(here, judge(here), TRAIN, view=64, against=against, other=TEST)
+    plain = re.sub(r"</?bdi.*?>", "", html)
+    titles = re.findall(r"<h[23]>(.*?)</h[23]>", plain)
+    start = titles.index("In both sets")
+    assert titles[start : start + 4] == [
+        "In both sets", "The same picture: 2", "Nearly the same picture: 1", "The same caption: 1",
+    ]  # fmt: skip
+    section = plain[plain.index("In both sets") :].partition("</section>")[0]
+    assert section.count("<img") == 8
+    for words in (
+        "train/1",
+        "test/1",
+        "train/2",
+        "test/2",
+        "that is THERE",
+        "That is there",
+        "second in test.",
+    ):
+        assert words in section
+    assert "In both sets" not in page(here, judge(here), TRAIN, view=64)

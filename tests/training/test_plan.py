@@ -1,10 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from slip.config import Config, ImageTowerConfig
+from slip.config import Config, EvaluationConfig, ImageTowerConfig
 from slip.data.contents import Contents
+from slip.data.subset import HeldOut, Subset
 from slip.errors import ConfigError
 from slip.models import build
 from slip.training.plan import make_plan, memory
@@ -168,3 +170,31 @@ def test_the_plan_warns_of_what_a_source_loses(tmp_path) -> None:
     assert (
         "  WARNING    64 of 128 members of toy are not used: 64 × no known format, for example a.heic" in told
     )
+
+
+@pytest.mark.parametrize(
+    ("val", "tasks", "evaluated", "words"),
+    [
+        ("", (), False, "nothing will be measured: there is neither --data.val nor --evaluation.tasks"),
+        ("val.csv", ("knn:scenes",), True, "retrieval on val.csv\n             knn:scenes"),
+        ("", (), True, "by the program that trains"),
+    ],
+)
+def test_what_is_measured_is_said(tiny_config, toy_source, tmp_path, val, tasks, evaluated, words) -> None:
+    config = replace(
+        tiny_config, data=replace(tiny_config.data, val=val), evaluation=EvaluationConfig(tasks=tasks)
+    )
+    model = build(config.model, 16, NEEDS)
+    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, toy_source, evaluated=evaluated)
+    assert f"  validation {words}" in told
+    if not evaluated:
+        assert "`--data.val 10%` holds out a tenth of the training data" in told
+
+
+def test_what_is_held_out_is_said(tiny_config, toy_source, tmp_path) -> None:
+    about = HeldOut(0.1, 7, 5, 64, "", ("a note",))
+    source = Subset(toy_source, np.arange(7), about)
+    model = build(tiny_config.model, 16, NEEDS)
+    told = describe(make_plan(tiny_config, 57, NEEDS), model, tmp_path, source)
+    assert "  validation 10 % of train held out: 7 of 64 records (10.9 %), 5 groups (equal" in told
+    assert f"\n{13 * ' '}a note\n" in told

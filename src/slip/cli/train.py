@@ -17,7 +17,10 @@ from slip.errors import ConfigError
 if TYPE_CHECKING:
     from slip.data.record import Source
     from slip.evaluation import Evaluator
+    from slip.processes import Processes
 
+VAL = "retrieval:val"
+"""What retrieval on data.val is called in results."""
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume` continues the run in `--out`, or starts it."""
 
@@ -82,6 +85,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     from rich.console import Console
 
     from slip.evaluation import suite
+    from slip.evaluation.retrieval import Retrieval
     from slip.processes import joined
     from slip.progress import say
     from slip.training.loop import train
@@ -89,8 +93,12 @@ def run(config: Config, out: str, resume: bool) -> None:
 
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
+        share = _share(config)
         with processes.first_goes_ahead():
             source, ssl, tasks = _open(config, first=processes.first)
+        if share:
+            source, held_out = _hold_out(config, source, share, processes)
+            tasks[0] = Retrieval(held_out, task=VAL)
         folder = train(
             config,
             source,
@@ -106,30 +114,70 @@ def run(config: Config, out: str, resume: bool) -> None:
         say(console, f"  done: {folder.path}")
 
 
-def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
-    """Return what to train on, where the self-supervised views come from if not from there, and what to measure."""
+def _share(config: Config) -> float | None:
+    """Return the share of the training data that is to be held out, None where data.val names a source, or nothing.
+
+    Raises ConfigError for one that makes no sense, before anything is opened.
+    """
+    from slip.data.split import share_of
+
+    share = share_of(config.data.val)
+    if share and not _captioned(config):
+        raise ConfigError(
+            "Records would be held out for retrieval, which an objective without captions cannot be measured by",
+            got=f"--data.val {config.data.val}, --objective.loss {config.objective.loss}",
+            fix="Leave --data.val out, and measure with --evaluation.tasks: `knn:FOLDER` or `linear:FOLDER`, say",
+        )
+    return share
+
+
+def _captioned(config: Config) -> bool:
     from slip import objectives
+
+    return "text" in objectives.parse(config.objective.loss).needs
+
+
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure. Where
+    a share of the training data is held out for that, it is yet to be."""
     from slip.data.sources import open_source
     from slip.evaluation import suite
     from slip.evaluation.retrieval import Retrieval
 
-    data = config.data
+    data, captioned = config.data, _captioned(config)
     source = partial(
         open_source,
         image_root=data.image_root,
         image_column=data.image_column,
         caption_column=data.caption_column,
     )
+    train = source(data.train, captions_required=captioned)
     tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
     if data.val:
-        val = source(data.val, must_fit=False)
-        if first:
+        shared = _share(config) is not None
+        val = train if shared else source(data.val, must_fit=False)
+        if first and not shared:
             say_note(val)  # those of the other sources are in the plan
-        tasks.insert(0, Retrieval(val, task="retrieval:val"))
-    captioned = "text" in objectives.parse(config.objective.loss).needs
+        tasks.insert(0, Retrieval(val, task=VAL))
     if first:
         suite.check(tasks, text=captioned, best=config.evaluation.best)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
-    return source(data.train, captions_required=captioned), ssl, tasks
+    return train, ssl, tasks
+
+
+def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
+    """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
+    is left."""
+    from slip.data.order import epoch_length
+    from slip.data.split import split
+
+    rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
+    if epoch_length(rest) < config.training.batch <= epoch_length(source):
+        raise ConfigError(
+            f"What is left to train on is less than a batch of {config.training.batch}",
+            got=f"{len(rest):,} of {len(source):,} records, the others are held out by --data.val {config.data.val}",
+            fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
+        )
+    return rest, held

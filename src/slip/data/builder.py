@@ -16,7 +16,7 @@ from torch import Tensor
 from slip.config import SSL_VIEWS, VIEWS, ViewsConfig
 from slip.data.captions import is_caption
 from slip.data.decode import decode
-from slip.data.order import Order, Stream, Streams, origin, parts_of, stand_ins
+from slip.data.order import Order, Stream, Streams, origin, parts_of, stand_ins, whole_index
 from slip.data.record import Record, Skipped, Source, Tally
 from slip.data.schedule import Schedule
 from slip.data.tokenizer import Tokenizer
@@ -133,7 +133,7 @@ class Lane:
             image = decode(record.image, self.min_side(names), self.decoder)
             return _Sample(epoch, turn, key, image, caption)
         except DataError as error:
-            return Skipped(index, key, name, str(error))
+            return Skipped(whole_index(self.source, index), key, name, str(error))
 
     def _caption(self, record: Record, epoch: int, turn: int) -> str:
         captions = [caption for caption in record.captions if is_caption(caption)]
@@ -189,11 +189,11 @@ class Builder:
 
         Where records lie in blocks, the pieces end with a block if they can: one cut in two would be fetched twice.
         """
-        parts, pieces, start = self.lanes[0].order.parts, [], self.rows.start
+        order, pieces, start = self.lanes[0].order, [], self.rows.start
         while self.rows.stop - start > size:
             stop = start + size
-            if len(parts) == 1:  # those of a mixture take turns, and with them their blocks
-                whole = stop - (position + stop) % parts[0].length % parts[0].block
+            if len(order.parts) == 1:  # those of a mixture take turns, and with them their blocks
+                whole = stop - order.since_block(position + stop)
                 stop = whole if whole > start else stop
             pieces.append(range(start, stop))
             start = stop

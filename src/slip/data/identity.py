@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ SAMPLED = 4
 UNREADABLE = "unreadable"
 
 Identity = dict[str, list[dict[str, Any]]]
-"""Lane (`train`, `ssl`) → for each part of its source the name, how many records, how they are ordered, digests."""
+"""Lane (`train`, `ssl`) → for each part of its source the name, how many records, how they are ordered, digests; and
+HELD_OUT, where some of `train` is held out: which records these are."""
+HELD_OUT = "held_out"
 
 
 def identify(lanes: Mapping[str, Source | None], *, captioned: bool) -> Identity:
@@ -26,11 +29,13 @@ def identify(lanes: Mapping[str, Source | None], *, captioned: bool) -> Identity
 
     Reads these records. One that cannot be read is noted as UNREADABLE, and equals any.
     """
-    return {
+    found = {
         lane: _parts(source, captioned and lane == "train")
         for lane, source in lanes.items()
         if source is not None
     }
+    held_out = getattr(lanes.get("train"), "held_out", None)
+    return found | ({HELD_OUT: [asdict(held_out)]} if held_out else {})
 
 
 def differences(old: Identity, new: Identity) -> list[str]:
@@ -38,9 +43,24 @@ def differences(old: Identity, new: Identity) -> list[str]:
 
     Names do not count: the same records may have moved to another place.
     """
+    held_out = _held_out(old), _held_out(new)
+    if held_out[0] != held_out[1]:
+        before, now = (about[0] if about else "none" for about in held_out)
+        return [
+            f"records held out of data.train for data.val: {now}, were: {before}"
+            + ", others" * (before == now)
+        ]
     if old.keys() != new.keys():
         return [f"data for {' and '.join(new)}, were for {' and '.join(old)}"]
-    return [words for lane in old for words in _differences(lane, old[lane], new[lane])]
+    lanes = [lane for lane in old if lane != HELD_OUT]
+    return [words for lane in lanes for words in _differences(lane, old[lane], new[lane])]
+
+
+def _held_out(identity: Identity) -> tuple[str, str] | None:
+    """Return how many records are held out of `train`, in words, and a digest of which; None where none are."""
+    for about in identity.get(HELD_OUT, ()):
+        return f"{about['records']:,} of {about['total']:,}", about["digest"]
+    return None
 
 
 def _parts(source: Source, captioned: bool) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any
@@ -84,12 +84,15 @@ class Part:
     length: its records. share: the positions that it gets in an epoch of the whole; as many as its records unless a
     mixture weighs it. block: records that stay together, because they are read best so; the blocks are shuffled, and
     the records of each among themselves, anew every epoch. as_they_lie: they are not, because it would cost reading.
+    ends: where each block ends, increasing, of a part whose blocks have lost some of their records (see
+    `slip.data.subset`); None: each has `block`, the last what is left over.
     """
 
     length: int
     share: int
     block: int = 1
     as_they_lie: bool = False
+    ends: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 def parts_of(source: Any) -> tuple[Part, ...]:
@@ -115,6 +118,11 @@ def origin(source: Any, index: int) -> tuple[Any, int]:
     return source.origin(index) if hasattr(source, "origin") else (source, index)
 
 
+def whole_index(source: Any, index: int) -> int:
+    """Return which record of the whole source record `index` is, where others have been left out of it."""
+    return source.whole_index(index) if hasattr(source, "whole_index") else index
+
+
 def epoch_length(source: Any) -> int:
     """Return how many positions an epoch of a source has: its records, unless it is a mixture with weights."""
     return sum(part.share for part in parts_of(source))
@@ -135,6 +143,7 @@ class Order:
         self.length = sum(part.share for part in self.parts)
         self.records = sum(part.length for part in self.parts)
         self._first = list(itertools.accumulate((part.length for part in self.parts), initial=0))
+        self._drawn: dict[int, _Drawn] = {}  # by part, of the epoch asked for last
         if any(part.length < 1 or part.share < 1 for part in self.parts) or not self.parts:
             raise ConfigError("There are no records to put in order", got=self.parts)
 
@@ -159,8 +168,21 @@ class Order:
     def block_of(self, index: int) -> range:
         """Return the records of the block that record `index` is in, itself among them."""
         part, block = self.part_of(index), self.parts[self.part_number(index)].block
+        ends = self.parts[self.part_number(index)].ends
+        if ends is not None:
+            return _block(ends, int(np.searchsorted(ends, index - part.start, side="right")), part.start)
         first = index - (index - part.start) % block
         return range(first, min(first + block, part.stop))
+
+    def since_block(self, position: int) -> int:
+        """Return how many positions ago the block began that a position is in, of an order of one part."""
+        (part,) = self.parts
+        epoch, offset = divmod(position, part.length)
+        if part.ends is None:
+            return offset % part.block
+        ends = self._blocks_of(0, epoch, part.ends).ends
+        turn = int(np.searchsorted(ends, offset, side="right"))
+        return offset - (int(ends[turn - 1]) if turn else 0)
 
     def _turn(self, position: int) -> tuple[int, int]:
         """Return which part's turn it is at `position`, and how many turns that part has had before.
@@ -179,6 +201,8 @@ class Order:
     def _shuffled(self, offset: int, epoch: int, number: int, part: Part) -> int:
         """Return which record of a part comes at `offset` of an epoch."""
         keys = _keys(self.seed, epoch, number, self.stream)
+        if part.ends is not None:
+            return self._shuffled_blocks(offset, epoch, number, part, part.ends)
         if part.block == 1:
             return permute(offset, part.length, keys)
         blocks = part.length // part.block
@@ -189,6 +213,49 @@ class Order:
         if not part.as_they_lie:
             within = permute(within, size, _keys_of_block(*keys, block))
         return block * part.block + within
+
+    def _shuffled_blocks(self, offset: int, epoch: int, number: int, part: Part, ends: np.ndarray) -> int:
+        """`_shuffled` of a part whose blocks have sizes of their own: a list of them is kept, 16 bytes a block."""
+        drawn = self._blocks_of(number, epoch, ends)
+        turn = int(np.searchsorted(drawn.ends, offset, side="right"))
+        block = int(drawn.blocks[turn])
+        records = _block(ends, block)
+        within = offset - int(drawn.ends[turn]) + len(records)
+        if not part.as_they_lie:
+            keys = _keys(self.seed, epoch, number, self.stream)
+            within = permute(within, len(records), _keys_of_block(*keys, block))
+        return records[within]
+
+    def _blocks_of(self, number: int, epoch: int, ends: np.ndarray) -> _Drawn:
+        """Return the order in which the blocks of a part, which end at `ends`, come in an epoch."""
+        drawn = self._drawn.get(number)
+        if drawn is None or drawn.epoch != epoch:
+            keys = _keys(self.seed, epoch, number, self.stream)
+            drawn = self._drawn[number] = _Drawn.of(ends, epoch, keys)
+        return drawn
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The order of blocks in an epoch, and where each ends in that order."""
+
+    epoch: int
+    blocks: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, ends: np.ndarray, epoch: int, keys: Sequence[int]) -> _Drawn:
+        """Draw the order of the blocks that end at `ends`: by a hash of their numbers."""
+        numbers = np.arange(len(ends), dtype=np.uint64)
+        for key in keys[:2]:
+            numbers = _mix(numbers + np.uint64(key))
+        blocks = np.argsort(numbers, kind="stable")
+        return cls(epoch, blocks, np.cumsum(np.diff(ends, prepend=0)[blocks]))
+
+
+def _block(ends: np.ndarray, block: int, start: int = 0) -> range:
+    """Return the records of a block, counted from `start`."""
+    return range(start + (int(ends[block - 1]) if block else 0), start + int(ends[block]))
 
 
 def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: int) -> list[int]:
@@ -242,8 +309,9 @@ def _feistel(value: int, bits: int, keys: Sequence[int]) -> int:
     return high << low_bits | low
 
 
-def _mix(x: int) -> int:
-    """The finaliser of SplitMix64 (Steele et al., "Fast splittable pseudorandom number generators", 2014)."""
+def _mix(x: Any) -> Any:
+    """The finaliser of SplitMix64 (Steele et al., "Fast splittable pseudorandom number generators", 2014), of an int or
+    an array of uint64."""
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _WORD
     return x ^ (x >> 31)

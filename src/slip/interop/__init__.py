@@ -109,7 +109,9 @@ def _check_shapes(own: dict[str, torch.Size] | None, stored: dict[str, torch.Siz
         return
     wrong = sorted(own.keys() ^ stored.keys()) or [name for name in own if own[name] != stored[name]]
     if wrong:
-        raise _misfit(f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{folder} may come from another run")
+        raise _misfit(
+            f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{folder} may come from another run"
+        )
 
 
 def _misfit(got: str, cause: str = "") -> CheckpointError:

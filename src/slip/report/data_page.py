@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from slip.data.check import Summary, Verdict
+from slip.data.check.against import CAPTION, NEAR, PICTURE, Against, against_pairs
 from slip.data.check.facts import MOST_TOKENS
 from slip.data.check.verdict import megabytes, percent
-from slip.data.check.words import useless
+from slip.data.check.words import normal, useless
 from slip.data.record import Source
 from slip.errors import DataError
 from slip.files import write_bytes
@@ -25,16 +26,24 @@ _GROUPS, _MEMBERS, _TILES, _CAPTIONS = 8, 8, 8, 10
 
 
 def write_data_page(
-    path: str | Path, summary: Summary, verdict: Verdict, source: Source, *, view: int
+    path: str | Path,
+    summary: Summary,
+    verdict: Verdict,
+    source: Source,
+    *,
+    view: int,
+    against: Against | None = None,
+    other: Source | None = None,
 ) -> Path:
     """Write the page to `path` and return it; the pictures shown are read from `source` once more.
 
-    view: side of a view in pixels, of the recipe that the verdict is for.
+    view: side of a view in pixels, of the recipe that the verdict is for. against: what the source has in common with
+    a second one, `other`.
 
     Raises DataError when the file cannot be written.
     """
     path = Path(path)
-    html = page(summary, verdict, source, view=view)
+    html = page(summary, verdict, source, view=view, against=against, other=other)
     try:
         # Captions from the web may hold half characters, which UTF-8 cannot; they become "?".
         write_bytes(path, html.encode("utf-8", errors="replace"))
@@ -43,14 +52,23 @@ def write_data_page(
     return path
 
 
-def page(summary: Summary, verdict: Verdict, source: Source, *, view: int) -> Html:
-    """Return the whole page as HTML text; `view` as in `write_data_page`."""
+def page(
+    summary: Summary,
+    verdict: Verdict,
+    source: Source,
+    *,
+    view: int,
+    against: Against | None = None,
+    other: Source | None = None,
+) -> Html:
+    """Return the whole page as HTML text; the options are those of `write_data_page`."""
     album = Album(source, summary)
     body = tag(
         "main",
         _header(summary, verdict, album),
         _findings(verdict),
         _contents(summary),
+        _in_common(against, album, Album(other, against.there)) if against and other else NOTHING,
         _pictures(summary, view),
         _captions(summary, album),
         _twice(summary, album),
@@ -239,6 +257,31 @@ def _twice(summary: Summary, album: Album) -> Html:
     if not summary.all_compared:
         note += " So many pictures are alike that not all pairs were compared."
     return section("More than once", note, *parts)
+
+
+def _in_common(against: Against, here: Album, there: Album) -> Html:
+    """Pairs of records, one of each set, that have a picture or a caption in common."""
+    titles = {PICTURE: "The same picture", NEAR: "Nearly the same picture", CAPTION: "The same caption"}
+    parts = []
+    for what, title in titles.items():
+        pairs = against_pairs(against, what, _GROUPS)
+        if pairs:
+            parts.append(tag("h3", f"{title}: {len(against.positions(what)):,}"))
+            rows = [_pair(here, there, one, two, captions=what == CAPTION) for one, two in pairs]
+            parts.append(div("groups", *rows))
+    if not parts:
+        return NOTHING
+    note = f"Of each pair the first is here, the second in {against.there.name}."
+    return section("In both sets", note, *parts)
+
+
+def _pair(here: Album, there: Album, one: int, two: int, *, captions: bool) -> Html:
+    """Return two records side by side, with the caption that they have in common."""
+    said = {normal(caption) for caption in there.captions(two)} if captions else set()
+    shown = (lambda caption: normal(caption) in said) if captions else None
+    ours = {normal(caption) for caption in here.captions(one)} if captions else set()
+    theirs = (lambda caption: normal(caption) in ours) if captions else None
+    return div("group", here.tile(one, said=shown), there.tile(two, said=theirs))
 
 
 def _extremes(summary: Summary, album: Album) -> Html:

@@ -134,7 +134,7 @@ def _train_alone(
     prepare(model, plan.device, plan.dtype, config.training)
     with processes.together():
         if processes.first:
-            words = describe(plan, model, run.path, source, ssl)
+            words = describe(plan, model, run.path, source, ssl, evaluated=evaluate is not None)
             if not run.exists():
                 run.create(config, data)
             progress.say(console, words)

@@ -17,8 +17,13 @@ from slip.training.plan import Plan, memory
 from slip.training.watching.speed import peak
 
 
-def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None) -> str:
-    """Return the plan in words: parameters, samples, global batch, steps, memory, where things go."""
+def describe(
+    plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None, *, evaluated: bool = True
+) -> str:
+    """Return the plan in words: parameters, samples, global batch, steps, memory, where things go.
+
+    evaluated: whether there is anything that measures.
+    """
     config, training = plan.config, plan.config.training
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     total = sum(p.numel() for p in model.parameters())
@@ -40,6 +45,7 @@ def describe(plan: Plan, model: Model, run: Path, source: Source, ssl: Source | 
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
         "data": _data(plan.records, source),
         **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
+        "validation": _validation(plan, source, evaluated),
         "views": _views(plan),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
@@ -104,6 +110,25 @@ def _data(records: int, source: Source) -> str:
     """Return what there is of a source, with what it guessed on opening."""
     lines = f"{records:,} records from {source.name}", getattr(source, "note", ""), *described(source)
     return "\n".join(filter(None, lines))
+
+
+def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
+    """Return what is measured, or that nothing is, and how to change that."""
+    config, held_out = plan.config, getattr(source, "held_out", None)
+    tasks = list(config.evaluation.tasks)
+    if held_out is not None:
+        return "\n".join([held_out.words(), *tasks])
+    if config.data.val and "text" in plan.needs:
+        tasks.insert(0, f"retrieval on {config.data.val}")
+    if tasks:
+        return "\n".join(tasks)
+    if evaluated and not config.data.val:
+        return "by the program that trains"
+    return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (
+        "`--data.val 10%` holds out a tenth of the training data"
+        if "text" in plan.needs
+        else "`--evaluation.tasks knn:FOLDER` measures on pictures sorted into a folder for each class"
+    )
 
 
 def _ready(plan: Plan, block: int) -> str:

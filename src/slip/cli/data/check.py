@@ -5,9 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from slip.cli.arguments import parse
+from slip.cli.arguments import parse, say_note
 from slip.cli.source import RECIPE, SourceOptions
+
+if TYPE_CHECKING:
+    from slip.data.check import Summary
+    from slip.data.record import Source
+    from slip.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,9 @@ class Options(SourceOptions):
     list: Path | None = None
     """Also write the records that are damaged, blank, copies or without a caption to this file, a JSON line each, with
     what is wrong; `slip data convert --without` takes it."""
+    against: str = ""
+    """A second set, read as SOURCE is: say which records of SOURCE have an equal caption, or an equal or near picture,
+    there. Training and test data should have nothing in common. `--list` lists these records, too."""
     limit: int = 0
     """Check this many records, spread over all, in place of all."""
     captions_optional: bool = False
@@ -40,6 +49,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
 
     from slip import recipes
     from slip.data.check import as_text, check, judge
+    from slip.data.check.against import compare, with_findings
     from slip.data.check.listing import write_list
     from slip.processes import joined
     from slip.report.data_page import write_data_page
@@ -55,13 +65,40 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
             ranks=ranks,
             shown=True,
         )
+        other, there = _other(options, ranks) if options.against else (None, None)
     if summary is None:  # another rank has the result
         return 0
     recipe = recipes.get(RECIPE)
-    verdict = judge(summary, batch=recipe.training.batch)
+    verdict, against = judge(summary, batch=recipe.training.batch), None
+    if there is not None:
+        against = compare(summary, there)
+        verdict = with_findings(verdict, against)
     print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
-    write_data_page(options.out, summary, verdict, source, view=recipe.views.size)
+    write_data_page(
+        options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other
+    )
     print(f"wrote {options.out}")
     if options.list:
-        print(f"wrote {options.list}: {write_list(options.list, summary):,} records")
+        print(f"wrote {options.list}: {write_list(options.list, summary, against):,} records")
     return 0 if verdict.good else 1
+
+
+def _other(options: Options, ranks: Processes) -> tuple[Source, Summary | None]:
+    """Return the second set, and what is found in it, on the first rank. It is read whole."""
+    from slip.data.check import check
+    from slip.data.sources import open_source
+
+    with ranks.first_goes_ahead():
+        other = open_source(
+            options.against,
+            image_root=options.image_root,
+            image_column=options.image_column,
+            caption_column=options.caption_column,
+            captions_required=False,
+            must_fit=False,
+        )
+        if ranks.first:
+            say_note(other)
+    return other, check(
+        other, needs_captions=False, processes=options.processes, ranks=ranks, shown=True, title="comparing"
+    )

@@ -37,7 +37,7 @@ class Options(SourceOptions):
     """Do not decode pictures that keep their bytes: faster, but damaged ones come along."""
     without: Path | None = None
     """Leave out the records in this file, which `slip data check --list` has written: those that are unusable, blank,
-    or exact copies that have no other captions."""
+    exact copies that have no other captions, or in the other set that `--against` named."""
     near: bool = False
     """Leave out the near copies in that file, too. Look at them first: things can look alike."""
     prefix: str = ""

@@ -25,10 +25,12 @@ def check(
     processes: int = -1,
     ranks: Processes | None = None,
     shown: bool = False,
+    title: str = "checking",
 ) -> Summary | None:
     """Look at all records of a source, or at `limit` of them spread over it, and return what was found.
 
-    needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr.
+    needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr,
+    under this `title`.
     ranks: those that `torchrun` started, joined; all but the first return None. Memory: 320 bytes a record beside its
     key, and 12 a caption.
 
@@ -45,7 +47,7 @@ def check(
     mine = ranks.share(all_spans)
     with ranks.together():
         for part in fan_out(
-            look, source, mine, title="checking", processes=processes, shown=shown and ranks.first
+            look, source, mine, title=title, processes=processes, shown=shown and ranks.first
         ):
             facts.add(part)
     if ranks.world > 1:

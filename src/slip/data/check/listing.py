@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from slip.data.check.against import NONE, Against
 from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.fingerprints import of_image
 from slip.data.check.summary import Summary
@@ -21,12 +22,14 @@ from slip.files import write_bytes
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 
 
-def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
+def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str, Any]]:
     """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without,
     with the fingerprint of its `image` if it has one.
 
     What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
     "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
+    against: another set; what a record has in common with it is listed, too, as `slip.data.check.against` calls it,
+    with the key there as `of_other`.
     """
     here, state = np.arange(summary.checked), summary.records["state"]
     silent = (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions
@@ -39,6 +42,8 @@ def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
         (RECAPTIONED, summary.recaptioned),
         (NEAR, summary.alike & ~silent[summary.lookalikes]),  # else both would go
     ]
+    others = against.of if against else {}
+    rules += [(what, found != NONE) for what, found in others.items()]
     firsts = np.where(summary.twins != here, summary.twins, summary.lookalikes)
     for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
         entry: dict[str, Any] = {"index": int(summary.indices[position]), "key": summary.key(position)}
@@ -47,12 +52,15 @@ def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
             entry["image"] = _words(content)
         if firsts[position] != position:
             entry["of"] = int(summary.indices[firsts[position]])
+        of_other = next((int(found[position]) for found in others.values() if found[position] != NONE), NONE)
+        if against and of_other != NONE:
+            entry["of_other"] = against.there.key(of_other)
         yield entry
 
 
-def write_list(path: Path, summary: Summary) -> int:
+def write_list(path: Path, summary: Summary, against: Against | None = None) -> int:
     """Write what `wrong` yields as JSON lines and return their number. Raises DataError when that cannot be done."""
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in wrong(summary)]
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in wrong(summary, against)]
     try:
         write_bytes(path, "".join(lines).encode(errors="replace"))
     except OSError as error:
@@ -64,7 +72,8 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
     """Return index → line of the records to leave out by a list that `write_list` wrote, perhaps shortened by hand.
 
     Near copies are left out only if `near`, for two products can look alike; records whose picture is there with
-    other captions never are. A line that does not say what is wrong counts. Raises DataError.
+    other captions never are. What is in another set, too, is left out, near copies of its pictures among them. A line
+    that does not say what is wrong counts. Raises DataError.
     """
     harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
     try:

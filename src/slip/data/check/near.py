@@ -37,8 +37,7 @@ def near(looks: np.ndarray, among: np.ndarray | None = None) -> tuple[np.ndarray
     some near copies may be missed; so time and memory grow with N, and never with N².
     """
     among = np.arange(len(looks)) if among is None else among
-    hashes = [perceptual(looks["grey"][among[part]]) for part in _parts(len(among))]
-    a, b, complete = close_pairs(np.concatenate([np.zeros(0, np.uint64), *hashes]), looks["tint"][among])
+    a, b, complete = close_pairs(hashes(looks, among), looks["tint"][among])
     a, b = among[a], among[b]
     same = alike(looks, a, b)
     firsts = np.arange(len(looks))
@@ -49,12 +48,23 @@ def near(looks: np.ndarray, among: np.ndarray | None = None) -> tuple[np.ndarray
     return firsts, complete
 
 
+def hashes(looks: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return the perceptual hashes of the thumbnails at positions `among` (N,), (N,) uint64, a part at a time."""
+    parts = [perceptual(looks["grey"][among[part]]) for part in _parts(len(among))]
+    return np.concatenate([np.zeros(0, np.uint64), *parts])
+
+
 def close_pairs(
-    values: np.ndarray, tints: np.ndarray | None = None, distance: int = DISTANCE
+    values: np.ndarray,
+    tints: np.ndarray | None = None,
+    distance: int = DISTANCE,
+    *,
+    sides: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return the pairs (a, b), a < b, of positions whose 64-bit values differ in at most `distance` bits, sorted.
 
-    Pairs whose `tints` (N, 4, 4, 2) differ by more than TINT are left out. The third value is that of `near`.
+    Pairs whose `tints` (N, 4, 4, 2) differ by more than TINT are left out, and with `sides` (N,) those of one side.
+    The third value is that of `near`.
 
     Cut into distance + 2 bands, two values that close are equal in at least two bands (Manku et al., "Detecting
     near-duplicates for web crawling", 2007). So for every two bands the values are sorted by these alone, and only
@@ -76,6 +86,9 @@ def close_pairs(
             here = here[keys[here] == keys[here + step]]
             near = here[_ones(ordered[here] ^ ordered[here + step]) <= distance]
             a, b = order[near], order[near + step]
+            if sides is not None:
+                across = sides[a] != sides[b]
+                a, b = a[across], b[across]
             if tints is not None:
                 fits = (np.abs(tints[a].astype(np.int16) - tints[b]) <= TINT).all(axis=(1, 2, 3))
                 a, b = a[fits], b[fits]

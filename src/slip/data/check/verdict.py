@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,8 +91,12 @@ def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped, batch: 
     others = [f for f in (*_pictures(summary), *_captions(summary)) if f.count]
     # What costs records comes first, then what there is most of.
     findings = [*losses, *sorted(others, key=lambda finding: -finding.share)]
-    findings.sort(key=lambda finding: (STOP, FIX, KNOW).index(finding.level))
-    return Verdict(good, sentence, tuple(findings))
+    return Verdict(good, sentence, by_level(findings))
+
+
+def by_level(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings in the order of their levels, otherwise as they are."""
+    return tuple(sorted(findings, key=lambda finding: (STOP, FIX, KNOW).index(finding.level)))
 
 
 def percent(share: float) -> str:

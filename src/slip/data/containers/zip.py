@@ -92,7 +92,9 @@ def _all(member: IO[bytes]) -> bytes:
     whole = io.BytesIO()
     while part := member.read(_STEP):
         if whole.tell() + len(part) > FILE_BYTES:
-            raise ValueError(f"It unpacks to more than {FILE_BYTES // 1_000_000:,} MB, which no picture needs")
+            raise ValueError(
+                f"It unpacks to more than {FILE_BYTES // 1_000_000:,} MB, which no picture needs"
+            )
         whole.write(part)
     return whole.getvalue()  # not copied
 

@@ -132,7 +132,9 @@ def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]
                 fix="Number the images of one set anew, with their annotations, or give both files: 'A.json + B.json'",
             )
     unusable.judge()
-    seen.seen -= len(images)  # the things that are counted are annotations; images only where they are left out
+    seen.seen -= len(
+        images
+    )  # the things that are counted are annotations; images only where they are left out
     contents.add(seen)
     return images
 

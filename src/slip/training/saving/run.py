@@ -174,7 +174,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            self.say(f"warning: whether these are the run's data is not known, {path} cannot be read: {error}")
+            self.say(
+                f"warning: whether these are the run's data is not known, {path} cannot be read: {error}"
+            )
             return None
 
     def rewind(self, step: int, *, measured: bool) -> None:
