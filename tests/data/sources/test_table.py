@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -230,3 +231,117 @@ def test_unknown_column_asked_for(table):
 def test_unreadable_table(tmp_path):
     with pytest.raises(DataError, match="table cannot be read"):
         Table(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "image", "captions"),
+    [
+        ("Photo,Product name", "Photo", ("Product name",)),
+        ("Picture,Name", "Picture", ("Name",)),
+        ("Bild,Beschreibung", "Bild", ("Beschreibung",)),
+        ("Dateiname,Artikel-Bezeichnung", "Dateiname", ("Artikel-Bezeichnung",)),
+        ("Nom du fichier,Légende", "Nom du fichier", ("Légende",)),
+        ("Imagen,Descripción", "Imagen", ("Descripción",)),
+        ("imageName,productDisplayName", "imageName", ("productDisplayName",)),
+        ("file,caption (en)", "file", ("caption (en)",)),
+        ("file,blip_caption", "file", ("blip_caption",)),
+        ("my pic,Caption", "my pic", ("Caption",)),  # by its cells
+    ],
+)
+def test_headings_are_guessed(table, header, image, captions):
+    source = table(f"{header}\na.jpg,a dog\nb.jpg,a cat\n")
+    assert (source.image_column, source.caption_columns) == (image, captions)
+
+
+def test_cells_tell_paths_from_numbers(table):
+    source = table("image,image_path,caption\n0,a.jpg,x\n1,b.jpg,y\n")
+    assert pairs(source) == [("a.jpg", ("x",)), ("b.jpg", ("y",))]
+    assert "image from 'image_path' (among 'image_path', 'image')" in source.note
+    assert table("url,file,name\nhttp://x.y/a.jpg,a.jpg,a dog\n").image_column == "file"
+    assert table("image,name,title\na.jpg,a.jpg,a dog\n").caption_columns == ("title",)
+    assert table("image,caption,text\na.jpg,1,a dog\nb.jpg,2,a cat\n").caption_columns == ("text",)
+    assert table("name,title\na.jpg,a dog\n").image_column == "name"
+    rows = [{"image": 1, "path": "a.jpg", "caption": "x"}]
+    assert table("\n".join(map(json.dumps, rows)), "t.jsonl").image_column == "path"
+
+
+def test_columns_of_one_name(table):
+    source = table("image,caption,caption,Caption\na.jpg,x,y,z\nb.jpg,,v,\n")
+    assert pairs(source) == [("a.jpg", ("x", "y", "z")), ("b.jpg", ("v",))]
+    assert "2 columns are called 'caption': each is a caption" in source.note
+    assert table("image,caption,caption.1,caption.2\na.jpg,x,y,z\n")[0].captions == ("x", "y", "z")
+    assert pairs(table("image,image,caption\n7,a.jpg,x\n"))[0][0] == "a.jpg"
+    with pytest.raises(DataError, match="2 columns .* are called 'image'.*a.jpg, b.jpg"):
+        table("image,image,caption\na.jpg,b.jpg,x\n")
+    with pytest.raises(DataError, match="Several columns .* may be the image.*Image, image"):
+        table("Image,image,caption\na.jpg,b.jpg,x\n")
+    with pytest.raises(DataError, match="Several columns .* may be the image.*left, right"):
+        table("left,right,caption\na.jpg,b.jpg,x\n")
+    with pytest.raises(DataError, match="'caption' twice in one object"):
+        table('{"image": "a.jpg", "caption": "x", "caption": "y"}', "t.jsonl")
+
+
+def test_texts_that_spell_lists(table):
+    source = table('filename,raw\na.jpg,"[""a dog"", ""it runs""]"\nb.jpg,"[\'a cat\' \'asleep\']"\n')
+    assert pairs(source) == [("a.jpg", ("a dog", "it runs")), ("b.jpg", ("a cat", "asleep"))]
+    assert source.note.endswith("Rows whose text spells a list: 2; each text in it is a caption")
+
+
+def test_captions_as_objects(table):
+    rows = [{"image": "a.jpg", "captions": [{"text": "x", "lang": "en"}, {"text": "y"}]}, {"image": "b.jpg"}]
+    source = table("\n".join(map(json.dumps, rows)), "t.jsonl")
+    assert [record.captions for record in source] == [("x", "y"), ()]
+    assert "caption from 'captions.text'" in source.note
+    assert source.note.endswith("The cells of 'captions' are objects with 'text', 'lang'")
+    assert table("\n".join(map(json.dumps, rows)), "t.jsonl", caption_column="captions.lang")[0].captions == (
+        "en",
+    )
+    with pytest.raises(DataError, match="'captions' .* holds objects, without a key 'txt'"):
+        table("\n".join(map(json.dumps, rows)), "t.jsonl", caption_column="captions.txt")
+    deep = json.dumps({"image": "a.jpg", "caption": {"en": {"short": "x"}, "de": "y"}})
+    with pytest.raises(
+        DataError, match="holds objects, not texts.*'en', 'de'.*--data.caption-column caption.en"
+    ):
+        table(deep, "t.jsonl")
+    assert table(deep, "t.jsonl", caption_column="caption.en.short, caption.de")[0].captions == ("x", "y")
+    spelled = 'image,captions\na.jpg,"[{""text"": ""x""}]"\n'
+    assert table(spelled)[0].captions == ("x",)
+
+
+def test_placeholders_are_counted(table):
+    source = table('image,caption\na.jpg,nan\nb.jpg,NULL\nb.jpg,"None"\na.jpg,a dog\n')
+    assert source[0].captions == ("nan", "a dog")
+    assert "Captions that only say that there is none: 3, such as 'nan'" in source.note
+
+
+def test_what_lies_in_a_table(table):
+    source = table("image,caption\na.jpg,x\n,,\n \n\n,no picture\nb.jpg,&nbsp;\nb.jpg\n")
+    assert len(source) == 3
+    assert [source[0].captions, source[2].captions] == [("x",), ()]
+    assert source.contents.to_dict() == {
+        "things": "rows",
+        "seen": 7,
+        "used": 4,
+        "left_out": {"the row is empty": {"count": 3, "example": "row 2", "lost": False}},
+    }
+    assert "Rows with fewer fields than there are columns: 1, the first in line 8" in source.note
+    pickle.loads(pickle.dumps(source))
+
+
+@pytest.mark.parametrize("form", ["base64", "data URI", "bytes"])
+def test_pictures_written_as_text(table, jpeg, form):
+    text = base64.b64encode(jpeg).decode()
+    cell = {"base64": text, "data URI": f"data:image/jpeg;base64,{text}", "bytes": repr(jpeg)}[form]
+    with pytest.raises(DataError, match="'image' of .* holds pictures written as text") as error:
+        table(json.dumps({"image": cell, "caption": "x"}), "t.jsonl")
+    assert len(str(error.value)) < 700
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([("image", "caption"), (cell, "x")])
+    with pytest.raises(DataError, match="holds pictures written as text"):
+        table(buffer.getvalue())
+
+
+def test_paths_in_objects(table):
+    assert pairs(table('{"image": {"path": "a.jpg", "bytes": null}, "caption": "x"}', "t.jsonl")) == [
+        ("a.jpg", ("x",))
+    ]

@@ -192,7 +192,7 @@ class _Reader:
             except (csv.Error, ValueError) as error:
                 following = self._take() if str(error) == "unexpected end of data" else ""
                 taken += [following] * bool(following)
-                if not following or len(taken) > _MOST_LINES or self._is_row(following, width):
+                if not following or len(taken) > _MOST_LINES or self._is_row(following, width, literal):
                     self._give_back(taken)
                     return literal
                 text += following
@@ -202,10 +202,15 @@ class _Reader:
                 return literal
             return row
 
-    def _is_row(self, line: str, width: int) -> bool:
-        """Whether a line looks like a row of its own: with as many fields, one of which names an image file."""
+    def _is_row(self, line: str, width: int, row: Sequence[str]) -> bool:
+        """Whether a line in a cell of this row looks like a row of its own.
+
+        It has as many fields, and one of them names an image file or is numbered as the row's own one in its place.
+        """
         fields = line.rstrip("\r\n").split(self.separator)
-        return len(fields) == width > 1 and any(map(_FILE.fullmatch, fields))
+        return len(fields) == width > 1 and any(
+            _FILE.fullmatch(field) or _mould(field) == _mould(own) != "" for field, own in zip(fields, row)
+        )
 
     def _fitted(self, row: list[str], width: int) -> list[str]:
         """Return a row cut or filled up to the width. Raises DataError where text would be cut off."""
@@ -241,7 +246,7 @@ class _Reader:
         width = len(self.columns)
         for cell in row:
             inner = cell.splitlines()[1:]
-            rows = sum(self._is_row(line, width) for line in inner)
+            rows = sum(self._is_row(line, width, row) for line in inner)
             alike = sum(line.count(self.separator) == width - 1 > 0 for line in inner)
             if rows or alike > max(20, 0.9 * len(inner)):
                 raise DataError(
@@ -277,3 +282,8 @@ class _Reader:
             fix = "Remove the blanks after double quotes"
         kind = self.path.suffix[1:].upper()
         return DataError(f"Line {line} of {self.path} is not valid {kind}", cause=cause, fix=fix)
+
+
+def _mould(field: str) -> str:
+    """Return what all fields numbered like this one have in common, "" if it is no number and no name with one."""
+    return re.sub(r"\d+", "0", field) if re.fullmatch(r"[^\s\"]*\d[^\s\"]*", field) else ""
