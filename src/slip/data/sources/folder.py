@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from slip.data.contents import Contents
-from slip.data.formats import EXTENSIONS, NOT_READ, image_endings, is_picture
+from slip.data.formats import EXTENSIONS, FILMS, NOT_READ, image_endings, is_picture, why_not
 from slip.data.limits import TEXT_BYTES
 from slip.data.record import Record
 from slip.data.sources import sidecars
@@ -24,7 +24,7 @@ from slip.data.storage.shared import Shared
 from slip.errors import DataError
 from slip.files import open_regular, read_whole
 
-CONTAINERS = ("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy")
+CONTAINERS = frozenset(("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy"))
 """Extensions of files that hold many things: whoever has some in a folder of pictures would miss them."""
 TOLD = 20
 """Endings of files that are told apart."""
@@ -259,16 +259,14 @@ class _Listing:
         return "It holds only " + ", ".join(f"{count} × {extension}" for extension, count in most)
 
     def _why(self, extension: str, example: str) -> tuple[str, str]:
-        if extension in NOT_READ:
-            return f".{extension} is not read (make JPEGs of such pictures)", example
-        if self._is_picture(example):
+        if extension not in NOT_READ and self._is_picture(example):
             return (
                 f".{extension}" if extension else "no"
             ) + " ending of a picture: rename such pictures", example
-        return f".{extension} is not read" if extension else "a name without an ending", example
+        return why_not(extension), example
 
     def _missed(self, extension: str, example: str) -> bool:
-        return extension in NOT_READ or extension in CONTAINERS or self._is_picture(example)
+        return extension in NOT_READ | FILMS | CONTAINERS or self._is_picture(example)
 
     def _is_picture(self, example: str) -> bool:
         try:
