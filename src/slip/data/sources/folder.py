@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -59,9 +60,7 @@ class ImageFolder(ImageFiles):
         name: str = "",
     ) -> None:
         listing = _Listing(str(folder), Asked.parse(caption_column))
-        found = sorted(
-            listing.walk() if files is None else listing.these(files)
-        )  # with _MARK and the kind, if any
+        found = sorted(listing.walk() if files is None else listing.these(files))
         if not found:
             raise DataError(
                 "The folder holds no images",
@@ -92,11 +91,14 @@ class ImageFolder(ImageFiles):
             raise DataError(f"The caption of {self.path(index)} cannot be read", cause=str(error)) from None
         return replace(record, captions=captions)
 
-    def _read(self, index: int) -> list[bytes | None]:
+    def _read(self, index: int) -> tuple[bytes | None, bytes | None]:
         """Return what the `.json` and the text of an image hold, None for none."""
         stem = os.path.splitext(self.path(index))[0]
-        beside = self._kinds[self._beside.array[index]]
-        return [read_whole(stem + ending, TEXT_BYTES) if ending else None for ending in beside]
+        sidecar, text = self._kinds[self._beside.array[index]]
+        return (
+            read_whole(stem + sidecar, TEXT_BYTES) if sidecar else None,
+            read_whole(stem + text, TEXT_BYTES) if text else None,
+        )
 
     def _notes(self, caption_column: str, listing: _Listing) -> Iterator[str]:
         """Look at the captions of a few images; say what is to be said of them."""
@@ -163,9 +165,8 @@ class _Listing:
                 there = os.listdir(os.path.join(self.folder, parent))
             except OSError as error:
                 _cannot_list(error)
-            yield from self._of_folder(
-                f"{parent}/" if parent else "", there, {os.path.basename(image) for image in images}
-            )
+            wanted = {os.path.basename(image) for image in images}
+            yield from self._of_folder(f"{parent}/" if parent else "", there, wanted)
 
     def _of_folder(self, prefix: str, files: Iterable[str], wanted: set[str] | None) -> Iterator[str]:
         """Yield the images of one folder's files, of those that are `wanted` if others are not."""
@@ -276,5 +277,5 @@ class _Listing:
             return False
 
 
-def _cannot_list(error: OSError) -> None:
+def _cannot_list(error: OSError) -> NoReturn:
     raise DataError("A folder cannot be listed", got=str(error.filename), cause=str(error.strerror))
