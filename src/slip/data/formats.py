@@ -40,32 +40,13 @@ NOT_READ = frozenset(
             "hdr",
             "dds",
             "pcx",
-            "dng",
-            "raw",
         ),
-        *(
-            "arw",
-            "cr2",
-            "cr3",
-            "crw",
-            "nef",
-            "nrw",
-            "orf",
-            "raf",
-            "rw2",
-            "pef",
-            "srw",
-            "mp4",
-            "m4v",
-            "mov",
-            "avi",
-            "webm",
-            "mkv",
-        ),
+        *("dng", "raw", "arw", "cr2", "cr3", "crw", "nef", "nrw", "orf", "raf", "rw2", "pef", "srw"),
     )
 )
-"""Extensions of pictures and films that are not read: whoever has some would miss them."""
-
+"""Extensions of pictures that are not read: whoever has some would miss them."""
+FILMS = frozenset(("mp4", "m4v", "mov", "avi", "webm", "mkv"))
+"""Extensions of films, which are missed as well."""
 
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
@@ -75,6 +56,13 @@ def is_picture(beginning: bytes) -> bool:
     boxed = beginning[4:8] == b"ftyp" and beginning[8:12] in (b"avif", b"heic", b"heix", b"mif1")
     webp = beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP"
     return beginning.startswith(_BEGINNINGS) or boxed or webp
+
+
+def why_not(extension: str) -> str:
+    """Return why files of an extension that is none of a picture's are not used."""
+    if extension in NOT_READ:
+        return f".{extension} is not read (make JPEGs of such pictures)"
+    return f".{extension} is not read" if extension else "a name without an ending"
 
 
 def image_endings() -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from slip.data.record import Record
 from slip.data.sources.folder import ImageFolder
+from slip.data.sources.options import Misfit
 from slip.errors import DataError
 
 
@@ -72,3 +73,82 @@ def test_missing_later(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         source[0]
     assert source[1].key == "b.jpg"
+
+
+def test_captions_beside_the_images(tmp_path):
+    fill(tmp_path, "1.jpg", "2.JPG", "3.png", "4.jpg", "d/5.jpg", "6.jpg", "7.jpg", "7.png")
+    for name, text in {
+        "1.txt": "one",
+        "2.TXT": "two",
+        "3.json": '{"caption": "three", "url": "x"}',
+        "d/5.jpg.txt": "five",
+        "6.txt": "six",
+        "6.caption": "sechs",
+        "6.json": '{"caption": "six", "alt": "VI"}',
+        "7.txt": "both",
+        "8.txt": "no picture",
+        "9.json": "{}",
+        "readme.md": "",
+        ".DS_Store": "",
+    }.items():
+        (tmp_path / name).write_text(text)
+    source = pickle.loads(pickle.dumps(ImageFolder(tmp_path)))
+    assert {record.key: record.captions for record in source} == {
+        "1.jpg": ("one",),
+        "2.JPG": ("two",),
+        "3.png": ("three",),
+        "4.jpg": (),
+        "6.jpg": ("six",),
+        "7.jpg": ("both",),
+        "7.png": ("both",),
+        "d/5.jpg": ("five",),
+    }
+    assert source.contents.seen == 20
+    assert {reason: (left.count, left.lost) for reason, left in source.contents.left_out.items()} == {
+        "a text beside no image, or beside one that has another": (2, True),
+        ".json is not read": (1, False),
+        ".md is not read": (1, False),
+        "hidden files": (1, False),
+    }
+    assert ImageFolder(tmp_path, caption_column="alt")[4].captions == ("VI",)
+    assert ImageFolder(tmp_path, caption_column="caption")[4].captions == ("sechs",)
+    with pytest.raises(Misfit, match="'title' lie beside"):
+        ImageFolder(tmp_path, caption_column="title")
+
+
+def test_what_is_said_of_captions(tmp_path):
+    fill(tmp_path, "1.jpg", "2.jpg")
+    for name in ("1", "2"):
+        (tmp_path / f"{name}.txt").write_text("a\nb\n")
+        (tmp_path / f"{name}.json").write_text('{"caption": "c"}')
+    note = ImageFolder(tmp_path).note
+    assert "in 2 of 2" in note
+    assert "txt:lines" in note
+    assert "differs from 'caption'" in note
+    assert ImageFolder(tmp_path, caption_column="txt:lines")[0].captions == ("a", "b")
+
+
+def test_a_broken_caption_is_one_broken_record(tmp_path):
+    fill(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    (tmp_path / "1.txt").write_bytes(b"Stra\xdfe")
+    (tmp_path / "2.json").write_text('{"caption": "cut o')
+    os.mkfifo(tmp_path / "3.txt")
+    source = ImageFolder(tmp_path)
+    for index in range(3):
+        with pytest.raises(DataError, match=f"caption of .*{index + 1}.jpg cannot be read"):
+            source[index]
+
+
+def test_what_is_left_out(tmp_path):
+    fill(tmp_path, "1.jpe", "2.HEIC", "3.heic", "d/old.tar", "d/LICENSE", "notes.txt", "clip.mov")
+    for name in ("p4", "p5.orig"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 a JPEG")
+    source = ImageFolder(tmp_path)
+    assert [record.key for record in source] == ["1.jpe"]
+    left_out = {reason: (left.count, left.lost) for reason, left in source.contents.left_out.items()}
+    assert left_out[".heic is not read (make JPEGs of such pictures)"] == (2, True)
+    assert left_out[".orig ending of a picture: rename such pictures"] == (1, True)
+    assert left_out[".tar is not read"] == left_out[".mov is not read"] == (1, True)
+    assert left_out[".txt is not read"] == (1, False)
+    assert source.contents.seen == 9
+    assert source.contents.large_loss

@@ -47,7 +47,7 @@ def test_a_column_of_one_source_of_a_mixture(data) -> None:
     "spec", ["b.csv", "b.csv + s.tar", "s.tar + b.csv + here", "p.parquet", "n.npy", "n.npy + b.csv"]
 )
 def test_a_column_of_none_is_an_error(data, spec) -> None:
-    with pytest.raises(DataError, match="no (column )?'words'"):
+    with pytest.raises(DataError, match="no (column |captions )?'words'"):
         open_source(spec, caption_column="words")
     assert captions(spec, caption_column="words", must_fit=False, captions_required=False)
 

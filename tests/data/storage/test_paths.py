@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.storage.paths import ending, expand_braces, find_paths
+from slip.data.storage.paths import ending, expand_braces, find_paths, stands_for_something
 from slip.errors import DataError
 
 
@@ -62,3 +62,33 @@ def test_any_braces_expand_or_explain(spec):
         assert balanced
     except DataError as error:
         assert error.got == spec  # noqa: PT017
+
+
+def test_what_exists_as_it_is_written_is_no_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("p [1]/a.tar", "p 1/a.tar", "{x,y}/a1.tar", "{x,y}/a2.tar", "a[b].tar", "deep/p [1]/a.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_paths("p [1]/*.tar") == ["p [1]/a.tar"]
+    assert find_paths("p ?/*.tar") == ["p 1/a.tar"]
+    assert find_paths("{x,y}/a{1..2}.tar") == ["{x,y}/a1.tar", "{x,y}/a2.tar"]
+    assert find_paths("{x,y}/a[2].tar") == ["{x,y}/a2.tar"]
+    assert find_paths("a[b].tar") == ["a[b].tar"]
+    assert find_paths("*/p [1]/a.tar") == ["deep/p [1]/a.tar"]
+    assert find_paths("**/a?.tar") == ["{x,y}/a1.tar", "{x,y}/a2.tar"]
+    assert find_paths(f"{tmp_path}/p [1]/*.tar") == [f"{tmp_path}/p [1]/a.tar"]
+    with pytest.raises(DataError, match="Brackets are part of a pattern"):
+        find_paths("q [1]/*.tar")
+    with pytest.raises(DataError, match="NUL"):
+        find_paths("a\0*")
+
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [("p", True), ("p/*.tar", True), ("p/{a,b}.tar", True), ("p/{a.tar", False), ("q/*", False), ("", True)],
+)
+def test_stands_for_something(tmp_path, path, there):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.tar").touch()
+    assert stands_for_something(f"{tmp_path}/{path}") == there
+    assert not stands_for_something(f"{tmp_path}/**/a.tar")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from slip.config import FORMATS
+from slip.data.contents import Contents
 from slip.data.formats import EXTENSIONS
 from slip.data.record import Source
 from slip.data.sources.layout import Layout, choose_split, lay_out, pictures_below, refuse_mixed, split_names
@@ -123,10 +124,12 @@ def _embeds(source: Source) -> bool:
 
 def _told(source: Source, layout: Layout) -> Source:
     """Return the source, which says besides what of a folder is taken and what is left out."""
-    contents = getattr(source, "contents", None)
-    for reason, left in layout.left_out.items() if contents else ():
-        contents.see(left.count)
-        contents.leave_out(reason, left.example, left.count, lost=left.lost)
+    if layout.left_out:
+        contents: Contents = getattr(source, "contents", None) or Contents("records", len(source))
+        for reason, left in layout.left_out.items():
+            contents.see(left.count)
+            contents.leave_out(reason, left.example, left.count, lost=left.lost)
+        source.contents = contents  # type: ignore
     if layout.notes:
         source.note = "\n".join(filter(None, [*layout.notes, getattr(source, "note", "")]))  # type: ignore
     return source

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from slip.data.contents import Contents
-from slip.data.formats import EXTENSIONS, NOT_READ, image_endings, is_picture
+from slip.data.formats import EXTENSIONS, FILMS, NOT_READ, image_endings, is_picture, why_not
 from slip.data.limits import TEXT_BYTES
 from slip.data.record import Record
 from slip.data.sources import sidecars
@@ -24,7 +25,7 @@ from slip.data.storage.shared import Shared
 from slip.errors import DataError
 from slip.files import open_regular, read_whole
 
-CONTAINERS = ("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy")
+CONTAINERS = frozenset(("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy"))
 """Extensions of files that hold many things: whoever has some in a folder of pictures would miss them."""
 TOLD = 20
 """Endings of files that are told apart."""
@@ -59,9 +60,7 @@ class ImageFolder(ImageFiles):
         name: str = "",
     ) -> None:
         listing = _Listing(str(folder), Asked.parse(caption_column))
-        found = sorted(
-            listing.walk() if files is None else listing.these(files)
-        )  # with _MARK and the kind, if any
+        found = sorted(listing.walk() if files is None else listing.these(files))
         if not found:
             raise DataError(
                 "The folder holds no images",
@@ -92,11 +91,14 @@ class ImageFolder(ImageFiles):
             raise DataError(f"The caption of {self.path(index)} cannot be read", cause=str(error)) from None
         return replace(record, captions=captions)
 
-    def _read(self, index: int) -> list[bytes | None]:
+    def _read(self, index: int) -> tuple[bytes | None, bytes | None]:
         """Return what the `.json` and the text of an image hold, None for none."""
         stem = os.path.splitext(self.path(index))[0]
-        beside = self._kinds[self._beside.array[index]]
-        return [read_whole(stem + ending, TEXT_BYTES) if ending else None for ending in beside]
+        sidecar, text = self._kinds[self._beside.array[index]]
+        return (
+            read_whole(stem + sidecar, TEXT_BYTES) if sidecar else None,
+            read_whole(stem + text, TEXT_BYTES) if text else None,
+        )
 
     def _notes(self, caption_column: str, listing: _Listing) -> Iterator[str]:
         """Look at the captions of a few images; say what is to be said of them."""
@@ -163,9 +165,8 @@ class _Listing:
                 there = os.listdir(os.path.join(self.folder, parent))
             except OSError as error:
                 _cannot_list(error)
-            yield from self._of_folder(
-                f"{parent}/" if parent else "", there, {os.path.basename(image) for image in images}
-            )
+            wanted = {os.path.basename(image) for image in images}
+            yield from self._of_folder(f"{parent}/" if parent else "", there, wanted)
 
     def _of_folder(self, prefix: str, files: Iterable[str], wanted: set[str] | None) -> Iterator[str]:
         """Yield the images of one folder's files, of those that are `wanted` if others are not."""
@@ -259,16 +260,14 @@ class _Listing:
         return "It holds only " + ", ".join(f"{count} × {extension}" for extension, count in most)
 
     def _why(self, extension: str, example: str) -> tuple[str, str]:
-        if extension in NOT_READ:
-            return f".{extension} is not read (make JPEGs of such pictures)", example
-        if self._is_picture(example):
+        if extension not in NOT_READ and self._is_picture(example):
             return (
                 f".{extension}" if extension else "no"
             ) + " ending of a picture: rename such pictures", example
-        return f".{extension} is not read" if extension else "a name without an ending", example
+        return why_not(extension), example
 
     def _missed(self, extension: str, example: str) -> bool:
-        return extension in NOT_READ or extension in CONTAINERS or self._is_picture(example)
+        return extension in NOT_READ | FILMS | CONTAINERS or self._is_picture(example)
 
     def _is_picture(self, example: str) -> bool:
         try:
@@ -278,5 +277,5 @@ class _Listing:
             return False
 
 
-def _cannot_list(error: OSError) -> None:
+def _cannot_list(error: OSError) -> NoReturn:
     raise DataError("A folder cannot be listed", got=str(error.filename), cause=str(error.strerror))

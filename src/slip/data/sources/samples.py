@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from slip.data.containers.tar import Member
 from slip.data.contents import Contents
-from slip.data.formats import EXTENSIONS, NOT_READ
+from slip.data.formats import EXTENSIONS, FILMS, NOT_READ, why_not
 from slip.data.sources.sidecars import TEXTS
 
 LARGEST = 1 << 32
@@ -149,8 +149,8 @@ def leave_out(files: Files, chosen: Chosen, census: Census, *, asked: tuple[bool
                 census.leave_out("the sample has no picture", member)
             continue
         format = _format(extension)
-        if format in NOT_READ:
-            census.leave_out(f".{format} is not read (make JPEGs of such pictures)", member)
+        if format in NOT_READ | FILMS:
+            census.leave_out(why_not(format), member)
         elif format in EXTENSIONS and chosen.picture:
             lost = not asked[0] and _stem(extension)[:-1] not in BESIDE
             reason = f"a sample has several pictures, of which .{chosen.picture} is taken"
@@ -159,12 +159,12 @@ def leave_out(files: Files, chosen: Chosen, census: Census, *, asked: tuple[bool
             census.leave_out("the sample has no such picture as was asked for", member)
         elif not chosen.picture:
             text = format in TEXTS or format == "json"
-            census.leave_out(f".{format} is not read" if not text else "the sample has no picture", member)
+            census.leave_out("the sample has no picture" if text else why_not(format), member)
         elif format in TEXTS:
             taken = f".{chosen.text} is taken" if chosen.text else "none is taken unless it is asked for"
             census.leave_out(f"a sample has several texts, of which {taken}", member, lost=not asked[1])
         else:
-            census.leave_out(f".{format} is not read", member, lost=False)
+            census.leave_out(why_not(format), member, lost=False)
 
 
 def _pass_over(member: Member, census: Census) -> None:
@@ -176,7 +176,7 @@ def _pass_over(member: Member, census: Census) -> None:
     elif member.size >= LARGEST:
         census.leave_out("files of 4 GB and more are not read", member)
     else:
-        census.leave_out("a name without an ending", member)
+        census.leave_out(why_not(""), member)
 
 
 def _format(extension: str) -> str:

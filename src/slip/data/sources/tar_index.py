@@ -245,7 +245,8 @@ def _look(taken: Sequence[Member | None], looked: dict[int, bytes], asked: Asked
     """Return what there is to say of a sample's captions, if its members were among the first."""
     if not any(taken) or any(member and member.offset not in looked for member in taken):
         return Counter()
-    facts = sidecars.look(*(looked[member.offset] if member else None for member in taken), asked)
+    sidecar, text = (looked[member.offset] if member else None for member in taken)
+    facts = sidecars.look(sidecar, text, asked)
     facts["asked"] += 1 - facts["none"] if asked.names and facts else 0
     return facts
 

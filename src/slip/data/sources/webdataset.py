@@ -85,14 +85,14 @@ class TarShards:
         leave_broken: bool = False,
     ) -> None:
         """`paths`: the shards, also URLs. `name`: what to call them together; default: the first path."""
-        paths = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         self.name = shown(name or str(paths[0]))
+        places = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         picture = image_column.strip().lower().removeprefix(".")
         self._wanted = Wanted(picture, Asked.parse(caption_column))
-        found, broken = index_shards(paths, self.name, self._wanted)
+        found, broken = index_shards(places, self.name, self._wanted)
         if broken and not (leave_broken and any(found)):
-            raise _broken(broken, paths, found)
-        self.paths = [path for path, index in zip(paths, found) if index]
+            raise _broken(broken, places, found)
+        self.paths = [path for path, index in zip(places, found) if index]
         indexes = [index for index in found if index]
         self.block = REMOTE_BLOCK if any(map(is_url, self.paths)) else 1
         self.contents = Contents("members")
