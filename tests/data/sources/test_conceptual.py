@@ -91,10 +91,12 @@ def test_columns(array):
     ("entries", "message"),
     [
         ([], "no entries"),
-        ([*CC3M, {"captions": ["a"]}], r"Entry 3 of the array names no image.*'image_name' or 'image_id'"),
+        ([*CC3M[:1], {"captions": ["a"]}, 5], r"Entry 1 of the array names no image.*'image_name' or 'image_id'"),
         ([{"image_id": None}], "Entry 0"),
         ([{"image_id": 1.5}], "Entry 0"),
         ([{"image_id": ""}], "Entry 0"),
+        ([{"image_id": 10**5000}], "Entry 0"),
+        ([{"image_id": True}], "Entry 0"),
         (["1.jpg"], "Entry 0 .*'1.jpg'"),
         (np.zeros(3), "no image"),
     ],

@@ -226,11 +226,11 @@ def test_paths_only(tmp_path, jpeg):
     (tmp_path / "sub/b.jpg").write_bytes(jpeg)
     assert pairs([source[0], source[1]]) == [("sub/a.jpg", ("x", "y", "w")), ("sub/b.jpg", ())]
     assert source[0].image == jpeg
-    said = "4 rows name 3 images: each is one record, with the captions of its rows"
+    said = "3 rows name 2 images: each is one record, with the captions of its rows"
     assert source.note == f"Columns of t: image from 'file_name', caption from 'captions' (guessed). {said}"
     assert pairs([pickle.loads(pickle.dumps(source))[0]]) == pairs([source[0]])
-    with pytest.raises(DataError, match="names no image"):
-        source[2]
+    assert (source.contents.seen, source.contents.used) == (4, 3)
+    assert source.contents.reasons() == ["1 × the row names no image, for example row 3"]
     bare = write(tmp_path / "other/t.parquet", {"path": ["a.jpg"], "caption": ["x"]})
     assert open_parquet(bare, image_root=str(tmp_path / "sub"))[0].image == jpeg
     with pytest.raises(DataError, match=r"other/a\.jpg.*--data\.image-root"):
@@ -275,7 +275,7 @@ def test_large_row_groups_are_said_and_absurd_ones_refused(tmp_path, monkeypatch
     monkeypatch.setattr(parquet, "LARGE_GROUP", 10)
     assert "holds a row group of" in open_parquet(path).note
     assert "row_group_size=500" in open_parquet(path, image_column="image", caption_column="text").note
-    monkeypatch.setattr(parquet, "MAX_GROUP", 10)
+    monkeypatch.setattr(parquet, "TABLE_BYTES", 10)
     with pytest.raises(DataError, match="row groups of up to.*row_group_size"):
         open_parquet(path)
 

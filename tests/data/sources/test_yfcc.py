@@ -121,7 +121,8 @@ def test_indices_alone_are_images_without_captions(metadata):
     ("rows", "message"),
     [
         ([], "list no images"),
-        ([ROWS[0], (1, "two")], r"Entry 1 .*\(1, 'two'\)"),
+        ([ROWS[0], (1, "two"), 1.5], r"Entry 1 .*\(1, 'two'\)"),
+        ([(10**5000, "a", "b")], "Entry 0.*too long to be shown"),
         ([(123456789, "a", "b")], "at most 8 digits"),
         ([(-1, "a", "b")], "Entry 0"),
         ([("12345678", "a", "b")], "Entry 0"),
@@ -198,7 +199,7 @@ def test_parquet_of_other_writers(tmp_path):
 def test_damaged_parquet(tmp_path, content):
     path = tmp_path / "a.parquet"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="Parquet file cannot be read"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         list(read_metadata(path))
 
 
@@ -207,7 +208,7 @@ def test_parquet_cut_off(metadata):
     parquet = path.with_suffix(".parquet")
     convert_metadata(path, parquet)
     parquet.write_bytes(parquet.read_bytes()[:-100])
-    with pytest.raises(DataError, match="Parquet file cannot be read"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         Yfcc(parquet)
 
 

@@ -44,7 +44,7 @@ class Texts:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            most = os.path.getsize(path) + MEMORY
+            most = 2 * os.path.getsize(path) + MEMORY // 2
         except (OSError, ValueError):  # whoever reads it says so
             most = MEMORY
         self._budget, self._taken = Budget("The file", str(path), memory=most), 0
@@ -52,9 +52,10 @@ class Texts:
     def draw(self, *values: Any) -> None:
         """Count texts and lists of texts that are about to be copied. Raises DataError when they are too much."""
         for value in values:
-            for text in value if isinstance(value, list) else (value,):
-                if isinstance(text, str):
-                    self._taken += len(text if text.isascii() else text.encode("utf-8", "surrogatepass"))
+            if isinstance(value, list):
+                self.draw(*(text for text in value if isinstance(text, str)))
+            elif value:
+                self._taken += len(value) << (not value.isascii())  # no more than twice its bytes
         if self._taken > _STEP:
             self._budget.draw(memory=self._taken)
             self._taken = 0

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from slip.data.containers.chunks import Checked
+from slip.data.contents import Contents
 from slip.data.record import Record, Source
 from slip.data.sources.arrow import choose_typed, holds, make_record
 from slip.data.sources.columns import refuse_urls
@@ -61,22 +65,52 @@ def open_hub(
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
-            return HubDataset(_load_saved(folder, split), name=spec, **options)
-        found = {path.relative_to(folder).as_posix(): str(path) for path in sorted(folder.rglob("*.parquet"))}
+            return _hub_dataset(_load_saved(folder, split), split, spec, options)
+        visible = (path for path in sorted(folder.rglob("*.parquet")) if not path.name.startswith("."))
+        found = {path.relative_to(folder).as_posix(): str(path) for path in visible}
         if not found:
             raise DataError(
                 "The folder holds neither a saved set of the `datasets` library nor Parquet files",
                 got=name,
                 fix="Give the folder that save_to_disk wrote, or one with files like train-00000-of-00001.parquet",
             )
-        return open_parquet(pick(found, "", split, spec), name=spec, **options)
+        return _open_picked(found, "", split, spec, options)
     parts = name.split("/")
     if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
         raise DataError("There is no such folder, and it is no name of a set on the hub", got=name, fix=_HOW)
     repository, config = "/".join(parts[:2]), "".join(parts[2:])
     if scheme == "hf":
-        return HubDataset(_download(repository, config, split or "train"), name=spec, **options)
-    return open_parquet(pick(_hub_files(repository), config, split, spec), name=spec, **options)
+        return _hub_dataset(_download(repository, config, split or "train"), split, spec, options)
+    return _open_picked(_hub_files(repository), config, split, spec, options)
+
+
+def _hub_dataset(dataset: datasets.Dataset, split: str, spec: str, options: dict[str, Any]) -> Source:
+    source = HubDataset(dataset, name=spec, **options)
+    if not split and dataset.split is not None:
+        source.note = _joined(_split_note(str(dataset.split), dataset.info.splits or (), spec), source.note)
+    return source
+
+
+def _open_picked(files: dict[str, str], config: str, split: str, spec: str, options: dict[str, Any]) -> Source:
+    picked = pick(files, config, split, spec)
+    source = open_parquet(picked, name=spec, **options)
+    places = {place: split_of(path) for path, place in files.items()}
+    taken = {places[place] for place in picked}
+    if not split:
+        source.note = _joined(_split_note(taken.pop(), filter(None, places.values()), spec), source.note)
+    return source
+
+
+def _split_note(taken: str, splits: Iterable[str], spec: str) -> str:
+    """Return what there is to say where a split was taken that nobody asked for."""
+    others = sorted({str(split) for split in splits} - {taken})
+    if not others:
+        return ""
+    return f"Split {taken!r} of {spec}; there are also {', '.join(map(repr, others[:10]))}: {spec}:{others[0]}"
+
+
+def _joined(*notes: str) -> str:
+    return ". ".join(note.rstrip(".") for note in notes if note)
 
 
 class HubDataset:
@@ -115,11 +149,13 @@ class HubDataset:
         )
         self.note = self.columns.note(name)
         self._names = (self.columns.image, *self.columns.captions)
-        # As Arrow tables, rows come without the decoding that the set's features would do.
-        rows = dataset.select_columns(list(dict.fromkeys(self._names))).with_format("arrow")
-        self._rows = cast(Any, rows)
+        self._rows = dataset.select_columns(list(dict.fromkeys(self._names)))
+        self.contents = Contents("rows", len(dataset))
+        self._columns: _Checked | None = None
         if holds(schema.field(self.columns.image).type) == "text":
-            refuse_urls(self._rows[:100].column(self.columns.image).to_pylist(), self.columns.image, name)
+            for index in range(min(100, len(self))):
+                with suppress(ValueError, IndexError):
+                    refuse_urls([self._values(index)[0]], self.columns.image, name)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -129,11 +165,27 @@ class HubDataset:
         index = range(len(self))[index]
         key = f"{self.name}:{index}"
         try:
-            row = self._rows[index]
-            values = [row.column(name)[0].as_py() for name in self._names]
-        except (OSError, ValueError) as error:  # files gone or damaged; text that is no UTF-8
+            values = self._values(index)
+        except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is no UTF-8
             raise DataError(f"Row {key} cannot be read", cause=str(error)) from None
         return make_record(values, self.columns, key=key, name=self.name, root=self.root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_columns": None}
+
+    def _values(self, index: int) -> list[Any]:
+        """Return the columns' values in a row, from the table itself: the set's features would decode them."""
+        if self._columns is None:
+            rows = cast(Any, self._rows)
+            order = None if rows._indices is None else Checked(rows._indices.column(0))
+            self._columns = order, [Checked(rows.data.column(name)) for name in self._names]
+        order, columns = self._columns
+        index = index if order is None else order[index]
+        return [column[index] for column in columns]
+
+
+_Checked = tuple[Checked | None, list[Checked]]
+"""The order of the rows, None as they lie, and the columns."""
 
 
 def pick(files: dict[str, str], config: str, split: str, where: str) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
+from slip.data.contents import Contents
+from slip.data.limits import TABLE_BYTES
 from slip.data.record import Record
 from slip.data.sources.arrow import choose_typed, first_cells, make_record
 from slip.data.sources.columns import Columns, path_of, refuse_urls
@@ -18,8 +20,6 @@ MAX_BLOCK = 1000
 """The most records of local files that are to be read in a row; see `ParquetTable`."""
 LARGE_GROUP = 256 * 2**20
 """Bytes of a row group from which on its size is worth a remark."""
-MAX_GROUP = 2 * 2**30
-"""Bytes of a row group from which on it is refused: every loader process holds one in memory."""
 
 _REWRITE = "smaller ones: pyarrow.parquet.write_table(table, path, row_group_size=500)"
 
@@ -65,7 +65,7 @@ class ParquetTable:
     """Images in the rows of Parquet files, with random access: a record costs the reading of its row group.
 
     Row groups are read one at a time, only the columns needed, and the latest are kept, CACHE_BYTES of them. pyarrow
-    reads them whole, so each process needs memory for the largest: above LARGE_GROUP `note` says so, above MAX_GROUP
+    reads them whole, so each process needs memory for the largest: above LARGE_GROUP `note` says so, above TABLE_BYTES
     it is an error. `block` says how many records in a row should be read together, in any order:
     - 1 where everything fits in the cache;
     - else the rows of the median row group;
@@ -84,13 +84,14 @@ class ParquetTable:
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
         self.name, self.columns, self.root = name, columns, root
         self._rows = rows = RowGroups(files, (columns.image, *columns.captions))
+        self.contents = Contents("rows", len(rows))
         if not len(rows):
             raise DataError("The Parquet files hold no rows", got=name)
-        if rows.largest > MAX_GROUP:
+        if rows.largest > TABLE_BYTES:
             raise DataError(
                 f"The Parquet files have row groups of up to {_size(rows.largest)}",
                 got=name,
-                cause=f"Every loader process holds one in memory, and at most {_size(MAX_GROUP)} are allowed",
+                cause=f"Every loader process holds one in memory, and at most {_size(TABLE_BYTES)} are allowed",
                 fix=f"Write the files anew with {_REWRITE}",
             )
         far = any(map(is_url, files))
@@ -117,8 +118,8 @@ class ParquetTable:
 class ParquetPaths(ImageFiles):
     """Image files that Parquet files name, with captions: all paths and captions are taken into memory.
 
-    Rows with the same path are several captions of one record. Paths are relative to `root`, "" if there is no such
-    folder, which is an error.
+    Rows with the same path are several captions of one record; rows without one are left out, which `contents` says.
+    Paths are relative to `root`, "" if there is no such folder, which is an error.
     """
 
     options = ("image_root", "image_column", "caption_column")
@@ -126,10 +127,12 @@ class ParquetPaths(ImageFiles):
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
         self.columns = columns
         rows = RowGroups(files, (columns.image, *columns.captions))
+        self.contents = Contents("rows", len(rows))
         super().__init__(name, Path(root), self._entries(rows), merge=True)
         self.note = ". ".join(filter(None, [columns.note(name), self.merged]))
         if not len(self):
-            raise DataError("The Parquet files hold no rows", got=name)
+            what = f"Not one row of the Parquet files names an image in column '{columns.image}'"
+            raise DataError(what if len(rows) else "The Parquet files hold no rows", got=name)
         if not root:
             raise DataError(
                 f"Column '{columns.image}' of {name} holds paths, and these are in no folder of this machine",
@@ -142,7 +145,10 @@ class ParquetPaths(ImageFiles):
         for number, (path, *captions) in enumerate(rows.scan()):
             if number < 100:
                 refuse_urls([path_of(path)], self.columns.image, self.name)
-            yield path_of(path), self.columns.texts(captions)
+            if found := path_of(path):
+                yield found, self.columns.texts(captions)
+            else:
+                self.contents.leave_out("the row names no image", f"row {number:,}")
 
 
 def _absolute(path: str) -> str:

@@ -21,7 +21,7 @@ from slip.data.sources.files import Strings
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError
-from slip.files import TEMPORARY, sync
+from slip.files import TEMPORARY, open_regular, sync
 
 INDICES = 10**8
 """An image's index has at most 8 digits."""
@@ -112,8 +112,9 @@ def is_yfcc(path: str | Path) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        return set(COLUMNS) <= set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException):
+        with open_regular(path) as file:
+            return set(COLUMNS) <= set(pq.read_schema(file).names)
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: names that are no UTF-8
         return False
 
 
@@ -134,7 +135,7 @@ def read_metadata(path: str | Path, contents: Contents | None = None) -> Iterato
     seen = contents or Contents("entries")
     unusable, drawn = Unusable(seen), Texts(path)
     for number, entry in enumerate(rows):
-        seen.see()
+        seen.seen += 1
         match entry:
             case (int(index), str() | None as title, str() | None as description) if 0 <= index < INDICES:
                 drawn.draw(title, description)
@@ -203,19 +204,14 @@ def _encodable(text: str) -> str:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[object, ...]]:
     """Yield the rows of the three columns; the texts may be missing."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from slip.data.containers.row_groups import RowGroups, open_file
 
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [column for column in COLUMNS if column not in file.schema_arrow.names]
-            if missing:
-                raise DataError(
-                    f"The metadata lack the column '{missing[0]}'",
-                    got=f"{path}, with the columns {', '.join(file.schema_arrow.names)}",
-                    fix="The metadata of YFCC15M have the columns index, title and description",
-                )
-            for batch in file.iter_batches(ROWS, columns=list(COLUMNS)):
-                yield from zip(*(batch.column(column).to_pylist() for column in COLUMNS))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError("The Parquet file cannot be read", got=str(path), cause=str(error)) from None
+    names = open_file(str(path)).schema_arrow.names
+    missing = [column for column in COLUMNS if column not in names]
+    if missing:
+        raise DataError(
+            f"The metadata lack the column '{missing[0]}'",
+            got=f"{path}, with the columns {', '.join(names)}",
+            fix="The metadata of YFCC15M have the columns index, title and description",
+        )
+    yield from RowGroups([str(path)], COLUMNS).scan()
