@@ -28,6 +28,11 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes a pixel of an image of some mode as Pillow keeps it; 4 of all others."""
 _WORK = {"WEBP": 10, "AVIF": 8, "JPEG2000": 18}
 """Bytes a pixel that the decoder of some format takes beside the results, rounded up from measurements."""
+_RUN = 300
+"""Values to visit that a run of a BMP counts for, of 2 bytes or more: what a loop of Python takes for it. A pixel
+counts for a tenth."""
+_COPIES = {"WEBP": 4, "AVIF": 2}
+"""How often the decoder of some format holds the file, apart from us, rounded up from measurements."""
 _TURNING = 6
 """Bytes a pixel that turning an image takes."""
 
@@ -114,6 +119,7 @@ def open_image(image: bytes, budget: Budget | None = None) -> Image.Image:
     if image.startswith(png.SIGNATURE):
         image = png.without_texts(image, budget)
     tiff.check_directory(image, budget)
+    ppm.check_header(image, budget)
     return Image.open(io.BytesIO(image), formats=known_formats())
 
 
@@ -197,13 +203,15 @@ def _with_torchcodec(image: bytes) -> np.ndarray | None:
 
 def _pillow(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray:
     """Decode what is no JPEG."""
-    _draw_for_pillow(opened, budget)
+    _draw_for_pillow(opened, budget, len(image) * _COPIES.get(opened.format or "", 0))
     if opened.format == "TIFF":
         tiff.prepare(opened, budget)
     elif opened.format == "PNG":
         png.mend_transparency(opened)
     elif opened.format == "PPM" and (levels := ppm.read(image, opened, budget)) is not None:
         opened = Image.fromarray(levels)
+    elif opened.format == "BMP" and opened.tile[0][0] == "bmp_rle":
+        budget.draw(samples=_RUN * len(image) // 2 + _RUN // 10 * opened.width * opened.height)
     return _converted(opened)
 
 

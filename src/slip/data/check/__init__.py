@@ -29,7 +29,7 @@ def check(
     """Look at all records of a source, or at `limit` of them spread over it, and return what was found.
 
     needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr.
-    ranks: those that `torchrun` started, joined; all but the first return None. Memory: 320 bytes a record beside its
+    ranks: those that `torchrun` started, joined; all but the first return None. Memory: 321 bytes a record beside its
     key, and 12 a caption.
 
     Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed, and
