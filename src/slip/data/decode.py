@@ -73,11 +73,12 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
         raise DataError("The image file is empty (zero bytes)")
     try:
         with strict():
-            budget = Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
+            budget = new_budget()
+            held = jpeg.held(image, budget) if is_jpeg(image) else 0
             opened = open_image(image, budget)
             budget.got = _size(*opened.size)
             if opened.format in ("JPEG", "MPO"):
-                pixels = _jpeg(image, opened, min_side, decoder, budget)
+                pixels = _jpeg(image, opened, min_side, decoder, budget, held)
             else:
                 pixels = _pillow(image, opened, budget)
             turn = orientation(opened)
@@ -106,14 +107,17 @@ def strict() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
-def open_image(image: bytes, budget: Budget | None = None) -> Image.Image:
+def is_jpeg(image: bytes) -> bool:
+    return image.startswith(b"\xff\xd8\xff")
+
+
+def open_image(image: bytes, budget: Budget) -> Image.Image:
     """Read the header of an image file. Raises Pillow's errors; they are best met within `strict`.
 
-    budget: what reading it is drawn from. Raises DataError where it does not suffice.
+    budget: what reading it is drawn from, but for a JPEG, which `jpeg.held` does. Raises DataError where it does not
+    suffice.
     """
-    budget = budget or Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
-    if image.startswith(b"\xff\xd8\xff"):
-        jpeg.check_segments(image, budget)
+    if is_jpeg(image):
         # Past Pillow's limit on pixels: ours is on what a JPEG is decoded to, which can be much less.
         return JpegImagePlugin.jpeg_factory(io.BytesIO(image))
     if image.startswith(png.SIGNATURE):
@@ -135,6 +139,11 @@ def unknown(image: bytes) -> DataError:
     return DataError(
         "The file is not an image of a known format, or its header is damaged", cause=cause, fix=fix
     )
+
+
+def new_budget() -> Budget:
+    """Return what decoding one image may take."""
+    return Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
 
 
 @cache
@@ -167,10 +176,13 @@ def check_decoder(decoder: str) -> None:
         )
 
 
-def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str, budget: Budget) -> np.ndarray:
+def _jpeg(
+    image: bytes, opened: Image.Image, min_side: int, decoder: str, budget: Budget, held: int
+) -> np.ndarray:
     """Decode a JPEG. Whatever does, libjpeg-turbo judges whether it is damaged: the others do not say so."""
-    full, held = opened.size, jpeg.held(image)
-    budget.draw(samples=jpeg.visited(image))
+    full = opened.size
+    if held:
+        budget.draw(samples=jpeg.visited(image))
     if min_side > 0:
         opened.draft(None, (min_side, min_side))
     width, height = opened.size
