@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data import jpeg
+from slip.data import jpeg, limits
 from slip.data.decode import decode
+from slip.data.header import header
 from slip.errors import DataError
 
 DECODERS = ("auto", "pillow")
@@ -183,3 +184,51 @@ def test_scans_of_one_component_are_held():
     assert jpeg.held(b"\xff\xd8\xff\xff" + frame + three) == 0  # after fill bytes
     for nothing in (b"\xff\xd8", b"\xff\xd8" + frame, b"\xff\xd8" + one):
         assert jpeg.held(nothing) == 0
+
+
+def with_scans(times):
+    """A progressive picture whose last scan comes so many times more."""
+    data = encoded(progressive=True)
+    scan, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[scan:end] * times + data[end:]
+
+
+def test_scans_are_counted_before_they_are_decoded(monkeypatch):
+    samples = 320 * 240 * 3 // 2
+    few, many = with_scans(0), with_scans(60)
+    assert 0 < jpeg.visited(few) <= 10 * samples
+    monkeypatch.setattr(limits, "SAMPLES", 20 * samples)
+    assert decode(few).shape == (240, 320, 3)
+    for min_side in (0, 30):
+        with pytest.raises(DataError, match=r"takes too much to be read.*320 × 240.*values to visit"):
+            decode(many, min_side)
+
+
+def test_a_scan_counts_for_its_components(monkeypatch):
+    """A usual picture passes where each of its scans counted for all components would not."""
+    data = encoded(progressive=True, subsampling=0)
+    samples = 320 * 240
+    # All, and again their last bits; of brightness four more, of each colour two.
+    monkeypatch.setattr(limits, "SAMPLES", 1_000 * samples)
+    assert jpeg.visited(data) == 10 * 3 * samples
+    monkeypatch.setattr(limits, "SAMPLES", 14 * samples)
+    assert jpeg.visited(data) == 14 * samples
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        segment(0xE1, b"Exif\0\0II*\0" + bytes(60_000)) * 300,
+        segment(0xEC, b"") * 3000,
+        segment(0xFE, b"") * 3000,
+        b"\xff" * 50_000,
+        segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5000) * 10,
+    ],
+)
+def test_segments_that_take_long_to_read_are_counted(segments, monkeypatch):
+    monkeypatch.setattr(limits, "SAMPLES", 14_000_000)
+    data = PLAIN[:2] + segments + PLAIN[2:]
+    for read in (decode, header):
+        with pytest.raises(DataError, match="takes too much to be read"):
+            read(data)
+    assert decode(PLAIN[:2] + segment(0xE2, bytes(60_000)) * 100 + PLAIN[2:]).shape == (240, 320, 3)

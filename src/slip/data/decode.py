@@ -28,6 +28,11 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes a pixel of an image of some mode as Pillow keeps it; 4 of all others."""
 _WORK = {"WEBP": 10, "AVIF": 8, "JPEG2000": 18}
 """Bytes a pixel that the decoder of some format takes beside the results, rounded up from measurements."""
+_RUN = 300
+"""Values to visit that a run of a BMP counts for, of 2 bytes or more: what a loop of Python takes for it. A pixel
+counts for a tenth."""
+_COPIES = {"WEBP": 4, "AVIF": 2}
+"""How often the decoder of some format holds the file, apart from us, rounded up from measurements."""
 _TURNING = 6
 """Bytes a pixel that turning an image takes."""
 
@@ -68,11 +73,12 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
         raise DataError("The image file is empty (zero bytes)")
     try:
         with strict():
-            budget = Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
+            budget = new_budget()
+            held = jpeg.held(image, budget) if is_jpeg(image) else 0
             opened = open_image(image, budget)
             budget.got = _size(*opened.size)
             if opened.format in ("JPEG", "MPO"):
-                pixels = _jpeg(image, opened, min_side, decoder, budget)
+                pixels = _jpeg(image, opened, min_side, decoder, budget, held)
             else:
                 pixels = _pillow(image, opened, budget)
             turn = orientation(opened)
@@ -101,19 +107,23 @@ def strict() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
-def open_image(image: bytes, budget: Budget | None = None) -> Image.Image:
+def is_jpeg(image: bytes) -> bool:
+    return image.startswith(b"\xff\xd8\xff")
+
+
+def open_image(image: bytes, budget: Budget) -> Image.Image:
     """Read the header of an image file. Raises Pillow's errors; they are best met within `strict`.
 
-    budget: what reading it is drawn from. Raises DataError where it does not suffice.
+    budget: what reading it is drawn from, but for a JPEG, which `jpeg.held` does. Raises DataError where it does not
+    suffice.
     """
-    budget = budget or Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
-    if image.startswith(b"\xff\xd8\xff"):
-        jpeg.check_segments(image, budget)
+    if is_jpeg(image):
         # Past Pillow's limit on pixels: ours is on what a JPEG is decoded to, which can be much less.
         return JpegImagePlugin.jpeg_factory(io.BytesIO(image))
     if image.startswith(png.SIGNATURE):
         image = png.without_texts(image, budget)
     tiff.check_directory(image, budget)
+    ppm.check_header(image, budget)
     return Image.open(io.BytesIO(image), formats=known_formats())
 
 
@@ -129,6 +139,11 @@ def unknown(image: bytes) -> DataError:
     return DataError(
         "The file is not an image of a known format, or its header is damaged", cause=cause, fix=fix
     )
+
+
+def new_budget() -> Budget:
+    """Return what decoding one image may take."""
+    return Budget("The image", memory=limits.MEMORY, samples=limits.SAMPLES)
 
 
 @cache
@@ -161,10 +176,13 @@ def check_decoder(decoder: str) -> None:
         )
 
 
-def _jpeg(image: bytes, opened: Image.Image, min_side: int, decoder: str, budget: Budget) -> np.ndarray:
+def _jpeg(
+    image: bytes, opened: Image.Image, min_side: int, decoder: str, budget: Budget, held: int
+) -> np.ndarray:
     """Decode a JPEG. Whatever does, libjpeg-turbo judges whether it is damaged: the others do not say so."""
-    full, held = opened.size, jpeg.held(image)
-    budget.draw(samples=jpeg.visited(image))
+    full = opened.size
+    if held:
+        budget.draw(samples=jpeg.visited(image))
     if min_side > 0:
         opened.draft(None, (min_side, min_side))
     width, height = opened.size
@@ -197,13 +215,15 @@ def _with_torchcodec(image: bytes) -> np.ndarray | None:
 
 def _pillow(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray:
     """Decode what is no JPEG."""
-    _draw_for_pillow(opened, budget)
+    _draw_for_pillow(opened, budget, len(image) * _COPIES.get(opened.format or "", 0))
     if opened.format == "TIFF":
         tiff.prepare(opened, budget)
     elif opened.format == "PNG":
         png.mend_transparency(opened)
     elif opened.format == "PPM" and (levels := ppm.read(image, opened, budget)) is not None:
         opened = Image.fromarray(levels)
+    elif opened.format == "BMP" and opened.tile[0][0] == "bmp_rle":
+        budget.draw(samples=_RUN * len(image) // 2 + _RUN // 10 * opened.width * opened.height)
     return _converted(opened)
 
 

@@ -7,7 +7,8 @@ from enum import IntFlag
 
 from PIL import Image
 
-from slip.data.decode import open_image, orientation, strict, unknown
+from slip.data import jpeg
+from slip.data.decode import is_jpeg, new_budget, open_image, orientation, strict, unknown
 from slip.errors import DataError
 
 _BITS_PER_SAMPLE = 258
@@ -46,7 +47,10 @@ def header(image: bytes) -> Header:
         raise DataError("The image file is empty (zero bytes)")
     try:
         with strict():
-            return _read(open_image(image))
+            budget = new_budget()
+            if is_jpeg(image):
+                jpeg.held(image, budget)
+            return _read(open_image(image, budget))
     except DataError:
         raise
     except Exception:  # Pillow's readers raise almost anything on damaged files

@@ -69,48 +69,45 @@ def _damaged(cause: str) -> DataError:
     )
 
 
-def held(image: bytes) -> int:
+def held(image: bytes, budget: Budget | None = None) -> int:
     """Return the bytes that any decoder must hold beside the pixels, whatever size it decodes at.
 
     Where a picture comes in several scans (progressive ones do), these are all its coefficients, 2 bytes each; the
     usual single scan is decoded as it is read, 0 bytes. 0 as well for a header that cannot be followed.
+
+    budget: what Pillow takes to read the segments before the picture is drawn from it. Raises DataError where there
+    are far too many. Pillow joins those of EXIF data one by one, and copies all that it has for each.
     """
     frame, progressive = b"", False
-    for marker, segment, _ in _segments(image):
+    samples, joined, last = 0, 0, 2
+    for marker, segment, end in _segments(image):
+        samples += SEGMENT + FILL * max(0, end - len(segment) - 4 - last)
+        last = end
         if marker in _FRAMES:
             frame, progressive = segment, marker in _PROGRESSIVE
         elif marker == _SCAN:
             several = progressive or segment[:1] < frame[5:6]  # fewer components than the picture has
+            if budget:
+                budget.draw(samples=samples)
             return 2 * _samples(frame) if several else 0
-    return 0
-
-
-def check_segments(image: bytes, budget: Budget) -> None:
-    """Draw what reading the segments before the picture takes. Raises DataError where there are far too many.
-
-    Pillow joins those of EXIF data one by one, and copies all that it has for each.
-    """
-    joined, last = 0, 2
-    for marker, segment, end in _segments(image):
-        if marker == _EXIF and segment.startswith(b"Exif"):
+        elif marker == _EXIF and segment.startswith(b"Exif"):
             joined += len(segment)
-            budget.draw(samples=joined)
+            samples += joined
         elif marker == _PHOTOSHOP:
-            budget.draw(samples=FILL * segment.count(b"8BIM"))
-        budget.draw(samples=SEGMENT + FILL * max(0, end - len(segment) - 4 - last))
-        if marker == _SCAN:
-            return
-        last = end
+            samples += FILL * segment.count(b"8BIM")
+        if budget and samples > limits.SAMPLES:
+            break
+    if budget:
+        budget.draw(samples=samples)
+    return 0
 
 
 def visited(image: bytes) -> int:
     """Return how many samples a decoder visits for a picture in several scans, or more where they are few anyway.
 
     Each scan of a progressive picture goes over all samples of its components, however few bytes it has, and nothing
-    bounds how often the same one comes. 0 for the usual single scan, whose samples are visited once.
+    bounds how often the same one comes. Not to be asked of the usual single scan.
     """
-    if not held(image):
-        return 0
     frame, samples = b"", 0
     for marker, segment, _ in _segments(image):
         if marker in _FRAMES:

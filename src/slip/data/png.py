@@ -10,7 +10,7 @@ from PIL import Image
 from slip.data.limits import Budget
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-CHUNK = 1000
+CHUNK = 3000
 """Values to visit that a chunk counts for: what a loop of Python takes for it."""
 TURNS = 1 << 20
 """Bytes of a text, unpacked, that may say how a picture is turned."""

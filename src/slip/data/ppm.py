@@ -11,12 +11,33 @@ from PIL import Image
 from slip.data.limits import Budget
 from slip.errors import DataError
 
-HELD = 22
-"""Bytes a level that reading it takes: as a number of up to 16 bits, as a fraction, and what is made of it."""
+HELD = 4
+"""Bytes a level that reading it takes: as a number of up to 16 bits, and what is made of it."""
 BLOCK = 1 << 20
-"""Bytes of text that are read at once."""
+"""Bytes of text that are read at once, and levels that are scaled at once."""
 _BLANKS = b" \t\n\r\x0b\x0c"
+BYTE = 100
+"""Values to visit that a byte of a header counts for: what a loop of Python takes for it."""
+_BLANK, _COMMENT, _WORD = (
+    re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"[0-9.+-]*")
+)
 _LAST = re.compile(rb"[^ \t\n\r\x0b\x0c]*\Z")
+
+
+def check_header(image: bytes, budget: Budget) -> None:
+    """Draw the blanks and comments of a header, which Pillow reads byte by byte. Raises DataError for far too many."""
+    if not re.match(rb"P[1-6f]", image):
+        return
+    position = 2
+    for _ in range(4):  # tokens: width, height and the largest level at most
+        while True:
+            start, position = position, _BLANK.match(image, position).end()  # type: ignore[union-attr]
+            if image[position : position + 1] == b"#":
+                position = _COMMENT.match(image, position).end()  # type: ignore[union-attr]
+            budget.draw(samples=BYTE * (position - start + 10))
+            if position == start:
+                break
+        position = _WORD.match(image, position).end()  # type: ignore[union-attr]
 
 
 def read(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray | None:
@@ -42,7 +63,10 @@ def read(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray | None
         levels = _plain(data, count, most) if decoder == "ppm_plain" else _binary(data, count, most)
     if len(levels) < count:
         raise _damaged(f"It has {len(levels):,} of {count:,} levels")
-    scaled = np.rint(levels / most * white).astype(np.uint16 if opened.mode == "I" else np.uint8)
+    table = np.rint(np.arange(most + 1) / most * white).astype(np.uint16 if opened.mode == "I" else np.uint8)
+    scaled = np.empty(count, table.dtype)
+    for start in range(0, count, BLOCK):
+        scaled[start : start + BLOCK] = table[levels[start : start + BLOCK]]
     return scaled.reshape((height, width, 3) if colours == 3 else (height, width))
 
 

@@ -16,8 +16,8 @@ from slip.errors import DataError
 
 PIECE = 5000
 """Values to visit that a strip or tile counts for, beside its pixels: what a loop of Python takes for it."""
-NUMBER = 36
-"""Bytes that a number in a directory takes in Python."""
+NUMBER = 160
+"""Bytes that a number in a directory takes in Python, with what Pillow makes of a strip's."""
 FEW = 1 << 16
 """Numbers that are not counted."""
 

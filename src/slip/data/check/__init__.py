@@ -31,7 +31,7 @@ def check(
 
     needs_captions: a record without a caption cannot be used. processes: -1 for one a core. shown: progress on stderr,
     under this `title`.
-    ranks: those that `torchrun` started, joined; all but the first return None. Memory: 320 bytes a record beside its
+    ranks: those that `torchrun` started, joined; all but the first return None. Memory: 321 bytes a record beside its
     key, and 12 a caption.
 
     Raises ConfigError for a negative limit, DataError when the source has no records or a process is killed, and
