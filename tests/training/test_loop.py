@@ -168,7 +168,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, toy_source, tiny_config)
         train(tiny_config, Backwards(64), run.path, resume=True, console=QUIET)
 
 
-@pytest.mark.parametrize("content", [b"[", b"[]", b'{"train": 5}', b'{"train": [{}]}', b"\xff", b"[" * 99_999])
+@pytest.mark.parametrize(
+    "content", [b"[", b"[]", b'{"train": 5}', b'{"train": [{}]}', b"\xff", b"[" * 99_999]
+)
 def test_a_damaged_note_of_the_data_stops_nothing(tmp_path, toy_source, tiny_config, content) -> None:
     run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
     (run.path / "data.json").write_bytes(content)

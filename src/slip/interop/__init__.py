@@ -55,7 +55,7 @@ def _pick(run: Path, which: str) -> Path:
 
 
 def _load_checkpoint(folder: Path) -> Encoder:
-    """Return the model of a checkpoint, with nothing from anywhere else: neither weights nor what they are laid out in."""
+    """Return the model of a checkpoint; nothing is taken from anywhere else, neither weights nor their layout."""
     from slip.training.saving import checkpoint
     from slip.training.saving.run import RunFolder
 

@@ -82,7 +82,14 @@ class State:
             try:
                 self._put_back(checkpoint.read_state(path))
                 self.parallel.load(self.optimizer, path)
-            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+            except (
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ArithmeticError,
+                RuntimeError,
+            ) as error:
                 lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise CheckpointError(
                     "The run cannot go on from its newest checkpoint",
@@ -102,7 +109,9 @@ class State:
         self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
         self.records = Counts(self.lanes, saved.get("records"), self.step)
         self.scaler.load_state_dict(saved.get("scaler", {}))
-        self.window = Window({name: (float(total), int(steps)) for name, (total, steps) in window.items() if steps})
+        self.window = Window(
+            {name: (float(total), int(steps)) for name, (total, steps) in window.items() if steps}
+        )
         steps = saved.get("steps")
         if self.step > (int(steps) if steps else self.plan.steps):
             raise ValueError(f"step {self.step:,} lies beyond the run's last one")

@@ -60,7 +60,9 @@ def _acquire(place: Path, patience: float) -> int | None:
     end = time.monotonic() + patience
     while True:
         try:
-            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(
+                place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644
+            )
         except OSError:  # what is written next says why
             return None
         try:

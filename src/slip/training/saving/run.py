@@ -174,7 +174,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            self.say(f"warning: whether these are the run's data is not known, {path} cannot be read: {error}")
+            self.say(
+                f"warning: whether these are the run's data is not known, {path} cannot be read: {error}"
+            )
             return None
 
     def rewind(self, step: int, *, measured: bool) -> None:
@@ -263,7 +265,7 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 
 def _copy(file: IO[bytes], kept: IO[bytes], wanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Copy the lines that are wanted as they are; return how many were none of a run, but for half a line at the end."""
+    """Copy the lines that are wanted as they are; return how many were none of a run (but for half of the last)."""
     others = 0
     for text in lines_of(file):
         line = parse_line(text)
