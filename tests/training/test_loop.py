@@ -166,9 +166,17 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, toy_source, tiny_config)
         train(tiny_config, ToySource(80), run.path, resume=True, console=QUIET)
     with pytest.raises(ConfigError, match="other content or another order"):
         train(tiny_config, Backwards(64), run.path, resume=True, console=QUIET)
-    (run.path / "data.json").write_text("[")
-    with pytest.raises(CheckpointError, match="data.json"):
-        train(tiny_config, toy_source, run.path, resume=True, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[", b"[]", b'{"train": 5}', b'{"train": [{}]}', b"\xff", b"[" * 99_999]
+)
+def test_a_damaged_note_of_the_data_stops_nothing(tmp_path, toy_source, tiny_config, content) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    (run.path / "data.json").write_bytes(content)
+    said = io.StringIO()
+    train(tiny_config, toy_source, run.path, resume=True, console=Console(file=said, width=300))
+    assert "warning: whether these are the run's data is not known" in said.getvalue()
 
 
 def test_data_may_move(tmp_path, toy_source, tiny_config) -> None:

@@ -47,6 +47,10 @@ JITTERS = (Parameter.BRIGHTNESS, Parameter.CONTRAST, Parameter.SATURATION, Param
 ORDERS = tuple(itertools.permutations(JITTERS))
 """The 24 orders that the colour operations can be applied in."""
 
+MOST_RATIO = 100.0
+"""Of a crop's sides."""
+LEAST_AREA = 1e-4
+"""Share of the image that a crop has at least: a hundredth of each side."""
 _TRIES = 10
 _LONGEST = 16
 UNCHANGED = (0, 0, 0, 1, 1, 1, 0, 0, 0)
@@ -116,18 +120,22 @@ def check(config: ViewConfig, name: str) -> None:
         ("drop_tokens", 0 <= config.drop_tokens < 1, "a share of the tokens, 0 <= share < 1"),
         (
             "scale",
-            0 < config.scale[0] <= config.scale[1] <= 1,
-            "two shares of the area, 0 < low <= high <= 1",
+            LEAST_AREA <= config.scale[0] <= config.scale[1] <= 1,
+            f"two shares of the area, {LEAST_AREA:g} <= low <= high <= 1",
         ),
-        ("ratio", 0 < config.ratio[0] <= config.ratio[1], "two ratios, 0 < low <= high"),
+        (
+            "ratio",
+            1 / MOST_RATIO <= config.ratio[0] <= config.ratio[1] <= MOST_RATIO,
+            f"two ratios, {1 / MOST_RATIO:g} <= low <= high <= {MOST_RATIO:g}",
+        ),
         (
             "jitter",
-            min(config.jitter) >= 0 and config.jitter[3] <= 0.5,
+            all(0 <= strength < math.inf for strength in config.jitter) and config.jitter[3] <= 0.5,
             "strengths from 0 on, hue at most 0.5",
         ),
         (
             "blur_sigma",
-            0 < config.blur_sigma[0] <= config.blur_sigma[1],
+            0 < config.blur_sigma[0] <= config.blur_sigma[1] < math.inf,
             "two widths in pixels, 0 < low <= high",
         ),
         *((chance, 0 <= getattr(config, chance) <= 1, "a probability, 0 to 1") for chance in chances),
@@ -159,9 +167,9 @@ def _box(config: ViewConfig, height: int, width: int, uniforms: list[float]) -> 
             return left, upper, left + w, upper + h
     w, h = width, height
     if width / height < low:
-        h = round(width / low)
+        h = max(1, round(width / low))
     elif width / height > high:
-        w = round(height * high)
+        w = max(1, round(height * high))
     left, upper = (width - w) // 2, (height - h) // 2
     return left, upper, left + w, upper + h
 

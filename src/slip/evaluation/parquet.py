@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from slip.data.sources.arrow import features, holds
 from slip.errors import DataError
 from slip.evaluation import note
 from slip.evaluation.datasets import SPLITS, Image, Labelled, Subset, split_by_hash, words
+from slip.files import read_json
 
 CACHE_BYTES = 512 * 2**20
 """Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
@@ -161,14 +161,14 @@ def _names_beside(folder: Path) -> list[str]:
     if not file.is_file():
         return []
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
         if isinstance(data, dict):
-            return [data[key] for key in sorted(data, key=int)]
+            return [str(data[key]) for key in sorted(data, key=int)]
         if data and isinstance(data[0], dict):
             data = sorted(data, key=lambda entry: int(entry["label"]))
-            return [entry["name"] if "name" in entry else entry["names"][0] for entry in data]
+            return [str(entry["name"] if "name" in entry else entry["names"][0]) for entry in data]
         return [str(entry) for entry in data]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise DataError(
             f"{file} does not list class names", cause=repr(error), fix='Write it as ["cat", "dog", …].'
         ) from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slip.errors import ConfigError, EvaluationError, did_you_mean
 from slip.evaluation import Evaluator, Result, lower_is_better, note
-from slip.files import write_json
+from slip.files import read_json, write_json
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
@@ -168,15 +167,23 @@ def save(results: Sequence[Result], path: str | Path) -> None:
 
 def read(path: str | Path) -> list[Result]:
     """Read what `save` wrote; none where there is no such file. Raises EvaluationError for anything else."""
-    path = Path(path)
-    if not path.exists():
-        return []
     try:
-        return [Result(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        return [_result(entry) for entry in read_json(path)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise EvaluationError(
             "The file does not hold results",
             got=str(path),
-            cause=str(error),
-            fix="Remove it, or name another.",
+            cause=f"{type(error).__name__}: {error}",
+            fix="Remove it, or name another; `slip evaluate` measures again",
         ) from None
+
+
+def _result(entry: dict[str, Any]) -> Result:
+    """Return what an entry of a file says. Raises LookupError, TypeError or ValueError where it is no result."""
+    value, low, high = (float(entry[name]) for name in ("value", "low", "high"))
+    count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
+    if count < 0 or skipped < 0:
+        raise ValueError(f"{entry['metric']} of {count} samples")
+    return Result(str(entry["task"]), str(entry["metric"]), value, count, low, high, skipped)

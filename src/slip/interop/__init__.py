@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import timm
+import torch
+from torch import Tensor
+
+from slip.config import Config
 from slip.encoder import Encoder
-from slip.errors import CheckpointError
+from slip.errors import CheckpointError, ConfigError
+from slip.models import Model, without_weights
 
 ENDINGS = (".pt", ".pth", ".tar", ".bin")
 """How the files of released checkpoints end."""
@@ -47,20 +55,17 @@ def _pick(run: Path, which: str) -> Path:
 
 
 def _load_checkpoint(folder: Path) -> Encoder:
-    """Return the model of a checkpoint, with nothing from anywhere else: neither weights nor what they are laid out in."""
+    """Return the model of a checkpoint; nothing is taken from anywhere else, neither weights nor their layout."""
     from slip.training.saving import checkpoint
     from slip.training.saving.run import RunFolder
 
     config = RunFolder(folder.parent.parent).config
     _check_name(config, folder.parent.parent)
     checkpoint.verify(folder, "model")
-    stored = checkpoint.shapes(folder)
-    _check_shapes(_skeleton(config, len(stored)), stored, folder)
     weights = checkpoint.read_tensors(folder / "model.safetensors")
-    shape = replace(config, model=without_weights(config.model))
-    encoder = Encoder(Encoder.from_config(shape).model, config)
-    encoder.model.load_state_dict(weights)
-    return encoder
+    model = _model_for(config, weights, folder)
+    model.load_state_dict(weights)
+    return Encoder(model, config)
 
 
 def _check_name(config: Config, run: Path) -> None:
@@ -79,39 +84,31 @@ def _check_name(config: Config, run: Path) -> None:
     )
 
 
-def _skeleton(config: Config, entries: int) -> dict[str, torch.Size] | None:
-    """Return the names and shapes of what the configuration's model holds, without making it.
+def _model_for(config: Config, weights: dict[str, Tensor], folder: Path) -> Model:
+    """Return a model that these weights fit, its own not yet made. Raises CheckpointError where they fit none.
 
-    entries: how many there are in the checkpoint; a model of more blocks would take forever to be described.
-    None for a model that can only be made.
+    It is described first, on no device, so that a configuration of another model takes neither memory nor time.
     """
     image, text = config.model.image, config.model.text
-    if max(image.depth, text.depth) > entries:
-        raise _misfit(f"{entries} entries, depths {image.depth} and {text.depth}")
+    if max(image.depth, text.depth) > len(weights):  # a description of a billion blocks takes time, too
+        raise _misfit(f"{len(weights)} entries for towers of {image.depth} and {text.depth} blocks")
     shape = replace(config, model=without_weights(config.model))
     try:
         with torch.device("meta"):
-            model = Encoder.from_config(shape).model
-    except (RuntimeError, OverflowError, TypeError) as error:
-        if image.name == "vit":
-            raise _misfit(str(error)) from None
-        return None
+            described = Encoder.from_config(shape).model
     except ConfigError as error:
-        if image.name == "vit":
-            raise CheckpointError("The run's configuration makes no model", cause=str(error)) from None
-        return None
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def _check_shapes(own: dict[str, torch.Size] | None, stored: dict[str, torch.Size], folder: Path) -> None:
-    """Raise CheckpointError unless the checkpoint holds what the model does, before any memory is taken for either."""
-    if own is None:
-        return
-    wrong = sorted(own.keys() ^ stored.keys()) or [name for name in own if own[name] != stored[name]]
+        raise CheckpointError("The run's configuration makes no model", cause=str(error)) from None
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise _misfit(f"config.toml ({str(error).splitlines()[0]})") from None
+    own = described.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
     if wrong:
         raise _misfit(
             f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{folder} may come from another run"
         )
+    if image.name == "vit":  # all that it computes with is among the weights
+        return described.to_empty(device="cpu")
+    return Encoder.from_config(shape).model
 
 
 def _misfit(got: str, cause: str = "") -> CheckpointError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +10,11 @@ from typing import Any
 
 from slip import toml
 from slip.config import Config
-from slip.errors import CheckpointError, ConfigError
-from slip.evaluation import Result
+from slip.errors import CheckpointError, ConfigError, EvaluationError, shortened
+from slip.evaluation import Result, suite
+from slip.files import open_regular, read_json
+from slip.training.saving.run import is_number as finite
+from slip.training.saving.run import lines_of, parse_line
 
 _METHODS = {
     frozenset({"clip", "simclr"}): "SLIP",
@@ -102,36 +103,24 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [f"{run.name} ({number})" for number, run in enumerate(runs, start=1)]
 
 
-def finite(value: object) -> bool:
-    """Say whether a value read from JSON is a usable number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _read_text(path: Path) -> str | None:
-    """Return a file's text, or None when it does not exist."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError("A file of the run cannot be read", got=str(path), cause=str(error)) from None
-
-
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the lines of metrics.jsonl that have a position, and how many others there are.
 
     The last line may be half written, and a killed and resumed run may have such a line in the middle.
     """
     lines, damaged = [], 0
-    for text in (_read_text(path) or "").splitlines():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        if isinstance(line, dict) and finite(line.get("position")):
-            lines.append(line)
-        elif text.strip():
-            damaged += 1
+    try:
+        with open_regular(path) as file:
+            for text in lines_of(file):
+                line = parse_line(text)
+                if line is not None and finite(line.get("position")):
+                    lines.append(line)
+                elif text.strip():
+                    damaged += 1
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CheckpointError("A file of the run cannot be read", got=str(path), cause=str(error)) from None
     return lines, damaged
 
 
@@ -140,39 +129,19 @@ def _latest(lines: Any) -> tuple[dict[str, Any], ...]:
     return tuple(line for _, line in sorted({line["position"]: line for line in lines}.items()))
 
 
-def _read_json(path: Path) -> Any:
-    text = _read_text(path)
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            "A file of the run is not valid JSON",
-            got=str(path),
-            cause=str(error),
-            fix="Measure again with `slip evaluate`, or remove the file.",
-        ) from None
-
-
 def _read_results(path: Path) -> tuple[Result, ...]:
-    data = _read_json(path)
-    results = []
     try:
-        for item in data or ():
-            numbers = (float(item[key]) for key in ("value", "low", "high"))
-            value, low, high = numbers
-            results.append(
-                Result(str(item["task"]), str(item["metric"]), value, int(item["count"]), low, high)
-            )
-    except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            "The run's results are not a list of measurements",
-            got=str(path),
-            cause=f"{type(error).__name__}: {error}",
-            fix="Measure again with `slip evaluate`, or remove the file.",
-        ) from None
-    return tuple(results)
+        return tuple(suite.read(path))
+    except EvaluationError as error:
+        raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=error.fix) from None
 
 
 def _read_versions(path: Path) -> dict[str, str]:
-    data = _read_json(path)
-    return {str(key): str(value) for key, value in data.items()} if isinstance(data, dict) else {}
+    """Return the versions that a run was made with; none where they cannot be read, which costs nothing else."""
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return (
+        {str(key): shortened(str(value), 60) for key, value in data.items()} if isinstance(data, dict) else {}
+    )

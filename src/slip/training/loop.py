@@ -130,6 +130,9 @@ def _train_alone(
     (begun,) = processes.any(begun)
     torch.manual_seed(config.training.seed)
     shape = without_weights(config.model) if begun else config.model
+    if shape.image.pretrained and processes.first:
+        words = f"starting from timm's weights of {shape.image.name}, fetched where they are not in its cache"
+        _say(console, words)
     model = build(shape, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, config.training)
     with processes.together():

@@ -31,7 +31,7 @@ class StopSignal:
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Within, being asked to stop raises Stopped at once, wherever the main thread is; on entering, if it was before.
+        """Within, being asked to stop raises Stopped at once, wherever the main thread is; on entering, if it was.
 
         Python looks at signals between its instructions and where it waits: a library's function that computes is
         first computed to its end.

@@ -16,7 +16,7 @@ from slip.data.encode import Encoding
 from slip.data.record import Skipped, Source
 from slip.data.subset import Subset
 from slip.errors import DataError
-from slip.files import TEMPORARY, write_bytes, write_json
+from slip.files import TEMPORARY, read_json, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,19 @@ class Plan:
 
 
 def _read(manifest: Path) -> dict[str, Any] | None:
+    """Return what a manifest says, None where there is none. Raises DataError for anything else."""
     try:
-        content = json.loads(manifest.read_bytes())
+        content = read_json(manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError("The file cannot be read", got=str(manifest), cause=str(error)) from None
     except ValueError:
         content = None
-    if isinstance(content, dict):
-        return content
+    if isinstance(content, dict) and isinstance(content.get("digests", {}), dict | None):
+        size = content.get("shard_size")
+        if isinstance(size, int) and size > 0 and not isinstance(size, bool):
+            return content
     raise DataError(
         "The file does not say which shards these are", got=str(manifest), fix="Remove it and them"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -94,6 +95,10 @@ class Finetune:
         return train, test
 
     def _run(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
+        with state.alone(self.folder) if self.folder else nullcontext():
+            return self._run_alone(encoder, train, test)
+
+    def _run_alone(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
         tower, device, views = encoder.model.image_tower, torch.device(encoder.device), encoder.config.views
         recipe = self.recipe or recipe_for(int(cast(int, tower.width)), len(train.images), self.preset)
         batch = min(recipe.batch, len(train.images) // 2 * 2)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from slip.errors import CheckpointError
+from slip.errors import CheckpointError, shortened
 from slip.evaluation.finetune.recipe import FinetuneRecipe
-from slip.files import write_json
+from slip.files import read_json, write_json
 from slip.training.optimizer import load_state_tensors, state_tensors
-from slip.training.saving import checkpoint
+from slip.training.saving import checkpoint, lock
 
 if TYPE_CHECKING:
     from slip.evaluation.datasets import Labelled
@@ -55,6 +57,17 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only process that finetunes in this folder. Raises ConfigError where another one does."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(folder))
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        yield
+
+
 def claim(folder: Path, description: dict[str, Any]) -> None:
     """Make `folder` this finetuning's own, or check that it already is.
 
@@ -66,14 +79,9 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         if not path.exists():
             write_json(path, description)
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "The finetuning's folder cannot be used",
-            got=str(folder),
-            cause=str(error),
-            fix="Name another folder",
-        ) from None
+        raise _unusable(folder, error) from None
     differences = list(_differences(found, description))
     if differences:
         raise CheckpointError(
@@ -111,12 +119,24 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     weights, moments, state = checkpoint.load(checkpoints[-1])
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
+        load_state_tensors(optimizer, moments)
+        return [float(loss) for loss in state["losses"]]
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            "The finetuning's state does not fit its model", got=str(folder), cause=str(error)
+            "The finetuning's state does not fit its model",
+            got=str(folder),
+            cause=str(error),
+            fix="Remove the folder to start over",
         ) from None
-    load_state_tensors(optimizer, moments)
-    return state["losses"]
+
+
+def _unusable(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        "The finetuning's folder cannot be used",
+        got=str(folder),
+        cause=str(error),
+        fix="Name another folder",
+    )
 
 
 def _differences(there: Any, here: Any, key: str = "") -> Any:
@@ -129,4 +149,5 @@ def _differences(there: Any, here: Any, key: str = "") -> Any:
 
 
 def _short(value: Any) -> str:
-    return f"{len(value)} entries" if isinstance(value, list) and len(value) > 4 else str(value)
+    many = isinstance(value, list) and len(value) > 4
+    return f"{len(value)} entries" if many else shortened(str(value), 100)

@@ -265,7 +265,7 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 
 def _copy(file: IO[bytes], kept: IO[bytes], wanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Copy the lines that are wanted as they are; return how many were none of a run, but for half a line at the end."""
+    """Copy the lines that are wanted as they are; return how many were none of a run (but for half of the last)."""
     others = 0
     for text in lines_of(file):
         line = parse_line(text)
