@@ -248,3 +248,32 @@ def test_bad_input(seed: int, position: int, length: int) -> None:
 def test_no_parts() -> None:
     with pytest.raises(ConfigError, match="no records"):
         Order([], 0)
+
+
+@given(
+    seed=seeds,
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    epoch=st.integers(0, 5),
+    as_they_lie=st.booleans(),
+)
+def test_blocks_of_sizes_of_their_own(seed: int, sizes: list[int], epoch: int, as_they_lie: bool) -> None:
+    """Each comes in a row, in an order of its own, every record once an epoch, in any order of asking."""
+    ends = np.cumsum(sizes)
+    part = Part(sum(sizes), sum(sizes), 5, as_they_lie, ends)
+    order = Order([part], seed)
+    stream = [order.locate(epoch * part.length + offset) for offset in range(part.length)]
+    records = [index for _, index in stream]
+    assert sorted(records) == list(range(part.length))
+    assert {e for e, _ in stream} == {epoch}
+    blocks = [int(np.searchsorted(ends, index, side="right")) for index in records]
+    assert [block for block, _ in itertools.groupby(blocks)] == list(dict.fromkeys(blocks))
+    for index, block in zip(records, blocks):
+        assert list(order.block_of(index)) == list(range(ends[block] - sizes[block], ends[block]))
+        if as_they_lie:
+            place = records.index(int(ends[block]) - sizes[block])
+            assert records[place : place + sizes[block]] == list(order.block_of(index))
+    again = pickle.loads(pickle.dumps(Order([part], seed)))
+    again.locate((epoch + 1) * part.length)
+    assert [again.locate(epoch * part.length + k) for k in reversed(range(part.length))] == stream[::-1]
+    others = stand_ins(order, Streams(seed), epoch, records[0], Stream.REPLACEMENT)
+    assert set(others) <= set(records) - {records[0]}

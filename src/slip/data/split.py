@@ -121,26 +121,22 @@ def _look(records: np.ndarray, captions: np.ndarray) -> _Found:
 def _notes(groups: Groups) -> list[str]:
     """Return what is not as one may expect, in sentences."""
     notes = []
-    count = most_in_common(len(groups.keys))
     for number, what, most in (
-        (groups.common_captions, "caption", count),
-        (groups.common_pictures, "picture", COMMON),
+        (groups.common_captions, "captions", most_in_common(len(groups.keys))),
+        (groups.common_pictures, "pictures", COMMON),
     ):
         if number:
-            each = (
-                f"{what} of more than {most} records is"
-                if number == 1
-                else f"{what}s of more than {most} records are"
+            notes.append(
+                f"{what} that more than {most} records have may be on both sides: {number:,}; labels, boilerplate or "
+                "placeholders, most likely"
             )
-            notes.append(f"{number:,} {each} on both sides: labels, boilerplate or placeholders, most likely")
     if not groups.complete:
         notes.append(
-            "so many pictures are alike that not all pairs were compared: some near copies may be on both sides"
+            "so many pictures are alike that not all pairs were compared: near copies may be on both sides"
         )
-    unusable = int((groups.keys == NONE).sum())
-    if unusable:
+    if unusable := int((groups.keys == NONE).sum()):
         notes.append(
-            f"{unusable:,} records that cannot be read or decoded stay in training, which skips them"
+            f"records that cannot be read or decoded stay in training, which skips them: {unusable:,}"
         )
     return notes
 
@@ -154,29 +150,26 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
     keys, which, sizes = np.unique(found.keys, return_inverse=True, return_counts=True)
     speaks = np.zeros(len(keys), bool)
     speaks[which[found.captioned]] = True
-    eligible = speaks & (keys != NONE)
-    groups = int((keys != NONE).sum())
-    if not eligible.any():
+    eligible = np.flatnonzero(speaks & (keys != NONE))  # by their keys, which are sorted
+    if not len(eligible):
         raise DataError(
             f"Nothing of {name} can be held out: no record has a picture that can be decoded and a caption",
             got=f"{len(found.keys):,} records",
             fix="`slip data check SOURCE` says what is wrong with them",
         )
-    if groups < 2:
+    if len(eligible) == 1:
         raise DataError(
             f"{name} cannot be split: all its records hang together by equal captions, and equal or near pictures",
             got=f"{len(found.keys):,} records, one group",
             fix="Give a source of its own as --data.val",
         )
-    chosen = eligible & (keys < np.uint64(min(int(share * 2**64), 2**64 - 1)))
-    if not chosen.any():
-        chosen[np.flatnonzero(eligible)[0]] = True  # keys are sorted
-    if chosen[keys != NONE].all():
-        chosen[np.flatnonzero(chosen)[-1]] = False
+    below = int(np.searchsorted(keys[eligible], np.uint64(min(int(share * 2**64), 2**64 - 1))))
+    chosen = np.zeros(len(keys), bool)
+    chosen[eligible[: min(max(1, below), len(eligible) - 1)]] = True
     held = chosen[which]
     largest = int(sizes[keys != NONE].max())
     notes = list(found.notes)
-    if largest > max(0.05, share / 2) * len(held) and groups > 1 and largest > 2:
+    if largest > max(0.05, share / 2) * len(held) and largest > 2:
         notes.insert(
             0,
             f"one group has {largest:,} of the {len(held):,} records, so the share can hardly be met: its records hang "
@@ -246,7 +239,7 @@ def _load(place: Path, records: int) -> _Found | None:
         count, notes, digest = json.loads(head)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    whole = count == records and len(body) == 8 * records + -(-records // 8)
+    whole = count == records and isinstance(notes, list) and len(body) == 8 * records + -(-records // 8)
     if not whole or hashlib.blake2b(body, digest_size=16).hexdigest() != digest:
         return None
     keys = np.frombuffer(body, "<u8", records).astype(np.uint64)
