@@ -91,7 +91,10 @@ def test_columns(array):
     ("entries", "message"),
     [
         ([], "no entries"),
-        ([*CC3M[:1], {"captions": ["a"]}, 5], r"Entry 1 of the array names no image.*'image_name' or 'image_id'"),
+        (
+            [*CC3M[:1], {"captions": ["a"]}, 5],
+            r"Entry 1 of the array names no image.*'image_name' or 'image_id'",
+        ),
         ([{"image_id": None}], "Entry 0"),
         ([{"image_id": 1.5}], "Entry 0"),
         ([{"image_id": ""}], "Entry 0"),
