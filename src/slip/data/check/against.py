@@ -78,7 +78,7 @@ def _findings(against: Against) -> Iterator[Finding]:
     other, of = there.name, here.checked
     notes = _notes(against)
     if not against.any.any():
-        words = f"No caption and no picture is equal, and no picture is a near copy of one there.{notes}"
+        words = f"None has an equal caption, an equal picture or a near copy among its {there.checked:,} records.{notes}"
         yield Finding(KNOW, f"Records that have something in common with {other}", 0, of, words)
         return
     words = {
