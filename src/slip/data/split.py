@@ -50,7 +50,12 @@ def share_of(spec: str) -> float | None:
         return None
     found = _PERCENT.fullmatch(spec)
     if not found:
-        raise ConfigError("This is neither a source nor a share of the training data", got=spec, fix=HOW)
+        raise ConfigError(
+            "This is neither a source nor a share of the training data",
+            got=spec,
+            cause="There is no file or folder of this name",
+            fix=HOW,
+        )
     percent = float(found[1])
     if not 0 < percent < 100:
         raise ConfigError(

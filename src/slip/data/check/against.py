@@ -75,11 +75,10 @@ def with_findings(verdict: Verdict, against: Against) -> Verdict:
 
 def _findings(against: Against) -> Iterator[Finding]:
     here, there = against.here, against.there
-    other, of = there.name, here.checked
-    notes = _notes(against)
+    other, of, notes = there.name, here.checked, _notes(against)
     if not against.any.any():
-        words = f"No caption and no picture is equal, and no picture is a near copy of one there.{notes}"
-        yield Finding(KNOW, f"Records that have something in common with {other}", 0, of, words)
+        none = f"None has an equal caption or picture, or a near copy, among its {there.checked:,} records."
+        yield Finding(KNOW, f"Records that have something in common with {other}", 0, of, none + notes)
         return
     words = {
         PICTURE: f"Records whose picture is in {other}, too, byte by byte",
