@@ -11,6 +11,7 @@ from slip.data.contents import Contents
 from slip.data.sources.columns import (
     Columns,
     choose,
+    file_columns,
     find_keys,
     guess_captions,
     guess_images,
@@ -74,6 +75,8 @@ class Table(ImageFiles):
         self.image_column, self.caption_columns = columns.image, columns.captions
         refuse_urls(map(path_of, cells(columns.image)), columns.image, str(path))
         refuse_pictures(cells(columns.image), columns.image, str(path))
+        if not any(map(path_of, cells(columns.image))):
+            raise _no_paths(columns.image, cells(columns.image), path)
         rows = _Rows(sheet, columns, head, path)
         root = Path(image_root).expanduser() if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
@@ -81,7 +84,11 @@ class Table(ImageFiles):
         self.note = ". ".join(
             filter(None, [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged])
         )
-        self.probe("Give the folder that the paths are relative to with --data.image-root")
+        others = [name for name in file_columns(names, cells) if name != columns.image]
+        self.probe(
+            "Give the folder that the paths are relative to with --data.image-root"
+            + (f"; or name another column with --data.image-column: {others[0]}" if others else "")
+        )
 
 
 def _read(path: Path, wanted: Sequence[str]) -> Sheet:
@@ -148,6 +155,19 @@ class _Rows:
                 "leave the cells empty instead"
             )
         return found
+
+
+def _no_paths(column: str, cells: Sequence[Any], path: Path) -> DataError:
+    """Return the error for an image column that names no file in the first rows."""
+    example = next((cell for cell in cells if cell is not None and cell != ""), None)
+    return DataError(
+        f"Column '{column}' of {path} names no image in its first {len(cells):,} rows",
+        got=repr(example)[:200],
+        cause="Its cells are empty"
+        if example is None
+        else f"A path is a text, not of type {type(example).__name__}",
+        fix="Name the column that holds the paths with --data.image-column",
+    )
 
 
 def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
