@@ -82,7 +82,7 @@ def test_the_separator_is_the_one_that_makes_a_table(tmp_path):
 def test_a_title_above_the_names(tmp_path):
     assert read(tmp_path, "Table 1\nimage,caption\na.jpg,a dog\nb.jpg,two cats\n") == PLAIN
     assert read(tmp_path, "Export, 2024;;\n;;\nimage;caption\na.jpg;a dog\nb.jpg;two cats\n") == PLAIN
-    assert read(tmp_path, "this,that\na.jpg,image,caption\n")[0] == ["this", "that"]
+    assert read(tmp_path, "this,that,more\na.jpg,image,caption\n")[0] == ["this", "that", "more"]
     assert read(tmp_path, "id,words\nimage,caption\n", wanted=["words"])[0] == ["id", "words"]
 
 

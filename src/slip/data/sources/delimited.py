@@ -69,19 +69,17 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
 def _above(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> int:
     """Return how many lines, such as a title, stand above the one that names image and captions; 0 if none does."""
 
-    def fields(line: str) -> tuple[int, int]:
-        rows = ((_parsed(path, [line], separator) or [[]])[0] for separator in SEPARATORS)
-        named = (
-            (_known(row, wanted), len(list(filter(None, row))))
-            for row in rows
-            if not any(map(_FILE.fullmatch, row))
-        )
-        return max(named, default=(0, 0))
-
-    known, count = fields(lines[0])
-    if known:
-        return 0
-    return next((n for n, line in enumerate(lines[:_TITLES]) if fields(line) >= (2, count + 1)), 0)
+    for separator in SEPARATORS:
+        rows = [
+            [field for field in (_parsed(path, [line], separator) or [[]])[0] if field]
+            for line in lines[:_TITLES]
+        ]
+        if _known(rows[0], wanted):
+            return 0
+        for above, row in enumerate(rows):
+            if _known(row, wanted) == 2 and len(row) > len(rows[0]) and not any(map(_FILE.fullmatch, row)):
+                return above
+    return 0
 
 
 def _separator(path: Path, sample: Sequence[str], wanted: Sequence[str]) -> str:

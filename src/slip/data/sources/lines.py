@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from slip.data.limits import TEXT_BYTES
 from slip.errors import DataError
@@ -66,9 +67,9 @@ def read_lines(path: Path) -> Iterator[str]:
         raise DataError("The table cannot be read", got=str(path), cause=str(error)) from None
 
 
-def _line_end(raw: io.BufferedIOBase | io.RawIOBase, path: Path) -> str:
+def _line_end(raw: IO[bytes], path: Path) -> str:
     """Return what ends the lines of a file, which stays at its beginning."""
-    head = raw.read(_LOOK) or b""
+    head = raw.read(_LOOK)
     raw.seek(0)
     if not head.startswith((b"\xff\xfe", b"\xfe\xff")) and head[:1000].count(0) > len(head[:1000]) // 4:
         raise _encoded("Line 1", path, head[:60], ["UTF-16"])

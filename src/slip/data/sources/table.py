@@ -81,9 +81,8 @@ class Table(ImageFiles):
         root = Path(image_root).expanduser() if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
         self.contents = rows.contents
-        self.note = ". ".join(
-            filter(None, [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged])
-        )
+        said = [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged]
+        self.note = ". ".join(sentence for sentence in said if sentence)
         others = [name for name in file_columns(names, cells) if name != columns.image]
         self.probe(
             "Give the folder that the paths are relative to with --data.image-root"
