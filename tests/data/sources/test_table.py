@@ -279,9 +279,15 @@ def test_a_column_that_names_no_image(table):
     ):
         table('{"image": 5, "caption": "x"}\n{"image": 6, "caption": "y"}', "t.jsonl")
     with pytest.raises(
-        DataError, match="not where they were looked for.*another column with --data.image-column: f"
+        DataError, match="not where they were looked for.*the column that does with --data.image-column: f"
     ):
         table("image,f,caption\nx,a.jpg,y\n", image_column="image")
+    with pytest.raises(DataError, match="if 'image' does not name the files, the column that does"):
+        table("image,caption\n1,x\n2,y\n")
+    with pytest.raises(DataError, match="'caption' of .* holds no texts.*Got: .*5, of type int"):
+        table('{"image": "a.jpg", "caption": 5}', "t.jsonl")
+    with pytest.raises(DataError, match="looks like the caption"):
+        table("image,name\na.jpg,n01440764\nb.jpg,n01440765\n")
     with pytest.raises(DataError, match="first line of the table must name"):
         table("a.jpg\nb.jpg\n", captions_required=False)
     assert pairs(table('{"images": ["a.jpg"], "caption": "x"}', "t.jsonl")) == [("a.jpg", ("x",))]

@@ -91,6 +91,8 @@ CAPTION_COLUMNS = (
     ),
     *("name", "nom", "nombre", "nome", "naam"),
 )
+_WEAK = frozenset(("name", "nom", "nombre", "nome", "naam", "product", "raw", "comment", "comments"))
+"""Names of captions only where the cells look like some."""
 
 # What may follow a well-known name: `caption_en`, `title: short, English`.
 _QUALIFIERS = frozenset(
@@ -284,6 +286,7 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
         found = guess_captions(likely) if len(likely) < len(columns) else ()
         if found:
             return found
+        columns = [column for column in columns if column in likely or _plain(column) not in _WEAK]
     by_name = _by_plain_name(columns)
     for name in map(_plain, CAPTION_COLUMNS):
         if name in by_name:
@@ -349,7 +352,7 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
                 cause=f"Their keys are {', '.join(map(repr, seen.values()))}",
                 fix=f"Name the one that holds the text, for example: --data.caption-column {column}.{name}",
             )
-        if seen:
+        if seen and not path:
             remarks.append(f"The cells of '{column}' are objects with {', '.join(map(repr, seen.values()))}")
         paths.append(path or tuple(known[:1]) if seen else path)
     keys = tuple(paths) if any(paths) else ()

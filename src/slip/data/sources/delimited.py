@@ -254,7 +254,7 @@ class _Reader:
             if len(row) == width + 1
             else "",
             fix=f"A caption with the separator {self.separator!r} in it must stand in double quotes: "
-            f'"like{self.separator} this"; a column without a name needs one',
+            f'"like{self.separator} this" (single quotes do not count); a column without a name needs one',
         )
 
     def _beneath_no_name(self, row: list[str]) -> DataError:

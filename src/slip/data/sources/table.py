@@ -77,17 +77,20 @@ class Table(ImageFiles):
         refuse_pictures(cells(columns.image), columns.image, str(path))
         if not any(map(path_of, cells(columns.image))):
             raise _no_paths(columns.image, cells(columns.image), path)
+        for name in columns.captions:
+            _refuse_no_texts(name, cells(name), path)
         rows = _Rows(sheet, columns, head, path)
         root = Path(image_root).expanduser() if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
         self.contents = rows.contents
         said = [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged]
         self.note = ". ".join(sentence for sentence in said if sentence)
+        fix = "Give the folder that the paths are relative to with --data.image-root"
         others = [name for name in file_columns(names, cells) if name != columns.image]
-        self.probe(
-            "Give the folder that the paths are relative to with --data.image-root"
-            + (f"; or name another column with --data.image-column: {others[0]}" if others else "")
-        )
+        if others or not looks_like_paths(cells(columns.image)):
+            fix += f"; or, if '{columns.image}' does not name the files, the column that does with --data.image-column"
+            fix += f": {others[0]}" if others else ""
+        self.probe(fix)
 
 
 def _read(path: Path, wanted: Sequence[str]) -> Sheet:
@@ -167,6 +170,17 @@ def _no_paths(column: str, cells: Sequence[Any], path: Path) -> DataError:
         else f"A path is a text, not of type {type(example).__name__}",
         fix="Name the column that holds the paths with --data.image-column",
     )
+
+
+def _refuse_no_texts(column: str, cells: Sequence[Any], path: Path) -> None:
+    """Raise DataError when a caption column holds numbers or the like in the first rows."""
+    found = [cell for cell in cells if cell is not None and cell == cell]  # NaN does not equal itself
+    if found and not any(isinstance(cell, str | list | dict) for cell in found):
+        raise DataError(
+            f"Column '{column}' of {path} holds no texts",
+            got=f"{found[0]!r:.100}, of type {type(found[0]).__name__}",
+            fix="Name the column of the captions with --data.caption-column",
+        )
 
 
 def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
