@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class Table(ImageFiles):
         for name in columns.captions:
             _refuse_no_texts(name, cells(name), path)
         rows = _Rows(sheet, columns, head, path)
-        root = Path(image_root).expanduser() if image_root else path.parent
+        root = Path(os.path.expanduser(image_root)) if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
         self.contents = rows.contents
         said = [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged]
