@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from html import unescape
 from typing import Any
@@ -21,13 +20,15 @@ _PLACEHOLDER = re.compile(
 _LONGEST_PLACEHOLDER = 20
 
 _VISIBLE = re.compile(r"[!-%'-~]")  # of ASCII; "&" may begin the name of a blank
-# Letters, marks and symbols that Unicode says nothing is seen of, beside the control and format characters.
-_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc") | frozenset(
-    chr(code) for codes in (range(0x180B, 0x1810), range(0xFE00, 0xFE10)) for code in codes
+# Blanks, control and format characters, and the letters, marks and symbols of which Unicode says nothing is seen.
+_UNSEEN = (
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 # Blanks and byte order marks that were read in a wrong encoding come as these: "Â ", "ï»¿", "â€‹".
-_MISREAD = frozenset("ÂÃï»¿â€‹\x80\x8b")
-_LETTER = re.compile(rf"[^\W_{''.join(_INVISIBLE | _MISREAD)}]")
+_MISREAD = "ÂÃï»¿â€‹"
+_SEEN, _SURE = re.compile(f"[^{_UNSEEN}]"), re.compile(f"[^{_UNSEEN}{_MISREAD}]")
+_LONGEST_MISREAD = 100
 
 _QUOTED = r"""u?(?:"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
 _NOTHING = r"(?:None|null|nan|NaN)"
@@ -67,16 +68,14 @@ def is_caption(text: str) -> bool:
     """
     if "&" in text:
         text = unescape(unescape(text))
-    elif "\x1b" not in text and _VISIBLE.search(text):
+    elif _VISIBLE.search(text) and "\x1b" not in text:
         return True
-    if _LETTER.search(text) and "\x1b" not in text:
-        return True
-    left = {letter for letter in text if _seen(letter)}
-    if left and (left <= _MISREAD or "\x1b" in text):
+    doubtful = not _SURE.search(text) or "\x1b" in text
+    if doubtful and len(text) <= _LONGEST_MISREAD and _SEEN.search(text):
         from ftfy import fix_text  # as open_clip's tokenizer does, which needs it
 
-        left = {letter for letter in fix_text(text) if _seen(letter)}
-    return bool(left)
+        text = fix_text(text)
+    return _SEEN.search(text) is not None
 
 
 def is_placeholder(text: str) -> bool:
@@ -146,8 +145,3 @@ def _unquoted(item: str) -> str:
 
 def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _seen(letter: str) -> bool:
-    """Whether a character can be seen; letters of private fonts and of later Unicode can."""
-    return unicodedata.category(letter) not in ("Zs", "Zl", "Zp", "Cc", "Cf") and letter not in _INVISIBLE

@@ -97,6 +97,32 @@ def test_captions(summary: Summary) -> None:
     assert summary.scripts() == {"Latin": 51, "Cyrillic": 1}
 
 
+def test_captions_that_are_none_or_odd() -> None:
+    captions = [
+        "&nbsp;",
+        "\u200b",
+        "NULL",
+        "<br/>",
+        "caf\x92",
+        "x \ufffd",
+        "[{'a': 'b'}]",
+        "<p>a dog</p>",
+        "a dog",
+    ]
+
+    class Told(Odds):
+        def __getitem__(self, index: int) -> Record:
+            return dataclasses.replace(super().__getitem__(0), captions=(captions[index],))
+
+    found = check(Told(len(captions)), processes=1)
+    assert found is not None
+    assert (found.silent, found.useless.tolist()) == (2, [2, 3])
+    assert (found.misread, found.code) == (2, 3)
+    findings = {finding.what: finding for finding in judge(found).findings}
+    assert findings["Captions with characters of a wrong encoding"].count == 2
+    assert findings["Captions that hold lists, objects or HTML"].level == FIX
+
+
 def test_very_long_captions_are_counted_to_an_end() -> None:
     class Long(Odds):
         def __getitem__(self, index: int):

@@ -79,6 +79,13 @@ def test_the_separator_is_the_one_that_makes_a_table(tmp_path):
     ]
 
 
+def test_a_title_above_the_names(tmp_path):
+    assert read(tmp_path, "Table 1\nimage,caption\na.jpg,a dog\nb.jpg,two cats\n") == PLAIN
+    assert read(tmp_path, "Export, 2024;;\n;;\nimage;caption\na.jpg;a dog\nb.jpg;two cats\n") == PLAIN
+    assert read(tmp_path, "this,that,more\na.jpg,image,caption\n")[0] == ["this", "that", "more"]
+    assert read(tmp_path, "id,words\nimage,caption\n", wanted=["words"])[0] == ["id", "words"]
+
+
 def test_row_names_as_r_writes_them(tmp_path):
     for names in (("1", "2"), ("dog", "cat")):
         text = '"image","caption"\n' + "".join(
@@ -87,6 +94,8 @@ def test_row_names_as_r_writes_them(tmp_path):
         sheet = read(tmp_path, text)
         assert [row[1:] for row in sheet] == PLAIN
         assert [row[0] for row in sheet] == ["", *names]
+    tabs = '"image"\t"caption"\n"1"\t"a.jpg"\t"a dog"\n"2"\t"b.jpg"\t"two cats"\n'
+    assert [row[1:] for row in read(tmp_path, tabs, "t.tsv")] == PLAIN
     commas = "image,caption\na.jpg,a dog, running\nb.jpg,a cat, asleep\n"
     with pytest.raises(DataError, match=r"Line 2 of .* 3 fields, its header has 2.*row names.*double quotes"):
         read(tmp_path, commas)
@@ -133,6 +142,7 @@ def test_a_quote_does_not_swallow_rows(tmp_path):
         ("image\tcaption\na.jpg\ta dog\rb.jpg\ta cat\n", "Line 2 .*carriage return"),
         ('image,caption\na.jpg,"a, dog" \nb.jpg,x\n', "Line 2 .*blank stands between a closing double quote"),
         ('image,caption\n"a.jpg" ,"a, dog"\n', "Line 2 .*blank stands"),
+        ('image,caption\na.jpg,"a \\"big\\" dog"\n', "Line 2 .*escaped with backslashes"),
         ("image,caption\n" + "/9j/" * 50_000 + ",x\n", "Line 2 .*picture in base64"),
         ("image,caption\na.jpg," + "x" * (17 << 20), "Line 2 of .* too long"),
         ("image,caption\na.jpg,x\n".encode("utf-16-le"), "UTF-16"),

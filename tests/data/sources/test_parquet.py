@@ -115,6 +115,13 @@ def test_columns_are_looked_at_where_their_names_do_not_tell(tmp_path, jpeg):
         guess({"phash": hashes})
 
 
+def test_two_columns_of_one_name(tmp_path, jpeg):
+    table = pa.table([pa.array([jpeg]), pa.array(["x"]), pa.array(["y"])], ["image", "caption", "caption"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="several columns called 'caption'"):
+        open_parquet(tmp_path / "t.parquet")
+
+
 @pytest.mark.parametrize("form", ["text", "bytes", "data URI"])
 def test_pictures_written_as_text_are_refused_in_few_words(tmp_path, jpeg, form):
     text = base64.b64encode(jpeg * 9)

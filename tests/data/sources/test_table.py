@@ -265,6 +265,35 @@ def test_cells_tell_paths_from_numbers(table):
     assert table("\n".join(map(json.dumps, rows)), "t.jsonl").image_column == "path"
 
 
+def test_what_was_chosen_among_what_is_said(table):
+    note = table("image,title,description,score\na.jpg,x,y,1\n").note
+    assert (
+        note
+        == "Columns of t.csv: image from 'image', caption from 'title' (among 'title', 'description') (guessed)"
+    )
+
+
+def test_a_column_that_names_no_image(table):
+    with pytest.raises(
+        DataError, match="'image' .* names no image in its first 2 rows.*Got: '5'.*not of type int"
+    ):
+        table('{"image": 5, "caption": "x"}\n{"image": 6, "caption": "y"}', "t.jsonl")
+    with pytest.raises(
+        DataError, match="not where they were looked for.*the column that does with --data.image-column: f"
+    ):
+        table("image,f,caption\nx,a.jpg,y\n", image_column="image")
+    with pytest.raises(DataError, match="if 'image' does not name the files, the column that does"):
+        table("image,caption\n1,x\n2,y\n")
+    with pytest.raises(DataError, match="'caption' of .* holds no texts.*Got: .*5, of type int"):
+        table('{"image": "a.jpg", "caption": 5}', "t.jsonl")
+    with pytest.raises(DataError, match="looks like the caption"):
+        table("image,name\na.jpg,n01440764\nb.jpg,n01440765\n")
+    with pytest.raises(DataError, match="first line of the table must name"):
+        table("a.jpg\nb.jpg\n", captions_required=False)
+    assert pairs(table('{"images": ["a.jpg"], "caption": "x"}', "t.jsonl")) == [("a.jpg", ("x",))]
+    assert table("image,caption\n\ufeffa.jpg\u200b,x\n")[0].key == "a.jpg"
+
+
 def test_columns_of_one_name(table):
     source = table("image,caption,caption,Caption\na.jpg,x,y,z\nb.jpg,,v,\n")
     assert pairs(source) == [("a.jpg", ("x", "y", "z")), ("b.jpg", ("v",))]

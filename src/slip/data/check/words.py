@@ -31,7 +31,7 @@ _READ = 500  # letters that decide over a caption's script
 _NAMES = r"(img|image|dsc[nf]?|dscf|dcim|pict?|photo|p|mvc|cimg|screenshot|scan|untitled|vid|gopr|pxl|wp)"
 _USELESS = re.compile(
     rf"{_NAMES}|{_NAMES}[\s_().-]*\d[\d\s_().:x-]*|[\d\s!-/:-@\[-`{{-~]+|\d+\s*x\s*\d+|(https?://|www\.)\S*"
-    r"|\S*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|raw|nef|cr2)|(</?[a-z][^<>]*>\s*)+|[?\ufffd\s]+",
+    r"|\S*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|raw|nef|cr2|txt|json|xml)|(</?[a-z][^<>]*>\s*)+|[?\ufffd\s]+",
     re.IGNORECASE,
 )
 # The rest of a text that was read in a wrong encoding: control characters where Windows has quotes and dashes.
@@ -40,7 +40,7 @@ _TAG = re.compile(
     r"</?(a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|su[bp]|t[abdhr]\w*|u|ul)(\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
-_CODE = re.compile(r"\[\s*[\[{'\"].*\]|\{\s*['\"].*:.*\}", re.DOTALL)
+_CODE = re.compile(r"[\[{]\s*+[\[{'\"]")
 
 
 def script(text: str) -> int:
@@ -68,7 +68,10 @@ def misread(text: str) -> bool:
 
 def code(text: str) -> bool:
     """Whether a text is written for programs: with HTML tags in it, or as a whole a list or object."""
-    return _CODE.fullmatch(text) is not None or ("<" in text and _TAG.search(text) is not None)
+    text = text.strip()
+    if text[:1] + text[-1:] in ("[]", "{}") and _CODE.match(text):
+        return True
+    return "<" in text and _TAG.search(text) is not None
 
 
 def normal(text: str) -> str:

@@ -78,6 +78,9 @@ def choose_typed(
     pictures that are written as text.
     """
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    for name in twice:
+        if name in (image_column, caption_column) or guess_images([name]) or guess_captions([name]):
+            raise DataError(f"{where} has several columns called '{name}'", fix="Give them different names")
     kinds = {field.name: holds(field.type) for field in schema if field.name not in twice}
     cells = cache(look) if look else None
     images = [image_column] if image_column else _guess_images(schema, kinds, where, cells)
@@ -102,8 +105,6 @@ def choose_typed(
     columns = find_keys(
         columns, lambda name: _cells_of(objects.get(name), worded, name, None if far else cells), where
     )
-    for name in {columns.image, *columns.captions} & set(twice):
-        raise DataError(f"{where} has several columns called '{name}'", fix="Give them different names")
     for name, fits, what in [
         (columns.image, ("image", "path", "text"), "images, nor paths of images"),
         *(

@@ -91,6 +91,8 @@ CAPTION_COLUMNS = (
     ),
     *("name", "nom", "nombre", "nome", "naam"),
 )
+_WEAK = frozenset(("name", "nom", "nombre", "nome", "naam", "product", "raw", "comment", "comments"))
+"""Names of captions only where the cells look like some."""
 
 # What may follow a well-known name: `caption_en`, `title: short, English`.
 _QUALIFIERS = frozenset(
@@ -130,12 +132,15 @@ _QUALIFIERS = frozenset(
     ]
 )
 _FILE = re.compile(
-    rf"\s*[^\s].*\.({'|'.join(sorted(EXTENSIONS))}|jpe|heic|heif)\s*", re.IGNORECASE | re.DOTALL
+    rf"\s*+[^\s].{{,4000}}\.({'|'.join(sorted(EXTENSIONS))}|jpe|heic|heif)\s*", re.IGNORECASE | re.DOTALL
 )
 _URL = re.compile(r"\s*(https?|s3|gs|ftp)://", re.IGNORECASE)
+_CODE = re.compile(r"\S*(\d|\.[a-z]{2,4}$)\S*$")
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
 _BASE64 = re.compile(r"\s*(data:image/[\w.+-]+;base64,|[A-Za-z0-9+/_-]{256})")
 _BYTES = re.compile(r"""\s*(\{\s*['"]bytes['"]\s*:\s*)?b['"]""")
+
+_ZERO_WIDTH = "\ufeff\u200b\u200e\u200f\u2060"
 
 Cells = Callable[[str], Sequence[Any]]
 """Gives some of a column's cells, to look at."""
@@ -146,7 +151,7 @@ class Columns:
     """The image column, the caption columns (none: the records have no captions), and which of them were guessed.
 
     keys: of each caption column, the keys that lead to the text where its cells are objects; () for all: they are not.
-    among: the columns that the image was guessed among, where there were several. remark: on the cells, for people.
+    among, worded: the columns that the image and the captions were guessed among. remark: on the cells, for people.
     """
 
     image: str
@@ -154,6 +159,7 @@ class Columns:
     guessed: tuple[str, ...] = ()
     keys: tuple[tuple[str, ...], ...] = ()
     among: tuple[str, ...] = ()
+    worded: tuple[str, ...] = ()
     remark: str = ""
 
     def note(self, name: str) -> str:
@@ -167,7 +173,12 @@ class Columns:
             spelled_out = (
                 repr(".".join([column, *keys])) for column, keys in zip(self.captions, self.key_paths)
             )
-            parts.append(f"caption{plural} from {', '.join(spelled_out)}")
+            among = (
+                f" (among {', '.join(map(repr, self.worded))})"
+                if len(self.worded) > len(self.captions)
+                else ""
+            )
+            parts.append(f"caption{plural} from {', '.join(spelled_out)}{among}")
         said = f"{', '.join(parts)} (guessed)" if parts else ""
         if not self.captions:
             said = f"{said}; no captions" if said else "no captions"
@@ -224,7 +235,13 @@ def choose(
         raise _no_guess(where, "caption", described or columns, cause)
     if not captions:
         guessed = tuple(what for what in guessed if what != "caption")
-    return Columns(chosen, captions, guessed, (), among)
+    known = set(map(_plain, CAPTION_COLUMNS))
+    worded = tuple(
+        name
+        for name in dict.fromkeys(columns)
+        if name in captions or _plain(name) in known - {_plain(chosen)}
+    )
+    return Columns(chosen, captions, guessed, (), among, worded)
 
 
 def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str = "") -> list[str]:
@@ -240,7 +257,8 @@ def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str 
     if cells is None:
         return list({_plain(column): column for column in reversed(known)}.values())[::-1]
     if not known:
-        known = [column for column in columns if _share(_FILE, cells(column)) > 0.9]
+        # A table without a line of names has a file's name in their place.
+        known = [column for column in file_columns(columns, cells) if not _FILE.fullmatch(column)]
         if len(known) > 1:
             raise _equally_likely(where, known)
         return known
@@ -268,6 +286,7 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
         found = guess_captions(likely) if len(likely) < len(columns) else ()
         if found:
             return found
+        columns = [column for column in columns if column in likely or _plain(column) not in _WEAK]
     by_name = _by_plain_name(columns)
     for name in map(_plain, CAPTION_COLUMNS):
         if name in by_name:
@@ -288,8 +307,7 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
 
 def looks_like_paths(cells: Sequence[Any]) -> int:
     """Return how much a column's cells look like paths of image files: 3 paths, 2 addresses, 1 other texts, 0 not."""
-    found = [cell for cell in cells if isinstance(cell, str | dict) and (cell or "").__len__()]
-    plain = [path for path in map(path_of, found) if path]
+    plain = [path for path in map(path_of, cells) if path]
     if not plain or _share(_NUMBER, plain) > 0.5:
         return 0
     if _share(_URL, plain, whole=False) > 0.5:
@@ -299,12 +317,20 @@ def looks_like_paths(cells: Sequence[Any]) -> int:
 
 
 def path_of(value: Any) -> str:
-    """Return the path that a cell names: a text's own, or that of an object as data hubs write it; "" if none."""
+    """Return the path that a cell names: a text's own, that of an object as data hubs write it, or the only one of a
+    list; "" if none."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, dict):
         value = next(
             (value[key] for key in ("path", "file_name", "filename", "file") if value.get(key)), None
         )
-    return value.strip() if isinstance(value, str) else ""
+    return value.strip().strip(_ZERO_WIDTH) if isinstance(value, str) else ""
+
+
+def file_columns(columns: Iterable[str], cells: Cells) -> list[str]:
+    """Return the columns whose cells are names of image files, by their endings, whatever they are called."""
+    return [column for column in dict.fromkeys(columns) if column and _share(_FILE, cells(column)) > 0.9]
 
 
 def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
@@ -326,7 +352,7 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
                 cause=f"Their keys are {', '.join(map(repr, seen.values()))}",
                 fix=f"Name the one that holds the text, for example: --data.caption-column {column}.{name}",
             )
-        if seen:
+        if seen and not path:
             remarks.append(f"The cells of '{column}' are objects with {', '.join(map(repr, seen.values()))}")
         paths.append(path or tuple(known[:1]) if seen else path)
     keys = tuple(paths) if any(paths) else ()
@@ -368,11 +394,12 @@ def _looks_like_captions(cells: Sequence[Any]) -> bool:
     if not cells:
         return True
     found = [cell for cell in cells if cell is not None and cell != ""]
-    words = [t for cell in found if isinstance(cell, str) for t in [cell] if not is_placeholder(t)]
     if any(not isinstance(cell, str | int | float) for cell in found):
         return True
+    words = [cell for cell in found if isinstance(cell, str) and not is_placeholder(cell)]
     poor = sum(
-        bool(_NUMBER.fullmatch(t) or _FILE.fullmatch(t) or _URL.match(t)) and " " not in t for t in words
+        len(word) < 200 and " " not in word and any(form.match(word) for form in (_CODE, _FILE, _URL))
+        for word in words
     )
     return bool(words) and poor < 0.9 * len(words)
 

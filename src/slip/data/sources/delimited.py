@@ -21,11 +21,15 @@ _LITERAL = "\t|"
 """Between these, double quotes mean nothing, but where a whole field stands in them."""
 _LOOK = 200
 """Lines that the separator is chosen by."""
+_TITLES = 10
+"""Lines that may stand above the names of the columns."""
 _MOST_LINES = 1000
 """Of a quoted field."""
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?[\s,;|]*', re.IGNORECASE)
 _QUOTED_NAMES = re.compile(r'"[^"]*"( "[^"]*")+\s*')
-_FILE = re.compile(rf""".*[^\s"'].*\.({"|".join(sorted(EXTENSIONS))}|jpe|heic|heif)["']?\s*""", re.IGNORECASE)
+_FILE = re.compile(
+    rf"""[\s"']*+[^\s"'].{{,4000}}\.({"|".join(sorted(EXTENSIONS))}|jpe|heic|heif)["']?\s*+""", re.IGNORECASE
+)
 
 
 def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
@@ -35,6 +39,7 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
       makes well-known names, or those `wanted`, of it; or the one that Excel's first line says: `sep=;`.
     - Between commas and semicolons, quotes are as in RFC 4180, with or without blanks before them. Between tabs and
       pipes they are part of the text, but for a field that stands in quotes as a whole.
+    - A title above the line of names is passed over.
     - Where all rows have one field more than there are names, as R writes them, the first is the row's name.
     - Only the first column may go without a name. A cell beneath another one without, a row with more cells than there
       are names, and a quoted cell that holds lines of the table are errors, because a caption would be cut or rows
@@ -49,12 +54,32 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
         skipped += 1
     if skipped == len(first):
         return Sheet([], iter(()))
+    above = 0 if said else _above(path, first[skipped:], wanted)
+    skipped += above
     sample = first[skipped:]
     separator = said[1] if said else _separator(path, sample, wanted)
     reader = _Reader(path, chain(sample, lines), separator, skipped)
     reader.columns, remarks = _columns(_parsed(path, sample, separator), wanted)
+    if above:
+        remarks.append(f"Lines above the one that names the columns are passed over: {above}")
     cause = "The first line of the table must name its columns"
     return Sheet(reader.columns, reader.rows(remarks), remarks, cause)
+
+
+def _above(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> int:
+    """Return how many lines, such as a title, stand above the one that names image and captions; 0 if none does."""
+
+    for separator in SEPARATORS:
+        rows = [
+            [field for field in (_parsed(path, [line], separator) or [[]])[0] if field]
+            for line in lines[:_TITLES]
+        ]
+        if _known(rows[0], wanted):
+            return 0
+        for above, row in enumerate(rows):
+            if _known(row, wanted) == 2 and len(row) > len(rows[0]) and not any(map(_FILE.fullmatch, row)):
+                return above
+    return 0
 
 
 def _separator(path: Path, sample: Sequence[str], wanted: Sequence[str]) -> str:
@@ -229,7 +254,7 @@ class _Reader:
             if len(row) == width + 1
             else "",
             fix=f"A caption with the separator {self.separator!r} in it must stand in double quotes: "
-            f'"like{self.separator} this"; a column without a name needs one',
+            f'"like{self.separator} this" (single quotes do not count); a column without a name needs one',
         )
 
     def _beneath_no_name(self, row: list[str]) -> DataError:
@@ -280,6 +305,9 @@ class _Reader:
         elif re.search(rf'"\s+({re.escape(self.separator)}|$)', text.rstrip("\r\n")):
             cause = f"{reason}: a blank stands between a closing double quote and the separator"
             fix = "Remove the blanks after double quotes"
+        elif '\\"' in text:
+            cause = f"{reason}: double quotes are escaped with backslashes, which CSV does not know"
+            fix = 'In a field in quotes a double quote is written twice: "5"" pipe"'
         kind = self.path.suffix[1:].upper()
         return DataError(f"Line {line} of {self.path} is not valid {kind}", cause=cause, fix=fix)
 

@@ -148,7 +148,7 @@ class HubDataset:
             caption_column=caption_column,
             captions_required=captions_required,
             look=lambda name: (
-                dataset.select_columns([name]).with_format("arrow")[:8].column(name).to_pylist()
+                cast(Any, dataset.select_columns([name]).with_format("arrow"))[:8].column(name).to_pylist()
             ),
         )
         self.note = self.columns.note(name)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from slip.data.limits import TEXT_BYTES
 from slip.errors import DataError
@@ -66,10 +67,13 @@ def read_lines(path: Path) -> Iterator[str]:
         raise DataError("The table cannot be read", got=str(path), cause=str(error)) from None
 
 
-def _line_end(raw: io.BufferedIOBase | io.RawIOBase, path: Path) -> str:
+def _line_end(raw: IO[bytes], path: Path) -> str:
     """Return what ends the lines of a file, which stays at its beginning."""
-    head = raw.read(_LOOK) or b""
+    head = raw.read(_LOOK)
     raw.seek(0)
+    for magic, (cause, fix) in _NO_TEXT.items():
+        if head.startswith(magic):
+            raise DataError("The table is not a text file", got=str(path), cause=cause, fix=fix)
     if not head.startswith((b"\xff\xfe", b"\xfe\xff")) and head[:1000].count(0) > len(head[:1000]) // 4:
         raise _encoded("Line 1", path, head[:60], ["UTF-16"])
     quoted = False
@@ -86,9 +90,6 @@ def _not_utf8(path: Path) -> DataError:
     with open_regular(path) as raw:
         end = _line_end(raw, path).encode()
         data = raw.read(_LOOK)
-        for magic, (cause, fix) in _NO_TEXT.items():
-            if data.startswith(magic):
-                return DataError("The table is not a text file", got=str(path), cause=cause, fix=fix)
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             return _encoded("Line 1", path, data[:60], ["UTF-16"])
         number, bad, start = 0, b"", 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from slip.data.contents import Contents
 from slip.data.sources.columns import (
     Columns,
     choose,
+    file_columns,
     find_keys,
     guess_captions,
     guess_images,
@@ -74,14 +76,22 @@ class Table(ImageFiles):
         self.image_column, self.caption_columns = columns.image, columns.captions
         refuse_urls(map(path_of, cells(columns.image)), columns.image, str(path))
         refuse_pictures(cells(columns.image), columns.image, str(path))
+        if not any(map(path_of, cells(columns.image))):
+            raise _no_paths(columns.image, cells(columns.image), path)
+        for name in columns.captions:
+            _refuse_no_texts(name, cells(name), path)
         rows = _Rows(sheet, columns, head, path)
-        root = Path(image_root).expanduser() if image_root else path.parent
+        root = Path(os.path.expanduser(image_root)) if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
         self.contents = rows.contents
-        self.note = ". ".join(
-            filter(None, [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged])
-        )
-        self.probe("Give the folder that the paths are relative to with --data.image-root")
+        said = [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged]
+        self.note = ". ".join(sentence for sentence in said if sentence)
+        fix = "Give the folder that the paths are relative to with --data.image-root"
+        others = [name for name in file_columns(names, cells) if name != columns.image]
+        if others or not looks_like_paths(cells(columns.image)):
+            fix += f"; or, if '{columns.image}' does not name the files, the column that does with --data.image-column"
+            fix += f": {others[0]}" if others else ""
+        self.probe(fix)
 
 
 def _read(path: Path, wanted: Sequence[str]) -> Sheet:
@@ -148,6 +158,30 @@ class _Rows:
                 "leave the cells empty instead"
             )
         return found
+
+
+def _no_paths(column: str, cells: Sequence[Any], path: Path) -> DataError:
+    """Return the error for an image column that names no file in the first rows."""
+    example = next((cell for cell in cells if cell is not None and cell != ""), None)
+    return DataError(
+        f"Column '{column}' of {path} names no image in its first {len(cells):,} rows",
+        got=repr(example)[:200],
+        cause="Its cells are empty"
+        if example is None
+        else f"A path is a text, not of type {type(example).__name__}",
+        fix="Name the column that holds the paths with --data.image-column",
+    )
+
+
+def _refuse_no_texts(column: str, cells: Sequence[Any], path: Path) -> None:
+    """Raise DataError when a caption column holds numbers or the like in the first rows."""
+    found = [cell for cell in cells if cell is not None and cell == cell]  # NaN does not equal itself
+    if found and not any(isinstance(cell, str | list | dict) for cell in found):
+        raise DataError(
+            f"Column '{column}' of {path} holds no texts",
+            got=f"{found[0]!r:.100}, of type {type(found[0]).__name__}",
+            fix="Name the column of the captions with --data.caption-column",
+        )
 
 
 def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
