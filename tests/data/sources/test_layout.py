@@ -156,6 +156,7 @@ def test_the_table_of_a_folder_of_pictures(put, tmp_path, name, text):
     assert type(source) is Table
     assert source[0].captions == ("one",)
     assert f"the table {name}" in source.note
+    assert source.contents.left_out["a picture that the table does not name"].example == "2.jpg"
 
 
 def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):

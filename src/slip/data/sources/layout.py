@@ -103,8 +103,9 @@ def choose_split(paths: Sequence[str], where: str) -> Layout:
         )
         layout.left_out[reason] = LeftOut(len(found), os.path.basename(found[0]), lost=not split)
     others = ", ".join(f"{len(found):,} × {split or 'no split'}" for split, found in sorted(by_split.items()))
+    warning = "warning: " if "" in by_split else ""
     layout.notes.append(
-        f"{'warning: ' * ('' in by_split)}Of the files in {where} those {'for training' if taken else 'of no split'} are taken, "
+        f"{warning}Of the files in {where} those {'for training' if taken else 'of no split'} are taken, "
         f"{len(layout.paths):,}; left out by their names: {others}"
     )
     return layout
