@@ -213,3 +213,20 @@ def test_names_with_signs_of_patterns_and_mixtures(put, monkeypatch, tmp_path):
     assert len(opened("*[2021]*/0.tar")) == 2
     with pytest.raises(DataError, match=r"Brackets are part of a pattern"):
         opened("photo [2022]/*.tar")
+
+
+def test_a_folder_elsewhere(put, monkeypatch, tmp_path):
+    import fsspec
+
+    monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
+    put("train-0.tar", "test-0.tar")
+    memory = fsspec.filesystem("memory")
+    for name in ("train-0.tar", "test-0.tar"):
+        memory.pipe(f"/layout/{name}", (tmp_path / name).read_bytes())
+    memory.pipe("/layout/._train-0.tar", b"\0\5\26\7")
+    source = opened("memory://layout")
+    assert [record.key for record in source] == ["train-0"]
+    assert "left out by their names: 1 × test" in source.note
+    assert len(opened("memory://layout/*.tar")) == 2
+    with pytest.raises(DataError, match="no captions 'TEXT'"):
+        open_source("memory://layout", caption_column="TEXT")
