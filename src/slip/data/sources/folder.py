@@ -280,7 +280,11 @@ class _Listing:
         return why_not(extension), example
 
     def _missed(self, extension: str, example: str) -> bool:
-        return extension in NOT_READ | FILMS | CONTAINERS or self._is_picture(example)
+        beside = os.path.join(self.folder, os.path.splitext(example)[0])
+        holds = extension in CONTAINERS and not os.path.isdir(
+            beside
+        )  # else it tells of the folder, as img2dataset's
+        return holds or extension in NOT_READ | FILMS or self._is_picture(example)
 
     def _is_picture(self, example: str) -> bool:
         try:
