@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
 import pytest
+import tyro
 
 from slip.cli import main
-from slip.cli.arguments import refuse_expanded
+from slip.cli.arguments import parse
 from slip.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Two words and an option."""
+
+    source: Annotated[str, tyro.conf.Positional] = ""
+    folder: Annotated[Path, tyro.conf.Positional] = Path("out")
+    against: str = ""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +44,7 @@ def files(tmp_path, monkeypatch):
     ("argv", "pattern"),
     [
         (["s/0.tar", "s/1.tar", "s/2.tar"], "s/*.tar"),
-        (["--data.train", "s/0.tar", "s/1.tar", "s/2.tar", "--out", "x"], "s/*.tar"),
+        (["--against", "s/0.tar", "s/1.tar", "s/2.tar"], "s/*.tar"),
         (["s/0.tar", "s/1.tar", "s/2.tar", "shards"], "s/*.tar"),
         (["s/0.tar", "t [1]/0.tar"], "*/0.tar"),
         (["u/a-1.csv", "u/a-2.csv"], "u/a-*.csv"),
@@ -40,7 +54,7 @@ def files(tmp_path, monkeypatch):
 )
 def test_an_expanded_pattern_is_named(argv, pattern):
     with pytest.raises(ConfigError, match="shell has put") as error:
-        refuse_expanded(argv)
+        parse(Options, argv, prog="x")
     assert error.value.fix == f"Put it in quotes: {pattern!r}"
 
 
@@ -52,12 +66,13 @@ def test_an_expanded_pattern_is_named(argv, pattern):
         ["s/0.tar", "t [1]/x.csv"],
         ["s/*.tar", "out"],
         ["runs/a", "runs/b"],
+        ["--against", "s/0.tar", "s/1.tar"],
         ["s", "u"],
         ["a.tar", "b.tar"],  # are not there
     ],
 )
 def test_other_words_are_let_through(argv):
-    refuse_expanded(argv)
+    parse(Options, argv, prog="x")
 
 
 @pytest.mark.parametrize(

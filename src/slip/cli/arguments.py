@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from functools import partial
 from itertools import groupby, takewhile
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slip.errors import ConfigError, DataError, printable
 
@@ -22,8 +24,8 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
     """
     import tyro
 
-    refuse_expanded(argv)
-    return tyro.cli(
+    run: Any = partial(
+        tyro.cli,
         cls,
         args=argv,
         prog=prog,
@@ -31,24 +33,30 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
         description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    for files in _file_runs(argv):
+        parsed, unknown = run(return_unknown_args=True)
+        if not {*files}.isdisjoint([*unknown, str(getattr(parsed, "folder", ""))]):
+            _refuse_expanded(files)
+    return run()
 
 
-def refuse_expanded(argv: list[str]) -> None:
-    """Raise ConfigError where files of one ending follow one another in `argv`, which a pattern stands for.
-
-    No command takes such: the shell has put them in the place of the pattern.
-    """
+def _file_runs(argv: list[str]) -> Iterator[list[str]]:
+    """Yield each several files of one ending that follow one another in `argv`."""
     for ending, found in groupby(argv, key=lambda word: os.path.splitext(word)[1]):
         files = list(found)
-        if len(files) < 2 or not ending or not all(map(os.path.isfile, files)):
-            continue
-        if pattern := _pattern(files, ending):
-            raise ConfigError(
-                f"The shell has put {len(files):,} files in the place of a pattern",
-                got=f"{files[0]} … {files[-1]}",
-                cause="Patterns are for this command to expand, and the shell leaves those in quotes alone",
-                fix=f"Put it in quotes: {pattern!r}",
-            )
+        if len(files) > 1 and ending and all(map(os.path.isfile, files)):
+            yield files
+
+
+def _refuse_expanded(files: list[str]) -> None:
+    """Raise ConfigError if a pattern stands for these files: the shell has put them in its place."""
+    if pattern := _pattern(files, os.path.splitext(files[0])[1]):
+        raise ConfigError(
+            f"The shell has put {len(files):,} files in the place of a pattern",
+            got=f"{files[0]} … {files[-1]}",
+            cause="Patterns are for this command to expand, and the shell leaves those in quotes alone",
+            fix=f"Put it in quotes: {pattern!r}",
+        )
 
 
 def _pattern(files: list[str], ending: str) -> str:

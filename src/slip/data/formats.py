@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from slip.errors import printable
+
 FORMATS = {
     "JPEG": ("jpg", "jpeg", "jfif", "jpe", "jif", "jfi"),
     "PNG": ("png", "apng"),
@@ -62,7 +64,7 @@ def why_not(extension: str) -> str:
     """Return why files of an extension that is none of a picture's are not used."""
     if extension in NOT_READ:
         return f".{extension} is not read (make JPEGs of such pictures)"
-    return f".{extension} is not read" if extension else "a name without an ending"
+    return f".{printable(extension[:20])} is not read" if extension else "a name without an ending"
 
 
 def image_endings() -> str:

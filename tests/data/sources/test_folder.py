@@ -56,9 +56,17 @@ def test_names_that_are_not_utf8(tmp_path):
 def test_no_images(tmp_path):
     with pytest.raises(DataError, match="It is empty"):
         ImageFolder(tmp_path)
-    fill(tmp_path, "a.csv", "b.txt", "c.txt", "LICENSE")
+    fill(tmp_path, "b.txt", "c.txt", "LICENSE")
     with pytest.raises(DataError, match=r"2 × \.txt.*without extension.*give the table"):
         ImageFolder(tmp_path)
+    for name, message in (
+        ("a.heic", "Make JPEGs of them"),
+        ("a.csv", r"Give the table instead of the folder: .*/a\.csv"),
+        ("sub/a.tar", r"/\*\*/\*\.tar'"),
+    ):
+        fill(tmp_path, name)
+        with pytest.raises(DataError, match=message):
+            ImageFolder(tmp_path)
 
 
 def test_unlistable(tmp_path):

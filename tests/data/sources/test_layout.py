@@ -145,7 +145,7 @@ def test_tables_beside_shards_are_named(put):
     ("name", "text"),
     [
         ("metadata.csv", "file_name,text\n1.jpg,one\n"),
-        ("captions.csv", "id;file_name;text\n7;1.jpg;one\n"),
+        ("metadata.csv", "id;file_name;text\n7;1.jpg;one\n"),
         ("metadata.jsonl", '{"file_name": "1.jpg", "text": "one"}\n'),
     ],
 )
@@ -156,11 +156,12 @@ def test_the_table_of_a_folder_of_pictures(put, tmp_path, name, text):
     assert type(source) is Table
     assert source[0].captions == ("one",)
     assert f"the table {name}" in source.note
+    assert source.contents.left_out["a picture that the table does not name"].example == "2.jpg"
 
 
 def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):
     folder = put("1.jpg", "sub/2.jpg")
-    (tmp_path / "pairs.csv").write_text("image,caption\n1.jpg,one\n")
+    (tmp_path / "pairs.csv").write_text("file_name,caption\n1.jpg,one\n")  # which may name but a few of them
     source = opened(folder)
     assert type(source) is ImageFolder
     assert f"If they are in {folder}/pairs.csv, give that instead" in source.note
@@ -172,11 +173,21 @@ def test_what_img2dataset_leaves_as_files(put, tmp_path):
     )
     (tmp_path / "00000" / "0.txt").write_text("zero")
     (tmp_path / "00000" / "0.json").write_text('{"caption": "zero", "url": "x"}')
+    about = {"url": ["https://x/0.jpg"], "caption": ["zero"], "key": ["0"], "status": ["success"]}
+    for name in ("00000", "00001"):
+        pq.write_table(pa.table(about), tmp_path / f"{name}.parquet")
     source = opened(folder)
     assert [(record.key, record.captions) for record in source][:2] == [
         ("00000/0.jpg", ("zero",)),
         ("00000/1.jpg", ()),
     ]
+    assert source.contents.lost == 0
+
+
+def test_a_parquet_file_of_paths_into_a_folder_of_its_name(put, tmp_path):
+    folder = put("train/1.jpg", "train.parquet")
+    pq.write_table(pa.table({"image": ["train/1.jpg"], "text": ["one"]}), tmp_path / "train.parquet")
+    assert [record.captions for record in opened(folder)] == [("one",)]
 
 
 @pytest.mark.parametrize("marks", [["state.json", "data-00000-of-00001.arrow"], ["dataset_dict.json"]])
@@ -212,3 +223,20 @@ def test_names_with_signs_of_patterns_and_mixtures(put, monkeypatch, tmp_path):
     assert len(opened("*[2021]*/0.tar")) == 2
     with pytest.raises(DataError, match=r"Brackets are part of a pattern"):
         opened("photo [2022]/*.tar")
+
+
+def test_a_folder_elsewhere(put, monkeypatch, tmp_path):
+    import fsspec
+
+    monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
+    put("train-0.tar", "test-0.tar")
+    memory = fsspec.filesystem("memory")
+    for name in ("train-0.tar", "test-0.tar"):
+        memory.pipe(f"/layout/{name}", (tmp_path / name).read_bytes())
+    memory.pipe("/layout/._train-0.tar", b"\0\5\26\7")
+    source = opened("memory://layout")
+    assert [record.key for record in source] == ["train-0"]
+    assert "left out by their names: 1 × test" in source.note
+    assert len(opened("memory://layout/*.tar")) == 2
+    with pytest.raises(DataError, match="no captions 'TEXT'"):
+        open_source("memory://layout", caption_column="TEXT")

@@ -303,6 +303,7 @@ def test_captions_that_are_asked_for(tmp_path, write_tar, jpeg):
         "": ("e\nf",),
         "txt": ("e\nf",),
         "txt:lines": ("e", "f"),
+        ":lines": ("e", "f"),
         "caption": ("a",),
         "json": ("a",),
         "text": ("b",),

@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from slip.config import FORMATS
-from slip.data.contents import Contents
+from slip.data.contents import Contents, LeftOut
 from slip.data.formats import EXTENSIONS
 from slip.data.record import Source
-from slip.data.sources.layout import Layout, choose_split, lay_out, pictures_below, refuse_mixed, split_names
+from slip.data.sources.layout import (
+    ENTRIES,
+    Layout,
+    choose_split,
+    lay_out,
+    pictures_below,
+    refuse_mixed,
+    split_names,
+)
 from slip.data.sources.mixture import Mixture, split_mixture
 from slip.data.sources.options import open_fitting
 from slip.data.sources.redcaps import is_redcaps
@@ -108,6 +117,8 @@ def _open_folder(folder: str, spec: str, open_files: partial[Source]) -> Source:
         source = ImageFolder(layout.paths[0], caption_column=options["columns"]["caption_column"], name=spec)
     else:
         source = open_files(layout.paths, spec)
+        if layout.kind == "table":
+            _tell_unnamed(folder, source, layout)
         if ending(layout.paths[0]) == ".parquet" and source.name == spec and _embeds(source):
             pictures = pictures_below(folder, len(layout.paths) + 1)
             if len(pictures) > len(layout.paths):
@@ -120,6 +131,24 @@ def _embeds(source: Source) -> bool:
     from slip.data.sources.parquet import ParquetTable
 
     return isinstance(source, ParquetTable)
+
+
+def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
+    """Count the pictures in a folder that its table does not name, as far as they are looked at."""
+    from slip.data.sources.files import ImageFiles
+
+    if not isinstance(source, ImageFiles) or len(source) > ENTRIES:
+        return
+    named = set()
+    for index in range(len(source)):
+        with suppress(DataError):  # rows that name no image
+            named.add(os.path.abspath(source.path(index)))
+    unnamed = [
+        picture for picture in pictures_below(os.path.abspath(folder), ENTRIES) if picture not in named
+    ]
+    if unnamed:
+        example = os.path.relpath(unnamed[0], folder)
+        layout.left_out["a picture that the table does not name"] = LeftOut(len(unnamed), example)
 
 
 def _told(source: Source, layout: Layout) -> Source:

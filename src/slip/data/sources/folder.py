@@ -66,8 +66,7 @@ class ImageFolder(ImageFiles):
                 "The folder holds no images",
                 got=str(folder),
                 cause=listing.what_is_there(),
-                fix=f"Images end in {image_endings()}; if there are captions, "
-                "give the table or annotation file that holds them instead of the folder",
+                fix=listing.advice(),
             )
         super().__init__(
             name or str(folder), Path(folder), ((entry.partition(_MARK)[0], ()) for entry in found)
@@ -259,6 +258,20 @@ class _Listing:
         most = sorted(there.items(), key=lambda item: -item[1])[:5]
         return "It holds only " + ", ".join(f"{count} × {extension}" for extension, count in most)
 
+    def advice(self) -> str:
+        """Return what to do where there are no images."""
+        for ending in ("tar", "parquet"):
+            if ending in self._others:
+                return f"For the .{ending} files in its subfolders write '{self.folder}/**/*.{ending}'"
+        if self.tables:
+            return f"Give the table instead of the folder: {os.path.join(self.folder, self.tables[0])}"
+        if NOT_READ & self._others.keys():
+            return f"Make JPEGs of them: images end in {image_endings()}"
+        return (
+            f"Images end in {image_endings()}; if there are captions, give the table or annotation file that holds "
+            "them instead of the folder"
+        )
+
     def _why(self, extension: str, example: str) -> tuple[str, str]:
         if extension not in NOT_READ and self._is_picture(example):
             return (
@@ -267,7 +280,11 @@ class _Listing:
         return why_not(extension), example
 
     def _missed(self, extension: str, example: str) -> bool:
-        return extension in NOT_READ | FILMS | CONTAINERS or self._is_picture(example)
+        beside = os.path.join(self.folder, os.path.splitext(example)[0])
+        holds = extension in CONTAINERS and not os.path.isdir(
+            beside
+        )  # else it tells of the folder, as img2dataset's
+        return holds or extension in NOT_READ | FILMS or self._is_picture(example)
 
     def _is_picture(self, example: str) -> bool:
         try:

@@ -41,8 +41,8 @@ class Layout:
 def lay_out(folder: str) -> Layout:
     """Tell what is to be taken of a folder.
 
-    A set that `datasets` saved; the table of a folder of pictures as data hubs have it (`metadata.csv`, or with a
-    column `file_name`); else its .tar, else its .parquet files; annotations of RedCaps; else its pictures. Of files or
+    A set that `datasets` saved; the table of a folder of pictures as data hubs have it (`metadata.csv` with a column
+    `file_name`); else its .tar, else its .parquet files; annotations of RedCaps; else its pictures. Of files or
     subfolders that are named after splits, those of `train`. Hidden files are none.
     Raises DataError where there are shards and more pictures than these, or several splits but none for training.
     """
@@ -63,8 +63,8 @@ def lay_out(folder: str) -> Layout:
     named = [name for name in tables if not tars and _names_pictures(os.path.join(folder, name))]
     if len(named) == 1:
         return _with_notes(Layout("table", [os.path.join(folder, named[0])]), folder, set(tables) - {*named})
-    if parquets and not tars and all(_stem(name) in folders for name in parquets):
-        return Layout("pictures", [folder])  # as img2dataset leaves files: 00000/*.jpg beside 00000.parquet
+    if parquets and not tars and _is_of_img2dataset(folder, parquets, folders):
+        return Layout("pictures", [folder])
     if tars:
         return _with_notes(
             _shards(folder, tars), folder, {t for t in tables if _stem(t) not in map(_stem, tars)}
@@ -103,8 +103,9 @@ def choose_split(paths: Sequence[str], where: str) -> Layout:
         )
         layout.left_out[reason] = LeftOut(len(found), os.path.basename(found[0]), lost=not split)
     others = ", ".join(f"{len(found):,} × {split or 'no split'}" for split, found in sorted(by_split.items()))
+    warning = "warning: " if "" in by_split else ""
     layout.notes.append(
-        f"{'warning: ' * ('' in by_split)}Of the files in {where} those {'for training' if taken else 'of no split'} are taken, "
+        f"{warning}Of the files in {where} those {'for training' if taken else 'of no split'} are taken, "
         f"{len(layout.paths):,}; left out by their names: {others}"
     )
     return layout
@@ -219,8 +220,8 @@ def _entries(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _names_pictures(path: str) -> bool:
-    """Whether a table has a column `file_name`, as that of a folder of pictures on data hubs."""
-    if not path.lower().endswith((".csv", ".tsv", ".jsonl")):
+    """Whether it is the table of a folder of pictures as data hubs have it; another may name only some of them."""
+    if os.path.basename(path).lower() not in ("metadata.csv", "metadata.tsv", "metadata.jsonl"):
         return False
     try:
         with open_regular(path) as file:
@@ -228,6 +229,17 @@ def _names_pictures(path: str) -> bool:
     except OSError:
         return False
     return re.match(rb"[^\n\r]*\bfile_name\b", head) is not None
+
+
+def _is_of_img2dataset(folder: str, parquets: Sequence[str], folders: Sequence[str]) -> bool:
+    """Whether img2dataset left pictures as files there: 00000/*.jpg, and in 00000.parquet what became of each."""
+    from slip.data.containers.row_groups import open_file
+
+    beside = [name for name in parquets if _stem(name) in folders]
+    if not beside:
+        return False
+    columns = open_file(os.path.join(folder, beside[0])).schema_arrow.names
+    return {"url", "key", "status"} <= {*columns}
 
 
 def _saved_splits(folder: str) -> list[str]:

@@ -12,6 +12,7 @@ from slip.data.containers.tar import Member
 from slip.data.contents import Contents
 from slip.data.formats import EXTENSIONS, FILMS, NOT_READ, why_not
 from slip.data.sources.sidecars import TEXTS
+from slip.errors import printable
 
 LARGEST = 1 << 32
 """Members of this many bytes and more are passed over: their sizes do not fit the index."""
@@ -153,7 +154,7 @@ def leave_out(files: Files, chosen: Chosen, census: Census, *, asked: tuple[bool
             census.leave_out(why_not(format), member)
         elif format in EXTENSIONS and chosen.picture:
             lost = not asked[0] and _stem(extension)[:-1] not in BESIDE
-            reason = f"a sample has several pictures, of which .{chosen.picture} is taken"
+            reason = f"a sample has several pictures, of which .{printable(chosen.picture[-30:])} is taken"
             census.leave_out(reason, member, lost=lost)
         elif format in EXTENSIONS:
             census.leave_out("the sample has no such picture as was asked for", member)
@@ -161,7 +162,11 @@ def leave_out(files: Files, chosen: Chosen, census: Census, *, asked: tuple[bool
             text = format in TEXTS or format == "json"
             census.leave_out("the sample has no picture" if text else why_not(format), member)
         elif format in TEXTS:
-            taken = f".{chosen.text} is taken" if chosen.text else "none is taken unless it is asked for"
+            taken = (
+                f".{printable(chosen.text[-30:])} is taken"
+                if chosen.text
+                else "none is taken unless it is asked for"
+            )
             census.leave_out(f"a sample has several texts, of which {taken}", member, lost=not asked[1])
         else:
             census.leave_out(why_not(format), member, lost=False)
@@ -192,11 +197,12 @@ def _rank(extension: str) -> tuple[int, int, int]:
     """Return how likely an extension is that of the sample's picture, the lowest first; the last is of its format."""
     stem, _, format = extension.rpartition(".")
     order = PLAIN.index(format) if format in PLAIN else len(PLAIN)
-    word = re.sub(r"[_-]?\d+$", "", stem.rpartition(".")[2])
+    last = stem.rpartition(".")[2]
+    word = re.sub(r"[_-]?\d+$", "", last)
     if not stem:
         return 0, 0, order
     if word in PICTURES:
-        return 1, PICTURES.index(word), order
+        return 1, 2 * PICTURES.index(word) + (word != last), order
     return (3 if word in BESIDE else 2), 0, order
 
 

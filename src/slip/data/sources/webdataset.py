@@ -90,7 +90,8 @@ class TarShards:
         picture = image_column.strip().lower().removeprefix(".")
         self._wanted = Wanted(picture, Asked.parse(caption_column))
         found, broken = index_shards(places, self.name, self._wanted)
-        if broken and not (leave_broken and any(found)):
+        all_tried = found.count(None) == len(broken)
+        if broken and not (leave_broken and all_tried and any(found)):
             raise _broken(broken, places, found)
         self.paths = [path for path, index in zip(places, found) if index]
         indexes = [index for index in found if index]
@@ -147,7 +148,7 @@ class TarShards:
                     fix="Give the ending of the samples' pictures with --data.image-column, or leave it out",
                 )
             raise self._no_images()
-        if caption_column and not facts["asked"]:
+        if self._wanted.captions.names and not facts["asked"]:
             keys = sorted(fact[4:] for fact in facts if fact.startswith("key "))
             raise Misfit(
                 "caption_column",
@@ -228,7 +229,7 @@ def _broken(broken: Sequence[Broken], paths: Sequence[str], found: Sequence[Shar
     """Return the error that names all shards that cannot be read; that of the only one as it is."""
     if len(broken) == 1:
         return broken[0].error
-    not_tried = sum(index is None for index in found) - len(broken)
+    not_tried = found.count(None) - len(broken)
     whole = [path for path, index in zip(paths, found) if index]
     return DataError(
         f"{len(broken):,} of {len(paths):,} shards cannot be read"
