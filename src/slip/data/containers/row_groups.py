@@ -63,6 +63,7 @@ class RowGroups:
         """`files`: local paths or URLs, whose rows follow each other in this order. Of the row groups, `kept.least`,
         which may be set later, are kept whatever their size, and more as `cache_bytes` allows."""
         self.files, self.columns = tuple(files), tuple(columns)
+        self.name = shown(self.files[0]) + (", …" if len(self.files) > 1 else "") if files else ""
         self.kept: Recent[pa.Table] = Recent(weight=cache_bytes)
         self._open: Recent[_Opened] = Recent(OPEN_FILES)
         footers = self._footers()
@@ -99,7 +100,11 @@ class RowGroups:
     def scan(self) -> Iterator[tuple[Any, ...]]:
         """Yield the values of all rows in order, in little memory. Raises DataError when a file cannot be read."""
         for batch in self.batches():
-            yield from zip(*(batch.column(name).to_pylist() for name in self.columns))
+            try:
+                columns = [batch.column(name).to_pylist() for name in self.columns]
+            except ValueError as error:  # text that is no UTF-8
+                raise _unreadable(self.name, error) from None
+            yield from zip(*columns)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows in order, at most BATCH at once, in little memory; texts may be in dictionaries.
@@ -173,7 +178,7 @@ class RowGroups:
 def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
     """Open a Parquet file at a local path or URL, whose large reads the processes of this machine share.
 
-    Whatever its footer and schema say, names in it are texts. status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
+    The names in its schema are texts, whatever the file says. status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
     failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read or is no
     Parquet file.
     """

@@ -43,7 +43,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, L
 def read_member(path: str, name: str) -> bytes:
     """Return the member `name` of the zip file at `path`, whole and its checksum verified.
 
-    Raises DataError when there is no such archive or member, when it cannot be read, or unpacks to more than FILE_BYTES.
+    Raises DataError when there is no such archive or member, it cannot be read, or unpacks to more than FILE_BYTES.
     """
     try:
         with open_regular(path) as file:
@@ -92,7 +92,9 @@ def _all(member: IO[bytes]) -> bytes:
     whole = io.BytesIO()
     while part := member.read(_STEP):
         if whole.tell() + len(part) > FILE_BYTES:
-            raise ValueError(f"It unpacks to more than {FILE_BYTES // 1_000_000:,} MB, which no picture needs")
+            raise ValueError(
+                f"It unpacks to more than {FILE_BYTES // 1_000_000:,} MB, which no picture needs"
+            )
         whole.write(part)
     return whole.getvalue()  # not copied
 

@@ -20,6 +20,7 @@ from slip.files import read_whole
 Id = int | str
 
 _LISTS = ("images", "annotations")
+_FOREIGN = "the file does not list its image"
 
 
 class CocoCaptions(ImageFiles):
@@ -131,7 +132,9 @@ def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]
                 fix="Number the images of one set anew, with their annotations, or give both files: 'A.json + B.json'",
             )
     unusable.judge()
-    seen.seen -= len(images)  # the things that are counted are annotations; images only where they are left out
+    seen.seen -= len(
+        images
+    )  # the things that are counted are annotations; images only where they are left out
     contents.add(seen)
     return images
 
@@ -149,15 +152,14 @@ def _captions_by_image(
         )
     groups: dict[Id, list[tuple[bool, Id, str]]] = defaultdict(list)
     seen = Contents("annotations", len(annotations))
-    unusable, strange = Unusable(seen), 0
+    unusable = Unusable(seen)
     for position, annotation in enumerate(annotations):
         image = _identity(annotation.get("image_id")) if isinstance(annotation, dict) else None
         if image is None:
             error = DataError(f"An annotation of {path} has no usable 'image_id'", got=short(annotation))
             unusable.count("the annotation has no usable 'image_id'", error)
         elif image not in images:
-            strange += 1
-            seen.leave_out("the file does not list its image", f"image_id {image}")
+            seen.leave_out(_FOREIGN, f"image_id {image}")
         elif found := texts(caption := annotation.get("caption")):
             number = annotation.get("id")
             number = number if isinstance(number, (int, str)) else position
@@ -167,12 +169,12 @@ def _captions_by_image(
             seen.leave_out(_reason(caption), short(annotation))
     unusable.judge()
     if not groups:
-        if strange:
+        if foreign := seen.left_out.get(_FOREIGN):
+            ids = ", ".join(map(str, list(images)[:3]))
             raise DataError(
                 "Not one annotation of the COCO file belongs to one of its images",
                 got=str(path),
-                cause=f"Its annotations are of {next(iter(seen.left_out.values())).example}, …, its images have the ids "
-                f"{', '.join(map(str, list(images)[:3]))}, …",
+                cause=f"One is of {foreign.example}; the images have the ids {ids}, …",
             )
         raise DataError(
             "Not one caption of the COCO file is a text", got=str(path), cause="; ".join(seen.reasons())

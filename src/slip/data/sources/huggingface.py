@@ -91,7 +91,9 @@ def _hub_dataset(dataset: datasets.Dataset, split: str, spec: str, options: dict
     return source
 
 
-def _open_picked(files: dict[str, str], config: str, split: str, spec: str, options: dict[str, Any]) -> Source:
+def _open_picked(
+    files: dict[str, str], config: str, split: str, spec: str, options: dict[str, Any]
+) -> Source:
     picked = pick(files, config, split, spec)
     source = open_parquet(picked, name=spec, **options)
     places = {place: split_of(path) for path, place in files.items()}
@@ -106,7 +108,9 @@ def _split_note(taken: str, splits: Iterable[str], spec: str) -> str:
     others = sorted({str(split) for split in splits} - {taken})
     if not others:
         return ""
-    return f"Split {taken!r} of {spec}; there are also {', '.join(map(repr, others[:10]))}: {spec}:{others[0]}"
+    return (
+        f"Split {taken!r} of {spec}; there are also {', '.join(map(repr, others[:10]))}: {spec}:{others[0]}"
+    )
 
 
 def _joined(*notes: str) -> str:

@@ -57,7 +57,9 @@ class RedCaps(ImageFiles):
         self.root = str(root)
         guessed = "" if image_root else f"Images of {name}: in {root} (guessed)."
         twice = self.entries - len(self)
-        merged = f"{twice:,} annotations are of images listed before: each image is one record." if twice else ""
+        merged = (
+            f"{twice:,} annotations are of images listed before: each image is one record." if twice else ""
+        )
         self.note = " ".join(filter(None, [guessed, merged]))
         self.probe("Give the folder that holds the subreddits' folders with --data.image-root")
 

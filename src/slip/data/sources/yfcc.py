@@ -63,7 +63,9 @@ class Yfcc:
             raise DataError("The metadata list no images", got=self.name)
         self.root, guessed = self._find(path, image_root)
         twice = len(self) - len(np.unique(np.frombuffer(self._indices, np.intc)))
-        again = f"{twice:,} entries are of images listed before: each is a record of its own." if twice else ""
+        again = (
+            f"{twice:,} entries are of images listed before: each is a record of its own." if twice else ""
+        )
         self.note = " ".join(filter(None, [guessed, again]))
 
     def __len__(self) -> int:
