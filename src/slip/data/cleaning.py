@@ -156,7 +156,7 @@ def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
             file = opener(stored, "rb") if opener else stored
             for number, line in enumerate(iter(partial(file.readline, TEXT_BYTES + 1), b""), 1):
                 if len(line) > TEXT_BYTES:
-                    raise OSError(f"the next line goes on for more than {TEXT_BYTES >> 20} MiB")
+                    raise OSError(f"Line {number} goes on for more than {TEXT_BYTES:,} bytes")
                 if line.strip():
                     yield number, line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
     except FileNotFoundError:

@@ -334,6 +334,8 @@ def test_a_header_that_announces_countless_entries(tmp_path):
     header = content[10 : 10 + int.from_bytes(content[8:10], "little")].replace(b"(1,)", b"(%s,)" % number)
     header = header.rstrip() + b"\n"
     path = tmp_path / "a.npy"
-    path.write_bytes(content[:8] + len(header).to_bytes(2, "little") + header + content[content.index(b"\n") + 1 :])
+    path.write_bytes(
+        content[:8] + len(header).to_bytes(2, "little") + header + content[content.index(b"\n") + 1 :]
+    )
     with pytest.raises(DataError, match="countless entries and holds 1"):
         list(read_object_array(path))

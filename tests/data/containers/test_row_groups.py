@@ -216,7 +216,9 @@ def test_any_damage_is_a_data_error_or_goes_unnoticed(tmp_path_factory, data):
 
 def bomb(path, *, nested=False, rows=1000, size=20_000):
     """A file of a few hundred bytes: one text, by dictionary in every row."""
-    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * size])).cast(pa.string())
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * size])).cast(
+        pa.string()
+    )
     if nested:
         texts = pa.ListArray.from_arrays([0, rows], texts)
     pq.write_table(pa.table({"text": texts}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
@@ -331,3 +333,11 @@ def test_what_pages_weigh(tmp_path_factory, texts, compression, version, diction
     )
     assert sum(len((text or "").encode()) for text in texts) + 8 * len(texts) <= weight.most
     assert weight.value <= sum(len((text or "").encode()) + 12 for text in texts) + 100
+
+
+def test_all_broken_files_are_named(tmp_path):
+    files = [write(tmp_path / f"{n}.parquet", 0, 3, 2) for n in range(4)]
+    for n in (1, 3):
+        (tmp_path / f"{n}.parquet").write_bytes(b"cut off")
+    with pytest.raises(DataError, match=r"2 of 4 Parquet files.*1\.parquet, 3\.parquet"):
+        RowGroups(files, ["text"])

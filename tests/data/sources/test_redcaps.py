@@ -181,7 +181,9 @@ def test_what_is_not_used_is_said(folder, jpeg, tmp_path):
         5,
         annotation("", "birds"),
     ]
-    (path / "plants_2020.json").write_text(json.dumps({"annotations": [*entries, annotation("b2", "plants")]}))
+    (path / "plants_2020.json").write_text(
+        json.dumps({"annotations": [*entries, annotation("b2", "plants")]})
+    )
     (tmp_path / "images/birds/a1.jpg").write_bytes(jpeg)
     source = RedCaps(path)
     assert records(source)[3:] == [

@@ -139,10 +139,25 @@ class RowGroups:
         def read(file: str) -> _Footer:
             return _footer(file, self.columns)
 
-        if len(self.files) == 1 or not any(map(is_url, self.files)):
-            return list(map(read, self.files))
-        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            return list(pool.map(read, self.files))
+        if any(map(is_url, self.files)):  # the first that fails ends it: the server may be down
+            with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+                return list(pool.map(read, self.files))
+        footers, failed = [], {}
+        for file in self.files:
+            try:
+                footers.append(read(file))
+            except DataError as error:
+                failed[file] = error
+        if len(failed) > 1:
+            raise DataError(
+                f"{len(failed)} of {len(self.files)} Parquet files cannot be read",
+                got=", ".join(map(os.path.basename, list(failed)[:20])) + (", …" if len(failed) > 20 else ""),
+                cause=str(next(iter(failed.values()))),
+                fix="Fetch them again, or name the others",
+            )
+        if failed:
+            raise next(iter(failed.values()))
+        return footers
 
     def _file(self, group: int) -> int:
         return int(np.searchsorted(self._first, group, side="right")) - 1
@@ -178,9 +193,9 @@ class RowGroups:
 def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
     """Open a Parquet file at a local path or URL, whose large reads the processes of this machine share.
 
-    The names in its schema are texts, whatever the file says. status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
-    failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read or is no
-    Parquet file.
+    status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
+    failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read, is no
+    Parquet file, or has columns whose names are no texts.
     """
     try:
         if not is_url(path):

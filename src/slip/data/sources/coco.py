@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections import defaultdict
@@ -60,7 +61,8 @@ def _load(path: Path) -> dict[str, list[Any]]:
     try:
         data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), _LISTS)
     except OSError as error:
-        raise DataError("The COCO file cannot be read", got=str(path), cause=str(error)) from None
+        fix = "Give several smaller files: 'A.json + B.json'" if error.errno == errno.EFBIG else ""
+        raise DataError("The COCO file cannot be read", got=str(path), cause=str(error), fix=fix) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             "The file is not valid JSON",
