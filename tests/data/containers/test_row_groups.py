@@ -226,11 +226,13 @@ def bomb(path, *, nested=False, rows=1000, size=20_000):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_dictionary_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, nested):
+@pytest.mark.parametrize("far", [False, True])
+def test_a_dictionary_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, nested, far):
     monkeypatch.setattr(row_groups, "TABLE_BYTES", 10_000_000)
     monkeypatch.setattr(row_groups, "LARGE", 1_000_000)
     monkeypatch.setattr(row_groups, "GROWTH", 1)
-    rows = RowGroups([bomb(tmp_path / "a.parquet", nested=nested)], ["text"])
+    path = bomb(tmp_path / "a.parquet", nested=nested)
+    rows = RowGroups([f"file://{path}" if far else path], ["text"])
     assert rows.total < 100_000  # says the footer
     with pytest.raises(DataError, match="Row group 0 of .* takes too much"):
         rows[0]

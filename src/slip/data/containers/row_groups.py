@@ -431,8 +431,8 @@ def _decoded(array: Any) -> int:
     if pa.types.is_dictionary(kind):
         if not (_is_text(kind.value_type) or _is_bytes(kind.value_type)):
             return len(array) * 16
-        lengths = pc.binary_length(array.dictionary).cast(pa.int64())
-        return (pc.sum(lengths.take(array.indices)).as_py() or 0) + 4 * len(array)
+        lengths = pc.call_function("binary_length", [array.dictionary]).cast(pa.int64())
+        return (pc.call_function("sum", [lengths.take(array.indices)]).as_py() or 0) + 4 * len(array)
     if pa.types.is_struct(kind):
         return sum(map(_decoded, array.flatten()))
     if hasattr(array, "flatten") and pa.types.is_nested(kind):
