@@ -219,3 +219,19 @@ def test_damaged_files(table, tmp_path):
         np.save(tmp_path / "ids.npy", array)
         with pytest.raises(DataError, match=message):
             list(raw_rows(path, [tmp_path / "ids.npy"]))
+
+
+def test_hostile_tables_and_lists(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "TEXT_BYTES", 1000)
+    with pytest.raises(DataError, match="Line 2 goes on for more than 1,000 bytes"):
+        list(raw_rows(table([line(1), line(2, "x" * 2000)], "yfcc100m_dataset.gz")))
+    path = table([line(1)], "yfcc100m_dataset.gz")
+    content = bytearray(path.read_bytes())
+    content[-16:-10] = b"\xff" * 6
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        list(raw_rows(path))
+    np.savez(tmp_path / "list.npz", a=np.array([1]))
+    (tmp_path / "list.npz").rename(tmp_path / "list.npy")
+    with pytest.raises(DataError, match="zip of arrays"):
+        list(raw_rows(table([line(1)]), [tmp_path / "list.npy"]))

@@ -29,7 +29,7 @@ def write_parquet(path, labels, names=None, *, label="label", struct=True, start
         if struct
         else pa.array(images, pa.binary())
     )
-    table = pa.table({"image": column, label: pa.array(labels)})
+    table = pa.table({"image": column, label: labels if isinstance(labels, pa.Array) else pa.array(labels)})
     if names:
         features = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}}
         info = json.dumps({"info": {"features": features}}).encode()
@@ -145,6 +145,40 @@ class TestParquet:
         write_parquet(tmp_path / "train.parquet", [0, 3])
         data = load_labelled(str(tmp_path))
         assert (data.class_names, data.named) == (("0", "1", "2", "3"), False)
+
+    @pytest.mark.parametrize(
+        "kind", [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(), pa.int8(), pa.int64()]
+    )
+    def test_labels_of_any_integer_type(self, tmp_path, kind):
+        write_parquet(tmp_path / "test.parquet", pa.array([0, 200 if kind != pa.int8() else 2], kind))
+        write_parquet(tmp_path / "train.parquet", pa.array([0, None, 1], kind))
+        assert load_labelled(str(tmp_path)).labels.tolist() == [0, 2 if kind == pa.int8() else 200]
+        with pytest.raises(DataError, match="name no class.*-1"):
+            load_labelled(str(tmp_path), "train")
+
+    def test_labels_of_several_widths(self, tmp_path):
+        write_parquet(tmp_path / "test-0.parquet", pa.array([0, 1], pa.uint8()))
+        write_parquet(tmp_path / "test-1.parquet", pa.array([2, 1], pa.int64()))
+        assert load_labelled(str(tmp_path)).labels.tolist() == [0, 1, 2, 1]
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            pa.array([2**63], pa.uint64()),
+            pa.array([10**12]),
+            pa.array([0.5]),
+            pa.array([[1]]),
+            pa.array([b"x"]),
+        ],
+    )
+    def test_labels_that_are_none(self, tmp_path, labels):
+        write_parquet(tmp_path / "test.parquet", labels)
+        with pytest.raises(DataError, match="'label' holds no class labels"):
+            load_labelled(str(tmp_path))
+
+    def test_text_labels_in_a_dictionary(self, tmp_path):
+        write_parquet(tmp_path / "test.parquet", pa.array(["b", "a", "b"]).dictionary_encode())
+        assert load_labelled(str(tmp_path)).labels.tolist() == [1, 0, 1]
 
     def test_text_labels_and_other_column_names(self, tmp_path):
         write_parquet(tmp_path / "test.parquet", ["fox", "ant_hill"], label="category")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from urllib.parse import unquote_plus
 
 import numpy as np
 
+from slip.data.limits import TEXT_BYTES
 from slip.data.sources.yfcc import INDICES, Row, write_metadata
 from slip.errors import DataError
+from slip.files import open_regular
 
 INDEX, TITLE, DESCRIPTION = 0, 8, 9
 """Columns of the raw data, which have no header: 0 the line number, an image's index; 1 Flickr's number for it; …"""
@@ -115,8 +119,11 @@ def _listed(path: Path) -> np.ndarray:
             found[_index(columns, number, path)] = True
         return found
     try:
+        open_regular(path).close()
         indices = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(indices, np.ndarray):
+            raise ValueError("It is a zip of arrays")
+    except Exception as error:  # whatever numpy's parser of hostile headers raises
         raise DataError("The list of images cannot be read", got=str(path), cause=str(error)) from None
     if indices.dtype.kind not in "iu" or (indices.size and not 0 <= indices.min() <= indices.max() < INDICES):
         raise DataError(
@@ -144,12 +151,16 @@ def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     number = 0
     try:
-        with openers.get(path.suffix.lower(), open)(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+        with open_regular(path) as stored:
+            opener = openers.get(path.suffix.lower())
+            file = opener(stored, "rb") if opener else stored
+            for number, line in enumerate(iter(partial(file.readline, TEXT_BYTES + 1), b""), 1):
+                if len(line) > TEXT_BYTES:
+                    raise OSError(f"Line {number} goes on for more than {TEXT_BYTES:,} bytes")
                 if line.strip():
                     yield number, line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
     except FileNotFoundError:
         raise DataError("The table does not exist", got=str(path)) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         beyond = f" beyond line {number}" if number else ""
         raise DataError(f"The table cannot be read{beyond}", got=str(path), cause=str(error)) from None

@@ -15,6 +15,9 @@ from slip.evaluation import note
 from slip.evaluation.datasets import SPLITS, Image, Labelled, Subset, split_by_hash, words
 from slip.files import read_json
 
+MAX_CLASSES = 1_000_000
+"""The highest label that can be one; what is higher is a number of another kind."""
+
 CACHE_BYTES = 512 * 2**20
 """Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
 
@@ -94,26 +97,49 @@ class _Columns:
     def labels(self, files: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the labels of `files`, -1 where there is none, and the names of all classes."""
         column = self._read(files)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             names = sorted({value for value in self._read(self.files).to_pylist() if value is not None})
             index = {value: i for i, value in enumerate(names)}
             self.named = True
             labels = [index.get(value, -1) for value in column.to_pylist()]
             return np.array(labels, dtype=np.int64), tuple(words(n) for n in names)
-        if not pa.types.is_integer(column.type):
-            raise DataError(f"Column '{self.label}' holds no class labels", got=str(column.type))
-        labels = column.fill_null(-1).to_numpy().astype(np.int64)
+        labels = self._numbers(column)
         if self.class_names or len(labels) == 0:
             return labels, self.class_names
-        highest = int(self._read(self.files).fill_null(-1).to_numpy().max())
+        highest = int(self._numbers(self._read(self.files)).max())
+        if highest > MAX_CLASSES:
+            raise DataError(
+                f"Column '{self.label}' holds no class labels",
+                got=f"numbers up to {highest:,}",
+                fix="Classes are numbered from 0; give their names in classes.json beside the files",
+            )
         return labels, tuple(str(i) for i in range(highest + 1))
 
-    def _read(self, files: Sequence[Path]) -> pa.ChunkedArray:
+    def _numbers(self, column: pa.ChunkedArray) -> np.ndarray:
+        """Return labels of any integer type, -1 where there is none."""
+        if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+            raise DataError(f"Column '{self.label}' holds no class labels", got=str(column.type))
         try:
-            columns = [open_file(str(file)).read(columns=[self.label]).column(0) for file in files]
-        except (OSError, KeyError, IndexError, pa.ArrowException) as error:
-            raise DataError(f"The labels in {files[0].parent} cannot be read", cause=str(error)) from None
-        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+            # Widened first: -1 is no value of an unsigned type.
+            return column.cast(pa.int64()).fill_null(-1).to_numpy()
+        except pa.ArrowException as error:
+            raise DataError(f"Column '{self.label}' holds no class labels", cause=str(error)) from None
+
+    def _read(self, files: Sequence[Path]) -> pa.ChunkedArray:
+        batches = RowGroups([str(file) for file in files], [self.label]).batches()
+        columns = [batch.column(0) for batch in batches]
+        kinds = {column.type for column in columns}
+        if not kinds:
+            return pa.chunked_array([], pa.int64())
+        if len(kinds) > 1:  # in one file of another width, say, or null where a file has no label at all
+            try:
+                columns = [column.cast(pa.int64()) for column in columns]
+            except (pa.ArrowException, ValueError) as error:
+                what = f"Column '{self.label}' of {files[0].parent} holds different things"
+                raise DataError(what, got=", ".join(map(str, kinds)), cause=str(error)) from None
+        return pa.chunked_array(columns)
 
 
 def _find(path: Path, split: str) -> tuple[list[Path], list[tuple[str, list[Path]]]]:

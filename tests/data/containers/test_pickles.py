@@ -304,3 +304,38 @@ def test_npy_of_numbers_or_cut_off_or_with_another_length(tmp_path):
     path.write_bytes(whole.replace(b"(12,)", b"(13,)", 1))
     with pytest.raises(DataError, match="announces 13 entries and holds 12"):
         list(read_object_array(path))
+
+
+def test_numbers_run_no_further_ahead_than_bytes(dumped):
+    ahead = b"\x80\x02](" + b"K\x01r" + struct.pack("<I", 1_000_000) + b"e."
+    with pytest.raises(DataError, match="object number 1000000 follows on number -1"):
+        list(read_list(dumped(ahead)))
+
+
+def test_copies_of_one_text_are_bounded(dumped, monkeypatch):
+    monkeypatch.setattr("slip.data.containers.pickle_machine.MEMORY", 50_000)
+    text = b"X" + struct.pack("<I", 1000) + b"x" * 1000 + b"q\x00"
+    copy = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
+    assert list(read_list(dumped(b"\x80\x02](" + text + 40 * copy + b"e.")))[1:] == 40 * [b"x" * 1000]
+    with pytest.raises(DataError, match="takes too much"):
+        list(read_list(dumped(b"\x80\x02](" + text + 60 * copy + b"e.")))
+
+
+def test_keys_that_share_a_hash_are_refused(dumped):
+    with pytest.raises(DataError, match="a huge number as the key"):
+        list(read_list(dumped([{2**61 - 1: 0}])))
+
+
+def test_a_header_that_announces_countless_entries(tmp_path):
+    with io.BytesIO() as file:
+        np.save(file, np.array([{}], dtype=object))
+        content = file.getvalue()
+    number = b"9" * 30
+    header = content[10 : 10 + int.from_bytes(content[8:10], "little")].replace(b"(1,)", b"(%s,)" % number)
+    header = header.rstrip() + b"\n"
+    path = tmp_path / "a.npy"
+    path.write_bytes(
+        content[:8] + len(header).to_bytes(2, "little") + header + content[content.index(b"\n") + 1 :]
+    )
+    with pytest.raises(DataError, match="countless entries and holds 1"):
+        list(read_object_array(path))

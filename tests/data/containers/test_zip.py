@@ -123,3 +123,34 @@ def test_any_damage_ends_with_our_error_or_the_right_bytes(tmp_path_factory, dat
     path.write_bytes(content)
     with contextlib.suppress(DataError):
         assert read_member(str(path), "2.jpg") == b"two" * 9
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("step", [10, 1 << 20])
+def test_a_member_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, compression, step):
+    monkeypatch.setattr(zips, "_STEP", step)
+    path = write_zip(tmp_path / "a.zip", [("1.jpg", bytes(500)), ("2.jpg", bytes(99))], compression)
+    assert read_member(path, "1.jpg") == bytes(500)
+    monkeypatch.setattr(zips, "FILE_BYTES", 100)
+    monkeypatch.setattr(zips, "_STEP", 10)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        read_member(path, "1.jpg")
+    assert read_member(path, "2.jpg") == bytes(99)
+
+
+def test_sizes_that_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips, "_STEP", 10)
+    monkeypatch.setattr(zips, "FILE_BYTES", 100)
+    path = tmp_path / "a.zip"
+    write_zip(path, [("1.jpg", bytes(500))], zipfile.ZIP_DEFLATED)
+    content = path.read_bytes()
+    path.write_bytes(content.replace((500).to_bytes(4, "little"), (50).to_bytes(4, "little")))
+    with pytest.raises(DataError, match="cannot be read"):  # what is beyond 50 bytes is never unpacked
+        read_member(str(path), "1.jpg")
+
+
+def test_a_directory_of_millions_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips, "_DIRECTORY", 200)
+    path = write_zip(tmp_path / "a.zip", [(f"{i}.jpg", b"") for i in range(10)], zipfile.ZIP_BZIP2)
+    with pytest.raises(DataError, match="directory has more than"):
+        read_member(path, "1.jpg")

@@ -128,3 +128,24 @@ def test_harmful_array(array, tmp_path):
     with pytest.raises(DataError, match="nothing of it was executed"):
         Conceptual(array([*CC3M, {"image_id": 1, "captions": Harmful()}], names=["7"]))
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_not_used_is_said(array):
+    entries = [
+        {"image_id": "1.jpg", "captions": ["a"]},
+        {"image_id": "1.jpg", "captions": ["b"]},
+        {"captions": ["of no image"]},
+        {"image_id": "2.jpg"},
+    ]
+    source = Conceptual(array(entries, names=["1.jpg", "2.jpg"]))
+    assert [(record.key, record.captions) for record in source] == [("1.jpg", ("a", "b")), ("2.jpg", ())]
+    assert source.contents.words().startswith("4 entries seen, 3 used")
+    assert "1 entries are of images listed before" in source.note
+
+
+def test_a_text_that_is_named_over_and_over(array, monkeypatch):
+    monkeypatch.setattr("slip.data.sources.entries.MEMORY", 1_000_000)
+    text = "x" * 10_000
+    path = array([{"image_id": "1.jpg", "captions": [text] * 100}])
+    with pytest.raises(DataError, match="takes too much"):
+        Conceptual(path)

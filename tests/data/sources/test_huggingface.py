@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import subprocess
 import sys
 
@@ -297,3 +298,46 @@ def test_pick():
         names(["a.parquet"], split="test")
     with pytest.raises(DataError, match="no config 'x'"):
         names(["a.parquet"], config="x")
+
+
+def saved(folder, change, caption=("one cat", "two cats", "three dogs")):
+    """A saved set whose Arrow file was changed."""
+    captions = list(caption)
+    dataset = datasets.Dataset.from_dict({"image": jpegs(len(captions)), "caption": captions})
+    dataset.save_to_disk(str(folder))
+    (path,) = folder.glob("*.arrow")
+    path.write_bytes(change(path.read_bytes()))
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("end", [2_000_000, 200, -1])
+@pytest.mark.parametrize("picked", [False, True])
+def test_texts_that_reach_beyond_their_buffer_are_not_read(tmp_path, end, picked):
+    ends = struct.pack("<4i", 0, 7, 15, 25)
+    spec = saved(tmp_path / "set", lambda data: data.replace(ends, struct.pack("<4i", 0, 7, 15, end)))
+    source = open_hub(spec)
+    if picked:  # through a mapping of indices
+        rows = datasets.load_from_disk(str(tmp_path / "set")).select([2, 0])
+        source = HubDataset(rows, name="x")
+    source = pickle.loads(pickle.dumps(source))
+    with pytest.raises(DataError, match="cannot be read"):
+        source[0 if picked else 2]
+    assert source[1 if picked else 0].captions == ("one cat",)
+
+
+def test_one_text_that_is_no_utf8_is_one_row(tmp_path):
+    source = open_hub(saved(tmp_path / "set", lambda data: data.replace(b"two cats", b"two \xffats")))
+    with pytest.raises(DataError, match="cannot be read"):
+        source[1]
+    assert [source[i].captions for i in (0, 2)] == [("one cat",), ("three dogs",)]
+    assert (source.contents.things, source.contents.seen) == ("rows", 3)
+
+
+def test_the_split_that_nobody_asked_for_is_said(tmp_path):
+    datasets.DatasetDict({"test": make(1), "train": make(2)}).save_to_disk(str(tmp_path / "set"))
+    spec = f"hf:{tmp_path}/set"
+    assert f"Split 'train' of {spec}; there are also 'test': {spec}:test" in open_hub(spec).note
+    assert "Split" not in open_hub(f"{spec}:test").note
+    for split in ("train", "validation"):
+        make(1).to_parquet(str(tmp_path / f"parquet/{split}-00000-of-00001.parquet"))
+    assert "there are also 'validation'" in open_hub(f"hf:{tmp_path}/parquet").note

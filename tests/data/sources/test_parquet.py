@@ -344,3 +344,11 @@ def test_errors(tmp_path):
     other.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     with pytest.raises(DataError, match=r"b\.parquet is not a readable Parquet file.*Fetch it again"):
         open_parquet([good, other])
+
+
+def test_paths_that_are_no_text(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "caption": ["x", "y"]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"b.jpg", b"\xff.jpg"))
+    with pytest.raises(DataError, match="cannot be read"):
+        open_parquet(str(path))

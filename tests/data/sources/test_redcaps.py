@@ -170,3 +170,44 @@ def test_is_redcaps(folder, tmp_path):
         assert not is_redcaps(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps(FILES["birds_2019.json"]))
     assert is_redcaps(tmp_path / "a.json")
+
+
+def test_what_is_not_used_is_said(folder, jpeg, tmp_path):
+    path = folder()
+    entries = [
+        annotation("b1", "plants", "again"),
+        annotation("a1", "birds"),  # another picture than that of plants
+        annotation("c1", None),
+        5,
+        annotation("", "birds"),
+    ]
+    (path / "plants_2020.json").write_text(
+        json.dumps({"annotations": [*entries, annotation("b2", "plants")]})
+    )
+    (tmp_path / "images/birds/a1.jpg").write_bytes(jpeg)
+    source = RedCaps(path)
+    assert records(source)[3:] == [
+        ("plants/b1.jpg", ("first", "again")),
+        ("plants/b2.jpg", ("second", "a plant")),
+        ("birds/a1.jpg", ("a plant",)),
+    ]
+    assert (source.contents.things, source.contents.seen, source.contents.used) == ("annotations", 11, 8)
+    assert "no usable 'image_id' and 'subreddit'" in source.contents.words()
+    assert "2 annotations are of images listed before" in source.note
+
+
+def test_a_file_of_bad_annotations_is_refused_early(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("[" + "5," * 10_000)
+    monkeypatch.setattr(redcaps, "CHUNK", 500)
+    with pytest.raises(DataError, match="no usable 'image_id'"):
+        RedCaps(path)
+
+
+def test_an_annotation_that_does_not_end_is_not_read_over_and_over(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text('[{"image_id": "a", "subreddit": "b", "caption": "' + "x" * 5000)
+    monkeypatch.setattr(redcaps, "CHUNK", 100)
+    monkeypatch.setattr(redcaps, "LONGEST", 1000)
+    with pytest.raises(DataError, match="goes on for 1,000 characters"):
+        RedCaps(path)

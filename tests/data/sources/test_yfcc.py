@@ -236,3 +236,27 @@ def test_is_yfcc(metadata, tmp_path):
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     for name in ("other.parquet", "damaged.parquet", "none.parquet", "a.json"):
         assert not is_yfcc(tmp_path / name)
+
+
+def test_what_is_not_used_is_said(metadata):
+    source = Yfcc(metadata([*ROWS, (1, "two"), (42, "again", "")]))
+    assert (len(source), source.contents.seen, source.contents.used) == (6, 7, 6)
+    assert source.contents.left_out["the entry is not (index, title, description)"].count == 1
+    assert "1 entries are of images listed before: each is a record of its own" in source.note
+    with pytest.raises(DataError, match="Entry 5"):  # what is converted is whole
+        list(read_metadata(metadata([*ROWS, (1, "two")])))
+
+
+def test_a_text_that_is_named_over_and_over(metadata, monkeypatch):
+    monkeypatch.setattr("slip.data.sources.entries.MEMORY", 1_000_000)
+    text = "x" * 10_000
+    with pytest.raises(DataError, match="takes too much"):
+        Yfcc(metadata([(i, text, text) for i in range(100)]))
+
+
+def test_damaged_names_in_a_footer_are_not_yfcc(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"caption": ["a"]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"caption", b"\xffaption"))
+    assert not is_yfcc(path)

@@ -37,8 +37,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Weight:
-    """What chunks unpack to. sure: bytes that they do unpack to. most: bytes that they may, values of dictionaries
-    written out. value: bytes of the longest value that there can be. delta: values may be spelled by those before them."""
+    """What chunks unpack to.
+
+    sure: bytes that they do unpack to. most: bytes that they may, values of dictionaries written out. value: bytes of
+    the longest value that there can be. delta: values may be spelled by those before them.
+    """
 
     sure: int = 0
     most: int = 0

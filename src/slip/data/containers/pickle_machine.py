@@ -183,7 +183,7 @@ class Machine:
         return None
 
     def _anew(self) -> Budget:
-        return Budget("The pickle", self._path)
+        return Budget("The pickle", self._path, memory=MEMORY)
 
     def _update(self, flat: list[Any]) -> None:
         if type(self._stack[-1]) is not dict:
@@ -258,7 +258,7 @@ class Machine:
 
 
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
-    # The hash of a tuple in a tuple in a tuple …, a million times, would end the process; huge numbers can all have one.
+    # The hash of a tuple in a tuple in a tuple …, a million times, would end the process; huge numbers can share one.
     for key in flat[::2]:
         if isinstance(key, tuple) or (isinstance(key, int) and not -_KEYS < key < _KEYS):
             raise TypeError(f"a {'tuple' if isinstance(key, tuple) else 'huge number'} as the key of a dict")

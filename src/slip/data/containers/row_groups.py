@@ -63,6 +63,7 @@ class RowGroups:
         """`files`: local paths or URLs, whose rows follow each other in this order. Of the row groups, `kept.least`,
         which may be set later, are kept whatever their size, and more as `cache_bytes` allows."""
         self.files, self.columns = tuple(files), tuple(columns)
+        self.name = shown(self.files[0]) + (", …" if len(self.files) > 1 else "") if files else ""
         self.kept: Recent[pa.Table] = Recent(weight=cache_bytes)
         self._open: Recent[_Opened] = Recent(OPEN_FILES)
         footers = self._footers()
@@ -99,7 +100,11 @@ class RowGroups:
     def scan(self) -> Iterator[tuple[Any, ...]]:
         """Yield the values of all rows in order, in little memory. Raises DataError when a file cannot be read."""
         for batch in self.batches():
-            yield from zip(*(batch.column(name).to_pylist() for name in self.columns))
+            try:
+                columns = [batch.column(name).to_pylist() for name in self.columns]
+            except ValueError as error:  # text that is no UTF-8
+                raise _unreadable(self.name, error) from None
+            yield from zip(*columns)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows in order, at most BATCH at once, in little memory; texts may be in dictionaries.
@@ -134,10 +139,25 @@ class RowGroups:
         def read(file: str) -> _Footer:
             return _footer(file, self.columns)
 
-        if len(self.files) == 1 or not any(map(is_url, self.files)):
-            return list(map(read, self.files))
-        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            return list(pool.map(read, self.files))
+        if any(map(is_url, self.files)):  # the first that fails ends it: the server may be down
+            with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+                return list(pool.map(read, self.files))
+        footers, failed = [], {}
+        for file in self.files:
+            try:
+                footers.append(read(file))
+            except DataError as error:
+                failed[file] = error
+        if len(failed) > 1:
+            raise DataError(
+                f"{len(failed)} of {len(self.files)} Parquet files cannot be read",
+                got=", ".join(map(os.path.basename, list(failed)[:20])) + (", …" if len(failed) > 20 else ""),
+                cause=str(next(iter(failed.values()))),
+                fix="Fetch them again, or name the others",
+            )
+        if failed:
+            raise next(iter(failed.values()))
+        return footers
 
     def _file(self, group: int) -> int:
         return int(np.searchsorted(self._first, group, side="right")) - 1
@@ -173,9 +193,9 @@ class RowGroups:
 def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
     """Open a Parquet file at a local path or URL, whose large reads the processes of this machine share.
 
-    Whatever its footer and schema say, names in it are texts. status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
-    failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read or is no
-    Parquet file.
+    status: of a file at a URL, from when it was opened before. Without it the server is asked for it, even if it
+    failed lately; with it, a file that was given up is left alone. Raises DataError when it cannot be read, is no
+    Parquet file, or has columns whose names are no texts.
     """
     try:
         if not is_url(path):
@@ -434,8 +454,8 @@ def _decoded(array: Any) -> int:
     if pa.types.is_dictionary(kind):
         if not (_is_text(kind.value_type) or _is_bytes(kind.value_type)):
             return len(array) * 16
-        lengths = pc.binary_length(array.dictionary).cast(pa.int64())
-        return (pc.sum(lengths.take(array.indices)).as_py() or 0) + 4 * len(array)
+        lengths = pc.call_function("binary_length", [array.dictionary]).cast(pa.int64())
+        return (pc.call_function("sum", [lengths.take(array.indices)]).as_py() or 0) + 4 * len(array)
     if pa.types.is_struct(kind):
         return sum(map(_decoded, array.flatten()))
     if hasattr(array, "flatten") and pa.types.is_nested(kind):

@@ -43,7 +43,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, L
 def read_member(path: str, name: str) -> bytes:
     """Return the member `name` of the zip file at `path`, whole and its checksum verified.
 
-    Raises DataError when there is no such archive or member, when it cannot be read, or unpacks to more than FILE_BYTES.
+    Raises DataError when there is no such archive or member, it cannot be read, or unpacks to more than FILE_BYTES.
     """
     try:
         with open_regular(path) as file:

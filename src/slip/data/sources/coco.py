@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections import defaultdict
@@ -21,6 +22,7 @@ from slip.files import read_whole
 Id = int | str
 
 _LISTS = ("images", "annotations")
+_FOREIGN = "the file does not list its image"
 
 
 class CocoCaptions(ImageFiles):
@@ -60,7 +62,8 @@ def _load(path: Path) -> dict[str, list[Any]]:
     try:
         data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), _LISTS)
     except OSError as error:
-        raise DataError("The COCO file cannot be read", got=str(path), cause=str(error)) from None
+        fix = "Give several smaller files: 'A.json + B.json'" if error.errno == errno.EFBIG else ""
+        raise DataError("The COCO file cannot be read", got=str(path), cause=str(error), fix=fix) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             "The file is not valid JSON",
@@ -152,15 +155,14 @@ def _captions_by_image(
         )
     groups: dict[Id, list[tuple[bool, Id, str]]] = defaultdict(list)
     seen = Contents("annotations", len(annotations))
-    unusable, strange = Unusable(seen), 0
+    unusable = Unusable(seen)
     for position, annotation in enumerate(annotations):
         image = _identity(annotation.get("image_id")) if isinstance(annotation, dict) else None
         if image is None:
             error = DataError(f"An annotation of {path} has no usable 'image_id'", got=short(annotation))
             unusable.count("the annotation has no usable 'image_id'", error)
         elif image not in images:
-            strange += 1
-            seen.leave_out("the file does not list its image", f"image_id {image}")
+            seen.leave_out(_FOREIGN, f"image_id {image}")
         elif found := texts(caption := annotation.get("caption")):
             number = annotation.get("id")
             number = number if isinstance(number, (int, str)) else position
@@ -170,12 +172,12 @@ def _captions_by_image(
             seen.leave_out(_reason(caption), short(annotation))
     unusable.judge()
     if not groups:
-        if strange:
+        if foreign := seen.left_out.get(_FOREIGN):
+            ids = ", ".join(map(str, list(images)[:3]))
             raise DataError(
                 "Not one annotation of the COCO file belongs to one of its images",
                 got=str(path),
-                cause=f"Its annotations are of {next(iter(seen.left_out.values())).example}, …, its images have the ids "
-                f"{', '.join(map(str, list(images)[:3]))}, …",
+                cause=f"One is of {foreign.example}; the images have the ids {ids}, …",
             )
         raise DataError(
             "Not one caption of the COCO file is a text", got=str(path), cause="; ".join(seen.reasons())

@@ -65,7 +65,8 @@ def open_hub(
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
-            return _hub_dataset(_load_saved(folder, split), split, spec, options)
+            dataset, taken, splits = _load_saved(folder, split)
+            return _hub_dataset(dataset, "" if split else taken, splits, spec, options)
         visible = (path for path in sorted(folder.rglob("*.parquet")) if not path.name.startswith("."))
         found = {path.relative_to(folder).as_posix(): str(path) for path in visible}
         if not found:
@@ -80,14 +81,18 @@ def open_hub(
         raise DataError("There is no such folder, and it is no name of a set on the hub", got=name, fix=_HOW)
     repository, config = "/".join(parts[:2]), "".join(parts[2:])
     if scheme == "hf":
-        return _hub_dataset(_download(repository, config, split or "train"), split, spec, options)
+        dataset = _download(repository, config, split or "train")
+        splits = list(dataset.info.splits or ())
+        return _hub_dataset(dataset, "" if split else "train", splits, spec, options)
     return _open_picked(_hub_files(repository), config, split, spec, options)
 
 
-def _hub_dataset(dataset: datasets.Dataset, split: str, spec: str, options: dict[str, Any]) -> Source:
+def _hub_dataset(
+    dataset: datasets.Dataset, taken: str, splits: list[str], spec: str, options: dict[str, Any]
+) -> Source:
+    """Open a set. `taken`: its split where nobody asked for it, of these `splits`."""
     source = HubDataset(dataset, name=spec, **options)
-    if not split and dataset.split is not None:
-        source.note = _joined(_split_note(str(dataset.split), dataset.info.splits or (), spec), source.note)
+    source.note = _joined(_split_note(taken, splits, spec) if taken else "", source.note)
     return source
 
 
@@ -301,8 +306,8 @@ def _download(repository: str, config: str, split: str) -> datasets.Dataset:
         ) from None
 
 
-def _load_saved(folder: Path, split: str) -> datasets.Dataset:
-    """Open what `save_to_disk` wrote: a set, or a dictionary of sets by split."""
+def _load_saved(folder: Path, split: str) -> tuple[datasets.Dataset, str, list[str]]:
+    """Open what `save_to_disk` wrote: a set, or a dictionary of sets by split. Return it, its split, and all splits."""
     library = _library()
     try:
         saved = library.load_from_disk(str(folder))
@@ -315,11 +320,11 @@ def _load_saved(folder: Path, split: str) -> datasets.Dataset:
             raise DataError(
                 f"{folder} holds a single set, not one named {split!r}", fix="Leave the split out"
             )
-        return saved
+        return saved, "", []
     name = split or ("train" if "train" in saved or len(saved) != 1 else next(iter(saved)))
     if name not in saved:
         raise DataError(f"{folder} has no split {name!r}", fix=did_you_mean(name, saved))
-    return saved[name]
+    return saved[name], name, list(saved)
 
 
 def _library() -> Any:
