@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from slip.data import jpeg, limits, png, ppm, tiff
+from slip.data import jpeg, jpeg2000, limits, png, ppm, tiff
 from slip.data.formats import FORMATS
 from slip.data.limits import Budget
 from slip.data.sniff import looks_like
@@ -218,6 +218,8 @@ def _pillow(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray:
     _draw_for_pillow(opened, budget, len(image) * _COPIES.get(opened.format or "", 0))
     if opened.format == "TIFF":
         tiff.prepare(opened, budget)
+    elif opened.format == "JPEG2000":
+        jpeg2000.draw_structure(image, budget)
     elif opened.format == "PNG":
         png.mend_transparency(opened)
     elif opened.format == "PPM" and (levels := ppm.read(image, opened, budget)) is not None:
