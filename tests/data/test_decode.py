@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import subprocess
 import sys
@@ -445,7 +444,7 @@ def stated(data, monkeypatch):
 
 
 def plain_ppm(side):
-    return b"P2\n%d %d\n999\n" % (side, side) + b"998 " * (side * side)
+    return b"P2\n%d %d\n999\n" % (side, side // 4) + b"998 " * (side * side // 4)
 
 
 HARD = {

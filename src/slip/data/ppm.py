@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ImageFile
 
 from slip.data.limits import Budget
 from slip.errors import DataError
@@ -40,12 +41,13 @@ def check_header(image: bytes, budget: Budget) -> None:
         position = _WORD.match(image, position).end()  # type: ignore[union-attr]
 
 
-def read(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray | None:
+def read(image: bytes, opened: ImageFile.ImageFile, budget: Budget) -> np.ndarray | None:
     """Return the levels of a PPM as Pillow has them, (H, W) uint8 or uint16 or (H, W, 3) uint8; None for one that
     Pillow copies as it is.
 
     Raises DataError where levels are missing, too large, or none; draws the memory and the values.
     """
+    options: Any
     decoder, _, start, options = opened.tile[0]
     if decoder not in ("ppm", "ppm_plain"):
         return None
@@ -59,7 +61,7 @@ def read(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray | None
     if opened.mode == "1":
         most, white, levels = 1, 255, _bits(data, count)
     else:
-        most, white = options[-1], 65535 if opened.mode == "I" else 255
+        most, white = int(options[-1]), 65535 if opened.mode == "I" else 255
         levels = _plain(data, count, most) if decoder == "ppm_plain" else _binary(data, count, most)
     if len(levels) < count:
         raise _damaged(f"It has {len(levels):,} of {count:,} levels")
@@ -86,8 +88,8 @@ def _plain(data: memoryview, count: int, most: int) -> np.ndarray:
         part = rest + text[start : start + BLOCK]
         rest = b""
         if start + BLOCK < len(text):  # a number may go on in the next part
-            found = _LAST.search(part)
-            part, rest = part[: found.start()], found[0] if found else b""
+            place = _LAST.search(part).start()  # type: ignore[union-attr]
+            part, rest = part[:place], part[place:]
         numbers = _numbers(part, most)[: count - filled]
         levels[filled : filled + len(numbers)] = numbers
         filled += len(numbers)
