@@ -19,18 +19,23 @@ BLOCK = 1 << 20
 _BLANKS = b" \t\n\r\x0b\x0c"
 BYTE = 100
 """Values to visit that a byte of a header counts for: what a loop of Python takes for it."""
-_BLANK, _COMMENT, _WORD = (
-    re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"[0-9.+-]*")
+_BLANK, _COMMENT, _NUMBER = (
+    re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"-?[0-9][0-9.eE+-]*")
 )
 _LAST = re.compile(rb"[^ \t\n\r\x0b\x0c]*\Z")
 
 
 def check_header(image: bytes, budget: Budget) -> None:
-    """Draw the blanks and comments of a header, which Pillow reads byte by byte. Raises DataError for far too many."""
+    """Draw the blanks and comments of a header, which Pillow reads byte by byte.
+
+    Raises DataError for far too many, and where the header is no numbers, which Pillow would quote.
+    """
     if not re.match(rb"P[1-6f]", image):
         return
     position = 2
-    for _ in range(4):  # tokens: width, height and the largest level at most
+    for _ in range(
+        2 if image[1:2] in b"14" else 3
+    ):  # width, height and, but for black and white, the largest level
         while True:
             start, position = position, _BLANK.match(image, position).end()  # type: ignore[union-attr]
             if image[position : position + 1] == b"#":
@@ -38,7 +43,9 @@ def check_header(image: bytes, budget: Budget) -> None:
             budget.draw(samples=BYTE * (position - start + 10))
             if position == start:
                 break
-        position = _WORD.match(image, position).end()  # type: ignore[union-attr]
+        if not (number := _NUMBER.match(image, position)):
+            raise _damaged("Its header is not made of numbers")
+        position = number.end()
 
 
 def read(image: bytes, opened: ImageFile.ImageFile, budget: Budget) -> np.ndarray | None:
@@ -47,8 +54,8 @@ def read(image: bytes, opened: ImageFile.ImageFile, budget: Budget) -> np.ndarra
 
     Raises DataError where levels are missing, too large, or none; draws the memory and the values.
     """
-    options: Any
-    decoder, _, start, options = opened.tile[0]
+    decoder, _, start, arguments = opened.tile[0]
+    options: Any = arguments
     if decoder not in ("ppm", "ppm_plain"):
         return None
     width, height = opened.size
