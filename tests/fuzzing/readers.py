@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import tarfile
 import tempfile
 import zipfile
@@ -25,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from slip.errors import SlipError
+from slip.errors import DataError, SlipError
 
 Files = dict[str, bytes]
 
@@ -35,7 +36,8 @@ class Reader:
     """files: the sample, by path. read: reads all of it, below a folder; raises SlipError for what cannot be read.
 
     damaged: a pattern of the paths that are damaged. mend: puts checksums right after the damage, half of the time, so
-    that it reaches what is behind them. megabytes: that reading may take.
+    that it reaches what is behind them. megabytes, seconds: of memory and of a core, that reading may take; the
+    slowest machine that tests run on needs a tenth.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Reader:
     damaged: str = ""
     mend: Callable[[bytes], bytes] | None = None
     megabytes: int = 900
+    seconds: int = 20
 
 
 READERS: dict[str, Reader] = {}
@@ -563,3 +566,40 @@ register("checkpoint-state", _state, _read_state)
 register("checkpoint-tensors", _tensors, _read_tensors)
 register("labelled-parquet", _labelled_parquet, _labelled, megabytes=2200)
 register("labelled-folder", _labelled_folder, _labelled)
+
+
+# Readers that do what none may, for a test of the fuzz itself.
+
+
+def _raise(folder: Path) -> None:
+    raise ValueError("a traceback")
+
+
+def _refuse(folder: Path) -> None:
+    raise DataError("It is refused, though it is whole")
+
+
+def _die(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _leave(folder: Path) -> None:
+    os._exit(3)
+
+
+def _loop(folder: Path) -> None:
+    while True:
+        pass
+
+
+def _eat(folder: Path) -> None:
+    np.ones(60_000_000, np.uint8).sum()
+
+
+BROKEN = {
+    name: Reader(name, lambda: {"a": b"a"}, read, megabytes=30, seconds=1)
+    for name, read in (
+        *(("raises", _raise), ("refuses", _refuse), ("dies", _die)),
+        *(("leaves", _leave), ("loops", _loop), ("eats", _eat)),
+    )
+}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from slip.data import jpeg, limits, png, ppm, tiff
+from slip.data import jpeg, jpeg2000, limits, png, ppm, tiff
 from slip.data.formats import FORMATS
 from slip.data.limits import Budget
 from slip.data.sniff import looks_like
@@ -111,7 +111,7 @@ def is_jpeg(image: bytes) -> bool:
     return image.startswith(b"\xff\xd8\xff")
 
 
-def open_image(image: bytes, budget: Budget) -> Image.Image:
+def open_image(image: bytes, budget: Budget) -> ImageFile.ImageFile:
     """Read the header of an image file. Raises Pillow's errors; they are best met within `strict`.
 
     budget: what reading it is drawn from, but for a JPEG, which `jpeg.held` does. Raises DataError where it does not
@@ -213,15 +213,17 @@ def _with_torchcodec(image: bytes) -> np.ndarray | None:
         return None
 
 
-def _pillow(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray:
+def _pillow(image: bytes, opened: ImageFile.ImageFile, budget: Budget) -> np.ndarray:
     """Decode what is no JPEG."""
     _draw_for_pillow(opened, budget, len(image) * _COPIES.get(opened.format or "", 0))
     if opened.format == "TIFF":
         tiff.prepare(opened, budget)
+    elif opened.format == "JPEG2000":
+        jpeg2000.draw_structure(image, budget)
     elif opened.format == "PNG":
         png.mend_transparency(opened)
     elif opened.format == "PPM" and (levels := ppm.read(image, opened, budget)) is not None:
-        opened = Image.fromarray(levels)
+        return _converted(Image.fromarray(levels))
     elif opened.format == "BMP" and opened.tile[0][0] == "bmp_rle":
         budget.draw(samples=_RUN * len(image) // 2 + _RUN // 10 * opened.width * opened.height)
     return _converted(opened)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 
-from PIL import Image
+from PIL import ImageFile
 
 from slip.data import jpeg
 from slip.data.decode import is_jpeg, new_budget, open_image, orientation, strict, unknown
@@ -57,7 +57,7 @@ def header(image: bytes) -> Header:
         raise unknown(image) from None
 
 
-def _read(image: Image.Image) -> Header:
+def _read(image: ImageFile.ImageFile) -> Header:
     # Phones append a second picture (a preview, a depth map) to a JPEG: Pillow calls that MPO, and animated.
     format = "JPEG" if image.format == "MPO" else image.format or ""
     # A PNG's EXIF data might follow the pixels, all of which Pillow would decode to get there.
@@ -77,7 +77,7 @@ def _read(image: Image.Image) -> Header:
     return Header(format, *((height, width) if turn in (5, 6, 7, 8) else (width, height)), kinds)
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: ImageFile.ImageFile) -> bool:
     """Return whether an opened image has more than 8 bits a channel, as far as Pillow says so."""
     if image.mode[0] in "IF":
         return True

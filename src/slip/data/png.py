@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 
-from PIL import Image
+from PIL import ImageFile
 
 from slip.data.limits import Budget
 
@@ -62,7 +62,7 @@ def _turns(kind: bytes, text: bytes) -> bool:
     return unpacker.eof
 
 
-def mend_transparency(opened: Image.Image) -> None:
+def mend_transparency(opened: ImageFile.ImageFile) -> None:
     """Put a transparent colour, which PNGs state in levels of the file, into those that Pillow has after loading.
 
     Grey of 2 or 4 bits comes as 8, colours of 16 bits by their upper 8. Grey of 16 bits stays as it is.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ImageFile
 
 from slip.data.limits import Budget
 from slip.errors import DataError
@@ -18,18 +19,23 @@ BLOCK = 1 << 20
 _BLANKS = b" \t\n\r\x0b\x0c"
 BYTE = 100
 """Values to visit that a byte of a header counts for: what a loop of Python takes for it."""
-_BLANK, _COMMENT, _WORD = (
-    re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"[0-9.+-]*")
+_BLANK, _COMMENT, _NUMBER = (
+    re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"-?[0-9][0-9.eE+-]*")
 )
 _LAST = re.compile(rb"[^ \t\n\r\x0b\x0c]*\Z")
 
 
 def check_header(image: bytes, budget: Budget) -> None:
-    """Draw the blanks and comments of a header, which Pillow reads byte by byte. Raises DataError for far too many."""
+    """Draw the blanks and comments of a header, which Pillow reads byte by byte.
+
+    Raises DataError for far too many, and where the header is no numbers, which Pillow would quote.
+    """
     if not re.match(rb"P[1-6f]", image):
         return
     position = 2
-    for _ in range(4):  # tokens: width, height and the largest level at most
+    for _ in range(
+        2 if image[1:2] in b"14" else 3
+    ):  # width, height and, but for black and white, the largest level
         while True:
             start, position = position, _BLANK.match(image, position).end()  # type: ignore[union-attr]
             if image[position : position + 1] == b"#":
@@ -37,16 +43,19 @@ def check_header(image: bytes, budget: Budget) -> None:
             budget.draw(samples=BYTE * (position - start + 10))
             if position == start:
                 break
-        position = _WORD.match(image, position).end()  # type: ignore[union-attr]
+        if not (number := _NUMBER.match(image, position)):
+            raise _damaged("Its header is not made of numbers")
+        position = number.end()
 
 
-def read(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray | None:
+def read(image: bytes, opened: ImageFile.ImageFile, budget: Budget) -> np.ndarray | None:
     """Return the levels of a PPM as Pillow has them, (H, W) uint8 or uint16 or (H, W, 3) uint8; None for one that
     Pillow copies as it is.
 
     Raises DataError where levels are missing, too large, or none; draws the memory and the values.
     """
-    decoder, _, start, options = opened.tile[0]
+    decoder, _, start, arguments = opened.tile[0]
+    options: Any = arguments
     if decoder not in ("ppm", "ppm_plain"):
         return None
     width, height = opened.size
@@ -59,7 +68,7 @@ def read(image: bytes, opened: Image.Image, budget: Budget) -> np.ndarray | None
     if opened.mode == "1":
         most, white, levels = 1, 255, _bits(data, count)
     else:
-        most, white = options[-1], 65535 if opened.mode == "I" else 255
+        most, white = int(options[-1]), 65535 if opened.mode == "I" else 255
         levels = _plain(data, count, most) if decoder == "ppm_plain" else _binary(data, count, most)
     if len(levels) < count:
         raise _damaged(f"It has {len(levels):,} of {count:,} levels")
@@ -86,8 +95,8 @@ def _plain(data: memoryview, count: int, most: int) -> np.ndarray:
         part = rest + text[start : start + BLOCK]
         rest = b""
         if start + BLOCK < len(text):  # a number may go on in the next part
-            found = _LAST.search(part)
-            part, rest = part[: found.start()], found[0] if found else b""
+            place = _LAST.search(part).start()  # type: ignore[union-attr]
+            part, rest = part[:place], part[place:]
         numbers = _numbers(part, most)[: count - filled]
         levels[filled : filled + len(numbers)] = numbers
         filled += len(numbers)

@@ -9,7 +9,7 @@ import math
 import struct
 from typing import Any
 
-from PIL import Image, ImagePalette, features
+from PIL import Image, ImageFile, ImagePalette, features
 
 from slip.data.limits import Budget
 from slip.errors import DataError
@@ -57,7 +57,7 @@ def check_directory(image: bytes, budget: Budget) -> None:
         return
 
 
-def prepare(opened: Image.Image, budget: Budget) -> None:
+def prepare(opened: ImageFile.ImageFile, budget: Budget) -> None:
     """Make a TIFF that has been opened load right, and draw what its strips or tiles take.
 
     Raises DataError for one of a kind that Pillow loads wrongly, or where parts of it are missing.
@@ -85,7 +85,7 @@ def levels(opened: Image.Image) -> tuple[int, int]:
     return (most, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, most)
 
 
-def _draw_pieces(opened: Image.Image, tags: Tags, planar: bool, budget: Budget) -> None:
+def _draw_pieces(opened: ImageFile.ImageFile, tags: Tags, planar: bool, budget: Budget) -> None:
     """Draw what the strips or tiles take. Raises DataError where there are fewer than the picture has."""
     width, height = tags[_WIDTH], tags[_LENGTH]
     bits = tags.get(_BITS, (1,))
@@ -112,14 +112,14 @@ def _draw_pieces(opened: Image.Image, tags: Tags, planar: bool, budget: Budget) 
         )
 
 
-def _load_with_libtiff(opened: Image.Image, tags: Tags) -> None:
+def _load_with_libtiff(opened: ImageFile.ImageFile, tags: Tags) -> None:
     """Have libtiff load what Pillow would load itself, and wrongly: levels of 16 bits, each colour for itself."""
     raw = "RGBa" if tags.get(_EXTRA) == (_MULTIPLIED,) else opened.mode
     if not features.check("libtiff") or raw not in ("RGB", "RGBA", "RGBa", "CMYK"):
         raise _refused("Its colours of more than 8 bits are stored apart")
     first = opened.tile[0]
     whole = ("libtiff", (0, 0, tags[_WIDTH], tags[_LENGTH]), 0, (f"{raw};16N", False, tags.offset))
-    opened.tile = [first._make(whole)] if hasattr(first, "_make") else [whole]
+    opened.tile = [first._make(whole)] if hasattr(first, "_make") else [whole]  # type: ignore[list-item]
     opened.use_load_libtiff = True  # type: ignore[attr-defined]
 
 

@@ -7,8 +7,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from check_fakes import ODD, PLAIN, Odds, encoded, index_of, pixels
+from convert_fakes import Listed
 from distributed.ranks import run_on
 from slip.data.check import Summary, as_text, check, judge
 from slip.data.check.facts import CAPTION, RECORD, Facts, Trouble, look
@@ -333,3 +335,37 @@ def test_shares_and_sizes_in_words() -> None:
     assert [megabytes(size) for size in (0, 1_700_000, 250_000_000, 12e9, 1.2e12)] == [
         *("0.0 MB", "1.7 MB", "250 MB", "12.0 GB", "1,200 GB"),
     ]
+
+
+def deep(levels, format="PNG") -> bytes:
+    return encoded(Image.fromarray(levels), format)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_few_bits_in_a_file_of_16_are_nearly_black(bits: int) -> None:
+    """They are not scaled, for nobody knows how; and they are not blank, but for one that is."""
+    ramp = np.linspace(0, 1, 90)[None] * np.linspace(1, 0.2, 80)[:, None]
+    levels = ((2**bits - 1) * ramp).astype(np.uint16)
+    images = [
+        deep(levels),
+        deep(levels.T.copy(), "TIFF"),
+        deep(levels.astype(np.int32), "TIFF"),
+        deep(np.full_like(levels, 9)),
+        deep((65535 * ramp).astype(np.uint16)),
+        encoded(Image.fromarray((10 * ramp).astype(np.uint8)), "PNG"),
+    ]
+    records = [Record(image, ("a",), f"{k}", "deep") for k, image in enumerate(images)]
+    summary = of(records)
+    assert summary.dark.tolist() == [0, 1, 2, 3]
+    assert summary.flat.tolist() == [3]
+    (found,) = (finding for finding in judge(summary).findings if finding.what.startswith("Nearly black"))
+    assert (found.level, found.count, found.of) == (FIX, 4, 6)
+    assert f"{bits}-bit data in a 16-bit file" in found.advice
+    assert f"multiply {2 ** (16 - bits)}" in found.advice
+    assert all(not finding.what.startswith("Nearly") for finding in judge(of(records[4:])).findings)
+
+
+def of(records: list[Record]) -> Summary:
+    summary = check(Listed(records), processes=1)
+    assert summary is not None
+    return summary
