@@ -53,9 +53,10 @@ def test_a_run_that_waits_for_data_saves_and_leaves(tmp_path, tiny_config, monke
             stop.touch()
 
     ask_when(tmp_path / "stop-hung")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"after step \d+ of 16.*--resume"):
+    with monkeypatch.context() as patch:
         patch.setattr(Learner, "_train_step", train_step)
-        train(config, Hanging(stop=str(stop)), tmp_path / "run", console=QUIET)
+        with pytest.raises(Interrupted, match=r"after step \d+ of 16.*--resume"):
+            train(config, Hanging(stop=str(stop)), tmp_path / "run", console=QUIET)
     stop.unlink()
     run = train(tiny_config, Hanging(stop=str(stop)), tmp_path / "run", resume=True, console=QUIET)
     whole = train(tiny_config, Hanging(stop=str(stop)), tmp_path / "whole", console=QUIET)
@@ -82,6 +83,6 @@ def test_stopped_is_raised_once_and_only_where_it_may_be() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     other = StopSignal()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with stop_signals(other), pytest.raises(Stopped), other.interrupts():
-        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
