@@ -20,9 +20,12 @@ with held(Path(sys.argv[1])):
 
 
 def test_a_second_one_is_refused_and_told_who_the_first_is(tmp_path) -> None:
-    with lock.held(tmp_path), pytest.raises(ConfigError, match=rf"process {os.getpid()} on .*--out"):
-        with lock.held(tmp_path, patience=0):
-            pytest.fail("two at once")
+    with (
+        lock.held(tmp_path),
+        pytest.raises(ConfigError, match=rf"process {os.getpid()} on .*--out"),
+        lock.held(tmp_path, patience=0),
+    ):
+        pytest.fail("two at once")
     with lock.held(tmp_path, patience=0):
         pass
 
@@ -32,7 +35,7 @@ def test_a_killed_holder_holds_nothing(tmp_path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(ConfigError, match=f"process {process.pid} on"), lock.held(tmp_path, patience=0):
-            pytest.fail("two at once")
+        pytest.fail("two at once")
         started = time.monotonic()
         process.send_signal(signal.SIGKILL)
         with lock.held(tmp_path):  # waits for it to be gone
