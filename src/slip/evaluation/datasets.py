@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slip.addresses import shown
 from slip.data.formats import EXTENSIONS
 from slip.data.sources.files import read_image
 from slip.errors import ConfigError, DataError, did_you_mean
@@ -113,7 +115,7 @@ def dataset_name(spec: str) -> str:
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
-    path = Path(spec).expanduser().absolute()
+    path = Path(os.path.abspath(os.path.expanduser(shown(spec))))
     splits = "|".join(alias for aliases in SPLITS.values() for alias in aliases)
     while re.match(rf"(({splits})\b.*\.parquet|{splits}|data|images)$", path.name) and path.parent.name:
         path = path.parent

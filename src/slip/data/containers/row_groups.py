@@ -78,7 +78,7 @@ class RowGroups:
         """Return where row `index` lies: file:row."""
         group = int(np.searchsorted(self._ends, index, side="right"))
         file = self._file(group)
-        return f"{os.path.basename(self.files[file])}:{index - self._start(int(self._first[file]))}"
+        return f"{os.path.basename(shown(self.files[file]))}:{index - self._start(int(self._first[file]))}"
 
     def scan(self) -> Iterator[tuple[Any, ...]]:
         """Yield the values of all rows in order, in little memory. Raises DataError when a file cannot be read."""
@@ -128,7 +128,7 @@ class RowGroups:
         path, first = self.files[file], int(self._first[file])
         again, reason = self._failed.get(group, (0.0, ""))
         if time.monotonic() < again:
-            raise DataError(f"{path} cannot be read", cause=reason)
+            raise DataError(f"{shown(path)} cannot be read", cause=reason)
         try:
             handle = self._open.get(file, lambda: open_file(path, self._status[file]))
             table = handle.read_row_group(group - first, columns=list(self.columns), use_threads=False)
@@ -224,20 +224,22 @@ def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Fo
     for column, name in enumerate(columns):
         kinds = [footer.kinds[column] for footer in footers]
         if "missing" in kinds:
-            lacking = files[kinds.index("missing")]
-            having = next((file for file, kind in zip(files, kinds) if kind != "missing"), "")
+            lacking = shown(files[kinds.index("missing")])
+            having = next((shown(file) for file, kind in zip(files, kinds) if kind != "missing"), "")
             raise DataError(
                 f"{lacking} has no column '{name}'" + (f", which {having} has" if having else ""), fix=fix
             )
         # One text and a list of texts go together, and a column of nulls with anything.
         seen = {kind.removesuffix("s"): file for kind, file in zip(kinds, files) if kind != "nothing"}
         if len(seen) > 1:
-            one, other = list(seen.values())[:2]
+            one, other = map(shown, list(seen.values())[:2])
             raise DataError(f"Column '{name}' of {other} holds something else than that of {one}", fix=fix)
 
 
 def _unreadable(path: str, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read", cause=str(error) or repr(error), fix="Fetch the file again")
+    return DataError(
+        f"{shown(path)} cannot be read", cause=str(error) or repr(error), fix="Fetch the file again"
+    )
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -53,7 +53,7 @@ def open_source(
     if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
         return open_fitting([spec], open_one, options, must_fit=must_fit)[0]
     sources = open_fitting([name for _, name in terms], open_one, options, must_fit=must_fit)
-    return Mixture(sources, [weight for weight, _ in terms], name=spec)
+    return Mixture(sources, [weight for weight, _ in terms], name=shown(spec))
 
 
 def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool) -> Source:
@@ -118,7 +118,7 @@ def _only(paths: list[str], spec: str) -> str:
     if len(paths) > 1:
         raise DataError(
             "Several files can be one source only if all of them are .tar shards, or all of them .parquet files",
-            got=f"{spec!r}, which stands for {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
+            got=f"{shown(spec)!r}, which stands for {len(paths)} files, from {shown(path)} to {shown(paths[-1])}",
             fix="Join different sources with a plus: 'a/*.tar + b.csv'",
         )
     if _is_compressed_tar(path) or ending(path) == "":

@@ -11,7 +11,7 @@ from slip.data.record import Record
 from slip.data.sources.arrow import choose_typed, make_record
 from slip.data.sources.columns import Columns, refuse_urls
 from slip.data.sources.files import ImageFiles, texts
-from slip.data.storage.retry import is_url
+from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
 MAX_BLOCK = 1000
@@ -49,14 +49,16 @@ def open_parquet(
     schema = open_file(files[0]).schema_arrow
     columns = choose_typed(
         schema,
-        files[0],
+        shown(files[0]),
         image_column=image_column,
         caption_column=caption_column,
         captions_required=captions_required,
     )
     embedded = holds(schema.field(schema.names.index(columns.image)).type) == "image"
     root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else os.path.dirname(files[0]))
-    return (ParquetTable if embedded else ParquetPaths)(files, columns, name=name or str(given[0]), root=root)
+    return (ParquetTable if embedded else ParquetPaths)(
+        files, columns, name=shown(name or str(given[0])), root=root
+    )
 
 
 class ParquetTable:

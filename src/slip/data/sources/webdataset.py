@@ -63,7 +63,7 @@ class TarShards:
     def __init__(self, paths: Sequence[str | Path], *, name: str = "") -> None:
         """`paths`: the shards, also URLs. `name`: what to call them together; default: the first path."""
         self.paths = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
-        self.name = name or str(paths[0])
+        self.name = shown(name or str(paths[0]))
         self.block = REMOTE_BLOCK if any(map(is_url, self.paths)) else 1
         indexes = index_shards(self.paths, self.name)
         self.ignored: Counter[str] = sum((index.ignored for index in indexes), Counter())
