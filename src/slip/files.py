@@ -15,6 +15,7 @@ from typing import IO, Any
 
 TEMPORARY = ".writing-"
 """Prefix of names that are not finished; safe to delete."""
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -23,26 +24,44 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     Raises OSError where there is none, also for a pipe or device, which might never answer or never end, and for what
     the kernel makes up under /proc and /sys; ValueError for a path that no file can have.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    return os.fdopen(_descriptor(path)[0], "rb")
+
+
+def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the bytes of a regular file. Raises OSError as `open_regular` does, and for more than `most` bytes."""
+    descriptor, size = _descriptor(path)
+    try:
+        parts, have = [], 0
+        while have <= most:
+            # A byte more than the file has tells its end in one go.
+            part = os.read(descriptor, min(max(size, have) + 1 - have, most + 1 - have))
+            if not part:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(part)
+            have += len(part)
+    finally:
+        os.close(descriptor)
+    raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError or ValueError as `open_regular` does: for libraries that open a path themselves."""
+    os.close(_descriptor(path)[0])
+
+
+def _descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Open a regular file; return the descriptor, and how many bytes it has."""
+    descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "It is a folder", str(path))
         if not stat.S_ISREG(status.st_mode) or status.st_dev in _made_up():
             raise OSError(errno.EINVAL, "It is no regular file, but a pipe, a device or the like", str(path))
-        return os.fdopen(descriptor, "rb")
+        return descriptor, status.st_size
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
-    """Return the bytes of a regular file. Raises OSError as `open_regular` does, and for more than `most` bytes."""
-    with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
-    return data
 
 
 @cache

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.sources.files import MAX_BYTES, ImageFiles, Strings, read_image, texts
+from slip.data.limits import FILE_BYTES
+from slip.data.sources.files import ImageFiles, Strings, read_image, texts
 from slip.errors import DataError
 
 
@@ -72,7 +73,7 @@ def test_a_named_pipe_does_not_block(tmp_path):
 
 def test_a_file_too_large_for_a_picture_is_not_read(tmp_path):
     with open(tmp_path / "a.tif", "wb") as file:
-        file.truncate(MAX_BYTES + 1)  # takes no room on disk
+        file.truncate(FILE_BYTES + 1)  # takes no room on disk
     with pytest.raises(DataError, match=r"too large.*1,000 MB"):
         read_image(str(tmp_path / "a.tif"))
 

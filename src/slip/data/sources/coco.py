@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slip.data.sources.files import ImageFiles, texts
+from slip.data.sources.near import PICTURES, choose, spread
 from slip.errors import DataError
 
 Id = int | str
@@ -32,7 +33,7 @@ class CocoCaptions(ImageFiles):
         captions = _captions_by_image(data["annotations"], path)
         if captions.keys().isdisjoint(ids):
             raise DataError("Not one annotation of the COCO file belongs to one of its images", got=str(path))
-        root = _image_folder(path, image_root, names[0])
+        root = _image_folder(path, image_root, [names[i] for i in spread(len(names))])
         super().__init__(str(path), root, ((name, captions.get(i, ())) for name, i in zip(names, ids)))
         self.probe("Give the folder that holds them with --data.image-root")
 
@@ -91,13 +92,13 @@ def _field(item: Any, key: str, kind: type | tuple[type, ...], path: Path) -> An
     raise DataError(f"An entry of {path} has no usable '{key}'", got=str(item)[:200])
 
 
-def _image_folder(path: Path, image_root: str, name: str) -> Path:
-    """Return the folder that holds the image file `name`, or the likeliest one if none does."""
+def _image_folder(path: Path, image_root: str, names: list[str]) -> Path:
+    """Return the folder that holds most of the image files `names`, or the likeliest one if none does."""
     split = re.search(r"(train|val|test)\d{4}", path.stem)
     folders = [split.group(), f"images/{split.group()}"] if split else []
     if image_root:
         candidates = [Path(image_root).expanduser() / folder for folder in ("", *folders)]
     else:
         near = path.absolute().parent
-        candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", "images")]
-    return next((folder for folder in candidates if (folder / name).exists()), candidates[0])
+        candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", *PICTURES)]
+    return choose(names, candidates)[0]

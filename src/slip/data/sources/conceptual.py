@@ -48,10 +48,6 @@ class Conceptual(ImageFiles):
         self.note = f"Images of {path}: {', '.join(said)} (guessed)." if said else ""
         self.probe("Give the folder that holds them with --data.image-root")
 
-    def path(self, index: int) -> str:
-        """Return where the image file of record `index` should be."""
-        return super().path(index) + self._ending
-
 
 def _entries(
     path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...]

@@ -136,7 +136,10 @@ class ParquetPaths(ImageFiles):
                 got=self._paths[0],
                 fix="Give the folder that they are relative to with --data.image-root",
             )
-        self.probe("Give the folder that the paths are relative to with --data.image-root")
+        self.probe(
+            "Give the folder that the paths are relative to with --data.image-root",
+            table=files[0] if root == os.path.dirname(files[0]) else "",
+        )
 
     def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
         for number, (path, *captions) in enumerate(rows.scan()):

@@ -59,7 +59,10 @@ class Table(ImageFiles):
         root = Path(image_root).expanduser() if image_root else path.parent
         super().__init__(str(path), root, map(self._entry, chain(head, rows)), merge=True)
         self.note = ". ".join(filter(None, [chosen.note(path.name), self.merged]))
-        self.probe("Give the folder that the paths are relative to with --data.image-root")
+        self.probe(
+            "Give the folder that the paths are relative to with --data.image-root",
+            table="" if image_root else path,
+        )
 
     def _entry(self, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         image = row.get(self.image_column)
