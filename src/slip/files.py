@@ -24,12 +24,17 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     Raises OSError where there is none, also for a pipe or device, which might never answer or never end, and for what
     the kernel makes up under /proc and /sys; ValueError for a path that no file can have.
     """
-    return os.fdopen(_descriptor(path)[0], "rb")
+    return os.fdopen(open_descriptor(path)[0], "rb")
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` and `~user` at its beginning replaced; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
 
 
 def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
     """Return the bytes of a regular file. Raises OSError as `open_regular` does, and for more than `most` bytes."""
-    descriptor, size = _descriptor(path)
+    descriptor, size = open_descriptor(path)
     try:
         parts, have = [], 0
         while have <= most:
@@ -46,11 +51,11 @@ def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
 
 def check_regular(path: str | os.PathLike[str]) -> None:
     """Raise OSError or ValueError as `open_regular` does: for libraries that open a path themselves."""
-    os.close(_descriptor(path)[0])
+    os.close(open_descriptor(path)[0])
 
 
-def _descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Open a regular file; return the descriptor, and how many bytes it has."""
+def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Open a regular file; return the descriptor, and how many bytes it has. Raises as `open_regular` does."""
     descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)

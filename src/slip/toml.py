@@ -11,7 +11,10 @@ from typing import Any, Literal
 from slip.addresses import without_keys
 from slip.config import Config
 from slip.errors import ConfigError, did_you_mean
+from slip.files import read_whole
 
+TEXT_BYTES = 16 << 20
+"""The most that a configuration has."""
 MOVED = {"training.tensorboard": "tracking.tensorboard"}
 """Where keys of earlier versions are now, so that their run folders can still be read."""
 
@@ -84,8 +87,8 @@ def load(path: str | Path) -> Config:
     """Read a configuration file written by `dumps` or by hand."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_whole(path, TEXT_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(
             "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
         ) from None

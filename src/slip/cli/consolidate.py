@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
     from slip.interop import load
     from slip.training.saving.tensors import write_tensors
 
-    if (options.out.parent / "state.json").is_file():
+    if os.path.isfile(options.out.parent / "state.json"):
         raise CheckpointError(
             "The weights would be written into a checkpoint",
             got=str(options.out),

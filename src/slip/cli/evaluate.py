@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
 
     if not options.tasks:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    is_run = (options.model / "config.toml").is_file()
+    is_run = os.path.isfile(options.model / "config.toml")
     tasks = [_evaluator(task, options, is_run) for task in options.tasks]
     encoder = load(options.model, which=options.which).to(choose_device(options.device))
     suite.check(tasks, text=encoder.model.text_tower is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ def resolve(argv: list[str]) -> Options:
         base = recipes.get(recipe)
     elif path:
         base = toml.load(path)
-    elif "--resume" in rest and out and (Path(out) / "config.toml").is_file():
+    elif "--resume" in rest and out and os.path.isfile(Path(out) / "config.toml"):
         base = toml.load(Path(out) / "config.toml")
     elif wants_help:
         base = Config()

@@ -18,6 +18,7 @@ import numpy as np
 
 from slip.data.sources.yfcc import INDICES, Row, write_metadata
 from slip.errors import DataError
+from slip.files import check_regular
 
 INDEX, TITLE, DESCRIPTION = 0, 8, 9
 """Columns of the raw data, which have no header: 0 the line number, an image's index; 1 Flickr's number for it; …"""
@@ -115,6 +116,7 @@ def _listed(path: Path) -> np.ndarray:
             found[_index(columns, number, path)] = True
         return found
     try:
+        check_regular(path)
         indices = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError("The list of images cannot be read", got=str(path), cause=str(error)) from None
@@ -144,12 +146,13 @@ def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     number = 0
     try:
+        check_regular(path)
         with openers.get(path.suffix.lower(), open)(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
     except FileNotFoundError:
         raise DataError("The table does not exist", got=str(path)) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError) as error:
         beyond = f" beyond line {number}" if number else ""
         raise DataError(f"The table cannot be read{beyond}", got=str(path), cause=str(error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from slip.data.containers.row_groups import RowGroups, open_file
+from slip.data.limits import TEXT_BYTES
 from slip.data.sources.arrow import features, holds
 from slip.errors import DataError
 from slip.evaluation import note
 from slip.evaluation.datasets import SPLITS, Image, Labelled, Subset, split_by_hash, words
+from slip.files import read_whole
 
 CACHE_BYTES = 512 * 2**20
 """Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
@@ -118,7 +121,7 @@ class _Columns:
 
 def _find(path: Path, split: str) -> tuple[list[Path], list[tuple[str, list[Path]]]]:
     """Return all files of the data set, and per name the split may go by (best first) its files."""
-    if path.is_file():
+    if os.path.isfile(path):
         folder, everything = path.parent, [path]
         if path.stem.split("-")[0] in {alias for aliases in SPLITS.values() for alias in aliases}:
             everything = sorted(folder.glob("*.parquet"))
@@ -158,10 +161,10 @@ def _choose(what: str, typed: list[str], common: Iterable[str], present: list[st
 def _names_beside(folder: Path) -> list[str]:
     """Class names from `classes.json`: a list of names, a mapping from label, or a list of {label, names}."""
     file = folder / "classes.json"
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(read_whole(file, TEXT_BYTES))
         if isinstance(data, dict):
             return [data[key] for key in sorted(data, key=int)]
         if data and isinstance(data[0], dict):

@@ -14,9 +14,10 @@ from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.fingerprints import of_image
 from slip.data.check.summary import Summary
 from slip.data.fanout import Tick, fan_out, spans
+from slip.data.limits import TABLE_BYTES
 from slip.data.record import Source
 from slip.errors import DataError
-from slip.files import write_bytes
+from slip.files import read_whole, write_bytes
 
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 
@@ -68,10 +69,9 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
     """
     harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
     try:
-        lines = path.read_text(encoding="utf-8").split(
-            "\n"
-        )  # splitlines would split at U+2028, in a key, too
-    except (OSError, UnicodeDecodeError) as error:
+        # splitlines would split at U+2028, in a key, too.
+        lines = read_whole(path, TABLE_BYTES).decode().split("\n")
+    except (OSError, ValueError) as error:
         raise DataError("The list of records cannot be read", got=str(path), cause=str(error)) from None
     listed: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):

@@ -12,6 +12,7 @@ import numpy as np
 
 from slip.data.containers.pickle_machine import Machine
 from slip.errors import DataError
+from slip.files import open_regular
 
 _HEADS = {
     b"\x1f\x8b": "compressed with gzip: unpack it with gunzip",
@@ -88,7 +89,7 @@ class _Mapped:
 
     def __enter__(self) -> mmap.mmap:
         try:
-            with open(self._path, "rb") as file:
+            with open_regular(self._path) as file:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: the file is empty
             raise DataError(

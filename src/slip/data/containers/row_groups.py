@@ -24,6 +24,7 @@ from slip.data.storage.files import Recent, Stat
 from slip.data.storage.retry import is_url, shown
 from slip.data.storage.spool import shared
 from slip.errors import DataError
+from slip.files import check_regular
 
 CACHE_BYTES = 256 * 2**20
 """Decoded row groups that each process keeps, beside the latest one, which is kept however large, or the latest two."""
@@ -150,6 +151,8 @@ def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
     Parquet file.
     """
     try:
+        if not is_url(path):
+            check_regular(path)
         return pq.ParquetFile(
             _stream(path, status or storage.stat(path)) if is_url(path) else path,
             pre_buffer=is_url(path),

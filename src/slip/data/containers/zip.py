@@ -13,6 +13,7 @@ import zipfile
 import zlib
 
 from slip.errors import DataError
+from slip.files import open_regular
 
 _END = struct.Struct("<4s4H2LH")
 """The end record: signature, disks, entries, directory's size and offset, length of the comment."""
@@ -38,7 +39,7 @@ def read_member(path: str, name: str) -> bytes:
     try:
         data = _plain(path, name)
         if data is None:
-            with zipfile.ZipFile(path) as archive:
+            with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 data = archive.read(name)
     except FileNotFoundError:
         raise DataError("The zip file does not exist", got=path) from None
@@ -53,7 +54,7 @@ def read_member(path: str, name: str) -> bytes:
 
 def _plain(path: str, name: str) -> bytes | None:
     """Read a stored or deflated member; None when there is anything unusual about the archive or the member."""
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         entry = _entry(file.fileno(), name.encode())
         if entry is None:
             return None

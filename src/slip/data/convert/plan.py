@@ -12,10 +12,11 @@ from typing import Any
 
 from slip.data.convert.sample import sidecars
 from slip.data.encode import Encoding
+from slip.data.limits import TEXT_BYTES
 from slip.data.record import Skipped, Source
 from slip.data.subset import Subset
 from slip.errors import DataError
-from slip.files import TEMPORARY, write_bytes, write_json
+from slip.files import TEMPORARY, read_whole, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Plan:
 
 def _read(manifest: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(manifest.read_bytes())
+        content = json.loads(read_whole(manifest, TEXT_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -8,9 +8,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from slip.data.limits import TABLE_BYTES
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import PICTURES, choose, spread
 from slip.errors import DataError
+from slip.files import expand, read_whole
 
 Id = int | str
 
@@ -41,7 +43,7 @@ class CocoCaptions(ImageFiles):
 def _load(path: Path) -> dict[str, list[Any]]:
     """Read the JSON and check its outer form."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(read_whole(path, TABLE_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise DataError("The COCO file cannot be read", got=str(path), cause=str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -97,7 +99,7 @@ def _image_folder(path: Path, image_root: str, names: list[str]) -> Path:
     split = re.search(r"(train|val|test)\d{4}", path.stem)
     folders = [split.group(), f"images/{split.group()}"] if split else []
     if image_root:
-        candidates = [Path(image_root).expanduser() / folder for folder in ("", *folders)]
+        candidates = [expand(image_root) / folder for folder in ("", *folders)]
     else:
         near = path.absolute().parent
         candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", *PICTURES)]

@@ -12,6 +12,7 @@ from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean
+from slip.files import expand
 
 IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")
 CAPTION_KEYS = ("captions", "caption")
@@ -39,7 +40,7 @@ class Conceptual(ImageFiles):
         super().__init__(str(path), Path(), _entries(path, images, captions))
         if not len(self):
             raise DataError("The array has no entries", got=str(path))
-        roots = [Path(image_root).expanduser()] if image_root else around(path, Path(path).stem)
+        roots = [expand(image_root)] if image_root else around(path, Path(path).stem)
         root, self._ending = choose([self._paths[i] for i in spread(len(self))], roots, ("", ".jpg"))
         self.root = str(root)
         said = [f"in {root}"] * (not image_root) + [f"with {self._ending} added to their names"] * bool(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, TextIO
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 from slip.data.sources.files import ImageFiles, texts
 from slip.data.sources.near import around, choose, spread
 from slip.errors import DataError
+from slip.files import expand, open_regular
 
 HEAD = 1 << 16
 """Characters in which a file must show what it is."""
@@ -39,7 +41,7 @@ class RedCaps(ImageFiles):
         super().__init__(name, Path(), (_entry(a, file) for file in files for a in _annotations(file)))
         if not len(self):
             raise DataError("The RedCaps annotations list no images", got=name)
-        roots = [Path(image_root).expanduser()] if image_root else around(files[0])
+        roots = [expand(image_root)] if image_root else around(files[0])
         if image_root:
             roots.append(roots[0] / "images")
         root, _ = choose([self._paths[i] for i in spread(len(self))], roots)
@@ -58,7 +60,7 @@ def is_redcaps(path: str | Path) -> bool:
         if path.is_dir():
             first = min(_json_files(path), default=None)
             return first is not None and is_redcaps(first)
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
+        with TextIOWrapper(open_regular(path), encoding="utf-8-sig", errors="replace") as file:
             head = file.read(HEAD)
     except (OSError, ValueError):
         return False
@@ -92,7 +94,7 @@ def _json_files(folder: Path) -> list[Path]:
 def _annotations(path: Path) -> Iterator[Any]:
     """Yield the annotations of one file."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
             if file.read(HEAD).lstrip().startswith("["):
                 file.seek(0)
                 yield from _elements(file)

@@ -12,6 +12,7 @@ from typing import Any
 from slip.data.sources.columns import choose, guess_captions, guess_images, refuse_urls
 from slip.data.sources.files import ImageFiles, texts
 from slip.errors import DataError
+from slip.files import expand, open_regular
 
 
 class Table(ImageFiles):
@@ -56,7 +57,7 @@ class Table(ImageFiles):
         )
         self.image_column, self.caption_columns = chosen.image, chosen.captions
         refuse_urls((row.get(self.image_column) for row in head), self.image_column, str(path))
-        root = Path(image_root).expanduser() if image_root else path.parent
+        root = expand(image_root) if image_root else path.parent
         super().__init__(str(path), root, map(self._entry, chain(head, rows)), merge=True)
         self.note = ". ".join(filter(None, [chosen.note(path.name), self.merged]))
         self.probe(
@@ -120,7 +121,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, with or without byte order mark; DataError names a line that is not."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")

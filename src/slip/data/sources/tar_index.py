@@ -25,6 +25,7 @@ import numpy as np
 
 from slip.data.containers.tar import BLOCK, Member, members
 from slip.data.formats import EXTENSIONS
+from slip.data.limits import FILE_BYTES
 from slip.data.storage.files import (
     File,
     ReadAhead,
@@ -36,7 +37,7 @@ from slip.data.storage.files import (
 )
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
-from slip.files import whole_or_not
+from slip.files import read_whole, whole_or_not
 from slip.progress import Bar
 
 FOLDER = ".openslip-index"
@@ -232,7 +233,7 @@ def _load(path: str, status: Stat | None) -> ShardIndex | None:
             # An index is far smaller than its shard: what is not, is none, and is not read into memory.
             if status and place.stat().st_size > status.size + 65_536:
                 continue
-            index = decode(place.read_bytes(), status)
+            index = decode(read_whole(place, FILE_BYTES), status)
         except OSError:
             continue
         if index is not None:

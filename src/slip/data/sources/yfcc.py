@@ -17,7 +17,7 @@ from slip.data.sources.files import Strings, texts
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError
-from slip.files import TEMPORARY, sync
+from slip.files import TEMPORARY, check_regular, expand, sync
 
 INDICES = 10**8
 """An image's index has at most 8 digits."""
@@ -76,7 +76,7 @@ class Yfcc:
 
     def _find(self, path: str | Path, image_root: str) -> tuple[str, str]:
         """Return the folder that holds `images/`, and what there is to say about it."""
-        given = Path(image_root).expanduser()
+        given = expand(image_root)
         # Some name the folder `images` itself.
         roots = [given, given.parent] if image_root else around(path, "", "yfcc100m", "yfcc15m")
         zips = [place(self._indices[i])[0] for i in spread(len(self))]
@@ -101,8 +101,9 @@ def is_yfcc(path: str | Path) -> bool:
     import pyarrow.parquet as pq
 
     try:
+        check_regular(path)
         return set(COLUMNS) <= set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return False
 
 
@@ -187,6 +188,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[object, ...]]:
     import pyarrow.parquet as pq
 
     try:
+        check_regular(path)
         with pq.ParquetFile(path) as file:
             missing = [column for column in COLUMNS if column not in file.schema_arrow.names]
             if missing:

@@ -13,6 +13,7 @@ from pathlib import Path
 from slip.data.storage import remote
 from slip.data.storage.retry import is_http, is_url, shown
 from slip.errors import DataError
+from slip.files import expand
 
 MAX_SHARDS = 1_000_000
 """The most paths that a brace range may stand for."""
@@ -28,7 +29,7 @@ def find_paths(spec: str) -> list[str]:
     can list (not `http://`), globs and folders are understood as well.
     Raises DataError when there is no such path, or the spec makes no sense.
     """
-    path = Path(spec.removeprefix("file://")).expanduser()
+    path = expand(spec.removeprefix("file://"))
     if os.path.exists(path):  # unlike Path.exists, no error for what is too long to be a path
         return _in_folder(str(path)) if path.is_dir() else [str(path)]
     if is_url(spec) and not spec.startswith("file://"):
@@ -155,7 +156,7 @@ def _choices(inside: str, spec: str) -> Sequence[str]:
 def _nearby(path: Path) -> str:
     """Return the sentence that helps with a path that is not there: the first missing part, and names like it."""
     path = path.absolute()
-    while not path.parent.exists():
+    while not os.path.exists(path.parent):
         path = path.parent
     try:
         siblings = sorted(name for name in os.listdir(path.parent) if not name.startswith("."))

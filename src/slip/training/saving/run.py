@@ -83,7 +83,7 @@ class RunFolder:
         return toml.load(self.path / "config.toml")
 
     def exists(self) -> bool:
-        return (self.path / "config.toml").is_file()
+        return os.path.isfile(self.path / "config.toml")
 
     def check_unused(self) -> None:
         """Raise ConfigError when there are checkpoints of a run whose configuration is gone."""
