@@ -83,7 +83,12 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     `durable`: it is on disk by then, so that it stays whole when the machine fails.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    try:
+        if "\0" in os.fsdecode(os.fsencode(path)):
+            raise ValueError("NUL")
+        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "No file can be called so", str(path)) from error
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -109,7 +114,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_bytes` of indented JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    try:
+        write_text(path, text)
+    except UnicodeEncodeError:  # names of files that are no text
+        write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def sync(path: Path) -> None:

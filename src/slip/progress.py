@@ -6,6 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Self
 
+from slip.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,6 +35,7 @@ class Bar:
         from rich import console as consoles
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        title = printable(title)  # it names data
         self.title, self.total, self.done, self.numbers = title, total, done, ""
         self.console = console or consoles.Console(stderr=True, quiet=not shown)
         self.live = shown and self.console.is_terminal
@@ -77,7 +80,7 @@ class PlainLines:
     def say(self, text: str) -> None:
         if not self.console.is_terminal and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
             self.wait()
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class Progress(Bar):

@@ -33,10 +33,23 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def dumps(config: Config) -> str:
-    """Return the configuration as TOML text that `loads` reads back to an equal one."""
+    """Return the configuration as TOML text that `loads` reads back to an equal one.
+
+    Raises ConfigError for names of files that are no text.
+    """
     import tomli_w
 
-    return tomli_w.dumps(to_dict(config))
+    text = tomli_w.dumps(to_dict(config))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "The configuration cannot be written down",
+            got=text[max(0, error.start - 60) : error.end + 20],
+            cause="A name in it has bytes that are no UTF-8",
+            fix="Rename the file or folder",
+        ) from None
+    return text
 
 
 def shareable(config: Config) -> dict[str, Any]:

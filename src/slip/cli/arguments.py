@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
-from slip.errors import ConfigError
+from slip.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -31,7 +31,7 @@ def say_note(source: Source) -> None:
     """Print what was guessed when a source was opened, if anything was, to stderr."""
     note = getattr(source, "note", "")
     if note:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
 
 
 def take_positional(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
     )
 
-    from slip.errors import CheckpointError
+    from slip.errors import CheckpointError, printable
     from slip.files import whole_or_not
     from slip.interop import load
     from slip.training.saving.tensors import write_tensors
@@ -53,4 +53,5 @@ def main(argv: list[str]) -> None:
         raise CheckpointError(
             "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)
         ) from None
-    print(f"wrote {sum(tensor.numel() for tensor in weights.values()):,} numbers to {options.out}")
+    count = sum(tensor.numel() for tensor in weights.values())
+    print(printable(f"wrote {count:,} numbers to {options.out}"))

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     """Load, measure, print and keep."""
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
 
-    from slip.errors import ConfigError
+    from slip.errors import ConfigError, printable
     from slip.evaluation import suite
     from slip.interop import load
     from slip.training.precision import choose_device
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     encoder = load(options.model, which=options.which).to(choose_device(options.device))
     suite.check(tasks, text=encoder.model.text_tower is not None)
     results = suite.run(encoder, tasks, progress=True)
-    print(suite.table(results))
+    print(printable(suite.table(results)))
     if options.out:
         suite.save(results, options.out)
     if is_run:

@@ -13,7 +13,7 @@ import tyro
 from slip import recipes, toml
 from slip.cli.arguments import parse, say_note, take_option, take_positional
 from slip.config import FORMATS, Config
-from slip.errors import ConfigError
+from slip.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -102,8 +102,8 @@ def run(config: Config, out: str, resume: bool) -> None:
         )
         results = suite.read(folder.path / "results.json") if processes.first else []
         if results:
-            print(suite.table(results))
-        console.print(f"  done: {folder.path}", highlight=False)
+            print(printable(suite.table(results)))
+        console.print(printable(f"  done: {folder.path}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:

@@ -41,6 +41,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     from slip import recipes
     from slip.data.check import as_text, check, judge
     from slip.data.check.listing import write_list
+    from slip.errors import printable
     from slip.processes import joined
     from slip.report.data_page import write_data_page
 
@@ -59,9 +60,10 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
         return 0
     recipe = recipes.get(RECIPE)
     verdict = judge(summary, batch=recipe.training.batch)
-    print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
+    print(printable(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns))))
     write_data_page(options.out, summary, verdict, source, view=recipe.views.size)
-    print(f"wrote {options.out}")
+    print(printable(f"wrote {options.out}"))
     if options.list:
-        print(f"wrote {options.list}: {write_list(options.list, summary):,} records")
+        count = write_list(options.list, summary)
+        print(printable(f"wrote {options.list}: {count:,} records"))
     return 0 if verdict.good else 1

@@ -89,7 +89,7 @@ def _folders(root: str) -> Iterator[str]:
                 with os.scandir(folder or ".") as entries:
                     some = [entry.path for entry in islice(entries, 10 * FOLDERS) if entry.is_dir()]
                 todo += sorted(path for path in some if not os.path.basename(path).startswith("."))
-            except OSError:
+            except (OSError, ValueError):
                 continue
 
 

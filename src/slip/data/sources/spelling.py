@@ -164,7 +164,7 @@ class _Listing:
 
     def __init__(self, folder: str) -> None:
         self._folder, names = folder, []
-        with suppress(OSError), os.scandir(folder) as entries:
+        with suppress(OSError, ValueError), os.scandir(folder) as entries:
             names = [entry.name for entry in islice(entries, MOST_NAMES + 1)]
         self._whole = len(names) <= MOST_NAMES
         if not self._whole:

@@ -169,10 +169,10 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
             )
         sync(temporary)
         os.replace(temporary, path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError("The metadata cannot be written", got=str(path), cause=str(error)) from None
     finally:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
     return count
 

@@ -100,7 +100,10 @@ def _glob(pattern: str) -> list[str]:
     """Return what a pattern matches, sorted; a plain path as it is. Raises DataError when nothing matches."""
     if not glob.has_magic(pattern):
         return [pattern]
-    found = sorted(glob.glob(pattern, recursive=True))
+    try:
+        found = sorted(glob.glob(pattern, recursive=True))
+    except ValueError:  # NULs or lone surrogates
+        found = []
     if not found:
         raise DataError("The pattern matches no file", got=pattern, fix=_nearby(Path(pattern)))
     return found
