@@ -240,14 +240,17 @@ def test_fewer_than_a_batch_cannot_be_trained_on() -> None:
 @pytest.mark.parametrize(
     ("reasons", "said"),
     [
-        (["The image file does not exist. Got: 'a'."] * 2, "a wrong `--image-root`, or files that have gone"),
+        (
+            ["The image file does not exist. Got: 'a'."] * 2,
+            "Why: 2 × the image file does not exist. That is a wrong `--data.image-root`, or files that have gone.",
+        ),
         (
             [
                 "The sidecar is no JSON. Got: 1.",
                 "The sidecar is no JSON. Got: 2.",
                 "The image file does not exist",
             ],
-            "Most often: The sidecar is no JSON.",
+            "Why: 2 × The sidecar is no JSON; 1 × the image file does not exist.",
         ),
     ],
 )

@@ -26,6 +26,7 @@ def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
     """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without,
     with the fingerprint of its `image` if it has one.
 
+    Of those that cannot be used, `reason` is the error, as far as there is room for all (see `facts.MOST_LISTED`).
     What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
     "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
     """
@@ -41,9 +42,12 @@ def wrong(summary: Summary) -> Iterator[dict[str, Any]]:
         (NEAR, summary.alike & ~silent[summary.lookalikes]),  # else both would go
     ]
     firsts = np.where(summary.twins != here, summary.twins, summary.lookalikes)
+    reasons = {trouble.index: trouble.reason for trouble in summary.troubles}
     for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
         entry: dict[str, Any] = {"index": int(summary.indices[position]), "key": summary.key(position)}
         entry["what"] = [what for what, holds in rules if holds[position]]
+        if entry["index"] in reasons:
+            entry["reason"] = reasons[entry["index"]]
         if content := int(summary.records["content"][position]):
             entry["image"] = _words(content)
         if firsts[position] != position:
