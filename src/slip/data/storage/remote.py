@@ -9,6 +9,7 @@ holds, but not through its `cat_file`, which takes a whole file for the range th
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import re
@@ -244,10 +245,15 @@ def _is_empty(response: ClientResponse) -> bool:
 
 
 def _info(system: Any, path: str) -> dict[str, Any]:
-    """Return what a file system says of a file. Raises OSError for a pipe or device of this machine."""
+    """Return what a file system says of a file. Raises ValueError for a pipe or device of this machine."""
     inner = getattr(system, "fs", None) or system  # of a chain, such as simplecache::file:///…
     if "file" in (protocols := getattr(inner, "protocol", ())) or protocols == "file":
-        check_regular(path)
+        try:
+            check_regular(path)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # it will be no file the next time either
+                raise ValueError(error.strerror) from None
+            raise
     return system.info(path)
 
 
