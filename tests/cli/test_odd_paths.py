@@ -25,7 +25,6 @@ COMMANDS = {
     "only": ["data", "metadata", "t.csv", "out.parquet", "--only", "{}"],
     "config": ["train", "--config", "{}"],
     "resume": ["train", "--resume", "--out", "{}"],
-    "data": ["train", "scenes-tiny", "--data.train", "{}"],
     "model": ["evaluate", "{}", "knn:scenes"],
     "report": ["report", "{}"],
     "consolidate": ["consolidate", "{}.pt"],

@@ -58,23 +58,28 @@ class Strings:
         return (self[index] for index in range(len(self)))
 
     def holding(self, pattern: bytes) -> Iterator[int]:
-        """Yield the indices of the strings in whose UTF-8 there is a match of the regular expression, in order."""
+        """Yield the indices of the strings in whose UTF-8 a match of the regular expression begins, in order.
+
+        What follows a string is the next one: look ahead for all but a match's first byte.
+        """
         ends, last = np.asarray(self._ends), -1
-        for match in re.finditer(pattern, memoryview(self._text)):
+        for match in re.finditer(pattern, self._bytes().data):
             index = int(np.searchsorted(ends, match.start(), "right")) - 1
             if index != last:
                 yield (last := index)
 
     def beginning(self, characters: bytes) -> list[int]:
         """Return the indices of the strings that begin with one of these bytes."""
-        ends, text = np.asarray(self._ends), np.frombuffer(self._text, np.uint8)
+        ends, text = np.asarray(self._ends), self._bytes()
         some = np.flatnonzero(np.diff(ends))
         return some[np.isin(text[ends[some]], list(characters))].tolist()
 
+    def _bytes(self) -> np.ndarray:
+        return np.frombuffer(self._text, np.uint8) if len(self._text) else np.zeros(0, np.uint8)
+
     def __getstate__(self) -> tuple[Shared, Shared]:
         if not hasattr(self, "_shared"):
-            text = np.frombuffer(self._text, np.uint8) if len(self._text) else np.zeros(0, np.uint8)
-            self._shared = Shared(text), Shared(np.frombuffer(self._ends, np.int64))
+            self._shared = Shared(self._bytes()), Shared(np.frombuffer(self._ends, np.int64))
         for shared in self._shared:
             shared.__reduce__()  # so that this process, too, uses what is shared
         self._text, self._ends = (shared.array for shared in self._shared)
@@ -217,7 +222,7 @@ class ImageFiles:
             return not (os.path.normpath(path) if ".." in path else path).startswith(begin)
 
         count, example = 0, ""
-        odd = {*self._paths.beginning(b"/\\"), *self._paths.holding(rb"\.\.|%|file://")}
+        odd = {*self._paths.beginning(b"/\\"), *self._paths.holding(rb"\.(?=\.)|%|f(?=ile://)")}
         for index in sorted(odd):
             path = self._paths[index]
             if path.startswith(begin) and not any(part in path for part in ("..", "%", "\\")):
