@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,11 @@ from torch.nn import functional as F
 
 from slip.config import Config
 from slip.data.decode import decode
+from slip.data.limits import FILE_BYTES
 from slip.data.tokenizer import Tokenizer
 from slip.data.views import center
 from slip.errors import DataError, EvaluationError
+from slip.files import read_whole
 from slip.models import Model, build
 from slip.models.text import cut, end_of_text
 
@@ -204,7 +205,7 @@ def _encoded(image: Picture) -> bytes | np.ndarray:
         return image
     try:
         if isinstance(image, str | os.PathLike):
-            return Path(image).read_bytes()
+            return read_whole(image, FILE_BYTES)
         if isinstance(image, Image.Image):
             return _from_pil(image)
     except Exception as error:  # of a PIL image nothing may have been decoded until now

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from slip.addresses import without_keys
+
 LONGEST = 600
 """Characters of a value seen that a message shows; a whole picture in base64 helps nobody."""
 _UNPRINTABLE = re.compile(
@@ -16,16 +18,20 @@ _UNPRINTABLE = re.compile(
 class SlipError(Exception):
     """Base of every error this package raises on purpose.
 
-    The message is one paragraph: `what` happened, the value `got`, the likely `cause`, and the `fix`.
+    The message is one paragraph: `what` happened, the value `got`, the likely `cause`, and the `fix`. Of addresses in
+    them, what these are opened with is left out.
     The command line prints it without a traceback and exits with status 1.
     """
 
     def __init__(self, what: str, *, got: object = None, cause: str = "", fix: str = "") -> None:
-        what, cause, fix = (printable(text) for text in (what, cause, fix))
+        what, cause, fix = (printable(without_keys(text)) for text in (what, cause, fix))
+        got = without_keys(got) if isinstance(got, str) else got
         self.what, self.got, self.cause, self.fix = what, got, cause, fix
         parts = [_sentence(what)]
         if got is not None:
-            parts.append(f"Got: {shortened(repr(got) if isinstance(got, str) else printable(str(got)))}.")
+            parts.append(
+                f"Got: {shortened(repr(got) if isinstance(got, str) else printable(without_keys(str(got))))}."
+            )
         if cause:
             parts.append(_sentence(cause))
         if fix:

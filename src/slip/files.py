@@ -20,6 +20,7 @@ LARGEST = 2**63
 
 TEMPORARY = ".writing-"
 """Prefix of names that are not finished; safe to delete."""
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -28,26 +29,49 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     Raises OSError where there is none, also for a pipe or device, which might never answer or never end, and for what
     the kernel makes up under /proc and /sys; ValueError for a path that no file can have.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    return os.fdopen(open_descriptor(path)[0], "rb")
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` and `~user` at its beginning replaced; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
+def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the bytes of a regular file. Raises OSError as `open_regular` does, and for more than `most` bytes."""
+    descriptor, size = open_descriptor(path)
+    try:
+        parts, have = [], 0
+        while have <= most:
+            # A byte more than the file has tells its end in one go.
+            part = os.read(descriptor, min(max(size, have) + 1 - have, most + 1 - have))
+            if not part:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(part)
+            have += len(part)
+    finally:
+        os.close(descriptor)
+    raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError or ValueError as `open_regular` does: for libraries that open a path themselves."""
+    os.close(open_descriptor(path)[0])
+
+
+def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Open a regular file; return the descriptor, and how many bytes it has. Raises as `open_regular` does."""
+    descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "It is a folder", str(path))
         if not stat.S_ISREG(status.st_mode) or status.st_dev in _made_up():
             raise OSError(errno.EINVAL, "It is no regular file, but a pipe, a device or the like", str(path))
-        return os.fdopen(descriptor, "rb")
+        return descriptor, status.st_size
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
-    """Return the bytes of a regular file. Raises OSError as `open_regular` does, and for more than `most` bytes."""
-    with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
-    return data
 
 
 def read_json(path: str | os.PathLike[str], most: int = RUN_FILE) -> Any:
@@ -102,7 +126,12 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     `durable`: it is on disk by then, so that it stays whole when the machine fails.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    try:
+        if "\0" in os.fsdecode(os.fsencode(path)):
+            raise ValueError("NUL")
+        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "No file can be called so", str(path)) from error
     try:
         with open(temporary, "xb") as file:
             yield file

@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from slip.addresses import without_keys
 from slip.config import Config
 from slip.errors import ConfigError, did_you_mean, shortened
 from slip.files import LARGEST, read_whole
@@ -53,6 +54,11 @@ def dumps(config: Config) -> str:
             fix="Rename the file or folder",
         ) from None
     return text
+
+
+def shareable(config: Config) -> dict[str, Any]:
+    """Return `to_dict` of a configuration without what its addresses are opened with: for what leaves this machine."""
+    return tomllib.loads(without_keys(dumps(config)))
 
 
 def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:

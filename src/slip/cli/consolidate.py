@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,12 +33,12 @@ def main(argv: list[str]) -> None:
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
     )
 
-    from slip.errors import CheckpointError
+    from slip.errors import CheckpointError, printable
     from slip.files import whole_or_not
     from slip.interop import load
     from slip.training.saving.tensors import write_tensors
 
-    if (options.out.parent / "state.json").is_file():
+    if os.path.isfile(options.out.parent / "state.json"):
         raise CheckpointError(
             "The weights would be written into a checkpoint",
             got=str(options.out),
@@ -52,4 +53,5 @@ def main(argv: list[str]) -> None:
         raise CheckpointError(
             "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)
         ) from None
-    print(f"wrote {sum(tensor.numel() for tensor in weights.values()):,} numbers to {options.out}")
+    count = sum(tensor.numel() for tensor in weights.values())
+    print(printable(f"wrote {count:,} numbers to {options.out}"))

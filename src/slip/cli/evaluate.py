@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -45,19 +46,19 @@ def main(argv: list[str]) -> None:
     """Load, measure, print and keep."""
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
 
-    from slip.errors import ConfigError
+    from slip.errors import ConfigError, printable
     from slip.evaluation import suite
     from slip.interop import load
     from slip.training.precision import choose_device
 
     if not options.tasks:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    is_run = (options.model / "config.toml").is_file()
+    is_run = os.path.isfile(options.model / "config.toml")
     tasks = [_evaluator(task, options, is_run) for task in options.tasks]
     encoder = load(options.model, which=options.which).to(choose_device(options.device))
     suite.check(tasks, text=encoder.model.text_tower is not None)
     results = suite.run(encoder, tasks, progress=True)
-    print(suite.table(results))
+    print(printable(suite.table(results)))
     if options.out:
         suite.save(results, options.out)
     if is_run:

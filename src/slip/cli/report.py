@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         Options, argv, prog="slip report", description="Turn run folders into one self-contained HTML page."
     )
 
-    from slip.errors import ConfigError
+    from slip.errors import ConfigError, printable
     from slip.report import load_run, write_report
 
     if not options.runs:
@@ -44,4 +44,4 @@ def main(argv: list[str]) -> None:
         say_note(pictures)
     runs = [load_run(path) for path in options.runs]
     write_report(options.out, runs, title=options.title, encoder=encoder, pictures=pictures)
-    print(f"wrote {options.out}")
+    print(printable(f"wrote {options.out}"))

@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
 
     from slip.data.convert import write_shards
     from slip.data.scenes import open_scenes
+    from slip.errors import printable
 
     done = write_shards(open_scenes(options.scenes), options.folder, shard_size=options.shard_size)
-    print(f"wrote {len(done.paths)} shards to {options.folder}")
+    print(printable(f"wrote {len(done.paths)} shards to {options.folder}"))

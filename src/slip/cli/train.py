@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 from slip import recipes, toml
 from slip.cli.arguments import parse, say_note, take_option, take_positional
 from slip.config import FORMATS, Config
-from slip.errors import ConfigError
+from slip.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -54,7 +55,7 @@ def resolve(argv: list[str]) -> Options:
         base = recipes.get(recipe)
     elif path:
         base = toml.load(path)
-    elif "--resume" in rest and out and (Path(out) / "config.toml").is_file():
+    elif "--resume" in rest and out and os.path.isfile(Path(out) / "config.toml"):
         base = toml.load(Path(out) / "config.toml")
     elif wants_help:
         base = Config()
@@ -110,7 +111,7 @@ def run(config: Config, out: str, resume: bool) -> None:
         )
         results = suite.read(folder.path / "results.json") if processes.first else []
         if results:
-            print(suite.table(results))
+            print(printable(suite.table(results)))
         say(console, f"  done: {folder.path}")
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from slip.errors import printable
+
 if TYPE_CHECKING:
     from slip.encoder import Encoder
 
@@ -75,4 +77,4 @@ class Evaluator(Protocol):
 @lru_cache(maxsize=1024)
 def note(message: str) -> None:
     """Tell the user something that the numbers alone would hide; each message once a process."""
-    logging.getLogger("slip.evaluation").warning(message)
+    logging.getLogger("slip.evaluation").warning(printable(message))

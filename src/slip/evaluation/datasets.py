@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slip.addresses import shown
 from slip.data.formats import EXTENSIONS
 from slip.data.sources.files import read_image
 from slip.errors import ConfigError, DataError, did_you_mean
 from slip.evaluation import note
+from slip.files import expand
 
 if TYPE_CHECKING:
     from slip.data.scenes import Scenes
@@ -78,9 +81,9 @@ def load_labelled(spec: str, split: str = "test") -> Labelled:
         raise ConfigError(f"There is no split {split!r} of labelled images", fix=did_you_mean(split, SPLITS))
     if spec.split(":")[0] == "scenes":
         return _scenes(spec, split)
-    path = Path(spec).expanduser()
-    if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    path = expand(spec)
+    if not os.path.exists(path):
+        siblings = os.listdir(path.parent) if os.path.isdir(path.parent) else []
         close = difflib.get_close_matches(path.name, siblings)
         raise DataError(
             "There are no labelled images at this place",
@@ -113,7 +116,7 @@ def dataset_name(spec: str) -> str:
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
-    path = Path(spec).expanduser().absolute()
+    path = expand(shown(spec)).absolute()
     splits = "|".join(alias for aliases in SPLITS.values() for alias in aliases)
     while re.match(rf"(({splits})\b.*\.parquet|{splits}|data|images)$", path.name) and path.parent.name:
         path = path.parent

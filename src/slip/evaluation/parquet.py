@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -144,7 +145,7 @@ class _Columns:
 
 def _find(path: Path, split: str) -> tuple[list[Path], list[tuple[str, list[Path]]]]:
     """Return all files of the data set, and per name the split may go by (best first) its files."""
-    if path.is_file():
+    if os.path.isfile(path):
         folder, everything = path.parent, [path]
         if path.stem.split("-")[0] in {alias for aliases in SPLITS.values() for alias in aliases}:
             everything = sorted(folder.glob("*.parquet"))
@@ -184,7 +185,7 @@ def _choose(what: str, typed: list[str], common: Iterable[str], present: list[st
 def _names_beside(folder: Path) -> list[str]:
     """Class names from `classes.json`: a list of names, a mapping from label, or a list of {label, names}."""
     file = folder / "classes.json"
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     try:
         data = read_json(file)

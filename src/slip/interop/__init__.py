@@ -28,17 +28,17 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     Raises CheckpointError when there is no such checkpoint, it is damaged or does not fit its configuration.
     """
     path = Path(path)
-    if path.is_file() and path.suffix in ENDINGS:
+    if os.path.isfile(path) and path.suffix in ENDINGS:
         from slip.interop.reference import load_reference
 
         return load_reference(path)
-    if (path / "config.toml").is_file():
+    if os.path.isfile(path / "config.toml"):
         return _load_checkpoint(_pick(path, which))
-    if (path / "state.json").is_file():
+    if os.path.isfile(path / "state.json"):
         return _load_checkpoint(Path(os.path.abspath(path)))  # its run is told by where it lies
     known = "This is neither a run folder, nor a checkpoint folder of one, nor a released .pt file"
     raise CheckpointError(
-        known if path.exists() else "There is no such file or folder",
+        known if os.path.exists(path) else "There is no such file or folder",
         got=str(path), fix="Give the folder that `slip train` wrote, or a .pt file",
     )  # fmt: skip
 

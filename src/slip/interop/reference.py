@@ -23,6 +23,7 @@ from slip.config import (
 )
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError
+from slip.files import open_regular
 from slip.models import Model, build
 
 PREFIXES = {
@@ -236,7 +237,7 @@ def _check_parameters(model: Model, state: Mapping[str, Tensor], where: str) -> 
 
 def _check_is_zip(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(4)
     except OSError as error:
         raise CheckpointError(

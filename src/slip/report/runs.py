@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,11 +72,11 @@ def load_run(folder: str | Path) -> Run:
     Raises CheckpointError when the folder is no run or one of its files is not what it should be.
     """
     folder = Path(folder)
-    if not (folder / "config.toml").is_file():
+    if not os.path.isfile(folder / "config.toml"):
         raise CheckpointError(
             "This is not a run folder",
             got=str(folder),
-            cause="It holds no config.toml" if folder.is_dir() else "There is no such folder",
+            cause="It holds no config.toml" if os.path.isdir(folder) else "There is no such folder",
             fix="Give the folder that `slip train` wrote.",
         )
     try:

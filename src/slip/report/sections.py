@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slip import toml
+from slip.addresses import without_keys
 from slip.report import words
 from slip.report.charts import Chart
 from slip.report.gallery import Gallery
@@ -55,7 +56,7 @@ def setup(runs: Runs, colours: Colours) -> Html:
         tag(
             "details",
             tag("summary", f"{name}: the whole configuration as TOML"),
-            tag("pre", toml.dumps(run.config)),
+            tag("pre", without_keys(toml.dumps(run.config))),
         )
         for name, run in runs.items()
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from slip.addresses import shown
 from slip.config import Config, ObjectiveConfig, ViewConfig
 from slip.report.charts import samples
 from slip.report.runs import Run, finite
@@ -16,7 +17,7 @@ def configuration(run: Run) -> dict[str, str]:
     model, optimizer, views = config.model, config.optimizer, config.views
     words = {
         "Loss": config.objective.loss,
-        "Training data": config.data.train or "not recorded",
+        "Training data": shown(config.data.train) or "not recorded",
         "Image tower": _image_tower(config),
         "Text tower": f"width {model.text.width}, {model.text.depth} layers, {model.text.heads} heads; captions up to "
         f"{model.text.context} tokens; shared space of {model.embed_dim} dimensions",
@@ -86,7 +87,7 @@ def _how_often(config: ObjectiveConfig) -> str:
 def trained_on(runs: Sequence[Run]) -> str:
     """Return `, each on 20k samples of scenes` as far as it is the same for all runs."""
     seen = {run.last.get("position") for run in runs}
-    data = {run.config.data.train for run in runs}
+    data = {shown(run.config.data.train) for run in runs}
     each = "each " if len(runs) > 1 else ""
     words = ""
     if len(seen) == 1 and finite(position := seen.pop()):

@@ -270,7 +270,7 @@ def test_fewer_than_a_batch_cannot_be_trained_on() -> None:
     [
         (
             ["The image file does not exist. Got: 'a'."] * 2,
-            "a wrong `--data.image-root`, or files that have gone",
+            "Why: 2 × the image file does not exist. That is a wrong `--data.image-root`, or files that have gone.",
         ),
         (
             [
@@ -278,7 +278,7 @@ def test_fewer_than_a_batch_cannot_be_trained_on() -> None:
                 "The sidecar is no JSON. Got: 2.",
                 "The image file does not exist",
             ],
-            "Most often: The sidecar is no JSON.",
+            "Why: 2 × The sidecar is no JSON; 1 × the image file does not exist.",
         ),
     ],
 )

@@ -76,3 +76,15 @@ def test_probe_of_a_wrong_folder(tmp_path):
     with pytest.raises(DataError, match=r"table.*wrong/0\.jpg.*Give --option"):
         source.probe("Give --option")
     ImageFiles("table", Path(), []).probe("")
+
+
+@given(st.lists(st.text(st.sampled_from("/.a\u00e9\\%"), max_size=4)))
+def test_strings_are_searched_as_bytes(strings):
+    flat = Strings(strings)
+    found = list(flat.holding(rb"\.(?=\.)|%"))
+    assert found == sorted(set(found))
+    assert {i for i, s in enumerate(strings) if ".." in s or "%" in s} <= set(found)
+    assert flat.beginning(b"/\\") == [i for i, s in enumerate(strings) if s[:1] in ("/", "\\")]
+    assert list(pickle.loads(pickle.dumps(flat)).holding(b"%")) == [
+        i for i, s in enumerate(strings) if "%" in s
+    ]

@@ -304,6 +304,24 @@ def test_urls(tmp_path, scheme):
     assert source[8].key == "2.parquet:2"
 
 
+def test_keys_in_addresses_are_in_no_name(tmp_path, server):
+    """Nor do the records' keys change with a new signature."""
+    server.files["/a.parquet"] = write(
+        tmp_path / "a.parquet", {"image": images(0, 2), "caption": ["a", "b"]}
+    ).read_bytes()
+    keys = set()
+    for signature in ("s3cr3t", "another"):
+        source = open_parquet([f"{server.url}/a.parquet?sig={signature}"])
+        keys |= {record.key for record in source}
+        assert signature not in f"{source.name} {source.note} {[record.source for record in source]}"
+    assert keys == {"a.parquet:0", "a.parquet:1"}
+    server.files["/b.parquet"] = b"no Parquet"
+    for file in ("b", "c"):
+        with pytest.raises(DataError) as error:
+            open_parquet([f"{server.url}/{file}.parquet?sig=s3cr3t"])
+        assert "s3cr3t" not in str(error.value)
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_web_server(tmp_path, server, ranges):
     for i in range(2):

@@ -339,3 +339,16 @@ def test_what_is_a_url_and_what_of_it_is_shown():
         assert shown(path) == path
     assert shown("https://me:secret@host/a.tar?sig=secret") == "https://host/a.tar"
     assert shown("s3://bucket/a?.tar") == "s3://bucket/a?.tar"
+
+
+def test_what_libraries_say_of_an_address_shows_no_keys():
+    url = "https://me:s3cr3t%3D@host/a.tar?sig=s3cr3t%3D"
+    for said in (f"403, url=URL('{url}')", "host/a.tar?sig=s3cr3t=", "password s3cr3t= is wrong"):
+
+        def ask(said: str = said) -> None:
+            raise ValueError(said)
+
+        with pytest.raises(DataError) as error:
+            retry.persist(url, ask)
+        assert "s3cr3t" not in str(error.value.__dict__) + str(error.value)
+        retry.forget(url)

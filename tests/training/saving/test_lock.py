@@ -35,7 +35,7 @@ def test_a_killed_holder_holds_nothing(tmp_path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(ConfigError, match=f"process {process.pid} on"), lock.held(tmp_path, patience=0):
-        pytest.fail("two at once")
+            pytest.fail("two at once")
         started = time.monotonic()
         process.send_signal(signal.SIGKILL)
         with lock.held(tmp_path):  # waits for it to be gone

@@ -51,6 +51,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     from slip.data.check import as_text, check, judge
     from slip.data.check.against import compare, with_findings
     from slip.data.check.listing import write_list
+    from slip.errors import printable
     from slip.processes import joined
     from slip.report.data_page import write_data_page
 
@@ -73,13 +74,14 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     if there is not None:
         against = compare(summary, there)
         verdict = with_findings(verdict, against)
-    print(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns)))
+    print(printable(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns))))
     write_data_page(
         options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other
     )
-    print(f"wrote {options.out}")
+    print(printable(f"wrote {options.out}"))
     if options.list:
-        print(f"wrote {options.list}: {write_list(options.list, summary, against):,} records")
+        count = write_list(options.list, summary, against)
+        print(printable(f"wrote {options.list}: {count:,} records"))
     return 0 if verdict.good else 1
 
 

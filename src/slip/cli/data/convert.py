@@ -10,7 +10,7 @@ import tyro
 
 from slip.cli.arguments import parse
 from slip.cli.source import SourceOptions
-from slip.errors import ConfigError, DataError
+from slip.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from slip.processes import Processes
@@ -97,13 +97,13 @@ def run(options: Options, ranks: Processes) -> None:
     if not ranks.first:
         return
     shards = f"{len(done.paths):,} shard{'s' * (len(done.paths) != 1)}"
-    print(f"{options.folder}: {done.written:,} of {done.records:,} records in {shards}")
+    print(printable(f"{options.folder}: {done.written:,} of {done.records:,} records in {shards}"))
     for words in described(source):
-        print(words)
+        print(printable(words))
     if isinstance(source, Subset):
-        print(f"{len(source.source) - len(source):,} left out as {options.without} says")
+        print(printable(f"{len(source.source) - len(source):,} left out as {options.without} says"))
     if done.skipped:
         listed = options.folder / f"{options.prefix}skipped.jsonl"
-        print(f"{len(done.skipped):,} left out, listed in {listed}:\n{done.reasons()}")
+        print(printable(f"{len(done.skipped):,} left out, listed in {listed}:\n{done.reasons()}"))
     if not done.written:
         raise DataError("Not one record could be written", got=options.source, cause=done.skipped[0].reason)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from slip.cli.arguments import parse
-from slip.errors import ConfigError
+from slip.errors import ConfigError, printable
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ faster than the pickle that SLIP's authors use, and holds nothing that could run
     if options.table.suffix.lower() in (".pkl", ".pickle"):
         if options.only:
             raise ConfigError("--only chooses among the rows of YFCC100M's table, not of a pickle")
-        print(f"wrote {options.out}: {convert_metadata(options.table, options.out):,} images")
+        count = convert_metadata(options.table, options.out)
+        print(printable(f"wrote {options.out}: {count:,} images"))
         return
     written, dropped = make_metadata(raw_rows(options.table, options.only), options.out)
-    print(f"wrote {options.out}: {written:,} images; {dropped:,} without a text left out")
+    print(printable(f"wrote {options.out}: {written:,} images; {dropped:,} without a text left out"))

@@ -35,6 +35,7 @@ model sees of it in the first epoch, cropped and augmented as the recipe says.""
     from slip import recipes
     from slip.augment import augment
     from slip.data.show import contact_sheet, write_sheet
+    from slip.errors import printable
 
     views = recipes.get(options.recipe).views
     sheet = contact_sheet(
@@ -46,4 +47,4 @@ model sees of it in the first epoch, cropped and augmented as the recipe says.""
         recipe=options.recipe,
     )
     write_sheet(options.out, sheet)
-    print(f"wrote {options.out}, {sheet.width} × {sheet.height} pixels")
+    print(printable(f"wrote {options.out}, {sheet.width} × {sheet.height} pixels"))

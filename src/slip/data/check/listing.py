@@ -15,9 +15,10 @@ from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.fingerprints import of_image
 from slip.data.check.summary import Summary
 from slip.data.fanout import Tick, fan_out, spans
+from slip.data.limits import TABLE_BYTES
 from slip.data.record import Source
 from slip.errors import DataError
-from slip.files import write_bytes
+from slip.files import read_whole, write_bytes
 
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 
@@ -26,6 +27,7 @@ def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str
     """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without,
     with the fingerprint of its `image` if it has one.
 
+    Of those that cannot be used, `reason` is the error, as far as there is room for all (see `facts.MOST_LISTED`).
     What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
     "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
     against: another set; what a record has in common with it is listed, too, as `slip.data.check.against` calls it,
@@ -45,9 +47,12 @@ def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str
     others = against.of if against else {}
     rules += [(what, found != NONE) for what, found in others.items()]
     firsts = np.where(summary.twins != here, summary.twins, summary.lookalikes)
+    reasons = {trouble.index: trouble.reason for trouble in summary.troubles}
     for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
         entry: dict[str, Any] = {"index": int(summary.indices[position]), "key": summary.key(position)}
         entry["what"] = [what for what, holds in rules if holds[position]]
+        if entry["index"] in reasons:
+            entry["reason"] = reasons[entry["index"]]
         if content := int(summary.records["content"][position]):
             entry["image"] = _words(content)
         if firsts[position] != position:
@@ -77,10 +82,9 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
     """
     harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
     try:
-        lines = path.read_text(encoding="utf-8").split(
-            "\n"
-        )  # splitlines would split at U+2028, in a key, too
-    except (OSError, UnicodeDecodeError) as error:
+        # splitlines would split at U+2028, in a key, too.
+        lines = read_whole(path, TABLE_BYTES).decode().split("\n")
+    except (OSError, ValueError) as error:
         raise DataError("The list of records cannot be read", got=str(path), cause=str(error)) from None
     listed: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from slip.config import DataConfig
-from slip.data.check.facts import UNREADABLE
+from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.summary import Summary
+from slip.data.check.troubles import explain
 from slip.data.check.words import LATIN, NO_LETTERS, SCRIPTS
 from slip.data.header import Kind
 
@@ -124,14 +124,14 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "Records that cannot be read",
         summary.unreadable,
         checked,
-        f"{skipped} {_reason(summary)}",
+        f"{skipped} {_reason(summary, UNREADABLE)}",
     )
     yield Finding(
         level,
         "Damaged images",
         summary.damaged,
         checked,
-        f"{skipped} Fetch them again, or leave them behind with `slip data convert`.",
+        f"{skipped} {_reason(summary, DAMAGED)} `slip data convert` leaves them behind.",
     )
     yield Finding(
         level if summary.needs_captions else KNOW,
@@ -164,17 +164,10 @@ def _left_out(summary: Summary) -> Iterator[Finding]:
         )
 
 
-def _reason(summary: Summary) -> str:
-    """Return why most records that cannot be read cannot, in a sentence."""
-    reasons = Counter(
-        trouble.reason.split(". ")[0].rstrip(".")
-        for trouble in summary.troubles
-        if summary.state_of(trouble.index) == UNREADABLE
-    )
-    (reason, _), *others = reasons.most_common() or [("", 0)]
-    missing = "The image file does not exist"
-    advice = ": a wrong `--data.image-root`, or files that have gone" if reason == missing else ""
-    return f"{'Most often' if others else 'The reason'}: {reason}{advice}."
+def _reason(summary: Summary, state: int) -> str:
+    """Return why the records in a state cannot be used, and what can help, in sentences."""
+    reasons = [t.reason for t in summary.troubles if summary.state_of(t.index) == state]
+    return explain(reasons, summary.count(state))
 
 
 def _pictures(summary: Summary) -> Iterator[Finding]:
@@ -315,7 +308,9 @@ def as_text(summary: Summary, verdict: Verdict, width: int = 100) -> str:
     for finding in verdict.findings:
         mark = {STOP: "✗", FIX: "!", KNOW: "·"}[finding.level]
         text = f"{finding.what}: {finding.count:,} ({percent(finding.share)}). {finding.advice}"
-        lines += textwrap.wrap(text, width, initial_indent=f"  {mark} ", subsequent_indent="    ")
+        lines += textwrap.wrap(
+            text, width, initial_indent=f"  {mark} ", subsequent_indent="    ", break_on_hyphens=False
+        )
     return "\n".join([*lines, "", *textwrap.wrap(verdict.sentence + ".", width)])
 
 

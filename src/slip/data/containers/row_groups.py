@@ -29,7 +29,7 @@ from slip.data.storage.files import Recent, Stat
 from slip.data.storage.retry import is_url, shown
 from slip.data.storage.spool import shared
 from slip.errors import DataError
-from slip.files import open_regular
+from slip.files import check_regular
 
 CACHE_BYTES = 256 * 2**20
 """Decoded row groups that each process keeps, beside the latest one, which is kept however large, or the latest two."""
@@ -95,7 +95,7 @@ class RowGroups:
         """Return where row `index` lies: file:row."""
         group = int(np.searchsorted(self._ends, index, side="right"))
         file = self._file(group)
-        return f"{os.path.basename(self.files[file])}:{index - self._start(int(self._first[file]))}"
+        return f"{os.path.basename(shown(self.files[file]))}:{index - self._start(int(self._first[file]))}"
 
     def scan(self) -> Iterator[tuple[Any, ...]]:
         """Yield the values of all rows in order, in little memory. Raises DataError when a file cannot be read."""
@@ -174,7 +174,7 @@ class RowGroups:
         path, first = self.files[file], int(self._first[file])
         again, reason = self._failed.get(group, (0.0, ""))
         if time.monotonic() < again:
-            raise DataError(f"{path} cannot be read", cause=reason)
+            raise DataError(f"{shown(path)} cannot be read", cause=reason)
         try:
             table = self._opened(file).group(group - first).read()
             if table.num_rows != self._ends[group] - self._start(group):
@@ -199,7 +199,7 @@ def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
     """
     try:
         if not is_url(path):
-            open_regular(path).close()  # of a pipe pyarrow would wait for more
+            check_regular(path)  # of a pipe pyarrow would wait for more
         file = pq.ParquetFile(
             _stream(path, status or storage.stat(path)) if is_url(path) else path,
             pre_buffer=is_url(path),
@@ -522,20 +522,22 @@ def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Fo
     for column, name in enumerate(columns):
         kinds = [footer.kinds[column] for footer in footers]
         if "missing" in kinds:
-            lacking = files[kinds.index("missing")]
-            having = next((file for file, kind in zip(files, kinds) if kind != "missing"), "")
+            lacking = shown(files[kinds.index("missing")])
+            having = next((shown(file) for file, kind in zip(files, kinds) if kind != "missing"), "")
             raise DataError(
                 f"{lacking} has no column '{name}'" + (f", which {having} has" if having else ""), fix=fix
             )
         # One text and a list of texts go together, and a column of nulls with anything.
         seen = {kind.removesuffix("s"): file for kind, file in zip(kinds, files) if kind != "nothing"}
         if len(seen) > 1:
-            one, other = list(seen.values())[:2]
+            one, other = map(shown, list(seen.values())[:2])
             raise DataError(f"Column '{name}' of {other} holds something else than that of {one}", fix=fix)
 
 
 def _unreadable(path: str, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read", cause=str(error) or repr(error), fix="Fetch the file again")
+    return DataError(
+        f"{shown(path)} cannot be read", cause=str(error) or repr(error), fix="Fetch the file again"
+    )
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

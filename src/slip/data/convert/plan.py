@@ -75,7 +75,7 @@ class Plan:
                     fix="Write to an empty folder, or choose another prefix",
                 )
             write_json(self.manifest, identity | ({"shard_mb": shard_mb} if shard_mb else {}))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError(
                 "The folder for the shards cannot be made or written", got=str(self.folder), cause=str(error)
             ) from None

@@ -14,7 +14,7 @@ from slip.data.fanout import Tick
 from slip.data.record import Skipped, Source
 from slip.data.sources.tar_index import write_index
 from slip.errors import DataError
-from slip.files import whole_or_not
+from slip.files import open_regular, whole_or_not
 
 
 def make_shard(plan: Plan, source: Source, span: range, tick: Tick) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _counts(skipped: list[Skipped], span: range) -> dict[str, Any]:
 def _written(path: Path) -> set[int] | None:
     """Return the records that a shard holds, None when there is none that is whole."""
     try:
-        with tarfile.open(path) as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=file) as tar:
             return {int(name.partition(".")[0]) for name in tar.getnames()}
     except (OSError, tarfile.TarError, ValueError):
         return None

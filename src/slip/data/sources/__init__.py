@@ -71,7 +71,7 @@ def open_source(
     if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
         return open_fitting([spec], open_one, options, must_fit=must_fit)[0]
     sources = open_fitting([name for _, name in terms], open_one, options, must_fit=must_fit)
-    return Mixture(sources, [weight for weight, _ in terms], name=spec)
+    return Mixture(sources, [weight for weight, _ in terms], name=shown(spec))
 
 
 def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, leave_broken: bool) -> Source:

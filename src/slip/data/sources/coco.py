@@ -15,9 +15,9 @@ from slip.data.contents import Contents
 from slip.data.limits import TABLE_BYTES
 from slip.data.sources.entries import Unusable, short
 from slip.data.sources.files import ImageFiles
-from slip.data.sources.near import choose, spread
+from slip.data.sources.near import PICTURES, choose, spread
 from slip.errors import DataError
-from slip.files import read_whole
+from slip.files import expand, read_whole
 
 Id = int | str
 
@@ -209,8 +209,8 @@ def _image_folder(path: Path, image_root: str, names: list[str]) -> Path:
     split = re.search(r"(train|val|test)\d{4}", path.stem)
     folders = [split.group(), f"images/{split.group()}"] if split else []
     if image_root:
-        candidates = [Path(image_root).expanduser() / folder for folder in ("", *folders)]
+        candidates = [expand(image_root) / folder for folder in ("", *folders)]
     else:
         near = path.absolute().parent
-        candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", "images")]
+        candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", *PICTURES)]
     return choose(names, candidates)[0]

@@ -14,6 +14,7 @@ from slip.data.sources.files import ImageFiles
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean
+from slip.files import expand
 
 IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")
 CAPTION_KEYS = ("captions", "caption")
@@ -43,7 +44,7 @@ class Conceptual(ImageFiles):
         super().__init__(str(path), Path(), _entries(path, images, captions, self.contents), merge=True)
         if not len(self):
             raise DataError("The array has no entries", got=str(path))
-        roots = [Path(image_root).expanduser()] if image_root else around(path, Path(path).stem)
+        roots = [expand(image_root)] if image_root else around(path, Path(path).stem)
         root, self._ending = choose([self._paths[i] for i in spread(len(self))], roots, ("", ".jpg"))
         self.root = str(root)
         said = [f"in {root}"] * (not image_root) + [f"with {self._ending} added to their names"] * bool(
@@ -54,10 +55,6 @@ class Conceptual(ImageFiles):
         merged = f"{twice:,} entries are of images listed before: each image is one record." if twice else ""
         self.note = " ".join(filter(None, [guessed, merged]))
         self.probe("Give the folder that holds them with --data.image-root")
-
-    def path(self, index: int) -> str:
-        """Return where the image file of record `index` should be."""
-        return super().path(index) + self._ending
 
 
 def _entries(

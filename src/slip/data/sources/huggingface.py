@@ -16,6 +16,7 @@ from slip.data.sources.arrow import choose_typed, holds, make_record
 from slip.data.sources.columns import refuse_urls
 from slip.data.sources.parquet import open_parquet
 from slip.errors import DataError, did_you_mean
+from slip.files import expand
 
 if TYPE_CHECKING:
     import datasets
@@ -55,15 +56,15 @@ def open_hub(
     Raises DataError when there is no such set, config, split or column, or when `datasets` is not installed.
     """
     scheme, _, rest = spec.partition(":")
-    name, _, split = (rest, "", "") if Path(rest).expanduser().exists() else rest.partition(":")
+    name, _, split = (rest, "", "") if os.path.exists(expand(rest)) else rest.partition(":")
     options: dict[str, Any] = {
         "image_root": image_root,
         "image_column": image_column,
         "caption_column": caption_column,
         "captions_required": captions_required,
     }
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    folder = expand(name)
+    if name and os.path.isdir(folder):
         if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             dataset, taken, splits = _load_saved(folder, split)
             return _hub_dataset(dataset, "" if split else taken, splits, spec, options)

@@ -13,7 +13,7 @@ from slip.data.record import Record
 from slip.data.sources.arrow import choose_typed, first_cells, make_record
 from slip.data.sources.columns import Columns, path_of, refuse_urls
 from slip.data.sources.files import ImageFiles
-from slip.data.storage.retry import is_url
+from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
 
 MAX_BLOCK = 1000
@@ -49,7 +49,7 @@ def open_parquet(
     schema = open_file(files[0]).schema_arrow
     columns = choose_typed(
         schema,
-        files[0],
+        shown(files[0]),
         image_column=image_column,
         caption_column=caption_column,
         captions_required=captions_required,
@@ -58,7 +58,9 @@ def open_parquet(
     )
     embedded = holds(schema.field(schema.names.index(columns.image)).type) == "image"
     root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else os.path.dirname(files[0]))
-    return (ParquetTable if embedded else ParquetPaths)(files, columns, name=name or str(given[0]), root=root)
+    return (ParquetTable if embedded else ParquetPaths)(
+        files, columns, name=shown(name or str(given[0])), root=root
+    )
 
 
 class ParquetTable:
@@ -139,7 +141,10 @@ class ParquetPaths(ImageFiles):
                 got=self._paths[0],
                 fix="Give the folder that they are relative to with --data.image-root",
             )
-        self.probe("Give the folder that the paths are relative to with --data.image-root")
+        self.probe(
+            "Give the folder that the paths are relative to with --data.image-root",
+            table=files[0] if root == os.path.dirname(files[0]) else "",
+        )
 
     def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
         for number, (path, *captions) in enumerate(rows.scan()):

@@ -17,7 +17,7 @@ from slip.data.sources.entries import Unusable, short
 from slip.data.sources.files import ImageFiles
 from slip.data.sources.near import around, choose, spread
 from slip.errors import DataError
-from slip.files import open_regular, read_whole
+from slip.files import expand, open_regular, read_whole
 
 HEAD = 1 << 16
 """Characters in which a file must show what it is."""
@@ -51,7 +51,7 @@ class RedCaps(ImageFiles):
         super().__init__(name, Path(), entries, merge=True)
         if not len(self):
             raise DataError("The RedCaps annotations list no images", got=name)
-        roots = [Path(image_root).expanduser()] if image_root else around(files[0])
+        roots = [expand(image_root)] if image_root else around(files[0])
         if image_root:
             roots.append(roots[0] / "images")
         root, _ = choose([self._paths[i] for i in spread(len(self))], roots)

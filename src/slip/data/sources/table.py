@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from slip.data.sources.delimited import read_delimited
 from slip.data.sources.files import ImageFiles
 from slip.data.sources.sheet import Sheet, read_json_lines
 from slip.errors import DataError
+from slip.files import expand
 
 
 class Table(ImageFiles):
@@ -81,7 +81,7 @@ class Table(ImageFiles):
         for name in columns.captions:
             _refuse_no_texts(name, cells(name), path)
         rows = _Rows(sheet, columns, head, path)
-        root = Path(os.path.expanduser(image_root)) if image_root else path.parent
+        root = expand(image_root) if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
         self.contents = rows.contents
         said = [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged]
@@ -91,7 +91,7 @@ class Table(ImageFiles):
         if others or not looks_like_paths(cells(columns.image)):
             fix += f"; or, if '{columns.image}' does not name the files, the column that does with --data.image-column"
             fix += f": {others[0]}" if others else ""
-        self.probe(fix)
+        self.probe(fix, table="" if image_root else path)
 
 
 def _read(path: Path, wanted: Sequence[str]) -> Sheet:

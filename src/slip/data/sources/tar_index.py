@@ -39,7 +39,7 @@ from slip.data.storage.files import (
     stat,
 )
 from slip.data.storage.retry import is_url
-from slip.errors import DataError
+from slip.errors import DataError, printable
 from slip.files import read_whole, whole_or_not
 from slip.progress import Bar
 
@@ -335,7 +335,7 @@ def _keep(path: str, index: ShardIndex, wanted: Wanted) -> None:
 
 def _with_progress(futures: list[Future[ShardIndex]], name: str) -> Iterator[Future[ShardIndex]]:
     """Yield the futures as they are done, with a bar on the standard error output if that takes long."""
-    text, left = f"Looking through {len(futures):,} shards of {name}", set(futures)
+    text, left = printable(f"Looking through {len(futures):,} shards of {name}"), set(futures)
     done, left = wait(left, timeout=SILENCE, return_when=ALL_COMPLETED)
     yield from done
     if not left:

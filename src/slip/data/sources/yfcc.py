@@ -21,7 +21,7 @@ from slip.data.sources.files import Strings
 from slip.data.sources.near import around, choose, spread
 from slip.data.sources.options import Misfit
 from slip.errors import DataError
-from slip.files import TEMPORARY, open_regular, sync
+from slip.files import TEMPORARY, expand, open_regular, sync
 
 INDICES = 10**8
 """An image's index has at most 8 digits."""
@@ -87,7 +87,7 @@ class Yfcc:
 
     def _find(self, path: str | Path, image_root: str) -> tuple[str, str]:
         """Return the folder that holds `images/`, and what there is to say about it."""
-        given = Path(image_root).expanduser()
+        given = expand(image_root)
         # Some name the folder `images` itself.
         roots = [given, given.parent] if image_root else around(path, "", "yfcc100m", "yfcc15m")
         zips = [place(self._indices[i])[0] for i in spread(len(self))]
@@ -189,10 +189,10 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
             )
         sync(temporary)
         os.replace(temporary, path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError("The metadata cannot be written", got=str(path), cause=str(error)) from None
     finally:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
     return count
 

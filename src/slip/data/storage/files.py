@@ -16,7 +16,7 @@ from slip.data.storage import remote
 from slip.data.storage.remote import Stat
 from slip.data.storage.retry import DiskError, NoRanges, is_url, shown
 from slip.errors import DataError
-from slip.files import whole_or_not
+from slip.files import check_regular, expand, open_descriptor, whole_or_not
 
 WINDOW = 8 << 20
 """Bytes asked for at once when a remote file is read from its beginning to its end."""
@@ -39,8 +39,9 @@ def stat(path: str) -> Stat:
     """Return a file's size and version. Raises DataError when there is none or it cannot be reached."""
     if not is_url(path):
         try:
+            check_regular(path)
             status = os.stat(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError("The file cannot be read", got=path, cause=str(error)) from None
         return Stat(status.st_size, str(status.st_mtime_ns))
     answer = remote.stat(path)
@@ -66,9 +67,8 @@ class LocalFile:
     def __init__(self, place: str | Path, path: str = "") -> None:
         self.path, self._descriptor = path or str(place), -1
         try:
-            self._descriptor = os.open(place, os.O_RDONLY)
-            self.size = os.fstat(self._descriptor).st_size
-        except OSError as error:
+            self._descriptor, self.size = open_descriptor(place)
+        except (OSError, ValueError) as error:
             raise DataError("The file cannot be read", got=self.path, cause=str(error)) from None
 
     def read(self, offset: int, size: int) -> bytes:
@@ -209,7 +209,7 @@ class Recent(Generic[V]):
 def cache_folder() -> Path:
     """Return the folder for what can be made again: OPENSLIP_CACHE, else `openslip` in XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("OPENSLIP_CACHE"):
-        return Path(chosen).expanduser()
+        return expand(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openslip"
 
 

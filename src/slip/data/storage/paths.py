@@ -124,7 +124,10 @@ def _glob(there: str, pattern: str) -> list[str]:
     """Return what a pattern matches in a folder, sorted; a plain path as it is. Raises DataError when nothing does."""
     if not glob.has_magic(pattern):
         return [os.path.join(there, pattern)]
-    found = sorted(_matches(there, pattern))
+    try:
+        found = sorted(_matches(there, pattern))
+    except ValueError:  # lone surrogates
+        found = []
     if not found:
         whole = os.path.join(there, pattern)
         raise DataError(
@@ -209,7 +212,7 @@ def _choices(inside: str, spec: str) -> Sequence[str]:
 def _nearby(path: Path) -> str:
     """Return the sentence that helps with a path that is not there: the first missing part, and names like it."""
     path = path.absolute()
-    while not path.parent.exists():
+    while not os.path.exists(path.parent):
         path = path.parent
     try:
         siblings = sorted(name for name in os.listdir(path.parent) if not name.startswith("."))

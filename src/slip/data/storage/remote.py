@@ -9,6 +9,7 @@ holds, but not through its `cat_file`, which takes a whole file for the range th
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import re
@@ -18,6 +19,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from slip.data.storage.retry import Changed, DiskError, NoRanges, Status, forget, is_http, persist
+from slip.files import check_regular
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -61,7 +63,7 @@ def stat(url: str) -> Stat:
     if is_http(url):
         # Not HEAD, which signed addresses refuse, and which promises ranges that GET then does not keep.
         return persist(url, lambda: _get(url, PATIENCE * 2, _stat_of, {"Range": "bytes=0-0"}))
-    info = persist(url, lambda: _fsspec(url, PATIENCE * 2, lambda system, path: system.info(path)))
+    info = persist(url, lambda: _fsspec(url, PATIENCE * 2, _info))
     version = next((f"{key}={info[key]}" for key in _VERSIONS if info.get(key)), "")
     return Stat(int(info.get("size") or 0), version)
 
@@ -240,6 +242,19 @@ def _is_empty(response: ClientResponse) -> bool:
 
 
 # Everything else
+
+
+def _info(system: Any, path: str) -> dict[str, Any]:
+    """Return what a file system says of a file. Raises ValueError for a pipe or device of this machine."""
+    inner = getattr(system, "fs", None) or system  # of a chain, such as simplecache::file:///…
+    if "file" in (protocols := getattr(inner, "protocol", ())) or protocols == "file":
+        try:
+            check_regular(path)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # it will be no file the next time either
+                raise ValueError(error.strerror) from None
+            raise
+    return system.info(path)
 
 
 def _fsspec(url: str, seconds: float, ask: Callable[[Any, str], T]) -> T:

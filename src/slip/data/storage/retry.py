@@ -8,13 +8,18 @@ skipped, and training goes on.
 from __future__ import annotations
 
 import random
-import re
 import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import unquote
 
-from slip.errors import DataError
+# Taken from here by those who ask for files.
+from slip.addresses import is_http as is_http
+from slip.addresses import is_url as is_url
+from slip.addresses import shown as shown
+from slip.addresses import without_keys
+from slip.errors import DataError, printable
 
 TRIES = 5
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
@@ -59,23 +64,6 @@ class Changed(ValueError):
     """The file is not the one that was opened."""
 
 
-def is_url(path: str) -> bool:
-    """Whether the path is a URL, or a chain of them as fsspec writes it (`simplecache::s3://…`)."""
-    return re.match(r"[a-z][a-z0-9+.-]*(://|::.*://)", path, re.IGNORECASE) is not None
-
-
-def is_http(url: str) -> bool:
-    """Whether the URL is one of a web server, which can list nothing."""
-    return url.lower().startswith(("http://", "https://"))
-
-
-def shown(path: str) -> str:
-    """Return the path as it may stand in messages and records: of a URL without password and query, which hold keys."""
-    if not is_url(path):
-        return path
-    return re.sub(r"(?<=://)[^/@]*@", "", path.partition("?")[0] if is_http(path) else path)
-
-
 def forget(url: str) -> None:
     """Ask again even if the file or its server failed lately: a person opens it anew, and may have mended it."""
     _given_up.pop(url, None)
@@ -107,11 +95,8 @@ def persist(url: str, ask: Callable[[], T], *, say: bool = False) -> T:
                 _given_up[url] = until, seconds, failure
                 if say:
                     reason = f"{failure.what}: {failure.cause}"
-                    print(
-                        f"skipping {shown(url)} for {seconds / 60:.0f} minutes: {reason}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    line = f"skipping {shown(url)} for {seconds / 60:.0f} minutes: {reason}"
+                    print(printable(line), file=sys.stderr, flush=True)
                 if number == tries:
                     _down[host] = [*failures, until]
                 raise failure from None
@@ -134,9 +119,20 @@ def _may_pass(error: Exception) -> bool:
     return not isinstance(error, _PERMANENT)
 
 
+def _hidden(text: str, url: str) -> str:
+    """Return what a library says of a URL without what the URL is opened with, however the library spells it."""
+    for part in url.split("::"):
+        user, at, _ = part.partition("://")[2].partition("/")[0].rpartition("@")
+        secrets = [part.partition("?")[2], user, user.partition(":")[2]] if at else [part.partition("?")[2]]
+        for secret in filter(None, (*secrets, *map(unquote, secrets))):
+            if len(secret) > 3:  # shorter ones would take words apart
+                text = text.replace(secret, "…")
+    return without_keys(text)
+
+
 def _explain(url: str, error: Exception, tries: int) -> DataError:
     code = error.code if isinstance(error, Status) else 0
-    cause = str(error) or (
+    cause = _hidden(str(error), url) or (
         "The server did not answer in time" if isinstance(error, TimeoutError) else repr(error)
     )
     if code in (404, 410) or isinstance(error, FileNotFoundError):

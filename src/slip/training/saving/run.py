@@ -88,7 +88,7 @@ class RunFolder:
         return toml.load(self.path / "config.toml")
 
     def exists(self) -> bool:
-        return (self.path / "config.toml").is_file()
+        return os.path.isfile(self.path / "config.toml")
 
     def check_new(self, resume: bool) -> None:
         """Raise ConfigError when there is a run here, unless it is to go on."""

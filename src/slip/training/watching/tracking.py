@@ -69,7 +69,7 @@ class Wandb:
 
         self.run = wandb.init(
             project=config.tracking.wandb, id=tracker_id(run), name=run.path.resolve().name, resume="allow",
-            dir=str(run.path), config=toml.to_dict(config),
+            dir=str(run.path), config=toml.shareable(config),
         )  # fmt: skip
         # Our step is the axis. Theirs only ever grows, and would refuse what is said again after a kill.
         self.run.define_metric("*", step_metric="step")
@@ -90,7 +90,7 @@ class Trackio:
         # Runs are known by their names there.
         name = f"{run.path.resolve().name}-{tracker_id(run)}"
         self.run = trackio.init(
-            project=config.tracking.trackio, name=name, resume="allow", config=toml.to_dict(config)
+            project=config.tracking.trackio, name=name, resume="allow", config=toml.shareable(config)
         )
 
     def log(self, line: dict[str, Any]) -> None:

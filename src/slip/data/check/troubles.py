@@ -1,0 +1,66 @@
+"""Why records cannot be used, in few words with their counts, and what can help: told from their errors."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+SHOWN = 3
+"""Reasons that are named."""
+
+_AGAIN = "Get those anew from where they came from"
+_RULES = (
+    (r"is empty \(zero bytes\)|looks like an empty file", "an empty file", _AGAIN),
+    (r"looks like zeros", "a file of zeros, as a full or failing disk leaves it", _AGAIN),
+    (r"JPEG is damaged or truncated", "a JPEG that is cut off or damaged", _AGAIN),
+    (
+        r"(?i)cannot be decoded.*(truncated|cut off|unexpected end|broken|premature)",
+        "a picture that is cut off or damaged",
+        _AGAIN,
+    ),
+    (
+        r"looks like (?P<kind>a web page|JSON|XML)",
+        "{kind}, not a picture",
+        "A server has sent that where a picture was asked for: it may want a login, or have lost the picture",
+    ),
+    (r"looks like (?P<kind>a Git LFS pointer)", "{kind}, not the picture itself", "Fetch those with `git lfs pull`"),
+    (
+        r"looks like (?P<kind>[^.:]+ picture): it is damaged",
+        "{kind} that is damaged, or of a kind that is not read",
+        _AGAIN,
+    ),
+    (r"looks like (?P<kind>[^.:]+ picture)", "{kind}, which is not read", "Convert those to JPEG or PNG"),
+    (r"looks like (?P<kind>nothing known)", "no picture of a known format", ""),
+    (r"looks like (?P<kind>[^.:]+)", "{kind}, not a picture", ""),
+    (r"too large|takes too much", "a picture that is too large to decode", "Store those smaller"),
+    (r"two could be meant", "a name that could be that of two files", "Write names as the files have them"),
+    (
+        r"image file does not exist",
+        "the image file does not exist",
+        "That is a wrong `--data.image-root`, or files that have gone",
+    ),
+)  # fmt: skip
+"""What an error says → the reason in few words, and what can help; the first that fits."""
+
+
+def explain(reasons: Sequence[str], count: int) -> str:
+    """Return in sentences why `count` records cannot be used, by the errors of the first of them, and what can help."""
+    counts = Counter(map(_in_few_words, reasons))
+    if not counts:
+        return ""
+    most = counts.most_common(SHOWN)
+    said = "; ".join(f"{number:,} × {words}" for (words, _), number in most)
+    if rest := len(reasons) - sum(number for _, number in most):
+        said += f"; {rest:,} × something else"
+    where = "" if len(reasons) == count else f", of the first {len(reasons):,}"
+    advice = list(dict.fromkeys(advice for (_, advice), _ in most if advice))
+    return " ".join(f"{sentence}." for sentence in (f"Why{where}: {said}", *advice))
+
+
+def _in_few_words(reason: str) -> tuple[str, str]:
+    """Return what is the matter, and what can help, "" if nobody knows."""
+    for pattern, words, advice in _RULES:
+        if found := re.search(pattern, reason):
+            return words.format(**found.groupdict()), advice
+    return reason.split(". ")[0].rstrip("."), ""
