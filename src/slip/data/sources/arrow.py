@@ -12,10 +12,12 @@ import pyarrow as pa
 from slip.data.containers.row_groups import holds
 from slip.data.record import Record
 from slip.data.sources.columns import Columns, choose, guess_captions, guess_images
-from slip.data.sources.files import read_image, texts
+from slip.data.sources.files import read_named, say_outside, texts
+from slip.data.sources.spelling import Spelling
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 
+_SPELLING = Spelling()
 EMBEDDED_COLUMNS = (
     *("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp"),
     *("image_bytes", "img_bytes", "bytes"),
@@ -92,14 +94,16 @@ def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str,
     elif isinstance(image, str):
         image, path = None, image
     if not isinstance(image, bytes):
-        image = _read(path, columns.image, key, root)
+        image = _read(path, columns.image, key, root, name)
     return Record(image, tuple(text for value in captions for text in texts(value)), key, name)
 
 
-def _read(path: Any, column: str, key: str, root: str) -> bytes:
+def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
     """Return the bytes of an image that the row only names."""
     if not isinstance(path, str) or not path:
         raise DataError(f"Row {key} has no image in column '{column}'")
-    if is_url(path) or not (root or os.path.isabs(path)):
+    elsewhere = is_url(name) or name.startswith("hf-stream:")  # whose rows know no place on this machine
+    if is_url(path) or not (root or (os.path.isabs(path) and not elsewhere)):
         raise DataError(f"Row {key} does not hold its image, only the name of it", got=path)
-    return read_image(os.path.join(root, path))
+    say_outside(name, root, path)
+    return read_named(root, path, _SPELLING)
