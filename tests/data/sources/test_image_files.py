@@ -170,3 +170,31 @@ def test_what_only_seems_a_place_on_this_machine_is_not_opened(make, tmp_path):
     (tmp_path / "set/a.jpg").write_bytes(b"a")
     note = open_source(str(tmp_path / "set/t.csv")).note
     assert f"1 of 2 paths lead out of the table's folder, such as {tmp_path}/later.jpg" in note
+
+
+def test_rows_with_a_path_in_place_of_a_picture(tmp_path, jpeg, capsys):
+    """These are not looked through when the file is opened."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/A.JPG").write_bytes(jpeg + b"a")
+    (tmp_path / "secret.jpg").write_bytes(jpeg)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    paths = ["x.jpg", "a.jpg", "../secret.jpg", "../secret.jpg", str(tmp_path / "secret.jpg")]
+    images = [{"bytes": None if i else jpeg, "path": path} for i, path in enumerate(paths)]
+    pq.write_table(
+        pa.table({"image": pa.array(images, kind), "caption": list("abcde")}), tmp_path / "set/t.parquet"
+    )
+    source = open_source(str(tmp_path / "set/t.parquet"))
+    assert source[1].image.endswith(b"a")
+    assert capsys.readouterr().err == ""
+    assert [source[i].image for i in (2, 3, 4)] == [jpeg] * 3
+    assert capsys.readouterr().err.count("outside of its folder, such as ../secret.jpg: check") == 1
+
+
+def test_files_from_a_server_know_no_place_on_this_machine(tmp_path, server, jpeg):
+    (tmp_path / "secret.jpg").write_bytes(jpeg)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": jpeg, "path": ""}, {"bytes": None, "path": str(tmp_path / "secret.jpg")}]
+    pq.write_table(pa.table({"image": pa.array(images, kind), "caption": ["a", "b"]}), tmp_path / "t.parquet")
+    server.files["/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
+    with pytest.raises(DataError, match="only the name of it"):
+        open_source(f"{server.url}/t.parquet")[1]

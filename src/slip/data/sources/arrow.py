@@ -25,10 +25,12 @@ from slip.data.sources.columns import (
     path_of,
     refuse_pictures,
 )
-from slip.data.sources.files import read_image
+from slip.data.sources.files import read_named, say_outside
+from slip.data.sources.spelling import Spelling
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
 
+_SPELLING = Spelling()
 EMBEDDED_COLUMNS = (
     *("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp"),
     *("image_bytes", "img_bytes", "bytes"),
@@ -220,14 +222,16 @@ def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str,
     elif isinstance(image, str):
         image, path = None, image
     if not isinstance(image, bytes):
-        image = _read(path, columns.image, key, root)
+        image = _read(path, columns.image, key, root, name)
     return Record(image, columns.texts(captions), key, name)
 
 
-def _read(path: Any, column: str, key: str, root: str) -> bytes:
+def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
     """Return the bytes of an image that the row only names."""
     if not isinstance(path, str) or not path:
         raise DataError(f"Row {key} has no image in column '{column}'")
-    if is_url(path) or not (root or os.path.isabs(path)):
+    elsewhere = is_url(name) or name.startswith("hf-stream:")  # whose rows know no place on this machine
+    if is_url(path) or not (root or (os.path.isabs(path) and not elsewhere)):
         raise DataError(f"Row {key} does not hold its image, only the name of it", got=path)
-    return read_image(os.path.join(root, path))
+    say_outside(name, root, path)
+    return read_named(root, path, _SPELLING)

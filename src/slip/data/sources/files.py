@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,13 +19,15 @@ from slip.data.sources import near
 from slip.data.sources.options import Misfit
 from slip.data.sources.spelling import BELOW, Found, Spelling, is_file
 from slip.data.storage.shared import Shared
-from slip.errors import DataError
+from slip.errors import DataError, printable
 from slip.files import read_whole
 
 PROBED = 8
 """Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
 LOOKED_FOR = 256
 """Files looked for, if some of those are there, to say how their names are spelled."""
+_said: set[str] = set()
+"""Sources of which this process has said that they take pictures from elsewhere."""
 
 
 class Strings:
@@ -298,6 +301,19 @@ def _read(path: str) -> bytes:
         cause=f"More than {FILE_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
         fix="Store it smaller",
     )
+
+
+def say_outside(name: str, root: str, path: str) -> None:
+    """Print to stderr, once a process, that the source called `name` takes pictures from outside of its folder `root`.
+
+    For sources that do not know the paths of all records when they are opened; the others say so in their `note`.
+    """
+    base = os.path.abspath(root) if root else ""
+    outside = not base or not os.path.normpath(os.path.join(base, path)).startswith(base.rstrip("/") + "/")
+    if outside and name not in _said:
+        _said.add(name)
+        line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these copied"
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def reason_of(error: Exception) -> str:
