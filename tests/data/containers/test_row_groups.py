@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.containers import row_groups
+from slip.data.containers import parquet_group, row_groups
 from slip.data.containers.pages import chunk_of, weigh
 from slip.data.containers.row_groups import RowGroups
 from slip.data.storage import retry
@@ -228,8 +228,9 @@ def bomb(path, *, nested=False, rows=1000, size=20_000):
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("far", [False, True])
 def test_a_dictionary_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, nested, far):
+    monkeypatch.setattr(parquet_group, "TABLE_BYTES", 10_000_000)
+    monkeypatch.setattr(parquet_group, "LARGE", 1_000_000)
     monkeypatch.setattr(row_groups, "TABLE_BYTES", 10_000_000)
-    monkeypatch.setattr(row_groups, "LARGE", 1_000_000)
     monkeypatch.setattr(row_groups, "GROWTH", 1)
     path = bomb(tmp_path / "a.parquet", nested=nested)
     rows = RowGroups([f"file://{path}" if far else path], ["text"])
@@ -242,8 +243,8 @@ def test_a_dictionary_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_dictionary_that_could_be_too_large_and_is_not(tmp_path, monkeypatch, nested):
-    monkeypatch.setattr(row_groups, "TABLE_BYTES", 1_000_000)
-    monkeypatch.setattr(row_groups, "LARGE", 100_000)
+    monkeypatch.setattr(parquet_group, "TABLE_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet_group, "LARGE", 100_000)
     texts = ["x" * 10_000, *(f"text {i}" for i in range(999))]
     values = [[text, text[:3]] for text in texts] if nested else texts
     pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
@@ -257,12 +258,12 @@ def test_texts_spelled_by_those_before_them(tmp_path, monkeypatch):
     pq.write_table(
         pa.table({"text": texts}), path, use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"}
     )
-    monkeypatch.setattr(row_groups, "TABLE_BYTES", 60_000)
-    monkeypatch.setattr(row_groups, "LARGE", 5000)
+    monkeypatch.setattr(parquet_group, "TABLE_BYTES", 60_000)
+    monkeypatch.setattr(parquet_group, "LARGE", 5000)
     rows = RowGroups([path], ["text"])
     assert rows[299] == (texts[299],)
     assert list(rows.scan()) == [(text,) for text in texts]
-    monkeypatch.setattr(row_groups, "TABLE_BYTES", 30_000)
+    monkeypatch.setattr(parquet_group, "TABLE_BYTES", 30_000)
     with pytest.raises(DataError, match="takes too much"):
         RowGroups([path], ["text"])[0]
 

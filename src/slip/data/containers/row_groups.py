@@ -14,15 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from slip.data.containers.pages import Chunk, Weight, chunk_of, weigh
+from slip.data.containers.parquet_group import Opened, decoded
 from slip.data.limits import TABLE_BYTES, Budget
 from slip.data.storage import files as storage
 from slip.data.storage.files import Recent, Stat
@@ -37,16 +35,10 @@ FAILED_FOR = 300.0
 """Seconds for which a row group that could not be read is not tried again: its other rows fail at once."""
 OPEN_FILES = 16
 FOOTERS_AT_ONCE = 16
-BATCH = 4096
-"""Rows that are looked at together when all are."""
-LARGE = 512 << 20
-"""Bytes that rows which are looked at together may unpack to before their texts are read as dictionaries."""
 GROWTH = 20
 """How many times its size a file may unpack to, beyond TABLE_BYTES, where all of it is looked at."""
 MAX_ROWS = 2**40
-HOLE, SPAN, FETCHES = 8192, 32 << 20, 8
-"""Of what is fetched: bytes between two columns that are fetched with them, of a request that is joined from several,
-requests at once. As pyarrow does it."""
+"""Rows from which on a footer is taken for damaged."""
 
 
 class RowGroups:
@@ -65,7 +57,7 @@ class RowGroups:
         self.files, self.columns = tuple(files), tuple(columns)
         self.name = shown(self.files[0]) + (", …" if len(self.files) > 1 else "") if files else ""
         self.kept: Recent[pa.Table] = Recent(weight=cache_bytes)
-        self._open: Recent[_Opened] = Recent(OPEN_FILES)
+        self._open: Recent[Opened] = Recent(OPEN_FILES)
         footers = self._footers()
         _compare(self.columns, self.files, footers)
         self._status = [footer.status for footer in footers]
@@ -186,8 +178,13 @@ class RowGroups:
         self._failed.pop(group, None)
         return table
 
-    def _opened(self, file: int) -> _Opened:
-        return self._open.get(file, lambda: _Opened(self.files[file], self._status[file], self.columns))
+    def _opened(self, file: int) -> Opened:
+        return self._open.get(file, lambda: self._reopen(file))
+
+    def _reopen(self, file: int) -> Opened:
+        path, status = self.files[file], self._status[file]
+        handle = open_file(path, status)
+        return Opened(path, status, handle, self.columns, _leaves(handle.metadata, self.columns))
 
 
 def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
@@ -346,174 +343,6 @@ class _Nothing(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         raise OSError(self.SAYS)
-
-
-class _Opened:
-    """A Parquet file that some columns are read of, row group by row group."""
-
-    def __init__(self, path: str, status: Stat | None, columns: Sequence[str]) -> None:
-        self.path, self.columns, self.handle = path, list(columns), open_file(path, status)
-        self.far = is_url(path)
-        status = status or storage.stat(path)
-        file = storage.open_file(path, status)
-        self.file = shared(file, path, status) if self.far else file
-        self.leaves = _leaves(self.handle.metadata, columns)
-        schema = self.handle.metadata.schema
-        self.nested = any(schema.column(leaf).max_repetition_level for leaf in self.leaves)
-
-    def group(self, group: int) -> _Group:
-        """Return a row group, what it may unpack to being known; of a file elsewhere it is fetched."""
-        metadata = self.handle.metadata
-        chunks = [chunk_of(metadata, group, leaf) for leaf in self.leaves]
-        source = _fetched(self.file, chunks) if self.far else None
-        weight = weigh(source.pread if source else self._part, chunks)
-        return _Group(self, group, source, weight)
-
-    @cached_property
-    def with_dictionaries(self) -> pq.ParquetFile:
-        return self.anew(self.path, True)
-
-    def anew(self, source: Any, dictionaries: bool) -> pq.ParquetFile:
-        """Open the file again at `source`; with all texts and bytes in dictionaries if that is wanted."""
-        metadata = self.handle.metadata
-        schemas = [metadata.schema.column(leaf) for leaf in self.leaves]
-        paths = [schema.path for schema in schemas if schema.physical_type == "BYTE_ARRAY"]
-        return pq.ParquetFile(
-            source,
-            metadata=metadata,
-            read_dictionary=paths if dictionaries else None,
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
-
-    def _part(self, offset: int, size: int) -> bytes:
-        return self.file.read(offset, max(0, min(size, self.file.size - offset)))
-
-
-@dataclass
-class _Group:
-    """A row group that is about to be read."""
-
-    opened: _Opened
-    group: int
-    source: _Fetched | None
-    weight: Weight
-
-    def read(self) -> pa.Table:
-        """Return it whole, with texts in dictionaries where it could be too large without them.
-
-        Raises DataError where it unpacks to more than TABLE_BYTES.
-        """
-        budget = Budget(f"Row group {self.group} of {shown(self.opened.path)}", memory=TABLE_BYTES)
-        budget.draw(memory=self.weight.sure)
-        if self.weight.most <= TABLE_BYTES:
-            return self._table(self._handle())
-        if not self.weight.delta:
-            table = self._table(self._handle(dictionaries=True))
-            budget.draw(memory=sum(map(decoded, table.to_batches())))
-            return table
-        batches = []
-        for batch in self.batches():
-            budget.draw(memory=decoded(batch))
-            batches.append(batch)
-        return pa.Table.from_batches(batches)
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield its rows, at most BATCH at once, fewer where they could be too large."""
-        rows, dictionaries = BATCH, False
-        if self.weight.most > LARGE:
-            rows = max(1, min(rows, LARGE // max(1, self.weight.value)))
-            dictionaries = self.opened.nested and not self.weight.delta  # a row may have any number of values
-            if self.opened.nested and self.weight.delta and self.weight.most > TABLE_BYTES:
-                raise DataError(
-                    f"Row group {self.group} of {shown(self.opened.path)} may unpack to any size",
-                    cause="It holds lists of texts that are written as differences, DELTA_BYTE_ARRAY",
-                    fix="Write the file anew with another encoding, or in smaller row groups",
-                )
-        yield from self._handle(dictionaries).iter_batches(
-            rows, row_groups=[self.group], columns=self.opened.columns, use_threads=False
-        )
-
-    def _table(self, handle: pq.ParquetFile) -> pa.Table:
-        return handle.read_row_group(self.group, columns=self.opened.columns, use_threads=False)
-
-    def _handle(self, dictionaries: bool = False) -> pq.ParquetFile:
-        """Return the file to read it from, with all texts and bytes in dictionaries if that is wanted."""
-        if self.source is not None:
-            return self.opened.anew(self.source, dictionaries)
-        return self.opened.with_dictionaries if dictionaries else self.opened.handle
-
-
-def decoded(batch: pa.RecordBatch) -> int:
-    """Return the bytes of a batch, its dictionaries written out."""
-    return sum(_decoded(array) for array in batch.columns)
-
-
-def _decoded(array: Any) -> int:
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        if not (_is_text(kind.value_type) or _is_bytes(kind.value_type)):
-            return len(array) * 16
-        lengths = pc.call_function("binary_length", [array.dictionary]).cast(pa.int64())
-        return (pc.call_function("sum", [lengths.take(array.indices)]).as_py() or 0) + 4 * len(array)
-    if pa.types.is_struct(kind):
-        return sum(map(_decoded, array.flatten()))
-    if hasattr(array, "flatten") and pa.types.is_nested(kind):
-        return _decoded(array.flatten()) + 4 * len(array)
-    return array.nbytes
-
-
-class _Fetched(io.RawIOBase):
-    """The parts of a file elsewhere that are needed, in memory; read as the file itself."""
-
-    def __init__(self, size: int, parts: list[tuple[int, bytes]]) -> None:
-        self._size, self._parts, self._at = size, parts, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def pread(self, offset: int, size: int) -> bytes:
-        """Return bytes from an offset on; fewer where what was fetched ends."""
-        for start, data in self._parts:
-            if start <= offset < start + len(data):
-                return data[offset - start : offset - start + size]
-        return b""
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.pread(self._at, size if size >= 0 else self._size)
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _fetched(file: storage.File, chunks: Sequence[Chunk]) -> _Fetched:
-    """Fetch column chunks, neighbours at once, several at a time."""
-    spans: list[list[int]] = []
-    for start, end in sorted((c.start, min(c.start + c.size, file.size)) for c in chunks):
-        if spans and start - spans[-1][1] <= HOLE and end - spans[-1][0] <= SPAN:
-            spans[-1][1] = max(end, spans[-1][1])
-        elif end > start:
-            spans.append([start, end])
-    if len(spans) < 2:
-        return _Fetched(file.size, [(start, file.read(start, end - start)) for start, end in spans])
-    with ThreadPoolExecutor(min(len(spans), FETCHES)) as pool:
-        parts = list(pool.map(lambda span: file.read(span[0], span[1] - span[0]), spans))
-    return _Fetched(file.size, [(start, data) for (start, _), data in zip(spans, parts)])
 
 
 def _compare(columns: Sequence[str], files: Sequence[str], footers: Sequence[_Footer]) -> None:

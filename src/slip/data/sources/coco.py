@@ -49,6 +49,7 @@ class CocoCaptions(ImageFiles):
         root = _image_folder(path, image_root, [names[i] for i in spread(len(names))])
         entries = ((name, captions.get(i, ())) for i, name in images.items())
         super().__init__(str(path), root, entries, merge=True)
+        self.note = ""
         if self.merged:
             self.note = (
                 f"{self.entries:,} image ids of {path.name} name {len(self):,} files: each file is one record, "
