@@ -172,6 +172,22 @@ def test_gif(kind):
     check(*GIFS[kind])
 
 
+def test_comments_of_a_gif_are_counted(monkeypatch):
+    """Before the picture for both, after it for who asks whether there is another."""
+    data, _ = GIFS["plain"]
+    place = data.index(b"\x21\xf9")
+    monkeypatch.setattr(limits, "SAMPLES", 2_000_000)
+    comments = b"\x21\xfe\1a\0" * 1000
+    before, after = data[:place] + comments + data[place:], data[:-1] + comments + data[-1:]
+    one = b"\x21\xfe" + (b"\xff" + bytes(255)) * 1000 + b"\0"
+    check(data[:place] + one + data[place:], PALETTE[INDEX])
+    check(after, PALETTE[INDEX])
+    for read, attack in ((decode, before), (header, before), (header, after)):
+        with pytest.raises(DataError, match="takes too much to be read"):
+            read(attack)
+    assert header(GIFS["first of two"][0]).kinds == Kind.PALETTE | Kind.ANIMATED
+
+
 # PPM.
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from slip.data import jpeg, jpeg2000, limits, png, ppm, tiff
+from slip.data import gif, jpeg, jpeg2000, limits, png, ppm, tiff
 from slip.data.formats import FORMATS
 from slip.data.limits import Budget
 from slip.data.sniff import looks_like
@@ -122,6 +122,7 @@ def open_image(image: bytes, budget: Budget) -> ImageFile.ImageFile:
         return JpegImagePlugin.jpeg_factory(io.BytesIO(image))
     if image.startswith(png.SIGNATURE):
         image = png.without_texts(image, budget)
+    gif.check_blocks(image, budget)
     tiff.check_directory(image, budget)
     ppm.check_header(image, budget)
     return Image.open(io.BytesIO(image), formats=known_formats())

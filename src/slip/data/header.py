@@ -7,7 +7,7 @@ from enum import IntFlag
 
 from PIL import ImageFile
 
-from slip.data import jpeg
+from slip.data import gif, jpeg
 from slip.data.decode import is_jpeg, new_budget, open_image, orientation, strict, unknown
 from slip.errors import DataError
 
@@ -50,6 +50,7 @@ def header(image: bytes) -> Header:
             budget = new_budget()
             if is_jpeg(image):
                 jpeg.held(image, budget)
+            gif.check_blocks(image, budget, pictures=2)  # whether there is another is asked
             return _read(open_image(image, budget))
     except DataError:
         raise
