@@ -15,16 +15,8 @@ import pyarrow.parquet as pq
 
 from slip.data.containers.row_groups import holds, is_list, open_file, plain_type
 from slip.data.record import Record
-from slip.data.sources.columns import (
-    Columns,
-    choose,
-    find_keys,
-    guess_captions,
-    guess_images,
-    looks_like_paths,
-    path_of,
-    refuse_pictures,
-)
+from slip.data.sources.cells import looks_like_paths, path_of, refuse_pictures
+from slip.data.sources.columns import Columns, choose, find_keys, guess_captions, guess_images
 from slip.data.sources.files import read_image
 from slip.data.storage.retry import is_url
 from slip.errors import DataError

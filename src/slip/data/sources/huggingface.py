@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from slip.data.record import Record, Source
 from slip.data.sources.arrow import choose_typed, holds, make_record
-from slip.data.sources.columns import refuse_urls
+from slip.data.sources.cells import refuse_urls
 from slip.data.sources.parquet import open_parquet
 from slip.errors import DataError, did_you_mean
 

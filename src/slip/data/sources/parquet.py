@@ -9,7 +9,8 @@ from pathlib import Path
 from slip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
 from slip.data.record import Record
 from slip.data.sources.arrow import choose_typed, first_cells, make_record
-from slip.data.sources.columns import Columns, path_of, refuse_urls
+from slip.data.sources.cells import path_of, refuse_urls
+from slip.data.sources.columns import Columns
 from slip.data.sources.files import ImageFiles
 from slip.data.storage.retry import is_url
 from slip.errors import DataError
