@@ -97,6 +97,14 @@ def choose_typed(
     columns = find_keys(
         columns, lambda name: _cells_of(objects.get(name), worded, name, None if far else cells), where
     )
+    _check(columns, kinds, schema, where)
+    if cells and (kinds[columns.image] == "text" or not far):
+        refuse_pictures(map(_as_text, cells(columns.image)), columns.image, where)
+    return columns
+
+
+def _check(columns: Columns, kinds: Mapping[str, str], schema: pa.Schema, where: str) -> None:
+    """Raise DataError when a column can hold no images, or no captions."""
     for name, fits, what in [
         (columns.image, ("image", "path", "text"), "images, nor paths of images"),
         *(
@@ -106,9 +114,6 @@ def choose_typed(
     ]:
         if kinds[name] not in fits:
             raise DataError(f"Column '{name}' of {where} holds no {what}", got=str(schema.field(name).type))
-    if cells and (kinds[columns.image] == "text" or not far):
-        refuse_pictures(map(_as_text, cells(columns.image)), columns.image, where)
-    return columns
 
 
 def _guess_images(
