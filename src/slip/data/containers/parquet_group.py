@@ -109,9 +109,9 @@ class Group:
             batches.append(batch)
         return pa.Table.from_batches(batches)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield its rows, at most BATCH at once, fewer where they could be too large."""
-        rows, dictionaries = BATCH, False
+    def batches(self, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield its rows, at most `rows` at once, fewer where they could be too large."""
+        dictionaries = False
         if self.weight.most > LARGE:
             rows = max(1, min(rows, LARGE // max(1, self.weight.value)))
             dictionaries = self.opened.nested and not self.weight.delta  # a row may have any number of values

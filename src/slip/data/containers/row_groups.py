@@ -98,8 +98,20 @@ class RowGroups:
                 raise _unreadable(self.name, error) from None
             yield from zip(*columns)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in order, at most BATCH at once, in little memory; texts may be in dictionaries.
+    def first(self, count: int) -> list[tuple[Any, ...]]:
+        """Return the values of the first rows, `count` of them or fewer. Raises DataError when they cannot be read."""
+        found: list[tuple[Any, ...]] = []
+        try:
+            for batch in self.batches(count):
+                found += zip(*(batch.column(name).to_pylist() for name in self.columns))
+                if len(found) >= count:
+                    break
+        except ValueError as error:  # text that is no UTF-8
+            raise _unreadable(self.name, error) from None
+        return found[:count]
+
+    def batches(self, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in order, at most `rows` at once, in little memory; texts may be in dictionaries.
 
         Raises DataError when a file cannot be read, or unpacks to far more than it takes.
         """
@@ -108,7 +120,7 @@ class RowGroups:
                 opened = self._opened(number)
                 budget = Budget(f"The file {shown(path)}", memory=TABLE_BYTES + GROWTH * opened.file.size)
                 for group in range(opened.handle.num_row_groups):
-                    for batch in opened.group(group).batches():
+                    for batch in opened.group(group).batches(rows):
                         budget.draw(memory=decoded(batch))
                         yield batch
             except DataError:

@@ -11,20 +11,11 @@ from functools import cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from slip.data.containers.row_groups import holds, is_list, open_file, plain_type
+from slip.data.containers.row_groups import RowGroups, holds, is_list, plain_type
 from slip.data.record import Record
-from slip.data.sources.columns import (
-    Columns,
-    choose,
-    find_keys,
-    guess_captions,
-    guess_images,
-    looks_like_paths,
-    path_of,
-    refuse_pictures,
-)
+from slip.data.sources.cells import looks_like_paths, path_of, refuse_pictures
+from slip.data.sources.columns import Columns, choose, find_keys, guess_captions, guess_images
 from slip.data.sources.files import read_named, say_outside
 from slip.data.sources.spelling import Spelling
 from slip.data.storage.retry import is_url
@@ -37,7 +28,7 @@ EMBEDDED_COLUMNS = (
 )
 """Names of columns that hold encoded images, best first, in lower case."""
 
-_LOOK = 8
+LOOKED_AT = 8
 """Rows that are looked at."""
 _PICTURE = re.compile(
     rb"\xff\xd8|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|P[1-6]\s|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp",
@@ -107,6 +98,14 @@ def choose_typed(
     columns = find_keys(
         columns, lambda name: _cells_of(objects.get(name), worded, name, None if far else cells), where
     )
+    _check(columns, kinds, schema, where)
+    if cells and (kinds[columns.image] == "text" or not far):
+        refuse_pictures(map(_as_text, cells(columns.image)), columns.image, where)
+    return columns
+
+
+def _check(columns: Columns, kinds: Mapping[str, str], schema: pa.Schema, where: str) -> None:
+    """Raise DataError when a column can hold no images, or no captions."""
     for name, fits, what in [
         (columns.image, ("image", "path", "text"), "images, nor paths of images"),
         *(
@@ -116,9 +115,6 @@ def choose_typed(
     ]:
         if kinds[name] not in fits:
             raise DataError(f"Column '{name}' of {where} holds no {what}", got=str(schema.field(name).type))
-    if cells and (kinds[columns.image] == "text" or not far):
-        refuse_pictures(map(_as_text, cells(columns.image)), columns.image, where)
-    return columns
 
 
 def _guess_images(
@@ -198,13 +194,9 @@ def first_cells(path: str) -> Look:
 
     def look(name: str) -> Sequence[Any]:
         try:
-            file = open_file(path) if is_url(path) else pq.ParquetFile(path, buffer_size=2**16)
-            for batch in file.iter_batches(_LOOK, columns=[name], use_threads=False):
-                if len(batch):
-                    return batch.column(0).to_pylist()
-        except Exception:  # of pyarrow and remote file systems: whoever reads the rows will say it
-            pass
-        return []
+            return [value for (value,) in RowGroups([path], [name]).first(LOOKED_AT)]
+        except DataError:  # whoever reads the rows will say it
+            return []
 
     return look
 

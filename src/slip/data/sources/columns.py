@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slip.data.captions import is_placeholder, spelled, texts
-from slip.data.formats import EXTENSIONS
+from slip.data.captions import texts
+from slip.data.sources.cells import (
+    Cells,
+    are_files,
+    keys_in,
+    looks_like_captions,
+    looks_like_paths,
+    names_file,
+)
 from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean
 
@@ -131,19 +138,6 @@ _QUALIFIERS = frozenset(
         *("full", "clean", "cleaned", "final"),
     ]
 )
-_FILE = re.compile(
-    rf"\s*+[^\s].{{,4000}}\.({'|'.join(sorted(EXTENSIONS))}|jpe|heic|heif)\s*", re.IGNORECASE | re.DOTALL
-)
-_URL = re.compile(r"\s*(https?|s3|gs|ftp)://", re.IGNORECASE)
-_CODE = re.compile(r"\S*(\d|\.[a-z]{2,4}$)\S*$")
-_NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
-_BASE64 = re.compile(r"\s*(data:image/[\w.+-]+;base64,|[A-Za-z0-9+/_-]{256})")
-_BYTES = re.compile(r"""\s*(\{\s*['"]bytes['"]\s*:\s*)?b['"]""")
-
-_ZERO_WIDTH = "\ufeff\u200b\u200e\u200f\u2060"
-
-Cells = Callable[[str], Sequence[Any]]
-"""Gives some of a column's cells, to look at."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +252,7 @@ def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str 
         return list({_plain(column): column for column in reversed(known)}.values())[::-1]
     if not known:
         # A table without a line of names has a file's name in their place.
-        known = [column for column in file_columns(columns, cells) if not _FILE.fullmatch(column)]
+        known = [column for column in file_columns(columns, cells) if not names_file(column)]
         if len(known) > 1:
             raise _equally_likely(where, known)
         return known
@@ -282,7 +276,7 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
     """
     columns = list(dict.fromkeys(column for column in columns if column))
     if cells is not None:
-        likely = [column for column in columns if _looks_like_captions(cells(column))]
+        likely = [column for column in columns if looks_like_captions(cells(column))]
         found = guess_captions(likely) if len(likely) < len(columns) else ()
         if found:
             return found
@@ -305,32 +299,9 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
     return last if len(last) == 1 else ()
 
 
-def looks_like_paths(cells: Sequence[Any]) -> int:
-    """Return how much a column's cells look like paths of image files: 3 paths, 2 addresses, 1 other texts, 0 not."""
-    plain = [path for path in map(path_of, cells) if path]
-    if not plain or _share(_NUMBER, plain) > 0.5:
-        return 0
-    if _share(_URL, plain, whole=False) > 0.5:
-        return 2
-    likely = sum(bool(_FILE.fullmatch(path) or "/" in path or "\\" in path) for path in plain)
-    return 3 if likely > 0.5 * len(plain) else 1
-
-
-def path_of(value: Any) -> str:
-    """Return the path that a cell names: a text's own, that of an object as data hubs write it, or the only one of a
-    list; "" if none."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, dict):
-        value = next(
-            (value[key] for key in ("path", "file_name", "filename", "file") if value.get(key)), None
-        )
-    return value.strip().strip(_ZERO_WIDTH) if isinstance(value, str) else ""
-
-
 def file_columns(columns: Iterable[str], cells: Cells) -> list[str]:
     """Return the columns whose cells are names of image files, by their endings, whatever they are called."""
-    return [column for column in dict.fromkeys(columns) if column and _share(_FILE, cells(column)) > 0.9]
+    return [column for column in dict.fromkeys(columns) if column and are_files(cells(column))]
 
 
 def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
@@ -341,98 +312,28 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
     """
     paths, remarks = [], []
     for column, path in zip(columns.captions, columns.key_paths):
-        seen, example = _keys(cells(column))
-        known = [seen[name] for name in map(_plain, CAPTION_COLUMNS) if name in seen]
-        if seen and (not known if not path else path[0] not in seen.values()):
-            name = next(iter(seen.values()))
+        seen, example = keys_in(cells(column))
+        by_name = _by_plain_name(seen)
+        known = [by_name[name][0] for name in map(_plain, CAPTION_COLUMNS) if name in by_name]
+        if seen and (path[0] not in seen if path else not known):
             raise DataError(
                 f"Column '{column}' of {where} holds objects, "
                 + (f"without a key {path[0]!r}" if path else "not texts"),
                 got=str(example)[:200],
-                cause=f"Their keys are {', '.join(map(repr, seen.values()))}",
-                fix=f"Name the one that holds the text, for example: --data.caption-column {column}.{name}",
+                cause=f"Their keys are {', '.join(map(repr, seen))}",
+                fix=f"Name the one that holds the text, for example: --data.caption-column {column}.{seen[0]}",
             )
         if seen and not path:
-            remarks.append(f"The cells of '{column}' are objects with {', '.join(map(repr, seen.values()))}")
-        paths.append(path or tuple(known[:1]) if seen else path)
+            remarks.append(f"The cells of '{column}' are objects with {', '.join(map(repr, seen))}")
+        paths.append(path or tuple(known[:1]))
     keys = tuple(paths) if any(paths) else ()
     return replace(columns, keys=keys, remark=". ".join(remarks))
-
-
-def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:
-    """Raise DataError when a cell of the image column is a web address."""
-    for path in paths:
-        if isinstance(path, str) and re.match(r"\s*https?://", path):
-            raise DataError(
-                f"Column '{column}' of {where} holds web addresses, not files",
-                got=path,
-                fix="Download the images first (img2dataset makes tar shards of such a table) and train on those",
-            )
-
-
-def refuse_pictures(cells: Iterable[object], column: str, where: str) -> None:
-    """Raise DataError when a cell of the image column is a picture written as text."""
-    for cell in cells:
-        if not isinstance(cell, str):
-            continue
-        form = "in base64" if _BASE64.match(cell) else "as Python prints bytes" if _BYTES.match(cell) else ""
-        if form:
-            decoded = (
-                'base64.b64decode(text.split(",")[-1])' if form == "in base64" else "ast.literal_eval(text)"
-            )
-            raise DataError(
-                f"Column '{column}' of {where} holds pictures written as text, {form}",
-                got=f"{cell[:40]}… ({len(cell):,} characters)",
-                cause="A table of text names image files; bytes belong in Parquet",
-                fix=f"Turn each text into bytes with Python, {decoded}, and write them to files, or as a column of "
-                "bytes to a Parquet file",
-            )
-
-
-def _looks_like_captions(cells: Sequence[Any]) -> bool:
-    """Whether there may be captions among a column's cells; where there are no cells, too."""
-    if not cells:
-        return True
-    found = [cell for cell in cells if cell is not None and cell != ""]
-    if any(not isinstance(cell, str | int | float) for cell in found):
-        return True
-    words = [cell for cell in found if isinstance(cell, str) and not is_placeholder(cell)]
-    poor = sum(
-        len(word) < 200 and " " not in word and any(form.match(word) for form in (_CODE, _FILE, _URL))
-        for word in words
-    )
-    return bool(words) and poor < 0.9 * len(words)
-
-
-def _keys(cells: Sequence[Any]) -> tuple[dict[str, str], Any]:
-    """Return the keys of the objects in cells, plain name → key, and one of the objects; none where there is text."""
-    seen: dict[str, str] = {}
-    example: Any = None
-    pending = [spelled(cell.strip()) or cell if isinstance(cell, str) else cell for cell in reversed(cells)]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, list):
-            pending += reversed(item)
-        elif isinstance(item, dict):
-            for key in item:
-                seen.setdefault(_plain(key), key)
-            example = example or item
-        elif isinstance(item, str) and item.strip():
-            return {}, None
-    return seen, example
 
 
 def _is_qualified(column: str, name: str) -> bool:
     """Whether a column's name is a well-known one and a language or length."""
     first, *rest = re.findall(r"[^\W_]+", _folded(column)) or [""]
     return first == name and bool(rest) and set(rest) <= _QUALIFIERS
-
-
-def _share(form: re.Pattern[str], cells: Sequence[Any], *, whole: bool = True) -> float:
-    """Return how many of the cells that are not empty have a form."""
-    found = [cell for cell in cells if cell is not None and cell != ""]
-    fits = form.fullmatch if whole else form.match
-    return sum(isinstance(cell, str) and fits(cell) is not None for cell in found) / max(1, len(found))
 
 
 def _equally_likely(where: str, columns: Sequence[str]) -> DataError:

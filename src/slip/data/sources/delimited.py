@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from slip.data.formats import EXTENSIONS
+from slip.data.sources.cells import names_file
 from slip.data.sources.columns import guess_captions, guess_images
 from slip.data.sources.lines import read_lines
 from slip.data.sources.sheet import Sheet
@@ -27,9 +27,6 @@ _MOST_LINES = 1000
 """Of a quoted field."""
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?[\s,;|]*', re.IGNORECASE)
 _QUOTED_NAMES = re.compile(r'"[^"]*"( "[^"]*")+\s*')
-_FILE = re.compile(
-    rf"""[\s"']*+[^\s"'].{{,4000}}\.({"|".join(sorted(EXTENSIONS))}|jpe|heic|heif)["']?\s*+""", re.IGNORECASE
-)
 
 
 def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
@@ -77,7 +74,7 @@ def _above(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> int:
         if _known(rows[0], wanted):
             return 0
         for above, row in enumerate(rows):
-            if _known(row, wanted) == 2 and len(row) > len(rows[0]) and not any(map(_FILE.fullmatch, row)):
+            if _known(row, wanted) == 2 and len(row) > len(rows[0]) and not any(map(names_file, row)):
                 return above
     return 0
 
@@ -127,9 +124,7 @@ def _columns(sample: list[list[str]], wanted: Sequence[str]) -> tuple[list[str],
         numbered = [row[0].strip() for row in rows] == [str(n) for n in range(1, len(rows) + 1)]
         images = [names.index(name) for name in (*wanted, *guess_images(names)) if name in names]
         shifted = any(
-            _FILE.fullmatch(row[place + 1]) and not _FILE.fullmatch(row[place])
-            for row in rows
-            for place in images[:1]
+            names_file(row[place + 1]) and not names_file(row[place]) for row in rows for place in images[:1]
         )
         if numbered or shifted:
             remark = "Its first line has one name fewer than the rows have fields: the first field is the row's name"
@@ -234,7 +229,7 @@ class _Reader:
         """
         fields = line.rstrip("\r\n").split(self.separator)
         return len(fields) == width > 1 and any(
-            _FILE.fullmatch(field) or _mould(field) == _mould(own) != "" for field, own in zip(fields, row)
+            names_file(field) or _mould(field) == _mould(own) != "" for field, own in zip(fields, row)
         )
 
     def _fitted(self, row: list[str], width: int) -> list[str]:

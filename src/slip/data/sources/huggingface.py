@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from slip.data.containers.chunks import Checked
 from slip.data.contents import Contents
 from slip.data.record import Record, Source
-from slip.data.sources.arrow import choose_typed, holds, make_record
-from slip.data.sources.columns import refuse_urls
+from slip.data.sources.arrow import LOOKED_AT, choose_typed, holds, make_record
+from slip.data.sources.cells import refuse_urls
 from slip.data.sources.parquet import open_parquet
 from slip.errors import DataError, did_you_mean
 from slip.files import expand
@@ -153,9 +154,7 @@ class HubDataset:
             image_column=image_column,
             caption_column=caption_column,
             captions_required=captions_required,
-            look=lambda name: (
-                cast(Any, dataset.select_columns([name]).with_format("arrow"))[:8].column(name).to_pylist()
-            ),
+            look=partial(_first_values, dataset),
         )
         self.note = self.columns.note(name)
         self._names = (self.columns.image, *self.columns.captions)
@@ -186,9 +185,7 @@ class HubDataset:
     def _values(self, index: int) -> list[Any]:
         """Return the columns' values in a row, from the table itself: the set's features would decode them."""
         if self._columns is None:
-            rows = cast(Any, self._rows)
-            order = None if rows._indices is None else Checked(rows._indices.column(0))
-            self._columns = order, [Checked(rows.data.column(name)) for name in self._names]
+            self._columns = _checked(self._rows, self._names)
         order, columns = self._columns
         index = index if order is None else order[index]
         return [column[index] for column in columns]
@@ -196,6 +193,21 @@ class HubDataset:
 
 _Checked = tuple[Checked | None, list[Checked]]
 """The order of the rows, None as they lie, and the columns."""
+
+
+def _checked(dataset: Any, names: Sequence[str]) -> _Checked:
+    order = None if dataset._indices is None else Checked(dataset._indices.column(0))
+    return order, [Checked(dataset.data.column(name)) for name in names]
+
+
+def _first_values(dataset: Any, name: str) -> list[Any]:
+    """Return the values of a column in the first rows, those that can be read."""
+    order, (column,) = _checked(dataset, [name])
+    found = []
+    for row in range(min(LOOKED_AT, len(dataset))):
+        with suppress(ValueError, LookupError):
+            found.append(column[row if order is None else order[row]])
+    return found
 
 
 def pick(files: dict[str, str], config: str, split: str, where: str) -> list[str]:

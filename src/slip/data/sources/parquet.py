@@ -11,7 +11,8 @@ from slip.data.contents import Contents
 from slip.data.limits import TABLE_BYTES
 from slip.data.record import Record
 from slip.data.sources.arrow import choose_typed, first_cells, make_record
-from slip.data.sources.columns import Columns, path_of, refuse_urls
+from slip.data.sources.cells import path_of, refuse_urls
+from slip.data.sources.columns import Columns
 from slip.data.sources.files import ImageFiles
 from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError

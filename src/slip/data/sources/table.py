@@ -8,18 +8,8 @@ from typing import Any
 
 from slip.data.captions import is_placeholder
 from slip.data.contents import Contents
-from slip.data.sources.columns import (
-    Columns,
-    choose,
-    file_columns,
-    find_keys,
-    guess_captions,
-    guess_images,
-    looks_like_paths,
-    path_of,
-    refuse_pictures,
-    refuse_urls,
-)
+from slip.data.sources.cells import looks_like_paths, path_of, refuse_pictures, refuse_urls
+from slip.data.sources.columns import Columns, choose, file_columns, find_keys, guess_captions, guess_images
 from slip.data.sources.delimited import read_delimited
 from slip.data.sources.files import ImageFiles
 from slip.data.sources.sheet import Sheet, read_json_lines
