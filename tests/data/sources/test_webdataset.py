@@ -406,8 +406,8 @@ def test_members_that_are_too_large_are_one_record_each(tmp_path, write_tar, mon
         ("3.txt", b"12345"),
     ]
     source = TarShards([write_tar(tmp_path / "a.tar", members)])
-    for index, message in ((0, "too large"), (1, "caption of '2'.*6 bytes")):
-        with pytest.raises(DataError, match=message):
+    for index in range(2):
+        with pytest.raises(DataError, match=r"too large.*a\.tar"):
             source[index]
     assert source[2].captions == ("12345",)
 

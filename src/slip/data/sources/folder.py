@@ -68,13 +68,13 @@ class ImageFolder(ImageFiles):
                 cause=listing.what_is_there(),
                 fix=listing.advice(),
             )
-        super().__init__(
-            name or str(folder), Path(folder), ((entry.partition(_MARK)[0], ()) for entry in found)
-        )
         self._asked, self._kinds = listing.asked, listing.kinds
-        kinds = (ord(entry.partition(_MARK)[2] or "\0") for entry in found)
-        self._beside = Shared(np.fromiter(kinds, np.uint16, len(found)))
-        self.contents = listing.contents(captioned=len(self._kinds) > 1)
+        marked = len(self._kinds) > 1
+        paths = (entry.partition(_MARK)[0] for entry in found) if marked else found
+        super().__init__(name or str(folder), Path(folder), ((path, ()) for path in paths))
+        beside = (ord(entry.partition(_MARK)[2] or "\0") if marked else 0 for entry in found)
+        self._beside = Shared(np.fromiter(beside, np.uint16, len(found)))
+        self.contents = listing.contents(captioned=marked)
         self.note = "\n".join(self._notes(caption_column, listing))
 
     def __getitem__(self, index: int) -> Record:
@@ -186,7 +186,7 @@ class _Listing:
         used: set[tuple[str, str]] = set()
         for stem, ending in images:
             kind = self._kind(stem, ending, beside, used) if beside else 0
-            yield f"{prefix}{stem}{ending}{_MARK}{chr(kind)}" if kind else prefix + stem + ending
+            yield prefix + stem + ending + (_MARK + chr(kind) if kind else "")
         if wanted is None:
             for stem, endings in beside.items():
                 for extension, ending in endings.items():

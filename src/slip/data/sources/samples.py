@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from slip.data.containers.tar import Member
@@ -83,20 +83,24 @@ def split_name(name: str) -> tuple[str, str]:
     return (folder + slash + stem, extension.lower()) if stem else (name, "")
 
 
-def group(members: Iterable[Member], census: Census) -> list[Sample]:
+def group(
+    members: Iterable[Member], census: Census, check: Callable[[], object] = lambda: None
+) -> list[Sample]:
     """Group a shard's members by key, in the order of each one's first. A repeated member begins a new sample.
 
     The key is the name up to the first dot of its last part, as in WebDataset: `0001.rgb.jpg` and `0001.txt` are one
     sample. But `IMG_2023.05.01_0001.jpg` and `IMG_2023.05.02_0002.jpg` are two: where several pictures have one key,
     they are told apart by what stands before their last dot (before `rgb.jpg` and the like as a whole), if at least
     two of them have a text or `.json` of their own, or if the key alone has none and no picture of another key has the
-    same there, as `left.jpg` would. Links are resolved to the members that they name.
+    same there, as `left.jpg` would. Links are resolved to the members that they name. `check` is called for each
+    member, and may raise an error to stop.
     """
     samples: list[Sample] = []
     latest: dict[str, Files] = {}
     others: list[Member] = []  # of no sample, but links may name them
     dotted = links = False
     for member in members:
+        check()
         census.seen += 1
         key, extension = split_name(member.name)
         if not extension or member.size >= LARGEST or member.sparse:
@@ -108,8 +112,10 @@ def group(members: Iterable[Member], census: Census) -> list[Sample]:
             files = latest[key] = {}
             samples.append(Sample(key, files))
         files[extension] = member
-        dotted = dotted or "." in extension
-        links = links or member.link != ""
+        if "." in extension:
+            dotted = True
+        if member.link:
+            links = True
     if dotted:
         samples = _split_dotted(samples)
     if links:

@@ -48,14 +48,18 @@ def read(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) -> tup
     They are the list `captions` of the `.json`; else the text, on which others train as well; else what another
     well-known key of the `.json` holds. Raises ValueError or RecursionError when they are broken.
     """
-    return _chosen(_object(sidecar), _texts(text, asked), asked)[1]
+    if text is not None and not asked.keys and (sidecar is None or b'"captions"' not in sidecar):
+        captions = _texts(text, asked)  # the .json need not be parsed
+        if captions or sidecar is None:
+            return captions
+    return _chosen(_object(sidecar), text, asked)[1]
 
 
 def look(sidecar: bytes | None, text: bytes | None, asked: Asked) -> Counter[str]:
     """Return what there is to say about the captions of one sample, to be added up over some and put into `words`."""
     try:
         found, captions = _object(sidecar), _texts(text, asked)
-        key, chosen = _chosen(found, captions, asked)
+        key, chosen = _chosen(found, text, asked)
     except (ValueError, RecursionError):
         return Counter()
     facts = Counter({"looked": 1})
@@ -84,9 +88,7 @@ def words(facts: Counter[str], name: str) -> list[str]:
     for fact, count in facts.items():
         kind, _, key = fact.partition(" ")
         if kind == "differ":
-            taken, other = (
-                (f"'{key}' of the .json", "txt") if key.lower() == "captions" else ("the text", key)
-            )
+            taken, other = (f"'{key}' of the .json", "txt") if key == "captions" else ("the text", key)
             said.append(
                 f"warning: in {count:,} of {looked:,} {sampled}, the text differs from '{key}' of the .json: {taken} "
                 f"is taken; --data.caption-column {other} takes the other"
@@ -126,12 +128,14 @@ def _bounded(data: bytes) -> bytes:
     return data
 
 
-def _chosen(found: dict[str, Any], text: tuple[str, ...], asked: Asked) -> tuple[str, tuple[str, ...]]:
+def _chosen(found: dict[str, Any], text: bytes | None, asked: Asked) -> tuple[str, tuple[str, ...]]:
     """Return which key of the `.json` gives the captions, "" for the text, and the captions."""
-    if asked.keys:
-        return ("", text) if text else _of_keys(found, asked.keys, every=True)
-    key, captions = _of_keys(found, _usual(found))
-    return ("", text) if text and key.lower() != "captions" else (key, captions)
+    listed = texts(found.get("captions")) if not asked.keys else ()
+    if listed:
+        return "captions", listed
+    if captions := _texts(text, asked):
+        return "", captions
+    return _of_keys(found, asked.keys or _usual(found), every=bool(asked.keys))
 
 
 def _usual(found: dict[str, Any]) -> tuple[str, ...]:

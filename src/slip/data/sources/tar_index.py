@@ -18,7 +18,7 @@ import time
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +52,7 @@ THREADS = 16
 members. On 6 such shards on 2 busy cores, processes took 4 s and threads 2: starting them was 1.2 to 1.6 s of it."""
 SILENCE = 1.5
 """Seconds after which progress is shown."""
-LOOKED_AT = 48
+LOOKED_AT = 16
 """Captions' members at the beginning of each shard that are read while walking over it, for what they hold."""
 LARGEST_LOOK = 1 << 16
 """Bytes of a member that is read so."""
@@ -176,39 +176,42 @@ def walk(
 ) -> ShardIndex:
     """Make the index of a shard. Raises DataError when it cannot be read to its end."""
     places, keys = array("I"), {}
-    facts, pictures, tied = Counter(), Counter(), Counter()
-    remarks: list[str] = []
+    facts, remarks = Counter(), []
     census, looked = samples.Census(), {}
     names = tuple(name.lower() for name in wanted.captions.names)
     asked = bool(wanted.picture), bool(names)
-    for key, files, renamed in samples.group(_members(file, looked, remarks, stop), census):
-        chosen = samples.choose(files, wanted.picture, names)
+    kinds: dict[tuple[str, ...], samples.Chosen] = {}  # extensions of a sample → what is chosen among them
+    counts: Counter[tuple[str, ...]] = Counter()
+
+    def check() -> None:
+        if stop and stop.is_set():
+            raise Stopped("Reading the shards was stopped")
+
+    for key, files, renamed in samples.group(_members(file, looked, remarks), census, check):
+        extensions = tuple(files)
+        chosen = kinds.get(extensions)
+        if chosen is None:
+            chosen = kinds[extensions] = samples.choose(files, wanted.picture, names)
+        counts[extensions] += 1
         if len(files) > 1 + bool(chosen.json) + bool(chosen.text) or not chosen.picture:
             samples.leave_out(files, chosen, census, asked=asked)
         if not chosen.picture:
             continue
-        count = len(places) // 6
-        if renamed:
-            facts["renamed"] += 1
-        if renamed or files[chosen.picture].extended:
-            keys[count] = key
-        pictures[chosen.picture] += 1
-        if chosen.tied:
-            tied[", ".join((chosen.picture, *chosen.tied))] += 1
         taken = files[chosen.picture], files.get(chosen.json), files.get(chosen.text)
+        count = len(places) // 6
+        if renamed or taken[0].extended:
+            keys[count] = key
+            facts["renamed"] += renamed
         for member in taken:
             places.extend((member.offset // BLOCK, member.size) if member else (0, 0))
         if count < LOOKED_AT:
             facts.update(_look(taken[1:], looked, wanted.captions))
-        if names and chosen.text:
-            facts["asked"] += 1
-    facts.update({f"picture {extension}": count for extension, count in pictures.most_common(MOST_TOLD)})
-    facts.update({f"tied {extensions}": count for extensions, count in tied.most_common(MOST_TOLD)})
+    facts.update(_of_kinds(((kinds[key], count) for key, count in counts.items()), bool(names)))
     return ShardIndex(
         np.array(places, np.uint32).reshape(-1, 3, 2),
         keys,
         census.contents(file.path),
-        facts,
+        +facts,
         tuple(remarks),
         status,
     )
@@ -224,21 +227,33 @@ def write_index(path: str) -> None:
     _keep(path, walk(open_file(path, status), status), UNASKED)
 
 
-def _members(
-    file: File, looked: dict[int, bytes], remarks: list[str], stop: threading.Event | None
-) -> Iterator[Member]:
+def _members(file: File, looked: dict[int, bytes], remarks: list[str]) -> Iterator[Member]:
     """Yield the members of a shard; put what the first captions' members hold into `looked`, by offset."""
-    for member in members(file, remarks.append):
-        if stop and stop.is_set():
-            raise Stopped("Reading the shards was stopped")
+    found = members(file, remarks.append)
+    endings = (".json", *(f".{text}" for text in sidecars.TEXTS))
+    for member in found:
         yield member
-        if (
-            len(looked) < LOOKED_AT
-            and member.size <= LARGEST_LOOK
-            and member.name.lower().endswith((".json", *(f".{text}" for text in sidecars.TEXTS)))
-            and not (member.link or member.sparse)
-        ):
+        plain = member.size <= LARGEST_LOOK and not (member.link or member.sparse)
+        if plain and member.name.lower().endswith(endings):
             looked[member.offset] = file.read(member.offset, member.size)
+            if len(looked) >= LOOKED_AT:
+                break
+    yield from found
+
+
+def _of_kinds(kinds: Iterable[tuple[samples.Chosen, int]], asked: bool) -> Counter[str]:
+    """Return the facts about samples that follow from their extensions; `kinds`: what was chosen, how many samples."""
+    pictures, tied = Counter(), Counter()
+    facts: Counter[str] = Counter()
+    for chosen, count in kinds:
+        if chosen.picture:
+            pictures[f"picture {chosen.picture}"] += count
+            facts["asked"] += count if asked and chosen.text else 0
+        if chosen.tied:
+            tied[f"tied {', '.join((chosen.picture, *chosen.tied))}"] += count
+    facts.update(dict(pictures.most_common(MOST_TOLD)))
+    facts.update(dict(tied.most_common(MOST_TOLD)))
+    return facts
 
 
 def _look(taken: Sequence[Member | None], looked: dict[int, bytes], asked: Asked) -> Counter[str]:

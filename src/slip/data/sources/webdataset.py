@@ -44,6 +44,8 @@ HELD, HELD_BYTES = 16, 64 << 20
 FETCHED_BYTES = 16 << 20
 """The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less; one
 of more than HELD_BYTES record by record."""
+NEAR = 64 << 10
+"""Bytes beside an image that are rather read with it than its captions apart."""
 NAMED = 10
 """Broken shards that messages name."""
 GAP = 256 << 10
@@ -174,25 +176,28 @@ class TarShards:
         shard = bisect_right(self._first, index) - 1
         path = shown(self.paths[shard])
         file = self._file(shard, index)
-        (block, size), json_place, text_place = self._places.array[index].tolist()
-        if size > FILE_BYTES:
+        places = self._places.array[index].tolist()
+        size = places[0][1]
+        if size > FILE_BYTES or max(places[1][1], places[2][1]) > TEXT_BYTES:
             raise DataError(
-                "The picture is too large", got=f"{path}, {size / 1e6:,.0f} MB", fix="Store it smaller"
+                "The picture or its caption is too large",
+                got=f"{size:,} and {max(places[1][1], places[2][1]):,} bytes, in {path}",
+                fix="Store it smaller",
             )
-        data = file.read((block - 1) * BLOCK, BLOCK + size)  # the header, for the key, with the image
-        if not _is_header_of(data, size):
+        header, image, sidecar, text = _read(file, places)
+        if not _is_header_of(header, size):
             raise DataError(
                 "The tar shard has changed since it was opened",
                 got=path,
                 cause="Where an image was, there is something else",
                 fix="Start again, so that the shard is indexed anew",
             )
-        key = self._key(index) or split_name(header_name(data))[0]
+        key = self._key(index) or split_name(header_name(header))[0]
         try:
-            captions = sidecars.read(_text(file, json_place), _text(file, text_place), self._wanted.captions)
+            captions = sidecars.read(sidecar, text, self._wanted.captions)
         except (ValueError, RecursionError) as error:  # what broken JSON and UTF-8 raise
             raise DataError(f"The caption of '{key}' in {path} cannot be read", cause=str(error)) from None
-        return Record(data[BLOCK:], captions, key, path)
+        return Record(image, captions, key, path)
 
     def _key(self, index: int) -> str:
         """Return the key of a sample if it is not in the header of its image, else ""."""
@@ -285,12 +290,28 @@ def _missing(indexes: Sequence[ShardIndex]) -> str:
     )
 
 
-def _text(file: File | Pieces, place: list[int]) -> bytes | None:
-    """Read a member with captions, None where the sample has none. Raises ValueError for one that is too large."""
-    block, size = place
-    if size > TEXT_BYTES:
-        raise ValueError(f"It has {size:,} bytes, and no caption needs more than {TEXT_BYTES:,}")
-    return file.read(block * BLOCK, size) if block else None
+def _read(file: File | Pieces, places: list[list[int]]) -> tuple[bytes, bytes, bytes | None, bytes | None]:
+    """Return the header of a sample's image, the image, its `.json` and its text, None where it has none.
+
+    What lies near one another is read at once.
+    """
+    (block, size), *others = places
+    start = first = (block - 1) * BLOCK
+    end = last = block * BLOCK + size
+    for place, length in others:
+        if place:
+            first, last = min(first, place * BLOCK), max(last, place * BLOCK + length)
+    if last - first > end - start + NEAR:
+        data = file.read(start, end - start)
+        sidecar, text = (file.read(place * BLOCK, length) if place else None for place, length in others)
+        return data[:BLOCK], data[BLOCK:], sidecar, text
+    data = file.read(first, last - first)
+    sidecar, text = (
+        data[place * BLOCK - first : place * BLOCK - first + length] if place else None
+        for place, length in others
+    )
+    start -= first
+    return data[start : start + BLOCK], data[start + BLOCK : end - first], sidecar, text
 
 
 def _is_header_of(header: bytes, size: int) -> bool:
