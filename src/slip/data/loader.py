@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder, Early, Room, plain
@@ -220,7 +221,7 @@ def _end(pieces: Iterator[dict[str, Any]]) -> None:
     already closed.
     """
     if getattr(pieces, "_worker_pids_set", False):  # else their end would be taken for a failure
-        torch.utils.data._utils.signal_handling._remove_worker_pids(id(pieces))
+        _remove_worker_pids(id(pieces))
         pieces._worker_pids_set = False  # type: ignore[attr-defined]
     for worker in getattr(pieces, "_workers", ()):
         worker.kill()
