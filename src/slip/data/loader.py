@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder, Early, Room, plain
@@ -219,11 +220,14 @@ def _end(pieces: Iterator[dict[str, Any]]) -> None:
     DataLoader itself would wait for each of them for five seconds, and the garbage collector may find their handles
     already closed.
     """
-    if getattr(pieces, "_worker_pids_set", False):  # else their end would be taken for a failure
-        torch.utils.data._utils.signal_handling._remove_worker_pids(id(pieces))
-        pieces._worker_pids_set = False  # type: ignore[attr-defined]
-    for worker in getattr(pieces, "_workers", ()):
-        worker.kill()
+    try:
+        if getattr(pieces, "_worker_pids_set", False):  # else their end would be taken for a failure
+            _remove_worker_pids(id(pieces))
+            pieces._worker_pids_set = False  # type: ignore[attr-defined]
+        for worker in getattr(pieces, "_workers", ()):
+            worker.kill()
+    except (AttributeError, TypeError):  # the interpreter ends, and takes modules apart: so do the processes
+        pass
     getattr(pieces, "_shutdown_workers", lambda: None)()
 
 

@@ -20,11 +20,8 @@ with held(Path(sys.argv[1])):
 
 
 def test_a_second_one_is_refused_and_told_who_the_first_is(tmp_path) -> None:
-    with (
-        lock.held(tmp_path),
-        pytest.raises(ConfigError, match=rf"process {os.getpid()} on .*--out"),
-        lock.held(tmp_path, patience=0),
-    ):
+    refused = pytest.raises(ConfigError, match=rf"process {os.getpid()} on .*--out")
+    with lock.held(tmp_path), refused, lock.held(tmp_path, patience=0):
         pytest.fail("two at once")
     with lock.held(tmp_path, patience=0):
         pass

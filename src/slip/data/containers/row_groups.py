@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slip.data.containers.parquet_group import Opened, decoded
+from slip.data.containers.parquet_group import BATCH, Opened, decoded
 from slip.data.limits import TABLE_BYTES, Budget
 from slip.data.storage import files as storage
 from slip.data.storage.files import Recent, Stat
