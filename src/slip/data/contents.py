@@ -122,11 +122,12 @@ def losses(source: Any) -> list[str]:
 def contents_of(source: Any) -> list[tuple[str, Contents]]:
     """Return what lies in a source, name by name: of a mixture each of its sources, of a subset the whole.
 
-    A source that does not say what it left out has nothing to say, and is not in the list.
+    A source says it as `contents`, and of the files beside those that it is made of as `beside`. One that has neither
+    is not in the list.
     """
     if hasattr(source, "sources"):
         return [entry for part in source.sources for entry in contents_of(part)]
     if hasattr(source, "source"):
         return contents_of(source.source)
-    contents = getattr(source, "contents", None)
-    return [(source.name, contents)] if contents is not None else []
+    found = getattr(source, "contents", None), getattr(source, "beside", None)
+    return [(source.name, contents) for contents in found if contents is not None]

@@ -61,7 +61,7 @@ def test_of_several_splits_that_for_training(put, ending, name):
 
 
 def test_left_out_splits_are_counted(put):
-    contents = opened(put("train.tar", "val.tar", "val-2.tar")).contents
+    contents = opened(put("train.tar", "val.tar", "val-2.tar")).beside
     assert (contents.seen, contents.used, contents.lost) == (3, 1, 0)
     assert list(contents.left_out) == ["a file of another split (validation)"]
 
@@ -120,7 +120,7 @@ def test_pictures_and_shards(put):
     put("a.tar", "b.tar")  # as many shards as pictures
     source = opened(folder)
     assert len(source) == 3
-    assert source.contents.left_out["a picture beside the shards"].count == 3
+    assert source.beside.left_out["a picture beside the shards"].count == 3
 
 
 def test_pictures_and_parquet(put, jpeg, tmp_path):
@@ -156,7 +156,7 @@ def test_the_table_of_a_folder_of_pictures(put, tmp_path, name, text):
     assert type(source) is Table
     assert source[0].captions == ("one",)
     assert f"the table {name}" in source.note
-    assert source.contents.left_out["a picture that the table does not name"].example == "2.jpg"
+    assert source.beside.left_out["a picture that the table does not name"].example == "2.jpg"
 
 
 def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):

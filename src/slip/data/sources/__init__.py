@@ -147,6 +147,7 @@ def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
         picture for picture in pictures_below(os.path.abspath(folder), ENTRIES) if picture not in named
     ]
     if unnamed:
+        layout.taken = len(named)
         example = os.path.relpath(unnamed[0], folder)
         layout.left_out["a picture that the table does not name"] = LeftOut(len(unnamed), example)
 
@@ -154,11 +155,11 @@ def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
 def _told(source: Source, layout: Layout) -> Source:
     """Return the source, which says besides what of a folder is taken and what is left out."""
     if layout.left_out:
-        contents: Contents = getattr(source, "contents", None) or Contents("records", len(source))
+        taken = layout.taken or len(layout.paths)
+        beside = Contents("files", taken + sum(left.count for left in layout.left_out.values()))
         for reason, left in layout.left_out.items():
-            contents.see(left.count)
-            contents.leave_out(reason, left.example, left.count, lost=left.lost)
-        source.contents = contents  # type: ignore
+            beside.leave_out(reason, left.example, left.count, lost=left.lost)
+        source.beside = beside  # type: ignore
     if layout.notes:
         source.note = "\n".join(filter(None, [*layout.notes, getattr(source, "note", "")]))  # type: ignore
     return source

@@ -29,11 +29,13 @@ _SPLIT = re.compile(r"train|val|dev|test", re.IGNORECASE)
 class Layout:
     """What is taken of a folder: `paths` of shards, a table or annotation files, or the folder itself.
 
-    left_out: reason → files that are not taken. notes: sentences for people.
+    taken: files that are, if these are not the `paths` themselves. left_out: reason → files that are not. notes:
+    sentences for people.
     """
 
     kind: Literal["saved", "table", "shards", "annotations", "pictures"]
     paths: list[str]
+    taken: int = 0
     left_out: dict[str, LeftOut] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
