@@ -1,0 +1,175 @@
+"""What our own tools write, which may come from elsewhere or be damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+
+from fuzzing.pictures import jpeg
+from fuzzing.registry import Files, register
+from fuzzing.sources import IMAGES, jsonl, parquet, with_images
+from slip.errors import SlipError
+
+
+def _list() -> Files:
+    from slip.data.check.fingerprints import of_image
+
+    lines = [
+        {"index": k, "key": f"{k}.jpg", "what": ["damaged"], "image": f"{of_image(jpeg(k)):016x}"}
+        for k in range(3)
+    ]
+    return {"list.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in lines)}
+
+
+def _read_list(folder: Path) -> None:
+    from slip.data.check.listing import compare, read_list
+    from slip.data.record import Record
+
+    class Three:
+        name = "three"
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Record:
+            return Record(jpeg(index), ("a",), f"{index}.jpg", "three")
+
+    compare(Three(), read_list(folder / "list.jsonl"), processes=1)
+
+
+def _convert(folder: Path) -> None:
+    from slip.data.convert import write_shards
+    from slip.data.sources import open_source
+
+    write_shards(open_source(str(folder / "t.jsonl")), folder / "shards", 2)
+
+
+@cache
+def _converted() -> Files:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, data in with_images("t.jsonl", jsonl()).items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(data)
+        _convert(folder)
+        shards = {
+            f"shards/{path.name}": path.read_bytes()
+            for path in (folder / "shards").iterdir()
+            if path.is_file()
+        }
+    return with_images("t.jsonl", jsonl()) | shards
+
+
+def _resume_conversion(folder: Path) -> None:
+    manifest = folder / "shards" / "convert.json"
+    place = json.dumps(str(folder / "t.jsonl")).encode()
+    manifest.write_bytes(re.sub(rb'"[^"]*t\.jsonl"', lambda _: place, manifest.read_bytes()))
+    _convert(folder)
+
+
+def _run() -> Files:
+    from slip import toml
+    from slip.config import Config
+
+    lines = [{"step": k, "position": 8 * k, "epoch": k / 10, "loss": 3.0 / k} for k in (1, 2, 3)]
+    lines.append({"step": 3, "position": 24, "epoch": 0.3, "evaluation": {"zeroshot:scenes/top1": 0.5}})
+    result = {"task": "zeroshot:scenes", "metric": "top1", "count": 100, "skipped": 0}
+    return {
+        "run/config.toml": toml.dumps(Config(name="tiny")).encode(),
+        "run/metrics.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in lines),
+        "run/results.json": json.dumps([result | {"value": 0.5, "low": 0.4, "high": 0.6}]).encode(),
+        "run/versions.json": json.dumps({"python": "3.12.1", "torch": "2.99"}).encode(),
+        "run/skipped.jsonl": json.dumps({"step": 1, "index": 3, "key": "a", "reason": "x"}).encode() + b"\n",
+        "run/data.json": json.dumps({"train": {"name": "toy", "records": 3}}).encode(),
+        "run/counts.json": json.dumps({"toy": {"records": 3, "skipped": 1}}).encode(),
+    }
+
+
+def _load_run(folder: Path) -> None:
+    from slip.report.runs import load_run
+
+    run = load_run(folder / "run")
+    assert run.method is not None
+    assert run.terms is not None
+    assert run.done is None or isinstance(run.done, int | float)
+
+
+def _page(folder: Path) -> None:
+    from slip.report.page import write_report
+    from slip.report.runs import load_run
+
+    write_report(folder / "report.html", [load_run(folder / "run")], title="A report")
+
+
+def _rewind(folder: Path) -> None:
+    from slip.training.saving.run import RunFolder
+
+    run = RunFolder(folder / "run")
+    run._data()
+    run.rewind(2, measured=False)
+
+
+def _state() -> Files:
+    state = {"step": 3, "position": 24, "rng": [1, 2, 3], "checksums": {"model.safetensors": "0" * 8}}
+    return {"checkpoints/step-00000003/state.json": json.dumps(state).encode()}
+
+
+def _read_state(folder: Path) -> None:
+    from slip.training.saving.checkpoint import list_checkpoints, newest_good, read_state
+
+    for checkpoint in list_checkpoints(folder / "checkpoints"):
+        with contextlib.suppress(SlipError):
+            read_state(checkpoint)
+    with contextlib.suppress(SlipError):  # its weights are not there
+        newest_good(folder / "checkpoints", lambda error: None)
+
+
+def _tensors() -> Files:
+    import torch
+    from safetensors.torch import save
+
+    return {"model.safetensors": save({"a": torch.zeros(3, 4), "b": torch.ones(2)})}
+
+
+def _read_tensors(folder: Path) -> None:
+    from slip.training.saving.tensors import read_tensors
+
+    for tensor in read_tensors(folder / "model.safetensors").values():
+        tensor.sum()
+
+
+def _labelled_parquet() -> Files:
+    table = pa.table(
+        {"image": [{"bytes": data, "path": None} for data in IMAGES.values()], "label": [0, 1, 2]}
+    )
+    return {"set/test-0.parquet": parquet(table), "set/classes.json": json.dumps(["a", "b", "c"]).encode()}
+
+
+def _labelled_folder() -> Files:
+    return {f"set/test/{name}/{k}.jpg": jpeg(k) for k, name in enumerate(("cat", "dog"))}
+
+
+def _labelled(folder: Path) -> None:
+    from slip.evaluation.datasets import load_labelled
+
+    labelled = load_labelled(str(folder / "set"))
+    for image, label in zip(labelled.images, labelled.labels):
+        labelled.class_names[label].encode("utf-8", "replace")
+        assert len(image)
+
+
+register("check-list", _list, _read_list)
+register("convert-resumed", _converted, _resume_conversion, damaged="shards/")
+register("run", _run, _load_run)
+register("report", _run, _page)
+register("run-resumed", _run, _rewind, damaged="metrics|skipped|data")
+register("checkpoint-state", _state, _read_state)
+register("checkpoint-tensors", _tensors, _read_tensors)
+register("labelled-parquet", _labelled_parquet, _labelled, megabytes=2200)
+register("labelled-folder", _labelled_folder, _labelled)
