@@ -96,7 +96,10 @@ def members(file: File, remark: Callable[[str], None] = lambda words: None) -> I
             begin = offset
         ended, kind, start = False, header[156:157], offset + BLOCK
         try:
-            start, size = _data(file, header, start, pax)
+            if pax or kind not in _REGULAR:
+                start, size = _data(file, header, start, pax)
+            elif (size := header_size(header)) < 0:
+                raise ValueError
         except (ValueError, IndexError):
             raise _damaged(file.path, header, offset, count) from None
         if start + size > total:

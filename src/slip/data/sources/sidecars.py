@@ -94,8 +94,9 @@ def words(facts: Counter[str], name: str) -> list[str]:
                 f"is taken; --data.caption-column {other} takes the other"
             )
     if facts["lines"]:
+        warning = "warning: in" if 2 * facts["lines"] > looked else "In"
         said.append(
-            f"warning: in {facts['lines']:,} of {looked:,} {sampled}, the text has several lines, which are one "
+            f"{warning} {facts['lines']:,} of {looked:,} {sampled}, the text has several lines, which are one "
             "caption: if each line is one, say --data.caption-column txt:lines"
         )
     if facts["none"] and facts["none"] == looked:

@@ -178,7 +178,7 @@ class TarShards:
         file = self._file(shard, index)
         places = self._places.array[index].tolist()
         size = places[0][1]
-        if size > FILE_BYTES or max(places[1][1], places[2][1]) > TEXT_BYTES:
+        if size > FILE_BYTES or places[1][1] > TEXT_BYTES or places[2][1] > TEXT_BYTES:
             raise DataError(
                 "The picture or its caption is too large",
                 got=f"{size:,} and {max(places[1][1], places[2][1]):,} bytes, in {path}",
@@ -201,6 +201,8 @@ class TarShards:
 
     def _key(self, index: int) -> str:
         """Return the key of a sample if it is not in the header of its image, else ""."""
+        if not len(self._keys):
+            return ""
         place = int(np.searchsorted(self._keyed.array, index))
         known = place < len(self._keys) and self._keyed.array[place] == index
         return self._keys[place] if known else ""
