@@ -44,11 +44,12 @@ def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
         parts, have = [], 0
         while have <= most:
             # A byte more than the file has tells its end in one go.
-            part = os.read(descriptor, min(max(size, have) + 1 - have, most + 1 - have))
-            if not part:
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+            asked = min(max(size, have) + 1 - have, most + 1 - have)
+            part = os.read(descriptor, asked)
             parts.append(part)
             have += len(part)
+            if not part or (have == size and len(part) < asked):
+                return part if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(descriptor)
     raise OSError(errno.EFBIG, f"It has more than {most / 1e6:,.0f} MB", str(path))
