@@ -266,12 +266,12 @@ def test_wrong_calls_teach(argv, message, tmp_path, monkeypatch: pytest.MonkeyPa
 def test_advice_can_be_followed(command, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """What an error names, `--data.image-root` as in `slip train`, the command that gives it understands."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "elsewhere/nowhere").mkdir(parents=True)
-    Image.new("RGB", (70, 80), "teal").save("elsewhere/nowhere/1.jpg")
+    (tmp_path / "far/away/nowhere").mkdir(parents=True)
+    Image.new("RGB", (70, 80), "teal").save("far/away/nowhere/1.jpg")
     Path("moved.csv").write_text("path,title\nnowhere/1.jpg,a caption\n")
-    Path("odd.csv").write_text("this,that\nelsewhere/nowhere/1.jpg,2\n")
+    Path("odd.csv").write_text("this,that\nelsewhere,a caption\n")
     for table, option, value in (
-        ("moved.csv", "--data.image-root", "elsewhere"),
+        ("moved.csv", "--data.image-root", "far/away"),
         ("odd.csv", "--data.image-column", "this"),
     ):
         argv = ["data", *command.format(table).split()]

@@ -143,7 +143,9 @@ def test_the_slow_way(one, other) -> None:
     for rows in (one, other):
         records, captions = facts(rows)
         found = Facts(bytearray(records.tobytes()), bytearray(captions.tobytes()))
-        summaries.append(Summary.of(found, "rows", len(rows), np.arange(len(rows)), needs_captions=False))
+        summaries.append(
+            Summary.of(found, Rows(tuple(rows), "rows"), np.arange(len(rows)), needs_captions=False)
+        )
     found = compare(*summaries)
     for index, row in enumerate(one):
         ties = [tied(row, row_there) and not row[1] and not row_there[1] for row_there in other]

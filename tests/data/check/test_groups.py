@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from check_fakes import pixels
 from slip.data.check import groups
-from slip.data.check.facts import CAPTION, DAMAGED, FINE, RECORD
+from slip.data.check.facts import CAPTION, DAMAGED, FINE, RECORD, USELESS
 from slip.data.check.fingerprints import perceptual, thumbnail
 from slip.data.check.groups import COMMON, NONE, components, group, most_in_common
 from slip.data.check.near import DISTANCE, TINT, alike
@@ -29,7 +29,7 @@ def facts(rows) -> tuple[np.ndarray, np.ndarray]:
         texts += said
     captions = np.zeros(len(texts), CAPTION)
     captions["text"] = texts
-    captions["useless"] = captions["text"] == 1
+    captions["flags"] = np.where(captions["text"] == 1, USELESS, 0)
     return records, captions
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slip.data.check.facts import FINE
+from slip.data.check.facts import FINE, USELESS
 from slip.data.check.near import alike, close_pairs, hashes
 
 COMMON = 100
@@ -69,7 +69,7 @@ def said(records: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Return (owners, texts), each once: the positions of usable records, and the fingerprints of what their captions
     say, without those that say nothing; in the order of the texts."""
     owners = np.repeat(np.arange(len(records)), records["captions"])
-    telling = (records["state"][owners] == FINE) & ~captions["useless"]
+    telling = (records["state"][owners] == FINE) & (captions["flags"] & USELESS == 0)
     owners, texts = owners[telling], captions["text"][telling]
     order = np.lexsort((owners, texts))
     owners, texts = owners[order], texts[order]
