@@ -52,7 +52,7 @@ def texts(value: Any, keys: Sequence[str] = ()) -> tuple[str, ...]:
         value = _within(value, keys)
     if isinstance(value, str):
         text = value.strip()
-        if text[:1] not in ("[", "("):
+        if not text.startswith(("[", "(")):
             return (_whole(text),) if is_caption(value) else ()
         value = _listed(text)
     return tuple(
@@ -144,4 +144,4 @@ def _unquoted(item: str) -> str:
 
 
 def _whole(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slip.data.containers import parquet_group, row_groups
 from slip.data.containers.pages import chunk_of, weigh
-from slip.data.containers.row_groups import RowGroups
+from slip.data.containers.row_groups import RowGroups, holds
 from slip.data.storage import retry
 from slip.errors import DataError
 
@@ -344,3 +344,34 @@ def test_all_broken_files_are_named(tmp_path):
         (tmp_path / f"{n}.parquet").write_bytes(b"cut off")
     with pytest.raises(DataError, match=r"2 of 4 Parquet files.*1\.parquet, 3\.parquet"):
         RowGroups(files, ["text"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (pa.binary(), "image"),
+        (pa.struct({"bytes": pa.large_binary(), "path": pa.string()}), "image"),
+        (pa.struct({"bytes": pa.null(), "path": pa.string()}), "image"),
+        (pa.struct({"bytes": pa.string(), "path": pa.string()}), ""),
+        (pa.struct({"path": pa.string()}), "path"),
+        (pa.struct({"file_name": pa.large_string(), "n": pa.int64()}), "path"),
+        (pa.struct({"text": pa.string()}), ""),
+        (pa.binary(8), ""),  # hashes
+        (pa.dictionary(pa.int32(), pa.large_string()), "text"),
+        (pa.list_(pa.string()), "texts"),
+        (pa.list_(pa.string(), 2), "texts"),
+        (pa.large_list(pa.dictionary(pa.int8(), pa.string())), "texts"),
+        (pa.list_(pa.list_(pa.string(), 2)), "texts"),
+        (pa.list_(pa.int64(), 2), ""),
+        (pa.list_(pa.null()), "texts"),
+        (pa.null(), "nothing"),
+        (pa.map_(pa.string(), pa.string()), ""),
+    ],
+)
+def test_what_columns_can_hold(kind, what):
+    assert holds(kind) == what
+
+
+@pytest.mark.skipif(not hasattr(pa, "list_view"), reason="an older pyarrow")
+def test_list_views_hold_texts():
+    assert holds(pa.list_view(pa.string())) == holds(pa.large_list_view(pa.string())) == "texts"

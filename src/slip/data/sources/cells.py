@@ -27,13 +27,16 @@ Cells = Callable[[str], Sequence[Any]]
 def path_of(value: Any) -> str:
     """Return the path that a cell names: a text's own, that of an object as data hubs write it, or the only one of a
     list; "" if none."""
+    if isinstance(value, str):
+        path = value.strip()
+        return path if path.isascii() else path.strip(_ZERO_WIDTH)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict):
         value = next(
             (value[key] for key in ("path", "file_name", "filename", "file") if value.get(key)), None
         )
-    return value.strip().strip(_ZERO_WIDTH) if isinstance(value, str) else ""
+    return path_of(value) if isinstance(value, str) else ""
 
 
 def looks_like_paths(cells: Sequence[Any]) -> int:

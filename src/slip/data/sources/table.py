@@ -116,6 +116,7 @@ class _Rows:
 
     def __iter__(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         image, captions, texts, contents = self._image, self._captions, self._columns.texts, self.contents
+        width = len(captions)
         for row in self._sheet.rows:
             contents.seen += 1
             path = path_of(row[image])
@@ -127,7 +128,7 @@ class _Rows:
             ):
                 contents.leave_out("the row is empty", f"row {contents.seen:,}", lost=False)
                 continue
-            if len(found) > len(captions):
+            if len(found) > width:
                 self.lists += any(isinstance(row[place], str) for place in captions)
             for text in found:
                 if len(text) < 20 and is_placeholder(text):
