@@ -30,8 +30,8 @@ class Source(Protocol):
 
     It may have, besides: `block`, how many records lie together and are read best in a row (1: any order is as good);
     `as_they_lie`, whether that should even be the order in which they lie; `note`, what was guessed on opening, for
-    people; `contents` and `beside`, what lies there and is no record (see `slip.data.contents`); `options`, the names of
-    what it heeds; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
+    people; `contents` and `beside`, what lies there and is no record (see `slip.data.contents`); `options`, the names
+    of those that it heeds; `parts` (see `slip.data.order`) and `origin`, as a mixture has.
     """
 
     name: str
