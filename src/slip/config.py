@@ -42,9 +42,11 @@ class DataConfig:
     image_root: str = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed from the file's own place."""
     image_column: str = ""
-    """Column of a table that holds the image path; empty: guessed from the header."""
+    """Column of a table that holds the image path, or the ending of the images in tar shards; empty: guessed."""
     caption_column: str = ""
-    """Column of a table that holds the caption; empty: guessed from the header."""
+    """Column of a table that holds the caption, or the ending or `.json` key of those in tar shards; empty: guessed."""
+    leave_broken: bool = False
+    """Leave out tar shards that cannot be read to their end, instead of refusing to begin; which they are is said."""
     decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
     """What decodes plain JPEGs; auto: simplejpeg."""
     augment: Literal["device", "loader"] = "device"

@@ -357,3 +357,22 @@ def test_metadata(tmp_path: Path, capsys) -> None:
     assert main(["data", "metadata", str(tmp_path / "meta.pkl"), str(tmp_path / "out.pkl")]) == 1
     assert "OUT.parquet" in capsys.readouterr().err
     assert list(read_metadata(out)) == [(5, "a red cat", "sits")]
+
+
+def test_broken_shards_are_all_named_and_may_be_left_out(tmp_path, capsys) -> None:
+    for number in range(3):
+        assert main(["data", "convert", "scenes:test:2", str(tmp_path / "a"), "--prefix", str(number)]) == 0
+    for number in (0, 2):
+        os.truncate(tmp_path / f"a/{number}000000.tar", 3000)
+    capsys.readouterr()
+    check = ["data", "check", str(tmp_path / "a"), "--out", str(tmp_path / "c.html"), "--processes", "1"]
+    assert main(check) == 1
+    printed = capsys.readouterr()
+    assert "2 of its shards cannot be read" in " ".join(printed.out.split())
+    assert printed.err.count("0000000.tar: The tar shard is cut off") == 1
+    assert printed.err.count("2000000.tar: The tar shard is cut off") == 1
+    convert = ["data", "convert", str(tmp_path / "a"), str(tmp_path / "b"), "--processes", "1"]
+    assert main(convert) == 1
+    assert "--data.leave-broken" in capsys.readouterr().err
+    assert main([*convert, "--data.leave-broken"]) == 0
+    assert "3 files seen, 1 used" in capsys.readouterr().out

@@ -36,17 +36,22 @@ class ColumnOptions:
     caption_column: Annotated[str, _also("caption-column")] = ""
     """Column of a table that holds the caption, or the ending or key of those in tar shards; empty: guessed."""
 
+    leave_broken: Annotated[bool, _also("leave-broken")] = False
+    """Leave out tar shards that cannot be read to their end, instead of refusing them; which they are is said."""
+
     @property
     def columns(self) -> dict[str, str]:
-        """The three as `open_source` takes them."""
+        """What is said of columns and folders, as `open_source` takes it."""
         return {
             "image_root": self.image_root,
             "image_column": self.image_column,
             "caption_column": self.caption_column,
         }
 
-    def open_source(self, spec: str, *, captions_required: bool = True) -> Source:
-        """Open the source called `spec` with them."""
+    def open_source(
+        self, spec: str, *, captions_required: bool = True, leave_broken: bool | None = None
+    ) -> Source:
+        """Open the source called `spec` with them; `leave_broken` in place of what was asked for."""
         from slip.data.sources import open_source
 
         return open_source(
@@ -55,6 +60,7 @@ class ColumnOptions:
             image_column=self.image_column,
             caption_column=self.caption_column,
             captions_required=captions_required,
+            leave_broken=self.leave_broken if leave_broken is None else leave_broken,
         )
 
 
@@ -68,9 +74,9 @@ class SourceOptions(ColumnOptions):
         tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {FORMATS}. Several: 'A + B'."),
     ]
 
-    def open(self, *, say: bool = True) -> Source:
-        """Open the source, and say what was guessed."""
-        source = self.open_source(self.source, captions_required=False)
+    def open(self, *, say: bool = True, leave_broken: bool | None = None) -> Source:
+        """Open the source, and say what was guessed; `leave_broken` as for `open_source`."""
+        source = self.open_source(self.source, captions_required=False, leave_broken=leave_broken)
         if say:
             say_note(source)
         return source

@@ -151,9 +151,15 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         image_root=data.image_root,
         image_column=data.image_column,
         caption_column=data.caption_column,
+        leave_broken=data.leave_broken,
     )
     train = source(data.train, captions_required=captioned)
-    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
+    tasks = [
+        Retrieval(source(task.removeprefix("retrieval:"), must_fit=False))
+        if captioned and task.startswith("retrieval:")
+        else suite.parse_task(task)
+        for task in config.evaluation.tasks
+    ]
     if data.val:
         shared = _share(config) is not None
         val = train if shared else source(data.val, must_fit=False)

@@ -8,6 +8,8 @@ from typing import Any
 
 from slip.errors import printable
 
+BROKEN = "a whole shard, which is broken"
+"""Why a file is left out that `open_source` would else refuse, with `leave_broken`."""
 LARGE = 0.01
 """Share of what a source holds from which on losing it is a warning."""
 

@@ -142,9 +142,10 @@ def test_merged_rows_equal_the_slow_twin(tmp_path_factory, rows):
     assert pairs(Table(folder / "t.csv")) == list(twin.items())
 
 
-def test_rows_without_an_image_stay_apart(table):
+def test_rows_without_an_image_are_left_out_and_counted(table):
     source = table('{"image": "a.jpg", "caption": "x"}\n{"caption": "y"}\n{"caption": "z"}', "t.jsonl")
-    assert len(source) == 3
+    assert len(source) == 1
+    assert source.contents.reasons() == ["2 × the row names no image, for example row 2"]
     assert "rows name" not in source.note
 
 
@@ -152,9 +153,7 @@ def test_jsonl_rows_may_lack_columns(table):
     rows = [{"image": "a.jpg"}, {"image": "b.jpg", "caption": ["x", "y"]}, {"caption": "z"}, {"image": 5}]
     source = table("\n".join(map(json.dumps, rows)), "t.jsonl")
     assert pairs([source[0], source[1]]) == [("a.jpg", ()), ("b.jpg", ("x", "y"))]
-    for index in (2, 3):
-        with pytest.raises(DataError, match="names no image"):
-            source[index]
+    assert (len(source), source.contents.lost) == (2, 2)
 
 
 def test_image_root_and_absolute_paths(table, tmp_path, jpeg):
@@ -345,13 +344,15 @@ def test_placeholders_are_counted(table):
 
 def test_what_lies_in_a_table(table):
     source = table("image,caption\na.jpg,x\n,,\n \n\n,no picture\nb.jpg,&nbsp;\nb.jpg\n")
-    assert len(source) == 3
-    assert [source[0].captions, source[2].captions] == [("x",), ()]
+    assert [record.captions for record in source] == [("x",), ()]
     assert source.contents.to_dict() == {
         "things": "rows",
         "seen": 7,
-        "used": 4,
-        "left_out": {"the row is empty": {"count": 3, "example": "row 2", "lost": False}},
+        "used": 3,
+        "left_out": {
+            "the row is empty": {"count": 3, "example": "row 2", "lost": False},
+            "the row names no image": {"count": 1, "example": "row 5", "lost": True},
+        },
     }
     assert "Rows with fewer fields than there are columns: 1, the first in line 8" in source.note
     pickle.loads(pickle.dumps(source))

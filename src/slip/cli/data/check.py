@@ -57,7 +57,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
 
     with joined() as ranks:
         with ranks.first_goes_ahead():
-            source = options.open(say=ranks.first)
+            source = options.open(say=ranks.first, leave_broken=True)
         summary = check(
             source,
             limit=options.limit,
@@ -70,7 +70,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     if summary is None:  # another rank has the result
         return 0
     recipe = recipes.get(RECIPE)
-    verdict, against = judge(summary, batch=recipe.training.batch), None
+    verdict, against = judge(summary, batch=recipe.training.batch, leave_broken=options.leave_broken), None
     if there is not None:
         against = compare(summary, there)
         verdict = with_findings(verdict, against)
@@ -98,6 +98,7 @@ def _other(options: Options, ranks: Processes) -> tuple[Source, Summary | None]:
             caption_column=options.caption_column,
             captions_required=False,
             must_fit=False,
+            leave_broken=True,
         )
         if ranks.first:
             say_note(other)

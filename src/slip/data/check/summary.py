@@ -25,7 +25,7 @@ from slip.data.check.facts import (
 from slip.data.check.fingerprints import same
 from slip.data.check.near import near
 from slip.data.check.words import SCRIPTS
-from slip.data.contents import Contents, contents_of
+from slip.data.contents import BROKEN, Contents, contents_of
 from slip.data.header import Kind
 from slip.data.record import Source
 from slip.data.sources.options import options_of
@@ -100,6 +100,11 @@ class Summary:
     def usable(self) -> int:
         """Records that training can use."""
         return int((self.fine & ((self.records["captions"] > 0) | (not self.needs_captions))).sum())
+
+    @property
+    def broken(self) -> int:
+        """Files of the source that cannot be read and were left out."""
+        return sum(found.left_out[BROKEN].count for _, found in self.contents if BROKEN in found.left_out)
 
     @property
     def unusable_share(self) -> float:

@@ -55,10 +55,16 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped, batch: int = 2) -> Verdict:
+def judge(
+    summary: Summary,
+    max_skipped: float = DataConfig.max_skipped,
+    batch: int = 2,
+    leave_broken: bool = DataConfig.leave_broken,
+) -> Verdict:
     """Return the verdict.
 
-    max_skipped: the share of unusable records at which training stops. batch: records of a step.
+    max_skipped: the share of unusable records at which training stops. batch: records of a step. leave_broken: broken
+    shards are to be left out, so that training begins nevertheless.
     """
     usable = f"{summary.usable:,} of {summary.checked:,} records"
     expected = summary.usable * summary.total // max(1, summary.checked)
@@ -75,6 +81,12 @@ def judge(summary: Summary, max_skipped: float = DataConfig.max_skipped, batch: 
         sentence = (
             f"It cannot be trained on as it is: only {usable} are usable, and training stops when more than "
             f"{percent(max_skipped)} are not"
+        )
+    elif summary.broken and not leave_broken:
+        good = False
+        sentence = (
+            f"It cannot be trained on as it is: {summary.broken:,} of its shards cannot be read, and training does not "
+            "begin without them; fetch them again, or leave them out with --data.leave-broken"
         )
     elif expected < batch:
         good = False

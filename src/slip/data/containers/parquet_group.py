@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +56,7 @@ class Opened:
         metadata = self.handle.metadata
         chunks = [chunk_of(metadata, group, leaf) for leaf in self.leaves]
         source = _fetched(self.file, chunks) if self.far else None
-        weight = weigh(source.pread if source else self._part, chunks)
+        weight = weigh(source.read if source else self._part, chunks)
         return Group(self, group, source, weight)
 
     @cached_property
@@ -131,7 +130,7 @@ class Group:
     def _handle(self, dictionaries: bool = False) -> pq.ParquetFile:
         """Return the file to read it from, with all texts and bytes in dictionaries if that is wanted."""
         if self.source is not None:
-            return self.opened.anew(self.source, dictionaries)
+            return self.opened.anew(storage.Stream(self.source), dictionaries)
         return self.opened.with_dictionaries if dictionaries else self.opened.handle
 
 
@@ -154,42 +153,20 @@ def _decoded(array: Any) -> int:
     return array.nbytes
 
 
-class _Fetched(io.RawIOBase):
-    """The parts of a file elsewhere that are needed, in memory; read as the file itself."""
+class _Fetched:
+    """A file elsewhere of which the parts that are needed are in memory."""
+
+    path = ""
 
     def __init__(self, size: int, parts: list[tuple[int, bytes]]) -> None:
-        self._size, self._parts, self._at = size, parts, 0
+        self.size, self._parts = size, parts
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def pread(self, offset: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytes:
         """Return bytes from an offset on; fewer where what was fetched ends."""
         for start, data in self._parts:
             if start <= offset < start + len(data):
                 return data[offset - start : offset - start + size]
         return b""
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.pread(self._at, size if size >= 0 else self._size)
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _fetched(file: storage.File, chunks: Sequence[Chunk]) -> _Fetched:

@@ -7,7 +7,6 @@ loader processes of a machine are likely to need the same one at about the same 
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import time
@@ -323,7 +322,7 @@ def _plan(metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
     if not metadata.num_row_groups or not columns:
         return
     try:
-        pq.ParquetFile(_Nothing(), metadata=metadata, pre_buffer=True).read_row_groups(
+        pq.ParquetFile(storage.Stream(_Nothing()), metadata=metadata, pre_buffer=True).read_row_groups(
             list(range(metadata.num_row_groups)), columns=list(columns), use_threads=False
         )
     except OSError as error:
@@ -331,29 +330,13 @@ def _plan(metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
             raise
 
 
-class _Nothing(io.RawIOBase):
+class _Nothing:
     """A file of any size that nothing can be read of."""
 
     SAYS = "the plan is made"
-    _at = 0
+    path, size = "", 2**62
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: 2**62}[whence])
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        raise OSError(self.SAYS)
-
-    def readinto(self, buffer: Any) -> int:
+    def read(self, offset: int, size: int) -> bytes:
         raise OSError(self.SAYS)
 
 

@@ -159,6 +159,9 @@ def _told(source: Source, layout: Layout) -> Source:
         beside = Contents("files", taken + sum(left.count for left in layout.left_out.values()))
         for reason, left in layout.left_out.items():
             beside.leave_out(reason, left.example, left.count, lost=left.lost)
+        if before := getattr(source, "beside", None):
+            beside.seen -= taken  # which it has counted
+            beside.add(before)
         source.beside = beside  # type: ignore
     if layout.notes:
         source.note = "\n".join(filter(None, [*layout.notes, getattr(source, "note", "")]))  # type: ignore

@@ -27,7 +27,7 @@ class Table(ImageFiles):
     it is for self-supervision alone. Relative image paths are taken from `image_root`, else from the table's own
     folder. What is read of CSV, `delimited.read_delimited` says. Of what stands for a missing text (`nan`, `NULL`) a
     caption is made, because it may be one (a quoted "None"); `note` counts them, and `check` does.
-    `contents` counts the rows, of which only empty ones are left out.
+    `contents` counts the rows; those that name no image are left out.
     Raises DataError on a missing column, a malformed line, or when no image is where it should be.
     """
 
@@ -121,12 +121,10 @@ class _Rows:
             contents.seen += 1
             path = path_of(row[image])
             found = texts([row[place] for place in captions])
-            if (
-                not path
-                and not found
-                and not any(cell if not isinstance(cell, str) else cell.strip() for cell in row)
-            ):
-                contents.leave_out("the row is empty", f"row {contents.seen:,}", lost=False)
+            if not path:
+                empty = not any(cell.strip() if isinstance(cell, str) else cell for cell in row)
+                reason = "the row is empty" if empty else "the row names no image"
+                contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
                 continue
             if len(found) > width:
                 self.lists += any(isinstance(row[place], str) for place in captions)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from slip.data.containers.tar import BLOCK, header_name, header_size, is_header
-from slip.data.contents import LARGE, Contents
+from slip.data.contents import BROKEN, LARGE, Contents
 from slip.data.formats import image_endings
 from slip.data.limits import FILE_BYTES, TEXT_BYTES
 from slip.data.record import Record
@@ -91,6 +91,7 @@ class TarShards:
         places = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         picture = image_column.strip().lower().removeprefix(".")
         self._wanted = Wanted(picture, Asked.parse(caption_column))
+        self.beside: Contents | None = None
         found, broken = index_shards(places, self.name, self._wanted)
         all_tried = found.count(None) == len(broken)
         if broken and not (leave_broken and all_tried and any(found)):
@@ -103,9 +104,10 @@ class TarShards:
         for index in indexes:
             self.contents.add(index.contents)
             facts.update(index.facts)
-        for path, _ in broken:
-            self.contents.see()
-            self.contents.leave_out("a whole shard, which is broken", shown(path))
+        if broken:
+            self.beside = Contents("files", len(paths))
+            for path, _ in broken:
+                self.beside.leave_out(BROKEN, shown(path))
         self._status = [index.status for index in indexes]
         self._index(indexes)
         self._check(facts, image_column, caption_column)
@@ -233,16 +235,20 @@ class TarShards:
 
 
 def _broken(broken: Sequence[Broken], paths: Sequence[str], found: Sequence[ShardIndex | None]) -> DataError:
-    """Return the error that names all shards that cannot be read; that of the only one as it is."""
-    if len(broken) == 1:
-        return broken[0].error
-    not_tried = found.count(None) - len(broken)
+    """Return the error that names all shards that cannot be read; of the only one, its own."""
     whole = [path for path, index in zip(paths, found) if index]
+    without = "; or leave out what is broken with --data.leave-broken"
+    if len(broken) == 1:
+        error = broken[0].error
+        return DataError(
+            error.what, got=error.got, cause=error.cause, fix=error.fix + without * bool(error.fix and whole)
+        )
+    not_tried = found.count(None) - len(broken)
     return DataError(
         f"{len(broken):,} of {len(paths):,} shards cannot be read"
         + (f", and {not_tried:,} more were not tried" if not_tried else ""),
         cause=_list(broken),
-        fix="Fetch them again, or remove them" + _pattern_of(whole),
+        fix="Fetch them again, or remove them" + _pattern_of(whole) + without * bool(whole),
     )
 
 
