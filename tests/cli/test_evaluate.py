@@ -95,3 +95,15 @@ def test_report_of_a_run(run, tmp_path, capsys) -> None:
     assert "<html" in out.read_text()
     assert main(["report", str(tmp_path), "--out", str(out)]) == 1
     assert "not a run folder" in capsys.readouterr().err
+
+
+def test_a_table_whose_columns_are_named(run, photos, capsys) -> None:
+    rows = [f"{path},a {path.parent.name} thing number {n}" for n, path in enumerate(photos.glob("test/*/*"))]
+    (photos / "odd.csv").write_text("\n".join(["where,q7", *rows]) + "\n")
+    task = f"retrieval:{photos / 'odd.csv'}"
+    assert main(["evaluate", str(run), task]) == 1
+    assert "--data.caption-column" in capsys.readouterr().err
+    assert main(["evaluate", str(run), task, "--data.caption-column", "q7"]) == 0
+    assert "text_recall@1" in capsys.readouterr().out
+    page = ["report", str(run), "--out", str(photos / "r.html"), "--pictures", str(photos / "odd.csv")]
+    assert main([*page, "--caption-column", "q7"]) == 0
