@@ -91,6 +91,9 @@ def test_subfolders_for_splits(put, kind):
     source = opened(folder)
     assert len(source) == 1
     assert "the folder train is taken; left out: test, val" in source.note
+    # The files that lie there are counted, not the folders.
+    contents = source.contents if kind == "x.jpg" else source.beside
+    assert (contents.things, contents.seen, contents.used, contents.lost) == ("files", 3, 1, 0)
     assert len(opened(f"{folder}/val")) == 1
     assert len(opened(f"{folder}/*/{kind}")) == 3
     os.rename(f"{folder}/train", f"{folder}/dev")
@@ -157,6 +160,14 @@ def test_the_table_of_a_folder_of_pictures(put, tmp_path, name, text):
     assert source[0].captions == ("one",)
     assert f"the table {name}" in source.note
     assert source.beside.left_out["a picture that the table does not name"].example == "2.jpg"
+
+
+def test_pictures_of_another_split_are_not_missed_by_a_table(put, tmp_path):
+    folder = put("train/1.jpg", "train/2.jpg", "test/1.jpg", "test/3.jpg")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,text\n1.jpg,one\n")
+    source = open_source(folder)
+    assert source.beside.left_out["a picture that the table does not name"].count == 1
+    assert source.beside.left_out["a file in a folder beside that for training"].count == 2
 
 
 def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):

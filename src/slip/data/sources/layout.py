@@ -143,6 +143,15 @@ def pictures_below(folder: str, most: int) -> list[str]:
     return found[:most]
 
 
+def _files_below(folder: str) -> list[str]:
+    """Return the files in a folder and below, without hidden ones; links to folders are not followed."""
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        found += [os.path.join(parent, name) for name in sorted(files) if not _hidden(name)]
+    return found
+
+
 def refuse_mixed(folder: str, shards: Sequence[str]) -> None:
     """Raise DataError: there is no telling whether the shards or the pictures of a folder are meant."""
     pictures = pictures_below(folder, ENTRIES)
@@ -201,7 +210,10 @@ def _one_of_subfolders(folder: str, folders: Sequence[str]) -> Layout | None:
             fix=f"Name the one that you mean, for example {os.path.join(folder, min(splits))}",
         )
     layout = lay_out(os.path.join(folder, taken[0]))
-    layout.left_out["a folder beside that for training"] = LeftOut(len(others), others[0], lost=False)
+    files = [file for other in others for file in _files_below(os.path.join(folder, other))]
+    if files:
+        reason = "a file in a folder beside that for training"
+        layout.left_out[reason] = LeftOut(len(files), os.path.relpath(files[0], folder), lost=False)
     layout.notes.insert(
         0,
         f"Of {folder} the folder {taken[0]} is taken; left out: {', '.join(others[:10])}. Name another to take that",
