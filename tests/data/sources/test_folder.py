@@ -143,7 +143,7 @@ def test_a_broken_caption_is_one_broken_record(tmp_path):
     os.mkfifo(tmp_path / "3.txt")
     source = ImageFolder(tmp_path)
     for index in range(3):
-        with pytest.raises(DataError, match=f"caption of .*{index + 1}.jpg cannot be read"):
+        with pytest.raises(DataError, match=rf"caption cannot be read. Got: .*{index + 1}\.jpg"):
             source[index]
 
 

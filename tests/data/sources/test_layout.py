@@ -168,6 +168,7 @@ def test_pictures_of_another_split_are_not_missed_by_a_table(put, tmp_path):
     source = open_source(folder)
     assert source.beside.left_out["a picture that the table does not name"].count == 1
     assert source.beside.left_out["a file in a folder beside that for training"].count == 2
+    assert (source.beside.seen, source.beside.used) == (4, 1)
 
 
 def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):

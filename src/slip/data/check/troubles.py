@@ -36,16 +36,15 @@ _RULES = (
     (r"too large|takes too much", "a picture that is too large to decode", "Store those smaller"),
     (r"two could be meant", "a name that could be that of two files", "Write names as the files have them"),
     (
-        r"(?s)caption of .* cannot be read.*codec can't decode",
+        r"(?s)caption cannot be read.*codec can't decode",
         "a caption that is not UTF-8",
         "Write captions as UTF-8: what they are in now is often CP1252 or UTF-16",
     ),
     (
-        r"(?s)caption of .* cannot be read",
+        r"caption cannot be read",
         "a caption or .json that cannot be read",
         "A .json must be JSON, with double quotes",
     ),
-    (r"has no image in column (?P<kind>'.*?')", "a row without an image in column {kind}", ""),
     (
         r"image file does not exist",
         "the image file does not exist",

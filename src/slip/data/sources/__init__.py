@@ -146,8 +146,8 @@ def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
     unnamed = [
         picture for picture in pictures_below(os.path.abspath(folder), ENTRIES) if picture not in named
     ]
+    layout.taken = len(named)
     if unnamed:
-        layout.taken = len(named)
         example = os.path.relpath(unnamed[0], folder)
         layout.left_out["a picture that the table does not name"] = LeftOut(len(unnamed), example)
 

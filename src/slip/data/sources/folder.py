@@ -89,7 +89,9 @@ class ImageFolder(ImageFiles):
             ValueError,
             RecursionError,
         ) as error:  # what broken JSON and UTF-8 raise, among others
-            raise DataError(f"The caption of {self.path(index)} cannot be read", cause=str(error)) from None
+            raise DataError(
+                "The caption cannot be read", got=f"that of {self.path(index)}", cause=str(error)
+            ) from None
         return replace(record, captions=captions)
 
     def _read(self, index: int) -> tuple[bytes | None, bytes | None]:
