@@ -101,6 +101,22 @@ def test_subfolders_for_splits(put, kind):
         opened(folder)
 
 
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_shards_in_subfolders_are_counted(put, ending):
+    folder = put(f"a{ending}", f"sub/b{ending}", f"sub/c/d{ending}")
+    beside = opened(folder).beside
+    ((reason, left),) = beside.left_out.items()
+    assert (beside.seen, left.count, left.lost) == (3, 2, True)
+    assert f"'{folder}/**/*{ending}'" in reason
+    assert len(opened(f"{folder}/**/*{ending}")) == 3
+
+
+def test_a_picture_beside_the_folders_of_splits(put):
+    source = opened(put("train/1.jpg", "val/2.jpg", "cover.jpg"))
+    assert [record.key for record in source] == ["1.jpg"]
+    assert source.contents.left_out["a picture beside the folders"].example == "cover.jpg"
+
+
 def test_classes_are_no_splits(put):
     assert len(opened(put("cats/1.jpg", "training shoes/1.jpg", "testers/1.jpg", "valves/1.jpg"))) == 4
 

@@ -76,7 +76,7 @@ class ImageFolder(ImageFiles):
         self._beside = Shared(np.fromiter(beside, np.uint16, len(found)))
         self.contents = listing.contents(captioned=marked)
         self.note = "\n".join(self._notes(caption_column, listing))
-        if not marked:
+        if not (marked or listing.others):
             self.options = ()  # there is nothing to choose among
 
     def __getitem__(self, index: int) -> Record:
@@ -149,7 +149,7 @@ class _Listing:
         self.tables: list[str] = []
         self._numbers: dict[_Beside, int] = {("", ""): 0}
         self._images = self._texts = self._hidden = 0
-        self._others: dict[str, list] = {}  # ending → count, example
+        self.others: dict[str, list] = {}  # ending → count, example
         self.unused: dict[str, list] = {}
         self._hidden_example = ""
 
@@ -238,13 +238,13 @@ class _Listing:
             return
         if extension in ("csv", "tsv", "jsonl") and len(self.tables) < TOLD:
             self.tables.append(prefix + file)
-        key = extension if extension in self._others or len(self._others) < TOLD else "…"
-        self._others.setdefault(key, [0, prefix + file])[0] += 1
+        key = extension if extension in self.others or len(self.others) < TOLD else "…"
+        self.others.setdefault(key, [0, prefix + file])[0] += 1
 
     def contents(self, *, captioned: bool) -> Contents:
         """Return how many files there are, and why some are not used; `captioned`: captions lie beside images."""
         contents = Contents("files", self._images + self._texts)
-        for extension, (count, example) in self._others.items():
+        for extension, (count, example) in self.others.items():
             contents.see(count)
             contents.leave_out(*self._why(extension, example), count, lost=self._missed(extension, example))
         for extension, (count, example) in self.unused.items():
@@ -265,7 +265,7 @@ class _Listing:
         """Return in words what there is instead of images."""
         there = {
             f".{extension}" if extension else "without extension": count
-            for extension, (count, _) in (self._others | self.unused).items()
+            for extension, (count, _) in (self.others | self.unused).items()
         }
         if not there:
             return "It is empty"
@@ -275,11 +275,11 @@ class _Listing:
     def advice(self) -> str:
         """Return what to do where there are no images."""
         for ending in ("tar", "parquet"):
-            if ending in self._others:
+            if ending in self.others:
                 return f"For the .{ending} files in its subfolders write '{self.folder}/**/*.{ending}'"
         if self.tables:
             return f"Give the table instead of the folder: {os.path.join(self.folder, self.tables[0])}"
-        if NOT_READ & self._others.keys():
+        if NOT_READ & self.others.keys():
             return f"Make JPEGs of them: images end in {image_endings()}"
         return (
             f"Images end in {image_endings()}; if there are captions, give the table or annotation file that holds "
