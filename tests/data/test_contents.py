@@ -22,6 +22,15 @@ def test_counts_add_up_and_the_first_example_stays() -> None:
     )
 
 
+def test_of_many_reasons_some_are_told() -> None:
+    contents = Contents("members", 20)
+    for number in range(20):
+        contents.leave_out(f"reason {number}", "a.x")
+    *_, last = contents.reasons()
+    assert (len(contents.reasons()), last) == (9, "12 × 12 other reasons, for example reason 8: a.x")
+    assert len(contents.to_dict()["left_out"]) == 20
+
+
 def test_nothing_left_out_is_nothing_to_say() -> None:
     contents = Contents("rows")
     contents.see(5)

@@ -10,6 +10,8 @@ from slip.errors import printable
 
 BROKEN = "a whole shard, which is broken"
 """Why a file is left out that `open_source` would else refuse, with `leave_broken`."""
+TOLD = 8
+"""Reasons that are told; the others are summed up. `to_dict` has all of them."""
 LARGE = 0.01
 """Share of what a source holds from which on losing it is a warning."""
 
@@ -74,11 +76,14 @@ class Contents:
     def reasons(self, *, lost_only: bool = False) -> list[str]:
         """Return why things are left out: '150 × the sample has no picture, for example a.txt'. Losses come first."""
         rows = sorted(self.left_out.items(), key=lambda item: (not item[1].lost, -item[1].count))
-        return [
-            f"{left.count:,} × {reason}, for example {left.example}"
-            for reason, left in rows
-            if left.lost or not lost_only
-        ]
+        rows = [(reason, left) for reason, left in rows if left.lost or not lost_only]
+        said = [f"{left.count:,} × {reason}, for example {left.example}" for reason, left in rows[:TOLD]]
+        if rest := rows[TOLD:]:
+            count = sum(left.count for _, left in rest)
+            said.append(
+                f"{count:,} × {len(rest)} other reasons, for example {rest[0][0]}: {rest[0][1].example}"
+            )
+        return said
 
     def words(self) -> str:
         """Return a line of counts, then a line a reason; "" where everything is used."""

@@ -32,6 +32,17 @@ UNKNOWN = "The file is not an image of a known format, or its header is damaged.
         (UNKNOWN + "a Git LFS pointer, which stands for a file.", "Git LFS", "git lfs pull"),
         ("The image is too large to decode. Got: 9 × 9.", "too large", "Store those smaller"),
         ("The image file does not exist. Got: 'a'.", "does not exist", "--data.image-root"),
+        (
+            "The caption cannot be read. Got: 'a'. 'utf-8' codec can't decode byte.",
+            "not UTF-8",
+            "CP1252",
+        ),
+        (
+            "The caption cannot be read. Got: 'a'. Expecting value: line 1.",
+            ".json that",
+            "must be JSON",
+        ),
+        ("The row has no image in column 'jpg'. Got: 'a:3'.", "The row has no image in column 'jpg'", ""),
         ("Nobody has met this. Got: 3.", "Nobody has met this", ""),
     ],
 )

@@ -143,8 +143,30 @@ def test_a_broken_caption_is_one_broken_record(tmp_path):
     os.mkfifo(tmp_path / "3.txt")
     source = ImageFolder(tmp_path)
     for index in range(3):
-        with pytest.raises(DataError, match=f"caption of .*{index + 1}.jpg cannot be read"):
+        with pytest.raises(DataError, match=rf"caption cannot be read. Got: .*{index + 1}\.jpg"):
             source[index]
+
+
+def test_captions_in_another_folder_are_told(tmp_path):
+    fill(tmp_path, "images/1.jpg", "images/2.jpg", "texts/1.txt", "texts/2.txt")
+    source = ImageFolder(tmp_path)
+    assert "2 texts such as texts/" in source.note
+    (left,) = source.contents.left_out.values()
+    assert (left.count, left.lost) == (2, True)
+    assert not source.options  # no --data.caption-column can help
+
+
+def test_hidden_texts_are_counted(tmp_path):
+    fill(tmp_path, "1.jpg", "1.txt", "._1.jpg", "._1.txt", ".2.json")
+    contents = ImageFolder(tmp_path).contents
+    assert (contents.seen, contents.used, contents.left_out["hidden files"].count) == (5, 2, 3)
+
+
+def test_json_of_a_list_or_a_text(tmp_path):
+    fill(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    for name, text in {"1": '["a", "b"]', "2": '"c"', "3": "5"}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    assert [record.captions for record in ImageFolder(tmp_path)] == [("a", "b"), ("c",), ()]
 
 
 def test_what_is_left_out(tmp_path):

@@ -91,11 +91,30 @@ def test_subfolders_for_splits(put, kind):
     source = opened(folder)
     assert len(source) == 1
     assert "the folder train is taken; left out: test, val" in source.note
+    # The files that lie there are counted, not the folders.
+    contents = source.contents if kind == "x.jpg" else source.beside
+    assert (contents.things, contents.seen, contents.used, contents.lost) == ("files", 3, 1, 0)
     assert len(opened(f"{folder}/val")) == 1
     assert len(opened(f"{folder}/*/{kind}")) == 3
     os.rename(f"{folder}/train", f"{folder}/dev")
     with pytest.raises(DataError, match="several splits, and none"):
         opened(folder)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_shards_in_subfolders_are_counted(put, ending):
+    folder = put(f"a{ending}", f"sub/b{ending}", f"sub/c/d{ending}")
+    beside = opened(folder).beside
+    ((reason, left),) = beside.left_out.items()
+    assert (beside.seen, left.count, left.lost) == (3, 2, True)
+    assert f"'{folder}/**/*{ending}'" in reason
+    assert len(opened(f"{folder}/**/*{ending}")) == 3
+
+
+def test_a_picture_beside_the_folders_of_splits(put):
+    source = opened(put("train/1.jpg", "val/2.jpg", "cover.jpg"))
+    assert [record.key for record in source] == ["1.jpg"]
+    assert source.contents.left_out["a picture beside the folders"].example == "cover.jpg"
 
 
 def test_classes_are_no_splits(put):
@@ -157,6 +176,15 @@ def test_the_table_of_a_folder_of_pictures(put, tmp_path, name, text):
     assert source[0].captions == ("one",)
     assert f"the table {name}" in source.note
     assert source.beside.left_out["a picture that the table does not name"].example == "2.jpg"
+
+
+def test_pictures_of_another_split_are_not_missed_by_a_table(put, tmp_path):
+    folder = put("train/1.jpg", "train/2.jpg", "test/1.jpg", "test/3.jpg")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,text\n1.jpg,one\n")
+    source = open_source(folder)
+    assert source.beside.left_out["a picture that the table does not name"].count == 1
+    assert source.beside.left_out["a file in a folder beside that for training"].count == 2
+    assert (source.beside.seen, source.beside.used) == (4, 1)
 
 
 def test_another_table_in_a_folder_of_pictures_is_named(put, tmp_path):

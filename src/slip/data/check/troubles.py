@@ -36,6 +36,16 @@ _RULES = (
     (r"too large|takes too much", "a picture that is too large to decode", "Store those smaller"),
     (r"two could be meant", "a name that could be that of two files", "Write names as the files have them"),
     (
+        r"(?s)caption cannot be read.*codec can't decode",
+        "a caption that is not UTF-8",
+        "Write captions as UTF-8: what they are in now is often CP1252 or UTF-16",
+    ),
+    (
+        r"caption cannot be read",
+        "a caption or .json that cannot be read",
+        "A .json must be JSON, with double quotes",
+    ),
+    (
         r"image file does not exist",
         "the image file does not exist",
         "That is a wrong `--data.image-root`, or files that have gone",

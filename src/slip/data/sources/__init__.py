@@ -118,7 +118,7 @@ def _open_folder(folder: str, spec: str, open_files: partial[Source]) -> Source:
     else:
         source = open_files(layout.paths, spec)
         if layout.kind == "table":
-            _tell_unnamed(folder, source, layout)
+            _tell_unnamed(os.path.dirname(layout.paths[0]), source, layout)
         if ending(layout.paths[0]) == ".parquet" and source.name == spec and _embeds(source):
             pictures = pictures_below(folder, len(layout.paths) + 1)
             if len(pictures) > len(layout.paths):
@@ -146,15 +146,20 @@ def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
     unnamed = [
         picture for picture in pictures_below(os.path.abspath(folder), ENTRIES) if picture not in named
     ]
+    layout.taken = len(named)
     if unnamed:
-        layout.taken = len(named)
         example = os.path.relpath(unnamed[0], folder)
         layout.left_out["a picture that the table does not name"] = LeftOut(len(unnamed), example)
 
 
 def _told(source: Source, layout: Layout) -> Source:
     """Return the source, which says besides what of a folder is taken and what is left out."""
-    if layout.left_out:
+    own = getattr(source, "contents", None)
+    if layout.kind == "pictures" and own:  # it counts files as well
+        for reason, left in layout.left_out.items():
+            own.see(left.count)
+            own.leave_out(reason, left.example, left.count, lost=left.lost)
+    elif layout.left_out:
         taken = layout.taken or len(layout.paths)
         beside = Contents("files", taken + sum(left.count for left in layout.left_out.values()))
         for reason, left in layout.left_out.items():

@@ -76,6 +76,8 @@ class ImageFolder(ImageFiles):
         self._beside = Shared(np.fromiter(beside, np.uint16, len(found)))
         self.contents = listing.contents(captioned=marked)
         self.note = "\n".join(self._notes(caption_column, listing))
+        if not (marked or listing.others):
+            self.options = ()  # there is nothing to choose among
 
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when a file of it cannot be read, IndexError beyond the end."""
@@ -87,7 +89,9 @@ class ImageFolder(ImageFiles):
             ValueError,
             RecursionError,
         ) as error:  # what broken JSON and UTF-8 raise, among others
-            raise DataError(f"The caption of {self.path(index)} cannot be read", cause=str(error)) from None
+            raise DataError(
+                "The caption cannot be read", got=f"that of {self.path(index)}", cause=str(error)
+            ) from None
         return replace(record, captions=captions)
 
     def _read(self, index: int) -> tuple[bytes | None, bytes | None]:
@@ -116,7 +120,14 @@ class ImageFolder(ImageFiles):
                 fix="Leave it out, or give the table that holds the captions instead of the folder",
             )
         yield from sidecars.words(facts, self.name)
-        if listing.tables and not len(with_some):
+        texts = [found for extension, found in listing.unused.items() if extension != "json"]
+        if texts and not len(with_some):
+            count, example = max(texts)
+            yield (
+                f"No captions lie beside the images of {self.name}: {count:,} texts such as {example} have the name "
+                f"of no image in their own folder, as a caption of 1.jpg in 1.{sidecars.TEXTS[0]} would"
+            )
+        elif listing.tables and not len(with_some):
             yield (
                 f"No captions lie beside the images of {self.name}. If they are in "
                 f"{os.path.join(self.root, min(listing.tables))}, give that instead of the folder"
@@ -126,7 +137,8 @@ class ImageFolder(ImageFiles):
 class _Listing:
     """The images of a folder, each with the kind of what lies beside it, an index into `kinds`; and all other files.
 
-    tables: files that may hold captions, by relative path.
+    tables: files that may hold captions, by relative path. unused: extension → texts and `.json` without image, or one
+    too many: how many, and one of them.
     """
 
     def __init__(self, folder: str, asked: Asked) -> None:
@@ -137,8 +149,8 @@ class _Listing:
         self.tables: list[str] = []
         self._numbers: dict[_Beside, int] = {("", ""): 0}
         self._images = self._texts = self._hidden = 0
-        self._others: dict[str, list] = {}  # ending → count, example
-        self._unused: dict[str, list] = {}  # of texts and .json without image, or one too many
+        self.others: dict[str, list] = {}  # ending → count, example
+        self.unused: dict[str, list] = {}
         self._hidden_example = ""
 
     def walk(self) -> Iterator[str]:
@@ -177,9 +189,10 @@ class _Listing:
             if extension in EXTENSIONS and not file.startswith("."):
                 if wanted is None or file in wanted:
                     images.append((stem, ending))
-            elif extension == "json" or extension in sidecars.TEXTS or extension in self._text_endings:
-                if not file.startswith("."):
-                    beside.setdefault(stem, {})[extension] = ending
+            elif not file.startswith(".") and (
+                extension == "json" or extension in sidecars.TEXTS or extension in self._text_endings
+            ):
+                beside.setdefault(stem, {})[extension] = ending
             elif wanted is None:
                 self._count(prefix, file, extension)
         self._images += len(images)
@@ -191,7 +204,7 @@ class _Listing:
             for stem, endings in beside.items():
                 for extension, ending in endings.items():
                     if (stem, extension) not in used:
-                        self._unused.setdefault(extension, [0, f"{prefix}{stem}{ending}"])[0] += 1
+                        self.unused.setdefault(extension, [0, f"{prefix}{stem}{ending}"])[0] += 1
         self._texts += len(used)
 
     def _kind(
@@ -225,18 +238,19 @@ class _Listing:
             return
         if extension in ("csv", "tsv", "jsonl") and len(self.tables) < TOLD:
             self.tables.append(prefix + file)
-        key = extension if extension in self._others or len(self._others) < TOLD else "…"
-        self._others.setdefault(key, [0, prefix + file])[0] += 1
+        key = extension if extension in self.others or len(self.others) < TOLD else "…"
+        self.others.setdefault(key, [0, prefix + file])[0] += 1
 
     def contents(self, *, captioned: bool) -> Contents:
         """Return how many files there are, and why some are not used; `captioned`: captions lie beside images."""
         contents = Contents("files", self._images + self._texts)
-        for extension, (count, example) in self._others.items():
+        for extension, (count, example) in self.others.items():
             contents.see(count)
             contents.leave_out(*self._why(extension, example), count, lost=self._missed(extension, example))
-        for extension, (count, example) in self._unused.items():
+        for extension, (count, example) in self.unused.items():
             contents.see(count)
-            text = captioned and extension != "json"
+            # One of many, and a single one, is a note beside pictures.
+            text = extension != "json" and (captioned or (count > 1 and 2 * count > self._images))
             reason = (
                 "a text beside no image, or beside one that has another"
                 if text
@@ -251,7 +265,7 @@ class _Listing:
         """Return in words what there is instead of images."""
         there = {
             f".{extension}" if extension else "without extension": count
-            for extension, (count, _) in (self._others | self._unused).items()
+            for extension, (count, _) in (self.others | self.unused).items()
         }
         if not there:
             return "It is empty"
@@ -261,11 +275,11 @@ class _Listing:
     def advice(self) -> str:
         """Return what to do where there are no images."""
         for ending in ("tar", "parquet"):
-            if ending in self._others:
+            if ending in self.others:
                 return f"For the .{ending} files in its subfolders write '{self.folder}/**/*.{ending}'"
         if self.tables:
             return f"Give the table instead of the folder: {os.path.join(self.folder, self.tables[0])}"
-        if NOT_READ & self._others.keys():
+        if NOT_READ & self.others.keys():
             return f"Make JPEGs of them: images end in {image_endings()}"
         return (
             f"Images end in {image_endings()}; if there are captions, give the table or annotation file that holds "

@@ -176,7 +176,7 @@ class HubDataset:
         try:
             values = self._values(index)
         except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is no UTF-8
-            raise DataError(f"Row {key} cannot be read", cause=str(error)) from None
+            raise DataError("The row cannot be read", got=key, cause=str(error)) from None
         return make_record(values, self.columns, key=key, name=self.name, root=self.root)
 
     def __getstate__(self) -> dict[str, Any]:

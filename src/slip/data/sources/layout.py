@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def lay_out(folder: str) -> Layout:
     if not (tars or parquets or tables or any(_extension(name) in EXTENSIONS for name in files)):
         if is_redcaps(folder):
             return Layout("annotations", [folder])
-        return _one_of_subfolders(folder, folders) or Layout("pictures", [folder])
+        return _one_of_subfolders(folder, folders, files) or Layout("pictures", [folder])
     named = [name for name in tables if not tars and _names_pictures(os.path.join(folder, name))]
     if len(named) == 1:
         return _with_notes(Layout("table", [os.path.join(folder, named[0])]), folder, set(tables) - {*named})
@@ -69,17 +70,24 @@ def lay_out(folder: str) -> Layout:
         return Layout("pictures", [folder])
     if tars:
         return _with_notes(
-            _shards(folder, tars), folder, {t for t in tables if _stem(t) not in map(_stem, tars)}
+            _count_deeper(_shards(folder, tars), folder, folders, ".tar"),
+            folder,
+            {t for t in tables if _stem(t) not in map(_stem, tars)},
         )
     if parquets:
         return _with_notes(
-            choose_split([os.path.join(folder, name) for name in parquets], folder),
+            _count_deeper(
+                choose_split([os.path.join(folder, name) for name in parquets], folder),
+                folder,
+                folders,
+                ".parquet",
+            ),
             folder,
             {*tables} - {*parquets},
         )
     if is_redcaps(folder):
         return Layout("annotations", [folder])
-    return Layout("pictures", [folder])
+    return _one_of_subfolders(folder, folders, files) or Layout("pictures", [folder])
 
 
 def choose_split(paths: Sequence[str], where: str) -> Layout:
@@ -143,6 +151,29 @@ def pictures_below(folder: str, most: int) -> list[str]:
     return found[:most]
 
 
+def _files_below(folder: str, most: float = math.inf) -> list[str]:
+    """Return the files in a folder and below, without hidden ones; links to folders are not followed. The walk ends
+    once `most` files and folders were seen."""
+    found: list[str] = []
+    looked = 0
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        found += [os.path.join(parent, name) for name in sorted(files) if not _hidden(name)]
+        looked += len(files) + len(folders)
+        if looked > most:
+            break
+    return found
+
+
+def _count_deeper(layout: Layout, folder: str, folders: Sequence[str], ending: str) -> Layout:
+    """Count the shards in subfolders of a folder that has some itself: these alone are taken."""
+    below = [file for name in folders for file in _files_below(os.path.join(folder, name), ENTRIES)]
+    if deeper := _ends(below, ending):
+        reason = f"a {ending} file in a subfolder: '{folder}/**/*{ending}' takes those as well"
+        layout.left_out[reason] = LeftOut(len(deeper), os.path.relpath(deeper[0], folder))
+    return layout
+
+
 def refuse_mixed(folder: str, shards: Sequence[str]) -> None:
     """Raise DataError: there is no telling whether the shards or the pictures of a folder are meant."""
     pictures = pictures_below(folder, ENTRIES)
@@ -184,8 +215,8 @@ def _with_notes(layout: Layout, folder: str, tables: set[str]) -> Layout:
     return layout
 
 
-def _one_of_subfolders(folder: str, folders: Sequence[str]) -> Layout | None:
-    """Return what is taken of a folder of nothing but subfolders for several splits; None if it is none."""
+def _one_of_subfolders(folder: str, folders: Sequence[str], files: Sequence[str]) -> Layout | None:
+    """Return what is taken of a folder of subfolders for several splits, `files` lying beside; None if it is none."""
     from slip.data.sources.huggingface import split_of
 
     splits = {name: split_of(f"{name.lower()}/0.parquet") for name in folders if _SPLIT.match(name)}
@@ -201,7 +232,13 @@ def _one_of_subfolders(folder: str, folders: Sequence[str]) -> Layout | None:
             fix=f"Name the one that you mean, for example {os.path.join(folder, min(splits))}",
         )
     layout = lay_out(os.path.join(folder, taken[0]))
-    layout.left_out["a folder beside that for training"] = LeftOut(len(others), others[0], lost=False)
+    inside = [file for other in others for file in _files_below(os.path.join(folder, other))]
+    if inside:
+        reason = "a file in a folder beside that for training"
+        layout.left_out[reason] = LeftOut(len(inside), os.path.relpath(inside[0], folder), lost=False)
+    pictures = [name for name in files if _extension(name) in EXTENSIONS]
+    if pictures:
+        layout.left_out["a picture beside the folders"] = LeftOut(len(pictures), pictures[0])
     layout.notes.insert(
         0,
         f"Of {folder} the folder {taken[0]} is taken; left out: {', '.join(others[:10])}. Name another to take that",

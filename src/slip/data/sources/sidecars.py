@@ -110,10 +110,11 @@ _EXPECTED = ("used caption", "used captions")
 
 
 def _object(sidecar: bytes | None) -> dict[str, Any]:
+    """Return the object that a `.json` holds; a list of texts, or a text alone, is its caption."""
     if sidecar is None:
         return {}
     found = json.loads(_bounded(sidecar))
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {"caption": found}
 
 
 def _texts(text: bytes | None, asked: Asked) -> tuple[str, ...]:

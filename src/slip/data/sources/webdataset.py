@@ -198,7 +198,9 @@ class TarShards:
         try:
             captions = sidecars.read(sidecar, text, self._wanted.captions)
         except (ValueError, RecursionError) as error:  # what broken JSON and UTF-8 raise
-            raise DataError(f"The caption of '{key}' in {path} cannot be read", cause=str(error)) from None
+            raise DataError(
+                "The caption cannot be read", got=f"that of '{key}' in {path}", cause=str(error)
+            ) from None
         return Record(image, captions, key, path)
 
     def _key(self, index: int) -> str:
