@@ -9,6 +9,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from fuzzing.pictures import jpeg
@@ -42,6 +43,23 @@ def _read_list(folder: Path) -> None:
             return Record(jpeg(index), ("a",), f"{index}.jpg", "three")
 
     compare(Three(), read_list(folder / "list.jsonl"), processes=1)
+
+
+def _split_cache() -> Files:
+    from slip.data.split import _Found, _keep
+
+    with tempfile.TemporaryDirectory() as folder:
+        _keep(
+            place := Path(folder) / "split", _Found(np.arange(9, dtype=np.uint64), np.arange(9) > 3, ("a",))
+        )
+        return {"split": place.read_bytes()}
+
+
+def _read_split_cache(folder: Path) -> None:
+    from slip.data.split import _load
+
+    found = _load(folder / "split", 9)
+    assert found is None or len(found.keys) == len(found.captioned) == 9
 
 
 def _convert(folder: Path) -> None:
@@ -171,6 +189,7 @@ def _labelled(folder: Path) -> None:
 
 
 register("check-list", _list, _read_list)
+register("split-cache", _split_cache, _read_split_cache)
 register("convert-resumed", _converted, _resume_conversion, damaged="shards/")
 register("run", _run, _load_run)
 register("report", _run, _page)
