@@ -60,3 +60,12 @@ def test_opens_and_reads_regular_files_alone(tmp_path) -> None:
     if os.path.exists("/proc/self/status"):
         with pytest.raises(OSError, match="no regular file"):
             files.open_regular("/proc/self/status")
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="pipe"):
+            files.write_bytes(tmp_path / name, b"a page")
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]

@@ -121,13 +121,24 @@ def _made_up() -> frozenset[int]:
     }
 
 
+def _refuse_to_replace(path: Path) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # whether a file can be there is seen soon
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "A pipe, a device or the like is there", str(path))
+
+
 @contextmanager
 def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears at `path` when it is complete. Any number of processes may do so at once.
 
     `durable`: it is on disk by then, so that it stays whole when the machine fails.
+    Raises OSError where a pipe or device is, such as /dev/null, which a file must not take the place of.
     """
     try:
+        _refuse_to_replace(path)
         if "\0" in os.fsdecode(os.fsencode(path)):
             raise ValueError("NUL")
         temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])

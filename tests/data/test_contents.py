@@ -66,3 +66,13 @@ def test_a_mixture_and_a_subset_say_what_their_sources_hold() -> None:
     assert contents_of(Subset(source, [1])) == [("here", some())]
     assert contents_of(Mixture([source, source], [1, 1])) == [("here", some())] * 2
     assert contents_of([1]) == []
+
+
+def test_names_in_reasons_are_bounded_and_pass_for_no_other_line() -> None:
+    contents = Contents("files")
+    for number in range(1000):
+        contents.leave_out(f"an ending .{number}\nslip: \x1b[2Jdone" + "x" * 1000, "a\nslip: done" * 1000)
+    assert len(contents.left_out) == 101
+    assert contents.left_out["still other reasons"].count == 900
+    assert all(len(line) < 500 and "\x1b" not in line for line in contents.reasons())
+    assert len(contents.words().splitlines()) == 102

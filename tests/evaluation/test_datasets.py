@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from types import SimpleNamespace
@@ -300,3 +301,17 @@ def test_split_by_hash_is_a_stratified_partition(labels):
     for label in set(labels.tolist()):
         total, held_out = (labels == label).sum(), (labels[test] == label).sum()
         assert held_out == (0 if total == 1 else max(1, round(0.2 * total)))
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    color_folder(tmp_path, {"red": 3, "blue": 3}, splits=())
+    (tmp_path / "red" / "000.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/red/\xff.png"))
+    whole = [load_labelled(str(tmp_path), split) for split in ("train", "test")]
+    assert sum(map(len, whole)) == 6
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.parquet")
+    for place in (tmp_path / "a.parquet", "/dev/zero"):
+        with pytest.raises(DataError, match="come from a folder or a .parquet file"):
+            load_labelled(str(place))

@@ -9,11 +9,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from fuzzing.pictures import jpeg
 from fuzzing.registry import Files, register
 from fuzzing.sources import IMAGES, jsonl, parquet, with_images
+from slip.data.identity import Identity
 from slip.errors import SlipError
 
 
@@ -41,6 +43,23 @@ def _read_list(folder: Path) -> None:
             return Record(jpeg(index), ("a",), f"{index}.jpg", "three")
 
     compare(Three(), read_list(folder / "list.jsonl"), processes=1)
+
+
+def _split_cache() -> Files:
+    from slip.data.split import _Found, _keep
+
+    with tempfile.TemporaryDirectory() as folder:
+        _keep(
+            place := Path(folder) / "split", _Found(np.arange(9, dtype=np.uint64), np.arange(9) > 3, ("a",))
+        )
+        return {"split": place.read_bytes()}
+
+
+def _read_split_cache(folder: Path) -> None:
+    from slip.data.split import _load
+
+    found = _load(folder / "split", 9)
+    assert found is None or len(found.keys) == len(found.captioned) == 9
 
 
 def _convert(folder: Path) -> None:
@@ -73,6 +92,11 @@ def _resume_conversion(folder: Path) -> None:
     _convert(folder)
 
 
+def _identity() -> Identity:
+    part = {"name": "toy", "records": 3, "share": 3, "block": 1, "samples": {"0": "0" * 64, "2": "1" * 64}}
+    return {"train": [part], "held_out": [{"records": 1, "total": 4, "digest": "0" * 16}]}
+
+
 def _run() -> Files:
     from slip import toml
     from slip.config import Config
@@ -86,7 +110,7 @@ def _run() -> Files:
         "run/results.json": json.dumps([result | {"value": 0.5, "low": 0.4, "high": 0.6}]).encode(),
         "run/versions.json": json.dumps({"python": "3.12.1", "torch": "2.99"}).encode(),
         "run/skipped.jsonl": json.dumps({"step": 1, "index": 3, "key": "a", "reason": "x"}).encode() + b"\n",
-        "run/data.json": json.dumps({"train": {"name": "toy", "records": 3}}).encode(),
+        "run/data.json": json.dumps(_identity()).encode(),
         "run/counts.json": json.dumps({"toy": {"records": 3, "skipped": 1}}).encode(),
     }
 
@@ -110,8 +134,8 @@ def _page(folder: Path) -> None:
 def _rewind(folder: Path) -> None:
     from slip.training.saving.run import RunFolder
 
-    run = RunFolder(folder / "run")
-    run._data()
+    run = RunFolder(folder / "run", say=lambda words: None)
+    run._data(_identity())
     run.rewind(2, measured=False)
 
 
@@ -165,6 +189,7 @@ def _labelled(folder: Path) -> None:
 
 
 register("check-list", _list, _read_list)
+register("split-cache", _split_cache, _read_split_cache)
 register("convert-resumed", _converted, _resume_conversion, damaged="shards/")
 register("run", _run, _load_run)
 register("report", _run, _page)

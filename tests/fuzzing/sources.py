@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -66,6 +67,37 @@ def _csv(separator: str, encoding: str = "utf-8") -> bytes:
 
 def jsonl() -> bytes:
     return b"".join(json.dumps({"image": i, "caption": [c, c]}).encode() + b"\n" for i, c in ROWS)
+
+
+def _workbook() -> bytes:
+    import openpyxl
+
+    book, buffer = openpyxl.Workbook(), io.BytesIO()
+    for row in [("image", "caption"), *ROWS]:
+        book.active.append(row)
+    book.save(buffer)
+    with (
+        zipfile.ZipFile(buffer) as packed,
+        zipfile.ZipFile(plain := io.BytesIO(), "w") as unpacked,
+    ):  # so that damage reaches the XML
+        for name in packed.namelist():
+            unpacked.writestr(name, packed.read(name))
+    return plain.getvalue()
+
+
+def mend_zip(data: bytes) -> bytes:
+    """Put the checksums of stored members right."""
+    out, start = bytearray(data), data.find(b"PK\3\4")
+    directory = data.find(b"PK\1\2")
+    while 0 <= start < directory and directory >= 0:
+        names = data[start + 26 : start + 30]
+        begin = start + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
+        size = int.from_bytes(data[start + 18 : start + 22], "little")
+        checksum = zlib.crc32(data[begin : begin + size]).to_bytes(4, "little")
+        out[start + 14 : start + 18] = checksum
+        out[directory + 16 : directory + 20] = checksum
+        start, directory = data.find(b"PK\3\4", begin), data.find(b"PK\1\2", directory + 4)
+    return bytes(out)
 
 
 def _coco() -> bytes:
@@ -222,6 +254,8 @@ source("csv", lambda: with_images("t.csv", _csv(",")), "t.csv", r"^t")
 source("csv-semicolon-bom", lambda: with_images("t.csv", _csv(";", "utf-8-sig")), "t.csv", r"^t")
 source("tsv", lambda: with_images("t.tsv", _csv("\t")), "t.tsv", r"^t")
 source("jsonl", lambda: with_images("t.jsonl", jsonl()), "t.jsonl", r"^t")
+if importlib.util.find_spec("openpyxl"):
+    source("xlsx", lambda: with_images("t.xlsx", _workbook()), "t.xlsx", r"^t", mend=mend_zip)
 source("coco", lambda: with_images("captions.json", _coco()), "captions.json", r"^captions")
 source("redcaps", lambda: with_images("images_2018.json", _redcaps()), "images_2018.json", r"json")
 source(

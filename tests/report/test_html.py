@@ -24,7 +24,10 @@ def test_attributes() -> None:
     assert join(["<", Html("<br>")]) == "&lt;<br>"
 
 
-@given(st.text(), st.text())
+WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]))
+
+
+@given(WORDS, WORDS)
 def test_whatever_goes_in_comes_out_as_text(text: str, value: str) -> None:
     class Reader(HTMLParser):
         tags: tuple[str, ...] = ()
@@ -44,3 +47,7 @@ def test_whatever_goes_in_comes_out_as_text(text: str, value: str) -> None:
     assert reader.tags == ("p",)
     assert reader.words == text
     assert reader.value == value
+
+
+def test_control_characters_are_in_no_page() -> None:
+    assert tag("p", "a\x1b[31m\tb\n\x00", title="\x07") == '<p title="\ufffd">a\ufffd[31m\tb\n\ufffd</p>'

@@ -14,6 +14,10 @@ TOLD = 8
 """Reasons that are told; the others are summed up. `to_dict` has all of them."""
 LARGE = 0.01
 """Share of what a source holds from which on losing it is a warning."""
+MOST_REASONS = 100
+"""That are told apart: names and endings of files may be part of them, and anybody may have chosen these."""
+_LONGEST = 200
+"""Characters of a reason or example that are kept."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Contents:
 
     def leave_out(self, reason: str, example: str, count: int = 1, *, lost: bool = True) -> None:
         """Count things, which `see` has counted, as not used for this reason. The first example of a reason stays."""
-        reason = printable(reason)
+        reason = _line(reason)
+        if reason not in self.left_out and len(self.left_out) >= MOST_REASONS:
+            reason = "still other reasons" if lost else "still other reasons, which lose nothing"
         before = self.left_out.get(reason)
         if before:
             self.left_out[reason] = LeftOut(before.count + count, before.example, before.lost)
         elif count:
-            self.left_out[reason] = LeftOut(count, printable(example)[:200], lost)
+            self.left_out[reason] = LeftOut(count, _line(example), lost)
 
     def add(self, other: Contents) -> None:
         """Count what another file of the same source holds."""
@@ -109,6 +115,11 @@ class Contents:
             for reason, left in data["left_out"].items()
         }
         return cls(str(data["things"]), int(data["seen"]), left_out)
+
+
+def _line(text: str) -> str:
+    """Return text that data is part of as one line, which can pass for no other."""
+    return printable(text[:_LONGEST]).replace("\n", "\\n")
 
 
 def described(source: Any) -> list[str]:

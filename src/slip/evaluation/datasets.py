@@ -90,18 +90,16 @@ def load_labelled(spec: str, split: str = "test") -> Labelled:
             got=spec,
             fix=did_you_mean(path.name, close) if close else "Check the path.",
         )
-    if path.is_file() and path.suffix != ".parquet":
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".parquet"):
         raise DataError(
             "Labelled images come from a folder or a .parquet file",
             got=spec,
             fix="Give the folder that holds it.",
         )
-    if path.is_file() or any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
-        from slip.evaluation.parquet import load_parquet
-
-        labelled = load_parquet(path, split, dataset_name(spec))
-    else:
-        labelled = _folder(path, split, dataset_name(spec))
+    try:
+        labelled = _load(path, split, dataset_name(spec))
+    except OSError as error:
+        raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
     if len(labelled.class_names) < 2:
         raise DataError(
             f"{spec} has fewer than two classes",
@@ -109,6 +107,14 @@ def load_labelled(spec: str, split: str = "test") -> Labelled:
             fix="Check how its folders lie.",
         )
     return labelled
+
+
+def _load(path: Path, split: str, name: str) -> Labelled:
+    if not path.is_dir() or any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+        from slip.evaluation.parquet import load_parquet
+
+        return load_parquet(path, split, name)
+    return _folder(path, split, name)
 
 
 def dataset_name(spec: str) -> str:
@@ -134,7 +140,8 @@ def split_by_hash(keys: Sequence[str], labels: np.ndarray, split: str) -> np.nda
 
     A class of one image gives it to train. `val` is `test`.
     """
-    digests = np.array([hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys], dtype="S8")
+    encoded = [key.encode("utf-8", "surrogatepass") for key in keys]  # names need not be UTF-8
+    digests = np.array([hashlib.blake2b(key, digest_size=8).digest() for key in encoded], dtype="S8")
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

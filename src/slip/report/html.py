@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""Characters that no page may hold, and that steer a terminal which it is shown in."""
 _VOID = {"img", "meta", "link", "br", "hr"}
 
 
@@ -15,8 +18,12 @@ class Html(str):
 
 
 def escape(text: object) -> Html:
-    """Return `text` as markup, quotes included; an `Html` stays what it is."""
-    return text if isinstance(text, Html) else Html(html.escape(str(text), quote=True))
+    """Return `text` as markup, quotes included, control characters replaced; an `Html` stays what it is."""
+    return text if isinstance(text, Html) else Html(_escaped(text))
+
+
+def _escaped(text: object) -> str:
+    return html.escape(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(text)), quote=True)
 
 
 def join(parts: Iterable[object], between: str = "") -> Html:
@@ -35,7 +42,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
         if value is None or value is False:
             continue
         key = key.rstrip("_").replace("_", "-")
-        parts.append(key if value is True else f'{key}="{html.escape(str(value), quote=True)}"')
+        parts.append(key if value is True else f'{key}="{_escaped(value)}"')
     if name in _VOID:
         return Html(f"<{' '.join(parts)}>")
     return Html(f"<{' '.join(parts)}>{join(children)}</{name}>")

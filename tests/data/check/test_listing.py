@@ -121,6 +121,7 @@ def test_of_a_part_of_the_source() -> None:
         '{"index": true}',
         '{"key": 3}',
         '{"index": null}',
+        '{"index": 9999999999999999999999}',
     ],
 )
 def test_wrong_lists(tmp_path, text: str) -> None:

@@ -375,3 +375,16 @@ def test_paths_in_objects(table):
     assert pairs(table('{"image": {"path": "a.jpg", "bytes": null}, "caption": "x"}', "t.jsonl")) == [
         ("a.jpg", ("x",))
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", ",".join(f"c{k}" for k in range(20_000)) + "\na.jpg,a dog\n"),
+        ("t.jsonl", json.dumps({f"c{k}": 1 for k in range(20_000)}) + "\n"),
+    ],
+)
+def test_far_too_many_columns(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="too many columns.*20,000 columns"):
+        Table(tmp_path / name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 
 from slip.data.sources import open_source
@@ -64,7 +66,24 @@ def test_errors(workbook, tmp_path):
         open_source(str(tmp_path / "t.ods"))
 
 
-def test_what_unpacks_to_too_much_is_refused(workbook, monkeypatch):
-    monkeypatch.setattr("slip.data.sources.workbook.TABLE_BYTES", 1000)
-    with pytest.raises(DataError, match="takes too much"):
-        workbook([["image", "caption"], ["a.jpg", "x"]])
+@pytest.mark.parametrize(
+    ("member", "before", "put", "message"),
+    [
+        ("xl/styles.xml", b"</cellXfs>", b"<xf/>" * 1_000_000, "takes too much to be read.*5 MB"),
+        ("xl/worksheets/sheet1.xml", b"</sheetData>", b"<row>" + b"<c/>" * 5_000_000, "takes too much"),
+        ("xl/worksheets/sheet1.xml", b"</sheetData>", b'<row r="999999999999"/>', "more rows than a sheet"),
+    ],
+)
+def test_what_unpacks_to_far_more_than_it_takes_is_refused(
+    workbook, tmp_path, monkeypatch, member, before, put, message
+):
+    workbook([["Foto", "Text"], ["a.jpg", "a dog"]])
+    monkeypatch.setattr("slip.data.sources.workbook._MOST_ROWS", 100)
+    with zipfile.ZipFile(tmp_path / "t.xlsx") as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    members[member] = members[member].replace(before, put + before)
+    with zipfile.ZipFile(tmp_path / "bomb.xlsx", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name, data in members.items():
+            bomb.writestr(name, data)
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path / "bomb.xlsx"))

@@ -18,7 +18,7 @@ from slip.data.fanout import Tick, fan_out, spans
 from slip.data.limits import TABLE_BYTES
 from slip.data.record import Source
 from slip.errors import DataError
-from slip.files import read_whole, write_bytes
+from slip.files import parse_json, read_whole, write_bytes
 
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
 
@@ -91,10 +91,10 @@ def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             index, what = entry["index"], entry.get("what") or [""]
             dropped = not set(what) <= harmless
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             entry, index, dropped = {}, None, False
         if type(index) is not int:
             raise DataError(

@@ -6,9 +6,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from slip.data.captions import texts
+from slip.data.limits import COLUMNS
 from slip.data.sources.cells import (
     Cells,
     are_files,
@@ -387,6 +389,7 @@ def _by_plain_name(columns: Iterable[str]) -> dict[str, list[str]]:
     return by_name
 
 
+@lru_cache(4 * COLUMNS)
 def _plain(column: str) -> str:
     return re.sub(r"[\W_]+", "", _folded(column))
 

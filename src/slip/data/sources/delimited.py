@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
+from slip.data.limits import COLUMNS
 from slip.data.sources.cells import names_file
 from slip.data.sources.columns import guess_captions, guess_images
 from slip.data.sources.lines import read_lines
-from slip.data.sources.sheet import Sheet
+from slip.data.sources.sheet import Sheet, check_columns
 from slip.errors import DataError
 
 SEPARATORS = ",;\t|"
@@ -51,6 +52,7 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
         skipped += 1
     if skipped == len(first):
         return Sheet([], iter(()))
+    check_columns(path, 1 + max(map(first[skipped].count, SEPARATORS)))
     above = 0 if said else _above(path, first[skipped:], wanted)
     skipped += above
     sample = first[skipped:]
@@ -68,7 +70,7 @@ def _above(path: Path, lines: Sequence[str], wanted: Sequence[str]) -> int:
 
     for separator in SEPARATORS:
         rows = [
-            [field for field in (_parsed(path, [line], separator) or [[]])[0] if field]
+            [field for field in (_parsed(path, [line], separator) or [[]])[0][:COLUMNS] if field]
             for line in lines[:_TITLES]
         ]
         if _known(rows[0], wanted):

@@ -69,7 +69,10 @@ def open_hub(
         if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             dataset, taken, splits = _load_saved(folder, split)
             return _hub_dataset(dataset, "" if split else taken, splits, spec, options)
-        visible = (path for path in sorted(folder.rglob("*.parquet")) if not path.name.startswith("."))
+        try:
+            visible = [path for path in sorted(folder.rglob("*.parquet")) if not path.name.startswith(".")]
+        except OSError as error:
+            raise DataError("The folder cannot be listed", got=name, cause=str(error)) from None
         found = {path.relative_to(folder).as_posix(): str(path) for path in visible}
         if not found:
             raise DataError(

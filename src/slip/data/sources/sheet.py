@@ -9,6 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from slip.data.limits import COLUMNS
 from slip.data.sources.lines import read_lines
 from slip.errors import DataError
 
@@ -39,6 +40,17 @@ class Sheet:
         return [place for place, column in enumerate(self.columns) if column == name]
 
 
+def check_columns(path: Path, count: int) -> None:
+    """Raise DataError where a table has more columns than any has."""
+    if count > COLUMNS:
+        raise DataError(
+            "The table has too many columns",
+            got=f"{path}, {count:,} columns",
+            cause=f"More than {COLUMNS:,} may be an attack, or its first line or its objects' keys are data",
+            fix="Keep the columns of the image and the captions",
+        )
+
+
 def read_json_lines(path: Path) -> Sheet:
     """Return the objects of a JSON-lines file; its columns are the keys of the first ones.
 
@@ -47,6 +59,7 @@ def read_json_lines(path: Path) -> Sheet:
     rows = _objects(path)
     first = list(islice(rows, HEAD))
     columns = list(dict.fromkeys(key for row in first for key in row))
+    check_columns(path, len(columns))
     return Sheet(columns, ([row.get(name) for name in columns] for row in chain(first, rows)))
 
 

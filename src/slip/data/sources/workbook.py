@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slip.data.limits import TABLE_BYTES, Budget
 from slip.data.sources.columns import guess_captions, guess_images
@@ -18,7 +20,18 @@ from slip.files import open_regular
 
 AS_CSV = "Save it as CSV (Excel: 'CSV UTF-8')"
 """What helps with every spreadsheet."""
+_SHEET = re.compile(
+    r"/worksheets/|/sharedstrings|/(charts\w*|drawings|tables|pivot\w*|externallinks|embeddings)/|/calcchain|/vba"
+)
+"""Members that grow with the cells, or are not opened."""
 _MOST_COLUMNS = 1000
+_MOST_ROWS = 1 << 20
+"""That a sheet can have. A row's number counts: those that are left out before it are made up."""
+_UNPACKED, _GROWTH = 16 << 20, 50
+"""Bytes that a workbook of no size may unpack to, and how many more for each byte it has. A row, and all that is no
+sheet, is held in memory whole, where it may take a hundred times as much."""
+_DESCRIPTION = 4 << 20
+"""Unpacked bytes of what is neither a sheet, nor its texts, nor a picture: styles, names, relations."""
 
 
 def read_workbook(path: Path, wanted: Sequence[str] = ()) -> Sheet:
@@ -38,10 +51,7 @@ def read_workbook(path: Path, wanted: Sequence[str] = ()) -> Sheet:
         ) from None
     with _readable(path), ExitStack() as files:
         file = files.enter_context(open_regular(path))
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            pictures = sum("/media/" in member.filename for member in archive.infolist())
-        Budget("The workbook", str(path), memory=TABLE_BYTES).draw(memory=unpacked)
+        pictures = _check_size(file, path)
         book = library.load_workbook(file, read_only=True, data_only=True, keep_links=False)
         files.callback(book.close)
         sheets = [(sheet.title, *_named(sheet)) for sheet in book.worksheets]
@@ -64,6 +74,20 @@ def read_workbook(path: Path, wanted: Sequence[str] = ()) -> Sheet:
     )
 
 
+def _check_size(file: IO[bytes], path: Path) -> int:
+    """Return how many pictures lie in a workbook. Raises DataError when it unpacks to too much."""
+    sizes = {"picture": [], "sheet": [], "description": []}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            place = member.filename.lower()
+            kind = "picture" if "/media/" in place else "sheet" if _SHEET.search(place) else "description"
+            sizes[kind].append(member.file_size)
+    most = min(TABLE_BYTES, _UNPACKED + _GROWTH * os.fstat(file.fileno()).st_size)
+    Budget("The workbook", str(path), memory=most).draw(memory=sum(sizes["sheet"]))
+    Budget("The workbook", str(path), memory=_DESCRIPTION).draw(memory=sum(sizes["description"]))
+    return len(sizes["picture"])
+
+
 def _named(sheet: Any) -> tuple[list[str], Iterator[Sequence[Any]]]:
     """Return the names in a sheet's first row that is not empty, and the rows that follow."""
     if not hasattr(sheet, "iter_rows"):  # a chart
@@ -84,7 +108,14 @@ def _known(names: Sequence[str], wanted: Sequence[str]) -> int:
 
 def _cells(path: Path, rows: Iterator[Sequence[Any]], width: int, files: ExitStack) -> Iterator[list[str]]:
     with files, _readable(path):
-        for row in rows:
+        for number, row in enumerate(rows):
+            if number == _MOST_ROWS:
+                raise DataError(
+                    "The sheet has more rows than a sheet can have",
+                    got=str(path),
+                    cause="It is damaged, or may be an attack",
+                    fix=AS_CSV,
+                )
             cells = [_text(cell) for cell in row[:width]]
             yield cells + [""] * (width - len(cells))
 
