@@ -97,6 +97,19 @@ def test_numbers_behind_image_names(table):
     assert "the numbers of their captions (#0), which are cut off" in source.note
 
 
+def test_image_cells_that_say_that_there_is_none(table):
+    source = table("image,caption\na.jpg,one\nNULL,two\nnan,three\n")
+    assert pairs(source) == [("a.jpg", ("one",))]
+    assert source.contents.left_out["the row names no image"].count == 2
+
+
+def test_thousands_of_columns(table):
+    names = [f"f{i}" for i in range(2000)]
+    row = ",".join(["a.jpg", "a dog", *["0.1"] * len(names)])
+    source = table("\n".join([",".join(["image", "caption", *names]), *[row] * 20]) + "\n")
+    assert pairs(source) == [("a.jpg", ("a dog",) * 20)]
+
+
 def test_numbered_captions(table):
     source = table("image,caption_0,Caption 1,caption_old,caption_2\na.jpg,x,y,no,z\n")
     assert source[0].captions == ("x", "y", "z")

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from slip.data.captions import texts
@@ -298,19 +299,26 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
             return found
         columns = [column for column in columns if column in likely or _plain(column) not in _WEAK]
     by_name = _by_plain_name(columns)
+    numbered: dict[str, list[str]] = {}
+    for column in columns:
+        plain = _plain(column)
+        if (stem := re.sub(r"\d+$", "", plain)) != plain:
+            numbered.setdefault(stem, []).append(column)
     for name in map(_plain, CAPTION_COLUMNS):
         if name in by_name:
             equal = by_name[name]
             return *equal, *(
                 c for c in columns if any(re.fullmatch(rf"{re.escape(e)}\.\d+", c) for e in equal)
             )
-        numbered = tuple(c for c in columns if re.fullmatch(rf"{name}\d+", _plain(c)))
-        if numbered:
-            return numbered
+        if name in numbered:
+            return tuple(numbered[name])
+    qualified: dict[str, list[str]] = {}
+    for column in columns:
+        if name := _qualified(column):
+            qualified.setdefault(name, []).append(column)
     for name in map(_plain, CAPTION_COLUMNS):
-        qualified = tuple(column for column in columns if _is_qualified(column, name))
-        if qualified:
-            return qualified
+        if name in qualified:
+            return tuple(qualified[name])
     last = tuple(column for column in columns if re.search(r"[\W_]captions?$", column.strip().lower()))
     return last if len(last) == 1 else ()
 
@@ -346,10 +354,10 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
     return replace(columns, keys=keys, remark=". ".join(remarks))
 
 
-def _is_qualified(column: str, name: str) -> bool:
-    """Whether a column's name is a well-known one and a language or length."""
+def _qualified(column: str) -> str:
+    """Return what a column's name begins with if it is that and a language or length; "" if not."""
     first, *rest = re.findall(r"[^\W_]+", _folded(column)) or [""]
-    return first == name and bool(rest) and set(rest) <= _QUALIFIERS
+    return first if rest and set(rest) <= _QUALIFIERS else ""
 
 
 def _equally_likely(where: str, columns: Sequence[str]) -> DataError:
@@ -405,6 +413,7 @@ def _by_plain_name(columns: Iterable[str]) -> dict[str, list[str]]:
     return by_name
 
 
+@lru_cache(4096)
 def _plain(column: str) -> str:
     return re.sub(r"[\W_]+", "", _folded(column))
 

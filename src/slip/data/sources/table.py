@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,10 @@ class Table(ImageFiles):
         if not head:
             raise DataError("The table has no rows", got=str(path))
 
+        @cache
         def cells(name: str) -> list[Any]:
-            return [row[place] for row in head for place in sheet.places(name)]
+            places = sheet.places(name)
+            return [row[place] for row in head for place in places]
 
         names = list(filter(None, sheet.columns))
         columns = choose(
@@ -131,7 +134,7 @@ class _Rows:
             contents.seen += 1
             path = path_of(row[image])
             found = texts([row[place] for place in captions])
-            if not path:
+            if not path or (len(path) < 20 and is_placeholder(path)):
                 empty = not any(cell.strip() if isinstance(cell, str) else cell for cell in row)
                 reason = "the row is empty" if empty else "the row names no image"
                 contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
