@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,12 @@ class Table(ImageFiles):
         if not head:
             raise DataError("The table has no rows", got=str(path))
 
-        @cache
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(sheet.columns):
+            places.setdefault(name, []).append(place)
+
         def cells(name: str) -> list[Any]:
-            places = sheet.places(name)
-            return [row[place] for row in head for place in places]
+            return [row[place] for row in head for place in places.get(name, ())]
 
         names = list(filter(None, sheet.columns))
         columns = choose(
