@@ -17,7 +17,7 @@ SSL_VIEWS = VIEWS[1:]
 EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
 """What an objective can need, in order. Each but `text` comes from the view of its name."""
 FORMATS = (
-    "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .jsonl, .xlsx, .parquet), COCO or RedCaps "
+    "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
     "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
     "(hf:owner/name), or `scenes`"
 )

@@ -85,6 +85,16 @@ def test_names_that_tell_no_split():
         assert list(split_names(names)) == [""]
 
 
+def test_pictures_of_another_split_are_not_missed(put):
+    folder = put("train/a.jpg", "test/b.jpg")
+    for split, name in (("train", "a.jpg"), ("test", "b.jpg")):
+        with open(f"{folder}/{split}/metadata.csv", "w") as file:
+            file.write(f"file_name,text\n{name},a dog\n")
+    source = opened(folder)
+    assert [record.key for record in source] == ["a.jpg"]
+    assert list(source.beside.left_out) == ["a folder beside that for training"]
+
+
 @pytest.mark.parametrize("kind", ["x.tar", "x.parquet", "x.jpg"])
 def test_subfolders_for_splits(put, kind):
     folder = put(f"train/{kind}", f"val/{kind}", f"test/{kind}")

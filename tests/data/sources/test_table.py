@@ -91,6 +91,25 @@ def test_what_was_guessed_is_said(table, options, note):
     assert table("path,title,note\na.jpg,x,y\n", **options).note == note
 
 
+def test_numbers_behind_image_names(table):
+    source = table("image\tcaption\na.jpg#0\tone\na.jpg#1\ttwo\nb.jpg#0\tthree\n", "t.txt")
+    assert pairs(source) == [("a.jpg", ("one", "two")), ("b.jpg", ("three",))]
+    assert "the numbers of their captions (#0), which are cut off" in source.note
+
+
+def test_image_cells_that_say_that_there_is_none(table):
+    source = table("image,caption\na.jpg,one\nNULL,two\nnan,three\n")
+    assert pairs(source) == [("a.jpg", ("one",))]
+    assert source.contents.left_out["the row names no image"].count == 2
+
+
+def test_thousands_of_columns(table):
+    names = [f"f{i}" for i in range(2000)]
+    row = ",".join(["a.jpg", "a dog", *["0.1"] * len(names)])
+    source = table("\n".join([",".join(["image", "caption", *names]), *[row] * 20]) + "\n")
+    assert pairs(source) == [("a.jpg", ("a dog",) * 20)]
+
+
 def test_numbered_captions(table):
     source = table("image,caption_0,Caption 1,caption_old,caption_2\na.jpg,x,y,no,z\n")
     assert source[0].captions == ("x", "y", "z")
@@ -103,9 +122,11 @@ def test_without_captions(table):
         table(text)
     source = table(text, captions_required=False)
     assert pairs(source) == [("a.jpg", ()), ("b.jpg", ())]
-    assert source.note == "Columns of t.csv: image from 'path' (guessed); no captions"
+    assert (
+        source.note == "Columns of t.csv: image from 'path' (guessed); no captions (other columns: 'label')"
+    )
     source = table(text, captions_required=False, image_column="path")
-    assert source.note == "Columns of t.csv: no captions"
+    assert source.note == "Columns of t.csv: no captions (other columns: 'label')"
     assert pairs(table(text, captions_required=False, caption_column="label"))[0] == ("a.jpg", ("dog",))
     with pytest.raises(DataError, match="no column 'lable'.*Did you mean 'label'"):
         table(text, captions_required=False, caption_column="lable")
@@ -190,7 +211,16 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
             "t.csv",
             r"looks like the image\. Got: 'this, caption'.*--data\.image-column",
         ),
-        ("a.jpg,a dog\nb.jpg,a cat\n", "t.csv", "first line of the table must name its columns"),
+        (
+            "a.jpg,a dog\nb.jpg,a cat\n",
+            "t.csv",
+            "first line of the table must name its columns.*put a line of names",
+        ),
+        ("a.jpg#0\ta dog\na.jpg#1\ta cat\n", "t.txt", "put a line of names above it"),
+        ("image^caption\na.jpg^a dog\n", "t.csv", "comma, semicolon, tab or pipe between them; it has none"),
+        ("image,caption\n'x.jpg',a dog\n", "t.csv", "stand in quotes that are not taken for such"),
+        ('image,caption\n"=IMAGE(""a.jpg"")",a dog\n', "t.csv", "formulas of a spreadsheet"),
+        ('image,caption\n"a.jpg, b.jpg",a dog\n', "t.csv", "several files each: write a row for each"),
         ("", "t.csv", "has no rows"),
         ("image,caption\n", "t.csv", "has no rows"),
         ("\n \n", "t.jsonl", "has no rows"),
@@ -209,6 +239,8 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, captions, tab
         ("image,caption\na.jpg,x\n".encode("utf-16"), "t.csv", "Line 1 of .* UTF-16"),
         ('{"image": "a.jpg", "caption": "x"}\n{"image": "b.j', "t.jsonl", "Line 2 of .* not valid JSON"),
         ('{"image": "a.jpg", "caption": "x"}\n[1]', "t.jsonl", "Line 2 of .* not a JSON object"),
+        ('{\n "image": "a.jpg"\n}\n', "t.jsonl", r"several lines.*jq -c \. "),
+        ('[\n{"image": "a.jpg"}]\n', "t.jsonl", r"one list.*jq -c '\.\[\]'"),
         ("[" * 100_000, "t.jsonl", "Line 1 of .* not valid JSON"),
         ("image,caption\nhttps://example.org/a.jpg,x\n", "t.csv", "web addresses.*img2dataset"),
         ("caption,url\nx,https://example.org/a.jpg\n", "t.csv", "'url' of .* web addresses"),
@@ -241,6 +273,10 @@ def test_unreadable_table(tmp_path):
         ("Dateiname,Artikel-Bezeichnung", "Dateiname", ("Artikel-Bezeichnung",)),
         ("Nom du fichier,Légende", "Nom du fichier", ("Légende",)),
         ("Imagen,Descripción", "Imagen", ("Descripción",)),
+        ("Imagem,Descrição do produto", "Imagem", ("Descrição do produto",)),
+        ("Картинка,Описание", "Картинка", ("Описание",)),
+        ("画像,説明", "画像", ("説明",)),
+        ("Resim,Açıklama", "Resim", ("Açıklama",)),
         ("imageName,productDisplayName", "imageName", ("productDisplayName",)),
         ("file,caption (en)", "file", ("caption (en)",)),
         ("file,blip_caption", "file", ("blip_caption",)),

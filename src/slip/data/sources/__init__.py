@@ -47,7 +47,7 @@ def open_source(
     - `shards/a-0000.tar`, `shards/a-*.tar`, `shards/a-{0000..0099}.tar`, `shards/{a,b}.tar`, or a folder that holds
       .tar files: WebDataset shards, also at `https://…`, `s3://…` and whatever else fsspec reads
     - `.parquet`, in as many files and places: images, or paths of images, and captions
-    - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image paths and captions, in the columns named or guessed
+    - `.csv`, `.tsv`, `.txt`, `.jsonl`, `.xlsx`: a table of image paths and captions, in the columns named or guessed
     - `.json`: COCO captions or RedCaps annotations; of the latter also several files, or their folder
     - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` of the same three columns: the metadata of YFCC15M
     - `hf:owner/name[/config][:split]`: a data set of the Hugging Face hub, or a folder that its library saved;
@@ -118,7 +118,7 @@ def _open_folder(folder: str, spec: str, open_files: partial[Source]) -> Source:
     else:
         source = open_files(layout.paths, spec)
         if layout.kind == "table":
-            _tell_unnamed(os.path.dirname(layout.paths[0]), source, layout)
+            _tell_unnamed(os.path.dirname(layout.paths[0]), source, layout)  # of a split's folder only
         if ending(layout.paths[0]) == ".parquet" and source.name == spec and _embeds(source):
             pictures = pictures_below(folder, len(layout.paths) + 1)
             if len(pictures) > len(layout.paths):
@@ -212,7 +212,7 @@ def _open_files(
     # Formats that are one file of this machine.
     path = _only(paths, spec)
     match ending(path):
-        case ".csv" | ".tsv" | ".jsonl" | ".xlsx":
+        case ".csv" | ".tsv" | ".txt" | ".jsonl" | ".xlsx":
             from slip.data.sources.table import Table
 
             return Table(path, **columns, captions_required=captions_required)

@@ -18,6 +18,23 @@ _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
 _CODE = re.compile(r"\S*(\d|\.[a-z]{2,4}$)\S*$")
 _BASE64 = re.compile(r"\s*(data:image/[\w.+-]+;base64,|[A-Za-z0-9+/_-]{256})")
 _BYTES = re.compile(r"""\s*(\{\s*['"]bytes['"]\s*:\s*)?b['"]""")
+_IMAGE = rf"[^,;|]+\.(?:{'|'.join(sorted(EXTENSIONS))})"
+_NO_NAMES = (
+    (
+        re.compile(r"=.+\(.*", re.DOTALL),
+        "Its cells are formulas of a spreadsheet: write the names of the files alone, without '=IMAGE(' and the like",
+    ),
+    (
+        re.compile(r"(['`‘’“„«]).+['`’”“»]", re.DOTALL),
+        'The names stand in quotes that are not taken for such: remove them, or write double quotes (")',
+    ),
+    (
+        re.compile(rf"{_IMAGE}(?:\s*[,;|]{_IMAGE})+", re.IGNORECASE),
+        "Its cells name several files each: write a row for each file",
+    ),
+)
+"""What cells hold where files are not found → why they cannot be names."""
+_NUMBERED = re.compile(rf"(.+\.(?:{'|'.join(sorted(EXTENSIONS))}))#\d+", re.IGNORECASE)
 _ZERO_WIDTH = "\ufeff\u200b\u200e\u200f\u2060"
 
 Cells = Callable[[str], Sequence[Any]]
@@ -97,6 +114,25 @@ def keys_in(cells: Sequence[Any]) -> tuple[list[str], Any]:
         elif isinstance(item, str) and item.strip():
             return [], None
     return list(seen), example
+
+
+def cannot_be_files(paths: Sequence[str]) -> str:
+    """Return why the cells of an image column, which are no files, cannot be names, and what to do; "" if they may."""
+    for form, why in _NO_NAMES:
+        if _share(form, paths) > 0.5:
+            return why
+    return ""
+
+
+def numbered(paths: Sequence[str]) -> bool:
+    """Whether names of image files have the number of a caption behind them, as Flickr8k's: `1000.jpg#0`."""
+    return _share(_NUMBERED, paths) > 0.9
+
+
+def without_number(path: str) -> str:
+    """Return the name of an image file without the number of a caption behind it."""
+    found = _NUMBERED.fullmatch(path)
+    return found[1] if found else path
 
 
 def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:

@@ -18,6 +18,7 @@ from slip.data.sources.cells import (
     looks_like_captions,
     looks_like_paths,
     names_file,
+    without_number,
 )
 from slip.data.sources.options import Misfit
 from slip.errors import DataError, did_you_mean
@@ -54,8 +55,10 @@ IMAGE_COLUMNS = (
     *("imagen", "archivo", "nombre_archivo", "nombre_de_archivo", "fichero", "ruta"),
     *("fichier", "nom_fichier", "nom_du_fichier", "chemin", "immagine", "nome_file", "imagem", "arquivo"),
     *("afbeelding", "bestand", "bestandsnaam", "图片", "image_id", "img_id", "photo_id"),
-    *("image_url", "img_url", "photo_url", "url"),
+    *("image_url", "img_url", "photo_url", "image_src", "url"),
 )
+MENTIONED = 20
+"""Columns that a note names at most."""
 CAPTION_COLUMNS = (
     *("caption", "captions", "text", "texts", "title", "description", "alt_text", "alt", "txt"),
     *("sentence", "sentences", "prompt", "image_caption", "image_description", "image_text", "img_caption"),
@@ -97,7 +100,15 @@ CAPTION_COLUMNS = (
         "omschrijving",
         "描述",
         "标题",
+        "文本",
+        "说明",
+        "説明",
+        "キャプション",
+        "설명",
+        "캡션",
     ),
+    *("descricao_do_produto", "descricao_produto", "descripcion_del_producto", "description_du_produit"),
+    *("opis", "popis", "beskrivning", "beskrivelse", "kuvaus", "açıklama", "описание", "подпись", "название"),
     *("name", "nom", "nombre", "nome", "naam"),
 )
 _WEAK = frozenset(("name", "nom", "nombre", "nome", "naam", "product", "raw", "comment", "comments"))
@@ -147,7 +158,8 @@ class Columns:
     """The image column, the caption columns (none: the records have no captions), and which of them were guessed.
 
     keys: of each caption column, the keys that lead to the text where its cells are objects; () for all: they are not.
-    among, worded: the columns that the image and the captions were guessed among. remark: on the cells, for people.
+    among, worded: the columns that the image and the captions were guessed among. others: where no caption was found,
+    the columns that were looked at. remark: on the cells, for people.
     """
 
     image: str
@@ -156,6 +168,7 @@ class Columns:
     keys: tuple[tuple[str, ...], ...] = ()
     among: tuple[str, ...] = ()
     worded: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     remark: str = ""
 
     def note(self, name: str) -> str:
@@ -177,7 +190,9 @@ class Columns:
             parts.append(f"caption{plural} from {', '.join(spelled_out)}{among}")
         said = f"{', '.join(parts)} (guessed)" if parts else ""
         if not self.captions:
-            said = f"{said}; no captions" if said else "no captions"
+            others = ", ".join(map(repr, self.others))
+            none = f"no captions (other columns: {others})" if others else "no captions"
+            said = f"{said}; {none}" if said else none
         return ". ".join(filter(None, [f"Columns of {name}: {said}" if said else "", self.remark]))
 
     @property
@@ -237,7 +252,8 @@ def choose(
         for name in dict.fromkeys(columns)
         if name in captions or _plain(name) in known - {_plain(chosen)}
     )
-    return Columns(chosen, captions, guessed, (), among, worded)
+    others = () if captions else tuple(name for name in dict.fromkeys(columns) if name and name != chosen)
+    return Columns(chosen, captions, guessed, (), among, worded, others[:MENTIONED])
 
 
 def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str = "") -> list[str]:
@@ -284,19 +300,26 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
             return found
         columns = [column for column in columns if column in likely or _plain(column) not in _WEAK]
     by_name = _by_plain_name(columns)
+    numbered: dict[str, list[str]] = {}
+    for column in columns:
+        plain = _plain(column)
+        if (stem := re.sub(r"\d+$", "", plain)) != plain:
+            numbered.setdefault(stem, []).append(column)
     for name in map(_plain, CAPTION_COLUMNS):
         if name in by_name:
             equal = by_name[name]
             return *equal, *(
                 c for c in columns if any(re.fullmatch(rf"{re.escape(e)}\.\d+", c) for e in equal)
             )
-        numbered = tuple(c for c in columns if re.fullmatch(rf"{name}\d+", _plain(c)))
-        if numbered:
-            return numbered
+        if name in numbered:
+            return tuple(numbered[name])
+    qualified: dict[str, list[str]] = {}
+    for column in columns:
+        if name := _qualified(column):
+            qualified.setdefault(name, []).append(column)
     for name in map(_plain, CAPTION_COLUMNS):
-        qualified = tuple(column for column in columns if _is_qualified(column, name))
-        if qualified:
-            return qualified
+        if name in qualified:
+            return tuple(qualified[name])
     last = tuple(column for column in columns if re.search(r"[\W_]captions?$", column.strip().lower()))
     return last if len(last) == 1 else ()
 
@@ -332,10 +355,10 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
     return replace(columns, keys=keys, remark=". ".join(remarks))
 
 
-def _is_qualified(column: str, name: str) -> bool:
-    """Whether a column's name is a well-known one and a language or length."""
+def _qualified(column: str) -> str:
+    """Return what a column's name begins with if it is that and a language or length; "" if not."""
     first, *rest = re.findall(r"[^\W_]+", _folded(column)) or [""]
-    return first == name and bool(rest) and set(rest) <= _QUALIFIERS
+    return first if rest and set(rest) <= _QUALIFIERS else ""
 
 
 def _equally_likely(where: str, columns: Sequence[str]) -> DataError:
@@ -373,6 +396,8 @@ def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> Data
     fix = f"Say which one it is with --data.{what}-column, or name it '{what}'"
     if what == "caption":
         fix += "; if there are none, train without text: --objective.loss simclr"
+    if any(names_file(without_number(column)) for column in columns):  # naming it would lose the row
+        fix = "The first line seems to be a row: put a line of names above it, such as 'image' and 'caption'"
     return DataError(
         f"No column of {where} looks like the {what}",
         got=", ".join(filter(None, columns))[:500],

@@ -62,6 +62,8 @@ def read_delimited(path: Path, wanted: Sequence[str] = ()) -> Sheet:
     if above:
         remarks.append(f"Lines above the one that names the columns are passed over: {above}")
     cause = "The first line of the table must name its columns"
+    if len(reader.columns) == 1 and not said:
+        cause += ", with a comma, semicolon, tab or pipe between them; it has none of these"
     return Sheet(reader.columns, reader.rows(remarks), remarks, cause)
 
 

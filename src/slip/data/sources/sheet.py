@@ -17,6 +17,13 @@ HEAD = 100
 """Rows that are looked at before the columns are chosen."""
 
 
+_PRETTY = {
+    "{": "Its objects go over several lines. Write each in a line of its own: jq -c . {} > NEW.jsonl",
+    "[": "It is one list. Write each object in a line of its own: jq -c '.[]' {} > NEW.jsonl",
+}
+"""What begins a file of JSON that is no JSON lines → what can help."""
+
+
 @dataclass
 class Sheet:
     """`columns`: names in order, "" where there is none; a name may come twice. `rows`: at least as many cells each.
@@ -80,7 +87,9 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
                 f"Line {number} of {path} is not valid JSON",
                 got=line[:200],
                 cause=str(error),
-                fix="Each line holds one JSON object; if the file was cut off on the way, fetch it again",
+                fix=_PRETTY[start].format(path)
+                if (start := line.strip()) in _PRETTY
+                else "Each line holds one JSON object; if the file was cut off on the way, fetch it again",
             ) from None
         if not isinstance(row, dict):
             raise DataError(f"Line {number} of {path} is not a JSON object", got=line[:200])

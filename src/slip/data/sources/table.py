@@ -8,7 +8,15 @@ from typing import Any
 
 from slip.data.captions import is_placeholder
 from slip.data.contents import Contents
-from slip.data.sources.cells import looks_like_paths, path_of, refuse_pictures, refuse_urls
+from slip.data.sources.cells import (
+    cannot_be_files,
+    looks_like_paths,
+    numbered,
+    path_of,
+    refuse_pictures,
+    refuse_urls,
+    without_number,
+)
 from slip.data.sources.columns import Columns, choose, file_columns, find_keys, guess_captions, guess_images
 from slip.data.sources.delimited import read_delimited
 from slip.data.sources.files import ImageFiles
@@ -48,8 +56,12 @@ class Table(ImageFiles):
         if not head:
             raise DataError("The table has no rows", got=str(path))
 
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(sheet.columns):
+            places.setdefault(name, []).append(place)
+
         def cells(name: str) -> list[Any]:
-            return [row[place] for row in head for place in sheet.places(name)]
+            return [row[place] for row in head for place in places.get(name, ())]
 
         names = list(filter(None, sheet.columns))
         columns = choose(
@@ -81,6 +93,7 @@ class Table(ImageFiles):
         if others or not looks_like_paths(cells(columns.image)):
             fix += f"; or, if '{columns.image}' does not name the files, the column that does with --data.image-column"
             fix += f": {others[0]}" if others else ""
+        fix = cannot_be_files([path_of(cell) for cell in cells(columns.image)]) or fix
         self.probe(fix, table="" if image_root else path)
 
 
@@ -104,6 +117,7 @@ class _Rows:
         self.lists = self.placeholders = 0
         self.example = ""
         self._image = _only(sheet, columns.image, head, path)
+        self._numbered = numbered([path_of(row[self._image]) for row in head])
         self._twice = {
             name: len(sheet.places(name)) for name in columns.captions if len(sheet.places(name)) > 1
         }
@@ -121,13 +135,15 @@ class _Rows:
             contents.seen += 1
             path = path_of(row[image])
             found = texts([row[place] for place in captions])
-            if not path:
+            if not path or (len(path) < 20 and is_placeholder(path)):
                 empty = not any(cell.strip() if isinstance(cell, str) else cell for cell in row)
                 reason = "the row is empty" if empty else "the row names no image"
                 contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
                 continue
             if len(found) > width:
                 self.lists += any(isinstance(row[place], str) for place in captions)
+            if self._numbered:
+                path = without_number(path)
             for text in found:
                 if len(text) < 20 and is_placeholder(text):
                     self.placeholders += 1
@@ -139,6 +155,8 @@ class _Rows:
         found = [
             f"{count} columns are called '{name}': each is a caption" for name, count in self._twice.items()
         ]
+        if self._numbered:
+            found.append("Behind the image names stand the numbers of their captions (#0), which are cut off")
         if self.lists:
             found.append(f"Rows whose text spells a list: {self.lists:,}; each text in it is a caption")
         if self.placeholders:
