@@ -92,7 +92,7 @@ def test_pictures_of_another_split_are_not_missed(put):
             file.write(f"file_name,text\n{name},a dog\n")
     source = opened(folder)
     assert [record.key for record in source] == ["a.jpg"]
-    assert list(source.beside.left_out) == ["a folder beside that for training"]
+    assert list(source.beside.left_out) == ["a file in a folder beside that for training"]
 
 
 @pytest.mark.parametrize("kind", ["x.tar", "x.parquet", "x.jpg"])
