@@ -221,9 +221,11 @@ def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str,
 def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
     """Return the bytes of an image that the row only names."""
     if not isinstance(path, str) or not path:
-        raise DataError(f"Row {key} has no image in column '{column}'")
+        raise DataError(f"The row has no image in column '{column}'", got=key)
     elsewhere = is_url(name) or name.startswith("hf-stream:")  # whose rows know no place on this machine
     if is_url(path) or not (root or (os.path.isabs(path) and not elsewhere)):
-        raise DataError(f"Row {key} does not hold its image, only the name of it", got=path)
+        raise DataError(
+            "The row does not hold its image, only the name of it", got=path, cause=f"It is row {key}"
+        )
     say_outside(name, root, path)
     return read_named(root, path, _SPELLING)
