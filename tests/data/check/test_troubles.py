@@ -57,8 +57,6 @@ def test_reasons(reason, words, advice):
 def test_the_most_frequent_reasons_are_named():
     said = explain(["a", "b", "b", "c", "d", "e"], 6)
     assert said == "Why: 2 × b; 1 × a; 1 × c; 2 × something else."
-    rows = [f"Row my set.parquet:{i} has no image in column 'jpg'." for i in range(3)]
-    assert explain(rows, 3) == "Why: 3 × the row has no image in column 'jpg'."
     assert explain(["a"], 12) == "Why, of the first 1: 1 × a."
     assert explain([], 0) == ""
 

@@ -103,7 +103,7 @@ def test_images_are_not_decoded_and_may_be_files(tmp_path):
     assert (source[0].image, source[0].captions) == (b"no JPEG at all", ("x",))
     with pytest.raises(DataError, match=r"does not exist.*gone\.jpg"):
         source[1]
-    with pytest.raises(DataError, match="no image in column 'image'. Got: .*files:2"):
+    with pytest.raises(DataError, match=r"^The row has no image in column 'image'\. Got: '.*files:2'"):
         source[2]
 
 

@@ -191,7 +191,10 @@ def test_without_captions(tmp_path):
         open_parquet(path)
     source = open_parquet(path, captions_required=False)
     assert pairs(source)[2] == ("train.parquet:2", ())
-    assert source.note == f"Columns of {path}: image from 'image' (guessed); no captions"
+    assert (
+        source.note
+        == f"Columns of {path}: image from 'image' (guessed); no captions (other columns: 'label')"
+    )
 
 
 def test_rows_without_image_bytes(tmp_path, jpeg):
@@ -209,8 +212,8 @@ def test_rows_without_image_bytes(tmp_path, jpeg):
     source = open_parquet(path)
     assert [source[i].image for i in range(3)] == [jpeg] * 3
     for index, message in [
-        (3, r"no image in column 'image'. Got: 't\.parquet:3'"),
-        (4, r"has no image.*t\.parquet:4"),
+        (3, r"^The row has no image in column 'image'\. Got: '.*t\.parquet:3'"),
+        (4, r"has no image in column 'image'\. Got: 't\.parquet:4'"),
         (5, r"does not exist.*none\.jpg"),
         (6, "does not hold its image.*https"),
     ]:
@@ -218,7 +221,7 @@ def test_rows_without_image_bytes(tmp_path, jpeg):
             source[index]
     null = write(tmp_path / "u.parquet", {"image": pa.array([b"x", None], pa.binary()), "text": ["x", "y"]})
     assert open_parquet(null)[0].image == b"x"
-    with pytest.raises(DataError, match=r"has no image.*u\.parquet:1"):
+    with pytest.raises(DataError, match=r"has no image in column .*u\.parquet:1"):
         open_parquet(null)[1]
 
 

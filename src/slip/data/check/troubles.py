@@ -73,5 +73,4 @@ def _in_few_words(reason: str) -> tuple[str, str]:
     for pattern, words, advice in _RULES:
         if found := re.search(pattern, reason):
             return words.format(**found.groupdict()), advice
-    # Each names its own row, but they are one reason.
-    return re.sub(r"\bRow .*?:\d+ ", "the row ", reason.split(". ")[0].rstrip(".")), ""
+    return reason.split(". ")[0].rstrip("."), ""

@@ -224,6 +224,8 @@ def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
         raise DataError(f"The row has no image in column '{column}'", got=key)
     elsewhere = is_url(name) or name.startswith("hf-stream:")  # whose rows know no place on this machine
     if is_url(path) or not (root or (os.path.isabs(path) and not elsewhere)):
-        raise DataError("The row does not hold its image, only the name of it", got=f"{path} in {key}")
+        raise DataError(
+            "The row does not hold its image, only the name of it", got=path, cause=f"It is row {key}"
+        )
     say_outside(name, root, path)
     return read_named(root, path, _SPELLING)
