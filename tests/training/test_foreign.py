@@ -146,7 +146,10 @@ def test_a_state_of_other_values_is_gone_on_from_or_refused(run, seed) -> None:
     (state,) = run.glob("checkpoints/*/state.json")
     data = json.loads(state.read_text())
     data.pop("crc")
-    place = generator.choice([data, data["counts"], data["records"], data["window"]])
+    # The window is empty where a line of metrics was written at the very step of the checkpoint.
+    place = generator.choice(
+        [part for part in (data, data["counts"], data["records"], data["window"]) if part]
+    )
     place[generator.choice(list(place))] = generator.choice(VALUES)
     state.write_text(json.dumps(data))
     with contextlib.suppress(SlipError):
