@@ -146,7 +146,11 @@ def test_a_state_of_other_values_is_gone_on_from_or_refused(run, seed) -> None:
     (state,) = run.glob("checkpoints/*/state.json")
     data = json.loads(state.read_text())
     data.pop("crc")
-    inner = data["counts"], data["records"], data["window"]  # the window may be empty: it is after a line of metrics
+    inner = (
+        data["counts"],
+        data["records"],
+        data["window"],
+    )  # the window may be empty: it is after a line of metrics
     place = generator.choice([data, *filter(None, inner)])
     place[generator.choice(list(place))] = generator.choice(VALUES)
     state.write_text(json.dumps(data))
