@@ -26,3 +26,8 @@ def test_a_long_value_is_shortened() -> None:
     message = str(DataError("The image is odd", got="9" * 100_000))
     assert len(message) < 1000
     assert "(100,002 characters)" in message
+
+
+def test_a_line_break_of_data_makes_no_line_of_its_own() -> None:
+    error = DataError("The key 'a\nslip: all is well' is odd", cause="a list:\n  one\n  two")
+    assert str(error) == "The key 'a slip: all is well' is odd. a list:\n  one\n  two."

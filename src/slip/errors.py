@@ -24,7 +24,7 @@ class SlipError(Exception):
     """
 
     def __init__(self, what: str, *, got: object = None, cause: str = "", fix: str = "") -> None:
-        what, cause, fix = (printable(without_keys(text)) for text in (what, cause, fix))
+        what, cause, fix = (_in_lines(printable(without_keys(text))) for text in (what, cause, fix))
         got = without_keys(got) if isinstance(got, str) else got
         self.what, self.got, self.cause, self.fix = what, got, cause, fix
         parts = [_sentence(what)]
@@ -85,6 +85,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     return f"Known: {', '.join(known)}."
+
+
+def _in_lines(text: str) -> str:
+    """Return text whose lines, but for the first, are indented, as our own lists are: a line break in data cannot make
+    what follows pass for a message of its own."""
+    return re.sub(r"\s*\n(?!  )", " ", text)
 
 
 def _sentence(text: str) -> str:
