@@ -168,6 +168,7 @@ def test_rows_without_an_image_are_left_out_and_counted(table):
     assert len(source) == 1
     assert source.contents.reasons() == ["2 × the row names no image, for example row 2"]
     assert "rows name" not in source.note
+    assert "as in merged cells, write its name into each of them" in source.note
 
 
 def test_jsonl_rows_may_lack_columns(table):

@@ -164,6 +164,10 @@ class _Rows:
                 f"Captions that only say that there is none: {self.placeholders:,}, such as {self.example!r}; "
                 "leave the cells empty instead"
             )
+        if self.contents.large_loss:
+            found.append(
+                "Where one picture stands for several rows, as in merged cells, write its name into each of them"
+            )
         return found
 
 
