@@ -1,4 +1,4 @@
-from slip.data.contents import Contents, contents_of
+from slip.data.contents import TOLD, Contents, contents_of
 from slip.data.sources.mixture import Mixture
 from slip.data.subset import Subset
 
@@ -75,4 +75,4 @@ def test_names_in_reasons_are_bounded_and_pass_for_no_other_line() -> None:
     assert len(contents.left_out) == 101
     assert contents.left_out["still other reasons"].count == 900
     assert all(len(line) < 500 and "\x1b" not in line for line in contents.reasons())
-    assert len(contents.words().splitlines()) == 102
+    assert len(contents.words().splitlines()) == TOLD + 2  # the head, and how many more there are
