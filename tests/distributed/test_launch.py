@@ -51,6 +51,7 @@ def test_the_batch_script_starts_what_slurm_gives(tmp_path) -> None:
     assert said[-6:] == ["slip", "train", "small-data", "--data.train", "/shared/shards-*.tar", "--resume"]
 
 
+@pytest.mark.slow
 def test_the_batch_script_trains(tmp_path) -> None:
     """With torchrun itself: two processes of one machine."""
     commands = tmp_path / "bin"

@@ -50,7 +50,7 @@ def test_killed_twice_and_resumed_with_other_workers(tmp_path, whole) -> None:
     assert finish(out, "--resume", "--data.workers", "0") == whole
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, whole, number) -> None:
     out = tmp_path / "run"
     with start(out, "--data.workers", "1", "--checkpoint.every-steps", "0") as process:
