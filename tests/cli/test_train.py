@@ -8,9 +8,10 @@ from PIL import Image
 from check_fakes import encoded, pixels
 from slip import recipes, toml
 from slip.cli import main
-from slip.cli.train import resolve, run
-from slip.config import FORMATS
+from slip.cli.train import _open, resolve, run
+from slip.config import FORMATS, Config, DataConfig, EvaluationConfig
 from slip.errors import ConfigError, DataError
+from slip.evaluation.suite import parse_task
 
 
 def test_options_change_the_recipe() -> None:
@@ -216,3 +217,17 @@ def test_data_that_is_not_there(data, capsys, tmp_path) -> None:
     assert "nowhere" in error
     assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_other_retrieval_tasks_know_the_columns_and_keep_their_names(tmp_path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (16, 16), "teal").save(folder / "1.jpg")
+    (folder / "metadata.csv").write_text("file_name,q7\n1.jpg,a teal square\n")
+    config = Config(
+        data=DataConfig(train=str(folder), caption_column="q7"),
+        evaluation=EvaluationConfig(tasks=(f"retrieval:{folder}",)),
+    )
+    *_, (task,) = _open(config, first=True)
+    assert task.name == parse_task(f"retrieval:{folder}").name
+    assert task.source[0].captions == ("a teal square",)

@@ -154,12 +154,12 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         leave_broken=data.leave_broken,
     )
     train = source(data.train, captions_required=captioned)
-    tasks = [
-        Retrieval(source(task.removeprefix("retrieval:"), must_fit=False))
-        if captioned and task.startswith("retrieval:")
-        else suite.parse_task(task)
-        for task in config.evaluation.tasks
-    ]
+    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
+    for number, task in enumerate(tasks):
+        if (
+            captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
+        ):  # columns as in training
+            tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
     if data.val:
         shared = _share(config) is not None
         val = train if shared else source(data.val, must_fit=False)

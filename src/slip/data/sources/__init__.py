@@ -61,7 +61,7 @@ def open_source(
     `image_root` is the folder that the paths in a table or annotation file are relative to, if not a guessed one;
     `captions_required=False` opens tables that have no captions. Where a source of a mixture has no such column, or no
     images in such a folder, they are guessed; that an option fits none is an error unless `must_fit` is False.
-    `leave_broken`: shards that cannot be read are left out, which `note` and `contents` say, instead of being an error.
+    `leave_broken`: shards that cannot be read are left out, which `note` and `beside` say, instead of being an error.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
 
