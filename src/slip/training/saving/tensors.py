@@ -81,7 +81,9 @@ def write_tensors(
         header |= {"format": "pt", "DCP_SHARDING_INFO": json.dumps(pieces)}
     try:
         with usual_permissions(path):
-            save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path, header or None)
+            save_file(
+                {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path, header or None
+            )
     except SafetensorError as error:  # the library reports a full disk as an error of its own
         raise OSError(str(error)) from None
     sync(path)
