@@ -315,7 +315,8 @@ class _Session:
         state.save()
 
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
-        state, results = self.state, evaluate(encoder)
+        # For all of the evaluation, whose threads encode at once; the next step turns training mode on again.
+        state, results = self.state, evaluate(encoder.eval())
         state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
         best = self.config.evaluation.best
         if best and best not in state.scores:
