@@ -94,6 +94,7 @@ def _run(words: list[str]) -> int:
 
 
 def _ended(number: int) -> int:
+    exec("")  # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and ends by it
     _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
     return 128 + number
 
