@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from slip.report.gallery import Picture
 from slip.report.html import Html, join, span, tag
-from slip.report.runs import Run
+from slip.report.rows import Row
 
-Runs = Mapping[str, Run]
-"""Runs by label."""
+Rows = Mapping[str, Row]
+"""Rows by label."""
 Colours = Mapping[str, str]
 """Colour classes of the page's style by label."""
 NOTHING = Html()
