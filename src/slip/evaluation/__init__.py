@@ -29,6 +29,10 @@ class Result:
     count: samples (or queries) that the value is a mean over.
     low, high: 95 % interval of the value, for other samples drawn as these were (see `slip.evaluation.metrics`).
     skipped: samples that could not be read, and so are not in `count`.
+    data: what was measured on, which tells it from others of its short name: a path, an address, `scenes:…`.
+    split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
+    settings: what else differs from the protocol's defaults, for example `k=5`.
+    checkpoint: of which state of the model, for example `step-00000400`. Each is empty where it is not known.
     """
 
     task: str
@@ -38,6 +42,16 @@ class Result:
     low: float
     high: float
     skipped: int = 0
+    data: str = ""
+    split: str = ""
+    prompts: str = ""
+    settings: str = ""
+    checkpoint: str = ""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What was measured: results of equal identities are measurements of the same, and the newer one counts."""
+        return (self.task, self.metric, self.data, self.split, self.prompts, self.settings, self.checkpoint)
 
     @property
     def key(self) -> str:

@@ -21,7 +21,7 @@ from slip.data.fanout import default_processes
 from slip.data.record import Skipped
 from slip.errors import DataError, EvaluationError
 from slip.evaluation import note
-from slip.evaluation.datasets import Labelled, load_labelled
+from slip.evaluation.datasets import Labelled, open_labelled
 from slip.progress import Bar
 
 if TYPE_CHECKING:
@@ -52,6 +52,13 @@ class LabelledFeatures:
     class_names: tuple[str, ...]
     named: bool
     skipped: int
+    split: str
+    place: str
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What results on them say of the data."""
+        return {"data": self.place, "split": self.split}
 
 
 @dataclass
@@ -79,12 +86,17 @@ def session(progress: bool = False) -> Iterator[None]:
 def labelled_features(
     encoder: Encoder, spec: str, split: str, kind: Kind = "features", batch_size: int = BATCH
 ) -> LabelledFeatures:
-    """Extract one split of labelled images (see `load_labelled`), or recall it from the session."""
+    """Extract one split of labelled images (see `open_labelled`), or recall it from the session.
+
+    split: `train`, `val`, `test`; or `untrained`, the test split,
+    else all there is, for protocols that train nothing.
+    """
     current = _session.get()
     key = (id(encoder), spec, split, kind)
     if current is not None and key in current.memory:
         return current.memory[key]
-    labelled: Labelled = load_labelled(spec, split)
+    opened = open_labelled(spec)
+    labelled: Labelled = opened.untrained() if split == "untrained" else opened.split(split)
     found = extract(encoder, labelled.images, kind, batch_size, label=f"{labelled.name} {labelled.split}")
     result = LabelledFeatures(
         labelled.name,
@@ -93,6 +105,8 @@ def labelled_features(
         labelled.class_names,
         labelled.named,
         len(found.skipped),
+        labelled.split,
+        labelled.place,
     )
     if current is not None:
         current.memory[key] = result

@@ -57,7 +57,7 @@ class Knn:
             temperature=self.temperature,
             device=encoder.device,
         )
-        return classification(self.name, votes, test.labels, test.skipped)
+        return classification(self.name, votes, test.labels, test.skipped, **test.about)
 
 
 @torch.no_grad()

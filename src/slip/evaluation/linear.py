@@ -66,7 +66,7 @@ class Linear:
             seed=self.seed,
             device=encoder.device,
         )
-        return classification(self.name, probe.scores(test.values), test.labels, test.skipped)
+        return classification(self.name, probe.scores(test.values), test.labels, test.skipped, **test.about)
 
     def _require_classes(self, labels: np.ndarray) -> None:
         if len(np.unique(labels)) < 2:

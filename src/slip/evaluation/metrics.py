@@ -101,10 +101,14 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
-def classification(task: str, scores: np.ndarray, labels: np.ndarray, skipped: int = 0) -> list[Result]:
+def classification(
+    task: str, scores: np.ndarray, labels: np.ndarray, skipped: int = 0, **about: str
+) -> list[Result]:
     """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class.
 
-    scores: (N, C), higher is likelier; labels: (N,) in [0, C). Raises EvaluationError when N is 0.
+    scores: (N, C), higher is likelier; labels: (N,) in [0, C). about: other fields of the results.
+
+    Raises EvaluationError when N is 0.
     """
     count = len(labels)
     if count == 0:
@@ -115,11 +119,11 @@ def classification(task: str, scores: np.ndarray, labels: np.ndarray, skipped: i
     for k in (1, 5) if scores.shape[1] > 5 else (1,):
         correct = correct_topk(scores, labels, k)
         low, high = wilson(float(correct.sum()), count)
-        results.append(Result(task, f"top{k}", float(correct.mean()), count, low, high, skipped))
+        results.append(Result(task, f"top{k}", float(correct.mean()), count, low, high, skipped, **about))
     correct = correct_topk(scores, labels, 1)
     low, high = mean_per_class_interval(correct, labels)
     results.append(
-        Result(task, "mean_per_class", mean_per_class(correct, labels), count, low, high, skipped),
+        Result(task, "mean_per_class", mean_per_class(correct, labels), count, low, high, skipped, **about),
     )
     return results
 

@@ -101,16 +101,21 @@ class Retrieval:
 
     def _results(self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int) -> list[Result]:
         """Recall@k and median rank of one direction; queries of one group are of one image."""
-        results = []
+        results, data = [], self.source if isinstance(self.source, str) else self.source.name
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
             interval = wilson(hits.sum(), len(hits)) if side == "text" else wilson_clustered(hits, groups)
             results.append(
-                Result(self.name, f"{side}_recall@{k}", float(hits.mean()), len(hits), *interval, skipped)
+                Result(
+                    self.name, f"{side}_recall@{k}", float(hits.mean()), len(hits), *interval, skipped, data
+                )
             )
         low, high = median_interval(rank)
         median = float(np.median(rank))
-        return [*results, Result(self.name, f"{side}_median_rank", median, len(rank), low, high, skipped)]
+        return [
+            *results,
+            Result(self.name, f"{side}_median_rank", median, len(rank), low, high, skipped, data),
+        ]
 
 
 @torch.no_grad()

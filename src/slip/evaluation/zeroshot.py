@@ -10,7 +10,7 @@ import numpy as np
 
 from slip.errors import EvaluationError
 from slip.evaluation import Result, prompts
-from slip.evaluation.datasets import Labelled, dataset_name, load_labelled
+from slip.evaluation.datasets import Labelled, dataset_name, open_labelled
 from slip.evaluation.features import (
     BATCH,
     LabelledFeatures,
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification on a labelled set's test split.
+    """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
+    or of all of a set without splits.
 
     templates: sentences with `{}` where the class name goes; empty for those that suit the data set.
     """
@@ -42,12 +43,12 @@ class ZeroShot:
 
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names."""
-        self._require_names(load_labelled(self.dataset, "test"))
+        self._require_names(open_labelled(self.dataset).untrained())
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names."""
         require_text(encoder, self.name)
-        images = labelled_features(encoder, self.dataset, "test", "embeddings", self.batch_size)
+        images = labelled_features(encoder, self.dataset, "untrained", "embeddings", self.batch_size)
         self._require_names(images)
         weights = classifier(
             encoder,
@@ -55,7 +56,9 @@ class ZeroShot:
             self.templates or prompts.templates_for(images.name),
             self.batch_size,
         )
-        return classification(self.name, images.values @ weights.T, images.labels, images.skipped)
+        return classification(
+            self.name, images.values @ weights.T, images.labels, images.skipped, **images.about
+        )
 
     def _require_names(self, images: Labelled | LabelledFeatures) -> None:
         if not images.named:

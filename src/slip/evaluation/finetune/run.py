@@ -117,7 +117,8 @@ class Finetune:
             self._train(trainer, train_loader(train, recipe, views, **options), losses)
         loader = test_loader(test, recipe, views, batch=self.micro_batch or min(256, batch), workers=workers)
         logits, indices, damaged = trainer.predict(loader)
-        return classification(self.name, logits, test.labels[indices], damaged)
+        about = {"data": test.place, "split": test.split}
+        return classification(self.name, logits, test.labels[indices], damaged, **about)
 
     def _train(self, trainer: Trainer, loader: DataLoader, losses: list[float]) -> None:
         """Train the epochs that `losses` does not hold yet, adding theirs, and save the state after each."""
