@@ -20,8 +20,10 @@ SMOOTHING = 0.05
 """Share of the points that the strong line is fitted to at a time."""
 LABEL_GAP = 8.0
 """Least distance of two line labels, in percent of the chart's height."""
+LONGEST_LABEL = 9
+"""Characters of a label that fit beside a chart; where one is longer, all stand below it, the highest line's first."""
 MOST_LABELS = 12
-"""Labels that fit beside a chart; of more lines the highest and the lowest are named."""
+"""Labels that a chart has; of more lines the highest and the lowest are named."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,16 @@ class Chart:
         last = {label: math.fsum(values) / len(values) for label, values in ends.items()}
         colours = {line.label: line.colour for line in self.lines}
         named = _outermost(sorted(last, key=lambda label: top_of(last[label])))
-        for label, top in zip(named, spread([top_of(last[label]) for label in named])):
-            words.append(span(f"end {colours[label]}", label, style=f"top:{top:.2f}%", title=label))
-        few = f"; of {len(last)} lines the highest and the lowest {MOST_LABELS // 2} are named" * (named != [*last])
+        beside = all(len(label) <= LONGEST_LABEL for label in named)
+        if beside:
+            for label, top in zip(named, spread([top_of(last[label]) for label in named])):
+                words.append(span(f"end {colours[label]}", label, style=f"top:{top:.2f}%"))
+        below = None if beside else div("legend", *(span(f"who {colours[label]}", label) for label in named))
+        few = (
+            f"; of {len(last)} lines the highest and the lowest {MOST_LABELS // 2} are named"
+            if len(named) < len(last)
+            else ""
+        )
         said = "; ".join(f"{label} ends at {self.text(last[label])}" for label in last)
         box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "aria-hidden": "true"}
         return tag(
@@ -125,6 +134,7 @@ class Chart:
                 role="img",
                 aria_label=f"{self.title} over samples seen: {said}",
             ),
+            below,
             class_="chart",
         )
 
@@ -193,7 +203,10 @@ def smooth(points: Sequence[Point], share: float = SMOOTHING) -> list[Point]:
         start = max(0, min(i - size // 2, count - size))
         near = points[start : start + size]
         total = math.fsum(p.weight for p in near)
-        x, y = (math.fsum(p.weight * v for p, v in zip(near, of)) / total for of in zip(*((p.x, p.y) for p in near)))
+        x, y = (
+            math.fsum(p.weight * v for p, v in zip(near, of)) / total
+            for of in zip(*((p.x, p.y) for p in near))
+        )
         spread_ = math.fsum(p.weight * (p.x - x) ** 2 for p in near)
         slope = math.fsum(p.weight * (p.x - x) * p.y for p in near) / spread_ if spread_ else 0.0
         fits.append(Point(point.x, y + slope * (point.x - x), point.weight))

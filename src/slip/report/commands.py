@@ -39,4 +39,6 @@ def measuring(run: Run) -> str:
     own = run.config.evaluation.tasks or run.config.data.val
     if not run.complete or own:
         return command("slip", "train", "--resume", "--out", run.folder)
-    return command("slip", "evaluate", run.folder, f"{'knn' if run.method == 'SimCLR' else 'zeroshot'}:{PLACEHOLDER}")
+    return command(
+        "slip", "evaluate", run.folder, f"{'knn' if run.method == 'SimCLR' else 'zeroshot'}:{PLACEHOLDER}"
+    )

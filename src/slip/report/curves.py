@@ -54,7 +54,9 @@ def evaluation_charts(rows: Rows, colours: Mapping[str, str], most: int = 6) -> 
             rows,
             colours,
             lambda run, key=key: [
-                (e["position"], _number(e["evaluation"][key]), 1.0) for e in run.evaluations if key in e["evaluation"]
+                (e["position"], _number(e["evaluation"][key]), 1.0)
+                for e in run.evaluations
+                if key in e["evaluation"]
             ],
         )
         if lines and max(len(line.x) for line in lines) > 1:
@@ -115,7 +117,13 @@ def _lines(
             if any(value is not None for _, value, _ in found):
                 x, y, weights = zip(*found)
                 lines.append(
-                    Line(label, colours[label], x, [math.nan if value is None else value for value in y], weights)
+                    Line(
+                        label,
+                        colours[label],
+                        x,
+                        [math.nan if value is None else value for value in y],
+                        weights,
+                    )
                 )
     return lines
 

@@ -32,6 +32,11 @@ def enumerate_(parts: Sequence[Html]) -> Html:
     return join([join(parts[:-1], ", "), " and ", parts[-1]])
 
 
+def with_code(text: str) -> Html:
+    """Return a text whose parts in backticks are code."""
+    return join(tag("code", part) if k % 2 else part for k, part in enumerate(text.split("`")))
+
+
 def image(picture: Picture, class_: str | None = None) -> Html:
     """Return a picture, its first caption as the text for those who cannot see it."""
     alt = next((caption for caption in picture.captions if caption.strip()), "")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from slip.config import Config
@@ -44,7 +44,11 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     """
     groups: list[list[Run]] = []
     for run in runs:
-        fitting = (group for group in groups if _alike(group[0], run) and run.config.training.seed not in _seeds(group))
+        fitting = (
+            group
+            for group in groups
+            if _alike(group[0], run) and run.config.training.seed not in _seeds(group)
+        )
         group = next(fitting, None)
         if group is None:
             groups.append([run])
@@ -62,7 +66,8 @@ def _alike(one: Run, other: Run) -> bool:
         return False
     free = ("training.seed", *MAY_CHANGE, *(PLACES if one.data else ()))
     values = [
-        {key: value for key, value in _values(run.config).items() if not key.startswith(free)} for run in (one, other)
+        {key: value for key, value in _values(run.config).items() if not key.startswith(free)}
+        for run in (one, other)
     ]
     return values[0] == values[1] and _same_data(one.data, other.data)
 
@@ -94,7 +99,10 @@ def _folder(group: Sequence[Run]) -> str:
     names = [run.name for run in group]
     if len(names) == 1:
         return names[0]
-    common = re.sub(r"[\s\-_.=]*(seed|s)?[\s\-_.=]*$", "", os.path.commonprefix(names), flags=re.IGNORECASE)
+    common = _common(names)
+    if any(name[len(common) :][:1].isdigit() for name in names):
+        common = common.rstrip("0123456789")  # part of the seeds, as in `run10` and `run11`
+    common = re.sub(r"((^|[\s\-_.=]+)(seed|s))?[\s\-_.=]*$", "", common, flags=re.IGNORECASE)
     return common or names[0]
 
 
@@ -107,15 +115,21 @@ def shortened_apart(names: Sequence[str]) -> list[str]:
         return [*names]
     short = [*names]
     if len(set(names)) > 1:
-        head = _whole_words(os.path.commonprefix(short))
+        head = _whole_words(_common(short))
         tails = [name[len(head) :][::-1] for name in short]
-        tail = _whole_words(os.path.commonprefix(tails))
+        tail = _whole_words(_common(tails))
         middles = [name[len(head) : len(name) - len(tail)] for name in short]
         if all(middles):
             short = ["…" * bool(head) + middle + "…" * bool(tail) for middle in middles]
     half = LONGEST // 2
     cut = [name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}" for name in short]
     return cut if len(set(cut)) == len(set(names)) else short
+
+
+def _common(names: Sequence[str]) -> str:
+    """Return what all names begin with."""
+    letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
+    return "".join(letter for letter, *_ in letters)
 
 
 def _whole_words(text: str) -> str:

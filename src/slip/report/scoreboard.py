@@ -8,10 +8,17 @@ from slip.evaluation import lower_is_better
 from slip.report import words
 from slip.report.commands import measuring
 from slip.report.html import Html, div, join, span, tag
-from slip.report.parts import Colours, Rows, enumerate_, section, who
+from slip.report.parts import Colours, Rows, enumerate_, section, who, with_code
 from slip.report.rows import Row
 from slip.report.scores import Score
 from slip.report.table import Column, columns, interval, number
+
+_FEW = 3
+"""Commands that are shown of one kind."""
+_MOST_NAMES = 8
+"""Names that a sentence may begin with."""
+_NARROW = 10
+"""Characters of a label that fit beside the numbers on a narrow page."""
 
 
 def headline(rows: Rows, colours: Colours) -> Html:
@@ -20,11 +27,17 @@ def headline(rows: Rows, colours: Colours) -> Html:
     runs = [run for row in rows.values() for run in row.runs]
     towers = {repr(run.config.model.image) + str(run.config.views.size) for run in runs}
     same = " with the same image tower" if len(rows) > 1 and len(towers) == 1 else ""
-    begin = [enumerate_(names), same, words.trained_on(runs, len(rows)), words.seeds(list(rows.values())), ". "]
+    begin = [
+        enumerate_(names) if len(names) <= _MOST_NAMES else f"{len(names)} runs",
+        same,
+        words.trained_on(runs, len(rows)),
+        words.seeds(list(rows.values())),
+        ". ",
+    ]
     trouble = [f"{sentence} " for sentence in words.troubles(rows)]
     found = columns(list(rows.values()))
     if not found:
-        return join([*begin, *trouble, "There are no final measurements yet."])
+        return join([*begin, *trouble, "There are no final measurements."])
     if len(rows) == 1:
         said = [join([_measured(column), " ", _value(column, next(iter(rows)))]) for column in found[:3]]
         return join([*begin[:-1], ": ", enumerate_(said), ". ", *trouble])
@@ -53,16 +66,19 @@ def _of_one_seed(rows: Rows) -> str | None:
     alone = [name for name, row in rows.items() if len(row.runs) == 1]
     if not alone:
         return None
-    which = "of each" if len(alone) == len(rows) else f"of {' and '.join(alone)}" if len(alone) < 3 else "of some"
-    return f" There is one run {which}: with another seed the numbers would be others."
+    which = (
+        "of each" if len(alone) == len(rows) else f"of {' and '.join(alone)}" if len(alone) < 3 else "of some"
+    )
+    return f" There is one run {which}: another seed would give other numbers."
 
 
 def results(rows: Rows, colours: Colours) -> Html:
     """The table: rows, measurements as columns, each number with its interval; all others behind a fold."""
     found = columns(list(rows.values()))
     if not found:
-        how = [tag("pre", command) for command in dict.fromkeys(map(measuring, words.runs_of(rows))) if command]
-        return section("Results", words.why_no_results(rows), *how[:3])
+        ways = list(dict.fromkeys(measuring(run) for run in words.runs_of(rows)))
+        shown = div("commands", *(tag("pre", way) for way in ways[:_FEW]))
+        return section("Results", with_code(words.why_no_results(rows)), shown)
     heads = [tag("th", class_="corner", scope="col", aria_label="method", style="--order:0")]
     heads += [_column_head(column, i) for i, column in enumerate(found, start=1)]
     lines = [tag("tr", *heads)]
@@ -93,10 +109,6 @@ def results(rows: Rows, colours: Colours) -> Html:
         tag("p", _meaning(rows, compared=bool(compared)), class_="note"),
         fold if len(everything) > len(found) else None,
     )
-
-
-_NARROW = 10
-"""Characters of a label that fit beside the numbers on a narrow page."""
 
 
 def _meaning(rows: Rows, *, compared: bool) -> str:
@@ -139,15 +151,23 @@ def _cell(column: Column, row: Row, colour: str, order: int) -> Html:
             else "not measured"
         )
         return tag("td", method, span("none", why), class_=f"none {colour}", style=f"--order:{order}")
-    value = div("value", number(column.key, found.value), None if column.lower_is_better else tag("small", "%"))
+    ahead = column.best() == row.label
+    value = div(
+        "value",
+        number(column.key, found.value),
+        None if column.lower_is_better else tag("small", "%"),
+        span("ahead", "ahead") if ahead else None,
+    )
     count = ", n = " + _counts(found) if column.count is None else ""
-    best = "best " if column.best() == row.label else ""
+    best = "best " if ahead else ""
     words_ = div(
         "interval",
         div("", interval(column.key, found) + count),
         div("", _seeds(column.key, found, len(row.runs))) if len(row.runs) > 1 else None,
     )
-    return tag("td", method, value, _bar(column, found), words_, class_=best + colour, style=f"--order:{order}")
+    return tag(
+        "td", method, value, _bar(column, found), words_, class_=best + colour, style=f"--order:{order}"
+    )
 
 
 def _seeds(key: str, found: Score, runs: int) -> str:

@@ -1,4 +1,4 @@
-"""One measurement of a row of the report, a run or several seeds of it: its value, how sure it is, and who is ahead."""
+"""One measurement of a row of the report, of a run or several seeds: its value, how sure it is, and who is ahead."""
 
 from __future__ import annotations
 
@@ -58,11 +58,12 @@ def score(results: Sequence[Result]) -> Score:
 
 
 def ahead(scores: Mapping[str, Score], *, lower: bool) -> str | None:
-    """Return the row that is ahead of every other, None where there is none, or nothing to compare. lower: less is better.
+    """Return the row that is ahead of every other, None where there is none, or nothing to compare.
 
-    It is where the 95 % interval of the difference to each other row does not hold 0. That interval is made of the two
-    rows' own (Zou and Donner 2008, "Construction of confidence limits about effect measures", equation 3), as if they
-    had been measured on different samples; as they share them, it is wider than it needs to be.
+    lower: less is better. A row is ahead where the 95 % interval of its difference to each other row does not hold 0.
+    That interval is made of the two rows' own (Zou and Donner 2008, "Construction of confidence limits about effect
+    measures", equation 3), as if they had been measured on different samples; as they share them, it is wider than it
+    needs to be.
     """
     known = {label: score for label, score in scores.items() if score.certain}
     if len(known) < 2:

@@ -87,7 +87,9 @@ def _newest_first(results: Sequence[Result]) -> dict[tuple[str, ...], Result]:
         by_what.setdefault(tuple(what), {})[checkpoint] = result  # the later of two measurements counts
     found = {}
     for what, of in by_what.items():
-        newest = max(of, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:])
+        newest = max(
+            of, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
+        )
         for checkpoint, result in of.items():
             found[(*what, "" if checkpoint == newest else checkpoint or "an unknown checkpoint")] = result
     return found
@@ -166,9 +168,9 @@ def interval(key: str, score: Score) -> str:
 def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | None = None) -> str:
     """Return the runs' results as aligned plain text, rows of the report as rows, measurements as columns.
 
-    Each cell is the value in percent with its 95 % interval, of several seeds the mean, its spread and its interval; `*`
-    marks the one that is ahead of all others (see `slip.report.scores`). Columns that do not fit into `width`
-    characters (default: the terminal's) follow in a block below.
+    Each cell is the value in percent with its 95 % interval; of several seeds their mean and spread. `*` marks what is
+    ahead of all others (see `slip.report.scores`). Columns that do not fit into `width` characters (default: the
+    terminal's) follow in a block below.
     """
     table = rows(runs)
     found = columns(table, everything=everything)
@@ -217,7 +219,13 @@ def _text_column(column: Column, table: Sequence[Row]) -> list[str]:
         for row in table
         if row.label in column.scores
     ]
-    return [column.protocol, column.dataset, column.metric, *cells, counts[0] if column.count else " / ".join(counts)]
+    return [
+        column.protocol,
+        column.dataset,
+        column.metric,
+        *cells,
+        counts[0] if column.count else " / ".join(counts),
+    ]
 
 
 def _width(cells: Sequence[Sequence[str]]) -> int:

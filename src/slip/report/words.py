@@ -10,6 +10,7 @@ from statistics import median
 from slip.addresses import is_url, shown
 from slip.config import Config, ObjectiveConfig, ViewConfig
 from slip.report.charts import samples
+from slip.report.commands import PLACEHOLDER
 from slip.report.parts import Rows
 from slip.report.rows import Row
 from slip.report.runs import Run, finite
@@ -105,8 +106,8 @@ def troubles(rows: Rows) -> list[str]:
             step, lost = run.last.get("step"), run.last.get("nonfinite")
             if finite(step) and finite(lost) and step and lost and lost > 0.01 * step:
                 said.append(
-                    f"{label}{seed_of(row, run)} has diverged or nearly so: {lost:,} of its {step:,} steps had a loss or "
-                    "gradient that was not finite, and were left out."
+                    f"{label}{seed_of(row, run)} diverged or came close: {lost:,} of its {step:,} steps had a loss or "
+                    "gradient that was not finite, and changed nothing."
                 )
     return said
 
@@ -127,19 +128,23 @@ def of_which_seed(row: Row) -> str:
 
 
 def why_no_results(rows: Rows) -> str:
-    """Return why there are none, and what the command that is shown below does about that."""
+    """Return why there are none, and what the commands that are shown below do about that."""
     runs = runs_of(rows)
-    ends = [run for run in runs if run.config.evaluation.tasks or run.config.data.val]
     if not all(run.complete for run in runs):
-        when = "A run is measured at its end, if it has `evaluation.tasks` or `data.val`."
-        return f"None yet: training is not through. {when} One that was stopped goes on with:"
-    if ends:
-        return "None yet: the training is complete, and was not measured to the end. This does it:"
-    return "None: the run has neither `evaluation.tasks` nor `data.val`. Labelled pictures of your own measure it:"
+        return (
+            "None yet: training is not complete. A run that has `evaluation.tasks` or `data.val` is measured at its "
+            "end. One that was stopped goes on with:"
+        )
+    if all(run.config.evaluation.tasks or run.config.data.val for run in runs):
+        return "None yet: training is complete, but the measurement at its end is not. This makes it:"
+    return (
+        "None: training had neither `evaluation.tasks` nor `data.val`. With a folder of your own in the place of "
+        f"{PLACEHOLDER}, which has a folder of pictures for each class:"
+    )
 
 
 def trained_on(runs: Sequence[Run], rows: int) -> str:
-    """Return `, each trained on 20k samples of scenes`, as far as that is known; `so far` of runs that are not through."""
+    """Return `, each trained on 20k samples of scenes`, as far as known; `so far` of runs that are not through."""
     seen = [float(run.last["position"]) for run in runs if finite(run.last.get("position"))]
     if len(seen) < len(runs):
         return ""
