@@ -122,7 +122,11 @@ def _findings(verdict: Verdict) -> Html:
             "li",
             tag("p", f"{finding.count:,}", tag("small", percent(finding.share)), class_="number"),
             tag("p", finding.what),
-            tag("p", with_code(finding.advice), class_="quiet advice"),
+            div(
+                "advice",
+                tag("p", with_code(finding.advice), class_="quiet"),
+                *(tag("pre", command) for command in finding.commands),
+            ),
             class_=finding.level,
         )
         for finding in verdict.findings
@@ -223,7 +227,7 @@ def _captions(summary: Summary, album: Album) -> Html:
     if repeated:
         parts += [
             tag("h3", "The texts that come most often"),
-            tag("table", tag("tbody", *repeated), class_="facts"),
+            div("scroll", tag("table", tag("tbody", *repeated), class_="facts")),
         ]
     odd = [album.tile(int(position), said=useless) for position in spread(summary.useless, _TILES)]
     if odd:

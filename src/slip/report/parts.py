@@ -39,5 +39,5 @@ def with_code(text: str) -> Html:
 
 def image(picture: Picture, class_: str | None = None) -> Html:
     """Return a picture, its first caption as the text for those who cannot see it."""
-    alt = next((caption for caption in picture.captions if caption.strip()), "")
+    alt = next((caption for caption in picture.captions if caption.strip()), "picture without a caption")
     return tag("img", src=picture.data_url(), alt=alt, class_=class_, loading="lazy")
