@@ -20,10 +20,7 @@ def asked(names):
 def test_sets_are_known_by_their_classes():
     assert (asked(CIFAR10).name, len(asked(CIFAR10).templates)) == ("cifar", 18)
     assert asked(reversed(["plane", "car", *CIFAR10[2:]])).name == "cifar"
-    assert (
-        asked(CIFAR10[1:]) == ("default", prompts.DEFAULT_TEMPLATES, CIFAR10[1:])
-        or asked(CIFAR10[1:]).name == "default"
-    )
+    assert asked(CIFAR10[1:]).name == "default"
     assert asked(Scenes.class_names).templates == TEMPLATES
     caltech = [*prompts._OF_CALTECH101, *(f"thing {i}" for i in range(101 - len(prompts._OF_CALTECH101)))]
     assert (asked(caltech).name, len(asked(caltech).templates)) == ("caltech101", 34)
@@ -41,15 +38,14 @@ def test_parts_of_imagenet():
 
 
 def test_all_of_imagenet_is_asked_for_by_clips_names():
-    descriptions = list(imagenet._descriptions()[one] for one in imagenet._ids())
+    descriptions = [imagenet._descriptions()[one] for one in imagenet._ids()]
     for names in (imagenet.clip_names(), descriptions, [d.split(",")[0] for d in descriptions]):
         assert asked(names).class_names == imagenet.clip_names()
-    other_order = sorted(range(1000), key=lambda i: descriptions[i][::-1])
-    unlike = [
-        f"{descriptions[i]}, " * (descriptions.count(descriptions[i]) > 1) + descriptions[i]
-        for i in other_order
-    ]
-    assert asked(unlike).class_names[:3] != imagenet.clip_names()[:3]
+
+
+def test_names_that_two_classes_have_say_nothing_in_another_order():
+    turned = tuple(reversed(imagenet.clip_names()))
+    assert asked(turned).class_names == turned
 
 
 @pytest.mark.parametrize("names", [CIFAR10, imagenet.clip_names()[:20], Scenes.class_names, ["a", "b"]])

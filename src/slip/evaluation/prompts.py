@@ -1,8 +1,8 @@
 """What a class name becomes before the text tower reads it: sentences in which it stands, averaged.
 
 Templates hold `{}` where the class name goes. The sets for CIFAR, Caltech-101 and ImageNet are those of Radford et al.
-2021 (CLIP), the ImageNet ones as open_clip ships them. Which set is used depends on the classes: a name of a folder says
-little, and `cifar100` begins like `cifar10`.
+2021 (CLIP), the ImageNet ones as open_clip ships them. The classes decide which set is used, not the name of the data:
+`cifar100` begins like `cifar10`.
 """
 
 from __future__ import annotations
