@@ -90,7 +90,8 @@ def _descriptions() -> dict[str, str]:
 
     found: dict[str, str] = {}
     for subset in ("imagenet-1k", "imagenet-21k-goog", "imagenet-22k"):
-        found |= ImageNetInfo(subset).label_descriptions(as_dict=True)
+        info = ImageNetInfo(subset)
+        found |= {one: info.label_name_to_description(one) for one in info.label_names()}
     return found
 
 
