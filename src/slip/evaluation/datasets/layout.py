@@ -137,7 +137,7 @@ class _Reader:
         if not named:
             return None
         several = len({split for split, _ in named}) > 1
-        sorted_ones = [folder for _, folder in named if self._is_sorted(folder)]
+        sorted_ones = [folder for _, folder in named if self._is_sorted(folder, 2)]
         if others and not sorted_ones and not several:
             self._say(
                 f"The folder {_shown(named[0][1].name)} is taken for a class, as {_some(f.name for f in others)} "
@@ -162,13 +162,14 @@ class _Reader:
         self._leave_out(others, "are neither splits nor classes")
         return found
 
-    def _is_sorted(self, node: Node) -> bool:
-        """Whether pictures lie in folders of their classes, not all in one folder."""
+    def _is_sorted(self, node: Node, fewest: int = 1) -> bool:
+        """Whether pictures lie in folders of so many classes or more, not all in one folder."""
         if len(node.folders) != 1:
-            return bool(node.folders)
+            return len(node.folders) >= fewest
         only = node.folders[0]
-        is_container = only.name.lower() in CONTAINERS or splits.split_called(only.name)
-        return self._is_sorted(only) if is_container else True
+        if only.name.lower() in CONTAINERS or splits.split_called(only.name) or only.folders:
+            return self._is_sorted(only, fewest)
+        return fewest < 2
 
     def _classes(self, node: Node) -> dict[str, list[str]]:
         """Return the pictures of each class: of a folder, and of all folders in it."""

@@ -13,7 +13,26 @@ _NUMBER_FIRST = re.compile(r"(\d{1,9})[._-]+ *([^\W\d].*)", re.ASCII | re.DOTALL
 _ID_FIRST = re.compile(r"(n\d{8})[._ -]+(\S.*)", re.ASCII | re.DOTALL)
 _NUMBER_LAST = re.compile(r"(\D*?)[-_. ]*\d+", re.ASCII)
 _SAY_NOTHING = frozenset(
-    "class cls c category cat label lbl l id idx index n no nr num number folder dir group cluster target y type synset".split()
+    (
+        *(
+            "class",
+            "cls",
+            "c",
+            "category",
+            "cat",
+            "label",
+            "lbl",
+            "l",
+            "id",
+            "idx",
+            "index",
+            "n",
+            "no",
+            "nr",
+            "num",
+        ),
+        *("number", "folder", "dir", "group", "cluster", "target", "y", "type", "synset"),
+    )
 )
 """Words before a number that make no name of it: `class_3`."""
 
