@@ -112,10 +112,18 @@ class LabelledSet:
         return f"{self.name}: {len(self.class_names):,} classes ({shown}), {counts}"
 
 
-def assemble(name: str, place: str, parts: Mapping[str, Part], naming: Naming | None = None) -> LabelledSet:
+def assemble(
+    name: str,
+    place: str,
+    parts: Mapping[str, Part],
+    naming: Naming | None = None,
+    *,
+    notes: Sequence[str] = (),
+) -> LabelledSet:
     """Return the set that the parts of its splits make.
 
-    parts: by `train`, `val`, `test`, or `all` alone. naming: what the values are called, where that is known.
+    parts: by `train`, `val`, `test`, or `all` alone. naming: what the values are called, where that is known. notes:
+    what the reader has to say.
 
     Raises DataError for labels that have no name where others have, and for fewer than two classes.
     """
@@ -155,7 +163,8 @@ def assemble(name: str, place: str, parts: Mapping[str, Part], naming: Naming | 
         )
         for split, part in parts.items()
     }
-    return LabelledSet(name, place, class_names, named, made, parts["all"].keys if "all" in parts else ())
+    keys = parts["all"].keys if "all" in parts else ()
+    return LabelledSet(name, place, class_names, named, made, keys, tuple(filter(None, notes)))
 
 
 class Subset(Sequence[Image]):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from slip.data.containers.row_groups import is_list, plain_type
 from slip.errors import DataError, shortened
+from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.classes import Value, number
 from slip.evaluation.datasets.labelled import Image, Part, Subset
 
@@ -126,7 +127,7 @@ def settle(
                 f"{name}: {len(codes) - len(kept):,} of {len(codes):,} {which} have no label and are left out"
             )
             images, codes = Subset(images, kept), codes[kept]
-            keys = [keys[i] for i in kept.tolist()] if len(keys) else ()
+            keys = [keys[i] for i in kept.tolist()] if split == "all" else ()
         parts[split] = Part(images, one.labels.values, codes, keys)
     if not parts:
         raise DataError(
@@ -137,6 +138,27 @@ def settle(
     if not named:
         _refuse_ids(name, parts)
     return parts, notes
+
+
+def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], list[str]]:
+    """Return the images by the split that a column names for each, and sentences on what is left out.
+
+    Where it names one split alone, they are a set without splits: what was named is what is measured.
+    """
+    called = np.array([*(splits.split_called(str(value)) for value in told.values), ""])[told.codes]
+    rows = {split: found for split in splits.NAMES if len(found := np.flatnonzero(called == split))}
+    if len(rows) < 2:
+        return {"all": whole}, []
+    notes = []
+    if left := int((called == "").sum()):
+        others = ", ".join(repr(value) for value in told.values if not splits.split_called(str(value)))
+        notes.append(
+            f"{left:,} rows are left out, whose '{column}' is no known split: {shortened(others, 200) or 'empty'}"
+        )
+    return {
+        split: Found(Subset(whole.images, some), Labels(whole.labels.values, whole.labels.codes[some]))
+        for split, some in rows.items()
+    }, notes
 
 
 def used_values(found: Mapping[str, Found]) -> list[Value]:
