@@ -198,7 +198,7 @@ def _encoded(array: pa.Array) -> pa.DictionaryArray:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if isinstance(array, pa.RunEndEncodedArray):
-        array = pc.run_end_decode(array)
+        array = pc.call_function("run_end_decode", [array])
     return array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
 
 
@@ -238,7 +238,7 @@ def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
 
 def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
     """Return cells as classes, None for what stands for nothing."""
-    values = [_value(cell, called) for cell in cells]
+    values: list[Value | None] = [_value(cell, called) for cell in cells]
     texts = [value for value in values if isinstance(value, str)]
     whole = all(_WHOLE.fullmatch(text) for text in texts)
     if texts and whole and not all(text.isdigit() for text in texts):  # `3.0` and `-1` of a CSV

@@ -23,7 +23,10 @@ Kind = Literal["parquet", "tar", "table"]
 KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".tar": "tar",
-    **dict.fromkeys((".csv", ".tsv", ".jsonl", ".xlsx"), "table"),
+    ".csv": "table",
+    ".tsv": "table",
+    ".jsonl": "table",
+    ".xlsx": "table",
 }
 DEEP = 3
 """Folders in each other that are looked into."""

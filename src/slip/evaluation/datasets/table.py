@@ -132,11 +132,12 @@ class _Table:
             )
         self.pictures = Pictures(where, self.paths, image_root, self.image)
         guessed = f"image from '{self.image}', label from '{self.label}'"
-        said = [
+        said = (
             f"Columns of {path.name}: {guessed} (guessed)" if len(names) > 2 and not (image and label) else ""
-        ]
+        )
         left_out = self.contents.words()
-        self.notes = [*filter(None, [*said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note])]
+        told = [said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note]
+        self.notes = [sentence for sentence in told if sentence]
         self.notes += [f"{path.name}: {left_out}"] if left_out else []
 
     def _read(self, sheet: Sheet, where: str) -> None:
