@@ -3,10 +3,12 @@
 import signal
 import sys
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as behind `nohup … &`
+if (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):  # not where it is ignored, as behind `nohup … &`
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from slip.cli import main  # noqa: E402
+from slip.cli import main
 
 
 def run() -> None:

@@ -210,7 +210,9 @@ def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
     i, *others = places
     if others:
         raise UsageError(
-            f"The option {name} is given twice", got=f"{argv[i]} … {argv[others[0]]}", fix="Leave one of them out"
+            f"The option {name} is given twice",
+            got=f"{argv[i]} … {argv[others[0]]}",
+            fix="Leave one of them out",
         )
     _, equals, value = argv[i].partition("=")
     if equals:

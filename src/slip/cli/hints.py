@@ -133,7 +133,9 @@ MISSING = {
 """Options elsewhere that have no counterpart → what there is."""
 
 
-def unknown_command(word: str, known: Iterable[str], words: Mapping[str, str], prog: str = "slip") -> UsageError:
+def unknown_command(
+    word: str, known: Iterable[str], words: Mapping[str, str], prog: str = "slip"
+) -> UsageError:
     """Return the error for a `word` after `prog` that is none of the commands `known`."""
     what = f"`{prog}` has no command {word!r}" if prog != "slip" else f"There is no command {word!r}"
     return UsageError(what, fix=_about(word, sorted(known), words, prog))
@@ -168,7 +170,10 @@ def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
     found = [option for option in known if option == ours or option.endswith(f".{ours}")]
     found = found or [option for option in known if option == ours.rpartition(".")[2]]
     if len(found) == 1:
-        return UsageError(f"There is no option {word.partition('=')[0]}", fix=f"Here it is called --{found[0]}{_takes(name)}")
+        return UsageError(
+            f"There is no option {word.partition('=')[0]}",
+            fix=f"Here it is called --{found[0]}{_takes(name)}",
+        )
     missing = {other: answer for names, answer in MISSING.items() for other in names.split()}
     if name in missing:
         return UsageError(f"There is no option {word.partition('=')[0]}", fix=missing[name])
@@ -203,7 +208,9 @@ def recipe_named(word: str, recipes: Iterable[str]) -> ConfigError:
     if word.lower().endswith(".toml"):
         return ConfigError(what, fix=f"A configuration file is given as `slip train --config {word}`")
     if os.path.isfile(os.path.join(word, "config.toml")):
-        return ConfigError(what, cause="That is a run folder", fix=f"Go on with it: `slip train --resume --out {word}`")
+        return ConfigError(
+            what, cause="That is a run folder", fix=f"Go on with it: `slip train --resume --out {word}`"
+        )
     if os.path.exists(word) or any(sign in word for sign in ("/", "*", ":")):
         return ConfigError(
             what,
