@@ -32,7 +32,9 @@ class Result:
     data: what was measured on, which tells it from others of its short name: a path, an address, `scenes:…`.
     split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
     settings: what else differs from the protocol's defaults, for example `k=5`.
-    checkpoint: of which state of the model, for example `step-00000400`. Each is empty where it is not known.
+    checkpoint: of which state of the model, for example `step-00000400`. content: a digest of the pictures, labels and
+    names that were measured, which tells them from others that have lain at the same place. Each is empty where it is
+    not known, as in files of earlier versions.
     """
 
     task: str
@@ -47,15 +49,17 @@ class Result:
     prompts: str = ""
     settings: str = ""
     checkpoint: str = ""
+    content: str = ""
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What was measured: results of equal identities are measurements of the same, and the newer one counts."""
-        return (self.task, self.metric, self.data, self.split, self.prompts, self.settings, self.checkpoint)
+        facts = (self.data, self.split, self.prompts, self.settings, self.checkpoint, self.content)
+        return (self.task, self.metric, *facts)
 
     @property
     def key(self) -> str:
-        """`task/metric`, the name under which the number is logged."""
+        """`task/metric`. Measurements of different sets may share it: `suite.keys` gives names that do not."""
         return f"{self.task}/{self.metric}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from slip.errors import ConfigError, EvaluationError, did_you_mean
 from slip.evaluation import Evaluator, Result, lower_is_better, note
+from slip.evaluation.distinct import distinct, keys
 from slip.files import read_json, write_json
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
+
+__all__ = ["PROTOCOLS", "check", "distinct", "keys", "parse_task", "read", "run", "save", "table"]
 
 
 def _zeroshot(dataset: str, options: dict[str, Any]) -> Evaluator:
