@@ -80,8 +80,15 @@ class Evaluator(Protocol):
         """`protocol:dataset`; the `task` of its results."""
         ...
 
+    def about(self) -> dict[str, str]:
+        """Return the fields of its results that tell it from others of its name, by field. May open the data."""
+        ...
+
     def check(self) -> None:
-        """Open the data, as far as it takes to know that they can be used. Raises DataError or EvaluationError."""
+        """Open the data, as far as it takes to know that they can be used, and keep them for the measurements to come.
+
+        Raises DataError, EvaluationError or ConfigError.
+        """
         ...
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
@@ -90,6 +97,13 @@ class Evaluator(Protocol):
         Raises EvaluationError when this model cannot be measured this way, DataError when the data cannot be used.
         """
         ...
+
+
+def settings(evaluator: Any, *names: str) -> str:
+    """Return those of a dataclass's fields that differ from their defaults, as `k=5, temperature=0.1`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(evaluator)}
+    values = {name: getattr(evaluator, name) for name in names}
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value != defaults[name])
 
 
 @lru_cache(maxsize=1024)

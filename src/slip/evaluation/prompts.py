@@ -65,6 +65,13 @@ def templates_for(dataset_name: str) -> tuple[str, ...]:
     return DEFAULT_TEMPLATES
 
 
+def name_for(dataset_name: str) -> str:
+    """Return what the templates that suit a data set are called: `default`, or by the data that they were made for."""
+    name = _plain(dataset_name)
+    known = [known for known in ("scenes", "cifar10", "caltech101") if name.startswith(known)]
+    return known[0] if known else "imagenet" if "imagenet" in name else "default"
+
+
 def names_for(dataset_name: str, class_names: Sequence[str]) -> tuple[str, ...]:
     """Return the class names to ask with: those given, but CLIP's for the 1,000 of ImageNet in its label order."""
     if _plain(dataset_name).startswith("imagenet") and len(class_names) == 1000:
