@@ -83,6 +83,11 @@ def resolve(argv: list[str]) -> Options:
 
 def run(config: Config, out: str, resume: bool) -> None:
     """Train and evaluate as `config` says."""
+    from slip.data.fanout import default_processes, start_context
+
+    if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
+        start_context(["slip.data.loader"])  # which imports for seconds, as this process does meanwhile
+
     from rich.console import Console
 
     from slip.evaluation import suite

@@ -227,12 +227,15 @@ class _Session:
                 profiled = stack.enter_context(
                     profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
                 )
-                batches = stack.enter_context(closing(self.learner.batches()))
+                batches = iter(())
+                if state.step < plan.steps:
+                    batches = stack.enter_context(closing(self.learner.batches()))
                 while state.step < plan.steps:
                     try:
                         self.learner.take_step(batches)
                     except Stopped:
-                        state.save()
+                        if not state.saved:
+                            state.save()
                         self._leave()
                     profiled()
                     self._after_step()
@@ -245,6 +248,11 @@ class _Session:
         """Raise Interrupted when the state, of which a save has begun, is on disk."""
         state = self.state
         state.writer.finish()
+        if not state.step:
+            raise Interrupted(
+                f"Stopped before the first of {state.plan.steps:,} steps was done; there was nothing to save",
+                fix="Start again with the same command",
+            )
         raise Interrupted(
             f"Stopped after step {state.step:,} of {state.plan.steps:,}; the state is saved in {self.run.path}",
             fix="Continue with the same command and --resume",

@@ -46,13 +46,18 @@ class State:
         self.scores: dict[str, float] = {}
         self.measured_at = -1
         self.window = Window()
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
         self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
 
     @property
     def position(self) -> int:
         """How many samples of the data's stream the run has gone through."""
         return self.step * self.plan.config.training.batch
+
+    @property
+    def saved(self) -> bool:
+        """Whether what has been learned is in a checkpoint, or on its way into one; before the first step it is."""
+        return self.step == self.saved_step
 
     @property
     def counts(self) -> dict[str, int]:
@@ -97,6 +102,7 @@ class State:
                     cause=f"Another version of openslip may have written it: {lacks}",
                     fix="Continue it with that version (the run's versions.json names it), or start a new run",
                 ) from None
+        self.saved_step = self.step
         if self.processes.first:
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
@@ -135,7 +141,7 @@ class State:
                     self._warn(error)
 
         self.writer.start(step, partial(self.parallel.snapshot, self.optimizer), commit)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), step
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps besides tensors: plain JSON values that later steps do not change."""

@@ -104,7 +104,7 @@ class RunFolder:
         """Be the only process that trains here, within the block. Raises ConfigError when there is another."""
         try:
             lock = ExitStack()
-            lock.enter_context(held(self.path))
+            lock.enter_context(held(self.path, say=self.say))
         except OSError as error:
             raise self._unwritable(error) from None
         with lock:
