@@ -17,11 +17,11 @@ from torch import Tensor
 from slip import progress
 from slip.config import Config
 from slip.data.decode import check_decoder
-from slip.data.identity import identify
+from slip.data.identity import Identity, identify
 from slip.data.order import epoch_length
 from slip.data.record import Source
 from slip.encoder import Encoder
-from slip.errors import TrainingError, did_you_mean
+from slip.errors import ConfigError, TrainingError, did_you_mean
 from slip.files import write_json
 from slip.models import Model, build, without_weights
 from slip.objectives import parse
@@ -103,7 +103,7 @@ def _train(
                 run.check_new(resume)
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
-        return _train_alone(plan, objective, source, run, ssl, evaluate, console, processes)
+        return _train_alone(plan, objective, source, run, ssl, evaluate, resume, console, processes)
 
 
 def _train_alone(
@@ -113,20 +113,18 @@ def _train_alone(
     run: RunFolder,
     ssl: Source | None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None,
+    resume: bool,
     console: Console,
     processes: Processes,
 ) -> RunFolder:
     """`_train` in a folder that no other run works in."""
-    config, begun = plan.config, False
+    config, begun, new = plan.config, False, False
     data: dict[str, Any] = {}
     with processes.together():
         if processes.first:
             data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
-            if run.exists():
-                run.check_same(config, data)
-                begun = checkpoint.any_there(run.checkpoints)
-            else:
-                run.check_unused()
+            new = _is_new(run, config, data, resume)
+            begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
     torch.manual_seed(config.training.seed)
     shape = without_weights(config.model) if begun else config.model
@@ -138,7 +136,9 @@ def _train_alone(
     with processes.together():
         if processes.first:
             words = describe(plan, model, run.path, source, ssl, evaluated=evaluate is not None)
-            if not run.exists():
+            if new:
+                if run.exists():
+                    run.start_anew()
                 run.create(config, data)
             progress.say(console, words)
     parallel = parallelise(
@@ -157,6 +157,23 @@ def _train_alone(
             session.rehearse()
         session.run_to_the_end()
     return run
+
+
+def _is_new(run: RunFolder, config: Config, data: Identity, resume: bool) -> bool:
+    """Say whether a run starts here; else the one that is here goes on. Raises ConfigError where neither can be.
+
+    A start that failed before it had learned anything is none that would have to go on.
+    """
+    if not run.exists():
+        run.check_unused()
+        return True
+    try:
+        run.check_same(config, data)
+    except ConfigError:
+        if run.begun():
+            raise
+        return True
+    return not resume and not run.begun()
 
 
 class _Session:
@@ -324,7 +341,7 @@ class _Session:
 
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
         state, results = self.state, evaluate(encoder)
-        state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
+        state.measure(results)
         best = self.config.evaluation.best
         if best and best not in state.scores:
             self.say(

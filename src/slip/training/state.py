@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,8 @@ class State:
         self.records = Counts(lanes)
         self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
         self.scores: dict[str, float] = {}
+        self.measured: dict[str, str] = {}
+        self.score_of = ""
         self.measured_at = -1
         self.window = Window()
         self.saved_at, self.saved_step = time.monotonic(), 0
@@ -103,6 +105,11 @@ class State:
                     fix="Continue it with that version (the run's versions.json names it), or start a new run",
                 ) from None
         self.saved_step = self.step
+        if self.scores and not self.measured:
+            self.say(
+                "warning: an earlier version measured this run, and has not written down what the scores of its "
+                "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
+            )
         if self.processes.first:
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
@@ -111,6 +118,8 @@ class State:
         counts, window = saved["counts"], saved["window"]
         self.step, self.measured_at = int(saved["step"]), int(saved.get("measured_at", -1))
         self.scores = {str(name): float(score) for name, score in saved["scores"].items()}
+        self.measured = {str(name): str(what) for name, what in saved.get("measured", {}).items()}
+        self.score_of = str(saved.get("score_of", ""))
         self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
         self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
         self.records = Counts(self.lanes, saved.get("records"), self.step)
@@ -145,7 +154,7 @@ class State:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps besides tensors: plain JSON values that later steps do not change."""
-        score_name = self.plan.config.evaluation.best or next(iter(self.scores), "")
+        score_name = self.score_name
         return {
             "position": self.position,
             "steps": None if self.plan.seconds else self.plan.steps,
@@ -156,8 +165,44 @@ class State:
             "window": dict(self.window.sums),
             "measured_at": self.measured_at,
             "scores": dict(self.scores),
+            "measured": dict(self.measured),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
+            "score_of": self.measured.get(score_name, ""),
         }
+
+    @property
+    def score_name(self) -> str:
+        """The metric that picks the best checkpoint."""
+        return self.plan.config.evaluation.best or next(iter(self.scores), "")
+
+    def measure(self, results: Sequence[Any]) -> None:
+        """Take over what was measured at this step: the numbers by name, and of each what exactly it is of.
+
+        Says so where the best checkpoint was picked by something else until now.
+        """
+        self.scores = {name: result.value for name, result in zip(_names(results), results)}
+        self.measured = {name: what_was_measured(result) for name, result in zip(self.scores, results)}
+        before, now = self.score_of, self.measured.get(self.score_name, "")
+        if before and now and before != now:
+            apart = (
+                ""
+                if before in self.measured.values()
+                else ". The two are not compared; both best ones are kept"
+            )
+            self.say(f"the best checkpoint is picked by {now} from here on; until now by {before}{apart}")
+        self.score_of = now
 
     def _warn(self, error: CheckpointError) -> None:
         self.say(f"warning: {error}")
+
+
+def _names(results: Sequence[Any]) -> list[str]:
+    """Return the names under which results are logged, all different."""
+    return [f"{result.task}/{result.metric}" for result in results]
+
+
+def what_was_measured(result: Any) -> str:
+    """Return what tells a measurement from others, whatever its short name and checkpoint: task, metric, data and how."""
+    facts = (getattr(result, name, "") for name in ("data", "split", "prompts", "settings", "content"))
+    count = getattr(result, "count", 0) + getattr(result, "skipped", 0)
+    return "; ".join([f"{result.task}/{result.metric}", *filter(None, facts), f"{count:,} samples"])

@@ -1,7 +1,7 @@
 """One process at a time writes to a run folder: a lock that nobody holds who is dead.
 
-The kernel keeps the lock (`flock`) and lets go of it when its holder dies. What one kernel keeps, others may not see, as on
-some network file systems, and some file systems keep no locks at all. There the holder's sign of life counts: it
+The kernel keeps the lock (`flock`) and lets go of it when its holder dies. What one kernel keeps, others may not see,
+as on some network file systems, and some file systems keep no locks at all. There the holder's sign of life counts: it
 changes the lock file every few seconds, and a file that has not been changed for a while is nobody's.
 """
 
