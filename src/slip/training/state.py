@@ -202,7 +202,7 @@ def _names(results: Sequence[Any]) -> list[str]:
 
 
 def what_was_measured(result: Any) -> str:
-    """Return what tells a measurement from others, whatever its short name and checkpoint: task, metric, data and how."""
+    """Return what tells a measurement from others of its name: the metric, the data, and how it was made."""
     facts = (getattr(result, name, "") for name in ("data", "split", "prompts", "settings", "content"))
     count = getattr(result, "count", 0) + getattr(result, "skipped", 0)
     return "; ".join([f"{result.task}/{result.metric}", *filter(None, facts), f"{count:,} samples"])
