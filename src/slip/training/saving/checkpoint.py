@@ -251,15 +251,15 @@ class Score:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Score | None:
         """Return the score of a checkpoint's state; None where it was not measured, or its score is no number."""
-        value, told = state.get("score"), state.get("score_of")
-        if not _is_score(value):
+        score, told = state.get("score"), state.get("score_of")
+        if not _is_score(score):
             return None
         measured, scores = state.get("measured"), state.get("scores")
-        values: dict[str, float] = {}
+        found: dict[str, Any] = {}
         if isinstance(measured, dict) and isinstance(scores, dict):
-            values = {str(what): scores.get(name) for name, what in measured.items()}
-        values = {what: float(value) for what, value in values.items() if _is_score(value)}
-        return cls(told if isinstance(told, str) else "", float(value), values)
+            found = {str(what): scores.get(name) for name, what in measured.items()}
+        values = {what: float(value) for what, value in found.items() if _is_score(value)}
+        return cls(told if isinstance(told, str) else "", float(score), values)
 
     def by(self, what: str) -> tuple[str, float]:
         """Return the score by what another checkpoint was chosen by, where it has it, else its own; and by what."""
