@@ -27,7 +27,7 @@ from slip.files import write_json
 from slip.models import Model, build, without_weights
 from slip.objectives import parse
 from slip.processes import Processes, joined
-from slip.training.budget import Rehearsal
+from slip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from slip.training.learner import Learner
 from slip.training.parallel import parallelise
 from slip.training.plan import Plan, check_ssl, make_plan
@@ -195,6 +195,7 @@ class _Session:
         self.config, self.run, self.processes = state.plan.config, state.run, state.processes
         self.model, self.say = state.parallel.model, learner.say
         self.trackers: list[Tracker] = []
+        self.forecast, self.overrun = Forecast(), Overrun(parse_budget(self.config.training.budget).seconds)
 
     def __enter__(self) -> _Session:
         return self
@@ -225,10 +226,13 @@ class _Session:
         state.writer.finish()
         state.restore()
         self.learner.speed.take()
-        state.plan = state.plan.of_steps(rehearsal.fitting())
+        state.plan, state.spent = state.plan.of_steps(rehearsal.fitting()), rehearsal.spent
         state.save()
-        timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
+        takes = duration(state.plan.steps * rehearsal.step_seconds)
+        timed = f"about {takes}: {rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
         self.say(f"planned    {length(state.plan)} ({timed})")
+        if warning := state.plan.part_of_an_epoch:
+            self.say(f"WARNING    {warning}")
 
     def run_to_the_end(self) -> None:
         """Train, save, measure, until the last step or a signal."""
@@ -255,7 +259,7 @@ class _Session:
                     batches = stack.enter_context(closing(self.learner.batches()))
                 while state.step < plan.steps:
                     try:
-                        self.learner.take_step(batches)
+                        self._count(self.learner.take_step(batches))
                     except Stopped:
                         if not state.saved:
                             state.save()
@@ -263,9 +267,23 @@ class _Session:
                     profiled()
                     self._after_step()
             self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
+            if warning := self.overrun.check(state.spent, 0):
+                self.say(warning)
             if state.measured_at != state.step:
                 self._evaluate()
             state.writer.finish()
+
+    def _count(self, seconds: float) -> None:
+        """Count the time that a step has taken; say how long the rest will take, and where a budget is overrun."""
+        state = self.state
+        state.spent += seconds
+        left = state.plan.steps - state.step
+        for words in (
+            self.forecast.add(seconds, left),
+            self.overrun.check(state.spent, left) if left else "",
+        ):
+            if words:
+                self.say(words)
 
     def _leave(self) -> NoReturn:
         """Raise Interrupted when the state, of which a save has begun, is on disk."""

@@ -49,6 +49,8 @@ class State:
         self.measured_at = -1
         self.window = Window()
         self.saved_at, self.saved_step = time.monotonic(), 0
+        self.spent = 0.0
+        """Seconds that the steps have taken, those that were timed for a budget included."""
         self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
 
     @property
@@ -122,6 +124,7 @@ class State:
         self.score_of = str(saved.get("score_of", ""))
         self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
         self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
+        self.spent = float(saved.get("spent", 0))
         self.records = Counts(self.lanes, saved.get("records"), self.step)
         self.scaler.load_state_dict(saved.get("scaler", {}))
         self.window = Window(
@@ -158,6 +161,7 @@ class State:
         return {
             "position": self.position,
             "steps": None if self.plan.seconds else self.plan.steps,
+            "spent": round(self.spent, 3),
             "counts": self.counts,
             "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,

@@ -33,6 +33,7 @@ from slip.data.identity import Identity, differences
 from slip.data.record import Skipped
 from slip.errors import CheckpointError, ConfigError
 from slip.files import TEMPORARY, open_regular, parse_json, read_json, whole_or_not, write_json, write_text
+from slip.training.budget import parse_budget
 from slip.training.saving import checkpoint
 from slip.training.saving.lock import check_free, held
 
@@ -183,6 +184,8 @@ class RunFolder:
         """
         may_change = (*MAY_CHANGE, *PLACES) if moved else MAY_CHANGE
         old, new = toml.flat(self.config), toml.flat(config)
+        if _same_budget(old["training.budget"], new["training.budget"]):
+            old["training.budget"] = new["training.budget"]
         changed = [
             key for key in old if old[key] != new[key] and not key.startswith(may_change) and key != "name"
         ]
@@ -280,6 +283,14 @@ class RunFolder:
                 self.say(
                     f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be"
                 )
+
+
+def _same_budget(one: str, other: str) -> bool:
+    """Whether two texts are one budget, as `2h` and `120 minutes`."""
+    try:
+        return parse_budget(one) == parse_budget(other)
+    except ConfigError:  # said where a plan is made of it
+        return False
 
 
 @contextmanager
