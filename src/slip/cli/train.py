@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli.arguments import parse, say_note, take_option, take_positional
+from slip.cli.arguments import parse, take_option, take_positional
 from slip.config import FORMATS, Config, DataConfig
 from slip.errors import ConfigError, DataError, printable, shortened
 
@@ -204,8 +204,9 @@ def run(config: Config, out: str, resume: bool) -> None:
             resume=resume,
             console=console,
         )
-        results = suite.read(folder.path / "results.json") if processes.first else []
-        if results:
+        results = suite.read(folder.path / "results.json") if processes.first and tasks else []
+        newest = max((result.checkpoint for result in results), default="")
+        if results := [result for result in results if result.checkpoint == newest]:
             print(printable(suite.table(results)))
         say(console, f"  done: {folder.path}")
 
@@ -280,11 +281,13 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
     if data.val:
         shared = _share(config) is not None
         val = train if shared else source(data.val, must_fit=False)
-        if first and not shared:
-            say_note(val)  # those of the other sources are in the plan
         tasks.insert(0, Retrieval(val, task=VAL))
     if first:
-        suite.check(tasks, text=captioned, best=config.evaluation.best)
+        # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
+        known = [line for task in tasks if getattr(task, "source", None) is train for line in task.lines()]
+        for line in suite.check(tasks, text=captioned, best=config.evaluation.best):
+            if line not in known:
+                print(printable(line), file=sys.stderr)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ from slip.data.order import epoch_length
 from slip.data.record import Source
 from slip.encoder import Encoder
 from slip.errors import ConfigError, TrainingError, did_you_mean
+from slip.evaluation import Result
+from slip.evaluation.results import keep
 from slip.files import write_json
 from slip.models import Model, build, without_weights
 from slip.objectives import parse
@@ -377,7 +380,16 @@ class _Session:
             )
         self._log({"evaluation": state.scores})
         if state.step == state.plan.steps:
-            write_json(self.run.path / "results.json", [r.to_dict() for r in results])
+            self._keep(results)
+
+    def _keep(self, results: Sequence[Any]) -> None:
+        """Write the run's results: as of its last checkpoint, beside what `slip evaluate` has measured of others."""
+        path = self.run.path / "results.json"
+        if all(isinstance(result, Result) for result in results):
+            name = checkpoint.path_of(self.run.checkpoints, self.state.step).name
+            keep([replace(result, checkpoint=result.checkpoint or name) for result in results], path)
+        else:
+            write_json(path, [result.to_dict() for result in results])
 
     def _plain_model(self, weights: dict[str, Tensor]) -> Model:
         """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""

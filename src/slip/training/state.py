@@ -9,6 +9,8 @@ from typing import Any
 
 from slip.data.record import Source
 from slip.errors import CheckpointError
+from slip.evaluation import Result
+from slip.evaluation.distinct import keys
 from slip.processes import Processes
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
@@ -107,7 +109,7 @@ class State:
                     fix="Continue it with that version (the run's versions.json names it), or start a new run",
                 ) from None
         self.saved_step = self.step
-        if self.scores and not self.measured:
+        if self.scores and not self.measured and self.step < self.plan.steps:
             self.say(
                 "warning: an earlier version measured this run, and has not written down what the scores of its "
                 "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
@@ -184,8 +186,9 @@ class State:
 
         Says so where the best checkpoint was picked by something else until now.
         """
-        self.scores = {name: result.value for name, result in zip(_names(results), results)}
-        self.measured = {name: what_was_measured(result) for name, result in zip(self.scores, results)}
+        names = _names(results)
+        self.scores = {name: result.value for name, result in zip(names, results)}
+        self.measured = {name: what_was_measured(result) for name, result in zip(names, results)}
         before, now = self.score_of, self.measured.get(self.score_name, "")
         if before and now and before != now:
             apart = (
@@ -201,7 +204,9 @@ class State:
 
 
 def _names(results: Sequence[Any]) -> list[str]:
-    """Return the names under which results are logged, all different."""
+    """Return the names under which results are logged: different ones where what was measured differs."""
+    if all(isinstance(result, Result) for result in results):
+        return keys(results)
     return [f"{result.task}/{result.metric}" for result in results]
 
 
