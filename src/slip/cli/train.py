@@ -284,7 +284,9 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         tasks.insert(0, Retrieval(val, task=VAL))
     if first:
         # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
-        known = [line for task in tasks if getattr(task, "source", None) is train for line in task.lines()]
+        known = (
+            tasks[0].lines() if tasks and isinstance(tasks[0], Retrieval) and tasks[0].source is train else []
+        )
         for line in suite.check(tasks, text=captioned, best=config.evaluation.best):
             if line not in known:
                 print(printable(line), file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import textwrap
 import time
@@ -9,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -30,6 +30,7 @@ from slip.files import write_json
 from slip.models import Model, build, without_weights
 from slip.objectives import parse
 from slip.processes import Processes, joined
+from slip.training import asked
 from slip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from slip.training.learner import Learner
 from slip.training.parallel import parallelise
@@ -54,16 +55,20 @@ class Interrupted(TrainingError):
 
 
 def train(
-    config: Config,
-    source: Source,
-    out: str | Path,
+    config: Config | str | os.PathLike[str],
+    source: Source | str | os.PathLike[str],
+    out: str | os.PathLike[str] = "",
     *,
-    ssl: Source | None = None,
+    ssl: Source | str | os.PathLike[str] | None = None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> RunFolder:
     """Train as `config` says on `source`, writing to the run folder `out`; return the run folder.
+
+    `config` may be the name of a recipe, or the path of a TOML file. `source` may be what `slip.open_source` takes; the
+    configuration's options for data hold for it, and it is noted in the run as its `data.train`. Without `out` the
+    folder is `runs/NAME`, with the configuration's name.
 
     `ssl`: where the pictures of the self-supervised views come from, if not from `source`.
 
@@ -78,10 +83,17 @@ def train(
     Raises ConfigError, DataError, CheckpointError, TrainingError or ProcessError; whatever the reason, the newest
     checkpoint is complete.
     """
+    asked.leave_if_imported()
+    config = asked.config_of(config)
+    asked.check_evaluate(evaluate)
     console = console or Console(stderr=True)
-    run = RunFolder(Path(out), partial(_say, console))
+    run = RunFolder(asked.out_of(out, config), partial(_say, console))
     with joined(choose_device(config.training.device)) as processes:
-        return _train(config, source, run, ssl, evaluate, resume, console, processes)
+        with processes.first_goes_ahead():
+            opened, train_named = asked.source_of(source, config)
+            pictures, ssl_named = asked.source_of(ssl, config, ssl=True) if ssl is not None else (None, "")
+        config = asked.recorded(config, train_named, ssl_named)
+        return _train(config, opened, run, pictures, evaluate, resume, console, processes)
 
 
 def _train(

@@ -121,8 +121,13 @@ def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
         return "\n".join([held_out.words(), *tasks])
     if config.data.val and "text" in plan.needs:
         tasks.insert(0, f"retrieval on {config.data.val}")
-    if tasks:
+    if tasks and evaluated:
         return "\n".join(tasks)
+    if tasks:
+        return (
+            f"nothing will be measured: the program that trains gives no `evaluate`, and leaves {', '.join(tasks)} "
+            "to `slip evaluate`"
+        )
     if evaluated and not config.data.val:
         return "by the program that trains"
     return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (
