@@ -1,12 +1,17 @@
-"""`slip`, and `python -m slip`: until a command answers to signals itself, Ctrl-C ends it at once, without a traceback."""
+"""`slip`, and `python -m slip`.
+
+Until a command answers to signals itself, Ctrl-C ends the process at once, without a traceback.
+"""
 
 import signal
 import sys
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as behind `nohup … &`
+if (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):  # not where it is ignored, as behind `nohup … &`
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from slip.cli import main  # noqa: E402
+from slip.cli import main
 
 
 def run() -> None:

@@ -185,7 +185,8 @@ def test_shares_that_cannot_be_held_out(tmp_path, monkeypatch, options, message,
     ],
 )
 def test_what_cannot_be_measured_is_said_before_training(tmp_path, options, message, capsys) -> None:
-    argv = ["train", "scenes-tiny", "--data.train", "scenes:train:64", "--data.val", "", *options]
+    options = options if "--data.val" in options else [*options, "--data.val", ""]
+    argv = ["train", "scenes-tiny", "--data.train", "scenes:train:64", *options]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()

@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
             _let_the_first_speak(error)
             _complain(str(error))
             return error.status
-        except BaseException as error:  # libraries raise others in place of KeyboardInterrupt while they are imported
+        except (
+            BaseException
+        ) as error:  # libraries raise others in place of KeyboardInterrupt while they are imported
             if isinstance(error, KeyboardInterrupt) or signals.number:
                 return _ended(signals.end())
             raise
@@ -94,7 +96,9 @@ def _run(words: list[str]) -> int:
 
 
 def _ended(number: int) -> int:
-    exec("")  # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and ends by it
+    exec(
+        ""
+    )  # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and ends by it
     _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
     return 128 + number
 
@@ -125,7 +129,9 @@ def usage() -> str:
 def listed(commands: Mapping[str, str]) -> str:
     """Return names of commands and what they do, in lines that fit a terminal."""
     width = max(map(len, commands)) + 2
-    return "\n".join(_wrapped(f"{name:<{width}}{text}", indent=2, hang=width) for name, text in commands.items())
+    return "\n".join(
+        _wrapped(f"{name:<{width}}{text}", indent=2, hang=width) for name, text in commands.items()
+    )
 
 
 def _wrapped(text: str, indent: int = 0, hang: int = 0) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli import hints, idle
+from slip.cli.arguments import given, parse
 from slip.cli.source import ColumnOptions
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Options(ColumnOptions):
 def main(argv: list[str]) -> None:
     """Load, measure, print and keep."""
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
+    hints.check_evaluate(str(options.model), options.tasks)
+    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
 
     from slip.errors import ConfigError, printable
     from slip.evaluation import suite

@@ -30,6 +30,10 @@ def main(argv: list[str]) -> None:
                 fix=f"Values are changed where it is trained: `slip train {name} --training.epochs 40`",
             )
         case [word, *_] if word in recipes.RECIPES:
-            raise UsageError(f"`slip recipes` does not know {word!r}", fix=f"`slip recipes show {word}` prints it")
+            raise UsageError(
+                f"`slip recipes` does not know {word!r}", fix=f"`slip recipes show {word}` prints it"
+            )
         case [word, *_]:
-            raise UsageError(f"`slip recipes` does not know {word!r}", fix=did_you_mean(word, ["show", "list"]))
+            raise UsageError(
+                f"`slip recipes` does not know {word!r}", fix=did_you_mean(word, ["show", "list"])
+            )

@@ -43,7 +43,8 @@ class Signals:
 def answered_signals(*, last: bool) -> Iterator[Signals]:
     """Within, signals that would end the process raise KeyboardInterrupt or Ended.
 
-    A signal that the process was started to ignore (`nohup`) stays ignored, and one that is answered already stays so. `last`: the process ends afterwards, and from then on signals end it at once, without a word.
+    A signal that the process was started to ignore (`nohup`) stays ignored, and one that is answered already stays so.
+    `last`: the process ends afterwards, and from then on signals end it at once, without a word.
     """
     signals, before = Signals(), {}
     if threading.current_thread() is threading.main_thread():

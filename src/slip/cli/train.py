@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli.arguments import parse, say_note, take_option, take_positional
+from slip.cli import hints, idle
+from slip.cli.arguments import asks_for_help, given, parse, say_note, take_option, take_positional
 from slip.config import FORMATS, Config
 from slip.errors import ConfigError, printable
 
@@ -50,7 +51,9 @@ def resolve(argv: list[str]) -> Options:
     out, _ = take_option(rest, "--out")
     if recipe and path:
         raise ConfigError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
-    wants_help = any(word in ("-h", "--help") for word in rest)
+    wants_help = asks_for_help(rest)
+    if not wants_help:
+        hints.check_train(recipe, recipes.RECIPES, rest)
     if recipe:
         base = recipes.get(recipe)
     elif path:
@@ -76,6 +79,7 @@ def resolve(argv: list[str]) -> Options:
             "No training data was named",
             fix=f"Add --data.train with {FORMATS}",
         )
+    idle.train(given(Options, rest), options.config)
     return Options(
         config=options.config, out=options.out or f"runs/{options.config.name}", resume=options.resume
     )
