@@ -140,7 +140,7 @@ def test_which_options_were_given():
 @pytest.mark.parametrize("command", ["quickstart", "train", "evaluate", "consolidate", "report", "scenes"])
 def test_options_are_known_by_the_names_that_help_shows(command, capsys, monkeypatch):
     """The names are derived anew, since tyro has no public way to ask for them."""
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "100")  # a single column of options
     with pytest.raises(SystemExit):
         main([command, "--help"])
     lines = re.findall("^[│ ] {1,2}(?:-h, )?(--.*?)  ", capsys.readouterr().out, re.MULTILINE)
