@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 ANSWERED = ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C, what schedulers and `kill` send, a terminal that was closed."""
@@ -55,5 +55,9 @@ def answered_signals(*, last: bool) -> Iterator[Signals]:
         yield signals
     finally:
         for number, handler in before.items():
-            restored: Any = signal.SIG_DFL if last else handler
-            signal.signal(number, restored)
+            signal.signal(number, _leave if last else handler)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """End the process at once."""
+    os._exit(128 + number)
