@@ -19,7 +19,9 @@ from slip.cli import main
 def run() -> None:
     """Run the command line of this process, and end the process."""
     status = main()
-    if status > 128:  # a signal: modules are not taken apart first, during which another one would have its own status
+    if (
+        status > 128
+    ):  # a signal: modules are not taken apart first, during which another one would have its own status
         atexit._run_exitfuncs()
         os._exit(status)
     sys.exit(status)

@@ -39,11 +39,19 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
         description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    if asks_for_help(argv):
+        return run()
+    parsed, unknown = run(return_unknown_args=True)
     for files in _file_runs(argv):
-        parsed, unknown = run(return_unknown_args=True)
         if not {*files}.isdisjoint([*unknown, str(getattr(parsed, "folder", ""))]):
             _refuse_expanded(files)
-    return run()
+    if unknown and not any(word.startswith("-") for word in unknown):
+        raise UsageError(
+            "There are more words than the command takes",
+            got=" ".join(unknown),
+            fix=f"Values follow the name of their option; `{prog} --help` lists these",
+        )
+    return run() if unknown else parsed
 
 
 def asks_for_help(argv: list[str]) -> bool:
