@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli import hints, idle
+from slip.cli.arguments import given, parse
 from slip.cli.source import ColumnOptions
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
     """Check, load, measure, keep and print; return the exit status."""
     _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
+    hints.check_evaluate(str(options.model), options.tasks)
+    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
 
     from slip.errors import printable
     from slip.evaluation import suite
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> int:
     encoder = load(model, which=options.which).to(device)
     text = encoder.model.text_tower is not None
     _refuse_nothing(tasks, text=text)
-    checkpoint = model.name if run or (model / "state.json").is_file() else ""
+    checkpoint = model.name if run or os.path.isfile(model / "state.json") else ""
     _say(f"Measuring {options.model}{f', {checkpoint},' if checkpoint and run else ''} on {device}.")
     for line in suite.check(tasks, text=text):
         _say(line)
@@ -116,7 +119,7 @@ def _tasks(options: Options) -> list[Evaluator]:
 
     if not options.tasks:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    run = options.model if (options.model / "config.toml").is_file() else None
+    run = options.model if os.path.isfile(options.model / "config.toml") else None
     return [_evaluator(task, options, run) for task in options.tasks]
 
 
@@ -157,7 +160,7 @@ def _model(options: Options) -> tuple[Path, Path | None]:
     """Return what to load, of a run the checkpoint that is meant, and the run, if it is one."""
     from slip.interop import _pick
 
-    if not (options.model / "config.toml").is_file():
+    if not os.path.isfile(options.model / "config.toml"):
         return options.model, None
     return _pick(options.model, options.which), options.model
 
