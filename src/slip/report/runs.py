@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from slip import toml
@@ -86,6 +87,18 @@ class Run:
             total += (position - before) / speed
             before = position
         return total or None
+
+    @property
+    def operations(self) -> float | None:
+        """Floating-point operations for a sample, the median; None where the log does not say. Of one process."""
+        known = [
+            1e12 * line["tflops"] / line["samples_per_second"]
+            for line in self.metrics
+            if finite(line.get("tflops"))
+            and finite(line.get("samples_per_second"))
+            and line["samples_per_second"] > 0
+        ]
+        return median(known) if known else None
 
 
 def load_run(folder: str | Path) -> Run:
