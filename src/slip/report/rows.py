@@ -16,7 +16,7 @@ from slip.training.saving.run import MAY_CHANGE, PLACES
 
 LONGEST = 32
 """Characters that a label has at most, if what tells it from others fits into them."""
-_ENDS = " -_.=/"
+_ENDS = " -_/"
 
 
 @dataclass(frozen=True)
