@@ -82,7 +82,7 @@ class Run:
         before, total = 0.0, 0.0
         for line in self.metrics:
             speed, position = line.get("samples_per_second"), float(line["position"])
-            if not finite(speed) or not speed > 0:
+            if not isinstance(speed, int | float) or not finite(speed) or speed <= 0:
                 return None
             total += (position - before) / speed
             before = position

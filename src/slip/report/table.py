@@ -85,7 +85,7 @@ def _newest_first(results: Sequence[Result]) -> dict[tuple[str, ...], Result]:
     for result in results:
         *what, checkpoint = result.identity
         by_what.setdefault(tuple(what), {})[checkpoint] = result  # the later of two measurements counts
-    found = {}
+    found: dict[tuple[str, ...], Result] = {}
     for what, of in by_what.items():
         newest = max(
             of, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
