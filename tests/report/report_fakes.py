@@ -87,6 +87,7 @@ class FakeEncoder:
 
     def __init__(self, text: bool = True) -> None:
         self.config, self.text, self.logit_scale = make_config(), text, torch.tensor(10.0)
+        self.model = None  # nothing to put into evaluation mode
 
     def encode_image(self, images: list[np.ndarray]) -> torch.Tensor:
         vectors = np.zeros((len(images), 8))

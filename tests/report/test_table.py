@@ -112,34 +112,39 @@ def named(folder: Path, *each: list[dict]) -> list[str]:
 
 def test_what_was_measured_on_other_data_is_another_column(tmp_path: Path) -> None:
     here, there = (result(KEY, 0.5, data=f"/{place}/birds") for place in ("here", "there"))
-    assert named(tmp_path, [here], [there], [here]) == ["birds, here/birds: a c", "birds, there/birds: b"]
+    assert named(tmp_path, [here], [there], [here]) == ["here/birds: a c", "there/birds: b"]
+
+
+def test_data_that_have_moved_are_the_same_and_others_at_their_place_are_not(tmp_path: Path) -> None:
+    old, moved, other = (
+        result(KEY, 0.5, data=f"/{place}/birds", content=content)
+        for place, content in (("here", "c1"), ("there", "c1"), ("here", "c2"))
+    )
+    assert named(tmp_path, [old], [moved], [other]) == ["birds, content c1: a b", "birds, content c2: c"]
 
 
 @pytest.mark.parametrize(
     ("one", "other", "words"),
     [
-        ({"prompts": "a {}"}, {"prompts": "a photo of a {}"}, ["prompts a {}", "prompts a photo of a {}"]),
-        ({"split": "test"}, {"split": "all"}, ["split test", "split all"]),
-        ({"settings": "k=5"}, {}, ["settings k=5", "settings not recorded"]),
+        ({"prompts": "a {}"}, {"prompts": "a/b {}"}, [", prompts a {}", ", prompts a/b {}"]),
+        ({"split": "test"}, {"split": "all"}, [", test", ", all"]),
+        ({"settings": "k=5"}, {}, [", k=5", ""]),
     ],
 )
 def test_what_was_measured_otherwise_is_another_column(tmp_path: Path, one, other, words) -> None:
     found = named(tmp_path, [result(KEY, 0.5, **one), result(KEY, 0.6, **other)])
-    assert found == [f"birds, {word}: SLIP" for word in words]
+    assert found == [f"birds{word}: SLIP" for word in words]
 
 
 def test_measurements_of_older_checkpoints_are_columns_of_their_own(tmp_path: Path) -> None:
-    steps = [result(KEY, step / 1000, checkpoint=f"step-{step:08}") for step in (200, 1000, 30)]
-    found = named(tmp_path, steps, steps[:1])
-    assert found == [
-        "birds, step-00000200: a",
-        "birds, newest checkpoint: a b",
-        "birds, step-00000030: a",
-    ]
+    steps = [result(KEY, step / 1000, checkpoint=f"step-{step:08}") for step in (7, 20, 13)]
+    # Of the last step, 20, a run has a result that does not name it; the later of two measurements counts.
+    found = named(tmp_path, [result(KEY, 0.9), *steps], [result(KEY, 0.5)], steps[:1])
+    assert found == ["birds: a b c", "birds, step-00000007: a", "birds, step-00000013: a"]
 
 
 def test_paths_that_end_alike_are_told_apart_by_their_tasks_where_nothing_else_is_known(
     tmp_path: Path,
 ) -> None:
-    found = named(tmp_path, [result("knn:/one/birds/top1", 0.5), result("knn:/two/birds/top1", 0.5)])
-    assert found == ["/one/birds: SLIP", "/two/birds: SLIP"]
+    one, two = "knn:/one/birds/top1", "knn:/two/birds/top1"
+    assert named(tmp_path, [result(one, 0.5), result(two, 0.5)]) == ["/one/birds: SLIP", "/two/birds: SLIP"]
