@@ -123,6 +123,14 @@ def test_data_that_have_moved_are_the_same_and_others_at_their_place_are_not(tmp
     assert named(tmp_path, [old], [moved], [other]) == ["birds, content c1: a b", "birds, content c2: c"]
 
 
+def test_a_run_that_was_measured_twice_on_moved_data_is_one_measurement(tmp_path: Path) -> None:
+    twice = [result(KEY, value, data=f"/{value}/birds", content="c1") for value in (0.4, 0.6)]
+    assert named(tmp_path, twice) == ["birds: SLIP"]
+    run = replace(load_run(tmp_path / "a"), results=tuple(Result(**entry) for entry in twice))
+    (column,) = columns(rows([run]))
+    assert (column.scores["SLIP"].value, column.scores["SLIP"].runs) == (0.6, 1)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "words"),
     [

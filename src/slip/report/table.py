@@ -6,6 +6,7 @@ import math
 import os
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -68,19 +69,31 @@ def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
     for row in rows:
         for run in row.runs:
             for result in _newest_unmarked(run):
-                what = replace(result, data="").identity if result.content else result.identity
+                what = _what(result)
                 found.setdefault(what, {}).setdefault(row.label, []).append(result)
                 samples.setdefault(what, result)
-    names = dict(zip(samples, distinct(list(samples.values()))))
+    names = dict(zip(samples, _named_apart(list(samples.values()))))
     chosen = set(headline(result.key for result in samples.values()))
     return [
-        Column(
-            result.key,
-            *describe(result.key, names[what]),
-            {label: score(results) for label, results in found[what].items()},
-        )
+        Column(result.key, *names[what], {label: score(results) for label, results in found[what].items()})
         for what, result in samples.items()
         if everything or result.key in chosen
+    ]
+
+
+def _what(result: Result) -> tuple[str, ...]:
+    """Return what was measured; where its content is known, it is the same wherever it lies."""
+    return replace(result, data="").identity if result.content else result.identity
+
+
+def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Return protocol, dataset and metric of each in words, no two alike."""
+    names = distinct(results)
+    described = [describe(result.key, name) for result, name in zip(results, names)]
+    alike = Counter(described)
+    return [
+        words if alike[words] == 1 else (words[0], name.partition(":")[2], words[2])
+        for words, name in zip(described, names)
     ]
 
 
@@ -93,9 +106,8 @@ def _newest_unmarked(run: Run) -> list[Result]:
     of: dict[tuple[str, ...], dict[str, Result]] = {}
     for result in run.results:
         checkpoint = result.checkpoint or (f"step-{last:08}" if isinstance(last, int) else "")
-        of.setdefault(replace(result, checkpoint="").identity, {})[checkpoint] = (
-            result  # the later one counts
-        )
+        each = of.setdefault(_what(replace(result, checkpoint="")), {})
+        each[checkpoint] = result  # the later one counts
     found = []
     for each in of.values():
         newest = max(
