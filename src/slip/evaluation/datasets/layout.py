@@ -98,7 +98,7 @@ class _Reader:
         for split, node in unsorted.items():
             if split not in parts:
                 self._say(
-                    f"The {split} split ({_shown(divided[split].name)}) is left out: its {node.count:,} pictures are "
+                    f"The {split} split ({_shown(divided[split].name)}) is left out: {_pictures(node.count)} "
                     "in no class folders"
                 )
         for split in splits.NAMES:
@@ -175,7 +175,9 @@ class _Reader:
         """Return the pictures of each class: of a folder, and of all folders in it."""
         self._stray(node)
         nested = {
-            folder.name: [inner.name for inner in folder.folders if inner.name.lower() not in CONTAINERS]
+            folder.name: [
+                inner.name for inner in _held(folder).folders if inner.name.lower() not in CONTAINERS
+            ]
             for folder in node.folders
         }
         if inner := [name for names in nested.values() for name in names]:
@@ -194,12 +196,13 @@ class _Reader:
         found: dict[str, dict[str, list[str]]] = defaultdict(dict)
         others: list[Node] = []
         for folder in top.folders:
-            inner = {split: f for f in folder.folders if (split := splits.split_called(f.name))}
-            if folder.pictures or len(inner) < min(2, len(folder.folders)):
+            held = _held(folder)
+            inner = {split: f for f in held.folders if (split := splits.split_called(f.name))}
+            if held.pictures or len(inner) < min(2, len(held.folders)):
                 return None
             for split, below in inner.items():
                 found[split][folder.name] = list(below.paths())
-            others += [f for f in folder.folders if f is not inner.get(splits.split_called(f.name))]
+            others += [f for f in held.folders if f is not inner.get(splits.split_called(f.name))]
         if len(top.folders) < 2 or len(found) < 2:
             return None
         self._leave_out(others, "are no splits")
@@ -233,12 +236,10 @@ class _Reader:
             if not count or (known is not None and not known & classes.keys()):
                 continue
             self._say(
-                f"The classes of the {held.count:,} pictures in {_shown(node.name)} are those in {_shown(text)}"
+                f"The classes of {_pictures(held.count)} in {_shown(node.name)} are those in {_shown(text)}"
             )
             if count < held.count:
-                self._say(
-                    f"{held.count - count:,} of these pictures are left out, as {_shown(text)} does not name them"
-                )
+                self._say(f"{_pictures(held.count - count)} left out, which {_shown(text)} does not name")
             return dict(classes)
         return None
 
@@ -255,7 +256,7 @@ class _Reader:
         tables = [name for name in others if name.lower().endswith(_TABLES)]
         return DataError(
             f"The pictures of {self.name} are in no class folders",
-            got="; ".join(f"{node.count:,} pictures in {node.name}" for node in nodes),
+            got="; ".join(f"{_pictures(node.count)} in {node.name}" for node in nodes),
             cause=cause,
             fix="Sort the images into folders named like their classes"
             + (f", or give {tables[0]} if it says which class each one is of." if tables else "."),
@@ -264,20 +265,30 @@ class _Reader:
     def _stray(self, node: Node) -> None:
         if node.pictures and node.folders:
             self._say(
-                f"{len(node.pictures):,} picture{'s' if len(node.pictures) > 1 else ''} directly in "
-                f"{_shown(node.name)}, beside its folders, are left out: they have no class ({_some(node.pictures)})"
+                f"{_pictures(len(node.pictures))} left out, beside the folders of classes in {_shown(node.name)}: "
+                f"{_some(node.pictures)}"
             )
 
     def _leave_out(self, folders: Sequence[Node], why: str) -> None:
         if folders:
             count = sum(folder.count for folder in folders)
-            self._say(
-                f"{count:,} pictures in {_some(f.name for f in folders)} are left out: these folders {why}"
-            )
+            listed = _some(folder.name for folder in folders)
+            self._say(f"{_pictures(count)} left out, in folders that {why}: {listed}")
 
     def _say(self, sentence: str) -> None:
         if f"{sentence}." not in self.layout.notes:
             self.layout.notes.append(f"{sentence}.")
+
+
+def _held(folder: Node) -> Node:
+    """Return the folder that holds a class's pictures: that of CONTAINERS in it where there is nothing else."""
+    while not folder.pictures and len(folder.folders) == 1 and folder.folders[0].name.lower() in CONTAINERS:
+        folder = folder.folders[0]
+    return folder
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'s' if count > 1 else ''}"
 
 
 def _some(names: Iterable[str]) -> str:
