@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from slip.errors import DataError
-from slip.files import read_json
 
 Value = str | int
 """A class as the data tell it: the name of a folder, a text, or a number."""
@@ -21,10 +16,12 @@ class Naming:
     """The names of classes, where the data say more than the values themselves.
 
     names: by value; declared: whether these are all the classes there are, in their order, also those without pictures.
+    source: the file that has the names, where it is one beside the data.
     """
 
     names: Mapping[Value, str] = field(default_factory=dict)
     declared: bool = False
+    source: str = ""
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
@@ -50,31 +47,6 @@ def words(class_name: str) -> str:
 def folded(value: Value) -> str:
     """Return what a class name has in common with other spellings of it: in capitals, with `-` or `_` for spaces."""
     return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", str(value)).casefold())).strip()
-
-
-def names_beside(folder: Path) -> Naming | None:
-    """Return the names in `classes.json`: a list of names, a mapping from label, or a list of {label, names}."""
-    file = folder / "classes.json"
-    if not os.path.isfile(file):
-        return None
-    try:
-        data = read_json(file)
-        if isinstance(data, dict):
-            found: dict[Value, str] = {
-                int(key) if _is_number(key) else str(key): str(name) for key, name in data.items()
-            }
-        elif data and isinstance(data[0], dict):
-            found = {
-                int(entry["label"]): str(entry["name"] if "name" in entry else entry["names"][0])
-                for entry in data
-            }
-        else:
-            found = dict(enumerate(map(str, data)))
-    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
-        raise DataError(
-            f"{file} does not list class names", cause=repr(error), fix='Write it as ["cat", "dog", …].'
-        ) from None
-    return Naming({value: found[value] for value in in_order(found)}, declared=True)
 
 
 def _is_number(value: Value) -> bool:

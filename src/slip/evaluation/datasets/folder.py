@@ -11,9 +11,10 @@ import numpy as np
 from slip.data.sources.files import read_image
 from slip.errors import DataError
 from slip.evaluation.datasets import splits
-from slip.evaluation.datasets.classes import in_order, names_beside
+from slip.evaluation.datasets.classes import in_order
 from slip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble
 from slip.evaluation.datasets.layout import CONTAINERS, understand
+from slip.evaluation.datasets.names import names_beside
 from slip.evaluation.datasets.tree import scan
 
 
@@ -33,9 +34,10 @@ def open_folder(root: Path, name: str) -> LabelledSet:
     layout = understand(tree, name)
     parts = {split: _part(classes, root) for split, classes in layout.parts.items()}
     places = [Path(place) for place in layout.places]
+    used = in_order(value for part in parts.values() for value in part.values)
     if splits.split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
         places.append(root.absolute().parent)
-    naming = next((found for place in places if (found := names_beside(place))), None)
+    naming = next((found for place in places if (found := names_beside(place, used))), None)
     return assemble(name, str(root.absolute()), parts, naming, notes=layout.notes)
 
 

@@ -206,7 +206,9 @@ def assemble(
         for split, part in parts.items()
     }
     keys = parts["all"].keys if "all" in parts else ()
-    return LabelledSet(name, place, said.names, said.named, made, keys, (*notes, *merged, *said.notes))
+    return LabelledSet(
+        name, place, said.names, said.named, made, keys, (*filter(None, notes), *merged, *said.notes)
+    )
 
 
 def _alike(
