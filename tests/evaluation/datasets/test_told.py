@@ -67,19 +67,22 @@ def test_names_that_are_names(values):
     "values", [["0", "1"], ["007", "011"], ["class_0", "class_1"], ["c1", "c2"], ["Label 3", "label-4"]]
 )
 def test_numbers_are_no_names(values):
-    found = told(values, "my set")
+    found = told(values, "my set", numbers=values[0].isdigit())
     assert not found.named
     assert "numbers without names" in found.notes[0]
     assert told(values, "my set", declared=True).named
 
 
 def test_imagenet_labels_only_where_they_are_certain():
-    numbers = [str(i) for i in range(1000)]
-    assert told(numbers, "imagenetv2-matched-frequency").names == imagenet.clip_names()
-    assert told([f"{i:04d}" for i in range(1000)], "ImageNet").named
-    assert not told(numbers, "my pictures").named
-    assert not told([str(i + 1) for i in range(1000)], "imagenet").named
-    assert not told(numbers[:999], "imagenet").named
+    def by_number(values, name):
+        return told(list(map(str, values)), name, numbers=True)
+
+    assert by_number(range(1000), "imagenetv2-matched-frequency").names == imagenet.clip_names()
+    assert told([f"{i:04d}" for i in range(1000)], "ImageNet", numbers=True).named
+    assert not by_number(range(1000), "my pictures").named
+    assert not by_number(range(1, 1001), "imagenet").named
+    assert not by_number(range(999), "imagenet").named
+    assert not by_number([-(10**30), 10**30], "imagenet").named
 
 
 def test_numbered_folders_come_as_numbers(tmp_path):

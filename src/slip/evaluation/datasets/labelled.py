@@ -192,7 +192,9 @@ def assemble(
             fix="Check how its pictures are sorted.",
         )
     index = {value: i for i, value in enumerate(values)}
-    said = told([str(names.get(value, value)) for value in values], name, declared=bool(names))
+    called = [str(names.get(value, value)) for value in values]
+    numbers = not names and all(number(value) is not None for value in values)
+    said = told(called, name, declared=bool(names), numbers=numbers)
     made = {
         split: Labelled(
             name,

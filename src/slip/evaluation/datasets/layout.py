@@ -138,7 +138,8 @@ class _Reader:
             return None
         several = len({split for split, _ in named}) > 1
         sorted_ones = [folder for _, folder in named if self._is_sorted(folder, 2)]
-        if others and not sorted_ones and not several:
+        held = any(folder.name.lower() in CONTAINERS for folder in others)
+        if others and not sorted_ones and not several and not held:
             self._say(
                 f"The folder {_shown(named[0][1].name)} is taken for a class, as {_some(f.name for f in others)} "
                 "beside it are no splits"

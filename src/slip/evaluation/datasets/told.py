@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slip.evaluation import imagenet
-from slip.evaluation.datasets.classes import number, words
+from slip.evaluation.datasets.classes import words
 
 _NUMBER_FIRST = re.compile(r"(\d{1,9})[._-]+ *([^\W\d].*)", re.ASCII | re.DOTALL)
 _ID_FIRST = re.compile(r"(n\d{8})[._ -]+(\S.*)", re.ASCII | re.DOTALL)
@@ -46,12 +46,13 @@ class Told:
     notes: tuple[str, ...] = ()
 
 
-def told(values: Sequence[str], data: str, *, declared: bool = False) -> Told:
+def told(values: Sequence[str], data: str, *, declared: bool = False, numbers: bool = False) -> Told:
     """Return what C distinct values, in the order of the classes, say about their names.
 
     data: what the set is called. declared: whether the values are names already, by which somebody calls the classes.
+    numbers: whether they are whole numbers.
     """
-    if not declared and all(number(value) is not None for value in values):
+    if numbers:
         return _of_numbers(values, data)
     if any(map(imagenet.is_wordnet_id, values)):
         return _of_ids(values)
