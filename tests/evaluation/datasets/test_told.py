@@ -67,7 +67,7 @@ def test_names_that_are_names(values):
     "values", [["0", "1"], ["007", "011"], ["class_0", "class_1"], ["c1", "c2"], ["Label 3", "label-4"]]
 )
 def test_numbers_are_no_names(values):
-    found = told(values, "my set", numbers=values[0].isdigit())
+    found = told(values, "my set")
     assert not found.named
     assert "numbers without names" in found.notes[0]
     assert told(values, "my set", declared=True).named
@@ -75,10 +75,10 @@ def test_numbers_are_no_names(values):
 
 def test_imagenet_labels_only_where_they_are_certain():
     def by_number(values, name):
-        return told(list(map(str, values)), name, numbers=True)
+        return told(list(map(str, values)), name)
 
     assert by_number(range(1000), "imagenetv2-matched-frequency").names == imagenet.clip_names()
-    assert told([f"{i:04d}" for i in range(1000)], "ImageNet", numbers=True).named
+    assert told([f"{i:04d}" for i in range(1000)], "ImageNet").named
     assert not by_number(range(1000), "my pictures").named
     assert not by_number(range(1, 1001), "imagenet").named
     assert not by_number(range(999), "imagenet").named

@@ -192,9 +192,7 @@ def assemble(
             fix="Check how its pictures are sorted.",
         )
     index = {value: i for i, value in enumerate(values)}
-    called = [str(names.get(value, value)) for value in values]
-    numbers = not names and all(number(value) is not None for value in values)
-    said = told(called, name, declared=bool(names), numbers=numbers)
+    said = told([str(names.get(value, value)) for value in values], name, declared=bool(names))
     made = {
         split: Labelled(
             name,
