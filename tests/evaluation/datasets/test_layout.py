@@ -263,6 +263,31 @@ class TestTinyImageNet:
         assert zeroshot(spec, NAMES) == 1.0
 
 
+def test_imagenet_as_kaggle_has_it(tmp_path):
+    ids = ["n01440764", "n01443537"]
+    place = tmp_path / "ILSVRC/Data/CLS-LOC"
+    lines = ["ImageId,PredictionString"]
+    for number, one in enumerate(ids):
+        put(place / "train" / one / f"{one}_1.JPEG", number)
+        put(place / f"val/ILSVRC2012_val_{number}.JPEG", number)
+        put(place / f"test/ILSVRC2012_test_{number}.JPEG", number)
+        lines.append(f"ILSVRC2012_val_{number},{one} 85 1 499 272 {one} 1 2 3 4 ")
+    (tmp_path / "ILSVRC/Annotations/CLS-LOC").mkdir(parents=True)
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(lines))
+    assert zeroshot(str(tmp_path), ["tench", "goldfish"]) == knn(str(tmp_path), ids) == 1.0
+    assert "The classes of 2 pictures in val are those in LOC_val_solution.csv" in said(str(tmp_path))
+
+
+def test_numbered_flowers_with_their_names(tmp_path):
+    for split in ("train", "valid"):
+        for number in (0, 1):
+            put(tmp_path / split / str(number + 1) / "image_06734.jpg", number)
+    (tmp_path / "cat_to_name.json").write_text(
+        '{"21": "fire lily", "1": "pink primrose", "2": "hard-leaved orchid"}'
+    )
+    assert zeroshot(str(tmp_path), ["pink primrose", "hard-leaved orchid"]) == 1.0
+
+
 def test_a_long_and_a_hostile_name_make_one_line(tmp_path):
     for name in ("x" * 200, "\x1b[31mred\nline", "[bold]b[/bold]"):
         put(tmp_path / "set" / name / "1.png", 0)

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from slip.errors import DataError, printable
-from slip.evaluation.datasets import splits
+from slip.evaluation.datasets import annotated, splits
 from slip.evaluation.datasets.tree import Node
-from slip.files import read_whole
 
 CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "pics"))
 """Folders of this name, alone in theirs, hold the pictures and are no class."""
@@ -26,7 +25,6 @@ _MASKS = re.compile(
 _ALMOST_SPLIT = re.compile(r"(train|test|val)(ing|id|idation)?[-_. ]?\w{0,2}", re.IGNORECASE)
 _CLASS_IN_NAME = re.compile(r"([^\W\d_]{2,})[-_. ]*\(?\d+\)?\.\w+")
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "xlsx")
-ANNOTATION_BYTES = 64 << 20
 
 
 @dataclass
@@ -50,6 +48,7 @@ class _Reader:
     def __init__(self, name: str) -> None:
         self.name = name
         self.layout = Layout()
+        self.passed: list[Node] = []
         self.bare: list[str] = []
 
     def read(self, tree: Node) -> Layout:
@@ -110,6 +109,7 @@ class _Reader:
         """Go down where a folder holds one folder of folders: `images`, or what an archive was unpacked into."""
         while True:
             self.layout.places.append(node.path)
+            self.passed.append(node)
             self.bare += node.bare
             self._drop_masks(node)
             if len(node.folders) != 1 or not node.folders[0].folders:
@@ -211,37 +211,24 @@ class _Reader:
         return {split: found[split] for split in splits.NAMES if split in found}
 
     def _annotated(self, node: Node, known: set[str] | None) -> dict[str, list[str]] | None:
-        """Return the classes of pictures in one folder that a file beside them tells, as in Tiny ImageNet's
-        `val_annotations.txt`: a picture's name and its class, separated by a tab. None where there is no such file.
-
-        known: the classes of the other splits.
-        """
+        """Return the classes of pictures in one folder that a file beside them tells (see `annotated`); None where
+        there is no such file. known: the classes of the other splits."""
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
-        for text in (
-            name for name in node.others if re.fullmatch(r"\w*annotations\.(txt|tsv)", name, re.IGNORECASE)
-        ):
-            try:
-                lines = (
-                    read_whole(os.path.join(node.path, text), ANNOTATION_BYTES)
-                    .decode("utf-8-sig")
-                    .splitlines()
-                )
-            except (OSError, ValueError):
-                continue
-            told = dict(line.split("\t")[:2] for line in lines if "\t" in line)
-            classes: dict[str, list[str]] = defaultdict(list)
-            for path in held.paths():
-                if value := told.get(os.path.basename(path), "").strip():
-                    classes[value].append(path)
-            count = sum(map(len, classes.values()))
-            if not count or (known is not None and not known & classes.keys()):
-                continue
-            self._say(
-                f"The classes of {_pictures(held.count)} in {_shown(node.name)} are those in {_shown(text)}"
-            )
-            if count < held.count:
-                self._say(f"{_pictures(held.count - count)} left out, which {_shown(text)} does not name")
-            return dict(classes)
+        for beside in (node, *self.passed):
+            for file, told in annotated.read(beside):
+                classes: dict[str, list[str]] = defaultdict(list)
+                for path in held.paths():
+                    name = os.path.basename(path)
+                    if value := told.get(name) or told.get(os.path.splitext(name)[0]):
+                        classes[value].append(path)
+                count = sum(map(len, classes.values()))
+                if not count or (known is not None and not known & classes.keys()):
+                    continue
+                where = f"{_pictures(held.count)} in {_shown(node.name)}"
+                self._say(f"The classes of {where} are those in {_shown(file)}")
+                if count < held.count:
+                    self._say(f"{_pictures(held.count - count)} left out, which {_shown(file)} does not name")
+                return dict(classes)
         return None
 
     def _unsorted(self, nodes: Sequence[Node]) -> DataError:
