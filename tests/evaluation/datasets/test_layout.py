@@ -50,6 +50,8 @@ class TestSplits:
             ["{}/train", "{}/test"],
             ["{}/images/train", "{}/images/test"],
             ["archive/{}/Training", "archive/{}/Validation"],
+            ["my_birds_train/{}", "my_birds_test/{}"],
+            ["Final_Training/Images/{}", "Final_Test/Images/{}"],
         ],
     )
     def test_understood(self, tmp_path, folders):
@@ -97,6 +99,7 @@ class TestSplits:
             ["train/cat", "train/dog", "bus/a", "bus/b"],
             ["train", "test", "bus"],
             ["trainA", "trainB", "testA", "testB"],
+            ["train/train/cat", "train/train/dog", "train/val/cat", "train/val/dog", "test/cat", "test/dog"],
         ],
     )
     def test_unclear_whether_splits_or_classes(self, tmp_path, folders):
@@ -122,6 +125,8 @@ class TestNoClasses:
     def test_a_folder_of_pictures(self, tmp_path):
         self.refused(lay(tmp_path, "."), "in no class folders.*3 pictures")
         self.refused(lay(tmp_path / "one", "images"), "in no class folders")
+        self.refused(lay(tmp_path / "celeba", "img_align/img_align"), "in no class folders")
+        self.refused(lay(tmp_path / "unzipped", "train/train", "test1/test1"), "in no class folders")
 
     def test_detection(self, tmp_path):
         spec = lay(tmp_path / "yolo", "images/train", "images/val")
@@ -175,6 +180,29 @@ class TestClasses:
         spec = lay(tmp_path, "cats/cat a", "cats/cat b", "dogs/dog a", "dogs/dog b")
         assert classes(spec) == ("cats", "dogs")
         assert "The classes are the 2 folders cats, dogs: the 4 folders inside them" in said(spec)
+
+    @pytest.mark.parametrize(
+        "folders",
+        [
+            ["amazon/images/cup", "amazon/images/bike", "dslr/images/cup", "dslr/images/bike"],
+            ["photo/cat", "photo/dog", "sketch/cat", "sketch/dog"],
+            [
+                "train/photo/cat",
+                "train/photo/dog",
+                "train/sketch/cat",
+                "train/sketch/dog",
+                "test/cat",
+                "test/dog",
+            ],
+        ],
+    )
+    def test_the_same_folders_in_each_may_be_the_classes(self, tmp_path, folders):
+        with pytest.raises(DataError, match="unclear which folders of .* are its classes.*give one of them"):
+            open_labelled(lay(tmp_path, *folders))
+
+    def test_parts_of_classes_are_no_classes(self, tmp_path):
+        spec = lay(tmp_path, "cat/day 1", "cat/day 2", "dog/day 1", "dog/day 2")
+        assert classes(spec) == ("cat", "dog")
 
     def test_links_are_followed_but_not_in_circles(self, tmp_path):
         lay(tmp_path, "elsewhere/dog", "set/cat")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from slip.errors import DataError, printable
+from slip.evaluation import imagenet
 from slip.evaluation.datasets import annotated, splits
 from slip.evaluation.datasets.tree import Node
 
@@ -131,9 +132,9 @@ class _Reader:
 
     def _divided(self, top: Node) -> dict[str, Node] | None:
         """Return the folders that are splits; None where the folders are classes."""
-        called = [(splits.split_called(folder.name), folder) for folder in top.folders]
-        named = [(split, folder) for split, folder in called if split]
-        others = [folder for split, folder in called if not split]
+        called = splits.splits_called(folder.name for folder in top.folders)
+        named = [(called[folder.name], folder) for folder in top.folders if folder.name in called]
+        others = [folder for folder in top.folders if folder.name not in called]
         if not named:
             return None
         several = len({split for split, _ in named}) > 1
@@ -168,7 +169,8 @@ class _Reader:
         if len(node.folders) != 1:
             return len(node.folders) >= fewest
         only = node.folders[0]
-        if only.name.lower() in CONTAINERS or splits.split_called(only.name) or only.folders:
+        is_container = only.name.lower() in CONTAINERS or only.name == node.name
+        if is_container or splits.split_called(only.name) or only.folders:
             return self._is_sorted(only, fewest)
         return fewest < 2
 
@@ -181,7 +183,21 @@ class _Reader:
             ]
             for folder in node.folders
         }
-        if inner := [name for names in nested.values() for name in names]:
+        inner = [name for names in nested.values() for name in names]
+        if inner and all(map(splits.split_called, nested)) and splits.split_called(node.name):
+            raise DataError(
+                f"It is unclear whether {_some(nested)} in {node.path} are splits or classes",
+                fix=f"Put the splits of {self.name} beside each other.",
+            )
+        kinds = {tuple(names) for names in nested.values()}
+        if len(nested) > 1 and len(kinds) == 1 and len(set(inner)) > 1 and not any(map(_is_counted, inner)):
+            raise DataError(
+                f"It is unclear which folders of {self.name} are its classes",
+                got=f"{_some(nested)}, each of which holds {_some(inner)}",
+                fix=f"To tell apart what lies inside, give one of them, such as {node.folders[0].path}. To tell these "
+                "apart, put their pictures directly into them.",
+            )
+        if inner:
             self._say(
                 f"The classes are the {len(node.folders):,} folders {_some(f.name for f in node.folders)}: the "
                 f"{len(inner):,} folders inside them ({_some(inner)}) are not told apart"
@@ -275,12 +291,17 @@ def _held(folder: Node) -> Node:
     return folder
 
 
+def _is_counted(name: str) -> bool:
+    """Whether a name is one of many parts, such as `day 3` or `patient_17`, rather than a class."""
+    return any(map(str.isdigit, name)) and not imagenet.is_wordnet_id(name)
+
+
 def _pictures(count: int) -> str:
     return f"{count:,} picture{'s' if count > 1 else ''}"
 
 
 def _some(names: Iterable[str]) -> str:
-    names = list(names)
+    names = list(dict.fromkeys(names))
     return ", ".join(map(_shown, names[:3])) + (", …" if len(names) > 3 else "")
 
 
