@@ -13,7 +13,7 @@ from slip.evaluation import note
 from slip.evaluation.datasets.classes import Naming, Value, in_order, number, words
 from slip.files import read_json, read_whole
 
-JSON = ("classes.json", "id2label.json", "class_to_idx.json")
+JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 """One name a line; `classnames.txt` is CLIP_benchmark's, beside its shards."""
 HUB = ("README.md", "dataset_infos.json", "dataset_info.json", "config.json")
