@@ -58,7 +58,12 @@ def open_labelled(
         if place:
             where = str(path.absolute()) if os.path.exists(path) else shown(spec)
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
-            return _open_files(place, name, where, options)
+            try:
+                return _open_files(place, name, where, options)
+            except DataError:
+                # A metadata.csv may have captions alone, and the folders beside it be classes.
+                if not (place.kind == "table" and path.is_dir()) or label_column:
+                    raise
         from slip.evaluation.datasets.folder import open_folder
 
         return open_folder(path, name)
@@ -84,7 +89,9 @@ def dataset_name(spec: str) -> str:
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
     path = expand(shown(spec)).absolute()
     names = "|".join(splits.aliases())
-    while re.match(rf"(({names})\b.*\.parquet|{names}|data|images)$", path.name) and path.parent.name:
+    while re.match(rf"(({names})\b.*\.(parquet|tar|csv|tsv|jsonl|xlsx)|{names}|data|images)$", path.name):
+        if not path.parent.name:
+            break
         path = path.parent
-    stem = re.sub(r"[*?\[{].*$|\.(parquet|tar|csv|tsv|jsonl?)$", "", path.name)
+    stem = re.sub(r"[*?\[{].*$|\.(parquet|tar|csv|tsv|jsonl?|xlsx)$", "", path.name)
     return stem.rstrip("-_. ") or path.parent.name or spec

@@ -36,7 +36,7 @@ MOST_FILES = 10_000
 """Entries of a folder that are looked at before it counts as one of pictures."""
 TAKEN = "Labelled images come from a folder or a .parquet file, a table (.csv, .tsv, .jsonl, .xlsx), or .tar shards"
 _WORD = re.compile(
-    rf"(?:^|(?<=[-._ ]))({'|'.join(sorted(splits.aliases(), key=len, reverse=True))})(?=[-._ \d]|$)",
+    rf"(?:^|(?<=[-._ /]))({'|'.join(sorted(splits.aliases(), key=len, reverse=True))})(?=[-._ /\d]|$)",
     re.IGNORECASE,
 )
 
@@ -126,7 +126,7 @@ def _look_through(folder: Path) -> dict[Kind, list[str]]:
     """Return the data files at the least depth at which there are some; none of tars or tables beside pictures."""
     found: dict[Kind, list[str]] = {}
     level, looked = [folder], 0
-    pictures = False
+    pictures = done = False
     for _ in range(DEEP + 1):
         below: list[Path] = []
         for parent in level[: MOST_FOLDERS - looked]:
@@ -143,14 +143,16 @@ def _look_through(folder: Path) -> dict[Kind, list[str]]:
                             break
                     elif suffix in KINDS and entry.is_file():
                         kind = KINDS[suffix]
-                        if kind != "table" or os.path.splitext(entry.name)[0].lower() == "metadata":
+                        if not done and (
+                            kind != "table" or os.path.splitext(entry.name)[0].lower() == "metadata"
+                        ):
                             found.setdefault(kind, []).append(entry.path)
                     elif entry.is_dir():
                         folders.append(Path(entry.path))
             below += sorted(folders)
-        if found:
+        level, done = below, bool(found)
+        if "parquet" in found or pictures:
             break
-        level = below
     if pictures:  # in folders of classes, with some tar of them beside
         found.pop("tar", None)
     return {kind: sorted(paths) for kind, paths in found.items()}
