@@ -50,12 +50,8 @@ class ZeroShot:
         require_text(encoder, self.name)
         images = labelled_features(encoder, self.dataset, "untrained", "embeddings", self.batch_size)
         self._require_names(images)
-        weights = classifier(
-            encoder,
-            prompts.names_for(images.name, images.class_names),
-            self.templates or prompts.templates_for(images.name),
-            self.batch_size,
-        )
+        asked = prompts.for_set(images)
+        weights = classifier(encoder, asked.class_names, self.templates or asked.templates, self.batch_size)
         return classification(
             self.name, images.values @ weights.T, images.labels, images.skipped, **images.about
         )

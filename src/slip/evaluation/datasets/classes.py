@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,21 +25,13 @@ class Naming:
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
-    """Return distinct values sorted: numbers as numbers, also those written as text, and text as text."""
-    return sorted(
-        set(values),
-        key=lambda value: (not _is_number(value), int(value) if _is_number(value) else 0, str(value)),
-    )
+    """Return distinct values sorted as people count: numbers as numbers, also those in a text (`c2` before `c10`)."""
+    return sorted(set(values), key=_counted)
 
 
 def number(value: Value) -> int | None:
     """Return the number that a value is, also one written as text; None for other text."""
     return int(value) if _is_number(value) else None
-
-
-def same(value: Value) -> Value:
-    """Return what tells a class from others: its value."""
-    return value
 
 
 def same_number(value: Value) -> Value:
@@ -47,8 +41,21 @@ def same_number(value: Value) -> Value:
 
 def words(class_name: str) -> str:
     """Return a class name as people write it: `great_white_shark` becomes `great white shark`."""
-    return " ".join(class_name.replace("_", " ").split())
+    return " ".join(class_name.replace("_", " ").split()) or class_name
+
+
+def folded(value: Value) -> str:
+    """Return what a class name has in common with other spellings of it: in capitals, with `-` or `_` for spaces."""
+    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", str(value)).casefold())).strip()
 
 
 def _is_number(value: Value) -> bool:
-    return isinstance(value, int) or (value.isascii() and value.isdigit())
+    return isinstance(value, int) or (len(value) <= 18 and value.isascii() and value.isdigit())
+
+
+def _counted(value: Value) -> tuple[object, ...]:
+    text = str(value)
+    parts: list[object] = re.split(r"([0-9]+)", text)
+    # Numbers of any length are compared by their digits.
+    parts[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in map(str, parts[1::2])]
+    return (not _is_number(value), int(value) if _is_number(value) else 0, parts, text)
