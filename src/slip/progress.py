@@ -90,8 +90,8 @@ class PlainLines:
 class Progress(Bar):
     """A bar of records that says how many a second; without a terminal, a line now and then."""
 
-    def __init__(self, title: str, total: int, *, shown: bool = True) -> None:
-        super().__init__(title, total, shown=shown)
+    def __init__(self, title: str, total: int, *, transient: bool = False, shown: bool = True) -> None:
+        super().__init__(title, total, transient=transient, shown=shown)
         self.started, self.lines = time.monotonic(), PlainLines(self.console)
         self.lines.wait()
 

@@ -184,8 +184,8 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
         )
     if held.sum() < FEW:
         notes.append(
-            f"only {held.sum():,} records are held out: a recall on so few says little. A larger share, or a source of its "
-            "own as --data.val, says more"
+            f"only {held.sum():,} records are held out: a recall on so few says little. A larger share, or a "
+            "source of its own as --data.val, says more"
         )
     digest = hashlib.blake2b(np.packbits(held).tobytes(), digest_size=8).hexdigest()
     about = HeldOut(share, int(held.sum()), int(chosen.sum()), len(held), digest, tuple(notes))

@@ -93,8 +93,8 @@ def group(
     they are told apart by what stands before their last dot (before `rgb.jpg` and the like as a whole), if at least
     two of them have a text or `.json` of their own, or if the key alone has none and no picture of another key has the
     same there, as `left.jpg` would. Where no picture has a text of its name, those of one folder are a sample:
-    `0001/image.jpg` and `0001/caption.txt`. Links are resolved to the members that they name. `check` is called for each
-    member, and may raise an error to stop.
+    `0001/image.jpg` and `0001/caption.txt`. Links are resolved to the members that they name. `check` is
+    called for each member, and may raise an error to stop.
     """
     samples: list[Sample] = []
     latest: dict[str, Files] = {}

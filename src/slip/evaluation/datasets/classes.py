@@ -7,6 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+_NUMBER, LONGEST = re.compile("-?[0-9]+"), 40
+"""How whole numbers are written, and in how many characters."""
+
 Value = str | int
 """A class as the data tell it: the name of a folder, a text, or a number."""
 
@@ -50,7 +53,7 @@ def folded(value: Value) -> str:
 
 
 def _is_number(value: Value) -> bool:
-    return isinstance(value, int) or (len(value) <= 18 and value.isascii() and value.isdigit())
+    return isinstance(value, int) or (len(value) <= LONGEST and _NUMBER.fullmatch(value) is not None)
 
 
 def _counted(value: Value) -> tuple[object, ...]:
