@@ -115,3 +115,10 @@ def test_a_folder_with_metadata_of_captions_is_one_of_classes(pictures):
         (pictures / name / "2.png").write_bytes(name.encode())
     write(pictures, "file_name,text\ncat/1.png,a cat\n", "metadata.csv")
     assert "cat" in open_labelled(str(pictures)).class_names
+
+
+def test_a_column_that_was_asked_for_makes_another_set(pictures):
+    spec = write(pictures, "image,colour,label\npics/a.png,red,x\npics/b.png,blue,y\n")
+    found, other = open_labelled(spec), open_labelled(spec, label_column="Colour")
+    assert (found.class_names, other.class_names) == (("x", "y"), ("blue", "red"))
+    assert found.place != other.place

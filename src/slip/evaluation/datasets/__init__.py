@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slip.addresses import shown
@@ -57,6 +58,8 @@ def open_labelled(
         place = places.find(spec)
         if place:
             where = str(path.absolute()) if os.path.exists(path) else shown(spec)
+            # Of another column it is another set.
+            where += f" ({label_column})" if label_column else ""
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
             try:
                 return _open_files(place, name, where, options)
@@ -66,7 +69,11 @@ def open_labelled(
                     raise
         from slip.evaluation.datasets.folder import open_folder
 
-        return open_folder(path, name)
+        found = open_folder(path, name)
+        if label_column:
+            said = f"{name} has its classes in folders, and --data.label-column {label_column} is not used"
+            found = replace(found, notes=(*found.notes, said))
+        return found
     except OSError as error:
         raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
 
@@ -89,9 +96,7 @@ def dataset_name(spec: str) -> str:
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
     path = expand(shown(spec)).absolute()
     names = "|".join(splits.aliases())
-    while re.match(rf"(({names})\b.*\.(parquet|tar|csv|tsv|jsonl|xlsx)|{names}|data|images)$", path.name):
-        if not path.parent.name:
-            break
+    while re.match(rf"(({names})\b.*\.parquet|{names}|data|images)$", path.name) and path.parent.name:
         path = path.parent
     stem = re.sub(r"[*?\[{].*$|\.(parquet|tar|csv|tsv|jsonl?|xlsx)$", "", path.name)
     return stem.rstrip("-_. ") or path.parent.name or spec
