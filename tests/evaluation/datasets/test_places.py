@@ -132,7 +132,14 @@ def test_addresses(tmp_path):
 
 
 def test_pictures_are_no_data_files(tmp_path):
-    touch(tmp_path, "cat/1.jpg", "dog/1.jpg", "cat/notes.csv", "all.tar")
+    touch(
+        tmp_path,
+        "train/cat/1.jpg",
+        "train/cat/1.parquet",
+        "train/dog/1.jpg",
+        "train/cat/notes.csv",
+        "all.tar",
+    )
     assert find(str(tmp_path)) is None
     touch(tmp_path, "metadata.csv")
     assert find(str(tmp_path)).files == [str(Path(tmp_path) / "metadata.csv")]

@@ -68,6 +68,13 @@ def test_tables_of_the_splits(pictures):
     assert not found.named
 
 
+def test_a_table_for_training_that_cannot_be_used_is_left(pictures):
+    write(pictures, "image,caption\npics/a.png,a dog\n", "train.csv")
+    found = open_labelled(write(pictures, "image,label\npics/a.png,x\npics/b.png,y\n", "test.csv"))
+    assert list(found.splits) == ["test"]
+    assert "The files for training beside it cannot be used: train.csv has no label column" in found.notes[0]
+
+
 def test_a_workbook(pictures):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()

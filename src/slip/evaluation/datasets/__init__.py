@@ -86,7 +86,17 @@ def _open_files(place: Place, name: str, where: str, options: dict[str, str]) ->
             from slip.evaluation.datasets.table import open_table as open_files
         case "tar":
             from slip.evaluation.datasets.tar import open_tar as open_files
-    return open_files(place, name, where, **options)
+    try:
+        return open_files(place, name, where, **options)
+    except DataError as error:
+        if not place.beside:
+            raise
+        # What was named may be measured without what lies beside it.
+        alone = replace(
+            place, splits={s: files for s, files in place.splits.items() if s != "train"}, beside=False
+        )
+        said = f"The files for training beside it cannot be used: {error}"
+        return open_files(replace(alone, notes=[said]), name, where, **options)
 
 
 def dataset_name(spec: str) -> str:
