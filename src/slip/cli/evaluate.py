@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps its results in results.json: those of
-the same model, data and settings are replaced, all others stay."""
+files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
+reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
+stay."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Options(ColumnOptions):
     """Run folder, checkpoint folder or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
+    label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
+    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
@@ -131,8 +134,13 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     dataset = dataset or options.data
     if protocol in suite.PROTOCOLS or separator:
         task = f"{protocol}:{dataset}"
+    columns = {
+        name: value
+        for name in ("image_root", "image_column", "label_column")
+        if (value := getattr(options, name))
+    }
     if protocol == "zeroshot" and options.templates:
-        return suite.parse_task(task, templates=options.templates)
+        return suite.parse_task(task, templates=options.templates, columns=columns)
     if protocol == "finetune" and dataset:
         # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
         folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
@@ -140,9 +148,11 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
             _say(
                 f"{task} keeps no state, as {options.model} is no run folder: if interrupted, it starts anew."
             )
-        return suite.parse_task(task, preset=options.preset, folder=folder)
+        return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
     if protocol == "retrieval":
         return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
+    if protocol in suite.PROTOCOLS:
+        return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)
 
 
