@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
     _say(f"Measuring {options.model}{f', {checkpoint},' if checkpoint and run else ''} on {device}.")
     for line in suite.check(tasks, text=text):
         _say(line)
+    wanted = {*suite.distinct([task for task in tasks if text or not getattr(task, "needs_text", False)])}
 
     done, failed = 0, 0
 
@@ -89,8 +90,9 @@ def main(argv: list[str]) -> int:
     finally:  # also when it is interrupted
         if ledger.results:
             print(printable(suite.table(ledger.results)))
-            many = "" if done == len(tasks) else f"{done} of {len(tasks)} tasks measured. "
-            _say(f"{many}Results kept in {' and '.join(map(str, ledger.files)) or 'no file'}.")
+            many = "" if done == len(wanted) else f"{done} of {len(wanted)} tasks measured. "
+            files = " and ".join(map(str, ledger.files))
+            _say(many + (f"Results kept in {files}." if files else "No file keeps the results."))
     return 1 if failed else 0
 
 
