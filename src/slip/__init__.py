@@ -15,20 +15,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from slip import recipes
-from slip.config import Config
-from slip.errors import SlipError
-
 if TYPE_CHECKING:
+    from slip import recipes
+    from slip.config import Config
     from slip.data.sources import open_source
     from slip.encoder import Encoder
+    from slip.errors import SlipError
     from slip.interop import load
     from slip.training.loop import train
 
 __all__ = ["Config", "Encoder", "SlipError", "create", "load", "open_source", "recipes", "train"]
 
 _HOMES = {
+    "Config": "slip.config",
     "Encoder": "slip.encoder",
+    "SlipError": "slip.errors",
     "load": "slip.interop",
     "open_source": "slip.data.sources",
     "train": "slip.training.loop",
@@ -40,12 +41,15 @@ def create(recipe: str | Config) -> Encoder:
 
     Raises ConfigError for an unknown recipe or a configuration whose values do not fit together.
     """
+    from slip import recipes
     from slip.encoder import Encoder
 
     return Encoder.from_config(recipes.get(recipe) if isinstance(recipe, str) else recipe)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "recipes":
+        return import_module("slip.recipes")
     if name not in _HOMES:
         raise AttributeError(f"module 'slip' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -20,8 +20,10 @@ class SlipError(Exception):
 
     The message is one paragraph: `what` happened, the value `got`, the likely `cause`, and the `fix`. Of addresses in
     them, what these are opened with is left out.
-    The command line prints it without a traceback and exits with status 1.
+    The command line prints it without a traceback and exits with `status`, 1 if the error has no other.
     """
+
+    status = 1
 
     def __init__(self, what: str, *, got: object = None, cause: str = "", fix: str = "") -> None:
         what, cause, fix = (_in_lines(printable(without_keys(text))) for text in (what, cause, fix))
@@ -41,6 +43,12 @@ class SlipError(Exception):
 
 class ConfigError(SlipError):
     """A configuration value, key, recipe name or option is wrong."""
+
+
+class UsageError(ConfigError):
+    """A command line is wrong: an unknown command, an option given twice, one without effect."""
+
+    status = 2
 
 
 class DataError(SlipError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,17 +15,10 @@ from slip.evaluation.datasets import LabelledSet
 from slip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
 from slip.evaluation.metrics import classification
 from slip.evaluation.opened import OnLabelled
+from slip.evaluation.prompts import PromptSet
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
-
-
-class _Asked(NamedTuple):
-    """What a set's classes are asked for with: C names, templates, and what results say of the latter."""
-
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
-    prompts: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class ZeroShot(OnLabelled):
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
         data = self.opened()
-        return {"data": data.place, "prompts": self._asked(data).prompts}
+        return {"data": data.place, "prompts": self._asked(data).name}
 
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template
@@ -82,15 +75,14 @@ class ZeroShot(OnLabelled):
         # The prompts come first: they take seconds, and what is wrong with them is known before the pictures are read.
         weights = classifier(encoder, asked.class_names, asked.templates, self.batch_size)
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
-        about = images.about() | {"prompts": asked.prompts}
+        about = images.about() | {"prompts": asked.name}
         return classification(self.name, images.values @ weights.T, images.labels, images.skipped, **about)
 
-    def _asked(self, data: LabelledSet) -> _Asked:
-        names = prompts.names_for(data.name, data.class_names)
-        usual = prompts.templates_for(data.name)
-        templates = tuple(self.templates) or usual
-        return _Asked(
-            names, templates, _called(templates) if templates != usual else prompts.name_for(data.name)
+    def _asked(self, data: LabelledSet) -> PromptSet:
+        """Return what the classes are asked for with: the templates that were given, else those that suit the set."""
+        usual, given = prompts.for_set(data), tuple(self.templates)
+        return (
+            usual if given in ((), usual.templates) else replace(usual, name=_called(given), templates=given)
         )
 
     def _require_names(self, data: LabelledSet) -> None:

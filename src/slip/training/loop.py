@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +43,11 @@ from slip.training.words import describe, length
 
 
 class Interrupted(TrainingError):
-    """The run was asked to stop; its state is saved."""
+    """The run was asked to stop by the signal `number`, 0 if only another process was; its state is saved."""
+
+    def __init__(self, what: str, *, number: int = 0, fix: str = "") -> None:
+        super().__init__(what, fix=fix)
+        self.status = 128 + (number or signal.SIGTERM)
 
 
 def train(
@@ -197,6 +202,7 @@ class _Session:
             state.writer.finish()
             raise Interrupted(
                 "Stopped while the first steps were timed",
+                number=self.learner.stop.number,
                 fix="Start again with the same command and --resume",
             ) from None
         state.writer.finish()
@@ -247,6 +253,7 @@ class _Session:
         state.writer.finish()
         raise Interrupted(
             f"Stopped after step {state.step:,} of {state.plan.steps:,}; the state is saved in {self.run.path}",
+            number=self.learner.stop.number,
             fix="Continue with the same command and --resume",
         )
 
@@ -315,7 +322,8 @@ class _Session:
         state.save()
 
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
-        state, results = self.state, evaluate(encoder)
+        # For all of the evaluation, whose threads encode at once; the next step turns training mode on again.
+        state, results = self.state, evaluate(encoder.eval())
         state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
         best = self.config.evaluation.best
         if best and best not in state.scores:

@@ -18,6 +18,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
+        self.number = 0
+        """The signal by which it was."""
         self._waiting = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
@@ -25,6 +27,7 @@ class StopSignal:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+        self.number = number
         if self._waiting:
             self._waiting = False  # once: what is done about it must not be interrupted
             raise Stopped

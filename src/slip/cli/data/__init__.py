@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from slip.errors import ConfigError, did_you_mean
+from slip.cli import listed
 
 COMMANDS = {
     "check": "read everything; say what is damaged, odd or twice, and whether it can be trained on",
@@ -16,20 +16,24 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Run one of the four and return the exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if argv[0] not in COMMANDS:
-        raise ConfigError(f"`slip data` does not know {argv[0]!r}", fix=did_you_mean(argv[0], COMMANDS))
-    return importlib.import_module(f"slip.cli.data.{argv[0]}").main(argv[1:]) or 0
+    match argv:
+        case [] | ["-h" | "--help" | "help"]:
+            print(usage())
+            return 0
+        case ["help", *rest]:
+            return main([*rest, "--help"])
+        case [command, *rest] if command in COMMANDS:
+            return importlib.import_module(f"slip.cli.data.{command}").main(rest) or 0
+    from slip.cli import hints
+
+    raise hints.unknown_command(argv[0], COMMANDS, hints.DATA, "slip data")
 
 
 def usage() -> str:
     """Return the text of `slip data --help`."""
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return (
         "usage: slip data COMMAND ...\n\n"
         "Look at your pictures and captions before training on them.\n\n"
-        f"{commands}\n\n"
+        f"{listed(COMMANDS)}\n\n"
         "`slip data COMMAND --help` describes a command's options."
     )

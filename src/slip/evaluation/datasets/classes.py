@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from slip.errors import DataError
-from slip.files import read_json
+_NUMBER, LONGEST = re.compile("-?[0-9]+"), 40
+"""How whole numbers are written, and in how many characters."""
 
 Value = str | int
 """A class as the data tell it: the name of a folder, a text, or a number."""
@@ -19,28 +19,22 @@ class Naming:
     """The names of classes, where the data say more than the values themselves.
 
     names: by value; declared: whether these are all the classes there are, in their order, also those without pictures.
+    source: the file that has the names, where it is one beside the data.
     """
 
     names: Mapping[Value, str] = field(default_factory=dict)
     declared: bool = False
+    source: str = ""
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
-    """Return distinct values sorted: numbers as numbers, also those written as text, and text as text."""
-    return sorted(
-        set(values),
-        key=lambda value: (not _is_number(value), int(value) if _is_number(value) else 0, str(value)),
-    )
+    """Return distinct values sorted as people count: numbers as numbers, also those in a text (`c2` before `c10`)."""
+    return sorted(set(values), key=_counted)
 
 
 def number(value: Value) -> int | None:
     """Return the number that a value is, also one written as text; None for other text."""
     return int(value) if _is_number(value) else None
-
-
-def same(value: Value) -> Value:
-    """Return what tells a class from others: its value."""
-    return value
 
 
 def same_number(value: Value) -> Value:
@@ -50,33 +44,21 @@ def same_number(value: Value) -> Value:
 
 def words(class_name: str) -> str:
     """Return a class name as people write it: `great_white_shark` becomes `great white shark`."""
-    return " ".join(class_name.replace("_", " ").split())
+    return " ".join(class_name.replace("_", " ").split()) or class_name
 
 
-def names_beside(folder: Path) -> Naming | None:
-    """Return the names in `classes.json`: a list of names, a mapping from label, or a list of {label, names}."""
-    file = folder / "classes.json"
-    if not os.path.isfile(file):
-        return None
-    try:
-        data = read_json(file)
-        if isinstance(data, dict):
-            found: dict[Value, str] = {
-                int(key) if _is_number(key) else str(key): str(name) for key, name in data.items()
-            }
-        elif data and isinstance(data[0], dict):
-            found = {
-                int(entry["label"]): str(entry["name"] if "name" in entry else entry["names"][0])
-                for entry in data
-            }
-        else:
-            found = dict(enumerate(map(str, data)))
-    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
-        raise DataError(
-            f"{file} does not list class names", cause=repr(error), fix='Write it as ["cat", "dog", …].'
-        ) from None
-    return Naming({value: found[value] for value in in_order(found)}, declared=True)
+def folded(value: Value) -> str:
+    """Return what a class name has in common with other spellings of it: in capitals, with `-` or `_` for spaces."""
+    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", str(value)).casefold())).strip()
 
 
 def _is_number(value: Value) -> bool:
-    return isinstance(value, int) or (value.isascii() and value.isdigit())
+    return isinstance(value, int) or (len(value) <= LONGEST and _NUMBER.fullmatch(value) is not None)
+
+
+def _counted(value: Value) -> tuple[object, ...]:
+    text = str(value)
+    parts: list[object] = re.split(r"([0-9]+)", text)
+    # Numbers of any length are compared by their digits.
+    parts[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in map(str, parts[1::2])]
+    return (not _is_number(value), int(value) if _is_number(value) else 0, parts, text)

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from slip.data.formats import EXTENSIONS
 from slip.data.sources.files import read_image
 from slip.errors import DataError
 from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.classes import in_order
 from slip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble
+from slip.evaluation.datasets.layout import CONTAINERS, understand
+from slip.evaluation.datasets.names import names_beside
+from slip.evaluation.datasets.tree import scan
 
 
 def open_folder(root: Path, name: str) -> LabelledSet:
-    """Open the images of `<split>/<class>/*` or `<class>/*` below `root`. Raises DataError where there are none."""
-    folders = _subfolders(root)
-    divided = {split: p for p in folders if (split := splits.split_called(p.name))}
-    parts = {split: _part(p, root) for split, p in divided.items()} if divided else {"all": _part(root, root)}
-    if not any(len(part.images) for part in parts.values()):
+    """Open the images of `<split>/<class>/*` or `<class>/*` below `root`, and what `layout` knows besides.
+
+    Raises DataError where there are none, or where it is unclear which classes they are of.
+    """
+    tree = scan(os.fspath(root))
+    if not tree.count:
         raise DataError(
             f"{root} holds no labelled images",
-            cause="Labelled images lie in one folder a class, or in <split>/<class>/",
+            cause=tree.what_is_missed()
+            or "Labelled images lie in one folder a class, or in <split>/<class>/",
             fix="Sort the images into folders named like their classes.",
         )
-    return assemble(
-        name, str(root.absolute()), {split: parts[split] for split in splits.NAMES if split in parts} or parts
-    )
+    layout = understand(tree, name)
+    parts = {split: _part(classes, root) for split, classes in layout.parts.items()}
+    places = [Path(place) for place in layout.places]
+    used = in_order(value for part in parts.values() for value in part.values)
+    if splits.split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
+        places.append(root.absolute().parent)
+    naming = next((found for place in places if (found := names_beside(place, used))), None)
+    return assemble(name, str(root.absolute()), parts, naming, notes=layout.notes)
 
 
 class Files(Sequence[Image]):
@@ -44,19 +54,10 @@ class Files(Sequence[Image]):
         return read_image(self.paths[index])
 
 
-def _part(parent: Path, root: Path) -> Part:
-    """Return the images in the folders of `parent`, each a class."""
-    classes = {p.name: p for p in _subfolders(parent)}
+def _part(classes: dict[str, list[str]], root: Path) -> Part:
+    """Return the images of a split by class."""
     values = in_order(classes)
-    paths, codes = [], []
-    for code, value in enumerate(values):
-        for path in sorted(classes[str(value)].rglob("*")):
-            if path.suffix[1:].lower() in EXTENSIONS and not path.name.startswith("."):
-                paths.append(path)
-                codes.append(code)
-    keys = [path.relative_to(root).as_posix() for path in paths]
-    return Part(Files([str(path) for path in paths]), values, np.array(codes, dtype=np.int64), keys)
-
-
-def _subfolders(parent: Path) -> list[Path]:
-    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    paths = [path for value in values for path in classes[str(value)]]
+    codes = np.repeat(np.arange(len(values)), [len(classes[str(value)]) for value in values])
+    beginning = len(os.path.join(os.fspath(root), ""))
+    return Part(Files(paths), values, codes, [path[beginning:] for path in paths])

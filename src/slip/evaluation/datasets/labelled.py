@@ -6,15 +6,18 @@ A reader finds `Part`s: the images of each split, each with its class as the dat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from slip.errors import DataError
+from slip.errors import DataError, printable
 from slip.evaluation import note
 from slip.evaluation.datasets import splits
-from slip.evaluation.datasets.classes import Naming, Value, in_order, number, same, same_number, words
+from slip.evaluation.datasets.classes import Naming, Value, folded, in_order, number, same_number
+from slip.evaluation.datasets.told import told
 
 Image = bytes | np.ndarray
 
@@ -92,10 +95,13 @@ class LabelledSet:
             note(f"{self.name} has no train and test split: a fixed fifth of every class is its test split.")
             return _some(whole, np.flatnonzero(~test if wanted == "train" else test), wanted)
         if found := splits.standing_for(wanted, self.splits):
+            if found != wanted:
+                note(f"{self.name} has no labelled {wanted} split: its {found} split is measured.")
             return self.splits[found]
         raise DataError(
             f"{self.name} has no labelled {wanted} split",
             got=", ".join(self.splits),
+            cause=next((said for said in self.notes if f"The {wanted} split" in said), ""),
             fix=f"Name a folder or files of it '{wanted}'.",
         )
 
@@ -104,28 +110,72 @@ class LabelledSet:
         return self.splits["all"] if self.undivided else self.split("test")
 
     def describe(self) -> str:
-        """Return one line that says which classes these are, and how many images of them there are."""
-        shown = ", ".join(self.class_names[:SHOWN]) + (", …" if len(self.class_names) > SHOWN else "")
+        """Return one line that says which classes these are, how many images of them there are, and which lack some."""
         counts = ", ".join(
             f"{len(part):,} {'images' if split == 'all' else split}" for split, part in self.splits.items()
         )
-        return f"{self.name}: {len(self.class_names):,} classes ({shown}), {counts}"
+        everything = range(len(self.class_names))
+        line = f"{_shortened(self.name, 60)}: {_classes(everything)} ({self._some(everything)}), {counts}"
+        present = {split: np.unique(part.labels).tolist() for split, part in self.splits.items()}
+        for tested in ("test", "val"):
+            if "train" not in present or tested not in present:
+                continue
+            for here, there in ((tested, "train"), ("train", tested)):
+                if lacking := sorted(set(present[here]) - set(present[there])):
+                    line += (
+                        f"; {_classes(lacking)} of {here} without a {there} picture ({self._some(lacking)})"
+                    )
+            break
+        empty = sorted(
+            set(range(len(self.class_names))) - {label for labels in present.values() for label in labels}
+        )
+        if empty:
+            line += f"; {_classes(empty)} without any picture ({self._some(empty)})"
+        return _one_line(line)
+
+    def _some(self, labels: Sequence[int]) -> str:
+        names = [_shortened(self.class_names[label]) for label in labels[:SHOWN]]
+        return ", ".join(names) + (", …" if len(labels) > SHOWN else "")
 
 
-def assemble(name: str, place: str, parts: Mapping[str, Part], naming: Naming | None = None) -> LabelledSet:
-    """Return the set that the parts of its splits make.
+def _classes(labels: Sequence[int]) -> str:
+    return f"{len(labels):,} class{'es' if len(labels) > 1 else ''}"
 
-    parts: by `train`, `val`, `test`, or `all` alone. naming: what the values are called, where that is known.
+
+def _shortened(name: str, longest: int = 30) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
+def assemble(
+    name: str,
+    place: str,
+    parts: Mapping[str, Part],
+    naming: Naming | None = None,
+    *,
+    notes: Sequence[str] = (),
+) -> LabelledSet:
+    """Make one set of the images of its splits, `all` alone for those without: C classes, the same in every split.
+
+    Classes are the same by their value; where the splits differ, also those whose names differ in capitals, `-` or `_`.
+    Classes come in the order in which their names are declared, else sorted, numbers as numbers.
 
     Raises DataError for labels that have no name where others have, and for fewer than two classes.
     """
     naming = naming or Naming()
     used = {
-        part.values[i] for part in parts.values() for i in np.unique(part.codes[part.codes >= 0]).tolist()
+        split: [part.values[i] for i in np.unique(part.codes[part.codes >= 0]).tolist()]
+        for split, part in parts.items()
     }
-    alike = same_number if all(number(value) is not None for value in [*used, *naming.names]) else same
-    names = {alike(value): called for value, called in naming.names.items()}
-    found = {alike(value) for value in used}
+    everything = list(
+        dict.fromkeys([*naming.names, *(value for values in used.values() for value in values)])
+    )
+    alike, merged = _alike(everything, [*used.values(), naming.names])
+    names = {alike[value]: called for value, called in naming.names.items()}
+    found = {alike[value] for values in used.values() for value in values}
     if names and not found <= names.keys():
         raise DataError(
             f"{name} has labels that name no class",
@@ -138,24 +188,68 @@ def assemble(name: str, place: str, parts: Mapping[str, Part], naming: Naming | 
         raise DataError(
             f"{name} has fewer than two classes",
             got=", ".join(map(str, values)),
-            fix="Check how its folders lie.",
+            cause=" ".join(notes[:2]),
+            fix="Check how its pictures are sorted.",
         )
     index = {value: i for i, value in enumerate(values)}
-    class_names = tuple(words(str(names.get(value, value))) for value in values)
-    named = bool(names) or alike is same
+    said = told([str(names.get(value, value)) for value in values], name, declared=bool(names))
     made = {
         split: Labelled(
             name,
             split,
             part.images,
-            np.array([*(index.get(alike(value), -1) for value in part.values), -1])[part.codes],
-            class_names,
-            named,
+            np.array([*(index.get(alike.get(value, value), -1) for value in part.values), -1])[part.codes],
+            said.names,
+            said.named,
             place,
         )
         for split, part in parts.items()
     }
-    return LabelledSet(name, place, class_names, named, made, parts["all"].keys if "all" in parts else ())
+    keys = parts["all"].keys if "all" in parts else ()
+    return LabelledSet(
+        name, place, said.names, said.named, made, keys, (*filter(None, notes), *merged, *said.notes)
+    )
+
+
+def _alike(
+    values: Sequence[Value], spellings: Sequence[Iterable[Value]]
+) -> tuple[dict[Value, Value], list[str]]:
+    """Return, for each value, the one that stands for its class, and what is to be said where these differ.
+
+    Numbers are one class by their number. Texts are where they differ only in how an accent is written, or in spaces
+    around them; and where they differ in capitals, `-` or `_`, unless one of `spellings` (the values of a split) has
+    several of them: then somebody means them to differ.
+    """
+    numeric = all(number(value) is not None for value in values)
+    plain = {value: str(number(value)) if numeric else _plain(value) for value in values}
+    groups: dict[str, list[Value]] = defaultdict(list)
+    for value in values:
+        groups[folded(plain[value])].append(value)
+    differ = {
+        group
+        for some in spellings
+        for group, count in Counter(folded(one) for one in {plain[value] for value in some}).items()
+        if count > 1
+    }
+    alike: dict[Value, Value] = {}
+    for key, group in groups.items():
+        for value in group:
+            alike[value] = next(one for one in group if key not in differ or plain[one] == plain[value])
+    alike = {value: same_number(one) if numeric else one for value, one in alike.items()}
+    # Numbers of several widths are usual, such as 7 in one split and 007 in another.
+    odd = [
+        group
+        for group in groups.values()
+        if len({str(value) for value in group}) > max(1, len({alike[value] for value in group}))
+        and not (numeric and all(len({str(v) for v in some if v in group}) < 2 for some in spellings))
+    ]
+    listed = ", ".join(" = ".join(repr(str(value)) for value in group) for group in odd[:SHOWN])
+    listed += ", …" if len(odd) > SHOWN else ""
+    return alike, [f"Classes that are spelled in several ways are taken for one: {listed}."] if odd else []
+
+
+def _plain(value: Value) -> str:
+    return " ".join(unicodedata.normalize("NFC", str(value)).split())
 
 
 class Subset(Sequence[Image]):

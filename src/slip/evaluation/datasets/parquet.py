@@ -3,157 +3,215 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from slip.data.containers.row_groups import RowGroups, open_file
-from slip.data.sources.arrow import features, holds
+from slip.data.containers.row_groups import RowGroups, holds, open_file, plain_type
+from slip.data.sources.arrow import choose_image, features, first_cells, make_record
+from slip.data.sources.cells import path_of
+from slip.data.sources.columns import Columns
+from slip.data.storage.retry import is_url, shown
 from slip.errors import DataError
-from slip.evaluation.datasets import splits
-from slip.evaluation.datasets.classes import Naming, Value, names_beside
-from slip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble
+from slip.evaluation.datasets.classes import Naming, Value
+from slip.evaluation.datasets.label_column import choose_label, choose_split
+from slip.evaluation.datasets.labelled import Image, LabelledSet, assemble
+from slip.evaluation.datasets.labels import Found, Labels, Numbered, by_rows, of_arrays, settle, used_values
+from slip.evaluation.datasets.names import names_beside
+from slip.evaluation.datasets.pictures import Pictures
+from slip.evaluation.datasets.places import Place
 
 CACHE_BYTES = 512 * 2**20
 """Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
+AT_ONCE = 16
+"""Files whose descriptions are read at once."""
 
-IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category")
 
+def open_parquet(
+    place: Place,
+    name: str,
+    where: str,
+    *,
+    image_column: str = "",
+    label_column: str = "",
+    image_root: str = "",
+) -> LabelledSet:
+    """Open Parquet files whose rows hold, or name, an image and its class.
 
-def open_parquet(path: Path, name: str) -> LabelledSet:
-    """Open the Parquet files at `path`, a folder or one file (see `datasets.open_labelled`).
+    Each file's own names of classes count for its labels. Rows without a label, and splits of such rows alone, are
+    left out, which `notes` says. where: what tells this set from others. image_root: the folder that paths of images
+    are relative to, if not that of the files.
 
-    A split whose rows all carry no label (-1 or nothing) is left out. Raises DataError where none is left.
+    Raises DataError for columns that cannot be told or used, and where no row has a label.
     """
-    files = _find(path)
-    columns = _Columns([file for some in files.values() for file in some])
-    parts = {}
-    for split, some in files.items():
-        values, codes = columns.labels(some)
-        if len(codes) == 0 or (codes < 0).all():
-            continue
-        if codes.min() < 0:
-            raise DataError(
-                f"{name} ({split}) has labels that name no class",
-                got=f"{(codes < 0).sum():,} of {len(codes):,} rows without a label, or with the label -1",
-                fix="Remove the unlabelled rows.",
-            )
-        keys = [str(i) for i in range(len(codes))] if split == "all" else ()
-        parts[split] = Part(ParquetImages(some, columns.image), values, codes, keys)
-    if not parts:
-        raise DataError(
-            f"{name} has no labelled rows", got=", ".join(file.name for file in columns.files[:5])
-        )
-    return assemble(name, str(path.absolute()), parts, columns.naming)
+    columns = _Columns(place.files, place.root, image_column, label_column, shown(where))
+    found = {split: columns.found(files, image_root) for split, files in place.splits.items()}
+    if "all" in found and columns.split:
+        found, more = by_rows(found["all"], columns.splits(place.splits["all"]), columns.split)
+        columns.notes += more
+    naming = columns.naming(found)
+    parts, left_out = settle(name, found, named=naming is not None)
+    notes = [*place.notes, *columns.notes, *left_out]
+    return assemble(name, where, parts, naming, notes=notes)
 
 
 class ParquetImages(Sequence[Image]):
-    """The image column of several files, one row group read at a time, the latest ones kept. Picklable."""
+    """The image column of several files, one row group read at a time, the latest ones kept. Picklable.
 
-    def __init__(self, files: Sequence[Path], column: str) -> None:
-        self._rows = RowGroups([str(file) for file in files], [column], cache_bytes=CACHE_BYTES)
+    A row that holds only the path of its image is read from that file, relative to `root`.
+    """
+
+    def __init__(self, files: Sequence[str], column: str, root: str = "") -> None:
+        self._rows = RowGroups(files, [column], cache_bytes=CACHE_BYTES)
+        self.columns, self.root = Columns(column, ()), root
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        (value,) = self._rows[index]
-        if isinstance(value, dict):
-            value = value.get("bytes")
-        if not isinstance(value, bytes):
-            raise DataError(f"Row {self._rows.place(index)} holds no image bytes")
-        return value
+        key = self._rows.place(index)
+        image = make_record(
+            self._rows[index], self.columns, key=key, name=self._rows.name, root=self.root
+        ).image
+        if not isinstance(image, bytes):
+            raise DataError(f"Row {key} holds no image bytes")
+        return image
 
 
 class _Columns:
-    """Which columns hold image and label, and what the classes are called."""
+    """Which columns hold image, label and split, and what each file calls its classes."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
-        schema = open_file(str(files[0])).schema_arrow
+    def __init__(self, files: Sequence[str], root: Path | None, image: str, label: str, where: str) -> None:
+        self.files, self.root = files, root
+        schemas = dict(zip(files, _schemas(files)))
+        schema, look = schemas[files[0]], first_cells(files[0])
         described = features(schema)
-        typed = {
-            kind: [n for n, f in described.items() if f.get("_type") == kind]
-            for kind in ("Image", "ClassLabel")
-        }
-        self.image = _choose("image", typed["Image"], IMAGE_COLUMNS, schema.names, files[0])
-        self.label = _choose("label", typed["ClassLabel"], LABEL_COLUMNS, schema.names, files[0])
-        kind = schema.field(self.image).type
-        if holds(kind) != "image":
-            raise DataError(f"Column '{self.image}' of {files[0].name} holds no image bytes", got=str(kind))
-        names = described.get(self.label, {}).get("names")
-        self.naming = (
-            Naming(dict(enumerate(map(str, names))), True) if names else names_beside(files[0].parent)
+        self.image = choose_image(schema, where, wanted=image, look=look, far=is_url(files[0]))
+        marked = [n for n, f in described.items() if f.get("_type") == "ClassLabel" and n in schema.names]
+        kinds = {field.name: plain_type(field.type) for field in schema}
+        beside = None if root is None else names_beside(_folder(files[0]), root=root)
+        chosen = choose_label(
+            where,
+            schema.names,
+            wanted=label,
+            marked=marked,
+            is_text=lambda column: holds(kinds[column]) == "text",
+            named=beside is not None,
+            besides={self.image},
+        )
+        self.label, self.notes = chosen.column, [chosen.note] if chosen.note else []
+        self.embedded = holds(kinds[self.image]) == "image"
+        others = [column for column in schema.names if column not in (self.image, self.label)]
+        self.split = choose_split([c for c in others if holds(kinds[c]) == "text"], look)
+        self._all_names: dict[str, None] = {}
+        self.names = {file: _names(schemas[file], self.label) for file in files}
+        known = {names for names in self.names.values() if names}
+        self.one = next(iter(known)) if len(known) == 1 else ()
+        if len(known) > 1:
+            self._several(known)
+        if known and not all(self.names.values()):
+            without = [os.path.basename(shown(file)) for file, names in self.names.items() if not names]
+            self.notes.append(
+                f"{len(without):,} files, such as {without[0]}, do not name their classes: "
+                "the names of the other files are taken"
+            )
+
+    def found(self, files: Sequence[str], image_root: str) -> Found:
+        """Return the images in files and their labels."""
+        root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else _folder(files[0]))
+        if self.embedded:
+            images: Sequence[Image] = ParquetImages(files, self.image, str(root))
+        else:
+            images = self._named_images(files, image_root)
+        labels = _joined([self._labels([file]) for file in files]) if self._by_file else self._labels(files)
+        return Found(images, labels, Numbered(range(len(labels))))
+
+    def splits(self, files: Sequence[str]) -> Labels:
+        """Return what the split column says of each row."""
+        return of_arrays(_arrays(files, self.split), self.split)
+
+    def naming(self, found: dict[str, Found]) -> Naming | None:
+        """Return what the classes are called, by the values that occur."""
+        values = used_values(found)
+        if self._by_file:
+            return Naming({name: name for name in self._all_names}, declared=True)
+        if self.one:
+            if any(isinstance(value, str) for value in values) and set(values) <= set(self.one):
+                return Naming({name: name for name in self.one}, declared=True)
+            return Naming(dict(enumerate(self.one)), declared=True)
+        if self.root is None:
+            return None
+        naming = names_beside(_folder(self.files[0]), values, root=self.root, column=self.label)
+        if naming and naming.source:
+            self.notes.append(f"Class names from {naming.source}")
+        return naming
+
+    @property
+    def _by_file(self) -> bool:
+        return len({names for names in self.names.values() if names}) > 1
+
+    def _several(self, known: set[tuple[str, ...]]) -> None:
+        """Take each file's names for its own labels. Raises DataError where a file has none, or one twice."""
+        for file, names in self.names.items():
+            twice = next((name for name in names if names.count(name) > 1), "")
+            if not names or twice:
+                raise DataError(
+                    f"The files name their classes differently, and {os.path.basename(shown(file))} "
+                    + (f"has '{twice}' twice" if twice else "has no names"),
+                    got=", ".join(os.path.basename(shown(file)) for file in self.files[:5]),
+                    fix="Write the names of the classes into the schema of each file",
+                )
+        self._all_names = dict.fromkeys(name for file in self.files for name in self.names[file])
+        self.notes.append(
+            f"Files name their classes in {len(known):,} ways: each file's names count for its own labels"
         )
 
-    def labels(self, files: Sequence[Path]) -> tuple[Sequence[Value], np.ndarray]:
-        """Return the classes that rows of `files` name, and each row's index among them, -1 for none."""
-        column = self._read(files)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            encoded = column.combine_chunks().dictionary_encode()
-            return encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).cast(pa.int64()).to_numpy()
-        numbers = self._numbers(column)
-        values, codes = np.unique(numbers, return_inverse=True)
-        codes = codes.astype(np.int64)
-        if len(values) and values[0] == -1:
-            values, codes = values[1:], codes - 1
-        return values.tolist(), codes
+    def _labels(self, files: Sequence[str]) -> Labels:
+        names = self.names[files[0]] if self._by_file else None
+        return of_arrays(_arrays(files, self.label), self.label, names)
 
-    def _numbers(self, column: pa.ChunkedArray) -> np.ndarray:
-        """Return labels of any integer type, -1 where there is none."""
-        if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-            raise DataError(f"Column '{self.label}' holds no class labels", got=str(column.type))
-        try:
-            # Widened first: -1 is no value of an unsigned type.
-            return column.cast(pa.int64()).fill_null(-1).to_numpy()
-        except pa.ArrowException as error:
-            raise DataError(f"Column '{self.label}' holds no class labels", cause=str(error)) from None
-
-    def _read(self, files: Sequence[Path]) -> pa.ChunkedArray:
-        batches = RowGroups([str(file) for file in files], [self.label]).batches()
-        columns = [batch.column(0) for batch in batches]
-        kinds = {column.type for column in columns}
-        if not kinds:
-            return pa.chunked_array([], pa.int64())
-        if len(kinds) > 1:  # in one file of another width, say, or null where a file has no label at all
-            try:
-                columns = [column.cast(pa.int64()) for column in columns]
-            except (pa.ArrowException, ValueError) as error:
-                what = f"Column '{self.label}' of {files[0].parent} holds different things"
-                raise DataError(what, got=", ".join(map(str, kinds)), cause=str(error)) from None
-        return pa.chunked_array(columns)
+    def _named_images(self, files: Sequence[str], image_root: str) -> Pictures:
+        paths = (path_of(path) for (path,) in RowGroups(files, [self.image]).scan())
+        pictures = Pictures(files[0], paths, image_root, self.image)
+        self.notes += filter(None, [pictures.note])
+        return pictures
 
 
-def _find(path: Path) -> dict[str, list[Path]]:
-    """Return the files of each split; all of them as `all`, where none is named like a split."""
-    if os.path.isfile(path):
-        folder, everything = path.parent, [path]
-        if splits.split_called(path.stem.split("-")[0]):
-            everything = sorted(folder.glob("*.parquet"))
-    else:
-        folder = path
-        everything = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
-    found: dict[str, list[Path]] = {}
-    for file in everything:
-        inside = file.parent.name if file.parent != folder else ""
-        if split := splits.split_called(file.stem.split("-")[0]) or splits.split_called(inside):
-            found.setdefault(split, []).append(file)
-    return {split: found[split] for split in splits.NAMES if split in found} or {"all": everything}
+def _arrays(files: Sequence[str], column: str) -> Iterator[pa.Array]:
+    for batch in RowGroups(files, [column]).batches():
+        yield batch.column(0)
 
 
-def _choose(what: str, typed: list[str], common: Iterable[str], present: list[str], file: Path) -> str:
-    """Pick a column: one the schema marks, a common name first; else a column with a common name."""
-    by_name = {n.lower(): n for n in present}
-    for name in [*(c for c in common if c in typed), *typed, *(by_name[c] for c in common if c in by_name)]:
-        if name in present:
-            return name
-    raise DataError(
-        f"{file.name} has no {what} column that can be told",
-        got=", ".join(present),
-        fix=f"Rename the column to '{what}'.",
-    )
+def _joined(labels: Sequence[Labels]) -> Labels:
+    """Return the labels of several files as those of one."""
+    places: dict[Value, int] = {}
+    codes = [np.zeros(0, dtype=np.int64)]
+    for one in labels:
+        new = [places.setdefault(value, len(places)) for value in one.values]
+        codes.append(np.array([*new, -1], dtype=np.int64)[one.codes])
+    return Labels(list(places), np.concatenate(codes))
+
+
+def _schemas(files: Sequence[str]) -> list[pa.Schema]:
+    def read(file: str) -> pa.Schema:
+        return open_file(file).schema_arrow
+
+    if len(files) == 1 or not any(map(is_url, files)):
+        return [read(file) for file in files]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(read, files))
+
+
+def _names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Return what a file calls the classes of a column, () where it does not say."""
+    described: Any = features(schema).get(column, {})
+    names = described.get("names") if described.get("_type") == "ClassLabel" else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _folder(file: str) -> Path:
+    return Path(file).absolute().parent

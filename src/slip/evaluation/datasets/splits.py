@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,9 +13,28 @@ from slip.errors import ConfigError, did_you_mean
 NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
 """Each split, and the names it goes by in folders and files."""
+_WITH = (
+    "set",
+    "data",
+    "dataset",
+    "split",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "photos",
+    "folder",
+    "seg",
+)
+"""Words that stand beside these names: `training_set`, `test_images`, `seg_train`, `valset`, `train2017`."""
+_WORD = re.compile(
+    rf"({'|'.join(sorted((a for some in NAMES.values() for a in some), key=len, reverse=True))})"
+    rf"({'|'.join(_WITH)})?\d*"
+)
 STANDS_FOR = {"train": ("train",), "val": ("val",), "test": ("test", "val")}
 """Where no test set is published, the validation set is what people test on."""
 
@@ -28,14 +48,20 @@ def aliases() -> set[str]:
 
 
 def split_called(name: str) -> str:
-    """Return the split that goes by `name`, in any case; "" where none does."""
-    return next((split for split, names in NAMES.items() if name.lower() in names), "")
+    """Return the split that goes by `name`, in any case and also with words such as `set` and numbers: `Training_Set`,
+    `val2017`; "" where none does."""
+    parts = [part for part in re.split(r"[\s_.()-]+", name.lower()) if part]
+    told = [found[1] for part in parts if (found := _WORD.fullmatch(part))]
+    if len(told) != 1 or not all(_WORD.fullmatch(part) or part in _WITH or part.isdigit() for part in parts):
+        return ""
+    return next(split for split, names in NAMES.items() if told[0] in names)
 
 
 def asked_for(name: str) -> str:
     """Return the split that a person means by `name`. Raises ConfigError for an unknown one."""
-    if split := split_called(name):
-        return split
+    for split, names in NAMES.items():
+        if name.lower() in names:
+            return split
     raise ConfigError(f"There is no split {name!r} of labelled images", fix=did_you_mean(name, NAMES))
 
 

@@ -1,0 +1,58 @@
+"""Being told to end by a signal: one line and an exit status, wherever the command is."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+ANSWERED = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Ctrl-C, what schedulers and `kill` send, a terminal that was closed."""
+
+
+class Ended(BaseException):
+    """Raised in the main thread by a signal that ends the process, so that what is open is closed; no error, hence no
+    Exception."""
+
+
+class Signals:
+    """Which signals have arrived."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The first one that has arrived, 0 for none. A library may pass over the exception that it has raised, or
+        raise another one in its place."""
+        self._ending = False
+
+    def end(self) -> int:
+        """Return the first signal, Ctrl-C if there was none; from now on others are passed over."""
+        self._ending = True
+        return self.number or signal.SIGINT
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self._ending:
+            return
+        self.number = self.number or number
+        raise KeyboardInterrupt if number == signal.SIGINT else Ended
+
+
+@contextmanager
+def answered_signals(*, last: bool) -> Iterator[Signals]:
+    """Within, signals that would end the process raise KeyboardInterrupt or Ended.
+
+    A signal that the process was started to ignore (`nohup`) stays ignored, and one that is answered already stays so. `last`: the process ends afterwards, and from then on signals end it at once, without a word.
+    """
+    signals, before = Signals(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in ANSWERED if hasattr(signal, name)):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, signals)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            restored: Any = signal.SIG_DFL if last else handler
+            signal.signal(number, restored)
