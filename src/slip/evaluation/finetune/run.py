@@ -258,8 +258,8 @@ class Trainer:
             raise EvaluationError(
                 "Finetuning diverged: the loss is no longer finite",
                 got=f"epoch {epoch + 1}",
-                fix="The preset small-data (`--preset small-data`) clips gradients; in Python a recipe may have a lower "
-                "lr. The last epoch's state is intact",
+                fix="The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
+                "lower lr. The last epoch's state is intact",
             )
         return mean
 
