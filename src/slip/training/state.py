@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,9 @@ from slip.training.plan import Plan
 from slip.training.precision import loss_scaler
 from slip.training.saving import checkpoint
 from slip.training.saving.counts import Counts
+from slip.training.saving.metadata import describe
 from slip.training.saving.run import RunFolder
+from slip.training.saving.tensors import Snapshot
 from slip.training.saving.writer import BackgroundWriter
 from slip.training.watching.tracking import Window
 
@@ -134,7 +137,10 @@ class State:
                 except CheckpointError as error:  # the checkpoint itself is there
                     self._warn(error)
 
-        self.writer.start(step, partial(self.parallel.snapshot, self.optimizer), commit)
+        def take() -> Snapshot:
+            return replace(self.parallel.snapshot(self.optimizer), metadata=describe(config))
+
+        self.writer.start(step, take, commit)
         self.saved_at = time.monotonic()
 
     def to_dict(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     with _reading(path):
-        files = {str(file) for file in _files(path)}
+        files = {str(file) for file in files_of(path)}
         if str(path) in files:
             return load_file(path)
         stored, storage = _metadata(path.parent)
@@ -110,7 +110,7 @@ def stored_like(checkpoint: Path) -> dict[str, Tensor]:
     """Return the name, shape and dtype of all tensors of a checkpoint: tensors without content."""
     with _reading(checkpoint):
         for name in ("model", "optimizer"):
-            _files(checkpoint / f"{name}.safetensors")
+            files_of(checkpoint / f"{name}.safetensors")
         return {
             name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
             for name, entry in _metadata(checkpoint)[0].items()
@@ -130,7 +130,7 @@ def read_into(checkpoint: Path, places: Mapping[str, Tensor]) -> None:
             raise OSError("; ".join(str(failure) for failure, _ in error.failures.values())) from None
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """Return the file of that name, or all its parts. Raises OSError where one is none that can be read."""
     if path.exists():
         open_regular(path).close()
@@ -178,5 +178,5 @@ def _reading(path: Path) -> Iterator[None]:
             "The checkpoint cannot be read",
             got=str(path),
             cause=str(error),
-            fix="Remove that checkpoint's folder to go on from the one before it",
+            fix="Copy the file anew, or remove that checkpoint's folder to go on from the one before it",
         ) from None
