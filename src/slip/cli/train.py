@@ -40,7 +40,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
     options = resolve(argv)
-    run(options.config, options.out, options.resume)
+    run(_normalised(options, argv), options.out, options.resume)
 
 
 def resolve(argv: list[str]) -> Options:
@@ -79,6 +79,19 @@ def resolve(argv: list[str]) -> Options:
     return Options(
         config=options.config, out=options.out or f"runs/{options.config.name}", resume=options.resume
     )
+
+
+def _normalised(options: Options, argv: list[str]) -> Config:
+    """Return the configuration with the mean and deviation of a pre-trained tower; ConfigError where others are typed."""
+    config, known = options.config, Path(options.out) / "config.toml"
+    if not config.model.image.pretrained:
+        return config
+    from slip.models import pretrained
+
+    if options.resume and os.path.isfile(known):
+        return pretrained.as_in_run(config, toml.load(known))
+    words = {word.partition("=")[0] for word in argv}
+    return pretrained.normalised(config, [key for key in ("mean", "std") if f"--views.{key}" in words])
 
 
 def run(config: Config, out: str, resume: bool) -> None:

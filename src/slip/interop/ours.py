@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from slip.config import Config
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError, printable
 from slip.models import Model, without_weights
+from slip.models.pretrained import names_a_place
 from slip.training.saving import checkpoint, metadata
 from slip.training.saving.tensors import files_of, read_tensors
 
@@ -149,13 +151,24 @@ def _load(folder: Path) -> Encoder:
     entries, texts = metadata.read_header(first)
     stated = texts.get(metadata.KEY)
     if settings := settings_beside(folder):
-        config = read_settings(settings, str(settings))
+        config = _placed(read_settings(settings, str(settings)), stated)
         _compare(config, stated, settings)
     elif stated is not None:
         config = read_settings(stated, str(first))
     else:
         raise no_settings(first, entries)
     return encoder_of(config, read_tensors(folder / WEIGHTS), str(folder))
+
+
+def _placed(config: Config, stated: str | None) -> Config:
+    """Return a configuration whose image tower came from a place, under the name that the weights state instead.
+
+    What a run names is not fetched, nor looked at on this disk, on loading it.
+    """
+    if stated is None or not names_a_place(config.model.image.name):
+        return config
+    own = read_settings(stated, "the header of the weights").model.image.name
+    return replace(config, model=replace(config.model, image=replace(config.model.image, name=own)))
 
 
 def _compare(config: Config, stated: str | None, settings: Path) -> None:
@@ -248,7 +261,7 @@ def _check_name(config: Config, where: str) -> None:
         "The run's image tower is none that timm knows by this name",
         got=name,
         cause="It names a place, and what a run folder names is not fetched on loading it"
-        if re.search("[:/]", name)
+        if names_a_place(name)
         else "Another version of timm may know it",
         fix=f"If you trust the run, write the name that timm has for its architecture into its {SETTINGS}, of {where} "
         "(model.image.name; `timm.list_models()` lists them)",

@@ -100,7 +100,7 @@ def _check_is_zip(path: Path) -> None:
 def _is_torchscript(path: Path) -> bool:
     """Say whether a file in torch's zip format is a program, which `torch.load` warns of at length."""
     try:
-        return torch._C.PyTorchFileReader(str(path)).has_record("constants.pkl")
+        return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
     except Exception:  # what is wrong with the file, reading it tells
         return False
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from slip.data.record import Source
 from slip.errors import CheckpointError
+from slip.models.pretrained import with_known_name
 from slip.processes import Processes
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
@@ -137,8 +138,12 @@ class State:
                 except CheckpointError as error:  # the checkpoint itself is there
                     self._warn(error)
 
+        tower = self.parallel.model.image_tower
+
         def take() -> Snapshot:
-            return replace(self.parallel.snapshot(self.optimizer), metadata=describe(config))
+            return replace(
+                self.parallel.snapshot(self.optimizer), metadata=describe(with_known_name(config, tower))
+            )
 
         self.writer.start(step, take, commit)
         self.saved_at = time.monotonic()

@@ -202,7 +202,7 @@ def verify(checkpoint: Path, of: str = "") -> None:
             found = _checksum(checkpoint / name)
         except FileNotFoundError:
             raise CheckpointError(
-                f"The checkpoint is damaged: its {name} is missing",
+                f"The checkpoint's {name} is damaged: it is not there",
                 got=str(checkpoint / name),
                 fix="Copy that file as well, or remove the checkpoint's folder to go on from the one before it",
             ) from None
