@@ -82,7 +82,10 @@ def resolve(argv: list[str]) -> Options:
 
 
 def _normalised(options: Options, argv: list[str]) -> Config:
-    """Return the configuration with the mean and deviation of a pre-trained tower; ConfigError where others are typed."""
+    """Return the configuration with the mean and deviation that a pre-trained image tower takes.
+
+    Raises ConfigError where others were typed.
+    """
     config, known = options.config, Path(options.out) / "config.toml"
     if not config.model.image.pretrained:
         return config

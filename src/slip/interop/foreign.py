@@ -14,7 +14,7 @@ OPEN_CLIP = (
 )
 TRANSFORMERS = "transformers loads it: `AutoModel.from_pretrained(FOLDER)`"
 TOWER = (
-    "To train from such an image tower, let timm bring it: `--model.image.name NAME --model.image.pretrained true`; "
+    "To train from such an image tower, let timm bring it: `--model.image.name NAME --model.image.pretrained`; "
     "`timm.list_pretrained()` lists the names"
 )
 KINDS = (
@@ -97,7 +97,7 @@ def torchscript(path: Path) -> CheckpointError:
         cause="OpenAI's CLIP models (ViT-B-32.pt and others) are handed out so",
         fix="To use OpenAI's CLIP, `open_clip.create_model_and_transforms('ViT-B-32', pretrained='openai')` loads it, "
         "and open_clip is installed with slip. To train from its image tower, `--model.image.name "
-        "vit_base_patch32_clip_224.openai --model.image.pretrained true`. Of another archive that you trust, "
+        "vit_base_patch32_clip_quickgelu_224.openai --model.image.pretrained`. Of another archive that you trust, "
         "`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the weights alone",
     )
 
