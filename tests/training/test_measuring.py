@@ -38,7 +38,7 @@ def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
 def test_what_is_measured_is_in_evaluation_mode_and_training_goes_on_as_if_nothing_was(
     tmp_path, toy_source, name
 ) -> None:
-    """By several threads, with stochastic depth, dropped tokens and BatchNorm: the numbers of that step's checkpoint."""
+    """By several threads, with stochastic depth, dropped tokens and BatchNorm: those of that step's checkpoint."""
     config = make_tiny_config(epochs=2)
     image = replace(config.views.image, drop_tokens=0.5 if name == "vit" else 0.0)
     config = replace(
