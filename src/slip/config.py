@@ -95,7 +95,7 @@ class ViewsConfig:
     image: ViewConfig = ViewConfig()
     ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """What is taken from the levels (0 to 1) of red, green and blue. Of a pre-trained tower: what its weights expect."""
+    """Taken from the levels (0 to 1) of red, green and blue; of a pre-trained tower, what its weights expect."""
     std: tuple[float, float, float] = IMAGENET_STD
     """What they are then divided by; likewise."""
 

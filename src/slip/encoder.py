@@ -300,7 +300,7 @@ class Encoder:
         if any(module.training for module in self.model.modules()):
             raise EvaluationError(
                 "The model is in training mode, so its embeddings would depend on chance and on the batch",
-                cause="Encoding would also change its BatchNorm statistics",
+                cause="Where it has BatchNorm, encoding would change its statistics for good",
                 fix="Call `encoder.eval()` first, and `encoder.model.train()` to go on training",
             )
 

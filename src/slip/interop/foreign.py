@@ -95,8 +95,8 @@ def torchscript(path: Path) -> CheckpointError:
         f"The file {path} is a TorchScript archive, a program with its weights, and was not loaded: slip runs no code "
         "from files",
         cause="OpenAI's CLIP models (ViT-B-32.pt and others) are handed out so",
-        fix="To use OpenAI's CLIP, `open_clip.create_model_and_transforms('ViT-B-32', pretrained='openai')` loads it, "
-        "and open_clip is installed with slip. To train from its image tower, `--model.image.name "
+        fix="To use OpenAI's CLIP, `open_clip.create_model_and_transforms('ViT-B-32-quickgelu', pretrained='openai')` "
+        "loads it, and open_clip is installed with slip. To train from its image tower, `--model.image.name "
         "vit_base_patch32_clip_quickgelu_224.openai --model.image.pretrained`. Of another archive that you trust, "
         "`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the weights alone",
     )
