@@ -7,6 +7,7 @@ a file's is in its header; where that one is missing, the other stands in for it
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from slip.training.saving.tensors import files_of, read_tensors
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "config.toml"
+LARGEST_VIEW = 1 << 13
+"""Pixels a side, of pictures that a model can take; a larger one would take all memory of who encodes with it."""
 PARTS = frozenset(
     {"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale", "ssl_head"}
 )
@@ -131,6 +134,7 @@ def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encode
     be known here. Raises CheckpointError.
     """
     _check_name(config, where)
+    _check_views(config, where)
     other = sorted(name for name in weights if name.partition(".")[0] not in PARTS)
     if other:
         note(
@@ -266,6 +270,18 @@ def _check_name(config: Config, where: str) -> None:
         fix=f"If you trust the run, write the name that timm has for its architecture into its {SETTINGS}, of {where} "
         "(model.image.name; `timm.list_models()` lists them)",
     )
+
+
+def _check_views(config: Config, where: str) -> None:
+    """Raise CheckpointError for pictures of a size that nobody has, or normalised so that nothing is left of them."""
+    views = config.views
+    usable = all(map(math.isfinite, (*views.mean, *views.std))) and min(views.std) > 0
+    if not (1 <= views.size <= LARGEST_VIEW and usable):
+        raise CheckpointError(
+            f"The model's configuration, of {where}, describes no pictures",
+            got=f"views.size {views.size}, mean {views.mean}, deviation {views.std}",
+            fix="Put the run's own configuration in its place",
+        )
 
 
 def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Model:
