@@ -23,7 +23,8 @@ from slip.errors import CheckpointError, ConfigError
 from slip.interop import load, ours
 from slip.training.loop import train
 from slip.training.saving import checkpoint, metadata
-from toys import make_tiny_config
+from slip.training.saving.tensors import Snapshot
+from toys import ToySource, make_tiny_config
 from training.runs import QUIET
 
 WEIGHTS = "model.safetensors"
@@ -34,8 +35,6 @@ def finished(tmp_path_factory):
     """A run that was trained, with a mean of its own, and its model."""
     config = make_tiny_config(epochs=1)
     config = replace(config, views=replace(config.views, mean=(0.1, 0.2, 0.3)))
-    from toys import ToySource
-
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(config, ToySource(), folder, console=QUIET)
     return folder, slip.load(folder)
@@ -120,6 +119,22 @@ def test_what_consolidate_wrote_loads_and_measures(run, tmp_path, alike, capsys)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()
     assert main(["consolidate", str(run), "--out", str(run / WEIGHTS)]) == 0
     assert alike(slip.load(run))
+
+
+def test_parts_that_processes_wrote_are_put_together(run, tmp_path, alike) -> None:
+    """Each of which says what model it is of; one alone is refused."""
+    weights, step = load_file(newest(run) / WEIGHTS), tmp_path / "parts"
+    step.mkdir()
+    texts = metadata.describe(toml.load(run / "config.toml"))
+    for part in range(2):
+        held = {name: value for k, (name, value) in enumerate(sorted(weights.items())) if k % 2 == part}
+        Snapshot(held, {}, part=part, parts=2, metadata=texts).write(step)
+    assert alike(slip.load(step))
+    with pytest.raises(CheckpointError, match=f"one part of several.*Give the folder they lie in: {step}"):
+        slip.load(step / "model-00002-of-00002.safetensors")
+    (step / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="There are 1 of its 2 parts"):
+        slip.load(step)
 
 
 def test_headers_hold_no_path_of_data(run) -> None:

@@ -55,7 +55,7 @@ def check_array(array: np.ndarray, *, several: bool = False) -> None:
         return
     numbers = array.dtype.kind in "buif" and array.size > 0
     limits = (
-        f", values from {array.min():.4g} to {array.max():.4g}" if numbers and array.dtype != np.uint8 else ""
+        f", values from {array.min():.6g} to {array.max():.6g}" if numbers and array.dtype != np.uint8 else ""
     )
     raise DataError(
         "Images given as one array must be RGB, uint8, of shape (number, height, width, 3)"

@@ -65,6 +65,12 @@ def load_file(path: Path) -> Encoder:
     Raises CheckpointError.
     """
     entries, texts = metadata.read_header(path)
+    if "DCP_SHARDING_INFO" in texts:
+        raise CheckpointError(
+            "This file is one part of several, which the processes of a run wrote",
+            got=str(path),
+            fix=f"Give the folder they lie in: {path.parent}",
+        )
     if metadata.KEY in texts:
         config = read_settings(texts[metadata.KEY], str(path))
     elif settings := settings_beside(path.parent):
@@ -103,7 +109,7 @@ def no_settings(path: Path, entries: Mapping[str, object]) -> CheckpointError:
 def settings_beside(folder: Path) -> Path | None:
     """Return the config.toml in a folder of weights, or of the run that a checkpoint's folder lies in."""
     folder = Path(os.path.abspath(folder))  # a run is told by where the checkpoint lies
-    of_run = [folder.parent.parent] if folder.parent.name == "checkpoints" or _is_step(folder) else []
+    of_run = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
     return next((place / SETTINGS for place in (folder, *of_run) if (place / SETTINGS).is_file()), None)
 
 

@@ -94,7 +94,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     with _reading(path):
-        files = {str(file) for file in files_of(path)}
+        files = {str(file) for file in _files(path)}
         if str(path) in files:
             return load_file(path)
         stored, storage = _metadata(path.parent)
@@ -110,7 +110,7 @@ def stored_like(checkpoint: Path) -> dict[str, Tensor]:
     """Return the name, shape and dtype of all tensors of a checkpoint: tensors without content."""
     with _reading(checkpoint):
         for name in ("model", "optimizer"):
-            files_of(checkpoint / f"{name}.safetensors")
+            _files(checkpoint / f"{name}.safetensors")
         return {
             name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
             for name, entry in _metadata(checkpoint)[0].items()
@@ -131,6 +131,12 @@ def read_into(checkpoint: Path, places: Mapping[str, Tensor]) -> None:
 
 
 def files_of(path: Path) -> list[Path]:
+    """Return the file of that name, or all its parts. Raises CheckpointError where one is none that can be read."""
+    with _reading(path):
+        return _files(path)
+
+
+def _files(path: Path) -> list[Path]:
     """Return the file of that name, or all its parts. Raises OSError where one is none that can be read."""
     if path.exists():
         open_regular(path).close()
