@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
+import slip
 from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig, ViewsConfig
 from slip.encoder import CHUNK, Encoder
-from slip.errors import DataError, EvaluationError
+from slip.errors import ConfigError, DataError, EvaluationError
 from slip.models import build
 
 CONFIG = Config(
@@ -30,7 +33,8 @@ CONFIG = Config(
 
 def _encoder(*embeddings: str) -> Encoder:
     torch.manual_seed(0)
-    return Encoder(build(CONFIG.model, 16, embeddings or ("image", "text", "ssl_1", "ssl_2")), CONFIG)
+    model = build(CONFIG.model, 16, embeddings or ("image", "text", "ssl_1", "ssl_2"))
+    return Encoder(model.eval(), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -86,27 +90,6 @@ def test_preprocess_is_the_centre_of_the_picture_normalised(encoder: Encoder) ->
     torch.testing.assert_close(out, expected[:, None, None].expand(3, 16, 16))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_pil_images_of_any_mode_are_taken(encoder: Encoder, mode: str) -> None:
-    image = Image.fromarray(_pixels())
-    image = image.convert("L").convert(mode) if mode == "LA" else image
-    image = Image.fromarray(np.full((20, 30), 40_000, np.uint16)) if mode == "I;16" else image.convert(mode)
-    assert image.mode == mode
-    assert encoder.preprocess(image).isfinite().all()
-
-
-def test_a_pil_image_is_turned_and_laid_on_white_like_its_file(encoder: Encoder) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned, clear = io.BytesIO(), io.BytesIO()
-    Image.fromarray(_pixels()).save(turned, "PNG", exif=exif)
-    Image.fromarray(np.zeros((20, 20, 4), np.uint8)).save(clear, "PNG")
-    for file in (turned, clear):
-        assert torch.equal(encoder.preprocess(Image.open(file)), encoder.preprocess(file.getvalue()))
-    white = encoder.preprocess(np.full((20, 20, 3), 255, np.uint8))
-    assert torch.equal(encoder.preprocess(clear.getvalue()), white)
-
-
 def test_embeddings_have_unit_length_unless_asked_otherwise(encoder: Encoder) -> None:
     images = torch.randn(3, 3, 16, 16)
     plain = encoder.encode_image(images, normalize=False)
@@ -153,20 +136,166 @@ def test_nothing_in_gives_nothing_out(encoder: Encoder) -> None:
     assert encoder.encode_text([]).shape == (0, 10)
 
 
-def test_a_model_in_training_is_left_as_it_was(encoder: Encoder) -> None:
-    model = encoder.model.train()
-    model.image_tower.trunk.patch_embed.eval()  # a part that someone has frozen
-    modes = [module.training for module in model.modules()]
-    assert model.ssl_head is not None
-    statistics = model.ssl_head.bn1.running_mean.clone()  # type: ignore[union-attr]
-    out = encoder.encode_image(_pixels())
-    assert [module.training for module in model.modules()] == modes
-    assert torch.equal(model.ssl_head.bn1.running_mean, statistics)  # type: ignore[arg-type]
-    assert not out.requires_grad
+def test_a_model_in_training_mode_is_refused_and_left_as_it_is(encoder: Encoder) -> None:
+    """One part in training mode is enough: its embeddings would hang on chance, or on the rest of the batch."""
+    calls = (
+        lambda: encoder.encode_image(_pixels()),
+        lambda: encoder.image_features([]),
+        lambda: encoder.encode_text("a cat"),
+    )
+    expected = calls[0]()
+    try:
+        for part in (encoder.model, encoder.model.image_tower.trunk.patch_embed, encoder.model.ssl_head):
+            part.train()  # type: ignore[union-attr]
+            before = _state(encoder.model)
+            for call in calls:
+                with pytest.raises(
+                    EvaluationError, match=r"training mode.*encoder\.eval\(\).*model\.train\(\)"
+                ):
+                    call()
+            assert _same(_state(encoder.model), before)
+            assert torch.equal(encoder.eval().encode_image(_pixels()), expected)
+    finally:
+        encoder.eval()
+
+
+def _state(model: torch.nn.Module) -> dict[str, Any]:
+    modes = {name: module.training for name, module in model.named_modules()}
+    return {"modes": modes, **{name: value.clone() for name, value in model.state_dict().items()}}
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        for name, value in a.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["vit", "test_resnet"])
+def test_threads_encode_at_once_and_change_nothing(name: str) -> None:
+    """Stochastic depth, dropped tokens and BatchNorm are all there, in a model that slip.create has just made."""
+    image = replace(CONFIG.model.image, name=name, drop_path=0.5)
+    config = replace(CONFIG, views=replace(CONFIG.views, size=32), model=replace(CONFIG.model, image=image))
+    encoder = slip.create(config)
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(24)]
+    texts = [f"picture {n}" for n in range(24)]
+    calls = [
+        (encoder.encode_image, pictures),
+        (encoder.image_features, pictures),
+        (encoder.encode_text, texts),
+    ]
+    expected = [[call(item) for item in items] for call, items in calls]
+    before, random = _state(encoder.model), torch.get_rng_state()
+
+    def encode(number: int) -> bool:
+        call, items = calls[number % 3]
+        return all(torch.equal(call(item), right) for item, right in zip(items, expected[number % 3]))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(encode, range(16)))
+    assert _same(_state(encoder.model), before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not any(module.training for module in encoder.model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float32])
+def test_tensors_of_any_precision(encoder: Encoder, dtype: torch.dtype) -> None:
+    images = torch.rand(3, 3, 16, 16).to(dtype)
+    expected = encoder.encode_image(images.float())
+    assert expected.dtype == torch.float32
+    for given in (images, list(images), [images[0], images[1].float(), images[2].double()]):
+        assert torch.equal(encoder.encode_image(given), expected)
+    assert torch.equal(encoder.image_features(images[0]), encoder.image_features(images[0].float()))
+
+
+@pytest.mark.parametrize("precision", ["half", "bfloat16", "double"])
+def test_models_of_any_precision(precision: str) -> None:
+    """By the encoder's own call, by the model's, and by `to`; what comes out is float32."""
+    original, dtype = _encoder(), {"half": torch.float16}.get(precision) or getattr(torch, precision)
+    pictures = [_pixels(), torch.rand(3, 16, 16), torch.rand(3, 16, 16, dtype=torch.float64)]
+    rounding = {"half": 1e-2, "bfloat16": 5e-2, "double": 1e-5}[precision]
+    inner = _encoder()
+    getattr(inner.model, precision)()
+    for encoder in (
+        getattr(_encoder(), precision)(),
+        _encoder().to(dtype),
+        _encoder().to("cpu", dtype),
+        inner,
+    ):
+        assert encoder.dtype == dtype
+        for call, given in (
+            ("encode_image", pictures),
+            ("image_features", pictures),
+            ("encode_text", "a cat"),
+        ):
+            found = getattr(encoder, call)(given)
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, getattr(original, call)(given), rtol=0, atol=rounding)
+        assert encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-2)
+        assert encoder.encode_image([]).dtype == torch.float32
+    assert torch.equal(_encoder().half().float().encode_image([]), torch.empty(0, 10))
+
+
+def test_paths_in_arrays_columns_and_generators(encoder: Encoder, tmp_path: Path) -> None:
+    paths = []
+    for n in range(3):
+        paths.append(str(tmp_path / f"{n}.png"))
+        Path(paths[-1]).write_bytes(_png(_pixels(20 + n, 30)))
+    expected = encoder.encode_image(paths)
+    table = pa.table({"path": paths})
+    objects = np.empty(3, object)
+    objects[:] = [Path(paths[0]), _png(_pixels(21, 30)), _pixels(22, 30)]
+    for given in (
+        np.array(paths),
+        np.array(paths, object),
+        np.array(paths, np.dtypes.StringDType()),
+        objects,
+        table["path"].to_pylist(),
+        dict.fromkeys(paths).keys(),
+        (Path(path) for path in paths),
+        map(str, paths),
+        [bytearray(Path(path).read_bytes()) for path in paths],
+        [memoryview(Path(path).read_bytes()) for path in paths],
+    ):
+        torch.testing.assert_close(encoder.encode_image(given), expected)
+    assert torch.equal(encoder.encode_image(np.array(paths[0])), encoder.encode_image(paths[0]))
+    assert torch.equal(encoder.encode_image(np.array(paths[0], object)), encoder.encode_image(paths[0]))
+    for nothing in (np.array([]), np.array([], str), np.empty(0, object), np.empty((0, 20, 30, 3), np.uint8)):
+        assert encoder.encode_image(nothing).shape == (0, 10)
+
+
+def test_texts_in_arrays_and_generators(encoder: Encoder) -> None:
+    texts = ["a cat", "two dogs"]
+    expected = encoder.encode_text(texts)
+    for given in (tuple(texts), np.array(texts), np.array(texts, object), (text for text in texts)):
+        assert torch.equal(encoder.encode_text(given), expected)
+        assert encoder.tokenize(np.array(texts)).shape == (2, 4)
+    assert torch.equal(encoder.encode_text(np.array("a cat")), encoder.encode_text("a cat"))
+    assert torch.equal(encoder.encode_text(encoder.tokenize(texts).int()), expected)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        None,
+        7,
+        b"a cat",
+        {"text": "a cat"},
+        np.zeros((2, 3)),
+        ["a cat", None],
+        [["a cat"]],
+        torch.zeros(2, 4),
+        torch.full((1, 4), 49_408),
+        torch.tensor([[-1, 5]]),
+        torch.zeros(1, 13, dtype=torch.long),
+        torch.zeros(1, 1, 4, dtype=torch.long),
+        torch.zeros(1, 0, dtype=torch.long),
+    ],
+)
+def test_what_is_no_text_is_said(encoder: Encoder, texts: Any) -> None:
     with pytest.raises(DataError):
-        encoder.encode_image(b"")
-    assert [module.training for module in model.modules()] == modes
-    assert torch.equal(encoder.eval().encode_image(_pixels()), out)
+        encoder.encode_text(texts)
 
 
 def test_embeddings_can_be_trained_on(encoder: Encoder) -> None:
@@ -203,18 +332,105 @@ def test_logit_scale_and_device(encoder: Encoder) -> None:
     [
         (torch.zeros(3, 20, 16), "must be preprocessed"),
         (torch.zeros(2, 1, 16, 16), "must be preprocessed"),
-        (torch.zeros(3, 16, 16, dtype=torch.uint8), "must be preprocessed"),
+        (torch.zeros(3, 16, 16, dtype=torch.uint8), r"pass `tensor\.movedim\(-3, -1\)\.cpu\(\)\.numpy\(\)`"),
+        (torch.zeros(2, 16, 16, 3, dtype=torch.uint8), r"pass `tensor\.cpu\(\)\.numpy\(\)`"),
         (torch.zeros(1, 1, 3, 16, 16), "must be preprocessed"),
+        (torch.zeros(3, 16, 16, dtype=torch.int64), "must be preprocessed"),
         (np.zeros((20, 20), np.float32), "uint8"),
-        ("nothing/here.jpg", "nothing/here.jpg"),
-        (b"not a picture", "image"),
-        ([_pixels(), b"broken"], "Picture 1: "),
-        ([_pixels(), 7], r"Picture 1: This is not a picture\. Got: 'int'"),
+        (np.zeros((2, 20, 20, 3), np.float32), r"shape \(number, height, width, 3\).*round\(\)"),
+        (np.array([["a.jpg"], ["b.jpg"]]), r"one dimension.*ravel\(\)"),
+        (np.array([b"a.jpg"]), r"astype\(str\)"),
+        ("nothing/here.jpg", "^nothing/here.jpg: The image cannot be read"),
+        (Path("nothing/here.jpg"), "^nothing/here.jpg: The image cannot be read"),
+        (".", r"It is a folder.*glob"),
+        (b"not a picture", "^The file is not an image"),
+        (None, "This is not a picture. Got: 'NoneType'"),
+        (7, "This is not a picture. Got: 'int'"),
+        ({"path": "a.jpg"}, r"Got: 'dict'.*list\(pictures.values\(\)\)"),
+        (io.BytesIO(b"line 1\nline 2"), r"file\.read\(\)"),
+        (type("DataFrame", (), {"__iter__": lambda self: iter(["path"])})(), r"frame\['path'\]"),
+        ([_pixels(), b"broken"], "^1 of 2 pictures cannot be used: the bytes at index 1: The file is not"),
+        ([_pixels(), 7], r"the int at index 1: This is not a picture\. Got: 'int'"),
+        ([_pixels(), ["a.jpg"]], "the list at index 1: This is not a picture"),
+        ([_pixels(), torch.zeros(3, 5, 5)], "the tensor at index 1: A tensor of images must be"),
+        ([np.zeros((4, 4))], "1 of 1 pictures cannot be used: the array at index 0"),
+        (
+            [None, "gone.jpg"],
+            r"2 of 2 pictures(.|\n)*the NoneType at index 0: This(.|\n)*  gone.jpg: The image",
+        ),
     ],
 )
 def test_a_picture_that_cannot_be_used_is_said(encoder: Encoder, images: Any, told: str) -> None:
-    with pytest.raises(DataError, match=told):
-        encoder.encode_image(images)
+    for call in (encoder.encode_image, encoder.image_features):
+        with pytest.raises(DataError, match=told):
+            call(images)
+
+
+def _some_bad(folder: Path) -> tuple[list[Any], list[int]]:
+    """Return pictures, some of which cannot be used, and the indices of those that can."""
+    (folder / "good.png").write_bytes(_png(_pixels()))
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "half.png").write_bytes(_png(_pixels())[:200])
+    with Image.open(folder / "half.png") as half:
+        half.fp = io.BytesIO((folder / "half.png").read_bytes())
+    names = ["good.png", "empty.png", "good.png", "gone.png", "half.png"]
+    pictures: list[Any] = [str(folder / name) for name in names]
+    pictures += [half, _pixels(), b"none", np.zeros((3, 3)), torch.zeros(3, 16, 16), torch.zeros(2), None]
+    return pictures, [0, 2, 6, 9]
+
+
+def test_all_pictures_that_cannot_be_used_are_named_or_counted(encoder: Encoder, tmp_path: Path) -> None:
+    pictures, _ = _some_bad(tmp_path)
+    with pytest.raises(DataError) as raised:
+        encoder.encode_image(pictures)
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "8 of 12 pictures cannot be used:"
+    for line, name in zip(
+        lines[1:], ("empty.png", "gone.png", "half.png", "half.png", "the bytes at index 7")
+    ):
+        assert name in line.partition(": ")[0]
+    assert lines[6] == "  and 3 others. "
+    assert lines[7:] == ['  Pass errors="skip" to go on without them.']
+    many = [*[_pixels()] * CHUNK, b"", *[_pixels()] * CHUNK, b"x"]  # in other chunks than the first bad one
+    with pytest.raises(DataError, match=f"^2 of {len(many)} pictures"):
+        encoder.encode_image(iter(many))
+    with pytest.raises(
+        DataError, match=r'empty\.png: The image file is empty.*; or pass errors="skip"|Pass errors'
+    ):
+        encoder.encode_image(pictures[:3])
+
+
+def test_pictures_that_cannot_be_used_are_skipped_where_that_is_asked_for(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    pictures, good = _some_bad(tmp_path)
+    right = encoder.encode_image([pictures[index] for index in good])
+    for given in (pictures, iter(pictures), tuple(pictures)):
+        found = encoder.encode_image(given, errors="skip")
+        torch.testing.assert_close(found.values, right)
+        assert found.kept == good
+        assert [unusable.index for unusable in found.skipped] == [1, 3, 4, 5, 7, 8, 10, 11]
+        assert found.skipped[0].name == pictures[1]
+        assert "is empty" in found.skipped[0].reason
+        assert "half.png" in found.skipped[3].name
+    assert np.arange(12)[found.kept].tolist() == torch.arange(12)[found.kept].tolist() == good
+    features = encoder.image_features(pictures, errors="skip")
+    assert (features.values.shape, features.kept) == ((4, 24), good)
+    plain = encoder.encode_image(pictures, normalize=False, errors="skip")
+    torch.testing.assert_close(F.normalize(plain.values, dim=-1), right)
+    torch.testing.assert_close(encoder.encode_image(pictures[0], errors="skip").values, right[:1])
+    nothing = encoder.encode_image(pictures[1], errors="skip")
+    assert (nothing.values.shape, nothing.kept, len(nothing.skipped)) == ((0, 10), [], 1)
+    assert encoder.encode_image([], errors="skip")[1:] == ([], [])
+    tensors = encoder.encode_image(torch.zeros(3, 3, 16, 16), errors="skip")
+    assert (tensors.values.shape, tensors.kept, tensors.skipped) == ((3, 10), [0, 1, 2], [])
+
+
+@pytest.mark.parametrize("errors", ["ignore", "Skip", None, True, "coerce"])
+def test_another_way_to_treat_errors_is_refused(encoder: Encoder, errors: Any) -> None:
+    for call in (encoder.encode_image, encoder.image_features):
+        with pytest.raises(ConfigError, match="`errors` has no such value.*skip"):
+            call([_pixels()], errors=errors)
 
 
 def test_a_pil_image_that_is_cut_off_is_said(encoder: Encoder) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 
 import pytest
 
@@ -69,3 +70,21 @@ def test_a_pipe_is_not_replaced(tmp_path):
         with pytest.raises(OSError, match="pipe"):
             files.write_bytes(tmp_path / name, b"a page")
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_the_umask_decides_who_may_read_what_a_library_writes(tmp_path, umask) -> None:
+    """Also where the library puts another file, which only its owner may read, in the place of the one named."""
+    before = os.umask(umask)
+    try:
+        for path in (tmp_path / "new", tmp_path / "old"):
+            if path.name == "old":
+                path.write_bytes(b"")
+                path.chmod(0o604)
+            with files.usual_permissions(path):
+                other = tmp_path / "of the library"
+                other.touch(0o600)
+                other.rename(path)
+            assert stat.S_IMODE(path.stat().st_mode) == (0o666 & ~umask if path.name == "new" else 0o604)
+    finally:
+        os.umask(before)

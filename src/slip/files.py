@@ -156,6 +156,21 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextmanager
+def usual_permissions(path: Path) -> Iterator[None]:
+    """Let a library write a file at `path` inside; give the file the permissions that any new file has here.
+
+    Some libraries write a temporary file that only its owner may read (mode 0600), and rename it. The umask, and what
+    the folder says, should decide: people share weights with others. A file that was there keeps its permissions.
+    Raises OSError where no file can be written.
+    """
+    with open(path, "ab") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    yield
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:
+        os.chmod(path, mode)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the file at `path` by one that holds `data`."""
     with whole_or_not(path) as file:

@@ -100,8 +100,8 @@ class Progress(Bar):
     `title`: what is done to the records, such as `checking`.
     """
 
-    def __init__(self, title: str, total: int, *, shown: bool = True) -> None:
-        super().__init__(title, total, shown=shown)
+    def __init__(self, title: str, total: int, *, transient: bool = False, shown: bool = True) -> None:
+        super().__init__(title, total, transient=transient, shown=shown)
         self.started, self.lines = time.monotonic(), PlainLines(self.console)
         if not self.live:
             say(self.console, f"{self.title} {total:,} records")

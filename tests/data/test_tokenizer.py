@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,18 @@ def test_the_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(500):
         vocabulary.encode(f"word{n} " + "y" * 100 + str(n), 1000)
     assert len(vocabulary._words) <= 50
-    assert len(vocabulary._bpe_cache) <= 1
+    assert len(vocabulary._bpe.__self__.cache) == 0
+
+
+def test_threads_get_the_same_tokens() -> None:
+    """Words that nobody has seen, the same ones in all threads at once."""
+    texts = [f"new{n}word{n % 7} <end_of_text> strange{n}" for n in range(300)]
+    vocabulary = tokenizer_module._Vocabulary()
+    expected = [tokenizer_module._Vocabulary().encode(text, 1000) for text in texts[:20]]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda _: [vocabulary.encode(text, 1000) for text in texts], range(8)))
+    assert all(found == together[0] for found in together)
+    assert together[0][:20] == expected
 
 
 def test_pickles_small() -> None:

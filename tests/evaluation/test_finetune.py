@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
+import re
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, ViewsConfig
 from slip.encoder import Encoder
-from slip.errors import CheckpointError, DataError, EvaluationError
+from slip.errors import CheckpointError, ConfigError, DataError, EvaluationError
 from slip.evaluation.datasets import load_labelled
-from slip.evaluation.finetune import Finetune, FinetuneRecipe, run
+from slip.evaluation.finetune import Finetune, FinetuneRecipe, run, state
 from slip.evaluation.finetune.data import seeded, train_loader
 from slip.evaluation.finetune.state import fingerprint
-from slip.training.saving import checkpoint, tensors
+from slip.training.saving import checkpoint, lock, tensors
 
 SMALL = FinetuneRecipe(
     name="test", epochs=3, warmup_epochs=1, batch=8, lr=0.2, layer_decay=0.9, drop_path=0.2, scale=(0.5, 1.0)
@@ -154,19 +158,100 @@ def test_a_split_of_damaged_images_alone_is_an_error_with_the_reason(encoder, pi
 # What it refuses
 
 
-def test_the_folder_of_another_finetuning_is_refused(encoder, pictures, tmp_path):
-    folder = tmp_path / "run"
+def folders(parent: Path) -> list[str]:
+    return sorted(p.name for p in parent.iterdir() if p.is_dir())
+
+
+def test_different_finetunings_keep_their_states_side_by_side(
+    encoder, pictures, tmp_path, monkeypatch, caplog
+):
+    """Of another recipe, another seed, another model: each has its own, and goes on from it."""
+    folder = tmp_path / "kept" / "pictures"
     finetune(pictures, folder).evaluate(encoder)
-    kept = final_state(folder)
-    with pytest.raises(CheckpointError, match=r"recipe\.lr \(0\.2 there, 0\.1 here\)"):
-        finetune(pictures, folder, recipe=dataclasses.replace(SMALL, lr=0.1)).evaluate(encoder)
-    with pytest.raises(CheckpointError, match=r"seed \(0 there, 1 here\)"):
-        finetune(pictures, folder, seed=1).evaluate(encoder)
+    first = final_state(folder)
+    finetune(pictures, folder, recipe=dataclasses.replace(SMALL, lr=0.1)).evaluate(encoder)
+    assert "recipe.lr (0.2 there, 0.1 here)" in caplog.text
+    finetune(pictures, folder, seed=1).evaluate(encoder)
+    assert "seed (0 there, 1 here)" in caplog.text
     with torch.no_grad():
         encoder.model.image_tower.trunk.cls_token.add_(1)  # type: ignore[union-attr]
-    with pytest.raises(CheckpointError, match=r"model .*another folder"):
-        finetune(pictures, folder).evaluate(encoder)
+    expected = finetune(pictures, folder).evaluate(encoder)
+    assert final_state(folder) == first
+    names = folders(folder.parent)
+    assert names[0] == "pictures"
+    assert len(names) == 4
+    assert all(re.fullmatch("pictures-[0-9a-f]{8}", name) for name in names[1:])
+    monkeypatch.setattr(run, "train_loader", None)
+    assert finetune(pictures, folder).evaluate(encoder) == expected
+
+
+def test_other_pictures_under_the_same_names_are_finetuned_on_anew(encoder, pictures, tmp_path):
+    """The same number, classes and labels, at the same place: only the bytes of the pictures tell."""
+    folder = tmp_path / "kept" / "pictures"
+    before = finetune(pictures, folder).evaluate(encoder)
+    for path in pictures.glob("*/*/*.png"):
+        with Image.open(path) as image:
+            inverted = ImageOps.invert(image.convert("RGB"))
+        inverted.save(path)
+    expected = finetune(pictures).evaluate(encoder)
+    after = finetune(pictures, folder).evaluate(encoder)
+    assert after == expected
+    assert after[0].identity != before[0].identity
+    assert after[0].data == before[0].data
+    assert len(folders(folder.parent)) == 2
+
+
+def test_pictures_that_were_moved_are_the_same(encoder, pictures, tmp_path, monkeypatch):
+    folder = tmp_path / "kept" / "pictures"
+    before = finetune(pictures, folder).evaluate(encoder)
+    moved = pictures.rename(tmp_path / "moved")
+    monkeypatch.setattr(run, "train_loader", None)
+    after = finetune(moved, folder).evaluate(encoder)
+    assert [(r.value, r.content) for r in after] == [(r.value, r.content) for r in before]
+
+
+def test_a_state_of_an_earlier_version_is_left_and_said(encoder, pictures, tmp_path, caplog):
+    folder = tmp_path / "kept" / "pictures"
+    finetune(pictures, folder).evaluate(encoder)
+    kept, description = final_state(folder), json.loads((folder / "finetune.json").read_text())
+    for new in ("pictures", "mean", "std"):
+        del description[new]
+    (folder / "finetune.json").write_text(json.dumps(description))
+    finetune(pictures, folder).evaluate(encoder)
+    assert "did not write down of which pictures" in caplog.text
     assert final_state(folder) == kept
+    assert len(folders(folder.parent)) == 2
+
+
+def test_where_nothing_can_be_written_nothing_is_kept_and_it_is_said(encoder, pictures, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    expected = finetune(pictures).evaluate(encoder)
+    assert finetune(pictures, tmp_path / "file" / "pictures").evaluate(encoder) == expected
+    assert "nothing is kept of the finetuning" in caplog.text
+
+
+def test_a_finished_state_in_a_folder_that_is_only_read_is_used(encoder, pictures, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    expected = finetune(pictures, folder).evaluate(encoder)
+    monkeypatch.setattr(state, "_writable", lambda folder: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train_loader", None)
+        assert finetune(pictures, folder).evaluate(encoder) == expected
+    (last,) = folder.glob("step-*")
+    shutil.rmtree(last)
+    assert finetune(pictures, folder).evaluate(encoder) == expected
+    assert not list(folder.glob("step-*"))
+
+
+def test_a_second_process_is_told_to_wait(encoder, pictures, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    finetune(pictures, folder).evaluate(encoder)
+    with lock.held(folder), monkeypatch.context() as patch:
+        patch.setattr(state.lock, "held", partial(lock.held, patience=0.0))
+        with pytest.raises(
+            ConfigError, match=r"Another process works on finetune:pictures.*same command goes on"
+        ):
+            finetune(pictures, folder).evaluate(encoder)
 
 
 def test_a_damaged_state_is_an_error_that_says_what_to_do(encoder, pictures, tmp_path):
@@ -174,10 +259,13 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(encoder, pictures, tmp
     finetune(pictures, folder).evaluate(encoder)
     (weights,) = folder.glob("step-*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"cannot be read.*Remove the folder.*starts over"):
         finetune(pictures, folder).evaluate(encoder)
     (folder / "finetune.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be used"):
+    finetune(pictures, folder).evaluate(encoder)
+    (own,) = (path for path in tmp_path.glob("run-*"))
+    (own / "finetune.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"cannot be read.*Remove the folder"):
         finetune(pictures, folder).evaluate(encoder)
 
 
@@ -204,25 +292,16 @@ def test_one_class_is_refused(encoder, pictures):
         finetune(pictures).evaluate(encoder)
 
 
-def test_splits_that_do_not_fit_are_refused(encoder, pictures, monkeypatch):
-    load = run.load_labelled
-
-    def other(change):
-        def loaded(spec, split):
-            labelled = load(spec, split)
-            return dataclasses.replace(labelled, **change(labelled)) if split == "test" else labelled
-
-        return loaded
-
+def test_splits_that_do_not_fit_are_refused(pictures):
+    train, test = (load_labelled(str(pictures), split) for split in ("train", "test"))
     for change, message in (
         (lambda l: {"class_names": ("red", "green", "violet")}, "different classes"),
         (lambda l: {"labels": l.labels[:-1]}, "one label for each image"),
         (lambda l: {"labels": l.labels + 1}, "without a class name"),
         (lambda l: {"labels": l.labels[:0], "images": ()}, "no images"),
     ):
-        monkeypatch.setattr(run, "load_labelled", other(change))
         with pytest.raises(DataError, match=message):
-            finetune(pictures).evaluate(encoder)
+            run.check(train, dataclasses.replace(test, **change(test)))
 
 
 def test_divergence_is_an_error_and_the_state_before_it_is_kept(encoder, pictures, tmp_path, monkeypatch):

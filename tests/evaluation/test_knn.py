@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from evaluation_fakes import ColorEncoder, color_folder
 from sklearn.neighbors import KNeighborsClassifier
 
+from slip.errors import ConfigError
 from slip.evaluation import knn
 
 
@@ -37,7 +40,7 @@ def test_weighted_votes_equal_their_slow_twin_in_any_chunk(problem, monkeypatch)
     for q, query in enumerate(unit(queries)):
         cosine = unit(values) @ query
         for n in np.argsort(-cosine)[:20]:
-            expected[q, labels[n]] += np.exp((cosine[n] - 1) / 0.07)
+            expected[q, labels[n]] += np.exp((cosine[n] - cosine.max()) / 0.07)
     assert knn.vote(values, labels, queries, 4) == pytest.approx(expected, rel=1e-4)
     monkeypatch.setattr(knn, "SIMILARITIES", 700)
     assert knn.vote(values, labels, queries, 4) == pytest.approx(expected, rel=1e-4)
@@ -47,6 +50,33 @@ def test_k_above_the_number_of_images_takes_all(problem):
     values, labels, queries = problem
     votes = knn.vote(values[:7], labels[:7], queries, 4, k=20, temperature=0)
     assert (votes == np.bincount(labels[:7], minlength=4)).all()
+
+
+def test_a_sharp_vote_of_far_neighbours_is_a_vote():
+    """All at a cosine near 0: exp((cosine - 1) / temperature) would be 0 for everybody."""
+    values, queries = np.eye(8, dtype=np.float32), np.full((1, 8), 0.1, dtype=np.float32)
+    queries[0, 3] = 0.2
+    votes = knn.vote(values, np.arange(8), queries, 8, temperature=0.005)
+    assert votes.argmax() == 3
+    assert (votes[0, [0, 1, 2, 4]] > 0).all()
+
+
+def test_who_gets_no_vote_is_not_among_the_best_five(tmp_path):
+    """Seven classes, of which the test split has two that no training picture is of: they are not found by order."""
+    root = color_folder(tmp_path / "odd", {"red": 4, "green": 4, "blue": 4, "gold": 4})
+    for split, names in (("train", ("zebra",)), ("test", ("apple", "zero"))):
+        for name in names:
+            shutil.copytree(root / split / "red", root / split / name)
+    results = {r.metric: r for r in knn.Knn(str(root), k=3).evaluate(ColorEncoder())}
+    assert results["top5"].value == pytest.approx(16 / 24)
+    assert results["mean_per_class"].value <= 4 / 6
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path):
+    spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
+    for wrong in ({"k": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
+        with pytest.raises(ConfigError, match="at least 1"):
+            knn.Knn(spec, **wrong).check()
 
 
 def test_finds_the_colours(tmp_path):

@@ -19,11 +19,28 @@ def test_topk_accuracy_is_scikit_learns(k):
     assert metrics.topk_accuracy(scores, labels, k) == pytest.approx(expected, abs=1e-12)
 
 
-def test_topk_breaks_ties_as_argmax_does():
-    scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    assert metrics.correct_topk(scores, np.array([0, 2]), 1).tolist() == [True, False]
-    assert metrics.correct_topk(scores, np.array([1, 2]), 1).tolist() == [False, False]
-    assert metrics.correct_topk(scores, np.array([1, 1]), 2).tolist() == [True, True]
+@given(st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=8), st.data())
+def test_ties_count_against_the_model_in_any_order_of_the_classes(drawn, data):
+    scores = np.array(drawn, float)
+    labels = np.array([data.draw(st.integers(0, 5)) for _ in drawn])
+    for k in (1, 5):
+        # the slow twin: the label's place when every other class of the same score comes first
+        places = [1 + sum(o >= row[y] for c, o in enumerate(row) if c != y) for row, y in zip(drawn, labels)]
+        assert metrics.correct_topk(scores, labels, k).tolist() == [place <= k for place in places]
+    order = data.draw(st.permutations(range(6)))
+    moved = metrics.correct_topk(scores[:, order], np.argsort(order)[labels], 5)
+    assert moved.tolist() == metrics.correct_topk(scores, labels, 5).tolist()
+
+
+@pytest.mark.parametrize("score", [0.0, 0.7, np.nan, np.inf])
+def test_a_model_for_which_all_is_alike_scores_nothing(score):
+    results = metrics.classification("t", np.full((12, 6), score), np.arange(12) % 6)
+    assert [(r.metric, r.value) for r in results] == [("top1", 0), ("top5", 0), ("mean_per_class", 0)]
+
+
+def test_what_is_not_a_number_is_never_right():
+    scores = np.array([[np.nan, 1.0, 0.0], [0.5, np.nan, 0.0], [0.5, 0.2, 0.0]])
+    assert metrics.correct_topk(scores, np.array([0, 0, 0]), 1).tolist() == [False, False, True]
 
 
 def test_mean_per_class_is_scikit_learns_and_ignores_absent_classes():

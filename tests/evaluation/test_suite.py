@@ -20,7 +20,7 @@ def test_parse_task():
     assert (knn.dataset, knn.k, knn.name) == ("/data/birds", 7, "knn:birds")
     assert parse_task("zeroshot:scenes:heldout").name == "zeroshot:scenes:heldout"
     assert parse_task(" linear:scenes ").name == "linear:scenes"
-    assert parse_task("retrieval:/data/test-*.tar").name == "retrieval:test"
+    assert parse_task("retrieval:/data/birds/test-*.tar").name == "retrieval:birds"
 
 
 def test_parse_task_errors_teach():
@@ -57,7 +57,7 @@ def test_a_wrong_task_stops_before_anything_is_measured(tmp_path):
     assert seen == []
     with pytest.raises(DataError):
         suite.run(ColorEncoder(), [f"knn:{spec}", f"knn:{spec}x"], seen.append)
-    assert [r.metric for r in seen] == ["top1", "mean_per_class"]
+    assert seen == []
 
 
 def test_the_real_encoder_goes_through_every_protocol(tmp_path):

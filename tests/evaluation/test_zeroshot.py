@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
-from slip.errors import ConfigError, EvaluationError
-from slip.evaluation import prompts
+from slip.errors import EvaluationError
 from slip.evaluation.zeroshot import ZeroShot, classifier
 
 
@@ -53,30 +52,3 @@ def test_a_model_without_text_and_classes_without_names_are_errors(tmp_path):
     pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "test.parquet")
     with pytest.raises(EvaluationError, match=r"have no names.*classes\.json"):
         ZeroShot(str(tmp_path / "test.parquet")).evaluate(ColorEncoder())
-
-
-class TestPrompts:
-    def test_each_set_is_known_by_its_name(self):
-        assert len(prompts.templates_for("cifar10")) == 18
-        assert len(prompts.templates_for("Caltech-101")) == 34
-        assert len(prompts.templates_for("imagenet-1k")) == 80
-        assert len(prompts.templates_for("tiny_imagenet")) == 80
-        assert prompts.templates_for("my birds") == prompts.DEFAULT_TEMPLATES
-
-    @pytest.mark.parametrize("name", ["cifar10", "caltech101", "imagenet", "birds"])
-    def test_every_template_takes_a_name(self, name):
-        templates = prompts.templates_for(name)
-        assert len(set(templates)) == len(templates)
-        assert all("gnu" in prompts.fill(t, "gnu") for t in templates)
-        assert not any(mark in prompts.fill(t, "gnu") for t in templates for mark in "{}")
-
-    def test_imagenet_names(self):
-        numbered = [str(i) for i in range(1000)]
-        assert prompts.names_for("imagenet_1k", numbered)[:2] == ("tench", "goldfish")
-        assert prompts.names_for("imagenet_100", numbered[:100])[1] == "1"
-        assert prompts.names_for("cifar10", numbered)[1] == "1"
-
-    @pytest.mark.parametrize("template", ["a photo", "{} and {}", "{name}"])
-    def test_a_template_without_a_place_is_an_error(self, template):
-        with pytest.raises(ConfigError, match=r"holds \{\} once"):
-            prompts.fill(template, "cat")

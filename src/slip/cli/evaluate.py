@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,12 +17,15 @@ from slip.cli.arguments import given, parse
 from slip.cli.source import ColumnOptions
 
 if TYPE_CHECKING:
-    from slip.evaluation import Evaluator
+    import torch
+
+    from slip.evaluation import Evaluator, Result
 
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps its results in results.json."""
+files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps its results in results.json: those of
+the same model, data and settings are replaced, all others stay."""
 
 
 @dataclass(frozen=True)
@@ -40,49 +46,147 @@ class Options(ColumnOptions):
     """Finetuning recipe."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     out: Path | None = None
-    """Also write the results to this JSON file."""
+    """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
 
 
-def main(argv: list[str]) -> None:
-    """Load, measure, print and keep."""
+def main(argv: list[str]) -> int:
+    """Check, load, measure, keep and print; return the exit status."""
+    _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
 
-    from slip.errors import ConfigError, printable
+    from slip.errors import printable
     from slip.evaluation import suite
+    from slip.evaluation.ledger import Ledger
     from slip.interop import load
-    from slip.training.precision import choose_device
+
+    tasks = _tasks(options)
+    device = _device(options)
+    model, run = _model(options)
+    ledger = Ledger(run, options.out)
+    for note in ledger.notes:
+        _say(note)
+    encoder = load(model, which=options.which).to(device)
+    text = encoder.model.text_tower is not None
+    _refuse_nothing(tasks, text=text)
+    checkpoint = model.name if run or (model / "state.json").is_file() else ""
+    _say(f"Measuring {options.model}{f', {checkpoint},' if checkpoint and run else ''} on {device}.")
+    for line in suite.check(tasks, text=text):
+        _say(line)
+
+    done, failed = 0, 0
+
+    def through(task: suite.Done) -> None:
+        nonlocal done, failed
+        errors = ledger.add([replace(result, checkpoint=checkpoint) for result in task.results])
+        for error in filter(None, (task.error, *errors)):
+            failed += 1
+            _say(f"slip: {task.name}: {error}")
+        if task.results:
+            done += 1
+            _say(f"{task.name}: {_main_number(task.results)}, {task.seconds:,.0f} s")
+
+    try:
+        suite.run(encoder, tasks, on_task=through, progress=True)
+    finally:  # also when it is interrupted
+        if ledger.results:
+            print(printable(suite.table(ledger.results)))
+            many = "" if done == len(tasks) else f"{done} of {len(tasks)} tasks measured. "
+            _say(f"{many}Results kept in {' and '.join(map(str, ledger.files)) or 'no file'}.")
+    return 1 if failed else 0
+
+
+def _refuse_several_processes() -> None:
+    """Raise ConfigError under torchrun with several processes, on the first of them: each would measure everything."""
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return
+    from slip.errors import ConfigError
+
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(10)  # torchrun ends all when one has ended: the first, which says why
+        sys.exit(1)
+    raise ConfigError(
+        "`slip evaluate` measures in one process",
+        got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
+        cause="Several would measure the same things, and write over each other's results",
+        fix="Start it without torchrun; it reads what any number of processes have trained",
+    )
+
+
+def _tasks(options: Options) -> list[Evaluator]:
+    from slip.errors import ConfigError
 
     if not options.tasks:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    is_run = os.path.isfile(options.model / "config.toml")
-    tasks = [_evaluator(task, options, is_run) for task in options.tasks]
-    encoder = load(options.model, which=options.which).to(choose_device(options.device))
-    suite.check(tasks, text=encoder.model.text_tower is not None)
-    results = suite.run(encoder, tasks, progress=True)
-    print(printable(suite.table(results)))
-    if options.out:
-        suite.save(results, options.out)
-    if is_run:
-        path = options.model / "results.json"
-        measured = {result.key for result in results}
-        suite.save([r for r in suite.read(path) if r.key not in measured] + results, path)
+    run = options.model if (options.model / "config.toml").is_file() else None
+    return [_evaluator(task, options, run) for task in options.tasks]
 
 
-def _evaluator(task: str, options: Options, is_run: bool) -> Evaluator:
+def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     from slip.evaluation import suite
     from slip.evaluation.datasets import dataset_name
 
-    protocol, _, dataset = task.partition(":")
+    protocol, separator, dataset = task.partition(":")
     dataset = dataset or options.data
-    task = f"{protocol}:{dataset}"
+    if protocol in suite.PROTOCOLS or separator:
+        task = f"{protocol}:{dataset}"
     if protocol == "zeroshot" and options.templates:
         return suite.parse_task(task, templates=options.templates)
-    if protocol == "finetune":
+    if protocol == "finetune" and dataset:
         # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
-        folder = options.model / "finetune" / dataset_name(dataset).replace(":", "-") if is_run else None
+        folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
+        if not run:
+            _say(
+                f"{task} keeps no state, as {options.model} is no run folder: if interrupted, it starts anew."
+            )
         return suite.parse_task(task, preset=options.preset, folder=folder)
     if protocol == "retrieval":
-        return suite.parse_task(task, **options.columns)
+        return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
     return suite.parse_task(task)
+
+
+def _device(options: Options) -> torch.device:
+    from slip.errors import ConfigError
+    from slip.training.precision import choose_device
+
+    try:
+        return choose_device(options.device)
+    except ConfigError as error:
+        raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
+
+
+def _model(options: Options) -> tuple[Path, Path | None]:
+    """Return what to load, of a run the checkpoint that is meant, and the run, if it is one."""
+    from slip.interop import _pick
+
+    if not (options.model / "config.toml").is_file():
+        return options.model, None
+    return _pick(options.model, options.which), options.model
+
+
+def _refuse_nothing(tasks: Sequence[Evaluator], *, text: bool) -> None:
+    """Raise EvaluationError where every task would be left out."""
+    from slip.errors import EvaluationError
+
+    if not text and all(getattr(task, "needs_text", False) for task in tasks):
+        raise EvaluationError(
+            "Nothing can be measured: the model has no text tower, which every task needs",
+            got=", ".join(task.name for task in tasks),
+            cause="It was trained with an image-only objective such as SimCLR",
+            fix="Measure it with knn, linear or finetune",
+        )
+
+
+def _main_number(results: Sequence[Result]) -> str:
+    from slip.evaluation import lower_is_better
+
+    first = results[0]
+    value = f"{first.value:.1f}" if lower_is_better(first.metric) else f"{first.value:.1%}"
+    return f"{first.metric} {value} of {first.count:,}"
+
+
+def _say(text: str) -> None:
+    from slip.errors import printable
+
+    print(printable(text), file=sys.stderr, flush=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from typing import Any
 
@@ -83,7 +85,7 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
                 pixels = _pillow(image, opened, budget)
             turn = orientation(opened)
             opened.close()  # Pillow's pixels are not needed any more, and turning takes a copy
-            return _UPRIGHT.get(turn, _as_it_is)(pixels)
+            return turned(pixels, turn)
     except DataError:
         raise
     except (UnidentifiedImageError, SyntaxError):
@@ -94,17 +96,46 @@ def decode(image: bytes | np.ndarray, min_side: int = 0, decoder: str = "auto") 
         raise DataError("The image cannot be decoded", cause=str(error) or type(error).__name__) from None
 
 
-@contextmanager
-def strict() -> Iterator[None]:
-    """Half an image is an error, whatever the program has told Pillow; what it would warn of, we ignore or refuse."""
-    allowed = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = allowed
+def strict() -> AbstractContextManager[None]:
+    """Half an image is an error, whatever the program has told Pillow; what it would warn of, we ignore or refuse.
+
+    Both are settings of the whole process: of several threads that are inside, the first changes them and the last one
+    puts them back.
+    """
+    return _STRICT
+
+
+class _Strict(AbstractContextManager[None]):
+    """See `strict`."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._undo = threading.Lock(), 0, ExitStack()
+        if hasattr(os, "register_at_fork"):  # the threads that are inside do not come along
+            os.register_at_fork(after_in_child=self._begin_anew)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._undo.callback(
+                    setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES
+                )
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+    def _begin_anew(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._undo.close()
+
+
+_STRICT = _Strict()
 
 
 def is_jpeg(image: bytes) -> bool:
@@ -166,6 +197,11 @@ def orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """Return pixels that are stored in some EXIF orientation as they are to be seen."""
+    return _UPRIGHT[turn](pixels) if turn in _UPRIGHT else pixels
+
+
 def check_decoder(decoder: str) -> None:
     """Raise ConfigError when there is no such decoder, or its library is not installed."""
     if decoder not in DECODERS:
@@ -204,7 +240,7 @@ def _jpeg(
         return pixels
     if opened.mode != "CMYK":
         _draw_for_pillow(opened, budget)
-    return _converted(opened)
+    return converted(opened)
 
 
 def _with_torchcodec(image: bytes) -> np.ndarray | None:
@@ -224,13 +260,13 @@ def _pillow(image: bytes, opened: ImageFile.ImageFile, budget: Budget) -> np.nda
     elif opened.format == "PNG":
         png.mend_transparency(opened)
     elif opened.format == "PPM" and (levels := ppm.read(image, opened, budget)) is not None:
-        return _converted(Image.fromarray(levels))
+        return converted(Image.fromarray(levels))
     elif opened.format == "BMP" and opened.tile[0][0] == "bmp_rle":
         budget.draw(samples=_RUN * len(image) // 2 + _RUN // 10 * opened.width * opened.height)
-    return _converted(opened)
+    return converted(opened)
 
 
-def _converted(opened: Image.Image) -> np.ndarray:
+def converted(opened: Image.Image) -> np.ndarray:
     """Load an image and convert it to RGB, a band of rows after the other."""
     opened.load()
     levels = tiff.levels(opened)
@@ -283,7 +319,7 @@ def _rgb(image: Image.Image, levels: tuple[int, int]) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _of_deep(image, levels)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
@@ -312,10 +348,6 @@ def _eight_bits(grey: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
         )
     scaled = np.rint(grey * (255.0 / most)).astype(np.uint8)
     return 255 - scaled if white < black else scaled
-
-
-def _as_it_is(pixels: np.ndarray) -> np.ndarray:
-    return pixels
 
 
 @cache

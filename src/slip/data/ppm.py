@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ BYTE = 100
 _BLANK, _COMMENT, _NUMBER = (
     re.compile(pattern) for pattern in (rb"[ \t\n\r\x0b\x0c]*", rb"#[^\r\n]*", rb"-?[0-9][0-9.eE+-]*")
 )
+_NO_NUMBER = re.compile(rb"[^-0-9 \t\n\r\x0b\x0c]|[-0-9]-|-(?![0-9])")
 _LAST = re.compile(rb"[^ \t\n\r\x0b\x0c]*\Z")
 
 
@@ -110,12 +110,9 @@ def _numbers(text: bytes, most: int) -> np.ndarray:
     text = text.strip(_BLANKS)
     if not text:
         return np.empty(0, np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            numbers = np.fromstring(text, np.int64, sep=" ")
-        except (ValueError, DeprecationWarning):
-            raise _damaged("It holds levels that are no whole numbers") from None
+    if _NO_NUMBER.search(text):  # of which NumPy would warn
+        raise _damaged("It holds levels that are no whole numbers")
+    numbers = np.fromstring(text, np.int64, sep=" ")
     if numbers.min() < 0 or numbers.max() > most:
         raise _damaged(f"It holds levels from {numbers.min()} to {numbers.max()}, beyond 0 to {most}")
     return numbers

@@ -35,6 +35,8 @@ from slip.processes import Processes
 
 VERSION = 1
 """Of what is cached: counts up when the rules change by which records belong together."""
+FEW = 50
+"""Records held out of which fewer are too few to measure on: one of them moves a recall by 2 % or more."""
 HOW = "A share of the training data is written in percent, as in --data.val 10%"
 
 _NUMBER = re.compile(r"[\s\d.,+\-/%‰]*(per\s?cent|pct|records|samples|images)?\s*", re.IGNORECASE)
@@ -179,6 +181,11 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
             0,
             f"one group has {largest:,} of the {len(held):,} records, so the share can hardly be met: its records hang "
             "together, each by a caption or picture that is equal or nearly so to the next one's",
+        )
+    if held.sum() < FEW:
+        notes.append(
+            f"only {held.sum():,} records are held out: a recall on so few says little. A larger share, or a "
+            "source of its own as --data.val, says more"
         )
     digest = hashlib.blake2b(np.packbits(held).tobytes(), digest_size=8).hexdigest()
     about = HeldOut(share, int(held.sum()), int(chosen.sum()), len(held), digest, tuple(notes))

@@ -92,13 +92,21 @@ class Tokenizer:
         return f"Tokenizer(context={self.context}, truncation={self.truncation!r})"
 
 
+class _Forgetful(dict):
+    """A cache that stays empty. Merging's own would grow without bound, and takes a caption that spells out a special
+    token ("<end_of_text>") for that token; emptying it would take an entry from under another thread."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+
 class _Vocabulary:
     """open_clip's tokenizer behind a bounded cache from word (what stands between white space) to ids."""
 
     def __init__(self) -> None:
         tokenizer: Any = _open_clip_tokenizer()._tokenizer
+        tokenizer.cache = _Forgetful()
         self._bpe = tokenizer.bpe
-        self._bpe_cache: dict = tokenizer.cache
         self._split = tokenizer.pat.findall
         self._clean = tokenizer.clean_fn
         self._letters, self._ids = tokenizer.byte_encoder, tokenizer.encoder
@@ -122,9 +130,6 @@ class _Vocabulary:
         for part in self._split(word):
             letters = "".join([self._letters[byte] for byte in part.encode("utf-8")])
             for at in range(0, len(letters), _PIECE):
-                # Emptied each time: it would grow without bound, and it takes a caption that spells out a
-                # special token ("<end_of_text>") for that token.
-                self._bpe_cache.clear()
                 ids += [self._ids[token] for token in self._bpe(letters[at : at + _PIECE]).split(" ")]
                 if len(ids) >= limit:
                     return tuple(ids)

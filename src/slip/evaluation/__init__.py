@@ -29,6 +29,12 @@ class Result:
     count: samples (or queries) that the value is a mean over.
     low, high: 95 % interval of the value, for other samples drawn as these were (see `slip.evaluation.metrics`).
     skipped: samples that could not be read, and so are not in `count`.
+    data: what was measured on, which tells it from others of its short name: a path, an address, `scenes:…`.
+    split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
+    settings: what else differs from the protocol's defaults, for example `k=5`.
+    checkpoint: of which state of the model, for example `step-00000400`. content: a digest of the pictures, labels and
+    names that were measured, which tells them from others that have lain at the same place. Each is empty where it is
+    not known, as in files of earlier versions.
     """
 
     task: str
@@ -38,10 +44,22 @@ class Result:
     low: float
     high: float
     skipped: int = 0
+    data: str = ""
+    split: str = ""
+    prompts: str = ""
+    settings: str = ""
+    checkpoint: str = ""
+    content: str = ""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What was measured: results of equal identities are measurements of the same, and the newer one counts."""
+        facts = (self.data, self.split, self.prompts, self.settings, self.checkpoint, self.content)
+        return (self.task, self.metric, *facts)
 
     @property
     def key(self) -> str:
-        """`task/metric`, the name under which the number is logged."""
+        """`task/metric`. Measurements of different sets may share it: `suite.keys` gives names that do not."""
         return f"{self.task}/{self.metric}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,8 +80,15 @@ class Evaluator(Protocol):
         """`protocol:dataset`; the `task` of its results."""
         ...
 
+    def about(self) -> dict[str, str]:
+        """Return the fields of its results that tell it from others of its name, by field. May open the data."""
+        ...
+
     def check(self) -> None:
-        """Open the data, as far as it takes to know that they can be used. Raises DataError or EvaluationError."""
+        """Open the data, as far as it takes to know that they can be used, and keep them for the measurements to come.
+
+        Raises DataError, EvaluationError or ConfigError.
+        """
         ...
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
@@ -72,6 +97,13 @@ class Evaluator(Protocol):
         Raises EvaluationError when this model cannot be measured this way, DataError when the data cannot be used.
         """
         ...
+
+
+def settings(evaluator: Any, *names: str) -> str:
+    """Return those of a dataclass's fields that differ from their defaults, as `k=5, temperature=0.1`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(evaluator)}
+    values = {name: getattr(evaluator, name) for name in names}
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value != defaults[name])
 
 
 @lru_cache(maxsize=1024)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slip.evaluation import Result
-from slip.evaluation.datasets import dataset_name, load_labelled
+from slip.errors import ConfigError
+from slip.evaluation import Result, settings
 from slip.evaluation.features import BATCH, labelled_features
 from slip.evaluation.metrics import classification
+from slip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
@@ -23,8 +24,10 @@ SIMILARITIES = 2**24
 
 
 @dataclass(frozen=True)
-class Knn:
+class Knn(OnLabelled):
     """top1, top5 and mean_per_class of a vote among the k nearest training images, on the test split.
+
+    A class without a vote is among no best five.
 
     The vote is weighted by exp(cosine / temperature) as in Wu et al. 2018 (section 3.4) and DINO, with DINO's k = 20
     and temperature 0.07; temperature 0 for one vote each.
@@ -35,19 +38,28 @@ class Knn:
     temperature: float = 0.07
     batch_size: int = BATCH
 
-    @property
-    def name(self) -> str:
-        return f"knn:{dataset_name(self.dataset)}"
+    protocol = "knn"
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        return {"data": self.opened().place, "settings": settings(self, "k", "temperature")}
 
     def check(self) -> None:
-        """Raise DataError without a train or a test split."""
+        """Raise DataError without a train or a test split, ConfigError for settings that make no sense."""
+        if self.k < 1 or not self.temperature >= 0:
+            raise ConfigError(
+                "k-NN takes k neighbours, at least 1, and a temperature of 0 or above",
+                got=f"k={self.k}, temperature={self.temperature}",
+            )
+        data = self.keep()
         for split in ("train", "test"):
-            load_labelled(self.dataset, split)
+            data.split(split)
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError when the data have no train or no test split."""
-        train = labelled_features(encoder, self.dataset, "train", "features", self.batch_size)
-        test = labelled_features(encoder, self.dataset, "test", "features", self.batch_size)
+        data = self.opened()
+        train = labelled_features(encoder, data, "train", "features", self.batch_size)
+        test = labelled_features(encoder, data, "test", "features", self.batch_size)
         votes = vote(
             train.values,
             train.labels,
@@ -57,7 +69,8 @@ class Knn:
             temperature=self.temperature,
             device=encoder.device,
         )
-        return classification(self.name, votes, test.labels, test.skipped)
+        about = test.about(train) | {"settings": settings(self, "k", "temperature")}
+        return classification(self.name, votes, test.labels, test.skipped, **about)
 
 
 @torch.no_grad()
@@ -74,7 +87,7 @@ def vote(
     """Return the (Q, classes) float32 votes of each query's k nearest of N labelled features.
 
     values: (N, D); labels: (N,) in [0, classes); queries: (Q, D). k above N takes all N. A vote counts
-    exp((cosine - 1) / temperature), the constant only keeping it in range, or 1 when temperature is 0.
+    exp((cosine - the query's nearest one's) / temperature), which keeps it in range, or 1 when temperature is 0.
     """
     keys = F.normalize(torch.from_numpy(values).to(device), dim=1)
     key_labels = torch.from_numpy(labels).to(device)
@@ -82,7 +95,11 @@ def vote(
     rows: list[Tensor] = []
     for chunk in torch.from_numpy(queries).split(max(1, SIMILARITIES // len(keys))):
         nearest, index = (F.normalize(chunk.to(device), dim=1) @ keys.T).topk(k, dim=1)
-        weight = torch.exp((nearest - 1) / temperature) if temperature > 0 else torch.ones_like(nearest)
+        weight = (
+            torch.exp((nearest - nearest[:, :1]) / temperature)
+            if temperature > 0
+            else torch.ones_like(nearest)
+        )
         votes = torch.zeros(len(chunk), classes, device=weight.device)
         rows.append(votes.scatter_add_(1, key_labels[index], weight).cpu())
     return torch.cat(rows).numpy()

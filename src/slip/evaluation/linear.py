@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slip.errors import EvaluationError
-from slip.evaluation import Result
-from slip.evaluation.datasets import dataset_name, load_labelled
+from slip.errors import ConfigError, EvaluationError
+from slip.evaluation import Result, settings
 from slip.evaluation.features import BATCH, labelled_features
 from slip.evaluation.metrics import classification
+from slip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
@@ -36,7 +36,7 @@ ROWS = 2**16
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(OnLabelled):
     """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split."""
 
     dataset: str
@@ -44,19 +44,29 @@ class Linear:
     batch_size: int = BATCH
     seed: int = 0
 
-    @property
-    def name(self) -> str:
-        return f"linear:{dataset_name(self.dataset)}"
+    protocol = "linear"
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        return {"data": self.opened().place, "settings": settings(self, "penalties", "seed")}
 
     def check(self) -> None:
-        """Raise DataError without a train or a test split, EvaluationError for a single class."""
-        self._require_classes(load_labelled(self.dataset, "train").labels)
-        load_labelled(self.dataset, "test")
+        """Raise DataError without a train or a test split, EvaluationError for a single class, ConfigError for settings
+        that make no sense."""
+        if not self.penalties or not all(l2 >= 0 for l2 in self.penalties) or self.seed < 0:
+            raise ConfigError(
+                "A linear probe takes penalties and a seed of 0 or above",
+                got=f"penalties={self.penalties}, seed={self.seed}",
+            )
+        data = self.keep()
+        self._require_classes(data.split("train").labels)
+        data.split("test")
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError when the data have no train or no test split."""
-        train = labelled_features(encoder, self.dataset, "train", "features", self.batch_size)
-        test = labelled_features(encoder, self.dataset, "test", "features", self.batch_size)
+        data = self.opened()
+        train = labelled_features(encoder, data, "train", "features", self.batch_size)
+        test = labelled_features(encoder, data, "test", "features", self.batch_size)
         self._require_classes(train.labels)
         probe = fit_probe(
             train.values,
@@ -66,7 +76,8 @@ class Linear:
             seed=self.seed,
             device=encoder.device,
         )
-        return classification(self.name, probe.scores(test.values), test.labels, test.skipped)
+        about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
+        return classification(self.name, probe.scores(test.values), test.labels, test.skipped, **about)
 
     def _require_classes(self, labels: np.ndarray) -> None:
         if len(np.unique(labels)) < 2:

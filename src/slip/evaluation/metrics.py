@@ -20,15 +20,16 @@ Z95 = 1.959963984540054
 def correct_topk(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Return for each of N samples whether its label is among the k best scored classes.
 
-    scores: (N, C); labels: (N,) in [0, C). Among equal scores the lower class comes first, as with argmax.
+    scores: (N, C); labels: (N,) in [0, C). Ties count against the model: of equally scored classes the wrong ones come
+    first. So a class for which nobody votes is among no k < C best, and a model for which all pictures are alike scores
+    0, whatever the order of the classes. What is not a number counts as a score that is above all others.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
-    return ahead.sum(axis=1) < k
+    return (~(scores < own)).sum(axis=1) <= k  # its own among them
 
 
 def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
-    """Return the share of N samples whose label is among the k best scored classes, in [0, 1]."""
+    """Return the share of N samples whose label is among the k best scored classes, ties against it, in [0, 1]."""
     return float(correct_topk(scores, labels, k).mean())
 
 
@@ -101,10 +102,14 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
-def classification(task: str, scores: np.ndarray, labels: np.ndarray, skipped: int = 0) -> list[Result]:
+def classification(
+    task: str, scores: np.ndarray, labels: np.ndarray, skipped: int = 0, **about: str
+) -> list[Result]:
     """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class.
 
-    scores: (N, C), higher is likelier; labels: (N,) in [0, C). Raises EvaluationError when N is 0.
+    scores: (N, C), higher is likelier; labels: (N,) in [0, C). about: other fields of the results.
+
+    Raises EvaluationError when N is 0.
     """
     count = len(labels)
     if count == 0:
@@ -115,11 +120,11 @@ def classification(task: str, scores: np.ndarray, labels: np.ndarray, skipped: i
     for k in (1, 5) if scores.shape[1] > 5 else (1,):
         correct = correct_topk(scores, labels, k)
         low, high = wilson(float(correct.sum()), count)
-        results.append(Result(task, f"top{k}", float(correct.mean()), count, low, high, skipped))
+        results.append(Result(task, f"top{k}", float(correct.mean()), count, low, high, skipped, **about))
     correct = correct_topk(scores, labels, 1)
     low, high = mean_per_class_interval(correct, labels)
     results.append(
-        Result(task, "mean_per_class", mean_per_class(correct, labels), count, low, high, skipped),
+        Result(task, "mean_per_class", mean_per_class(correct, labels), count, low, high, skipped, **about),
     )
     return results
 

@@ -1,19 +1,22 @@
 """What a class name becomes before the text tower reads it: sentences in which it stands, averaged.
 
-Templates hold `{}` where the class name goes. The sets for CIFAR-10, Caltech-101 and ImageNet are those of Radford et
-al. 2021 (CLIP), the ImageNet ones as open_clip ships them.
+Templates hold `{}` where the class name goes. The sets for CIFAR, Caltech-101 and ImageNet are those of Radford et al.
+2021 (CLIP), the ImageNet ones as open_clip ships them. The classes decide which set is used, not the name of the data:
+`cifar100` begins like `cifar10`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from slip.errors import ConfigError
+from slip.evaluation import imagenet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
 
-_CIFAR10_FRAMES = (
+_CIFAR_FRAMES = (
     "a photo of {article} {{}}.",
     "a blurry photo of {article} {{}}.",
     "a black and white photo of {article} {{}}.",
@@ -43,35 +46,76 @@ _CALTECH101_FRAMES = (
     "a drawing of {article} {{}}.",
     "a doodle of {article} {{}}.",
 )
-CIFAR10_TEMPLATES = tuple(frame.format(article=a) for a in ("a", "the") for frame in _CIFAR10_FRAMES)
+CIFAR_TEMPLATES = tuple(frame.format(article=a) for a in ("a", "the") for frame in _CIFAR_FRAMES)
 CALTECH101_TEMPLATES = tuple(frame.format(article=a) for a in ("a", "the") for frame in _CALTECH101_FRAMES)
 
 
-def templates_for(dataset_name: str) -> tuple[str, ...]:
-    """Return the templates that suit a data set, told by its name; DEFAULT_TEMPLATES for one not known."""
-    name = _plain(dataset_name)
-    if name.startswith("scenes"):
+_CIFAR10 = (
+    {"airplane", "aeroplane", "plane"},
+    {"automobile", "car"},
+    *({name} for name in ("bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")),
+)
+_OF_CIFAR100 = {
+    *("aquarium fish", "lawn mower", "maple tree", "willow tree", "pickup truck", "sweet pepper", "flatfish"),
+    *("shrew", "skunk", "possum", "streetcar", "wardrobe"),
+}
+_OF_CALTECH101 = {
+    *(
+        "brontosaurus",
+        "stegosaurus",
+        "ceiling fan",
+        "cougar body",
+        "euphonium",
+        "garfield",
+        "gerenuk",
+        "okapi",
+    ),
+    *("inline skate", "snoopy", "trilobite", "windsor chair", "yin yang"),
+}
+"""Of each set some names that hardly another one has together."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """What the classes of a set are asked for with. name: short, for results; class_names: C names, in their order."""
+
+    name: str
+    templates: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+
+class HasClasses(Protocol):
+    """Labelled images, or features of them."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+
+def for_set(labelled: HasClasses) -> PromptSet:
+    """Return the templates that suit labelled images, told by the classes that they have, whatever their name is.
+
+    Of all 1,000 classes of ImageNet the names become CLIP's; other names stay as they are.
+    """
+    names = labelled.class_names
+    told = {" ".join(re.split(r"[\s_-]+", name.lower())) for name in names}
+    if len(names) == len(_CIFAR10) and all(told & alike for alike in _CIFAR10):
+        return PromptSet("cifar", CIFAR_TEMPLATES, names)
+    if len(names) == 100 and told >= _OF_CIFAR100:
+        return PromptSet("cifar", CIFAR_TEMPLATES, names)
+    if len(names) in (100, 101, 102) and told >= _OF_CALTECH101:
+        return PromptSet("caltech101", CALTECH101_TEMPLATES, names)
+    if told == _scenes():
         from slip.data.scenes import TEMPLATES
 
-        return tuple(TEMPLATES)
-    if name.startswith("cifar10"):
-        return CIFAR10_TEMPLATES
-    if name.startswith("caltech101"):
-        return CALTECH101_TEMPLATES
-    if "imagenet" in name:
+        return PromptSet("scenes", tuple(TEMPLATES), names)
+    if imagenet.holds(names):
         from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-    return DEFAULT_TEMPLATES
-
-
-def names_for(dataset_name: str, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names to ask with: those given, but CLIP's for the 1,000 of ImageNet in its label order."""
-    if _plain(dataset_name).startswith("imagenet") and len(class_names) == 1000:
-        from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
-        return tuple(IMAGENET_CLASSNAMES)
-    return tuple(class_names)
+        labels = imagenet.labels_of(names)
+        templates = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+        clip = imagenet.clip_names()
+        return PromptSet("imagenet", templates, tuple(clip[label] for label in labels) if labels else names)
+    return PromptSet("default", DEFAULT_TEMPLATES, names)
 
 
 def fill(template: str, class_name: str) -> str:
@@ -85,5 +129,7 @@ def fill(template: str, class_name: str) -> str:
     return template.replace("{}", class_name)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _scenes() -> frozenset[str]:
+    from slip.data.scenes import Scenes
+
+    return frozenset(Scenes.class_names)

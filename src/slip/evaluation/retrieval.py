@@ -12,7 +12,6 @@ so a model that maps everything to one point scores 0.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,12 @@ import torch
 
 from slip.data.contents import losses
 from slip.data.record import Source
-from slip.errors import DataError
-from slip.evaluation import Result, note
+from slip.errors import ConfigError, DataError
+from slip.evaluation import Result, fingerprint, note, settings
 from slip.evaluation.datasets import dataset_name
 from slip.evaluation.features import BATCH, encode_texts, extract, require_text
 from slip.evaluation.metrics import median_interval, wilson, wilson_clustered
+from slip.evaluation.opened import Kept, place
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
@@ -36,11 +36,11 @@ SIMILARITIES = 2**24
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Kept[Source]):
     """Recall both ways on a captioned source, given open or as what `open_source` takes.
 
-    task: the name of the results; empty: `retrieval:` and the source's name. image_root, image_column, caption_column:
-    as `open_source` takes them. Images without any caption are left out.
+    task: the name of the results; empty: `retrieval:` and the source's name. image_root, image_column, caption_column,
+    leave_broken: as `open_source` takes them. Images without any caption are left out.
     """
 
     source: Source | str
@@ -50,6 +50,7 @@ class Retrieval:
     caption_column: str = ""
     ks: tuple[int, ...] = (1, 5, 10)
     batch_size: int = BATCH
+    leave_broken: bool = False
     needs_text = True
 
     @property
@@ -57,14 +58,27 @@ class Retrieval:
         spec = self.source if isinstance(self.source, str) else self.source.name
         return self.task or f"retrieval:{dataset_name(spec)}"
 
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        columns = settings(self, "image_root", "image_column", "caption_column", "leave_broken")
+        return {"data": place(self.source), "settings": columns}
+
     def check(self) -> None:
-        """Raise DataError or ConfigError for a source that cannot be opened."""
-        self._opened()
+        """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError("Recall is counted among the k nearest, at least 1", got=f"ks={self.ks}")
+        self.keep()
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        source = self.opened()
+        lines = [f"{self.name.partition(':')[2] or self.name}: {len(source):,} records"]
+        return [*lines, *filter(None, (getattr(source, "note", ""), *losses(source)))]
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
-        source = self._opened()
+        source = self.opened()
         captioned = _Captioned(source)
         found = extract(encoder, captioned, "embeddings", self.batch_size, label=self.name)
         images, texts, image_ids, text_ids = captioned.pairs(found.kept)
@@ -79,38 +93,44 @@ class Retrieval:
             text_ids,
             encoder.device,
         )
+        about = self.about() | {"content": captioned.content(found.kept)}
         return [
-            *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped)),
-            *self._results("image", image_ranks, image_ids, len(found.skipped)),
+            *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped), about),
+            *self._results("image", image_ranks, image_ids, len(found.skipped), about),
         ]
 
-    def _opened(self) -> Source:
+    def open(self) -> Source:
+        """Open the source, unless it was given open."""
         from slip.data.sources import open_source
 
         if not isinstance(self.source, str):
             return self.source
-        source = open_source(
+        return open_source(
             self.source,
             image_root=self.image_root,
             image_column=self.image_column,
             caption_column=self.caption_column,
+            leave_broken=self.leave_broken,
         )
-        for line in losses(source):
-            note(line)
-        return source
 
-    def _results(self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int) -> list[Result]:
+    def _results(
+        self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int, about: dict[str, str]
+    ) -> list[Result]:
         """Recall@k and median rank of one direction; queries of one group are of one image."""
         results = []
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
             interval = wilson(hits.sum(), len(hits)) if side == "text" else wilson_clustered(hits, groups)
+            value = float(hits.mean())
             results.append(
-                Result(self.name, f"{side}_recall@{k}", float(hits.mean()), len(hits), *interval, skipped)
+                Result(self.name, f"{side}_recall@{k}", value, len(hits), *interval, skipped, **about)
             )
         low, high = median_interval(rank)
         median = float(np.median(rank))
-        return [*results, Result(self.name, f"{side}_median_rank", median, len(rank), low, high, skipped)]
+        return [
+            *results,
+            Result(self.name, f"{side}_median_rank", median, len(rank), low, high, skipped, **about),
+        ]
 
 
 @torch.no_grad()
@@ -156,7 +176,7 @@ def _best_ranks(
         r, c = (row[first:last] - start).to(device), column[first:last].to(device)
         best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, r, scores[r, c], "amax")
         scores[r, c] = -torch.inf
-        result.append((scores >= best[:, None]).float() @ weight + 1)
+        result.append((~(scores < best[:, None])).float() @ weight + 1)
     return torch.cat(result).long().cpu().numpy()
 
 
@@ -175,9 +195,15 @@ class _Captioned(Sequence[Any]):
         record = self.source[index]
         plain = (" ".join(caption.lower().split()) for caption in record.captions)
         self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
-        data = record.image if isinstance(record.image, bytes) else record.image.tobytes()
-        self.digests[index] = hashlib.blake2b(data, digest_size=16).digest()
+        self.digests[index] = fingerprint.of_picture(record.image)
         return record.image
+
+    def content(self, kept: np.ndarray) -> str:
+        """Return a digest of the pictures of `kept` and their captions, in whatever order they lie."""
+        told = (
+            "\n".join([self.digests[index].hex(), *sorted(self.captions[index])]) for index in kept.tolist()
+        )
+        return fingerprint.of_all(sorted(told))
 
     def pairs(self, kept: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
         """Return rows of `kept` with one record per distinct captioned image, the distinct texts, and the pairs."""

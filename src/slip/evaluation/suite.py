@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slip.errors import ConfigError, EvaluationError, did_you_mean
+from slip.errors import ConfigError, EvaluationError, SlipError, did_you_mean
 from slip.evaluation import Evaluator, Result, lower_is_better, note
-from slip.files import read_json, write_json
+from slip.evaluation.distinct import distinct, keys
+from slip.evaluation.results import keep, read, save, table
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
+
+__all__ = [
+    "PROTOCOLS",
+    "Done",
+    "check",
+    "distinct",
+    "keep",
+    "keys",
+    "parse_task",
+    "read",
+    "run",
+    "save",
+    "table",
+]
 
 
 def _zeroshot(dataset: str, options: dict[str, Any]) -> Evaluator:
@@ -61,10 +78,15 @@ def parse_task(task: str, **options: Any) -> Evaluator:
 
     Raises ConfigError for an unknown protocol, an unknown option or a missing dataset.
     """
-    protocol, _, dataset = task.strip().partition(":")
+    protocol, separator, dataset = task.strip().partition(":")
     if protocol not in PROTOCOLS:
+        close = did_you_mean(protocol, PROTOCOLS)
+        if separator or close.startswith("Did"):
+            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close)
         raise ConfigError(
-            f"There is no evaluation protocol {protocol!r}", fix=did_you_mean(protocol, PROTOCOLS)
+            "A task says how to measure before it says on what: PROTOCOL:DATASET",
+            got=task,
+            fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, finetune:{task} or retrieval:{task}.",
         )
     if not dataset:
         raise ConfigError(
@@ -79,26 +101,46 @@ def parse_task(task: str, **options: Any) -> Evaluator:
         ) from None
 
 
-def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> None:
+def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> list[str]:
     """Open the data of all tasks, so that what is wrong with one is known before any takes its time.
 
-    text: whether the model has a text tower; tasks that need it would else be left out. best: a metric that picks the
-    best checkpoint; of a task, and one of which more is better. Raises ConfigError, DataError or EvaluationError.
+    Each labelled set is opened once, and kept by its evaluators for the measurements to come, until they are checked
+    again. text: whether the model has a text tower; tasks that need it would else be left out. best: a metric that
+    picks the best checkpoint; of a task (by its name among `distinct` ones), and one of which more is better.
+
+    Returns sentences for people about the data, each once: which classes they have, how many images, what was guessed.
+    Raises ConfigError, DataError or EvaluationError.
     """
+    from slip.evaluation.opened import shared
+
     measured = [task for task in tasks if text or not getattr(task, "needs_text", False)]
-    for evaluator in measured:
-        evaluator.check()
-    names = [evaluator.name for evaluator in measured]
+    lines: dict[str, None] = {}
+    with shared():
+        for evaluator in measured:
+            evaluator.check()
+            lines |= dict.fromkeys(getattr(evaluator, "lines", list)())
+    names = distinct(measured)
     if best and best.rpartition("/")[0] not in names:
         raise ConfigError(
             "The metric that picks the best checkpoint is of no task that is measured",
             got=best,
-            fix=f"Write TASK/METRIC, as in {names[0]}/METRIC"
+            fix=f"Write TASK/METRIC, with TASK one of {', '.join(dict.fromkeys(names))}"
             if names
             else "Name the task in --evaluation.tasks",
         )
     if lower_is_better(best):
         raise ConfigError("The best checkpoint is picked by a metric of which more is better", got=best)
+    return list(lines)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task that is through. name: among those of the suite; results, or the error that ended it; seconds it took."""
+
+    name: str
+    results: list[Result]
+    error: SlipError | None
+    seconds: float
 
 
 def run(
@@ -106,84 +148,76 @@ def run(
     tasks: Sequence[str | Evaluator],
     on_result: Callable[[Result], None] | None = None,
     *,
+    on_task: Callable[[Done], None] | None = None,
     progress: bool = False,
 ) -> list[Result]:
     """Measure `encoder` on every task, in order; image features that several tasks need are computed once.
 
-    A task that needs a text tower is left out, and said, when the model has none. on_result: called with each result
-    as soon as there is one. progress: show bars on a terminal.
+    A task that needs a text tower is left out, and said, when the model has none. Of equal tasks one is measured. Tasks
+    that have not been checked are checked before anything is measured (see `check`).
 
-    Raises ConfigError for a wrong task before anything is measured; DataError and EvaluationError as they come.
+    on_result: called with each result as soon as there is one. on_task: called with each task that is through; with it,
+    a task that fails does not end the others. progress: show bars on a terminal.
+
+    Raises ConfigError, DataError and EvaluationError for what can be known before anything is measured, and without
+    on_task as they come.
     """
     from slip.evaluation.features import has_text, session
 
     evaluators = [parse_task(task) if isinstance(task, str) else task for task in tasks]
+    text = has_text(encoder)
     results: list[Result] = []
-    with session(progress):
+    with session(progress), ExitStack() as stack:
+        measured = []
         for evaluator in evaluators:
-            if getattr(evaluator, "needs_text", False) and not has_text(encoder):
+            if getattr(evaluator, "needs_text", False) and not text:
                 note(f"{evaluator.name} left out: the model has no text tower.")
-                continue
-            for result in evaluator.evaluate(encoder):
+            else:
+                measured.append(evaluator)
+        for evaluator in measured:
+            if not getattr(evaluator, "kept", False):
+                evaluator.check()
+                # What an evaluator keeps is for its owner to know of: files may change before it is used again.
+                stack.callback(getattr(evaluator, "forget", lambda: None))
+        for name, evaluator in _once(measured).items():
+            done = _measured(name, evaluator, encoder, raising=on_task is None)
+            for result in done.results:
                 results.append(result)
                 if on_result is not None:
                     on_result(result)
+            if on_task is not None:
+                on_task(done)
     return results
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return the results as aligned plain text: percent (ranks as they are), 95 % interval, samples."""
-    rows = [("task", "metric", "value", "95 % interval", "samples")]
-    for result in results:
-        if lower_is_better(result.metric):
-            value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
-        else:
-            value, interval = f"{result.value:.1%}", f"{100 * result.low:.1f} – {100 * result.high:.1f}"
-        skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
-        rows.append((result.task, result.metric, value, interval, f"{result.count:,}{skipped}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+def _once(evaluators: Sequence[Evaluator]) -> dict[str, Evaluator]:
+    """Return the evaluators by their names, without those that measure what one before them does."""
+    found: dict[str, Evaluator] = {}
+    for name, evaluator in zip(distinct(evaluators), evaluators):
+        if name in found:
+            note(f"{name} is named twice, and measured once.")
+        found.setdefault(name, evaluator)
+    return found
 
 
-def save(results: Sequence[Result], path: str | Path) -> None:
-    """Write the results as a JSON list of {"task": …, "metric": …, "value": …, …}, whole or not at all.
-
-    Raises EvaluationError when the file cannot be written.
-    """
+def _measured(name: str, evaluator: Evaluator, encoder: Encoder, *, raising: bool) -> Done:
+    """Measure one task; unless `raising`, an error of ours is part of what is returned."""
+    start = time.monotonic()
     try:
-        write_json(Path(path), [result.to_dict() for result in results])
-    except OSError as error:
-        raise EvaluationError(
-            f"The results cannot be written to {path}",
-            cause=error.strerror or str(error),
-            fix="Give a place in a folder that exists and has room.",
-        ) from None
-
-
-def read(path: str | Path) -> list[Result]:
-    """Read what `save` wrote; none where there is no such file. Raises EvaluationError for anything else."""
-    try:
-        return [_result(entry) for entry in read_json(path)]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
-        raise EvaluationError(
-            "The file does not hold results",
-            got=str(path),
-            cause=f"{type(error).__name__}: {error}",
-            fix="Remove it, or name another; `slip evaluate` measures again",
-        ) from None
-
-
-def _result(entry: dict[str, Any]) -> Result:
-    """Return what an entry of a file says. Raises LookupError, TypeError or ValueError where it is no result."""
-    value, low, high = (float(entry[name]) for name in ("value", "low", "high"))
-    count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
-    if count < 0 or skipped < 0:
-        raise ValueError(f"{entry['metric']} of {count} samples")
-    return Result(str(entry["task"]), str(entry["metric"]), value, count, low, high, skipped)
+        results, error = evaluator.evaluate(encoder), None
+    except SlipError as failure:
+        results, error = [], failure
+    except RuntimeError as failure:
+        if type(failure).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        results, error = (
+            [],
+            EvaluationError(
+                f"{name} ran out of the device's memory",
+                cause=str(failure).partition("\n")[0],
+                fix="End what else uses the device, or measure on the CPU.",
+            ),
+        )
+    if raising and error is not None:
+        raise error
+    return Done(name, results, error, time.monotonic() - start)

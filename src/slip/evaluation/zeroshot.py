@@ -2,67 +2,124 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slip.errors import EvaluationError
+from slip.errors import ConfigError, EvaluationError, printable
 from slip.evaluation import Result, prompts
-from slip.evaluation.datasets import Labelled, dataset_name, load_labelled
-from slip.evaluation.features import (
-    BATCH,
-    LabelledFeatures,
-    encode_texts,
-    labelled_features,
-    require_text,
-)
+from slip.evaluation.datasets import LabelledSet
+from slip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
 from slip.evaluation.metrics import classification
+from slip.evaluation.opened import OnLabelled
+from slip.evaluation.prompts import PromptSet
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
 
 
 @dataclass(frozen=True)
-class ZeroShot:
-    """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification on a labelled set's test split.
+class ZeroShot(OnLabelled):
+    """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
+    or of all of a set without splits: nothing is trained, so no picture need be held out.
 
     templates: sentences with `{}` where the class name goes; empty for those that suit the data set.
     """
 
     dataset: str
-    templates: tuple[str, ...] = ()
+    templates: Sequence[str] = ()
     batch_size: int = BATCH
     needs_text = True
+    protocol = "zeroshot"
 
-    @property
-    def name(self) -> str:
-        return f"zeroshot:{dataset_name(self.dataset)}"
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        data = self.opened()
+        return {"data": data.place, "prompts": self._asked(data).name}
 
     def check(self) -> None:
-        """Raise DataError without a test split, EvaluationError for classes without names."""
-        self._require_names(load_labelled(self.dataset, "test"))
+        """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template
+        that no class name goes into."""
+        check_templates(self.templates)
+        data = self.keep()
+        data.untrained()
+        self._require_names(data)
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        data, lines = self.opened(), super().lines()
+        if data.undivided:
+            count = len(data.untrained())
+            lines.append(
+                f"{data.name} has no splits: {self.name} measures all {count:,} images, as nothing is trained."
+            )
+        if twice := _named_twice(self._asked(data).class_names):
+            lines.append(
+                f"{data.name} has classes of one name, which {self.name} cannot tell apart and counts as wrong: "
+                + ", ".join(twice[:5])
+                + (", …" if len(twice) > 5 else "")
+            )
+        return lines
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
-        """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names."""
+        """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names; ConfigError for
+        templates without `{}`."""
         require_text(encoder, self.name)
-        images = labelled_features(encoder, self.dataset, "test", "embeddings", self.batch_size)
-        self._require_names(images)
-        weights = classifier(
-            encoder,
-            prompts.names_for(images.name, images.class_names),
-            self.templates or prompts.templates_for(images.name),
-            self.batch_size,
-        )
-        return classification(self.name, images.values @ weights.T, images.labels, images.skipped)
+        check_templates(self.templates)
+        data = self.opened()
+        self._require_names(data)
+        asked = self._asked(data)
+        # The prompts come first: they take seconds, and what is wrong with them is known before the pictures are read.
+        weights = classifier(encoder, asked.class_names, asked.templates, self.batch_size)
+        images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
+        about = images.about() | {"prompts": asked.name}
+        return classification(self.name, images.values @ weights.T, images.labels, images.skipped, **about)
 
-    def _require_names(self, images: Labelled | LabelledFeatures) -> None:
-        if not images.named:
+    def _asked(self, data: LabelledSet) -> PromptSet:
+        """Return what the classes are asked for with: the templates that were given, else those that suit the set."""
+        usual, given = prompts.for_set(data), tuple(self.templates)
+        return (
+            usual if given in ((), usual.templates) else replace(usual, name=_called(given), templates=given)
+        )
+
+    def _require_names(self, data: LabelledSet) -> None:
+        if not data.named:
             raise EvaluationError(
-                f"{self.name} cannot be measured: the classes of {images.name} have no names",
+                f"{self.name} cannot be measured: the classes of {data.name} have no names",
                 fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels.',
             )
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise ConfigError for a template that is no text, holds `{}` other than once, or holds control characters."""
+    if isinstance(templates, str):
+        raise ConfigError(
+            "Templates are several texts, not one", got=templates, fix="Write ('a photo of a {}.',)"
+        )
+    for template in templates:
+        if not isinstance(template, str):
+            raise ConfigError("A prompt template is a text", got=template)
+        if printable(template) != template or "\n" in template:
+            raise ConfigError(
+                "A prompt template holds control characters",
+                got=template,
+                fix="Write it in one line of plain text.",
+            )
+        prompts.fill(template, "class")
+
+
+def _called(templates: Sequence[str]) -> str:
+    """Return given templates in one text; of equal ones, and no others, the texts are equal."""
+    return repr(list(templates)) if any("|" in one for one in templates) else " | ".join(templates)
+
+
+def _named_twice(class_names: Sequence[str]) -> list[str]:
+    """Return the names that several classes have, as a text tower reads them: in lower case."""
+    counts = Counter(" ".join(name.lower().split()) for name in class_names)
+    return [name for name, count in counts.items() if count > 1]
 
 
 def classifier(

@@ -47,7 +47,9 @@ class ImageTower(nn.Module):
         In training, a share `drop_tokens` of each image's patch tokens, drawn at random, does not enter the blocks
         (FLIP; Li et al. 2023, section 3); as many are kept as fit whole into the rest, one at least.
         """
-        if isinstance(self.trunk, VisionTransformer):
+        if self.training and isinstance(
+            self.trunk, VisionTransformer
+        ):  # else threads would write to it at once
             cast(DropTokens, self.trunk.patch_drop).share = drop_tokens
         return self.trunk(images)
 

@@ -6,8 +6,11 @@ Colours come from the page's style (`c0`, `c1`, … and `--ink`), so that a char
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
 
 from slip.report.html import Html, div, join, span, tag
 
@@ -17,16 +20,39 @@ SMOOTHING = 0.05
 """Share of the points that the strong line is fitted to at a time."""
 LABEL_GAP = 8.0
 """Least distance of two line labels, in percent of the chart's height."""
+LONGEST_LABEL = 9
+"""Characters of a label that fit beside a chart; where one is longer, all stand below it, the highest line's first."""
+MOST_LABELS = 12
+"""Labels that a chart has; of more lines the highest and the lowest are named."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve: x, y, and the weight of y, for example the number of steps that it is a mean over."""
+
+    x: float
+    y: float
+    weight: float
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run's curve: label, colour class, x ascending, y."""
+    """One run's curve: label, colour class, x ascending, y; nan where nothing finite could be measured.
+
+    Lines of one label are drawn alike and named once. weights: of each y, for example the steps that it is a mean over.
+    """
 
     label: str
     colour: str
     x: Sequence[float]
     y: Sequence[float]
+    weights: Sequence[float] = ()
+
+    def pieces(self) -> list[list[Point]]:
+        """Return the points, cut where y is nan; at least one piece has points."""
+        points = map(Point, self.x, self.y, self.weights or [1.0] * len(self.x))
+        runs = groupby(points, key=lambda point: math.isfinite(point.y))
+        return [list(piece) for finite, piece in runs if finite]
 
 
 @dataclass(frozen=True)
@@ -34,7 +60,8 @@ class Chart:
     """A chart: a title, a note below it, its lines, and level marks such as chance.
 
     noisy: draw the values as they are as a faint line, smoothed as a strong one; else straight lines and dots.
-    zero: the y axis starts at 0. text: how a y value reads.
+    Where several lines have one label, they are drawn smoothed alone. zero: the y axis starts at 0. text: how a y
+    value reads.
     """
 
     title: str
@@ -56,6 +83,9 @@ class Chart:
         def top_of(y: float) -> float:
             return 100 * (high - y) / (high - low)
 
+        def placed(points: Sequence[Point]) -> list[tuple[float, float]]:
+            return [(left_of(point.x), top_of(point.y)) for point in points]
+
         shapes, words = [], []
         for tick in ticks:
             shapes.append(_path([(0, top_of(tick)), (100, top_of(tick))], "grid"))
@@ -66,33 +96,52 @@ class Chart:
                 words.append(span("level", name, style=f"top:{top_of(level):.2f}%"))
         for x in nice_ticks(0, right, 4):
             words.append(span("x", samples(x), style=f"left:{left_of(x):.2f}%"))
-        ends = []
+        alone = Counter(line.label for line in self.lines)
+        ends: dict[str, list[float]] = {}
         for line in self.lines:
-            points = [(left_of(x), top_of(y)) for x, y in zip(*thin(line.x, line.y))]
-            strong = [(x, y) for (x, _), y in zip(points, smooth([y for _, y in points]))]
-            shapes += [_path(points, f"faint {line.colour}")] if self.noisy else [_dots(points, line.colour)]
-            shapes.append(_path(strong if self.noisy else points, f"line {line.colour}"))
-            ends.append((line, (strong if self.noisy else points)[-1][1]))
-        for (line, _), top in zip(ends, spread([top for _, top in ends])):
-            words.append(span(f"end {line.colour}", line.label, style=f"top:{top:.2f}%"))
-        last = "; ".join(f"{line.label} ends at {self.text(line.y[-1])}" for line in self.lines)
+            for piece in line.pieces():
+                drawn = thin(piece) if self.noisy else piece
+                strong = smooth(drawn) if self.noisy else drawn
+                if self.noisy and alone[line.label] == 1 and len(drawn) > 1:
+                    shapes.append(_path(placed(drawn), f"faint {line.colour}"))
+                if not self.noisy or len(drawn) == 1:
+                    shapes.append(_dots(placed(drawn), line.colour))
+                several = " several" if alone[line.label] > 1 else ""
+                shapes.append(_path(placed(strong), f"line{several} {line.colour}", line.label))
+            ends.setdefault(line.label, []).append(strong[-1].y)
+        last = {label: math.fsum(values) / len(values) for label, values in ends.items()}
+        colours = {line.label: line.colour for line in self.lines}
+        named = _outermost(sorted(last, key=lambda label: top_of(last[label])))
+        beside = all(len(label) <= LONGEST_LABEL for label in named)
+        if beside:
+            for label, top in zip(named, spread([top_of(last[label]) for label in named])):
+                words.append(span(f"end {colours[label]}", label, style=f"top:{top:.2f}%"))
+        below = None if beside else div("legend", *(span(f"who {colours[label]}", label) for label in named))
+        few = (
+            f"; of {len(last)} lines the highest and the lowest {MOST_LABELS // 2} are named"
+            if len(named) < len(last)
+            else ""
+        )
+        said = "; ".join(f"{label} ends at {self.text(last[label])}" for label in last)
         box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "aria-hidden": "true"}
         return tag(
             "figure",
-            tag("figcaption", tag("strong", self.title), " ", span("quiet", self.note)),
+            tag("figcaption", tag("strong", self.title), " ", span("quiet", self.note + few)),
             div(
                 "plot",
                 tag("svg", *shapes, **box),
                 *words,
                 role="img",
-                aria_label=f"{self.title} over samples seen: {last}",
+                aria_label=f"{self.title} over samples seen: {said}",
             ),
+            below,
             class_="chart",
         )
 
     def _range(self) -> tuple[float, float, list[float]]:
         """Return bottom, top and ticks of the y axis; the levels are within it."""
-        values = [y for line in self.lines for y in line.y] + [level for _, level in self.levels]
+        values = [point.y for line in self.lines for piece in line.pieces() for point in piece]
+        values += [level for _, level in self.levels]
         low, high = min(values), max(values)
         low = min(0.0, low) if self.zero else low
         if high - low < 1e-9:
@@ -119,27 +168,55 @@ def samples(count: float) -> str:
     return f"{count:.0f}"
 
 
-def thin(x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS) -> tuple[list[float], list[float]]:
-    """Return a line of at most `most` points: the means of equally many neighbours each."""
-    size = math.ceil(len(x) / most)
-    starts = range(0, len(x), size)
-    return tuple([math.fsum(v[i : i + size]) / len(v[i : i + size]) for i in starts] for v in (x, y))  # type: ignore
+def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
+    """Return a line of at most `most` points, each the weighted mean of neighbours, at the last one's x.
 
-
-def smooth(values: Sequence[float], share: float = SMOOTHING) -> list[float]:
-    """Return the straight-line fit of each value's neighbourhood, at that value (Cleveland 1979, without weights).
-
-    In the middle that is the running mean; at the ends, with neighbours on one side only, it still follows a slope.
+    A point of much less weight than the others, as the last line of a log has that stands for one step, is noise that
+    would bend the line's end: it is joined to its neighbours until they have half the usual weight together.
     """
-    size, count, fits = max(3, round(len(values) * share)) | 1, len(values), []
-    for i in range(count):
+    total, usual = math.fsum(point.weight for point in points), median(point.weight for point in points)
+    enough = max(total / most, usual / 2) * (1 - 1e-9)
+    joined: list[list[Point]] = [[]]
+    for point in points:
+        if math.fsum(other.weight for other in joined[-1]) >= enough:
+            joined.append([])
+        joined[-1].append(point)
+    if len(joined) > 1 and math.fsum(point.weight for point in joined[-1]) < enough:
+        rest = joined.pop()
+        joined[-1] += rest
+    return [_mean(some) for some in joined]
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    weight = math.fsum(point.weight for point in points)
+    return Point(points[-1].x, math.fsum(point.y * point.weight for point in points) / weight, weight)
+
+
+def smooth(points: Sequence[Point], share: float = SMOOTHING) -> list[Point]:
+    """Return the weighted straight-line fit of each point's neighbourhood, at that point (Cleveland 1979, section 2).
+
+    In the middle that is about the running mean; at the ends, with neighbours on one side only, it still follows a
+    slope. The weights are those of the points.
+    """
+    size, count, fits = max(3, round(len(points) * share)) | 1, len(points), []
+    for i, point in enumerate(points):
         start = max(0, min(i - size // 2, count - size))
-        near = values[start : start + size]
-        middle, mean = (len(near) - 1) / 2, math.fsum(near) / len(near)
-        spread_ = sum((k - middle) ** 2 for k in range(len(near)))
-        slope = sum((k - middle) * y for k, y in enumerate(near)) / spread_ if spread_ else 0.0
-        fits.append(mean + slope * (i - start - middle))
+        near = points[start : start + size]
+        total = math.fsum(p.weight for p in near)
+        x, y = (
+            math.fsum(p.weight * v for p, v in zip(near, of)) / total
+            for of in zip(*((p.x, p.y) for p in near))
+        )
+        spread_ = math.fsum(p.weight * (p.x - x) ** 2 for p in near)
+        slope = math.fsum(p.weight * (p.x - x) * p.y for p in near) / spread_ if spread_ else 0.0
+        fits.append(Point(point.x, y + slope * (point.x - x), point.weight))
     return fits
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    """Return the first and the last of the names where there are more than labels fit, else all."""
+    half = MOST_LABELS // 2
+    return [*names[:half], *names[-half:]] if len(names) > MOST_LABELS else [*names]
 
 
 def spread(tops: Sequence[float], gap: float = LABEL_GAP) -> list[float]:
@@ -164,9 +241,11 @@ def spread(tops: Sequence[float], gap: float = LABEL_GAP) -> list[float]:
     return placed
 
 
-def _path(points: Sequence[tuple[float, float]], class_: str) -> Html:
+def _path(points: Sequence[tuple[float, float]], class_: str, name: str = "") -> Html:
+    """A line through the points; name: what a browser says where the pointer rests on it."""
     steps = "L".join(f"{x:.2f} {y:.2f}" for x, y in points)
-    return tag("path", d=f"M{steps}", class_=class_, vector_effect="non-scaling-stroke")
+    title = tag("title", name) if name else None
+    return tag("path", title, d=f"M{steps}", class_=class_, vector_effect="non-scaling-stroke")
 
 
 def _dots(points: Sequence[tuple[float, float]], colour: str) -> Html:

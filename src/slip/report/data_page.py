@@ -19,7 +19,7 @@ from slip.report.album import Album, spread
 from slip.report.histogram import Histogram, steps
 from slip.report.html import Html, div, join, quoted, span, tag
 from slip.report.page import ICON, POLICY
-from slip.report.parts import NOTHING, image, section
+from slip.report.parts import NOTHING, image, section, with_code
 
 _LISTED = 100  # records in the list of those that cannot be used
 _GROUPS, _MEMBERS, _TILES, _CAPTIONS = 8, 8, 8, 10
@@ -122,7 +122,11 @@ def _findings(verdict: Verdict) -> Html:
             "li",
             tag("p", f"{finding.count:,}", tag("small", percent(finding.share)), class_="number"),
             tag("p", finding.what),
-            tag("p", _with_code(finding.advice), class_="quiet advice"),
+            div(
+                "advice",
+                tag("p", with_code(finding.advice), class_="quiet"),
+                *(tag("pre", command) for command in finding.commands),
+            ),
             class_=finding.level,
         )
         for finding in verdict.findings
@@ -149,11 +153,6 @@ def _contents(summary: Summary) -> Html:
     head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
     note = "; ".join(f"{c.seen:,} {c.things} seen, {c.used:,} used" for _, c in summary.contents) + "."
     return section("Left out", note, div("scroll", tag("table", head, tag("tbody", *rows), class_="facts")))
-
-
-def _with_code(text: str) -> Html:
-    """Return a text whose parts in backticks are code."""
-    return join(tag("code", part) if k % 2 else part for k, part in enumerate(text.split("`")))
 
 
 def _pictures(summary: Summary, view: int) -> Html:
@@ -228,7 +227,7 @@ def _captions(summary: Summary, album: Album) -> Html:
     if repeated:
         parts += [
             tag("h3", "The texts that come most often"),
-            tag("table", tag("tbody", *repeated), class_="facts"),
+            div("scroll", tag("table", tag("tbody", *repeated), class_="facts")),
         ]
     odd = [album.tile(int(position), said=useless) for position in spread(summary.useless, _TILES)]
     if odd:

@@ -12,7 +12,8 @@ from slip.files import write_bytes
 from slip.report import curves, scoreboard, sections, showcase
 from slip.report.gallery import Gallery, gather
 from slip.report.html import Html, join, tag
-from slip.report.runs import Run, labels
+from slip.report.rows import rows
+from slip.report.runs import Run
 
 if TYPE_CHECKING:
     from slip.encoder import Encoder
@@ -91,7 +92,7 @@ def page(
     commands: Sequence[tuple[str, str]] = (),
 ) -> Html:
     """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
-    named = dict(zip(labels(runs), runs))
+    named = {row.label: row for row in rows(runs)}
     colours = choose_colours(list(named))
     body = tag(
         "main",
@@ -99,7 +100,7 @@ def page(
         scoreboard.results(named, colours),
         sections.charts(
             "Training",
-            "Over samples seen. Faint: as logged; strong: smoothed over a twentieth of the run.",
+            curves.training_note(named),
             curves.training_charts(named, colours),
         ),
         sections.charts(
@@ -128,7 +129,7 @@ def page(
 
 
 def choose_colours(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour class for each run: the three methods have their own, others take what is left."""
+    """Return a colour class for each row: the three methods have their own, others take what is left."""
     taken = {name: _PREFERRED[name] for name in names if name in _PREFERRED}
     free = [i for i in range(_COLOURS) if i not in taken.values()] or list(range(_COLOURS))
     others = [name for name in names if name not in taken]
@@ -137,10 +138,11 @@ def choose_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def model_name(runs: Sequence[Run], encoder: Encoder | None) -> str:
-    """Return the label of the run that `encoder` comes from, or the model's recipe name."""
+    """Return the label of the row that `encoder` comes from, or the model's recipe name."""
     if encoder is None:
         return "the model"
-    for label, run in zip(labels(runs), runs):
-        if run.config == encoder.config:
-            return label
+    for row in rows(runs):
+        for run in row.runs:
+            if run.config == encoder.config:
+                return row.label if len(row.runs) == 1 else f"{row.label} (seed {run.config.training.seed})"
     return encoder.config.name

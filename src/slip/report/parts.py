@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from slip.report.gallery import Picture
 from slip.report.html import Html, join, span, tag
-from slip.report.runs import Run
+from slip.report.rows import Row
 
-Runs = Mapping[str, Run]
-"""Runs by label."""
+Rows = Mapping[str, Row]
+"""Rows by label."""
 Colours = Mapping[str, str]
 """Colour classes of the page's style by label."""
 NOTHING = Html()
@@ -32,7 +32,12 @@ def enumerate_(parts: Sequence[Html]) -> Html:
     return join([join(parts[:-1], ", "), " and ", parts[-1]])
 
 
+def with_code(text: str) -> Html:
+    """Return a text whose parts in backticks are code."""
+    return join(tag("code", part) if k % 2 else part for k, part in enumerate(text.split("`")))
+
+
 def image(picture: Picture, class_: str | None = None) -> Html:
     """Return a picture, its first caption as the text for those who cannot see it."""
-    alt = next((caption for caption in picture.captions if caption.strip()), "")
+    alt = next((caption for caption in picture.captions if caption.strip()), "picture without a caption")
     return tag("img", src=picture.data_url(), alt=alt, class_=class_, loading="lazy")

@@ -1,16 +1,16 @@
-"""Reading a run folder, finished or not, into plain data; and what to call the runs that stand side by side."""
+"""Reading a run folder, finished or not, into plain data."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slip import toml
 from slip.config import Config
+from slip.data.identity import Identity, differences
 from slip.errors import CheckpointError, ConfigError, EvaluationError, shortened
 from slip.evaluation import Result, suite
 from slip.files import open_regular, read_json
@@ -30,7 +30,8 @@ class Run:
 
     metrics: training lines of metrics.jsonl, by position, each position once (a resumed run writes some anew).
     evaluations: evaluation lines, likewise. results: the final measurements, empty while there are none.
-    damaged: lines of metrics.jsonl that could not be read, as a killed process leaves them.
+    damaged: lines of metrics.jsonl that could not be read, as a killed process leaves them. data: what tells its data
+    from others, None where that is not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Run:
     results: tuple[Result, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     damaged: int = 0
+    data: Identity | None = None
 
     @property
     def terms(self) -> frozenset[str]:
@@ -63,7 +65,27 @@ class Run:
         if isinstance(progress := self.last.get("progress"), int | float):
             return progress
         epoch, planned = self.last.get("epoch"), self.config.training.epochs
-        return min(1.0, epoch / planned) if isinstance(epoch, int | float) and planned > 0 else None
+        if not isinstance(epoch, int | float) or planned <= 0:
+            return None
+        # Lines of earlier versions: whole batches may make a little less than the epochs that were planned.
+        return 1.0 if epoch / planned > 0.999 else epoch / planned
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last step has been made."""
+        return self.done is not None and self.done >= 1
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that its steps took, waiting for data included; None where that is not known."""
+        before, total = 0.0, 0.0
+        for line in self.metrics:
+            speed, position = line.get("samples_per_second"), float(line["position"])
+            if not finite(speed) or not speed > 0:
+                return None
+            total += (position - before) / speed
+            before = position
+        return total or None
 
 
 def load_run(folder: str | Path) -> Run:
@@ -93,15 +115,8 @@ def load_run(folder: str | Path) -> Run:
         results=_read_results(folder / "results.json"),
         versions=_read_versions(folder / "versions.json"),
         damaged=damaged,
+        data=_read_data(folder / "data.json"),
     )
-
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """Return a distinct name for each run: its method where that tells them apart, else its folder, else numbered."""
-    for names in ([run.method for run in runs], [run.name for run in runs]):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{run.name} ({number})" for number, run in enumerate(runs, start=1)]
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -135,6 +150,16 @@ def _read_results(path: Path) -> tuple[Result, ...]:
         return tuple(suite.read(path))
     except EvaluationError as error:
         raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=error.fix) from None
+
+
+def _read_data(path: Path) -> Identity | None:
+    """Return what tells a run's data from others; None for a run of an earlier version, and what cannot be used."""
+    try:
+        data = read_json(path)
+        differences(data, data)
+        return data
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _read_versions(path: Path) -> dict[str, str]:

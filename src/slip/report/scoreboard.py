@@ -2,97 +2,137 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from slip.evaluation import Result, lower_is_better
+from slip.evaluation import lower_is_better
 from slip.report import words
+from slip.report.commands import measuring
 from slip.report.html import Html, div, join, span, tag
-from slip.report.parts import Colours, Runs, enumerate_, section, who
-from slip.report.runs import Run
+from slip.report.parts import Colours, Rows, enumerate_, section, who, with_code
+from slip.report.rows import Row
+from slip.report.scores import Score
 from slip.report.table import Column, columns, interval, number
 
-_BEST = (
-    "“Best” is said only where the interval lies clear of all others; "
-    "numbers with overlapping intervals may still differ."
-)
+_FEW = 3
+"""Commands that are shown of one kind."""
+_MOST_NAMES = 8
+"""Names that a sentence may begin with."""
+_NARROW = 10
+"""Characters of a label that fit beside the numbers on a narrow page."""
 
 
-def headline(runs: Runs, colours: Colours) -> Html:
-    """Say what was compared and what is certain about it: only leads whose intervals lie clear of all others'."""
-    names = [who(name, colours) for name in runs]
-    towers = {repr(run.config.model.image) + str(run.config.views.size) for run in runs.values()}
-    same = " with the same image tower" if len(runs) > 1 and len(towers) == 1 else ""
-    trained = words.trained_on(list(runs.values()))
-    found = columns(list(runs.values()))
+def headline(rows: Rows, colours: Colours) -> Html:
+    """Say what was compared and what is certain about it: only leads that `scores.ahead` finds."""
+    names = [who(name, colours) for name in rows]
+    runs = [run for row in rows.values() for run in row.runs]
+    towers = {repr(run.config.model.image) + str(run.config.views.size) for run in runs}
+    same = " with the same image tower" if len(rows) > 1 and len(towers) == 1 else ""
+    begin = [
+        enumerate_(names) if len(names) <= _MOST_NAMES else f"{len(names)} runs",
+        same,
+        words.trained_on(runs, len(rows)),
+        words.seeds(list(rows.values())),
+        ". ",
+    ]
+    trouble = [f"{sentence} " for sentence in words.troubles(rows)]
+    found = columns(list(rows.values()))
     if not found:
-        return join([enumerate_(names), same, trained, ". Final measurements are not in yet."])
-    if len(runs) == 1:
-        said = [join([_measured(column), " ", _value(column, next(iter(runs)))]) for column in found[:3]]
-        return join([enumerate_(names), trained, ": ", enumerate_(said), "."])
+        return join([*begin, *trouble, "There are no final measurements."])
+    if len(rows) == 1:
+        said = [join([_measured(column), " ", _value(column, next(iter(rows)))]) for column in found[:3]]
+        return join([*begin[:-1], ": ", enumerate_(said), ". ", *trouble])
+    return join([*begin, *trouble, join(_leads(found, colours), " "), _of_one_seed(rows)])
+
+
+def _leads(found: Sequence[Column], colours: Colours) -> list[Html]:
+    """Return who is ahead in what, a sentence each, and where no one is."""
     clear: dict[str, list[Column]] = {}
     for column in found:
-        clear.setdefault(column.best() or "", []).append(column)
+        if sum(score.certain for score in column.scores.values()) > 1:
+            clear.setdefault(column.best() or "", []).append(column)
     open_ = clear.pop("", [])
     said = [
-        join([who(name, colours), " is clearly best in ", _measurements(where, found), "."])
+        join([who(name, colours), " is clearly ahead in ", _measurements(where, found), "."])
         for name, where in clear.items()
     ]
     if open_:
         rest = "the others" if said and len(open_) > 2 else _measurements(open_, found)
-        said.append(join(["In ", rest, " no one is clearly ahead: the intervals overlap."]))
-    return join([enumerate_(names), same, trained, ". ", join(said, " ")])
+        said.append(join(["In ", rest, " no one is clearly ahead."]))
+    return said
 
 
-def results(runs: Runs, colours: Colours) -> Html:
-    """The table: runs as rows, measurements as columns, each number with its interval; all others behind a fold."""
-    found = columns(list(runs.values()))
+def _of_one_seed(rows: Rows) -> str | None:
+    """Return what a comparison of single runs is not."""
+    alone = [name for name, row in rows.items() if len(row.runs) == 1]
+    if not alone:
+        return None
+    which = (
+        "of each" if len(alone) == len(rows) else f"of {' and '.join(alone)}" if len(alone) < 3 else "of some"
+    )
+    return f" There is one run {which}: another seed would give other numbers."
+
+
+def results(rows: Rows, colours: Colours) -> Html:
+    """The table: rows, measurements as columns, each number with its interval; all others behind a fold."""
+    found = columns(list(rows.values()))
     if not found:
-        return section(
-            "Results",
-            "No results yet: they appear when the run is finished or measured with `slip evaluate`.",
-        )
+        ways = list(dict.fromkeys(measuring(run) for run in words.runs_of(rows)))
+        shown = div("commands", *(tag("pre", way) for way in ways[:_FEW]))
+        return section("Results", with_code(words.why_no_results(rows)), shown)
     heads = [tag("th", class_="corner", scope="col", aria_label="method", style="--order:0")]
     heads += [_column_head(column, i) for i, column in enumerate(found, start=1)]
-    rows = [tag("tr", *heads)]
-    for k, name in enumerate(runs, start=1):
+    lines = [tag("tr", *heads)]
+    for k, (name, row) in enumerate(rows.items(), start=1):
         cells = [tag("th", name, class_=colours[name], scope="row")]
-        cells += [
-            _cell(column, name, runs[name], colours[name], 100 * i + k)
-            for i, column in enumerate(found, start=1)
-        ]
-        rows.append(tag("tr", *cells))
+        cells += [_cell(column, row, colours[name], 100 * i + k) for i, column in enumerate(found, start=1)]
+        lines.append(tag("tr", *cells))
     table = tag(
         "table",
-        tag("thead", rows[0]),
-        tag("tbody", *rows[1:]),
-        class_="results",
+        tag("thead", lines[0]),
+        tag("tbody", *lines[1:]),
+        class_="results long" if max(map(len, rows)) > _NARROW else "results",
         style=f"--columns:{len(found)}",
     )
-    everything = columns(list(runs.values()), everything=True)
+    everything = columns(list(rows.values()), everything=True)
     fold = tag(
         "details",
         tag("summary", f"All {len(everything)} measurements"),
-        _all_numbers(everything, runs, colours),
+        _all_numbers(everything, rows, colours),
+        class_="numbers",
     )
+    compared = [column for column in found if len(column.scores) > 1]
+    scale = "Bars start at zero, each column has its own scale." if compared else "Bars run from 0 to 100 %."
     return section(
         "Results",
-        (
-            "Bars start at zero, each column has its own scale."
-            if len(runs) > 1
-            else "Bars run from 0 to 100 %."
-        )
-        + " The bracket is the 95 % interval.",
+        f"{scale} The bracket is the 95 % interval.",
         div("scroll", table),
-        tag(
-            "p",
-            "Intervals say where a number would lie with other test samples of the same kind; another training ",
-            "seed moves it too. ",
-            _BEST if len(runs) > 1 else None,
-            class_="note",
-        ),
+        tag("p", _meaning(rows, compared=bool(compared)), class_="note"),
         fold if len(everything) > len(found) else None,
     )
+
+
+def _meaning(rows: Rows, *, compared: bool) -> str:
+    """Return what the intervals and the mark are, and are not."""
+    sizes = {len(row.runs) > 1 for row in rows.values()}
+    said = []
+    if True in sizes:
+        said.append(
+            "Numbers are means over the seeds, ± their standard deviation. Intervals say where a mean would lie with "
+            "other seeds and other test samples of the same kind."
+        )
+    if False in sizes:
+        where = "Of a single run they" if said else "Intervals"
+        said.append(
+            f"{where} say where a number would lie with other test samples of the same kind; another training seed "
+            "moves it too."
+        )
+    if compared:
+        said.append(
+            "“Ahead” is said where the 95 % interval of the difference to every other row does not hold 0; "
+            "numbers that are not marked may still differ. Of twenty comparisons between equals, one may be marked by "
+            "chance."
+        )
+    return " ".join(said)
 
 
 def _column_head(column: Column, order: int) -> Html:
@@ -101,35 +141,53 @@ def _column_head(column: Column, order: int) -> Html:
     return tag("th", *lines, scope="col", style=f"--order:{100 * order}")
 
 
-def _cell(column: Column, name: str, run: Run, colour: str, order: int) -> Html:
-    method = span("method", name)
-    result = column.results.get(name)
-    if result is None:
+def _cell(column: Column, row: Row, colour: str, order: int) -> Html:
+    method = span("method", row.label)
+    found = column.scores.get(row.label)
+    if found is None:
         why = (
             "no text tower"
-            if run.method == "SimCLR" and column.key.startswith(("zeroshot", "retrieval"))
+            if row.first.method == "SimCLR" and column.key.startswith(("zeroshot", "retrieval"))
             else "not measured"
         )
         return tag("td", method, span("none", why), class_=f"none {colour}", style=f"--order:{order}")
+    ahead = column.best() == row.label
     value = div(
-        "value", number(column.key, result.value), None if column.lower_is_better else tag("small", "%")
+        "value",
+        number(column.key, found.value),
+        None if column.lower_is_better else tag("small", "%"),
+        span("ahead", "ahead") if ahead else None,
     )
-    count = f", n = {result.count:,}" if column.count is None else ""
-    best = "best " if column.best() == name else ""
-    words_ = div("interval", interval(column.key, result) + count)
+    count = ", n = " + _counts(found) if column.count is None else ""
+    best = "best " if ahead else ""
+    words_ = div(
+        "interval",
+        div("", interval(column.key, found) + count),
+        div("", _seeds(column.key, found, len(row.runs))) if len(row.runs) > 1 else None,
+    )
     return tag(
-        "td", method, value, _bar(column, result), words_, class_=best + colour, style=f"--order:{order}"
+        "td", method, value, _bar(column, found), words_, class_=best + colour, style=f"--order:{order}"
     )
 
 
-def _bar(column: Column, result: Result) -> Html:
+def _seeds(key: str, found: Score, runs: int) -> str:
+    """Return `± 1.2, 3 seeds`."""
+    of = f"{found.runs} of {runs} seeds" if found.runs < runs else f"{runs} seeds"
+    return of if found.spread is None else f"± {number(key, found.spread)}, {of}"
+
+
+def _counts(found: Score) -> str:
+    return " or ".join(f"{count:,}" for count in found.counts)
+
+
+def _bar(column: Column, found: Score) -> Html:
     """Return the value as a bar from zero, with a bracket over its interval; on its own, against 100 %."""
-    shown = [r for r in column.results.values() if all(map(math.isfinite, (r.value, r.low, r.high)))]
-    if result not in shown:
+    shown = [score for score in column.scores.values() if score.certain]
+    if not found.certain:
         return div("bar")
     alone = len(shown) == 1 and not column.lower_is_better
-    top = 1.0 if alone else max(r.high for r in shown) or 1.0
-    value, left, right = (100 * share / top for share in (result.value, result.low, result.high))
+    top = 1.0 if alone else max(score.high for score in shown) or 1.0
+    value, left, right = (100 * share / top for share in (found.value, found.low, found.high))
     return div(
         "bar",
         tag("i", style=f"width:{value:.2f}%"),
@@ -138,47 +196,44 @@ def _bar(column: Column, result: Result) -> Html:
     )
 
 
-def _all_numbers(found: Sequence[Column], runs: Runs, colours: Colours) -> Html:
+def _all_numbers(found: Sequence[Column], rows: Rows, colours: Colours) -> Html:
     head = tag(
         "tr",
-        tag("th", "measurement"),
-        *(tag("th", name, class_=colours[name], scope="col") for name in runs),
-        tag("th", "n"),
+        tag("th", "measurement", scope="col"),
+        *(tag("th", name, class_=colours[name], scope="col") for name in rows),
+        tag("th", "n", scope="col"),
     )
-    rows = []
+    lines = []
     for column in found:
-        cells = []
-        for name in runs:
-            result = column.results.get(name)
-            value = (
-                join(
-                    [
-                        tag("b", number(column.key, result.value)),
-                        " ",
-                        span("interval", interval(column.key, result)),
-                    ]
-                )
-                if result
-                else "–"
-            )
-            cells.append(tag("td", value))
-        counts = " / ".join(f"{c:,}" for c in dict.fromkeys(r.count for r in column.results.values()))
+        cells = [tag("td", _full(column, row)) for row in rows.values()]
+        counts = " / ".join(dict.fromkeys(_counts(score) for score in column.scores.values()))
         what = ", ".join(filter(None, (column.protocol, column.dataset, column.metric)))
-        rows.append(tag("tr", tag("th", what, scope="row"), *cells, tag("td", counts)))
+        lines.append(tag("tr", tag("th", what, scope="row"), *cells, tag("td", counts)))
     unit = "Percent, with 95 % intervals" + (
         "; ranks as they are." if any(lower_is_better(c.key) for c in found) else "."
     )
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="facts", style="margin:0 0 16px")
+    table = tag("table", tag("thead", head), tag("tbody", *lines), class_="facts", style="margin:0 0 16px")
     return div("", tag("p", unit, class_="quiet"), div("scroll", table))
 
 
+def _full(column: Column, row: Row) -> Html | str:
+    """Return a number with all there is about it; bold where it is ahead."""
+    found = column.scores.get(row.label)
+    if found is None:
+        return "–"
+    value = number(column.key, found.value)
+    seeds = f" {_seeds(column.key, found, len(row.runs))}" if len(row.runs) > 1 else ""
+    shown = tag("b", value) if column.best() == row.label else value
+    return join([shown, " ", span("interval", interval(column.key, found) + seeds)])
+
+
 def _value(column: Column, name: str) -> Html:
-    result = column.results[name]
+    found = column.scores[name]
     unit = "" if column.lower_is_better else " %"
     return join(
         [
-            tag("b", number(column.key, result.value) + unit),
-            f" ({interval(column.key, result)}, n\u00a0=\u00a0{result.count:,})",
+            tag("b", number(column.key, found.value) + unit),
+            f" ({interval(column.key, found)}, n\u00a0=\u00a0{_counts(found)})",
         ]
     )
 

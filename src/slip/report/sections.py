@@ -9,20 +9,20 @@ from slip.addresses import without_keys
 from slip.report import words
 from slip.report.charts import Chart
 from slip.report.gallery import Gallery
-from slip.report.html import Html, div, tag
-from slip.report.parts import NOTHING, Colours, Runs, image, section, who
+from slip.report.html import Html, div, span, tag
+from slip.report.parts import NOTHING, Colours, Rows, image, section, who
 from slip.report.runs import Run
 from slip.report.scoreboard import headline
 
 
-def header(runs: Runs, colours: Colours, gallery: Gallery, title: str, intro: str) -> Html:
+def header(rows: Rows, colours: Colours, gallery: Gallery, title: str, intro: str) -> Html:
     """Title, what was measured in a sentence or two, and a strip of pictures drawn at random."""
     strip = div("strip", *(image(picture) for picture in gallery.pool[:12])) if gallery.pool else None
     return tag(
         "header",
         tag("p", tag("b", "openslip"), " · training report", class_="eyebrow"),
         tag("h1", title),
-        tag("p", headline(runs, colours), class_="headline"),
+        tag("p", headline(rows, colours), class_="headline"),
         tag("p", intro, class_="quiet") if intro else None,
         strip,
     )
@@ -33,32 +33,39 @@ def charts(title: str, note: str, drawn: Sequence[Chart]) -> Html:
     return section(title, note, div("charts", *(chart.html() for chart in drawn))) if drawn else NOTHING
 
 
-def setup(runs: Runs, colours: Colours) -> Html:
+def setup(rows: Rows, colours: Colours) -> Html:
     """What was trained and how it went, in words, then as TOML."""
-    said = {name: words.configuration(run) for name, run in runs.items()}
+    said = {name: words.configuration(row) for name, row in rows.items()}
     entries: list[Html] = []
     fullest_first = sorted(said.values(), key=len, reverse=True)
     for topic in dict.fromkeys(topic for topics in fullest_first for topic in topics):
         texts = {name: topics[topic] for name, topics in said.items() if topic in topics}
-        if len(set(texts.values())) == 1 and (len(texts) == len(runs) or len(texts) > 1):
+        if len(set(texts.values())) == 1 and (len(texts) == len(rows) or len(texts) > 1):
             values = [div("", next(iter(texts.values())))]
         else:
             values = [div("", who(name, colours), " ", text) for name, text in texts.items()]
         entries += [tag("dt", topic), tag("dd", *values)]
-    went = {name: words.course(run) for name, run in runs.items()}
-    topics = dict.fromkeys(topic for course in went.values() for topic in course)
-    head = tag("tr", tag("th"), *(tag("th", name, class_=colours[name], scope="col") for name in runs))
-    rows = [
-        tag("tr", tag("th", topic, scope="row"), *(tag("td", went[name][topic]) for name in runs))
-        for topic in topics
+    went = [
+        (name, words.seed_of(row, run), words.course(run)) for name, row in rows.items() for run in row.runs
+    ]
+    topics = dict.fromkeys(topic for _, _, course in went for topic in course)
+    head = tag("tr", tag("th", "run", scope="col"), *(tag("th", topic, scope="col") for topic in topics))
+    lines = [
+        tag(
+            "tr",
+            tag("th", span(f"who {colours[name]}", name), seed, scope="row"),
+            *(tag("td", course[topic]) for topic in topics),
+        )
+        for name, seed, course in went
     ]
     folds = [
         tag(
             "details",
-            tag("summary", f"{name}: the whole configuration as TOML"),
-            tag("pre", without_keys(toml.dumps(run.config))),
+            tag("summary", f"{name}: the whole configuration as TOML", words.of_which_seed(row)),
+            tag("pre", without_keys(toml.dumps(row.first.config))),
+            class_="whole",
         )
-        for name, run in runs.items()
+        for name, row in rows.items()
     ]
     return section(
         "How it was made",
@@ -67,7 +74,7 @@ def setup(runs: Runs, colours: Colours) -> Html:
         tag("h3", "The runs"),
         div(
             "scroll",
-            tag("table", tag("thead", head), tag("tbody", *rows), class_="facts", style="margin:0 0 28px"),
+            tag("table", tag("thead", head), tag("tbody", *lines), class_="facts runs"),
         ),
         *folds,
     )

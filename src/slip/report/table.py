@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from slip.errors import shortened
 from slip.evaluation import Result, lower_is_better
-from slip.report.runs import Run, labels
+from slip.report.rows import Row, rows
+from slip.report.runs import Run
+from slip.report.scores import Score, ahead, score
 
 _PROTOCOLS = {
     "zeroshot": "Zero-shot",
@@ -21,17 +26,22 @@ _METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"
 _DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture "}
 _HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
 """Metrics that stand for their task where there are several; of a task that has none of them, all do."""
+_FIELDS = ("data", "split", "prompts", "settings", "checkpoint")
+"""What tells measurements of one task and metric apart, in the order of `Result.identity`."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One measurement of every run that has it: protocol, dataset and metric in words, results by the run's label."""
+    """One measurement of every row that has it: protocol, dataset and metric in words, scores by the row's label.
+
+    key: `task/metric`.
+    """
 
     key: str
     protocol: str
     dataset: str
     metric: str
-    results: Mapping[str, Result]
+    scores: Mapping[str, Score]
 
     @property
     def lower_is_better(self) -> bool:
@@ -40,35 +50,86 @@ class Column:
     @property
     def count(self) -> int | None:
         """Samples measured, where that is the same number for all runs."""
-        counts = {result.count for result in self.results.values()}
+        counts = {count for score in self.scores.values() for count in score.counts}
         return counts.pop() if len(counts) == 1 else None
 
-    def ranking(self) -> list[str]:
-        """Return the runs' labels, best value first."""
-        known = [name for name, result in self.results.items() if math.isfinite(result.value)]
-        return sorted(known, key=lambda name: self.results[name].value, reverse=not self.lower_is_better)
-
     def best(self) -> str | None:
-        """Return the run whose interval lies clear of every other's, None where there is none or nothing to compare."""
-        first, *others = self.ranking() or [""]
-        if not others:
-            return None
-        top, rest = self.results[first], [self.results[name] for name in others]
-        if self.lower_is_better:
-            clear = all(top.high < other.low for other in rest)
-        else:
-            clear = all(top.low > other.high for other in rest)
-        return first if clear else None
+        """Return the row that is ahead of every other, None where there is none or nothing to compare."""
+        return ahead(self.scores, lower=self.lower_is_better)
 
 
-def columns(runs: Sequence[Run], *, everything: bool = False) -> list[Column]:
-    """Return the measurements of `runs` in the order they were made; by default those that stand for their task."""
-    found: dict[str, dict[str, Result]] = {}
-    for label, run in zip(labels(runs), runs):
-        for result in run.results:
-            found.setdefault(result.key, {})[label] = result
-    keys = list(found) if everything else headline(found)
-    return [Column(key, *describe(key), found[key]) for key in keys]
+def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
+    """Return the measurements of `rows` in the order they were made; by default those that stand for their task.
+
+    What was measured on other data, with other prompts or other settings is another column, however it is called. Of
+    a run that was measured at several checkpoints, the newest is in the column; each older one makes one of its own.
+    """
+    found: dict[tuple[str, ...], dict[str, list[Result]]] = {}
+    for row in rows:
+        for run in row.runs:
+            for what, result in _newest_first(run.results).items():
+                found.setdefault(what, {}).setdefault(row.label, []).append(result)
+    key_of = {what: f"{what[0]}/{what[1]}" for what in found}
+    chosen = set(key_of.values()) if everything else set(headline(key_of.values()))
+    kept = [what for what in found if key_of[what] in chosen]
+    names = _named_apart(kept)
+    return [
+        Column(key_of[what], *name, {label: score(results) for label, results in found[what].items()})
+        for what, name in zip(kept, names)
+    ]
+
+
+def _newest_first(results: Sequence[Result]) -> dict[tuple[str, ...], Result]:
+    """Return the results by what was measured; the checkpoint is part of that, but for the newest measured."""
+    by_what: dict[tuple[str, ...], dict[str, Result]] = {}
+    for result in results:
+        *what, checkpoint = result.identity
+        by_what.setdefault(tuple(what), {})[checkpoint] = result  # the later of two measurements counts
+    found = {}
+    for what, of in by_what.items():
+        newest = max(
+            of, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
+        )
+        for checkpoint, result in of.items():
+            found[(*what, "" if checkpoint == newest else checkpoint or "an unknown checkpoint")] = result
+    return found
+
+
+def _named_apart(found: Sequence[tuple[str, ...]]) -> list[tuple[str, str, str]]:
+    """Return protocol, dataset and metric in words; to those that read alike is added what they differ in."""
+    names = [describe(f"{task}/{metric}") for task, metric, *_ in found]
+    apart = []
+    for name, what in zip(names, found):
+        alike = [other for other_name, other in zip(names, found) if other_name == name]
+        protocol, dataset, metric = name
+        for word, values in zip(_FIELDS, list(zip(*alike))[2:]):
+            if len(set(values)) > 1:
+                dataset += f", {_difference(word, what[2 + _FIELDS.index(word)], values)}"
+        if len(alike) > 1 and dataset == name[1]:  # only the tasks' names differ
+            dataset = what[0].partition(":")[2]
+        apart.append((protocol, dataset, metric))
+    return apart
+
+
+def _difference(word: str, value: str, values: Sequence[str]) -> str:
+    """Return in words what one measurement has in a field in which others of the same name have other `values`."""
+    if not value:
+        return "newest checkpoint" if word == "checkpoint" else f"{word} not recorded"
+    if word == "data":
+        return _place(value, values)
+    if word == "checkpoint":
+        return value
+    return f"{word} {shortened(value, 60)}"
+
+
+def _place(path: str, others: Sequence[str]) -> str:
+    """Return the end of a path, from where on it differs from all others' ends."""
+    parts = {other: other.replace("\\", "/").rstrip("/").split("/") for other in {path, *others}}
+    for count in range(1, len(parts[path])):
+        end = parts[path][-count:]
+        if all(other == path or of[-count:] != end for other, of in parts.items()):
+            return "/".join(end)
+    return path
 
 
 def headline(keys: Iterable[str]) -> list[str]:
@@ -99,43 +160,72 @@ def number(key: str, value: float) -> str:
     return f"{value:.0f}" if lower_is_better(key) else f"{100 * value:.1f}"
 
 
-def interval(key: str, result: Result) -> str:
-    """Return the 95 % interval of a result as `low–high`."""
-    return f"{number(key, result.low)}–{number(key, result.high)}"
+def interval(key: str, score: Score) -> str:
+    """Return the 95 % interval of a score as `low–high`."""
+    return f"{number(key, score.low)}–{number(key, score.high)}"
 
 
 def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | None = None) -> str:
-    """Return the runs' results as aligned plain text, runs as rows, measurements as columns.
+    """Return the runs' results as aligned plain text, rows of the report as rows, measurements as columns.
 
-    Each cell is the value in percent with its 95 % interval; `*` marks a best one whose interval lies clear of all
-    others. Columns that do not fit into `width` characters (default: the terminal's) follow in a block below.
+    Each cell is the value in percent with its 95 % interval; of several seeds their mean and spread. `*` marks what is
+    ahead of all others (see `slip.report.scores`). Columns that do not fit into `width` characters (default: the
+    terminal's) follow in a block below.
     """
-    found = columns(runs, everything=everything)
+    table = rows(runs)
+    found = columns(table, everything=everything)
     if not found:
         return "No results yet."
     width = width or _terminal_width()
-    first = ["", "", "", *labels(runs), "n"]
+    names = [f"{row.label}, {len(row.runs)} seeds" if len(row.runs) > 1 else row.label for row in table]
+    first = ["", "", "", *names, "n"]
     blocks: list[list[list[str]]] = [[first]]
     for column in found:
-        cells = _text_column(column, labels(runs))
+        cells = _text_column(column, table)
         if len(blocks[-1]) > 1 and _width([*blocks[-1], cells]) > width:
             blocks.append([first])
         blocks[-1].append(cells)
-    note = "Percent, with 95 % intervals over the n test samples. * best, its interval clear of all others."
-    return "\n\n".join([*map(_align, blocks), note])
+    return "\n\n".join([*map(_align, blocks), textwrap.fill(_note(table, found), width)])
 
 
-def _text_column(column: Column, names: Sequence[str]) -> list[str]:
-    best, cells = column.best(), []
-    for name in names:
-        result = column.results.get(name)
-        mark = "*" if name == best else " "
-        cells.append(
-            f"{number(column.key, result.value)}{mark} ({interval(column.key, result)})" if result else "–"
+def _note(table: Sequence[Row], found: Sequence[Column]) -> str:
+    """Return what the numbers and marks of the plain-text table mean, as far as they are there."""
+    said = "Percent, with 95 % intervals over the n test samples."
+    if any(score.spread is not None for column in found for score in column.scores.values()):
+        said = (
+            "Percent: means over the seeds ± their standard deviation, with 95 % intervals over seeds and the n test "
+            "samples."
         )
-    counts = [column.results[name].count for name in names if name in column.results]
-    count = f"{counts[0]:,}" if column.count is not None else " / ".join(f"{c:,}" for c in counts)
-    return [column.protocol, column.dataset, column.metric, *cells, count]
+    if len(table) > 1:
+        said += " * ahead of all others: the intervals of the differences do not hold 0."
+        if any(len(row.runs) == 1 for row in table):
+            said += " Where there is one seed, this is about the run: another seed moves it, too."
+    return said
+
+
+def _text_column(column: Column, table: Sequence[Row]) -> list[str]:
+    best, cells = column.best(), []
+    for row in table:
+        found = column.scores.get(row.label)
+        if found is None:
+            cells.append("–")
+            continue
+        mark = "*" if row.label == best else " "
+        spread = "" if found.spread is None else f" ± {number(column.key, found.spread)}"
+        of = f" of {found.runs}" if found.runs < len(row.runs) else ""
+        cells.append(f"{number(column.key, found.value)}{spread}{of}{mark} ({interval(column.key, found)})")
+    counts = [
+        " or ".join(f"{count:,}" for count in column.scores[row.label].counts)
+        for row in table
+        if row.label in column.scores
+    ]
+    return [
+        column.protocol,
+        column.dataset,
+        column.metric,
+        *cells,
+        counts[0] if column.count else " / ".join(counts),
+    ]
 
 
 def _width(cells: Sequence[Sequence[str]]) -> int:

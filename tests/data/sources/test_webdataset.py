@@ -224,6 +224,17 @@ def test_names_with_several_dots(tmp_path, write_tar):
     assert told(one) == [("I_2023", "I_2023.05.01.jpg", ("I_2023.05.01.txt",))]
 
 
+def test_a_folder_for_each_sample(tmp_path, write_tar):
+    names = [f"{i}/{name}" for i in range(3) for name in ("image.jpg", "caption.txt", "meta.json")]
+    source = shard(tmp_path, write_tar, *names)
+    assert told(source)[2] == ("2/image", "2/image.jpg", ("2/caption.txt",))
+    assert source.note == ""
+    both = shard(tmp_path, write_tar, "0/a.jpg", "0/b.jpg", "0/b2.txt")  # whose text it is cannot be told
+    assert [record.captions for record in both] == [(), ()]
+    own = shard(tmp_path, write_tar, "0/a.jpg", "0/a.txt", "0/b.jpg", "0/c.txt")
+    assert [record.captions for record in own] == [("0/a.txt",), ()]
+
+
 @pytest.mark.parametrize(
     ("names", "taken", "others"),
     [

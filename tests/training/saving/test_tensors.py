@@ -1,6 +1,8 @@
 """Files of tensors, whole and in parts, without processes: what they write is put together, or refused in words."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,29 @@ def test_pieces_that_belong_nowhere_are_refused(tmp_path, offsets) -> None:
     for read in (lambda: read_tensors(tmp_path / "model.safetensors"), lambda: stored_like(tmp_path)):
         with pytest.raises(CheckpointError, match="cannot be read"):
             read()
+
+
+def test_the_umask_decides_who_may_read_weights(tmp_path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_tensors(tmp_path / "whole.safetensors", WHOLE)
+        for path in Snapshot(WHOLE, MOMENTS, part=1, parts=2).write(tmp_path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert stat.S_IMODE((tmp_path / "whole.safetensors").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_files_of_equal_weights_and_texts_are_equal(tmp_path) -> None:
+    """The library writes several texts in an order of its own, which differs from process to process."""
+    for name in ("a", "b"):
+        Snapshot(WHOLE, MOMENTS, metadata={"openslip": "text"}).write(_made(tmp_path / name))
+    header = (tmp_path / "a" / "model.safetensors").read_bytes()[8:]
+    assert header.startswith(b'{"__metadata__":{"openslip":"text"},')
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder

@@ -50,6 +50,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     from slip import recipes
     from slip.data.check import as_text, check, judge
     from slip.data.check.against import compare, with_findings
+    from slip.data.check.commands import Commands
     from slip.data.check.listing import write_list
     from slip.errors import printable
     from slip.processes import joined
@@ -70,10 +71,15 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     if summary is None:  # another rank has the result
         return 0
     recipe = recipes.get(RECIPE)
-    verdict, against = judge(summary, batch=recipe.training.batch, leave_broken=options.leave_broken), None
+    columns = options.columns | {"leave_broken": options.leave_broken}
+    commands = Commands(options.source, columns, options.against, options.captions_optional)
+    verdict = judge(
+        summary, batch=recipe.training.batch, leave_broken=options.leave_broken, commands=commands
+    )
+    against = None
     if there is not None:
         against = compare(summary, there)
-        verdict = with_findings(verdict, against)
+        verdict = with_findings(verdict, against, commands)
     print(printable(as_text(summary, verdict, min(110, shutil.get_terminal_size().columns))))
     write_data_page(
         options.out, summary, verdict, source, view=recipe.views.size, against=against, other=other

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from slip.data.check.commands import UNKNOWN, Commands
 from slip.data.check.facts import FINE
 from slip.data.check.groups import most_in_common, said
 from slip.data.check.near import alike, close_pairs, hashes
@@ -68,12 +69,12 @@ def compare(here: Summary, there: Summary) -> Against:
     return Against(here, there, {PICTURE: same, NEAR: near, CAPTION: texts}, back, common, complete)
 
 
-def with_findings(verdict: Verdict, against: Against) -> Verdict:
+def with_findings(verdict: Verdict, against: Against, commands: Commands = UNKNOWN) -> Verdict:
     """Return the verdict with what there is to say of the other set, which is no reason not to train."""
-    return replace(verdict, findings=by_level([*_findings(against), *verdict.findings]))
+    return replace(verdict, findings=by_level([*_findings(against, commands), *verdict.findings]))
 
 
-def _findings(against: Against) -> Iterator[Finding]:
+def _findings(against: Against, commands: Commands) -> Iterator[Finding]:
     here, there = against.here, against.there
     other, of, notes = there.name, here.checked, _notes(against)
     if not against.any.any():
@@ -85,16 +86,16 @@ def _findings(against: Against) -> Iterator[Finding]:
         NEAR: f"Records whose picture is a near copy of one in {other}",
         CAPTION: f"Records with a caption that stands in {other}, too",
     }
-    advice = (
-        " If one is trained on and the other measured on, what is measured is memory. Leave them out of one: `slip "
-        f"data check SOURCE --against OTHER --list FILE`, then `slip data convert SOURCE FOLDER --without FILE`.{notes}"
-    )
+    advice = f" If one is trained on and the other measured on, what is measured is memory. Leave them out of one.{notes}"
+    ways = commands.without_common()
     for what, positions in ((what, against.positions(what)) for what in words):
         if len(positions):
             count = against.back[what]
             share = f"There it is {count:,} of {there.checked:,} records ({percent(count / there.checked)})."
-            yield Finding(FIX, words[what], len(positions), of, f"{share} {_examples(against, what)}{advice}")
-            advice = ""
+            yield Finding(
+                FIX, words[what], len(positions), of, f"{share} {_examples(against, what)}{advice}", ways
+            )
+            advice, ways = "", ()
 
 
 def _examples(against: Against, what: str) -> str:

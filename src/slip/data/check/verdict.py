@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slip.config import DataConfig
+from slip.data.check.commands import UNKNOWN, Commands
 from slip.data.check.facts import DAMAGED, UNREADABLE
 from slip.data.check.summary import Summary
 from slip.data.check.troubles import explain
@@ -33,13 +34,14 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found `count` times in `of`, and what to do about it."""
+    """Something found `count` times in `of`, and what to do about it; commands: by which it is done, one by one."""
 
     level: str
     what: str
     count: int
     of: int
     advice: str
+    commands: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -60,11 +62,12 @@ def judge(
     max_skipped: float = DataConfig.max_skipped,
     batch: int = 2,
     leave_broken: bool = DataConfig.leave_broken,
+    commands: Commands = UNKNOWN,
 ) -> Verdict:
     """Return the verdict.
 
     max_skipped: the share of unusable records at which training stops. batch: records of a step. leave_broken: broken
-    shards are to be left out, so that training begins nevertheless.
+    shards are to be left out, so that training begins nevertheless. commands: what advice names.
     """
     usable = f"{summary.usable:,} of {summary.checked:,} records"
     expected = summary.usable * summary.total // max(1, summary.checked)
@@ -99,8 +102,8 @@ def judge(
         if lost := [contents for _, contents in summary.contents if contents.large_loss]:
             more = ", ".join(f"{c.lost:,} of {c.seen:,} {c.things}" for c in lost)
             sentence += f"; but {more} became no record"
-    losses = [f for f in (*_records(summary, good), *_left_out(summary)) if f.count]
-    others = [f for f in (*_pictures(summary), *_captions(summary)) if f.count]
+    losses = [f for f in (*_records(summary, good, commands), *_left_out(summary)) if f.count]
+    others = [f for f in (*_pictures(summary, commands), *_captions(summary)) if f.count]
     # What costs records comes first, then what there is most of.
     findings = [*losses, *sorted(others, key=lambda finding: -finding.share)]
     return Verdict(good, sentence, by_level(findings))
@@ -127,7 +130,7 @@ def megabytes(size: int) -> str:
     return f"{value:,.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
 
 
-def _records(summary: Summary, good: bool) -> Iterator[Finding]:
+def _records(summary: Summary, good: bool, commands: Commands) -> Iterator[Finding]:
     """Findings of records that cannot be used."""
     level, checked = FIX if good else STOP, summary.checked
     skipped = "Training skips, counts and lists them."
@@ -143,7 +146,8 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "Damaged images",
         summary.damaged,
         checked,
-        f"{skipped} {_reason(summary, DAMAGED)} `slip data convert` leaves them behind.",
+        f"{skipped} {_reason(summary, DAMAGED)} A conversion leaves them behind.",
+        (commands.convert(),),
     )
     yield Finding(
         level if summary.needs_captions else KNOW,
@@ -154,6 +158,7 @@ def _records(summary: Summary, good: bool) -> Iterator[Finding]:
         "none: check with `--captions-optional`."
         if summary.needs_captions
         else "Only self-supervision can use them.",
+        (commands.check("--captions-optional"),) if summary.needs_captions else (),
     )
 
 
@@ -182,19 +187,21 @@ def _reason(summary: Summary, state: int) -> str:
     return explain(reasons, summary.count(state))
 
 
-def _pictures(summary: Summary) -> Iterator[Finding]:
+def _pictures(summary: Summary, commands: Commands) -> Iterator[Finding]:
     """Findings of images that can be decoded."""
     fine = len(summary.sizes)
     if not fine:
         return
     short = summary.sizes.min(axis=1)
-    twice = (
-        "Two of them in a batch teach the model to tell the same picture from itself. Keep one of each: `slip data "
-        "check --list FILE`, then `slip data convert --without FILE`."
-    )
+    twice = "Two of them in a batch teach the model to tell the same picture from itself. Keep one of each."
     redundant, recaptioned = int(summary.redundant.sum()), int(summary.recaptioned.sum())
     yield Finding(
-        FIX if redundant > 0.01 * fine else KNOW, "Exact copies of another image", redundant, fine, twice
+        FIX if redundant > 0.01 * fine else KNOW,
+        "Exact copies of another image",
+        redundant,
+        fine,
+        twice,
+        commands.without_listed(),
     )
     yield Finding(
         FIX if recaptioned > 0.01 * fine else KNOW,
@@ -209,10 +216,10 @@ def _pictures(summary: Summary) -> Iterator[Finding]:
         "Near copies of another image",
         summary.near_copies,
         fine,
-        "Resized or recompressed copies, or frames of one film; now and then things that look alike. The page shows "
-        "them; `slip data convert --without FILE --near` leaves them out, too. Never let such a pair lie across "
-        "training and test."
+        "Resized or recompressed copies, or frames of one film; now and then things that look alike. Look at them on "
+        "the page before they are left out, too, with `--near`. Never let such a pair lie across training and test."
         + ("" if summary.all_compared else " So many pictures are alike that not all pairs were compared."),
+        commands.without_listed("--near"),
     )
     yield Finding(
         FIX, "Blank images", len(summary.flat), fine, "One colour all over: placeholders, most likely."
@@ -233,8 +240,9 @@ def _pictures(summary: Summary) -> Iterator[Finding]:
             f"Images whose short side has more than {LARGE} pixels",
             large,
             fine,
-            f"Reading takes longer than it needs to: `slip data convert --short-side 256` leaves "
-            f"{percent(min(1.0, shrunk / pixels))} of the pixels.",
+            f"Reading takes longer than it needs to: with a short side of 256, {percent(min(1.0, shrunk / pixels))} of "
+            "the pixels are left.",
+            (commands.convert("--short-side", "256"),),
         )
     yield _dark(summary, fine)
     for kind, count in summary.kinds().items():
@@ -323,6 +331,8 @@ def as_text(summary: Summary, verdict: Verdict, width: int = 100) -> str:
         lines += textwrap.wrap(
             text, width, initial_indent=f"  {mark} ", subsequent_indent="    ", break_on_hyphens=False
         )
+        # Commands are to be copied, so each stays on its line.
+        lines += [f"      {command}" for command in finding.commands]
     return "\n".join([*lines, "", *textwrap.wrap(verdict.sentence + ".", width)])
 
 

@@ -104,6 +104,52 @@ def choose_typed(
     return columns
 
 
+def choose_image(
+    schema: pa.Schema, where: str, *, wanted: str = "", look: Look | None = None, far: bool = False
+) -> str:
+    """Return the image column of a table that knows its types: the one `wanted`, else guessed as by `choose_typed`.
+
+    Raises DataError as that does, and for pictures that are kept as lists of numbers.
+    """
+    twice = {name for name, count in Counter(schema.names).items() if count > 1}
+    if wanted in twice:
+        raise DataError(f"{where} has several columns called '{wanted}'", fix="Give them different names")
+    kinds = {field.name: holds(field.type) for field in schema if field.name not in twice}
+    cells = cache(look) if look else None
+    guesses = [wanted] if wanted else _guess_images(schema, kinds, where, cells)
+    pixels = [
+        name for name in ([wanted] if wanted in kinds else guess_images(kinds)) if _is_pixels(schema, name)
+    ]
+    if pixels and (wanted or not guesses):
+        raise DataError(
+            f"Column '{pixels[0]}' of {where} holds pixel values, not pictures",
+            got=str(schema.field(pixels[0]).type),
+            fix="Write each as an encoded picture: Image.fromarray(array).save(buffer, 'PNG')",
+        )
+    columns = choose(
+        where,
+        schema.names,
+        image=wanted,
+        image_guesses=guesses,
+        caption_guesses=(),
+        captions_required=False,
+        described=[f"{field.name} ({str(field.type)[:60]})" for field in schema],
+    )
+    _check(columns, kinds, schema, where)
+    if cells and (kinds[columns.image] == "text" or not far):
+        refuse_pictures(map(_as_text, cells(columns.image)), columns.image, where)
+    return columns.image
+
+
+def _is_pixels(schema: pa.Schema, name: str) -> bool:
+    """Whether a column holds lists of numbers."""
+    kind = plain_type(schema.field(name).type)
+    listed = is_list(kind)
+    while is_list(kind):
+        kind = plain_type(kind.value_type)
+    return listed and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def _check(columns: Columns, kinds: Mapping[str, str], schema: pa.Schema, where: str) -> None:
     """Raise DataError when a column can hold no images, or no captions."""
     for name, fits, what in [

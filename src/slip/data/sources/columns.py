@@ -246,11 +246,11 @@ def choose(
         raise _no_guess(where, "caption", described or columns, cause)
     if not captions:
         guessed = tuple(what for what in guessed if what != "caption")
-    known = set(map(_plain, CAPTION_COLUMNS))
+    known = set(map(plain_name, CAPTION_COLUMNS))
     worded = tuple(
         name
         for name in dict.fromkeys(columns)
-        if name in captions or _plain(name) in known - {_plain(chosen)}
+        if name in captions or plain_name(name) in known - {plain_name(chosen)}
     )
     others = () if captions else tuple(name for name in dict.fromkeys(columns) if name and name != chosen)
     return Columns(chosen, captions, guessed, (), among, worded, others[:MENTIONED])
@@ -264,10 +264,10 @@ def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str 
     of image files is the one. Raises DataError, about the table at `where`, when two are equally likely.
     """
     columns = list(dict.fromkeys(column for column in columns if column))
-    by_name = _by_plain_name(columns)
-    known = [column for name in IMAGE_COLUMNS for column in by_name.pop(_plain(name), ())]
+    by_name = by_plain_name(columns)
+    known = [column for name in IMAGE_COLUMNS for column in by_name.pop(plain_name(name), ())]
     if cells is None:
-        return list({_plain(column): column for column in reversed(known)}.values())[::-1]
+        return list({plain_name(column): column for column in reversed(known)}.values())[::-1]
     if not known:
         # A table without a line of names has a file's name in their place.
         known = [column for column in file_columns(columns, cells) if not names_file(column)]
@@ -278,7 +278,7 @@ def guess_images(columns: Iterable[str], cells: Cells | None = None, where: str 
     best = looks_like_paths(cells(ranked[0]))
     for other in ranked[1:]:
         if (
-            _plain(other) == _plain(ranked[0])
+            plain_name(other) == plain_name(ranked[0])
             and looks_like_paths(cells(other)) == best
             and list(cells(other)) != list(cells(ranked[0]))
         ):
@@ -298,14 +298,14 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
         found = guess_captions(likely) if len(likely) < len(columns) else ()
         if found:
             return found
-        columns = [column for column in columns if column in likely or _plain(column) not in _WEAK]
-    by_name = _by_plain_name(columns)
+        columns = [column for column in columns if column in likely or plain_name(column) not in _WEAK]
+    by_name = by_plain_name(columns)
     numbered: dict[str, list[str]] = {}
     for column in columns:
-        plain = _plain(column)
+        plain = plain_name(column)
         if (stem := re.sub(r"\d+$", "", plain)) != plain:
             numbered.setdefault(stem, []).append(column)
-    for name in map(_plain, CAPTION_COLUMNS):
+    for name in map(plain_name, CAPTION_COLUMNS):
         if name in by_name:
             equal = by_name[name]
             return *equal, *(
@@ -317,7 +317,7 @@ def guess_captions(columns: Iterable[str], cells: Cells | None = None) -> tuple[
     for column in columns:
         if name := _qualified(column):
             qualified.setdefault(name, []).append(column)
-    for name in map(_plain, CAPTION_COLUMNS):
+    for name in map(plain_name, CAPTION_COLUMNS):
         if name in qualified:
             return tuple(qualified[name])
     last = tuple(column for column in columns if re.search(r"[\W_]captions?$", column.strip().lower()))
@@ -338,8 +338,8 @@ def find_keys(columns: Columns, cells: Cells, where: str) -> Columns:
     paths, remarks = [], []
     for column, path in zip(columns.captions, columns.key_paths):
         seen, example = keys_in(cells(column))
-        by_name = _by_plain_name(seen)
-        known = [by_name[name][0] for name in map(_plain, CAPTION_COLUMNS) if name in by_name]
+        by_name = by_plain_name(seen)
+        known = [by_name[name][0] for name in map(plain_name, CAPTION_COLUMNS) if name in by_name]
         if seen and (path[0] not in seen if path else not known):
             raise DataError(
                 f"Column '{column}' of {where} holds objects, "
@@ -373,9 +373,9 @@ def _find(what: str, where: str, columns: Sequence[str], wanted: str) -> str:
     """Return the column called `wanted`, if need be by its plain name."""
     if wanted in columns:
         return wanted
-    by_name = _by_plain_name(columns)
-    if _plain(wanted) and _plain(wanted) in by_name:
-        return by_name[_plain(wanted)][0]
+    by_name = by_plain_name(columns)
+    if plain_name(wanted) and plain_name(wanted) in by_name:
+        return by_name[plain_name(wanted)][0]
     raise Misfit(
         f"{what}_column", f"{where} has no column {wanted!r}", fix=did_you_mean(wanted, filter(None, columns))
     )
@@ -386,8 +386,8 @@ def _find_key(where: str, columns: Sequence[str], wanted: str) -> tuple[str, tup
     column, *keys = wanted.split(".")
     for count in range(len(keys), 0, -1):
         prefix = ".".join([column, *keys[: count - 1]])
-        by_name = _by_plain_name(columns)
-        if wanted not in columns and _plain(wanted) not in by_name and _plain(prefix) in by_name:
+        by_name = by_plain_name(columns)
+        if wanted not in columns and plain_name(wanted) not in by_name and plain_name(prefix) in by_name:
             return _find("caption", where, columns, prefix), tuple(keys[count - 1 :])
     return _find("caption", where, columns, wanted), ()
 
@@ -406,16 +406,17 @@ def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> Data
     )
 
 
-def _by_plain_name(columns: Iterable[str]) -> dict[str, list[str]]:
+def by_plain_name(columns: Iterable[str]) -> dict[str, list[str]]:
     """Return plain name → the columns of that name, in order."""
     by_name: dict[str, list[str]] = {}
     for column in columns:
-        by_name.setdefault(_plain(column), []).append(column)
+        by_name.setdefault(plain_name(column), []).append(column)
     return by_name
 
 
 @lru_cache(4 * COLUMNS)
-def _plain(column: str) -> str:
+def plain_name(column: str) -> str:
+    """Return what counts of a column's name: letters and digits, in lower case without accents."""
     return re.sub(r"[\W_]+", "", _folded(column))
 
 

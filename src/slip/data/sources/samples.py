@@ -92,8 +92,9 @@ def group(
     sample. But `IMG_2023.05.01_0001.jpg` and `IMG_2023.05.02_0002.jpg` are two: where several pictures have one key,
     they are told apart by what stands before their last dot (before `rgb.jpg` and the like as a whole), if at least
     two of them have a text or `.json` of their own, or if the key alone has none and no picture of another key has the
-    same there, as `left.jpg` would. Links are resolved to the members that they name. `check` is called for each
-    member, and may raise an error to stop.
+    same there, as `left.jpg` would. Where no picture has a text of its name, those of one folder are a sample:
+    `0001/image.jpg` and `0001/caption.txt`. Links are resolved to the members that they name. `check` is
+    called for each member, and may raise an error to stop.
     """
     samples: list[Sample] = []
     latest: dict[str, Files] = {}
@@ -118,6 +119,7 @@ def group(
             links = True
     if dotted:
         samples = _split_dotted(samples)
+    samples = _join_folders(samples)
     if links:
         _resolve(samples, others, census)
     return samples
@@ -233,6 +235,24 @@ def _split_dotted(samples: list[Sample]) -> list[Sample]:
         else:
             split.append(sample)
     return sorted(split, key=lambda sample: next(iter(sample.files.values())).offset)
+
+
+def _join_folders(samples: list[Sample]) -> list[Sample]:
+    """Make one sample of each folder, where no picture has a text of its name and each has one in its folder."""
+    folders: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if len(sample.files) > 1 or "/" not in sample.key:
+            return samples
+        folders.setdefault(posixpath.dirname(sample.key), []).append(sample)
+    joined = []
+    for parts in folders.values():
+        own = [(part.key, extension, member) for part in parts for extension, member in part.files.items()]
+        pictures = [key for key, extension, _ in own if _format(extension) in EXTENSIONS]
+        if len(pictures) != 1 or sum(_format(extension) in TEXTS for _, extension, _ in own) != 1:
+            return samples
+        files = {f"{posixpath.basename(key)}.{extension}": member for key, extension, member in own}
+        joined.append(Sample(pictures[0], files))
+    return joined
 
 
 def _divide(extension: str) -> tuple[str, str]:

@@ -51,7 +51,7 @@ class Table(ImageFiles):
         captions_required: bool = True,
     ) -> None:
         path = Path(path)
-        sheet = _read(path, [image_column, caption_column])
+        sheet = read_sheet(path, [image_column, caption_column])
         head = sheet.head()
         if not head:
             raise DataError("The table has no rows", got=str(path))
@@ -97,7 +97,8 @@ class Table(ImageFiles):
         self.probe(fix, table="" if image_root else path)
 
 
-def _read(path: Path, wanted: Sequence[str]) -> Sheet:
+def read_sheet(path: Path, wanted: Sequence[str]) -> Sheet:
+    """Return the rows of a table; `wanted`: columns that were asked for. Raises DataError, also as rows are taken."""
     match path.suffix.lower():
         case ".jsonl":
             return read_json_lines(path)

@@ -44,7 +44,7 @@ from slip.files import read_whole, whole_or_not
 from slip.progress import Bar
 
 FOLDER = ".openslip-index"
-MAGIC = b"openslip tar index 3\n"
+MAGIC = b"openslip tar index 4\n"
 WORTH_KEEPING = 0.2
 """Seconds of walking over local shards from which on their indexes are written."""
 THREADS = 16

@@ -203,6 +203,21 @@ class TarShards:
             ) from None
         return Record(image, captions, key, path)
 
+    def beside_image(self, index: int) -> tuple[str, bytes | None, bytes | None]:
+        """Return the key of record `index`, and its `.json` and text as they are stored, None where it has none.
+
+        The image is not read, which makes it quick for local shards alone. Raises DataError where it cannot be read.
+        """
+        index = range(len(self))[index]
+        shard = bisect_right(self._first, index) - 1
+        file = self._file(shard, index)
+        (block, _), *others = self._places.array[index].tolist()
+        if any(size > TEXT_BYTES for _, size in others):
+            raise DataError("A text beside a picture is too large", got=shown(self.paths[shard]))
+        sidecar, text = (file.read(at * BLOCK, size) if at else None for at, size in others)
+        key = self._key(index) or split_name(header_name(file.read((block - 1) * BLOCK, BLOCK)))[0]
+        return key, sidecar, text
+
     def _key(self, index: int) -> str:
         """Return the key of a sample if it is not in the header of its image, else ""."""
         if not len(self._keys):

@@ -80,9 +80,10 @@ class LocalFile:
             raise DataError("The file has become shorter since it was opened", got=self.path)
         return data
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # A default value, because the interpreter empties modules, this one and `os`, before the last objects go.
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
 
 class RemoteFile:

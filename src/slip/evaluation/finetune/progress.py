@@ -1,4 +1,4 @@
-"""A live line of a finetuning, where there is a terminal to show it on."""
+"""A live line of a finetuning on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from slip.progress import Bar
+from slip.evaluation.features import shows_progress
+from slip.progress import Bar, PlainLines
 
 REFRESH = 10
 """Steps between two readings of the loss: each one waits for the device."""
@@ -15,13 +16,20 @@ REFRESH = 10
 
 @contextmanager
 def progress(name: str, steps: int, done: int) -> Iterator[Callable[[Tensor, int], None]]:
-    """Yield what to call after each step with its loss and epoch; without a terminal it does nothing."""
+    """Yield what to call after each step with its loss and epoch.
+
+    Without a terminal it prints a line now and then where the session shows progress, else nothing.
+    """
     with Bar(name, steps, done=done) as bar:
+        lines = PlainLines(bar.console)
+        lines.wait()
 
         def report(loss: Tensor, epoch: int) -> None:
             nonlocal done
             done += 1
             if bar.live and (done % REFRESH == 0 or done == steps):
                 bar.update(done=done, numbers=f"epoch {epoch + 1}  loss {float(loss):.3f}")
+            elif shows_progress():
+                lines.say(f"{name}: step {done:,} of {steps:,}, epoch {epoch + 1}")
 
         yield report

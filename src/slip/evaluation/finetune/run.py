@@ -15,15 +15,17 @@ from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from slip.data.fanout import default_processes
-from slip.errors import ConfigError, DataError, EvaluationError
-from slip.evaluation import Result, note
-from slip.evaluation.datasets import Labelled, dataset_name, load_labelled
+from slip.errors import ConfigError, DataError, EvaluationError, did_you_mean
+from slip.evaluation import Result, fingerprint, note
+from slip.evaluation.datasets import Labelled
+from slip.evaluation.features import counting, reading_threads
 from slip.evaluation.finetune import state
 from slip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
 from slip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule
 from slip.evaluation.finetune.progress import progress
-from slip.evaluation.finetune.recipe import FinetuneRecipe, Preset, recipe_for
+from slip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, Preset, recipe_for
 from slip.evaluation.metrics import classification
+from slip.evaluation.opened import OnLabelled
 from slip.training.precision import autocast, choose_precision
 
 if TYPE_CHECKING:
@@ -32,13 +34,15 @@ if TYPE_CHECKING:
     from slip.encoder import Encoder
 
 
-class Finetune:
+class Finetune(OnLabelled):
     """Train a copy of the image tower with a new linear head, all of it, and measure it after the last epoch.
 
     dataset: a labelled data set as in `slip.evaluation.datasets`, with a train and a test split.
     preset: which recipe (see `recipe_for`); `recipe` gives one outright.
     folder: keeps the state, so that a killed run goes on where its last epoch ended (bit for bit on CPU) and
-    a finished one is only measured again. Without it nothing is kept.
+    a finished one is only measured again. Where it holds the state of another finetuning (other pictures, model,
+    recipe or seed), this one's is kept beside it, with a digest in the folder's name. Without it, or where it
+    cannot be written, nothing is kept.
     micro_batch: images that go through the tower at a time, to save memory; 0: all of the batch. The step is
     that of the whole batch (but for the statistics of towers with BatchNorm).
     workers: processes that decode and augment; -1: none on a CPU (its cores are busy), up to 8 beside a GPU.
@@ -63,72 +67,109 @@ class Finetune:
             raise ConfigError(
                 "A seed and a micro-batch are not negative", got=f"seed {seed}, micro_batch {micro_batch}"
             )
+        if preset not in PRESETS:
+            raise ConfigError(
+                f"There is no finetune preset {preset!r}", fix=did_you_mean(str(preset), PRESETS)
+            )
         self.dataset, self.recipe = dataset, recipe
         self.preset: Preset = preset
         self.folder = None if folder is None else Path(folder)
         self.seed, self.micro_batch, self.precision, self.workers = seed, micro_batch, precision, workers
         self.splits = train_split, test_split
 
-    @property
-    def name(self) -> str:
-        """`finetune:` and the data set's short name."""
-        return f"finetune:{dataset_name(self.dataset)}"
+    protocol = "finetune"
+    dataset: str
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        recipe = self.recipe and f"{self.recipe.name} {fingerprint.of_all([repr(self.recipe)])[:8]}"
+        given = {
+            "preset": (self.preset, "auto"),
+            "recipe": (recipe, None),
+            "seed": (self.seed, 0),
+            "precision": (self.precision, "auto"),
+            "train_split": (self.splits[0], "train"),
+            "test_split": (self.splits[1], "test"),
+        }
+        told = ", ".join(f"{name}={value}" for name, (value, usual) in given.items() if value != usual)
+        return {"data": self.opened().place, "settings": told}
 
     def check(self) -> None:
         """Raise DataError on data that cannot be used."""
-        self._opened()
+        self.keep()
+        check(*self._splits())
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Finetune a copy of the encoder's image tower and return its results; the encoder stays as it is.
 
-        Raises DataError on data that cannot be used, CheckpointError on a folder of another finetuning,
-        EvaluationError when the loss is no longer finite.
+        Raises DataError on data that cannot be used, CheckpointError on a damaged state, ConfigError where another
+        process does the same, EvaluationError when the loss is no longer finite.
         """
-        train, test = self._opened()
+        train, test = self._splits()
+        check(train, test)
         # A caller may be in inference mode; a tower copied there could not be trained.
         with torch.inference_mode(False), torch.enable_grad():
             return self._run(encoder, train, test)
 
-    def _opened(self) -> tuple[Labelled, Labelled]:
-        train, test = (load_labelled(self.dataset, split) for split in self.splits)
-        check(train, test)
-        return train, test
+    def _splits(self) -> tuple[Labelled, Labelled]:
+        data = self.opened()
+        return data.split(self.splits[0]), data.split(self.splits[1])
 
     def _run(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
-        with state.alone(self.folder) if self.folder else nullcontext():
-            return self._run_alone(encoder, train, test)
-
-    def _run_alone(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
-        tower, device, views = encoder.model.image_tower, torch.device(encoder.device), encoder.config.views
+        tower, views = encoder.model.image_tower, encoder.config.views
         recipe = self.recipe or recipe_for(int(cast(int, tower.width)), len(train.images), self.preset)
+        # The state is of these pictures, whatever others are called so. Reading them once costs less than an epoch.
+        pictures, tested = (self._content(split) for split in (train, test))
+        description = state.describe(tower, train, pictures, recipe, views, self.seed)
+        with state.claimed(self.folder, description, self.name) if self.folder else nullcontext() as kept:
+            logits, labels, damaged = self._logits(encoder, train, test, recipe, kept)
+        content = fingerprint.of_all([pictures, tested])
+        about = self.about() | {"split": test.split, "content": content}
+        return classification(self.name, logits, labels, damaged, **about)
+
+    def _content(self, split: Labelled) -> str:
+        with counting(len(split), f"reading {split.name} {split.split}") as advance:
+            return fingerprint.of_split(split, reading_threads(), advance)
+
+    def _logits(
+        self,
+        encoder: Encoder,
+        train: Labelled,
+        test: Labelled,
+        recipe: FinetuneRecipe,
+        kept: state.Kept | None,
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Finetune, from where the kept state ends; return logits and labels of the test images, and how many of these
+        are damaged."""
+        device, views = torch.device(encoder.device), encoder.config.views
         batch = min(recipe.batch, len(train.images) // 2 * 2)
         steps = len(train.images) // batch
         with seeded(self.seed, HEAD):
-            model = Classifier(tower, len(train.class_names), recipe).to(device)
+            model = Classifier(encoder.model.image_tower, len(train.class_names), recipe).to(device)
         optimizer = build_optimizer(model, recipe, batch)
-        losses: list[float] = []
-        if self.folder:
-            state.claim(self.folder, state.describe(tower, train, recipe, views.size, self.seed))
-            losses = state.restore(self.folder, model, optimizer)
+        losses = state.restore(kept.folder, model, optimizer) if kept else []
+        if kept and not kept.writable and len(losses) < recipe.epochs:
+            note(f"{self.name}: the state in {kept.folder} is read, but nothing can be written there.")
         trainer = Trainer(model, optimizer, recipe, steps, self.micro_batch, self.precision)
         workers = self.workers if self.workers >= 0 else _auto_workers(device)
         if epochs := range(len(losses), recipe.epochs):
             options = {"batch": batch, "seed": self.seed, "epochs": epochs, "workers": workers}
-            self._train(trainer, train_loader(train, recipe, views, **options), losses)
+            folder = kept.folder if kept and kept.writable else None
+            self._train(trainer, train_loader(train, recipe, views, **options), losses, folder)
         loader = test_loader(test, recipe, views, batch=self.micro_batch or min(256, batch), workers=workers)
         logits, indices, damaged = trainer.predict(loader)
-        return classification(self.name, logits, test.labels[indices], damaged)
+        return logits, test.labels[indices], damaged
 
-    def _train(self, trainer: Trainer, loader: DataLoader, losses: list[float]) -> None:
-        """Train the epochs that `losses` does not hold yet, adding theirs, and save the state after each."""
+    def _train(self, trainer: Trainer, loader: DataLoader, losses: list[float], folder: Path | None) -> None:
+        """Train the epochs that `losses` does not hold yet, adding theirs; save the state after each in `folder`."""
         epochs, steps = trainer.recipe.epochs, trainer.steps
         batches = iter(loader)
         with progress(self.name, epochs * steps, len(losses) * steps) as report:
             for epoch in range(len(losses), epochs):
                 with seeded(self.seed, MODEL, epoch, device=trainer.device):
                     losses.append(trainer.epoch(epoch, batches, report))
-                if self.folder:
-                    state.save(self.folder, trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
+                if folder:
+                    state.save(folder, trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
         if trainer.damaged:
             note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
 

@@ -2,6 +2,9 @@
 
 finetune.json     recipe, data and fingerprint of the model that was started from
 step-00000120/    the last epoch's weights, optimiser state and losses
+
+Two finetunings that differ in any of it keep their states side by side: the second one's folder is called like the
+first one's, with a digest.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +23,43 @@ import numpy as np
 import torch
 from torch import nn
 
-from slip.errors import CheckpointError, shortened
+from slip.errors import CheckpointError, ConfigError, shortened
+from slip.evaluation import fingerprint as fingerprints
+from slip.evaluation import note
 from slip.evaluation.finetune.recipe import FinetuneRecipe
-from slip.files import read_json, write_json
+from slip.files import TEMPORARY, read_json, write_json
 from slip.training.optimizer import load_state_tensors, state_tensors
 from slip.training.saving import checkpoint, lock
 
 if TYPE_CHECKING:
+    from slip.config import ViewsConfig
     from slip.evaluation.datasets import Labelled
 
 DESCRIPTION = "finetune.json"
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where a finetuning keeps its state. writable: whether it can, or the folder is only read."""
+
+    folder: Path
+    writable: bool
+
+
 def describe(
-    tower: nn.Module, train: Labelled, recipe: FinetuneRecipe, size: int, seed: int
+    tower: nn.Module, train: Labelled, pictures: str, recipe: FinetuneRecipe, views: ViewsConfig, seed: int
 ) -> dict[str, Any]:
-    """Return what two finetunings must share for one to go on from the other's state: plain JSON values."""
+    """Return what two finetunings must share for one to go on from the other's state: plain JSON values.
+
+    pictures: a digest of the training images (see `slip.evaluation.fingerprint.of_split`).
+    """
     description = {
         "model": fingerprint(tower),
-        "size": size,
+        "size": views.size,
+        "mean": views.mean,
+        "std": views.std,
         "recipe": dataclasses.asdict(recipe),
+        "pictures": pictures,
         "images": len(train.images),
         "classes": list(train.class_names),
         "labels": hashlib.sha256(np.ascontiguousarray(train.labels, dtype=np.int64).tobytes()).hexdigest()[
@@ -58,38 +80,98 @@ def fingerprint(module: nn.Module) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Be the only process that finetunes in this folder. Raises ConfigError where another one does."""
+def claimed(folder: Path, description: dict[str, Any], name: str) -> Iterator[Kept | None]:
+    """Yield where this finetuning keeps its state, as the only process that does: `folder`, or where that holds the
+    state of another one, `folder-DIGEST`. None where nothing can be kept, which is said.
+
+    name: the task's, for messages. Raises ConfigError where another process works on the same finetuning,
+    CheckpointError where what the folder says it holds is damaged.
+    """
+    own = folder.with_name(
+        f"{folder.name}-{fingerprints.of_all([json.dumps(description, sort_keys=True)])[:8]}"
+    )
     with ExitStack() as stack:
         try:
-            stack.enter_context(lock.held(folder))
+            kept = _claim(folder, description, name, stack, last=False)
+            kept = kept or _claim(own, description, name, stack, last=True)
         except OSError as error:
-            raise _unusable(folder, error) from None
-        yield
+            note(
+                f"{name}: nothing is kept of the finetuning, as nothing can be written to {folder} "
+                f"({error.strerror or error}). If it is interrupted, it starts anew."
+            )
+            kept = None
+        yield kept
 
 
-def claim(folder: Path, description: dict[str, Any]) -> None:
-    """Make `folder` this finetuning's own, or check that it already is.
-
-    Raises CheckpointError when it holds another one, names a file, or cannot be written.
-    """
+def _claim(
+    folder: Path, description: dict[str, Any], name: str, stack: ExitStack, *, last: bool
+) -> Kept | None:
+    """Return `folder` if it is this finetuning's or nobody's, and lock it until the stack is left; None if it is
+    another's. last: there is no other folder to try. Raises OSError where it cannot be made."""
     path = folder / DESCRIPTION
+    if not last and _another(path, description, name):
+        return None
+    before = list(os.listdir(folder)) if folder.is_dir() else []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_json(path, description)
-            return
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise _unusable(folder, error) from None
-    differences = list(_differences(found, description))
-    if differences:
-        raise CheckpointError(
-            "The folder holds the state of another finetuning",
+        stack.enter_context(lock.held(folder))
+    except ConfigError:
+        raise ConfigError(
+            f"Another process works on {name} with this model",
             got=str(folder),
-            cause="It differs in " + "; ".join(differences[:5]),
-            fix="Name another folder for this one, or remove that one to start over",
+            fix="Wait until it has ended; then the same command goes on from its state",
+        ) from None
+    if not last and _another(path, description, name):  # by now
+        return None
+    if path.exists():
+        if differences := _read_differences(path, description):
+            raise CheckpointError(
+                "The folder holds the state of another finetuning",
+                got=str(folder),
+                cause=differences,
+                fix=_REMOVE,
+            )
+        return Kept(folder, _writable(folder))
+    if any(name.startswith(checkpoint.PREFIX) for name in before):
+        raise CheckpointError(
+            "The folder holds a finetuning's state, but not what it is of", got=str(folder), fix=_REMOVE
         )
+    write_json(path, description)
+    return Kept(folder, True)
+
+
+_REMOVE = "Remove the folder; the same command then starts over"
+
+
+def _another(path: Path, description: dict[str, Any], name: str) -> bool:
+    """Whether the folder of `path` holds the state of another finetuning; it is said."""
+    if path.exists() and (differences := _read_differences(path, description)):
+        note(
+            f"{name}: {path.parent} keeps the state of another finetuning. {differences}. This one's lies beside it."
+        )
+        return True
+    return False
+
+
+def _read_differences(path: Path, description: dict[str, Any]) -> str:
+    """Return in words how the finetuning of a folder differs from this one; "" where it is this one."""
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        return f"What it is of cannot be read ({error})"
+    if isinstance(found, dict) and "pictures" not in found:
+        return "An earlier version left it, which did not write down of which pictures it is"
+    differences = list(_differences(found, description))
+    return "It differs in " + "; ".join(differences[:5]) if differences else ""
+
+
+def _writable(folder: Path) -> bool:
+    probe = folder / f"{TEMPORARY}probe-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def save(
@@ -116,7 +198,12 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     checkpoints = checkpoint.list_checkpoints(folder)
     if not checkpoints:
         return []
-    weights, moments, state = checkpoint.load(checkpoints[-1])
+    try:
+        weights, moments, state = checkpoint.load(checkpoints[-1])
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.what, got=error.got, cause=error.cause, fix=f"{_REMOVE}: {folder}"
+        ) from None
     try:
         model.load_state_dict(weights)
         load_state_tensors(optimizer, moments)
@@ -126,17 +213,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
             "The finetuning's state does not fit its model",
             got=str(folder),
             cause=str(error),
-            fix="Remove the folder to start over",
+            fix=_REMOVE,
         ) from None
-
-
-def _unusable(folder: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        "The finetuning's folder cannot be used",
-        got=str(folder),
-        cause=str(error),
-        fix="Name another folder",
-    )
 
 
 def _differences(there: Any, here: Any, key: str = "") -> Any:

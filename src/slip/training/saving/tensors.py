@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from slip.errors import CheckpointError
-from slip.files import open_regular, sync
+from slip.files import open_regular, sync, usual_permissions
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,15 @@ class Snapshot:
     """Where in the whole tensor the piece begins, by name; the others are whole."""
     part: int = 0
     parts: int = 1
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the header of the weights says besides; see `slip.training.saving.metadata`."""
 
     def write(self, folder: Path) -> list[Path]:
         """Write the snapshot's files and force them to disk. Raises OSError."""
         of = f"-{self.part + 1:05d}-of-{self.parts:05d}" if self.parts > 1 else ""
         paths = [folder / f"{name}{of}.safetensors" for name in ("model", "optimizer")]
-        for path, tensors in zip(paths, (self.model, self.optimizer)):
-            write_tensors(path, tensors, self.offsets if of else None)
+        for path, tensors, metadata in zip(paths, (self.model, self.optimizer), (self.metadata, {})):
+            write_tensors(path, tensors, self.offsets if of else None, metadata)
         return paths
 
 
@@ -60,18 +62,28 @@ def piece_of(tensor: Tensor, *, first: bool) -> tuple[Tensor, tuple[int, ...]] |
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], offsets: Mapping[str, tuple[int, ...]] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    offsets: Mapping[str, tuple[int, ...]] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file and force it to disk; with `offsets`, as a part. Raises OSError."""
+    """Write a safetensors file and force it to disk; with `offsets`, as a part. Raises OSError.
+
+    metadata: texts that the header holds besides. The library writes several in any order, so where files of equal
+    weights are to be equal there is one at most.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = None
+    header = dict(metadata or {})
     if offsets is not None:
         pieces = {name: {"saved_offsets": offsets.get(name, (0,) * t.ndim)} for name, t in tensors.items()}
-        header = {"format": "pt", "DCP_SHARDING_INFO": json.dumps(pieces)}
+        header |= {"format": "pt", "DCP_SHARDING_INFO": json.dumps(pieces)}
     try:
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path, header)
+        with usual_permissions(path):
+            save_file(
+                {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path, header or None
+            )
     except SafetensorError as error:  # the library reports a full disk as an error of its own
         raise OSError(str(error)) from None
     sync(path)

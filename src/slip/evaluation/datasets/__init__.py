@@ -1,0 +1,91 @@
+"""Labelled images: scenes, Parquet as data hubs store it, and folders of one folder a class.
+
+Images stay where they are until asked for: `Labelled.images[i]` reads the i-th one, as encoded bytes or as an array.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from slip.addresses import shown
+from slip.errors import DataError
+from slip.evaluation.datasets import splits
+from slip.evaluation.datasets.labelled import Image, Labelled, LabelledSet
+from slip.files import expand
+
+if TYPE_CHECKING:
+    from slip.evaluation.datasets.places import Place
+
+__all__ = ["Image", "Labelled", "LabelledSet", "dataset_name", "load_labelled", "open_labelled"]
+
+
+def load_labelled(spec: str, split: str = "test", **columns: str) -> Labelled:
+    """Open one split (`train`, `test` or `val`) of the labelled images that `spec` names (see `open_labelled`)."""
+    split = splits.asked_for(split)
+    return open_labelled(spec, **columns).split(split)
+
+
+def open_labelled(
+    spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
+) -> LabelledSet:
+    """Open the labelled images that `spec` names.
+
+    - `scenes[:test|heldout|val[:count]]` (`val` to choose settings by, the others to report)
+    - a folder, pattern or file of Parquet as hubs store it (`train-*.parquet`, an image column, a label column, class
+      names in the schema or in `classes.json` beside it), also at a URL
+    - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image files and classes, perhaps with a column `split`
+    - WebDataset shards (`.tar`), or a folder or pattern of them: the class in `.cls`, `.json`, or the folder's name
+    - a folder of images, `<split>/<class>/*` or `<class>/*`
+
+    Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
+    the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
+    or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed where empty.
+
+    Raises DataError for data that cannot be used.
+    """
+    name = dataset_name(spec)
+    if spec.split(":")[0] == "scenes":
+        from slip.evaluation.datasets.scenes import open_scenes
+
+        return open_scenes(spec, name)
+    from slip.evaluation.datasets import places
+
+    path = expand(spec)
+    try:
+        place = places.find(spec)
+        if place:
+            where = str(path.absolute()) if os.path.exists(path) else shown(spec)
+            options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
+            return _open_files(place, name, where, options)
+        from slip.evaluation.datasets.folder import open_folder
+
+        return open_folder(path, name)
+    except OSError as error:
+        raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
+
+
+def _open_files(place: Place, name: str, where: str, options: dict[str, str]) -> LabelledSet:
+    match place.kind:
+        case "parquet":
+            from slip.evaluation.datasets.parquet import open_parquet as open_files
+        case "table":
+            from slip.evaluation.datasets.table import open_table as open_files
+        case "tar":
+            from slip.evaluation.datasets.tar import open_tar as open_files
+    return open_files(place, name, where, **options)
+
+
+def dataset_name(spec: str) -> str:
+    """Return the short name of labelled or captioned data, from what was given to open them (nothing is read)."""
+    if spec.split(":")[0] == "scenes":
+        kind = spec.partition(":")[2].partition(":")[0]
+        return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
+    path = expand(shown(spec)).absolute()
+    names = "|".join(splits.aliases())
+    file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
+    while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):
+        path = path.parent  # a split says nothing of what the data are
+    stem = re.sub(rf"[*?\[{{].*$|{file}", "", path.name)
+    return stem.rstrip("-_. ") or path.parent.name or spec

@@ -1,0 +1,106 @@
+"""What evaluators measure on, opened once for all of them, and kept from their check to their measurements."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from slip.addresses import is_url, shown
+from slip.evaluation.datasets import LabelledSet, dataset_name, open_labelled
+from slip.files import expand
+
+T = TypeVar("T")
+
+_memory: ContextVar[dict[str, LabelledSet] | None] = ContextVar("slip_evaluation_opened", default=None)
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Open each labelled set once for all that ask for it within."""
+    if _memory.get() is not None:
+        yield
+        return
+    token = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def labelled_set(spec: str) -> LabelledSet:
+    """Return `open_labelled(spec)`, within `shared` one that was opened before."""
+    memory = _memory.get()
+    if memory is None:
+        return open_labelled(spec)
+    if spec not in memory:
+        memory[spec] = open_labelled(spec)
+    return memory[spec]
+
+
+class Kept(Generic[T]):
+    """An evaluator's data: `keep` opens them for the measurements that follow, until the next `keep` or `forget`.
+
+    Without it each measurement opens them anew, because files may have changed. Class of evaluators, which say by
+    `open` how.
+    """
+
+    def open(self) -> T:
+        """Open the data."""
+        raise NotImplementedError
+
+    @property
+    def kept(self) -> bool:
+        return "_data" in self.__dict__
+
+    def opened(self) -> T:
+        """Return the data that are kept, else open them."""
+        return self.__dict__["_data"] if self.kept else self.open()
+
+    def keep(self) -> T:
+        """Open the data anew and keep them."""
+        data = self.__dict__["_data"] = self.open()
+        return data
+
+    def forget(self) -> None:
+        """Let go of the data."""
+        self.__dict__.pop("_data", None)
+
+
+class OnLabelled(Kept[LabelledSet]):
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name."""
+
+    protocol = ""
+    if TYPE_CHECKING:
+
+        @property
+        def dataset(self) -> str: ...
+
+    def open(self) -> LabelledSet:
+        return labelled_set(self.dataset)
+
+    @property
+    def name(self) -> str:
+        """The protocol and the data set's short name."""
+        return f"{self.protocol}:{dataset_name(self.dataset)}"
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        data = self.opened()
+        return [data.describe(), *data.notes]
+
+
+def place(source: Any) -> str:
+    """Return where captioned images lie, given as what `open_source` takes or opened; without what opens addresses.
+
+    A path is absolute. Of a mixture and other sources without a path it is what they are called.
+    """
+    spec = source if isinstance(source, str) else str(source.name)
+    if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
+        return shown(spec)
+    if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
+        return shown(spec)
+    return shown(str(expand(spec).absolute()))
