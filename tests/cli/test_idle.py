@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,7 @@ from slip.errors import UsageError
 def evaluate(words: str) -> None:
     argv = words.split()
     tasks = [word for word in argv if ":" in word or word in ("knn", "zeroshot")]
-    data = argv[argv.index("--data") + 1] if "--data" in argv else ""
-    idle.evaluate(given(Evaluate, argv), Path("run"), tasks, data)
+    idle.evaluate(given(Evaluate, argv), Path("run"), tasks)
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def here(tmp_path, monkeypatch) -> Path:
         ("run knn:photos --preset paper", "preset"),
         ("run knn:photos --data photos", "data"),
         ("run knn:photos --image-column a", "image-column"),
-        ("run knn --data scenes --data.caption-column a", "caption-column"),
+        ("run zeroshot:pairs.csv --data.caption-column a", "caption-column"),
+        ("run knn --data photos --leave-broken", "leave-broken"),
     ],
 )
 def test_evaluate_refuses(words, option, here) -> None:
@@ -51,7 +52,6 @@ def test_evaluate_refuses(words, option, here) -> None:
         "run finetune:photos --preset paper",
         "run knn knn:scenes --data photos",
         "run retrieval:pairs.csv --image-column a",
-        "run zeroshot:pairs.csv --image-column a",
         "run knn:photos --which best",
     ],
 )
@@ -117,8 +117,6 @@ def test_train_lets_through(words) -> None:
     ],
 )
 def test_others_refuse(words, said, here, capsys) -> None:
-    import re
-
     assert main(words) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not (here / "out").exists()

@@ -12,9 +12,10 @@ import time
 from distributed.tiny import TINY
 from slip.training.saving.checkpoint import newest_good
 
+SAVING = TINY.index("--checkpoint.every-steps")
 OPTIONS = [
-    *TINY, "--data.train", "scenes:train:64", "--training.epochs", "1000", "--checkpoint.every-steps", "100000",
-    "--checkpoint.every-minutes", "0", "--training.log-every", "2",
+    *TINY[:SAVING], *TINY[SAVING + 2 :], "--data.train", "scenes:train:64", "--training.epochs", "1000",
+    "--checkpoint.every-steps", "100000", "--checkpoint.every-minutes", "0", "--training.log-every", "2",
 ]  # fmt: skip
 
 

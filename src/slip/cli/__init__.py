@@ -55,9 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             _let_the_first_speak(error)
             _complain(str(error))
             return error.status
-        except (
-            BaseException
-        ) as error:  # libraries raise others in place of KeyboardInterrupt while they are imported
+        except BaseException as error:
+            # While they are imported, libraries raise others in place of KeyboardInterrupt.
             if isinstance(error, KeyboardInterrupt) or signals.number:
                 return _ended(signals.end())
             raise
@@ -96,9 +95,8 @@ def _run(words: list[str]) -> int:
 
 
 def _ended(number: int) -> int:
-    exec(
-        ""
-    )  # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and ends by it
+    # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and would end by the signal.
+    exec("")
     _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
     return 128 + number
 

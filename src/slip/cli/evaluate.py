@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
-    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
+    idle.evaluate(given(Options, argv), options.model, options.tasks)
 
     from slip.errors import printable
     from slip.evaluation import suite

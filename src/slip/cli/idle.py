@@ -12,7 +12,7 @@ from slip.config import Config
 COLUMNS = ("image_root", "image_column", "caption_column", "leave_broken")
 
 
-def evaluate(given: Collection[str], model: Path, tasks: Sequence[str], data: str) -> None:
+def evaluate(given: Collection[str], model: Path, tasks: Sequence[str]) -> None:
     """Raise UsageError for an option among those `given` to `slip evaluate` that its tasks do not heed."""
     pairs = [task.partition(":")[::2] for task in tasks]
     protocols = {protocol for protocol, _ in pairs}
@@ -23,11 +23,8 @@ def evaluate(given: Collection[str], model: Path, tasks: Sequence[str], data: st
         refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
-    sets = [dataset or data for _, dataset in pairs]
-    if "retrieval" not in protocols and all(
-        os.path.isdir(path) or path.startswith("scenes") for path in sets
-    ):
-        refuse_idle(given, *COLUMNS, because="Tasks over folders of pictures by class have no such thing")
+    if "retrieval" not in protocols:
+        refuse_idle(given, *COLUMNS, because="It is for retrieval, which is not among the tasks")
 
 
 def which(given: Collection[str], model: Path) -> None:

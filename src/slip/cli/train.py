@@ -94,6 +94,7 @@ def resolve(argv: list[str]) -> Options:
         if resume and folder:
             fix = f"There is no run at {folder} to take it from. {_near(folder)} {fix}".replace("  ", " ")
         raise ConfigError("No training data was named", fix=fix)
+    idle.train(given(Options, rest), config)
     if resume and folder and not known and _near(folder, close=True):
         _say(f"There is no run at {folder} yet, so one is started. {_near(folder, close=True)}")
     return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
