@@ -23,7 +23,7 @@ def test_parse_task():
     assert (knn.dataset, knn.k, knn.name) == ("/data/birds", 7, "knn:birds")
     assert parse_task("zeroshot:scenes:heldout").name == "zeroshot:scenes:heldout"
     assert parse_task(" linear:scenes ").name == "linear:scenes"
-    assert parse_task("retrieval:/data/flickr/test-*.tar").name == "retrieval:flickr"
+    assert parse_task("retrieval:/data/birds/test-*.tar").name == "retrieval:birds"
 
 
 def test_parse_task_errors_teach():
@@ -173,6 +173,16 @@ def test_results_say_what_they_are_of(tmp_path):
     after = [r for r in suite.run(ColorEncoder(), tasks) if r.metric == "top1"]
     changed = [x.task for x, y in zip(first, after) if x.identity != y.identity]
     assert changed == ["knn:birds", "linear:birds"]  # a training picture is another
+
+
+def test_one_place_is_one_however_it_is_written(tmp_path, monkeypatch):
+    root = color_folder(tmp_path / "colors", {"red": 2, "green": 2})
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root / "test")
+    names = ["knn:..", f"knn:{root}/", f"knn:{root}/test/..", f"knn:{tmp_path / 'link'}"]
+    results = [suite.run(ColorEncoder(), [name])[0] for name in names]
+    assert {r.data for r in results} == {str(root.resolve())}
+    assert [r.task for r in results] == ["knn:colors", "knn:colors", "knn:colors", "knn:link"]
 
 
 def test_content_knows_neither_place_nor_order(tmp_path):

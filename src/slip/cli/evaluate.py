@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli import hints, idle
+from slip.cli.arguments import given, parse
 from slip.cli.source import ColumnOptions
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps its results in results.json: those of
-the same model, data and settings are replaced, all others stay."""
+files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
+reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
+stay."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Options(ColumnOptions):
     """Run folder, checkpoint folder or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
+    label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
+    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
@@ -52,6 +57,8 @@ def main(argv: list[str]) -> int:
     """Check, load, measure, keep and print; return the exit status."""
     _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
+    hints.check_evaluate(str(options.model), options.tasks)
+    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
 
     from slip.errors import printable
     from slip.evaluation import suite
@@ -67,7 +74,7 @@ def main(argv: list[str]) -> int:
     encoder = load(model).to(device)
     text = encoder.model.text_tower is not None
     _refuse_nothing(tasks, text=text)
-    checkpoint = model.absolute().name if (model / "state.json").is_file() else ""
+    checkpoint = model.absolute().name if os.path.isfile(model / "state.json") else ""
     _say(f"Measuring {options.model}{f', {checkpoint},' if run and checkpoint else ''} on {device}.")
     if not run and any(task.name.startswith("finetune:") for task in tasks):
         _say("A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew.")
@@ -105,6 +112,7 @@ def _refuse_several_processes() -> None:
     from slip.errors import ConfigError
 
     if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a word
         time.sleep(10)  # torchrun ends all when one has ended: the first, which says why
         sys.exit(1)
     raise ConfigError(
@@ -120,7 +128,7 @@ def _tasks(options: Options) -> list[Evaluator]:
 
     if not options.tasks:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    run = options.model if (options.model / "config.toml").is_file() else None
+    run = options.model if os.path.isfile(options.model / "config.toml") else None
     return [_evaluator(task, options, run) for task in options.tasks]
 
 
@@ -132,14 +140,21 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     dataset = dataset or options.data
     if protocol in suite.PROTOCOLS or separator:
         task = f"{protocol}:{dataset}"
+    columns = {
+        name: value
+        for name in ("image_root", "image_column", "label_column")
+        if (value := getattr(options, name))
+    }
     if protocol == "zeroshot" and options.templates:
-        return suite.parse_task(task, templates=options.templates)
+        return suite.parse_task(task, templates=options.templates, columns=columns)
     if protocol == "finetune" and dataset:
         # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
         folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
-        return suite.parse_task(task, preset=options.preset, folder=folder)
+        return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
     if protocol == "retrieval":
         return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
+    if protocol in suite.PROTOCOLS:
+        return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)
 
 
@@ -160,7 +175,7 @@ def _checkpoint(options: Options) -> tuple[Path, Path | None]:
     """
     from slip.training.saving import checkpoint
 
-    if not (options.model / "config.toml").is_file():
+    if not os.path.isfile(options.model / "config.toml"):
         return options.model, None
     there = checkpoint.list_checkpoints(options.model / "checkpoints")
     if not there:

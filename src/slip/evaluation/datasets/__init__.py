@@ -5,7 +5,10 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slip.addresses import is_url, shown
@@ -55,12 +58,23 @@ def open_labelled(
     try:
         place = places.find(spec)
         if place:
-            where = shown(spec) if is_url(spec) else str(path.absolute())
+            where = shown(spec) if is_url(spec) else os.path.realpath(path)
+            # Of another column it is another set.
+            where += f" ({label_column})" if label_column else ""
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
-            return _open_files(place, name, where, options)
+            try:
+                return _open_files(place, name, where, options)
+            except DataError:
+                # A metadata.csv may have captions alone, and the folders beside it be classes.
+                if not (place.kind == "table" and path.is_dir()) or label_column:
+                    raise
         from slip.evaluation.datasets.folder import open_folder
 
-        return open_folder(path, name)
+        found = open_folder(path, name)
+        if label_column:
+            said = f"{name} has its classes in folders, and --data.label-column {label_column} is not used"
+            found = replace(found, notes=(*found.notes, said))
+        return found
     except OSError as error:
         raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
 
@@ -73,7 +87,17 @@ def _open_files(place: Place, name: str, where: str, options: dict[str, str]) ->
             from slip.evaluation.datasets.table import open_table as open_files
         case "tar":
             from slip.evaluation.datasets.tar import open_tar as open_files
-    return open_files(place, name, where, **options)
+    try:
+        return open_files(place, name, where, **options)
+    except DataError as error:
+        if not place.beside:
+            raise
+        # What was named may be measured without what lies beside it.
+        alone = replace(
+            place, splits={s: files for s, files in place.splits.items() if s != "train"}, beside=False
+        )
+        said = f"The files for training beside it cannot be used: {error}"
+        return open_files(replace(alone, notes=[said]), name, where, **options)
 
 
 def dataset_name(spec: str) -> str:
@@ -81,7 +105,7 @@ def dataset_name(spec: str) -> str:
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
-    path = expand(shown(spec)).absolute()
+    path = Path(os.path.abspath(expand(shown(spec))))
     names = "|".join(splits.aliases())
     file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
     while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):
