@@ -97,8 +97,8 @@ class PlainLines:
 class Progress(Bar):
     """A bar of records that says how many a second; without a terminal, lines at the start, at times, and at the end.
 
-    `title`: what is done to the records, such as `checking`. `passing`: it is one of several passes of something that is
-    said anyhow, so it is gone when it is done, and without a terminal there are only the lines at times.
+    `title`: what is done to the records, such as `checking`. `passing`: it is one of several passes of something that
+    is said anyhow, so it is gone when it is done, and without a terminal there are only the lines at times.
     """
 
     def __init__(self, title: str, total: int, *, passing: bool = False, shown: bool = True) -> None:
