@@ -97,15 +97,16 @@ class PlainLines:
 class Progress(Bar):
     """A bar of records that says how many a second; without a terminal, lines at the start, at times, and at the end.
 
-    `title`: what is done to the records, such as `checking`. `passing`: it is one of several passes of something that
-    is said anyhow, so it is gone when it is done, and without a terminal there are only the lines at times.
+    `title`: what is done to the records, such as `checking`. `brief`: without a terminal, nothing of work that is done
+    before the first of these times, and no line at the end.
     """
 
-    def __init__(self, title: str, total: int, *, passing: bool = False, shown: bool = True) -> None:
-        super().__init__(title, total, transient=passing, shown=shown)
-        self.started, self.lines = time.monotonic(), PlainLines(self.console)
-        self.ends = not self.live and not passing
-        if self.ends:
+    def __init__(
+        self, title: str, total: int, *, transient: bool = False, shown: bool = True, brief: bool = False
+    ) -> None:
+        super().__init__(title, total, transient=transient, shown=shown)
+        self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
+        if not self.live and not brief:
             say(self.console, f"{self.title} {total:,} records")
         self.lines.wait()
 
@@ -118,5 +119,5 @@ class Progress(Bar):
         if done < self.total:
             left = (self.total - done) / max(1e-9, speed) / 60
             self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")
-        elif self.ends:
+        elif not self.live and not self.brief:
             say(self.console, f"{self.title}: all {done:,} in {seconds:,.0f} s, {speed:,.0f}/s")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from slip.evaluation import Evaluator, Result
 
-DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
+DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
 files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
@@ -35,7 +35,7 @@ class Options(ColumnOptions):
     """What to measure, and how."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Run folder, checkpoint folder or .pt file."""
+    """Run folder, checkpoint folder, file that `slip consolidate` wrote, or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
     label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
