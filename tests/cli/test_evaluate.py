@@ -102,6 +102,16 @@ def test_other_sets_prompts_and_checkpoints_stand_beside(run, photos, tmp_path, 
     assert "content" in json.loads((run / "results.json").read_text())[0]
 
 
+def test_a_copy_of_weights_and_configuration_is_measured_under_its_checkpoint(run, photos, tmp_path) -> None:
+    *_, step = sorted((run / "checkpoints").glob("step-*"))
+    copied = tmp_path / "copied" / "checkpoints" / step.name
+    copied.mkdir(parents=True)
+    shutil.copy(step / "model.safetensors", copied)
+    shutil.copy(run / "config.toml", tmp_path / "copied")
+    assert main(["evaluate", str(tmp_path / "copied"), f"knn:{photos}"]) == 0
+    assert [r["checkpoint"] for r in results_of(tmp_path / "copied")] == [step.name]
+
+
 def test_results_are_on_disk_before_they_are_printed(run, photos, tmp_path, monkeypatch) -> None:
     class Closed(Exception):
         pass

@@ -75,6 +75,36 @@ def test_labels_follow_the_images_that_were_kept(tmp_path):
     assert (found.labels.tolist(), found.skipped, len(found.values)) == ([0, 1, 1], 1, 3)
 
 
+class Dropping(ColorEncoder):
+    """Its model draws at random while it is in training mode, and a part of it is always in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Sequential(
+            torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(3), torch.nn.Identity().eval()
+        )
+        self.model.embeddings = ("image", "text")
+
+    def encode_image(self, images, *, normalize=True):
+        return self.model(super().encode_image(images, normalize=normalize))
+
+    def encode_text(self, texts, *, normalize=True):
+        return self.model(super().encode_text(texts, normalize=normalize))
+
+
+def test_a_model_in_training_mode_is_measured_in_evaluation_mode_and_left_as_it_was(images):
+    encoder = Dropping()
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    modes = [module.training for module in encoder.model.modules()]
+    with torch.no_grad():
+        first, second = (features.extract(encoder, images, "embeddings", 5).values for _ in range(2))
+        texts = [features.encode_texts(encoder, ["red", "blue"]) for _ in range(2)]
+    assert np.array_equal(first, second)
+    assert np.array_equal(*texts)
+    assert [module.training for module in encoder.model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
+
+
 def test_texts_come_back_in_their_order():
     encoder = ColorEncoder()
     texts = ["a very long text about gold", "red", "green leaves", "blue", "the red one"]

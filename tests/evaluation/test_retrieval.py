@@ -6,7 +6,7 @@ from evaluation_fakes import Captioned, ColorEncoder, picture, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.errors import DataError, EvaluationError
+from slip.errors import ConfigError, DataError, EvaluationError
 from slip.evaluation import retrieval
 from slip.evaluation.retrieval import Retrieval, ranks
 
@@ -144,6 +144,26 @@ def test_errors_teach(pictures):
         Retrieval(Captioned([])).evaluate(ColorEncoder(("ssl_1", "ssl_2")))
     with pytest.raises(DataError, match="no image with a caption"):
         Retrieval(Captioned([(png(pictures["red"]), ())])).evaluate(ColorEncoder())
+
+
+def test_results_say_of_which_pictures_and_captions_they_are(tmp_path, pictures):
+    for color, image in pictures.items():
+        (tmp_path / f"{color}.png").write_bytes(png(image))
+    rows = [f"{color}.png,a {color} thing,the {color}" for color in pictures]
+    table = tmp_path / "birds.csv"
+    table.write_text("\n".join(["image,title,text", *rows]) + "\n")
+    of = {
+        column: Retrieval(str(table), caption_column=column).evaluate(ColorEncoder())[0]
+        for column in ("title", "text")
+    }
+    assert {r.data for r in of.values()} == {str(table)}
+    assert [r.settings for r in of.values()] == ["caption_column=title", "caption_column=text"]
+    assert of["title"].content != of["text"].content
+    table.write_text("\n".join(["image,title,text", *reversed(rows)]) + "\n")
+    again = Retrieval(str(table), caption_column="title").evaluate(ColorEncoder())[0]
+    assert again.identity == of["title"].identity
+    with pytest.raises(ConfigError, match="at least 1"):
+        Retrieval(str(table), ks=(0,)).check()
 
 
 def test_names():

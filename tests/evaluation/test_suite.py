@@ -175,6 +175,16 @@ def test_results_say_what_they_are_of(tmp_path):
     assert changed == ["knn:birds", "linear:birds"]  # a training picture is another
 
 
+def test_one_place_is_one_however_it_is_written(tmp_path, monkeypatch):
+    root = color_folder(tmp_path / "colors", {"red": 2, "green": 2})
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root / "test")
+    names = ["knn:..", f"knn:{root}/", f"knn:{root}/test/..", f"knn:{tmp_path / 'link'}"]
+    results = [suite.run(ColorEncoder(), [name])[0] for name in names]
+    assert {r.data for r in results} == {str(root.resolve())}
+    assert [r.task for r in results] == ["knn:colors", "knn:colors", "knn:colors", "knn:link"]
+
+
 def test_content_knows_neither_place_nor_order(tmp_path):
     root = color_folder(tmp_path / "colors", {"red": 3, "green": 3})
     first = suite.run(ColorEncoder(), [Knn(str(root))])[0]

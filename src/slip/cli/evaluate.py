@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -70,10 +71,11 @@ def main(argv: list[str]) -> int:
     ledger = Ledger(run, options.out)
     for note in ledger.notes:
         _say(note)
-    encoder = load(model).to(device)
+    encoder = load(model, which=options.which if model == run else "latest").to(device)
     text = encoder.model.text_tower is not None
     _refuse_nothing(tasks, text=text)
-    checkpoint = model.absolute().name if os.path.isfile(model / "state.json") else ""
+    name = os.path.basename(os.path.abspath(model))
+    checkpoint = name if name.startswith("step-") else ""
     _say(f"Measuring {options.model}{f', {checkpoint},' if run and checkpoint else ''} on {device}.")
     if not run and any(task.name.startswith("finetune:") for task in tasks):
         _say("A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew.")
@@ -111,6 +113,7 @@ def _refuse_several_processes() -> None:
     from slip.errors import ConfigError
 
     if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a word
         time.sleep(10)  # torchrun ends all when one has ended: the first, which says why
         sys.exit(1)
     raise ConfigError(
@@ -175,7 +178,8 @@ def _checkpoint(options: Options) -> tuple[Path, Path | None]:
 
     if not os.path.isfile(options.model / "config.toml"):
         return options.model, None
-    there = checkpoint.list_checkpoints(options.model / "checkpoints")
+    folder = options.model / "checkpoints"
+    there = checkpoint.list_checkpoints(folder) or sorted(folder.glob(f"{checkpoint.PREFIX}*"))  # of a copy
     if not there:
         return options.model, options.model
     best = checkpoint.best(there) if options.which == "best" else there[-1]

@@ -106,11 +106,11 @@ class OnLabelled(Kept[LabelledSet]):
 def place(source: Any) -> str:
     """Return where captioned images lie, given as what `open_source` takes or opened; without what opens addresses.
 
-    A path is absolute. Of a mixture and other sources without a path it is what they are called.
+    A path is absolute, without links. Of a mixture and other sources without a path it is what they are called.
     """
     spec = source if isinstance(source, str) else str(source.name)
     if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
         return shown(spec)
     if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
         return shown(spec)
-    return shown(str(expand(spec).absolute()))
+    return shown(os.path.realpath(expand(spec)))

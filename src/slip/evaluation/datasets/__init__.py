@@ -5,8 +5,10 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slip.addresses import is_url, shown
@@ -56,7 +58,7 @@ def open_labelled(
     try:
         place = places.find(spec)
         if place:
-            where = shown(spec) if is_url(spec) else str(path.absolute())
+            where = shown(spec) if is_url(spec) else os.path.realpath(path)
             # Of another column it is another set.
             where += f" ({label_column})" if label_column else ""
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
@@ -103,7 +105,7 @@ def dataset_name(spec: str) -> str:
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
-    path = expand(shown(spec)).absolute()
+    path = Path(os.path.abspath(expand(shown(spec))))
     names = "|".join(splits.aliases())
     file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
     while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):

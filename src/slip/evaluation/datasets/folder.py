@@ -38,7 +38,7 @@ def open_folder(root: Path, name: str) -> LabelledSet:
     if splits.split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
         places.append(root.absolute().parent)
     naming = next((found for place in places if (found := names_beside(place, used))), None)
-    return assemble(name, str(root.absolute()), parts, naming, notes=layout.notes)
+    return assemble(name, os.path.realpath(root), parts, naming, notes=layout.notes)
 
 
 class Files(Sequence[Image]):
