@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli.arguments import parse, take_option, take_positional
+from slip.cli import hints, idle
+from slip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from slip.config import FORMATS, Config, DataConfig
 from slip.errors import ConfigError, DataError, printable, shortened
 
@@ -69,7 +70,9 @@ def resolve(argv: list[str]) -> Options:
             fix=f"`slip train --resume --out {recipe}` continues it; "
             f"`slip train --config {Path(recipe) / 'config.toml'}` starts another one like it",
         )
-    wants_help = any(word in ("-h", "--help") for word in rest)
+    wants_help = asks_for_help(rest)
+    if not wants_help:
+        hints.check_train(recipe, recipes.RECIPES, rest)
     base = recipes.get(recipe) if recipe else toml.load(path) if path else None
     if path and resume and not out and os.path.basename(path) == "config.toml":
         out = os.path.dirname(path) or "."  # the run's own
@@ -85,6 +88,7 @@ def resolve(argv: list[str]) -> Options:
         config = replace(config, data=_data_of(known.data, config.data))
         if of_run and base:
             _say_settings(config, parsed(default=Options(config=base)).config, folder)
+    idle.train(given(Options, rest), config)
     if not config.data.train:
         fix = f"Add --data.train with {FORMATS}"
         if resume and folder:
