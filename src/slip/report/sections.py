@@ -85,7 +85,7 @@ def commands(pairs: Sequence[tuple[str, str]]) -> Html:
     if not pairs:
         return NOTHING
     cells = [div("", tag("p", what), tag("pre", command)) for what, command in pairs]
-    return section("With your own pictures", "", div("commands", *cells))
+    return section("What to do next", "", div("commands", *cells))
 
 
 def footer(runs: Sequence[Run]) -> Html:
