@@ -84,7 +84,8 @@ def dataset_name(spec: str) -> str:
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
     path = expand(shown(spec)).absolute()
     names = "|".join(splits.aliases())
-    while re.match(rf"(({names})\b.*\.parquet|{names}|data|images)$", path.name) and path.parent.name:
-        path = path.parent
-    stem = re.sub(r"[*?\[{].*$|\.(parquet|tar|csv|tsv|jsonl?)$", "", path.name)
+    file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
+    while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):
+        path = path.parent  # a split says nothing of what the data are
+    stem = re.sub(rf"[*?\[{{].*$|{file}", "", path.name)
     return stem.rstrip("-_. ") or path.parent.name or spec
