@@ -10,16 +10,16 @@ from slip.cli import main
 
 OPTIONS = [
     "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "2",
-    "--views.size", "16", "--model.image.width", "32", "--model.image.depth", "2", "--model.text.width", "32",
-    "--model.image.drop-path", "0.1", "--model.ssl.width", "32", "--checkpoint.every-steps", "4",
-    "--training.log-every", "2", "--evaluation.tasks",
+    "--views.size", "16", "--model.image.name", "vit", "--model.image.patch", "8", "--model.image.width", "32",
+    "--model.image.depth", "2", "--model.image.heads", "2", "--model.image.drop-path", "0.1",
+    "--model.text.width", "32", "--model.ssl.width", "32", "--training.log-every", "2", "--evaluation.tasks",
 ]  # fmt: skip
 STEPS = 30
 numbers = itertools.count()
 
 
-def start(out, *options) -> Command:
-    arguments = ["train", *OPTIONS, "--out", str(out), *options]
+def start(out, *options, every: int = 4) -> Command:
+    arguments = ["train", *OPTIONS, "--out", str(out), "--checkpoint.every-steps", str(every), *options]
     return Command(main, arguments, out.with_name(f"output-{next(numbers)}"))
 
 
@@ -53,11 +53,11 @@ def test_killed_twice_and_resumed_with_other_workers(tmp_path, whole) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, whole, number) -> None:
     out = tmp_path / "run"
-    with start(out, "--data.workers", "1", "--checkpoint.every-steps", "0") as process:
+    with start(out, "--data.workers", "1", every=0) as process:
         process.wait_for((out / "metrics.jsonl").exists)
         process.send(number)
         status, output = process.wait(60)
-    assert status == 1
+    assert status == 128 + number
     assert "Stopped after step" in output
     assert "--resume" in output
     assert "Traceback" not in output

@@ -140,6 +140,12 @@ def test_stopped_is_raised_once_and_only_where_it_may_be() -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # one is enough
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the key is held down, or torchrun passes it on
+    held_down = StopSignal()
+    with stop_signals(held_down):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert held_down.number == signal.SIGINT
     other = StopSignal()
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with stop_signals(other), pytest.raises(Stopped), other.interrupts():
