@@ -59,10 +59,10 @@ def made_run(folder, **data):
 def test_resume_knows_the_runs_recipe_and_data(tmp_path, monkeypatch, capsys, words) -> None:
     monkeypatch.chdir(tmp_path)
     config = made_run(tmp_path / "runs" / "mine", caption_column="title")
-    options = resolve([*words, "--resume", "--out", "runs/mine", "--evaluation.best", "x/y"])
+    options = resolve([*words, "--resume", "--out", "runs/mine", "--checkpoint.keep", "7"])
     assert options.config.data == config.data
     assert options.config.training.batch == 77
-    assert options.config.evaluation.best == "x/y"
+    assert options.config.checkpoint.keep == 7
     assert ("training.batch = 77" in capsys.readouterr().err) is bool(words)  # in place of the recipe's
 
 

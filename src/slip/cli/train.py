@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli.arguments import parse, take_option, take_positional
+from slip.cli import hints, idle
+from slip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from slip.config import FORMATS, Config, DataConfig
 from slip.errors import ConfigError, DataError, printable, shortened
 
@@ -48,7 +49,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
     options = resolve(argv)
-    run(options.config, options.out, options.resume)
+    run(_normalised(options, argv), options.out, options.resume)
 
 
 def resolve(argv: list[str]) -> Options:
@@ -69,7 +70,9 @@ def resolve(argv: list[str]) -> Options:
             fix=f"`slip train --resume --out {recipe}` continues it; "
             f"`slip train --config {Path(recipe) / 'config.toml'}` starts another one like it",
         )
-    wants_help = any(word in ("-h", "--help") for word in rest)
+    wants_help = asks_for_help(rest)
+    if not wants_help:
+        hints.check_train(recipe, recipes.RECIPES, rest)
     base = recipes.get(recipe) if recipe else toml.load(path) if path else None
     if path and resume and not out and os.path.basename(path) == "config.toml":
         out = os.path.dirname(path) or "."  # the run's own
@@ -85,6 +88,7 @@ def resolve(argv: list[str]) -> Options:
         config = replace(config, data=_data_of(known.data, config.data))
         if of_run and base:
             _say_settings(config, parsed(default=Options(config=base)).config, folder)
+    idle.train(given(Options, rest), config)
     if not config.data.train:
         fix = f"Add --data.train with {FORMATS}"
         if resume and folder:
@@ -310,3 +314,19 @@ def _hold_out(config: Config, source: Source, share: float, processes: Processes
             fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
         )
     return rest, held
+
+
+def _normalised(options: Options, argv: list[str]) -> Config:
+    """Return the configuration with the mean and deviation that a pre-trained image tower takes.
+
+    Raises ConfigError where others were typed.
+    """
+    config, known = options.config, Path(options.out) / "config.toml"
+    if not config.model.image.pretrained:
+        return config
+    from slip.models import pretrained
+
+    if options.resume and os.path.isfile(known):
+        return pretrained.as_in_run(config, toml.load(known))
+    words = {word.partition("=")[0] for word in argv}
+    return pretrained.normalised(config, [key for key in ("mean", "std") if f"--views.{key}" in words])

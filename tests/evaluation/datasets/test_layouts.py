@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import knn, put, zeroshot
 
-from slip.errors import EvaluationError
+from slip.errors import DataError, EvaluationError
 from slip.evaluation import imagenet
 from slip.evaluation.datasets import open_labelled
 
@@ -145,3 +146,47 @@ def test_an_encoder_that_is_always_right_gets_everything(case, tmp_path_factory)
         expected["unlabelled test"] = "left out"
     for extra, said in expected.items():
         assert extra not in case.extras or any(said in note for note in data.notes)
+
+
+PARTS = [
+    "train",
+    "val",
+    "Test_Set",
+    "images",
+    "masks",
+    "cat",
+    "dog",
+    "owl",
+    "train",
+    "n01440764",
+    "1",
+    "2",
+    "labels",
+]
+TREES = st.lists(st.lists(st.sampled_from(PARTS), max_size=4), min_size=1, max_size=12)
+
+
+@settings(max_examples=300)
+@given(TREES)
+def test_no_picture_is_lost_without_a_word(tmp_path_factory, trees):
+    root = tmp_path_factory.mktemp("drawn") / "set"
+    places = {root.joinpath(*parts) for parts in trees}
+    for place in places:
+        put(place / "1.png", 0)
+    try:
+        data = open_labelled(str(root))
+    except DataError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert re.search("no class folders|fewer than two classes|unclear|two folders for", refused)
+        return
+    used = sum(len(part) for part in data.splits.values())
+    out = [
+        int(found[1])
+        for note in data.notes
+        if (found := re.search(r"(\d+) pictures? (left out|in no class)", note))
+    ]
+    assert used + sum(out) == len(places)
+    assert len({path for part in data.splits.values() for path in part.images.paths}) == used

@@ -5,11 +5,11 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
 
 from __future__ import annotations
 
-import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slip.addresses import shown
+from slip.addresses import is_url, shown
 from slip.errors import DataError
 from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.labelled import Image, Labelled, LabelledSet
@@ -56,12 +56,23 @@ def open_labelled(
     try:
         place = places.find(spec)
         if place:
-            where = str(path.absolute()) if os.path.exists(path) else shown(spec)
+            where = shown(spec) if is_url(spec) else str(path.absolute())
+            # Of another column it is another set.
+            where += f" ({label_column})" if label_column else ""
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
-            return _open_files(place, name, where, options)
+            try:
+                return _open_files(place, name, where, options)
+            except DataError:
+                # A metadata.csv may have captions alone, and the folders beside it be classes.
+                if not (place.kind == "table" and path.is_dir()) or label_column:
+                    raise
         from slip.evaluation.datasets.folder import open_folder
 
-        return open_folder(path, name)
+        found = open_folder(path, name)
+        if label_column:
+            said = f"{name} has its classes in folders, and --data.label-column {label_column} is not used"
+            found = replace(found, notes=(*found.notes, said))
+        return found
     except OSError as error:
         raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
 
@@ -74,7 +85,17 @@ def _open_files(place: Place, name: str, where: str, options: dict[str, str]) ->
             from slip.evaluation.datasets.table import open_table as open_files
         case "tar":
             from slip.evaluation.datasets.tar import open_tar as open_files
-    return open_files(place, name, where, **options)
+    try:
+        return open_files(place, name, where, **options)
+    except DataError as error:
+        if not place.beside:
+            raise
+        # What was named may be measured without what lies beside it.
+        alone = replace(
+            place, splits={s: files for s, files in place.splits.items() if s != "train"}, beside=False
+        )
+        said = f"The files for training beside it cannot be used: {error}"
+        return open_files(replace(alone, notes=[said]), name, where, **options)
 
 
 def dataset_name(spec: str) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from slip.errors import DataError, printable
-from slip.evaluation.datasets import splits
+from slip.evaluation import imagenet
+from slip.evaluation.datasets import annotated, splits
 from slip.evaluation.datasets.tree import Node
-from slip.files import read_whole
 
 CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "pics"))
 """Folders of this name, alone in theirs, hold the pictures and are no class."""
@@ -26,7 +26,6 @@ _MASKS = re.compile(
 _ALMOST_SPLIT = re.compile(r"(train|test|val)(ing|id|idation)?[-_. ]?\w{0,2}", re.IGNORECASE)
 _CLASS_IN_NAME = re.compile(r"([^\W\d_]{2,})[-_. ]*\(?\d+\)?\.\w+")
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "xlsx")
-ANNOTATION_BYTES = 64 << 20
 
 
 @dataclass
@@ -50,6 +49,7 @@ class _Reader:
     def __init__(self, name: str) -> None:
         self.name = name
         self.layout = Layout()
+        self.passed: list[Node] = []
         self.bare: list[str] = []
 
     def read(self, tree: Node) -> Layout:
@@ -98,7 +98,7 @@ class _Reader:
         for split, node in unsorted.items():
             if split not in parts:
                 self._say(
-                    f"The {split} split ({_shown(divided[split].name)}) is left out: its {node.count:,} pictures are "
+                    f"The {split} split ({_shown(divided[split].name)}) is left out: {_pictures(node.count)} "
                     "in no class folders"
                 )
         for split in splits.NAMES:
@@ -110,6 +110,7 @@ class _Reader:
         """Go down where a folder holds one folder of folders: `images`, or what an archive was unpacked into."""
         while True:
             self.layout.places.append(node.path)
+            self.passed.append(node)
             self.bare += node.bare
             self._drop_masks(node)
             if len(node.folders) != 1 or not node.folders[0].folders:
@@ -131,14 +132,15 @@ class _Reader:
 
     def _divided(self, top: Node) -> dict[str, Node] | None:
         """Return the folders that are splits; None where the folders are classes."""
-        called = [(splits.split_called(folder.name), folder) for folder in top.folders]
-        named = [(split, folder) for split, folder in called if split]
-        others = [folder for split, folder in called if not split]
+        called = splits.splits_called(folder.name for folder in top.folders)
+        named = [(called[folder.name], folder) for folder in top.folders if folder.name in called]
+        others = [folder for folder in top.folders if folder.name not in called]
         if not named:
             return None
         several = len({split for split, _ in named}) > 1
         sorted_ones = [folder for _, folder in named if self._is_sorted(folder, 2)]
-        if others and not sorted_ones and not several:
+        held = any(folder.name.lower() in CONTAINERS for folder in others)
+        if others and not sorted_ones and not several and not held:
             self._say(
                 f"The folder {_shown(named[0][1].name)} is taken for a class, as {_some(f.name for f in others)} "
                 "beside it are no splits"
@@ -167,7 +169,8 @@ class _Reader:
         if len(node.folders) != 1:
             return len(node.folders) >= fewest
         only = node.folders[0]
-        if only.name.lower() in CONTAINERS or splits.split_called(only.name) or only.folders:
+        is_container = only.name.lower() in CONTAINERS or only.name == node.name
+        if is_container or splits.split_called(only.name) or only.folders:
             return self._is_sorted(only, fewest)
         return fewest < 2
 
@@ -175,10 +178,26 @@ class _Reader:
         """Return the pictures of each class: of a folder, and of all folders in it."""
         self._stray(node)
         nested = {
-            folder.name: [inner.name for inner in folder.folders if inner.name.lower() not in CONTAINERS]
+            folder.name: [
+                inner.name for inner in _held(folder).folders if inner.name.lower() not in CONTAINERS
+            ]
             for folder in node.folders
         }
-        if inner := [name for names in nested.values() for name in names]:
+        inner = [name for names in nested.values() for name in names]
+        if inner and all(map(splits.split_called, nested)) and splits.split_called(node.name):
+            raise DataError(
+                f"It is unclear whether {_some(nested)} in {node.path} are splits or classes",
+                fix=f"Put the splits of {self.name} beside each other.",
+            )
+        kinds = {tuple(names) for names in nested.values()}
+        if len(nested) > 1 and len(kinds) == 1 and len(set(inner)) > 1 and not any(map(_is_counted, inner)):
+            raise DataError(
+                f"It is unclear which folders of {self.name} are its classes",
+                got=f"{_some(nested)}, each of which holds {_some(inner)}",
+                fix=f"To tell apart what lies inside, give one of them, such as {node.folders[0].path}. To tell these "
+                "apart, put their pictures directly into them.",
+            )
+        if inner:
             self._say(
                 f"The classes are the {len(node.folders):,} folders {_some(f.name for f in node.folders)}: the "
                 f"{len(inner):,} folders inside them ({_some(inner)}) are not told apart"
@@ -194,12 +213,13 @@ class _Reader:
         found: dict[str, dict[str, list[str]]] = defaultdict(dict)
         others: list[Node] = []
         for folder in top.folders:
-            inner = {split: f for f in folder.folders if (split := splits.split_called(f.name))}
-            if folder.pictures or len(inner) < min(2, len(folder.folders)):
+            held = _held(folder)
+            inner = {split: f for f in held.folders if (split := splits.split_called(f.name))}
+            if held.pictures or len(inner) < min(2, len(held.folders)):
                 return None
             for split, below in inner.items():
                 found[split][folder.name] = list(below.paths())
-            others += [f for f in folder.folders if f is not inner.get(splits.split_called(f.name))]
+            others += [f for f in held.folders if f is not inner.get(splits.split_called(f.name))]
         if len(top.folders) < 2 or len(found) < 2:
             return None
         self._leave_out(others, "are no splits")
@@ -207,39 +227,24 @@ class _Reader:
         return {split: found[split] for split in splits.NAMES if split in found}
 
     def _annotated(self, node: Node, known: set[str] | None) -> dict[str, list[str]] | None:
-        """Return the classes of pictures in one folder that a file beside them tells, as in Tiny ImageNet's
-        `val_annotations.txt`: a picture's name and its class, separated by a tab. None where there is no such file.
-
-        known: the classes of the other splits.
-        """
+        """Return the classes of pictures in one folder that a file beside them tells (see `annotated`); None where
+        there is no such file. known: the classes of the other splits."""
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
-        for text in (
-            name for name in node.others if re.fullmatch(r"\w*annotations\.(txt|tsv)", name, re.IGNORECASE)
-        ):
-            try:
-                lines = (
-                    read_whole(os.path.join(node.path, text), ANNOTATION_BYTES)
-                    .decode("utf-8-sig")
-                    .splitlines()
-                )
-            except (OSError, ValueError):
-                continue
-            told = dict(line.split("\t")[:2] for line in lines if "\t" in line)
-            classes: dict[str, list[str]] = defaultdict(list)
-            for path in held.paths():
-                if value := told.get(os.path.basename(path), "").strip():
-                    classes[value].append(path)
-            count = sum(map(len, classes.values()))
-            if not count or (known is not None and not known & classes.keys()):
-                continue
-            self._say(
-                f"The classes of the {held.count:,} pictures in {_shown(node.name)} are those in {_shown(text)}"
-            )
-            if count < held.count:
-                self._say(
-                    f"{held.count - count:,} of these pictures are left out, as {_shown(text)} does not name them"
-                )
-            return dict(classes)
+        for beside in (node, *self.passed):
+            for file, told in annotated.read(beside):
+                classes: dict[str, list[str]] = defaultdict(list)
+                for path in held.paths():
+                    name = os.path.basename(path)
+                    if value := told.get(name) or told.get(os.path.splitext(name)[0]):
+                        classes[value].append(path)
+                count = sum(map(len, classes.values()))
+                if not count or (known is not None and not known & classes.keys()):
+                    continue
+                where = f"{_pictures(held.count)} in {_shown(node.name)}"
+                self._say(f"The classes of {where} are those in {_shown(file)}")
+                if count < held.count:
+                    self._say(f"{_pictures(held.count - count)} left out, which {_shown(file)} does not name")
+                return dict(classes)
         return None
 
     def _unsorted(self, nodes: Sequence[Node]) -> DataError:
@@ -255,7 +260,7 @@ class _Reader:
         tables = [name for name in others if name.lower().endswith(_TABLES)]
         return DataError(
             f"The pictures of {self.name} are in no class folders",
-            got="; ".join(f"{node.count:,} pictures in {node.name}" for node in nodes),
+            got="; ".join(f"{_pictures(node.count)} in {node.name}" for node in nodes),
             cause=cause,
             fix="Sort the images into folders named like their classes"
             + (f", or give {tables[0]} if it says which class each one is of." if tables else "."),
@@ -264,24 +269,39 @@ class _Reader:
     def _stray(self, node: Node) -> None:
         if node.pictures and node.folders:
             self._say(
-                f"{len(node.pictures):,} picture{'s' if len(node.pictures) > 1 else ''} directly in "
-                f"{_shown(node.name)}, beside its folders, are left out: they have no class ({_some(node.pictures)})"
+                f"{_pictures(len(node.pictures))} left out, beside the folders of classes in {_shown(node.name)}: "
+                f"{_some(node.pictures)}"
             )
 
     def _leave_out(self, folders: Sequence[Node], why: str) -> None:
         if folders:
             count = sum(folder.count for folder in folders)
-            self._say(
-                f"{count:,} pictures in {_some(f.name for f in folders)} are left out: these folders {why}"
-            )
+            listed = _some(folder.name for folder in folders)
+            self._say(f"{_pictures(count)} left out, in folders that {why}: {listed}")
 
     def _say(self, sentence: str) -> None:
         if f"{sentence}." not in self.layout.notes:
             self.layout.notes.append(f"{sentence}.")
 
 
+def _held(folder: Node) -> Node:
+    """Return the folder that holds a class's pictures: that of CONTAINERS in it where there is nothing else."""
+    while not folder.pictures and len(folder.folders) == 1 and folder.folders[0].name.lower() in CONTAINERS:
+        folder = folder.folders[0]
+    return folder
+
+
+def _is_counted(name: str) -> bool:
+    """Whether a name is one of many parts, such as `day 3` or `patient_17`, rather than a class."""
+    return any(map(str.isdigit, name)) and not imagenet.is_wordnet_id(name)
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'s' if count > 1 else ''}"
+
+
 def _some(names: Iterable[str]) -> str:
-    names = list(names)
+    names = list(dict.fromkeys(names))
     return ", ".join(map(_shown, names[:3])) + (", …" if len(names) > 3 else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -50,11 +51,29 @@ def aliases() -> set[str]:
 def split_called(name: str) -> str:
     """Return the split that goes by `name`, in any case and also with words such as `set` and numbers: `Training_Set`,
     `val2017`; "" where none does."""
+    split, rest = _told(name)
+    return split if split and not rest else ""
+
+
+def splits_called(names: Iterable[str]) -> dict[str, str]:
+    """Return which of folders beside each other are splits: also `birds_train` and `birds_test`, if both are there."""
+    told = {name: _told(name) for name in names}
+    together = defaultdict(set)
+    for split, rest in told.values():
+        together[rest].add(split)
+    return {
+        name: split for name, (split, rest) in told.items() if split and (not rest or len(together[rest]) > 1)
+    }
+
+
+def _told(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the split in a name, and the words that have nothing to do with it; "" where there is none, or several."""
     parts = [part for part in re.split(r"[\s_.()-]+", name.lower()) if part]
-    told = [found[1] for part in parts if (found := _WORD.fullmatch(part))]
-    if len(told) != 1 or not all(_WORD.fullmatch(part) or part in _WITH or part.isdigit() for part in parts):
-        return ""
-    return next(split for split, names in NAMES.items() if told[0] in names)
+    found = [match[1] for part in parts if (match := _WORD.fullmatch(part))]
+    if len(found) != 1:
+        return "", ()
+    split = next(split for split, names in NAMES.items() if found[0] in names)
+    return split, tuple(p for p in parts if not (_WORD.fullmatch(p) or p in _WITH or p.isdigit()))
 
 
 def asked_for(name: str) -> str:

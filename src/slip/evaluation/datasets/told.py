@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from slip.evaluation import imagenet
 from slip.evaluation.datasets.classes import number, words
 
+_DIGITS = re.compile(r"-?\d+", re.ASCII)
 _NUMBER_FIRST = re.compile(r"(\d{1,9})[._-]+ *([^\W\d].*)", re.ASCII | re.DOTALL)
 _ID_FIRST = re.compile(r"(n\d{8})[._ -]+(\S.*)", re.ASCII | re.DOTALL)
 _NUMBER_LAST = re.compile(r"(\D*?)[-_. ]*\d+", re.ASCII)
@@ -51,7 +52,7 @@ def told(values: Sequence[str], data: str, *, declared: bool = False) -> Told:
 
     data: what the set is called. declared: whether the values are names already, by which somebody calls the classes.
     """
-    if not declared and all(number(value) is not None for value in values):
+    if not declared and all(map(_DIGITS.fullmatch, values)):  # ids of any length, also negative ones
         return _of_numbers(values, data)
     if any(map(imagenet.is_wordnet_id, values)):
         return _of_ids(values)
@@ -65,7 +66,7 @@ def told(values: Sequence[str], data: str, *, declared: bool = False) -> Told:
 
 def _of_numbers(values: Sequence[str], data: str) -> Told:
     """Of numbers nothing is known, but for ImageNet's 1,000 labels in a set that is called so."""
-    if "imagenet" in data.lower() and [int(value) for value in values] == list(range(imagenet.SIZE)):
+    if "imagenet" in data.lower() and [number(value) for value in values] == list(range(imagenet.SIZE)):
         note = f"The numbers 0 to 999 are taken for ImageNet's labels, because the set is called {data}."
         return Told(imagenet.clip_names(), True, (note,))
     return Told(tuple(values), False, (_nameless(values),))
