@@ -1,3 +1,4 @@
+import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from slip.cli.train import _open, resolve, run
 from slip.config import FORMATS, Config, DataConfig, EvaluationConfig
 from slip.errors import ConfigError, DataError
 from slip.evaluation.suite import parse_task
+from slip.training.saving import lock
 
 
 def test_options_change_the_recipe() -> None:
@@ -125,6 +127,22 @@ def test_what_a_run_depends_on_is_refused_before_its_data_are_opened(tmp_path, m
     assert "already holds a run" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", "mine"]) == 1  # of the data that it names
     assert "as seen from the folder where it was started" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["small-data", "--data.train", "nowhere.csv"], ["--resume"]])
+def test_a_second_start_in_a_folder_is_refused_before_anything_is_opened(
+    tmp_path, monkeypatch, capsys, words
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lock, "PATIENCE", 0)
+    made_run(tmp_path / "mine")
+    with lock.held(tmp_path / "mine"):
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*")}
+        assert main(["train", *words, "--out", "mine"]) == 1
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*")} == before
+    error = capsys.readouterr().err
+    assert f"Another process works in mine: process {os.getpid()} on" in error
+    assert "nowhere" not in error
 
 
 class Asked(Exception):

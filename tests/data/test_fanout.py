@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,40 @@ def test_processes_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> No
     assert default_processes() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "30")
     assert default_processes() == 1
+
+
+DEAF = """
+import os, signal, sys
+from multiprocessing import forkserver, resource_tracker
+from slip.data.fanout import start_context
+
+if __name__ == "__main__":
+    context = start_context(["slip.data.loader"])
+    server = forkserver._forkserver._forkserver_pid
+    tracker = resource_tracker._resource_tracker._pid
+    for number in (signal.SIGINT, signal.SIGHUP):
+        os.kill(server, number)  # while it imports
+        os.kill(tracker, number)
+    worker = context.Process(target=signal.pause, daemon=True)
+    worker.start()
+    os.kill(worker.pid, signal.SIGINT)
+    os.kill(worker.pid, signal.SIGHUP)
+    worker.join(0.5)
+    print(worker.is_alive(), os.waitpid(server, os.WNOHANG)[0] + os.waitpid(tracker, os.WNOHANG)[0], server)
+    worker.kill()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
+def test_ctrl_c_reaches_neither_the_server_of_processes_nor_its_processes(tmp_path) -> None:
+    """A terminal sends it to all of them, also while they import what they will need; and none outlives its starter."""
+    (tmp_path / "script.py").write_text(DEAF)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=200, check=True
+    )
+    assert done.stderr == ""
+    alive, ended, server = done.stdout.split()
+    assert (alive, ended) == ("True", "0")
+    stat = f"/proc/{server}/stat"  # killed: gone, or nobody has asked for it yet
+    assert not os.path.exists(stat) or Path(stat).read_text().rpartition(")")[2].split()[0] in "ZX"

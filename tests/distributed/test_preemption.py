@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 from distributed.tiny import TINY
 from slip.training.saving.checkpoint import newest_good
 
-SAVING = TINY.index("--checkpoint.every-steps")
+SELDOM = {"--checkpoint.every-steps": "100000"}
 OPTIONS = [
-    *TINY[:SAVING], *TINY[SAVING + 2 :], "--data.train", "scenes:train:64", "--training.epochs", "1000",
-    "--checkpoint.every-steps", "100000", "--checkpoint.every-minutes", "0", "--training.log-every", "2",
+    *(SELDOM.get(before, word) for before, word in pairwise(["", *TINY])),
+    "--data.train", "scenes:train:64", "--training.epochs", "1000", "--checkpoint.every-minutes", "0",
+    "--training.log-every", "2",
 ]  # fmt: skip
 
 

@@ -17,8 +17,8 @@ STEPS = 30
 numbers = itertools.count()
 
 
-def start(out, *options, every: str = "4") -> Command:
-    arguments = ["train", *OPTIONS, "--out", str(out), "--checkpoint.every-steps", every, *options]
+def start(out, *options, every: int = 4) -> Command:
+    arguments = ["train", *OPTIONS, "--out", str(out), "--checkpoint.every-steps", str(every), *options]
     return Command(main, arguments, out.with_name(f"output-{next(numbers)}"))
 
 
@@ -52,7 +52,7 @@ def test_killed_twice_and_resumed_with_other_workers(tmp_path, whole) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, whole, number) -> None:
     out = tmp_path / "run"
-    with start(out, "--data.workers", "1", every="0") as process:
+    with start(out, "--data.workers", "1", every=0) as process:
         process.wait_for((out / "metrics.jsonl").exists)
         process.send(number)
         status, output = process.wait(60)

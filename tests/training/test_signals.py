@@ -4,12 +4,19 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
 
+from slip.data.record import Batch
+from slip.errors import DataError
+from slip.processes import Processes
+from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.signals import Stopped, StopSignal, stop_signals
+from slip.training.watching.speed import Speed
 from toys import ToySource
 from training.runs import QUIET, same, weights
 
@@ -41,8 +48,6 @@ def ask_when(path, then: float = 0.2) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_waits_for_data_saves_and_leaves(tmp_path, tiny_config, monkeypatch, workers) -> None:
-    from slip.training.learner import Learner
-
     stop = tmp_path / "stop"
     config = replace(tiny_config, data=replace(tiny_config.data, workers=workers, prefetch=1))
     original = Learner._train_step
@@ -72,6 +77,59 @@ def test_a_rehearsal_that_waits_for_data_leaves(tmp_path, tiny_config) -> None:
         train(config, Hanging(stop=str(stop)), tmp_path / "run", console=QUIET)
 
 
+def hang_in(monkeypatch, step: int, path) -> None:
+    """Let the step after `step` hang, as one that compiles, when it has made `path`."""
+    original = Learner._train_step
+
+    def train_step(self, batch):
+        if self.state.step == step and not path.exists():
+            path.touch()
+            time.sleep(2)
+        original(self, batch)
+
+    monkeypatch.setattr(Learner, "_train_step", train_step)
+
+
+def test_a_first_step_is_left_half_done(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
+    """There is nothing to save, and nothing that would keep the same command from starting again."""
+    with monkeypatch.context() as patch:
+        hang_in(patch, 0, tmp_path / "hangs")
+        ask_when(tmp_path / "hangs")
+        with pytest.raises(Interrupted, match="before the first of 16 steps was done"):
+            train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    assert same(weights(run), weights(train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)))
+
+
+@pytest.mark.parametrize(("step", "saved"), [(5, 5), (6, 7)])  # a checkpoint every five steps
+def test_a_later_step_is_left_half_done_only_where_all_is_saved(
+    tmp_path, toy_source, tiny_config, monkeypatch, step, saved
+) -> None:
+    with monkeypatch.context() as patch:
+        hang_in(patch, step, tmp_path / "hangs")
+        ask_when(tmp_path / "hangs")
+        with pytest.raises(Interrupted, match=f"after step {saved} of 16; the state is saved"):
+            train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    run = train(tiny_config, toy_source, tmp_path / "run", resume=True, console=QUIET)
+    assert same(weights(run), weights(train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)))
+
+
+def test_a_loader_that_the_signal_ends_too_costs_nothing(tmp_path, tiny_config) -> None:
+    """As of `timeout`, which sends SIGTERM to all processes: the loader's may be gone before this one hears of it."""
+
+    def ended() -> Generator[Batch]:
+        learner.stop.asked = True
+        raise DataError("A loader process ended unexpectedly")
+        yield
+
+    learner = Learner.__new__(Learner)
+    learner.stop, learner.processes, learner.speed = StopSignal(), Processes(), Speed.__new__(Speed)
+    learner.speed.phases = lambda _: nullcontext()  # type: ignore
+    with pytest.raises(Stopped):
+        learner.take_step(ended())
+
+
 def test_stopped_is_raised_once_and_only_where_it_may_be() -> None:
     stop = StopSignal()
     with stop_signals(stop):
@@ -82,6 +140,12 @@ def test_stopped_is_raised_once_and_only_where_it_may_be() -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # one is enough
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the key is held down, or torchrun passes it on
+    held_down = StopSignal()
+    with stop_signals(held_down):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert held_down.number == signal.SIGINT
     other = StopSignal()
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with stop_signals(other), pytest.raises(Stopped), other.interrupts():

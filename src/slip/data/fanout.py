@@ -101,9 +101,10 @@ def _start_server() -> None:
     itself so, and its processes inherit what it does not hear."""
     from multiprocessing import forkserver, resource_tracker
 
-    resource_tracker.ensure_running()  # which, started later, would let the signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     try:
+        resource_tracker.ensure_running()  # deaf to Ctrl-C by itself, which it lets through for others when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

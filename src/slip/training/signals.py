@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+HELD_DOWN = 1.0
+"""Seconds within which another Ctrl-C is the same one: a key held down, or torchrun, which passes on to its processes
+what they have had from the terminal."""
 
 
 class Stopped(BaseException):
@@ -21,11 +27,16 @@ class StopSignal:
         self.number = 0
         """The signal by which it was."""
         self._waiting = False
+        self._interrupted = -math.inf
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         """Take note of a signal; the handler of those that `stop_signals` names."""
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            before, self._interrupted = self._interrupted, time.monotonic()
+            if self._interrupted - before < HELD_DOWN:
+                return
+            if self.asked:
+                raise KeyboardInterrupt
         self.asked = True
         self.number = number
         if self._waiting:

@@ -39,14 +39,16 @@ Say = Callable[[str], object]
 
 
 @contextmanager
-def held(folder: Path, patience: float = PATIENCE, say: Say = lambda words: None) -> Iterator[None]:
+def held(folder: Path, patience: float | None = None, say: Say = lambda words: None) -> Iterator[None]:
     """Be the only process within the block, of all that ask for this folder; make the folder where it is not there.
 
     A process that dies, however that may be, holds no lock. What was made for the lock alone goes with it. Where no
     file can be written, everybody is let in. say: tells people what is waited for.
 
-    Raises ConfigError when another process has held it for `patience` seconds, OSError when the folder cannot be made.
+    Raises ConfigError when another process has held it for `patience` seconds (default: PATIENCE), OSError when the
+    folder cannot be made.
     """
+    patience = PATIENCE if patience is None else patience
     made = _make(folder)
     lock = None
     try:
@@ -60,11 +62,12 @@ def held(folder: Path, patience: float = PATIENCE, say: Say = lambda words: None
                 path.rmdir()
 
 
-def check_free(folder: Path, patience: float = PATIENCE, say: Say = lambda words: None) -> None:
+def check_free(folder: Path, patience: float | None = None, say: Say = lambda words: None) -> None:
     """Raise ConfigError when another process of this machine has held the folder for `patience` seconds.
 
     Nothing is written, and nothing is held afterwards: for who has long to prepare before it needs the folder.
     """
+    patience = PATIENCE if patience is None else patience
     with suppress(OSError):
         descriptor = os.open(folder / NAME, _READ)
         try:
