@@ -16,7 +16,7 @@ from slip.files import read_json, read_whole
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 """One name a line; `classnames.txt` is CLIP_benchmark's, beside its shards."""
-HUB = ("README.md", "dataset_infos.json", "dataset_info.json", "config.json")
+HUB = ("README.md", "dataset_infos.json", "dataset_info.json")
 """Where hubs keep the names of a column that their files do not describe themselves."""
 MOST_BYTES = 16 << 20
 FRONT_BYTES = 1 << 18
@@ -79,9 +79,6 @@ def _read(file: Path, column: str) -> tuple[Names, bool] | None:
         described = read_json(file, MOST_BYTES)
         if file.name in JSON:
             return _of_json(described)
-        if file.name == "config.json":
-            id2label = described.get("id2label") if isinstance(described, dict) else None
-            return _of_json(id2label) if id2label else None
     names = _of_features(described, column)
     return _of_json(names) if names else None
 

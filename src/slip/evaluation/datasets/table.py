@@ -131,10 +131,8 @@ class _Table:
                 f"Column '{self.image}' of {where} names no image", fix="Name another: --data.image-column"
             )
         self.pictures = Pictures(where, self.paths, image_root, self.image)
-        guessed = f"image from '{self.image}', label from '{self.label}'"
-        said = (
-            f"Columns of {path.name}: {guessed} (guessed)" if len(names) > 2 and not (image and label) else ""
-        )
+        guessed = [f"image from '{self.image}'"] * (not image) + [f"label from '{self.label}'"] * (not label)
+        said = f"Columns of {path.name}: {', '.join(guessed)} (guessed)" if guessed and len(names) > 2 else ""
         left_out = self.contents.words()
         told = [said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note]
         self.notes = [sentence for sentence in told if sentence]
