@@ -146,6 +146,9 @@ def test_labels_that_are_ids_are_refused(tmp_path):
 def test_minus_one_is_a_class_beside_one(tmp_path):
     write_parquet(tmp_path / "test.parquet", [-1, 1, -1])
     assert load_labelled(str(tmp_path)).class_names == ("-1", "1")
+    (tmp_path / "classes.json").write_text('{"-1": "no", "1": "yes"}')
+    assert load_labelled(str(tmp_path)).class_names == ("no", "yes")
+    (tmp_path / "classes.json").unlink()
     write_parquet(tmp_path / "test.parquet", [-1, 1, 0])
     assert load_labelled(str(tmp_path)).class_names == ("0", "1")
 

@@ -23,7 +23,8 @@ FRONT_BYTES = 1 << 18
 """Of a README's front matter: the names of some 10,000 classes."""
 _WRITE = 'Write it as ["cat", "dog", …] in the order of the labels, or as {"1": "cat", "5": "dog"} by label.'
 _WNID = re.compile(r"n\d{8}")
-_ALREADY_DECIDED = "classes.json"
+_DELIBERATE = "classes.json"
+"""Written for this set by somebody: that it does not fit is an error."""
 
 Names = dict[Value, str]
 
@@ -47,7 +48,7 @@ def names_beside(
         for name in (*JSON, *TEXTS, *HUB):
             if not os.path.isfile(file := place / name):
                 continue
-            strict = name == _ALREADY_DECIDED
+            strict = name == _DELIBERATE
             try:
                 found = _read(file, column)
             except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
@@ -89,7 +90,7 @@ def _of_json(data: Any) -> tuple[Names, bool]:
         for key in ("id2label", "classes", "names", "class_names", "categories"):
             if isinstance(data.get(key), list | dict):
                 return _of_json(data[key])
-        numbered = all(number(key) is not None for key in data)
+        numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
         if all(isinstance(value, int) and not isinstance(value, bool) for value in data.values()):
             if numbered:
                 raise ValueError("It maps numbers to numbers")
@@ -187,9 +188,9 @@ def _fitted(found: Names, listed: bool, values: Collection[Value], file: Path) -
     if not values:
         return Naming(found, declared=True, source=file.name)
     if all(number(value) is not None for value in values):
-        named = {key for key in found if number(key) is not None}
+        named = {key for key in found if isinstance(key, int)}
         used = {number(value) for value in values}
-        if not named or not used <= {number(key) for key in named}:
+        if not named or not used <= named:
             return None
         if listed and 0 not in used and 1 in used:
             note(

@@ -56,7 +56,7 @@ def open_parquet(
         found, more = by_rows(found["all"], columns.splits(place.splits["all"]), columns.split)
         columns.notes += more
     naming = columns.naming(found)
-    parts, left_out = settle(name, found, named=naming is not None)
+    parts, left_out = settle(name, found, naming)
     notes = [*place.notes, *columns.notes, *left_out]
     return assemble(name, where, parts, naming, notes=notes)
 

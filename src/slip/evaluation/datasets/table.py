@@ -61,7 +61,7 @@ def open_table(
         naming = names_beside(folder, used_values(found), root=place.root, column=label)
     if naming and naming.source:
         notes.append(f"Class names from {naming.source}")
-    parts, left_out = settle(name, found, named=naming is not None)
+    parts, left_out = settle(name, found, naming)
     return assemble(name, where, parts, naming, notes=[*notes, *left_out])
 
 
