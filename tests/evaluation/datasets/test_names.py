@@ -103,6 +103,12 @@ def test_the_column_tells_descriptions_apart(tmp_path):
     info = {"features": features}
     assert beside(tmp_path, info, [0], "dataset_info.json", column="coarse") == {0: "c", 1: "d"}
     assert beside(tmp_path, info, [0], "dataset_info.json") is None
+    other = {"features": {"fine": {"names": ["b", "a"], "_type": "ClassLabel"}}}
+    assert beside(tmp_path, {"en": info, "de": info}, [0], "dataset_infos.json", column="fine") == {
+        0: "a",
+        1: "b",
+    }
+    assert beside(tmp_path, {"en": info, "de": other}, [0], "dataset_infos.json", column="fine") is None
     assert beside(tmp_path, {"0": "x", "1": "y"}, [1], "id2label.json") == {0: "x", 1: "y"}
 
 

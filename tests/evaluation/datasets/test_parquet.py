@@ -168,6 +168,16 @@ def test_each_files_own_names_count(tmp_path):
         open_labelled(str(tmp_path))
 
 
+def test_a_split_without_the_column_is_left_out(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1], ["cat", "dog"])
+    write_parquet(tmp_path / "test.parquet", [0, 1], label="index")
+    found = open_labelled(str(tmp_path))
+    assert list(found.splits) == ["train"]
+    assert "The test split has no column 'label' and is left out" in found.notes
+    with pytest.raises(DataError, match="no labelled test split"):
+        found.untrained()
+
+
 def test_names_of_one_file_count_for_files_without(tmp_path):
     write_parquet(tmp_path / "train.parquet", [0, 1], ["cat", "dog"])
     write_parquet(tmp_path / "test.parquet", [1, 0])

@@ -131,7 +131,7 @@ def _of_lines(lines: list[str]) -> tuple[Names, bool] | None:
 
 def _of_features(described: Any, column: str) -> Any:
     """Return the names that a hub's description of a set has for a column, or for the only column of classes."""
-    found: dict[str, Any] = {}
+    found: dict[str, list[Any]] = {}  # by column, of each configuration
     pending = [described]
     for _ in range(1000):
         if not pending:
@@ -143,22 +143,19 @@ def _of_features(described: Any, column: str) -> Any:
             continue
         features = item.get("features")
         if isinstance(features, dict):  # dataset_infos.json
-            found |= {
-                name: feature["names"]
-                for name, feature in features.items()
-                if isinstance(feature, dict) and feature.get("names")
-            }
+            for name, feature in features.items():
+                if isinstance(feature, dict) and feature.get("names"):
+                    found.setdefault(name, []).append(feature["names"])
         elif isinstance(features, list):  # a README's front matter
             for feature in features:
                 kind = feature.get("dtype") if isinstance(feature, dict) else None
                 label = kind.get("class_label") if isinstance(kind, dict) else None
                 if isinstance(label, dict) and label.get("names"):
-                    found.setdefault(str(feature.get("name")), label["names"])
+                    found.setdefault(str(feature.get("name")), []).append(label["names"])
         else:
             pending += item.values()
-    if column in found:
-        return found[column]
-    return next(iter(found.values())) if len(found) == 1 and not column else None
+    listed = found.get(column, []) if column else next(iter(found.values())) if len(found) == 1 else []
+    return listed[0] if listed and all(names == listed[0] for names in listed) else None
 
 
 def _front_matter(data: bytes) -> Any:
