@@ -38,7 +38,7 @@ def top1(results):
 
 
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(world=worlds)
 def test_a_perfect_encoder_is_right(name, world):
     with tempfile.TemporaryDirectory() as folder:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from slip.errors import DataError
+from slip.evaluation.datasets import open_labelled
 from slip.evaluation.datasets.names import names_beside
 
 
@@ -82,7 +85,7 @@ def test_other_files_that_do_not_fit_are_passed_over(tmp_path, caplog):
     assert beside(tmp_path, "cat\ndog\n", [5], "labels.txt") is None
     assert "labels.txt is not used: it does not name the classes of the data, such as 5" in caplog.text
     assert beside(tmp_path, b"\xff\xfe".decode("latin-1"), [5], "labels.txt") is None
-    assert beside(tmp_path, {"_id": 1}, [0], "config.json") is None
+    assert beside(tmp_path, {"id2label": {"0": "x"}}, [0], "config.json") is None  # of a model, perhaps
     assert beside(tmp_path, "---\nclass_label: {\n---\n", [0], "README.md") is None
     assert beside(tmp_path, "# class_label\n", [0], "README.md") is None
 
@@ -100,7 +103,27 @@ def test_the_column_tells_descriptions_apart(tmp_path):
     info = {"features": features}
     assert beside(tmp_path, info, [0], "dataset_info.json", column="coarse") == {0: "c", 1: "d"}
     assert beside(tmp_path, info, [0], "dataset_info.json") is None
-    assert beside(tmp_path, {"id2label": {"0": "x", "1": "y"}}, [1], "config.json") == {0: "x", 1: "y"}
+    other = {"features": {"fine": {"names": ["b", "a"], "_type": "ClassLabel"}}}
+    assert beside(tmp_path, {"en": info, "de": info}, [0], "dataset_infos.json", column="fine") == {
+        0: "a",
+        1: "b",
+    }
+    assert beside(tmp_path, {"en": info, "de": other}, [0], "dataset_infos.json", column="fine") is None
+    assert beside(tmp_path, {"0": "x", "1": "y"}, [1], "id2label.json") == {0: "x", 1: "y"}
+
+
+@pytest.mark.parametrize(
+    "spec", ["set", "./set/", "other/../set", "set/data", "set/data/test-0.parquet", "set/data/*.parquet"]
+)
+def test_names_of_a_set_at_a_relative_path(tmp_path, monkeypatch, spec):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "set/data").mkdir(parents=True)
+    pq.write_table(
+        pa.table({"image": [b"\xff\xd8"] * 2, "label": [0, 1]}), tmp_path / "set/data/test-0.parquet"
+    )
+    (tmp_path / "set/classes.json").write_text('["a", "b"]')
+    monkeypatch.chdir(tmp_path)
+    assert open_labelled(spec).class_names == ("a", "b")
 
 
 def test_names_lie_up_to_the_folder_of_the_set(tmp_path):

@@ -146,6 +146,9 @@ def test_labels_that_are_ids_are_refused(tmp_path):
 def test_minus_one_is_a_class_beside_one(tmp_path):
     write_parquet(tmp_path / "test.parquet", [-1, 1, -1])
     assert load_labelled(str(tmp_path)).class_names == ("-1", "1")
+    (tmp_path / "classes.json").write_text('{"-1": "no", "1": "yes"}')
+    assert load_labelled(str(tmp_path)).class_names == ("no", "yes")
+    (tmp_path / "classes.json").unlink()
     write_parquet(tmp_path / "test.parquet", [-1, 1, 0])
     assert load_labelled(str(tmp_path)).class_names == ("0", "1")
 
@@ -163,6 +166,16 @@ def test_each_files_own_names_count(tmp_path):
     write_parquet(tmp_path / "train-1.parquet", [0, 2], ["cat", "dog"])
     with pytest.raises(DataError, match="name no class"):
         open_labelled(str(tmp_path))
+
+
+def test_a_split_without_the_column_is_left_out(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1], ["cat", "dog"])
+    write_parquet(tmp_path / "test.parquet", [0, 1], label="index")
+    found = open_labelled(str(tmp_path))
+    assert list(found.splits) == ["train"]
+    assert "The test split has no column 'label' and is left out" in found.notes
+    with pytest.raises(DataError, match="no labelled test split"):
+        found.untrained()
 
 
 def test_names_of_one_file_count_for_files_without(tmp_path):

@@ -113,6 +113,14 @@ def test_what_is_named_is_measured(tmp_path):
     }
 
 
+def test_the_folder_of_a_split(tmp_path):
+    touch(tmp_path, "train/0.tar", "test/0.tar", "test/1.tar")
+    place = find(str(tmp_path / "test"))
+    assert {split: len(files) for split, files in place.splits.items()} == {"train": 1, "test": 2}
+    assert (place.root, place.beside) == (tmp_path, True)
+    assert list(find(str(tmp_path / "train")).splits) == ["all"]
+
+
 def test_files_of_no_split_are_said(tmp_path):
     touch(tmp_path, "train.parquet", "test.parquet", "extra.parquet")
     assert "1 files of no split are left out: extra.parquet" in find(str(tmp_path)).notes[0]

@@ -72,7 +72,21 @@ def test_a_table_for_training_that_cannot_be_used_is_left(pictures):
     write(pictures, "image,caption\npics/a.png,a dog\n", "train.csv")
     found = open_labelled(write(pictures, "image,label\npics/a.png,x\npics/b.png,y\n", "test.csv"))
     assert list(found.splits) == ["test"]
-    assert "The files for training beside it cannot be used: train.csv has no label column" in found.notes[0]
+    assert "The train split has no labels and is left out: train.csv has no label column" in " ".join(
+        found.notes
+    )
+    write(pictures, "image,label\nnowhere/a.png,x\n", "train.csv")
+    found = open_labelled(str(pictures / "test.csv"))
+    assert list(found.splits) == ["test"]
+    assert "The files for training beside it cannot be used: The images" in found.notes[0]
+
+
+def test_a_hidden_test_split_is_left_out(pictures):
+    write(pictures, "image\npics/a.png\n", "test.csv")
+    write(pictures, "image,label\npics/a.png,x\npics/b.png,y\n", "train.csv")
+    found = open_labelled(str(pictures / "*.csv"))
+    assert list(found.splits) == ["train"]
+    assert "The test split has no labels and is left out: test.csv has no label column" in found.notes[0]
 
 
 def test_a_workbook(pictures):

@@ -36,6 +36,10 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "dataset_split"
 _NAMES = ("class_name", "label_name", "category_name", "label_text", "class_text", "target_name")
 
 
+class NoLabels(DataError):
+    """No column can be told to hold the labels."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The column of the labels, and a sentence on the choice, "" where there was none."""
@@ -112,7 +116,7 @@ def choose_split(columns: Sequence[str], cells: Callable[[str], Collection[objec
 
 def _none(
     where: str, columns: Sequence[str], several: Sequence[str], besides: Collection[str], what: str
-) -> DataError:
+) -> NoLabels:
     captions = guess_captions(columns)
     words = set(map(plain_name, CAPTION_COLUMNS))
     may_be = several or [c for c in columns if c and c not in besides and plain_name(c) not in words]
@@ -126,7 +130,7 @@ def _none(
         if several
         else f"{where} has no label {what} that can be told"
     )
-    return DataError(
+    return NoLabels(
         what_is,
         got=shortened(", ".join(several or [c for c in columns if c])),
         cause=f"It has captions ({', '.join(map(repr, captions))}), and a caption is no class"

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from slip.data.containers.row_groups import is_list, plain_type
 from slip.errors import DataError, shortened
 from slip.evaluation.datasets import splits
-from slip.evaluation.datasets.classes import Value, number
+from slip.evaluation.datasets.classes import Naming, Value, number
 from slip.evaluation.datasets.labelled import Image, Part, Subset
 
 FEW = 100
@@ -102,15 +102,15 @@ def of_cells(cells: Iterable[Any], called: str) -> Labels:
 
 
 def settle(
-    name: str, found: Mapping[str, Found], *, named: bool = False
+    name: str, found: Mapping[str, Found], naming: Naming | None = None
 ) -> tuple[dict[str, Part], list[str]]:
     """Return the labelled images of each split, and sentences on what is left out.
 
-    Without a label is a row with nothing, or with -1 beside labels from 0 on. named: names of the classes are known,
-    so that no label is an id. Raises DataError where no row has a label, and for ids.
+    Without a label is a row with nothing, or with -1 beside labels from 0 on. naming: what the classes are called,
+    where that is known: then no label is an id. Raises DataError where no row has a label, and for ids.
     """
     used = {value for one in found.values() for value in one.labels.values}
-    minus = {-1} if not named and _counts_as_label(used) else set()
+    minus = -1 in naming.names if naming else _counts_as_label(used)
     parts, notes = {}, []
     for split, one in found.items():
         none = {i for i, value in enumerate(one.labels.values) if value == -1 and not minus}
@@ -136,7 +136,7 @@ def settle(
             got=f"{sum(len(one.labels) for one in found.values()):,} images, all without a label or with the label -1",
             fix="Name a set with labels; hidden test sets have none.",
         )
-    if not named:
+    if naming is None:
         _refuse_ids(name, parts)
     return parts, notes
 

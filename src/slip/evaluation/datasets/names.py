@@ -16,14 +16,15 @@ from slip.files import read_json, read_whole
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
 """One name a line; `classnames.txt` is CLIP_benchmark's, beside its shards."""
-HUB = ("README.md", "dataset_infos.json", "dataset_info.json", "config.json")
+HUB = ("README.md", "dataset_infos.json", "dataset_info.json")
 """Where hubs keep the names of a column that their files do not describe themselves."""
 MOST_BYTES = 16 << 20
 FRONT_BYTES = 1 << 18
 """Of a README's front matter: the names of some 10,000 classes."""
 _WRITE = 'Write it as ["cat", "dog", …] in the order of the labels, or as {"1": "cat", "5": "dog"} by label.'
 _WNID = re.compile(r"n\d{8}")
-_ALREADY_DECIDED = "classes.json"
+_DELIBERATE = "classes.json"
+"""Written for this set by somebody: that it does not fit is an error."""
 
 Names = dict[Value, str]
 
@@ -47,7 +48,7 @@ def names_beside(
         for name in (*JSON, *TEXTS, *HUB):
             if not os.path.isfile(file := place / name):
                 continue
-            strict = name == _ALREADY_DECIDED
+            strict = name == _DELIBERATE
             try:
                 found = _read(file, column)
             except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
@@ -79,9 +80,6 @@ def _read(file: Path, column: str) -> tuple[Names, bool] | None:
         described = read_json(file, MOST_BYTES)
         if file.name in JSON:
             return _of_json(described)
-        if file.name == "config.json":
-            id2label = described.get("id2label") if isinstance(described, dict) else None
-            return _of_json(id2label) if id2label else None
     names = _of_features(described, column)
     return _of_json(names) if names else None
 
@@ -92,7 +90,7 @@ def _of_json(data: Any) -> tuple[Names, bool]:
         for key in ("id2label", "classes", "names", "class_names", "categories"):
             if isinstance(data.get(key), list | dict):
                 return _of_json(data[key])
-        numbered = all(number(key) is not None for key in data)
+        numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
         if all(isinstance(value, int) and not isinstance(value, bool) for value in data.values()):
             if numbered:
                 raise ValueError("It maps numbers to numbers")
@@ -133,7 +131,7 @@ def _of_lines(lines: list[str]) -> tuple[Names, bool] | None:
 
 def _of_features(described: Any, column: str) -> Any:
     """Return the names that a hub's description of a set has for a column, or for the only column of classes."""
-    found: dict[str, Any] = {}
+    found: dict[str, list[Any]] = {}  # by column, of each configuration
     pending = [described]
     for _ in range(1000):
         if not pending:
@@ -145,22 +143,19 @@ def _of_features(described: Any, column: str) -> Any:
             continue
         features = item.get("features")
         if isinstance(features, dict):  # dataset_infos.json
-            found |= {
-                name: feature["names"]
-                for name, feature in features.items()
-                if isinstance(feature, dict) and feature.get("names")
-            }
+            for name, feature in features.items():
+                if isinstance(feature, dict) and feature.get("names"):
+                    found.setdefault(name, []).append(feature["names"])
         elif isinstance(features, list):  # a README's front matter
             for feature in features:
                 kind = feature.get("dtype") if isinstance(feature, dict) else None
                 label = kind.get("class_label") if isinstance(kind, dict) else None
                 if isinstance(label, dict) and label.get("names"):
-                    found.setdefault(str(feature.get("name")), label["names"])
+                    found.setdefault(str(feature.get("name")), []).append(label["names"])
         else:
             pending += item.values()
-    if column in found:
-        return found[column]
-    return next(iter(found.values())) if len(found) == 1 and not column else None
+    listed = found.get(column, []) if column else next(iter(found.values())) if len(found) == 1 else []
+    return listed[0] if listed and all(names == listed[0] for names in listed) else None
 
 
 def _front_matter(data: bytes) -> Any:
@@ -190,9 +185,9 @@ def _fitted(found: Names, listed: bool, values: Collection[Value], file: Path) -
     if not values:
         return Naming(found, declared=True, source=file.name)
     if all(number(value) is not None for value in values):
-        named = {key for key in found if number(key) is not None}
+        named = {key for key in found if isinstance(key, int)}
         used = {number(value) for value in values}
-        if not named or not used <= {number(key) for key in named}:
+        if not named or not used <= named:
             return None
         if listed and 0 not in used and 1 in used:
             note(

@@ -51,12 +51,15 @@ def open_parquet(
     columns = _Columns(
         place.files, place.root, image_column, label_column, shown(str(place.root or place.files[0]))
     )
-    found = {split: columns.found(files, image_root) for split, files in place.splits.items()}
+    labelled = {
+        split: files for split, files in place.splits.items() if not columns.lacks_labels(split, files)
+    }
+    found = {split: columns.found(files, image_root) for split, files in labelled.items()}
     if "all" in found and columns.split:
         found, more = by_rows(found["all"], columns.splits(place.splits["all"]), columns.split)
         columns.notes += more
     naming = columns.naming(found)
-    parts, left_out = settle(name, found, named=naming is not None)
+    parts, left_out = settle(name, found, naming)
     notes = [*place.notes, *columns.notes, *left_out]
     return assemble(name, where, parts, naming, notes=notes)
 
@@ -110,6 +113,7 @@ class _Columns:
         others = [column for column in schema.names if column not in (self.image, self.label)]
         self.split = choose_split([c for c in others if holds(kinds[c]) == "text"], look)
         self._all_names: dict[str, None] = {}
+        self._without = {file for file in files if self.label not in schemas[file].names}
         self.names = {file: _names(schemas[file], self.label) for file in files}
         known = {names for names in self.names.values() if names}
         self.one = next(iter(known)) if len(known) == 1 else ()
@@ -121,6 +125,13 @@ class _Columns:
                 f"{len(without):,} files, such as {without[0]}, do not name their classes: "
                 "the names of the other files are taken"
             )
+
+    def lacks_labels(self, split: str, files: Sequence[str]) -> bool:
+        """Say whether the files of a split have no such column, as those of hidden test sets; note it where so."""
+        lacking = self._without.issuperset(files)
+        if lacking:
+            self.notes.append(f"The {split} split has no column '{self.label}' and is left out")
+        return lacking
 
     def found(self, files: Sequence[str], image_root: str) -> Found:
         """Return the images in files and their labels."""

@@ -68,7 +68,7 @@ def find(spec: str) -> Place | None:
     it; one of training alone is a set without splits. None for a folder without data files, which may hold pictures.
     Raises DataError where there is nothing, or several sets.
     """
-    path = expand(spec)
+    path = Path(os.path.abspath(expand(spec)))
     if os.path.isdir(path):
         return _in_folder(path)
     if os.path.isfile(path):
@@ -119,7 +119,9 @@ def _in_folder(folder: Path) -> Place | None:
                     got=f"{folder}: {len(paths):,} × .parquet, {len(tars):,} × .tar",
                     fix=f"Name those that you mean: '{_pattern(paths)}' or '{_pattern(tars)}'",
                 )
-            return _divided(paths, kind, folder)
+            # The folder of a split is named as its files are.
+            split = splits.split_called(folder.name)
+            return _named(paths, kind, str(folder)) if split else _divided(paths, kind, folder)
     return None
 
 
@@ -172,23 +174,25 @@ def _entries(folder: Path) -> tuple[list[str], list[Path], bool]:
 
 def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> Place:
     """Return the files of a folder by split."""
+    root = _root(folder)
     inside = {path: os.path.relpath(path, folder) for path in paths}
     by_split = _by_split(inside)
     told = set(by_split) - {""}
     strict = any(_is_strict(inside[path]) for path in paths)
     if not told or (len(told) == 1 and not strict):
         notes = [f"{folder} is one set of {len(paths):,} files: {_some(paths)}"] if len(paths) > 1 else []
-        return Place(kind, {"all": list(paths)}, folder, [] if _numbered(paths) else notes)
+        return Place(kind, {"all": list(paths)}, root, [] if _numbered(paths) else notes)
     _refuse_several(by_split, inside, folder)
     notes = []
     if left := by_split.pop("", []):
         notes.append(f"Of {folder} {len(left):,} files of no split are left out: {_some(left)}")
-    return Place(kind, {split: by_split[split] for split in splits.NAMES if split in by_split}, folder, notes)
+    return Place(kind, {split: by_split[split] for split in splits.NAMES if split in by_split}, root, notes)
 
 
 def _named(paths: Sequence[str], kind: Kind, spec: str) -> Place:
     """Return files that were named, by split, with those for training that lie beside a test set."""
     far = any(map(is_url, paths))
+    paths = paths if far else [os.path.abspath(path) for path in paths]
     folder = "" if far else os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     root = None if far else _root(Path(folder))
     inside = {path: "/".join(shown(path).split("/")[3:][-2:]) if far else _inside(path) for path in paths}
@@ -303,7 +307,7 @@ def _pattern(paths: Sequence[str]) -> str:
 
 
 def _some(paths: Sequence[str]) -> str:
-    names = [os.path.basename(shown(path)) for path in paths[:3]]
+    names = [os.path.basename(shown(path)) if is_url(path) else _inside(path) for path in paths[:3]]
     return ", ".join(names) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
 
 

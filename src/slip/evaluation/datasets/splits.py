@@ -94,8 +94,9 @@ def held_out(keys: Sequence[str], labels: np.ndarray) -> np.ndarray:
 
     keys: names of the images; labels: (N,). A class of one image gives the image to train.
     """
-    encoded = [key.encode("utf-8", "surrogatepass") for key in keys]  # names need not be UTF-8
-    digests = np.array([hashlib.blake2b(key, digest_size=8).digest() for key in encoded], dtype="S8")
+    encoded = (key.encode("utf-8", "surrogatepass") for key in keys)  # names need not be UTF-8
+    # One at a time: lists of millions of names would take more memory than all else.
+    digests = np.fromiter((hashlib.blake2b(key, digest_size=8).digest() for key in encoded), "S8", len(keys))
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

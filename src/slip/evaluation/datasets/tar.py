@@ -69,7 +69,7 @@ def open_tar(
                 break
     if naming and naming.source:
         notes.append(f"Class names from {naming.source}")
-    parts, left_out = settle(name, found, named=naming is not None)
+    parts, left_out = settle(name, found, naming)
     lost = [sentence for some in samples.values() for sentence in losses(some.shards)]
     return assemble(name, where, parts, naming, notes=[*place.notes, *notes, *left_out, *lost])
 
