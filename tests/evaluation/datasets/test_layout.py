@@ -167,7 +167,7 @@ class TestNoClasses:
     def test_pictures_that_are_not_read(self, tmp_path):
         (tmp_path / "cat").mkdir()
         (tmp_path / "cat/1.HEIC").touch()
-        self.refused(str(tmp_path), r"holds no labelled images.*1 picture left out \(1: \.heic is not read")
+        self.refused(str(tmp_path), r"holds no labelled images.*1 file left out \(1: \.heic is not read")
 
 
 class TestClasses:
@@ -208,7 +208,9 @@ class TestClasses:
         lay(tmp_path, "elsewhere/dog", "set/cat")
         os.symlink(tmp_path / "elsewhere/dog", tmp_path / "set/dog")
         os.symlink(tmp_path / "set", tmp_path / "set/cat/up")
+        os.symlink(tmp_path / "moved away", tmp_path / "set/owl")
         assert classes(str(tmp_path / "set")) == ("cat", "dog")
+        assert said(str(tmp_path / "set")) == "1 file left out (1: a link that leads nowhere)."
 
     def test_folders_without_pictures_are_no_classes_and_said(self, tmp_path):
         for split in ("train", "test"):
@@ -225,7 +227,7 @@ class TestClasses:
         for name in ("a.heic", "b.HEIC", "c.mp4", "Thumbs.db", "list.txt"):
             (tmp_path / "cat" / name).touch()
         (tmp_path / "cat/without-ending").write_bytes(coloured(1))
-        assert "4 pictures left out (2: .heic is not read" in said(spec)
+        assert "4 files left out (2: .heic is not read" in said(spec)
         assert "1: a name without an ending" in said(spec)
 
     def test_classes_that_a_split_lacks(self, tmp_path):
