@@ -40,8 +40,9 @@ def test_nothing_where_nobody_looks(shown: bool) -> None:
     assert said(console).strip() == ""
 
 
-def test_a_line_now_and_then_without_a_terminal(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_at_the_start_now_and_then_and_at_the_end_without_a_terminal(capsys, monkeypatch) -> None:
     bar = Progress("checking", 4000)
+    assert capsys.readouterr().err == "checking 4,000 records\n"
     bar.advance(1000)
     assert capsys.readouterr().err == ""  # not at once
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", -1.0)
@@ -49,8 +50,26 @@ def test_a_line_now_and_then_without_a_terminal(capsys, monkeypatch: pytest.Monk
     hidden = Progress("checking", 4000, shown=False)
     hidden.advance(10)
     hidden.close()
-    bar.close()
     assert capsys.readouterr().err.startswith("checking: 2,000 of 4,000, ")
+    bar.advance(2000)
+    bar.close()
+    assert capsys.readouterr().err.startswith("checking: all 4,000 in ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "live"), [({}, True), ({"TERM": "dumb"}, False), ({"FORCE_COLOR": "1"}, False)]
+)
+def test_no_live_line_where_it_cannot_be_drawn(monkeypatch, environment: dict[str, str], live: bool) -> None:
+    """FORCE_COLOR asks for colours in a file, not for a cursor that moves in it."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    console = screen()
+    with Bar("reading", 4000, console=console) as bar:
+        assert bar.live == live
+        bar.update(done=2000)
+    assert bool(said(console)) == live
 
 
 def test_lines_in_a_log_are_few_and_none_on_a_terminal() -> None:

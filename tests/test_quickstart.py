@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 
 from slip import recipes, toml
+from slip.config import Config
 from slip.data.sources import open_source
-from slip.errors import DataError
-from slip.quickstart import paint, quickstart
+from slip.errors import ConfigError, DataError
+from slip.quickstart import cost, paint, quickstart
+from slip.report import Run
 
 QUIET = Console(quiet=True)
 
@@ -46,5 +48,26 @@ def test_trains_measures_and_reports_once(tmp_path: Path, capsys) -> None:
     assert configs["clip"].optimizer.lr == 1.5e-3
     assert configs["simclr"].optimizer.lr == tiny.optimizer.lr
     written = (tmp_path / "clip" / "results.json").stat().st_mtime_ns
-    quickstart(tmp_path, base=base, methods=("CLIP", "SimCLR"), scenes=32, console=QUIET)
+    report = quickstart(tmp_path, base=base, methods=("CLIP", "SimCLR"), scenes=32, seeds=2, console=QUIET)
     assert (tmp_path / "clip" / "results.json").stat().st_mtime_ns == written
+    assert toml.load(tmp_path / "clip-seed1" / "config.toml").training.seed == 1
+    assert "2 seeds each" in report.read_text()
+    assert "CLIP, 2 seeds" in capsys.readouterr().out
+
+
+def test_how_much_more_slip_costs_is_read_from_the_logs() -> None:
+    def run(*operations: float) -> Run:
+        lines = [
+            {"tflops": share * 1e-10, "samples_per_second": 100.0, "position": 1} for share in operations
+        ]
+        return Run("run", Path("run"), Config(), metrics=tuple(lines))
+
+    assert "2.5 times as much as CLIP's" in cost({"CLIP": run(2, 2, 9), "SLIP": run(5, 5, 1)})
+    assert cost({"CLIP": run(2)}) == ""
+    assert cost({"CLIP": run(), "SLIP": run(5)}) == ""
+
+
+def test_no_seed_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Nothing would be trained"):
+        quickstart(tmp_path, seeds=0, console=QUIET)
+    assert not any(tmp_path.iterdir())

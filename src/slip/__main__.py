@@ -1,5 +1,10 @@
-"""`slip`, and `python -m slip`: until a command answers to signals itself, Ctrl-C ends it at once, without a traceback."""
+"""`slip`, and `python -m slip`.
 
+Until a command answers to signals itself, Ctrl-C ends the process at once, without a traceback.
+"""
+
+import atexit
+import os
 import signal
 import sys
 
@@ -13,7 +18,13 @@ from slip.cli import main
 
 def run() -> None:
     """Run the command line of this process, and end the process."""
-    sys.exit(main())
+    status = main()
+    if (
+        status > 128
+    ):  # a signal: modules are not taken apart first, during which another one would have its own status
+        atexit._run_exitfuncs()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -190,8 +190,9 @@ class TrainingConfig:
 
     epochs: float = 25.0
     budget: str = ""
-    """Train this long instead of `epochs`: a time (`2h`, `90m`, `1h30m`), or samples (`12M samples`, `500k samples`).
-    The schedule ends there; the warm-up keeps its share of it, `optimizer.warmup_epochs` of `epochs`."""
+    """Train this long instead of `epochs`: a time (`2h`, `90 minutes`), samples (`12M samples`, `500k samples`), epochs
+    or steps (`2000 steps`). The schedule ends there; the warm-up keeps its share, `optimizer.warmup_epochs` of
+    `epochs`."""
     batch: int = 4096
     """Image-caption pairs in one optimiser step, of all processes together."""
     micro_batch: int = 0

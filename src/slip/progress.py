@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +19,12 @@ PLAIN_LINE_SECONDS = 30.0
 def say(console: Console, text: str) -> None:
     """Print text as it is: `[b]` and `:smile:` are parts of names, and control characters are spelled out."""
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def on_terminal(console: Console) -> bool:
+    """Return whether a line can be drawn anew where `console` prints: not in a file or pipe, even if FORCE_COLOR asks
+    for colours there, nor on a terminal that cannot move its cursor (`TERM=dumb`)."""
+    return console.is_interactive and (not os.environ.get("FORCE_COLOR") or console.file.isatty())
 
 
 class Bar:
@@ -42,7 +49,7 @@ class Bar:
 
         self.title, self.total, self.done, self.numbers = printable(title), total, done, ""
         self.console = console or consoles.Console(stderr=True, quiet=not shown)
-        self.live = shown and self.console.is_terminal
+        self.live = shown and on_terminal(self.console)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
@@ -82,23 +89,32 @@ class PlainLines:
         self._said = time.monotonic()
 
     def say(self, text: str) -> None:
-        if not self.console.is_terminal and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
+        if not on_terminal(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
             self.wait()
             say(self.console, text)
 
 
 class Progress(Bar):
-    """A bar of records that says how many a second; without a terminal, a line now and then."""
+    """A bar of records that says how many a second; without a terminal, lines at the start, at times, and at the end.
+
+    `title`: what is done to the records, such as `checking`.
+    """
 
     def __init__(self, title: str, total: int, *, transient: bool = False, shown: bool = True) -> None:
         super().__init__(title, total, transient=transient, shown=shown)
         self.started, self.lines = time.monotonic(), PlainLines(self.console)
+        if not self.live:
+            say(self.console, f"{self.title} {total:,} records")
         self.lines.wait()
 
     def advance(self, count: int) -> None:
         """Count `count` more records as done."""
         done = self.done + count
-        speed = done / max(1e-9, time.monotonic() - self.started)
+        seconds = max(1e-9, time.monotonic() - self.started)
+        speed = done / seconds
         self.update(done=done, numbers=f"{speed:,.0f}/s")
-        left = (self.total - done) / max(1e-9, speed) / 60
-        self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")
+        if done < self.total:
+            left = (self.total - done) / max(1e-9, speed) / 60
+            self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")
+        elif not self.live:
+            say(self.console, f"{self.title}: all {done:,} in {seconds:,.0f} s, {speed:,.0f}/s")

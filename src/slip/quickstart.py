@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from slip import recipes
+from slip.commands import command
 from slip.config import Config
+from slip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from slip.report import Run
 
 METHODS = ("CLIP", "SimCLR", "SLIP")
 SIZE = 64
@@ -20,23 +26,42 @@ LEARNING_RATES = {"CLIP": 1.5e-3}
 PICTURE_SIZE = 192
 """Side of the scenes shown in the report."""
 
-INTRO = """Three models with the same small image tower saw the same number of pictures: CLIP learned from pictures and
-captions, SimCLR from the pictures alone, SLIP from both. The scenes are painted by this program: 24 kinds of things in
-many poses, colours, places and lights, with captions like people's. What was measured on held-out pairs shows things in
+INTRO = """Models with the same small image tower saw the same number of pictures: CLIP learned from pictures and
+captions, SimCLR from the pictures alone, SLIP from both. That is not the same compute: of each picture SLIP puts three
+views through the tower, SimCLR two, CLIP one.{cost} The scenes are painted by this program: 24 kinds of things in many
+poses, colours, places and lights, with captions like people's. What was measured on held-out pairs shows things in
 colours that training never showed them in."""
 
-COMMANDS = (
-    (
-        "Train on your own pictures",
-        "slip train small-data --data.train 'shards-*.tar' --data.val 'val-*.tar'",
-    ),
-    (
-        "… or from a table of paths and captions",
-        "slip train small-data --data.train pairs.csv --out runs/mine",
-    ),
-    ("Measure on labelled pictures", "slip evaluate runs/mine zeroshot:photos/ linear:photos/ knn:photos/"),
-    ("Compare runs on a page like this one", "slip report runs/mine runs/other"),
-)
+
+def commands(out: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
+    """Return what there is to do next: (what it does, command) pairs. They work where quickstart was called."""
+    return [
+        (
+            "Look at the scenes, and at the views that the models saw of them",
+            command("slip", "data", "show", out / "scenes"),
+        ),
+        (
+            "Train on pictures of your own: here pairs.csv, a table of paths and captions",
+            "slip train small-data --data.train pairs.csv --data.val 10% --out runs/mine",
+        ),
+        (
+            "Measure: here on other scenes; on pictures of your own, in a folder for each class, by zeroshot:FOLDER",
+            command("slip", "evaluate", folders[-1], "zeroshot:scenes:val", "knn:scenes:val"),
+        ),
+        (
+            "Compare runs on a page like this one",
+            command("slip", "report", *folders[-2:], "--out", out / "compared.html"),
+        ),
+    ]
+
+
+def cost(runs: Mapping[str, Run]) -> str:
+    """Return in a sentence how much more SLIP computes for a sample than CLIP, as far as their logs say."""
+    each = {method: run.operations for method, run in runs.items() if run.operations}
+    if "CLIP" not in each or "SLIP" not in each:
+        return ""
+    times = each["SLIP"] / each["CLIP"]
+    return f" Counted in floating-point operations, SLIP's training cost {times:.1f} times as much as CLIP's."
 
 
 def method_config(method: str, base: Config, seed: int) -> Config:
@@ -70,13 +95,17 @@ def quickstart(
     methods: Sequence[str] = METHODS,
     scenes: int = 4000,
     seed: int = 0,
+    seeds: int = 1,
     console: Console | None = None,
 ) -> Path:
     """Train and measure every method of `methods` on `scenes` rendered scenes; return the path of report.html.
 
     out: the folder for the scenes, a run folder for each method, and the report. Finished parts are kept when it is
     called again, unfinished ones are continued. base: the configuration that the methods share (default: recipe
-    `scenes-tiny`). Raises what `slip.training.loop.train` raises.
+    `scenes-tiny`). seeds: how many times each is trained, on the same scenes, with the seeds from `seed` on; what is
+    reported are the means.
+
+    Raises ConfigError without a seed, and what `slip.training.loop.train` raises.
     """
     from slip.data.fanout import start_context
     from slip.data.scenes import TEMPLATES, Scenes
@@ -86,6 +115,8 @@ def quickstart(
     from slip.report import comparison, load_run, write_report
     from slip.training.loop import train
 
+    if seeds < 1:
+        raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")
     console = console or Console(stderr=True)
     out, base = Path(out), base or recipes.get("scenes-tiny")
     # The server of processes loads once what all the processes that follow need.
@@ -93,30 +124,38 @@ def quickstart(
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
     base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
-    runs = []
-    for method in methods:
-        folder = out / method.lower()
-        runs.append(folder)
-        if not (folder / "results.json").is_file():
-            console.print(f"\n[bold]{method}[/bold]")
-            config = method_config(method, base, seed)
-            train(
-                config, open_source(base.data.train), folder, evaluate=evaluate, resume=True, console=console
-            )
-    loaded = [load_run(folder) for folder in runs]
+    folders: dict[tuple[str, int], Path] = {}
+    for number in range(
+        seed, seed + seeds
+    ):  # seed by seed, so that one that is stopped has compared something
+        for method in methods:
+            folder = out / (method.lower() if number == seed else f"{method.lower()}-seed{number}")
+            folders[method, number] = folder
+            if not (folder / "results.json").is_file():
+                console.print(f"\n[bold]{method}[/bold]" + (f", seed {number}" if seeds > 1 else ""))
+                config = method_config(method, base, number)
+                train(
+                    config,
+                    open_source(base.data.train),
+                    folder,
+                    evaluate=evaluate,
+                    resume=True,
+                    console=console,
+                )
+    loaded = {key: load_run(folders[key]) for key in sorted(folders, key=lambda key: methods.index(key[0]))}
     pictures = Scenes("test", 250, 1, PICTURE_SIZE)
     report = write_report(
         out / "report.html",
-        loaded,
+        list(loaded.values()),
         title="CLIP, SimCLR and SLIP on the same pictures",
-        intro=INTRO,
-        encoder=load(runs[-1]),
+        intro=INTRO.format(cost=cost({method: loaded[method, seed] for method in methods})),
+        encoder=load(folders[methods[-1], seed]),
         pictures=pictures,
         class_names=pictures.class_names,
         templates=TEMPLATES,
-        commands=COMMANDS,
+        commands=commands(out, [folders[method, seed] for method in methods]),
         seed=seed,
         pool=len(pictures),
     )
-    print(comparison(loaded))
+    print(comparison(list(loaded.values())))
     return report

@@ -36,6 +36,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Return the values of a configuration by their full keys, `training.batch`."""
+    return _flat(to_dict(config))
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        values |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values
+
+
 def dumps(config: Config) -> str:
     """Return the configuration as TOML text that `loads` reads back to an equal one.
 

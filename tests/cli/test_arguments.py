@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +12,8 @@ import pytest
 import tyro
 
 from slip.cli import main
-from slip.cli.arguments import parse
-from slip.errors import ConfigError
+from slip.cli.arguments import _options, given, parse, take_option
+from slip.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,74 @@ def test_other_words_are_let_through(argv):
 def test_commands_say_so(command, capsys):
     assert main([*command, "s/0.tar", "s/1.tar"]) == 1
     assert "Put it in quotes" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A section."""
+
+    root: str = ""
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything:
+    """What options there can be."""
+
+    inner: Inner = Inner()
+    image_root: Annotated[str, tyro.conf.arg(aliases=["--inner.image-root"])] = ""
+    number: float = 0.0
+    tasks: tuple[str, ...] = ()
+    flag: bool = False
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--number 1 --number 2", "--number 1 and --number 2"),
+        ("--number=1 --number 1", "--number=1 and --number 1"),
+        ("--number -1 --number -2", "--number -1 and --number -2"),
+        ("--image-root a --image_root b", "--image-root a and --image_root b"),
+        ("--image-root a --inner.image-root b", "--image-root a and --inner.image-root b"),
+        ("--inner.image_root=a --image-root b", "--inner.image_root=a and --image-root b"),
+        ("--tasks a b --flag --tasks c", "--tasks a b and --tasks c"),
+        ("--inner.paths a --inner.paths b", "--inner.paths a and --inner.paths b"),
+        ("--flag --flag", "--flag and --flag"),
+    ],
+)
+def test_an_option_given_twice_is_refused(argv, said):
+    with pytest.raises(UsageError, match="is given twice") as error:
+        parse(Everything, argv.split(), prog="x")
+    assert error.value.got == said
+
+
+def test_values_are_no_options():
+    options = parse(
+        Everything, ["--image-root=--number", "--number", "3", "--inner.root=--number=4"], prog="x"
+    )
+    assert (options.image_root, options.number, options.inner.root) == ("--number", 3, "--number=4")
+
+
+def test_which_options_were_given():
+    argv = ["--inner.image_root", "a", "--tasks=a", "--inner.root", "--flag", "--other", "--", "--number"]
+    assert given(Everything, argv) == {"image_root", "tasks", "inner.root", "flag"}
+    assert given(Options, ["a", "--against", "b", "c"]) == {"against"}
+
+
+@pytest.mark.parametrize("command", ["quickstart", "train", "evaluate", "consolidate", "report", "scenes"])
+def test_options_are_known_by_the_names_that_help_shows(command, capsys, monkeypatch):
+    """The names are derived anew, since tyro has no public way to ask for them."""
+    monkeypatch.setenv("COLUMNS", "100")  # a single column of options
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = re.findall("^[│ ] {1,2}(?:-h, )?(--.*?)  ", capsys.readouterr().out, re.MULTILINE)
+    shown = {name for line in lines for name in re.findall("--[a-z][a-z0-9._-]+", line)}
+    assert shown == {*_options(importlib.import_module(f"slip.cli.{command}").Options), "--help"}
+
+
+def test_taking_an_option_off():
+    assert take_option(["a", "--config", "b", "c"], "--config") == ("b", ["a", "c"])
+    assert take_option(["a", "--config=b"], "--config") == ("b", ["a"])
+    for argv in (["--config"], ["--config", "--out", "x"], ["--config", "a", "--config=b"]):
+        with pytest.raises(UsageError):
+            take_option(argv, "--config")

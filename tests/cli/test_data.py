@@ -247,7 +247,6 @@ def test_two_ranks_find_and_write_what_one_process_does(table: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["chekc"], "Did you mean 'check'"),
         (["check", "nowhere.csv"], "no such file"),
         (["check", "scenes:test:4", "--against", "nowhere.csv"], "no such file"),
         (["check", "scenes", "--processes", "0"], "at least 1"),

@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from slip import toml
-from slip.cli import COMMANDS, main
+from slip.cli import COMMANDS, STATUSES, main
 from slip.recipes import RECIPES, get
 
 
@@ -30,11 +31,6 @@ def test_module_and_version() -> None:
     assert done.stdout.startswith("openslip 0.")
 
 
-def test_unknown_command(capsys) -> None:
-    assert main(["trian"]) == 1
-    assert "There is no command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
-
-
 def test_recipes(capsys) -> None:
     assert main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
@@ -47,9 +43,43 @@ def test_recipes(capsys) -> None:
     [
         (["show", "small-dat"], "Did you mean 'small-data'"),
         (["show"], "takes one recipe's name"),
+        (["show", "small-data", "--training.epochs", "3"], "slip train small-data --training.epochs"),
+        (["small-data"], "`slip recipes show small-data` prints it"),
         (["shwo"], "Did you mean 'show'"),
     ],
 )
 def test_recipes_wrong(argv, message, capsys) -> None:
-    assert main(["recipes", *argv]) == 1
+    assert main(["recipes", *argv]) in (1, 2)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["-h"], ["help"], ["recipes", "--help"], ["recipes", "show", "-h"], ["help", "recipes"]]
+)
+def test_help_is_where_it_is_looked_for(words, capsys) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith("usage: slip ")
+
+
+def test_help_of_a_command_by_its_name(capsys) -> None:
+    for words, usage in (["report"], "slip report"), (["data", "check"], "slip data check"):
+        with pytest.raises(SystemExit):
+            main(["help", *words])
+        assert capsys.readouterr().out.startswith(f"usage: {usage} ")
+    assert main(["data", "help"]) == 0
+    assert "\n  convert " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 300])
+def test_help_fits_the_terminal(columns, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in [["--help"], ["data"]]:
+        assert main(words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(len(line) for line in lines if line.startswith("  ")) <= max(columns, 46)
+
+
+def test_statuses_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/command-line.md").read_text(encoding="utf-8")
+    for status, meaning in STATUSES.items():
+        assert f"| {status} | {meaning} |" in page

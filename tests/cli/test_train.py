@@ -43,6 +43,90 @@ def test_resume_takes_the_runs_own_configuration(tmp_path) -> None:
     assert (options.config.training.batch, options.config.data.workers) == (77, 3)
 
 
+def made_run(folder, **data):
+    """Write what makes a folder a run of small-data on own.csv; return its configuration."""
+    base = recipes.get("small-data")
+    training = replace(base.training, batch=77)
+    config = replace(base, data=replace(base.data, **{"train": "own.csv", **data}), training=training)
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(toml.dumps(config))
+    return config
+
+
+@pytest.mark.parametrize("words", [["small-data"], ["small-data", "--data.train", ""], []])
+def test_resume_knows_the_runs_recipe_and_data(tmp_path, monkeypatch, capsys, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = made_run(tmp_path / "runs" / "mine", caption_column="title")
+    options = resolve([*words, "--resume", "--out", "runs/mine", "--checkpoint.keep", "7"])
+    assert options.config.data == config.data
+    assert options.config.training.batch == 77
+    assert options.config.checkpoint.keep == 7
+    assert ("training.batch = 77" in capsys.readouterr().err) is bool(words)  # in place of the recipe's
+
+
+def test_resume_of_a_named_file_takes_the_data_that_it_does_not_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "mine", image_root="pictures")
+    (tmp_path / "other.toml").write_text("name = 'small-data'\n[training]\nbatch = 5\n")
+    options = resolve(["--config", "other.toml", "--resume", "--out", "mine"])
+    assert (options.config.data.train, options.config.data.image_root) == ("own.csv", "pictures")
+    assert options.config.training.batch == 5  # which the run will refuse: the file says so
+    options = resolve(["--config", "mine/config.toml", "--resume"])
+    assert (options.out, options.config.training.batch) == ("mine", 77)
+    assert resolve(["--config", "mine/config.toml"]).out == "runs/small-data"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume"], "Which run is to go on.*--resume --out RUN.*runs/mine"),
+        (
+            ["--resume", "--out", "runs/mien"],
+            r"no run at runs/mien. There is no such folder. Did you mean runs/mine\?",
+        ),
+        (["--resume", "--out", "mine"], r"Did you mean runs/mine\?"),
+        (["--resume", "--out", "runs"], "no run at runs. It has no config.toml. Runs: runs/mine"),
+        (
+            ["small-data", "--resume", "--out", "runs/mien"],
+            "No training data.*no run at runs/mien.*Did you mean",
+        ),
+        (
+            ["runs/mine", "--resume"],
+            "runs/mine is a run, and no recipe. `slip train --resume --out runs/mine`",
+        ),
+    ],
+)
+def test_a_run_that_is_not_there_is_asked_for_by_near_names(tmp_path, monkeypatch, words, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "runs" / "mine")
+    with pytest.raises(ConfigError, match=message):
+        resolve(words)
+
+
+def test_a_run_that_starts_beside_one_of_a_like_name_says_so(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "runs" / "mine")
+    resolve(["small-data", "--data.train", "x.csv", "--resume", "--out", "runs/mien"])
+    assert "no run at runs/mien yet, so one is started. Did you mean runs/mine?" in capsys.readouterr().err
+    resolve(["small-data", "--data.train", "x.csv", "--resume", "--out", "runs/else"])
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_run_depends_on_is_refused_before_its_data_are_opened(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "mine")
+    (tmp_path / "mine" / "checkpoints" / "step-00000010").mkdir(parents=True)
+    assert main(["train", "--resume", "--out", "mine", "--training.batch", "8"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(
+        r"training\.batch = 8, was 77.*may change: .*data\.val.*slip train --resume --out mine", error
+    )
+    assert main(["train", "small-data", "--data.train", "y.csv", "--out", "mine"]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", "mine"]) == 1  # of the data that it names
+    assert "as seen from the folder where it was started" in capsys.readouterr().err
+
+
 class Asked(Exception):
     """What training would be asked to do."""
 
@@ -177,7 +261,7 @@ def test_shares_that_cannot_be_held_out(tmp_path, monkeypatch, options, message,
         (["--evaluation.tasks", "retrieval:nowhere.csv"], "nowhere.csv"),
         (["--evaluation.tasks", "knn:scenes:tset"], "Did you mean 'test'"),
         (["--evaluation.best", "knn:birds/top1"], "of no task that is measured. Got: .knn:birds/top1"),
-        (["--evaluation.tasks", "knn:scenes", "--evaluation.best", "top1"], "as in knn:scenes/METRIC"),
+        (["--evaluation.tasks", "knn:scenes", "--evaluation.best", "top1"], "with TASK one of knn:scenes"),
         (
             ["--evaluation.best", "retrieval:val/median_rank", "--data.val", "scenes:test:64"],
             "more is better",
@@ -185,7 +269,7 @@ def test_shares_that_cannot_be_held_out(tmp_path, monkeypatch, options, message,
     ],
 )
 def test_what_cannot_be_measured_is_said_before_training(tmp_path, options, message, capsys) -> None:
-    argv = ["train", "scenes-tiny", "--data.train", "scenes:train:64", "--data.val", "", *options]
+    argv = ["train", "scenes-tiny", "--data.train", "scenes:train:64", *options]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()

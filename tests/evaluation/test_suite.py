@@ -20,7 +20,7 @@ def test_parse_task():
     assert (knn.dataset, knn.k, knn.name) == ("/data/birds", 7, "knn:birds")
     assert parse_task("zeroshot:scenes:heldout").name == "zeroshot:scenes:heldout"
     assert parse_task(" linear:scenes ").name == "linear:scenes"
-    assert parse_task("retrieval:/data/test-*.tar").name == "retrieval:test"
+    assert parse_task("retrieval:/data/birds/test-*.tar").name == "retrieval:birds"
 
 
 def test_parse_task_errors_teach():

@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from fuzzing.pictures import jpeg
 from fuzzing.registry import Files, register
-from fuzzing.sources import IMAGES, jsonl, parquet, with_images
+from fuzzing.sources import jsonl, with_images
 from slip.data.identity import Identity
 from slip.errors import SlipError
 
@@ -168,26 +167,6 @@ def _read_tensors(folder: Path) -> None:
         tensor.sum()
 
 
-def _labelled_parquet() -> Files:
-    table = pa.table(
-        {"image": [{"bytes": data, "path": None} for data in IMAGES.values()], "label": [0, 1, 2]}
-    )
-    return {"set/test-0.parquet": parquet(table), "set/classes.json": json.dumps(["a", "b", "c"]).encode()}
-
-
-def _labelled_folder() -> Files:
-    return {f"set/test/{name}/{k}.jpg": jpeg(k) for k, name in enumerate(("cat", "dog"))}
-
-
-def _labelled(folder: Path) -> None:
-    from slip.evaluation.datasets import load_labelled
-
-    labelled = load_labelled(str(folder / "set"))
-    for image, label in zip(labelled.images, labelled.labels):
-        labelled.class_names[label].encode("utf-8", "replace")
-        assert len(image)
-
-
 register("check-list", _list, _read_list)
 register("split-cache", _split_cache, _read_split_cache)
 register("convert-resumed", _converted, _resume_conversion, damaged="shards/")
@@ -196,5 +175,3 @@ register("report", _run, _page)
 register("run-resumed", _run, _rewind, damaged="metrics|skipped|data")
 register("checkpoint-state", _state, _read_state)
 register("checkpoint-tensors", _tensors, _read_tensors)
-register("labelled-parquet", _labelled_parquet, _labelled, megabytes=2200)
-register("labelled-folder", _labelled_folder, _labelled)

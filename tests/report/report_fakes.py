@@ -24,9 +24,10 @@ def make_config(loss: str = "clip + 1.0 * simclr", **training: Any) -> Config:
     return replace(Config(name="tiny"), objective=ObjectiveConfig(loss=loss), training=plan)
 
 
-def result(key: str, value: float, half: float = 0.01, count: int = 100) -> dict[str, Any]:
+def result(key: str, value: float, half: float = 0.01, count: int = 100, **what: str) -> dict[str, Any]:
+    """A result as results.json holds it; what: further fields, such as `data`."""
     task, _, metric = key.rpartition("/")
-    place = {"task": task, "metric": metric, "count": count, "skipped": 0}
+    place = {"task": task, "metric": metric, "count": count, "skipped": 0} | what
     return place | {"value": value, "low": value - half, "high": value + half}
 
 
@@ -35,10 +36,12 @@ def write_run(
     loss: str = "clip + 1.0 * simclr",
     results: list[dict[str, Any]] | None = None,
     steps: int = 20,
+    config: Config | None = None,
+    **training: Any,
 ) -> Path:
     """Write a run folder as training does: 20 steps of 8 samples are the 2 epochs planned."""
     folder.mkdir()
-    (folder / "config.toml").write_text(toml.dumps(make_config(loss)))
+    (folder / "config.toml").write_text(toml.dumps(config or make_config(loss, **training)))
     (folder / "versions.json").write_text(json.dumps({"python": "3.12.1", "torch": "2.99"}))
     lines: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
@@ -84,6 +87,7 @@ class FakeEncoder:
 
     def __init__(self, text: bool = True) -> None:
         self.config, self.text, self.logit_scale = make_config(), text, torch.tensor(10.0)
+        self.model = None  # nothing to put into evaluation mode
 
     def encode_image(self, images: list[np.ndarray]) -> torch.Tensor:
         vectors = np.zeros((len(images), 8))

@@ -5,13 +5,16 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_fakes import CLASSES, FakeEncoder, Pictures, result, write_run
 
 from slip.errors import CheckpointError, ConfigError
 from slip.report import load_run, write_report
 from slip.report.page import choose_colours
+from slip.report.rows import rows
 from slip.report.runs import Run
+from slip.report.table import columns
 
 VOID = {"meta", "link", "img", "path", "br", "hr"}
 
@@ -83,15 +86,79 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     text = " ".join(Checked(write(tmp_path / "r.html", three_runs(tmp_path))).text.split())
-    assert "SLIP is clearly best in k-NN." in text
+    assert "SLIP is clearly ahead in k-NN." in text
     assert "In zero-shot no one is clearly ahead" in text
     assert "no text tower" in text
     assert "39.0–41.0" in text
+    assert "There is one run of each: another seed would give other numbers." in text
     assert "n = 100" in text
     assert "What SLIP sees" in text
     assert "Waiting for data, median" in text
     assert "torch 2.99" in text
     assert "slip.evaluation" not in text
+
+
+def test_seeds_are_one_row_of_means(tmp_path: Path) -> None:
+    runs = [
+        load_run(write_run(tmp_path / f"{loss}{seed}", loss, [result("knn:x/top1", value)], seed=seed))
+        for loss, values in (("clip", (0.40, 0.41, 0.42)), ("simclr", (0.50, 0.51, 0.52)))
+        for seed, value in enumerate(values)
+    ]
+    text = " ".join(Checked(write(tmp_path / "r.html", runs)).text.split())
+    assert "CLIP and SimCLR with the same image tower, each trained on 160 samples, 3 seeds each." in text
+    assert "SimCLR is clearly ahead in k-NN." in text
+    assert "There is one run" not in text
+    assert "51.0%" in text
+    assert "± 1.0, 3 seeds" in text
+    assert "Seeds0, 1, 2" in text
+    assert "SimCLR, seed 2" in text
+    one_less = [replace(run, results=()) if run.name == "clip2" else run for run in runs]
+    text = " ".join(Checked(write(tmp_path / "r.html", one_less)).text.split())
+    assert "± 0.7, 2 of 3 seeds" in text
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_marked_is_what_the_sentence_says(tmp_path: Path, seed: int) -> None:
+    rng, runs = np.random.default_rng(seed), []
+    tasks = ["zeroshot:a", "linear:b", "knn:c"]
+    for loss in ("clip", "simclr", "clip + 1.0 * simclr"):
+        for number in range(1 + seed % 3):
+            results = [result(f"{task}/top1", rng.uniform(0.4, 0.5), half=0.02) for task in tasks]
+            runs.append(load_run(write_run(tmp_path / f"{loss}{number}", loss, results, seed=number)))
+    html = write(tmp_path / "r.html", runs, encoder=None, pictures=None)
+    sentence = Checked(html[html.index('class="headline"') - 3 :].partition("</p>")[0] + "</p>").text
+    said = {
+        (match[1], name)
+        for match in re.finditer(r"(\w+) is clearly ahead in ([^.]*)\.", sentence)
+        for name in re.findall("zero-shot|linear probe|k-NN", match[2])
+    }
+    table = {row.label: row for row in rows(runs)}
+    marked = {(column.best(), column.protocol) for column in columns(list(table.values())) if column.best()}
+    assert said == {(who, name if name == "k-NN" else name.lower()) for who, name in marked}
+    assert html.count('class="best ') == html.count('<span class="ahead">') == len(marked)
+
+
+def test_a_number_that_one_run_alone_has_is_no_comparison(tmp_path: Path) -> None:
+    runs = three_runs(tmp_path)
+    only = [replace(runs[0], results=()), replace(runs[1], results=()), runs[2]]
+    text = " ".join(Checked(write(tmp_path / "r.html", only)).text.split())
+    assert "ahead" not in text.partition("Results")[0]
+
+
+def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
+    run = three_runs(tmp_path)[2]
+    lost = replace(run, metrics=tuple(line | {"nonfinite": line["step"] // 2} for line in run.metrics))
+    text = " ".join(Checked(write(tmp_path / "r.html", [lost])).text.split())
+    assert (
+        "SLIP diverged or came close: 10 of its 20 steps had a loss or gradient that was not finite" in text
+    )
+    assert "diverged" not in Checked(write(tmp_path / "r.html", [run])).text
+
+
+def test_lengths_that_differ_are_said(tmp_path: Path) -> None:
+    long, short = load_run(write_run(tmp_path / "long")), load_run(write_run(tmp_path / "short", steps=10))
+    text = " ".join(Checked(write(tmp_path / "r.html", [long, short])).text.split())
+    assert "trained on 80 to 160 samples so far." in text
 
 
 def test_only_the_clear_best_is_marked(tmp_path: Path) -> None:
@@ -138,9 +205,12 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     half = load_run(write_run(tmp_path / "half", steps=5))
     text = Checked(write(tmp_path / "r.html", [half], encoder=None, pictures=None)).text
     assert "25% of its 2 epochs" in text
-    assert "No results yet" in text
+    assert "so far" in text
+    assert "None yet" in text
     new = replace(half, metrics=(), evaluations=(), versions={})
-    assert "not in yet" in Checked(write(tmp_path / "s.html", [new], encoder=None, pictures=None)).text
+    text = Checked(write(tmp_path / "s.html", [new], encoder=None, pictures=None)).text
+    assert "no step in the log yet" in text
+    assert "no line in its log yet" in text
 
 
 def test_one_run_quotes_its_numbers_with_intervals(tmp_path: Path) -> None:
@@ -167,6 +237,15 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:
         write_report(tmp_path / "r.html", [], title="x")
     with pytest.raises(CheckpointError, match="cannot be written"):
         write(tmp_path / "nowhere" / "r.html", runs)
+
+
+def test_paper_keeps_bars_and_does_not_part_titles_from_what_follows(tmp_path: Path) -> None:
+    css = (
+        write(tmp_path / "r.html", three_runs(tmp_path)).partition("@media print")[2].partition("</style>")[0]
+    )
+    assert "print-color-adjust: exact" in css
+    assert re.search(r"h1, h2, h3[^{]*\{ break-after: avoid", css)
+    assert re.search(r"figure, tr[^{]*\{ break-inside: avoid", css)
 
 
 def test_methods_keep_their_colours() -> None:

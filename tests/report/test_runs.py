@@ -8,7 +8,6 @@ from report_fakes import result, write_run
 
 from slip.errors import CheckpointError
 from slip.report import load_run
-from slip.report.runs import labels
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
@@ -65,13 +64,26 @@ def test_a_configuration_with_an_unknown_key(tmp_path: Path) -> None:
         load_run(folder)
 
 
-def test_labels_tell_runs_apart(tmp_path: Path) -> None:
-    losses = {"a": "clip", "b": "simclr", "c": "0.5*simclr + clip", "d": "clip", "e": "clip + 2 * siglip"}
-    runs = {name: load_run(write_run(tmp_path / name, loss)) for name, loss in losses.items()}
-    assert labels([runs[name] for name in "abc"]) == ["CLIP", "SimCLR", "SLIP"]
-    assert labels([runs["a"], runs["d"]]) == ["a", "d"]
-    assert labels([runs["a"], runs["a"]]) == ["a (1)", "a (2)"]
-    assert runs["e"].method == "clip + 2 * siglip"
+def test_the_log_says_how_far_and_how_long(tmp_path: Path) -> None:
+    whole, half = load_run(write_run(tmp_path / "a")), load_run(write_run(tmp_path / "b", steps=19))
+    assert (whole.complete, half.complete) == (True, False)
+    assert whole.seconds == pytest.approx(160 / 100)
+    assert load_run(write_run(tmp_path / "c", steps=0)).seconds is None
+
+
+def test_a_long_run_that_is_nearly_through_is_not_complete(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", steps=1)
+    (folder / "metrics.jsonl").write_text(
+        json.dumps({"step": 9995, "position": 79960, "progress": 0.9995}) + "\n"
+    )
+    assert not load_run(folder).complete
+
+
+@pytest.mark.parametrize("text", ["[", "[]", '{"train": [{}]}', '{"train": 3}', "{}"])
+def test_what_tells_the_data_apart_may_be_damaged(tmp_path: Path, text: str) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "data.json").write_text(text)
+    assert not load_run(folder).data
 
 
 def test_numbers_that_are_not_finite_do_not_stop_the_reading(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,34 +8,16 @@ from report_fakes import result, write_run
 
 from slip.evaluation import Result
 from slip.report import comparison, load_run
+from slip.report.rows import rows
+from slip.report.scores import Score
 from slip.report.table import Column, columns, describe, headline
 
 
-def column(key: str = "knn:scenes/top1", **values: tuple[float, float, float]) -> Column:
-    task, _, metric = key.rpartition("/")
-    results = {
-        name: Result(task, metric, value, 100, low, high) for name, (value, low, high) in values.items()
-    }
-    return Column(key, "", "", "", results)
-
-
-def test_best_is_said_only_when_clear_of_all_others() -> None:
-    assert column(a=(0.5, 0.4, 0.6), b=(0.8, 0.7, 0.9)).best() == "b"
-    assert column(a=(0.7, 0.6, 0.8), b=(0.8, 0.75, 0.9)).best() is None
-    assert column(a=(0.7, 0.6, 0.7), b=(0.8, 0.7, 0.9)).best() is None  # touching is not clear
-    # The second is clear, the third reaches higher because it was measured on fewer samples.
-    assert column(a=(0.9, 0.85, 0.95), b=(0.8, 0.79, 0.81), c=(0.7, 0.4, 0.88)).best() is None
-
-
-def test_best_needs_someone_to_compare_with() -> None:
-    assert column(a=(0.9, 0.85, 0.95)).best() is None
-    assert column(a=(0.9, 0.85, 0.95), b=(float("nan"), 0.0, 0.0)).best() is None
-
-
-def test_of_ranks_the_lowest_is_best() -> None:
-    ranks = column("retrieval:x/text_median_rank", a=(12.0, 10.0, 14.0), b=(3.0, 2.0, 4.0))
-    assert ranks.ranking() == ["b", "a"]
+def test_best_is_of_the_metric_s_direction() -> None:
+    low, high = Score(3.0, 2.0, 4.0, None, 1, (9,)), Score(12.0, 10.0, 14.0, None, 1, (9,))
+    ranks = Column("retrieval:x/text_median_rank", "", "", "", {"a": high, "b": low})
     assert ranks.best() == "b"
+    assert Column("retrieval:x/text_recall@1", "", "", "", {"a": high, "b": low}).best() == "a"
 
 
 @pytest.mark.parametrize(
@@ -97,4 +80,79 @@ def test_comparison_wraps_into_blocks_that_fit(tmp_path: Path) -> None:
 def test_comparison_without_results(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "c"))
     assert comparison([run]) == "No results yet."
-    assert columns([run]) == []
+    assert columns(rows([run])) == []
+
+
+def test_comparison_of_seeds_shows_their_mean_and_spread(tmp_path: Path) -> None:
+    runs = [
+        load_run(write_run(tmp_path / f"{loss}{seed}", loss, [result("knn:x/top1", value)], seed=seed))
+        for loss, values in (("clip", (0.40, 0.41, 0.42)), ("simclr", (0.50, 0.51, 0.52)))
+        for seed, value in enumerate(values)
+    ]
+    text = comparison(runs, width=100)
+    assert text.splitlines()[4:6] == [
+        "CLIP, 3 seeds    41.0 ± 1.0  (38.3–43.7)",
+        "SimCLR, 3 seeds  51.0 ± 1.0* (48.3–53.7)",
+    ]
+    assert "means over the seeds" in text
+    assert "one seed" not in text
+
+
+KEY = "zeroshot:birds/top1"
+
+
+def named(folder: Path, *each: list[dict]) -> list[str]:
+    """Return the columns of runs, each with some results, in words with the rows that they have."""
+    runs = [
+        replace(load_run(write_run(folder / name)), results=tuple(Result(**entry) for entry in results))
+        for name, results in zip("abcdef", each)
+    ]
+    return [f"{column.dataset}: {' '.join(column.scores)}" for column in columns(rows(runs))]
+
+
+def test_what_was_measured_on_other_data_is_another_column(tmp_path: Path) -> None:
+    here, there = (result(KEY, 0.5, data=f"/{place}/birds") for place in ("here", "there"))
+    assert named(tmp_path, [here], [there], [here]) == ["here/birds: a c", "there/birds: b"]
+
+
+def test_data_that_have_moved_are_the_same_and_others_at_their_place_are_not(tmp_path: Path) -> None:
+    old, moved, other = (
+        result(KEY, 0.5, data=f"/{place}/birds", content=content)
+        for place, content in (("here", "c1"), ("there", "c1"), ("here", "c2"))
+    )
+    assert named(tmp_path, [old], [moved], [other]) == ["birds, content c1: a b", "birds, content c2: c"]
+
+
+def test_a_run_that_was_measured_twice_on_moved_data_is_one_measurement(tmp_path: Path) -> None:
+    twice = [result(KEY, value, data=f"/{value}/birds", content="c1") for value in (0.4, 0.6)]
+    assert named(tmp_path, twice) == ["birds: SLIP"]
+    run = replace(load_run(tmp_path / "a"), results=tuple(Result(**entry) for entry in twice))
+    (column,) = columns(rows([run]))
+    assert (column.scores["SLIP"].value, column.scores["SLIP"].runs) == (0.6, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ({"prompts": "a {}"}, {"prompts": "a/b {}"}, [", prompts a {}", ", prompts a/b {}"]),
+        ({"split": "test"}, {"split": "all"}, [", test", ", all"]),
+        ({"settings": "k=5"}, {}, [", k=5", ""]),
+    ],
+)
+def test_what_was_measured_otherwise_is_another_column(tmp_path: Path, one, other, words) -> None:
+    found = named(tmp_path, [result(KEY, 0.5, **one), result(KEY, 0.6, **other)])
+    assert found == [f"birds{word}: SLIP" for word in words]
+
+
+def test_measurements_of_older_checkpoints_are_columns_of_their_own(tmp_path: Path) -> None:
+    steps = [result(KEY, step / 1000, checkpoint=f"step-{step:08}") for step in (7, 20, 13)]
+    # Of the last step, 20, a run has a result that does not name it; the later of two measurements counts.
+    found = named(tmp_path, [result(KEY, 0.9), *steps], [result(KEY, 0.5)], steps[:1])
+    assert found == ["birds: a b c", "birds, step-00000007: a", "birds, step-00000013: a"]
+
+
+def test_paths_that_end_alike_are_told_apart_by_their_tasks_where_nothing_else_is_known(
+    tmp_path: Path,
+) -> None:
+    one, two = "knn:/one/birds/top1", "knn:/two/birds/top1"
+    assert named(tmp_path, [result(one, 0.5), result(two, 0.5)]) == ["/one/birds: SLIP", "/two/birds: SLIP"]

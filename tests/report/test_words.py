@@ -3,9 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from slip.config import Config, ObjectiveConfig, ViewConfig
+from slip.report.rows import Row
 from slip.report.runs import Run
-from slip.report.words import configuration, view
+from slip.report.words import _duration, configuration, data_name, view
 
 
 def test_a_view_says_what_is_left_out_of_it() -> None:
@@ -19,7 +22,30 @@ def test_a_view_says_what_is_left_out_of_it() -> None:
 
 def test_how_often_there_is_self_supervision_is_said() -> None:
     run = Run("run", Path("run"), Config())
-    always = configuration(run)["Self-supervised views"]
+    always = configuration(Row("", (run,)))["Self-supervised views"]
     scheduled = replace(run, config=Config(objective=ObjectiveConfig(ssl_every=2, ssl_share=0.25)))
-    words = configuration(scheduled)["Self-supervised views"]
+    words = configuration(Row("", (scheduled,)))["Self-supervised views"]
     assert words == f"{always}; of 25% of each batch; on one step of 2"
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("scenes:train:4000", "scenes"),
+        ("/data/scenes/", "scenes"),
+        ("cc3m/{00000..00331}.tar", "cc3m/{00000..00331}.tar"),
+        ("cc3m/a-*.tar", "a-*.tar"),
+        ("https://user:key@host/a/b.tar?sig=1", "b.tar"),
+        ("hf:owner/name", "owner/name"),
+        ("a.csv + 0.5 * b/*.tar + c", "3 sources"),
+        ("C:\\pictures\\birds", "birds"),
+        ("", ""),
+    ],
+)
+def test_what_data_are_called_in_a_sentence(spec: str, name: str) -> None:
+    assert data_name(spec) == name
+
+
+def test_times_read_as_people_say_them() -> None:
+    times = [_duration(seconds) for seconds in (0.4, 59, 60, 200, 3599, 3600, 90_000)]
+    assert times == ["0 s", "59 s", "1 min 0 s", "3 min 20 s", "59 min 59 s", "1 h 0 min", "1 d 1 h"]

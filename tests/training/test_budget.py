@@ -11,7 +11,16 @@ from rich.console import Console
 from slip.data.record import Batch
 from slip.errors import ConfigError
 from slip.training import learner
-from slip.training.budget import RESERVE, TIMED, WARM_UP, Budget, Rehearsal, parse_budget
+from slip.training.budget import (
+    RESERVE,
+    TIMED,
+    WARM_UP,
+    Budget,
+    Forecast,
+    Rehearsal,
+    duration,
+    parse_budget,
+)
 from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.plan import make_plan
@@ -40,6 +49,26 @@ NEEDS = ("image", "text", "ssl_1", "ssl_2")
         ("500k samples", Budget(samples=500_000)),
         ("500,000 samples", Budget(samples=500_000)),
         ("1 sample", Budget(samples=1)),
+        ("6 minutes", Budget(seconds=360)),
+        ("6 min", Budget(seconds=360)),
+        ("1.5 hours", Budget(seconds=5400)),
+        ("90 s", Budget(seconds=90)),
+        ("2 Days", Budget(seconds=172_800)),
+        ("1 week", Budget(seconds=604_800)),
+        ("1 hour and 30 minutes", Budget(seconds=5400)),
+        ("1 hr, 30 min", Budget(seconds=5400)),
+        ("1h30", Budget(seconds=5400)),
+        ("01:30:00", Budget(seconds=5400)),
+        ("1,500 s", Budget(seconds=1500)),
+        ("5k samples", Budget(samples=5000)),
+        ("5K samples", Budget(samples=5000)),
+        ("1_000_000samples", Budget(samples=1_000_000)),
+        ("1 000 000 samples", Budget(samples=1_000_000)),
+        ("1e6 images", Budget(samples=1_000_000)),
+        ("1.5 million pairs", Budget(samples=1_500_000)),
+        ("10 epochs", Budget(epochs=10)),
+        ("0.5 epoch", Budget(epochs=0.5)),
+        ("2000 steps", Budget(steps=2000)),
     ],
 )
 def test_budgets_as_people_write_them(text, budget) -> None:
@@ -47,11 +76,112 @@ def test_budgets_as_people_write_them(text, budget) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["12M", "2", "h", "0h", "0 samples", "-1h", "30m1h", "a day", "12 m samples"]
+    "text",
+    [
+        "h",
+        "0h",
+        "0 samples",
+        "30m1h",
+        "a day",
+        "1.5 samples",
+        "1.000.000 samples",
+        "2h 10 epochs",
+        "2h,",
+        "1e99 samples",
+    ],
 )
 def test_anything_else_is_refused(text) -> None:
-    with pytest.raises(ConfigError, match="Write --training.budget 2h"):
+    with pytest.raises(ConfigError, match="Write --training.budget 2h.*'12M samples'.*'10 epochs'"):
         parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("2", "A number alone may be hours"),
+        ("12M", "It does not say of what"),
+        ("12 m samples", "M for millions"),
+        ("1,5 h", "write 1.5 for one and a half"),
+        ("-1h", "below zero"),
+    ],
+)
+def test_what_is_not_clear_is_said(text, cause) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        parse_budget(text)
+
+
+def test_epochs_and_steps_are_budgets_too() -> None:
+    assert make_plan(make_tiny_config(budget="2.5 epochs"), 64, NEEDS).steps == 20
+    assert make_plan(make_tiny_config(budget="7 steps"), 64, NEEDS).steps == 7
+    with pytest.raises(ConfigError, match="smaller than a batch of 8"):
+        make_plan(make_tiny_config(budget="0.1 epochs"), 64, NEEDS)
+
+
+def test_a_budget_of_less_than_an_epoch_is_warned_of(tmp_path, toy_source) -> None:
+    assert not make_plan(make_tiny_config(budget="64 samples"), 70, NEEDS).part_of_an_epoch
+    assert not make_plan(make_tiny_config(epochs=0.5), 64, NEEDS).part_of_an_epoch  # as one has asked
+    said = io.StringIO()
+    config = make_tiny_config(budget="5 steps")
+    train(config, toy_source, tmp_path / "run", console=Console(file=said, width=300))
+    assert "WARNING" in said.getvalue()
+    assert "before all data are seen once: 40 of 64 samples, 0.62 of an epoch" in said.getvalue()
+
+
+def test_the_same_budget_written_otherwise_is_no_other(tmp_path, toy_source) -> None:
+    run = train(make_tiny_config(budget="16 steps"), toy_source, tmp_path / "run", console=QUIET)
+    train(make_tiny_config(budget="16  Steps"), toy_source, run.path, resume=True, console=QUIET)
+
+
+def test_a_budget_that_is_overrun_by_half_is_warned_of(tmp_path, toy_source, monkeypatch) -> None:
+    """Timed at 0.1 s, the steps come to take 0.3 s: said once on the way, and at the end, also of a resumed run."""
+    original, slow = Learner.take_step, 0.3
+
+    def take_step(self, batches):
+        original(self, batches)
+        if self.state.step == 20 and not self.state.plan.seconds:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0.1 if self.state.plan.seconds else slow
+
+    monkeypatch.setattr(Learner, "take_step", take_step)
+    said = io.StringIO()
+    console = Console(file=said, width=300)
+    config = make_tiny_config(budget="3s")
+    with pytest.raises(Interrupted, match="after step 20 of 24"):
+        train(config, toy_source, tmp_path / "run", console=console)
+    assert said.getvalue().count("of a budget of 3 s") == 1
+    assert "steps have taken 4.7 s of a budget of 3 s" in said.getvalue()
+    assert "and 10 are to come" in said.getvalue()
+    train(config, toy_source, tmp_path / "run", resume=True, console=console)
+    assert said.getvalue().count("they became slower after they had been timed\n") == 1
+
+
+def test_a_forecast_is_made_of_the_first_steps() -> None:
+    forecast = Forecast()
+    words = [forecast.add(seconds, 1000) for seconds in [60.0, 5.0, *[2.0] * 30]]
+    (said,) = filter(None, words)
+    assert words.index(said) == 11
+    assert "about 33 min for 1,000 more steps" in said
+    assert "2 s a step, mean of 10" in said
+    slow = Forecast()
+    assert [bool(slow.add(20.0, 1000)) for _ in range(8)] == [*[False] * 4, True, *[False] * 3]
+    short = Forecast()
+    assert not any(short.add(0.01, 100) for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.25, "0.25 s"),
+        (45, "45 s"),
+        (89, "89 s"),
+        (400, "7 min"),
+        (5400, "1 h 30 min"),
+        (7200, "2 h"),
+        (190_000, "2 d 5 h"),
+    ],
+)
+def test_durations_as_people_say_them(seconds, words) -> None:
+    assert duration(seconds) == words
 
 
 def test_samples_are_steps_and_the_warmup_keeps_its_share() -> None:
@@ -113,8 +243,10 @@ def test_a_budget_of_time_trains_as_the_same_number_of_samples_does(tmp_path, to
     )
     steps = read_lines(timed.path / "metrics.jsonl")[-1]["step"]
     assert steps == int((3 * (1 - RESERVE) - 0.5) / 0.1)
-    assert "3s of training, evaluation not counted" in said.getvalue()
-    assert f"{steps * 8} samples = {steps} steps of 8 (0.1 s a step, mean of 3)" in said.getvalue()
+    assert "3 s of training, evaluation not counted" in said.getvalue()
+    assert (
+        f"{steps * 8} samples = {steps} steps of 8 (about 2.4 s: 0.1 s a step, mean of 3)" in said.getvalue()
+    )
     counted = train(
         make_tiny_config(budget=f"{steps * 8} samples"), toy_source, tmp_path / "counted", console=QUIET
     )

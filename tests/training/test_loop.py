@@ -10,6 +10,7 @@ from rich.console import Console
 
 from slip.data.sources.mixture import Mixture
 from slip.errors import CheckpointError, ConfigError
+from slip.training.learner import Learner
 from slip.training.loop import Interrupted, train
 from slip.training.saving import checkpoint, tensors
 from slip.training.saving.run import read_lines
@@ -303,3 +304,50 @@ def test_recomputed_activations_train_the_same_and_may_change_on_the_way(
         train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
     parts = train(recomputed, toy_source, tmp_path / "parts", resume=True, console=QUIET)
     assert same(weights(plain), weights(parts))
+
+
+def fail_at(monkeypatch, step: int) -> None:
+    """Let the step after `step` fail, as for want of memory."""
+    original = Learner._train_step
+
+    def train_step(self, batch):
+        if self.state.step == step:
+            raise RuntimeError("out of memory")
+        original(self, batch)
+
+    monkeypatch.setattr(Learner, "_train_step", train_step)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("budget", ["", "1h"])
+def test_a_start_that_failed_is_no_run(
+    tmp_path, toy_source, tiny_config, monkeypatch, resume, budget
+) -> None:
+    """Other options, other data: what the failed start left is no obstacle, and nobody's file is touched."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    failing = replace(tiny_config, training=replace(tiny_config.training, budget=budget))
+    with monkeypatch.context() as patch:
+        fail_at(patch, 4)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(failing, toy_source, tmp_path / "run", console=QUIET)
+    logged = len(read_lines(tmp_path / "run" / "metrics.jsonl")) if not budget else 0
+    said = io.StringIO()
+    config, source = make_tiny_config(seed=5), ToySource(80)
+    run = train(config, source, tmp_path / "run", resume=resume, console=Console(file=said, width=300))
+    assert "start that failed before its first checkpoint" in said.getvalue()
+    assert run.config == config
+    whole = train(config, source, tmp_path / "whole", console=QUIET)
+    assert same(weights(run), weights(whole))
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert len(read_lines(run.path / "metrics.jsonl")) == len(read_lines(whole.path / "metrics.jsonl"))
+    kept = run.path / "metrics-of-failed-start.jsonl"
+    assert (len(read_lines(kept)) if kept.exists() else 0) == logged
+
+
+def test_a_run_with_a_checkpoint_has_begun_however_it_looks(tmp_path, toy_source, tiny_config) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    for path in checkpoint.list_checkpoints(run.checkpoints):
+        (path / "state.json").unlink()  # as an interrupted copy leaves it
+    with pytest.raises(ConfigError, match="already holds a run.*--resume --out"):
+        train(make_tiny_config(seed=5), toy_source, run.path, console=QUIET)

@@ -1,10 +1,14 @@
 """Evaluations of a run: when, what they may cost, and that a kill about one changes nothing."""
 
+import io
 import json
 import os
+import re
 import signal
+from dataclasses import dataclass, replace
 
 import pytest
+from rich.console import Console
 
 from slip.training import state
 from slip.training.loop import Interrupted, train
@@ -97,3 +101,52 @@ def test_a_run_killed_about_an_evaluation_has_it_once(
     assert [(line["step"], line["evaluation"]["fake/score"]) for line in lines] == [(8, 0.5), (16, 1.0)]
     assert len(measured) == 2 + (when != "before")
     assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
+
+
+@dataclass(frozen=True)
+class Measured(FakeResult):
+    data: str = "a.csv"
+
+
+def measure(values, data: str = "a.csv"):
+    """Return what measures: of each of `values` one after the other the first two metrics."""
+    left = iter(values)
+
+    def evaluate(_):
+        first, second = next(left)
+        return [Measured(first, metric="first", data=data), Measured(second, metric="second", data=data)]
+
+    return evaluate
+
+
+def best_of(run) -> int:
+    found = checkpoint.best(checkpoint.list_checkpoints(run / "checkpoints"))
+    assert found is not None
+    return checkpoint.step_of(found)
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "best", "words"),
+    [
+        ("a.csv", "fake/second", 8, "picked by fake/second; a.csv.* until now by fake/first; a.csv"),
+        ("b.csv", "fake/first", 16, "picked by fake/first; b.csv.* until now by .*a.csv.*are not compared"),
+        ("a.csv", "fake/first", 8, ""),
+    ],
+)
+def test_a_run_that_goes_on_with_another_metric_or_data_compares_what_can_be(
+    tmp_path, toy_source, monkeypatch, data, metric, best, words
+) -> None:
+    config = make_tiny_config()
+    config = replace(config, evaluation=replace(config.evaluation, every_epochs=0.5, best="fake/first"))
+    interrupt_after(monkeypatch, 9)  # measured after 4 and 8 steps
+    with pytest.raises(Interrupted):
+        train(config, toy_source, tmp_path, evaluate=measure([(0.3, 0.1), (0.9, 0.8)]), console=QUIET)
+    assert best_of(tmp_path) == 8
+    other = replace(config, evaluation=replace(config.evaluation, best=metric))
+    said = io.StringIO()
+    evaluate = measure([(0.1, 0.2), (0.2, 0.3)], data)
+    console = Console(file=said, width=1000)
+    train(other, toy_source, tmp_path, evaluate=evaluate, resume=True, console=console)
+    assert best_of(tmp_path) == best
+    assert (tmp_path / "checkpoints" / "step-00000008").exists()
+    assert re.search(words, said.getvalue()) if words else "picked by" not in said.getvalue()

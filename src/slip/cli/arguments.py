@@ -23,8 +23,8 @@ T = TypeVar("T")
 def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str = "") -> T:
     """Parse `argv` into dataclass `cls`; a wrong option ends the process with status 2 and a suggestion.
 
-    Raises UsageError for an option that is given twice, or called otherwise here, and ConfigError for what the shell has
-    made of a pattern that did not stand in quotes.
+    Raises UsageError for an option that is given twice, or called otherwise here, and ConfigError for what the shell
+    has made of a pattern that did not stand in quotes.
     """
     import tyro
 
@@ -39,11 +39,19 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
         description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    if asks_for_help(argv):
+        return run()
+    parsed, unknown = run(return_unknown_args=True)
     for files in _file_runs(argv):
-        parsed, unknown = run(return_unknown_args=True)
         if not {*files}.isdisjoint([*unknown, str(getattr(parsed, "folder", ""))]):
             _refuse_expanded(files)
-    return run()
+    if unknown and not any(word.startswith("-") for word in unknown):
+        raise UsageError(
+            "There are more words than the command takes",
+            got=" ".join(unknown),
+            fix=f"Values follow the name of their option; `{prog} --help` lists these",
+        )
+    return run() if unknown else parsed
 
 
 def asks_for_help(argv: list[str]) -> bool:
@@ -58,11 +66,13 @@ def given(cls: type, argv: list[str]) -> set[str]:
     return {options[option].name for _, option in _spelled(argv) if option in options}
 
 
-def refuse_idle(given: Collection[str], *names: str, because: str) -> None:
-    """Raise UsageError if one of the options `names` was `given`, which would have no effect: `because`."""
+def refuse_idle(given: Collection[str], *names: str, because: str, fix: str = "Leave it out") -> None:
+    """Raise UsageError if one of the options `names`, or one of a section `views.ssl.`, was `given`, which would have
+    no effect: `because`."""
     for name in names:
-        if name in given:
-            raise UsageError(f"--{_hyphens(name)} has no effect here", cause=because, fix="Leave it out")
+        for found in sorted(given):
+            if found == name or (name.endswith(".") and found.startswith(name)):
+                raise UsageError(f"--{_hyphens(found)} has no effect here", cause=because, fix=fix)
 
 
 class _Option(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli import idle
+from slip.cli.arguments import given, parse
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
         prog="slip consolidate",
         description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
     )
+    idle.which(given(Options, argv), options.model)
 
     from slip.errors import CheckpointError, printable
     from slip.files import whole_or_not

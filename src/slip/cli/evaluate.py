@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli import hints, idle
+from slip.cli.arguments import given, parse
 from slip.cli.source import ColumnOptions
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, or `scenes`), retrieval (DATASET is what `slip train` reads). A run keeps its results in results.json: those of
-the same model, data and settings are replaced, all others stay."""
+files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
+reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
+stay."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Options(ColumnOptions):
     """Run folder, checkpoint folder or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
+    label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
+    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
@@ -52,6 +56,8 @@ def main(argv: list[str]) -> int:
     """Check, load, measure, keep and print; return the exit status."""
     _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
+    hints.check_evaluate(str(options.model), options.tasks)
+    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
 
     from slip.errors import printable
     from slip.evaluation import suite
@@ -67,7 +73,7 @@ def main(argv: list[str]) -> int:
     encoder = load(model, which=options.which).to(device)
     text = encoder.model.text_tower is not None
     _refuse_nothing(tasks, text=text)
-    checkpoint = model.name if run or (model / "state.json").is_file() else ""
+    checkpoint = model.name if run or os.path.isfile(model / "state.json") else ""
     _say(f"Measuring {options.model}{f', {checkpoint},' if checkpoint and run else ''} on {device}.")
     for line in suite.check(tasks, text=text):
         _say(line)
@@ -116,7 +122,7 @@ def _tasks(options: Options) -> list[Evaluator]:
 
     if not options.tasks:
         raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    run = options.model if (options.model / "config.toml").is_file() else None
+    run = options.model if os.path.isfile(options.model / "config.toml") else None
     return [_evaluator(task, options, run) for task in options.tasks]
 
 
@@ -128,8 +134,13 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     dataset = dataset or options.data
     if protocol in suite.PROTOCOLS or separator:
         task = f"{protocol}:{dataset}"
+    columns = {
+        name: value
+        for name in ("image_root", "image_column", "label_column")
+        if (value := getattr(options, name))
+    }
     if protocol == "zeroshot" and options.templates:
-        return suite.parse_task(task, templates=options.templates)
+        return suite.parse_task(task, templates=options.templates, columns=columns)
     if protocol == "finetune" and dataset:
         # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
         folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
@@ -137,9 +148,11 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
             _say(
                 f"{task} keeps no state, as {options.model} is no run folder: if interrupted, it starts anew."
             )
-        return suite.parse_task(task, preset=options.preset, folder=folder)
+        return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
     if protocol == "retrieval":
         return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
+    if protocol in suite.PROTOCOLS:
+        return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)
 
 
@@ -157,7 +170,7 @@ def _model(options: Options) -> tuple[Path, Path | None]:
     """Return what to load, of a run the checkpoint that is meant, and the run, if it is one."""
     from slip.interop import _pick
 
-    if not (options.model / "config.toml").is_file():
+    if not os.path.isfile(options.model / "config.toml"):
         return options.model, None
     return _pick(options.model, options.which), options.model
 

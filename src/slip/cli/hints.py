@@ -4,62 +4,105 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from slip.errors import ConfigError, UsageError, did_you_mean
 
 COMMANDS = {
-    "export onnx torchscript freeze": "Export to other formats is not there yet. `slip consolidate RUN` writes a model's "
-    "weights to one safetensors file, and in Python `slip.load(RUN).model` is a PyTorch module",
-    "save weights merge unshard": "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file",
-    "convert pack shard shards tar prepare preprocess make-shards": "`slip data convert SOURCE FOLDER` writes pictures "
-    "and captions as tar shards. Models are not converted yet",
-    "check verify lint doctor inspect": "`slip data check SOURCE` reads pictures and captions and says what is wrong with "
-    "them",
-    "show view preview visualize visualise": "`slip data show SOURCE` draws pictures, captions and what the model sees; "
-    "`slip recipes show NAME` prints a recipe",
+    "export onnx torchscript freeze": (
+        "Export to other formats is not there yet. `slip consolidate RUN` writes a model's weights to one "
+        "safetensors file, and in Python `slip.load(RUN).model` is a PyTorch module"
+    ),
+    "save weights merge unshard": (
+        "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file"
+    ),
+    "convert pack shard shards tar prepare preprocess make-shards": (
+        "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards. Models are not "
+        "converted yet"
+    ),
+    "check verify lint doctor inspect": (
+        "`slip data check SOURCE` reads pictures and captions and says what is wrong with them"
+    ),
+    "show view preview visualize visualise": (
+        "`slip data show SOURCE` draws pictures, captions and what the model sees; `slip recipes show NAME`"
+        " prints a recipe"
+    ),
     "metadata": "`slip data metadata TABLE OUT.parquet` makes the metadata of YFCC15M",
-    "split train-test-split holdout": "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth to "
-    "measure on, with copies on one side; a command that writes the two parts is not there yet",
-    "dedup dedupe deduplicate duplicates clean filter": "`slip data check SOURCE --list FILE` lists damaged records and "
-    "copies, and `slip data convert SOURCE FOLDER --without FILE` leaves them out",
-    "predict classify label infer inference": "Labelling pictures is not there yet as a command. `slip evaluate MODEL "
-    "zeroshot:FOLDER` measures it on pictures that have labels; in Python `slip.load(MODEL)` has `encode_image` and "
-    "`encode_text`",
-    "search query find index": "Searching pictures is not there yet as a command. `slip report RUN --pictures SOURCE` "
-    "shows what a model finds among some; in Python `slip.load(MODEL)` has `encode_image` and `encode_text`",
-    "embed encode embeddings features extract": "Writing embeddings is not there yet as a command. In Python: "
-    "`slip.load(MODEL).encode_image(paths)`",
+    "split train-test-split holdout": (
+        "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth to measure on, with "
+        "copies on one side; a command that writes the two parts is not there yet"
+    ),
+    "dedup dedupe deduplicate duplicates clean filter": (
+        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
+        "SOURCE FOLDER --without FILE` leaves them out"
+    ),
+    "predict classify label infer inference": (
+        "Labelling pictures is not there yet as a command. `slip evaluate MODEL zeroshot:FOLDER` measures "
+        "it on pictures that have labels; in Python `slip.load(MODEL)` has `encode_image` and `encode_text`"
+    ),
+    "search query find index": (
+        "Searching pictures is not there yet as a command. `slip report RUN --pictures SOURCE` shows what a"
+        " model finds among some; in Python `slip.load(MODEL)` has `encode_image` and `encode_text`"
+    ),
+    "embed encode embeddings features extract": (
+        "Writing embeddings is not there yet as a command. In Python: `slip.load(MODEL).encode_image(paths)`"
+    ),
     "serve server app api web gradio": "A server is not there yet. In Python: `slip.load(MODEL)`",
-    "caption generate describe": "These models compare pictures with texts, they write none. Captions of one's own are "
-    "given as `--data.train`",
-    "finetune fine-tune ft": "`slip evaluate MODEL finetune:FOLDER` trains a model to the end on labelled pictures and "
-    "measures it. To begin with the weights of a model of timm: `slip train RECIPE --model.image.name NAME "
-    "--model.image.pretrained`. Training on from a model with captions is not there yet",
-    "eval test validate validation val measure score metrics benchmark bench": "`slip evaluate MODEL TASK …` measures a "
-    "model, as in `slip evaluate runs/mine zeroshot:photos/ knn:photos/`",
-    "zeroshot zero-shot linear linear-probe probe knn k-nn retrieval": "These are tasks of `slip evaluate`, as in `slip "
-    "evaluate runs/mine zeroshot:photos/ linear:photos/ knn:photos/ retrieval:pairs.csv`",
+    "caption generate describe": (
+        "These models compare pictures with texts, they write none. Captions of one's own are given as "
+        "`--data.train`"
+    ),
+    "finetune fine-tune ft": (
+        "`slip evaluate MODEL finetune:FOLDER` trains a model further on labelled pictures and measures it. "
+        "`slip train RECIPE --model.image.name NAME --model.image.pretrained` starts from weights of timm. "
+        "Training a released model further on captions is not there yet"
+    ),
+    "eval test validate validation val measure score metrics benchmark bench": (
+        "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "
+        "knn:photos/`"
+    ),
+    "zeroshot zero-shot linear linear-probe probe knn k-nn retrieval": (
+        "These are tasks of `slip evaluate`, as in `slip evaluate runs/mine zeroshot:photos/ linear:photos/"
+        " knn:photos/ retrieval:pairs.csv`"
+    ),
     "resume continue restart": "`slip train --resume --out RUN` goes on with a run",
-    "run start fit learn pretrain pre-train training": "`slip train RECIPE --data.train SOURCE` trains; `slip recipes` "
-    "lists the recipes",
+    "run start fit learn pretrain pre-train training": (
+        "`slip train RECIPE --data.train SOURCE` trains; `slip recipes` lists the recipes"
+    ),
     "launch distributed ddp torchrun": "Several GPUs: `torchrun --nproc-per-node 8 -m slip train …`",
-    "sweep tune hpo search-lr": "Trying settings is not there yet. Every value is an option of `slip train`; give each run "
-    "an `--out` of its own, and compare them with `slip report RUN RUN …`",
-    "init new create setup": "`slip recipes show small-data > mine.toml` makes a file to change, and `slip train --config "
-    "mine.toml` trains it. Without a file: `slip train small-data --data.train SOURCE`",
-    "config configure configuration settings recipe presets preset": "`slip recipes` lists the recipes, `slip recipes show "
-    "NAME` prints one as TOML, and `slip train --config FILE` takes one",
-    "list ls models zoo": "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise",
-    "download fetch pull get": "Nothing has to be downloaded first: sources may be addresses (`https://…`, `s3://…`) or "
-    "sets of the hub (`hf:owner/name`)",
-    "upload push publish share": "Publishing is not there yet. `slip consolidate RUN` writes one file to share",
-    "compare plot dashboard html page logs curves status monitor tensorboard wandb": "`slip report RUN RUN …` turns runs "
-    "into a page, also while they train. Trackers are options of `slip train`, `--tracking.tensorboard` for one",
-    "info summary describe-model stats": "`slip report RUN` describes runs, `slip data check SOURCE` data, `slip recipes "
-    "show NAME` a recipe",
-    "demo example examples tutorial try quick": "`slip quickstart` trains three small models in a few minutes and compares "
-    "them",
+    "sweep tune hpo search-lr": (
+        "Trying settings is not there yet. Every value is an option of `slip train`; give each run an "
+        "`--out` of its own, and compare them with `slip report RUN RUN …`"
+    ),
+    "init new create setup": (
+        "`slip recipes show small-data > mine.toml` makes a file to change, and `slip train --config "
+        "mine.toml` trains it. Without a file: `slip train small-data --data.train SOURCE`"
+    ),
+    "config configure configuration settings recipe presets preset": (
+        "`slip recipes` lists the recipes, `slip recipes show NAME` prints one as TOML, and `slip train "
+        "--config FILE` takes one"
+    ),
+    "list ls models zoo": (
+        "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise"
+    ),
+    "download fetch pull get": (
+        "Nothing has to be downloaded first: sources may be addresses (`https://…`, `s3://…`) or sets of "
+        "the hub (`hf:owner/name`)"
+    ),
+    "upload push publish share": (
+        "Publishing is not there yet. `slip consolidate RUN` writes one file to share"
+    ),
+    "compare plot dashboard html page logs curves status monitor tensorboard wandb": (
+        "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "
+        "`slip train`, `--tracking.tensorboard` for one"
+    ),
+    "info summary describe-model stats": (
+        "`slip report RUN` describes runs, `slip data check SOURCE` data, `slip recipes show NAME` a recipe"
+    ),
+    "demo example examples tutorial try quick": (
+        "`slip quickstart` trains three small models in a few minutes and compares them"
+    ),
     "render synthetic": "`slip scenes FOLDER` writes the embedded pictures as shards",
     "clip simclr": "That is an objective: `slip train RECIPE --objective.loss 'clip + 1.0 * simclr'`",
     "install update upgrade uninstall": "`pip` does that: `pip install --upgrade openslip`",
@@ -68,14 +111,21 @@ COMMANDS = {
 DATA = {
     "validate verify inspect stats statistics info count summary lint test": "`slip data check SOURCE`",
     "view preview sample samples browse visualize visualise augment display": "`slip data show SOURCE`",
-    "pack shard shards tar wds webdataset export write resize shrink prepare copy": "`slip data convert SOURCE FOLDER`",
-    "split holdout": "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth; a command that writes the "
-    "two parts is not there yet",
-    "dedup dedupe deduplicate duplicates clean filter": "`slip data check SOURCE --list FILE`, then `slip data convert "
-    "SOURCE FOLDER --without FILE`",
+    "pack shard shards tar wds webdataset export write resize shrink prepare copy": (
+        "`slip data convert SOURCE FOLDER`"
+    ),
+    "split holdout": (
+        "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth; a command that writes "
+        "the two parts is not there yet"
+    ),
+    "dedup dedupe deduplicate duplicates clean filter": (
+        "`slip data check SOURCE --list FILE`, then `slip data convert SOURCE FOLDER --without FILE`"
+    ),
     "compare leak leakage overlap": "`slip data check SOURCE --against OTHER`",
-    "download fetch pull": "Nothing has to be downloaded first: sources may be addresses or sets of the hub "
-    "(`hf:owner/name`). `slip data convert hf:owner/name FOLDER` writes a copy",
+    "download fetch pull": (
+        "Nothing has to be downloaded first: sources may be addresses or sets of the hub (`hf:owner/name`)."
+        " `slip data convert hf:owner/name FOLDER` writes a copy"
+    ),
     "list ls": "Sources are files and folders of yours; `slip data check SOURCE` says what is in one",
     "scenes generate render": "`slip scenes FOLDER`",
     "yfcc yfcc15m": "`slip data metadata TABLE OUT.parquet`",
@@ -85,11 +135,13 @@ OPTIONS = {
     "epochs num-epochs n-epochs max-epochs num-train-epochs": "training.epochs",
     "lr learning-rate base-lr": "optimizer.lr",
     "batch-size batch bs b per-device-train-batch-size": "training.batch",
-    "accum-freq accumulate accumulation gradient-accumulation-steps grad-accum micro-batch-size": "training.micro-batch",
-    "workers num-workers j n-workers dataloader-num-workers": "data.workers",
+    "accum-freq accumulate accumulation gradient-accumulation-steps grad-accum micro-batch-size": (
+        "training.micro-batch"
+    ),
+    "workers num-workers j n-workers dataloader-num-workers": "data.workers processes",
     "jobs nproc num-proc n-jobs": "processes",
     "output o output-dir out-dir save-dir save-path logs log-dir run dir output-path report": "out",
-    "gpu gpus cuda cpu accelerator use-gpu": "training.device",
+    "gpu gpus cuda cpu accelerator use-gpu": "training.device device",
     "fp16 bf16 fp32 amp half mixed-precision float16 bfloat16": "training.precision",
     "wd decay": "optimizer.weight-decay",
     "warmup warmup-steps warmup-epochs": "optimizer.warmup-epochs",
@@ -112,21 +164,27 @@ OPTIONS = {
     "grad-checkpointing gradient-checkpointing checkpointing": "training.checkpoint-activations",
     "torchcompile torch-compile": "training.compile",
     "strategy fsdp ddp": "training.parallel",
-    "limit-records n num max-samples": "limit",
+    "limit-records n num max-samples": "limit count",
     "prompts template prompt": "templates",
-    "task": "tasks",
+    "task": "evaluation.tasks",
 }
-"""Names of options elsewhere → the name here, where the command has it."""
+"""Names of options elsewhere → the names here, of which a command has one or none."""
 MISSING = {
-    "patience early-stopping early-stop": "Early stopping is not there: the learning rate falls to the end of the "
-    "schedule. The best checkpoint is kept besides, by `--evaluation.best`",
-    "verbose v debug quiet q silent": "How much is printed cannot be chosen; progress goes to standard error, and "
-    "`2> log` keeps it",
-    "nnodes nproc-per-node world-size local-rank dist-url": "Several processes are started by torchrun: `torchrun "
-    "--nproc-per-node 8 -m slip train …`",
+    "patience early-stopping early-stop": (
+        "Early stopping is not there: the learning rate falls to the end of the schedule. The best "
+        "checkpoint is kept besides, by `--evaluation.best`"
+    ),
+    "verbose v debug quiet q silent": (
+        "How much is printed cannot be chosen; progress goes to standard error, and `2> log` keeps it"
+    ),
+    "nnodes nproc-per-node world-size local-rank dist-url": (
+        "Several processes are started by torchrun: `torchrun --nproc-per-node 8 -m slip train …`"
+    ),
     "optimizer opt": "The optimiser is AdamW; its values are options such as --optimizer.lr",
-    "scheduler lr-scheduler sched": "The learning rate warms up and falls by a cosine; see --optimizer.warmup-epochs and "
-    "--optimizer.lr-end",
+    "scheduler lr-scheduler sched": (
+        "The learning rate warms up and falls by a cosine; see --optimizer.warmup-epochs and "
+        "--optimizer.lr-end"
+    ),
     "force overwrite f exist-ok": "Nothing is overwritten: name another folder, or remove this one first",
     "yes y": "Nothing asks for confirmation",
 }
@@ -165,10 +223,10 @@ def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
     something better to say than what looks like it."""
     name = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
     answers = {other: ours for names, ours in OPTIONS.items() for other in names.split()}
-    ours = answers.get(name, name)
-    # Ours, or what is called so in another section or, by another command, in none.
-    found = [option for option in known if option == ours or option.endswith(f".{ours}")]
-    found = found or [option for option in known if option == ours.rpartition(".")[2]]
+    ours = answers.get(name, name).split()
+    # By that name, or by its last part in one section or, as by commands other than `slip train`, in none.
+    found = [option for option in known if option in ours or option.rpartition(".")[2] in ours]
+    found = found or [option for option in known if option == name.rpartition(".")[2]]
     if len(found) == 1:
         return UsageError(
             f"There is no option {word.partition('=')[0]}",
@@ -202,22 +260,48 @@ def _takes(name: str) -> str:
     return next((words for names, words in values.items() if name in names.split()), "")
 
 
-def recipe_named(word: str, recipes: Iterable[str]) -> ConfigError:
-    """Return the error for a `word` after `slip train` that is no recipe."""
+def check_train(recipe: str | None, recipes: Collection[str], rest: Sequence[str]) -> None:
+    """Raise for words after `slip train` that stand where they mean nothing: a `recipe` that is none, and among the
+    `rest` a second one, and a run after `--resume`."""
+    if recipe and recipe not in recipes:
+        raise _no_recipe(recipe, recipes)
+    if rest and not rest[0].startswith("-"):
+        fix = f"Pictures to train on are given as `--data.train {rest[0]}`"
+        raise UsageError(
+            "Only one word comes before the options, the recipe", got=" ".join(rest[:2]), fix=fix
+        )
+    for word, following in pairwise(rest):
+        if word == "--resume" and not following.startswith("-"):
+            fix = f"The run is named by --out: `--resume --out {following}`"
+            raise UsageError("--resume takes no value", got=following, fix=fix)
+
+
+def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:
     what = f"There is no recipe {word!r}"
     if word.lower().endswith(".toml"):
         return ConfigError(what, fix=f"A configuration file is given as `slip train --config {word}`")
     if os.path.isfile(os.path.join(word, "config.toml")):
-        return ConfigError(
-            what, cause="That is a run folder", fix=f"Go on with it: `slip train --resume --out {word}`"
-        )
+        fix = f"Go on with it: `slip train --resume --out {word}`"
+        return ConfigError(what, cause="That is a run folder", fix=fix)
     if os.path.exists(word) or any(sign in word for sign in ("/", "*", ":")):
-        return ConfigError(
-            what,
-            cause="It looks like pictures to train on",
-            fix=f"A recipe comes first: `slip train small-data --data.train {word}`",
+        fix = (
+            f"A recipe comes first, and pictures as an option: `slip train small-data --data.train {word!r}`"
         )
+        return ConfigError(what, cause="That looks like pictures to train on", fix=fix)
     plain = word.lower().replace("_", "-")
-    recipes = list(recipes)
     fix = f"It is written {plain!r}." if plain in recipes else did_you_mean(word, recipes)
     return ConfigError(what, fix=f"{fix} `slip recipes` lists them")
+
+
+def check_evaluate(model: str, tasks: Sequence[str]) -> None:
+    """Raise UsageError where a task stands in the place of the `model`."""
+    protocols = ("zeroshot", "linear", "knn", "finetune", "retrieval")
+    if model.partition(":")[0] not in protocols or os.path.exists(model):
+        return
+    models = [word for word in tasks if word.partition(":")[0] not in protocols]
+    rest = " ".join([model, *(word for word in tasks if word not in models)])
+    raise UsageError(
+        "The model comes first, then the tasks",
+        got=" ".join([model, *tasks]),
+        fix=f"`slip evaluate {models[0] if models else 'MODEL'} {rest}`",
+    )

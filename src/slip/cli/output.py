@@ -21,8 +21,8 @@ T = TypeVar("T")
 SPELLED = {
     "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-", "…": "...", "→": "->", "←": "<-", "↑": "^", "↓": "v", "·": ".",
     "•": "*", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "≈": "~", "²": "2", "³": "3", "¹": "1", "½": "1/2",
-    "µ": "u", "μ": "u", "‰": "/1000", "‖": "||", "✓": "+", "✗": "x", "‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"', "„": '"',
-    "«": '"', "»": '"', "‹": "'", "›": "'", "─": "-", "━": "-", "│": "|", "┃": "|", "═": "=", "║": "|",
+    "µ": "u", "μ": "u", "‰": "/1000", "‖": "||", "✓": "+", "✗": "x", "‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"',
+    "„": '"', "«": '"', "»": '"', "‹": "'", "›": "'", "─": "-", "━": "-", "│": "|", "┃": "|", "═": "=", "║": "|",
     "╭": "+", "╮": "+", "╰": "+", "╯": "+", "╸": "-", "╺": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
 }  # fmt: skip
 """Signs that we and the libraries print → what stands for them where an encoding lacks them."""
@@ -130,7 +130,7 @@ def _open_closed_ones() -> None:
                 os.set_inheritable(number, True)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _colours_wanted(stream: Any) -> bool:
@@ -140,8 +140,8 @@ def _colours_wanted(stream: Any) -> bool:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Stand in for characters that an encoding lacks: plain signs for typographic ones; letters, which may be those of a
-    name, by their numbers, `\\xe9`, as control characters are printed. The error handler of the streams."""
+    """Return what stands for characters that an encoding lacks: plain signs for typographic ones, and for letters,
+    which may be those of a name, their numbers, `\\xe9`. The error handler of the streams."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]

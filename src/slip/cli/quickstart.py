@@ -18,6 +18,8 @@ class Options:
     out: Path = Path("quickstart")
     """Folder for the scenes, the runs and the report."""
     seed: int = 0
+    seeds: int = 1
+    """Train each so many times, with the seeds from `seed` on, and compare the means; each takes as long as one."""
     scenes: int = 4000
     """Scenes to train on."""
 
@@ -28,5 +30,5 @@ def main(argv: list[str]) -> None:
 
     from slip.quickstart import quickstart
 
-    report = quickstart(options.out, scenes=options.scenes, seed=options.seed)
+    report = quickstart(options.out, scenes=options.scenes, seed=options.seed, seeds=options.seeds)
     print(f"\nThe report: {report.resolve().as_uri()}")

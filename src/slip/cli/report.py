@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from slip.cli.arguments import parse, say_note
+from slip.cli import idle
+from slip.cli.arguments import given, parse, refuse_idle, say_note
 from slip.cli.source import ColumnOptions
 
 
@@ -30,6 +31,10 @@ def main(argv: list[str]) -> None:
     options = parse(
         Options, argv, prog="slip report", description="Turn run folders into one self-contained HTML page."
     )
+
+    if not options.pictures:
+        because = "It is about the pictures of a gallery"
+        refuse_idle(given(Options, argv), *idle.COLUMNS, because=because, fix="Name them with --pictures")
 
     from slip.errors import ConfigError, printable
     from slip.report import load_run, write_report

@@ -33,5 +33,8 @@ def main(argv: list[str]) -> None:
     from slip.data.scenes import open_scenes
     from slip.errors import printable
 
-    done = write_shards(open_scenes(options.scenes), options.folder, shard_size=options.shard_size)
-    print(printable(f"wrote {len(done.paths)} shards to {options.folder}"))
+    done = write_shards(
+        open_scenes(options.scenes), options.folder, shard_size=options.shard_size, shown=True
+    )
+    shards = f"{len(done.paths):,} shard{'s' * (len(done.paths) != 1)}"
+    print(printable(f"wrote {shards} to {options.folder}"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 ANSWERED = ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C, what schedulers and `kill` send, a terminal that was closed."""
@@ -43,7 +43,8 @@ class Signals:
 def answered_signals(*, last: bool) -> Iterator[Signals]:
     """Within, signals that would end the process raise KeyboardInterrupt or Ended.
 
-    A signal that the process was started to ignore (`nohup`) stays ignored, and one that is answered already stays so. `last`: the process ends afterwards, and from then on signals end it at once, without a word.
+    A signal that the process was started to ignore (`nohup`) stays ignored, and one that is answered already stays so.
+    `last`: the process ends afterwards, and from then on signals end it at once, without a word.
     """
     signals, before = Signals(), {}
     if threading.current_thread() is threading.main_thread():
@@ -54,5 +55,9 @@ def answered_signals(*, last: bool) -> Iterator[Signals]:
         yield signals
     finally:
         for number, handler in before.items():
-            restored: Any = signal.SIG_DFL if last else handler
-            signal.signal(number, restored)
+            signal.signal(number, _leave if last else handler)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """End the process at once."""
+    os._exit(128 + number)

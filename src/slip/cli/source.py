@@ -6,6 +6,7 @@ commands too, so that advice can be followed wherever it is met; these know the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ import tyro
 
 from slip.cli.arguments import say_note
 from slip.config import FORMATS
+from slip.errors import UsageError
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -23,6 +25,21 @@ RECIPE = "small-data"
 
 def _also(name: str) -> object:
     return tyro.conf.arg(aliases=[f"--data.{name}"])
+
+
+def refuse_unheeded(columns: Mapping[str, str], *sources: Source) -> None:
+    """Raise UsageError for one of `columns` that has a value, and that none of the sources has a use for."""
+    from slip.data.sources.options import options_of
+
+    heeded = frozenset[str]().union(*map(options_of, sources))
+    for name, value in columns.items():
+        if value and name not in heeded:
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect here",
+                got=value,
+                cause=f"{' and '.join(source.name for source in sources)} has no such thing",
+                fix="Leave it out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +71,7 @@ class ColumnOptions:
         """Open the source called `spec` with them; `leave_broken` in place of what was asked for."""
         from slip.data.sources import open_source
 
-        return open_source(
+        source = open_source(
             spec,
             image_root=self.image_root,
             image_column=self.image_column,
@@ -62,6 +79,8 @@ class ColumnOptions:
             captions_required=captions_required,
             leave_broken=self.leave_broken if leave_broken is None else leave_broken,
         )
+        refuse_unheeded(self.columns, source)
+        return source
 
 
 @dataclass(frozen=True)

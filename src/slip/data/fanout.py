@@ -6,6 +6,7 @@ dies can be said to have died over these records, and so that there is nothing t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -82,12 +83,46 @@ def default_processes() -> int:
 
 
 def start_context(modules: Iterable[str]) -> Any:
-    """Return how processes are started: from a server that has `modules` loaded, never by forking this process."""
+    """Return how processes are started: from a server that has `modules` loaded, never by forking this process.
+
+    The server is started here. Neither it nor a process that it starts ever hears of Ctrl-C or of a terminal that is
+    closed, which reach the whole process group: the process that started them decides what it means, and ends them.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """Start the server, if none runs, deaf from its first instruction on: it imports for seconds before it could make
+    itself so, and its processes inherit what it does not hear."""
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # which, started later, would let the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    _end_server_at_exit(os.getpid())
+
+
+@functools.cache
+def _end_server_at_exit(owner: int) -> None:
+    """Let the server end with this process. By itself it would notice only when it has imported everything."""
+    from multiprocessing import forkserver
+
+    def end() -> None:
+        server = getattr(forkserver, "_forkserver", None)
+        pid = getattr(server, "_forkserver_pid", None)
+        if pid and os.getpid() == owner:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    atexit.register(end)
 
 
 def end_with_parent() -> None:

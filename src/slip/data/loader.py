@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from multiprocessing import connection
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from slip.config import VIEWS, ViewsConfig
 from slip.data.builder import Builder, Early, Room, plain
@@ -116,25 +118,28 @@ class Loader:
         self.ready = keep_ready(batch // world, size, self.workers, prefetch, longest_block(source, ssl))
 
     def __iter__(self) -> Generator[Batch]:
-        builder, ready, room = self._builder, self.ready, _pinned if self.pinned else plain
+        """Start the loader processes, and return the batches."""
+        builder, room = self._builder, _pinned if self.pinned else plain
         positions = itertools.count(self.position, builder.batch)
-        pieces = iter(
-            DataLoader(
-                _Pieces(builder, room),
-                batch_size=None,
-                sampler=((at, rows) for at in positions for rows in builder.cut(at, ready.rows)),
-                collate_fn=_unchanged,
-                num_workers=self.workers,
-                prefetch_factor=ready.each or None,
-                multiprocessing_context=start_context([__name__]) if self.workers else None,
-                worker_init_fn=_start_worker,
-                # Without one of its own it draws from the global one, and a resumed run would not go on the same.
-                generator=torch.Generator(),
-            )
+        pieces = _Loading(
+            _Pieces(builder, room),
+            batch_size=None,
+            sampler=((at, rows) for at in positions for rows in builder.cut(at, self.ready.rows)),
+            collate_fn=_unchanged,
+            num_workers=self.workers,
+            prefetch_factor=self.ready.each or None,
+            multiprocessing_context=start_context([__name__]) if self.workers else None,
+            worker_init_fn=_start_worker,
+            # Without one of its own it draws from the global one, and a resumed run would not go on the same.
+            generator=torch.Generator(),
         )
+        return self._batches(iter(pieces), room)
+
+    def _batches(self, pieces: Iterator[dict[str, Any]], room: Room) -> Generator[Batch]:
+        builder = self._builder
         try:
             for position in itertools.count(self.position, builder.batch):
-                count = len(builder.cut(position, ready.rows))
+                count = len(builder.cut(position, self.ready.rows))
                 if count == 1 and not (self.workers and self.pinned):
                     yield Batch(**_next(pieces))
                 else:
@@ -142,12 +147,53 @@ class Loader:
                     parts = (_next(pieces) for _ in range(count))
                     yield _joined(builder.empty(position, builder.rows, room), parts)
         finally:
-            _end(pieces)
+            getattr(pieces, "_shutdown_workers", lambda: None)()
 
 
 def default_workers() -> int:
     """Return the number of loader processes for this process's share of the machine: one core is left to training."""
     return min(MAX_WORKERS, default_processes() - 1)
+
+
+class _Loading(DataLoader):
+    """A DataLoader whose processes end at once."""
+
+    def _get_iterator(self) -> Any:
+        return _Workers(self) if self.num_workers else super()._get_iterator()
+
+
+class _Workers(_MultiProcessingDataLoaderIter):
+    """The loader processes, which end at once when nobody wants their batches any more; DataLoader has no public way.
+
+    DataLoader itself would wait for each of them for five seconds, and for good where one is killed while it holds
+    what they share. It would also fail at its end where it has not started all of them, which Ctrl-C may keep it from.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        try:
+            super().__init__(loader)
+        except (EOFError, ConnectionError) as error:
+            raise DataError(
+                "The loader processes could not be started",
+                cause=f"The process that starts them has ended ({type(error).__name__}): killed, most likely",
+                fix="Start again. --data.workers 0 loads without further processes",
+            ) from None
+
+    def _shutdown_workers(self) -> None:
+        if sys is None or sys.is_finalizing() or getattr(self, "_shutdown", True):
+            return  # the interpreter ends, and so do they
+        self._shutdown = True
+        if self._worker_pids_set:  # else their end would be taken for a failure
+            _remove_worker_pids(id(self))
+            self._worker_pids_set = False
+        workers = getattr(self, "_workers", ())
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(timeout=1)  # one that waits for a disk may take longer
+        for pipe in (*getattr(self, "_index_queues", ()), self._worker_result_queue):
+            pipe.cancel_join_thread()
+            pipe.close()
 
 
 class _Pieces(Dataset):
@@ -212,23 +258,6 @@ def _next(pieces: Iterator[dict[str, Any]]) -> dict[str, Any]:
     built["parameters"] = {name: torch.as_tensor(drawn) for name, drawn in built["parameters"].items()}
     built["tokens"] = None if built["tokens"] is None else torch.as_tensor(built["tokens"])
     return built
-
-
-def _end(pieces: Iterator[dict[str, Any]]) -> None:
-    """End the loader processes at once, whatever they wait for; DataLoader has no public way.
-
-    DataLoader itself would wait for each of them for five seconds, and the garbage collector may find their handles
-    already closed.
-    """
-    try:
-        if getattr(pieces, "_worker_pids_set", False):  # else their end would be taken for a failure
-            _remove_worker_pids(id(pieces))
-            pieces._worker_pids_set = False  # type: ignore[attr-defined]
-        for worker in getattr(pieces, "_workers", ()):
-            worker.kill()
-    except (AttributeError, TypeError):  # the interpreter ends, and takes modules apart: so do the processes
-        pass
-    getattr(pieces, "_shutdown_workers", lambda: None)()
 
 
 def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch:

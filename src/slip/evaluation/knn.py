@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,7 @@ class Knn(OnLabelled):
     k: int = 20
     temperature: float = 0.07
     batch_size: int = BATCH
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     protocol = "knn"
 

@@ -8,7 +8,8 @@ no learning rate, takes seconds, and gives the same number each time.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,7 @@ class Linear(OnLabelled):
     penalties: tuple[float, ...] = PENALTIES
     batch_size: int = BATCH
     seed: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     protocol = "linear"
 

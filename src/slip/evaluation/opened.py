@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from slip.addresses import is_url, shown
@@ -14,8 +15,12 @@ from slip.evaluation.datasets import LabelledSet, dataset_name, open_labelled
 from slip.files import expand
 
 T = TypeVar("T")
+NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
+"""Every column is guessed."""
 
-_memory: ContextVar[dict[str, LabelledSet] | None] = ContextVar("slip_evaluation_opened", default=None)
+_memory: ContextVar[dict[tuple[object, ...], LabelledSet] | None] = ContextVar(
+    "slip_evaluation_opened", default=None
+)
 
 
 @contextmanager
@@ -31,14 +36,15 @@ def shared() -> Iterator[None]:
         _memory.reset(token)
 
 
-def labelled_set(spec: str) -> LabelledSet:
-    """Return `open_labelled(spec)`, within `shared` one that was opened before."""
+def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
+    """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
     memory = _memory.get()
     if memory is None:
-        return open_labelled(spec)
-    if spec not in memory:
-        memory[spec] = open_labelled(spec)
-    return memory[spec]
+        return open_labelled(spec, **columns)
+    key = (spec, *sorted(columns.items()))
+    if key not in memory:
+        memory[key] = open_labelled(spec, **columns)
+    return memory[key]
 
 
 class Kept(Generic[T]):
@@ -71,7 +77,8 @@ class Kept(Generic[T]):
 
 
 class OnLabelled(Kept[LabelledSet]):
-    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name."""
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
+    tables, as `open_labelled` takes it (`label_column`, …)."""
 
     protocol = ""
     if TYPE_CHECKING:
@@ -79,8 +86,11 @@ class OnLabelled(Kept[LabelledSet]):
         @property
         def dataset(self) -> str: ...
 
+        @property
+        def columns(self) -> Mapping[str, str]: ...
+
     def open(self) -> LabelledSet:
-        return labelled_set(self.dataset)
+        return labelled_set(self.dataset, self.columns)
 
     @property
     def name(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,7 @@ class ZeroShot(OnLabelled):
     dataset: str
     templates: Sequence[str] = ()
     batch_size: int = BATCH
+    columns: Mapping[str, str] = field(default_factory=dict)
     needs_text = True
     protocol = "zeroshot"
 

@@ -16,7 +16,7 @@ from slip.training.saving.run import MAY_CHANGE, PLACES
 
 LONGEST = 32
 """Characters that a label has at most, if what tells it from others fits into them."""
-_ENDS = " -_.=/"
+_ENDS = " -_/"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def _seeds(group: Sequence[Run]) -> list[int]:
 def _alike(one: Run, other: Run) -> bool:
     if one.last.get("position") != other.last.get("position") or bool(one.data) != bool(other.data):
         return False
-    free = ("training.seed", *MAY_CHANGE, *(PLACES if one.data else ()))
+    free = ("training.seed", *MAY_CHANGE)
+    # What data.json says goes before what they are called; without it, a share that is held out may be another.
+    free = (*free, *PLACES) if one.data else tuple(key for key in free if key != "data.val")
     values = [
         {key: value for key, value in _values(run.config).items() if not key.startswith(free)}
         for run in (one, other)

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from slip import toml
@@ -81,11 +82,23 @@ class Run:
         before, total = 0.0, 0.0
         for line in self.metrics:
             speed, position = line.get("samples_per_second"), float(line["position"])
-            if not finite(speed) or not speed > 0:
+            if not isinstance(speed, int | float) or not finite(speed) or speed <= 0:
                 return None
             total += (position - before) / speed
             before = position
         return total or None
+
+    @property
+    def operations(self) -> float | None:
+        """Floating-point operations for a sample, the median; None where the log does not say. Of one process."""
+        known = [
+            1e12 * line["tflops"] / line["samples_per_second"]
+            for line in self.metrics
+            if finite(line.get("tflops"))
+            and finite(line.get("samples_per_second"))
+            and line["samples_per_second"] > 0
+        ]
+        return median(known) if known else None
 
 
 def load_run(folder: str | Path) -> Run:

@@ -28,7 +28,7 @@ def headline(rows: Rows, colours: Colours) -> Html:
     towers = {repr(run.config.model.image) + str(run.config.views.size) for run in runs}
     same = " with the same image tower" if len(rows) > 1 and len(towers) == 1 else ""
     begin = [
-        enumerate_(names) if len(names) <= _MOST_NAMES else f"{len(names)} runs",
+        enumerate_(names) if len(names) <= _MOST_NAMES else _how_many(rows),
         same,
         words.trained_on(runs, len(rows)),
         words.seeds(list(rows.values())),
@@ -42,6 +42,11 @@ def headline(rows: Rows, colours: Colours) -> Html:
         said = [join([_measured(column), " ", _value(column, next(iter(rows)))]) for column in found[:3]]
         return join([*begin[:-1], ": ", enumerate_(said), ". ", *trouble])
     return join([*begin, *trouble, join(_leads(found, colours), " "), _of_one_seed(rows)])
+
+
+def _how_many(rows: Rows) -> str:
+    several = any(len(row.runs) > 1 for row in rows.values())
+    return f"{len(rows)} {'configurations' if several else 'runs'}"
 
 
 def _leads(found: Sequence[Column], colours: Colours) -> list[Html]:
@@ -76,7 +81,8 @@ def results(rows: Rows, colours: Colours) -> Html:
     """The table: rows, measurements as columns, each number with its interval; all others behind a fold."""
     found = columns(list(rows.values()))
     if not found:
-        ways = list(dict.fromkeys(measuring(run) for run in words.runs_of(rows)))
+        runs = words.runs_of(rows)
+        ways = list(dict.fromkeys(map(measuring, [run for run in runs if not run.complete] or runs)))
         shown = div("commands", *(tag("pre", way) for way in ways[:_FEW]))
         return section("Results", with_code(words.why_no_results(rows)), shown)
     heads = [tag("th", class_="corner", scope="col", aria_label="method", style="--order:0")]

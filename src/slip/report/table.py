@@ -6,11 +6,12 @@ import math
 import os
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from slip.errors import shortened
 from slip.evaluation import Result, lower_is_better
+from slip.evaluation.distinct import distinct
 from slip.report.rows import Row, rows
 from slip.report.runs import Run
 from slip.report.scores import Score, ahead, score
@@ -26,8 +27,6 @@ _METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"
 _DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture "}
 _HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
 """Metrics that stand for their task where there are several; of a task that has none of them, all do."""
-_FIELDS = ("data", "split", "prompts", "settings", "checkpoint")
-"""What tells measurements of one task and metric apart, in the order of `Result.identity`."""
 
 
 @dataclass(frozen=True)
@@ -61,75 +60,64 @@ class Column:
 def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
     """Return the measurements of `rows` in the order they were made; by default those that stand for their task.
 
-    What was measured on other data, with other prompts or other settings is another column, however it is called. Of
-    a run that was measured at several checkpoints, the newest is in the column; each older one makes one of its own.
+    What was measured on other data, with other prompts or other settings is another column, however it is called; its
+    name says in what it differs. Data of known content are the same wherever they lie. Of a run that was measured at
+    several checkpoints, the newest is in the column; each older one makes one of its own.
     """
     found: dict[tuple[str, ...], dict[str, list[Result]]] = {}
+    samples: dict[tuple[str, ...], Result] = {}
     for row in rows:
         for run in row.runs:
-            for what, result in _newest_first(run.results).items():
+            for result in _newest_unmarked(run):
+                what = _what(result)
                 found.setdefault(what, {}).setdefault(row.label, []).append(result)
-    key_of = {what: f"{what[0]}/{what[1]}" for what in found}
-    chosen = set(key_of.values()) if everything else set(headline(key_of.values()))
-    kept = [what for what in found if key_of[what] in chosen]
-    names = _named_apart(kept)
+                samples.setdefault(what, result)
+    names = dict(zip(samples, _named_apart(list(samples.values()))))
+    chosen = set(headline(result.key for result in samples.values()))
     return [
-        Column(key_of[what], *name, {label: score(results) for label, results in found[what].items()})
-        for what, name in zip(kept, names)
+        Column(result.key, *names[what], {label: score(results) for label, results in found[what].items()})
+        for what, result in samples.items()
+        if everything or result.key in chosen
     ]
 
 
-def _newest_first(results: Sequence[Result]) -> dict[tuple[str, ...], Result]:
-    """Return the results by what was measured; the checkpoint is part of that, but for the newest measured."""
-    by_what: dict[tuple[str, ...], dict[str, Result]] = {}
-    for result in results:
-        *what, checkpoint = result.identity
-        by_what.setdefault(tuple(what), {})[checkpoint] = result  # the later of two measurements counts
-    found = {}
-    for what, of in by_what.items():
+def _what(result: Result) -> tuple[str, ...]:
+    """Return what was measured; where its content is known, it is the same wherever it lies."""
+    return replace(result, data="").identity if result.content else result.identity
+
+
+def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Return protocol, dataset and metric of each in words, no two alike."""
+    names = distinct(results)
+    described = [describe(result.key, name) for result, name in zip(results, names)]
+    alike = Counter(described)
+    return [
+        words if alike[words] == 1 else (words[0], name.partition(":")[2], words[2])
+        for words, name in zip(described, names)
+    ]
+
+
+def _newest_unmarked(run: Run) -> list[Result]:
+    """Return a run's results, each measurement once; without the checkpoint, where it is the newest that has one.
+
+    Training measures its last step without naming it.
+    """
+    last = run.last.get("step")
+    of: dict[tuple[str, ...], dict[str, Result]] = {}
+    for result in run.results:
+        checkpoint = result.checkpoint or (f"step-{last:08}" if isinstance(last, int) else "")
+        each = of.setdefault(_what(replace(result, checkpoint="")), {})
+        each[checkpoint] = result  # the later one counts
+    found = []
+    for each in of.values():
         newest = max(
-            of, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
+            each, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
         )
-        for checkpoint, result in of.items():
-            found[(*what, "" if checkpoint == newest else checkpoint or "an unknown checkpoint")] = result
+        found += [
+            replace(result, checkpoint="" if checkpoint == newest else checkpoint)
+            for checkpoint, result in each.items()
+        ]
     return found
-
-
-def _named_apart(found: Sequence[tuple[str, ...]]) -> list[tuple[str, str, str]]:
-    """Return protocol, dataset and metric in words; to those that read alike is added what they differ in."""
-    names = [describe(f"{task}/{metric}") for task, metric, *_ in found]
-    apart = []
-    for name, what in zip(names, found):
-        alike = [other for other_name, other in zip(names, found) if other_name == name]
-        protocol, dataset, metric = name
-        for word, values in zip(_FIELDS, list(zip(*alike))[2:]):
-            if len(set(values)) > 1:
-                dataset += f", {_difference(word, what[2 + _FIELDS.index(word)], values)}"
-        if len(alike) > 1 and dataset == name[1]:  # only the tasks' names differ
-            dataset = what[0].partition(":")[2]
-        apart.append((protocol, dataset, metric))
-    return apart
-
-
-def _difference(word: str, value: str, values: Sequence[str]) -> str:
-    """Return in words what one measurement has in a field in which others of the same name have other `values`."""
-    if not value:
-        return "newest checkpoint" if word == "checkpoint" else f"{word} not recorded"
-    if word == "data":
-        return _place(value, values)
-    if word == "checkpoint":
-        return value
-    return f"{word} {shortened(value, 60)}"
-
-
-def _place(path: str, others: Sequence[str]) -> str:
-    """Return the end of a path, from where on it differs from all others' ends."""
-    parts = {other: other.replace("\\", "/").rstrip("/").split("/") for other in {path, *others}}
-    for count in range(1, len(parts[path])):
-        end = parts[path][-count:]
-        if all(other == path or of[-count:] != end for other, of in parts.items()):
-            return "/".join(end)
-    return path
 
 
 def headline(keys: Iterable[str]) -> list[str]:
@@ -140,17 +128,23 @@ def headline(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key in chosen or key.rpartition("/")[0] not in covered]
 
 
-def describe(key: str) -> tuple[str, str, str]:
-    """Return protocol, dataset and metric of a `protocol:dataset/metric` name, as people read them."""
+def describe(key: str, name: str = "") -> tuple[str, str, str]:
+    """Return protocol, dataset and metric of a `protocol:dataset/metric` name, as people read them.
+
+    name: what `distinct` calls the task, where that says more: `knn:here/birds [k=5]`.
+    """
     task, _, metric = key.rpartition("/")
-    protocol, _, dataset = task.partition(":")
-    name = dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    name = name.replace(":heldout", ", held out").removesuffix(".tar")
+    protocol, _, dataset = (name or task).partition(":")
+    dataset, _, marks = dataset.partition(" [")
+    if name.partition(" [")[0] in ("", task):  # else the end of the path tells it from others
+        dataset = dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    dataset = dataset.replace(":heldout", ", held out").removesuffix(".tar")
+    dataset += f", {marks.removesuffix(']')}" if marks else ""
     words = _METRICS.get(metric)
     if words is None:
         prefix = next((prefix for prefix in _DIRECTIONS if metric.startswith(prefix)), "")
         words = (_DIRECTIONS.get(prefix, "") + metric.removeprefix(prefix)).replace("_", " ")
-    return _PROTOCOLS.get(protocol, protocol or metric), name, words
+    return _PROTOCOLS.get(protocol, protocol or metric), dataset, words
 
 
 def number(key: str, value: float) -> str:

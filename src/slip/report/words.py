@@ -60,12 +60,12 @@ def course(run: Run) -> dict[str, str]:
     return {
         "State": _state(run),
         "Samples seen": _integer(last.get("position")),
-        "Optimiser steps": _integer(last.get("step")),
-        "Time of the steps": "–" if run.seconds is None else _duration(run.seconds),
+        "Steps": _integer(last.get("step")),
+        "Time in steps": "–" if run.seconds is None else _duration(run.seconds),
         "Speed, median": "–" if speed is None else f"{speed:,.0f} samples/s",
         "Waiting for data, median": "–" if wait is None else f"{wait:.1%} of the time",
-        "Records skipped": _integer(last.get("skipped")),
-        "Steps with a non-finite loss": _integer(last.get("nonfinite")),
+        "Skipped records": _integer(last.get("skipped")),
+        "Non-finite steps": _integer(last.get("nonfinite")),
     }
 
 
@@ -146,6 +146,8 @@ def why_no_results(rows: Rows) -> str:
 def trained_on(runs: Sequence[Run], rows: int) -> str:
     """Return `, each trained on 20k samples of scenes`, as far as known; `so far` of runs that are not through."""
     seen = [float(run.last["position"]) for run in runs if finite(run.last.get("position"))]
+    if not seen:
+        return ", with no step in the log yet"
     if len(seen) < len(runs):
         return ""
     low, high = samples(min(seen)), samples(max(seen))

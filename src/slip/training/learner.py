@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from slip.augment import augment, augment_early
 from slip.data.loader import Loader
 from slip.data.record import Batch, Skipped, Source, Tally
 from slip.data.tokenizer import Tokenizer
+from slip.errors import DataError
 from slip.training.optimizer import set_learning_rate
 from slip.training.precision import overflowed
 from slip.training.schedule import learning_rate
@@ -46,7 +47,7 @@ class Learner:
         self.speed = Speed(self.device, work, peak_flops, self.processes.world)
 
     def batches(self) -> Generator[Batch]:
-        """Return the data from where the run is, on the device."""
+        """Return the data from where the run is, on the device; the loader processes are started."""
         config, plan, text = self.config, self.state.plan, self.config.model.text
         loader = Loader(
             self.source,
@@ -67,24 +68,42 @@ class Learner:
             pinned=self.device.type == "cuda",
         )
         count = sys.maxsize if plan.seconds else plan.steps - self.state.step  # of a rehearsal nobody knows
-        return on_device(iter(loader), self.device, count)
+        try:
+            started = iter(loader)
+        except DataError:
+            if not self.stop.asked:
+                raise
+            started = _stopped()  # all processes learn of it when they ask for the batch
+        return on_device(started, self.device, count)
 
     def take_step(self, batches: Iterator[Batch]) -> float:
         """Wait for a batch and train on it; return the seconds that both took.
 
         Raises Stopped, on all processes and before the step has begun, when one of them is asked to stop while it
-        waits. Each says whether it has its batch before any begins the step, in which they wait for each other.
+        waits. Each says whether it has its batch before any begins the step, in which they wait for each other. Where
+        all that was learned is saved, a process that is alone leaves a step half done: the first one, or one that is
+        only timed, may take minutes.
         """
         started = time.perf_counter()
         batch = None
-        with suppress(Stopped), self.stop.interrupts():
-            batch = next(batches)
+        try:
+            with suppress(Stopped), self.stop.interrupts():
+                batch = next(batches)
+        except Exception:
+            if not self.stop.asked:  # else the signal has ended the loader processes, too
+                raise
         waited = time.perf_counter() - started
         with self.speed.phases("communication"):
             (stopped,) = self.processes.any(batch is None)
         if batch is None or stopped:
             raise Stopped
-        self._train_step(batch)
+        before, lost = self.state.step, not (self.state.saved or self.state.plan.seconds)
+        try:
+            with nullcontext() if lost or self.processes.world > 1 else self.stop.interrupts():
+                self._train_step(batch)
+        except Stopped:
+            if self.state.step == before:
+                raise  # else it was done by then, and counts
         seconds = time.perf_counter() - started
         self.speed.add(batch, seconds, waited)
         return seconds
@@ -156,3 +175,9 @@ class Learner:
         state.nonfinite_in_a_row += 1
         allowed = self.config.training.max_nonfinite
         check_nonfinite(state.nonfinite_in_a_row, allowed, state.step + 1, batch, values)
+
+
+def _stopped() -> Generator[Batch]:
+    """Raise Stopped in place of the first batch."""
+    raise Stopped
+    yield

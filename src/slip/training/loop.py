@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -18,16 +19,19 @@ from torch import Tensor
 from slip import progress
 from slip.config import Config
 from slip.data.decode import check_decoder
-from slip.data.identity import identify
+from slip.data.identity import Identity, identify
 from slip.data.order import epoch_length
 from slip.data.record import Source
 from slip.encoder import Encoder
-from slip.errors import TrainingError, did_you_mean
+from slip.errors import ConfigError, TrainingError, did_you_mean
+from slip.evaluation import Result
+from slip.evaluation.results import keep
 from slip.files import write_json
 from slip.models import Model, build, without_weights
 from slip.objectives import parse
 from slip.processes import Processes, joined
-from slip.training.budget import Rehearsal
+from slip.training import asked
+from slip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from slip.training.learner import Learner
 from slip.training.parallel import parallelise
 from slip.training.plan import Plan, check_ssl, make_plan
@@ -51,16 +55,20 @@ class Interrupted(TrainingError):
 
 
 def train(
-    config: Config,
-    source: Source,
-    out: str | Path,
+    config: Config | str | os.PathLike[str],
+    source: Source | str | os.PathLike[str],
+    out: str | os.PathLike[str] = "",
     *,
-    ssl: Source | None = None,
+    ssl: Source | str | os.PathLike[str] | None = None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> RunFolder:
     """Train as `config` says on `source`, writing to the run folder `out`; return the run folder.
+
+    `config` may be the name of a recipe, or the path of a TOML file. `source` may be what `slip.open_source` takes; the
+    configuration's options for data hold for it, and it is noted in the run as its `data.train`. Without `out` the
+    folder is `runs/NAME`, with the configuration's name.
 
     `ssl`: where the pictures of the self-supervised views come from, if not from `source`.
 
@@ -75,10 +83,17 @@ def train(
     Raises ConfigError, DataError, CheckpointError, TrainingError or ProcessError; whatever the reason, the newest
     checkpoint is complete.
     """
+    asked.leave_if_imported()
+    config = asked.config_of(config)
+    asked.check_evaluate(evaluate)
     console = console or Console(stderr=True)
-    run = RunFolder(Path(out), partial(_say, console))
+    run = RunFolder(asked.out_of(out, config), partial(_say, console))
     with joined(choose_device(config.training.device)) as processes:
-        return _train(config, source, run, ssl, evaluate, resume, console, processes)
+        with processes.first_goes_ahead():
+            opened, train_named = asked.source_of(source, config)
+            pictures, ssl_named = asked.source_of(ssl, config, ssl=True) if ssl is not None else (None, "")
+        config = asked.recorded(config, train_named, ssl_named)
+        return _train(config, opened, run, pictures, evaluate, resume, console, processes)
 
 
 def _train(
@@ -108,7 +123,7 @@ def _train(
                 run.check_new(resume)
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
-        return _train_alone(plan, objective, source, run, ssl, evaluate, console, processes)
+        return _train_alone(plan, objective, source, run, ssl, evaluate, resume, console, processes)
 
 
 def _train_alone(
@@ -118,20 +133,18 @@ def _train_alone(
     run: RunFolder,
     ssl: Source | None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None,
+    resume: bool,
     console: Console,
     processes: Processes,
 ) -> RunFolder:
     """`_train` in a folder that no other run works in."""
-    config, begun = plan.config, False
+    config, begun, new = plan.config, False, False
     data: dict[str, Any] = {}
     with processes.together():
         if processes.first:
             data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
-            if run.exists():
-                run.check_same(config, data)
-                begun = checkpoint.any_there(run.checkpoints)
-            else:
-                run.check_unused()
+            new = _is_new(run, config, data, resume)
+            begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
     torch.manual_seed(config.training.seed)
     shape = without_weights(config.model) if begun else config.model
@@ -143,7 +156,9 @@ def _train_alone(
     with processes.together():
         if processes.first:
             words = describe(plan, model, run.path, source, ssl, evaluated=evaluate is not None)
-            if not run.exists():
+            if new:
+                if run.exists():
+                    run.start_anew()
                 run.create(config, data)
             progress.say(console, words)
     parallel = parallelise(
@@ -164,6 +179,23 @@ def _train_alone(
     return run
 
 
+def _is_new(run: RunFolder, config: Config, data: Identity, resume: bool) -> bool:
+    """Say whether a run starts here; else the one that is here goes on. Raises ConfigError where neither can be.
+
+    A start that failed before it had learned anything is none that would have to go on.
+    """
+    if not run.exists():
+        run.check_unused()
+        return True
+    try:
+        run.check_same(config, data)
+    except ConfigError:
+        if run.begun():
+            raise
+        return True
+    return not resume and not run.begun()
+
+
 class _Session:
     """A run in progress: its state, and what happens between its steps."""
 
@@ -178,6 +210,7 @@ class _Session:
         self.config, self.run, self.processes = state.plan.config, state.run, state.processes
         self.model, self.say = state.parallel.model, learner.say
         self.trackers: list[Tracker] = []
+        self.forecast, self.overrun = Forecast(), Overrun(parse_budget(self.config.training.budget).seconds)
 
     def __enter__(self) -> _Session:
         return self
@@ -208,10 +241,13 @@ class _Session:
         state.writer.finish()
         state.restore()
         self.learner.speed.take()
-        state.plan = state.plan.of_steps(rehearsal.fitting())
+        state.plan, state.spent = state.plan.of_steps(rehearsal.fitting()), rehearsal.spent
         state.save()
-        timed = f"{rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
+        takes = duration(state.plan.steps * rehearsal.step_seconds)
+        timed = f"about {takes}: {rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
         self.say(f"planned    {length(state.plan)} ({timed})")
+        if warning := state.plan.part_of_an_epoch:
+            self.say(f"WARNING    {warning}")
 
     def run_to_the_end(self) -> None:
         """Train, save, measure, until the last step or a signal."""
@@ -233,24 +269,47 @@ class _Session:
                 profiled = stack.enter_context(
                     profiling(config.training.profile if first else 0, self.run, plan.device, self.console)
                 )
-                batches = stack.enter_context(closing(self.learner.batches()))
+                batches = iter(())
+                if state.step < plan.steps:
+                    batches = stack.enter_context(closing(self.learner.batches()))
                 while state.step < plan.steps:
                     try:
-                        self.learner.take_step(batches)
+                        self._count(self.learner.take_step(batches))
                     except Stopped:
-                        state.save()
+                        if not state.saved:
+                            state.save()
                         self._leave()
                     profiled()
                     self._after_step()
             self.say(state.records.words(self.run.skipped, state.nonfinite, config.training.batch))
+            if warning := self.overrun.check(state.spent, 0):
+                self.say(warning)
             if state.measured_at != state.step:
                 self._evaluate()
             state.writer.finish()
+
+    def _count(self, seconds: float) -> None:
+        """Count the time that a step has taken; say how long the rest will take, and where a budget is overrun."""
+        state = self.state
+        state.spent += seconds
+        left = state.plan.steps - state.step
+        for words in (
+            self.forecast.add(seconds, left),
+            self.overrun.check(state.spent, left) if left else "",
+        ):
+            if words:
+                self.say(words)
 
     def _leave(self) -> NoReturn:
         """Raise Interrupted when the state, of which a save has begun, is on disk."""
         state = self.state
         state.writer.finish()
+        if not state.step:
+            raise Interrupted(
+                f"Stopped before the first of {state.plan.steps:,} steps was done; there was nothing to save",
+                number=self.learner.stop.number,
+                fix="Start again with the same command",
+            )
         raise Interrupted(
             f"Stopped after step {state.step:,} of {state.plan.steps:,}; the state is saved in {self.run.path}",
             number=self.learner.stop.number,
@@ -323,8 +382,9 @@ class _Session:
 
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
         # For all of the evaluation, whose threads encode at once; the next step turns training mode on again.
-        state, results = self.state, evaluate(encoder.eval())
-        state.scores = {f"{r.task}/{r.metric}": r.value for r in results}
+        results = evaluate(encoder.eval())
+        state = self.state
+        state.measure(results)
         best = self.config.evaluation.best
         if best and best not in state.scores:
             self.say(
@@ -332,7 +392,16 @@ class _Session:
             )
         self._log({"evaluation": state.scores})
         if state.step == state.plan.steps:
-            write_json(self.run.path / "results.json", [r.to_dict() for r in results])
+            self._keep(results)
+
+    def _keep(self, results: Sequence[Any]) -> None:
+        """Write the run's results: as of its last checkpoint, beside what `slip evaluate` has measured of others."""
+        path = self.run.path / "results.json"
+        if all(isinstance(result, Result) for result in results):
+            name = checkpoint.path_of(self.run.checkpoints, self.state.step).name
+            keep([replace(result, checkpoint=result.checkpoint or name) for result in results], path)
+        else:
+            write_json(path, [result.to_dict() for result in results])
 
     def _plain_model(self, weights: dict[str, Tensor]) -> Model:
         """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""

@@ -54,6 +54,17 @@ class Plan:
         """Share of the steps that the warm-up takes where a budget says how many there are."""
         return min(1.0, self.config.optimizer.warmup_epochs / self.config.training.epochs)
 
+    @property
+    def part_of_an_epoch(self) -> str:
+        """A warning where a budget is too small for all data to be seen once; "" where it is not, or not known yet."""
+        if not self.config.training.budget or self.seconds or self.steps >= int(self.steps_per_epoch):
+            return ""
+        seen = self.steps * self.config.training.batch
+        return (
+            f"the budget ends before all data are seen once: {seen:,} of {self.records:,} samples, "
+            f"{seen / self.records:.2g} of an epoch"
+        )
+
     def of_steps(self, steps: int) -> Plan:
         """Return the plan of a budget that has room for `steps`."""
         return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
@@ -79,7 +90,8 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             fix="Leave both at 1 where the objective takes self-supervised views alone.",
         )
     budget = parse_budget(training.budget)
-    if 0 < budget.samples < training.batch:
+    counted = budget.steps or int((budget.samples or budget.epochs * records) / training.batch)
+    if training.budget and not budget.seconds and not counted:
         raise ConfigError(
             f"The budget is smaller than a batch of {training.batch}",
             got=training.budget,
@@ -103,7 +115,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             fix="Use --training.precision bf16, or --training.parallel ddp",
         )
     plan = Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes, budget.seconds)
-    return plan.of_steps(budget.samples // training.batch) if budget.samples else plan
+    return plan.of_steps(counted) if counted else plan
 
 
 def _check_batch(batch: int, records: int, processes: int) -> None:

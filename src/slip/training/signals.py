@@ -23,7 +23,7 @@ class StopSignal:
         self._waiting = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """Take note of a signal; the handler of SIGTERM and SIGINT."""
+        """Take note of a signal; the handler of those that `stop_signals` names."""
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
@@ -50,11 +50,18 @@ class StopSignal:
 
 @contextmanager
 def stop_signals(stop: StopSignal) -> Iterator[None]:
-    """Within, SIGTERM and the first Ctrl-C are noted instead of ending the process; a second Ctrl-C ends it."""
+    """Within, SIGTERM and the first Ctrl-C are noted instead of ending the process; a second Ctrl-C ends it.
+
+    So is that the terminal has been closed (SIGHUP), unless the process was started so that it does not end then, as by
+    `nohup`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

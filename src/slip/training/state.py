@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from slip.data.record import Source
 from slip.errors import CheckpointError
+from slip.evaluation import Result
+from slip.evaluation.distinct import keys
 from slip.processes import Processes
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
@@ -44,15 +46,24 @@ class State:
         self.records = Counts(lanes)
         self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
         self.scores: dict[str, float] = {}
+        self.measured: dict[str, str] = {}
+        self.score_of = ""
         self.measured_at = -1
         self.window = Window()
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
+        self.spent = 0.0
+        """Seconds that the steps have taken, those that were timed for a budget included."""
         self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
 
     @property
     def position(self) -> int:
         """How many samples of the data's stream the run has gone through."""
         return self.step * self.plan.config.training.batch
+
+    @property
+    def saved(self) -> bool:
+        """Whether what has been learned is in a checkpoint, or on its way into one; before the first step it is."""
+        return self.step == self.saved_step
 
     @property
     def counts(self) -> dict[str, int]:
@@ -97,6 +108,12 @@ class State:
                     cause=f"Another version of openslip may have written it: {lacks}",
                     fix="Continue it with that version (the run's versions.json names it), or start a new run",
                 ) from None
+        self.saved_step = self.step
+        if self.scores and not self.measured and self.step < self.plan.steps:
+            self.say(
+                "warning: an earlier version measured this run, and has not written down what the scores of its "
+                "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
+            )
         if self.processes.first:
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
@@ -105,8 +122,11 @@ class State:
         counts, window = saved["counts"], saved["window"]
         self.step, self.measured_at = int(saved["step"]), int(saved.get("measured_at", -1))
         self.scores = {str(name): float(score) for name, score in saved["scores"].items()}
+        self.measured = {str(name): str(what) for name, what in saved.get("measured", {}).items()}
+        self.score_of = str(saved.get("score_of", ""))
         self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
         self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
+        self.spent = float(saved.get("spent", 0))
         self.records = Counts(self.lanes, saved.get("records"), self.step)
         self.scaler.load_state_dict(saved.get("scaler", {}))
         self.window = Window(
@@ -135,14 +155,15 @@ class State:
                     self._warn(error)
 
         self.writer.start(step, partial(self.parallel.snapshot, self.optimizer), commit)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), step
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps besides tensors: plain JSON values that later steps do not change."""
-        score_name = self.plan.config.evaluation.best or next(iter(self.scores), "")
+        score_name = self.score_name
         return {
             "position": self.position,
             "steps": None if self.plan.seconds else self.plan.steps,
+            "spent": round(self.spent, 3),
             "counts": self.counts,
             "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
@@ -150,8 +171,47 @@ class State:
             "window": dict(self.window.sums),
             "measured_at": self.measured_at,
             "scores": dict(self.scores),
+            "measured": dict(self.measured),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
+            "score_of": self.measured.get(score_name, ""),
         }
+
+    @property
+    def score_name(self) -> str:
+        """The metric that picks the best checkpoint."""
+        return self.plan.config.evaluation.best or next(iter(self.scores), "")
+
+    def measure(self, results: Sequence[Any]) -> None:
+        """Take over what was measured at this step: the numbers by name, and of each what exactly it is of.
+
+        Says so where the best checkpoint was picked by something else until now.
+        """
+        names = _names(results)
+        self.scores = {name: result.value for name, result in zip(names, results)}
+        self.measured = {name: what_was_measured(result) for name, result in zip(names, results)}
+        before, now = self.score_of, self.measured.get(self.score_name, "")
+        if before and now and before != now:
+            apart = (
+                ""
+                if before in self.measured.values()
+                else ". The two are not compared; both best ones are kept"
+            )
+            self.say(f"the best checkpoint is picked by {now} from here on; until now by {before}{apart}")
+        self.score_of = now
 
     def _warn(self, error: CheckpointError) -> None:
         self.say(f"warning: {error}")
+
+
+def _names(results: Sequence[Any]) -> list[str]:
+    """Return the names under which results are logged: different ones where what was measured differs."""
+    if all(isinstance(result, Result) for result in results):
+        return keys(results)
+    return [f"{result.task}/{result.metric}" for result in results]
+
+
+def what_was_measured(result: Any) -> str:
+    """Return what tells a measurement from others of its name: the metric, the data, and how it was made."""
+    facts = (getattr(result, name, "") for name in ("data", "split", "prompts", "settings", "content"))
+    count = getattr(result, "count", 0) + getattr(result, "skipped", 0)
+    return "; ".join([f"{result.task}/{result.metric}", *filter(None, facts), f"{count:,} samples"])

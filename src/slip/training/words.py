@@ -13,6 +13,7 @@ from slip.data.order import epoch_length, longest_block
 from slip.data.pieces import keep_ready, sample_bytes
 from slip.data.record import Source
 from slip.models import Model
+from slip.training.budget import duration
 from slip.training.plan import Plan, memory
 from slip.training.watching.speed import peak
 
@@ -56,7 +57,7 @@ def describe(
         + _ready(plan, longest_block(source, ssl)),
         "written to": str(run),
     }
-    if lost := [*losses(source), *losses(ssl)]:
+    if lost := [*losses(source), *losses(ssl), *filter(None, [plan.part_of_an_epoch])]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
@@ -90,8 +91,8 @@ def length(plan: Plan) -> str:
     training = plan.config.training
     if plan.seconds:
         return (
-            f"{training.budget} of training, evaluation not counted: the first steps are timed, then begun again "
-            f"with a plan of as many steps of {training.batch} as there is time for"
+            f"{duration(plan.seconds)} of training, evaluation not counted: the first steps are timed, then begun "
+            f"again with a plan of as many steps of {training.batch} as there is time for"
         )
     share = training.batch // plan.processes
     at_a_time = training.micro_batch or share
@@ -120,8 +121,13 @@ def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
         return "\n".join([held_out.words(), *tasks])
     if config.data.val and "text" in plan.needs:
         tasks.insert(0, f"retrieval on {config.data.val}")
-    if tasks:
+    if tasks and evaluated:
         return "\n".join(tasks)
+    if tasks:
+        return (
+            f"nothing will be measured: the program that trains gives no `evaluate`, and leaves {', '.join(tasks)} "
+            "to `slip evaluate`"
+        )
     if evaluated and not config.data.val:
         return "by the program that trains"
     return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (

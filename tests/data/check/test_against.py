@@ -93,7 +93,7 @@ def test_it_is_said_and_is_no_reason_not_to_train(against: Against) -> None:
     assert "For example 'train/1' here and 'test/1' there; 'train/4' here and 'test/1' there." in text
     assert "picture is a near copy of one in test: 1" in text
     assert "Records with a caption that stands in test, too: 1" in text
-    assert text.count("slip data check SOURCE --against OTHER --list FILE") == 1
+    assert text.count("slip data check SOURCE --against OTHER --list found.jsonl") == 1
     assert "Records there that cannot be read or decoded, and were not compared: 1." in text
 
 

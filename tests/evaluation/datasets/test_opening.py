@@ -25,6 +25,11 @@ from slip.evaluation.datasets import dataset_name, load_labelled
         ("/a/b-{00..03}.tar", "b"),
         ("/a/shards/*.tar", "shards"),
         ("/a/v1.5", "v1.5"),
+        ("/a/imagenet/val.tar", "imagenet"),
+        ("/a/imagenet/val-{000..063}.tar", "imagenet"),
+        ("/a/birds/test.csv", "birds"),
+        ("/a/birds/captions.txt", "captions"),
+        ("/a/valley.csv", "valley"),
     ],
 )
 def test_dataset_name(spec, name):

@@ -275,3 +275,65 @@ def test_a_folder_that_may_not_be_changed_is_said(tmp_path, monkeypatch) -> None
         with pytest.raises(CheckpointError, match="Read-only file system"):
             checkpoint.newest_good(tmp_path, pytest.fail)
     assert checkpoint.newest_good(tmp_path, pytest.fail) == good
+
+
+def scored(folder, step, of, **scores):
+    """Save a checkpoint that was measured at its step, and chosen by `of`: NAME, or NAME; DATA."""
+    measured = {name: f"{name}; {of.partition('; ')[2]}" for name in scores}
+    name = of.partition("; ")[0]
+    state = {
+        "score": scores.get(name),
+        "score_of": measured.get(name, ""),
+        "scores": scores,
+        "measured": measured,
+    }
+    return checkpoint.save(folder, step, WEIGHTS, MOMENTS, state)
+
+
+def names(folder) -> list[int]:
+    return [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(folder)]
+
+
+def best_step(folder) -> int:
+    found = checkpoint.best(checkpoint.list_checkpoints(folder))
+    assert found is not None
+    return checkpoint.step_of(found)
+
+
+def test_scores_of_one_metric_are_compared_also_where_another_was_chosen_by(tmp_path) -> None:
+    scored(tmp_path, 1, "r10; a.csv", r1=0.5, r10=0.6)
+    scored(tmp_path, 2, "r10; a.csv", r1=0.1, r10=0.9)
+    assert best_step(tmp_path) == 2
+    scored(tmp_path, 3, "r1; a.csv", r1=0.4, r10=0.7)
+    assert best_step(tmp_path) == 1
+    checkpoint.prune(tmp_path, keep=1)
+    assert names(tmp_path) == [1, 3]
+
+
+def test_scores_on_other_data_are_not_compared_and_the_best_by_them_stays(tmp_path) -> None:
+    scored(tmp_path, 1, "r1; a.csv", r1=0.8)
+    scored(tmp_path, 2, "r1; a.csv", r1=0.9)
+    scored(tmp_path, 3, "r1; b.csv", r1=0.2)
+    scored(tmp_path, 4, "r1; b.csv", r1=0.1)
+    assert best_step(tmp_path) == 3
+    checkpoint.prune(tmp_path, keep=1)
+    assert names(tmp_path) == [2, 3, 4]
+
+
+def test_scores_of_earlier_versions_are_compared_among_themselves(tmp_path) -> None:
+    save(tmp_path, 1, 0.9)
+    save(tmp_path, 2, 0.5)
+    assert best_step(tmp_path) == 1
+    scored(tmp_path, 3, "r1; a.csv", r1=0.2)
+    assert best_step(tmp_path) == 3
+    checkpoint.prune(tmp_path, keep=1)
+    assert names(tmp_path) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "told", [{"measured": 3}, {"scores": []}, {"score_of": 5}, {"measured": {"r1": None}}]
+)
+def test_scores_that_say_nothing_of_themselves_break_nothing(tmp_path, told) -> None:
+    state = {"score": 0.5, "score_of": "r1", "scores": {"r1": 0.5}, "measured": {"r1": "r1"}} | told
+    checkpoint.save(tmp_path, 1, WEIGHTS, MOMENTS, state)
+    assert best_step(tmp_path) == 1

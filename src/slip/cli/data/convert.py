@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from slip.cli.arguments import parse
+from slip.cli.arguments import given, parse, refuse_idle
 from slip.cli.source import SourceOptions
 from slip.errors import ConfigError, DataError, printable
 
@@ -56,13 +56,27 @@ def main(argv: list[str]) -> None:
 network. Pictures that cannot be decoded are left out and listed. Interrupted, the same command goes on where it
 stopped. Under `torchrun` the shards are shared out among the ranks, which need one folder in common.""",
     )
-    if options.near and not options.without:
-        raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
+    _check(options, given(Options, argv))
 
     from slip.processes import joined
 
     with joined() as ranks:
         run(options, ranks)
+
+
+def _check(options: Options, given: set[str]) -> None:
+    """Raise ConfigError for options that have no effect with the others."""
+    if options.near and not options.without:
+        raise ConfigError("--near speaks of the near copies in a list", fix="Give the list with --without")
+    if (
+        not options.short_side and "scenes" not in options.source
+    ):  # which are no files that could be kept as they are
+        because, fix = "Pictures that are not shrunk keep their bytes", "Add --short-side, or leave it out"
+        refuse_idle(given, "encoding", "quality", because=because, fix=fix)
+    if options.encoding != "jpg":
+        refuse_idle(given, "quality", because=f"It is that of JPEGs, and --encoding is {options.encoding}")
+    if options.shard_mb:
+        refuse_idle(given, "shard_size", because="--shard-mb says how large a shard is")
 
 
 def run(options: Options, ranks: Processes) -> None:

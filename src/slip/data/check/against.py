@@ -86,7 +86,10 @@ def _findings(against: Against, commands: Commands) -> Iterator[Finding]:
         NEAR: f"Records whose picture is a near copy of one in {other}",
         CAPTION: f"Records with a caption that stands in {other}, too",
     }
-    advice = f" If one is trained on and the other measured on, what is measured is memory. Leave them out of one.{notes}"
+    advice = (
+        " If one is trained on and the other measured on, what is measured is memory. Leave them out of one."
+        + notes
+    )
     ways = commands.without_common()
     for what, positions in ((what, against.positions(what)) for what in words):
         if len(positions):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slip.addresses import shown
@@ -57,11 +58,22 @@ def open_labelled(
         place = places.find(spec)
         if place:
             where = str(path.absolute()) if os.path.exists(path) else shown(spec)
+            # Of another column it is another set.
+            where += f" ({label_column})" if label_column else ""
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
-            return _open_files(place, name, where, options)
+            try:
+                return _open_files(place, name, where, options)
+            except DataError:
+                # A metadata.csv may have captions alone, and the folders beside it be classes.
+                if not (place.kind == "table" and path.is_dir()) or label_column:
+                    raise
         from slip.evaluation.datasets.folder import open_folder
 
-        return open_folder(path, name)
+        found = open_folder(path, name)
+        if label_column:
+            said = f"{name} has its classes in folders, and --data.label-column {label_column} is not used"
+            found = replace(found, notes=(*found.notes, said))
+        return found
     except OSError as error:
         raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
 
@@ -74,7 +86,17 @@ def _open_files(place: Place, name: str, where: str, options: dict[str, str]) ->
             from slip.evaluation.datasets.table import open_table as open_files
         case "tar":
             from slip.evaluation.datasets.tar import open_tar as open_files
-    return open_files(place, name, where, **options)
+    try:
+        return open_files(place, name, where, **options)
+    except DataError as error:
+        if not place.beside:
+            raise
+        # What was named may be measured without what lies beside it.
+        alone = replace(
+            place, splits={s: files for s, files in place.splits.items() if s != "train"}, beside=False
+        )
+        said = f"The files for training beside it cannot be used: {error}"
+        return open_files(replace(alone, notes=[said]), name, where, **options)
 
 
 def dataset_name(spec: str) -> str:
@@ -84,7 +106,8 @@ def dataset_name(spec: str) -> str:
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
     path = expand(shown(spec)).absolute()
     names = "|".join(splits.aliases())
-    while re.match(rf"(({names})\b.*\.parquet|{names}|data|images)$", path.name) and path.parent.name:
-        path = path.parent
-    stem = re.sub(r"[*?\[{].*$|\.(parquet|tar|csv|tsv|jsonl?)$", "", path.name)
+    file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
+    while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):
+        path = path.parent  # a split says nothing of what the data are
+    stem = re.sub(rf"[*?\[{{].*$|{file}", "", path.name)
     return stem.rstrip("-_. ") or path.parent.name or spec

@@ -116,11 +116,9 @@ def _none(
     captions = guess_captions(columns)
     words = set(map(plain_name, CAPTION_COLUMNS))
     may_be = several or [c for c in columns if c and c not in besides and plain_name(c) not in words]
-    fix = (
-        f"Say which one it is with --data.label-column, for example --data.label-column {may_be[0]}"
-        if may_be
-        else ""
-    )
+    fix = ""
+    if may_be:
+        fix = f"Say to `slip evaluate` which one it is, for example --data.label-column {may_be[0]}; or call it 'label'"
     if captions and not may_be:
         fix = "Measure how well captions and pictures find each other: retrieval:…; or add a column 'label'"
     what_is = (

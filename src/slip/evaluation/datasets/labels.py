@@ -29,6 +29,7 @@ _ID = "It is an id of each image, not a class"
 _NOTHING = re.compile(r"(nan|null|<na>|n/a|#n/a)?", re.IGNORECASE)
 """What programs write where there is no label."""
 _WHOLE = re.compile(r"[-+]?\d{1,18}(\.0*)?")
+_AMOUNT = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,9 @@ def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
     values: list[Value | None] = [_value(cell, called) for cell in cells]
     texts = [value for value in values if isinstance(value, str)]
     whole = all(_WHOLE.fullmatch(text) for text in texts)
+    fractions = not whole and any(re.search(r"[.e]", text, re.IGNORECASE) for text in texts)
+    if fractions and all(map(_AMOUNT.fullmatch, texts)):
+        raise _refused(called, ", ".join(texts[:3]), _why_not(0.5))
     if texts and whole and not all(text.isdigit() for text in texts):  # `3.0` and `-1` of a CSV
         values = [int(value.partition(".")[0]) if isinstance(value, str) else value for value in values]
     return values

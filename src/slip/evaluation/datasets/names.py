@@ -58,7 +58,7 @@ def names_beside(
                 continue
             if not found:
                 continue
-            if naming := _fitted(*found, values, file.name):
+            if naming := _fitted(*found, values, file):
                 return naming
             if strict:
                 raise _does_not_fit(file, found[0], values)
@@ -185,10 +185,10 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
-def _fitted(found: Names, listed: bool, values: Collection[Value], file: str) -> Naming | None:
+def _fitted(found: Names, listed: bool, values: Collection[Value], file: Path) -> Naming | None:
     """Return the names by the values that occur; None where one of these has none."""
     if not values:
-        return Naming(found, declared=True, source=file)
+        return Naming(found, declared=True, source=file.name)
     if all(number(value) is not None for value in values):
         named = {key for key in found if number(key) is not None}
         used = {number(value) for value in values}
@@ -199,11 +199,11 @@ def _fitted(found: Names, listed: bool, values: Collection[Value], file: str) ->
                 f"{file} is a list, which counts from 0, and no picture has the label 0: if labels count from 1, "
                 'write it by label, {"1": "cat", …}.'
             )
-        return Naming({key: found[key] for key in in_order(named)}, declared=True, source=file)
-    return _by_text(found, values, file)
+        return Naming({key: found[key] for key in in_order(named)}, declared=True, source=file.name)
+    return _by_text(found, values, file.name)
 
 
-def _by_text(found: Mapping[Value, str], values: Collection[Value], file: str) -> Naming | None:
+def _by_text(found: Mapping[Value, str], values: Collection[Value], source: str) -> Naming | None:
     """Return the names of classes that go by texts: these are the keys of the names, or the names themselves."""
     keys, names = ({_folded(text): i for i, text in enumerate(texts)} for texts in (found, found.values()))
     for places in (keys, names):
@@ -212,8 +212,8 @@ def _by_text(found: Mapping[Value, str], values: Collection[Value], file: str) -
             continue
         entries = enumerate(found.items())
         if places is keys:
-            return Naming({by_place.get(i, key): name for i, (key, name) in entries}, True, file)
-        return Naming({by_place.get(i, name): name for i, (_, name) in entries}, True, file)
+            return Naming({by_place.get(i, key): name for i, (key, name) in entries}, True, source)
+        return Naming({by_place.get(i, name): name for i, (_, name) in entries}, True, source)
     return None
 
 

@@ -48,7 +48,9 @@ def open_parquet(
 
     Raises DataError for columns that cannot be told or used, and where no row has a label.
     """
-    columns = _Columns(place.files, place.root, image_column, label_column, shown(where))
+    columns = _Columns(
+        place.files, place.root, image_column, label_column, shown(str(place.root or place.files[0]))
+    )
     found = {split: columns.found(files, image_root) for split, files in place.splits.items()}
     if "all" in found and columns.split:
         found, more = by_rows(found["all"], columns.splits(place.splits["all"]), columns.split)

@@ -36,7 +36,7 @@ MOST_FILES = 10_000
 """Entries of a folder that are looked at before it counts as one of pictures."""
 TAKEN = "Labelled images come from a folder or a .parquet file, a table (.csv, .tsv, .jsonl, .xlsx), or .tar shards"
 _WORD = re.compile(
-    rf"(?:^|(?<=[-._ ]))({'|'.join(sorted(splits.aliases(), key=len, reverse=True))})(?=[-._ \d]|$)",
+    rf"(?:^|(?<=[-._ /]))({'|'.join(sorted(splits.aliases(), key=len, reverse=True))})(?=[-._ /\d]|$)",
     re.IGNORECASE,
 )
 
@@ -46,13 +46,14 @@ class Place:
     """The files of one labelled set, by `train`, `val`, `test`, or `all` alone where no name tells a split.
 
     root: the folder up to which files with the names of classes are looked for; None behind a URL. notes: what was
-    taken and what was left, in sentences.
+    taken and what was left, in sentences. beside: whether the files for training are only those that lie beside.
     """
 
     kind: Kind
     splits: dict[str, list[str]]
     root: Path | None
     notes: list[str] = field(default_factory=list)
+    beside: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -123,37 +124,50 @@ def _in_folder(folder: Path) -> Place | None:
 
 
 def _look_through(folder: Path) -> dict[Kind, list[str]]:
-    """Return the data files at the least depth at which there are some; none of tars or tables beside pictures."""
+    """Return the data files at the least depth at which there are some; beside pictures, Parquet of the upper folders
+    and tables of metadata alone: those are folders of classes, and a tar of them may lie there."""
     found: dict[Kind, list[str]] = {}
     level, looked = [folder], 0
-    pictures = False
-    for _ in range(DEEP + 1):
+    for depth in range(DEEP + 1):
         below: list[Path] = []
+        here: dict[Kind, list[str]] = {}
+        pictures = False
         for parent in level[: MOST_FOLDERS - looked]:
             looked += 1
-            folders = []
-            with os.scandir(parent) as entries:
-                for number, entry in enumerate(entries):
-                    if entry.name.startswith((".", "__MACOSX")):
-                        continue
-                    suffix = os.path.splitext(entry.name)[1].lower()
-                    if suffix[1:] in EXTENSIONS:
-                        pictures = True
-                        if number > MOST_FILES:
-                            break
-                    elif suffix in KINDS and entry.is_file():
-                        kind = KINDS[suffix]
-                        if kind != "table" or os.path.splitext(entry.name)[0].lower() == "metadata":
-                            found.setdefault(kind, []).append(entry.path)
-                    elif entry.is_dir():
-                        folders.append(Path(entry.path))
-            below += sorted(folders)
-        if found:
+            files, folders, some = _entries(parent)
+            for path in files:
+                here.setdefault(KINDS[os.path.splitext(path)[1].lower()], []).append(path)
+            below += folders
+            pictures = pictures or some
+        found = found or here
+        if pictures:
+            found.pop("tar", None)
+            if depth > 1:
+                found.pop("parquet", None)
+        if "parquet" in found or pictures:
             break
         level = below
-    if pictures:  # in folders of classes, with some tar of them beside
-        found.pop("tar", None)
     return {kind: sorted(paths) for kind, paths in found.items()}
+
+
+def _entries(folder: Path) -> tuple[list[str], list[Path], bool]:
+    """Return the data files in a folder, the folders, and whether there are pictures."""
+    files, folders, pictures = [], [], False
+    with os.scandir(folder) as entries:
+        for number, entry in enumerate(entries):
+            stem, suffix = os.path.splitext(entry.name.lower())
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            if suffix[1:] in EXTENSIONS:
+                pictures = True
+                if number > MOST_FILES:
+                    break
+            elif suffix in KINDS and entry.is_file():
+                if KINDS[suffix] != "table" or stem == "metadata":
+                    files.append(entry.path)
+            elif entry.is_dir():
+                folders.append(Path(entry.path))
+    return files, sorted(folders), pictures
 
 
 def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> Place:
@@ -194,7 +208,7 @@ def _named(paths: Sequence[str], kind: Kind, spec: str) -> Place:
         train = [path for path in beside if split_in(_inside(path)) == "train"]
         if train:
             notes = [f"{shown(spec)} is measured; for training there is, beside it, {_some(train)}"]
-            return Place(kind, {"train": train, split: list(paths)}, root, notes)
+            return Place(kind, {"train": train, split: list(paths)}, root, notes, beside=True)
         if any(map(_is_strict, inside.values())):
             return Place(kind, {split: list(paths)}, root)
     others = len(set(beside) - set(map(os.path.abspath, paths)))

@@ -103,7 +103,7 @@ class _Samples:
             self.keys.append(key)
             self.texts.append(None if text is None else _decoded(text, key))
             if index < LOOKED_AT and (found := _object(sidecar)):
-                self.objects.append(found)
+                self.objects.append(_flat(found))
 
     @property
     def folders(self) -> list[list[str]]:
@@ -111,9 +111,9 @@ class _Samples:
         return [[part for part in key.split("/")[:-1] if part not in ("", ".")] for key in self.keys]
 
     def values(self, key: str) -> Iterator[Any]:
-        """Yield what each `.json` has under a key."""
+        """Yield what each `.json` has under a key, or along keys with dots between."""
         for index in range(len(self.shards)):
-            yield (_object(self.shards.beside_image(index)[1]) or {}).get(key)
+            yield _flat(_object(self.shards.beside_image(index)[1]) or {}).get(key)
 
 
 def _open(files: Sequence[str], name: str, image_column: str, label_column: str) -> tuple[TarShards, bool]:
@@ -144,7 +144,7 @@ def _labels(
     if keys:
         try:
             chosen = choose_label(
-                f"the .json of {name}",
+                f"{name} (.json)",
                 keys,
                 wanted=asked,
                 is_text=lambda key: any(_is_text(found.get(key)) for found in objects),
@@ -201,6 +201,17 @@ def _unshared(paths: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
 
 def _ending(column: str) -> str:
     return column.strip().removeprefix(".")
+
+
+def _flat(found: dict[str, Any], before: str = "", deep: int = 3) -> dict[str, Any]:
+    """Return an object without objects in it: their keys are joined by dots, as in `attributes.colour`."""
+    flat: dict[str, Any] = {}
+    for key, value in found.items():
+        if isinstance(value, dict) and value and deep:
+            flat |= _flat(value, f"{before}{key}.", deep - 1)
+        else:
+            flat[f"{before}{key}"] = value
+    return flat
 
 
 def _is_text(value: Any) -> bool:

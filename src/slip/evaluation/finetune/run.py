@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -25,7 +25,7 @@ from slip.evaluation.finetune.layers import Classifier, build_optimizer, build_s
 from slip.evaluation.finetune.progress import progress
 from slip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, Preset, recipe_for
 from slip.evaluation.metrics import classification
-from slip.evaluation.opened import OnLabelled
+from slip.evaluation.opened import NOTHING_ASKED, OnLabelled
 from slip.training.precision import autocast, choose_precision
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Finetune(OnLabelled):
         workers: int = -1,
         train_split: str = "train",
         test_split: str = "test",
+        columns: Mapping[str, str] = NOTHING_ASKED,
     ) -> None:
         if seed < 0 or micro_batch < 0:
             raise ConfigError(
@@ -76,9 +77,11 @@ class Finetune(OnLabelled):
         self.folder = None if folder is None else Path(folder)
         self.seed, self.micro_batch, self.precision, self.workers = seed, micro_batch, precision, workers
         self.splits = train_split, test_split
+        self.columns = columns
 
     protocol = "finetune"
     dataset: str
+    columns: Mapping[str, str]
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""

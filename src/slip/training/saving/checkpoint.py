@@ -17,8 +17,9 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -214,40 +215,94 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def best(checkpoints: list[Path]) -> Path | None:
-    """Return the checkpoint with the highest score, the later one of equals; None if none that can be read has one."""
+    """Return the checkpoint with the highest score, the later one of equals; None if none that can be read has one.
+
+    Compared are scores of one metric on the same data: of what the newest measured checkpoint was chosen by, as far as
+    the others have it. Those of earlier versions do not say what they are of, and are compared where no other is there.
+    """
+    return next(iter(bests(checkpoints)), None)
+
+
+def bests(checkpoints: list[Path]) -> list[Path]:
+    """Return `best`, and of the checkpoints whose scores cannot be compared with its own those that are best among
+    themselves: measured on other data, or by an earlier version, before the run went on."""
     scored = []
     for checkpoint in checkpoints:
         with suppress(CheckpointError):
-            score = read_state(checkpoint).get("score")
-            if isinstance(score, int | float) and not math.isnan(score):
+            if (score := Score.of(read_state(checkpoint))) is not None:
                 scored.append((score, checkpoint))
-    return max(scored, default=(None, None))[1]
+    groups: dict[str, list[tuple[float, Path]]] = {}
+    chosen_by = scored[-1][0].chosen_by if scored else ""
+    for score, checkpoint in reversed(scored):  # the newest one's group comes first
+        what, value = score.by(chosen_by)
+        groups.setdefault(what, []).append((value, checkpoint))
+    return [max(group)[1] for group in groups.values()]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a checkpoint is judged by: the metric it was chosen by, and its values by what exactly was measured."""
+
+    chosen_by: str
+    """What was measured, of the metric that picked the best checkpoint; empty where an earlier version has not said."""
+    value: float
+    values: Mapping[str, float]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Score | None:
+        """Return the score of a checkpoint's state; None where it was not measured, or its score is no number."""
+        score, told = state.get("score"), state.get("score_of")
+        if not _is_score(score):
+            return None
+        measured, scores = state.get("measured"), state.get("scores")
+        found: dict[str, Any] = {}
+        if isinstance(measured, dict) and isinstance(scores, dict):
+            found = {str(what): scores.get(name) for name, what in measured.items()}
+        values = {what: float(value) for what, value in found.items() if _is_score(value)}
+        return cls(told if isinstance(told, str) else "", float(score), values)
+
+    def by(self, what: str) -> tuple[str, float]:
+        """Return the score by what another checkpoint was chosen by, where it has it, else its own; and by what."""
+        return (what, self.values[what]) if what in self.values else (self.chosen_by, self.value)
+
+
+def _is_score(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the last `keep` and the best.
+    """Remove all checkpoints but the last `keep` and the best (see `bests`).
 
     Raises CheckpointError when one cannot be removed; the others are by then.
     """
     checkpoints = list_checkpoints(folder)
-    kept = {best(checkpoints), *checkpoints[-max(1, keep) :]}
+    kept = {*bests(checkpoints), *checkpoints[-max(1, keep) :]}
     stays = None
     for checkpoint in checkpoints:
         if checkpoint not in kept:
-            # Renamed first, so that a kill in the middle leaves nothing that looks complete; the next `commit` deletes
-            # what is left.
-            doomed = _temporary(folder, step_of(checkpoint))
             try:
-                os.rename(checkpoint, doomed)
+                remove(folder, step_of(checkpoint))
             except OSError as error:
                 stays = CheckpointError(
                     "An old checkpoint cannot be removed",
                     got=str(checkpoint),
                     cause=error.strerror or str(error),
                 )
-            shutil.rmtree(doomed, ignore_errors=True)
     if stays is not None:
         raise stays
+
+
+def remove(folder: Path, step: int) -> None:
+    """Remove checkpoint `step`, if it is there. Raises OSError when it cannot be.
+
+    It is renamed first, so that a kill in the middle leaves nothing that looks complete; the next `commit` deletes what
+    is left.
+    """
+    doomed = _temporary(folder, step)
+    shutil.rmtree(doomed, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.rename(path_of(folder, step), doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _set_aside(checkpoint: Path) -> str:

@@ -32,8 +32,10 @@ from slip.config import Config
 from slip.data.identity import Identity, differences
 from slip.data.record import Skipped
 from slip.errors import CheckpointError, ConfigError
-from slip.files import open_regular, parse_json, read_json, whole_or_not, write_json, write_text
-from slip.training.saving.lock import held
+from slip.files import TEMPORARY, open_regular, parse_json, read_json, whole_or_not, write_json, write_text
+from slip.training.budget import parse_budget
+from slip.training.saving import checkpoint
+from slip.training.saving.lock import check_free, held
 
 LIBRARIES = (
     "openslip",
@@ -55,6 +57,8 @@ MAY_CHANGE = (
 """What may differ between a run and its continuation: nothing that the weights depend on but for rounding."""
 PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
+FAILED_METRICS = "metrics-of-failed-start.jsonl"
+"""Where the lines of a start go that failed before its first checkpoint, when its folder is used again."""
 LONGEST_LINE = 1 << 20
 """Bytes of a line of metrics.jsonl or skipped.jsonl; ours have some hundreds."""
 UNWRITTEN = 10_000
@@ -90,21 +94,37 @@ class RunFolder:
     def exists(self) -> bool:
         return os.path.isfile(self.path / "config.toml")
 
+    def begun(self) -> bool:
+        """Whether there is something to lose: a checkpoint of any step but the first, good or not, or results.
+
+        A start that has failed before leaves none, and the same folder can be used again.
+        """
+        first = checkpoint.path_of(self.checkpoints, 0).name
+        for path in self.checkpoints.glob("*step-*"):
+            unfinished = path.name.startswith(TEMPORARY) and not path.name.endswith(checkpoint.REPLACED)
+            if not unfinished and first not in path.name:
+                return True
+        return (self.path / "results.json").exists()
+
     def check_new(self, resume: bool) -> None:
-        """Raise ConfigError when there is a run here, unless it is to go on."""
-        if self.exists() and not resume:
+        """Raise ConfigError when there is a run here that has begun, unless it is to go on."""
+        if self.exists() and self.begun() and not resume:
             raise ConfigError(
                 "The run folder already holds a run",
                 got=str(self.path),
-                fix="Continue it with --resume, or choose another folder with --out",
+                fix=f"Continue it with `slip train --resume --out {self.path}`, or choose another folder with --out",
             )
+
+    def check_free(self) -> None:
+        """Raise ConfigError when another process trains here; nothing is written."""
+        check_free(self.path, say=self.say)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only process that trains here, within the block. Raises ConfigError when there is another."""
         try:
             lock = ExitStack()
-            lock.enter_context(held(self.path))
+            lock.enter_context(held(self.path, say=self.say))
         except OSError as error:
             raise self._unwritable(error) from None
         with lock:
@@ -119,8 +139,27 @@ class RunFolder:
                 fix="Put its config.toml back to continue it, or choose another folder with --out",
             )
 
+    def start_anew(self) -> None:
+        """Make room for a run where a start has failed: what this one would take for its own goes, and is said.
+
+        What was logged stays, under another name. Raises CheckpointError where that cannot be done.
+        """
+        log, kept = self.path / "metrics.jsonl", self.path / FAILED_METRICS
+        words = f"{self.path} holds a start that failed before its first checkpoint, and is used again"
+        try:
+            checkpoint.remove(self.checkpoints, 0)
+            if log.exists() and log.stat().st_size:
+                os.replace(log, kept)
+                words += f"; what it logged is in {kept.name}"
+            for name in ("skipped.jsonl", "counts.json", "tracker_id"):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self.say(words)
+
     def create(self, config: Config, data: Identity) -> None:
         """Start a new run here, on data as `slip.data.identity.identify` describes them."""
+        self.__dict__.pop("config", None)  # of a start that failed
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "versions.json", versions())
@@ -138,20 +177,36 @@ class RunFolder:
             fix="Choose another with --out",
         )
 
-    def check_same(self, config: Config, data: Identity) -> None:
-        """Raise ConfigError when `config` or the data differ from the run's in something that the weights depend on."""
-        known = self._data(data)
-        may_change = MAY_CHANGE if known is None else (*MAY_CHANGE, *PLACES)
-        old, new = _flat(toml.to_dict(self.config)), _flat(toml.to_dict(config))
+    def check_config(self, config: Config, *, moved: bool = True) -> None:
+        """Raise ConfigError when `config` differs from the run's in something that the weights depend on.
+
+        moved: whether the data may lie elsewhere than they did.
+        """
+        may_change = (*MAY_CHANGE, *PLACES) if moved else MAY_CHANGE
+        old, new = toml.flat(self.config), toml.flat(config)
+        if _same_budget(old["training.budget"], new["training.budget"]):
+            old["training.budget"] = new["training.budget"]
         changed = [
             key for key in old if old[key] != new[key] and not key.startswith(may_change) and key != "name"
         ]
         if changed:
+            told = [f"{key} = {new[key]!r}, was {old[key]!r}" for key in changed]
+            if config.name != self.config.name:  # of another recipe all may differ
+                more = f"{len(told) - 3} more" if len(told) > 3 else ""
+                told = [f"recipe {config.name}, was {self.config.name}", *told[:3], *filter(None, [more])]
+            anything = sorted(f"{key}*" if key.endswith(".") else key for key in MAY_CHANGE)
             raise ConfigError(
                 f"The run in {self.path} was started with another configuration",
-                got="; ".join(f"{key} = {new[key]!r}, was {old[key]!r}" for key in changed),
-                fix="Leave those options out to continue it, or start a new run with another --out",
+                got="; ".join(told),
+                cause=f"Its weights depend on it. On resume may change: {', '.join(anything)}",
+                fix=f"Leave those options out to continue it (`slip train --resume --out {self.path}` knows them), or "
+                "start a new run with another --out",
             )
+
+    def check_same(self, config: Config, data: Identity) -> None:
+        """Raise ConfigError when `config` or the data differ from the run's in something that the weights depend on."""
+        known = self._data(data)
+        self.check_config(config, moved=known is not None)
         changed = [] if known is None else differences(known, data)
         if changed:
             raise ConfigError(
@@ -230,6 +285,14 @@ class RunFolder:
                 )
 
 
+def _same_budget(one: str, other: str) -> bool:
+    """Whether two texts are one budget, as `2h` and `120 minutes`."""
+    try:
+        return parse_budget(one) == parse_budget(other)
+    except ConfigError:  # said where a plan is made of it
+        return False
+
+
 @contextmanager
 def _writing(folder: Path, name: str) -> Iterator[None]:
     try:
@@ -298,10 +361,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -1,0 +1,123 @@
+"""What a program hands to `train`, made what training takes: names of recipes, paths of data."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slip import objectives
+from slip.config import Config
+from slip.data.record import Source
+from slip.errors import ConfigError
+
+
+def leave_if_imported() -> None:
+    """End a loader process that imports the script which started it, where that script trains as it is imported.
+
+    The process that trains says what to do about it; here it would be a page of traceback for each of them.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(1)
+
+
+def config_of(config: object) -> Config:
+    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path."""
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, str | os.PathLike):
+        from slip import recipes, toml
+
+        text = os.fspath(config)
+        if isinstance(text, str):
+            return toml.load(text) if text.endswith(".toml") else recipes.get(text)
+    raise ConfigError(
+        "The configuration is none",
+        got=_kind(config),
+        fix="Give a slip.Config, as slip.recipes.get('small-data') returns it, the name of a recipe, or a .toml file",
+    )
+
+
+def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source, str]:
+    """Return the data that are given open, or as what `open_source` takes; and that text, "" where they were open.
+
+    ssl: whether the self-supervised views come from them, which need no captions. Raises ConfigError for what is none.
+    """
+    if isinstance(source, str | os.PathLike) and isinstance(text := os.fspath(source), str):
+        from slip.data.sources import open_source
+
+        data = config.data
+        opened = open_source(
+            text,
+            image_root=data.image_root,
+            image_column=data.image_column,
+            caption_column="" if ssl else data.caption_column,
+            captions_required=not ssl and "text" in objectives.parse(config.objective.loss).needs,
+            must_fit=not ssl,
+            leave_broken=data.leave_broken,
+        )
+        return opened, text
+    what = "Where the self-supervised views come from" if ssl else "What is trained on"
+    if not _is_source(source):
+        raise ConfigError(
+            f"{what} is no source of records",
+            got=_kind(source),
+            cause="Several sources are one text, 'a.tar + b.csv'" if isinstance(source, list | tuple) else "",
+            fix="Give a path, as to `--data.train`, or what slip.open_source returns. A source of your own has a "
+            "`name` and a length, and gives a slip.data.record.Record for each index",
+        )
+    return source, ""
+
+
+def out_of(out: object, config: Config) -> Path:
+    """Return the run folder; where none is named the one that `slip train` takes."""
+    if not isinstance(out, str | os.PathLike):
+        raise ConfigError("The run folder is no path", got=_kind(out), fix="Give `out` as in out='runs/mine'")
+    return Path(os.fsdecode(out) or f"runs/{config.name}")
+
+
+def check_evaluate(evaluate: object) -> None:
+    """Raise ConfigError for what does not measure."""
+    if evaluate is not None and not isinstance(evaluate, Callable):
+        raise ConfigError(
+            "What measures the model is no function",
+            got=_kind(evaluate),
+            fix="Give `evaluate` a function that takes the model and returns results, for example "
+            "functools.partial(slip.evaluation.suite.run, tasks=['knn:photos/'])",
+        )
+
+
+def recorded(config: Config, train: str, ssl: str) -> Config:
+    """Return the configuration with the data that were named: a run that goes on knows them by it."""
+    data = config.data
+    return replace(config, data=replace(data, train=train or data.train, ssl=ssl or data.ssl))
+
+
+def _is_source(source: Any) -> bool:
+    """Whether an object is a source, as far as its first record tells."""
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        return False
+    if not isinstance(getattr(source, "name", None), str):
+        return False
+    try:
+        record = source[0] if len(source) else None
+    except (AttributeError, LookupError, TypeError):  # what others make of an index, as a table of columns
+        return False
+    except Exception:  # this record is damaged, which others need not be
+        return True
+    return record is None or all(hasattr(record, name) for name in ("image", "captions", "key"))
+
+
+def _kind(value: object) -> str:
+    """Return what kind of thing a value is, and the value where that is short."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    text = (
+        repr(value)
+        if isinstance(value, str | bytes | int | float | bool | list | tuple | dict | type(None))
+        else ""
+    )
+    return f"{kind}: {text}" if text and len(text) <= 60 else kind

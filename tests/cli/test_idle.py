@@ -1,0 +1,124 @@
+"""An option that has no effect is refused, and one that has is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slip.cli import idle, main
+from slip.cli.arguments import given
+from slip.cli.evaluate import Options as Evaluate
+from slip.cli.train import resolve
+from slip.errors import UsageError
+
+
+def evaluate(words: str) -> None:
+    argv = words.split()
+    tasks = [word for word in argv if ":" in word or word in ("knn", "zeroshot")]
+    data = argv[argv.index("--data") + 1] if "--data" in argv else ""
+    idle.evaluate(given(Evaluate, argv), Path("run"), tasks, data)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run", "photos"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run/config.toml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("run knn:photos --templates {}", "templates"),
+        ("run knn:photos --preset paper", "preset"),
+        ("run knn:photos --data photos", "data"),
+        ("run knn:photos --image-column a", "image-column"),
+        ("run knn --data scenes --data.caption-column a", "caption-column"),
+    ],
+)
+def test_evaluate_refuses(words, option, here) -> None:
+    with pytest.raises(UsageError, match=f"--{option} has no effect here"):
+        evaluate(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run knn:photos zeroshot:photos --templates {}",
+        "run finetune:photos --preset paper",
+        "run knn knn:scenes --data photos",
+        "run retrieval:pairs.csv --image-column a",
+        "run zeroshot:pairs.csv --image-column a",
+        "run knn:photos --which best",
+    ],
+)
+def test_evaluate_lets_through(words, here) -> None:
+    evaluate(words)
+
+
+def test_which_is_for_runs(here, capsys) -> None:
+    for command in (["evaluate", "photos", "knn:photos"], ["consolidate", "photos"]):
+        assert main([*command, "--which", "best"]) == 2
+        assert "--which has no effect here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("--objective.loss clip --views.ssl.blur 0.5", "views.ssl.blur"),
+        ("--objective.loss clip --model.ssl.dim 64", "model.ssl.dim"),
+        ("--objective.loss clip --objective.ssl_every 2", "objective.ssl-every"),
+        ("--objective.loss simclr --model.text.width 64", "model.text.width"),
+        ("--model.image.name resnet18 --model.image.width 64", "model.image.width"),
+        ("--training.offload", "training.offload"),
+        ("--data.workers 0 --data.prefetch 2", "data.prefetch"),
+        ("--evaluation.best knn:x/top1", "evaluation.best"),
+    ],
+)
+def test_train_refuses(words, option) -> None:
+    with pytest.raises(UsageError, match=f"--{option} has no effect here"):
+        resolve(["small-data", "--data.train", "x.csv", *words.split()])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--views.ssl.blur 0.5 --model.ssl.dim 64 --model.text.width 64 --model.image.width 64",
+        "--objective.loss clip --data.workers 0",
+        "--training.parallel fsdp --training.offload",
+        "--data.val 10% --evaluation.best retrieval:val/text_recall@1",
+    ],
+)
+def test_train_lets_through(words) -> None:
+    resolve(["small-data", "--data.train", "x.csv", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report", "run", "--image-root", "x"], "--image-root has no effect here.*--pictures"),
+        (
+            ["data", "convert", "t.csv", "out", "--quality", "80"],
+            "--quality has no effect here.*--short-side",
+        ),
+        (
+            ["data", "convert", "t.csv", "out", "--shard-size", "9", "--shard-mb", "1"],
+            "--shard-size has no effect",
+        ),
+        (
+            ["data", "convert", "t.csv", "out", "--short-side", "9", "--encoding", "png", "--quality", "9"],
+            "--quality has no effect",
+        ),
+        (["data", "check", "scenes:train:4", "--image-column", "x"], "--image-column has no effect here"),
+        (["data", "show", "scenes:train:4", "--data.image-root", "x"], "--image-root has no effect here"),
+    ],
+)
+def test_others_refuse(words, said, here, capsys) -> None:
+    import re
+
+    assert main(words) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (here / "out").exists()

@@ -1,0 +1,112 @@
+"""What a program may hand to `slip.train`, and what it is told about anything else."""
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import slip
+from slip import toml
+from slip.errors import ConfigError, DataError
+from toys import ToySource, make_tiny_config
+from training.runs import QUIET, FakeResult
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    rows = ["file,title"]
+    for number in range(16):
+        Image.fromarray(np.full((20, 20, 3), 10 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,a grey of {number}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_opened_as_the_command_opens_it_and_the_run_knows_it(tmp_path, table, kind) -> None:
+    config = make_tiny_config(epochs=1)
+    config = replace(config, data=replace(config.data, train="", caption_column="title"))
+    run = slip.train(config, kind(table), kind(tmp_path / "run"), ssl=kind(table), console=QUIET)
+    assert (run.config.data.train, run.config.data.ssl) == (str(table), str(table))
+    again = slip.train(run.config, run.config.data.train, run.path, ssl=table, resume=True, console=QUIET)
+    assert again.path == run.path
+    other = replace(config, data=replace(config.data, caption_column="titel"))
+    with pytest.raises(DataError, match="no column 'titel'"):
+        slip.train(other, kind(table), tmp_path / "other", console=QUIET)
+    with pytest.raises(DataError, match=r"nowhere\.csv"):
+        slip.train(config, tmp_path / "nowhere.csv", tmp_path / "other", console=QUIET)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_configuration_goes_by_a_recipes_name_or_a_files(tmp_path, table, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(toml.dumps(make_tiny_config(epochs=1)))
+    run = slip.train("mine.toml", table, console=QUIET)
+    assert run.path == Path("runs/tiny")
+    with pytest.raises(ConfigError, match="Did you mean 'small-data'"):
+        slip.train("smal-data", table, console=QUIET)
+    with pytest.raises(ConfigError, match="batch of 128 is larger"):  # the recipe's
+        slip.train("small-data", table, console=QUIET)
+
+
+class Column(dict):
+    """As a table of columns: it has a length, a name, and no records."""
+
+    name = "pairs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": {"training": {"batch": 8}}}, r"configuration is none. Got: .dict: .*slip.recipes.get"),
+        ({"config": None}, "configuration is none. Got: 'NoneType: None"),
+        (
+            {"source": ["a.tar", "b.csv"]},
+            "no source of records.*one text, 'a.tar \\+ b.csv'.*slip.open_source",
+        ),
+        ({"source": Column(image=[1], caption=["a"])}, "no source of records.*Column"),
+        ({"source": b"pairs.csv"}, "no source of records.*bytes"),
+        ({"source": None}, "no source of records"),
+        ({"ssl": 3}, "Where the self-supervised views come from is no source"),
+        ({"out": 3}, "run folder is no path. Got: 'int: 3'"),
+        ({"evaluate": ["knn:photos"]}, "no function.*functools.partial"),
+    ],
+)
+def test_anything_else_is_told_in_words(tmp_path, arguments, message) -> None:
+    given = {"config": make_tiny_config(), "source": ToySource(), "out": tmp_path / "run", "console": QUIET}
+    with pytest.raises(ConfigError, match=message):
+        slip.train(**(given | arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_nobody_measures_is_not_said_to_be_measured(tmp_path, toy_source, tiny_config) -> None:
+    config = replace(tiny_config, evaluation=replace(tiny_config.evaluation, tasks=("knn:photos",)))
+    for evaluate, words in (
+        (None, "nothing will be measured: .*knn:photos"),
+        (lambda _: [FakeResult(1.0)], "knn"),
+    ):
+        said = io.StringIO()
+        console = Console(file=said, width=300)
+        slip.train(config, toy_source, tmp_path / str(bool(evaluate)), evaluate=evaluate, console=console)
+        assert ("nothing will be measured" in said.getvalue()) is (evaluate is None), words
+
+
+def test_a_script_without_a_guard_is_told_once(tmp_path, table) -> None:
+    """Its loader processes import it, and would train in turn."""
+    config = make_tiny_config(epochs=1)
+    (tmp_path / "tiny.toml").write_text(
+        toml.dumps(replace(config, data=replace(config.data, workers=2, caption_column="title")))
+    )
+    (tmp_path / "script.py").write_text("import slip\nslip.train('tiny.toml', 'pairs.csv', 'run')\n")
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1  # the program's own
+    assert "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
