@@ -250,6 +250,13 @@ class TestClasses:
         assert open_labelled(str(tmp_path)).class_names == ("A", "a")
         assert knn(str(tmp_path), ["A", "a"]) == 1.0
 
+    @pytest.mark.parametrize(("one", "other"), [("-1", "1"), ("A-", "A"), ("-", "_"), ("A-", "A+")])
+    def test_names_with_signs_are_not_spellings_of_each_other(self, tmp_path, one, other):
+        for split, called in (("train", one), ("test", other)):
+            put(tmp_path / split / called / "1.png", 0)
+            put(tmp_path / split / "else" / "1.png", 1)
+        assert len(open_labelled(str(tmp_path)).class_names) == 3
+
     def test_numbers_of_one_split_that_are_one_are_said(self, tmp_path):
         spec = lay(tmp_path, "train/7", "train/07", "train/1", "test/7", "test/001")
         assert open_labelled(spec).class_names == ("1", "7")
@@ -287,6 +294,13 @@ class TestTinyImageNet:
         (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG\tsomething else\n")
         with pytest.raises(DataError, match="no labelled test split"):
             load_labelled(str(tmp_path))
+
+    def test_annotations_of_another_split_say_nothing(self, tmp_path):
+        root = self.tiny(tmp_path)
+        put(root / "test/images/val_0.JPEG", 1)
+        assert list(open_labelled(str(root)).splits) == ["train", "val"]
+        (root / "val/val_annotations.txt").rename(root / "val_annotations.txt")
+        assert list(open_labelled(str(root)).splits) == ["train", "val"]
 
     def test_the_validation_folder_alone(self, tmp_path):
         spec = str(self.tiny(tmp_path) / "val")
