@@ -34,8 +34,8 @@ class Node:
 
     pictures: names of those directly in it, sorted. folders: those with a picture somewhere below, sorted by name.
     bare: names of folders without one, hidden ones and JUNK aside. others: names of its files that are no pictures.
-    missed: how many pictures and films of which extension are not read, and LINKs, here and below. count: pictures, here
-    and below.
+    missed: how many pictures and films of which extension are not read, and LINKs, here and below.
+    count: pictures here and below.
     """
 
     path: str
