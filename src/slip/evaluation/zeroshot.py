@@ -90,7 +90,9 @@ class ZeroShot(OnLabelled):
         if not data.named:
             raise EvaluationError(
                 f"{self.name} cannot be measured: the classes of {data.name} have no names",
-                fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels.',
+                cause=next((said for said in data.notes if "zero-shot needs" in said), ""),
+                fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels, or by label: '
+                '{"1": "cat", …}.',
             )
 
 

@@ -167,7 +167,7 @@ class TestNoClasses:
     def test_pictures_that_are_not_read(self, tmp_path):
         (tmp_path / "cat").mkdir()
         (tmp_path / "cat/1.HEIC").touch()
-        self.refused(str(tmp_path), r"holds no labelled images.*1 picture left out \(1: \.heic is not read")
+        self.refused(str(tmp_path), r"holds no labelled images.*1 file left out \(1: \.heic is not read")
 
 
 class TestClasses:
@@ -208,7 +208,9 @@ class TestClasses:
         lay(tmp_path, "elsewhere/dog", "set/cat")
         os.symlink(tmp_path / "elsewhere/dog", tmp_path / "set/dog")
         os.symlink(tmp_path / "set", tmp_path / "set/cat/up")
+        os.symlink(tmp_path / "moved away", tmp_path / "set/owl")
         assert classes(str(tmp_path / "set")) == ("cat", "dog")
+        assert said(str(tmp_path / "set")) == "1 file left out (1: a link that leads nowhere)."
 
     def test_folders_without_pictures_are_no_classes_and_said(self, tmp_path):
         for split in ("train", "test"):
@@ -225,7 +227,7 @@ class TestClasses:
         for name in ("a.heic", "b.HEIC", "c.mp4", "Thumbs.db", "list.txt"):
             (tmp_path / "cat" / name).touch()
         (tmp_path / "cat/without-ending").write_bytes(coloured(1))
-        assert "4 pictures left out (2: .heic is not read" in said(spec)
+        assert "4 files left out (2: .heic is not read" in said(spec)
         assert "1: a name without an ending" in said(spec)
 
     def test_classes_that_a_split_lacks(self, tmp_path):
@@ -247,6 +249,13 @@ class TestClasses:
         put(tmp_path / "test/a/1.png", 1)
         assert open_labelled(str(tmp_path)).class_names == ("A", "a")
         assert knn(str(tmp_path), ["A", "a"]) == 1.0
+
+    @pytest.mark.parametrize(("one", "other"), [("-1", "1"), ("A-", "A"), ("-", "_"), ("A-", "A+")])
+    def test_names_with_signs_are_not_spellings_of_each_other(self, tmp_path, one, other):
+        for split, called in (("train", one), ("test", other)):
+            put(tmp_path / split / called / "1.png", 0)
+            put(tmp_path / split / "else" / "1.png", 1)
+        assert len(open_labelled(str(tmp_path)).class_names) == 3
 
     def test_numbers_of_one_split_that_are_one_are_said(self, tmp_path):
         spec = lay(tmp_path, "train/7", "train/07", "train/1", "test/7", "test/001")
@@ -285,6 +294,13 @@ class TestTinyImageNet:
         (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG\tsomething else\n")
         with pytest.raises(DataError, match="no labelled test split"):
             load_labelled(str(tmp_path))
+
+    def test_annotations_of_another_split_say_nothing(self, tmp_path):
+        root = self.tiny(tmp_path)
+        put(root / "test/images/val_0.JPEG", 1)
+        assert list(open_labelled(str(root)).splits) == ["train", "val"]
+        (root / "val/val_annotations.txt").rename(root / "val_annotations.txt")
+        assert list(open_labelled(str(root)).splits) == ["train", "val"]
 
     def test_the_validation_folder_alone(self, tmp_path):
         spec = str(self.tiny(tmp_path) / "val")

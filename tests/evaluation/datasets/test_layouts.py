@@ -124,7 +124,7 @@ def write(case: Case, root) -> str:
     return str(root / "set")
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(case=cases())
 def test_an_encoder_that_is_always_right_gets_everything(case, tmp_path_factory):
     spec = write(case, tmp_path_factory.mktemp("drawn"))
@@ -166,7 +166,7 @@ PARTS = [
 TREES = st.lists(st.lists(st.sampled_from(PARTS), max_size=4), min_size=1, max_size=12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(TREES)
 def test_no_picture_is_lost_without_a_word(tmp_path_factory, trees):
     root = tmp_path_factory.mktemp("drawn") / "set"

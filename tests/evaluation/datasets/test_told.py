@@ -27,7 +27,16 @@ def test_ids_beyond_the_thousand():
     assert told(["n00007846", "n01440764"], "x").names == ("person", "tench")
     some = told(["n01440764", "n99999999"], "x")
     assert (some.names, some.named) == (("tench", "n99999999"), False)
-    assert "1 WordNet ids have no name" in some.notes[1]
+    assert "1 of 2 WordNet ids have no known name, such as n99999999" in some.notes[1]
+
+
+def test_ids_without_names_are_the_cause(tmp_path):
+    for one in ("n01440764", "n99999999"):
+        put(tmp_path / "test" / one / "1.png", 0)
+    with pytest.raises(EvaluationError, match="have no names.*n99999999.*classes.json"):
+        zeroshot(str(tmp_path), ["tench"])
+    (tmp_path / "classes.json").write_text('{"n99999999": "chimera", "n01440764": "fish"}')
+    assert open_labelled(str(tmp_path)).class_names == ("chimera", "fish")
 
 
 def test_ids_that_are_declared_as_names_have_names_too():

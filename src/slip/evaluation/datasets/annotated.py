@@ -7,14 +7,17 @@ import os
 import re
 from collections.abc import Iterator
 
+from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.tree import Node
 from slip.files import read_whole
 
 MOST_BYTES = 64 << 20
 
 
-def read(folder: Node) -> Iterator[tuple[str, dict[str, str]]]:
+def read(folder: Node, split: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the name of each such file directly in a folder, with the class of each picture that it names.
+
+    split: whose pictures are asked for; files whose name says that they are of another one are passed over.
 
     `val_annotations.txt` of Tiny ImageNet: the name of a picture, a tab, its class, and what is not of interest here.
     `LOC_val_solution.csv` of ImageNet at Kaggle: a picture's name without its ending, and its class before a box.
@@ -22,6 +25,9 @@ def read(folder: Node) -> Iterator[tuple[str, dict[str, str]]]:
     for name in folder.others:
         is_lines = re.fullmatch(r"\w*annotations\.(txt|tsv)", name, re.IGNORECASE)
         if not (is_lines or name == "LOC_val_solution.csv"):
+            continue
+        of = {splits.split_called(word) for word in re.split(r"[_.]", name)} - {""}
+        if split != "all" and of and split not in of:
             continue
         try:
             text = read_whole(os.path.join(folder.path, name), MOST_BYTES).decode("utf-8-sig")

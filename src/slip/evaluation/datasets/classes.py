@@ -48,8 +48,12 @@ def words(class_name: str) -> str:
 
 
 def folded(value: Value) -> str:
-    """Return what a class name has in common with other spellings of it: in capitals, with `-` or `_` for spaces."""
-    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", str(value)).casefold())).strip()
+    """Return what a class name has in common with other spellings of it: in capitals, with `-` or `_` for spaces.
+
+    Signs at the ends stay: `-1` is not `1`, and `A-` not `A`.
+    """
+    plain = unicodedata.normalize("NFC", str(value)).casefold().strip()
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", plain)
 
 
 def _is_number(value: Value) -> bool:

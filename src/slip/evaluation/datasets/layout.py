@@ -66,16 +66,16 @@ class _Reader:
     def _whole(self, top: Node) -> None:
         """Take the folders of a set without folders for splits as its classes."""
         if not self._is_sorted(top):
-            classes = self._annotated(top, None)
+            classes = self._annotated(top, "all", None)
             if classes is None:
                 raise self._unsorted([top])
             self.layout.parts["all"] = classes
             return
-        almost = [folder.name for folder in top.folders if _ALMOST_SPLIT.fullmatch(folder.name)]
-        if len(almost) > 1 and len(almost) == len(top.folders):
+        almost = [_ALMOST_SPLIT.fullmatch(folder.name) for folder in top.folders]
+        if all(almost) and len({found[1].lower() for found in almost if found}) > 1:
             raise DataError(
                 f"It is unclear whether the folders of {self.name} are splits or classes",
-                got=_some(almost),
+                got=_some(folder.name for folder in top.folders),
                 fix="Name splits train, val and test, and the folders of classes in them after these.",
             )
         if turned := self._splits_within_classes(top):
@@ -90,7 +90,7 @@ class _Reader:
         parts = {split: self._classes(node) for split, node in folders.items() if split not in unsorted}
         known = {value for classes in parts.values() for value in classes}
         for split, node in unsorted.items():
-            if classes := self._annotated(node, known or None):
+            if classes := self._annotated(node, split, known or None):
                 parts[split] = classes
         if not parts:
             raise self._unsorted([*divided.values()])
@@ -190,7 +190,9 @@ class _Reader:
                 fix=f"Put the splits of {self.name} beside each other.",
             )
         kinds = {tuple(names) for names in nested.values()}
-        if len(nested) > 1 and len(kinds) == 1 and len(set(inner)) > 1 and not any(map(_is_counted, inner)):
+        outer = [_held(folder) for folder in node.folders]
+        alike = len(outer) > 1 and len(kinds) == 1 and not any(folder.pictures for folder in outer)
+        if alike and len(set(inner)) > 1 and not any(map(_is_counted, inner)):
             raise DataError(
                 f"It is unclear which folders of {self.name} are its classes",
                 got=f"{_some(nested)}, each of which holds {_some(inner)}",
@@ -226,12 +228,15 @@ class _Reader:
         self._stray(top)
         return {split: found[split] for split in splits.NAMES if split in found}
 
-    def _annotated(self, node: Node, known: set[str] | None) -> dict[str, list[str]] | None:
-        """Return the classes of pictures in one folder that a file beside them tells (see `annotated`); None where
-        there is no such file. known: the classes of the other splits."""
+    def _annotated(self, node: Node, split: str, known: set[str] | None) -> dict[str, list[str]] | None:
+        """Return the classes of a split's pictures in one folder that a file there or above tells (see `annotated`).
+
+        known: the classes of the other splits. None where there is no such file.
+        """
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
-        for beside in (node, *self.passed):
-            for file, told in annotated.read(beside):
+        above = [one for one in self.passed if node.path.startswith(os.path.join(one.path, ""))]
+        for place in (node, *above):
+            for file, told in annotated.read(place, split):
                 classes: dict[str, list[str]] = defaultdict(list)
                 for path in held.paths():
                     name = os.path.basename(path)

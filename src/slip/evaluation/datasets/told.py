@@ -82,9 +82,9 @@ def _of_ids(values: Sequence[str]) -> Told:
         example = next(value for value in ids if value in names)
         notes.append(f"The names of {len(names):,} WordNet ids are ImageNet's ({example}: {names[example]}).")
     if unknown:
-        listed = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
         notes.append(
-            f"{len(unknown):,} WordNet ids have no name that is known ({listed}): zero-shot needs one."
+            f"{len(unknown):,} of {len(ids):,} WordNet ids have no known name, such as {unknown[0]}: zero-shot needs "
+            "all names."
         )
     return Told(tuple(words(names.get(value, value)) for value in values), not unknown, tuple(notes))
 

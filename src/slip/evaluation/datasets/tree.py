@@ -23,17 +23,19 @@ JUNK = frozenset(
     )
 )
 """Folders that systems leave behind, in lower case, besides hidden ones."""
+LINK = "a link that leads nowhere"
 DEEPEST = 60
 """Folders within folders that are followed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A folder, and all below it.
 
     pictures: names of those directly in it, sorted. folders: those with a picture somewhere below, sorted by name.
     bare: names of folders without one, hidden ones and JUNK aside. others: names of its files that are no pictures.
-    missed: how many pictures and films of which extension are not read, here and below. count: pictures here and below.
+    missed: how many pictures and films of which extension are not read, and LINKs, here and below.
+    count: pictures here and below.
     """
 
     path: str
@@ -62,9 +64,12 @@ class Node:
 
     def what_is_missed(self) -> str:
         """Return how many pictures and films are not read, and why; "" for none."""
-        reasons = [f"{count:,}: {why_not(extension)}" for extension, count in self.missed.most_common(3)]
+        reasons = [
+            f"{count:,}: {LINK if extension == LINK else why_not(extension)}"
+            for extension, count in self.missed.most_common(3)
+        ]
         total = self.missed.total()
-        return f"{total:,} picture{'s' if total > 1 else ''} left out ({'; '.join(reasons)})" if total else ""
+        return f"{total:,} file{'s' if total > 1 else ''} left out ({'; '.join(reasons)})" if total else ""
 
 
 def scan(path: str) -> Node:
@@ -79,7 +84,7 @@ def _scan(path: str, above: tuple[tuple[int, int], ...]) -> Node:
     node = Node(path)
     status = os.stat(path)
     above = (*above, (status.st_dev, status.st_ino))
-    folders = []
+    folders, broken = [], 0
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
@@ -93,9 +98,13 @@ def _scan(path: str, above: tuple[tuple[int, int], ...]) -> Node:
                 node.pictures.append(name)
             else:
                 node.others.append(name)
+            if not extension and entry.is_symlink() and not os.path.exists(entry.path):
+                broken += 1
     node.pictures.sort()
     node.others.sort()
     node.missed = _missed(path, node.others)
+    if broken:  # to a folder of a class, perhaps
+        node.missed[LINK] = broken
     node.count = len(node.pictures)
     for entry in sorted(folders, key=lambda entry: entry.name):
         if entry.name.lower() in JUNK or (entry.is_symlink() and _identity(entry.path) in above):
