@@ -17,7 +17,8 @@ from slip.errors import UsageError
 def evaluate(words: str) -> None:
     argv = words.split()
     tasks = [word for word in argv if ":" in word or word in ("knn", "zeroshot")]
-    idle.evaluate(given(Evaluate, argv), Path("run"), tasks)
+    data = argv[argv.index("--data") + 1] if "--data" in argv else ""
+    idle.evaluate(given(Evaluate, argv), Path("run"), tasks, data)
 
 
 @pytest.fixture
@@ -38,6 +39,8 @@ def here(tmp_path, monkeypatch) -> Path:
         ("run knn:photos --image-column a", "image-column"),
         ("run zeroshot:pairs.csv --data.caption-column a", "caption-column"),
         ("run knn --data photos --leave-broken", "leave-broken"),
+        ("run knn:photos knn:scenes --label-column a", "label-column"),
+        ("run retrieval:pairs.csv --label-column a", "label-column"),
     ],
 )
 def test_evaluate_refuses(words, option, here) -> None:
@@ -53,6 +56,7 @@ def test_evaluate_refuses(words, option, here) -> None:
         "run knn knn:scenes --data photos",
         "run retrieval:pairs.csv --image-column a",
         "run knn:photos --which best",
+        "run knn:table.csv --image-column a --label-column b --image-root c",
     ],
 )
 def test_evaluate_lets_through(words, here) -> None:

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
-    idle.evaluate(given(Options, argv), options.model, options.tasks)
+    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
 
     from slip.errors import printable
     from slip.evaluation import suite
@@ -174,20 +174,11 @@ def _checkpoint(options: Options) -> tuple[Path, Path | None]:
 
     A run that trains meanwhile writes further ones: that which is named is that which is measured.
     """
-    from slip.training.saving import checkpoint
+    from slip.interop.ours import pick
 
     if not os.path.isfile(options.model / "config.toml"):
         return options.model, None
-    folder = options.model / "checkpoints"
-    there = checkpoint.list_checkpoints(folder) or sorted(folder.glob(f"{checkpoint.PREFIX}*"))  # of a copy
-    if not there:
-        return options.model, options.model
-    best = checkpoint.best(there) if options.which == "best" else there[-1]
-    if best is None:
-        _say(
-            f"No checkpoint of {options.model} has a score, as nothing was measured on the way: the latest is taken."
-        )
-    return best or there[-1], options.model
+    return pick(options.model, options.which) or options.model, options.model
 
 
 def _refuse_nothing(tasks: Sequence[Evaluator], *, text: bool) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 from slip.cli.arguments import refuse_idle
 from slip.config import Config
 
-COLUMNS = ("image_root", "image_column", "caption_column", "leave_broken")
+CAPTIONED = ("caption_column", "leave_broken")
+LABELLED = ("label_column",)
+IMAGES = ("image_root", "image_column")
+PICTURES = (*IMAGES, *CAPTIONED)
 
 
-def evaluate(given: Collection[str], model: Path, tasks: Sequence[str]) -> None:
+def evaluate(given: Collection[str], model: Path, tasks: Sequence[str], data: str) -> None:
     """Raise UsageError for an option among those `given` to `slip evaluate` that its tasks do not heed."""
     pairs = [task.partition(":")[::2] for task in tasks]
     protocols = {protocol for protocol, _ in pairs}
@@ -24,7 +27,23 @@ def evaluate(given: Collection[str], model: Path, tasks: Sequence[str]) -> None:
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
     if "retrieval" not in protocols:
-        refuse_idle(given, *COLUMNS, because="It is for retrieval, which is not among the tasks")
+        refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")
+    if protocols == {"retrieval"}:
+        refuse_idle(given, *LABELLED, because="Retrieval reads captions, and no labels")
+    if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
+        refuse_idle(
+            given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"
+        )
+
+
+def _without_columns(spec: str) -> bool:
+    """Say whether labelled images are scenes or a folder of folders, with neither table nor shard in sight."""
+    if spec.split(":")[0] == "scenes":
+        return True
+    try:
+        return all(entry.is_dir() for entry in os.scandir(os.path.expanduser(spec)))
+    except OSError:
+        return False
 
 
 def which(given: Collection[str], model: Path) -> None:

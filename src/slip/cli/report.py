@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
 
     if not options.pictures:
         because = "It is about the pictures of a gallery"
-        refuse_idle(given(Options, argv), *idle.COLUMNS, because=because, fix="Name them with --pictures")
+        refuse_idle(given(Options, argv), *idle.PICTURES, because=because, fix="Name them with --pictures")
 
     from slip.errors import ConfigError, printable
     from slip.report import load_run, write_report

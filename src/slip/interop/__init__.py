@@ -13,6 +13,7 @@ from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError, did_you_mean
 from slip.files import open_regular
 from slip.interop import foreign, ours, reference, torch_files
+from slip.interop.ours import pick as _pick  # noqa: F401 (what it was called; for programs that picked checkpoints by it)
 
 WHICH = ("latest", "best")
 

@@ -50,9 +50,8 @@ def load_folder(folder: Path, which: str) -> Encoder:
 
     Raises CheckpointError, which names the file that is missing, ConfigError for a `which` that has no effect.
     """
-    for place in (folder / "checkpoints", folder):
-        if found := _checkpoints(place):
-            return _load(_pick(found, which, folder))
+    if found := pick(folder, which):
+        return _load(found)
     if not _has_weights(folder):
         raise _nothing_in(folder)
     check_alone(folder, which)
@@ -212,10 +211,11 @@ def _checkpoints(folder: Path) -> list[Path]:
     )
 
 
-def _pick(checkpoints: list[Path], which: str, run: Path) -> Path:
-    """Return the latest of a run's checkpoints or the best, which is the latest where none has a score."""
-    if which == "latest":
-        return checkpoints[-1]
+def pick(run: Path, which: str) -> Path | None:
+    """Return the latest of a run's checkpoints or the best (the latest where none has a score), or None."""
+    checkpoints = _checkpoints(run / "checkpoints") or _checkpoints(run)
+    if not checkpoints or which == "latest":
+        return checkpoints[-1] if checkpoints else None
     best = checkpoint.best(checkpoints)
     if best is None:
         note(
