@@ -56,6 +56,16 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     return _of_torch(path)
 
 
+def _pick(run: Path, which: str) -> Path:
+    """Return the checkpoint of a run folder that `load` takes. Raises CheckpointError where there is none."""
+    found = ours._checkpoints(run / "checkpoints")
+    if not found:
+        raise CheckpointError(
+            "The run has no checkpoint yet", got=str(run), fix="Let it train until its first one"
+        )
+    return ours._pick(found, which, run)
+
+
 def _is_safetensors(path: Path) -> bool:
     """Say whether a file begins as safetensors files do: with the length of a header, which is a JSON object."""
     try:

@@ -14,6 +14,7 @@ from slip.evaluation import Result
 from slip.evaluation.distinct import keys
 from slip.models.pretrained import with_known_name
 from slip.processes import Processes
+from slip.training.budget import parse_budget
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
 from slip.training.plan import Plan
@@ -55,6 +56,7 @@ class State:
         self.measured_at = -1
         self.window = Window()
         self.saved_at, self.saved_step = time.monotonic(), 0
+        self.timed = parse_budget(plan.config.training.budget).seconds > 0
         self.spent = 0.0
         """Seconds that the steps have taken, those that were timed for a budget included."""
         self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
@@ -174,7 +176,6 @@ class State:
         return {
             "position": self.position,
             "steps": None if self.plan.seconds else self.plan.steps,
-            "spent": round(self.spent, 3),
             "counts": self.counts,
             "records": self.records.state,
             "nonfinite_in_a_row": self.nonfinite_in_a_row,
@@ -185,6 +186,8 @@ class State:
             "measured": dict(self.measured),
             "score": self.scores.get(score_name) if self.measured_at == self.step else None,
             "score_of": self.measured.get(score_name, ""),
+            # The clock's word is in no other state, so that a resumed run's equals that of an uninterrupted one.
+            **({"spent": round(self.spent, 3)} if self.timed else {}),
         }
 
     @property
