@@ -13,7 +13,6 @@ from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError, did_you_mean
 from slip.files import open_regular
 from slip.interop import foreign, ours, reference, torch_files
-from slip.interop.ours import pick as _pick  # noqa: F401 (what it was called; for programs that picked checkpoints by it)
 
 WHICH = ("latest", "best")
 
@@ -58,12 +57,11 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
 
 def _pick(run: Path, which: str) -> Path:
     """Return the checkpoint of a run folder that `load` takes. Raises CheckpointError where there is none."""
-    found = ours._checkpoints(run / "checkpoints")
-    if not found:
-        raise CheckpointError(
-            "The run has no checkpoint yet", got=str(run), fix="Let it train until its first one"
-        )
-    return ours._pick(found, which, run)
+    if found := ours.pick(run, which):
+        return found
+    raise CheckpointError(
+        "The run has no checkpoint yet", got=str(run), fix="Let it train until its first one"
+    )
 
 
 def _is_safetensors(path: Path) -> bool:
