@@ -95,7 +95,9 @@ class ViewsConfig:
     image: ViewConfig = ViewConfig()
     ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
     mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Taken from the levels (0 to 1) of red, green and blue; of a pre-trained tower, what its weights expect."""
     std: tuple[float, float, float] = IMAGENET_STD
+    """What they are then divided by; likewise."""
 
     def of(self, name: str) -> ViewConfig:
         """Return how the view called `name` is drawn, its size filled in."""
@@ -109,7 +111,7 @@ class ImageTowerConfig:
 
     name: str = "vit"
     pretrained: bool = False
-    """Start from timm's pre-trained weights (named timm models only)."""
+    """Start from timm's pre-trained weights (named timm models only), with the mean and deviation that these expect."""
     patch: int = 16
     width: int = 384
     depth: int = 12

@@ -18,7 +18,7 @@ from slip.data.given import Picture, check_array, not_a_picture, pixels_of
 from slip.data.tokenizer import VOCABULARY_SIZE, Tokenizer
 from slip.data.views import center
 from slip.errors import ConfigError, DataError, EvaluationError, did_you_mean
-from slip.models import Model, build
+from slip.models import Model, build, pretrained
 from slip.models.text import cut, end_of_text
 
 Images = Tensor | Picture | Iterable[Tensor | Picture]
@@ -68,10 +68,12 @@ class Encoder:
     def from_config(cls, config: Config) -> Encoder:
         """Build a fresh, untrained model for `config`, in evaluation mode; its weights come from torch's generator.
 
-        Raises ConfigError on an objective or model that cannot be made.
+        One whose image tower is pre-trained normalises pictures as its weights were trained with, whatever the
+        configuration has by default. Raises ConfigError on an objective or model that cannot be made.
         """
         from slip import objectives
 
+        config = pretrained.normalised(config)
         wanted = config.objective
         objective = objectives.parse(wanted.loss, temperature=wanted.temperature, block=wanted.block)
         return cls(build(config.model, config.views.size, objective.needs).eval(), config)
@@ -298,7 +300,7 @@ class Encoder:
         if any(module.training for module in self.model.modules()):
             raise EvaluationError(
                 "The model is in training mode, so its embeddings would depend on chance and on the batch",
-                cause="Encoding would also change its BatchNorm statistics",
+                cause="Where it has BatchNorm, encoding would change its statistics for good",
                 fix="Call `encoder.eval()` first, and `encoder.model.train()` to go on training",
             )
 

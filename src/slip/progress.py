@@ -97,13 +97,16 @@ class PlainLines:
 class Progress(Bar):
     """A bar of records that says how many a second; without a terminal, lines at the start, at times, and at the end.
 
-    `title`: what is done to the records, such as `checking`.
+    `title`: what is done to the records, such as `checking`. `brief`: without a terminal, nothing of work that is done
+    before the first of these times, and no line at the end.
     """
 
-    def __init__(self, title: str, total: int, *, transient: bool = False, shown: bool = True) -> None:
+    def __init__(
+        self, title: str, total: int, *, transient: bool = False, shown: bool = True, brief: bool = False
+    ) -> None:
         super().__init__(title, total, transient=transient, shown=shown)
-        self.started, self.lines = time.monotonic(), PlainLines(self.console)
-        if not self.live:
+        self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
+        if not self.live and not brief:
             say(self.console, f"{self.title} {total:,} records")
         self.lines.wait()
 
@@ -116,5 +119,5 @@ class Progress(Bar):
         if done < self.total:
             left = (self.total - done) / max(1e-9, speed) / 60
             self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")
-        elif not self.live:
+        elif not self.live and not self.brief:
             say(self.console, f"{self.title}: all {done:,} in {seconds:,.0f} s, {speed:,.0f}/s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,8 +96,11 @@ def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where:
     return dataclasses.replace(base, **changes)
 
 
-def loads(text: str, base: Config | None = None) -> Config:
-    """Parse TOML text into a configuration; keys left out keep the value of `base`."""
+def loads(text: str, base: Config | None = None, *, only: Collection[str] = ()) -> Config:
+    """Parse TOML text into a configuration; keys left out keep the value of `base`.
+
+    only: sections and keys that are looked at (`model`, `objective.loss`), where others may be of another version.
+    """
     try:
         if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
             raise RecursionError
@@ -108,7 +112,20 @@ def loads(text: str, base: Config | None = None) -> Config:
             "The configuration is not valid TOML", cause="Its values lie within each other too deeply"
         ) from None
     _move(data)
-    return from_dict(data, Config, base)
+    return from_dict(_kept(data, only) if only else data, Config, base)
+
+
+def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
+    """Return the sections and keys of a configuration that are named."""
+    kept: dict[str, Any] = {}
+    for path in only:
+        section, _, key = path.partition(".")
+        found = data.get(section)
+        if not key and section in data:
+            kept[section] = found
+        elif isinstance(found, dict) and key in found:
+            kept[section] = {key: found[key]}
+    return kept
 
 
 def _move(data: dict[str, Any]) -> None:
@@ -123,17 +140,21 @@ def _move(data: dict[str, Any]) -> None:
 
 def load(path: str | Path) -> Config:
     """Read a configuration file written by `dumps` or by hand."""
-    path = Path(path)
-    try:
-        text = read_whole(path, LONGEST).decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
-        ) from None
+    text = read(path)
     try:
         return loads(text)
     except ConfigError as error:
         raise ConfigError(f"In {path}: {error}") from None
+
+
+def read(path: str | Path) -> str:
+    """Return the text of a configuration file. Raises ConfigError."""
+    try:
+        return read_whole(path, LONGEST).decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
+        ) from None
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

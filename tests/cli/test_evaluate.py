@@ -1,12 +1,16 @@
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from slip.cli import main
+from slip.evaluation.finetune import FinetuneRecipe
 from slip.training.loop import train
 from toys import make_tiny_config
 
@@ -49,6 +53,167 @@ def test_prints_keeps_and_writes(run, photos, tmp_path, capsys) -> None:
     assert sorted(kept) == ["knn:photos", "linear:photos", "zeroshot:photos"]
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Finetunings of one epoch."""
+    recipe = FinetuneRecipe(name="short", epochs=1, warmup_epochs=1, batch=8)
+    monkeypatch.setattr("slip.evaluation.finetune.run.recipe_for", lambda *_: recipe)
+
+
+def results_of(run, metric="top1"):
+    return [r for r in json.loads((run / "results.json").read_text()) if r["metric"] == metric]
+
+
+def test_each_set_and_each_task_has_a_line(run, photos, capsys) -> None:
+    assert main(["evaluate", str(run), f"knn:{photos}", f"linear:{photos}"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"Measuring .*run, step-\d{8}, on \w+\.", lines[0])
+    assert lines[1] == "photos: 2 classes (blue, red), 24 train, 12 test"
+    assert [re.sub(r"[\d.]+%", "x", re.sub(r"\d+ s$", "0 s", line)) for line in lines[2:4]] == [
+        "knn:photos: top1 x of 12, 0 s",
+        "linear:photos: top1 x of 12, 0 s",
+    ]
+    assert lines[4].endswith("results.json.")
+
+
+def test_other_sets_prompts_and_checkpoints_stand_beside(run, photos, tmp_path, capsys) -> None:
+    other = shutil.copytree(photos, tmp_path / "other" / "photos")
+    (other / "test/red/0.png").unlink()
+    task = f"zeroshot:{photos}"
+    assert main(["evaluate", str(run), task, f"zeroshot:{other}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"zeroshot:{tmp_path.name}/photos " in printed
+    assert "zeroshot:other/photos " in printed
+    assert main(["evaluate", str(run), task, "--templates", "a {}.", "the {}."]) == 0
+    assert [(r["data"], r["prompts"], r["count"]) for r in results_of(run)] == [
+        (str(photos), "default", 12),
+        (str(other), "default", 11),
+        (str(photos), "a {}. | the {}.", 12),
+    ]
+    *_, step = sorted((run / "checkpoints").glob("step-*"))
+    later = shutil.copytree(step, step.with_name("step-00000099"))
+    state = json.loads((later / "state.json").read_text()) | {"step": 99}
+    del state["crc"], state["checksums"]
+    (later / "state.json").write_text(json.dumps(state))
+    assert main(["evaluate", str(run), task]) == 0
+    assert [r["checkpoint"] for r in results_of(run)] == [*[step.name] * 3, "step-00000099"]
+    assert main(["evaluate", str(run), task]) == 0
+    assert len(results_of(run)) == 4
+    assert "content" in json.loads((run / "results.json").read_text())[0]
+
+
+def test_results_are_on_disk_before_they_are_printed(run, photos, tmp_path, monkeypatch) -> None:
+    class Closed(Exception):
+        pass
+
+    def fails(*_: object, **__: object) -> None:
+        raise Closed
+
+    monkeypatch.setattr("slip.evaluation.suite.table", fails)
+    with pytest.raises(Closed):
+        main(["evaluate", str(run), f"knn:{photos}", "--out", str(tmp_path / "out.csv")])
+    assert results_of(run)
+    assert (tmp_path / "out.csv").read_text().startswith("task,metric,value,")
+
+
+def test_an_interruption_keeps_the_tasks_before_it(run, photos, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(
+        "slip.evaluation.linear.Linear.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    out = tmp_path / "out.json"
+    tasks = [f"zeroshot:{photos}", f"knn:{photos}", f"linear:{photos}"]
+    assert main(["evaluate", str(run), *tasks, "--out", str(out)]) == 130
+    printed = capsys.readouterr()
+    assert "2 of 3 tasks measured. Results kept in" in printed.err
+    assert "knn:photos" in printed.out
+    assert {r["task"] for r in json.loads(out.read_text())} == {"zeroshot:photos", "knn:photos"}
+    assert {r["task"] for r in results_of(run)} == {"zeroshot:photos", "knn:photos"}
+
+
+def test_a_task_that_fails_leaves_the_others_and_a_status(run, photos, tmp_path, capsys) -> None:
+    broken = shutil.copytree(photos, tmp_path / "broken")
+    for path in broken.glob("test/*/*"):
+        path.write_bytes(b"no picture")
+    assert main(["evaluate", str(run), f"knn:{broken}", f"knn:{photos}"]) == 1
+    assert "slip: knn:broken: None of the 12" in capsys.readouterr().err
+    assert [r["task"] for r in results_of(run)] == ["knn:photos"]
+
+
+def test_a_run_that_cannot_be_written_is_measured(run, photos, short, monkeypatch, capsys, caplog) -> None:
+    (run / "finetune").touch()
+    monkeypatch.setattr("slip.evaluation.ledger.unwritable", lambda path: "Read-only file system")
+    assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
+    printed = capsys.readouterr()
+    assert "Read-only file system" in printed.err
+    assert "No file keeps the results." in printed.err
+    assert "nothing is kept of the finetuning" in caplog.text
+    assert "finetune:photos" in printed.out
+    assert not (run / "results.json").exists()
+
+
+def test_finetunings_of_two_sets_of_one_name_are_kept_apart(run, photos, short, tmp_path, caplog) -> None:
+    other = shutil.copytree(photos, tmp_path / "other" / "photos")
+    for path in other.glob("*/*/*.png"):
+        with Image.open(path) as image:
+            inverted = image.rotate(180)
+        inverted.save(path)
+    assert main(["evaluate", str(run), f"finetune:{photos}", f"finetune:{other}"]) == 0
+    assert "differs in pictures" in caplog.text
+    assert len(list((run / "finetune").iterdir())) == 2
+    assert [r["data"] for r in results_of(run)] == [str(photos), str(other)]
+
+
+def test_nothing_measured_is_an_error(tmp_path, toy_source, photos, capsys) -> None:
+    config = make_tiny_config(epochs=1)
+    config = replace(config, objective=replace(config.objective, loss="simclr"))
+    run = train(config, toy_source, tmp_path / "simclr", console=Console(quiet=True)).path
+    out = tmp_path / "out.json"
+    assert main(["evaluate", str(run), f"zeroshot:{photos}", "retrieval:nowhere", "--out", str(out)]) == 1
+    assert "no text tower, which every task needs" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_what_is_wrong_is_known_before_anything_is_measured(
+    run, photos, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("slip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
+    task = f"zeroshot:{photos}"
+    for words, message in (
+        (["--templates", "a photo"], "holds {} once"),
+        (["--out", str(tmp_path / "no" / "out.json")], "not there"),
+        (["--out", str(tmp_path)], "A folder is where"),
+        (["--out", "out.txt"], "JSON or CSV"),
+    ):
+        assert main(["evaluate", str(run), task, *words]) == 1
+        assert message in capsys.readouterr().err
+    (run / "results.json").write_text("{")
+    assert main(["evaluate", str(run), task]) == 1
+    assert "does not hold results" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused_by_the_first_alone(run, photos, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", "measures in one process"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        try:
+            status = main(["evaluate", str(run), f"knn:{photos}"])
+        except SystemExit as end:
+            status = end.code
+        assert status == 1
+        error = capsys.readouterr().err
+        assert said in error if said else not error
+    assert not (run / "results.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is the device that is asked for")
+def test_a_device_that_is_not_there_is_named_by_its_option(run, photos, capsys) -> None:
+    assert main(["evaluate", str(run), f"knn:{photos}", "--device", "cuda"]) == 1
+    error = capsys.readouterr().err
+    assert "--device cuda" in error
+    assert "--training.device" not in error
+
+
 def test_data_of_all_tasks_are_looked_at_before_any_is_measured(run, photos, monkeypatch, capsys) -> None:
     monkeypatch.setattr("slip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
     for missing in ("linear", "knn", "zeroshot", "finetune", "retrieval"):
@@ -65,7 +230,7 @@ def test_what_a_model_without_text_is_not_measured_by_need_not_be_there(tmp_path
     assert kept == {"knn:photos"}
 
 
-def test_finetunes_and_keeps_its_state(run, photos, capsys) -> None:
+def test_finetunes_and_keeps_its_state(run, photos, short, capsys) -> None:
     assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
     assert "finetune:photos" in capsys.readouterr().out
     assert (run / "finetune" / "photos").is_dir()
@@ -77,6 +242,7 @@ def test_finetunes_and_keeps_its_state(run, photos, capsys) -> None:
         (["nowhere", "zeroshot:scenes"], "no such file or folder"),
         (["RUN"], "No task was named"),
         (["RUN", "zreoshot:scenes"], "Did you mean 'zeroshot'"),
+        (["RUN", "cifar10"], "zeroshot:cifar10"),
         (["RUN", "zeroshot"], "names no data set"),
         (["RUN", "knn:nowhere/at/all"], "no labelled images at this place"),
     ],

@@ -30,9 +30,9 @@ def test_sets_of_one_name_are_told_apart_by_the_end_of_their_path():
 
 
 def test_a_name_that_was_given_stays():
-    held_out, task = (result("retrieval:mine", data=f"/data/{name}") for name in ("own.csv", "mine.csv"))
-    assert suite.distinct([held_out, task]) == ["retrieval:mine", "retrieval:mine.csv"]
-    assert suite.distinct([task, held_out]) == ["retrieval:mine.csv", "retrieval:mine"]
+    held_out, task = (result("retrieval:birds", data=f"/w/{name}") for name in ("own.csv", "birds.csv"))
+    assert suite.distinct([held_out, task]) == ["retrieval:birds", "retrieval:birds.csv"]
+    assert suite.distinct([task, held_out]) == ["retrieval:birds.csv", "retrieval:birds"]
 
 
 def test_results_of_earlier_versions_keep_their_name():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,8 +11,10 @@ from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 
 from slip.errors import ConfigError, DataError, EvaluationError
 from slip.evaluation import Result, suite
+from slip.evaluation import opened as opening
 from slip.evaluation.knn import Knn
 from slip.evaluation.suite import parse_task
+from slip.evaluation.zeroshot import ZeroShot
 
 
 def test_parse_task():
@@ -20,7 +23,7 @@ def test_parse_task():
     assert (knn.dataset, knn.k, knn.name) == ("/data/birds", 7, "knn:birds")
     assert parse_task("zeroshot:scenes:heldout").name == "zeroshot:scenes:heldout"
     assert parse_task(" linear:scenes ").name == "linear:scenes"
-    assert parse_task("retrieval:/data/birds/test-*.tar").name == "retrieval:birds"
+    assert parse_task("retrieval:/data/flickr/test-*.tar").name == "retrieval:flickr"
 
 
 def test_parse_task_errors_teach():
@@ -28,6 +31,13 @@ def test_parse_task_errors_teach():
         parse_task("zero-shot:scenes")
     with pytest.raises(ConfigError, match="knn:DATASET"):
         parse_task("knn")
+    for only in ("cifar10", "/data/birds", "photos/"):
+        with pytest.raises(ConfigError, match=f"PROTOCOL:DATASET.*zeroshot:{only}"):
+            parse_task(only)
+    with pytest.raises(ConfigError, match="Did you mean 'retrieval'"):
+        parse_task("retreival")
+    with pytest.raises(ConfigError, match="no finetune preset 'papr'.*'paper'"):
+        parse_task("finetune:scenes", preset="papr")
     with pytest.raises(ConfigError, match="does not take these options"):
         parse_task("knn:scenes", templates=("a {}",))
 
@@ -88,6 +98,164 @@ def test_the_real_encoder_goes_through_every_protocol(tmp_path):
     assert results["zeroshot:colors/top1"].count == 21
     assert results["retrieval:given/image_recall@10"].count == 22
     assert encoder.model.training
+
+
+def test_all_is_checked_before_anything_is_measured(tmp_path):
+    spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
+    for template in ("a photo", "", "{} {}", "{}\n", "\x1b[31m{}"):
+        encoder = ColorEncoder()
+        wrong = parse_task(f"zeroshot:{spec}", templates=("a {}.", template))
+        with pytest.raises(ConfigError, match="prompt template"):
+            suite.run(encoder, [f"knn:{spec}", wrong])
+        with pytest.raises(ConfigError, match="prompt template"):
+            wrong.evaluate(encoder)
+        assert encoder.encoded == 0
+    for wrong in (
+        Knn(spec, k=0),
+        parse_task(f"linear:{spec}", penalties=()),
+        parse_task(f"retrieval:{spec}", ks=()),
+    ):
+        encoder = ColorEncoder()
+        with pytest.raises(ConfigError):
+            suite.run(encoder, [f"knn:{spec}", wrong])
+        assert encoder.encoded == 0
+
+
+def test_sets_are_opened_once_and_described_once(tmp_path, monkeypatch):
+    spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
+    opened, real = [], opening.open_labelled
+    monkeypatch.setattr(opening, "open_labelled", lambda spec: (opened.append(spec), real(spec))[1])
+    tasks = [parse_task(f"{protocol}:{spec}") for protocol in ("knn", "linear", "zeroshot")]
+    assert suite.check(tasks, text=True) == ["colors: 2 classes (green, red), 4 train, 4 test"]
+    assert suite.distinct(tasks) == ["knn:colors", "linear:colors", "zeroshot:colors"]
+    suite.run(ColorEncoder(), tasks)
+    suite.run(ColorEncoder(), tasks)
+    assert opened == [spec]
+
+
+def test_what_was_not_checked_is_opened_anew_each_time(tmp_path):
+    """Between two measurements in one process the files may change."""
+    root = color_folder(tmp_path / "colors", {"red": 3, "green": 3})
+    task = parse_task(f"zeroshot:{root}")
+    (before, *_), _ = suite.run(ColorEncoder(), [task]), (root / "test/red/000.png").unlink()
+    assert (before.count, suite.run(ColorEncoder(), [task])[0].count) == (6, 5)
+    suite.check([task], text=True)
+    (root / "test/red/001.png").rename(root / "test/red/009.png")
+    kept = suite.run(ColorEncoder(), [task])[0]
+    assert (kept.count, kept.skipped) == (4, 1)
+    suite.check([task], text=True)
+    assert suite.run(ColorEncoder(), [task])[0].count == 5
+
+
+def test_results_say_what_they_are_of(tmp_path):
+    a, b = (
+        color_folder(tmp_path / name / "birds", {"red": 3, "green": 3}, seed=i) for i, name in enumerate("ab")
+    )
+    tasks = [f"zeroshot:{a}", f"zeroshot:{b}", ZeroShot(str(a), ("{}",)), Knn(str(a), k=2), f"linear:{a}"]
+    first = [r for r in suite.run(ColorEncoder(), tasks) if r.metric == "top1"]
+    assert [(r.data, r.split, r.prompts, r.settings) for r in first] == [
+        (str(a), "test", "default", ""),
+        (str(b), "test", "default", ""),
+        (str(a), "test", "{}", ""),
+        (str(a), "test", "", "k=2"),
+        (str(a), "test", "", ""),
+    ]
+    assert first[0].content == first[2].content != first[1].content
+    assert len({r.identity for r in first}) == len(first)
+    assert suite.distinct(first) == [
+        "zeroshot:a/birds [prompts default]",
+        "zeroshot:b/birds",
+        "zeroshot:a/birds [prompts {}]",
+        "knn:birds",
+        "linear:birds",
+    ]
+    shutil.copyfile(b / "train/red/000.png", a / "train/red/000.png")
+    after = [r for r in suite.run(ColorEncoder(), tasks) if r.metric == "top1"]
+    changed = [x.task for x, y in zip(first, after) if x.identity != y.identity]
+    assert changed == ["knn:birds", "linear:birds"]  # a training picture is another
+
+
+def test_content_knows_neither_place_nor_order(tmp_path):
+    root = color_folder(tmp_path / "colors", {"red": 3, "green": 3})
+    first = suite.run(ColorEncoder(), [Knn(str(root))])[0]
+    moved = root.rename(tmp_path / "moved")
+    for path in [*moved.glob("*/red/000.png")]:
+        path.rename(path.with_name("zzz.png"))
+    second = suite.run(ColorEncoder(), [Knn(str(moved))])[0]
+    assert first.content == second.content
+
+
+def test_equal_tasks_are_measured_once_and_it_is_said(tmp_path, caplog):
+    spec = str(color_folder(tmp_path / "colors_twice", {"red": 2, "green": 2}))
+    results = suite.run(ColorEncoder(), [f"knn:{spec}", f"knn:{spec}/", Knn(spec, k=3)])
+    assert len(results) == 4
+    assert "knn:colors_twice is named twice" in caplog.text
+
+
+def test_a_task_that_fails_does_not_end_the_others(tmp_path):
+    good = str(color_folder(tmp_path / "good", {"red": 2, "green": 2}))
+    bad = color_folder(tmp_path / "bad", {"red": 2, "green": 2})
+    for path in bad.glob("test/*/*"):
+        path.write_bytes(b"")
+    tasks, seen = [f"knn:{good}", f"knn:{bad}", f"linear:{good}"], []
+    results = suite.run(ColorEncoder(), tasks, on_task=seen.append)
+    assert [done.name for done in seen] == ["knn:good", "knn:bad", "linear:good"]
+    assert isinstance(seen[1].error, EvaluationError)
+    assert [r.task for r in results if r.metric == "top1"] == ["knn:good", "linear:good"]
+    with pytest.raises(EvaluationError, match="None of the 4"):
+        suite.run(ColorEncoder(), tasks)
+
+
+def test_memory_that_runs_out_is_an_error_of_its_task(tmp_path, monkeypatch):
+    import torch
+
+    spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
+    encoder = ColorEncoder()
+
+    def full(images):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(encoder, "image_features", full)
+    with pytest.raises(
+        EvaluationError, match=r"knn:colors ran out of the device's memory.*CUDA out of memory"
+    ):
+        suite.run(encoder, [f"knn:{spec}"])
+
+
+def test_undivided_data_are_all_used_where_nothing_is_trained(tmp_path):
+    spec = str(color_folder(tmp_path / "colors", {"red": 10, "green": 10}, splits=()))
+    tasks = [parse_task(f"{protocol}:{spec}") for protocol in ("zeroshot", "knn", "linear")]
+    lines = suite.check(tasks, text=True)
+    assert any("zeroshot:colors measures all 20 images" in line for line in lines)
+    counts = {r.task: (r.count, r.split) for r in suite.run(ColorEncoder(), tasks)}
+    assert counts == {"zeroshot:colors": (20, "all"), "knn:colors": (4, "test"), "linear:colors": (4, "test")}
+
+
+class LowerCase(ColorEncoder):
+    """Reads texts as CLIP's tokenizer does."""
+
+    def encode_text(self, texts, *, normalize=True):
+        return super().encode_text([text.lower() for text in texts], normalize=normalize)
+
+
+def test_classes_of_one_name_are_said_and_never_right(tmp_path):
+    root = color_folder(tmp_path / "colors", {"red": 2, "green": 2, "blue": 2}, splits=("test",))
+    (root / "test/blue").rename(root / "test/RED")
+    task = parse_task(f"zeroshot:{root}")
+    try:
+        lines = suite.check([task], text=True)
+    except DataError:  # where the reader refuses such classes
+        return
+    assert any("classes of one name" in line and "red" in line for line in lines)
+    assert {r.metric: r.value for r in suite.run(LowerCase(), [task])}["top1"] == pytest.approx(1 / 3)
+
+
+def test_best_is_a_metric_of_one_measurement(tmp_path):
+    sets = [str(color_folder(tmp_path / name / "birds", {"red": 2, "green": 2})) for name in "ab"]
+    tasks = [parse_task(f"knn:{spec}") for spec in sets]
+    suite.check(tasks, text=True, best="knn:a/birds/top1")
+    with pytest.raises(ConfigError, match="one of knn:a/birds, knn:b/birds"):
+        suite.check(tasks, text=True, best="knn:birds/top1")
 
 
 RESULTS = [

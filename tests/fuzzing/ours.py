@@ -167,6 +167,33 @@ def _read_tensors(folder: Path) -> None:
         tensor.sum()
 
 
+def _weights() -> Files:
+    """A small image tower, with its configuration in the header."""
+    from safetensors.torch import save
+
+    from slip.config import Config, ImageTowerConfig, ModelConfig, ViewsConfig
+    from slip.models import Model
+    from slip.training.saving import metadata
+
+    model = ModelConfig(image=ImageTowerConfig(patch=8, width=8, depth=1, heads=2))
+    weights = Model(model, 16, ()).state_dict()
+    return {
+        "a.safetensors": save(
+            weights, metadata.describe(Config(name="tiny", views=ViewsConfig(size=16), model=model))
+        )
+    }
+
+
+def _load_weights(folder: Path) -> None:
+    import torch
+
+    import slip
+
+    encoder = slip.load(folder / "a.safetensors")
+    assert not any(module.training for module in encoder.model.modules())
+    encoder.encode_image(torch.zeros(1, 3, encoder.size, encoder.size))
+
+
 register("check-list", _list, _read_list)
 register("split-cache", _split_cache, _read_split_cache)
 register("convert-resumed", _converted, _resume_conversion, damaged="shards/")
@@ -175,3 +202,4 @@ register("report", _run, _page)
 register("run-resumed", _run, _rewind, damaged="metrics|skipped|data")
 register("checkpoint-state", _state, _read_state)
 register("checkpoint-tensors", _tensors, _read_tensors)
+register("weights", _weights, _load_weights)

@@ -57,9 +57,9 @@ def test_weights_of_another_architecture(tmp_path) -> None:
     (tmp_path / "run" / "config.toml").write_text(toml.dumps(wider))
     with pytest.raises(CheckpointError, match=r"do not fit.*image_projection"):
         slip.load(tmp_path / "run")
-    other = replace(config, objective=replace(config.objective, loss="clip"))
-    (tmp_path / "run" / "config.toml").write_text(toml.dumps(other))
-    with pytest.raises(CheckpointError, match=r"entries differ.*ssl_head"):
+    deeper = replace(config, model=replace(config.model, text=replace(config.model.text, depth=3)))
+    (tmp_path / "run" / "config.toml").write_text(toml.dumps(deeper))
+    with pytest.raises(CheckpointError, match=r"entries differ.*text_tower.blocks.2"):
         slip.load(tmp_path / "run")
 
 

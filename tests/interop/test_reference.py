@@ -208,6 +208,7 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     [
         {"model": {}},
         [1, 2],
+        {"state_dict": {}},
         {"state_dict": {"a": 1}},
         {"state_dict": [1]},
         {"state_dict": {1: torch.ones(1)}},
@@ -235,7 +236,6 @@ def test_another_architecture_lists_what_differs(tiny: Model, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "state",
     [
-        {},
         {"conv1.weight": torch.ones(64, 3, 7, 7), "fc.weight": torch.ones(10, 512)},
         {"visual.patch_embed.proj.weight": torch.ones(8), "visual.pos_embed": torch.ones(1, 5, 8)},
         {

@@ -5,17 +5,20 @@ import json
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from rich.console import Console
 
+import slip
 from slip.training import state
 from slip.training.loop import Interrupted, train
 from slip.training.saving import checkpoint
 from slip.training.saving.run import read_lines
 from toys import make_tiny_config
-from training.runs import QUIET, FakeResult, Killed, interrupt_after
+from training.runs import QUIET, FakeResult, Killed, interrupt_after, same, weights
 
 
 def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
@@ -32,6 +35,37 @@ def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
     ]
     assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
     assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
+
+
+@pytest.mark.parametrize("name", ["vit", "test_resnet"])
+def test_what_is_measured_is_in_evaluation_mode_and_training_goes_on_as_if_nothing_was(
+    tmp_path, toy_source, name
+) -> None:
+    """By several threads, with stochastic depth, dropped tokens and BatchNorm: those of that step's checkpoint."""
+    config = make_tiny_config(epochs=2)
+    image = replace(config.views.image, drop_tokens=0.5 if name == "vit" else 0.0)
+    config = replace(
+        config,
+        views=replace(config.views, image=image, size=32),
+        model=replace(config.model, image=replace(config.model.image, name=name)),
+    )
+    pictures = [toy_source[index].image for index in range(8)]
+    seen = []
+
+    def measure(encoder):
+        with ThreadPoolExecutor(4) as pool:
+            found = torch.cat(list(pool.map(encoder.encode_image, pictures)))
+        saved = slip.load(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+        alone = torch.cat([saved.encode_image(picture) for picture in pictures])
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)  # convolutions are laid out otherwise
+        assert not torch.equal(found, seen[-1] if seen else -found)
+        seen.append(found)
+        return [FakeResult(0.5)]
+
+    measured = train(config, toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+    assert len(seen) == 2
+    plain = train(config, toy_source, tmp_path / "plain", console=QUIET)
+    assert same(weights(measured), weights(plain))
 
 
 def test_a_broken_evaluation_does_not_cost_the_weights(tmp_path, toy_source, tiny_config) -> None:

@@ -18,7 +18,7 @@ class Options:
     """Whose weights, and where they go."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """A run folder, one of its checkpoint folders, or a released SLIP .pt file."""
+    """What `slip.load` takes: a run folder, one of its checkpoint folders, or a released SLIP .pt file."""
     out: Path = Path("model.safetensors")
     """The file to write."""
     which: Literal["latest", "best"] = "latest"
@@ -31,13 +31,15 @@ def main(argv: list[str]) -> None:
         Options,
         argv,
         prog="slip consolidate",
-        description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them.",
+        description="Write a model's weights to one safetensors file: whole tensors under PyTorch's names for them. "
+        "Its header holds the model's configuration, so that `slip.load` and `slip evaluate` take the file alone.",
     )
     idle.which(given(Options, argv), options.model)
 
     from slip.errors import CheckpointError, printable
     from slip.files import whole_or_not
     from slip.interop import load
+    from slip.training.saving import metadata
     from slip.training.saving.tensors import write_tensors
 
     if os.path.isfile(options.out.parent / "state.json"):
@@ -46,11 +48,12 @@ def main(argv: list[str]) -> None:
             got=str(options.out),
             fix="Name another file with --out",
         )
-    weights = load(options.model, which=options.which).model.state_dict()
+    encoder = load(options.model, which=options.which)
+    weights = encoder.model.state_dict()
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_not(options.out) as file:  # not by its bytes, which would be in memory a second time
-            write_tensors(Path(file.name), weights)
+            write_tensors(Path(file.name), weights, None, metadata.describe(encoder.config))
     except OSError as error:
         raise CheckpointError(
             "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from slip.evaluation import Evaluator, Result
 
-DESCRIPTION = """Measure a run folder, a checkpoint folder of one, or a released SLIP .pt file.
+DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
 files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
@@ -34,7 +34,7 @@ class Options(ColumnOptions):
     """What to measure, and how."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Run folder, checkpoint folder or .pt file."""
+    """Run folder, checkpoint folder, file that `slip consolidate` wrote, or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
     label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
@@ -66,17 +66,20 @@ def main(argv: list[str]) -> int:
 
     tasks = _tasks(options)
     device = _device(options)
-    model, run = _model(options)
+    model, run = _checkpoint(options)
     ledger = Ledger(run, options.out)
     for note in ledger.notes:
         _say(note)
-    encoder = load(model, which=options.which).to(device)
+    encoder = load(model).to(device)
     text = encoder.model.text_tower is not None
     _refuse_nothing(tasks, text=text)
-    checkpoint = model.name if run or os.path.isfile(model / "state.json") else ""
-    _say(f"Measuring {options.model}{f', {checkpoint},' if checkpoint and run else ''} on {device}.")
+    checkpoint = model.absolute().name if os.path.isfile(model / "state.json") else ""
+    _say(f"Measuring {options.model}{f', {checkpoint},' if run and checkpoint else ''} on {device}.")
+    if not run and any(task.name.startswith("finetune:") for task in tasks):
+        _say("A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew.")
     for line in suite.check(tasks, text=text):
         _say(line)
+    wanted = {*suite.distinct([task for task in tasks if text or not getattr(task, "needs_text", False)])}
 
     done, failed = 0, 0
 
@@ -95,8 +98,9 @@ def main(argv: list[str]) -> int:
     finally:  # also when it is interrupted
         if ledger.results:
             print(printable(suite.table(ledger.results)))
-            many = "" if done == len(tasks) else f"{done} of {len(tasks)} tasks measured. "
-            _say(f"{many}Results kept in {' and '.join(map(str, ledger.files)) or 'no file'}.")
+            many = "" if done == len(wanted) else f"{done} of {len(wanted)} tasks measured. "
+            files = " and ".join(map(str, ledger.files))
+            _say(many + (f"Results kept in {files}." if files else "No file keeps the results."))
     return 1 if failed else 0
 
 
@@ -144,10 +148,6 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     if protocol == "finetune" and dataset:
         # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
         folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
-        if not run:
-            _say(
-                f"{task} keeps no state, as {options.model} is no run folder: if interrupted, it starts anew."
-            )
         return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
     if protocol == "retrieval":
         return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
@@ -166,13 +166,24 @@ def _device(options: Options) -> torch.device:
         raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
 
 
-def _model(options: Options) -> tuple[Path, Path | None]:
-    """Return what to load, of a run the checkpoint that is meant, and the run, if it is one."""
-    from slip.interop import _pick
+def _checkpoint(options: Options) -> tuple[Path, Path | None]:
+    """Return what to load, of a run the checkpoint that is meant, and the run, if it is one.
+
+    A run that trains meanwhile writes further ones: that which is named is that which is measured.
+    """
+    from slip.training.saving import checkpoint
 
     if not os.path.isfile(options.model / "config.toml"):
         return options.model, None
-    return _pick(options.model, options.which), options.model
+    there = checkpoint.list_checkpoints(options.model / "checkpoints")
+    if not there:
+        return options.model, options.model
+    best = checkpoint.best(there) if options.which == "best" else there[-1]
+    if best is None:
+        _say(
+            f"No checkpoint of {options.model} has a score, as nothing was measured on the way: the latest is taken."
+        )
+    return best or there[-1], options.model
 
 
 def _refuse_nothing(tasks: Sequence[Evaluator], *, text: bool) -> None:

@@ -49,7 +49,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
     options = resolve(argv)
-    run(options.config, options.out, options.resume)
+    run(_normalised(options, argv), options.out, options.resume)
 
 
 def resolve(argv: list[str]) -> Options:
@@ -314,3 +314,19 @@ def _hold_out(config: Config, source: Source, share: float, processes: Processes
             fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
         )
     return rest, held
+
+
+def _normalised(options: Options, argv: list[str]) -> Config:
+    """Return the configuration with the mean and deviation that a pre-trained image tower takes.
+
+    Raises ConfigError where others were typed.
+    """
+    config, known = options.config, Path(options.out) / "config.toml"
+    if not config.model.image.pretrained:
+        return config
+    from slip.models import pretrained
+
+    if options.resume and os.path.isfile(known):
+        return pretrained.as_in_run(config, toml.load(known))
+    words = {word.partition("=")[0] for word in argv}
+    return pretrained.normalised(config, [key for key in ("mean", "std") if f"--views.{key}" in words])

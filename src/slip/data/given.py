@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 from slip.data.decode import converted, decode, new_budget, open_image, orientation, strict, turned
 from slip.data.limits import FILE_BYTES
+from slip.data.storage.retry import is_url
 from slip.errors import DataError
 from slip.files import read_whole
 
@@ -53,7 +54,9 @@ def check_array(array: np.ndarray, *, several: bool = False) -> None:
     if right and 0 not in array.shape[-3:]:
         return
     numbers = array.dtype.kind in "buif" and array.size > 0
-    limits = f", values from {array.min()} to {array.max()}" if numbers and array.dtype != np.uint8 else ""
+    limits = (
+        f", values from {array.min():.6g} to {array.max():.6g}" if numbers and array.dtype != np.uint8 else ""
+    )
     raise DataError(
         "Images given as one array must be RGB, uint8, of shape (number, height, width, 3)"
         if several
@@ -109,12 +112,19 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     try:
         return read_whole(path, FILE_BYTES)
     except (OSError, ValueError) as error:
-        folder = isinstance(error, IsADirectoryError)
-        raise DataError(
-            "The image cannot be read",
-            cause=str(error),
-            fix="Pass the files in it: `sorted(pathlib.Path(folder).glob('*.jpg'))`, say" if folder else "",
-        ) from None
+        fix = _instead(str(path)) if isinstance(error, FileNotFoundError | IsADirectoryError) else ""
+        raise DataError("The image cannot be read", cause=str(error), fix=fix) from None
+
+
+def _instead(path: str) -> str:
+    """Return what to pass in place of a path that is no file's."""
+    if os.path.isdir(path):
+        return "Pass the files in it: `sorted(pathlib.Path(folder).glob('*.jpg'))`, say"
+    if is_url(path):
+        return "Fetch it first, and pass its bytes: addresses are for `slip.open_source`"
+    if path.startswith("~"):
+        return "Pass `os.path.expanduser(path)`"
+    return "Pass the files that the pattern stands for: `glob.glob(pattern)`" if "*" in path else ""
 
 
 def _of_pillow(image: Image.Image, min_side: int) -> np.ndarray:

@@ -276,5 +276,5 @@ def counting(total: int, label: str) -> Iterator[Callable[[int], None]]:
     if not shows_progress():
         yield lambda done: None
         return
-    with Progress(label, total, transient=True) as bar:
+    with Progress(label, total, transient=True, brief=True) as bar:
         yield bar.advance

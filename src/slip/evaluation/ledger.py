@@ -83,7 +83,7 @@ def _check_out(out: Path, kept: Path | None) -> None:
         raise ConfigError(
             "Results are written as JSON or CSV", got=f"--out {out}", fix="Call the file .json or .csv"
         )
-    if kept is not None and os.path.abspath(out) == os.path.abspath(kept):
+    if kept is not None and os.path.realpath(out) == os.path.realpath(kept):
         raise ConfigError(
             "A run's results are kept in its results.json anyway, beside earlier ones, which --out would replace",
             got=f"--out {out}",

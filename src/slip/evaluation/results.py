@@ -14,7 +14,7 @@ from typing import Any
 from slip.errors import EvaluationError
 from slip.evaluation import Result, lower_is_better
 from slip.evaluation.distinct import distinct
-from slip.files import read_json, write_bytes, write_json
+from slip.files import open_regular, read_json, write_bytes, write_json
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Result))
 
@@ -76,12 +76,12 @@ def is_csv(path: Path) -> bool:
 def holds_results(path: Path) -> bool:
     """Whether a file is one that `save` has written, or is empty: one that new results may replace."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             begin = file.read(4096)
         if is_csv(path):
             return not begin.strip() or begin.startswith(b"task,metric,value,")
         return not begin.strip() or bool(read(path)) or begin.strip() == b"[]"
-    except (OSError, EvaluationError):
+    except (OSError, ValueError, EvaluationError):
         return False
 
 

@@ -114,11 +114,14 @@ def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> list[str
     from slip.evaluation.opened import shared
 
     measured = [task for task in tasks if text or not getattr(task, "needs_text", False)]
-    lines: dict[str, None] = {}
+    lines: dict[str, str] = {}
     with shared():
         for evaluator in measured:
             evaluator.check()
-            lines |= dict.fromkeys(getattr(evaluator, "lines", list)())
+            place = evaluator.about().get("data", "") if hasattr(evaluator, "about") else ""
+            for line in getattr(evaluator, "lines", list)():
+                same = lines.setdefault(line, place) == place
+                lines |= {} if same else {f"{line} ({place})": place}
     names = distinct(measured)
     if best and best.rpartition("/")[0] not in names:
         raise ConfigError(

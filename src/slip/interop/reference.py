@@ -1,13 +1,10 @@
-"""The reference implementation's checkpoints: its parameter names, and reading its files without running them."""
+"""The reference implementation's checkpoints: its parameter names, and the model that they are of."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +20,7 @@ from slip.config import (
 )
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError
-from slip.files import open_regular
+from slip.interop.torch_files import plain_names, read_checkpoint
 from slip.models import Model, build
 
 PREFIXES = {
@@ -86,58 +83,37 @@ def _translate(
     raise CheckpointError("This parameter name is not one of SLIP's", got=name)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a released-style `.pt` file: `state_dict`, `epoch`, `args` and what else it holds, tensors on the CPU.
-
-    The file is a pickle inside a zip. It is parsed by torch's restricted reader, which builds tensors, plain
-    containers and `argparse.Namespace`, and runs nothing; a file that asks for any other type is refused
-    whole.
-
-    Raises CheckpointError: no such file, not a zip (saved before torch 1.6, or something else), cut off or
-    damaged, a type that is not allowed, no `state_dict` of tensors.
-    """
-    path = Path(path)
-    _check_is_zip(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; every one means that the file was not loaded
-        raise _unreadable(path, error) from None
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
-            f"The checkpoint {path} holds no 'state_dict' of tensors",
-            got=found[:200],
-            fix="Check which file it is.",
-        )
-    return content
-
-
 def load_reference(path: str | Path) -> Encoder:
-    """Load a checkpoint of the reference implementation (SLIP, CLIP or SimCLR; ViT-S, -B or -L).
+    """Load a checkpoint of the reference implementation (SLIP, CLIP or SimCLR; ViT-S, -B or -L), in evaluation mode.
 
     The architecture is read off the shapes. Raises CheckpointError as `read_checkpoint` does, and when the
     parameters are not those of such a model.
     """
-    state = {
-        name.removeprefix("module."): value for name, value in read_checkpoint(path)["state_dict"].items()
-    }
-    config = infer_config(state, str(path))
+    return encoder_of(plain_names(read_checkpoint(path)["state_dict"]), str(path))
+
+
+def is_reference(names: Mapping[str, object]) -> bool:
+    """Say whether weights have the names of the reference's vision transformers."""
+    return "visual.patch_embed.proj.weight" in names and bool(embeddings_of(names))
+
+
+def encoder_of(state: Mapping[str, Tensor], where: str) -> Encoder:
+    """Return the model with these weights (reference names), in evaluation mode. Raises CheckpointError."""
+    config = infer_config(state, where)
     try:
         with torch.device("meta"):
             model = build(config.model, config.views.size, embeddings_of(state))
     except ConfigError as error:  # shapes that no model has, such as a tower without blocks
-        raise CheckpointError(f"The checkpoint {path} is of another architecture", cause=str(error)) from None
-    _check_parameters(model, state, str(path))
+        raise CheckpointError(
+            f"The checkpoint {where} is of another architecture", cause=str(error)
+        ) from None
+    _check_parameters(model, state, where)
     model.to_empty(device="cpu")
     model.load_state_dict({from_reference(name): value for name, value in state.items()})
-    return Encoder(model, config)
+    return Encoder(model.eval(), config)
 
 
-def embeddings_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+def embeddings_of(state: Mapping[str, object]) -> tuple[str, ...]:
     """Return the embeddings that a model with the reference's state-dict names gives."""
     text = ("image", "text") if "text_projection" in state else ()
     ssl = ("ssl_1", "ssl_2") if any(name.startswith("image_mlp.") for name in state) else ()
@@ -233,44 +209,3 @@ def _check_parameters(model: Model, state: Mapping[str, Tensor], where: str) -> 
     told = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
     if told:
         raise CheckpointError(f"The checkpoint {where} is of another architecture", got="; ".join(told))
-
-
-def _check_is_zip(path: Path) -> None:
-    try:
-        with open_regular(path) as file:
-            start = file.read(4)
-    except OSError as error:
-        raise CheckpointError(
-            "The checkpoint cannot be read", got=str(path), cause=str(error.strerror), fix="Check the path."
-        ) from None
-    if start == b"PK\x03\x04":
-        return
-    old = start[:1] == b"\x80"  # a bare pickle
-    raise CheckpointError(
-        f"The file {path} is not a checkpoint in torch's zip format and was not loaded",
-        got=f"a file that starts with {start!r}" if start else "an empty file",
-        cause="It was saved by torch before 1.6, as a bare pickle"
-        if old
-        else "It is something else, or a broken download",
-        fix="If you trust it, load it in the program that made it and save it again with torch 1.6 or later."
-        if old
-        else "Download it again, or check which file it is.",
-    )
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Return the error for what torch's restricted reader said about `path`."""
-    refused = re.search(r"GLOBAL ([\w.]+)|[Cc]an only build [^,]*?(?:got|type) ([\w.]+)", str(error))
-    name = next(filter(None, refused.groups()), "") if refused else ""
-    if name:
-        return CheckpointError(
-            f"The checkpoint {path} was not loaded: it asks for '{name}', which is not on the list of harmless types",
-            cause="Building such an object can run any code on this machine",
-            fix="Do not trust the file unless you know who made it; then save its 'state_dict' alone and load that.",
-        )
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return CheckpointError(
-        f"The checkpoint {path} is damaged and was not loaded",
-        cause=f"The file was cut off or changed (torch says: {first[:200]})",
-        fix="Download or copy it again and compare the sizes.",
-    )

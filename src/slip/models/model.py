@@ -26,6 +26,8 @@ Part = TypeVar("Part")
 class Model(nn.Module):
     """Image tower, and as far as `embeddings` needs them: text tower, projections, logit scale, self-supervised head.
 
+    One without embeddings, to encode and not to train, is the image tower alone.
+
     `features` are the towers' outputs, `heads` turns them into embeddings, calling the model does both. They
     are apart so that the towers can run on parts of a batch while heads and losses see all of it. Embeddings
     are not normalised. Views of one size and one share of dropped tokens go through the image tower as one tensor.
@@ -157,6 +159,8 @@ def build(
     with all tokens; weights and what it gives in evaluation do not depend on it. Raises
     ConfigError on an unknown embedding or a model that cannot be made.
     """
+    if not embeddings:
+        raise ConfigError("A model needs at least one embedding", fix=f"Known: {', '.join(EMBEDDINGS)}.")
     return Model(config, size, embeddings, views)
 
 
@@ -178,6 +182,4 @@ def _in_order(embeddings: tuple[str, ...]) -> tuple[str, ...]:
     for name in embeddings:
         if name not in EMBEDDINGS:
             raise ConfigError(f"There is no embedding '{name}'", fix=did_you_mean(name, EMBEDDINGS))
-    if not embeddings:
-        raise ConfigError("A model needs at least one embedding", fix=f"Known: {', '.join(EMBEDDINGS)}.")
     return tuple(name for name in EMBEDDINGS if name in embeddings)

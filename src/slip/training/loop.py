@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import textwrap
@@ -27,7 +28,7 @@ from slip.errors import ConfigError, TrainingError, did_you_mean
 from slip.evaluation import Result
 from slip.evaluation.results import keep
 from slip.files import write_json
-from slip.models import Model, build, without_weights
+from slip.models import Model, build, pretrained, without_weights
 from slip.objectives import parse
 from slip.processes import Processes, joined
 from slip.training import asked
@@ -112,6 +113,7 @@ def _train(
         block=config.objective.block,
         gradient=config.objective.gradient,
     )
+    config = _normalised(config, run, resume, processes)
     plan = make_plan(config, epoch_length(source), objective.needs, processes.world)
     if ssl is not None:
         check_ssl(objective.needs)
@@ -124,6 +126,25 @@ def _train(
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
         return _train_alone(plan, objective, source, run, ssl, evaluate, resume, console, processes)
+
+
+def _normalised(config: Config, run: RunFolder, resume: bool, processes: Processes) -> Config:
+    """Return the configuration with the mean and deviation that a pre-trained image tower takes; all processes call it.
+
+    Raises ConfigError as `slip.models.pretrained.normalised` does.
+    """
+    if not config.model.image.pretrained:
+        return config
+    told = b""
+    with processes.together():
+        if processes.first:
+            goes_on = resume and run.exists()
+            views = (
+                pretrained.as_in_run(config, run.config) if goes_on else pretrained.normalised(config)
+            ).views
+            told = json.dumps([views.mean, views.std]).encode()
+    mean, std = map(tuple, json.loads(processes.bytes_from_first(told)))
+    return replace(config, views=replace(config.views, mean=mean, std=std))
 
 
 def _train_alone(
@@ -150,7 +171,7 @@ def _train_alone(
     shape = without_weights(config.model) if begun else config.model
     if shape.image.pretrained and processes.first:
         words = f"starting from timm's weights of {shape.image.name}, fetched where they are not in its cache"
-        _say(console, words)
+        _say(console, f"{words}; pictures are {pretrained.told(config)}")
     model = build(shape, config.views.size, objective.needs, config.views).to(plan.device)
     prepare(model, plan.device, plan.dtype, config.training)
     with processes.together():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from slip.data.record import Source
 from slip.errors import CheckpointError
 from slip.evaluation import Result
 from slip.evaluation.distinct import keys
+from slip.models.pretrained import with_known_name
 from slip.processes import Processes
 from slip.training.optimizer import build_optimizer
 from slip.training.parallel import Parallel
@@ -18,7 +20,9 @@ from slip.training.plan import Plan
 from slip.training.precision import loss_scaler
 from slip.training.saving import checkpoint
 from slip.training.saving.counts import Counts
+from slip.training.saving.metadata import describe
 from slip.training.saving.run import RunFolder
+from slip.training.saving.tensors import Snapshot
 from slip.training.saving.writer import BackgroundWriter
 from slip.training.watching.tracking import Window
 
@@ -154,7 +158,14 @@ class State:
                 except CheckpointError as error:  # the checkpoint itself is there
                     self._warn(error)
 
-        self.writer.start(step, partial(self.parallel.snapshot, self.optimizer), commit)
+        tower = self.parallel.model.image_tower
+
+        def take() -> Snapshot:
+            return replace(
+                self.parallel.snapshot(self.optimizer), metadata=describe(with_known_name(config, tower))
+            )
+
+        self.writer.start(step, take, commit)
         self.saved_at, self.saved_step = time.monotonic(), step
 
     def to_dict(self) -> dict[str, Any]:

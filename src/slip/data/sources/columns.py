@@ -395,7 +395,7 @@ def _find_key(where: str, columns: Sequence[str], wanted: str) -> tuple[str, tup
 def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> DataError:
     fix = f"Say which one it is with --data.{what}-column, or name it '{what}'"
     if what == "caption":
-        fix += "; if there are none, train without text: --objective.loss simclr"
+        fix += "; if there are none, `slip train` can do without: --objective.loss simclr"
     if any(names_file(without_number(column)) for column in columns):  # naming it would lose the row
         fix = "The first line seems to be a row: put a line of names above it, such as 'image' and 'caption'"
     return DataError(

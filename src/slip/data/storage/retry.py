@@ -151,6 +151,9 @@ def _explain(url: str, error: Exception, tries: int) -> DataError:
     elif not _may_pass(error):
         what, fix = "The address cannot be read", "Check it; it is used as fsspec understands it"
     else:
-        what, fix = "The file cannot be fetched", "Check the server and the network, then go on with --resume"
+        what, fix = (
+            "The file cannot be fetched",
+            "Check the server and the network, then try again; a run goes on with --resume",
+        )
         cause += f" ({tries} tries)" if tries > 1 else ""
     return DataError(what, got=shown(url), cause=cause, fix=fix)

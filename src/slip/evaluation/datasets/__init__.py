@@ -5,12 +5,11 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slip.addresses import shown
+from slip.addresses import is_url, shown
 from slip.errors import DataError
 from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.labelled import Image, Labelled, LabelledSet
@@ -57,7 +56,7 @@ def open_labelled(
     try:
         place = places.find(spec)
         if place:
-            where = str(path.absolute()) if os.path.exists(path) else shown(spec)
+            where = shown(spec) if is_url(spec) else str(path.absolute())
             # Of another column it is another set.
             where += f" ({label_column})" if label_column else ""
             options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}

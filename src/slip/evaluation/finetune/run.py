@@ -261,7 +261,8 @@ class Trainer:
             raise EvaluationError(
                 "Finetuning diverged: the loss is no longer finite",
                 got=f"epoch {epoch + 1}",
-                fix="Lower the recipe's lr, or set its clip_grad to 1; the last epoch's state is intact",
+                fix="The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
+                "lower lr. The last epoch's state is intact",
             )
         return mean
 
@@ -317,7 +318,7 @@ def _next(batches: Iterator[Batch]) -> Batch:
         raise DataError(
             "A process that reads images died",
             cause=f"Most often memory ran out ({str(error).splitlines()[0]})",
-            fix="Use fewer workers, or workers=0",
+            fix="Free some memory, then run the same command again; in Python, workers=0 takes least",
         ) from None
 
 

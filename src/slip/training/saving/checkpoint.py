@@ -43,13 +43,17 @@ def save(
     model: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write checkpoint `step` below `folder` and return its path: complete under its name, or not there at all.
 
+    metadata: texts for the header of the weights.
     Raises CheckpointError when the disk is full or not writable; earlier checkpoints are untouched.
     """
     try:
-        return commit(folder, step, state, write(folder, step, Snapshot(model, optimizer)))
+        return commit(
+            folder, step, state, write(folder, step, Snapshot(model, optimizer, metadata=metadata or {}))
+        )
     except CheckpointError:
         discard(folder, step)
         raise
@@ -197,6 +201,12 @@ def verify(checkpoint: Path, of: str = "") -> None:
             continue
         try:
             found = _checksum(checkpoint / name)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"The checkpoint's {name} is damaged: it is not there",
+                got=str(checkpoint / name),
+                fix="Copy that file as well, or remove the checkpoint's folder to go on from the one before it",
+            ) from None
         except OSError as error:
             found = error.strerror or str(error)
         if found != checksum:

@@ -130,6 +130,12 @@ def read_into(checkpoint: Path, places: Mapping[str, Tensor]) -> None:
             raise OSError("; ".join(str(failure) for failure, _ in error.failures.values())) from None
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the file of that name, or all its parts. Raises CheckpointError where one is none that can be read."""
+    with _reading(path):
+        return _files(path)
+
+
 def _files(path: Path) -> list[Path]:
     """Return the file of that name, or all its parts. Raises OSError where one is none that can be read."""
     if path.exists():
@@ -178,5 +184,5 @@ def _reading(path: Path) -> Iterator[None]:
             "The checkpoint cannot be read",
             got=str(path),
             cause=str(error),
-            fix="Remove that checkpoint's folder to go on from the one before it",
+            fix="Copy the file anew, or remove that checkpoint's folder to go on from the one before it",
         ) from None
