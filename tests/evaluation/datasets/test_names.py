@@ -70,7 +70,10 @@ def test_classes_json_that_does_not_fit_is_an_error(tmp_path, data, values, why)
 
 def test_lists_of_lines(tmp_path):
     assert beside(tmp_path, "cat\n\nred fox\n", [1], "classnames.txt") == {0: "cat", 1: "red fox"}
-    assert beside(tmp_path, "1 a cat\n2 dog\n", [1], "classes.txt") == {1: "a cat", 2: "dog"}
+    assert beside(tmp_path, "1 a cat, sleeping\n2 dog\n", [1], "classes.txt") == {
+        1: "a cat, sleeping",
+        2: "dog",
+    }
     assert beside(tmp_path, "0: 7 up\n1: dog\n", [1], "labels.txt") == {0: "7 up", 1: "dog"}
     assert beside(tmp_path, "747 boeing\n707 boeing\n", [1], "labels.txt") == {
         0: "747 boeing",
@@ -109,6 +112,8 @@ def test_the_column_tells_descriptions_apart(tmp_path):
         1: "b",
     }
     assert beside(tmp_path, {"en": info, "de": other}, [0], "dataset_infos.json", column="fine") is None
+    head = "---\nfeatures:\n- name: fine\n  dtype:\n    class_label:\n      names:\n        0: no\n        1: 7\n---\n"
+    assert beside(tmp_path, head, [0, 1], "README.md", column="fine") == {0: "no", 1: "7"}
     assert beside(tmp_path, {"0": "x", "1": "y"}, [1], "id2label.json") == {0: "x", 1: "y"}
 
 

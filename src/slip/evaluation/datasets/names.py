@@ -120,7 +120,12 @@ def _of_lines(lines: list[str]) -> tuple[Names, bool] | None:
         parts = [re.fullmatch(form, line) for line in lines]
         if not lines or not all(parts):
             continue
-        found = {is_key(part[1]): part[2].split(",")[0].strip() for part in parts if part}
+        # Behind a WordNet id stand synonyms.
+        found = {
+            is_key(part[1]): part[2].split(",")[0].strip() if is_key is str else part[2]
+            for part in parts
+            if part
+        }
         counted = list(found) in (list(range(len(lines))), list(range(1, len(lines) + 1)))
         if len(found) == len(lines) and (counted or is_key is str):
             return {key: name for key, name in found.items() if key is not None}, False
@@ -166,7 +171,7 @@ def _front_matter(data: bytes) -> Any:
     import yaml
 
     try:
-        return yaml.load(head[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(head[1], getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # texts alone
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
