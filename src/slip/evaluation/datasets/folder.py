@@ -13,9 +13,10 @@ from slip.errors import DataError
 from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.classes import in_order
 from slip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble
-from slip.evaluation.datasets.layout import CONTAINERS, understand
+from slip.evaluation.datasets.layout import understand
 from slip.evaluation.datasets.names import names_beside
 from slip.evaluation.datasets.tree import scan
+from slip.evaluation.datasets.within import CONTAINERS
 
 
 def open_folder(root: Path, name: str) -> LabelledSet:
