@@ -28,8 +28,9 @@ def open_folder(root: Path, name: str) -> LabelledSet:
     if not tree.count:
         raise DataError(
             f"{root} holds no labelled images",
+            got=", ".join([*tree.others, *(f"{name}/" for name in tree.bare)][:5]),
             cause=tree.what_is_missed()
-            or "Labelled images lie in one folder a class, or in <split>/<class>/",
+            or "Labelled images lie in one folder a class, or in <split>/<class>/; archives are not looked into",
             fix="Sort the images into folders named like their classes.",
         )
     layout = understand(tree, name)
