@@ -156,6 +156,18 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         raise
 
 
+def unwritable(path: Path) -> str:
+    """Return why no file can be put at `path`, "" where one can."""
+    probe = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
+    try:
+        with open(probe, "xb"):
+            pass
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
 @contextmanager
 def usual_permissions(path: Path) -> Iterator[None]:
     """Let a library write a file at `path` inside; give the file the permissions that any new file has here.

@@ -64,12 +64,6 @@ def resolve(argv: list[str]) -> Options:
     resume = "--resume" in rest
     if recipe and path:
         raise ConfigError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
-    if recipe and recipe not in recipes.RECIPES and _is_run(recipe):
-        raise ConfigError(
-            f"{recipe} is a run, and no recipe",
-            fix=f"`slip train --resume --out {recipe}` continues it; "
-            f"`slip train --config {Path(recipe) / 'config.toml'}` starts another one like it",
-        )
     wants_help = asks_for_help(rest)
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)
@@ -88,7 +82,6 @@ def resolve(argv: list[str]) -> Options:
         config = replace(config, data=_data_of(known.data, config.data))
         if of_run and base:
             _say_settings(config, parsed(default=Options(config=base)).config, folder)
-    idle.train(given(Options, rest), config)
     if not config.data.train:
         fix = f"Add --data.train with {FORMATS}"
         if resume and folder:
