@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -160,6 +160,8 @@ def unwritable(path: Path) -> str:
     """Return why no file can be put at `path`, "" where one can."""
     probe = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
     try:
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # its name may be too long
         with open(probe, "xb"):
             pass
         probe.unlink()

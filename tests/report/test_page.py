@@ -239,7 +239,9 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:
         write(tmp_path / "nowhere" / "r.html", runs)
 
 
-def test_a_place_where_no_page_can_be_is_refused_before_anything_is_drawn(tmp_path: Path, monkeypatch) -> None:
+def test_a_place_where_no_page_can_be_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch
+) -> None:
     runs = three_runs(tmp_path)
     monkeypatch.setattr("slip.report.page.page", None)
     (tmp_path / "file").touch()
