@@ -19,7 +19,7 @@ from slip import recipes, toml
 from slip.cli import hints, idle
 from slip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from slip.config import FORMATS, Config, DataConfig
-from slip.errors import ConfigError, DataError, printable, shortened
+from slip.errors import ConfigError, DataError, UsageError, printable, shortened
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -63,7 +63,7 @@ def resolve(argv: list[str]) -> Options:
     out, _ = take_option(rest, "--out")
     resume = "--resume" in rest
     if recipe and path:
-        raise ConfigError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
+        raise UsageError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
     wants_help = asks_for_help(rest)
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)
@@ -100,12 +100,12 @@ def _is_run(folder: str | Path) -> bool:
 def _nothing_named(resume: bool, folder: str) -> ConfigError:
     """Return the error for a command that names neither recipe, file nor run."""
     if not resume:
-        return ConfigError(
+        return UsageError(
             "Nothing to train was named",
             fix="`slip train RECIPE` (see `slip recipes`), or `slip train --config FILE`",
         )
     if not folder:
-        return ConfigError(
+        return UsageError(
             "Which run is to go on was not named",
             fix=f"`slip train --resume --out RUN` continues it. {_near('')}".strip(),
         )
