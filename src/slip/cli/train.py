@@ -19,7 +19,7 @@ from slip import recipes, toml
 from slip.cli import hints, idle
 from slip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from slip.config import FORMATS, Config, DataConfig
-from slip.errors import ConfigError, DataError, printable, shortened
+from slip.errors import ConfigError, DataError, UsageError, printable, shortened
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -63,13 +63,7 @@ def resolve(argv: list[str]) -> Options:
     out, _ = take_option(rest, "--out")
     resume = "--resume" in rest
     if recipe and path:
-        raise ConfigError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
-    if recipe and recipe not in recipes.RECIPES and _is_run(recipe):
-        raise ConfigError(
-            f"{recipe} is a run, and no recipe",
-            fix=f"`slip train --resume --out {recipe}` continues it; "
-            f"`slip train --config {Path(recipe) / 'config.toml'}` starts another one like it",
-        )
+        raise UsageError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
     wants_help = asks_for_help(rest)
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)
@@ -88,7 +82,6 @@ def resolve(argv: list[str]) -> Options:
         config = replace(config, data=_data_of(known.data, config.data))
         if of_run and base:
             _say_settings(config, parsed(default=Options(config=base)).config, folder)
-    idle.train(given(Options, rest), config)
     if not config.data.train:
         fix = f"Add --data.train with {FORMATS}"
         if resume and folder:
@@ -107,12 +100,12 @@ def _is_run(folder: str | Path) -> bool:
 def _nothing_named(resume: bool, folder: str) -> ConfigError:
     """Return the error for a command that names neither recipe, file nor run."""
     if not resume:
-        return ConfigError(
+        return UsageError(
             "Nothing to train was named",
             fix="`slip train RECIPE` (see `slip recipes`), or `slip train --config FILE`",
         )
     if not folder:
-        return ConfigError(
+        return UsageError(
             "Which run is to go on was not named",
             fix=f"`slip train --resume --out RUN` continues it. {_near('')}".strip(),
         )
