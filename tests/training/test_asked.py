@@ -53,6 +53,10 @@ def test_a_configuration_goes_by_a_recipes_name_or_a_files(tmp_path, table, monk
         slip.train("smal-data", table, console=QUIET)
     with pytest.raises(ConfigError, match="batch of 128 is larger"):  # the recipe's
         slip.train("small-data", table, console=QUIET)
+    with pytest.raises(ConfigError, match="configuration comes first, then the data"):
+        slip.train(table, "small-data", console=QUIET)
+    with pytest.raises(ConfigError, match="That is a run.*config.toml"):
+        slip.train(run.path, table, console=QUIET)
 
 
 class Column(dict):

@@ -34,11 +34,30 @@ def config_of(config: object) -> Config:
 
         text = os.fspath(config)
         if isinstance(text, str):
-            return toml.load(text) if text.endswith(".toml") else recipes.get(text)
+            if text.lower().endswith(".toml"):
+                return toml.load(text)
+            if text not in recipes.RECIPES and os.path.exists(text):
+                raise _no_configuration(text)
+            return recipes.get(text)
     raise ConfigError(
         "The configuration is none",
         got=_kind(config),
         fix="Give a slip.Config, as slip.recipes.get('small-data') returns it, the name of a recipe, or a .toml file",
+    )
+
+
+def _no_configuration(path: str) -> ConfigError:
+    """Return the error for a file or folder in the place of the configuration."""
+    own = os.path.join(path, "config.toml")
+    if os.path.isfile(own):
+        return ConfigError(
+            "That is a run, and no configuration", got=path, fix=f"Its configuration is {own!r}"
+        )
+    return ConfigError(
+        "The configuration is none",
+        got=path,
+        cause="It is a file or folder, as data are",
+        fix="The configuration comes first, then the data: `slip.train('small-data', 'pairs.csv', 'runs/mine')`",
     )
 
 
