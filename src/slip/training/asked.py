@@ -5,15 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slip import objectives
+from slip import objectives, toml
 from slip.config import Config
 from slip.data.record import Source
-from slip.errors import ConfigError
+from slip.errors import ConfigError, EvaluationError
 
 
 def leave_if_imported() -> None:
@@ -26,11 +26,14 @@ def leave_if_imported() -> None:
 
 
 def config_of(config: object) -> Config:
-    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path."""
+    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path.
+
+    Raises ConfigError, also for a value of another type than its field's: Python lets one build such a configuration.
+    """
     if isinstance(config, Config):
-        return config
+        return toml.from_dict(toml.to_dict(config))
     if isinstance(config, str | os.PathLike):
-        from slip import recipes, toml
+        from slip import recipes
 
         text = os.fspath(config)
         if isinstance(text, str):
@@ -108,6 +111,22 @@ def check_evaluate(evaluate: object) -> None:
             fix="Give `evaluate` a function that takes the model and returns results, for example "
             "functools.partial(slip.evaluation.suite.run, tasks=['knn:photos/'])",
         )
+
+
+def results_of(returned: Any) -> list[Any]:
+    """Return what `evaluate` returned as a list of results. Raises EvaluationError where it is none."""
+    several = isinstance(returned, Iterable) and not isinstance(returned, str | bytes | Mapping)
+    results = list(returned) if several else [returned]
+    if not several or not all(
+        hasattr(result, name) for result in results for name in ("task", "metric", "value")
+    ):
+        raise EvaluationError(
+            "What `evaluate` returned are no results",
+            got=_kind(returned),
+            fix="It returns a list of slip.evaluation.Result, as slip.evaluation.suite.run does, an empty one where "
+            "nothing was measured. The weights are saved; with resume=True they are measured",
+        )
+    return results
 
 
 def recorded(config: Config, train: str, ssl: str) -> Config:
