@@ -16,7 +16,7 @@ import pytest
 from slip import cli
 from slip.cli import main
 from slip.cli.signals import ANSWERED
-from slip.errors import DataError
+from slip.errors import DataError, SlipError
 
 NUMBERS = [getattr(signal, name) for name in ANSWERED if hasattr(signal, name)]
 
@@ -132,3 +132,20 @@ def test_a_process_is_ended_with_its_worker_processes(number, tmp_path: Path) ->
     assert started.returncode == 128 + number
     assert [line for line in errors.splitlines() if line.startswith("slip: ")] == errors.splitlines()[-1:]
     assert "Traceback" not in out + errors
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_torchruns_processes_the_first_says_that_they_stop(rank, monkeypatch, capsys) -> None:
+    class Stopped(SlipError):
+        status = 143
+
+    def run() -> None:
+        raise Stopped("Stopped after step 7 of 16")
+
+    monkeypatch.setenv("RANK", rank)
+    command(monkeypatch, run)
+    assert main(["train"]) == 143
+    assert capsys.readouterr().err == ("slip: Stopped after step 7 of 16.\n" if rank == "0" else "")
+    command(monkeypatch, lambda: signal.raise_signal(signal.SIGINT))
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == ("slip: Interrupted.\n" if rank == "0" else "")

@@ -11,7 +11,7 @@ from slip import recipes, toml
 from slip.cli import main
 from slip.cli.train import _open, resolve, run
 from slip.config import FORMATS, Config, DataConfig, EvaluationConfig
-from slip.errors import ConfigError, DataError
+from slip.errors import ConfigError, DataError, UsageError
 from slip.evaluation.suite import parse_task
 from slip.training.saving import lock
 
@@ -93,6 +93,17 @@ def test_resume_of_a_named_file_takes_the_data_that_it_does_not_name(tmp_path, m
             "No training data.*no run at runs/mien.*Did you mean",
         ),
         (
+            ["--resume", "--out", "runs/mine/checkpoints"],
+            "part of a run.*--resume --out runs/mine` continues",
+        ),
+        (
+            ["--resume", "--out", "runs/mine/config.toml"],
+            "part of a run.*--resume --out runs/mine` continues",
+        ),
+        (["--resume=runs/mine"], "takes no value.*`--resume --out runs/mine`"),
+        (["--continue", "--out", "runs/mine"], "Here it is called --resume"),
+        (["--resume-from-checkpoint", "runs/mine"], "takes no value: the run is named by --out"),
+        (
             ["runs/mine", "--resume"],
             "runs/mine is a run, and no recipe. `slip train --resume --out runs/mine`",
         ),
@@ -103,6 +114,15 @@ def test_a_run_that_is_not_there_is_asked_for_by_near_names(tmp_path, monkeypatc
     made_run(tmp_path / "runs" / "mine")
     with pytest.raises(ConfigError, match=message):
         resolve(words)
+
+
+@pytest.mark.parametrize("words", [["--resum", "--out", "mine"], ["--resume=true", "--out", "mine"]])
+def test_a_mistyped_resume_is_answered_as_such(tmp_path, monkeypatch, capsys, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "mine")
+    with pytest.raises((SystemExit, UsageError)) as ended:
+        resolve(words)
+    assert "--resume" in capsys.readouterr().err + str(ended.value)
 
 
 def test_a_run_that_starts_beside_one_of_a_like_name_says_so(tmp_path, monkeypatch, capsys) -> None:

@@ -57,6 +57,18 @@ def test_a_folder_that_is_no_run_and_one_that_is_not_there(tmp_path: Path) -> No
         load_run(tmp_path / "nowhere")
 
 
+def test_the_runs_in_a_folder_and_around_a_place_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.toml").touch()
+    with pytest.raises(CheckpointError, match=r"no config\.toml.*`slip report \S*runs/a \S*runs/b`"):
+        load_run(tmp_path / "runs")
+    with pytest.raises(CheckpointError, match=r"It is a file.*`slip report \S*runs/a`"):
+        load_run(tmp_path / "runs" / "a" / "config.toml")
+    with pytest.raises(CheckpointError, match=r"`slip report \S*runs/a`"):
+        load_run(tmp_path / "runs" / "a" / "checkpoints")
+
+
 def test_a_configuration_with_an_unknown_key(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     (folder / "config.toml").write_text("nmae = 'x'\n")

@@ -53,7 +53,7 @@ def test_one_metric_stands_for_its_task() -> None:
 
 def test_comparison_is_aligned_marked_and_complete(tmp_path: Path) -> None:
     clip = [result("zeroshot:scenes/top1", 0.4), result("knn:scenes/top1", 0.5)]
-    slip = [result("zeroshot:scenes/top1", 0.41), result("knn:scenes/top1", 0.6, count=90)]
+    slip = [result("zeroshot:scenes/top1", 0.41), result("knn:scenes/top1", 0.6, count=90) | {"skipped": 10}]
     runs = [
         load_run(write_run(tmp_path / "c", "clip", clip)),
         load_run(write_run(tmp_path / "m", "simclr", [result("knn:scenes/top1", 0.3)])),
@@ -67,6 +67,17 @@ def test_comparison_is_aligned_marked_and_complete(tmp_path: Path) -> None:
         "n       100                100 / 100 / 90",
     ]
     assert lines[0].split() == ["Zero-shot", "k-NN"]
+
+
+def test_other_numbers_of_samples_are_other_data_and_nobody_is_ahead(tmp_path: Path) -> None:
+    """Of results that do not say what they are of, as those of earlier versions."""
+    runs = [
+        load_run(write_run(tmp_path / "c", "clip", [result("knn:photos/top1", 0.5, count=1000)])),
+        load_run(write_run(tmp_path / "s", results=[result("knn:photos/top1", 0.6, count=2000)])),
+    ]
+    found = columns(rows(runs))
+    assert [column.count for column in found] == [1000, 2000]
+    assert [column.best() for column in found] == [None, None]
 
 
 def test_comparison_wraps_into_blocks_that_fit(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a program may hand to `slip.train`, and what it is told about anything else."""
 
+import ast
 import io
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from rich.console import Console
 
 import slip
 from slip import toml
-from slip.errors import ConfigError, DataError
+from slip.config import Config, TrainingConfig
+from slip.errors import ConfigError, DataError, EvaluationError
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, FakeResult
 
@@ -53,6 +55,10 @@ def test_a_configuration_goes_by_a_recipes_name_or_a_files(tmp_path, table, monk
         slip.train("smal-data", table, console=QUIET)
     with pytest.raises(ConfigError, match="batch of 128 is larger"):  # the recipe's
         slip.train("small-data", table, console=QUIET)
+    with pytest.raises(ConfigError, match="configuration comes first, then the data"):
+        slip.train(table, "small-data", console=QUIET)
+    with pytest.raises(ConfigError, match="That is a run.*config.toml"):
+        slip.train(run.path, table, console=QUIET)
 
 
 class Column(dict):
@@ -65,6 +71,11 @@ class Column(dict):
     ("arguments", "message"),
     [
         ({"config": {"training": {"batch": 8}}}, r"configuration is none. Got: .dict: .*slip.recipes.get"),
+        (
+            {"config": Config(training=TrainingConfig(batch="8"))},
+            "'training.batch' takes a value of type int",
+        ),
+        ({"config": Config(views=None)}, "'views' is a section"),
         ({"config": None}, "configuration is none. Got: 'NoneType: None"),
         (
             {"source": ["a.tar", "b.csv"]},
@@ -83,6 +94,33 @@ def test_anything_else_is_told_in_words(tmp_path, arguments, message) -> None:
     with pytest.raises(ConfigError, match=message):
         slip.train(**(given | arguments))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("returned", [None, {"top1": 0.5}, [0.5], "top1", FakeResult(0.5)])
+def test_what_is_no_result_is_told_when_the_weights_are_saved(tmp_path, toy_source, returned) -> None:
+    config = make_tiny_config(epochs=1)
+    with pytest.raises(EvaluationError, match="are no results.*list of slip.evaluation.Result.*resume=True"):
+        slip.train(config, toy_source, tmp_path, evaluate=lambda _: returned, console=QUIET)
+    run = slip.train(
+        config,
+        toy_source,
+        tmp_path,
+        evaluate=lambda _: (FakeResult(v) for v in (0.5,)),
+        resume=True,
+        console=QUIET,
+    )
+    assert '"value": 0.5' in (run.path / "results.json").read_text()
+
+
+def test_what_training_imports_of_evaluation_needs_no_torch() -> None:
+    """It takes what results are, and no protocol: those it is handed."""
+    names = set()
+    for path in (Path(slip.__file__).parent / "training").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slip.evaluation"):
+                names.add(node.module)
+    code = f"import sys; import {', '.join(sorted(names))}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_nobody_measures_is_not_said_to_be_measured(tmp_path, toy_source, tiny_config) -> None:

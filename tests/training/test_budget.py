@@ -69,6 +69,8 @@ NEEDS = ("image", "text", "ssl_1", "ssl_2")
         ("10 epochs", Budget(epochs=10)),
         ("0.5 epoch", Budget(epochs=0.5)),
         ("2000 steps", Budget(steps=2000)),
+        ("1.001k samples", Budget(samples=1001)),  # 1000.9999999999999 in binary fractions
+        ("12MSamples", Budget(samples=12_000_000)),
     ],
 )
 def test_budgets_as_people_write_them(text, budget) -> None:
@@ -103,11 +105,21 @@ def test_anything_else_is_refused(text) -> None:
         ("12 m samples", "M for millions"),
         ("1,5 h", "write 1.5 for one and a half"),
         ("-1h", "below zero"),
+        ("1:30", "hours and minutes, or minutes and seconds"),
+        ("2 hours 5", "last number has no unit"),
+        ("1h 30m 20", "last number has no unit"),
     ],
 )
 def test_what_is_not_clear_is_said(text, cause) -> None:
     with pytest.raises(ConfigError, match=cause):
         parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["1 month", "500 ms", "500ms"])
+def test_a_unit_that_begins_with_an_m_is_not_taken_for_millions(text) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_budget(text)
+    assert "millions" not in str(refused.value)
 
 
 def test_epochs_and_steps_are_budgets_too() -> None:

@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
             if signals.number:  # what it was about was caused by the signal, most likely
                 return _ended(signals.end())
             _let_the_first_speak(error)
-            _complain(str(error))
+            if error.status < 128 or _is_first():  # all of torchrun's processes stop together
+                _complain(str(error))
             return error.status
         except BaseException as error:
             # While they are imported, libraries raise others in place of KeyboardInterrupt.
@@ -97,7 +98,8 @@ def _run(words: list[str]) -> int:
 def _ended(number: int) -> int:
     # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and would end by the signal.
     exec("")
-    _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
+    if _is_first():
+        _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
     return 128 + number
 
 
@@ -108,8 +110,13 @@ def _complain(text: str) -> None:
 
 def _let_the_first_speak(error: SlipError) -> None:
     """Before an error that the first of torchrun's processes meets alike, or causes, give it the time to end all."""
-    if type(error) in (ConfigError, ProcessError, TrainingError) and os.environ.get("RANK", "0") != "0":
+    if type(error) in (ConfigError, ProcessError, TrainingError) and not _is_first():
         time.sleep(3)
+
+
+def _is_first() -> bool:
+    """Return whether this is the first of the processes that torchrun has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def usage() -> str:

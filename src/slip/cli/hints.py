@@ -167,6 +167,7 @@ OPTIONS = {
     "limit-records n num max-samples": "limit count",
     "prompts template prompt": "templates",
     "task": "evaluation.tasks",
+    "continue restart resume-from resume-from-checkpoint auto-resume": "resume",
 }
 """Names of options elsewhere → the names here, of which a command has one or none."""
 MISSING = {
@@ -256,6 +257,7 @@ def _takes(name: str) -> str:
         "grad-checkpointing gradient-checkpointing checkpointing": ", and takes selective or full",
         "fsdp": ", and takes a value: fsdp",
         "ddp": ", and takes a value: ddp",
+        "resume-from resume-from-checkpoint": ", and takes no value: the run is named by --out",
     }
     return next((words for names, words in values.items() if name in names.split()), "")
 
@@ -270,10 +272,12 @@ def check_train(recipe: str | None, recipes: Collection[str], rest: Sequence[str
         raise UsageError(
             "Only one word comes before the options, the recipe", got=" ".join(rest[:2]), fix=fix
         )
-    for word, following in pairwise(rest):
-        if word == "--resume" and not following.startswith("-"):
-            fix = f"The run is named by --out: `--resume --out {following}`"
-            raise UsageError("--resume takes no value", got=following, fix=fix)
+    for word, following in pairwise([*rest, "--"]):
+        value = word.removeprefix("--resume=") if word.startswith("--resume=") else following
+        if word.partition("=")[0] == "--resume" and not value.startswith("-"):
+            named = "RUN" if value.lower() in ("true", "yes", "1", "") else value
+            fix = f"The run is named by --out: `--resume --out {named}`"
+            raise UsageError("--resume takes no value", got=value, fix=fix)
 
 
 def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from slip import recipes, toml
-from slip.cli import hints, idle
+from slip.cli import hints, idle, resuming
 from slip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
-from slip.config import FORMATS, Config, DataConfig
-from slip.errors import ConfigError, DataError, UsageError, printable, shortened
+from slip.config import FORMATS, Config
+from slip.errors import ConfigError, UsageError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
     from slip.evaluation import Evaluator
     from slip.processes import Processes
-    from slip.training.saving.run import RunFolder
 
 VAL = "retrieval:val"
 """What retrieval on data.val is called in results."""
@@ -71,94 +66,31 @@ def resolve(argv: list[str]) -> Options:
     if path and resume and not out and os.path.basename(path) == "config.toml":
         out = os.path.dirname(path) or "."  # the run's own
     folder = out or (f"runs/{base.name}" if base else "")
-    known = toml.load(Path(folder) / "config.toml") if resume and folder and _is_run(folder) else None
-    if base is None and known is None and not wants_help:
-        raise _nothing_named(resume, folder)
-    of_run = known if known and not (path or (base and base.name != known.name)) else None
+    known = toml.load(Path(folder) / "config.toml") if resume and folder and resuming.is_run(folder) else None
     parsed = partial(parse, Options, rest, prog=f"slip train {recipe or 'RECIPE'}", description=DESCRIPTION)
+    if base is None and known is None and not wants_help:
+        parsed(default=Options())  # --resum may be why nothing was named
+        raise resuming.nothing_named(resume, folder)
+    of_run = known if known and not (path or (base and base.name != known.name)) else None
     options = parsed(default=Options(config=of_run or base or Config()))
     config = options.config
     if known:
-        config = replace(config, data=_data_of(known.data, config.data))
+        config = replace(config, data=resuming.data_of(known.data, config.data))
         if of_run and base:
-            _say_settings(config, parsed(default=Options(config=base)).config, folder)
+            resuming.say_settings(config, parsed(default=Options(config=base)).config, folder)
     if not config.data.train:
         fix = f"Add --data.train with {FORMATS}"
         if resume and folder:
-            fix = f"There is no run at {folder} to take it from. {_near(folder)} {fix}".replace("  ", " ")
+            fix = f"There is no run at {folder} to take it from. {resuming.near(folder)} {fix}".replace(
+                "  ", " "
+            )
         raise ConfigError("No training data was named", fix=fix)
     idle.train(given(Options, rest), config)
-    if resume and folder and not known and _near(folder, close=True):
-        _say(f"There is no run at {folder} yet, so one is started. {_near(folder, close=True)}")
+    if resume and folder and not known and resuming.near(folder, close=True):
+        resuming.say(
+            f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
+        )
     return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
-
-
-def _is_run(folder: str | Path) -> bool:
-    return os.path.isfile(Path(folder) / "config.toml")
-
-
-def _nothing_named(resume: bool, folder: str) -> ConfigError:
-    """Return the error for a command that names neither recipe, file nor run."""
-    if not resume:
-        return UsageError(
-            "Nothing to train was named",
-            fix="`slip train RECIPE` (see `slip recipes`), or `slip train --config FILE`",
-        )
-    if not folder:
-        return UsageError(
-            "Which run is to go on was not named",
-            fix=f"`slip train --resume --out RUN` continues it. {_near('')}".strip(),
-        )
-    return ConfigError(
-        f"There is no run at {folder}",
-        cause="It has no config.toml" if os.path.isdir(folder) else "There is no such folder",
-        fix=f"{_near(folder)} `slip train RECIPE --out {folder}` starts one".strip(),
-    )
-
-
-def _near(folder: str, *, close: bool = False) -> str:
-    """Return the sentence that names runs which may have been meant: those of like names, else (unless only `close`
-    ones are wanted) all that lie about."""
-    places = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
-    found = {}
-    for place in places:
-        with suppress(OSError):
-            names = sorted(os.listdir(place))[:1000]
-            found |= {os.path.normpath(os.path.join(place, name)): name for name in names}
-    runs = {path: name for path, name in found.items() if _is_run(path)}
-    like = get_close_matches(os.path.basename(folder.rstrip("/")), runs.values(), n=3, cutoff=0.5)
-    if like:
-        return f"Did you mean {' or '.join(path for path, name in runs.items() if name in like)}?"
-    return f"Runs: {', '.join(list(runs)[:8])}." if runs and not close else ""
-
-
-def _data_of(run: DataConfig, given: DataConfig) -> DataConfig:
-    """Return `given` with the run's data where it names none."""
-    if given.train:
-        return given
-    unsaid = DataConfig()
-    names = ("train", "ssl", "val", "image_root", "image_column", "caption_column")
-    taken = {name: getattr(run, name) for name in names if getattr(given, name) == getattr(unsaid, name)}
-    return replace(given, **taken)
-
-
-def _say_settings(config: Config, asked: Config, folder: str) -> None:
-    """Tell where a run goes on with settings of its own in place of the recipe's."""
-    others = {key: value for key, value in toml.flat(config).items() if value != toml.flat(asked)[key]}
-    others = {key: value for key, value in others.items() if not key.startswith("data.") and key != "name"}
-    if others:
-        _say(
-            shortened(
-                f"{folder} goes on with its own settings, where they are not the recipe's: "
-                + ", ".join(f"{key} = {value!r}" for key, value in others.items())
-            )
-        )
-
-
-def _say(words: str) -> None:
-    """Print a line to stderr, once for all processes."""
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(words), file=sys.stderr)
 
 
 def run(config: Config, out: str, resume: bool) -> None:
@@ -188,7 +120,7 @@ def run(config: Config, out: str, resume: bool) -> None:
                 folder.check_free()
                 if folder.exists() and folder.begun():
                     folder.check_config(config)
-            with _as_the_run_names_it(config, folder):
+            with resuming.as_the_run_names_it(config, folder):
                 source, ssl, tasks = _open(config, first=processes.first)
         if share:
             source, held_out = _hold_out(config, source, share, processes)
@@ -207,28 +139,6 @@ def run(config: Config, out: str, resume: bool) -> None:
         if results := [result for result in results if result.checkpoint == newest]:
             print(printable(suite.table(results)))
         say(console, f"  done: {folder.path}")
-
-
-@contextmanager
-def _as_the_run_names_it(config: Config, folder: RunFolder) -> Iterator[None]:
-    """Add to the error of data that are not there that a run names them as seen from where it was started."""
-    try:
-        yield
-    except DataError as error:
-        own = folder.exists() and folder.config.data.train == config.data.train
-        if not own or not _is_relative(config.data.train):
-            raise
-        raise DataError(
-            error.what,
-            got=error.got,
-            cause=error.cause,
-            fix=f"{error.fix} {folder.path} names its data as seen from the folder where it was started: start there, "
-            "or say where they are now with --data.train",
-        ) from None
-
-
-def _is_relative(spec: str) -> bool:
-    return not (os.path.isabs(spec) or re.match(r"[\w-]+:", spec) or os.path.exists(spec))
 
 
 def _share(config: Config) -> float | None:

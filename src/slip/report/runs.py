@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from slip import toml
+from slip.commands import command
 from slip.config import Config
 from slip.data.identity import Identity, differences
 from slip.errors import CheckpointError, ConfigError, EvaluationError, shortened
@@ -108,12 +110,7 @@ def load_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not os.path.isfile(folder / "config.toml"):
-        raise CheckpointError(
-            "This is not a run folder",
-            got=str(folder),
-            cause="It holds no config.toml" if os.path.isdir(folder) else "There is no such folder",
-            fix="Give the folder that `slip train` wrote.",
-        )
+        raise _no_run(folder)
     try:
         config = toml.load(folder / "config.toml")
     except ConfigError as error:
@@ -130,6 +127,22 @@ def load_run(folder: str | Path) -> Run:
         damaged=damaged,
         data=_read_data(folder / "data.json"),
     )
+
+
+def _no_run(folder: Path) -> CheckpointError:
+    """Return the error for what is no run folder, with the runs that may be meant: around it, or in it."""
+    runs: list[str] = []
+    if os.path.isdir(folder):
+        cause = "It holds no config.toml"
+        with suppress(OSError):
+            runs = [str(folder / name) for name in sorted(os.listdir(folder))]
+    else:
+        cause = "It is a file" if os.path.exists(folder) else "There is no such folder"
+    runs = [
+        path for path in [*map(str, folder.parents), *runs] if os.path.isfile(Path(path) / "config.toml")
+    ][:8]
+    fix = f"`{command('slip', 'report', *runs)}`" if runs else "Give the folder that `slip train` wrote"
+    return CheckpointError("This is not a run folder", got=str(folder), cause=cause, fix=fix)
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slip import objectives
+from slip import objectives, toml
 from slip.config import Config
 from slip.data.record import Source
-from slip.errors import ConfigError
+from slip.errors import ConfigError, EvaluationError
 
 
 def leave_if_imported() -> None:
@@ -26,19 +26,41 @@ def leave_if_imported() -> None:
 
 
 def config_of(config: object) -> Config:
-    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path."""
+    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path.
+
+    Raises ConfigError, also for a value of another type than its field's: Python lets one build such a configuration.
+    """
     if isinstance(config, Config):
-        return config
+        return toml.from_dict(toml.to_dict(config))
     if isinstance(config, str | os.PathLike):
-        from slip import recipes, toml
+        from slip import recipes
 
         text = os.fspath(config)
         if isinstance(text, str):
-            return toml.load(text) if text.endswith(".toml") else recipes.get(text)
+            if text.lower().endswith(".toml"):
+                return toml.load(text)
+            if text not in recipes.RECIPES and os.path.exists(text):
+                raise _no_configuration(text)
+            return recipes.get(text)
     raise ConfigError(
         "The configuration is none",
         got=_kind(config),
         fix="Give a slip.Config, as slip.recipes.get('small-data') returns it, the name of a recipe, or a .toml file",
+    )
+
+
+def _no_configuration(path: str) -> ConfigError:
+    """Return the error for a file or folder in the place of the configuration."""
+    own = os.path.join(path, "config.toml")
+    if os.path.isfile(own):
+        return ConfigError(
+            "That is a run, and no configuration", got=path, fix=f"Its configuration is {own!r}"
+        )
+    return ConfigError(
+        "The configuration is none",
+        got=path,
+        cause="It is a file or folder, as data are",
+        fix="The configuration comes first, then the data: `slip.train('small-data', 'pairs.csv', 'runs/mine')`",
     )
 
 
@@ -89,6 +111,22 @@ def check_evaluate(evaluate: object) -> None:
             fix="Give `evaluate` a function that takes the model and returns results, for example "
             "functools.partial(slip.evaluation.suite.run, tasks=['knn:photos/'])",
         )
+
+
+def results_of(returned: Any) -> list[Any]:
+    """Return what `evaluate` returned as a list of results. Raises EvaluationError where it is none."""
+    several = isinstance(returned, Iterable) and not isinstance(returned, str | bytes | Mapping)
+    results = list(returned) if several else [returned]
+    if not several or not all(
+        hasattr(result, name) for result in results for name in ("task", "metric", "value")
+    ):
+        raise EvaluationError(
+            "What `evaluate` returned are no results",
+            got=_kind(returned),
+            fix="It returns a list of slip.evaluation.Result, as slip.evaluation.suite.run does, an empty one where "
+            "nothing was measured. The weights are saved; with resume=True they are measured",
+        )
+    return results
 
 
 def recorded(config: Config, train: str, ssl: str) -> Config:

@@ -15,6 +15,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from slip.errors import ConfigError
 from slip.files import LARGEST
@@ -87,7 +88,7 @@ def parse_budget(text: str) -> Budget:
 
 def _counted(words: str) -> Budget | None:
     """Return a budget of samples, epochs or steps; None where it is none."""
-    match = re.fullmatch(rf"({_NUMBER})\s*([a-zA-Z]*)\s*\b([a-zA-Z]+)|({_NUMBER})([kMGB]?)([a-z]+)", words)
+    match = re.fullmatch(rf"({_NUMBER})\s*([a-zA-Z]*)\s*\b([a-zA-Z]+)|({_NUMBER})([kMGB]?)([a-zA-Z]+)", words)
     if match is None:
         return None
     number, many, unit = (match[1], match[2], match[3]) if match[1] else (match[4], match[5], match[6])
@@ -95,12 +96,12 @@ def _counted(words: str) -> Budget | None:
     factor = _MANY.get(many, _MANY.get(many.lower()) if len(many) > 1 or many == "K" else None)
     if not kind or factor is None:
         return None
-    value = _number(number) * factor
+    value = _number(number) * Decimal(factor)
     if kind == "epochs":
-        return Budget(epochs=value)
-    if value != round(value):
+        return Budget(epochs=float(value))
+    if value != value.to_integral_value():
         return None
-    return Budget(samples=round(value)) if kind == "samples" else Budget(steps=round(value))
+    return Budget(samples=int(value)) if kind == "samples" else Budget(steps=int(value))
 
 
 def _time(words: str) -> float:
@@ -116,12 +117,13 @@ def _time(words: str) -> float:
         unit = _UNITS.get(part[2].lower(), 0) if part and part[2] != "M" else 0  # millions, of something
         if part is None or not 0 < unit < before:
             return 0.0
-        total, before, at = total + _number(part[1]) * unit, unit, part.end()
+        total, before, at = total + float(_number(part[1])) * unit, unit, part.end()
     return total if not words.endswith((",", "and")) else 0.0
 
 
-def _number(text: str) -> float:
-    return float(re.sub("[,_ ]", "", text))
+def _number(text: str) -> Decimal:
+    """Return a number as it is written: 1.001 thousand are 1,001 of something, and no fraction."""
+    return Decimal(re.sub("[,_ ]", "", text))
 
 
 def _misread(words: str) -> str:
@@ -132,8 +134,13 @@ def _misread(words: str) -> str:
         return "It does not say of what"
     if re.search(r"\d,\d{1,2}(?!\d)", words):
         return "A comma divides thousands; write 1.5 for one and a half"
-    if re.fullmatch(rf"{_NUMBER}\s*m\s*[a-z]+", words):
+    small = re.fullmatch(rf"{_NUMBER}\s*m\s*([a-z]+)", words)
+    if small and any(small[1] in units for units in _COUNTED.values()):
         return "A small m stands for minutes, M for millions"
+    if re.fullmatch(r"\d+:\d\d", words):
+        return "It may be hours and minutes, or minutes and seconds"
+    if re.search(r"[a-z][\s,]+\d+$", words, re.IGNORECASE):
+        return "Its last number has no unit"
     if words.startswith("-"):
         return "It is below zero"
     return ""

@@ -403,7 +403,7 @@ class _Session:
 
     def _measure(self, evaluate: Callable[[Encoder], Sequence[Any]], encoder: Encoder) -> None:
         # For all of the evaluation, whose threads encode at once; the next step turns training mode on again.
-        results = evaluate(encoder.eval())
+        results = asked.results_of(evaluate(encoder.eval()))
         state = self.state
         state.measure(results)
         best = self.config.evaluation.best
