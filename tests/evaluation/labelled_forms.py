@@ -1,4 +1,4 @@
-"""Labelled sets in every form of table, Parquet file and tar shard, and an encoder that is always right about them.
+"""Labelled sets in every form of table, Parquet file and tar shard, with the pictures of `oracle`.
 
 A writer takes a folder and a `World`, writes its pictures there, and returns the spec that names them. A new form joins
 `FORMS` by `@form`; `NAMELESS` are those whose classes have numbers and no names.
@@ -14,16 +14,12 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from PIL import Image
-
-from slip.errors import DataError
+from oracle import coloured
 
 
 @dataclass
@@ -51,40 +47,6 @@ class World:
         return [(split, c, n) for split, rows in self.splits.items() for c, n in rows]
 
 
-def picture(label: int) -> bytes:
-    """Return a PNG whose colour tells its class."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (label * 9 + 4, 100, 200)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-class Perfect:
-    """An encoder that is always right: a colour tells the class, and a prompt is read for the class's name."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = [" ".join(name.replace("_", " ").split()) for name in names]
-        self.model = SimpleNamespace(embeddings=("image", "text"))
-        self.device = torch.device("cpu")
-
-    def preprocess(self, image: object) -> torch.Tensor:
-        if not isinstance(image, bytes):
-            raise DataError("The image is no file")
-        return torch.tensor(Image.open(io.BytesIO(image)).convert("RGB").getpixel((0, 0))).float()
-
-    def encode_image(self, pixels: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.nn.functional.one_hot(((pixels[:, 0] - 4) / 9).round().long(), 40).float()
-
-    image_features = encode_image
-
-    def encode_text(self, texts: list[str], **_: Any) -> torch.Tensor:
-        rows = torch.full((len(texts), 40), 1e-3)
-        for row, text in zip(rows, texts):
-            named = [name for name in self.names if name in text]
-            if named:
-                row[self.names.index(max(named, key=len))] = 1
-        return torch.nn.functional.normalize(rows)
-
-
 Writer = Callable[[Path, World], str]
 FORMS: dict[str, Writer] = {}
 NAMELESS: dict[str, Writer] = {}
@@ -108,7 +70,7 @@ def parquet(
     **columns: Any,
 ) -> None:
     """Write a file as data hubs do; names: those of a ClassLabel column."""
-    images = [{"bytes": picture(c), "path": None} for c, _ in rows]
+    images = [{"bytes": coloured(c), "path": None} for c, _ in rows]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"image": pa.array(images, kind), column: pa.array(labels), **columns})
     if names:
@@ -313,7 +275,7 @@ def files(root: Path, world: World) -> list[tuple[str, str, str]]:
     rows = []
     for split, c, n in world.every:
         path = f"images/{split}{c}_{n}.png"
-        (root / path).write_bytes(picture(c))
+        (root / path).write_bytes(coloured(c))
         rows.append((path, world.names[c], split))
     return rows
 
@@ -367,7 +329,7 @@ def _metadata_in_folders(root: Path, world: World) -> str:
     for split, rows in world.splits.items():
         (root / split).mkdir()
         for c, n in rows:
-            (root / split / f"{c}_{n}.png").write_bytes(picture(c))
+            (root / split / f"{c}_{n}.png").write_bytes(coloured(c))
         table(
             root / split / "metadata.csv",
             ("file_name", "label"),
@@ -392,7 +354,7 @@ def shards(root: Path, world: World, beside: Callable[[int], dict[str, bytes]], 
             for c, n in rows[shard::2]:
                 key = f"{split}-{c}-{n}"
                 members += [
-                    (f"{key}.{ending}", data) for ending, data in {"png": picture(c), **beside(c)}.items()
+                    (f"{key}.{ending}", data) for ending, data in {"png": coloured(c), **beside(c)}.items()
                 ]
             tar(root / place.format(split=split, shard=shard), members)
 
@@ -428,13 +390,15 @@ def _json_labels(root: Path, world: World) -> str:
 @form
 def _folders_in_shards(root: Path, world: World) -> str:
     for split, rows in world.splits.items():
-        tar(root / f"{split}.tar", [(f"birds/{split}/{world.names[c]}/{n}.png", picture(c)) for c, n in rows])
+        tar(
+            root / f"{split}.tar", [(f"birds/{split}/{world.names[c]}/{n}.png", coloured(c)) for c, n in rows]
+        )
     return str(root)
 
 
 @form
 def _splits_and_folders_in_one_tar(root: Path, world: World) -> str:
-    members = [(f"{split}/{world.names[c]}/{n}.png", picture(c)) for split, c, n in world.every]
+    members = [(f"{split}/{world.names[c]}/{n}.png", coloured(c)) for split, c, n in world.every]
     tar(root / "birds.tar", members)
     return str(root / "birds.tar")
 
@@ -444,7 +408,7 @@ def _wordnet_ids_in_shards(root: Path, world: World) -> str:
     """ImageNet's ids are known; its names are what is asked for."""
     ids = known_ids(world)
     for split, rows in world.splits.items():
-        tar(root / f"{split}.tar", [(f"{split}/{ids[c]}/{n}.png", picture(c)) for c, n in rows])
+        tar(root / f"{split}.tar", [(f"{split}/{ids[c]}/{n}.png", coloured(c)) for c, n in rows])
     return str(root)
 
 

@@ -1,6 +1,13 @@
 """Labelled images: scenes, Parquet as data hubs store it, and folders of one folder a class.
 
 Images stay where they are until asked for: `Labelled.images[i]` reads the i-th one, as encoded bytes or as an array.
+
+- `labelled`: what every reader gives (`Part`), and the set that is made of it (`LabelledSet`); `splits`: their names
+- folders: `folder` reads what `tree` lists and `layout` understands, with `within` for what lies inside classes and
+  `annotated` for lists of pictures beside them
+- files: `places` finds them, `parquet`, `table` and `tar` read them, `label_column` picks the column, `labels` makes
+  classes of its cells, `pictures` opens the files that a column names; `scenes`: the embedded ones
+- what classes are called: `classes` (values and names), `told` (by the values themselves), `names` (by a file beside)
 """
 
 from __future__ import annotations

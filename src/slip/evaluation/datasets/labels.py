@@ -198,13 +198,13 @@ class _Distinct:
 
 def _without_lists(array: pa.Array) -> pa.Array:
     """Return what is in lists of one label each; other arrays as they are."""
-    if not is_list(array.type) or len(pc.call_function("list_flatten", [array])) > len(array):
+    if not is_list(array.type):
         return array
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    lengths = pc.fill_null(pc.call_function("list_value_length", [array]), 0).to_numpy(zero_copy_only=False)
     if lengths.max(initial=0) > 1:
         return array
-    places = np.cumsum(lengths) - 1
-    return pc.list_flatten(array).take(pa.array(places, mask=lengths == 0))
+    places = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
+    return pc.call_function("list_flatten", [array]).take(places)
 
 
 def _encoded(array: pa.Array) -> pa.DictionaryArray:

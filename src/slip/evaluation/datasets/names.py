@@ -92,7 +92,7 @@ def _of_json(data: Any) -> tuple[Names, bool]:
                 return _of_json(data[key])
         numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
         if not numbered and all(isinstance(v, str) and number(v) is not None for v in data.values()):
-            data = {name: number(label) for name, label in data.items()}
+            data = {name: int(label) for name, label in data.items()}
         if all(isinstance(value, int) and not isinstance(value, bool) for value in data.values()):
             if numbered:
                 raise ValueError("It maps numbers to numbers")
