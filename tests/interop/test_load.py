@@ -122,3 +122,11 @@ def test_checkpoints_on_another_disk(tmp_path) -> None:
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "disk")
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
     assert same(slip.load(tmp_path / "run" / "checkpoints" / "step-00000001"), encoder)
+
+
+def test_a_path_from_home(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(CheckpointError, match="neither a run folder") as error:
+        slip.load("~/run")
+    assert error.value.got == str(tmp_path / "run")
