@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import slip
 from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig, ViewsConfig
+from slip.data.tokenizer import END
 from slip.encoder import CHUNK, Encoder
 from slip.errors import ConfigError, DataError, EvaluationError
 from slip.models import build
@@ -296,6 +297,30 @@ def test_texts_in_arrays_and_generators(encoder: Encoder) -> None:
 def test_what_is_no_text_is_said(encoder: Encoder, texts: Any) -> None:
     with pytest.raises(DataError):
         encoder.encode_text(texts)
+
+
+def test_rows_of_ids_that_are_filled_with_ends_are_the_same_texts(encoder: Encoder) -> None:
+    """Hugging Face's tokenizer fills with the end's id, ours with zeros."""
+    tokens = encoder.tokenize(["a", "a red bicycle by the sea"])
+    filled = tokens.masked_fill(tokens == 0, END)
+    assert torch.equal(encoder.encode_text(filled), encoder.encode_text(tokens))
+
+
+def test_rows_of_ids_without_an_end_are_refused(encoder: Encoder) -> None:
+    rows = encoder.tokenize(["a", "b"])
+    rows[1, -1] = 5
+    with pytest.raises(DataError, match="row 1, without the id 49407"):
+        encoder.encode_text(rows)
+    text = replace(CONFIG.model.text, truncation="reference")  # which cuts the end off
+    cut_off = Encoder(encoder.model, replace(CONFIG, model=replace(CONFIG.model, text=text)))
+    assert cut_off.encode_text(cut_off.tokenize("a b c d e f g h i j k l m n")).shape == (1, 10)
+
+
+def test_batches_in_a_list_are_no_pictures(encoder: Encoder) -> None:
+    batches = [torch.zeros(2, 3, 16, 16), torch.zeros(1, 3, 16, 16)]
+    with pytest.raises(DataError, match=r"torch\.cat"):
+        encoder.encode_image(batches)
+    assert encoder.encode_image(torch.cat(batches)).shape == (3, 10)
 
 
 def test_embeddings_can_be_trained_on(encoder: Encoder) -> None:

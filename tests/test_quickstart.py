@@ -71,3 +71,10 @@ def test_no_seed_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Nothing would be trained"):
         quickstart(tmp_path, seeds=0, console=QUIET)
     assert not any(tmp_path.iterdir())
+
+
+def test_seeds_that_cannot_be_are_refused_before_anything_is_painted(tmp_path: Path) -> None:
+    for seed, seeds in ((-1, 1), (2**63 - 1, 2)):
+        with pytest.raises(ConfigError, match="training.seed must be"):
+            quickstart(tmp_path / "out", seed=seed, seeds=seeds)
+    assert not (tmp_path / "out").exists()

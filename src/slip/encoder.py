@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from slip.config import Config
 from slip.data.given import Picture, check_array, not_a_picture, pixels_of
-from slip.data.tokenizer import VOCABULARY_SIZE, Tokenizer
+from slip.data.tokenizer import END, VOCABULARY_SIZE, Tokenizer
 from slip.data.views import center
 from slip.errors import ConfigError, DataError, EvaluationError, did_you_mean
 from slip.models import Model, build, pretrained
@@ -244,7 +244,15 @@ class Encoder:
 
     def _prepared(self, image: Tensor | Picture) -> Tensor:
         """Return one picture, preprocessed now or before."""
-        return self._checked(image) if isinstance(image, Tensor) else self._preprocessed(image)
+        if not isinstance(image, Tensor):
+            return self._preprocessed(image)
+        if image.ndim == 4:
+            raise DataError(
+                "This tensor holds several images, and stands for one",
+                got=f"shape {tuple(image.shape)}",
+                fix="Pass them as one tensor, `torch.cat(tensors)`, or one after the other",
+            )
+        return self._checked(image)
 
     def _preprocessed(self, image: Picture) -> Tensor:
         """`preprocess`, whose error does not name the picture."""
@@ -273,12 +281,30 @@ class Encoder:
         whole = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
         context = self.config.model.text.context
         if rows.ndim == 2 and whole and 0 < rows.shape[1] <= context and _in_vocabulary(rows):
-            return rows.long()
+            return self._ended(rows.long())
         raise DataError(
             f"A tensor of texts must be token ids: whole numbers below {VOCABULARY_SIZE:,}, up to {context} a text",
             got=f"{tokens.dtype}, shape {tuple(tokens.shape)}",
             fix="Pass the texts themselves, or what this model's `tokenize` gives",
         )
+
+    def _ended(self, rows: Tensor) -> Tensor:
+        """Return token ids (N, L) whose rows have one end of their text each, or raise DataError.
+
+        Hugging Face's tokenizer fills rows with that token, where ours and open_clip's fill them with zeros; a feature
+        is read at the last one that a row has.
+        """
+        ends = rows == END
+        if self.config.model.text.truncation == "keep-end" and not ends.any(1).all():
+            raise DataError(
+                "A row of token ids has no end",
+                got=f"row {int(ends.any(1).int().argmin())}, without the id {END}",
+                cause="Another tokenizer made it, or it was cut off",
+                fix="Pass the texts themselves, or what this model's `tokenize` gives",
+            )
+        filled = torch.zeros_like(ends)
+        filled[:, 1:] = ends[:, 1:] & ends[:, :-1]
+        return rows.masked_fill(filled, 0)
 
     def _through(self, call: Callable[[Tensor], Tensor], parts: Iterable[Tensor], dim: int) -> Tensor:
         self._check_mode()

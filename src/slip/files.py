@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -154,6 +154,20 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def unwritable(path: Path) -> str:
+    """Return why no file can be put at `path`, "" where one can."""
+    probe = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # its name may be too long
+        with open(probe, "xb"):
+            pass
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 @contextmanager

@@ -114,11 +114,14 @@ def quickstart(
     from slip.interop import load
     from slip.report import comparison, load_run, write_report
     from slip.training.loop import train
+    from slip.training.ranges import check_ranges
 
     if seeds < 1:
         raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")
     console = console or Console(stderr=True)
     out, base = Path(out), base or recipes.get("scenes-tiny")
+    for number in (seed, seed + seeds - 1):  # before the scenes are painted
+        check_ranges(method_config(methods[0], base, number))
     # The server of processes loads once what all the processes that follow need.
     start_context(["slip.data.convert", "slip.data.loader"])
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")

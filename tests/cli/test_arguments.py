@@ -115,13 +115,16 @@ class Everything:
         ("--inner.image_root=a --image-root b", "--inner.image_root=a and --image-root b"),
         ("--tasks a b --flag --tasks c", "--tasks a b and --tasks c"),
         ("--inner.paths a --inner.paths b", "--inner.paths a and --inner.paths b"),
-        ("--flag --flag", "--flag and --flag"),
     ],
 )
 def test_an_option_given_twice_is_refused(argv, said):
     with pytest.raises(UsageError, match="is given twice") as error:
         parse(Everything, argv.split(), prog="x")
     assert error.value.got == said
+
+
+def test_a_flag_means_the_same_twice():
+    assert parse(Everything, ["--flag", "--number", "1", "--flag"], prog="x").flag
 
 
 def test_values_are_no_options():

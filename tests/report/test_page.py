@@ -239,6 +239,23 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:
         write(tmp_path / "nowhere" / "r.html", runs)
 
 
+def test_a_place_where_no_page_can_be_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch
+) -> None:
+    runs = three_runs(tmp_path)
+    monkeypatch.setattr("slip.report.page.page", None)
+    (tmp_path / "file").touch()
+    for path, why in (
+        (tmp_path, "That is a folder.*report.html"),
+        (tmp_path / "none/page.html", "no folder .*/none"),
+        (tmp_path / "file/page.html", "no folder .*/file"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(CheckpointError, match=f"(?s)cannot be written.*{why}") as error:
+            write_report(path, runs, title="x")
+        assert ".writing" not in str(error.value)
+
+
 def test_paper_keeps_bars_and_does_not_part_titles_from_what_follows(tmp_path: Path) -> None:
     page = write(tmp_path / "r.html", three_runs(tmp_path))
     css = page.partition("@media print")[2].partition("</style>")[0]

@@ -29,7 +29,7 @@ COMMANDS = {
 STATUSES = {
     0: "done",
     1: "an error, said in words; for `slip data check` also: these data cannot be trained on",
-    2: "a wrong command line: an unknown command or option, an option given twice or without effect",
+    2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
     129: "ended by SIGHUP, as when a terminal is closed",
     130: "ended by Ctrl-C (SIGINT)",
     141: "ended because nobody reads the output any more, as behind `| head`",

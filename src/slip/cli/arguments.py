@@ -92,7 +92,7 @@ def _check_options(cls: type, argv: list[str]) -> None:
             if error := hints.unknown_option(spelled, {name.removeprefix("--") for name in options}):
                 raise error
             continue
-        if option.name in places:
+        if option.name in places and not option.flag:  # a flag means the same twice: scripts add --resume
             _refuse_twice(argv, places[option.name], i, option)
         places[option.name] = i
 
@@ -100,7 +100,7 @@ def _check_options(cls: type, argv: list[str]) -> None:
 def _refuse_twice(argv: list[str], first: int, second: int, option: _Option) -> NoReturn:
     def at(place: int) -> str:
         words = [argv[place]]
-        if "=" not in argv[place] and not option.flag:
+        if "=" not in argv[place]:
             following = takewhile(lambda word: not word.startswith("--"), argv[place + 1 :])
             words += list(following) if option.several else list(following)[:1]
         return " ".join(words)
@@ -109,7 +109,7 @@ def _refuse_twice(argv: list[str], first: int, second: int, option: _Option) -> 
     raise UsageError(
         f"The option {name} is given twice",
         got=f"{at(first)} and {at(second)}",
-        cause="" if option.flag else "Only the second would count",
+        cause="Only the second would count",
         fix=f"Give all values at once, `{name} A B`" if option.several else "Leave one of them out",
     )
 

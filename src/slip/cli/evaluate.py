@@ -16,6 +16,7 @@ import tyro
 from slip.cli import hints, idle
 from slip.cli.arguments import given, parse
 from slip.cli.source import ColumnOptions
+from slip.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -125,10 +126,8 @@ def _refuse_several_processes() -> None:
 
 
 def _tasks(options: Options) -> list[Evaluator]:
-    from slip.errors import ConfigError
-
     if not options.tasks:
-        raise ConfigError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
+        raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
     run = options.model if os.path.isfile(options.model / "config.toml") else None
     return [_evaluator(task, options, run) for task in options.tasks]
 

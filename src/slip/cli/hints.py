@@ -284,6 +284,12 @@ def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:
     what = f"There is no recipe {word!r}"
     if word.lower().endswith(".toml"):
         return ConfigError(what, fix=f"A configuration file is given as `slip train --config {word}`")
+    if os.path.isfile(os.path.join(word, "config.toml")):
+        return ConfigError(
+            f"{word} is a run, and no recipe",
+            fix=f"`slip train --resume --out {word}` continues it; "
+            f"`slip train --config {os.path.join(word, 'config.toml')}` starts another one like it",
+        )
     if os.path.exists(word) or any(sign in word for sign in ("/", "*", ":")):
         fix = (
             f"A recipe comes first, and pictures as an option: `slip train small-data --data.train {word!r}`"

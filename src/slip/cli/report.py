@@ -36,11 +36,12 @@ def main(argv: list[str]) -> None:
         because = "It is about the pictures of a gallery"
         refuse_idle(given(Options, argv), *idle.PICTURES, because=because, fix="Name them with --pictures")
 
-    from slip.errors import ConfigError, printable
-    from slip.report import load_run, write_report
+    from slip.errors import UsageError, printable
+    from slip.report import check_place, load_run, write_report
 
     if not options.runs:
-        raise ConfigError("No run folder was named", fix="`slip report runs/small-data`")
+        raise UsageError("No run folder was named", fix="`slip report runs/small-data`")
+    check_place(options.out)
     encoder = pictures = None
     if options.pictures:
         from slip.interop import load

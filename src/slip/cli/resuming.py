@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slip import toml
 from slip.config import Config, DataConfig
-from slip.errors import ConfigError, DataError, printable, shortened
+from slip.errors import ConfigError, DataError, UsageError, printable, shortened
 
 if TYPE_CHECKING:
     from slip.training.saving.run import RunFolder
@@ -27,12 +27,12 @@ def is_run(folder: str | Path) -> bool:
 def nothing_named(resume: bool, folder: str) -> ConfigError:
     """Return the error for a command that names neither recipe, file nor run."""
     if not resume:
-        return ConfigError(
+        return UsageError(
             "Nothing to train was named",
             fix="`slip train RECIPE` (see `slip recipes`), or `slip train --config FILE`",
         )
     if not folder:
-        return ConfigError(
+        return UsageError(
             "Which run is to go on was not named",
             fix=f"`slip train --resume --out RUN` continues it. {near('')}".strip(),
         )

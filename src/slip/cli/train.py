@@ -15,7 +15,7 @@ from slip import recipes, toml
 from slip.cli import hints, idle, resuming
 from slip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from slip.config import FORMATS, Config
-from slip.errors import ConfigError, printable
+from slip.errors import ConfigError, UsageError, printable
 
 if TYPE_CHECKING:
     from slip.data.record import Source
@@ -58,13 +58,7 @@ def resolve(argv: list[str]) -> Options:
     out, _ = take_option(rest, "--out")
     resume = "--resume" in rest
     if recipe and path:
-        raise ConfigError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
-    if recipe and recipe not in recipes.RECIPES and resuming.is_run(recipe):
-        raise ConfigError(
-            f"{recipe} is a run, and no recipe",
-            fix=f"`slip train --resume --out {recipe}` continues it; "
-            f"`slip train --config {Path(recipe) / 'config.toml'}` starts another one like it",
-        )
+        raise UsageError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
     wants_help = asks_for_help(rest)
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)

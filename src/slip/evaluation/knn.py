@@ -53,9 +53,7 @@ class Knn(OnLabelled):
                 "k-NN takes k neighbours, at least 1, and a temperature of 0 or above",
                 got=f"k={self.k}, temperature={self.temperature}",
             )
-        data = self.keep()
-        for split in ("train", "test"):
-            data.split(split)
+        self.keep().require_training()
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError when the data have no train or no test split."""

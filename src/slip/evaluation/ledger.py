@@ -10,7 +10,7 @@ from pathlib import Path
 from slip.errors import ConfigError, EvaluationError
 from slip.evaluation import Result
 from slip.evaluation.results import holds_results, keep, read, save
-from slip.files import TEMPORARY, expand
+from slip.files import expand, unwritable
 
 RUN_FILE = "results.json"
 ENDINGS = (".json", ".csv", "")
@@ -63,18 +63,6 @@ class Ledger:
             except EvaluationError as error:
                 errors.append(error)
         return errors
-
-
-def unwritable(path: Path) -> str:
-    """Return why no file can be put at `path`, "" where one can."""
-    probe = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
-    try:
-        with open(probe, "xb"):
-            pass
-        probe.unlink()
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return ""
 
 
 def _check_out(out: Path, kept: Path | None) -> None:

@@ -61,8 +61,8 @@ class Linear(OnLabelled):
                 got=f"penalties={self.penalties}, seed={self.seed}",
             )
         data = self.keep()
+        data.require_training()
         self._require_classes(data.split("train").labels)
-        data.split("test")
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError when the data have no train or no test split."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from slip.config import TextTowerConfig
 from slip.encoder import Encoder
 from slip.errors import CheckpointError, ConfigError, did_you_mean
-from slip.files import open_regular
+from slip.files import expand, open_regular
 from slip.interop import foreign, ours, reference, torch_files
 
 WHICH = ("latest", "best")
@@ -36,7 +36,7 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
         raise ConfigError(
             "There is no such checkpoint to pick", got=which, fix=did_you_mean(str(which), WHICH)
         )
-    path = Path(path)
+    path = expand(path)
     if os.path.isdir(path):
         return ours.load_folder(path, which)
     if not os.path.exists(path):

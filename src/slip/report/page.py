@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slip.data.record import Source
 from slip.errors import CheckpointError, ConfigError
-from slip.files import write_bytes
+from slip.files import unwritable, write_bytes
 from slip.report import curves, scoreboard, sections, showcase
 from slip.report.gallery import Gallery, gather
 from slip.report.html import Html, join, tag
@@ -55,6 +56,8 @@ def write_report(
     """
     if not runs:
         raise ConfigError("A report needs at least one run", fix="Give the folders that `slip train` wrote.")
+    path = Path(path)
+    check_place(path)
     gallery = Gallery()
     if pictures is not None:
         gallery = gather(
@@ -68,18 +71,26 @@ def write_report(
             pool=pool,
         )
     html = page(runs, gallery, title=title, intro=intro, model=model_name(runs, encoder), commands=commands)
-    path = Path(path)
     try:
         # Captions from the web may hold half characters, which UTF-8 cannot; they become "?".
         write_bytes(path, html.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise CheckpointError(
-            "The report cannot be written",
-            got=str(path),
-            cause=str(error),
-            fix="Choose another place for it.",
-        ) from None
+        raise _unwritten(path, error.strerror or str(error)) from None
     return path
+
+
+def check_place(path: Path) -> None:
+    """Raise CheckpointError where no page can be written to `path`, which is tried before anything is read or drawn."""
+    if os.path.isdir(path):
+        raise _unwritten(path, "That is a folder", fix=f"Name a file in it: {path / 'report.html'}")
+    if not os.path.isdir(path.parent):
+        raise _unwritten(path, f"There is no folder {path.parent}", fix="Make it, or choose another place")
+    if why := unwritable(path):
+        raise _unwritten(path, why)
+
+
+def _unwritten(path: Path, why: str, fix: str = "Choose another place for it") -> CheckpointError:
+    return CheckpointError("The report cannot be written", got=str(path), cause=why, fix=fix)
 
 
 def page(

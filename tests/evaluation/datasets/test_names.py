@@ -28,6 +28,7 @@ def beside(folder, data, values, name="classes.json", **options):
         (["cat", "dog"], ["1"], {0: "cat", 1: "dog"}),
         ({"1": "cat", "2": "dog"}, [1, 2], {1: "cat", 2: "dog"}),
         ({"10": "ten", "9": "nine"}, [9], {9: "nine", 10: "ten"}),
+        ({"cat": "0", "dog": "1"}, [0, 1], {0: "cat", 1: "dog"}),
         ({"cat": 1, "dog": 2, "hound": 2}, [1, 2], {1: "cat", 2: "dog"}),
         ({"dog": 1, "cat": 0}, ["cat", "dog"], {"cat": "cat", "dog": "dog"}),
         (["big cat", "Dog"], ["dog", "big_cat"], {"big_cat": "big cat", "dog": "Dog"}),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from oracle import put
 
 from slip.errors import DataError
-from slip.evaluation.datasets import dataset_name, load_labelled
+from slip.evaluation.datasets import dataset_name, load_labelled, open_labelled
+from slip.evaluation.finetune import Finetune
+from slip.evaluation.knn import Knn
+from slip.evaluation.linear import Linear
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,28 @@ def test_a_pipe_is_refused(tmp_path):
     for place in (tmp_path / "a.parquet", "/dev/zero"):
         with pytest.raises(DataError, match="come from a folder or a .parquet file"):
             load_labelled(str(place))
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("birds.zip", "Unpack it"),
+        ("birds.tar.gz", "Unpack it"),
+        ("labels.txt", r"Write a \.csv of it"),
+        ("pathmnist.npz", "Write its pictures as files"),
+        ("cat.png", "Give the folder of its set"),
+    ],
+)
+def test_a_file_that_is_not_read_says_what_to_do(tmp_path, name, fix):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"Labelled images come from.*{fix}"):
+        open_labelled(str(tmp_path / name))
+
+
+def test_splits_without_a_class_in_common(tmp_path):
+    """Numbers in one split and names in the other: nothing that is learned could be right."""
+    for folder in ("train/0", "train/1", "test/cat", "test/dog"):
+        put(tmp_path / folder / "1.png", 0)
+    for protocol in (Knn, Linear, Finetune):
+        with pytest.raises(DataError, match="no class in common.*train: 0, 1; test: cat, dog"):
+            protocol(str(tmp_path)).check()

@@ -306,3 +306,23 @@ def test_errors_teach(tmp_path):
     (tmp_path / "d/classes.json").write_text("{oops")
     with pytest.raises(DataError, match="does not list class names"):
         load_labelled(str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array([[1], [0], None, [], [1]]),
+        pa.array([[1], [0], None, [], [1]], pa.large_list(pa.int8())),
+        pa.array([[1], [0], None, [None], [1]], pa.list_(pa.int64(), 1)),
+    ],
+)
+def test_lists_of_one_label_each(tmp_path, labels):
+    rows = pa.array([{"bytes": b"x", "path": None}] * 5)
+    schema = {"label": {"_type": "List", "feature": {"_type": "ClassLabel", "names": ["cat", "dog"]}}}
+    table = pa.table({"image": rows, "label": labels}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": schema}})}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = open_labelled(str(tmp_path))
+    assert found.splits["all"].labels.tolist() == [1, 0, 1]
+    assert found.class_names == ("cat", "dog")

@@ -143,3 +143,14 @@ def test_a_column_that_was_asked_for_makes_another_set(pictures):
     found, other = open_labelled(spec), open_labelled(spec, label_column="Colour")
     assert (found.class_names, other.class_names) == (("x", "y"), ("blue", "red"))
     assert found.place != other.place
+
+
+def test_several_labels_a_picture_joined_by_signs(tmp_path):
+    """As the findings in chest X-rays are written."""
+    for i in range(3):
+        (tmp_path / f"{i}.png").touch()
+    (tmp_path / "a.csv").write_text("image,label\n0.png,Edema\n1.png,Edema|Mass\n2.png,None found\n")
+    with pytest.raises(DataError, match=r"'label' holds no class labels.*'Edema\|Mass'.*multi-label"):
+        open_labelled(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("image,label\n0.png,Leaf|dry\n1.png,Leaf|wet\n2.png,Root|dry\n")
+    assert len(open_labelled(str(tmp_path / "a.csv")).class_names) == 3

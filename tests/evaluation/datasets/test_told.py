@@ -52,7 +52,9 @@ def test_names_behind_ids_and_numbers():
         "Black footed Albatross",
         "Cardinal",
     )
-    assert told(["0_cat", "1_dog", "2_owl"], "x").names == ("cat", "dog", "owl")
+    counted = told(["0_cat", "1_dog", "2_owl"], "x")
+    assert counted.names == ("cat", "dog", "owl")
+    assert counted.notes == ("Numbers before the names of classes are left out: 0_cat is called 'cat'.",)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from slip.errors import DataError
 from slip.evaluation.datasets import splits
 from slip.evaluation.datasets.classes import in_order
 from slip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble
-from slip.evaluation.datasets.layout import CONTAINERS, understand
+from slip.evaluation.datasets.layout import understand
 from slip.evaluation.datasets.names import names_beside
 from slip.evaluation.datasets.tree import scan
+from slip.evaluation.datasets.within import CONTAINERS
 
 
 def open_folder(root: Path, name: str) -> LabelledSet:
@@ -27,8 +28,9 @@ def open_folder(root: Path, name: str) -> LabelledSet:
     if not tree.count:
         raise DataError(
             f"{root} holds no labelled images",
+            got=", ".join([*tree.others, *(f"{name}/" for name in tree.bare)][:5]),
             cause=tree.what_is_missed()
-            or "Labelled images lie in one folder a class, or in <split>/<class>/",
+            or "Labelled images lie in one folder a class, or in <split>/<class>/; archives are not looked into",
             fix="Sort the images into folders named like their classes.",
         )
     layout = understand(tree, name)

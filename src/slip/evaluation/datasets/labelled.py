@@ -102,8 +102,13 @@ class LabelledSet:
             f"{self.name} has no labelled {wanted} split",
             got=", ".join(self.splits),
             cause=next((said for said in self.notes if f"The {wanted} split" in said), ""),
-            fix=f"Name a folder or files of it '{wanted}'.",
+            fix=f"Name a folder or files of it '{wanted}'. Or give the folder or files of one split themselves: they "
+            "are measured as a set without splits.",
         )
+
+    def require_training(self) -> None:
+        """Raise DataError without a train and a test split, and where no class is in both."""
+        require_common(self.split("train"), self.split("test"))
 
     def untrained(self) -> Labelled:
         """Return what to measure on where nothing is trained on the other splits: the test split, else all there is."""
@@ -136,6 +141,18 @@ class LabelledSet:
     def _some(self, labels: Sequence[int]) -> str:
         names = [_shortened(self.class_names[label]) for label in labels[:SHOWN]]
         return ", ".join(names) + (", …" if len(labels) > SHOWN else "")
+
+
+def require_common(train: Labelled, test: Labelled) -> None:
+    """Raise DataError where no class of the one split is in the other: nothing learned on it could be right."""
+    labels = [np.unique(one.labels).tolist() for one in (train, test)]
+    if not {*labels[0]} & {*labels[1]}:
+        names = [", ".join(train.class_names[label] for label in some[:SHOWN]) for some in labels]
+        raise DataError(
+            f"The splits of {train.name} have no class in common",
+            got=f"{train.split}: {names[0]}; {test.split}: {names[1]}",
+            fix="Call the classes the same in both. Or give the folder or files of one split themselves.",
+        )
 
 
 def _classes(labels: Sequence[int]) -> str:

@@ -75,7 +75,7 @@ def of_arrays(arrays: Iterable[pa.Array], called: str, names: Sequence[str] | No
     """
     distinct = _Distinct(called)
     codes = [np.zeros(0, dtype=np.int64)]
-    for array in arrays:
+    for array in map(_without_lists, arrays):
         kind = plain_type(array.type)
         if why := _no_class(kind):
             raise _refused(called, str(array.type), why)
@@ -182,7 +182,9 @@ class _Distinct:
         self._places: dict[Any, int] = {}
 
     def place(self, cell: Any) -> int:
-        """Return the place of a cell among them. Raises DataError for a list or object, and for too many."""
+        """Return the place of a cell among them. Raises DataError for an object, several in a list, and too many."""
+        if isinstance(cell, list) and len(cell) < 2:
+            cell = cell[0] if cell else None
         try:
             place = self._places.setdefault((type(cell), cell), len(self.cells))
         except TypeError:
@@ -192,6 +194,17 @@ class _Distinct:
             if place >= MOST:
                 raise _refused(self.called, f"{self.cells[:3]}, …: more than {MOST:,} different ones", _ID)
         return place
+
+
+def _without_lists(array: pa.Array) -> pa.Array:
+    """Return what is in lists of one label each; other arrays as they are."""
+    if not is_list(array.type) or len(pc.call_function("list_flatten", [array])) > len(array):
+        return array
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    if lengths.max(initial=0) > 1:
+        return array
+    places = np.cumsum(lengths) - 1
+    return pc.list_flatten(array).take(pa.array(places, mask=lengths == 0))
 
 
 def _encoded(array: pa.Array) -> pa.DictionaryArray:
@@ -245,6 +258,9 @@ def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
     fractions = not whole and any(re.search(r"[.e]", text, re.IGNORECASE) for text in texts)
     if fractions and all(map(_AMOUNT.fullmatch, texts)):
         raise _refused(called, ", ".join(texts[:3]), _why_not(0.5))
+    alone, several = {*texts}, [text for text in texts if "|" in text]
+    if any(part.strip() in alone for text in several for part in text.split("|")):
+        raise _refused(called, ", ".join(several[:3]), _why_not([]))
     if texts and whole and not all(text.isdigit() for text in texts):  # `3.0` and `-1` of a CSV
         values = [int(value.partition(".")[0]) if isinstance(value, str) else value for value in values]
     return values

@@ -13,18 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from slip.errors import DataError, printable
-from slip.evaluation import imagenet
-from slip.evaluation.datasets import annotated, splits
+from slip.evaluation.datasets import annotated, splits, within
 from slip.evaluation.datasets.tree import Node
+from slip.evaluation.datasets.within import CONTAINERS, held
 
-CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "pics"))
-"""Folders of this name, alone in theirs, hold the pictures and are no class."""
 _MASKS = re.compile(
     r"(annotation|label|mask|trimap|segmentation|ground_?truth|bounding|depth)s?\w*", re.IGNORECASE
 )
 """Folders of pictures beside a folder of CONTAINERS that only say something about its pictures."""
 _ALMOST_SPLIT = re.compile(r"(train|test|val)(ing|id|idation)?[-_. ]?\w{0,2}", re.IGNORECASE)
-_CLASS_IN_NAME = re.compile(r"([^\W\d_]{2,})[-_. ]*\(?\d+\)?\.\w+")
+_CLASS_IN_NAME = re.compile(r"([^\W\d_][^\W\d]+?)[-_. ]*\(?\d+\)?\.\w+")
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "xlsx")
 
 
@@ -113,6 +111,7 @@ class _Reader:
             self.passed.append(node)
             self.bare += node.bare
             self._drop_masks(node)
+            self._drop_copies(node)
             if len(node.folders) != 1 or not node.folders[0].folders:
                 return node
             only = node.folders[0]
@@ -122,13 +121,26 @@ class _Reader:
             self._stray(node)
             node = only
 
-    def _drop_masks(self, node: Node) -> None:
+    def _drop_masks(self, *nodes: Node) -> None:
         """Leave out the folders beside `images` whose pictures only say something about those."""
-        if any(folder.name.lower() in CONTAINERS for folder in node.folders):
-            masks = [folder for folder in node.folders if _MASKS.fullmatch(folder.name)]
-            node.folders = [folder for folder in node.folders if folder not in masks]
-            node.count -= sum(mask.count for mask in masks)
-            self._leave_out(masks, "say something about others")
+        dropped: list[Node] = []
+        for node in nodes:
+            if any(folder.name.lower() in CONTAINERS for folder in node.folders):
+                dropped += _drop(node, [folder for folder in node.folders if _MASKS.fullmatch(folder.name)])
+        self._leave_out(dropped, "say something about others")
+
+    def _drop_copies(self, node: Node) -> None:
+        """Leave out folders that hold copies of those beside them. Raises DataError where they hold others."""
+        copied, others = within.copies(node.folders)
+        self._leave_out(_drop(node, copied), "hold copies of those beside them")
+        for folder in others:
+            inner = [below.name for below in folder.folders]
+            if not any(map(splits.split_called, (folder.name, *inner))):
+                raise DataError(
+                    f"It is unclear whether {_shown(folder.name)} in {self.name} is a class",
+                    got=f"It holds folders that are called as those beside it: {_some(inner)}",
+                    fix=f"Move it away, or put its pictures into the folders beside it; or give {folder.path} itself.",
+                )
 
     def _divided(self, top: Node) -> dict[str, Node] | None:
         """Return the folders that are splits; None where the folders are classes."""
@@ -177,56 +189,92 @@ class _Reader:
     def _classes(self, node: Node) -> dict[str, list[str]]:
         """Return the pictures of each class: of a folder, and of all folders in it."""
         self._stray(node)
-        nested = {
-            folder.name: [
-                inner.name for inner in _held(folder).folders if inner.name.lower() not in CONTAINERS
-            ]
-            for folder in node.folders
-        }
-        inner = [name for names in nested.values() for name in names]
-        if inner and all(map(splits.split_called, nested)) and splits.split_called(node.name):
+        self._drop_masks(*node.folders)
+        classes = within.by_letter(node.folders)
+        if classes:
+            self._say(
+                f"The folders {_some(f.name for f in node.folders)} only sort those of the classes in them"
+            )
+        else:
+            classes = {folder.name: folder for folder in node.folders}
+        inner = [
+            below.name
+            for folder in classes.values()
+            for below in held(folder).folders
+            if below.name.lower() not in CONTAINERS
+        ]
+        if inner and all(map(splits.split_called, classes)) and splits.split_called(node.name):
             raise DataError(
-                f"It is unclear whether {_some(nested)} in {node.path} are splits or classes",
+                f"It is unclear whether {_some(classes)} in {node.path} are splits or classes",
                 fix=f"Put the splits of {self.name} beside each other.",
             )
-        kinds = {tuple(names) for names in nested.values()}
-        outer = [_held(folder) for folder in node.folders]
-        alike = len(outer) > 1 and len(kinds) == 1 and not any(folder.pictures for folder in outer)
-        if alike and len(set(inner)) > 1 and not any(map(_is_counted, inner)):
-            raise DataError(
-                f"It is unclear which folders of {self.name} are its classes",
-                got=f"{_some(nested)}, each of which holds {_some(inner)}",
-                fix=f"To tell apart what lies inside, give one of them, such as {node.folders[0].path}. To tell these "
-                "apart, put their pictures directly into them.",
-            )
+        self._refuse_unclear([*classes.values()], node.folders)
+        if within.are_parts([folder.name for folder in node.folders]):
+            raise self._parts(node)
         if inner:
             self._say(
-                f"The classes are the {len(node.folders):,} folders {_some(f.name for f in node.folders)}: the "
+                f"The classes are the {len(classes):,} folders {_some(classes)}: the "
                 f"{len(inner):,} folders inside them ({_some(inner)}) are not told apart"
             )
         if node.bare:
             self._say(
                 f"Folders without pictures in {_shown(node.name)} are no classes by themselves: {_some(node.bare)}"
             )
-        return {folder.name: list(folder.paths()) for folder in node.folders}
+        return self._without_masks({name: [*folder.paths()] for name, folder in classes.items()})
+
+    def _refuse_unclear(self, classes: Sequence[Node], shown: Sequence[Node]) -> None:
+        """Raise DataError where what lies within `classes` may be the classes. shown: the folders to speak of."""
+        if unclear := within.may_be_classes(classes):
+            raise DataError(
+                f"It is unclear which folders of {self.name} are its classes",
+                got=f"{_some(folder.name for folder in shown)}, and in them {_some(unclear)}",
+                fix=f"To tell apart what lies inside, give one of them, such as {shown[0].path}. To tell these "
+                "apart, put their pictures directly into them, or give a table of image files and classes.",
+            )
+
+    def _without_masks(self, classes: dict[str, list[str]]) -> dict[str, list[str]]:
+        masks = {mask for paths in classes.values() for mask in within.masks(paths)}
+        if masks:
+            self._say(
+                f"{_pictures(len(masks))} left out, which are masks of those beside them by their names: "
+                f"{_some(map(os.path.basename, sorted(masks)))}"
+            )
+        return {name: [path for path in paths if path not in masks] for name, paths in classes.items()}
+
+    def _parts(self, node: Node) -> DataError:
+        tables = [
+            name for one in (node, *self.passed) for name in one.others if name.lower().endswith(_TABLES)
+        ]
+        return DataError(
+            f"The folders of {self.name} are parts of one set by their names, and no classes",
+            got=_some(folder.name for folder in node.folders),
+            fix="Sort the images into folders named like their classes"
+            + (f", or give {tables[0]} if it says which class each one is of." if tables else "."),
+        )
 
     def _splits_within_classes(self, top: Node) -> dict[str, dict[str, list[str]]] | None:
         """Return the parts of a set whose class folders hold its splits; None of others."""
-        found: dict[str, dict[str, list[str]]] = defaultdict(dict)
+        found: dict[str, dict[str, Node]] = defaultdict(dict)
         others: list[Node] = []
         for folder in top.folders:
-            held = _held(folder)
-            inner = {split: f for f in held.folders if (split := splits.split_called(f.name))}
-            if held.pictures or len(inner) < min(2, len(held.folders)):
+            inside = held(folder)
+            inner = {split: f for f in inside.folders if (split := splits.split_called(f.name))}
+            if inside.pictures or len(inner) < min(2, len(inside.folders)):
                 return None
             for split, below in inner.items():
-                found[split][folder.name] = list(below.paths())
-            others += [f for f in held.folders if f is not inner.get(splits.split_called(f.name))]
+                found[split][folder.name] = below
+            others += [f for f in inside.folders if f is not inner.get(splits.split_called(f.name))]
         if len(top.folders) < 2 or len(found) < 2:
             return None
+        for classes in found.values():
+            self._refuse_unclear([*classes.values()], top.folders)
         self._leave_out(others, "are no splits")
         self._stray(top)
-        return {split: found[split] for split in splits.NAMES if split in found}
+        return {
+            split: {name: [*below.paths()] for name, below in found[split].items()}
+            for split in splits.NAMES
+            if split in found
+        }
 
     def _annotated(self, node: Node, split: str, known: set[str] | None) -> dict[str, list[str]] | None:
         """Return the classes of a split's pictures in one folder that a file there or above tells (see `annotated`).
@@ -289,16 +337,11 @@ class _Reader:
             self.layout.notes.append(f"{sentence}.")
 
 
-def _held(folder: Node) -> Node:
-    """Return the folder that holds a class's pictures: that of CONTAINERS in it where there is nothing else."""
-    while not folder.pictures and len(folder.folders) == 1 and folder.folders[0].name.lower() in CONTAINERS:
-        folder = folder.folders[0]
-    return folder
-
-
-def _is_counted(name: str) -> bool:
-    """Whether a name is one of many parts, such as `day 3` or `patient_17`, rather than a class."""
-    return any(map(str.isdigit, name)) and not imagenet.is_wordnet_id(name)
+def _drop(node: Node, folders: list[Node]) -> list[Node]:
+    """Take folders out of the one that they lie in, and return them."""
+    node.folders = [folder for folder in node.folders if folder not in folders]
+    node.count -= sum(folder.count for folder in folders)
+    return folders
 
 
 def _pictures(count: int) -> str:

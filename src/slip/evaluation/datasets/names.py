@@ -54,7 +54,7 @@ def names_beside(
             except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
                 if strict:
                     raise DataError(
-                        f"{file} does not list class names", cause=repr(error), fix=_WRITE
+                        f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE
                     ) from None
                 continue
             if not found:
@@ -91,6 +91,8 @@ def _of_json(data: Any) -> tuple[Names, bool]:
             if isinstance(data.get(key), list | dict):
                 return _of_json(data[key])
         numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
+        if not numbered and all(isinstance(v, str) and number(v) is not None for v in data.values()):
+            data = {name: number(label) for name, label in data.items()}
         if all(isinstance(value, int) and not isinstance(value, bool) for value in data.values()):
             if numbered:
                 raise ValueError("It maps numbers to numbers")

@@ -222,6 +222,7 @@ def _schemas(files: Sequence[str]) -> list[pa.Schema]:
 def _names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     """Return what a file calls the classes of a column, () where it does not say."""
     described: Any = features(schema).get(column, {})
+    described = described.get("feature", described)  # of lists
     names = described.get("names") if described.get("_type") == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) else ()
 

@@ -74,7 +74,7 @@ def find(spec: str) -> Place | None:
     if os.path.isfile(path):
         kind = KINDS.get(path.suffix.lower())
         if kind is None:
-            raise DataError(TAKEN, got=spec, fix="Give the folder that holds it.")
+            raise DataError(TAKEN, got=spec, fix=_instead_of(path.name.lower()))
         return _named([str(path)], kind, spec)
     if os.path.exists(path):  # a pipe
         raise DataError(TAKEN, got=spec, fix="Give the folder that holds it.")
@@ -309,6 +309,19 @@ def _pattern(paths: Sequence[str]) -> str:
 def _some(paths: Sequence[str]) -> str:
     names = [os.path.basename(shown(path)) if is_url(path) else _inside(path) for path in paths[:3]]
     return ", ".join(names) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
+
+
+def _instead_of(name: str) -> str:
+    """Return what to do with a file that is not read."""
+    if re.search(r"\.(zip|7z|rar|tgz|tar\.\w+|gz|bz2|xz|zst)$", name):
+        return "Unpack it, and give what was in it."
+    if name.endswith((".json", ".txt", ".xml", ".yaml", ".yml")):
+        return (
+            "Write a .csv of it, in which a line for each picture names its file and its class: image,label."
+        )
+    if name.rpartition(".")[2] in EXTENSIONS:
+        return "Give the folder of its set."
+    return "Write its pictures as files, in folders named like their classes, and give the folder that holds these."
 
 
 def _missing(spec: str, path: Path) -> DataError:

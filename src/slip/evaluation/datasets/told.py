@@ -57,7 +57,8 @@ def told(values: Sequence[str], data: str, *, declared: bool = False) -> Told:
     if any(map(imagenet.is_wordnet_id, values)):
         return _of_ids(values)
     if rests := _behind_ids(values) or _behind_numbers(values):
-        return Told(tuple(map(words, rests)), True)
+        note = f"Numbers before the names of classes are left out: {values[0]} is called '{words(rests[0])}'."
+        return Told(tuple(map(words, rests)), True, (note,))
     ends = [_NUMBER_LAST.fullmatch(value) for value in values]
     prefixes = {match[1].lower() for match in ends if match}
     named = declared or not (all(ends) and len(prefixes) == 1 and prefixes <= _SAY_NOTHING)

@@ -18,6 +18,7 @@ from slip.data.fanout import default_processes
 from slip.errors import ConfigError, DataError, EvaluationError, did_you_mean
 from slip.evaluation import Result, fingerprint, note
 from slip.evaluation.datasets import Labelled
+from slip.evaluation.datasets.labelled import require_common
 from slip.evaluation.features import counting, reading_threads
 from slip.evaluation.finetune import state
 from slip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
@@ -200,6 +201,7 @@ def check(train: Labelled, test: Labelled) -> None:
             got=[train.class_names[i] for i in np.unique(train.labels)],
             fix="A classifier needs at least two classes: check the folder's layout and the split",
         )
+    require_common(train, test)
     labels = np.concatenate([np.asarray(train.labels), np.asarray(test.labels)])
     if labels.min() < 0 or labels.max() >= len(train.class_names):
         raise DataError(
