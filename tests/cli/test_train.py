@@ -116,6 +116,14 @@ def test_a_run_that_is_not_there_is_asked_for_by_near_names(tmp_path, monkeypatc
         resolve(words)
 
 
+def test_checkpoints_without_a_configuration_are_named(tmp_path) -> None:
+    (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
+    with pytest.raises(
+        ConfigError, match=r"no config\.toml that says of what run\. Put its config\.toml back"
+    ):
+        resolve(["--resume", "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize("words", [["--resum", "--out", "mine"], ["--resume=true", "--out", "mine"]])
 def test_a_mistyped_resume_is_answered_as_such(tmp_path, monkeypatch, capsys, words) -> None:
     monkeypatch.chdir(tmp_path)

@@ -41,6 +41,11 @@ def nothing_named(resume: bool, folder: str) -> ConfigError:
             f"{folder} is a part of a run, and no run",
             fix=f"`slip train --resume --out {around}` continues the run",
         )
+    if any(Path(folder).glob("checkpoints/step-*")):
+        return ConfigError(
+            f"{folder} has checkpoints, and no config.toml that says of what run",
+            fix="Put its config.toml back to continue it",
+        )
     if os.path.isfile(folder):
         return ConfigError(
             f"{folder} is a file, and no run", fix=near(folder) or "Give the run's folder as --out"

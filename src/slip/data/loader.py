@@ -304,7 +304,7 @@ def _death(code: int) -> DataError:
     else:
         cause = "It failed before it could work; what it printed is above"
         fix = (
-            "A script that trains must do so under `if __name__ == '__main__':`. "
+            "A script that trains must be a file, and do so under `if __name__ == '__main__':`. "
             "--data.workers 0 loads without further processes"
         )
     return DataError("A loader process ended unexpectedly", got=f"exit code {code}", cause=cause, fix=fix)
