@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -343,6 +344,20 @@ def test_a_start_that_failed_is_no_run(
     assert len(read_lines(run.path / "metrics.jsonl")) == len(read_lines(whole.path / "metrics.jsonl"))
     kept = run.path / "metrics-of-failed-start.jsonl"
     assert (len(read_lines(kept)) if kept.exists() else 0) == logged
+
+
+def test_a_run_without_its_checkpoints_begins_once_more_and_says_so(
+    tmp_path, toy_source, tiny_config
+) -> None:
+    run = train(tiny_config, toy_source, tmp_path / "run", console=QUIET)
+    (run.path / "results.json").write_text("[]")
+    logged, before = (run.path / "metrics.jsonl").read_text(), weights(run)
+    shutil.rmtree(run.checkpoints)
+    said = io.StringIO()
+    train(tiny_config, toy_source, run.path, resume=True, console=Console(file=said, width=300))
+    assert "has no checkpoint to go on from, and begins once more" in said.getvalue()
+    assert (run.path / "metrics-of-failed-start.jsonl").read_text() == logged
+    assert same(weights(run), before)
 
 
 def test_a_run_with_a_checkpoint_has_begun_however_it_looks(tmp_path, toy_source, tiny_config) -> None:

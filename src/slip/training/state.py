@@ -121,6 +121,8 @@ class State:
                 "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
             )
         if self.processes.first:
+            if newest < 0:
+                self.run.say_no_checkpoint()
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
     def _put_back(self, saved: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ MAY_CHANGE = (
 PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
-"""Where the lines of a start go that failed before its first checkpoint, when its folder is used again."""
+"""Where the lines go of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
 LONGEST_LINE = 1 << 20
 """Bytes of a line of metrics.jsonl or skipped.jsonl; ours have some hundreds."""
 UNWRITTEN = 10_000
@@ -144,13 +144,10 @@ class RunFolder:
 
         What was logged stays, under another name. Raises CheckpointError where that cannot be done.
         """
-        log, kept = self.path / "metrics.jsonl", self.path / FAILED_METRICS
         words = f"{self.path} holds a start that failed before its first checkpoint, and is used again"
         try:
             checkpoint.remove(self.checkpoints, 0)
-            if log.exists() and log.stat().st_size:
-                os.replace(log, kept)
-                words += f"; what it logged is in {kept.name}"
+            words += self._set_log_aside()
             for name in ("skipped.jsonl", "counts.json", "tracker_id"):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
@@ -233,6 +230,23 @@ class RunFolder:
                 f"warning: whether these are the run's data is not known, {path} cannot be read: {error}"
             )
             return None
+
+    def say_no_checkpoint(self) -> None:
+        """Tell of a run that has been logged and has no checkpoint left that it begins once more; the log stays."""
+        try:
+            aside = self._set_log_aside()
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if aside:
+            self.say(f"warning: {self.path} has no checkpoint to go on from, and begins once more{aside}")
+
+    def _set_log_aside(self) -> str:
+        """Give metrics.jsonl another name, if it holds something, and return words for it."""
+        log = self.path / "metrics.jsonl"
+        if not (log.exists() and log.stat().st_size):
+            return ""
+        os.replace(log, self.path / FAILED_METRICS)
+        return f"; what it logged is in {FAILED_METRICS}"
 
     def rewind(self, step: int, *, measured: bool) -> None:
         """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's.
