@@ -41,7 +41,8 @@ def nothing_named(resume: bool, folder: str) -> ConfigError:
             f"{folder} is a part of a run, and no run",
             fix=f"`slip train --resume --out {around}` continues the run",
         )
-    if any(Path(folder).glob("checkpoints/step-*")):
+    checkpoints = os.path.join(folder, "checkpoints")
+    if os.path.isdir(checkpoints) and any(Path(checkpoints).glob("step-*")):
         return ConfigError(
             f"{folder} has checkpoints, and no config.toml that says of what run",
             fix="Put its config.toml back to continue it",
