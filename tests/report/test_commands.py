@@ -21,7 +21,7 @@ from slip.commands import command, data_options
 from slip.data.check.commands import Commands
 from slip.quickstart import commands as next_steps
 from slip.report import load_run, write_report
-from slip.report.commands import measuring
+from slip.report.words import measuring
 
 
 def understood(line: str) -> object:

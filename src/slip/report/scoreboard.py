@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from slip.evaluation import lower_is_better
 from slip.report import words
-from slip.report.commands import measuring
 from slip.report.html import Html, div, join, span, tag
 from slip.report.parts import Colours, Rows, enumerate_, section, who, with_code
 from slip.report.rows import Row
 from slip.report.scores import Score
 from slip.report.table import Column, columns, interval, number
+from slip.report.words import measuring
 
 _FEW = 3
 """Commands that are shown of one kind."""

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from statistics import median
 
 from slip.addresses import is_url, shown
+from slip.commands import command
 from slip.config import Config, ObjectiveConfig, ViewConfig
 from slip.report.charts import samples
-from slip.report.commands import PLACEHOLDER
 from slip.report.parts import Rows
 from slip.report.rows import Row
 from slip.report.runs import Run, finite
+
+PLACEHOLDER = "PICTURES"
+"""Stands for what a page cannot know: labelled pictures of one's own."""
 
 
 def configuration(row: Row) -> dict[str, str]:
@@ -208,3 +211,15 @@ def _count(number: float, noun: str) -> str:
 
 def _integer(value: object) -> str:
     return f"{value:,.0f}" if finite(value) and isinstance(value, int | float) else "–"
+
+
+def measuring(run: Run) -> str:
+    """Return the command that measures a run which has no results.
+
+    It goes on with the run where that is not complete, or has tasks of its own: it is measured at its end.
+    """
+    if not run.complete or run.config.evaluation.tasks or run.config.data.val:
+        return command("slip", "train", "--resume", "--out", run.folder)
+    return command(
+        "slip", "evaluate", run.folder, f"{'knn' if run.method == 'SimCLR' else 'zeroshot'}:{PLACEHOLDER}"
+    )

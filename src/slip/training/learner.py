@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
@@ -17,15 +17,13 @@ from slip.augment import augment, augment_early
 from slip.data.loader import Loader
 from slip.data.record import Batch, Skipped, Source, Tally
 from slip.data.tokenizer import Tokenizer
-from slip.errors import DataError
-from slip.training.optimizer import set_learning_rate
+from slip.errors import DataError, TrainingError
+from slip.training.optimizer import learning_rate, set_learning_rate
 from slip.training.precision import overflowed
-from slip.training.schedule import learning_rate
 from slip.training.signals import Stopped, StopSignal
 from slip.training.state import State
 from slip.training.step import Inputs, backward, gradient_norm
 from slip.training.transfer import on_device
-from slip.training.trouble import check_nonfinite
 from slip.training.watching.speed import Speed, Work, peak
 
 
@@ -174,10 +172,25 @@ class Learner:
         state.nonfinite += 1
         state.nonfinite_in_a_row += 1
         allowed = self.config.training.max_nonfinite
-        check_nonfinite(state.nonfinite_in_a_row, allowed, state.step + 1, batch, values)
+        _check_nonfinite(state.nonfinite_in_a_row, allowed, state.step + 1, batch, values)
 
 
 def _stopped() -> Generator[Batch]:
     """Raise Stopped in place of the first batch."""
     raise Stopped
     yield
+
+
+def _check_nonfinite(
+    in_a_row: int, allowed: int, step: int, batch: Batch, values: Mapping[str, float]
+) -> None:
+    """Raise TrainingError when `allowed` steps in a row, up to this one, had a loss or gradient that was not finite."""
+    if in_a_row >= allowed:
+        numbers = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        keys = ", ".join(batch.keys[:8]) + (", …" if len(batch.keys) > 8 else "")
+        raise TrainingError(
+            f"The loss or its gradient was not finite in {in_a_row} steps in a row, the last one step {step}",
+            got=f"{numbers}; records {keys}",
+            fix="Lower --optimizer.lr, raise --optimizer.warmup-epochs, set --optimizer.clip-grad 1, "
+            "or use --training.precision fp32",
+        )

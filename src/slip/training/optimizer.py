@@ -1,7 +1,8 @@
-"""AdamW with the reference's decay groups."""
+"""AdamW with the reference's decay groups, and the learning rate of each step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,18 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
             groups.append({"params": list(parameters), "names": names, "weight_decay": weight_decay})
     fused = all(p.device.type in ("cpu", "cuda", "mps") and p.is_floating_point() for _, p in named)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int, warmup: int) -> float:
+    """Return the learning rate of `step` (0-based) of `steps`, the first `warmup` of which rise linearly.
+
+    As the reference: warm-up from `lr_start` that reaches `lr` on its last step, then a half cosine
+    over the remaining steps towards `lr_end`.
+    """
+    if step < warmup:
+        return config.lr_start + (config.lr - config.lr_start) * step / max(1, warmup - 1)
+    share = (step - warmup) / max(1, steps - warmup)
+    return config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + math.cos(math.pi * share))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
