@@ -25,7 +25,7 @@ from slip.evaluation.datasets.labelled import Image, Labelled, LabelledSet
 from slip.files import expand
 
 if TYPE_CHECKING:
-    from slip.evaluation.datasets.places import Place
+    from slip.evaluation.datasets.places import Asked, Place
 
 __all__ = ["Image", "Labelled", "LabelledSet", "dataset_name", "load_labelled", "open_labelled"]
 
@@ -68,9 +68,9 @@ def open_labelled(
             where = shown(spec) if is_url(spec) else os.path.realpath(path)
             # Of another column it is another set.
             where += f" ({label_column})" if label_column else ""
-            options = {"image_column": image_column, "label_column": label_column, "image_root": image_root}
+            asked = places.Asked(image_column, label_column, image_root)
             try:
-                return _open_files(place, name, where, options)
+                return _open_files(place, name, where, asked)
             except DataError:
                 # A metadata.csv may have captions alone, and the folders beside it be classes.
                 if not (place.kind == "table" and path.is_dir()) or label_column:
@@ -86,7 +86,7 @@ def open_labelled(
         raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
 
 
-def _open_files(place: Place, name: str, where: str, options: dict[str, str]) -> LabelledSet:
+def _open_files(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
     match place.kind:
         case "parquet":
             from slip.evaluation.datasets.parquet import open_parquet as open_files
@@ -95,7 +95,7 @@ def _open_files(place: Place, name: str, where: str, options: dict[str, str]) ->
         case "tar":
             from slip.evaluation.datasets.tar import open_tar as open_files
     try:
-        return open_files(place, name, where, **options)
+        return open_files(place, name, where, asked)
     except DataError as error:
         if not place.beside:
             raise
@@ -104,7 +104,7 @@ def _open_files(place: Place, name: str, where: str, options: dict[str, str]) ->
             place, splits={s: files for s, files in place.splits.items() if s != "train"}, beside=False
         )
         said = f"The files for training beside it cannot be used: {error}"
-        return open_files(replace(alone, notes=[said]), name, where, **options)
+        return open_files(replace(alone, notes=[said]), name, where, asked)
 
 
 def dataset_name(spec: str) -> str:

@@ -23,7 +23,7 @@ from slip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from slip.evaluation.datasets.labels import Found, Labels, Numbered, by_rows, of_arrays, settle, used_values
 from slip.evaluation.datasets.names import names_beside
 from slip.evaluation.datasets.pictures import Pictures
-from slip.evaluation.datasets.places import Place
+from slip.evaluation.datasets.places import Asked, Place
 
 CACHE_BYTES = 512 * 2**20
 """Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
@@ -31,30 +31,21 @@ AT_ONCE = 16
 """Files whose descriptions are read at once."""
 
 
-def open_parquet(
-    place: Place,
-    name: str,
-    where: str,
-    *,
-    image_column: str = "",
-    label_column: str = "",
-    image_root: str = "",
-) -> LabelledSet:
+def open_parquet(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open Parquet files whose rows hold, or name, an image and its class.
 
     Each file's own names of classes count for its labels. Rows without a label, and splits of such rows alone, are
-    left out, which `notes` says. where: what tells this set from others. image_root: the folder that paths of images
-    are relative to, if not that of the files.
+    left out, which `notes` says. where: what tells this set from others.
 
     Raises DataError for columns that cannot be told or used, and where no row has a label.
     """
     columns = _Columns(
-        place.files, place.root, image_column, label_column, shown(str(place.root or place.files[0]))
+        place.files, place.root, asked.image, asked.label, shown(str(place.root or place.files[0]))
     )
     labelled = {
         split: files for split, files in place.splits.items() if not columns.lacks_labels(split, files)
     }
-    found = {split: columns.found(files, image_root) for split, files in labelled.items()}
+    found = {split: columns.found(files, asked.image_root) for split, files in labelled.items()}
     if "all" in found and columns.split:
         found, more = by_rows(found["all"], columns.splits(place.splits["all"]), columns.split)
         columns.notes += more

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from slip.data.formats import EXTENSIONS
 from slip.data.storage.paths import ending, find_paths
@@ -39,6 +39,18 @@ _WORD = re.compile(
     rf"(?:^|(?<=[-._ /]))({'|'.join(sorted(splits.aliases(), key=len, reverse=True))})(?=[-._ /\d]|$)",
     re.IGNORECASE,
 )
+
+
+class Asked(NamedTuple):
+    """What a person says of a set's columns, each empty where it is guessed.
+
+    image, label: columns of tables; of tar shards the ending of a member, or of the label a key of the `.json`.
+    image_root: the folder that paths of images are relative to, if not that of the files.
+    """
+
+    image: str = ""
+    label: str = ""
+    image_root: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,21 +21,13 @@ from slip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from slip.evaluation.datasets.labels import Found, by_rows, of_cells, settle, used_values
 from slip.evaluation.datasets.names import names_beside
 from slip.evaluation.datasets.pictures import Pictures
-from slip.evaluation.datasets.places import Place
+from slip.evaluation.datasets.places import Asked, Place
 
 SEVERAL = 0.01
 """Share of pictures with several different labels from which on a table is one of several labels a picture."""
 
 
-def open_table(
-    place: Place,
-    name: str,
-    where: str,
-    *,
-    image_column: str = "",
-    label_column: str = "",
-    image_root: str = "",
-) -> LabelledSet:
+def open_table(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open tables whose rows name an image file and its class; the columns are guessed by names, or those asked for.
 
     Tables named after splits are these; else a column `split`, whose cells are names of splits, divides the rows.
@@ -48,9 +40,7 @@ def open_table(
     refused: DataError | None = None
     for split, files in place.splits.items():
         try:
-            tables = [
-                _Table(Path(file), place.root, image_column, label_column, image_root) for file in files
-            ]
+            tables = [_Table(Path(file), place.root, asked) for file in files]
         except NoLabels as error:  # as in hidden test sets
             refused = error
             notes.append(f"The {split} split has no labels and is left out: {error.what}")
@@ -94,9 +84,9 @@ class Joined(Sequence[Image]):
 class _Table:
     """The paths, labels and splits in the rows of a table, and the pictures."""
 
-    def __init__(self, path: Path, root: Path | None, image: str, label: str, image_root: str) -> None:
+    def __init__(self, path: Path, root: Path | None, asked: Asked) -> None:
         where = str(path)
-        sheet = read_sheet(path, [image, label])
+        sheet = read_sheet(path, [asked.image, asked.label])
         head = sheet.head()
         if not head:
             raise DataError("The table has no rows", got=where)
@@ -105,11 +95,11 @@ class _Table:
             return [row[place] for row in head for place in sheet.places(column)]
 
         names = list(filter(None, sheet.columns))
-        guesses = [] if image else guess_images(names, cells, where)
+        guesses = [] if asked.image else guess_images(names, cells, where)
         self.image = choose(
             where,
             names,
-            image=image,
+            image=asked.image,
             image_guesses=guesses,
             caption_guesses=(),
             captions_required=False,
@@ -121,7 +111,7 @@ class _Table:
         chosen = choose_label(
             path.name,
             names,
-            wanted=label,
+            wanted=asked.label,
             is_text=lambda column: any(
                 isinstance(c, str) and number(c.strip()) is None for c in cells(column)
             ),
@@ -140,8 +130,10 @@ class _Table:
             raise DataError(
                 f"Column '{self.image}' of {where} names no image", fix="Name another: --data.image-column"
             )
-        self.pictures = Pictures(where, self.paths, image_root, self.image)
-        guessed = [f"image from '{self.image}'"] * (not image) + [f"label from '{self.label}'"] * (not label)
+        self.pictures = Pictures(where, self.paths, asked.image_root, self.image)
+        guessed = [f"image from '{self.image}'"] * (not asked.image)
+        if not (asked.label or chosen.note):  # which says it, too
+            guessed.append(f"label from '{self.label}'")
         said = f"Columns of {path.name}: {', '.join(guessed)} (guessed)" if guessed and len(names) > 2 else ""
         left_out = self.contents.words()
         told = [said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note]

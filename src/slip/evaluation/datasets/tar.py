@@ -17,7 +17,7 @@ from slip.evaluation.datasets.label_column import choose_label
 from slip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from slip.evaluation.datasets.labels import Found, by_rows, of_cells, settle, used_values
 from slip.evaluation.datasets.names import names_beside
-from slip.evaluation.datasets.places import Place
+from slip.evaluation.datasets.places import Asked, Place
 from slip.files import parse_json
 
 LABELS = ("cls", "class", "label", "cls.txt", "class.txt", "label.txt")
@@ -27,28 +27,17 @@ LOOKED_AT = 100
 """Samples by whose `.json` the key of the class is chosen."""
 
 
-def open_tar(
-    place: Place,
-    name: str,
-    where: str,
-    *,
-    image_column: str = "",
-    label_column: str = "",
-    image_root: str = "",
-) -> LabelledSet:
+def open_tar(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open tar shards whose samples have a class: a number or text in a member `.cls`, under a key of the `.json`, or
     the folder that the sample lies in.
 
     Shards named after splits are these; else folders within them may be. `classnames.txt`, as CLIP_benchmark leaves it
-    beside shards, names numbered classes. image_column, label_column: endings of members, or a key of the `.json`.
+    beside shards, names numbered classes.
 
     Raises DataError for shards that cannot be read, and where no class can be told, as of captioned images.
     """
-    samples = {
-        split: _Samples(*_open(files, name, image_column, label_column))
-        for split, files in place.splits.items()
-    }
-    cells, told, notes = _labels(samples, name, label_column)
+    samples = {split: _Samples(*_open(files, name, asked)) for split, files in place.splits.items()}
+    cells, told, notes = _labels(samples, name, asked.label)
     found = {
         split: Found(TarImages(some.shards), of_cells(cells[split], "the class"), some.keys)
         for split, some in samples.items()
@@ -116,15 +105,15 @@ class _Samples:
             yield _flat(_object(self.shards.beside_image(index)[1]) or {}).get(key)
 
 
-def _open(files: Sequence[str], name: str, image_column: str, label_column: str) -> tuple[TarShards, bool]:
+def _open(files: Sequence[str], name: str, asked: Asked) -> tuple[TarShards, bool]:
     """Open shards, and tell whether their texts are the members that hold classes, if there are any."""
-    wanted = _ending(label_column) or ",".join(LABELS)
+    wanted = _ending(asked.label) or ",".join(LABELS)
     try:
-        return TarShards(files, name=name, image_column=image_column, caption_column=wanted), True
+        return TarShards(files, name=name, image_column=asked.image, caption_column=wanted), True
     except Misfit as misfit:
         if misfit.option != "caption_column":
             raise
-        return TarShards(files, name=name, image_column=image_column), False
+        return TarShards(files, name=name, image_column=asked.image), False
 
 
 def _labels(
