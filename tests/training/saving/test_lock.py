@@ -152,3 +152,10 @@ def test_whether_a_folder_is_free_can_be_asked_without_a_trace(tmp_path) -> None
         lock.check_free(tmp_path, patience=0)
     lock.check_free(tmp_path, patience=0)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path) -> None:
+    (tmp_path / lock.NAME).write_text("my padlock's number\n")
+    with pytest.raises(ConfigError, match="somebody else's.*padlock.*another name"), lock.held(tmp_path):
+        pass
+    assert (tmp_path / lock.NAME).read_text() == "my padlock's number\n"

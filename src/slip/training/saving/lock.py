@@ -143,6 +143,12 @@ def _acquire(place: Path, patience: float, say: Say) -> _Lock | None:
     """Return the lock, or None where no file can be written. Raises ConfigError when it is held."""
     while True:
         before = _Sign.read(place)
+        if before and not before.holder.startswith(("process ", "a process ")):
+            raise ConfigError(
+                f"{place} is a file of somebody else's, in the place of the lock on its folder",
+                got=f"a file that begins with {before.holder[:60]!r}",
+                fix="Give that file another name, or choose another folder with --out",
+            )
         try:
             descriptor = _open(place)
         except FileNotFoundError:  # who made the folder has just removed it
