@@ -302,10 +302,11 @@ def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:
 
 def check_evaluate(model: str, tasks: Sequence[str]) -> None:
     """Raise UsageError where a task stands in the place of the `model`."""
-    protocols = ("zeroshot", "linear", "knn", "finetune", "retrieval")
-    if model.partition(":")[0] not in protocols or os.path.exists(model):
+    from slip.evaluation.suite import PROTOCOLS
+
+    if model.partition(":")[0] not in PROTOCOLS or os.path.exists(model):
         return
-    models = [word for word in tasks if word.partition(":")[0] not in protocols]
+    models = [word for word in tasks if word.partition(":")[0] not in PROTOCOLS]
     rest = " ".join([model, *(word for word in tasks if word not in models)])
     raise UsageError(
         "The model comes first, then the tasks",
