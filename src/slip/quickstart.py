@@ -109,11 +109,8 @@ def quickstart(
     """
     from slip.data.fanout import start_context
     from slip.data.scenes import TEMPLATES, Scenes
-    from slip.data.sources import open_source
-    from slip.evaluation import suite
     from slip.interop import load
     from slip.report import comparison, load_run, write_report
-    from slip.training.loop import train
     from slip.training.ranges import check_ranges
 
     if seeds < 1:
@@ -126,25 +123,7 @@ def quickstart(
     start_context(["slip.data.convert", "slip.data.loader"])
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
     base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
-    evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
-    folders: dict[tuple[str, int], Path] = {}
-    for number in range(
-        seed, seed + seeds
-    ):  # seed by seed, so that one that is stopped has compared something
-        for method in methods:
-            folder = out / (method.lower() if number == seed else f"{method.lower()}-seed{number}")
-            folders[method, number] = folder
-            if not (folder / "results.json").is_file():
-                console.print(f"\n[bold]{method}[/bold]" + (f", seed {number}" if seeds > 1 else ""))
-                config = method_config(method, base, number)
-                train(
-                    config,
-                    open_source(base.data.train),
-                    folder,
-                    evaluate=evaluate,
-                    resume=True,
-                    console=console,
-                )
+    folders = _trained(out, base, methods, range(seed, seed + seeds), console)
     loaded = {key: load_run(folders[key]) for key in sorted(folders, key=lambda key: methods.index(key[0]))}
     pictures = Scenes("test", 250, 1, PICTURE_SIZE)
     report = write_report(
@@ -162,3 +141,29 @@ def quickstart(
     )
     print(comparison(list(loaded.values())))
     return report
+
+
+def _trained(
+    out: Path, base: Config, methods: Sequence[str], seeds: range, console: Console
+) -> dict[tuple[str, int], Path]:
+    """Train and measure each method with each seed, those that are not done yet; return their run folders.
+
+    Seed by seed, so that a quickstart that is stopped has compared something.
+    """
+    from slip.data.sources import open_source
+    from slip.evaluation import suite
+    from slip.training.loop import train
+
+    evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
+    folders: dict[tuple[str, int], Path] = {}
+    for seed in seeds:
+        for method in methods:
+            folder = out / (method.lower() if seed == seeds.start else f"{method.lower()}-seed{seed}")
+            folders[method, seed] = folder
+            if (folder / "results.json").is_file():
+                continue
+            console.print(f"\n[bold]{method}[/bold]" + (f", seed {seed}" if len(seeds) > 1 else ""))
+            source = open_source(base.data.train)
+            config = method_config(method, base, seed)
+            train(config, source, folder, evaluate=evaluate, resume=True, console=console)
+    return folders
