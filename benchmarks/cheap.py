@@ -29,19 +29,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from slip import recipes
-from slip.augment import augment
-from slip.config import Config
-from slip.data.builder import Builder
-from slip.data.record import Batch, Record
-from slip.data.tokenizer import Tokenizer
-from slip.models import Model, build, text
-from slip.objectives import parse
-from slip.training.optimizer import build_optimizer
-from slip.training.parallel import Parallel
-from slip.training.plan import Plan, make_plan
-from slip.training.prepare import prepare
-from slip.training.step import Inputs, backward
+from openslip import recipes
+from openslip.augment import augment
+from openslip.config import Config
+from openslip.data.builder import Builder
+from openslip.data.record import Batch, Record
+from openslip.data.tokenizer import Tokenizer
+from openslip.models import Model, build, text
+from openslip.objectives import parse
+from openslip.training.optimizer import build_optimizer
+from openslip.training.parallel import Parallel
+from openslip.training.plan import Plan, make_plan
+from openslip.training.prepare import prepare
+from openslip.training.step import Inputs, backward
 
 CAPTIONS = Path(__file__).with_name("captions.txt").read_text(encoding="utf-8").splitlines()
 

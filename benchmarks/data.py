@@ -31,13 +31,13 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from slip.augment import augment
-from slip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
-from slip.data.builder import Builder
-from slip.data.decode import DECODERS
-from slip.data.record import Record
-from slip.data.tokenizer import Tokenizer, _open_clip_tokenizer
-from slip.data.views import UNCHANGED, Parameter
+from openslip.augment import augment
+from openslip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
+from openslip.data.builder import Builder
+from openslip.data.decode import DECODERS
+from openslip.data.record import Record
+from openslip.data.tokenizer import Tokenizer, _open_clip_tokenizer
+from openslip.data.views import UNCHANGED, Parameter
 
 SIZES = ((500, 375), (256, 256))
 OPERATIONS = (

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openslip.objectives import parse
 from sides import child
-from slip.objectives import parse
 
 GIB = 2**30
 DIM = 512
@@ -52,7 +52,7 @@ def one_of(ranks: int) -> Iterator[None]:
         ):
             fakes = {"gather_rows": gather_rows, "rank": lambda: 0, "world": lambda: ranks}
             stack.enter_context(
-                patch.multiple(f"slip.objectives.{module}", **{name: fakes[name] for name in names})
+                patch.multiple(f"openslip.objectives.{module}", **{name: fakes[name] for name in names})
             )
         yield
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slip.objectives import parse
+from openslip.objectives import parse
 
 GIB = 2**30
 

@@ -23,15 +23,15 @@ import time
 
 import torch
 
+from openslip.config import TrainingConfig
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.optimizer import build_optimizer
+from openslip.training.parallel import Parallel
+from openslip.training.precision import choose_precision
+from openslip.training.prepare import prepare
+from openslip.training.step import Inputs, backward
 from sides import MODELS, OPTIMIZER, Batch, batches, child, peak
-from slip.config import TrainingConfig
-from slip.models import build
-from slip.objectives import parse
-from slip.training.optimizer import build_optimizer
-from slip.training.parallel import Parallel
-from slip.training.precision import choose_precision
-from slip.training.prepare import prepare
-from slip.training.step import Inputs, backward
 
 FORMS = ("whole batch", "exact micro-batches", "plain accumulation")
 CHECKPOINTING = ("none", "selective", "full")

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from slip.config import ModelConfig, OptimizerConfig
+from openslip.config import ModelConfig, OptimizerConfig
 
 VOCABULARY = 49_408
 

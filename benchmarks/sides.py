@@ -19,8 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from loss_memory import whole
-from reference import Reference, reference_optimizer
-from slip.config import (
+from openslip.config import (
     ImageTowerConfig,
     ModelConfig,
     OptimizerConfig,
@@ -28,13 +27,14 @@ from slip.config import (
     TextTowerConfig,
     TrainingConfig,
 )
-from slip.data.tokenizer import Tokenizer
-from slip.interop.reference import to_reference
-from slip.models import build
-from slip.objectives import parse
-from slip.training.optimizer import build_optimizer
-from slip.training.precision import autocast, choose_precision, loss_scaler
-from slip.training.prepare import prepare
+from openslip.data.tokenizer import Tokenizer
+from openslip.interop.reference import to_reference
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.optimizer import build_optimizer
+from openslip.training.precision import autocast, choose_precision, loss_scaler
+from openslip.training.prepare import prepare
+from reference import Reference, reference_optimizer
 
 SIZE = 224
 NO_GRADIENT = ("image_mlp.layer1.bias", "image_mlp.layer2.bias")

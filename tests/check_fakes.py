@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from slip.data.record import Record
-from slip.errors import DataError
+from openslip.data.record import Record
+from openslip.errors import DataError
 
 
 def pixels(seed: int, width: int = 90, height: int = 60) -> Image.Image:

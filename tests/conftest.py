@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import forked
-from slip.config import Config
+from openslip.config import Config
 from toys import ToySource, make_tiny_config
 
 # The same examples each time, and no clock decides: a busy machine fails no test.

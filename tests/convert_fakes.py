@@ -7,10 +7,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from slip.data.convert import shard_size_for
-from slip.data.encode import Encoding
-from slip.data.record import Record
-from slip.errors import DataError
+from openslip.data.convert import shard_size_for
+from openslip.data.encode import Encoding
+from openslip.data.record import Record
+from openslip.errors import DataError
 
 
 class Listed:

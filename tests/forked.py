@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-PRELOADED = ["pytest", "slip.cli.train", "slip.training.loop", "torch.distributed.run"]
+PRELOADED = ["pytest", "openslip.cli.train", "openslip.training.loop", "torch.distributed.run"]
 
 
 def context() -> ForkServerContext:
@@ -37,7 +37,7 @@ def start_server() -> None:
 
 
 class Command:
-    """A function with a command line, `slip.cli.main` say, in a process of its own.
+    """A function with a command line, `openslip.cli.main` say, in a process of its own.
 
     At the end of the `with` it is killed, and on Linux the processes that it has started. What it prints goes to the
     file `output`. `environment` is added to this process's.

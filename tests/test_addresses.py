@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from slip import toml
-from slip.addresses import shown, without_keys
-from slip.config import Config, DataConfig
-from slip.errors import DataError
+from openslip import toml
+from openslip.addresses import shown, without_keys
+from openslip.config import Config, DataConfig
+from openslip.errors import DataError
 
 SEEN = {
     "https://me:s3cr3t@host/a.tar?sv=1&sig=s3cr3t": "https://host/a.tar",

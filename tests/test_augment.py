@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from slip.augment import augment, augment_early
-from slip.config import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, ViewsConfig
-from slip.data.order import generator
-from slip.data.views import ORDERS, UNCHANGED, Parameter, draw
-from slip.errors import DataError
+from openslip.augment import augment, augment_early
+from openslip.config import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, ViewsConfig
+from openslip.data.order import generator
+from openslip.data.views import ORDERS, UNCHANGED, Parameter, draw
+from openslip.errors import DataError
 
 TOLERANCE = 1e-4  # of images in [0, 1]; 8-bit images have steps of 4e-3
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -119,7 +119,7 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
 def test_portions_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     views, rows = pictures(60, 16), parameters(60)
     whole = augment(views, rows, *PLAIN)
-    monkeypatch.setattr("slip.augment._PORTION_BYTES", {"cpu": 1})
+    monkeypatch.setattr("openslip.augment._PORTION_BYTES", {"cpu": 1})
     torch.testing.assert_close(augment(views, rows, *PLAIN), whole, atol=1e-5, rtol=0)
 
 

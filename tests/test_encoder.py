@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-import slip
-from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig, ViewsConfig
-from slip.data.tokenizer import END
-from slip.encoder import CHUNK, Encoder
-from slip.errors import ConfigError, DataError, EvaluationError
-from slip.models import build
+import openslip
+from openslip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig, ViewsConfig
+from openslip.data.tokenizer import END
+from openslip.encoder import CHUNK, Encoder
+from openslip.errors import ConfigError, DataError, EvaluationError
+from openslip.models import build
 
 CONFIG = Config(
     views=ViewsConfig(size=16),
@@ -174,10 +174,10 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", ["vit", "test_resnet"])
 def test_threads_encode_at_once_and_change_nothing(name: str) -> None:
-    """Stochastic depth, dropped tokens and BatchNorm are all there, in a model that slip.create has just made."""
+    """Stochastic depth, dropped tokens and BatchNorm are all there, in a model that openslip.create has just made."""
     image = replace(CONFIG.model.image, name=name, drop_path=0.5)
     config = replace(CONFIG, views=replace(CONFIG.views, size=32), model=replace(CONFIG.model, image=image))
-    encoder = slip.create(config)
+    encoder = openslip.create(config)
     generator = np.random.default_rng(0)
     pictures = [generator.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(24)]
     texts = [f"picture {n}" for n in range(24)]

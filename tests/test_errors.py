@@ -1,4 +1,4 @@
-from slip.errors import DataError, did_you_mean, printable
+from openslip.errors import DataError, did_you_mean, printable
 
 
 def test_a_message_is_one_paragraph() -> None:

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from slip import files
+from openslip import files
 
 
 def test_replaces_whole(tmp_path) -> None:

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from slip import meeting
-from slip.errors import ConfigError
-from slip.meeting import meet, place
+from openslip import meeting
+from openslip.errors import ConfigError
+from openslip.meeting import meet, place
 
 
 @pytest.mark.parametrize(

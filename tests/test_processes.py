@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import slip.processes
+import openslip.processes
 from distributed.ranks import run_on
-from slip.errors import ConfigError
-from slip.processes import Processes, _speaks_of_others, joined
+from openslip.errors import ConfigError
+from openslip.processes import Processes, _speaks_of_others, joined
 
 
 def test_everything_is_shared_once() -> None:
@@ -24,7 +24,7 @@ def test_everything_is_shared_once() -> None:
 
 def gathered() -> list[list[bytes]]:
     with (
-        mock.patch.object(slip.processes, "_MESSAGE", 100),
+        mock.patch.object(openslip.processes, "_MESSAGE", 100),
         joined() as processes,
     ):  # several messages for each
         mine = bytes([processes.rank]) * (1000 * processes.rank + 7)
@@ -34,7 +34,7 @@ def gathered() -> list[list[bytes]]:
 
 
 def told() -> list[bytes]:
-    with mock.patch.object(slip.processes, "_MESSAGE", 100), joined() as processes:
+    with mock.patch.object(openslip.processes, "_MESSAGE", 100), joined() as processes:
         return [processes.bytes_from_first(bytes([processes.rank]) * size) for size in (0, 5, 1007)]
 
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from slip import progress
-from slip.progress import Bar, PlainLines, Progress
+from openslip import progress
+from openslip.progress import Bar, PlainLines, Progress
 
 
 def screen() -> Console:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from slip import recipes, toml
-from slip.config import Config
-from slip.data.sources import open_source
-from slip.errors import ConfigError, DataError
-from slip.quickstart import cost, paint, quickstart
-from slip.report import Run
+from openslip import recipes, toml
+from openslip.config import Config
+from openslip.data.sources import open_source
+from openslip.errors import ConfigError, DataError
+from openslip.quickstart import cost, paint, quickstart
+from openslip.report import Run
 
 QUIET = Console(quiet=True)
 

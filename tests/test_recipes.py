@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from slip import recipes
-from slip.errors import ConfigError
+from openslip import recipes
+from openslip.errors import ConfigError
 
 PAPER = {  # REFERENCE: lr, weight decay, loss
     "slip": (3e-3, 0.1, "clip + 1.0 * simclr"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip import recipes, toml
-from slip.config import Config, TrainingConfig
-from slip.errors import ConfigError
+from openslip import recipes, toml
+from openslip.config import Config, TrainingConfig
+from openslip.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slip.config import (
+from openslip.config import (
     CheckpointConfig,
     Config,
     DataConfig,
@@ -19,8 +19,8 @@ from slip.config import (
     TrainingConfig,
     ViewsConfig,
 )
-from slip.data.record import Record
-from slip.errors import DataError
+from openslip.data.record import Record
+from openslip.errors import DataError
 
 COLOURS = ("red", "green", "blue", "grey")
 

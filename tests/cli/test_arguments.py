@@ -11,9 +11,9 @@ from typing import Annotated
 import pytest
 import tyro
 
-from slip.cli import main
-from slip.cli.arguments import _options, given, parse, take_option
-from slip.errors import ConfigError, UsageError
+from openslip.cli import main
+from openslip.cli.arguments import _options, given, parse, take_option
+from openslip.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def test_options_are_known_by_the_names_that_help_shows(command, capsys, monkeyp
         main([command, "--help"])
     lines = re.findall("^[│ ] {1,2}(?:-h, )?(--.*?)  ", capsys.readouterr().out, re.MULTILINE)
     shown = {name for line in lines for name in re.findall("--[a-z][a-z0-9._-]+", line)}
-    assert shown == {*_options(importlib.import_module(f"slip.cli.{command}").Options), "--help"}
+    assert shown == {*_options(importlib.import_module(f"openslip.cli.{command}").Options), "--help"}
 
 
 def test_taking_an_option_off():

@@ -3,10 +3,10 @@ import tracemalloc
 import torch
 from safetensors.torch import load_file
 
-from slip import interop, toml
-from slip.cli import main
-from slip.encoder import Encoder
-from slip.training.saving import checkpoint
+from openslip import interop, toml
+from openslip.cli import main
+from openslip.encoder import Encoder
+from openslip.training.saving import checkpoint
 from toys import make_tiny_config
 
 

@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 
 from check_fakes import ODD, PLAIN, Odds, encoded, pixels
-from slip import recipes
-from slip.cli import main
-from slip.data.contents import Contents
-from slip.data.sources import open_source
-from slip.data.sources.yfcc import read_metadata
+from openslip import recipes
+from openslip.cli import main
+from openslip.data.contents import Contents
+from openslip.data.sources import open_source
+from openslip.data.sources.yfcc import read_metadata
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_two_ranks_find_and_write_what_one_process_does(table: str, tmp_path: Pa
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
     script = textwrap.dedent("""
         import sys
-        from slip.cli import main
+        from openslip.cli import main
         for words in ("check {} --out c.html --list odd.jsonl", "convert {} shards --shard-size 7 --prefix my-"):
             main(["data", *words.format(sys.argv[1]).split(), "--processes", "1"])
     """)
@@ -294,7 +294,7 @@ Leaky.contents.leave_out("hidden file", "._a.jpg", 3, lost=False)
 
 def test_what_became_no_record_cannot_be_missed(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("slip.data.sources.open_source", lambda *_, **__: Leaky(30))
+    monkeypatch.setattr("openslip.data.sources.open_source", lambda *_, **__: Leaky(30))
     assert main(["data", "check", "leaky", "--processes", "1"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "106 members, 53 used" in printed

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from slip.cli import main
-from slip.evaluation.finetune import FinetuneRecipe
-from slip.training.loop import train
+from openslip.cli import main
+from openslip.evaluation.finetune import FinetuneRecipe
+from openslip.training.loop import train
 from toys import make_tiny_config
 
 
@@ -57,7 +57,7 @@ def test_prints_keeps_and_writes(run, photos, tmp_path, capsys) -> None:
 def short(monkeypatch):
     """Finetunings of one epoch."""
     recipe = FinetuneRecipe(name="short", epochs=1, warmup_epochs=1, batch=8)
-    monkeypatch.setattr("slip.evaluation.finetune.run.recipe_for", lambda *_: recipe)
+    monkeypatch.setattr("openslip.evaluation.finetune.run.recipe_for", lambda *_: recipe)
 
 
 def results_of(run, metric="top1"):
@@ -119,7 +119,7 @@ def test_results_are_on_disk_before_they_are_printed(run, photos, tmp_path, monk
     def fails(*_: object, **__: object) -> None:
         raise Closed
 
-    monkeypatch.setattr("slip.evaluation.suite.table", fails)
+    monkeypatch.setattr("openslip.evaluation.suite.table", fails)
     with pytest.raises(Closed):
         main(["evaluate", str(run), f"knn:{photos}", "--out", str(tmp_path / "out.csv")])
     assert results_of(run)
@@ -128,7 +128,7 @@ def test_results_are_on_disk_before_they_are_printed(run, photos, tmp_path, monk
 
 def test_an_interruption_keeps_the_tasks_before_it(run, photos, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(
-        "slip.evaluation.linear.Linear.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        "openslip.evaluation.linear.Linear.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     out = tmp_path / "out.json"
     tasks = [f"zeroshot:{photos}", f"knn:{photos}", f"linear:{photos}"]
@@ -151,7 +151,7 @@ def test_a_task_that_fails_leaves_the_others_and_a_status(run, photos, tmp_path,
 
 def test_a_run_that_cannot_be_written_is_measured(run, photos, short, monkeypatch, capsys, caplog) -> None:
     (run / "finetune").touch()
-    monkeypatch.setattr("slip.evaluation.ledger.unwritable", lambda path: "Read-only file system")
+    monkeypatch.setattr("openslip.evaluation.ledger.unwritable", lambda path: "Read-only file system")
     assert main(["evaluate", str(run), f"finetune:{photos}"]) == 0
     printed = capsys.readouterr()
     assert "Read-only file system" in printed.err
@@ -186,7 +186,7 @@ def test_nothing_measured_is_an_error(tmp_path, toy_source, photos, capsys) -> N
 def test_what_is_wrong_is_known_before_anything_is_measured(
     run, photos, tmp_path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("slip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("openslip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
     task = f"zeroshot:{photos}"
     for words, message in (
         (["--templates", "a photo"], "holds {} once"),
@@ -225,7 +225,7 @@ def test_a_device_that_is_not_there_is_named_by_its_option(run, photos, capsys) 
 
 
 def test_data_of_all_tasks_are_looked_at_before_any_is_measured(run, photos, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("slip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("openslip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
     for missing in ("linear", "knn", "zeroshot", "finetune", "retrieval"):
         assert main(["evaluate", str(run), f"knn:{photos}", f"{missing}:{run / 'nowhere'}"]) == 1
         assert "nowhere" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from slip.cli import main
-from slip.training.loop import train
+from openslip.cli import main
+from openslip.training.loop import train
 from toys import make_tiny_config
 
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from slip import cli
-from slip.cli import data, hints, main
-from slip.cli.arguments import _options
-from slip.cli.train import Options as Train
+from openslip import cli
+from openslip.cli import data, hints, main
+from openslip.cli.arguments import _options
+from openslip.cli.train import Options as Train
 
 
 def answer(words: list[str], capsys) -> str:

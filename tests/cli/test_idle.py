@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slip.cli import idle, main
-from slip.cli.arguments import given
-from slip.cli.evaluate import Options as Evaluate
-from slip.cli.train import resolve
-from slip.errors import UsageError
+from openslip.cli import idle, main
+from openslip.cli.arguments import given
+from openslip.cli.evaluate import Options as Evaluate
+from openslip.cli.train import resolve
+from openslip.errors import UsageError
 
 
 def evaluate(words: str) -> None:

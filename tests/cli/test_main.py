@@ -1,12 +1,14 @@
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from slip import toml
-from slip.cli import COMMANDS, STATUSES, main
-from slip.recipes import RECIPES, get
+import openslip
+from openslip import toml
+from openslip.cli import COMMANDS, STATUSES, main
+from openslip.recipes import RECIPES, get
 
 
 def test_help_names_every_command(capsys) -> None:
@@ -17,7 +19,7 @@ def test_help_names_every_command(capsys) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from slip.cli import main; main(['--help']); main(['recipes']);"
+        "import sys; from openslip.cli import main; main(['--help']); main(['recipes']);"
         "heavy = {'torch', 'numpy', 'timm', 'PIL', 'tyro', 'matplotlib', 'pyarrow', 'sklearn'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -26,9 +28,16 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_module_and_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "slip", "--version"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "openslip", "--version"], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("openslip 0.")
+    assert done.stdout.split()[1] == openslip.__version__ == metadata.version("openslip")
+
+
+def test_two_names_of_one_command() -> None:
+    """The index has another `slip`: whoever has both installed still has `openslip`."""
+    scripts = {script.name: script.value for script in metadata.entry_points(group="console_scripts")}
+    assert scripts["openslip"] == scripts["slip"] == "openslip.__main__:run"
 
 
 def test_recipes(capsys) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from slip.cli import main
-from slip.data.sources import open_source
-from slip.errors import DataError
+from openslip.cli import main
+from openslip.data.sources import open_source
+from openslip.errors import DataError
 
 ESCAPE = "\x1b]0;pwn\x07"
 COMMANDS = {

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from slip import cli
-from slip.cli import data, main
-from slip.cli.output import SPELLED, OutputClosed, OutputError, Stream, safe_streams
+from openslip import cli
+from openslip.cli import data, main
+from openslip.cli.output import SPELLED, OutputClosed, OutputError, Stream, safe_streams
 
 HELP = [
     [*words, "--help"]
@@ -53,7 +53,9 @@ def test_a_process_whose_reader_has_gone() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     for words in (["recipes"], ["report", "--help"]):
-        done = subprocess.run([sys.executable, "-m", "slip", *words], stdout=writer, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            [sys.executable, "-m", "openslip", *words], stdout=writer, stderr=subprocess.PIPE
+        )
         assert (done.returncode, done.stderr) == (141, b"")
     os.close(writer)
 
@@ -83,7 +85,9 @@ def test_a_log_on_a_full_disk_costs_nothing_but_the_log(full, monkeypatch, capsy
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(closed) -> None:
     """The file that is opened next must not take their place, and get what is printed."""
-    code = "from slip.cli import main; import os; status = main(['recipes']); os.fstat(1); os.fstat(2); exit(status)"
+    code = (
+        "from openslip.cli import main; import os; s = main(['recipes']); os.fstat(1); os.fstat(2); exit(s)"
+    )
     words = ["/bin/sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code]
     done = subprocess.run(words, capture_output=True)
     assert done.returncode == 0

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from slip import cli
-from slip.cli import main
-from slip.cli.signals import ANSWERED
-from slip.errors import DataError, SlipError
+from openslip import cli
+from openslip.cli import main
+from openslip.cli.signals import ANSWERED
+from openslip.errors import DataError, SlipError
 
 NUMBERS = [getattr(signal, name) for name in ANSWERED if hasattr(signal, name)]
 
@@ -119,7 +119,7 @@ def test_a_process_is_ended_with_its_worker_processes(number, tmp_path: Path) ->
         "64",
     ]
     started = subprocess.Popen(
-        [sys.executable, "-m", "slip", *words],
+        [sys.executable, "-m", "openslip", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from check_fakes import encoded, pixels
-from slip import recipes, toml
-from slip.cli import main
-from slip.cli.train import _open, resolve, run
-from slip.config import FORMATS, Config, DataConfig, EvaluationConfig
-from slip.errors import ConfigError, DataError, UsageError
-from slip.evaluation.suite import parse_task
-from slip.training.saving import lock
+from openslip import recipes, toml
+from openslip.cli import main
+from openslip.cli.train import _open, resolve, run
+from openslip.config import FORMATS, Config, DataConfig, EvaluationConfig
+from openslip.errors import ConfigError, DataError, UsageError
+from openslip.evaluation.suite import parse_task
+from openslip.training.saving import lock
 
 
 def test_options_change_the_recipe() -> None:
@@ -187,7 +187,7 @@ def test_the_caption_column_is_asked_of_the_training_data_alone(tmp_path, monkey
     def train(config, source, out, *, ssl, **_):
         raise Asked(source, ssl)
 
-    monkeypatch.setattr("slip.training.loop.train", train)
+    monkeypatch.setattr("openslip.training.loop.train", train)
     data = ["--data.train", "pairs.csv", "--data.ssl", "pictures.csv", "--data.val", "val.csv"]
     options = resolve(["small-data", *data, "--data.caption-column", "title"])
     with pytest.raises(Asked) as asked:
@@ -237,7 +237,7 @@ def test_what_was_guessed_of_the_held_out_data_is_said(tmp_path, monkeypatch, ca
         trained.append(source.name)
         return SimpleNamespace(path=tmp_path)
 
-    monkeypatch.setattr("slip.training.loop.train", train)
+    monkeypatch.setattr("openslip.training.loop.train", train)
     sources = ["--data.train", str(tmp_path / "train.csv"), "--data.val", str(tmp_path / "val.csv")]
     assert main(["train", "small-data", *sources]) == 0
     assert trained == [str(tmp_path / "train.csv")]
@@ -262,7 +262,7 @@ def test_a_share_of_the_training_data_is_held_out(tmp_path, monkeypatch) -> None
     def train(config, source, out, *, evaluate, **_):
         raise Asked(source, evaluate.keywords["tasks"])
 
-    monkeypatch.setattr("slip.training.loop.train", train)
+    monkeypatch.setattr("openslip.training.loop.train", train)
     options = resolve(
         [*products(tmp_path)[1:], "--data.val", "20%", "--evaluation.best", "retrieval:val/text_recall@1"]
     )

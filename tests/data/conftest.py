@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from slip.data.storage import remote, retry
+from openslip.data.storage import remote, retry
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.augment import augment_early
-from slip.config import ViewsConfig
-from slip.data.builder import Builder
-from slip.data.order import Order, Stream, generator, parts_of
-from slip.data.record import Record, Tally
-from slip.data.schedule import Schedule
-from slip.data.sources.mixture import Mixture
-from slip.data.tokenizer import Tokenizer
-from slip.data.views import UNCHANGED, crop, draw
-from slip.errors import DataError
+from openslip.augment import augment_early
+from openslip.config import ViewsConfig
+from openslip.data.builder import Builder
+from openslip.data.order import Order, Stream, generator, parts_of
+from openslip.data.record import Record, Tally
+from openslip.data.schedule import Schedule
+from openslip.data.sources.mixture import Mixture
+from openslip.data.tokenizer import Tokenizer
+from openslip.data.views import UNCHANGED, crop, draw
+from openslip.errors import DataError
 
 VIEWS = ViewsConfig(size=8)
 NAMES = ("image", "ssl_1", "ssl_2")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.captions import is_caption, is_placeholder, texts
-from slip.data.tokenizer import Tokenizer
+from openslip.data.captions import is_caption, is_placeholder, texts
+from openslip.data.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data import cleaning
-from slip.data.cleaning import clean, make_metadata, raw_rows, tidy
-from slip.data.sources.yfcc import read_metadata
-from slip.errors import DataError
+from openslip.data import cleaning
+from openslip.data.cleaning import clean, make_metadata, raw_rows, tidy
+from openslip.data.sources.yfcc import read_metadata
+from openslip.errors import DataError
 
 
 @pytest.mark.parametrize(

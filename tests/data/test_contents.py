@@ -1,6 +1,6 @@
-from slip.data.contents import TOLD, Contents, contents_of
-from slip.data.sources.mixture import Mixture
-from slip.data.subset import Subset
+from openslip.data.contents import TOLD, Contents, contents_of
+from openslip.data.sources.mixture import Mixture
+from openslip.data.subset import Subset
 
 
 def some() -> Contents:

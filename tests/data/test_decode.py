@@ -15,12 +15,12 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageFile
 
-from slip.data import decode as module
-from slip.data import limits
-from slip.data.decode import check_decoder, decode, known_formats
-from slip.data.formats import FORMATS
-from slip.data.header import header
-from slip.errors import ConfigError, DataError
+from openslip.data import decode as module
+from openslip.data import limits
+from openslip.data.decode import check_decoder, decode, known_formats
+from openslip.data.formats import FORMATS
+from openslip.data.header import header
+from openslip.errors import ConfigError, DataError
 from tiffs import tiff
 
 RNG = np.random.default_rng(0)
@@ -366,7 +366,7 @@ def test_bands_join_without_a_seam(width, height):
 
 PEAK = """
 import re, sys
-from slip.data.decode import decode
+from openslip.data.decode import decode
 
 def memory(kind):
     return 1024 * int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1])

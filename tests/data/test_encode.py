@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data.decode import decode
-from slip.data.encode import Encoding
-from slip.data.header import Kind, header
-from slip.errors import ConfigError, DataError
+from openslip.data.decode import decode
+from openslip.data.encode import Encoding
+from openslip.data.header import Kind, header
+from openslip.errors import ConfigError, DataError
 
 PICTURE = np.asarray(
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)).resize(

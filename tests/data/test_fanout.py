@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from slip.data.fanout import default_processes, fan_out, spans
-from slip.data.record import Record
-from slip.errors import ConfigError, DataError
+from openslip.data.fanout import default_processes, fan_out, spans
+from openslip.data.record import Record
+from openslip.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def test_control_c_ends_everything_at_once() -> None:
         import signal, sys
         sys.path[:0] = sys.argv[1:]
         import test_fanout
-        from slip.data.fanout import fan_out
+        from openslip.data.fanout import fan_out
 
         def main():
             signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
@@ -180,10 +180,10 @@ def test_processes_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> No
 DEAF = """
 import os, signal, sys
 from multiprocessing import forkserver, resource_tracker
-from slip.data.fanout import start_context
+from openslip.data.fanout import start_context
 
 if __name__ == "__main__":
-    context = start_context(["slip.data.loader"])
+    context = start_context(["openslip.data.loader"])
     server = forkserver._forkserver._forkserver_pid
     tracker = resource_tracker._resource_tracker._pid
     for number in (signal.SIGINT, signal.SIGHUP):

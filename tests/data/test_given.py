@@ -13,9 +13,9 @@ import PIL
 import pytest
 from PIL import Image, ImageFile
 
-from slip.data.decode import decode, strict
-from slip.data.given import pixels_of
-from slip.errors import DataError
+from openslip.data.decode import decode, strict
+from openslip.data.given import pixels_of
+from openslip.errors import DataError
 
 HEIGHT, WIDTH = 21, 34
 RNG = np.random.default_rng(0)

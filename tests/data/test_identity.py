@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from slip.data.identity import UNREADABLE, differences, identify
-from slip.data.record import Record
-from slip.data.sources.mixture import Mixture
-from slip.errors import DataError
+from openslip.data.identity import UNREADABLE, differences, identify
+from openslip.data.record import Record
+from openslip.data.sources.mixture import Mixture
+from openslip.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data import jpeg, limits
-from slip.data.decode import decode
-from slip.data.header import header
-from slip.errors import DataError
+from openslip.data import jpeg, limits
+from openslip.data.decode import decode
+from openslip.data.header import header
+from openslip.errors import DataError
 
 DECODERS = ("auto", "pillow")
 TEXTURE = np.random.default_rng(0).normal(0, 20, (240, 320, 3))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data import limits
-from slip.data.decode import decode
-from slip.data.jpeg2000 import BLOCK, PRECINCT, TILE, TILE_OF_ONE, draw_structure
-from slip.errors import DataError
+from openslip.data import limits
+from openslip.data.decode import decode
+from openslip.data.jpeg2000 import BLOCK, PRECINCT, TILE, TILE_OF_ONE, draw_structure
+from openslip.errors import DataError
 
 
 class Counter:

@@ -1,7 +1,7 @@
 import pytest
 
-from slip.data.limits import Budget
-from slip.errors import DataError
+from openslip.data.limits import Budget
+from openslip.errors import DataError
 
 
 def test_a_budget_is_drawn_down_to_its_last_byte_and_no_further() -> None:

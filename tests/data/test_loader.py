@@ -18,17 +18,17 @@ import torch
 from PIL import Image
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from slip.augment import augment_early
-from slip.config import VIEWS as VIEW_NAMES
-from slip.config import ViewConfig, ViewsConfig
-from slip.data.decode import decode
-from slip.data.loader import MAX_WORKERS, Loader, default_workers
-from slip.data.order import Stream, generator, locate
-from slip.data.record import Batch, Record, Tally
-from slip.data.schedule import Schedule
-from slip.data.tokenizer import Tokenizer
-from slip.data.views import crop, draw
-from slip.errors import ConfigError, DataError, SlipError
+from openslip.augment import augment_early
+from openslip.config import VIEWS as VIEW_NAMES
+from openslip.config import ViewConfig, ViewsConfig
+from openslip.data.decode import decode
+from openslip.data.loader import MAX_WORKERS, Loader, default_workers
+from openslip.data.order import Stream, generator, locate
+from openslip.data.record import Batch, Record, Tally
+from openslip.data.schedule import Schedule
+from openslip.data.tokenizer import Tokenizer
+from openslip.data.views import crop, draw
+from openslip.errors import ConfigError, DataError, SlipError
 
 VIEWS = ViewsConfig(size=16)
 
@@ -152,7 +152,7 @@ def test_the_number_of_workers_changes_nothing(workers: int) -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, size: int, prefetch: int) -> None:
     options = {"schedule": Schedule(8, 2, 0.5), "ssl": Pictures(9, name="others"), "batch": 8}
     expected = load(5, Pictures(bad=BAD), **options)
-    monkeypatch.setattr("slip.data.pieces.PIECE", size)
+    monkeypatch.setattr("openslip.data.pieces.PIECE", size)
     for a, b in zip(
         load(5, Pictures(bad=BAD), workers=2, prefetch=prefetch, **options), expected, strict=True
     ):
@@ -168,7 +168,7 @@ class Blocks(Pictures):
 
 def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = 3 * 3 * VIEWS.size**2
-    monkeypatch.setattr("slip.data.pieces.free_memory", lambda: 2 * 3 * 64 * sample)
+    monkeypatch.setattr("openslip.data.pieces.free_memory", lambda: 2 * 3 * 64 * sample)
     settings: dict[str, Any] = {
         "views": VIEWS,
         "names": VIEW_NAMES,
@@ -212,7 +212,7 @@ def test_a_batch_is_let_go_with_the_step() -> None:
 
 
 def test_a_batch_of_one_piece_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slip.data.loader._joined", None)
+    monkeypatch.setattr("openslip.data.loader._joined", None)
     assert not load(1)[0].views["image"].is_shared()
     (batch,) = load(1, workers=1)
     assert batch.views["image"].is_shared()
@@ -309,7 +309,7 @@ def test_nothing_usable_is_an_error_that_teaches(workers: int) -> None:
 
 
 def test_an_error_in_a_later_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slip.data.order.ATTEMPTS", 0)
+    monkeypatch.setattr("openslip.data.order.ATTEMPTS", 0)
     with pytest.raises(DataError, match="0 others drawn in its place cannot be used"):
         next(iter(in_pieces(3, batch=23)))
 
@@ -334,7 +334,7 @@ def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyP
         raise RuntimeError("unable to allocate shared memory: No space left on device (28)")
 
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
-    monkeypatch.setattr("slip.data.loader.get_worker_info", lambda: "a worker")
+    monkeypatch.setattr("openslip.data.loader.get_worker_info", lambda: "a worker")
     with pytest.raises(DataError, match="No space left") as caught:
         load(1)
     assert "--shm-size" in str(caught.value)
@@ -375,7 +375,7 @@ def test_the_loaders_work_is_picklable() -> None:
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch) -> None:
-    monkeypatch.setattr("slip.data.fanout.os.sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.setattr("openslip.data.fanout.os.sched_getaffinity", lambda _: range(16), raising=False)
     assert default_workers() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert default_workers() == 3

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slip.config import ViewsConfig
-from slip.data.loader import Loader
-from slip.data.record import Batch
-from slip.data.sources import open_source, webdataset
-from slip.data.sources.yfcc import write_metadata
-from slip.data.tokenizer import Tokenizer
+from openslip.config import ViewsConfig
+from openslip.data.loader import Loader
+from openslip.data.record import Batch
+from openslip.data.sources import open_source, webdataset
+from openslip.data.sources.yfcc import write_metadata
+from openslip.data.tokenizer import Tokenizer
 
 CAPTIONS = [
     "a\0NUL\0in it",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.order import (
+from openslip.data.order import (
     ATTEMPTS,
     Order,
     Part,
@@ -20,7 +20,7 @@ from slip.data.order import (
     permute,
     stand_ins,
 )
-from slip.errors import ConfigError
+from openslip.errors import ConfigError
 
 seeds = st.integers(0, 2**64 - 1)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from slip.config import ViewConfig, ViewsConfig
-from slip.data import pieces
-from slip.data.pieces import PIECE, SMALLEST, Ready, free_memory, keep_ready, sample_bytes
+from openslip.config import ViewConfig, ViewsConfig
+from openslip.data import pieces
+from openslip.data.pieces import PIECE, SMALLEST, Ready, free_memory, keep_ready, sample_bytes
 
 GB = 10**9
 NAMES = ("image", "text", "ssl_1", "ssl_2")

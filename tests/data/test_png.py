@@ -9,11 +9,11 @@ import zlib
 import numpy as np
 import pytest
 
-from slip.data import limits, png
-from slip.data.decode import decode
-from slip.data.header import Kind, header
-from slip.data.limits import Budget
-from slip.errors import DataError
+from openslip.data import limits, png
+from openslip.data.decode import decode
+from openslip.data.header import Kind, header
+from openslip.data.limits import Budget
+from openslip.errors import DataError
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}

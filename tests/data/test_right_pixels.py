@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slip.data import limits
-from slip.data.decode import decode, known_formats
-from slip.data.header import Kind, header
-from slip.errors import DataError
+from openslip.data import limits
+from openslip.data.decode import decode, known_formats
+from openslip.data.header import Kind, header
+from openslip.errors import DataError
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 24, 32
@@ -232,7 +232,7 @@ def test_ppms_whose_levels_are_none(body, message):
 
 
 def test_a_number_across_the_parts_that_are_read(monkeypatch):
-    monkeypatch.setattr("slip.data.ppm.BLOCK", 7)
+    monkeypatch.setattr("openslip.data.ppm.BLOCK", 7)
     levels = np.arange(0, 200, 2).reshape(10, 10)
     text = b" ".join(b"%d" % level for level in levels.reshape(-1))
     check(b"P2\n10 10\n255\n" + text, grey(levels), 0)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.schedule import Schedule
-from slip.errors import ConfigError
+from openslip.data.schedule import Schedule
+from openslip.errors import ConfigError
 
 
 def supervised(schedule: Schedule, position: int) -> bool:

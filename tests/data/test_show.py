@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from slip.augment import augment
-from slip.config import VIEWS, ViewConfig, ViewsConfig
-from slip.data.builder import Lane
-from slip.data.loader import Loader
-from slip.data.record import Record
-from slip.data.show import MOST, contact_sheet, look, printable, wrap, write_sheet
-from slip.errors import ConfigError, DataError
+from openslip.augment import augment
+from openslip.config import VIEWS, ViewConfig, ViewsConfig
+from openslip.data.builder import Lane
+from openslip.data.loader import Loader
+from openslip.data.record import Record
+from openslip.data.show import MOST, contact_sheet, look, printable, wrap, write_sheet
+from openslip.errors import ConfigError, DataError
 
 CONFIG = ViewsConfig(size=24)
 

@@ -11,10 +11,10 @@ import zipfile
 import pytest
 from PIL import Image
 
-from slip.data.decode import decode
-from slip.data.header import header
-from slip.data.sniff import looks_like
-from slip.errors import DataError
+from openslip.data.decode import decode
+from openslip.data.header import header
+from openslip.data.sniff import looks_like
+from openslip.errors import DataError
 
 
 def packed():

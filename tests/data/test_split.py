@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from check_fakes import encoded, pixels
 from distributed.ranks import run_on
-from slip.data.identity import differences, identify
-from slip.data.order import Order, epoch_length, names_of, parts_of
-from slip.data.record import Record
-from slip.data.sources.mixture import Mixture
-from slip.data.split import share_of, split
-from slip.data.subset import Subset
-from slip.errors import ConfigError, DataError
-from slip.processes import joined
+from openslip.data.identity import differences, identify
+from openslip.data.order import Order, epoch_length, names_of, parts_of
+from openslip.data.record import Record
+from openslip.data.sources.mixture import Mixture
+from openslip.data.split import share_of, split
+from openslip.data.subset import Subset
+from openslip.errors import ConfigError, DataError
+from openslip.processes import joined
 
 
 @functools.cache

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import tiffs
-from slip.data import limits
-from slip.data.decode import decode
-from slip.data.header import Kind, header
-from slip.errors import DataError
+from openslip.data import limits
+from openslip.data.decode import decode
+from openslip.data.header import Kind, header
+from openslip.errors import DataError
 from tiffs import BLACK_IS_ZERO, CMYK, DEFLATE, NONE, PACKBITS, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, tiff
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (20, 28, 5), np.uint8)

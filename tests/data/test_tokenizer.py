@@ -14,9 +14,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from slip.data import tokenizer as tokenizer_module
-from slip.data.tokenizer import Tokenizer
-from slip.errors import ConfigError, DataError
+from openslip.data import tokenizer as tokenizer_module
+from openslip.data.tokenizer import Tokenizer
+from openslip.errors import ConfigError, DataError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokens.json").read_text(encoding="utf-8"))
 
@@ -135,7 +135,7 @@ def test_pickles_small() -> None:
 
 
 def test_does_not_import_the_whole_of_open_clip() -> None:
-    code = "from slip.data.tokenizer import Tokenizer; Tokenizer()('cat'); import sys; print('timm' in sys.modules)"
+    code = "from openslip.data.tokenizer import Tokenizer; Tokenizer()('cat'); import sys; print('timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, RandomResizedCrop, Resize
 from torchvision.transforms import functional as F
 
-from slip.config import ViewConfig, ViewsConfig
-from slip.data.order import generator
-from slip.data.views import JITTERS, ORDERS, Parameter, center, check, crop, draw, smallest_crop
-from slip.errors import ConfigError
+from openslip.config import ViewConfig, ViewsConfig
+from openslip.data.order import generator
+from openslip.data.views import JITTERS, ORDERS, Parameter, center, check, crop, draw, smallest_crop
+from openslip.errors import ConfigError
 
 SSL = ViewsConfig().ssl
 PLAIN = ViewsConfig().image

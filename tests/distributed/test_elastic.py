@@ -11,8 +11,8 @@ from torch.distributed.run import main as torchrun
 from distributed.ranks import run_on
 from distributed.tiny import TINY
 from forked import Command
-from slip.cli import main
-from slip.training.saving.run import read_lines
+from openslip.cli import main
+from openslip.training.saving.run import read_lines
 
 OPTIONS = [
     *TINY, "--data.train", "scenes:train:80", "--training.epochs", "5", "--training.log-every", "2",
@@ -22,8 +22,8 @@ OPTIONS = [
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from slip.cli import main
-from slip.training.learner import Learner
+from openslip.cli import main
+from openslip.training.learner import Learner
 
 original, hurry = Learner._train_step, Path(sys.argv[1])
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from distributed.ranks import run_on
-from slip.collectives import rank, world
-from slip.config import SSL_VIEWS
-from slip.models import build
-from slip.objectives import parse
-from slip.training.optimizer import build_optimizer
-from slip.training.parallel import parallelise
-from slip.training.step import Inputs, backward, gradient_norm
+from openslip.collectives import rank, world
+from openslip.config import SSL_VIEWS
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.optimizer import build_optimizer
+from openslip.training.parallel import parallelise
+from openslip.training.step import Inputs, backward, gradient_norm
 from toys import make_tiny_config
 
 ROWS, SIZE = 8, 32

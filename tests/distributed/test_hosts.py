@@ -44,7 +44,7 @@ class Job:
             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first.address}:29500", "--rdzv-id", "toy",
             "--rdzv-conf", f"is_host={int(host is first)}", "--local-addr", host.address, "--max-restarts", "3",
         ]  # fmt: skip
-        train = ["-m", "slip", "train", *OPTIONS, "--out", str(self.folder / "run"), "--resume"]
+        train = ["-m", "openslip", "train", *OPTIONS, "--out", str(self.folder / "run"), "--resume"]
         return host.start([*launch, *train], self.folder / f"host-{number}.txt", self.environment)
 
     def said(self, number: int = 0) -> str:

@@ -90,7 +90,7 @@ def test_the_manifest_is_a_job_that_resumes() -> None:
     worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]
     (container,) = worker["template"]["spec"]["containers"]
     assert container["command"] == ["torchrun"]
-    assert container["args"][:3] == ["-m", "slip", "train"]
+    assert container["args"][:3] == ["-m", "openslip", "train"]
     assert container["args"][-1] == "--resume"
     assert int(job["spec"]["nprocPerNode"]) == container["resources"]["limits"]["nvidia.com/gpu"]
     assert worker["replicas"] == job["spec"]["elasticPolicy"]["maxReplicas"]

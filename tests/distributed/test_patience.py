@@ -15,15 +15,15 @@ import torch
 from rich.console import Console
 
 from distributed.ranks import run_on
-from slip.collectives import rank
-from slip.encoder import Encoder
-from slip.errors import ProcessError
-from slip.processes import TIMEOUT, joined
-from slip.training import loop
-from slip.training.loop import train
-from slip.training.saving import checkpoint
-from slip.training.saving.tensors import Snapshot
-from slip.training.saving.writer import BackgroundWriter
+from openslip.collectives import rank
+from openslip.encoder import Encoder
+from openslip.errors import ProcessError
+from openslip.processes import TIMEOUT, joined
+from openslip.training import loop
+from openslip.training.loop import train
+from openslip.training.saving import checkpoint
+from openslip.training.saving.tensors import Snapshot
+from openslip.training.saving.writer import BackgroundWriter
 from toys import ToySource, make_tiny_config
 
 

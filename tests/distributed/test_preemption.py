@@ -11,7 +11,7 @@ import time
 from itertools import pairwise
 
 from distributed.tiny import TINY
-from slip.training.saving.checkpoint import newest_good
+from openslip.training.saving.checkpoint import newest_good
 
 SELDOM = {"--checkpoint.every-steps": "100000"}
 OPTIONS = [
@@ -26,7 +26,7 @@ def test_the_state_is_saved_within_half_a_minute(tmp_path) -> None:
     run = tmp_path / "run"
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     agent = subprocess.Popen(
-        [sys.executable, *launch, "-m", "slip", "train", *OPTIONS, "--out", str(run)],
+        [sys.executable, *launch, "-m", "openslip", "train", *OPTIONS, "--out", str(run)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:

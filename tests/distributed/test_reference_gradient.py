@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distributed.ranks import run_on
-from slip.collectives import add_up, gather_rows, rank, world
-from slip.objectives import parse
+from openslip.collectives import add_up, gather_rows, rank, world
+from openslip.objectives import parse
 
 ROWS, DIM, SCALE = 8, 5, 7.0
 

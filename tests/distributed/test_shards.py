@@ -19,17 +19,17 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributed.tensor import Shard, distribute_tensor
 
-import slip
+import openslip
 from distributed.ranks import run_on
-from slip.collectives import rank, world
-from slip.config import Config
-from slip.encoder import Encoder
-from slip.errors import CheckpointError, ProcessError
-from slip.training.learner import Learner
-from slip.training.loop import Interrupted, train
-from slip.training.parallel import Shards
-from slip.training.saving import checkpoint, tensors
-from slip.training.step import gradient_norm
+from openslip.collectives import rank, world
+from openslip.config import Config
+from openslip.encoder import Encoder
+from openslip.errors import CheckpointError, ProcessError
+from openslip.training.learner import Learner
+from openslip.training.loop import Interrupted, train
+from openslip.training.parallel import Shards
+from openslip.training.saving import checkpoint, tensors
+from openslip.training.step import gradient_norm
 from toys import ToySource, make_tiny_config
 
 PARTS = [f"{name}-0000{part}-of-00002.safetensors" for name in ("model", "optimizer") for part in (1, 2)] + [
@@ -258,7 +258,7 @@ def test_a_flipped_bit_is_noticed(folder, told, tmp_path, part) -> None:
 
 
 def test_such_a_run_loads_as_any_other(folder, told) -> None:
-    encoder = slip.load(folder / "whole")
+    encoder = openslip.load(folder / "whole")
     assert same(dict(encoder.model.state_dict()), weights(folder / "whole"))
     assert encoder.encode_image(ToySource()[0].image).shape == (1, 8)
 

@@ -12,15 +12,15 @@ import torch
 
 from distributed.ranks import run_on
 from distributed.tiny import TINY
-from slip.cli import main
-from slip.training.saving.tensors import read_tensors
+from openslip.cli import main
+from openslip.training.saving.tensors import read_tensors
 
 OPTIONS = [*TINY, "--data.train", "scenes:train:64", "--training.epochs", "2", "--training.parallel", "fsdp"]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from slip.cli import main
-from slip.training.saving import tensors
+from openslip.cli import main
+from openslip.training.saving import tensors
 
 original, done = tensors.write_tensors, Path(sys.argv[1])
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from distributed.ranks import run_on
-from slip.collectives import rank, world
-from slip.models import Model, build
-from slip.objectives import parse
-from slip.training.parallel import parallelise
-from slip.training.precision import autocast
-from slip.training.prepare import prepare
-from slip.training.step import Inputs, backward
+from openslip.collectives import rank, world
+from openslip.models import Model, build
+from openslip.objectives import parse
+from openslip.training.parallel import parallelise
+from openslip.training.precision import autocast
+from openslip.training.prepare import prepare
+from openslip.training.step import Inputs, backward
 from toys import make_tiny_config
 
 ROWS, SIZE, WIDTH = 8, 16, 64

@@ -13,8 +13,8 @@ from torch.distributed.run import main as torchrun
 from distributed.ranks import run_on
 from distributed.tiny import TINY
 from forked import Command
-from slip.cli import main
-from slip.training.saving.run import read_lines
+from openslip.cli import main
+from openslip.training.saving.run import read_lines
 from toys import ToySource
 
 OPTIONS = [*TINY, "--training.epochs", "10", "--training.log-every", "2", "--optimizer.lr", "3e-4"]
@@ -37,7 +37,7 @@ def train(pictures: Path, out: Path) -> list[str]:
 
 
 def start(pictures: Path, out: Path, processes: int) -> Command:
-    launch = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "2", "-m", "slip"]
+    launch = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "2", "-m", "openslip"]
     output = out.with_name("output")
     return Command(torchrun, [*launch, *train(pictures, out)], output, {"OMP_NUM_THREADS": "1"})
 

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from distributed.ranks import run_on
-from slip.config import Config
-from slip.training.loop import train
-from slip.training.saving.run import read_lines
+from openslip.config import Config
+from openslip.training.loop import train
+from openslip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 
 QUIET = Console(quiet=True)

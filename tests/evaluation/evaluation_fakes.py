@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slip.data.record import Record
-from slip.errors import DataError
+from openslip.data.record import Record
+from openslip.errors import DataError
 
 COLORS = {"red": (220, 30, 40), "green": (30, 200, 60), "blue": (40, 60, 220), "gold": (230, 190, 20)}
 

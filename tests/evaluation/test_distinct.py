@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.evaluation import Result, suite
+from openslip.evaluation import Result, suite
 
 
 def result(task: str = "knn:birds", metric: str = "top1", **facts: str) -> Result:

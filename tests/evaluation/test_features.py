@@ -7,8 +7,8 @@ import pytest
 import torch
 from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
-from slip.errors import EvaluationError
-from slip.evaluation import features
+from openslip.errors import EvaluationError
+from openslip.evaluation import features
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, ViewsConfig
-from slip.encoder import Encoder
-from slip.errors import CheckpointError, ConfigError, DataError, EvaluationError
-from slip.evaluation.datasets import load_labelled
-from slip.evaluation.finetune import Finetune, FinetuneRecipe, run, state
-from slip.evaluation.finetune.data import seeded, train_loader
-from slip.evaluation.finetune.state import fingerprint
-from slip.training.saving import checkpoint, lock, tensors
+from openslip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, ViewsConfig
+from openslip.encoder import Encoder
+from openslip.errors import CheckpointError, ConfigError, DataError, EvaluationError
+from openslip.evaluation.datasets import load_labelled
+from openslip.evaluation.finetune import Finetune, FinetuneRecipe, run, state
+from openslip.evaluation.finetune.data import seeded, train_loader
+from openslip.evaluation.finetune.state import fingerprint
+from openslip.training.saving import checkpoint, lock, tensors
 
 SMALL = FinetuneRecipe(
     name="test", epochs=3, warmup_epochs=1, batch=8, lr=0.2, layer_decay=0.9, drop_path=0.2, scale=(0.5, 1.0)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from slip.config import ImageTowerConfig, ViewsConfig
-from slip.errors import ConfigError
-from slip.evaluation.datasets import Labelled
-from slip.evaluation.finetune import FinetuneRecipe, recipe_for
-from slip.evaluation.finetune.data import Batches, seeded, train_loader
-from slip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule, set_drop_path
-from slip.models.vision import build_image_tower
+from openslip.config import ImageTowerConfig, ViewsConfig
+from openslip.errors import ConfigError
+from openslip.evaluation.datasets import Labelled
+from openslip.evaluation.finetune import FinetuneRecipe, recipe_for
+from openslip.evaluation.finetune.data import Batches, seeded, train_loader
+from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule, set_drop_path
+from openslip.models.vision import build_image_tower
 
 RECIPE = FinetuneRecipe(epochs=3, warmup_epochs=1, batch=8, lr=0.2, layer_decay=0.9)
 

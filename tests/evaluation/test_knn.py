@@ -7,8 +7,8 @@ import pytest
 from evaluation_fakes import ColorEncoder, color_folder
 from sklearn.neighbors import KNeighborsClassifier
 
-from slip.errors import ConfigError
-from slip.evaluation import knn
+from openslip.errors import ConfigError
+from openslip.evaluation import knn
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from evaluation_fakes import ColorEncoder, color_folder
 from sklearn.linear_model import LogisticRegression
 
-from slip.evaluation import linear
+from openslip.evaluation import linear
 
 
 def problem(samples=400, dims=10, classes=4, seed=0, spread=1.5):

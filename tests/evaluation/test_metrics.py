@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
 
-from slip.errors import EvaluationError
-from slip.evaluation import metrics
+from openslip.errors import EvaluationError
+from openslip.evaluation import metrics
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from slip.errors import ConfigError, EvaluationError
-from slip.evaluation import Result, results
-from slip.evaluation.ledger import Ledger
+from openslip.errors import ConfigError, EvaluationError
+from openslip.evaluation import Result, results
+from openslip.evaluation.ledger import Ledger
 
 BIRDS = Result(
     "zeroshot:birds",
@@ -113,7 +113,7 @@ def test_a_ledger_keeps_each_task_as_it_comes(tmp_path):
 
 def test_a_run_that_cannot_be_written_is_said_and_measured(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr("slip.evaluation.ledger.unwritable", lambda path: "Read-only file system")
+    monkeypatch.setattr("openslip.evaluation.ledger.unwritable", lambda path: "Read-only file system")
     ledger = Ledger(tmp_path / "run")
     assert "Read-only file system" in ledger.notes[0]
     assert "--out FILE" in ledger.notes[0]

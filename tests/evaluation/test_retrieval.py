@@ -6,9 +6,9 @@ from evaluation_fakes import Captioned, ColorEncoder, picture, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.errors import ConfigError, DataError, EvaluationError
-from slip.evaluation import retrieval
-from slip.evaluation.retrieval import Retrieval, ranks
+from openslip.errors import ConfigError, DataError, EvaluationError
+from openslip.evaluation import retrieval
+from openslip.evaluation.retrieval import Retrieval, ranks
 
 
 def slow_ranks(images, captions, embed):

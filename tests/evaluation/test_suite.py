@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 
-from slip.errors import ConfigError, DataError, EvaluationError
-from slip.evaluation import Result, suite
-from slip.evaluation import opened as opening
-from slip.evaluation.knn import Knn
-from slip.evaluation.suite import parse_task
-from slip.evaluation.zeroshot import ZeroShot
+from openslip.errors import ConfigError, DataError, EvaluationError
+from openslip.evaluation import Result, suite
+from openslip.evaluation import opened as opening
+from openslip.evaluation.knn import Knn
+from openslip.evaluation.suite import parse_task
+from openslip.evaluation.zeroshot import ZeroShot
 
 
 def test_parse_task():
@@ -73,10 +73,17 @@ def test_a_wrong_task_stops_before_anything_is_measured(tmp_path):
 def test_the_real_encoder_goes_through_every_protocol(tmp_path):
     import torch
 
-    from slip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig, ViewsConfig
-    from slip.encoder import Encoder
-    from slip.evaluation.datasets import load_labelled
-    from slip.evaluation.retrieval import Retrieval
+    from openslip.config import (
+        Config,
+        ImageTowerConfig,
+        ModelConfig,
+        SslHeadConfig,
+        TextTowerConfig,
+        ViewsConfig,
+    )
+    from openslip.encoder import Encoder
+    from openslip.evaluation.datasets import load_labelled
+    from openslip.evaluation.retrieval import Retrieval
 
     torch.manual_seed(0)
     towers = (
@@ -295,5 +302,5 @@ def test_save_is_whole_or_an_error(tmp_path):
 
 
 def test_naming_tasks_does_not_load_torch():
-    code = "import sys, slip.evaluation.suite; sys.exit('torch' in sys.modules)"
+    code = "import sys, openslip.evaluation.suite; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
-from slip.errors import EvaluationError
-from slip.evaluation.zeroshot import ZeroShot, classifier
+from openslip.errors import EvaluationError
+from openslip.evaluation.zeroshot import ZeroShot, classifier
 
 
 class TableEncoder(ColorEncoder):

@@ -14,12 +14,12 @@ import numpy as np
 from fuzzing.pictures import jpeg
 from fuzzing.registry import Files, register
 from fuzzing.sources import jsonl, with_images
-from slip.data.identity import Identity
-from slip.errors import SlipError
+from openslip.data.identity import Identity
+from openslip.errors import SlipError
 
 
 def _list() -> Files:
-    from slip.data.check.fingerprints import of_image
+    from openslip.data.check.fingerprints import of_image
 
     lines = [
         {"index": k, "key": f"{k}.jpg", "what": ["damaged"], "image": f"{of_image(jpeg(k)):016x}"}
@@ -29,8 +29,8 @@ def _list() -> Files:
 
 
 def _read_list(folder: Path) -> None:
-    from slip.data.check.listing import compare, read_list
-    from slip.data.record import Record
+    from openslip.data.check.listing import compare, read_list
+    from openslip.data.record import Record
 
     class Three:
         name = "three"
@@ -45,7 +45,7 @@ def _read_list(folder: Path) -> None:
 
 
 def _split_cache() -> Files:
-    from slip.data.split import _Found, _keep
+    from openslip.data.split import _Found, _keep
 
     with tempfile.TemporaryDirectory() as folder:
         _keep(
@@ -55,15 +55,15 @@ def _split_cache() -> Files:
 
 
 def _read_split_cache(folder: Path) -> None:
-    from slip.data.split import _load
+    from openslip.data.split import _load
 
     found = _load(folder / "split", 9)
     assert found is None or len(found.keys) == len(found.captioned) == 9
 
 
 def _convert(folder: Path) -> None:
-    from slip.data.convert import write_shards
-    from slip.data.sources import open_source
+    from openslip.data.convert import write_shards
+    from openslip.data.sources import open_source
 
     write_shards(open_source(str(folder / "t.jsonl")), folder / "shards", 2)
 
@@ -97,8 +97,8 @@ def _identity() -> Identity:
 
 
 def _run() -> Files:
-    from slip import toml
-    from slip.config import Config
+    from openslip import toml
+    from openslip.config import Config
 
     lines = [{"step": k, "position": 8 * k, "epoch": k / 10, "loss": 3.0 / k} for k in (1, 2, 3)]
     lines.append({"step": 3, "position": 24, "epoch": 0.3, "evaluation": {"zeroshot:scenes/top1": 0.5}})
@@ -115,7 +115,7 @@ def _run() -> Files:
 
 
 def _load_run(folder: Path) -> None:
-    from slip.report.runs import load_run
+    from openslip.report.runs import load_run
 
     run = load_run(folder / "run")
     assert run.method is not None
@@ -124,14 +124,14 @@ def _load_run(folder: Path) -> None:
 
 
 def _page(folder: Path) -> None:
-    from slip.report.page import write_report
-    from slip.report.runs import load_run
+    from openslip.report.page import write_report
+    from openslip.report.runs import load_run
 
     write_report(folder / "report.html", [load_run(folder / "run")], title="A report")
 
 
 def _rewind(folder: Path) -> None:
-    from slip.training.saving.run import RunFolder
+    from openslip.training.saving.run import RunFolder
 
     run = RunFolder(folder / "run", say=lambda words: None)
     run._data(_identity())
@@ -144,7 +144,7 @@ def _state() -> Files:
 
 
 def _read_state(folder: Path) -> None:
-    from slip.training.saving.checkpoint import list_checkpoints, newest_good, read_state
+    from openslip.training.saving.checkpoint import list_checkpoints, newest_good, read_state
 
     for checkpoint in list_checkpoints(folder / "checkpoints"):
         with contextlib.suppress(SlipError):
@@ -161,7 +161,7 @@ def _tensors() -> Files:
 
 
 def _read_tensors(folder: Path) -> None:
-    from slip.training.saving.tensors import read_tensors
+    from openslip.training.saving.tensors import read_tensors
 
     for tensor in read_tensors(folder / "model.safetensors").values():
         tensor.sum()
@@ -171,9 +171,9 @@ def _weights() -> Files:
     """A small image tower, with its configuration in the header."""
     from safetensors.torch import save
 
-    from slip.config import Config, ImageTowerConfig, ModelConfig, ViewsConfig
-    from slip.models import Model
-    from slip.training.saving import metadata
+    from openslip.config import Config, ImageTowerConfig, ModelConfig, ViewsConfig
+    from openslip.models import Model
+    from openslip.training.saving import metadata
 
     model = ModelConfig(image=ImageTowerConfig(patch=8, width=8, depth=1, heads=2))
     weights = Model(model, 16, ()).state_dict()
@@ -187,9 +187,9 @@ def _weights() -> Files:
 def _load_weights(folder: Path) -> None:
     import torch
 
-    import slip
+    import openslip
 
-    encoder = slip.load(folder / "a.safetensors")
+    encoder = openslip.load(folder / "a.safetensors")
     assert not any(module.training for module in encoder.model.modules())
     encoder.encode_image(torch.zeros(1, 3, encoder.size, encoder.size))
 

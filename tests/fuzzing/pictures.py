@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fuzzing.registry import Files, register
-from slip.errors import SlipError
+from openslip.errors import SlipError
 
 
 def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
@@ -86,9 +86,9 @@ def _ascii() -> Files:
 
 
 def _decode(folder: Path) -> None:
-    from slip.data.check.fingerprints import of_image
-    from slip.data.decode import decode
-    from slip.data.header import header
+    from openslip.data.check.fingerprints import of_image
+    from openslip.data.decode import decode
+    from openslip.data.header import header
 
     data = (folder / "picture").read_bytes()
     of_image(data)

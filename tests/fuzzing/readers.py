@@ -13,7 +13,7 @@ import numpy as np
 
 from fuzzing import labelled, ours, pictures, sources
 from fuzzing.registry import READERS, Reader
-from slip.errors import DataError
+from openslip.errors import DataError
 
 __all__ = ["BROKEN", "READERS", "Reader", "labelled", "ours", "pictures", "sources"]
 

@@ -20,7 +20,7 @@ import numpy as np
 import forked
 from fuzzing.mutations import mutate
 from fuzzing.readers import BROKEN, READERS, Reader
-from slip.errors import SlipError
+from openslip.errors import SlipError
 
 PATIENCE = 120
 """Seconds by the clock after which a process that uses no core is taken to wait for ever."""

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from fuzzing.pictures import jpeg
 from fuzzing.registry import Files, register
-from slip.errors import SlipError
+from openslip.errors import SlipError
 
 
 def _source(name: str, folder: Path, **options: object) -> None:
     """Open a source and read all its records."""
-    from slip.data.sources import open_source
+    from openslip.data.sources import open_source
 
     source = open_source(str(folder / name) if ":" not in name else name.format(folder), **options)
     for index in range(min(len(source), 50)):
@@ -219,7 +219,7 @@ def mend_tar(data: bytes) -> bytes:
 
 def _tar_index() -> Files:
     """A shard with its index, as walking over it leaves it."""
-    from slip.data.sources.tar_index import FOLDER, write_index
+    from openslip.data.sources.tar_index import FOLDER, write_index
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tar"

@@ -13,17 +13,17 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-import slip
+import openslip
 from interop.test_load import same, write_run
-from slip import toml
-from slip.cli import main
-from slip.config import IMAGENET_MEAN
-from slip.encoder import Encoder
-from slip.errors import CheckpointError, ConfigError
-from slip.interop import load, ours
-from slip.training.loop import train
-from slip.training.saving import checkpoint, metadata
-from slip.training.saving.tensors import Snapshot
+from openslip import toml
+from openslip.cli import main
+from openslip.config import IMAGENET_MEAN
+from openslip.encoder import Encoder
+from openslip.errors import CheckpointError, ConfigError
+from openslip.interop import load, ours
+from openslip.training.loop import train
+from openslip.training.saving import checkpoint, metadata
+from openslip.training.saving.tensors import Snapshot
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET
 
@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     config = replace(config, views=replace(config.views, mean=(0.1, 0.2, 0.3)))
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(config, ToySource(), folder, console=QUIET)
-    return folder, slip.load(folder)
+    return folder, openslip.load(folder)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_every_copy_of_a_part_of_a_run_loads(run, tmp_path, alike) -> None:
         step,
         step / WEIGHTS,
     ):
-        assert alike(slip.load(given)), given
+        assert alike(openslip.load(given)), given
 
 
 def test_what_consolidate_wrote_loads_and_measures(run, tmp_path, alike, capsys) -> None:
@@ -111,14 +111,14 @@ def test_what_consolidate_wrote_loads_and_measures(run, tmp_path, alike, capsys)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "one.safetensors").stat().st_mode) == 0o644
-    assert alike(slip.load(tmp_path / "one.safetensors"))
+    assert alike(openslip.load(tmp_path / "one.safetensors"))
     assert (
         main(["consolidate", str(tmp_path / "one.safetensors"), "--out", str(tmp_path / "again.safetensors")])
         == 0
     )
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()
     assert main(["consolidate", str(run), "--out", str(run / WEIGHTS)]) == 0
-    assert alike(slip.load(run))
+    assert alike(openslip.load(run))
 
 
 def test_parts_that_processes_wrote_are_put_together(run, tmp_path, alike) -> None:
@@ -129,12 +129,12 @@ def test_parts_that_processes_wrote_are_put_together(run, tmp_path, alike) -> No
     for part in range(2):
         held = {name: value for k, (name, value) in enumerate(sorted(weights.items())) if k % 2 == part}
         Snapshot(held, {}, part=part, parts=2, metadata=texts).write(step)
-    assert alike(slip.load(step))
+    assert alike(openslip.load(step))
     with pytest.raises(CheckpointError, match=f"one part of several.*Give the folder they lie in: {step}"):
-        slip.load(step / "model-00002-of-00002.safetensors")
+        openslip.load(step / "model-00002-of-00002.safetensors")
     (step / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="There are 1 of its 2 parts"):
-        slip.load(step)
+        openslip.load(step)
 
 
 def test_headers_hold_no_path_of_data(run) -> None:
@@ -156,15 +156,15 @@ def test_old_checkpoints_load_by_the_runs_config(run, tmp_path, alike) -> None:
     state.pop("crc")
     state["checksums"] = {}
     (step / "state.json").write_text(json.dumps(state))
-    assert alike(slip.load(run))
-    assert alike(slip.load(step))
-    assert alike(slip.load(step / WEIGHTS))
+    assert alike(openslip.load(run))
+    assert alike(openslip.load(step))
+    assert alike(openslip.load(step / WEIGHTS))
     shutil.copytree(step, tmp_path / "alone")
     for given in (tmp_path / "alone", tmp_path / "alone" / WEIGHTS):
         with pytest.raises(CheckpointError, match=r"config\.toml is missing.*Copy config\.toml"):
-            slip.load(given)
+            openslip.load(given)
     shutil.copy(run / "config.toml", tmp_path / "alone")
-    assert alike(slip.load(tmp_path / "alone"))
+    assert alike(openslip.load(tmp_path / "alone"))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_is_missing_is_named(run, tmp_path, kept, told) -> None:
     for name in kept:
         shutil.copy(newest(run) / name if name == "state.json" else run / name, tmp_path / "part")
     with pytest.raises(CheckpointError, match=told) as raised:
-        slip.load(tmp_path / "part")
+        openslip.load(tmp_path / "part")
     assert str(tmp_path / "part") in str(raised.value)
 
 
@@ -193,9 +193,9 @@ def test_a_checkpoint_without_its_weights_is_said(run) -> None:
     for step in checkpoint.list_checkpoints(run / "checkpoints"):
         (step / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=r"weights are missing.*step-00000008/model\.safetensors"):
-        slip.load(run)
+        openslip.load(run)
     with pytest.raises(CheckpointError, match="weights were not copied"):
-        slip.load(run / "checkpoints" / "step-00000008")
+        openslip.load(run / "checkpoints" / "step-00000008")
 
 
 @pytest.mark.parametrize("which", ["newest", "", "Best", None, 5, "best "])
@@ -221,18 +221,18 @@ def test_to_pick_where_there_is_nothing_to_pick_is_refused(run) -> None:
 def test_the_objective_need_not_be_known(run, alike, loss) -> None:
     path = run / "config.toml"
     path.write_text(re.sub('loss = ".*"', f'loss = "{loss}"', path.read_text()))
-    assert alike(slip.load(run))
+    assert alike(openslip.load(run))
 
 
 def test_what_only_training_needs_may_be_of_another_version(run, alike, caplog) -> None:
     path = run / "config.toml"
     text = path.read_text()
     path.write_text(text + "\n[objective.dino]\ntemperature = 0.1\n[teacher]\nmomentum = 0.99\n")
-    assert alike(slip.load(run))
+    assert alike(openslip.load(run))
     assert "only what embeddings depend on is used" in caplog.text
     path.write_text(text.replace("[views]", "[views]\nrotation = 3"))
     with pytest.raises(CheckpointError, match="Unknown configuration key 'views.rotation'"):
-        slip.load(run)
+        openslip.load(run)
 
 
 def test_heads_of_another_version_are_left_out_and_said(run, tmp_path, alike, caplog) -> None:
@@ -242,25 +242,25 @@ def test_heads_of_another_version_are_left_out_and_said(run, tmp_path, alike, ca
         "objective.centre": torch.ones(2),
     }
     save_file(weights, tmp_path / "new.safetensors", metadata.describe(toml.load(run / "config.toml")))
-    assert alike(slip.load(tmp_path / "new.safetensors"))
+    assert alike(openslip.load(tmp_path / "new.safetensors"))
     assert "2 entries" in caplog.text
     assert "dino_head.weight, objective.centre" in caplog.text
     tower = {
         name: value for name, value in load_file(step / WEIGHTS).items() if name.startswith("image_tower")
     }
     save_file(tower, tmp_path / "tower.safetensors", metadata.describe(toml.load(run / "config.toml")))
-    encoder = slip.load(tmp_path / "tower.safetensors")
+    encoder = openslip.load(tmp_path / "tower.safetensors")
     assert encoder.encode_image(torch.ones(1, 3, 16, 16)).shape == (1, 16)
     assert encoder.model.embeddings == ()
 
 
 def test_a_config_that_differs_from_the_weights_own_is_followed_and_said(run, alike, caplog) -> None:
     path = run / "config.toml"
-    assert alike(slip.load(run))
+    assert alike(openslip.load(run))
     assert not caplog.text
     config = toml.load(path)
     path.write_text(toml.dumps(replace(config, views=replace(config.views, mean=IMAGENET_MEAN))))
-    assert slip.load(run).config.views.mean == IMAGENET_MEAN
+    assert openslip.load(run).config.views.mean == IMAGENET_MEAN
     assert re.search(r"views\.mean is \(0\.485, .*in the weights \(0\.1, ", caplog.text)
 
 
@@ -289,7 +289,7 @@ def test_a_header_that_someone_has_made_up_is_refused(tmp_path, monkeypatch, hea
     path = tmp_path / "a.safetensors"
     path.write_bytes((len(header) if size is None else size).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError):
-        slip.load(path)
+        openslip.load(path)
 
 
 @pytest.mark.parametrize(
@@ -297,27 +297,27 @@ def test_a_header_that_someone_has_made_up_is_refused(tmp_path, monkeypatch, hea
 )
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_weights_that_torch_saved_load_by_a_config_beside_them(run, tmp_path, alike, place, prefix) -> None:
-    state = {prefix + name: value for name, value in slip.load(run).model.state_dict().items()}
+    state = {prefix + name: value for name, value in openslip.load(run).model.state_dict().items()}
     torch.save(place(state), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"config\.toml is missing"):
-        slip.load(tmp_path / "a.pt")
+        openslip.load(tmp_path / "a.pt")
     shutil.copy(run / "config.toml", tmp_path)
-    assert alike(slip.load(tmp_path / "a.pt"))
+    assert alike(openslip.load(tmp_path / "a.pt"))
 
 
 def test_weights_of_the_papers_shapes_load_without_a_config_and_that_is_said(tmp_path, caplog) -> None:
-    config = slip.recipes.get("slip-vit-s16-yfcc15m")
+    config = openslip.recipes.get("slip-vit-s16-yfcc15m")
     model = replace(
         config.model, image=replace(config.model.image, depth=1), text=replace(config.model.text, depth=1)
     )
-    encoder = slip.create(replace(config, model=model))
+    encoder = openslip.create(replace(config, model=model))
     torch.save(encoder.model.state_dict(), tmp_path / "a.pt")
-    assert same(slip.load(tmp_path / "a.pt"), encoder)
+    assert same(openslip.load(tmp_path / "a.pt"), encoder)
     assert "does not say how its pictures were normalised" in caplog.text
     narrow = replace(model, text=replace(model.text, width=256, heads=8))
     torch.save(Encoder.from_config(replace(config, model=narrow)).model.state_dict(), tmp_path / "b.pt")
     with pytest.raises(CheckpointError, match=r"config\.toml is missing"):  # who knows how many heads
-        slip.load(tmp_path / "b.pt")
+        openslip.load(tmp_path / "b.pt")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -327,7 +327,7 @@ def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
     with pytest.raises(
         CheckpointError, match=r"TorchScript archive.*runs no code.*open_clip.*quickgelu"
     ) as raised:
-        slip.load(tmp_path / "ViT-B-32.pt")
+        openslip.load(tmp_path / "ViT-B-32.pt")
     assert "damaged" not in str(raised.value)
     assert not recwarn.list
     name = re.search(r"--model\.image\.name (\S+)", str(raised.value))
@@ -359,7 +359,7 @@ def test_weights_of_others_are_named_as_what_they_are(tmp_path, names, told) -> 
     torch.save(tensors, tmp_path / "a.pt")
     for given in (tmp_path, tmp_path / WEIGHTS, tmp_path / "a.pt"):
         with pytest.raises(CheckpointError, match=told):
-            slip.load(given)
+            openslip.load(given)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_weights_of_others_are_named_as_what_they_are(tmp_path, names, told) -> 
 def test_folders_of_others_are_named_as_what_they_are(tmp_path, name, told) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(CheckpointError, match=told):
-        slip.load(tmp_path)
+        openslip.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -378,22 +378,22 @@ def test_folders_of_others_are_named_as_what_they_are(tmp_path, name, told) -> N
 def test_files_that_are_no_weights(tmp_path, content, name) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / name))):
-        slip.load(tmp_path / name)
+        openslip.load(tmp_path / name)
 
 
 def test_files_beside_the_weights_say_which_folder_to_give(run) -> None:
     for path in (run / "config.toml", newest(run) / "state.json"):
         with pytest.raises(CheckpointError, match=f"Give the folder it lies in: {path.parent}"):
-            slip.load(path)
+            openslip.load(path)
     with pytest.raises(CheckpointError, match="no such file or folder"):
-        slip.load(run / "nothing")
+        openslip.load(run / "nothing")
 
 
 def test_the_place_of_a_tower_is_not_asked_where_the_weights_know_its_name(run, alike, monkeypatch) -> None:
     path = run / "config.toml"
     path.write_text(path.read_text().replace('name = "vit"', 'name = "local-dir:/gone"'))
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("it is not looked at"))
-    assert alike(slip.load(run))
+    assert alike(openslip.load(run))
 
 
 def test_words_are_said_by_the_log(caplog) -> None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-import slip
-from slip import toml
-from slip.encoder import Encoder
-from slip.errors import CheckpointError
-from slip.training.saving import checkpoint
+import openslip
+from openslip import toml
+from openslip.encoder import Encoder
+from openslip.errors import CheckpointError
+from openslip.training.saving import checkpoint
 from toys import make_tiny_config
 
 
@@ -36,18 +36,18 @@ def same(a, b) -> bool:
 
 def test_latest_and_best_of_a_run(tmp_path) -> None:
     first, second = write_run(tmp_path / "run", make_tiny_config(), (3, 7), (0.9, 0.2))
-    assert same(slip.load(tmp_path / "run"), second)
-    from slip.interop import load
+    assert same(openslip.load(tmp_path / "run"), second)
+    from openslip.interop import load
 
     assert same(load(tmp_path / "run", which="best"), first)
-    assert same(slip.load(tmp_path / "run" / "checkpoints" / "step-00000003"), first)
+    assert same(openslip.load(tmp_path / "run" / "checkpoints" / "step-00000003"), first)
 
 
 def test_a_run_without_text(tmp_path) -> None:
     config = make_tiny_config()
     config = replace(config, objective=replace(config.objective, loss="simclr"))
     (encoder,) = write_run(tmp_path / "run", config)
-    assert slip.load(tmp_path / "run").model.embeddings == encoder.model.embeddings == ("ssl_1", "ssl_2")
+    assert openslip.load(tmp_path / "run").model.embeddings == encoder.model.embeddings == ("ssl_1", "ssl_2")
 
 
 def test_weights_of_another_architecture(tmp_path) -> None:
@@ -56,11 +56,11 @@ def test_weights_of_another_architecture(tmp_path) -> None:
     wider = replace(config, model=replace(config.model, embed_dim=24))
     (tmp_path / "run" / "config.toml").write_text(toml.dumps(wider))
     with pytest.raises(CheckpointError, match=r"do not fit.*image_projection"):
-        slip.load(tmp_path / "run")
+        openslip.load(tmp_path / "run")
     deeper = replace(config, model=replace(config.model, text=replace(config.model.text, depth=3)))
     (tmp_path / "run" / "config.toml").write_text(toml.dumps(deeper))
     with pytest.raises(CheckpointError, match=r"entries differ.*text_tower.blocks.2"):
-        slip.load(tmp_path / "run")
+        openslip.load(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "text.pt"])
@@ -68,13 +68,13 @@ def test_what_is_no_model(tmp_path, name) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(CheckpointError):
-        slip.load(tmp_path / name)
+        openslip.load(tmp_path / name)
 
 
 def test_a_run_without_checkpoints(tmp_path) -> None:
     write_run(tmp_path / "run", make_tiny_config(), ())
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        slip.load(tmp_path / "run")
+        openslip.load(tmp_path / "run")
 
 
 def test_a_damaged_checkpoint(tmp_path) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint(tmp_path) -> None:
     path = tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="is damaged"):
-        slip.load(tmp_path / "run")
+        openslip.load(tmp_path / "run")
     assert json.loads((path.parent / "state.json").read_text())["step"] == 1
 
 
@@ -95,10 +95,10 @@ def test_a_flipped_bit_is_noticed_in_what_is_loaded(tmp_path) -> None:
         data[-1] ^= 1
         path.write_bytes(data)
         if name == "optimizer":
-            assert same(slip.load(tmp_path / "run"), encoder)
+            assert same(openslip.load(tmp_path / "run"), encoder)
     for given in (tmp_path / "run", path.parent):
         with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
-            slip.load(given)
+            openslip.load(given)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_a_flipped_bit_is_noticed_in_what_is_loaded(tmp_path) -> None:
 def test_a_path_from_where_one_is(tmp_path, monkeypatch, where, given) -> None:
     (encoder,) = write_run(tmp_path / "run", make_tiny_config())
     monkeypatch.chdir(tmp_path / "run" / where)
-    assert same(slip.load(given), encoder)
+    assert same(openslip.load(given), encoder)
 
 
 def test_checkpoints_on_another_disk(tmp_path) -> None:
     (encoder,) = write_run(tmp_path / "run", make_tiny_config())
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "disk")
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
-    assert same(slip.load(tmp_path / "run" / "checkpoints" / "step-00000001"), encoder)
+    assert same(openslip.load(tmp_path / "run" / "checkpoints" / "step-00000001"), encoder)
 
 
 def test_a_path_from_home(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run").mkdir()
     with pytest.raises(CheckpointError, match="neither a run folder") as error:
-        slip.load("~/run")
+        openslip.load("~/run")
     assert error.value.got == str(tmp_path / "run")

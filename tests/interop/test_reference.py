@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from slip.config import ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig
-from slip.errors import CheckpointError
-from slip.interop.reference import (
+from openslip.config import ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig
+from openslip.errors import CheckpointError
+from openslip.interop.reference import (
     embeddings_of,
     from_reference,
     infer_config,
@@ -20,7 +20,7 @@ from slip.interop.reference import (
     read_checkpoint,
     to_reference,
 )
-from slip.models import Model, build
+from openslip.models import Model, build
 
 SHAPES = json.loads(
     (Path(__file__).parent.parent / "golden" / "reference_state_dict_shapes.json").read_text()

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from slip.config import SslHeadConfig
-from slip.errors import TrainingError
-from slip.models.heads import SslHead, projection
+from openslip.config import SslHeadConfig
+from openslip.errors import TrainingError
+from openslip.models.heads import SslHead, projection
 
 CONFIG = SslHeadConfig(width=32, dim=6)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slip.config import (
+from openslip.config import (
     EMBEDDINGS,
     ImageTowerConfig,
     ModelConfig,
@@ -15,8 +15,8 @@ from slip.config import (
     ViewConfig,
     ViewsConfig,
 )
-from slip.errors import ConfigError
-from slip.models import Model, build
+from openslip.errors import ConfigError
+from openslip.models import Model, build
 
 CONFIG = ModelConfig(
     image=ImageTowerConfig(patch=8, width=24, depth=2, heads=3),

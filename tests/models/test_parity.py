@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slip.config import EMBEDDINGS, ModelConfig
-from slip.interop.reference import to_reference
-from slip.models import Model, build
+from openslip.config import EMBEDDINGS, ModelConfig
+from openslip.interop.reference import to_reference
+from openslip.models import Model, build
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RULE = runpy.run_path(str(GOLDEN / "named_weights.py"))

@@ -14,15 +14,15 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-import slip
-from slip import toml
-from slip.cli import main
-from slip.cli import train as command
-from slip.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from slip.errors import ConfigError
-from slip.models import pretrained
-from slip.training.loop import train
-from slip.training.saving import checkpoint
+import openslip
+from openslip import toml
+from openslip.cli import main
+from openslip.cli import train as command
+from openslip.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from openslip.errors import ConfigError
+from openslip.models import pretrained
+from openslip.training.loop import train
+from openslip.training.saving import checkpoint
 from toys import ToySource, make_tiny_config
 
 CLIP = "vit_base_patch32_clip_quickgelu_224.openai"
@@ -95,7 +95,7 @@ def test_others_are_refused_and_those_of_the_weights_are_taken(tower: str) -> No
 
 
 def test_a_model_that_is_created_preprocesses_as_its_weights_expect(tower: str) -> None:
-    encoder = slip.create(with_tower(tower))
+    encoder = openslip.create(with_tower(tower))
     white = encoder.preprocess(np.full((32, 32, 3), 255, np.uint8))
     torch.testing.assert_close(white[:, 0, 0], torch.tensor([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.6]))
     assert encoder.config.views.mean == (0.1, 0.2, 0.3)
@@ -112,13 +112,13 @@ def test_a_run_begins_goes_on_and_loads_with_them(tower: str, tmp_path: Path) ->
     assert toml.load(out / "config.toml").views.mean == (0.1, 0.2, 0.3)
     longer = replace(config, checkpoint=replace(config.checkpoint, keep=1))
     train(longer, ToySource(), out, resume=True, console=Console(file=said, width=1000))
-    encoder = slip.load(out)
+    encoder = openslip.load(out)
     assert (encoder.config.views.mean, encoder.config.views.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     (tmp_path / "tower").rename(tmp_path / "gone")
     (weights,) = checkpoint.list_checkpoints(out / "checkpoints")
     picture = np.full((40, 40, 3), 90, np.uint8)
     for given in (out, weights, weights / "model.safetensors"):
-        again = slip.load(given)
+        again = openslip.load(given)
         assert again.config.model.image.name == "test_resnet"
         assert torch.equal(again.encode_image(picture), encoder.encode_image(picture))
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slip.config import TextTowerConfig
-from slip.errors import ConfigError
-from slip.models.text import END_OF_TEXT, TextTower, cut, end_of_text
+from openslip.config import TextTowerConfig
+from openslip.errors import ConfigError
+from openslip.models.text import END_OF_TEXT, TextTower, cut, end_of_text
 
 START = 49_406
 CONFIG = TextTowerConfig(width=32, depth=3, heads=4, context=20)

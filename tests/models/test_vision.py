@@ -6,9 +6,9 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch.nn import functional as F
 
-from slip.config import ImageTowerConfig, ViewConfig
-from slip.errors import ConfigError
-from slip.models.vision import ClassTokenBlock, ImageTower, build_image_tower
+from openslip.config import ImageTowerConfig, ViewConfig
+from openslip.errors import ConfigError
+from openslip.models.vision import ClassTokenBlock, ImageTower, build_image_tower
 
 SMALL = ImageTowerConfig(patch=8, width=24, depth=3, heads=3)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from slip.errors import ConfigError
-from slip.objectives import Clip
+from openslip.errors import ConfigError
+from openslip.objectives import Clip
 
 
 def batch(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:

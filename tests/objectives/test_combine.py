@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slip.config import EMBEDDINGS, ObjectiveConfig
-from slip.errors import ConfigError
-from slip.objectives import REGISTRY, Clip, SimClr, Sum, parse
+from openslip.config import EMBEDDINGS, ObjectiveConfig
+from openslip.errors import ConfigError
+from openslip.objectives import REGISTRY, Clip, SimClr, Sum, parse
 
 
 def batch(n: int = 12) -> dict[str, Tensor]:

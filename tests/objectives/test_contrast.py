@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slip.objectives.contrast import contrast, unit
+from openslip.objectives.contrast import contrast, unit
 
 
 def whole_matrix(

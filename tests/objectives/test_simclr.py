@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from slip.errors import ConfigError
-from slip.objectives import SimClr
+from openslip.errors import ConfigError
+from openslip.objectives import SimClr
 
 
 def batch(n: int, seed: int = 0, spread: float = 1.0) -> dict[str, Tensor]:

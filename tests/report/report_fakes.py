@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from slip import toml
-from slip.config import Config, ObjectiveConfig, TrainingConfig
-from slip.data.record import Record
-from slip.errors import DataError, EvaluationError
+from openslip import toml
+from openslip.config import Config, ObjectiveConfig, TrainingConfig
+from openslip.data.record import Record
+from openslip.errors import DataError, EvaluationError
 
 CLASSES = ("fish", "owl", "tent")
 

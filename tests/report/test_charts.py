@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.report.charts import (
+from openslip.report.charts import (
     LABEL_GAP,
     MOST_LABELS,
     Chart,

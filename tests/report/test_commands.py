@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_fakes import make_config, write_run
 
-from slip.cli.arguments import parse
-from slip.commands import command, data_options
-from slip.data.check.commands import Commands
-from slip.quickstart import commands as next_steps
-from slip.report import load_run, write_report
-from slip.report.words import measuring
+from openslip.cli.arguments import parse
+from openslip.commands import command, data_options
+from openslip.data.check.commands import Commands
+from openslip.quickstart import commands as next_steps
+from openslip.report import load_run, write_report
+from openslip.report.words import measuring
 
 
 def understood(line: str) -> object:
@@ -29,9 +29,9 @@ def understood(line: str) -> object:
     name, *words = shlex.split(line)
     assert name == "slip"
     if words[0] == "train":
-        return importlib.import_module("slip.cli.train").resolve(words[1:])
+        return importlib.import_module("openslip.cli.train").resolve(words[1:])
     length = 2 if words[0] == "data" else 1
-    module = importlib.import_module(".".join(["slip.cli", *words[:length]]))
+    module = importlib.import_module(".".join(["openslip.cli", *words[:length]]))
     return parse(module.Options, words[length:], prog=" ".join(words[:length]))
 
 
@@ -130,4 +130,4 @@ def test_what_the_check_advises_works_as_it_is_shown(tmp_path: Path, capsys, mon
 
 def run(*words: str) -> None:
     assert words[:2] == ("slip", "data")
-    importlib.import_module(f"slip.cli.data.{words[2]}").main([*words[3:]])
+    importlib.import_module(f"openslip.cli.data.{words[2]}").main([*words[3:]])

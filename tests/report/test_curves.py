@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_fakes import make_config, write_run
 
-from slip.report import load_run
-from slip.report.charts import Line, thin
-from slip.report.curves import evaluation_charts, training_charts, training_note
-from slip.report.rows import rows
-from slip.report.runs import Run
+from openslip.report import load_run
+from openslip.report.charts import Line, thin
+from openslip.report.curves import evaluation_charts, training_charts, training_note
+from openslip.report.rows import rows
+from openslip.report.runs import Run
 
 BATCH = 8
 

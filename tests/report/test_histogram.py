@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.report.histogram import Histogram, steps
+from openslip.report.histogram import Histogram, steps
 
 
 def draw(values, edges, **options) -> str:

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.report.html import Html, div, join, tag
+from openslip.report.html import Html, div, join, tag
 
 
 def test_text_is_escaped_markup_is_not() -> None:

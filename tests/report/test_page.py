@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from report_fakes import CLASSES, FakeEncoder, Pictures, result, write_run
 
-from slip.errors import CheckpointError, ConfigError
-from slip.report import load_run, write_report
-from slip.report.page import choose_colours
-from slip.report.rows import rows
-from slip.report.runs import Run
-from slip.report.table import columns
+from openslip.errors import CheckpointError, ConfigError
+from openslip.report import load_run, write_report
+from openslip.report.page import choose_colours
+from openslip.report.rows import rows
+from openslip.report.runs import Run
+from openslip.report.table import columns
 
 VOID = {"meta", "link", "img", "path", "br", "hr"}
 
@@ -95,7 +95,7 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     assert "What SLIP sees" in text
     assert "Waiting for data, median" in text
     assert "torch 2.99" in text
-    assert "slip.evaluation" not in text
+    assert "openslip.evaluation" not in text
 
 
 def test_seeds_are_one_row_of_means(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_place_where_no_page_can_be_is_refused_before_anything_is_drawn(
     tmp_path: Path, monkeypatch
 ) -> None:
     runs = three_runs(tmp_path)
-    monkeypatch.setattr("slip.report.page.page", None)
+    monkeypatch.setattr("openslip.report.page.page", None)
     (tmp_path / "file").touch()
     for path, why in (
         (tmp_path, "That is a folder.*report.html"),

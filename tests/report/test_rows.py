@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from report_fakes import make_config, write_run
 
-from slip.report import load_run
-from slip.report.rows import LONGEST, rows, shortened_apart
-from slip.report.runs import Run
+from openslip.report import load_run
+from openslip.report.rows import LONGEST, rows, shortened_apart
+from openslip.report.runs import Run
 
 
 def run(folder: Path, name: str, loss: str = "clip", **options) -> Run:

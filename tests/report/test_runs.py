@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from report_fakes import result, write_run
 
-from slip.errors import CheckpointError
-from slip.report import load_run
+from openslip.errors import CheckpointError
+from openslip.report import load_run
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:

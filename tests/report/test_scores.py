@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from slip.evaluation import Result
-from slip.evaluation.metrics import wilson
-from slip.report.scores import Score, ahead, score, t95
+from openslip.evaluation import Result
+from openslip.evaluation.metrics import wilson
+from openslip.report.scores import Score, ahead, score, t95
 
 
 def of(value: float, low: float, high: float) -> Score:

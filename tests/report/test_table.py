@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from report_fakes import result, write_run
 
-from slip.evaluation import Result
-from slip.report import comparison, load_run
-from slip.report.rows import rows
-from slip.report.scores import Score
-from slip.report.table import Column, columns, describe, headline
+from openslip.evaluation import Result
+from openslip.report import comparison, load_run
+from openslip.report.rows import rows
+from openslip.report.scores import Score
+from openslip.report.table import Column, columns, describe, headline
 
 
 def test_best_is_of_the_metric_s_direction() -> None:

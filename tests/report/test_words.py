@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from slip.config import Config, ObjectiveConfig, ViewConfig
-from slip.report.rows import Row
-from slip.report.runs import Run
-from slip.report.words import _duration, configuration, data_name, view
+from openslip.config import Config, ObjectiveConfig, ViewConfig
+from openslip.report.rows import Row
+from openslip.report.runs import Run
+from openslip.report.words import _duration, configuration, data_name, view
 
 
 def test_a_view_says_what_is_left_out_of_it() -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from slip.training.learner import Learner
-from slip.training.saving import checkpoint
+from openslip.training.learner import Learner
+from openslip.training.saving import checkpoint
 
 TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
 QUIET = Console(quiet=True)

@@ -1,4 +1,4 @@
-"""What a program may hand to `slip.train`, and what it is told about anything else."""
+"""What a program may hand to `openslip.train`, and what it is told about anything else."""
 
 import ast
 import io
@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import slip
-from slip import toml
-from slip.config import Config, TrainingConfig
-from slip.errors import ConfigError, DataError, EvaluationError
+import openslip
+from openslip import toml
+from openslip.config import Config, TrainingConfig
+from openslip.errors import ConfigError, DataError, EvaluationError
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, FakeResult
 
@@ -34,31 +34,31 @@ def table(tmp_path) -> Path:
 def test_a_path_is_opened_as_the_command_opens_it_and_the_run_knows_it(tmp_path, table, kind) -> None:
     config = make_tiny_config(epochs=1)
     config = replace(config, data=replace(config.data, train="", caption_column="title"))
-    run = slip.train(config, kind(table), kind(tmp_path / "run"), ssl=kind(table), console=QUIET)
+    run = openslip.train(config, kind(table), kind(tmp_path / "run"), ssl=kind(table), console=QUIET)
     assert (run.config.data.train, run.config.data.ssl) == (str(table), str(table))
-    again = slip.train(run.config, run.config.data.train, run.path, ssl=table, resume=True, console=QUIET)
+    again = openslip.train(run.config, run.config.data.train, run.path, ssl=table, resume=True, console=QUIET)
     assert again.path == run.path
     other = replace(config, data=replace(config.data, caption_column="titel"))
     with pytest.raises(DataError, match="no column 'titel'"):
-        slip.train(other, kind(table), tmp_path / "other", console=QUIET)
+        openslip.train(other, kind(table), tmp_path / "other", console=QUIET)
     with pytest.raises(DataError, match=r"nowhere\.csv"):
-        slip.train(config, tmp_path / "nowhere.csv", tmp_path / "other", console=QUIET)
+        openslip.train(config, tmp_path / "nowhere.csv", tmp_path / "other", console=QUIET)
     assert not (tmp_path / "other").exists()
 
 
 def test_a_configuration_goes_by_a_recipes_name_or_a_files(tmp_path, table, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(toml.dumps(make_tiny_config(epochs=1)))
-    run = slip.train("mine.toml", table, console=QUIET)
+    run = openslip.train("mine.toml", table, console=QUIET)
     assert run.path == Path("runs/tiny")
     with pytest.raises(ConfigError, match="Did you mean 'small-data'"):
-        slip.train("smal-data", table, console=QUIET)
+        openslip.train("smal-data", table, console=QUIET)
     with pytest.raises(ConfigError, match="batch of 128 is larger"):  # the recipe's
-        slip.train("small-data", table, console=QUIET)
+        openslip.train("small-data", table, console=QUIET)
     with pytest.raises(ConfigError, match="configuration comes first, then the data"):
-        slip.train(table, "small-data", console=QUIET)
+        openslip.train(table, "small-data", console=QUIET)
     with pytest.raises(ConfigError, match="That is a run.*config.toml"):
-        slip.train(run.path, table, console=QUIET)
+        openslip.train(run.path, table, console=QUIET)
 
 
 class Column(dict):
@@ -70,7 +70,10 @@ class Column(dict):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"config": {"training": {"batch": 8}}}, r"configuration is none. Got: .dict: .*slip.recipes.get"),
+        (
+            {"config": {"training": {"batch": 8}}},
+            r"configuration is none. Got: .dict: .*openslip.recipes.get",
+        ),
         (
             {"config": Config(training=TrainingConfig(batch="8"))},
             "'training.batch' takes a value of type int",
@@ -79,7 +82,7 @@ class Column(dict):
         ({"config": None}, "configuration is none. Got: 'NoneType: None"),
         (
             {"source": ["a.tar", "b.csv"]},
-            "no source of records.*one text, 'a.tar \\+ b.csv'.*slip.open_source",
+            "no source of records.*one text, 'a.tar \\+ b.csv'.*openslip.open_source",
         ),
         ({"source": Column(image=[1], caption=["a"])}, "no source of records.*Column"),
         ({"source": b"pairs.csv"}, "no source of records.*bytes"),
@@ -92,16 +95,18 @@ class Column(dict):
 def test_anything_else_is_told_in_words(tmp_path, arguments, message) -> None:
     given = {"config": make_tiny_config(), "source": ToySource(), "out": tmp_path / "run", "console": QUIET}
     with pytest.raises(ConfigError, match=message):
-        slip.train(**(given | arguments))
+        openslip.train(**(given | arguments))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("returned", [None, {"top1": 0.5}, [0.5], "top1", FakeResult(0.5)])
 def test_what_is_no_result_is_told_when_the_weights_are_saved(tmp_path, toy_source, returned) -> None:
     config = make_tiny_config(epochs=1)
-    with pytest.raises(EvaluationError, match="are no results.*list of slip.evaluation.Result.*resume=True"):
-        slip.train(config, toy_source, tmp_path, evaluate=lambda _: returned, console=QUIET)
-    run = slip.train(
+    with pytest.raises(
+        EvaluationError, match="are no results.*list of openslip.evaluation.Result.*resume=True"
+    ):
+        openslip.train(config, toy_source, tmp_path, evaluate=lambda _: returned, console=QUIET)
+    run = openslip.train(
         config,
         toy_source,
         tmp_path,
@@ -115,9 +120,9 @@ def test_what_is_no_result_is_told_when_the_weights_are_saved(tmp_path, toy_sour
 def test_what_training_imports_of_evaluation_needs_no_torch() -> None:
     """It takes what results are, and no protocol: those it is handed."""
     names = set()
-    for path in (Path(slip.__file__).parent / "training").rglob("*.py"):
+    for path in (Path(openslip.__file__).parent / "training").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slip.evaluation"):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("openslip.evaluation"):
                 names.add(node.module)
     code = f"import sys; import {', '.join(sorted(names))}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -131,7 +136,7 @@ def test_what_nobody_measures_is_not_said_to_be_measured(tmp_path, toy_source, t
     ):
         said = io.StringIO()
         console = Console(file=said, width=300)
-        slip.train(config, toy_source, tmp_path / str(bool(evaluate)), evaluate=evaluate, console=console)
+        openslip.train(config, toy_source, tmp_path / str(bool(evaluate)), evaluate=evaluate, console=console)
         assert ("nothing will be measured" in said.getvalue()) is (evaluate is None), words
 
 
@@ -141,7 +146,7 @@ def test_a_script_without_a_guard_is_told_once(tmp_path, table) -> None:
     (tmp_path / "tiny.toml").write_text(
         toml.dumps(replace(config, data=replace(config.data, workers=2, caption_column="title")))
     )
-    (tmp_path / "script.py").write_text("import slip\nslip.train('tiny.toml', 'pairs.csv', 'run')\n")
+    (tmp_path / "script.py").write_text("import openslip\nslip.train('tiny.toml', 'pairs.csv', 'run')\n")
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )

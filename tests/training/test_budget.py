@@ -8,10 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from slip.data.record import Batch
-from slip.errors import ConfigError
-from slip.training import learner
-from slip.training.budget import (
+from openslip.data.record import Batch
+from openslip.errors import ConfigError
+from openslip.training import learner
+from openslip.training.budget import (
     RESERVE,
     TIMED,
     WARM_UP,
@@ -21,13 +21,13 @@ from slip.training.budget import (
     duration,
     parse_budget,
 )
-from slip.training.learner import Learner
-from slip.training.loop import Interrupted, train
-from slip.training.plan import make_plan
-from slip.training.saving import checkpoint
-from slip.training.saving.run import read_lines
-from slip.training.transfer import _ahead
-from slip.training.words import length
+from openslip.training.learner import Learner
+from openslip.training.loop import Interrupted, train
+from openslip.training.plan import make_plan
+from openslip.training.saving import checkpoint
+from openslip.training.saving.run import read_lines
+from openslip.training.transfer import _ahead
+from openslip.training.words import length
 from toys import make_tiny_config
 
 QUIET = Console(quiet=True)

@@ -10,16 +10,16 @@ import pytest
 import timm
 from safetensors.torch import load_file, save_file
 
-import slip
-from slip import toml
-from slip.errors import SlipError
-from slip.evaluation import Result, suite
-from slip.report import load_run
-from slip.report.gallery import Gallery
-from slip.report.page import page
-from slip.training.loop import train
-from slip.training.saving import checkpoint
-from slip.training.saving.run import read_lines
+import openslip
+from openslip import toml
+from openslip.errors import SlipError
+from openslip.evaluation import Result, suite
+from openslip.report import load_run
+from openslip.report.gallery import Gallery
+from openslip.report.page import page
+from openslip.training.loop import train
+from openslip.training.saving import checkpoint
+from openslip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET
 
@@ -78,7 +78,7 @@ def look(run, *, load: bool = False) -> None:
     """Report it, or load it; our own errors are what is allowed."""
     with contextlib.suppress(SlipError):
         if load:
-            slip.load(run)
+            openslip.load(run)
         else:
             page([load_run(run)], Gallery(), title="r")
 
@@ -177,7 +177,7 @@ def test_weights_that_are_no_file(run) -> None:
     weights.unlink()
     weights.symlink_to("/dev/zero")
     with pytest.raises(SlipError, match="no regular file"):
-        slip.load(run)
+        openslip.load(run)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_the_name_of_a_place_is_not_asked(run, name) -> None:
     config = run / "config.toml"
     config.write_text(config.read_text().replace('name = "vit"', f'name = "{name}"'))
     with pytest.raises(SlipError, match="none that timm knows by this name.*model.image.name"):
-        slip.load(run)
+        openslip.load(run)
 
 
 @pytest.mark.parametrize("change", ["depth = 1000000000", "width = 1000000000000", "heads = 0", "patch = 0"])
@@ -203,7 +203,7 @@ def test_a_model_of_another_size_takes_no_memory(run, change) -> None:
     lines = [change if line.startswith(f"{key} = ") else line for line in rest.splitlines()]
     config.write_text(head + image + "\n".join(lines))
     with pytest.raises(SlipError):
-        slip.load(run)
+        openslip.load(run)
 
 
 def test_pretrained_weights_are_not_asked_for_again(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
@@ -219,5 +219,5 @@ def test_pretrained_weights_are_not_asked_for_again(tmp_path, toy_source, tiny_c
     path = run.path / "config.toml"
     path.write_text(path.read_text().replace("pretrained = false", "pretrained = true"))
     monkeypatch.setattr(timm, "create_model", create_model)
-    assert slip.load(run.path).config.model.image.pretrained
+    assert openslip.load(run.path).config.model.image.pretrained
     train(toml.load(path), toy_source, run.path, resume=True, console=QUIET)

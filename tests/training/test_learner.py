@@ -8,12 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from slip.config import Config
-from slip.errors import TrainingError
-from slip.training import learner, state
-from slip.training.loop import Interrupted, train
-from slip.training.saving import checkpoint
-from slip.training.saving.run import read_lines
+from openslip.config import Config
+from openslip.errors import TrainingError
+from openslip.training import learner, state
+from openslip.training.loop import Interrupted, train
+from openslip.training.saving import checkpoint
+from openslip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
@@ -133,10 +133,10 @@ def test_means_are_over_the_steps_that_have_a_value(tmp_path, toy_source) -> Non
 
 
 def test_the_trained_model_takes_images_of_views_size(tmp_path, toy_source, tiny_config) -> None:
-    import slip
+    import openslip
 
     run = train(cheap(tiny_config), toy_source, tmp_path / "run", console=QUIET)
-    encoder = slip.load(run.path)
+    encoder = openslip.load(run.path)
     assert encoder.size == 16
     assert encoder.encode_image(toy_source[0].image).shape == (1, 8)
 

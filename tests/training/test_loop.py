@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from slip.data.sources.mixture import Mixture
-from slip.errors import CheckpointError, ConfigError
-from slip.training.learner import Learner
-from slip.training.loop import Interrupted, train
-from slip.training.saving import checkpoint, tensors
-from slip.training.saving.run import read_lines
+from openslip.data.sources.mixture import Mixture
+from openslip.errors import CheckpointError, ConfigError
+from openslip.training.learner import Learner
+from openslip.training.loop import Interrupted, train
+from openslip.training.saving import checkpoint, tensors
+from openslip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-import slip
-from slip.training import state
-from slip.training.loop import Interrupted, train
-from slip.training.saving import checkpoint
-from slip.training.saving.run import read_lines
+import openslip
+from openslip.training import state
+from openslip.training.loop import Interrupted, train
+from openslip.training.saving import checkpoint
+from openslip.training.saving.run import read_lines
 from toys import make_tiny_config
 from training.runs import QUIET, FakeResult, Killed, interrupt_after, same, weights
 
@@ -55,7 +55,7 @@ def test_what_is_measured_is_in_evaluation_mode_and_training_goes_on_as_if_nothi
     def measure(encoder):
         with ThreadPoolExecutor(4) as pool:
             found = torch.cat(list(pool.map(encoder.encode_image, pictures)))
-        saved = slip.load(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+        saved = openslip.load(checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
         alone = torch.cat([saved.encode_image(picture) for picture in pictures])
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)  # convolutions are laid out otherwise
         assert not torch.equal(found, seen[-1] if seen else -found)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from slip.config import ModelConfig, OptimizerConfig
-from slip.models import build
-from slip.training.optimizer import build_optimizer, learning_rate, load_state_tensors, state_tensors
+from openslip.config import ModelConfig, OptimizerConfig
+from openslip.models import build
+from openslip.training.optimizer import build_optimizer, learning_rate, load_state_tensors, state_tensors
 
 
 @pytest.fixture

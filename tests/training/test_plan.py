@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from slip.config import Config, EvaluationConfig, ImageTowerConfig
-from slip.data.contents import Contents
-from slip.data.subset import HeldOut, Subset
-from slip.errors import ConfigError
-from slip.models import build
-from slip.training.plan import make_plan, memory
-from slip.training.words import describe
+from openslip.config import Config, EvaluationConfig, ImageTowerConfig
+from openslip.data.contents import Contents
+from openslip.data.subset import HeldOut, Subset
+from openslip.errors import ConfigError
+from openslip.models import build
+from openslip.training.plan import make_plan, memory
+from openslip.training.words import describe
 from toys import ToySource, make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
@@ -24,7 +24,7 @@ def test_steps_and_warmup() -> None:
 @pytest.mark.parametrize("micro_batch", [0, 4])
 def test_memory_counts_what_backward_keeps(micro_batch) -> None:
     """The line through two small batches, read at the batch's size, is what that batch itself would keep."""
-    from slip.training import plan as module
+    from openslip.training import plan as module
 
     config = make_tiny_config(batch=16, micro_batch=micro_batch)
     plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
@@ -78,7 +78,7 @@ def cheap(**objective: object) -> Config:
 
 
 def test_memory_counts_what_backward_keeps_of_cheap_views() -> None:
-    from slip.training import plan as module
+    from openslip.training import plan as module
 
     config = cheap(ssl_share=0.25, ssl_every=3)
     plan = make_plan(config, 64, NEEDS)
@@ -120,7 +120,7 @@ def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
     assert "shared memory" not in told_memory(tmp_path, toy_source, workers=0)
     told = told_memory(tmp_path, toy_source, workers=3, prefetch=5)
     assert "0.00 GiB of shared memory for what 3 loader processes keep ready: 96 samples, 6 batches\n" in told
-    monkeypatch.setattr("slip.data.pieces.free_memory", lambda: 300_000)  # a sample takes 2,304
+    monkeypatch.setattr("openslip.data.pieces.free_memory", lambda: 300_000)  # a sample takes 2,304
     told = told_memory(tmp_path, toy_source, workers=2)
     assert "32 samples, 2 batches; more would be of use, but" in told
 
@@ -128,9 +128,9 @@ def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
 @pytest.fixture
 def cuda(monkeypatch) -> None:
     """A plan for a GPU, which making it does not touch."""
-    monkeypatch.setattr("slip.training.plan.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("openslip.training.plan.choose_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(
-        "slip.training.plan.choose_precision",
+        "openslip.training.plan.choose_precision",
         lambda name, device: {"fp16": torch.float16, "bf16": torch.bfloat16}[name],
     )
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from slip.errors import ConfigError
-from slip.models import build
-from slip.objectives import parse
-from slip.training import precision
-from slip.training.optimizer import build_optimizer
-from slip.training.parallel import Parallel
-from slip.training.precision import (
+from openslip.errors import ConfigError
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training import precision
+from openslip.training.optimizer import build_optimizer
+from openslip.training.parallel import Parallel
+from openslip.training.precision import (
     check_fp8,
     choose_device,
     choose_precision,
@@ -19,8 +19,8 @@ from slip.training.precision import (
     loss_scaler,
     overflowed,
 )
-from slip.training.prepare import prepare
-from slip.training.step import Inputs, backward, gradient_norm
+from openslip.training.prepare import prepare
+from openslip.training.step import Inputs, backward, gradient_norm
 from toys import make_tiny_config
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))

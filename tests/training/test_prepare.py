@@ -6,14 +6,14 @@ from functools import partialmethod
 import pytest
 import torch
 
-from slip.config import TrainingConfig
-from slip.errors import ConfigError
-from slip.models import build
-from slip.objectives import parse
-from slip.training.parallel import Parallel
-from slip.training.plan import Made
-from slip.training.prepare import checkpoint_activations, compile_blocks, prepare
-from slip.training.step import Inputs, backward
+from openslip.config import TrainingConfig
+from openslip.errors import ConfigError
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.parallel import Parallel
+from openslip.training.plan import Made
+from openslip.training.prepare import checkpoint_activations, compile_blocks, prepare
+from openslip.training.step import Inputs, backward
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
 CPU = torch.device("cpu")

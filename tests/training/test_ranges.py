@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from slip import recipes
-from slip.config import Config
-from slip.errors import ConfigError
-from slip.models import build
-from slip.objectives import parse
-from slip.training.plan import make_plan
-from slip.training.ranges import RANGES, check_ranges
+from openslip import recipes
+from openslip.config import Config
+from openslip.errors import ConfigError
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.plan import make_plan
+from openslip.training.ranges import RANGES, check_ranges
 from toys import make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")

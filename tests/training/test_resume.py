@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from forked import Command
-from slip.cli import main
+from openslip.cli import main
 
 OPTIONS = [
     "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "2",

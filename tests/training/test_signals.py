@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from slip.data.record import Batch
-from slip.errors import DataError
-from slip.processes import Processes
-from slip.training.learner import Learner
-from slip.training.loop import Interrupted, train
-from slip.training.signals import Stopped, StopSignal, stop_signals
-from slip.training.watching.speed import Speed
+from openslip.data.record import Batch
+from openslip.errors import DataError
+from openslip.processes import Processes
+from openslip.training.learner import Learner
+from openslip.training.loop import Interrupted, train
+from openslip.training.signals import Stopped, StopSignal, stop_signals
+from openslip.training.watching.speed import Speed
 from toys import ToySource
 from training.runs import QUIET, same, weights
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from slip.errors import CheckpointError, ConfigError
-from slip.processes import Processes
-from slip.training.loop import train
-from slip.training.saving import checkpoint
-from slip.training.saving.tensors import read_tensors, write_tensors
+from openslip.errors import CheckpointError, ConfigError
+from openslip.processes import Processes
+from openslip.training.loop import train
+from openslip.training.saving import checkpoint
+from openslip.training.saving.tensors import read_tensors, write_tensors
 from toys import ToySource, make_tiny_config
 
 QUIET = Console(quiet=True)

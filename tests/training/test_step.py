@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from slip.config import ViewConfig, ViewsConfig
-from slip.models import build
-from slip.objectives import parse
-from slip.training.parallel import Parallel
-from slip.training.step import Inputs, backward, gradient_norm
+from openslip.config import ViewConfig, ViewsConfig
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.parallel import Parallel
+from openslip.training.step import Inputs, backward, gradient_norm
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
 

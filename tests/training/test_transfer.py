@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterator
 import pytest
 import torch
 
-from slip.data.record import Batch
-from slip.errors import DataError
-from slip.training import transfer
-from slip.training.transfer import _ahead, on_device
+from openslip.data.record import Batch
+from openslip.errors import DataError
+from openslip.training import transfer
+from openslip.training.transfer import _ahead, on_device
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -8,13 +8,13 @@ from hypothesis import given
 
 from check_fakes import encoded, pixels
 from data.check.test_groups import SETS, facts, tied
-from slip.data.check import as_text, check, judge
-from slip.data.check.against import CAPTION, NEAR, NONE, PICTURE, Against, compare, with_findings
-from slip.data.check.facts import Facts
-from slip.data.check.listing import read_list, write_list, wrong
-from slip.data.check.summary import Summary
-from slip.data.record import Record
-from slip.errors import DataError
+from openslip.data.check import as_text, check, judge
+from openslip.data.check.against import CAPTION, NEAR, NONE, PICTURE, Against, compare, with_findings
+from openslip.data.check.facts import Facts
+from openslip.data.check.listing import read_list, write_list, wrong
+from openslip.data.check.summary import Summary
+from openslip.data.record import Record
+from openslip.errors import DataError
 
 
 @dataclass(frozen=True)

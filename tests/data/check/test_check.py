@@ -12,14 +12,14 @@ from PIL import Image
 from check_fakes import ODD, PLAIN, Odds, encoded, index_of, pixels
 from convert_fakes import Listed
 from distributed.ranks import run_on
-from slip.data.check import Summary, as_text, check, judge
-from slip.data.check.facts import CAPTION, RECORD, Facts, Trouble, look
-from slip.data.check.verdict import FIX, KNOW, STOP, megabytes, percent
-from slip.data.header import Kind
-from slip.data.record import Record
-from slip.data.tokenizer import Tokenizer
-from slip.errors import ConfigError, DataError
-from slip.processes import joined
+from openslip.data.check import Summary, as_text, check, judge
+from openslip.data.check.facts import CAPTION, RECORD, Facts, Trouble, look
+from openslip.data.check.verdict import FIX, KNOW, STOP, megabytes, percent
+from openslip.data.header import Kind
+from openslip.data.record import Record
+from openslip.data.tokenizer import Tokenizer
+from openslip.errors import ConfigError, DataError
+from openslip.processes import joined
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +146,14 @@ def equal(a: Summary, b: Summary) -> bool:
 
 
 def test_processes_do_not_matter(summary: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slip.data.fanout._SPAN", 20)
+    monkeypatch.setattr("openslip.data.fanout._SPAN", 20)
     found = check(Odds(), processes=2)
     assert found is not None
     assert equal(found, summary)
 
 
 def checked_by_ranks() -> Summary | None:
-    with mock.patch("slip.data.fanout._SPAN", 20), joined() as ranks:
+    with mock.patch("openslip.data.fanout._SPAN", 20), joined() as ranks:
         return check(Odds(), processes=1, ranks=ranks)
 
 
@@ -185,8 +185,8 @@ def test_facts_travel_as_bytes() -> None:
 
 
 def test_few_troubles_are_kept_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slip.data.check.facts.MOST_LISTED", 2)
-    monkeypatch.setattr("slip.data.fanout._SPAN", 1)
+    monkeypatch.setattr("openslip.data.check.facts.MOST_LISTED", 2)
+    monkeypatch.setattr("openslip.data.fanout._SPAN", 1)
     found = check(Odds(), processes=1)
     assert found is not None
     assert (len(found.troubles), found.damaged + found.unreadable) == (2, 3)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from check_fakes import encoded, pixels
-from slip.data.check.fingerprints import blank, digest, perceptual, same, thumbnail
-from slip.data.decode import decode
+from openslip.data.check.fingerprints import blank, digest, perceptual, same, thumbnail
+from openslip.data.decode import decode
 
 
 def picture(seed: int) -> Image.Image:

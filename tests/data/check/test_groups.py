@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from check_fakes import pixels
-from slip.data.check import groups
-from slip.data.check.facts import CAPTION, DAMAGED, FINE, RECORD, USELESS
-from slip.data.check.fingerprints import perceptual, thumbnail
-from slip.data.check.groups import COMMON, NONE, components, group, most_in_common
-from slip.data.check.near import DISTANCE, TINT, alike
+from openslip.data.check import groups
+from openslip.data.check.facts import CAPTION, DAMAGED, FINE, RECORD, USELESS
+from openslip.data.check.fingerprints import perceptual, thumbnail
+from openslip.data.check.groups import COMMON, NONE, components, group, most_in_common
+from openslip.data.check.near import DISTANCE, TINT, alike
 
 # Of each picture two sizes, which are near copies of each other.
 LOOKS = [thumbnail(np.asarray(pixels(seed, *size))) for seed in range(6) for size in ((90, 60), (180, 120))]

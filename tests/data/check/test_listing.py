@@ -6,10 +6,10 @@ import json
 import pytest
 
 from check_fakes import ODD, PLAIN, Odds, index_of
-from slip.data.check import check
-from slip.data.check.listing import compare, read_list, write_list, wrong
-from slip.data.record import Record
-from slip.errors import DataError
+from openslip.data.check import check
+from openslip.data.check.listing import compare, read_list, write_list, wrong
+from openslip.data.record import Record
+from openslip.errors import DataError
 
 
 def test_all_that_is_wrong(tmp_path) -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from check_fakes import encoded, pixels
-from slip.data.check import near as near_module
-from slip.data.check.fingerprints import LOOK, perceptual, thumbnail
-from slip.data.check.near import DISTANCE, TINT, alike, close_pairs, near
-from slip.data.decode import decode
+from openslip.data.check import near as near_module
+from openslip.data.check.fingerprints import LOOK, perceptual, thumbnail
+from openslip.data.check.near import DISTANCE, TINT, alike, close_pairs, near
+from openslip.data.decode import decode
 
 
 def slow_pairs(values: list[int], distance: int) -> list[tuple[int, int]]:

@@ -7,10 +7,10 @@ import json
 import pytest
 from PIL import Image
 
-from slip.data.check import as_text, check, judge
-from slip.data.check.listing import write_list
-from slip.data.check.troubles import explain
-from slip.data.sources.folder import ImageFolder
+from openslip.data.check import as_text, check, judge
+from openslip.data.check.listing import write_list
+from openslip.data.check.troubles import explain
+from openslip.data.sources.folder import ImageFolder
 
 UNKNOWN = "The file is not an image of a known format, or its header is damaged. It looks like "
 

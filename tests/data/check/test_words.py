@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.check.words import SCRIPTS, code, misread, normal, script, useless
+from openslip.data.check.words import SCRIPTS, code, misread, normal, script, useless
 
 
 @pytest.mark.parametrize(

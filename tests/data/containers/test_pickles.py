@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slip.data.containers.pickles import read_list, read_object_array
-from slip.errors import DataError
+from openslip.data.containers.pickles import read_list, read_object_array
+from openslip.errors import DataError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -313,7 +313,7 @@ def test_numbers_run_no_further_ahead_than_bytes(dumped):
 
 
 def test_copies_of_one_text_are_bounded(dumped, monkeypatch):
-    monkeypatch.setattr("slip.data.containers.pickle_machine.MEMORY", 50_000)
+    monkeypatch.setattr("openslip.data.containers.pickle_machine.MEMORY", 50_000)
     text = b"X" + struct.pack("<I", 1000) + b"x" * 1000 + b"q\x00"
     copy = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
     assert list(read_list(dumped(b"\x80\x02](" + text + 40 * copy + b"e.")))[1:] == 40 * [b"x" * 1000]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.containers import parquet_group, row_groups
-from slip.data.containers.pages import chunk_of, weigh
-from slip.data.containers.row_groups import RowGroups, holds
-from slip.data.storage import retry
-from slip.errors import DataError
+from openslip.data.containers import parquet_group, row_groups
+from openslip.data.containers.pages import chunk_of, weigh
+from openslip.data.containers.row_groups import RowGroups, holds
+from openslip.data.storage import retry
+from openslip.errors import DataError
 
 
 def write(path, start, count, group, **columns):

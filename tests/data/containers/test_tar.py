@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.containers.tar import Member, header_name, is_header, members
-from slip.data.storage.files import LocalFile
-from slip.errors import DataError
+from openslip.data.containers.tar import Member, header_name, is_header, members
+from openslip.data.storage.files import LocalFile
+from openslip.errors import DataError
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.containers import zip as zips
-from slip.data.containers.zip import read_member
-from slip.errors import DataError
+from openslip.data.containers import zip as zips
+from openslip.data.containers.zip import read_member
+from openslip.errors import DataError
 
 
 def write_zip(path, members, compression=zipfile.ZIP_STORED, comment=b""):

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from convert_fakes import Listed, of_two_sizes, png
-from slip.data.convert import shard_size_for, write_shards
-from slip.data.encode import Encoding
-from slip.data.record import Record
-from slip.data.scenes import Scenes
-from slip.data.sources.mixture import Mixture
-from slip.data.sources.webdataset import TarShards
-from slip.data.subset import without
-from slip.errors import ConfigError, DataError
+from openslip.data.convert import shard_size_for, write_shards
+from openslip.data.encode import Encoding
+from openslip.data.record import Record
+from openslip.data.scenes import Scenes
+from openslip.data.sources.mixture import Mixture
+from openslip.data.sources.webdataset import TarShards
+from openslip.data.subset import without
+from openslip.errors import ConfigError, DataError
 
 
 def members(path) -> dict[str, bytes]:

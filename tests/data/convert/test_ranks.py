@@ -6,10 +6,10 @@ from pathlib import Path
 
 from convert_fakes import Listed, of_two_sizes, png
 from distributed.ranks import run_on
-from slip.data.convert import write_shards
-from slip.data.record import Record, Skipped
-from slip.errors import DataError, ProcessError
-from slip.processes import joined
+from openslip.data.convert import write_shards
+from openslip.data.record import Record, Skipped
+from openslip.errors import DataError, ProcessError
+from openslip.processes import joined
 
 
 def nine_but_one() -> Listed:

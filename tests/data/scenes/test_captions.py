@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from slip.data.scenes import TEMPLATES
-from slip.data.scenes.captions import _COLOURS, _PLACES, captions_of
-from slip.data.scenes.kinds import KINDS
-from slip.data.scenes.world import COLOURS, Dice, compose
+from openslip.data.scenes import TEMPLATES
+from openslip.data.scenes.captions import _COLOURS, _PLACES, captions_of
+from openslip.data.scenes.kinds import KINDS
+from openslip.data.scenes.world import COLOURS, Dice, compose
 
 
 def corpus(count: int = 3000) -> list[tuple[int, str, tuple[str, ...]]]:

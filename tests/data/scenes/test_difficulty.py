@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from slip.data.scenes import Scenes
-from slip.data.views import center
+from openslip.data.scenes import Scenes
+from openslip.data.views import center
 
 
 def pixels(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

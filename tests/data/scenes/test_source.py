@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
-from slip.data.record import Source
-from slip.data.scenes import Scenes, open_scenes
-from slip.errors import DataError
+from openslip.data.record import Source
+from openslip.data.scenes import Scenes, open_scenes
+from openslip.errors import DataError
 
 
 def test_a_record_is_what_the_contract_says() -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.scenes.kinds import KINDS, NAMES
-from slip.data.scenes.places import PAINTERS
-from slip.data.scenes.render import ARTISTS
-from slip.data.scenes.world import (
+from openslip.data.scenes.kinds import KINDS, NAMES
+from openslip.data.scenes.places import PAINTERS
+from openslip.data.scenes.render import ARTISTS
+from openslip.data.scenes.world import (
     ACCENTS,
     CLUTTER,
     COLOURS,

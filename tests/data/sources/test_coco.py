@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
-from slip.data.sources.coco import CocoCaptions
-from slip.errors import DataError
+from openslip.data.sources.coco import CocoCaptions
+from openslip.errors import DataError
 
 IMAGES = [{"id": 9, "file_name": "000009.jpg"}, {"id": 4, "file_name": "000004.jpg"}]
 ANNOTATIONS = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.sources.columns import (
+from openslip.data.sources.columns import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Columns,
@@ -14,7 +14,7 @@ from slip.data.sources.columns import (
     guess_captions,
     guess_images,
 )
-from slip.errors import DataError
+from openslip.errors import DataError
 
 NAMES = st.sampled_from([*IMAGE_COLUMNS, *CAPTION_COLUMNS, "Image", "Alt-Text", "caption 1", "x", "id"])
 

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from slip.data.sources.conceptual import Conceptual
-from slip.errors import DataError
+from openslip.data.sources.conceptual import Conceptual
+from openslip.errors import DataError
 
 CC3M = [
     {"image_id": 1510438788, "captions": ["large field with pink tulips"]},
@@ -144,7 +144,7 @@ def test_what_is_not_used_is_said(array):
 
 
 def test_a_text_that_is_named_over_and_over(array, monkeypatch):
-    monkeypatch.setattr("slip.data.sources.entries.MEMORY", 1_000_000)
+    monkeypatch.setattr("openslip.data.sources.entries.MEMORY", 1_000_000)
     text = "x" * 10_000
     path = array([{"image_id": "1.jpg", "captions": [text] * 100}])
     with pytest.raises(DataError, match="takes too much"):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.sources.delimited import read_delimited
-from slip.data.sources.lines import read_lines
-from slip.errors import DataError
+from openslip.data.sources.delimited import read_delimited
+from openslip.data.sources.lines import read_lines
+from openslip.errors import DataError
 
 PLAIN = [["image", "caption"], ["a.jpg", "a dog"], ["b.jpg", "two cats"]]
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.limits import FILE_BYTES
-from slip.data.sources.files import ImageFiles, Strings, read_image
-from slip.errors import DataError
+from openslip.data.limits import FILE_BYTES
+from openslip.data.sources.files import ImageFiles, Strings, read_image
+from openslip.errors import DataError
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")) | st.text(st.characters())))

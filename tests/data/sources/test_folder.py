@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 
-from slip.data.record import Record
-from slip.data.sources.folder import ImageFolder
-from slip.data.sources.options import Misfit
-from slip.errors import DataError
+from openslip.data.record import Record
+from openslip.data.sources.folder import ImageFolder
+from openslip.data.sources.options import Misfit
+from openslip.errors import DataError
 
 
 def fill(folder, *paths):

@@ -12,10 +12,10 @@ import fsspec
 import pytest
 from PIL import Image
 
-from slip.data.sources import huggingface
-from slip.data.sources.huggingface import HubDataset, open_hub, pick, split_of
-from slip.data.sources.parquet import ParquetTable
-from slip.errors import DataError
+from openslip.data.sources import huggingface
+from openslip.data.sources.huggingface import HubDataset, open_hub, pick, split_of
+from openslip.data.sources.parquet import ParquetTable
+from openslip.errors import DataError
 
 datasets = pytest.importorskip("datasets")
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.data.sources import open_source
-from slip.errors import DataError
+from openslip.data.sources import open_source
+from openslip.errors import DataError
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.data.sources import open_source
-from slip.data.sources.folder import ImageFolder
-from slip.data.sources.layout import lay_out, split_names
-from slip.data.sources.mixture import Mixture
-from slip.data.sources.parquet import ParquetPaths, ParquetTable
-from slip.data.sources.table import Table
-from slip.data.sources.webdataset import TarShards
-from slip.errors import DataError
+from openslip.data.sources import open_source
+from openslip.data.sources.folder import ImageFolder
+from openslip.data.sources.layout import lay_out, split_names
+from openslip.data.sources.mixture import Mixture
+from openslip.data.sources.parquet import ParquetPaths, ParquetTable
+from openslip.data.sources.table import Table
+from openslip.data.sources.webdataset import TarShards
+from openslip.errors import DataError
 
 
 @pytest.fixture

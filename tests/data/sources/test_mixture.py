@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from slip.data.order import Order, Part
-from slip.data.record import Record
-from slip.data.sources.mixture import Mixture, split_mixture
-from slip.errors import DataError
+from openslip.data.order import Order, Part
+from openslip.data.record import Record
+from openslip.data.sources.mixture import Mixture, split_mixture
+from openslip.errors import DataError
 
 
 @dataclass(frozen=True)

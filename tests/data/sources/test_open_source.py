@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.data.sources import open_source
-from slip.data.sources.coco import CocoCaptions
-from slip.data.sources.conceptual import Conceptual
-from slip.data.sources.folder import ImageFolder
-from slip.data.sources.mixture import Mixture
-from slip.data.sources.parquet import ParquetTable
-from slip.data.sources.redcaps import RedCaps
-from slip.data.sources.table import Table
-from slip.data.sources.webdataset import TarShards
-from slip.data.sources.yfcc import Yfcc
-from slip.errors import DataError
+from openslip.data.sources import open_source
+from openslip.data.sources.coco import CocoCaptions
+from openslip.data.sources.conceptual import Conceptual
+from openslip.data.sources.folder import ImageFolder
+from openslip.data.sources.mixture import Mixture
+from openslip.data.sources.parquet import ParquetTable
+from openslip.data.sources.redcaps import RedCaps
+from openslip.data.sources.table import Table
+from openslip.data.sources.webdataset import TarShards
+from openslip.data.sources.yfcc import Yfcc
+from openslip.errors import DataError
 
 
 @pytest.fixture
@@ -129,9 +129,9 @@ def test_options_reach_the_table(data):
 
 @pytest.mark.parametrize("spec", ["scenes", "scenes:val:100"])
 def test_scenes(monkeypatch, spec):
-    module = types.ModuleType("slip.data.scenes")
+    module = types.ModuleType("openslip.data.scenes")
     monkeypatch.setattr(module, "open_scenes", lambda spec: f"opened {spec}", raising=False)
-    monkeypatch.setitem(sys.modules, "slip.data.scenes", module)
+    monkeypatch.setitem(sys.modules, "openslip.data.scenes", module)
     assert open_source(spec) == f"opened {spec}"
 
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.data.order import parts_of
-from slip.data.sources import parquet
-from slip.data.sources.parquet import ParquetPaths, ParquetTable, open_parquet
-from slip.errors import DataError
+from openslip.data.order import parts_of
+from openslip.data.sources import parquet
+from openslip.data.sources.parquet import ParquetPaths, ParquetTable, open_parquet
+from openslip.errors import DataError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -8,9 +8,9 @@ import pickle
 
 import pytest
 
-from slip.data.sources import redcaps
-from slip.data.sources.redcaps import RedCaps, is_redcaps
-from slip.errors import DataError
+from openslip.data.sources import redcaps
+from openslip.data.sources.redcaps import RedCaps, is_redcaps
+from openslip.errors import DataError
 
 
 def annotation(image, subreddit, caption="a plant", raw="A plant!", **more):

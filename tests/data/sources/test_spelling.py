@@ -8,10 +8,10 @@ import unicodedata
 
 import pytest
 
-from slip.data.sources import spelling
-from slip.data.sources.near import advice, beside, choose
-from slip.data.sources.spelling import ACCENTS, BACKSLASHES, BELOW, CASE, ENDING, ESCAPED, Spelling
-from slip.errors import DataError
+from openslip.data.sources import spelling
+from openslip.data.sources.near import advice, beside, choose
+from openslip.data.sources.spelling import ACCENTS, BACKSLASHES, BELOW, CASE, ENDING, ESCAPED, Spelling
+from openslip.errors import DataError
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.captions import texts
-from slip.data.sources.table import Table
-from slip.errors import DataError
+from openslip.data.captions import texts
+from openslip.data.sources.table import Table
+from openslip.errors import DataError
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.contents import Contents
-from slip.data.sources import tar_index
-from slip.data.sources.sidecars import Asked
-from slip.data.sources.tar_index import (
+from openslip.data.contents import Contents
+from openslip.data.sources import tar_index
+from openslip.data.sources.sidecars import Asked
+from openslip.data.sources.tar_index import (
     FOLDER,
     ShardIndex,
     Wanted,
@@ -24,9 +24,9 @@ from slip.data.sources.tar_index import (
     walk,
     write_index,
 )
-from slip.data.storage.files import LocalFile, cache_folder, stat
-from slip.data.storage.remote import Stat
-from slip.errors import DataError
+from openslip.data.storage.files import LocalFile, cache_folder, stat
+from openslip.data.storage.remote import Stat
+from openslip.errors import DataError
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.contents import BROKEN
-from slip.data.record import Record
-from slip.data.sources import open_source, webdataset
-from slip.data.sources.options import Misfit
-from slip.data.sources.webdataset import TarShards
-from slip.errors import DataError
+from openslip.data.contents import BROKEN
+from openslip.data.record import Record
+from openslip.data.sources import open_source, webdataset
+from openslip.data.sources.options import Misfit
+from openslip.data.sources.webdataset import TarShards
+from openslip.errors import DataError
 
 
 def twin(path):

@@ -11,12 +11,12 @@ from functools import partial
 import fsspec
 import pytest
 
-from slip.data.sources import open_source, tar_index, webdataset
-from slip.data.sources.webdataset import TarShards
-from slip.data.storage import files as storage
-from slip.data.storage import remote, retry
-from slip.data.storage.files import cache_folder
-from slip.errors import DataError
+from openslip.data.sources import open_source, tar_index, webdataset
+from openslip.data.sources.webdataset import TarShards
+from openslip.data.storage import files as storage
+from openslip.data.storage import remote, retry
+from openslip.data.storage.files import cache_folder
+from openslip.errors import DataError
 
 COUNTS = 5, 3, 4
 
@@ -246,8 +246,8 @@ def test_a_shard_that_fails_for_good_costs_its_records_and_no_more(server, shard
 
 
 def test_training_goes_on_without_it(server, shards, spec):
-    from slip.config import ViewsConfig
-    from slip.data.loader import Loader
+    from openslip.config import ViewsConfig
+    from openslip.data.loader import Loader
 
     source = open_source(spec)
     del server.files["/set/a-1.tar"]
@@ -355,7 +355,7 @@ def test_what_is_imported_for_local_shards(shards):
     import sys
 
     code = (
-        "import sys; from slip.data.sources import open_source; "
+        "import sys; from openslip.data.sources import open_source; "
         f"assert open_source({str(shards[0])!r})[0].key == '000'; "
         "assert not {'fsspec', 'aiohttp', 'torch', 'rich'} & set(sys.modules)"
     )

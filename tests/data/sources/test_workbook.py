@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from slip.data.sources import open_source
-from slip.errors import DataError
+from openslip.data.sources import open_source
+from openslip.errors import DataError
 
 openpyxl = pytest.importorskip("openpyxl")
 
@@ -78,7 +78,7 @@ def test_what_unpacks_to_far_more_than_it_takes_is_refused(
     workbook, tmp_path, monkeypatch, member, before, put, message
 ):
     workbook([["Foto", "Text"], ["a.jpg", "a dog"]])
-    monkeypatch.setattr("slip.data.sources.workbook._MOST_ROWS", 100)
+    monkeypatch.setattr("openslip.data.sources.workbook._MOST_ROWS", 100)
     with zipfile.ZipFile(tmp_path / "t.xlsx") as whole:
         members = {name: whole.read(name) for name in whole.namelist()}
     members[member] = members[member].replace(before, put + before)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.data.record import Record
-from slip.data.sources import yfcc
-from slip.data.sources.yfcc import Yfcc, convert_metadata, is_yfcc, place, read_metadata, write_metadata
-from slip.errors import DataError
+from openslip.data.record import Record
+from openslip.data.sources import yfcc
+from openslip.data.sources.yfcc import Yfcc, convert_metadata, is_yfcc, place, read_metadata, write_metadata
+from openslip.errors import DataError
 
 ROWS = [
     (12345678, " A title ", "What is\nseen"),
@@ -248,7 +248,7 @@ def test_what_is_not_used_is_said(metadata):
 
 
 def test_a_text_that_is_named_over_and_over(metadata, monkeypatch):
-    monkeypatch.setattr("slip.data.sources.entries.MEMORY", 1_000_000)
+    monkeypatch.setattr("openslip.data.sources.entries.MEMORY", 1_000_000)
     text = "x" * 10_000
     with pytest.raises(DataError, match="takes too much"):
         Yfcc(metadata([(i, text, text) for i in range(100)]))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.storage.paths import ending, expand_braces, find_paths, stands_for_something
-from slip.errors import DataError
+from openslip.data.storage.paths import ending, expand_braces, find_paths, stands_for_something
+from openslip.errors import DataError
 
 
 @pytest.mark.parametrize(

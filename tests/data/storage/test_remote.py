@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from slip.data.storage import remote, retry
-from slip.data.storage.remote import Stat
-from slip.data.storage.retry import NoRanges, is_url, shown
-from slip.errors import DataError
+from openslip.data.storage import remote, retry
+from openslip.data.storage.remote import Stat
+from openslip.data.storage.retry import NoRanges, is_url, shown
+from openslip.errors import DataError
 
 DATA = bytes(range(256)) * 40
 

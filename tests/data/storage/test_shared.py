@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from slip.data.sources.files import Strings
-from slip.data.storage import shared
-from slip.data.storage.shared import Shared
+from openslip.data.sources.files import Strings
+from openslip.data.storage import shared
+from openslip.data.storage.shared import Shared
 
 
 def total(held: Shared, strings: Strings) -> tuple[int, str, int]:

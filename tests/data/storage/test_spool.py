@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.data.containers.row_groups import RowGroups
-from slip.data.storage import remote, spool
-from slip.data.storage.files import LocalFile, open_file, stat
-from slip.data.storage.spool import shared
-from slip.errors import DataError
+from openslip.data.containers.row_groups import RowGroups
+from openslip.data.storage import remote, spool
+from openslip.data.storage.files import LocalFile, open_file, stat
+from openslip.data.storage.spool import shared
+from openslip.errors import DataError
 
 SIZE = spool.SMALLEST
 DATA = np.random.default_rng(0).bytes(4 * SIZE)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slip.data.storage import files as storage
-from slip.data.storage.files import (
+from openslip.data.storage import files as storage
+from openslip.data.storage.files import (
     LocalFile,
     Pieces,
     ReadAhead,
@@ -22,7 +22,7 @@ from slip.data.storage.files import (
     open_file,
     stat,
 )
-from slip.errors import DataError
+from openslip.errors import DataError
 
 DATA = bytes(range(256)) * 40
 
@@ -130,14 +130,14 @@ def test_no_room_for_a_copy(server, url, monkeypatch, tmp_path):
 def test_disk_full(server, url, monkeypatch):
     server.ranges = False
     status = stat(url)
-    monkeypatch.setattr("slip.data.storage.remote._on_disk", full)
+    monkeypatch.setattr("openslip.data.storage.remote._on_disk", full)
     with pytest.raises(DataError, match=r"cache folder.*No space left.*Make room"):
         open_file(url, status)
     assert copies() == []
 
 
 def full(*_):
-    from slip.data.storage.retry import DiskError
+    from openslip.data.storage.retry import DiskError
 
     raise DiskError("No space left on device")
 

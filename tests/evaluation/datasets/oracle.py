@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from slip.errors import DataError
-from slip.evaluation.knn import Knn
-from slip.evaluation.zeroshot import ZeroShot
+from openslip.errors import DataError
+from openslip.evaluation.knn import Knn
+from openslip.evaluation.zeroshot import ZeroShot
 
 
 @cache

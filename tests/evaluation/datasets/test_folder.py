@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from evaluation_fakes import color_folder
 
-from slip.errors import ConfigError, DataError
-from slip.evaluation.datasets import load_labelled
+from openslip.errors import ConfigError, DataError
+from openslip.evaluation.datasets import load_labelled
 
 
 def test_split_folders(tmp_path):

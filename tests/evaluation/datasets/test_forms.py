@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from labelled_forms import FORMS, NAMELESS, World
 from oracle import Oracle
 
-from slip.errors import EvaluationError
-from slip.evaluation.datasets import open_labelled
-from slip.evaluation.knn import Knn
-from slip.evaluation.zeroshot import ZeroShot
+from openslip.errors import EvaluationError
+from openslip.evaluation.datasets import open_labelled
+from openslip.evaluation.knn import Knn
+from openslip.evaluation.zeroshot import ZeroShot
 
 NAMES = [
     "Cat",

@@ -7,8 +7,8 @@ import os
 import pytest
 from oracle import coloured, knn, put, zeroshot
 
-from slip.errors import DataError
-from slip.evaluation.datasets import load_labelled, open_labelled
+from openslip.errors import DataError
+from openslip.evaluation.datasets import load_labelled, open_labelled
 
 CAT, DOG, OWL = range(3)
 NAMES = ["cat", "dog", "owl"]

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import knn, put, zeroshot
 
-from slip.errors import DataError, EvaluationError
-from slip.evaluation import imagenet
-from slip.evaluation.datasets import open_labelled
+from openslip.errors import DataError, EvaluationError
+from openslip.evaluation import imagenet
+from openslip.evaluation.datasets import open_labelled
 
 NAMES = ["cat", "golden retriever", "owl", "train", "crème brûlée", "oak tree", "images of war", "T-shirt"]
 

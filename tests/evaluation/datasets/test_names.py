@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.errors import DataError
-from slip.evaluation.datasets import open_labelled
-from slip.evaluation.datasets.names import names_beside
+from openslip.errors import DataError
+from openslip.evaluation.datasets import open_labelled
+from openslip.evaluation.datasets.names import names_beside
 
 
 def beside(folder, data, values, name="classes.json", **options):

@@ -7,11 +7,11 @@ import os
 import pytest
 from oracle import put
 
-from slip.errors import DataError
-from slip.evaluation.datasets import dataset_name, load_labelled, open_labelled
-from slip.evaluation.finetune import Finetune
-from slip.evaluation.knn import Knn
-from slip.evaluation.linear import Linear
+from openslip.errors import DataError
+from openslip.evaluation.datasets import dataset_name, load_labelled, open_labelled
+from openslip.evaluation.finetune import Finetune
+from openslip.evaluation.knn import Knn
+from openslip.evaluation.linear import Linear
 
 
 @pytest.mark.parametrize(

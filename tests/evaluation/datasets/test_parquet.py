@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slip.errors import DataError
-from slip.evaluation.datasets import load_labelled, open_labelled, parquet
+from openslip.errors import DataError
+from openslip.evaluation.datasets import load_labelled, open_labelled, parquet
 
 
 def write_parquet(path, labels, names=None, *, label="label", struct=True, start=0):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slip.errors import DataError
-from slip.evaluation.datasets.places import find, split_in
+from openslip.errors import DataError
+from openslip.evaluation.datasets.places import find, split_in
 
 
 def touch(root, *names):

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from slip.data.record import Record
-from slip.errors import DataError
-from slip.evaluation.datasets import load_labelled
-from slip.evaluation.datasets import scenes as labelled_scenes
+from openslip.data.record import Record
+from openslip.errors import DataError
+from openslip.evaluation.datasets import load_labelled
+from openslip.evaluation.datasets import scenes as labelled_scenes
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def scenes(monkeypatch):
         def __getitem__(self, index):
             return Record(np.full((2, 2, 3), index, np.uint8), (), "", "scenes")
 
-    monkeypatch.setitem(sys.modules, "slip.data.scenes", SimpleNamespace(Scenes=Scenes))
+    monkeypatch.setitem(sys.modules, "openslip.data.scenes", SimpleNamespace(Scenes=Scenes))
     labelled_scenes.open_scenes.cache_clear()
     yield made
     labelled_scenes.open_scenes.cache_clear()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.evaluation.datasets import splits
+from openslip.evaluation.datasets import splits
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60))

@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
-from slip.errors import DataError
-from slip.evaluation.datasets import load_labelled, open_labelled
+from openslip.errors import DataError
+from openslip.evaluation.datasets import load_labelled, open_labelled
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pickle
 import pytest
 from labelled_forms import tar
 
-from slip.errors import DataError
-from slip.evaluation.datasets import open_labelled
+from openslip.errors import DataError
+from openslip.evaluation.datasets import open_labelled
 
 
 def test_classes_beside_the_pictures(tmp_path):

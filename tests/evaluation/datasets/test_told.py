@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from oracle import put, zeroshot
 
-from slip.errors import EvaluationError
-from slip.evaluation import imagenet
-from slip.evaluation.datasets import open_labelled
-from slip.evaluation.datasets.classes import in_order
-from slip.evaluation.datasets.told import told
+from openslip.errors import EvaluationError
+from openslip.evaluation import imagenet
+from openslip.evaluation.datasets import open_labelled
+from openslip.evaluation.datasets.classes import in_order
+from openslip.evaluation.datasets.told import told
 
 IDS = imagenet._ids()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from oracle import knn, put, zeroshot
 
-from slip.errors import DataError
-from slip.evaluation.datasets import open_labelled
+from openslip.errors import DataError
+from openslip.evaluation.datasets import open_labelled
 
 NAMES = ["abbey", "airport", "church indoor", "church outdoor"]
 OTHER = 999

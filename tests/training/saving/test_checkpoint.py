@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from slip.errors import CheckpointError
-from slip.training.saving import checkpoint
+from openslip.errors import CheckpointError
+from openslip.training.saving import checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7)}
 MOMENTS = {"a.weight|exp_avg": torch.ones(2, 3)}
@@ -94,8 +94,8 @@ def test_a_full_disk_in_the_middle_of_a_file(tmp_path) -> None:
     code = f"""
 import resource, signal, torch
 from pathlib import Path
-from slip.errors import CheckpointError
-from slip.training.saving import checkpoint
+from openslip.errors import CheckpointError
+from openslip.training.saving import checkpoint
 folder = Path({str(tmp_path)!r})
 small, large = {{"w": torch.zeros(10)}}, {{"w": torch.zeros(1_000_000)}}
 checkpoint.save(folder, 1, small, small, {{}})

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from slip.data.contents import Contents
-from slip.data.order import Order, parts_of
-from slip.data.record import Skipped, Tally
-from slip.data.sources.mixture import Mixture
-from slip.errors import TrainingError
-from slip.training.saving.counts import Counts
+from openslip.data.contents import Contents
+from openslip.data.order import Order, parts_of
+from openslip.data.record import Skipped, Tally
+from openslip.data.sources.mixture import Mixture
+from openslip.errors import TrainingError
+from openslip.training.saving.counts import Counts
 
 EXAMPLE = Skipped(3, "key", "a.tar", "The server is away")
 LISTED = Path("run/skipped.jsonl")

@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from slip.errors import ConfigError
-from slip.training.saving import lock
+from openslip.errors import ConfigError
+from openslip.training.saving import lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from slip.training.saving.lock import held
+from openslip.training.saving.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)

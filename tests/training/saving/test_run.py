@@ -9,11 +9,11 @@ from contextlib import contextmanager, nullcontext
 import pytest
 from rich.console import Console
 
-from slip.data.record import Skipped
-from slip.errors import CheckpointError
-from slip.training.loop import train
-from slip.training.saving import run as run_folder
-from slip.training.saving.run import RunFolder, read_lines
+from openslip.data.record import Skipped
+from openslip.errors import CheckpointError
+from openslip.training.loop import train
+from openslip.training.saving import run as run_folder
+from openslip.training.saving.run import RunFolder, read_lines
 from toys import make_tiny_config
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slip.errors import CheckpointError
-from slip.training.saving.tensors import Snapshot, read_into, read_tensors, stored_like, write_tensors
+from openslip.errors import CheckpointError
+from openslip.training.saving.tensors import Snapshot, read_into, read_tensors, stored_like, write_tensors
 
 WHOLE = {"a.weight": torch.arange(15.0).reshape(5, 3), "b": torch.tensor(7), "c": torch.ones(2).bfloat16()}
 MOMENTS = {"a.weight|exp_avg": torch.arange(15.0).reshape(5, 3) / 3, "b|step": torch.tensor(4.0)}

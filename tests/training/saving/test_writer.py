@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from slip.errors import CheckpointError
-from slip.processes import Processes
-from slip.training.saving import checkpoint
-from slip.training.saving.tensors import Snapshot
-from slip.training.saving.writer import BackgroundWriter
+from openslip.errors import CheckpointError
+from openslip.processes import Processes
+from openslip.training.saving import checkpoint
+from openslip.training.saving.tensors import Snapshot
+from openslip.training.saving.writer import BackgroundWriter
 
 ALONE = Processes()
 SNAPSHOT = Snapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)})

@@ -9,10 +9,10 @@ from rich.console import Console
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent, Kernel
 
-from slip.errors import ConfigError
-from slip.training.loop import train
-from slip.training.saving.run import RunFolder
-from slip.training.watching.profiling import TRACE, expensive, profiling
+from openslip.errors import ConfigError
+from openslip.training.loop import train
+from openslip.training.saving.run import RunFolder
+from openslip.training.watching.profiling import TRACE, expensive, profiling
 from toys import make_tiny_config
 
 

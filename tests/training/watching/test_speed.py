@@ -6,12 +6,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from slip.config import ImageTowerConfig
-from slip.data.record import Batch
-from slip.models import build
-from slip.objectives import parse
-from slip.training.watching import speed
-from slip.training.watching.speed import Phases, Speed, Work, data_sheet, peak
+from openslip.config import ImageTowerConfig
+from openslip.data.record import Batch
+from openslip.models import build
+from openslip.objectives import parse
+from openslip.training.watching import speed
+from openslip.training.watching.speed import Phases, Speed, Work, data_sheet, peak
 from toys import make_tiny_config
 
 CPU = torch.device("cpu")

@@ -8,13 +8,13 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-from slip import toml
-from slip.config import TrackingConfig
-from slip.errors import ConfigError
-from slip.training.loop import Interrupted, train
-from slip.training.saving.run import read_lines
-from slip.training.state import State
-from slip.training.watching.tracking import Window, numbers, progress_text
+from openslip import toml
+from openslip.config import TrackingConfig
+from openslip.errors import ConfigError
+from openslip.training.loop import Interrupted, train
+from openslip.training.saving.run import read_lines
+from openslip.training.state import State
+from openslip.training.watching.tracking import Window, numbers, progress_text
 from toys import make_tiny_config
 
 QUIET = Console(quiet=True)

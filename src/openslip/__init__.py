@@ -1,0 +1,75 @@
+"""SLIP: image-text models with self-supervision, trained on your own pictures.
+
+    import openslip
+
+    model = openslip.load("runs/small-data")            # or a file of weights, or a released SLIP .pt file
+    images = model.encode_image(["a.jpg", "b.jpg"])  # (2, embed_dim), unit length
+    texts = model.encode_text(["a red bicycle"])     # (1, embed_dim), unit length
+    similarity = images @ texts.T
+
+    found = model.encode_image(paths, errors="skip")  # goes on without pictures that cannot be used
+    found.values, found.kept, found.skipped           # (K, embed_dim), K indices, and which were left out and why
+
+Models come in evaluation mode, and any number of threads may use one at once. docs/use.md has the whole of it.
+
+Importing this package is cheap; PyTorch is imported when something is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openslip import recipes
+    from openslip.config import Config
+    from openslip.data.sources import open_source
+    from openslip.encoder import Encoded, Encoder
+    from openslip.errors import SlipError
+    from openslip.interop import load
+    from openslip.training.loop import train
+
+    __version__: str
+
+__all__ = ["Config", "Encoded", "Encoder", "SlipError", "create", "load", "open_source", "recipes", "train"]
+
+_HOMES = {
+    "Config": "openslip.config",
+    "Encoded": "openslip.encoder",
+    "Encoder": "openslip.encoder",
+    "SlipError": "openslip.errors",
+    "load": "openslip.interop",
+    "open_source": "openslip.data.sources",
+    "train": "openslip.training.loop",
+}
+
+
+def create(recipe: str | Config) -> Encoder:
+    """Return a freshly initialised model for a recipe's name or a configuration, ready to encode.
+
+    It is in evaluation mode, as a loaded one is. To train it in a loop of your own, call `encoder.model.train()` first,
+    and `encoder.eval()` before you encode with it. A pre-trained image tower normalises pictures as its weights were
+    trained with.
+
+    Raises ConfigError for an unknown recipe or a configuration whose values do not fit together.
+    """
+    from openslip import recipes
+    from openslip.encoder import Encoder
+
+    return Encoder.from_config(recipes.get(recipe) if isinstance(recipe, str) else recipe)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "recipes":
+        return import_module("openslip.recipes")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("openslip")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'openslip' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,151 @@
+"""The `slip` command: one thin module a subcommand, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from openslip.cli.output import OutputClosed, safe_streams
+from openslip.cli.signals import answered_signals
+from openslip.errors import ConfigError, ProcessError, SlipError, TrainingError
+
+COMMANDS = {
+    "quickstart": "train CLIP, SimCLR and SLIP on the embedded scenes and compare them in a report (5 minutes)",
+    "train": "train a recipe on your own pictures and captions",
+    "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
+    "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
+    "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
+    "report": "turn run folders into one HTML page",
+    "recipes": "list the recipes, or show one as TOML",
+    "scenes": "render the embedded scenes to WebDataset shards",
+}
+STATUSES = {
+    0: "done",
+    1: "an error, said in words; for `slip data check` also: these data cannot be trained on",
+    2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
+    129: "ended by SIGHUP, as when a terminal is closed",
+    130: "ended by Ctrl-C (SIGINT)",
+    141: "ended because nobody reads the output any more, as behind `| head`",
+    143: "ended by SIGTERM",
+}
+"""Exit status → what has happened: 128 and the number of the signal where one ended the command, also a run that saved
+its state first. The table of docs/command-line.md; an error's own status is `SlipError.status`."""
+CLOSED = 141
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; return the exit status. Our own errors print as one paragraph, without a traceback."""
+    with safe_streams(), answered_signals(last=argv is None) as signals:
+        try:
+            return _finished(sys.argv[1:] if argv is None else argv)
+        except OutputClosed:
+            return CLOSED
+        except SystemExit:
+            raise
+        except SlipError as error:
+            if signals.number:  # what it was about was caused by the signal, most likely
+                return _ended(signals.end())
+            _let_the_first_speak(error)
+            if error.status < 128 or _is_first():  # all of torchrun's processes stop together
+                _complain(str(error))
+            return error.status
+        except BaseException as error:
+            # While they are imported, libraries raise others in place of KeyboardInterrupt.
+            if isinstance(error, KeyboardInterrupt) or signals.number:
+                return _ended(signals.end())
+            raise
+
+
+def _finished(words: list[str]) -> int:
+    """Run a command line; return the exit status when all that was printed has been written."""
+    try:
+        status = _run(words)
+    except SystemExit:  # help, or words that the parser does not know
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return status
+
+
+def _run(words: list[str]) -> int:
+    match words:
+        case ["help", *rest]:
+            return _run([*rest, "--help"])
+        case [] | ["-h" | "--help", *_]:
+            print(usage())
+            return 0
+        case ["--version" | "-V" | "version", *_]:
+            import openslip
+
+            print(f"openslip {openslip.__version__}")
+            return 0
+        case [command, *rest] if command in COMMANDS:
+            return importlib.import_module(f"openslip.cli.{command}").main(rest) or 0
+        case [word, *_]:
+            from openslip.cli import hints
+
+            raise hints.unknown_command(word, COMMANDS, hints.COMMANDS)
+    return 0
+
+
+def _ended(number: int) -> int:
+    # Python keeps in mind that Ctrl-C has ended a text that it executed, a dataclass' say, and would end by the signal.
+    exec("")
+    if _is_first():
+        _complain("Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}.")
+    return 128 + number
+
+
+def _complain(text: str) -> None:
+    with suppress(OutputClosed):
+        print(f"slip: {text}", file=sys.stderr)
+
+
+def _let_the_first_speak(error: SlipError) -> None:
+    """Before an error that the first of torchrun's processes meets alike, or causes, give it the time to end all."""
+    if type(error) in (ConfigError, ProcessError, TrainingError) and not _is_first():
+        time.sleep(3)
+
+
+def _is_first() -> bool:
+    """Return whether this is the first of the processes that torchrun has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def usage() -> str:
+    """Return the text of `slip --help`."""
+    statuses = ", ".join(f"{status} {what.split(':')[0].split(',')[0]}" for status, what in STATUSES.items())
+    return (
+        "usage: slip COMMAND [OPTION ...]\n\n"
+        "Train image-text models with self-supervision on your own pictures.\n\n"
+        f"{listed(COMMANDS)}\n\n"
+        "`slip COMMAND --help` describes a command's options.\n\n"
+        f"{_wrapped('Exit status: ' + statuses + '.')}"
+    )
+
+
+def listed(commands: Mapping[str, str]) -> str:
+    """Return names of commands and what they do, in lines that fit a terminal."""
+    width = max(map(len, commands)) + 2
+    return "\n".join(
+        _wrapped(f"{name:<{width}}{text}", indent=2, hang=width) for name, text in commands.items()
+    )
+
+
+def _wrapped(text: str, indent: int = 0, hang: int = 0) -> str:
+    columns = max(hang + 30, min(110, shutil.get_terminal_size((110, 0)).columns))
+    return textwrap.fill(
+        text,
+        columns,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hang),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

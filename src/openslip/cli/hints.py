@@ -1,0 +1,315 @@
+"""Words that people type who know other tools, and where that is here, or that it is not there yet."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from openslip.errors import ConfigError, UsageError, did_you_mean
+
+COMMANDS = {
+    "export onnx torchscript freeze": (
+        "Export to other formats is not there yet. `slip consolidate RUN` writes a model's weights to one "
+        "safetensors file, and in Python `openslip.load(RUN).model` is a PyTorch module"
+    ),
+    "save weights merge unshard": (
+        "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file"
+    ),
+    "convert pack shard shards tar prepare preprocess make-shards": (
+        "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards. Models are not "
+        "converted yet"
+    ),
+    "check verify lint doctor inspect": (
+        "`slip data check SOURCE` reads pictures and captions and says what is wrong with them"
+    ),
+    "show view preview visualize visualise": (
+        "`slip data show SOURCE` draws pictures, captions and what the model sees; `slip recipes show NAME`"
+        " prints a recipe"
+    ),
+    "metadata": "`slip data metadata TABLE OUT.parquet` makes the metadata of YFCC15M",
+    "split train-test-split holdout": (
+        "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth to measure on, with "
+        "copies on one side; a command that writes the two parts is not there yet"
+    ),
+    "dedup dedupe deduplicate duplicates clean filter": (
+        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
+        "SOURCE FOLDER --without FILE` leaves them out"
+    ),
+    "predict classify label infer inference": (
+        "Labelling pictures is not there yet as a command. `slip evaluate MODEL zeroshot:FOLDER` measures "
+        "it on pictures that have labels; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
+    ),
+    "search query find index": (
+        "Searching pictures is not there yet as a command. `slip report RUN --pictures SOURCE` shows what a"
+        " model finds among some; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
+    ),
+    "embed encode embeddings features extract": (
+        "Writing embeddings is not there yet as a command. In Python: `openslip.load(MODEL).encode_image(paths)`"
+    ),
+    "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
+    "caption generate describe": (
+        "These models compare pictures with texts, they write none. Captions of one's own are given as "
+        "`--data.train`"
+    ),
+    "finetune fine-tune ft": (
+        "`slip evaluate MODEL finetune:FOLDER` trains a model further on labelled pictures and measures it. "
+        "`slip train RECIPE --model.image.name NAME --model.image.pretrained` starts from weights of timm. "
+        "Training a released model further on captions is not there yet"
+    ),
+    "eval test validate validation val measure score metrics benchmark bench": (
+        "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "
+        "knn:photos/`"
+    ),
+    "zeroshot zero-shot linear linear-probe probe knn k-nn retrieval": (
+        "These are tasks of `slip evaluate`, as in `slip evaluate runs/mine zeroshot:photos/ linear:photos/"
+        " knn:photos/ retrieval:pairs.csv`"
+    ),
+    "resume continue restart": "`slip train --resume --out RUN` goes on with a run",
+    "run start fit learn pretrain pre-train training": (
+        "`slip train RECIPE --data.train SOURCE` trains; `slip recipes` lists the recipes"
+    ),
+    "launch distributed ddp torchrun": "Several GPUs: `torchrun --nproc-per-node 8 -m openslip train …`",
+    "sweep tune hpo search-lr": (
+        "Trying settings is not there yet. Every value is an option of `slip train`; give each run an "
+        "`--out` of its own, and compare them with `slip report RUN RUN …`"
+    ),
+    "init new create setup": (
+        "`slip recipes show small-data > mine.toml` makes a file to change, and `slip train --config "
+        "mine.toml` trains it. Without a file: `slip train small-data --data.train SOURCE`"
+    ),
+    "config configure configuration settings recipe presets preset": (
+        "`slip recipes` lists the recipes, `slip recipes show NAME` prints one as TOML, and `slip train "
+        "--config FILE` takes one"
+    ),
+    "list ls models zoo": (
+        "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise"
+    ),
+    "download fetch pull get": (
+        "Nothing has to be downloaded first: sources may be addresses (`https://…`, `s3://…`) or sets of "
+        "the hub (`hf:owner/name`)"
+    ),
+    "upload push publish share": (
+        "Publishing is not there yet. `slip consolidate RUN` writes one file to share"
+    ),
+    "compare plot dashboard html page logs curves status monitor tensorboard wandb": (
+        "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "
+        "`slip train`, `--tracking.tensorboard` for one"
+    ),
+    "info summary describe-model stats": (
+        "`slip report RUN` describes runs, `slip data check SOURCE` data, `slip recipes show NAME` a recipe"
+    ),
+    "demo example examples tutorial try quick": (
+        "`slip quickstart` trains three small models in a few minutes and compares them"
+    ),
+    "render synthetic": "`slip scenes FOLDER` writes the embedded pictures as shards",
+    "clip simclr": "That is an objective: `slip train RECIPE --objective.loss 'clip + 1.0 * simclr'`",
+    "install update upgrade uninstall": "`pip` does that: `pip install --upgrade openslip`",
+}
+"""Words that are no commands → what there is. One that several could mean stands where most people would look."""
+DATA = {
+    "validate verify inspect stats statistics info count summary lint test": "`slip data check SOURCE`",
+    "view preview sample samples browse visualize visualise augment display": "`slip data show SOURCE`",
+    "pack shard shards tar wds webdataset export write resize shrink prepare copy": (
+        "`slip data convert SOURCE FOLDER`"
+    ),
+    "split holdout": (
+        "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth; a command that writes "
+        "the two parts is not there yet"
+    ),
+    "dedup dedupe deduplicate duplicates clean filter": (
+        "`slip data check SOURCE --list FILE`, then `slip data convert SOURCE FOLDER --without FILE`"
+    ),
+    "compare leak leakage overlap": "`slip data check SOURCE --against OTHER`",
+    "download fetch pull": (
+        "Nothing has to be downloaded first: sources may be addresses or sets of the hub (`hf:owner/name`)."
+        " `slip data convert hf:owner/name FOLDER` writes a copy"
+    ),
+    "list ls": "Sources are files and folders of yours; `slip data check SOURCE` says what is in one",
+    "scenes generate render": "`slip scenes FOLDER`",
+    "yfcc yfcc15m": "`slip data metadata TABLE OUT.parquet`",
+}
+"""The same after `slip data`."""
+OPTIONS = {
+    "epochs num-epochs n-epochs max-epochs num-train-epochs": "training.epochs",
+    "lr learning-rate base-lr": "optimizer.lr",
+    "batch-size batch bs b per-device-train-batch-size": "training.batch",
+    "accum-freq accumulate accumulation gradient-accumulation-steps grad-accum micro-batch-size": (
+        "training.micro-batch"
+    ),
+    "workers num-workers j n-workers dataloader-num-workers": "data.workers processes",
+    "jobs nproc num-proc n-jobs": "processes",
+    "output o output-dir out-dir save-dir save-path logs log-dir run dir output-path report": "out",
+    "gpu gpus cuda cpu accelerator use-gpu": "training.device device",
+    "fp16 bf16 fp32 amp half mixed-precision float16 bfloat16": "training.precision",
+    "wd decay": "optimizer.weight-decay",
+    "warmup warmup-steps warmup-epochs": "optimizer.warmup-epochs",
+    "grad-clip grad-clip-norm max-grad-norm clip-grad-norm": "optimizer.clip-grad",
+    "data dataset data-dir data-path train-data train train-csv train-dir dataset-path": "data.train",
+    "val val-data validation val-split valid val-dir": "data.val",
+    "unlabeled unlabelled ssl-data": "data.ssl",
+    "csv-img-key img-key image-key image-col": "data.image-column",
+    "csv-caption-key caption-key caption-col text-column text-col": "data.caption-column",
+    "images images-dir image-dir image-folder root": "data.image-root",
+    "image-size img-size imgsz resolution size force-image-size": "views.size",
+    "model arch backbone encoder model-name": "model.image.name",
+    "weights checkpoint init finetune-from": "model.image.pretrained",
+    "method objective criterion": "objective.loss",
+    "time max-time hours steps max-steps train-num-samples num-steps iterations iters": "training.budget",
+    "save-frequency save-every save-steps save-freq": "checkpoint.every-steps",
+    "log-interval print-freq logging-steps log-every-n-steps": "training.log-every",
+    "eval-every eval-steps val-frequency val-freq zeroshot-frequency eval-freq": "evaluation.every-epochs",
+    "eval imagenet-val eval-tasks": "evaluation.tasks",
+    "grad-checkpointing gradient-checkpointing checkpointing": "training.checkpoint-activations",
+    "torchcompile torch-compile": "training.compile",
+    "strategy fsdp ddp": "training.parallel",
+    "limit-records n num max-samples": "limit count",
+    "prompts template prompt": "templates",
+    "task": "evaluation.tasks",
+    "continue restart resume-from resume-from-checkpoint auto-resume": "resume",
+}
+"""Names of options elsewhere → the names here, of which a command has one or none."""
+MISSING = {
+    "patience early-stopping early-stop": (
+        "Early stopping is not there: the learning rate falls to the end of the schedule. The best "
+        "checkpoint is kept besides, by `--evaluation.best`"
+    ),
+    "verbose v debug quiet q silent": (
+        "How much is printed cannot be chosen; progress goes to standard error, and `2> log` keeps it"
+    ),
+    "nnodes nproc-per-node world-size local-rank dist-url": (
+        "Several processes are started by torchrun: `torchrun --nproc-per-node 8 -m openslip train …`"
+    ),
+    "optimizer opt": "The optimiser is AdamW; its values are options such as --optimizer.lr",
+    "scheduler lr-scheduler sched": (
+        "The learning rate warms up and falls by a cosine; see --optimizer.warmup-epochs and "
+        "--optimizer.lr-end"
+    ),
+    "force overwrite f exist-ok": "Nothing is overwritten: name another folder, or remove this one first",
+    "yes y": "Nothing asks for confirmation",
+}
+"""Options elsewhere that have no counterpart → what there is."""
+
+
+def unknown_command(
+    word: str, known: Iterable[str], words: Mapping[str, str], prog: str = "slip"
+) -> UsageError:
+    """Return the error for a `word` after `prog` that is none of the commands `known`."""
+    what = f"`{prog}` has no command {word!r}" if prog != "slip" else f"There is no command {word!r}"
+    return UsageError(what, fix=_about(word, sorted(known), words, prog))
+
+
+def _about(word: str, known: list[str], words: Mapping[str, str], prog: str) -> str:
+    answers = {name: answer for names, answer in words.items() for name in names.split()}
+    plain = word.strip().lower().replace("_", "-")
+    if plain in known:
+        return f"It is written {plain!r}"
+    if plain in answers:
+        return answers[plain]
+    if word.startswith("-"):
+        return f"A command comes first: `{prog} COMMAND {word} …`. Commands: {', '.join(known)}"
+    if os.path.exists(word):
+        return f"That is a file or folder, and a command comes first. Commands: {', '.join(known)}"
+    begun = [name for name in known if len(plain) > 2 and name.startswith(plain)]
+    if near := begun or difflib.get_close_matches(plain, known, n=2, cutoff=0.7):
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    if near := difflib.get_close_matches(plain, answers, n=1, cutoff=0.8):
+        return answers[near[0]]
+    return f"Commands: {', '.join(known)}. `{prog} --help` describes them"
+
+
+def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
+    """Return the error for an option `word`, `--epochs`, that is not among `known`, `training.epochs`, if there is
+    something better to say than what looks like it."""
+    name = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
+    answers = {other: ours for names, ours in OPTIONS.items() for other in names.split()}
+    ours = answers.get(name, name).split()
+    # By that name, or by its last part in one section or, as by commands other than `slip train`, in none.
+    found = [option for option in known if option in ours or option.rpartition(".")[2] in ours]
+    found = found or [option for option in known if option == name.rpartition(".")[2]]
+    if len(found) == 1:
+        return UsageError(
+            f"There is no option {word.partition('=')[0]}",
+            fix=f"Here it is called --{found[0]}{_takes(name)}",
+        )
+    missing = {other: answer for names, answer in MISSING.items() for other in names.split()}
+    if name in missing:
+        return UsageError(f"There is no option {word.partition('=')[0]}", fix=missing[name])
+    return None
+
+
+def _takes(name: str) -> str:
+    """Return what to add where the option here takes another value than elsewhere."""
+    values = {
+        "fp16 half float16 amp mixed-precision": ", and takes a value: fp16, bf16 or auto",
+        "bf16 bfloat16": ", and takes a value: bf16",
+        "fp32": ", and takes a value: fp32",
+        "gpu gpus cuda use-gpu accelerator": ", and takes cuda, or auto, which takes a GPU if there is one. Which of "
+        "several: `CUDA_VISIBLE_DEVICES=1`",
+        "cpu": ", and takes a value: cpu",
+        "time max-time hours": ", and takes a time: 2h",
+        "steps max-steps num-steps iterations iters train-num-samples": ", and takes samples, steps times the batch: "
+        "'500k samples'",
+        "warmup-steps": ", and counts epochs",
+        "eval-steps": ", and counts epochs",
+        "weights checkpoint init": ", for timm's weights of the model --model.image.name",
+        "grad-checkpointing gradient-checkpointing checkpointing": ", and takes selective or full",
+        "fsdp": ", and takes a value: fsdp",
+        "ddp": ", and takes a value: ddp",
+        "resume-from resume-from-checkpoint": ", and takes no value: the run is named by --out",
+    }
+    return next((words for names, words in values.items() if name in names.split()), "")
+
+
+def check_train(recipe: str | None, recipes: Collection[str], rest: Sequence[str]) -> None:
+    """Raise for words after `slip train` that stand where they mean nothing: a `recipe` that is none, and among the
+    `rest` a second one, and a run after `--resume`."""
+    if recipe and recipe not in recipes:
+        raise _no_recipe(recipe, recipes)
+    if rest and not rest[0].startswith("-"):
+        fix = f"Pictures to train on are given as `--data.train {rest[0]}`"
+        raise UsageError(
+            "Only one word comes before the options, the recipe", got=" ".join(rest[:2]), fix=fix
+        )
+    for word, following in pairwise([*rest, "--"]):
+        value = word.removeprefix("--resume=") if word.startswith("--resume=") else following
+        if word.partition("=")[0] == "--resume" and not value.startswith("-"):
+            named = "RUN" if value.lower() in ("true", "yes", "1", "") else value
+            fix = f"The run is named by --out: `--resume --out {named}`"
+            raise UsageError("--resume takes no value", got=value, fix=fix)
+
+
+def _no_recipe(word: str, recipes: Collection[str]) -> ConfigError:
+    what = f"There is no recipe {word!r}"
+    if word.lower().endswith(".toml"):
+        return ConfigError(what, fix=f"A configuration file is given as `slip train --config {word}`")
+    if os.path.isfile(os.path.join(word, "config.toml")):
+        return ConfigError(
+            f"{word} is a run, and no recipe",
+            fix=f"`slip train --resume --out {word}` continues it; "
+            f"`slip train --config {os.path.join(word, 'config.toml')}` starts another one like it",
+        )
+    if os.path.exists(word) or any(sign in word for sign in ("/", "*", ":")):
+        fix = (
+            f"A recipe comes first, and pictures as an option: `slip train small-data --data.train {word!r}`"
+        )
+        return ConfigError(what, cause="That looks like pictures to train on", fix=fix)
+    plain = word.lower().replace("_", "-")
+    fix = f"It is written {plain!r}." if plain in recipes else did_you_mean(word, recipes)
+    return ConfigError(what, fix=f"{fix} `slip recipes` lists them")
+
+
+def check_evaluate(model: str, tasks: Sequence[str]) -> None:
+    """Raise UsageError where a task stands in the place of the `model`."""
+    from openslip.evaluation.suite import PROTOCOLS
+
+    if model.partition(":")[0] not in PROTOCOLS or os.path.exists(model):
+        return
+    models = [word for word in tasks if word.partition(":")[0] not in PROTOCOLS]
+    rest = " ".join([model, *(word for word in tasks if word not in models)])
+    raise UsageError(
+        "The model comes first, then the tasks",
+        got=" ".join([model, *tasks]),
+        fix=f"`slip evaluate {models[0] if models else 'MODEL'} {rest}`",
+    )

@@ -1,0 +1,92 @@
+"""Options that have no effect with the others are refused: who gives one believes that it has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from openslip.cli.arguments import refuse_idle
+from openslip.config import Config
+
+CAPTIONED = ("caption_column", "leave_broken")
+LABELLED = ("label_column",)
+IMAGES = ("image_root", "image_column")
+PICTURES = (*IMAGES, *CAPTIONED)
+
+
+def evaluate(given: Collection[str], model: Path, tasks: Sequence[str], data: str) -> None:
+    """Raise UsageError for an option among those `given` to `slip evaluate` that its tasks do not heed."""
+    pairs = [task.partition(":")[::2] for task in tasks]
+    protocols = {protocol for protocol, _ in pairs}
+    which(given, model)
+    if pairs and all(dataset for _, dataset in pairs):
+        refuse_idle(given, "data", because="Every task names its own data set")
+    if "zeroshot" not in protocols:
+        refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
+    if "finetune" not in protocols:
+        refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
+    if "retrieval" not in protocols:
+        refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")
+    if protocols == {"retrieval"}:
+        refuse_idle(given, *LABELLED, because="Retrieval reads captions, and no labels")
+    if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
+        refuse_idle(
+            given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"
+        )
+
+
+def _without_columns(spec: str) -> bool:
+    """Say whether labelled images are scenes or a folder of folders, with neither table nor shard in sight."""
+    if spec.split(":")[0] == "scenes":
+        return True
+    try:
+        return all(entry.is_dir() for entry in os.scandir(os.path.expanduser(spec)))
+    except OSError:
+        return False
+
+
+def which(given: Collection[str], model: Path) -> None:
+    """Raise UsageError for `--which` with a model that is not a run, hence one checkpoint. One that is not there is
+    missed elsewhere."""
+    if os.path.exists(model) and not os.path.isfile(model / "config.toml"):
+        refuse_idle(given, "which", because=f"It picks a checkpoint of a run folder, and {model} is none")
+
+
+def train(given: Collection[str], config: Config) -> None:
+    """Raise UsageError for an option among those `given` to `slip train` that has no effect with the other values."""
+    from openslip import objectives
+
+    needs = objectives.parse(config.objective.loss).needs
+    loss = f"The loss is {config.objective.loss!r}"
+    if "text" not in needs:
+        names = ("model.text.", "model.embed_dim", "data.caption_column")
+        refuse_idle(given, *names, because=f"{loss}, which reads no captions")
+    if "ssl_1" not in needs:
+        names = (
+            "model.ssl.",
+            "views.ssl.",
+            "objective.temperature",
+            "objective.ssl_every",
+            "objective.ssl_share",
+        )
+        refuse_idle(given, *names, because=f"{loss}, which has no self-supervision")
+    if config.model.image.name != "vit":
+        names = tuple(f"model.image.{name}" for name in ("patch", "width", "depth", "heads"))
+        refuse_idle(
+            given, *names, because=f"timm defines {config.model.image.name}; sizes are those of `vit`"
+        )
+    if config.training.parallel != "fsdp":
+        refuse_idle(
+            given, "training.offload", because="Only with --training.parallel fsdp weights can be elsewhere"
+        )
+    if config.data.workers == 0:
+        refuse_idle(given, "data.prefetch", because="With --data.workers 0 nothing is loaded ahead")
+    if not config.data.val and not config.evaluation.tasks:
+        names = ("evaluation.every_epochs", "evaluation.best")
+        refuse_idle(
+            given,
+            *names,
+            because="Nothing is measured",
+            fix="Add --data.val or --evaluation.tasks, or leave it out",
+        )

@@ -1,0 +1,158 @@
+"""What a command prints arrives in characters that the reader's encoding has, or the command ends in words.
+
+Standard output may be a terminal of another encoding, a pipe whose reader has gone, a full disk, or closed. None of
+them may cost a result or end in a traceback.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from openslip.errors import SlipError
+
+T = TypeVar("T")
+
+SPELLED = {
+    "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-", "…": "...", "→": "->", "←": "<-", "↑": "^", "↓": "v", "·": ".",
+    "•": "*", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "≈": "~", "²": "2", "³": "3", "¹": "1", "½": "1/2",
+    "µ": "u", "μ": "u", "‰": "/1000", "‖": "||", "✓": "+", "✗": "x", "‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"',
+    "„": '"', "«": '"', "»": '"', "‹": "'", "›": "'", "─": "-", "━": "-", "│": "|", "┃": "|", "═": "=", "║": "|",
+    "╭": "+", "╮": "+", "╰": "+", "╯": "+", "╸": "-", "╺": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ",
+}  # fmt: skip
+"""Signs that we and the libraries print → what stands for them where an encoding lacks them."""
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+_HANDLER = "openslip.spelled"
+
+
+class OutputClosed(BaseException):
+    """Nobody reads any more what the command prints, as behind `| head`; no error, hence no Exception."""
+
+
+class OutputError(SlipError):
+    """What a command prints cannot be written."""
+
+
+class Stream:
+    """Standard output or error, for whoever prints: the stream itself but for how it fails.
+
+    A reader that has gone away raises OutputClosed. Anything else that keeps text from being written raises
+    OutputError on standard output, and is passed over on standard error, where nothing is left to tell it to: a log
+    on a full disk must not end a run. Colours are left out where they are not wanted.
+    """
+
+    def __init__(self, stream: Any, *, required: bool) -> None:
+        self._stream, self._required, self.failed = stream, required, False
+        self._coloured = _colours_wanted(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text; how long it is."""
+        self._try(self._stream.write, text if self._coloured else _STYLES.sub("", text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return action(*arguments)
+        except BrokenPipeError:
+            self.failed = True
+            raise OutputClosed from None
+        except OSError as error:
+            self.failed = True
+            if self._required:
+                raise OutputError(
+                    "What the command prints cannot be written",
+                    cause=error.strerror or str(error),
+                    fix="Files that the command has written are there",
+                ) from None
+            return None
+
+    def end(self) -> None:
+        """Write what is in the buffer. Where that fails, it goes nowhere: the interpreter, which tries once more at its
+        end, would report it."""
+        with suppress(OutputClosed, OutputError):
+            self.flush()
+        if self.failed:
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+                self._stream.flush()
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """Within, sys.stdout and sys.stderr are `Stream`s, which spell characters that their encodings lack."""
+    _open_closed_ones()
+    codecs.register_error(_HANDLER, _spell)
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_HANDLER)
+    ours: Any = Stream(sys.stdout, required=True), Stream(sys.stderr, required=False)
+    sys.stdout, sys.stderr = ours
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in ours:
+            stream.end()
+
+
+def _open_closed_ones() -> None:
+    """Give standard streams that are closed, as by `>&-`, a place where what is printed goes nowhere.
+
+    The next file that is opened would take a closed one's number, and get what a library prints to that number.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                opened = os.open(os.devnull, os.O_RDWR)
+                if opened != number:
+                    os.dup2(opened, number)
+                    os.close(opened)
+                os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _colours_wanted(stream: Any) -> bool:
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that an encoding lacks: plain signs for typographic ones, and for letters,
+    which may be those of a name, their numbers, `\\xe9`. The error handler of the streams."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(map(_spelled, letters)), error.end
+
+
+def _spelled(letter: str) -> str:
+    if letter in SPELLED:
+        return SPELLED[letter]
+    if "\u2500" <= letter <= "\u257f":  # lines that draw boxes
+        return "+"
+    if "\u2580" <= letter <= "\u259f":  # blocks that draw bars
+        return "#"
+    return letter.encode("unicode_escape").decode()

@@ -1,0 +1,39 @@
+"""slip recipes [show NAME]"""
+
+from __future__ import annotations
+
+from openslip import recipes, toml
+from openslip.errors import UsageError, did_you_mean
+
+USAGE = """usage: slip recipes [show NAME]
+
+List the recipes, or print one as TOML (save it, change it, and train it with `slip train --config FILE`)."""
+
+
+def main(argv: list[str]) -> None:
+    """List recipes or show one."""
+    match argv:
+        case [] | ["list"]:
+            width = max(map(len, recipes.RECIPES))
+            for name, recipe in recipes.RECIPES.items():
+                print(f"{name:<{width}}  {recipe.summary}")
+        case [*_, "-h" | "--help"] | ["help"]:
+            print(USAGE)
+        case ["show", name]:
+            print(toml.dumps(recipes.get(name)), end="")
+        case ["show"]:
+            raise UsageError("`slip recipes show` takes one recipe's name", fix="`slip recipes` lists them")
+        case ["show", name, *more]:
+            raise UsageError(
+                "`slip recipes show` takes one recipe's name, and nothing else",
+                got=" ".join(more),
+                fix=f"Values are changed where it is trained: `slip train {name} --training.epochs 40`",
+            )
+        case [word, *_] if word in recipes.RECIPES:
+            raise UsageError(
+                f"`slip recipes` does not know {word!r}", fix=f"`slip recipes show {word}` prints it"
+            )
+        case [word, *_]:
+            raise UsageError(
+                f"`slip recipes` does not know {word!r}", fix=did_you_mean(word, ["show", "list"])
+            )

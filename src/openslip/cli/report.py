@@ -1,0 +1,53 @@
+"""slip report RUN [RUN ...]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from openslip.cli import idle
+from openslip.cli.arguments import given, parse, refuse_idle, say_note
+from openslip.cli.source import ColumnOptions
+
+
+@dataclass(frozen=True)
+class Options(ColumnOptions):
+    """Which runs, and where the page goes."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders that `slip train` wrote."""
+    out: Path = Path("report.html")
+    """The page to write."""
+    title: str = "Training report"
+    pictures: str = ""
+    """Captioned pictures for a gallery of what the last run finds in them: anything that `slip train` reads."""
+
+
+def main(argv: list[str]) -> None:
+    """Write the page."""
+    options = parse(
+        Options, argv, prog="slip report", description="Turn run folders into one self-contained HTML page."
+    )
+
+    if not options.pictures:
+        because = "It is about the pictures of a gallery"
+        refuse_idle(given(Options, argv), *idle.PICTURES, because=because, fix="Name them with --pictures")
+
+    from openslip.errors import UsageError, printable
+    from openslip.report import check_place, load_run, write_report
+
+    if not options.runs:
+        raise UsageError("No run folder was named", fix="`slip report runs/small-data`")
+    check_place(options.out)
+    encoder = pictures = None
+    if options.pictures:
+        from openslip.interop import load
+
+        encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
+        say_note(pictures)
+    runs = [load_run(path) for path in options.runs]
+    write_report(options.out, runs, title=options.title, encoder=encoder, pictures=pictures)
+    print(printable(f"wrote {options.out}"))

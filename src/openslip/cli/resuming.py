@@ -1,0 +1,125 @@
+"""What `slip train --resume` needs: the run that is meant, and what that run knows by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openslip import toml
+from openslip.config import Config, DataConfig
+from openslip.errors import ConfigError, DataError, UsageError, printable, shortened
+
+if TYPE_CHECKING:
+    from openslip.training.saving.run import RunFolder
+
+
+def is_run(folder: str | Path) -> bool:
+    return os.path.isfile(Path(folder) / "config.toml")
+
+
+def nothing_named(resume: bool, folder: str) -> ConfigError:
+    """Return the error for a command that names neither recipe, file nor run."""
+    if not resume:
+        return UsageError(
+            "Nothing to train was named",
+            fix="`slip train RECIPE` (see `slip recipes`), or `slip train --config FILE`",
+        )
+    if not folder:
+        return UsageError(
+            "Which run is to go on was not named",
+            fix=f"`slip train --resume --out RUN` continues it. {near('')}".strip(),
+        )
+    if around := next((str(path) for path in Path(folder).parents if is_run(path)), ""):
+        return ConfigError(
+            f"{folder} is a part of a run, and no run",
+            fix=f"`slip train --resume --out {around}` continues the run",
+        )
+    checkpoints = os.path.join(folder, "checkpoints")
+    if os.path.isdir(checkpoints) and any(Path(checkpoints).glob("step-*")):
+        return ConfigError(
+            f"{folder} has checkpoints, and no config.toml that says of what run",
+            fix="Put its config.toml back to continue it",
+        )
+    if os.path.isfile(folder):
+        return ConfigError(
+            f"{folder} is a file, and no run", fix=near(folder) or "Give the run's folder as --out"
+        )
+    return ConfigError(
+        f"There is no run at {folder}",
+        cause="It has no config.toml" if os.path.isdir(folder) else "There is no such folder",
+        fix=f"{near(folder)} `slip train RECIPE --out {folder}` starts one".strip(),
+    )
+
+
+def near(folder: str, *, close: bool = False) -> str:
+    """Return the sentence that names runs which may have been meant: those of like names, else (unless only `close`
+    ones are wanted) all that lie about."""
+    places = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
+    found = {}
+    for place in places:
+        with suppress(OSError):
+            names = sorted(os.listdir(place))[:1000]
+            found |= {os.path.normpath(os.path.join(place, name)): name for name in names}
+    runs = {path: name for path, name in found.items() if is_run(path)}
+    like = get_close_matches(os.path.basename(folder.rstrip("/")), runs.values(), n=3, cutoff=0.5)
+    if like:
+        return f"Did you mean {' or '.join(path for path, name in runs.items() if name in like)}?"
+    return f"Runs: {', '.join(list(runs)[:8])}." if runs and not close else ""
+
+
+def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
+    """Return `given` with the run's data where it names none."""
+    if given.train:
+        return given
+    unsaid = DataConfig()
+    names = ("train", "ssl", "val", "image_root", "image_column", "caption_column")
+    taken = {name: getattr(run, name) for name in names if getattr(given, name) == getattr(unsaid, name)}
+    return replace(given, **taken)
+
+
+def say_settings(config: Config, asked: Config, folder: str) -> None:
+    """Tell where a run goes on with settings of its own in place of the recipe's."""
+    others = {key: value for key, value in toml.flat(config).items() if value != toml.flat(asked)[key]}
+    others = {key: value for key, value in others.items() if not key.startswith("data.") and key != "name"}
+    if others:
+        say(
+            shortened(
+                f"{folder} goes on with its own settings, where they are not the recipe's: "
+                + ", ".join(f"{key} = {value!r}" for key, value in others.items())
+            )
+        )
+
+
+def say(words: str) -> None:
+    """Print a line to stderr, once for all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(words), file=sys.stderr)
+
+
+@contextmanager
+def as_the_run_names_it(config: Config, folder: RunFolder) -> Iterator[None]:
+    """Add to the error of data that are not there that a run names them as seen from where it was started."""
+    try:
+        yield
+    except DataError as error:
+        own = folder.exists() and folder.config.data.train == config.data.train
+        if not own or not _is_relative(config.data.train):
+            raise
+        raise DataError(
+            error.what,
+            got=error.got,
+            cause=error.cause,
+            fix=f"{error.fix} {folder.path} names its data as seen from the folder where it was started: start there, "
+            "or say where they are now with --data.train",
+        ) from None
+
+
+def _is_relative(spec: str) -> bool:
+    return not (os.path.isabs(spec) or re.match(r"[\w-]+:", spec) or os.path.exists(spec))

@@ -1,0 +1,101 @@
+"""What commands are told about a source of pictures and captions, beside its name.
+
+The same words everywhere: an option that `slip train` has in a section, `--data.image-root`, is called so by the other
+commands too, so that advice can be followed wherever it is met; these know the short name, `--image-root`, as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from openslip.cli.arguments import say_note
+from openslip.config import FORMATS
+from openslip.errors import UsageError
+
+if TYPE_CHECKING:
+    from openslip.data.record import Source
+
+RECIPE = "small-data"
+"""The recipe for pictures of one's own, whose views and batch are taken here."""
+
+
+def _also(name: str) -> object:
+    return tyro.conf.arg(aliases=[f"--data.{name}"])
+
+
+def refuse_unheeded(columns: Mapping[str, str], *sources: Source) -> None:
+    """Raise UsageError for one of `columns` that has a value, and that none of the sources has a use for."""
+    from openslip.data.sources.options import options_of
+
+    heeded = frozenset[str]().union(*map(options_of, sources))
+    for name, value in columns.items():
+        if value and name not in heeded:
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect here",
+                got=value,
+                cause=f"{' and '.join(source.name for source in sources)} has no such thing",
+                fix="Leave it out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """Where images and captions are, if not where they are looked for."""
+
+    image_root: Annotated[str, _also("image-root")] = ""
+    """Folder that image paths in a table or COCO file are relative to; empty: guessed."""
+    image_column: Annotated[str, _also("image-column")] = ""
+    """Column of a table that holds the image, or the ending of the images in tar shards; empty: guessed."""
+    caption_column: Annotated[str, _also("caption-column")] = ""
+    """Column of a table that holds the caption, or the ending or key of those in tar shards; empty: guessed."""
+
+    leave_broken: Annotated[bool, _also("leave-broken")] = False
+    """Leave out tar shards that cannot be read to their end, instead of refusing them; which they are is said."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What is said of columns and folders, as `open_source` takes it."""
+        return {
+            "image_root": self.image_root,
+            "image_column": self.image_column,
+            "caption_column": self.caption_column,
+        }
+
+    def open_source(
+        self, spec: str, *, captions_required: bool = True, leave_broken: bool | None = None
+    ) -> Source:
+        """Open the source called `spec` with them; `leave_broken` in place of what was asked for."""
+        from openslip.data.sources import open_source
+
+        source = open_source(
+            spec,
+            image_root=self.image_root,
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+            captions_required=captions_required,
+            leave_broken=self.leave_broken if leave_broken is None else leave_broken,
+        )
+        refuse_unheeded(self.columns, source)
+        return source
+
+
+@dataclass(frozen=True)
+class SourceOptions(ColumnOptions):
+    """Which pictures and captions."""
+
+    source: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {FORMATS}. Several: 'A + B'."),
+    ]
+
+    def open(self, *, say: bool = True, leave_broken: bool | None = None) -> Source:
+        """Open the source, and say what was guessed; `leave_broken` as for `open_source`."""
+        source = self.open_source(self.source, captions_required=False, leave_broken=leave_broken)
+        if say:
+            say_note(source)
+        return source

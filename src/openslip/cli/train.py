@@ -1,0 +1,236 @@
+"""slip train RECIPE | --config FILE | --resume --out RUN   [--section.key value ...]"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from openslip import recipes, toml
+from openslip.cli import hints, idle, resuming
+from openslip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
+from openslip.config import FORMATS, Config
+from openslip.errors import ConfigError, UsageError, printable
+
+if TYPE_CHECKING:
+    from openslip.data.record import Source
+    from openslip.evaluation import Evaluator
+    from openslip.processes import Processes
+
+VAL = "retrieval:val"
+"""What retrieval on data.val is called in results."""
+DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
+Every value of the configuration is an option. `--resume --out RUN` continues a run, whose recipe and data it knows;
+with a recipe, it starts the run where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to train, and where to write."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    out: str = ""
+    """Run folder; by default runs/NAME with the recipe's name."""
+    resume: bool = False
+    """Continue the run in the folder from its newest checkpoint, with its recipe and data. If there is none, and a
+    recipe is named, start it."""
+
+
+def main(argv: list[str]) -> None:
+    """Parse, open the data, train, print the results."""
+    options = resolve(argv)
+    run(_normalised(options, argv), options.out, options.resume)
+
+
+def resolve(argv: list[str]) -> Options:
+    """Return the options that `argv` amounts to: the recipe, file or run it starts from, changed by the others.
+
+    A run that goes on is known by its folder: its configuration is what the options change. Of a configuration file
+    that is named besides, every value counts as an option.
+    """
+    recipe, rest = take_positional(argv)
+    path, rest = take_option(rest, "--config")
+    out, _ = take_option(rest, "--out")
+    resume = "--resume" in rest
+    if recipe and path:
+        raise UsageError("Give a recipe or --config, not both", got=f"{recipe} and {path}")
+    wants_help = asks_for_help(rest)
+    if not wants_help:
+        hints.check_train(recipe, recipes.RECIPES, rest)
+    base = recipes.get(recipe) if recipe else toml.load(path) if path else None
+    if path and resume and not out and os.path.basename(path) == "config.toml":
+        out = os.path.dirname(path) or "."  # the run's own
+    folder = out or (f"runs/{base.name}" if base else "")
+    known = toml.load(Path(folder) / "config.toml") if resume and folder and resuming.is_run(folder) else None
+    parsed = partial(parse, Options, rest, prog=f"slip train {recipe or 'RECIPE'}", description=DESCRIPTION)
+    if base is None and known is None and not wants_help:
+        parsed(default=Options())  # --resum may be why nothing was named
+        raise resuming.nothing_named(resume, folder)
+    of_run = known if known and not (path or (base and base.name != known.name)) else None
+    options = parsed(default=Options(config=of_run or base or Config()))
+    config = options.config
+    if known:
+        config = replace(config, data=resuming.data_of(known.data, config.data))
+        if of_run and base:
+            resuming.say_settings(config, parsed(default=Options(config=base)).config, folder)
+    if not config.data.train:
+        fix = f"Add --data.train with {FORMATS}"
+        if resume and folder:
+            fix = f"There is no run at {folder} to take it from. {resuming.near(folder)} {fix}".replace(
+                "  ", " "
+            )
+        raise ConfigError("No training data was named", fix=fix)
+    idle.train(given(Options, rest), config)
+    if resume and folder and not known and resuming.near(folder, close=True):
+        resuming.say(
+            f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
+        )
+    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
+
+
+def run(config: Config, out: str, resume: bool) -> None:
+    """Train and evaluate as `config` says."""
+    from openslip.data.fanout import default_processes, start_context
+
+    if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
+        start_context(["openslip.data.loader"])  # which imports for seconds, as this process does meanwhile
+
+    from rich.console import Console
+
+    from openslip.evaluation import suite
+    from openslip.evaluation.retrieval import Retrieval
+    from openslip.processes import joined
+    from openslip.progress import say
+    from openslip.training.loop import train
+    from openslip.training.precision import choose_device
+    from openslip.training.saving.run import RunFolder
+
+    with joined(choose_device(config.training.device)) as processes:
+        console = Console(stderr=True, quiet=not processes.first)
+        share = _share(config)
+        folder = RunFolder(Path(out), partial(say, console))
+        with processes.first_goes_ahead():
+            if processes.first:  # once more when the folder is needed; opening the data may take long
+                folder.check_new(resume)
+                folder.check_free()
+                if folder.exists() and folder.begun():
+                    folder.check_config(config)
+            with resuming.as_the_run_names_it(config, folder):
+                source, ssl, tasks = _open(config, first=processes.first)
+        if share:
+            source, held_out = _hold_out(config, source, share, processes)
+            tasks[0] = Retrieval(held_out, task=VAL)
+        folder = train(
+            config,
+            source,
+            out,
+            ssl=ssl,
+            evaluate=partial(suite.run, tasks=tasks) if tasks else None,
+            resume=resume,
+            console=console,
+        )
+        results = suite.read(folder.path / "results.json") if processes.first and tasks else []
+        newest = max((result.checkpoint for result in results), default="")
+        if results := [result for result in results if result.checkpoint == newest]:
+            print(printable(suite.table(results)))
+        say(console, f"  done: {folder.path}")
+
+
+def _share(config: Config) -> float | None:
+    """Return the share of the training data that is to be held out, None where data.val names a source, or nothing.
+
+    Raises ConfigError for one that makes no sense, before anything is opened.
+    """
+    from openslip.data.split import share_of
+
+    share = share_of(config.data.val)
+    if share and not _captioned(config):
+        raise ConfigError(
+            "Records would be held out for retrieval, which an objective without captions cannot be measured by",
+            got=f"--data.val {config.data.val}, --objective.loss {config.objective.loss}",
+            fix="Leave --data.val out, and measure with --evaluation.tasks: `knn:FOLDER` or `linear:FOLDER`, say",
+        )
+    return share
+
+
+def _captioned(config: Config) -> bool:
+    from openslip import objectives
+
+    return "text" in objectives.parse(config.objective.loss).needs
+
+
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure. Where
+    a share of the training data is held out for that, it is yet to be."""
+    from openslip.data.sources import open_source
+    from openslip.evaluation import suite
+    from openslip.evaluation.retrieval import Retrieval
+
+    data, captioned = config.data, _captioned(config)
+    source = partial(
+        open_source,
+        image_root=data.image_root,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+        leave_broken=data.leave_broken,
+    )
+    train = source(data.train, captions_required=captioned)
+    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
+    for number, task in enumerate(tasks):
+        if (
+            captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
+        ):  # columns as in training
+            tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
+    if data.val:
+        shared = _share(config) is not None
+        val = train if shared else source(data.val, must_fit=False)
+        tasks.insert(0, Retrieval(val, task=VAL))
+    if first:
+        # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
+        known = (
+            tasks[0].lines() if tasks and isinstance(tasks[0], Retrieval) and tasks[0].source is train else []
+        )
+        for line in suite.check(tasks, text=captioned, best=config.evaluation.best):
+            if line not in known:
+                print(printable(line), file=sys.stderr)
+    ssl = None
+    if data.ssl:
+        ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
+    return train, ssl, tasks
+
+
+def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
+    """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
+    is left."""
+    from openslip.data.order import epoch_length
+    from openslip.data.split import split
+
+    rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
+    if epoch_length(rest) < config.training.batch <= epoch_length(source):
+        raise ConfigError(
+            f"What is left to train on is less than a batch of {config.training.batch}",
+            got=f"{len(rest):,} of {len(source):,} records, the others are held out by --data.val {config.data.val}",
+            fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
+        )
+    return rest, held
+
+
+def _normalised(options: Options, argv: list[str]) -> Config:
+    """Return the configuration with the mean and deviation that a pre-trained image tower takes.
+
+    Raises ConfigError where others were typed.
+    """
+    config, known = options.config, Path(options.out) / "config.toml"
+    if not config.model.image.pretrained:
+        return config
+    from openslip.models import pretrained
+
+    if options.resume and os.path.isfile(known):
+        return pretrained.as_in_run(config, toml.load(known))
+    words = {word.partition("=")[0] for word in argv}
+    return pretrained.normalised(config, [key for key in ("mean", "std") if f"--views.{key}" in words])

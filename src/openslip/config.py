@@ -1,0 +1,276 @@
+"""The one typed configuration of a run: frozen dataclasses, one per room.
+
+The defaults are the paper's SLIP ViT-S/16 recipe; `openslip.recipes` holds the named complete ones,
+`openslip.toml` reads and writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from typing_extensions import Doc
+
+VIEWS = ("image", "ssl_1", "ssl_2")
+"""The views drawn of a picture: one to go with the caption, two for self-supervision."""
+SSL_VIEWS = VIEWS[1:]
+EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
+"""What an objective can need, in order. Each but `text` comes from the view of its name."""
+FORMATS = (
+    "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
+    "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
+    "(hf:owner/name), or `scenes`"
+)
+"""What a source of pictures and captions can be, for help and messages."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures and captions come from."""
+
+    train: Annotated[
+        str,
+        Doc(f"Training source: {FORMATS}. Several, each with a weight if it is not 1: `A + 0.5 * B`."),
+    ] = ""
+    ssl: str = ""
+    """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""
+    val: str = ""
+    """What retrieval is measured on during and after training: a captioned source, or a share of `train` that is held
+    out, `10%`. Records with an equal caption, and equal or near pictures, stay on one side. Empty: nothing."""
+    image_root: str = ""
+    """Folder that image paths in a table or COCO file are relative to; empty: guessed from the file's own place."""
+    image_column: str = ""
+    """Column of a table that holds the image path, or the ending of the images in tar shards; empty: guessed."""
+    caption_column: str = ""
+    """Column of a table that holds the caption, or the ending or `.json` key of those in tar shards; empty: guessed."""
+    leave_broken: bool = False
+    """Leave out tar shards that cannot be read to their end, instead of refusing to begin; which they are is said."""
+    decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
+    """What decodes plain JPEGs; auto: simplejpeg."""
+    augment: Literal["device", "loader"] = "device"
+    """Where colours, blur and flips are computed: on the training device, in floats; or in the loader processes, in
+    whole grey levels, which leaves more of a busy device to the model."""
+    workers: int = -1
+    """Loader processes; 0 loads in the main process, -1 chooses from the number of cores."""
+    prefetch: int = -1
+    """Batches that the loader processes keep ready in all; -1: as many as are of use and fit into the memory that is
+    free. They differ in memory and waiting alone."""
+    max_skipped: float = 0.05
+    """Training stops when more than this share of the records read could not be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How one kind of view is drawn from an image."""
+
+    size: int = 0
+    """Side of these views in training, in pixels; 0: views.size. A ViT's position embeddings are resampled."""
+    drop_tokens: float = 0.0
+    """Share of a ViT's patch tokens left out in training, anew for each view (FLIP); 0 keeps all."""
+    scale: tuple[float, float] = (0.5, 1.0)
+    """Range of the crop's share of the image area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height."""
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    """Strength of brightness, contrast, saturation and hue jitter."""
+    jitter_probability: float = 0.0
+    grayscale: float = 0.0
+    """Probability of dropping the colour."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's sigma, in pixels of the view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """The views made of each image: `image` goes with the caption, `ssl` is drawn twice."""
+
+    size: int = 224
+    """Side of the images that the trained model takes, and of every view that has no size of its own; in pixels."""
+    image: ViewConfig = ViewConfig()
+    ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Taken from the levels (0 to 1) of red, green and blue; of a pre-trained tower, what its weights expect."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """What they are then divided by; likewise."""
+
+    def of(self, name: str) -> ViewConfig:
+        """Return how the view called `name` is drawn, its size filled in."""
+        kind = self.ssl if name in SSL_VIEWS else self.image
+        return replace(kind, size=kind.size or self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTowerConfig:
+    """`vit` is timm's VisionTransformer in the size given here; any other name is a timm model as timm defines it."""
+
+    name: str = "vit"
+    pretrained: bool = False
+    """Start from timm's pre-trained weights (named timm models only), with the mean and deviation that these expect."""
+    patch: int = 16
+    width: int = 384
+    depth: int = 12
+    heads: int = 12
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; earlier blocks less, linearly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTowerConfig:
+    """CLIP's causal transformer."""
+
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    context: int = 77
+    """Longest caption in tokens, start and end included."""
+    truncation: Literal["keep-end", "reference"] = "keep-end"
+    """Over-long captions keep their end-of-text token, or lose it as in the reference implementation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SslHeadConfig:
+    """Linear–BatchNorm–ReLU twice, then Linear."""
+
+    width: int = 4096
+    dim: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The towers and heads; which of them exist follows from the objective."""
+
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+    ssl: SslHeadConfig = SslHeadConfig()
+    embed_dim: int = 512
+    """Dimension of the space that image and text share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    loss: str = "clip + 1.0 * simclr"
+    """Weighted sum of objectives."""
+    temperature: float = 0.1
+    """Temperature of SimCLR's softmax."""
+    block: int = 1024
+    """Rows of the similarity matrix held at a time; 0 holds it whole."""
+    gradient: Literal["exact", "reference"] = "exact"
+    """With several processes: exact is the gradient that one process with the whole batch has; reference that of the
+    reference implementation, whose image-text contrast takes the gathered embeddings for constants."""
+    ssl_every: int = 1
+    """Self-supervised views are drawn on every k-th step, the first one among them; their weight stays as it is."""
+    ssl_share: float = 1.0
+    """Share of a batch's rows that self-supervised views are drawn of; they are contrasted among themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, linear warm-up, cosine per step."""
+
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    warmup_epochs: float = 1.0
+    lr_start: float = 1e-6
+    lr_end: float = 1e-5
+    clip_grad: float = 0.0
+    """Largest gradient norm; 0 for no clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long, on what, and how exactly."""
+
+    epochs: float = 25.0
+    budget: str = ""
+    """Train this long instead of `epochs`: a time (`2h`, `90 minutes`), samples (`12M samples`, `500k samples`), epochs
+    or steps (`2000 steps`). The schedule ends there; the warm-up keeps its share, `optimizer.warmup_epochs` of
+    `epochs`."""
+    batch: int = 4096
+    """Image-caption pairs in one optimiser step, of all processes together."""
+    micro_batch: int = 0
+    """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all.
+    Not for image towers with BatchNorm."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: each has the whole model (ddp), or the towers' weights, gradients and moments are spread
+    over them (fsdp)."""
+    offload: bool = False
+    """fsdp: keep the towers' weights and moments in the CPU's memory."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
+    """auto: bf16 where the device has it in hardware, else fp32. fp16 scales the loss and needs a GPU; fp8 needs
+    torchao and a GPU that multiplies it."""
+    checkpoint_activations: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in backward instead of kept, results unchanged. full: everything inside a block;
+    selective: all but matrix products and attention, which saves less memory and costs less time."""
+    compile: bool = False
+    max_nonfinite: int = 5
+    """Steps in a row with a non-finite loss after which the run stops."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    profile: int = 0
+    """Steps to record for a trace of what they spend their time on, after 5 others; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Who is told a run's numbers besides its metrics.jsonl. Each needs the extra of its name."""
+
+    tensorboard: bool = False
+    """Event files in the run folder."""
+    wandb: str = ""
+    """Project at Weights & Biases; empty: none."""
+    trackio: str = ""
+    """Project of trackio; empty: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved, and how much of it is kept."""
+
+    every_steps: int = 1000
+    """0: never by steps."""
+    every_minutes: float = 15.0
+    """0: never by time."""
+    keep: int = 2
+    """Latest checkpoints kept, the best one besides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured while training."""
+
+    every_epochs: float = 1.0
+    """0: only at the end."""
+    tasks: tuple[str, ...] = ()
+    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on
+    data.val is always among them."""
+    best: str = ""
+    """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that defines a run."""
+
+    name: str = "custom"
+    """The recipe this configuration started from."""
+    data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,0 +1,272 @@
+"""A batch from a position: a function of the sources, the settings and the position alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openslip.config import SSL_VIEWS, VIEWS, ViewsConfig
+from openslip.data.captions import is_caption
+from openslip.data.decode import decode
+from openslip.data.order import Order, Stream, Streams, origin, parts_of, stand_ins, whole_index
+from openslip.data.record import Record, Skipped, Source, Tally
+from openslip.data.schedule import Schedule
+from openslip.data.tokenizer import Tokenizer
+from openslip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
+from openslip.errors import DataError
+
+Early = Callable[[Tensor, Tensor], Tensor]
+"""Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
+Room = Callable[[int], Tensor]
+"""Gives this many bytes of memory, as a tensor (bytes,) uint8."""
+
+
+def plain(size: int) -> Tensor:
+    """Return memory of this process's own (see `Room`)."""
+    return torch.empty(size, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A record ready for its views, and the turn (epoch, index) that it is used in: its own or another's."""
+
+    epoch: int
+    index: int
+    key: str
+    image: np.ndarray
+    caption: str
+
+
+class Lane:
+    """One stream of records, and the views made of each: those of `names`.
+
+    Usually there is one lane, whose records give the captions and all views. With self-supervision on pictures of
+    their own there are two, which advance side by side.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: ViewsConfig,
+        names: tuple[str, ...],
+        seed: int,
+        *,
+        captioned: bool,
+        decoder: str = "auto",
+        order: Stream = Stream.ORDER,
+        replacement: Stream = Stream.REPLACEMENT,
+    ) -> None:
+        self.source, self.captioned, self.decoder = source, captioned, decoder
+        self.configs = {name: views.of(name) for name in names}
+        self.order = Order(parts_of(source), seed, order)
+        self.replacement = replacement
+        self._streams = Streams(seed)
+
+    def min_side(self, names: Collection[str]) -> int:
+        """Return the short side below which an image would be enlarged for one of these views.
+
+        Larger pictures are decoded at a fraction of their size where no crop would need more.
+        """
+        configs = [self.configs[name] for name in names]
+        return max((math.ceil(config.size / smallest_crop(config)) for config in configs), default=1)
+
+    def view(self, image: np.ndarray, epoch: int, index: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return a view of record `index`, (3, S, S) uint8 of the view's own size, and its parameters (P,)."""
+        config, (height, width) = self.configs[name], image.shape[:2]
+        box, parameters = draw(config, height, width, self.stream(epoch, index, name))
+        return crop(image, box, config.size), parameters
+
+    def stream(self, epoch: int, index: int, view: str) -> np.random.Generator:
+        """Return the generator of a view of record `index`; good until the next call."""
+        return self._streams.at(epoch, index, Stream[view.upper()])
+
+    def sample(
+        self, position: int, names: Collection[str], skipped: list[Skipped], tallies: Sequence[Tally]
+    ) -> _Sample:
+        """Return the record at `position`, decoded for these views; or add it to `skipped` and return another one.
+
+        What happens is counted in `tallies`, one for each of the source's parts.
+        """
+        epoch, index = self.order.locate(position)
+        tally = tallies[self.order.part_number(index)]
+        tally.read += 1
+        sample = self._read(epoch, index, index, names)
+        if isinstance(sample, _Sample):
+            tally.used += 1
+            return sample
+        tally.skipped += 1
+        skipped.append(sample)
+        others = stand_ins(self.order, self._streams, epoch, index, self.replacement)
+        for other in others:
+            tally = tallies[self.order.part_number(other)]
+            sample = self._read(epoch, index, other, names)
+            if isinstance(sample, _Sample):
+                tally.stood_in += 1
+                return sample
+            tally.failed += 1
+        raise DataError(
+            f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
+            cause=f"The last one, '{sample.key}': {sample.reason}",
+            fix="Check that the source, data.image_root and the columns are right"
+            + ("; an objective without text, such as simclr, needs no captions" if self.captioned else ""),
+        )
+
+    def _read(self, epoch: int, turn: int, index: int, names: Collection[str]) -> _Sample | Skipped:
+        """Read record `index` for the turn of record `turn`, whose streams draw the caption and the views.
+
+        So a record that stands in for another gives other views than in its own turn of the epoch.
+        """
+        source, own = origin(self.source, index)
+        key, name = f"#{own}", source.name
+        try:
+            record = self.source[index]
+            key, name = record.key, record.source
+            caption = self._caption(record, epoch, turn) if self.captioned else ""
+            image = decode(record.image, self.min_side(names), self.decoder)
+            return _Sample(epoch, turn, key, image, caption)
+        except DataError as error:
+            return Skipped(whole_index(self.source, index), key, name, str(error))
+
+    def _caption(self, record: Record, epoch: int, turn: int) -> str:
+        captions = [caption for caption in record.captions if is_caption(caption)]
+        if not captions:
+            raise DataError("The record has no caption")
+        if len(captions) == 1:
+            return captions[0]
+        return captions[int(self._streams.at(epoch, turn, Stream.CAPTION).integers(len(captions)))]
+
+
+class Builder:
+    """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
+
+    source, ssl: where the records come from; without `ssl` the self-supervised views are made of the source's
+    pictures too. names: which of VIEWS to make. tokenizer: None loads no captions. batch: rows of the whole batch,
+    of which this builds the `rank`-th of `world` equal shares. schedule: which rows get self-supervised views; without
+    one all do. Pictures of their own for these are gone through at the pace they are used at, each once an epoch.
+    decoder: see `openslip.data.decode`. early: applies the parameters to the views right here, which leaves parameters
+    that change nothing.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ssl: Source | None,
+        views: ViewsConfig,
+        names: tuple[str, ...],
+        tokenizer: Tokenizer | None,
+        batch: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        schedule: Schedule | None = None,
+        decoder: str = "auto",
+        early: Early | None = None,
+    ) -> None:
+        self.early = early
+        self.tokenizer, self.batch = tokenizer, batch
+        self.schedule = schedule or Schedule(batch)
+        self.rows = range(rank * batch // world, (rank + 1) * batch // world)
+        apart = tuple(name for name in SSL_VIEWS if name in names) if ssl is not None else ()
+        joint = tuple(name for name in VIEWS if name in names and name not in apart)
+        captioned = tokenizer is not None
+        self.lanes = [Lane(source, views, joint, seed, captioned=captioned, decoder=decoder)]
+        if ssl is not None:
+            order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
+            streams = {"order": order, "replacement": replacement}
+            self.lanes.append(Lane(ssl, views, apart, seed, captioned=False, decoder=decoder, **streams))
+
+    def cut(self, position: int, size: int) -> list[range]:
+        """Cut this process's rows of the batch at `position` into pieces of at most `size`.
+
+        Where records lie in blocks, the pieces end with a block if they can: one cut in two would be fetched twice.
+        """
+        order, pieces, start = self.lanes[0].order, [], self.rows.start
+        while self.rows.stop - start > size:
+            stop = start + size
+            if len(order.parts) == 1:  # those of a mixture take turns, and with them their blocks
+                whole = stop - order.since_block(position + stop)
+                stop = whole if whole > start else stop
+            pieces.append(range(start, stop))
+            start = stop
+        return [*pieces, range(start, self.rows.stop)]
+
+    def build(self, position: int, rows: range | None = None, room: Room = plain) -> dict[str, Any]:
+        """Return the fields of the `Batch` that starts at `position`, with no more than this process's rows.
+
+        rows: a piece of them; the fields of consecutive pieces are together those of all. room: where the views are
+        put. Raises DataError when the batch cannot be filled.
+        """
+        rows = self.rows if rows is None else rows
+        views = self.empty(position, rows, room)
+        parameters = {name: np.empty((len(view), len(Parameter)), np.float32) for name, view in views.items()}
+        arrays = {name: view.numpy() for name, view in views.items()}
+        free = {name: itertools.count() for name in views}
+        keys, captions, skipped = [], [], []
+        tallies = [[Tally() for _ in lane.order.parts] for lane in self.lanes]
+        for at in range(position + rows.start, position + rows.stop):
+            for number, (lane, place, names) in enumerate(self._plan(at)):
+                sample = lane.sample(place, names, skipped, tallies[number])
+                if number == 0:
+                    keys.append(sample.key)
+                    captions.append(sample.caption)
+                for name in names:
+                    row = next(free[name])
+                    made = lane.view(sample.image, sample.epoch, sample.index, name)
+                    arrays[name][row], parameters[name][row] = made
+        drawn = {name: torch.from_numpy(array) for name, array in parameters.items()}
+        if self.early is not None:
+            with _one_thread():
+                for name, view in views.items():
+                    view.copy_(self.early(view, drawn[name]))
+            unchanged = torch.tensor(UNCHANGED, dtype=torch.float32)
+            drawn = {name: unchanged.repeat(len(view), 1) for name, view in views.items()}
+        return {
+            "views": views,
+            "parameters": drawn,
+            "tokens": self.tokenizer(captions) if self.tokenizer else None,
+            "keys": keys,
+            "skipped": skipped,
+            "tallies": [tally for lane in tallies for tally in lane],
+            "position": position + self.batch,
+        }
+
+    def empty(self, position: int, rows: range, room: Room = plain) -> dict[str, Tensor]:
+        """Return memory for the views of these rows, all of it in one piece; views that no row gets are left out."""
+        before = self.schedule.before
+        supervised = before(position + rows.stop) - before(position + rows.start)
+        shapes: dict[str, tuple[int, int, int, int]] = {}
+        for name, config in ((name, config) for lane in self.lanes for name, config in lane.configs.items()):
+            if count := supervised if name in SSL_VIEWS else len(rows):
+                shapes[name] = (count, 3, config.size, config.size)
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        memory = room(sum(sizes)).split(sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), memory)}
+
+    def _plan(self, position: int) -> Iterator[tuple[Lane, int, tuple[str, ...]]]:
+        """Yield what is read for one sample of the run: a lane, the place in its stream, the views to make."""
+        lane, *apart = self.lanes
+        place = self.schedule.before(position)
+        supervised = self.schedule.before(position + 1) > place
+        yield lane, position, tuple(name for name in lane.configs if supervised or name not in SSL_VIEWS)
+        for other in apart if supervised else ():
+            yield other, place, tuple(other.configs)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """With several, sums are added up in another order: what is built must not depend on who builds it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,151 @@
+"""What lies in a source: how much of it there is, how much is used, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from openslip.errors import printable
+
+BROKEN = "a whole shard, which is broken"
+"""Why a file is left out that `open_source` would else refuse, with `leave_broken`."""
+TOLD = 8
+"""Reasons that are told; the others are summed up. `to_dict` has all of them."""
+LARGE = 0.01
+"""Share of what a source holds from which on losing it is a warning."""
+MOST_REASONS = 100
+"""That are told apart: names and endings of files may be part of them, and anybody may have chosen these."""
+_LONGEST = 200
+"""Characters of a reason or example that are kept."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """So many things that are not used for one reason, and the name of one of them.
+
+    lost: a person would expect them to be used: pictures, captions, annotations. Else they are what nobody misses, such
+    as hidden files and the files of another split.
+    """
+
+    count: int
+    example: str
+    lost: bool = True
+
+
+@dataclass
+class Contents:
+    """The things in a source, of the kind `things` ("members", "files", "rows", …): `seen`, and what is left out.
+
+    left_out: reason → `LeftOut`. A reason reads on from "left out:", as in "the sample has no picture".
+    """
+
+    things: str
+    seen: int = 0
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    def see(self, count: int = 1) -> None:
+        """Count things seen, whether they are used or not."""
+        self.seen += count
+
+    def leave_out(self, reason: str, example: str, count: int = 1, *, lost: bool = True) -> None:
+        """Count things, which `see` has counted, as not used for this reason. The first example of a reason stays."""
+        reason = _line(reason)
+        if reason not in self.left_out and len(self.left_out) >= MOST_REASONS:
+            reason = "still other reasons" if lost else "still other reasons, which lose nothing"
+        before = self.left_out.get(reason)
+        if before:
+            self.left_out[reason] = LeftOut(before.count + count, before.example, before.lost)
+        elif count:
+            self.left_out[reason] = LeftOut(count, _line(example), lost)
+
+    def add(self, other: Contents) -> None:
+        """Count what another file of the same source holds."""
+        self.seen += other.seen
+        for reason, left in other.left_out.items():
+            self.leave_out(reason, left.example, left.count, lost=left.lost)
+
+    @property
+    def used(self) -> int:
+        return self.seen - sum(left.count for left in self.left_out.values())
+
+    @property
+    def lost(self) -> int:
+        """Things not used that a person would expect to be used."""
+        return sum(left.count for left in self.left_out.values() if left.lost)
+
+    @property
+    def large_loss(self) -> bool:
+        """Whether so much is lost that nobody should overlook it."""
+        return self.lost > LARGE * self.seen
+
+    def reasons(self, *, lost_only: bool = False) -> list[str]:
+        """Return why things are left out: '150 × the sample has no picture, for example a.txt'. Losses come first."""
+        rows = sorted(self.left_out.items(), key=lambda item: (not item[1].lost, -item[1].count))
+        rows = [(reason, left) for reason, left in rows if left.lost or not lost_only]
+        said = [f"{left.count:,} × {reason}, for example {left.example}" for reason, left in rows[:TOLD]]
+        if rest := rows[TOLD:]:
+            count = sum(left.count for _, left in rest)
+            said.append(
+                f"{count:,} × {len(rest)} other reasons, for example {rest[0][0]}: {rest[0][1].example}"
+            )
+        return said
+
+    def words(self) -> str:
+        """Return a line of counts, then a line a reason; "" where everything is used."""
+        if not self.left_out:
+            return ""
+        head = f"{self.seen:,} {self.things} seen, {self.used:,} used; left out:"
+        return "\n".join([head, *(f"  {reason}" for reason in self.reasons())])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "things": self.things,
+            "seen": self.seen,
+            "used": self.used,
+            "left_out": {reason: vars(left) for reason, left in self.left_out.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Contents:
+        """Return what `to_dict` was called on. Raises KeyError, TypeError, ValueError or AttributeError for else."""
+        left_out = {
+            str(reason): LeftOut(int(left["count"]), str(left["example"]), bool(left["lost"]))
+            for reason, left in data["left_out"].items()
+        }
+        return cls(str(data["things"]), int(data["seen"]), left_out)
+
+
+def _line(text: str) -> str:
+    """Return text that data is part of as one line, which can pass for no other."""
+    return printable(text[:_LONGEST]).replace("\n", "\\n")
+
+
+def described(source: Any) -> list[str]:
+    """Return what people should know of what lies in a source: a paragraph for each part that leaves something out."""
+    return [f"{name}: {words}" for name, contents in contents_of(source) if (words := contents.words())]
+
+
+def losses(source: Any) -> list[str]:
+    """Return a sentence for each part of a source that loses so much that nobody should overlook it."""
+    return [
+        f"{contents.lost:,} of {contents.seen:,} {contents.things} of {name} are not used: "
+        + "; ".join(contents.reasons(lost_only=True))
+        for name, contents in contents_of(source)
+        if contents.large_loss
+    ]
+
+
+def contents_of(source: Any) -> list[tuple[str, Contents]]:
+    """Return what lies in a source, name by name: of a mixture each of its sources, of a subset the whole.
+
+    A source says it as `contents`, and of the files beside those that it is made of as `beside`. One that has neither
+    is not in the list.
+    """
+    if hasattr(source, "sources"):
+        return [entry for part in source.sources for entry in contents_of(part)]
+    if hasattr(source, "source"):
+        return contents_of(source.source)
+    found = getattr(source, "contents", None), getattr(source, "beside", None)
+    return [(source.name, contents) for contents in found if contents is not None]

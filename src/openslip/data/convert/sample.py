@@ -1,0 +1,36 @@
+"""A record as the files of a WebDataset sample: the image, a `.json`, and a `.txt` where there is a caption."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from openslip.data.encode import Encoding
+from openslip.data.record import Record, Skipped, Source
+from openslip.errors import DataError
+
+
+def make_sample(source: Source, index: int, encoding: Encoding) -> dict[str, bytes] | Skipped:
+    """Return a record's files by extension, or why there are none."""
+    key, name = f"#{index}", source.name
+    try:
+        record = source[index]
+        key, name = record.key, record.source
+        extension, image = encoding(record.image)
+    except DataError as error:
+        return Skipped(index, key, name, str(error))
+    about: dict[str, Any] = {}
+    label_of, names = getattr(source, "label", None), getattr(source, "class_names", ())
+    if label_of is not None:
+        about["label"] = int(label_of(index))
+        if names:
+            about["class"] = names[about["label"]]
+    json_, text = sidecars(record, about)
+    return {extension: image, "json": json_} | ({"txt": text} if record.captions else {})
+
+
+def sidecars(record: Record, about: dict[str, Any] | None = None) -> tuple[bytes, bytes]:
+    """Return a sample's `.json`, with what is to be said `about` it beside key and captions, and its `.txt`."""
+    fields = {"key": record.key, "captions": list(record.captions)} | (about or {})
+    texts = json.dumps(fields, ensure_ascii=False), next(iter(record.captions), "")
+    return texts[0].encode(errors="replace"), texts[1].encode(errors="replace")

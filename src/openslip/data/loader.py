@@ -1,0 +1,310 @@
+"""Batches of views and tokens, built in other processes: the same ones whatever the number of processes.
+
+A batch is a function of the source, the settings and its position in the run's stream of records
+(`openslip.data.order`) alone. Loader processes build pieces of it in shared memory; torch's DataLoader hands out
+which and keeps the order. A batch of one piece is used where it was built; several are copied into one place, as is a
+batch for a GPU: into page-locked memory, from where it is sent while the GPU computes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from multiprocessing import connection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from openslip.config import VIEWS, ViewsConfig
+from openslip.data.builder import Builder, Early, Room, plain
+from openslip.data.decode import check_decoder
+from openslip.data.fanout import default_processes, end_with_parent, start_context
+from openslip.data.order import check_seed, longest_block
+from openslip.data.pieces import keep_ready, sample_bytes
+from openslip.data.record import Batch, Source, Tally
+from openslip.data.schedule import Schedule
+from openslip.data.tokenizer import Tokenizer
+from openslip.data.views import check_views
+from openslip.errors import ConfigError, DataError, SlipError, did_you_mean
+
+MAX_WORKERS = 8
+
+_LESS = "--data.workers, --data.prefetch or the batch size"
+_MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g), or lower {_LESS}"
+
+
+class Loader:
+    """An endless stream of batches; each `iter` starts anew at `position`.
+
+    source: the records; ssl: where the self-supervised views come from, if not from the same pictures. views: size
+    and kinds of the views; names: which of VIEWS to make. tokenizer: None loads no captions; with one, each record's
+    caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
+    one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
+    where to go on. schedule, decoder, early: see `Builder`. workers: loader processes; 0 builds batches in this
+    process, -1 one fewer than there are cores, at most 8. prefetch: batches that they keep ready in all, in pieces; -1
+    as many as are of use and fit into memory (`openslip.data.pieces.keep_ready`). pinned: puts the views into
+    page-locked memory, from where a GPU fetches them by itself.
+
+    A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
+    listed in the batch's `skipped`.
+
+    Raises ConfigError for settings out of range; while iterating, DataError when a record and 20 drawn in its
+    place cannot be used, or when a loader process dies.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        ssl: Source | None = None,
+        views: ViewsConfig,
+        names: tuple[str, ...],
+        tokenizer: Tokenizer | None,
+        batch: int,
+        seed: int,
+        position: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        schedule: Schedule | None = None,
+        decoder: str = "auto",
+        early: Early | None = None,
+        workers: int = -1,
+        prefetch: int = -1,
+        pinned: bool = False,
+    ) -> None:
+        for what, value, least in [
+            ("A batch", batch, 1),
+            ("The position in the stream of records", position, 0),
+            ("The number of loader processes", workers, -1),
+            ("The number of batches kept ready", prefetch, -1),
+        ]:
+            if value < least:
+                raise ConfigError(f"{what} must be at least {least}", got=value)
+        if batch % world:
+            raise ConfigError(f"A batch must be divisible among {world} processes", got=batch)
+        for name in names:
+            if name not in VIEWS:
+                raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
+        check_views(views)
+        check_decoder(decoder)
+        for records in (source, ssl):
+            if records is not None and not len(records):
+                raise DataError("The source has no records", got=records.name)
+        self.position, self.pinned = position, pinned
+        self.workers = default_workers() if workers < 0 else workers
+        self._builder = Builder(
+            source,
+            ssl,
+            views,
+            names,
+            tokenizer,
+            batch,
+            check_seed(seed),
+            rank=rank,
+            world=world,
+            schedule=schedule,
+            decoder=decoder,
+            early=early,
+        )
+        size = sample_bytes(views, names, self._builder.schedule.rows / batch)
+        self.ready = keep_ready(batch // world, size, self.workers, prefetch, longest_block(source, ssl))
+
+    def __iter__(self) -> Generator[Batch]:
+        """Start the loader processes, and return the batches."""
+        builder, room = self._builder, _pinned if self.pinned else plain
+        positions = itertools.count(self.position, builder.batch)
+        pieces = _Loading(
+            _Pieces(builder, room),
+            batch_size=None,
+            sampler=((at, rows) for at in positions for rows in builder.cut(at, self.ready.rows)),
+            collate_fn=_unchanged,
+            num_workers=self.workers,
+            prefetch_factor=self.ready.each or None,
+            multiprocessing_context=start_context([__name__]) if self.workers else None,
+            worker_init_fn=_start_worker,
+            # Without one of its own it draws from the global one, and a resumed run would not go on the same.
+            generator=torch.Generator(),
+        )
+        return self._batches(iter(pieces), room)
+
+    def _batches(self, pieces: Iterator[dict[str, Any]], room: Room) -> Generator[Batch]:
+        builder = self._builder
+        try:
+            for position in itertools.count(self.position, builder.batch):
+                count = len(builder.cut(position, self.ready.rows))
+                if count == 1 and not (self.workers and self.pinned):
+                    yield Batch(**_next(pieces))
+                else:
+                    # Its memory has no name here, where it would outlive the step.
+                    parts = (_next(pieces) for _ in range(count))
+                    yield _joined(builder.empty(position, builder.rows, room), parts)
+        finally:
+            getattr(pieces, "_shutdown_workers", lambda: None)()
+
+
+def default_workers() -> int:
+    """Return the number of loader processes for this process's share of the machine: one core is left to training."""
+    return min(MAX_WORKERS, default_processes() - 1)
+
+
+class _Loading(DataLoader):
+    """A DataLoader whose processes end at once."""
+
+    def _get_iterator(self) -> Any:
+        return _Workers(self) if self.num_workers else super()._get_iterator()
+
+
+class _Workers(_MultiProcessingDataLoaderIter):
+    """The loader processes, which end at once when nobody wants their batches any more; DataLoader has no public way.
+
+    DataLoader itself would wait for each of them for five seconds, and for good where one is killed while it holds
+    what they share. It would also fail at its end where it has not started all of them, which Ctrl-C may keep it from.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        try:
+            super().__init__(loader)
+        except (EOFError, ConnectionError) as error:
+            raise DataError(
+                "The loader processes could not be started",
+                cause=f"The process that starts them has ended ({type(error).__name__}): killed, most likely",
+                fix="Start again. --data.workers 0 loads without further processes",
+            ) from None
+
+    def _shutdown_workers(self) -> None:
+        if sys is None or sys.is_finalizing() or getattr(self, "_shutdown", True):
+            return  # the interpreter ends, and so do they
+        self._shutdown = True
+        if self._worker_pids_set:  # else their end would be taken for a failure
+            _remove_worker_pids(id(self))
+            self._worker_pids_set = False
+        workers = getattr(self, "_workers", ())
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(timeout=1)  # one that waits for a disk may take longer
+        for pipe in (*getattr(self, "_index_queues", ()), self._worker_result_queue):
+            pipe.cancel_join_thread()
+            pipe.close()
+
+
+class _Pieces(Dataset):
+    """A dataset for torch's DataLoader whose indices are positions and rows, and whose items are a `Batch`'s fields."""
+
+    def __init__(self, builder: Builder, room: Room) -> None:
+        self.builder, self.room = builder, room
+
+    def __getitem__(self, index: tuple[int, range]) -> dict[str, Any]:
+        """Return the fields, or an error to raise in the main process, without the worker's stack.
+
+        From a loader process the views come in shared memory. The rest is little and comes as arrays, through a pipe:
+        tensors would each take a file, of which a process may not have many open.
+        """
+        worker = get_worker_info()
+        try:
+            built = self.builder.build(*index, room=_shared if worker else self.room)
+        except SlipError as error:
+            return {"error": (type(error), str(error))}
+        if worker:
+            built["parameters"] = {name: drawn.numpy() for name, drawn in built["parameters"].items()}
+            built["tokens"] = None if built["tokens"] is None else built["tokens"].numpy()
+        return built
+
+
+def _shared(size: int) -> Tensor:
+    """Return memory that all processes see. Left to the queue, a lack of it would be noticed by nobody: a hang."""
+    if not size:
+        return plain(size)
+    try:
+        memory = torch.UntypedStorage._new_shared(
+            size
+        )  # as torch's own default_collate makes it, to be written once
+    except RuntimeError as error:
+        raise DataError(
+            "A batch cannot be put into shared memory", cause=str(error), fix=_MORE_SHARED
+        ) from None
+    return plain(0).set_(memory)
+
+
+def _pinned(size: int) -> Tensor:
+    """Return page-locked memory. PyTorch keeps it for the next batch once this one is gone."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def _next(pieces: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Return the next piece's fields; raise the error it holds, or DataError when the process that had it is dead."""
+    try:
+        built = next(pieces)
+    except (RuntimeError, OSError, EOFError):
+        workers = getattr(pieces, "_workers", ())
+        # A pipe may break before its process has ended.
+        connection.wait([worker.sentinel for worker in workers], timeout=1)
+        codes = [worker.exitcode for worker in workers]
+        dead = [code for code in codes if code is not None]
+        if not dead:
+            raise  # an error of the source's own
+        raise _death(dead[0]) from None
+    if "error" in built:
+        kind, message = built["error"]
+        raise kind(message)
+    built["parameters"] = {name: torch.as_tensor(drawn) for name, drawn in built["parameters"].items()}
+    built["tokens"] = None if built["tokens"] is None else torch.as_tensor(built["tokens"])
+    return built
+
+
+def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch:
+    """Return the batch of consecutive pieces, copying each one's views to where they belong as soon as it is there."""
+    filled, parts = dict.fromkeys(views, 0), []
+    for piece in pieces:
+        parts.append(piece)
+        for name, part in piece.pop("views").items():
+            start, filled[name] = filled[name], filled[name] + len(part)
+            views[name][start : filled[name]] = part
+    tokens = [piece["tokens"] for piece in parts if piece["tokens"] is not None]
+    longest = max((part.shape[1] for part in tokens), default=0)
+    return Batch(
+        views,
+        {
+            name: torch.cat([p["parameters"][name] for p in parts if name in p["parameters"]])
+            for name in views
+        },
+        torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in tokens]) if tokens else None,
+        keys=[key for piece in parts for key in piece["keys"]],
+        position=parts[-1]["position"],
+        skipped=[skipped for piece in parts for skipped in piece["skipped"]],
+        tallies=[sum(tallies, Tally()) for tallies in zip(*(piece["tallies"] for piece in parts))],
+    )
+
+
+def _unchanged(built: Any) -> Any:
+    return built
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the training process decides what it means and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _death(code: int) -> DataError:
+    """Return the error for a loader process that ended with this exit code (negative: the signal that killed it)."""
+    if code == -signal.SIGBUS:
+        cause = "Shared memory (/dev/shm), through which batches are handed over, is full"
+        fix = _MORE_SHARED
+    elif code < 0:
+        cause, fix = "The system killed it, most likely because memory ran out", f"Lower {_LESS}"
+    else:
+        cause = "It failed before it could work; what it printed is above"
+        fix = (
+            "A script that trains must be a file, and do so under `if __name__ == '__main__':`. "
+            "--data.workers 0 loads without further processes"
+        )
+    return DataError("A loader process ended unexpectedly", got=f"exit code {code}", cause=cause, fix=fix)

@@ -1,0 +1,127 @@
+"""The pieces that batches are built in: how many rows they have, and how many of them are kept ready.
+
+Nothing here changes what is in a batch (`openslip.data.builder`), only how soon it is there and how much memory waits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from openslip.config import SSL_VIEWS, ViewsConfig
+
+PIECE = 256
+"""Most rows of a piece: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in about
+half a second, next to which handing it over takes no time."""
+SMALLEST = 8
+"""Rows below which a piece is not made smaller for want of memory; nor below a block of records that are fetched at
+once, which several processes would fetch otherwise, while MOST allows for it."""
+PIECES_EACH, BATCHES = 4, 2
+"""What is kept ready unless told otherwise: so many pieces by each process, or so many batches, whichever is more."""
+SHARE = 4
+"""One part in so many of what is free may be taken for it."""
+MOST = 2
+"""One part in so many, for pieces of a whole block."""
+
+_SHARED = Path("/dev/shm")
+_LIMITS = Path("/sys/fs/cgroup")
+_MEMORY = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """How batches are built: each of `workers` processes has up to `each` pieces of `rows` rows at hand or ready.
+
+    sample_bytes: what a row takes. scarce: whether less is kept than would be of use, for want of free memory.
+    """
+
+    workers: int
+    each: int
+    rows: int
+    sample_bytes: int
+    scarce: bool = False
+
+    @property
+    def samples(self) -> int:
+        """Rows of all pieces together, at most."""
+        return self.workers * self.each * self.rows
+
+    @property
+    def bytes(self) -> int:
+        """Shared memory that they take, at most, and the piece that has just been taken."""
+        return (self.samples + self.rows) * self.sample_bytes if self.workers else 0
+
+
+def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1, block: int = 1) -> Ready:
+    """Choose the pieces of a process's `share` of a batch, whose samples take `sample_bytes` each.
+
+    prefetch: batches to keep ready in all, though no less than a piece for each of the `workers`, whatever it takes;
+    -1: enough that training need not wait, within a quarter of the memory that is free; but up to half of it rather
+    than cut a `block`, so many records that are fetched at once. Without loader processes a batch is built in one piece
+    and nothing is kept.
+    """
+    if not workers:
+        return Ready(0, 0, share, sample_bytes)
+    pieces = math.ceil(share / PIECE)
+    rows = math.ceil(share / pieces)
+    if prefetch >= 0:
+        return Ready(workers, max(1, math.ceil(prefetch * pieces / workers)), rows, sample_bytes)
+    each = max(PIECES_EACH, math.ceil(BATCHES * pieces / workers))
+    free = free_memory() // max(1, sample_bytes)  # rows
+    fitting = free // SHARE // workers
+    if each * rows <= fitting:
+        return Ready(workers, each, rows, sample_bytes)
+    # Two at least, of which one is built while the other waits for its turn.
+    whole = min(block, rows)
+    smallest = max(SMALLEST, whole) if (workers + 1) * whole <= free // MOST else SMALLEST
+    rows = min(rows, max(smallest, fitting // 2))
+    return Ready(workers, max(1, min(each, fitting // rows)), rows, sample_bytes, scarce=True)
+
+
+def sample_bytes(views: ViewsConfig, names: tuple[str, ...], ssl_share: float = 1.0) -> int:
+    """Return the bytes of a sample's views, of which a share of the samples gets the self-supervised ones."""
+    sizes = {name: 3 * views.of(name).size ** 2 for name in names if name != "text"}
+    return math.ceil(sum(size * (ssl_share if name in SSL_VIEWS else 1) for name, size in sizes.items()))
+
+
+def free_memory() -> int:
+    """Return the bytes free for a process of this machine: of memory, or of shared memory if that has less of it.
+
+    The processes of a run on one machine have equal parts of it. Where a system does not say what is free, it is all
+    the memory that there is; where it says nothing, more than anyone has.
+    """
+    free = [_available(), _below_limit()]
+    if _SHARED.is_dir():
+        free.append(shutil.disk_usage(_SHARED).free)
+    return min(free) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _available() -> int:
+    """Return what the machine has free, pages of files that it can drop included."""
+    if kilobytes := re.search(r"^MemAvailable: +(\d+)", _read(_MEMORY), re.MULTILINE):
+        return 1024 * int(kilobytes[1])
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sys.maxsize
+
+
+def _below_limit() -> int:
+    """Return what is left of a container's limit (cgroup v2), pages of files that it can drop included."""
+    limit, used = _read(_LIMITS / "memory.max").strip(), _read(_LIMITS / "memory.current").strip()
+    if not limit.isdigit() or not used.isdigit():
+        return sys.maxsize
+    droppable = re.search(r"^inactive_file (\d+)", _read(_LIMITS / "memory.stat"), re.MULTILINE)
+    return max(0, int(limit) - int(used) + (int(droppable[1]) if droppable else 0))
+
+
+def _read(path: Path) -> str:
+    """Return a file's text, nothing where there is no such file."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,59 @@
+"""Which rows of which batches get self-supervised views: a function of the position alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openslip.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Self-supervised views on every `every`-th step, the first one among them, and there of a `share` of the batch.
+
+    The rows that get them are spread evenly over the batch, so that each process and each micro-batch has its part.
+    Raises ConfigError when a value is out of its range or less than two rows are left to contrast.
+    """
+
+    batch: int
+    """Rows of the whole batch."""
+    every: int = 1
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(
+                "objective.ssl_every takes a number of steps", got=self.every, fix="Use 1 for every step."
+            )
+        if not 0 < self.share <= 1:
+            raise ConfigError(
+                "objective.ssl_share takes a share of the batch, above 0 and up to 1",
+                got=self.share,
+                fix="Use 1 for the whole batch; an objective without simclr takes no self-supervised views.",
+            )
+        if self.share < 1 and self.rows < 2:
+            raise ConfigError(
+                "A contrast of self-supervised views needs at least two rows of a batch",
+                got=f"objective.ssl_share {self.share:g} of training.batch {self.batch}",
+                fix="Raise objective.ssl_share or training.batch.",
+            )
+
+    @property
+    def always(self) -> bool:
+        """Whether every row of every batch gets self-supervised views."""
+        return self.every == 1 and self.rows == self.batch
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a batch get self-supervised views, on the steps that have any."""
+        return round(self.share * self.batch)
+
+    def before(self, position: int) -> int:
+        """Return how many samples of the stream before `position` get self-supervised views.
+
+        The sample at `position` gets them if it is counted before the next position, and this is its number among
+        those that do.
+        """
+        step, row = divmod(position, self.batch)
+        earlier = -(-step // self.every) * self.rows
+        return earlier if step % self.every else earlier + row * self.rows // self.batch

@@ -1,0 +1,165 @@
+"""What the cells of a table's column look like: paths, captions, objects, pictures written as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from openslip.data.captions import is_placeholder, spelled
+from openslip.data.formats import EXTENSIONS
+from openslip.errors import DataError
+
+_FILE = re.compile(
+    rf"\s*+[^\s].{{,4000}}\.({'|'.join(sorted(EXTENSIONS))}|jpe|heic|heif)\s*", re.IGNORECASE | re.DOTALL
+)
+_URL = re.compile(r"\s*(https?|s3|gs|ftp)://", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
+_CODE = re.compile(r"\S*(\d|\.[a-z]{2,4}$)\S*$")
+_BASE64 = re.compile(r"\s*(data:image/[\w.+-]+;base64,|[A-Za-z0-9+/_-]{256})")
+_BYTES = re.compile(r"""\s*(\{\s*['"]bytes['"]\s*:\s*)?b['"]""")
+_IMAGE = rf"[^,;|]+\.(?:{'|'.join(sorted(EXTENSIONS))})"
+_NO_NAMES = (
+    (
+        re.compile(r"=.+\(.*", re.DOTALL),
+        "Its cells are formulas of a spreadsheet: write the names of the files alone, without '=IMAGE(' and the like",
+    ),
+    (
+        re.compile(r"(['`‘’“„«]).+['`’”“»]", re.DOTALL),
+        'The names stand in quotes that are not taken for such: remove them, or write double quotes (")',
+    ),
+    (
+        re.compile(rf"{_IMAGE}(?:\s*[,;|]{_IMAGE})+", re.IGNORECASE),
+        "Its cells name several files each: write a row for each file",
+    ),
+)
+"""What cells hold where files are not found → why they cannot be names."""
+_NUMBERED = re.compile(rf"(.+\.(?:{'|'.join(sorted(EXTENSIONS))}))#\d+", re.IGNORECASE)
+_ZERO_WIDTH = "\ufeff\u200b\u200e\u200f\u2060"
+
+Cells = Callable[[str], Sequence[Any]]
+"""Gives some of a column's cells, to look at."""
+
+
+def path_of(value: Any) -> str:
+    """Return the path that a cell names: a text's own, that of an object as data hubs write it, or the only one of a
+    list; "" if none."""
+    if isinstance(value, str):
+        path = value.strip()
+        return path if path.isascii() else path.strip(_ZERO_WIDTH)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        value = next(
+            (value[key] for key in ("path", "file_name", "filename", "file") if value.get(key)), None
+        )
+    return path_of(value) if isinstance(value, str) else ""
+
+
+def looks_like_paths(cells: Sequence[Any]) -> int:
+    """Return how much a column's cells look like paths of image files: 3 paths, 2 addresses, 1 other texts, 0 not."""
+    plain = [path for path in map(path_of, cells) if path]
+    if not plain or _share(_NUMBER, plain) > 0.5:
+        return 0
+    if _share(_URL, plain, whole=False) > 0.5:
+        return 2
+    likely = sum(bool(_FILE.fullmatch(path) or "/" in path or "\\" in path) for path in plain)
+    return 3 if likely > 0.5 * len(plain) else 1
+
+
+def names_file(text: str) -> bool:
+    """Whether a text is the name of an image file, by its ending, in quotes or not."""
+    return _FILE.fullmatch(text.strip("\"'")) is not None
+
+
+def are_files(cells: Sequence[Any]) -> bool:
+    """Whether nearly all cells of a column are names of image files."""
+    return _share(_FILE, cells) > 0.9
+
+
+def looks_like_captions(cells: Sequence[Any]) -> bool:
+    """Whether there may be captions among a column's cells; where there are no cells, too."""
+    if not cells:
+        return True
+    found = [cell for cell in cells if cell is not None and cell != ""]
+    if any(not isinstance(cell, str | int | float) for cell in found):
+        return True
+    words = [cell for cell in found if isinstance(cell, str) and not is_placeholder(cell)]
+    poor = sum(
+        len(word) < 200 and " " not in word and any(form.match(word) for form in (_CODE, _FILE, _URL))
+        for word in words
+    )
+    return bool(words) and poor < 0.9 * len(words)
+
+
+def _share(form: re.Pattern[str], cells: Sequence[Any], *, whole: bool = True) -> float:
+    """Return how many of the cells that are not empty have a form."""
+    found = [cell for cell in cells if cell is not None and cell != ""]
+    fits = form.fullmatch if whole else form.match
+    return sum(isinstance(cell, str) and fits(cell) is not None for cell in found) / max(1, len(found))
+
+
+def keys_in(cells: Sequence[Any]) -> tuple[list[str], Any]:
+    """Return the keys of the objects in cells, and one of the objects; none where there are texts beside objects."""
+    seen: dict[str, None] = {}
+    example: Any = None
+    pending = [spelled(cell.strip()) or cell if isinstance(cell, str) else cell for cell in reversed(cells)]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending += reversed(item)
+        elif isinstance(item, dict):
+            seen |= dict.fromkeys(item)
+            example = example or item
+        elif isinstance(item, str) and item.strip():
+            return [], None
+    return list(seen), example
+
+
+def cannot_be_files(paths: Sequence[str]) -> str:
+    """Return why the cells of an image column, which are no files, cannot be names, and what to do; "" if they may."""
+    for form, why in _NO_NAMES:
+        if _share(form, paths) > 0.5:
+            return why
+    return ""
+
+
+def numbered(paths: Sequence[str]) -> bool:
+    """Whether names of image files have the number of a caption behind them, as Flickr8k's: `1000.jpg#0`."""
+    return _share(_NUMBERED, paths) > 0.9
+
+
+def without_number(path: str) -> str:
+    """Return the name of an image file without the number of a caption behind it."""
+    found = _NUMBERED.fullmatch(path)
+    return found[1] if found else path
+
+
+def refuse_urls(paths: Iterable[object], column: str, where: str) -> None:
+    """Raise DataError when a cell of the image column is a web address."""
+    for path in paths:
+        if isinstance(path, str) and re.match(r"\s*https?://", path):
+            raise DataError(
+                f"Column '{column}' of {where} holds web addresses, not files",
+                got=path,
+                fix="Download the images first (img2dataset makes tar shards of such a table) and train on those",
+            )
+
+
+def refuse_pictures(cells: Iterable[object], column: str, where: str) -> None:
+    """Raise DataError when a cell of the image column is a picture written as text."""
+    for cell in cells:
+        if not isinstance(cell, str):
+            continue
+        form = "in base64" if _BASE64.match(cell) else "as Python prints bytes" if _BYTES.match(cell) else ""
+        if form:
+            decoded = (
+                'base64.b64decode(text.split(",")[-1])' if form == "in base64" else "ast.literal_eval(text)"
+            )
+            raise DataError(
+                f"Column '{column}' of {where} holds pictures written as text, {form}",
+                got=f"{cell[:40]}… ({len(cell):,} characters)",
+                cause="A table of text names image files; bytes belong in Parquet",
+                fix=f"Turn each text into bytes with Python, {decoded}, and write them to files, or as a column of "
+                "bytes to a Parquet file",
+            )

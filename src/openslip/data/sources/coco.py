@@ -1,0 +1,217 @@
+"""COCO captions: one JSON file with `images` and `annotations`, the images in a folder nearby."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from openslip.data.captions import texts
+from openslip.data.contents import Contents
+from openslip.data.limits import TABLE_BYTES
+from openslip.data.sources.entries import Unusable, short
+from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.near import PICTURES, choose, spread
+from openslip.errors import DataError
+from openslip.files import expand, read_whole
+
+Id = int | str
+
+_LISTS = ("images", "annotations")
+_FOREIGN = "the file does not list its image"
+
+
+class CocoCaptions(ImageFiles):
+    """The images of a COCO captions file in its order, each with all its captions by annotation id.
+
+    Ids are compared as they are spelled: 77, 77.0 and "77" are one. Images of one file name are one record. `contents`
+    says which annotations are not used: those without a caption or an image, and of images that the file does not list.
+
+    The images are looked for in `image_root` if given, else near the JSON file, first in the folder that
+    its name speaks of (`annotations/captions_train2017.json` → `train2017/`); `root` is where they were found.
+    Raises DataError when the file is no COCO captions file, gives an image id to two files, or its images are nowhere
+    to be found.
+    """
+
+    def __init__(self, path: str | Path, *, image_root: str = "") -> None:
+        path = Path(path)
+        data = _load(path)
+        if not data["images"]:
+            raise DataError("The COCO file lists no images", got=str(path))
+        self.contents = Contents("annotations")
+        images = _images(data["images"], self.contents, path)
+        captions = _captions_by_image(data["annotations"], images, self.contents, path)
+        names = list(images.values())
+        root = _image_folder(path, image_root, [names[i] for i in spread(len(names))])
+        entries = ((name, captions.get(i, ())) for i, name in images.items())
+        super().__init__(str(path), root, entries, merge=True)
+        self.note = ""
+        if self.merged:
+            self.note = (
+                f"{self.entries:,} image ids of {path.name} name {len(self):,} files: each file is one record, "
+                "with the captions of its ids"
+            )
+        self.probe("Give the folder that holds them with --data.image-root")
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    """Read the JSON and check its outer form."""
+    try:
+        data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), _LISTS)
+    except OSError as error:
+        fix = "Give several smaller files: 'A.json + B.json'" if error.errno == errno.EFBIG else ""
+        raise DataError("The COCO file cannot be read", got=str(path), cause=str(error), fix=fix) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            "The file is not valid JSON",
+            got=str(path),
+            cause=str(error),
+            fix="If it was cut off on the way, fetch it again; if it has one JSON object a line, name it .jsonl",
+        ) from None
+    if isinstance(data, dict) and all(isinstance(data.get(key), list) for key in _LISTS):
+        return data
+    fix = 'For captions in another form write a .jsonl file, one {"image": path, "caption": text} a line'
+    if isinstance(data, dict):
+        cause = f"It holds the keys {', '.join(list(data)[:10])}"
+    elif isinstance(data, list) and data and isinstance(data[0], dict):
+        cause = f"It is a list of objects, with the keys {', '.join(list(data[0])[:10])}"
+        fix = (
+            f"Write it as JSON lines, one object a line, which can be read: jq -c '.[]' {path.name} > "
+            f"{path.stem}.jsonl; and name the columns, if need be, with --data.image-column and --data.caption-column"
+        )
+    else:
+        cause = "It holds no object"
+    raise DataError(
+        "The .json file is not a COCO captions file, which has a list 'images' and a list 'annotations'",
+        got=str(path),
+        cause=cause,
+        fix=fix,
+    )
+
+
+def parse(text: str, keys: Iterable[str]) -> Any:
+    """Return what JSON says. Raises ValueError when it says one of these `keys` of the outer object twice.
+
+    Python takes the second one then, and nobody misses what the first held.
+    """
+    data = json.loads(text)
+    if isinstance(data, dict) and any(text.count(f'"{key}"') > 1 for key in keys):
+        counts: dict[str, int] = {}
+
+        def count(pairs: list[tuple[str, Any]]) -> None:
+            counts.clear()  # the outer object is complete last
+            for key, _ in pairs:
+                counts[key] = counts.get(key, 0) + 1
+
+        json.loads(text, object_pairs_hook=count)
+        if twice := [key for key in keys if counts.get(key, 0) > 1]:
+            raise ValueError(f"the key {twice[0]!r} stands twice in its outer object: one list would be lost")
+    return data
+
+
+def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]:
+    """Return file name by image id, in order. Raises DataError where an id has two."""
+    images: dict[Id, str] = {}
+    unusable = Unusable(seen := Contents("images", len(entries)))
+    for entry in entries:
+        number = _identity(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("file_name") if number is not None else None
+        if number is None or not isinstance(name, str) or not name.strip():
+            key = "id" if number is None else "file_name"
+            error = DataError(f"An image of {path} has no usable '{key}'", got=short(entry))
+            unusable.count("the image has no usable 'id' and 'file_name'", error)
+        elif number not in images:
+            images[number] = name
+        elif images[number] == name:
+            seen.leave_out("the image is listed before, alike", f"id {number}, {name}", lost=False)
+        else:
+            raise DataError(
+                f"The image id {number} of {path} stands for two files",
+                got=f"{images[number]} and {name}",
+                cause="Two sets were joined whose ids overlap: each picture would get the captions of another too",
+                fix="Number the images of one set anew, with their annotations, or give both files: 'A.json + B.json'",
+            )
+    unusable.judge()
+    seen.seen -= len(
+        images
+    )  # the things that are counted are annotations; images only where they are left out
+    contents.add(seen)
+    return images
+
+
+def _captions_by_image(
+    annotations: list[Any], images: dict[Id, str], contents: Contents, path: Path
+) -> dict[Id, tuple[str, ...]]:
+    """Group the captions of the `images` by their ids, each group sorted by annotation id."""
+    if not any(isinstance(a, dict) and "caption" in a for a in annotations):
+        raise DataError(
+            "The annotations hold no captions",
+            got=str(path),
+            cause="It may be another kind of COCO file: instances, keypoints",
+            fix="Use the captions_….json that comes with the same images",
+        )
+    groups: dict[Id, list[tuple[bool, Id, str]]] = defaultdict(list)
+    seen = Contents("annotations", len(annotations))
+    unusable = Unusable(seen)
+    for position, annotation in enumerate(annotations):
+        image = _identity(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if image is None:
+            error = DataError(f"An annotation of {path} has no usable 'image_id'", got=short(annotation))
+            unusable.count("the annotation has no usable 'image_id'", error)
+        elif image not in images:
+            seen.leave_out(_FOREIGN, f"image_id {image}")
+        elif found := texts(caption := annotation.get("caption")):
+            number = annotation.get("id")
+            number = number if isinstance(number, (int, str)) else position
+            text = isinstance(number, str)  # int and str do not compare
+            groups[image].extend([(text, number, caption) for caption in found])
+        else:
+            seen.leave_out(_reason(caption), short(annotation))
+    unusable.judge()
+    if not groups:
+        if foreign := seen.left_out.get(_FOREIGN):
+            ids = ", ".join(map(str, list(images)[:3]))
+            raise DataError(
+                "Not one annotation of the COCO file belongs to one of its images",
+                got=str(path),
+                cause=f"One is of {foreign.example}; the images have the ids {ids}, …",
+            )
+        raise DataError(
+            "Not one caption of the COCO file is a text", got=str(path), cause="; ".join(seen.reasons())
+        )
+    contents.add(seen)
+    return {image: tuple(caption for *_, caption in sorted(group)) for image, group in groups.items()}
+
+
+def _reason(caption: Any) -> str:
+    """Return why this is no caption."""
+    if caption is None:
+        return "the annotation has no caption"
+    return "the caption is blank" if isinstance(caption, (str, list)) else "the caption is no text"
+
+
+def _identity(number: Any) -> Id | None:
+    """Return an id as it is compared, None for what is none: spreadsheets turn 77 into "77" and 77.0."""
+    if type(number) is int:
+        return number
+    if isinstance(number, float):
+        return int(number) if number.is_integer() else None
+    if not isinstance(number, str):
+        return None
+    return int(number) if re.fullmatch(r"0|[1-9]\d{0,17}", number, re.ASCII) else number.strip() or None
+
+
+def _image_folder(path: Path, image_root: str, names: list[str]) -> Path:
+    """Return the folder that holds most of these image files, or the likeliest one if none does."""
+    split = re.search(r"(train|val|test)\d{4}", path.stem)
+    folders = [split.group(), f"images/{split.group()}"] if split else []
+    if image_root:
+        candidates = [expand(image_root) / folder for folder in ("", *folders)]
+    else:
+        near = path.absolute().parent
+        candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", *PICTURES)]
+    return choose(names, candidates)[0]

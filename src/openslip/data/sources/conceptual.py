@@ -1,0 +1,102 @@
+"""Conceptual Captions, CC3M and CC12M, as SLIP's authors keep them: a .npy array of dicts, image files in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openslip.data.captions import texts
+from openslip.data.containers.pickles import read_object_array
+from openslip.data.contents import Contents
+from openslip.data.sources.entries import Texts, Unusable, short
+from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.near import around, choose, spread
+from openslip.data.sources.options import Misfit
+from openslip.errors import DataError, did_you_mean
+from openslip.files import expand
+
+IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")
+CAPTION_KEYS = ("captions", "caption")
+"""Looked for in each entry, the first one counts. CC12M's have an `image_name`, a file's, and a bare `image_id`."""
+
+
+class Conceptual(ImageFiles):
+    """The images of an object array of dicts, {"image_id": 1510438788, "captions": ["a field"]}, in its order.
+
+    An image is `image_name`, else `image_id`, or what `image_column` names: a path, or a number that is a file's name.
+    Captions are `captions`, a list or one text, or what `caption_column` names. Paths are relative to `image_root`,
+    else to a folder near the array; where none of them exists as it stands, `.jpg` is added to all. The array is read
+    without running code (see `pickles`). An image that is listed again is one record, with the captions of both.
+    `contents` says which entries are not used: those that name no image.
+
+    Raises DataError when the file is no such array, an entry names no image, or the images are nowhere to be found.
+    """
+
+    options = ("image_root", "image_column", "caption_column")
+
+    def __init__(
+        self, path: str | Path, *, image_root: str = "", image_column: str = "", caption_column: str = ""
+    ) -> None:
+        images = (image_column,) if image_column else IMAGE_KEYS
+        captions = (caption_column,) if caption_column else CAPTION_KEYS
+        self.contents = Contents("entries")
+        super().__init__(str(path), Path(), _entries(path, images, captions, self.contents), merge=True)
+        if not len(self):
+            raise DataError("The array has no entries", got=str(path))
+        roots = [expand(image_root)] if image_root else around(path, Path(path).stem)
+        root, self._ending = choose([self._paths[i] for i in spread(len(self))], roots, ("", ".jpg"))
+        self.root = str(root)
+        said = [f"in {root}"] * (not image_root) + [f"with {self._ending} added to their names"] * bool(
+            self._ending
+        )
+        guessed = f"Images of {path}: {', '.join(said)} (guessed)." if said else ""
+        twice = self.entries - len(self)
+        merged = f"{twice:,} entries are of images listed before: each image is one record." if twice else ""
+        self.note = " ".join(filter(None, [guessed, merged]))
+        self.probe("Give the folder that holds them with --data.image-root")
+
+
+def _entries(
+    path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], contents: Contents
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the image and the captions of each entry that names an image; count all in `contents`."""
+    unusable, drawn = Unusable(contents), Texts(path)
+    for number, entry in enumerate(read_object_array(path)):
+        contents.see()
+        if number == 0:
+            _check_asked_for(entry, image_keys, caption_keys, path)
+        image = _first(entry, image_keys)
+        if isinstance(image, int) and not isinstance(image, bool):
+            image = str(image) if abs(image) < 10**30 else ""
+        if isinstance(image, str) and image:
+            drawn.draw(image, captions := _first(entry, caption_keys))
+            yield image, texts(captions)
+            continue
+        error = DataError(
+            f"Entry {number:,} of the array names no image",
+            got=f"{short(entry)}, in {path}",
+            fix=f"It should be a dict with {' or '.join(map(repr, image_keys))}",
+        )
+        unusable.count("the entry names no image", error)
+    unusable.judge()
+
+
+def _check_asked_for(
+    entry: Any, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], path: str | Path
+) -> None:
+    """Raise Misfit when the array's first entry lacks a key that was asked for: one that stands alone."""
+    for option, keys in (("image_column", image_keys), ("caption_column", caption_keys)):
+        if len(keys) == 1 and isinstance(entry, dict) and keys[0] not in entry:
+            raise Misfit(
+                option,
+                f"{path} has no {keys[0]!r} in its entries",
+                fix=did_you_mean(keys[0], map(str, entry)),
+            )
+
+
+def _first(entry: Any, keys: tuple[str, ...]) -> Any:
+    """Return the value of the first of these keys that the entry has."""
+    if not isinstance(entry, dict):
+        return None
+    return next((entry[key] for key in keys if key in entry), None)

@@ -1,0 +1,327 @@
+"""What tables, COCO annotations and folders have in common: image files on disk, each with its captions."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from openslip.data.limits import FILE_BYTES
+from openslip.data.record import Record
+from openslip.data.sources import near
+from openslip.data.sources.options import Misfit
+from openslip.data.sources.spelling import BELOW, Found, Spelling, is_file
+from openslip.data.storage.shared import Shared
+from openslip.errors import DataError, printable
+from openslip.files import read_whole
+
+PROBED = 8
+"""Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
+LOOKED_FOR = 256
+"""Files looked for, if some of those are there, to say how their names are spelled."""
+_said: set[str] = set()
+"""Sources of which this process has said that they take pictures from elsewhere."""
+
+
+class Strings:
+    """A growing sequence of str in two flat arrays: 8 bytes an entry beside the text itself.
+
+    Pickled, it no longer grows: what it holds is shared with the processes that it goes to.
+    """
+
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        self._text: bytearray | np.ndarray = bytearray()
+        self._ends: array[int] | np.ndarray = array("q", [0])
+        for string in strings:
+            self.append(string)
+
+    def append(self, string: str) -> None:
+        if not isinstance(self._text, bytearray) or not isinstance(self._ends, array):
+            raise TypeError("These strings are shared with other processes and cannot grow")
+        # surrogatepass keeps whatever JSON escapes and undecodable file names bring along.
+        self._text += string.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        return bytes(self._text[self._ends[index] : self._ends[index + 1]]).decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def holding(self, pattern: bytes) -> Iterator[int]:
+        """Yield the indices of the strings in whose UTF-8 a match of the regular expression begins, in order.
+
+        What follows a string is the next one: look ahead for all but a match's first byte.
+        """
+        ends, last = np.asarray(self._ends), -1
+        for match in re.finditer(pattern, self._bytes().data):
+            index = int(np.searchsorted(ends, match.start(), "right")) - 1
+            if index != last:
+                yield (last := index)
+
+    def beginning(self, characters: bytes) -> list[int]:
+        """Return the indices of the strings that begin with one of these bytes."""
+        ends, text = np.asarray(self._ends), self._bytes()
+        some = np.flatnonzero(np.diff(ends))
+        return some[np.isin(text[ends[some]], list(characters))].tolist()
+
+    def _bytes(self) -> np.ndarray:
+        return np.frombuffer(self._text, np.uint8) if len(self._text) else np.zeros(0, np.uint8)
+
+    def __getstate__(self) -> tuple[Shared, Shared]:
+        if not hasattr(self, "_shared"):
+            self._shared = Shared(self._bytes()), Shared(np.frombuffer(self._ends, np.int64))
+        for shared in self._shared:
+            shared.__reduce__()  # so that this process, too, uses what is shared
+        self._text, self._ends = (shared.array for shared in self._shared)
+        return self._shared
+
+    def __setstate__(self, state: tuple[Shared, Shared]) -> None:
+        self._shared = state
+        self._text, self._ends = (shared.array for shared in state)
+
+
+class ImageFiles:
+    """Image files with captions; the base of the sources that name their images one by one.
+
+    `entries` are (path, captions) pairs, the path relative to `root` or absolute. A record's key is its path
+    as the table, annotation file or folder spells it. `merge`: entries with one path are one record, where the first
+    of them is, with all their captions in order; `entries` says how many there were. They are told apart by 64 bits.
+    """
+
+    options: tuple[str, ...] = ("image_root",)
+    _ending = ""  # added to all names
+
+    def __init__(
+        self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]], *, merge: bool = False
+    ) -> None:
+        self.name, self.root, self.spelling = name, str(root), Spelling()
+        self._paths, self._captions = Strings(), Strings()
+        ends, hashes = array("q", [0]), array("q")
+        for number, (path, captions) in enumerate(entries):
+            self._paths.append(path)
+            for caption in captions:
+                self._captions.append(caption)
+            ends.append(len(self._captions))
+            if merge:
+                hashes.append(hash(path or number))  # entries without a path are errors, each for itself
+        self.entries = len(self._paths)
+        first = np.frombuffer(ends, np.int64)
+        if merge:
+            first = self._merge(np.frombuffer(hashes, np.int64), np.diff(first))
+        self._first = Shared(first)  # record i has the captions first[i] to first[i + 1]
+
+    def _merge(self, hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Make one record of the entries with equal hashes; `counts`: of each entry's captions, before and after."""
+        _, firsts, which = np.unique(hashes, return_index=True, return_inverse=True)
+        if len(firsts) == len(hashes):
+            return np.concatenate([[0], np.cumsum(counts)])
+        appearance = np.argsort(firsts)
+        record = np.empty_like(appearance)
+        record[appearance] = np.arange(len(firsts))
+        owner = np.repeat(record[which], counts)  # of each caption
+        order = np.argsort(owner, kind="stable")
+        self._paths = Strings(self._paths[i] for i in firsts[appearance].tolist())
+        if (
+            np.diff(owner) < 0
+        ).any():  # else the rows of an image follow one another, and the captions lie right
+            self._captions = Strings(self._captions[i] for i in order.tolist())
+        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(firsts)))])
+
+    @property
+    def merged(self) -> str:
+        """A sentence for people if entries were merged, else ""."""
+        if self.entries == len(self):
+            return ""
+        return f"{self.entries:,} rows name {len(self):,} images: each is one record, with the captions of its rows"
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`. Raises DataError when its file cannot be read, IndexError beyond the end."""
+        index = range(len(self))[index]
+        captions = tuple(self._captions[i] for i in range(*self._first.array[index : index + 2]))
+        return Record(self._image(index), captions, self._paths[index], self.name)
+
+    def path(self, index: int) -> str:
+        """Return where the image file of record `index` should be. Raises DataError when it names none."""
+        path = self._paths[index]
+        if not path:
+            raise DataError(f"Entry {index} of {self.name} names no image")
+        return os.path.join(self.root, path + self._ending)
+
+    def _image(self, index: int) -> bytes:
+        path, name = self.path(index), self._paths[index] + self._ending
+        if self.spelling.below:  # such a name is no place on this machine, even where there is something
+            path = self.root + "/" + name.lstrip("/")
+        return read_named(self.root, name, self.spelling, path)
+
+    def probe(self, fix: str, *, table: str | Path = "") -> None:
+        """Look for a few files, spread over the source, and add to `note` how their names are spelled, where they are
+        if not in `root`, and how many lead out of it.
+
+        table: the file that names the images, where nobody has said what folder they are relative to: if they are not
+        in its own, they are looked for in one beside it, which is `root` then. Raises Misfit, with `fix` as the
+        advice, when none is there.
+        """
+        few = [self._paths[i] + self._ending for i in near.spread(len(self), PROBED) if self._paths[i]]
+        home, said = self.root, []
+        if not any(found := self._look(few)) and few:
+            for folder in near.beside(table) if table else ():
+                self.root = str(folder)
+                if any(found := self._look(few)):
+                    said.append(f"Images of {self.name}: in {folder} (guessed)")
+                    break
+            else:
+                self.root = home
+                found = self._look_for_other_formats(few)
+        if few and not any(found):
+            cause = [f"Of {len(few)} of its image files looked for, none is there"]
+            cause.append(self.spelling.nearly(self.root, few[0]))
+            raise Misfit(
+                "image_root",
+                f"The images that {self.name} names are not where they were looked for",
+                got=os.path.join(self.root, few[0]),
+                cause=". ".join(filter(None, cause)),
+                fix=near.advice(self.root, few[0]) or fix,
+            )
+        more = [self._paths[i] + self._ending for i in near.spread(len(self), LOOKED_FOR) if self._paths[i]]
+        found = self._look(more)
+        # Names with a leading slash are relative to the folder, if none of them is a place and some are there.
+        rooted = [BELOW in f.how for name, f in zip(more, found) if f and name.startswith(("/", "\\"))]
+        self.spelling.below = bool(rooted) and all(rooted)
+        said += _how_spelled(found) + self._leading_out(home, "table's" if table else "image", any(rooted))
+        self.note = getattr(self, "note", "")
+        for sentence in said:
+            self.note = ". ".join(filter(None, [self.note.rstrip("."), sentence]))
+
+    def _leading_out(self, home: str, whose: str, some_below: bool) -> list[str]:
+        """Return a sentence on the paths that lead out of the folder `home`, which is `whose`, and out of `root`.
+
+        some_below: of the paths that begin with a slash, some are below `root`, so that only files can tell.
+        """
+        inside = {
+            place(folder) for folder in (home, self.root) for place in (os.path.abspath, os.path.realpath)
+        }
+        begin = tuple(folder.rstrip("/") + "/" for folder in inside)
+
+        def leads_out(form: str) -> bool:
+            if some_below and form.startswith("/") and not is_file(form):
+                return False
+            path = os.path.join(next(iter(inside)), form)
+            return not (os.path.normpath(path) if ".." in path else path).startswith(begin)
+
+        count, example = 0, ""
+        odd = {*self._paths.beginning(b"/\\"), *self._paths.holding(rb"\.(?=\.)|%|f(?=ile://)")}
+        for index in sorted(odd):
+            path = self._paths[index]
+            if path.startswith(begin) and not any(part in path for part in ("..", "%", "\\")):
+                continue
+            if any(leads_out(form) for form, _ in self.spelling.forms(path)):
+                count, example = count + 1, example or path
+        if not count:
+            return []
+        return [
+            f"{count:,} of {len(self):,} paths lead out of the {whose} folder, such as {example[:200]}: check that you "
+            "want these pictures copied"
+        ]
+
+    def _look(self, names: list[str]) -> list[Found | None]:
+        """Return what is there by each of these names."""
+        found: list[Found | None] = []
+        for name in names:
+            try:
+                found.append(self.spelling.find(self.root, name))
+            except DataError:  # it could be two
+                found.append(None)
+        return found
+
+    def _look_for_other_formats(self, names: list[str]) -> list[Found | None]:
+        """Return what is there of files of other formats, where there is none of the format that any name says."""
+        self.spelling.any_format = True
+        found = self._look(names)
+        self.spelling.any_format = any(found)
+        return found
+
+
+def read_image(path: str) -> bytes:
+    """Return the file's bytes.
+
+    Raises DataError when there is no such file, it cannot be read, is not a regular one, or has more than FILE_BYTES.
+    """
+    try:
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("The image file does not exist", got=path) from None
+
+
+def read_named(root: str, name: str, spelling: Spelling, path: str = "") -> bytes:
+    """Return the bytes of the file below `root` called `name`, or spelled a little otherwise (see `Spelling`).
+
+    path: where it should be, if not at `root`/`name`. Raises DataError as `read_image` does.
+    """
+    path = path or os.path.join(root, name)
+    try:
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        found = spelling.find(root, name)
+    except DataError:
+        # A folder may be called so, and the image beside it have an ending.
+        found = spelling.find(root, name) if os.path.isdir(path) else None
+        if found is None:
+            raise
+    if found is None:
+        raise DataError("The image file does not exist", got=path, cause=spelling.nearly(root, name))
+    return read_image(found.path)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return read_whole(path, FILE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:  # ValueError: NULs or lone surrogates in the path
+        if getattr(error, "errno", 0) != errno.EFBIG:
+            raise DataError("The image file cannot be read", got=path, cause=reason_of(error)) from None
+    raise DataError(
+        "The image file is too large",
+        got=path,
+        cause=f"More than {FILE_BYTES // 1_000_000:,} MB may be an attack on memory, or no picture at all",
+        fix="Store it smaller",
+    )
+
+
+def say_outside(name: str, root: str, path: str) -> None:
+    """Print to stderr, once a process, that the source called `name` takes pictures from outside of its folder `root`.
+
+    For sources that do not know the paths of all records when they are opened; the others say so in their `note`.
+    """
+    base = os.path.abspath(root) if root else ""
+    outside = not base or not os.path.normpath(os.path.join(base, path)).startswith(base.rstrip("/") + "/")
+    if outside and name not in _said:
+        _said.add(name)
+        line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these copied"
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why the system does not open a file, without the file's name, which is said beside it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _how_spelled(found: list[Found | None]) -> list[str]:
+    """Return sentences on how the names of files differ from those that were looked for."""
+    counts = Counter(how for each in found if each for how in each.how)
+    return [f"{count:,} of {len(found):,} image names looked at {how}" for how, count in counts.items()]

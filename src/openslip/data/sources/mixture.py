@@ -1,0 +1,116 @@
+"""Several sources as one: `shards/a-*.tar + 0.5 * pairs.csv`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+
+from openslip.data.order import Part, parts_of
+from openslip.data.record import Record, Source
+from openslip.data.storage.paths import stands_for_something
+from openslip.errors import DataError
+
+
+class Mixture:
+    """The records of all `sources`, one source after the other; the order of training mixes them.
+
+    A weight is how often an epoch goes through a source: 1 once, 2 twice, 0.5 half of it, and the other half in the
+    next epoch. Every batch has the same proportions, to within a record of each source.
+    Raises DataError when a weight is not above 0.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], name: str = "") -> None:
+        for source, weight in zip(sources, weights, strict=True):
+            if not 0 < weight < float("inf"):
+                raise DataError(
+                    "The weight of a source must be above 0",
+                    got=f"{weight:g} for {source.name}",
+                    fix="1 goes through the source once an epoch, 0.5 through half of it",
+                )
+        self.sources, self.weights = tuple(sources), tuple(float(weight) for weight in weights)
+        self.name = name or " + ".join(source.name for source in sources)
+        self._ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`, counted through all sources. Raises what its source raises."""
+        source, own = self.origin(index)
+        return source[own]
+
+    def origin(self, index: int) -> tuple[Source, int]:
+        """Return the source that record `index` comes from, and its index there."""
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        return self.sources[number], index - (self._ends[number - 1] if number else 0)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The sources' lengths and shares of an epoch, for `openslip.data.order`."""
+        return tuple(
+            replace(part, share=max(1, round(part.share * weight)))
+            for source, weight in zip(self.sources, self.weights)
+            for part in parts_of(source)
+        )
+
+    @property
+    def note(self) -> str:
+        """What there is of each source, and what the sources have to say themselves."""
+        lines = [
+            f"{len(source):,} records × {weight:g} from {source.name}"
+            for source, weight in zip(self.sources, self.weights)
+        ]
+        return "\n".join([*lines, *filter(None, (getattr(source, "note", "") for source in self.sources))])
+
+
+def split_mixture(spec: str) -> list[tuple[float, str]]:
+    """Split `A + 0.5 * B` into weights and specs; a spec of one source has the weight 1.
+
+    The plus and the star stand between spaces, so that they can be part of file names and patterns; those between
+    spaces are part of the name of a file or folder that exists, as in `C + D/*.tar`.
+    Raises DataError when a source is missing beside a plus or a star.
+    """
+    terms = []
+    for term in _terms(f" {spec}" if spec.startswith("+") else spec):
+        weighted = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s+\*(?:\s+(.*))?", term, re.DOTALL)
+        if weighted and _in_a_name(term.strip(), term.strip().index("*")):
+            weighted = None
+        weight, name = (float(weighted[1]), weighted[2] or "") if weighted else (1.0, term)
+        terms.append((weight, name.strip()))
+    if len(terms) > 1 or terms[0][0] != 1:
+        for _, name in terms:
+            if not name:
+                raise DataError(
+                    "A source is missing in the mixture",
+                    got=spec,
+                    fix="Write it as 'shards/a-*.tar + 0.5 * pairs.csv'",
+                )
+    return terms
+
+
+def _terms(spec: str) -> list[str]:
+    """Split at each plus between spaces that is in no name."""
+    terms, start = [], 0
+    for plus in re.finditer(r"\s\+(?:\s|$)", spec):
+        term = spec[start:].lstrip()
+        weight = re.match(r"(\d+\.?\d*|\.\d+)\s+\*\s+", term)
+        place = plus.start() + 1 - start - (len(spec[start:]) - len(term))
+        if _in_a_name(term, place) or (weight and _in_a_name(term[weight.end() :], place - weight.end())):
+            continue
+        terms.append(spec[start : plus.start()])
+        start = plus.end()
+    return [*terms, spec[start:]]
+
+
+def _in_a_name(term: str, place: int) -> bool:
+    """Whether what stands at `place` is part of the name of a file or folder that exists, or of a pattern of some."""
+    if place <= 0:
+        return False
+    end = term.find("/", place)
+    end = len(term) if end < 0 else end
+    ends = [end, *(plus.start() for plus in re.finditer(r"\s\+\s", term[:end]) if plus.start() > place)]
+    return any(stands_for_something(term[:end]) for end in ends)

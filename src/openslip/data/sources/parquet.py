@@ -1,0 +1,165 @@
+"""Captioned images in Parquet files: stored in the rows, as data hubs do, or named by their paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from openslip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
+from openslip.data.contents import Contents
+from openslip.data.limits import TABLE_BYTES
+from openslip.data.record import Record
+from openslip.data.sources.arrow import choose_typed, first_cells, make_record
+from openslip.data.sources.cells import path_of, refuse_urls
+from openslip.data.sources.columns import Columns
+from openslip.data.sources.files import ImageFiles
+from openslip.data.storage.retry import is_url, shown
+from openslip.errors import DataError
+
+MAX_BLOCK = 1000
+"""The most records of local files that are to be read in a row; see `ParquetTable`."""
+LARGE_GROUP = 256 * 2**20
+"""Bytes of a row group from which on its size is worth a remark."""
+
+_REWRITE = "smaller ones: pyarrow.parquet.write_table(table, path, row_group_size=500)"
+
+
+def open_parquet(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    name: str = "",
+    image_root: str = "",
+    image_column: str = "",
+    caption_column: str = "",
+    captions_required: bool = True,
+) -> ParquetTable | ParquetPaths:
+    """Open one or several Parquet files of one kind, local paths or URLs, as one source; sorted by path.
+
+    Columns that are not named are guessed by type and name (see `arrow.choose_typed`), which the source's `note`
+    says. `captions_required=False` opens files without captions. `name`: what to call the source; default: the
+    first path. `image_root`: the folder that paths in the files are relative to; default: the first file's.
+
+    Raises DataError when a file cannot be read or lacks a column that the first one has, when no column can be
+    guessed, when there are no rows, and for row groups too large for memory.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise DataError("No Parquet file is given")
+    files = sorted(_absolute(str(path)) for path in given)
+    schema = open_file(files[0]).schema_arrow
+    columns = choose_typed(
+        schema,
+        shown(files[0]),
+        image_column=image_column,
+        caption_column=caption_column,
+        captions_required=captions_required,
+        look=first_cells(files[0]),
+        far=is_url(files[0]),
+    )
+    embedded = holds(schema.field(schema.names.index(columns.image)).type) == "image"
+    root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else os.path.dirname(files[0]))
+    return (ParquetTable if embedded else ParquetPaths)(
+        files, columns, name=shown(name or str(given[0])), root=root
+    )
+
+
+class ParquetTable:
+    """Images in the rows of Parquet files, with random access: a record costs the reading of its row group.
+
+    Row groups are read one at a time, only the columns needed, and the latest are kept, CACHE_BYTES of them. pyarrow
+    reads them whole, so each process needs memory for the largest: above LARGE_GROUP `note` says so, above TABLE_BYTES
+    it is an error. `block` says how many records in a row should be read together, in any order:
+    - 1 where everything fits in the cache;
+    - else the rows of the median row group;
+    - but of local files at most MAX_BLOCK: a larger row group is read again for each of its blocks, which the
+      system's file cache makes bearable, while larger blocks would make for batches of neighbours. From a URL
+      everything would be fetched again.
+    Blocks start at multiples of `block` and row groups need not, so that a block may touch two of them. The latest two
+    are kept, so that its records can be read in any order; but not above LARGE_GROUP (`as_they_lie`).
+
+    A record's key is file:row. A row that has no image bytes but a path is read from the file of that path, relative
+    to `root`, "" if there is no such folder.
+    """
+
+    options = ("image_root", "image_column", "caption_column")
+
+    def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
+        self.name, self.columns, self.root = name, columns, root
+        self._rows = rows = RowGroups(files, (columns.image, *columns.captions))
+        self.contents = Contents("rows", len(rows))
+        if not len(rows):
+            raise DataError("The Parquet files hold no rows", got=name)
+        if rows.largest > TABLE_BYTES:
+            raise DataError(
+                f"The Parquet files have row groups of up to {_size(rows.largest)}",
+                got=name,
+                cause=f"Every loader process holds one in memory, and at most {_size(TABLE_BYTES)} are allowed",
+                fix=f"Write the files anew with {_REWRITE}",
+            )
+        far = any(map(is_url, files))
+        self.block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
+        self.as_they_lie = rows.largest > LARGE_GROUP
+        rows.kept.least = 1 if self.as_they_lie else 2
+        self.note = columns.note(name)
+        if rows.largest > LARGE_GROUP:
+            remark = (
+                f"Every loader process holds a row group of {name} in memory, up to {_size(rows.largest)}"
+            )
+            self.note = ". ".join(filter(None, [self.note, f"{remark}; better are {_REWRITE}"]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
+        index = range(len(self))[index]
+        key = self._rows.place(index)
+        return make_record(self._rows[index], self.columns, key=key, name=self.name, root=self.root)
+
+
+class ParquetPaths(ImageFiles):
+    """Image files that Parquet files name, with captions: all paths and captions are taken into memory.
+
+    Rows with the same path are several captions of one record; rows without one are left out, which `contents` says.
+    Paths are relative to `root`, "" if there is no such folder, which is an error.
+    """
+
+    options = ("image_root", "image_column", "caption_column")
+
+    def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
+        self.columns = columns
+        rows = RowGroups(files, (columns.image, *columns.captions))
+        self.contents = Contents("rows", len(rows))
+        super().__init__(name, Path(root), self._entries(rows), merge=True)
+        self.note = ". ".join(filter(None, [columns.note(name), self.merged]))
+        if not len(self):
+            what = f"Not one row of the Parquet files names an image in column '{columns.image}'"
+            raise DataError(what if len(rows) else "The Parquet files hold no rows", got=name)
+        if not root:
+            raise DataError(
+                f"Column '{columns.image}' of {name} holds paths, and these are in no folder of this machine",
+                got=self._paths[0],
+                fix="Give the folder that they are relative to with --data.image-root",
+            )
+        self.probe(
+            "Give the folder that the paths are relative to with --data.image-root",
+            table=files[0] if root == os.path.dirname(files[0]) else "",
+        )
+
+    def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for number, (path, *captions) in enumerate(rows.scan()):
+            if number < 100:
+                refuse_urls([path_of(path)], self.columns.image, self.name)
+            if found := path_of(path):
+                yield found, self.columns.texts(captions)
+            else:
+                self.contents.leave_out("the row names no image", f"row {number:,}")
+
+
+def _absolute(path: str) -> str:
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

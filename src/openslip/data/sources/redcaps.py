@@ -1,0 +1,188 @@
+"""RedCaps: annotation files, one for each subreddit and year, merged on the fly; images in a folder a subreddit."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from openslip.data.captions import texts
+from openslip.data.contents import Contents
+from openslip.data.limits import TABLE_BYTES, TEXT_BYTES
+from openslip.data.sources.coco import parse
+from openslip.data.sources.entries import Unusable, short
+from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.near import around, choose, spread
+from openslip.errors import DataError
+from openslip.files import expand, open_regular, read_whole
+
+HEAD = 1 << 16
+"""Characters in which a file must show what it is."""
+
+CHUNK = 1 << 20
+"""Characters of a list of annotations read at a time."""
+
+LONGEST = TEXT_BYTES
+"""Characters of one annotation in a list: what goes on for longer is none, and would be read over and over."""
+
+
+class RedCaps(ImageFiles):
+    """The images of RedCaps annotation files, file after file by name, each with its caption.
+
+    `paths`: a folder of annotation files (`<subreddit>_<year>.json`), some of them, or one that holds the annotations
+    of several in one list. `name`: what to call them together. An image is `<subreddit>/<image_id>.jpg` below
+    `image_root`, else below a folder near the annotations. Its caption is `caption`, or `raw_caption` where that is
+    missing or blank. An image that is listed again is one record, with the captions of both. `contents` says which
+    annotations are not used: those that name no image.
+
+    Raises DataError when a file cannot be read or is of another form, or the images are nowhere to be found.
+    """
+
+    def __init__(
+        self, paths: str | Path | Sequence[str | Path], *, image_root: str = "", name: str = ""
+    ) -> None:
+        found, files = _files(paths)
+        name = name or found
+        self.contents = Contents("annotations")
+        entries = (entry for file in files for entry in _entries(file, self.contents))
+        super().__init__(name, Path(), entries, merge=True)
+        if not len(self):
+            raise DataError("The RedCaps annotations list no images", got=name)
+        roots = [expand(image_root)] if image_root else around(files[0])
+        if image_root:
+            roots.append(roots[0] / "images")
+        root, _ = choose([self._paths[i] for i in spread(len(self))], roots)
+        self.root = str(root)
+        guessed = "" if image_root else f"Images of {name}: in {root} (guessed)."
+        twice = self.entries - len(self)
+        merged = (
+            f"{twice:,} annotations are of images listed before: each image is one record." if twice else ""
+        )
+        self.note = " ".join(filter(None, [guessed, merged]))
+        self.probe("Give the folder that holds the subreddits' folders with --data.image-root")
+
+
+def is_redcaps(path: str | Path) -> bool:
+    """Tell whether `path` is a RedCaps annotation file, or a folder of .json files the first of which is one.
+
+    Reads no more than the beginning; False for what cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            first = min(_json_files(path), default=None)
+            return first is not None and is_redcaps(first)
+        with open_regular(path) as file:
+            head = file.read(HEAD).decode("utf-8-sig", "replace")
+    except (OSError, ValueError):
+        return False
+    # Annotations of COCO have an image_id as well, but no subreddit.
+    keys = all(re.search(rf'"{key}"\s*:', head) for key in ("image_id", "subreddit"))
+    return keys and re.match(r'\s*[\[{]\s*["{]', head) is not None
+
+
+def _files(paths: str | Path | Sequence[str | Path]) -> tuple[str, list[Path]]:
+    """Return what to call the annotation files, and the files."""
+    if not isinstance(paths, str | Path):
+        files = sorted(map(Path, paths), key=lambda file: (file.name, file))
+        if not files:
+            raise DataError("No annotation files are given")
+        return str(files[0].parent), files
+    path = Path(paths)
+    if not path.is_dir():
+        return str(path), [path]
+    files = _json_files(path)
+    if not files:
+        raise DataError(
+            "The folder holds no annotation files", got=str(path), fix="Those of RedCaps end in .json"
+        )
+    return str(path), files
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
+
+
+def _annotations(path: Path) -> Iterator[Any]:
+    """Yield the annotations of one file."""
+    try:
+        with open_regular(path) as opened, io.TextIOWrapper(opened, encoding="utf-8-sig") as file:
+            if file.read(HEAD).lstrip().startswith("["):
+                file.seek(0)
+                yield from _elements(file)
+                return
+        data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), ["annotations"])
+    except OSError as error:
+        raise DataError("The RedCaps file cannot be read", got=str(path), cause=str(error)) from None
+    except (ValueError, RecursionError) as error:  # JSON, or UTF-8, that is none
+        raise DataError(
+            "The file is not valid JSON",
+            got=str(path),
+            cause=str(error),
+            fix="If it was cut off, fetch it again",
+        ) from None
+    if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
+        raise DataError(
+            "The .json file is not a RedCaps annotation file, which has a list 'annotations'",
+            got=str(path),
+            cause=f"It holds the keys {', '.join(data)[:200]}"
+            if isinstance(data, dict)
+            else "It holds no object",
+        )
+    yield from data["annotations"]
+
+
+def _elements(file: TextIO) -> Iterator[Any]:
+    """Yield the elements of a JSON list one by one: all of RedCaps in one would need some 30 GB of memory.
+
+    Raises ValueError when the file is no JSON list.
+    """
+    decoder, gap = json.JSONDecoder(), re.compile(r"[\s,]*")
+    text, size = file.read(CHUNK), CHUNK
+    at = text.index("[") + 1
+    while True:
+        separator = gap.match(text, at)
+        at = separator.end() if separator else at
+        if text.startswith("]", at):
+            return
+        try:
+            element, at = decoder.raw_decode(text, at)
+        except ValueError:
+            # Cut off by the end of what was read, perhaps: try again with more. No half object is a valid one.
+            if len(text) - at > LONGEST:
+                raise ValueError(f"an annotation goes on for {LONGEST:,} characters and more") from None
+            added = file.read(size)
+            if not added:
+                raise
+            text, at, size = text[at:] + added, 0, 2 * size
+            continue
+        yield element
+        size = CHUNK
+
+
+def _entries(path: Path, contents: Contents) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the image and the captions of each annotation of a file that names an image; count all in `contents`."""
+    unusable = Unusable(seen := Contents(contents.things))
+    for annotation in _annotations(path):
+        seen.see()
+        match annotation:
+            case {"image_id": str() as image, "subreddit": str() as subreddit} if image and subreddit:
+                pass
+            case {"image_id": str() as image, "subreddit": [str() as subreddit, *_]} if image and subreddit:
+                pass
+            case _:
+                error = DataError(
+                    "An annotation has no usable 'image_id' and 'subreddit'",
+                    got=f"{short(annotation)}, in {path}",
+                )
+                unusable.count("the annotation has no usable 'image_id' and 'subreddit'", error)
+                continue
+        yield (
+            f"{subreddit}/{image}.jpg",
+            texts(annotation.get("caption")) or texts(annotation.get("raw_caption")),
+        )
+    unusable.judge()
+    contents.add(seen)

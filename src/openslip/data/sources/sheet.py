@@ -1,0 +1,109 @@
+"""A table as it is read, whatever its format: the names of its columns, and its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from openslip.data.limits import COLUMNS
+from openslip.data.sources.lines import read_lines
+from openslip.errors import DataError
+
+HEAD = 100
+"""Rows that are looked at before the columns are chosen."""
+
+
+_PRETTY = {
+    "{": "Its objects go over several lines. Write each in a line of its own: jq -c . {} > NEW.jsonl",
+    "[": "It is one list. Write each object in a line of its own: jq -c '.[]' {} > NEW.jsonl",
+}
+"""What begins a file of JSON that is no JSON lines → what can help."""
+
+
+@dataclass
+class Sheet:
+    """`columns`: names in order, "" where there is none; a name may come twice. `rows`: at least as many cells each.
+
+    remarks: what was noticed about the table, sentences for people. cause: why the columns' names may be wrong.
+    """
+
+    columns: list[str]
+    rows: Iterator[Sequence[Any]]
+    remarks: list[str] = field(default_factory=list)
+    cause: str = ""
+
+    def head(self) -> list[Sequence[Any]]:
+        """Return the first rows, which `rows` will still give."""
+        first = list(islice(self.rows, HEAD))
+        self.rows = chain(first, self.rows)
+        return first
+
+    def places(self, name: str) -> list[int]:
+        """Return where the columns of a name are."""
+        return [place for place, column in enumerate(self.columns) if column == name]
+
+
+def check_columns(path: Path, count: int) -> None:
+    """Raise DataError where a table has more columns than any has."""
+    if count > COLUMNS:
+        raise DataError(
+            "The table has too many columns",
+            got=f"{path}, {count:,} columns",
+            cause=f"More than {COLUMNS:,} may be an attack, or its first line or its objects' keys are data",
+            fix="Keep the columns of the image and the captions",
+        )
+
+
+def read_json_lines(path: Path) -> Sheet:
+    """Return the objects of a JSON-lines file; its columns are the keys of the first ones.
+
+    Raises DataError, now or as rows are taken, for a line that is no JSON object.
+    """
+    rows = _objects(path)
+    first = list(islice(rows, HEAD))
+    columns = list(dict.fromkeys(key for row in first for key in row))
+    check_columns(path, len(columns))
+    return Sheet(columns, ([row.get(name) for name in columns] for row in chain(first, rows)))
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_once if number <= HEAD else None)
+        except _Twice as error:
+            raise DataError(
+                f"Line {number} of {path} has the key {error} twice in one object",
+                got=line[:200],
+                fix='Write several values as a list: ["one", "two"]',
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"Line {number} of {path} is not valid JSON",
+                got=line[:200],
+                cause=str(error),
+                fix=_PRETTY[start].format(path)
+                if (start := line.strip()) in _PRETTY
+                else "Each line holds one JSON object; if the file was cut off on the way, fetch it again",
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"Line {number} of {path} is not a JSON object", got=line[:200])
+        yield row
+
+
+class _Twice(Exception):
+    """A key comes twice in an object: the JSON module would silently take the last."""
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(repr(key))
+        found[key] = value
+    return found

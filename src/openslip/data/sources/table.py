@@ -1,0 +1,217 @@
+"""Tables of image paths and captions: CSV, TSV, JSON lines, and Excel's workbooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from openslip.data.captions import is_placeholder
+from openslip.data.contents import Contents
+from openslip.data.sources.cells import (
+    cannot_be_files,
+    looks_like_paths,
+    numbered,
+    path_of,
+    refuse_pictures,
+    refuse_urls,
+    without_number,
+)
+from openslip.data.sources.columns import (
+    Columns,
+    choose,
+    file_columns,
+    find_keys,
+    guess_captions,
+    guess_images,
+)
+from openslip.data.sources.delimited import read_delimited
+from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.sheet import Sheet, read_json_lines
+from openslip.errors import DataError
+from openslip.files import expand
+
+
+class Table(ImageFiles):
+    """One record an image of a table: rows with the same path are several captions of one.
+
+    `image_column` and `caption_columns` are the columns chosen: those asked for, else guessed by their names and cells,
+    which `note` says. Several caption columns (`caption_column="title,description"`, or several of one name) make
+    several captions, as does a list, also one that a text spells; of objects the key of the text is named
+    (`captions.text`), or guessed. A table without a caption column is an error unless `captions_required` is False, as
+    it is for self-supervision alone. Relative image paths are taken from `image_root`, else from the table's own
+    folder. What is read of CSV, `delimited.read_delimited` says. Of what stands for a missing text (`nan`, `NULL`) a
+    caption is made, because it may be one (a quoted "None"); `note` counts them, and `check` does.
+    `contents` counts the rows; those that name no image are left out.
+    Raises DataError on a missing column, a malformed line, or when no image is where it should be.
+    """
+
+    options = ("image_root", "image_column", "caption_column")
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        image_root: str = "",
+        image_column: str = "",
+        caption_column: str = "",
+        captions_required: bool = True,
+    ) -> None:
+        path = Path(path)
+        sheet = read_sheet(path, [image_column, caption_column])
+        head = sheet.head()
+        if not head:
+            raise DataError("The table has no rows", got=str(path))
+
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(sheet.columns):
+            places.setdefault(name, []).append(place)
+
+        def cells(name: str) -> list[Any]:
+            return [row[place] for row in head for place in places.get(name, ())]
+
+        names = list(filter(None, sheet.columns))
+        columns = choose(
+            str(path),
+            names,
+            image=image_column,
+            caption=caption_column,
+            image_guesses=[] if image_column else guess_images(names, cells, str(path)),
+            caption_guesses=guess_captions(names, cells),
+            captions_required=captions_required,
+            cause=sheet.cause,
+        )
+        columns = find_keys(columns, cells, str(path))
+        self.image_column, self.caption_columns = columns.image, columns.captions
+        refuse_urls(map(path_of, cells(columns.image)), columns.image, str(path))
+        refuse_pictures(cells(columns.image), columns.image, str(path))
+        if not any(map(path_of, cells(columns.image))):
+            raise _no_paths(columns.image, cells(columns.image), path)
+        for name in columns.captions:
+            _refuse_no_texts(name, cells(name), path)
+        rows = _Rows(sheet, columns, head, path)
+        root = expand(image_root) if image_root else path.parent
+        super().__init__(str(path), root, rows, merge=True)
+        self.contents = rows.contents
+        said = [columns.note(path.name), *sheet.remarks, *rows.remarks(), self.merged]
+        self.note = ". ".join(sentence for sentence in said if sentence)
+        fix = "Give the folder that the paths are relative to with --data.image-root"
+        others = [name for name in file_columns(names, cells) if name != columns.image]
+        if others or not looks_like_paths(cells(columns.image)):
+            fix += f"; or, if '{columns.image}' does not name the files, the column that does with --data.image-column"
+            fix += f": {others[0]}" if others else ""
+        fix = cannot_be_files([path_of(cell) for cell in cells(columns.image)]) or fix
+        self.probe(fix, table="" if image_root else path)
+
+
+def read_sheet(path: Path, wanted: Sequence[str]) -> Sheet:
+    """Return the rows of a table; `wanted`: columns that were asked for. Raises DataError, also as rows are taken."""
+    match path.suffix.lower():
+        case ".jsonl":
+            return read_json_lines(path)
+        case ".xlsx":
+            from openslip.data.sources.workbook import read_workbook
+
+            return read_workbook(path, wanted)
+    return read_delimited(path, wanted)
+
+
+class _Rows:
+    """The (path, captions) of a table's rows, once; counts as it goes."""
+
+    def __init__(self, sheet: Sheet, columns: Columns, head: Sequence[Sequence[Any]], path: Path) -> None:
+        self._sheet, self.path = sheet, path
+        self.contents = Contents("rows")
+        self.lists = self.placeholders = 0
+        self.example = ""
+        self._image = _only(sheet, columns.image, head, path)
+        self._numbered = numbered([path_of(row[self._image]) for row in head])
+        self._twice = {
+            name: len(sheet.places(name)) for name in columns.captions if len(sheet.places(name)) > 1
+        }
+        captions = [
+            (p, name, k) for name, k in zip(columns.captions, columns.key_paths) for p in sheet.places(name)
+        ]
+        self._captions = [place for place, *_ in captions]
+        keys = tuple(keys for *_, keys in captions) if any(columns.keys) else ()
+        self._columns = Columns(columns.image, tuple(name for _, name, _ in captions), keys=keys)
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        image, captions, texts, contents = self._image, self._captions, self._columns.texts, self.contents
+        width = len(captions)
+        for row in self._sheet.rows:
+            contents.seen += 1
+            path = path_of(row[image])
+            found = texts([row[place] for place in captions])
+            if not path or (len(path) < 20 and is_placeholder(path)):
+                empty = not any(cell.strip() if isinstance(cell, str) else cell for cell in row)
+                reason = "the row is empty" if empty else "the row names no image"
+                contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
+                continue
+            if len(found) > width:
+                self.lists += any(isinstance(row[place], str) for place in captions)
+            if self._numbered:
+                path = without_number(path)
+            for text in found:
+                if len(text) < 20 and is_placeholder(text):
+                    self.placeholders += 1
+                    self.example = self.example or text
+            yield path, found
+
+    def remarks(self) -> list[str]:
+        """Return what was noticed, sentences for people."""
+        found = [
+            f"{count} columns are called '{name}': each is a caption" for name, count in self._twice.items()
+        ]
+        if self._numbered:
+            found.append("Behind the image names stand the numbers of their captions (#0), which are cut off")
+        if self.lists:
+            found.append(f"Rows whose text spells a list: {self.lists:,}; each text in it is a caption")
+        if self.placeholders:
+            found.append(
+                f"Captions that only say that there is none: {self.placeholders:,}, such as {self.example!r}; "
+                "leave the cells empty instead"
+            )
+        if self.contents.large_loss:
+            found.append(
+                "Where one picture stands for several rows, as in merged cells, write its name into each of them"
+            )
+        return found
+
+
+def _no_paths(column: str, cells: Sequence[Any], path: Path) -> DataError:
+    """Return the error for an image column that names no file in the first rows."""
+    example = next((cell for cell in cells if cell is not None and cell != ""), None)
+    return DataError(
+        f"Column '{column}' of {path} names no image in its first {len(cells):,} rows",
+        got=repr(example)[:200],
+        cause="Its cells are empty"
+        if example is None
+        else f"A path is a text, not of type {type(example).__name__}",
+        fix="Name the column that holds the paths with --data.image-column",
+    )
+
+
+def _refuse_no_texts(column: str, cells: Sequence[Any], path: Path) -> None:
+    """Raise DataError when a caption column holds numbers or the like in the first rows."""
+    found = [cell for cell in cells if cell is not None and cell == cell]  # NaN does not equal itself
+    if found and not any(isinstance(cell, str | list | dict) for cell in found):
+        raise DataError(
+            f"Column '{column}' of {path} holds no texts",
+            got=f"{found[0]!r:.100}, of type {type(found[0]).__name__}",
+            fix="Name the column of the captions with --data.caption-column",
+        )
+
+
+def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
+    """Return where the image column is; of several of its name, the one whose cells look like paths."""
+    places = sheet.places(name)
+    looks = [looks_like_paths([row[place] for row in head]) for place in places]
+    best = [place for place, look in zip(places, looks) if look == max(looks)]
+    if len(best) > 1 and any(len({row[place] for place in best}) > 1 for row in head):
+        raise DataError(
+            f"{len(places)} columns of {path} are called '{name}', and name different images",
+            got=", ".join(str(head[0][place]) for place in best),
+            fix="Give them different names, and say which one is the image with --data.image-column",
+        )
+    return best[0]

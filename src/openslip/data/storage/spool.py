@@ -1,0 +1,190 @@
+"""Large reads of remote files, fetched once for all processes of a machine, and handed on through the cache folder.
+
+What a process fetches it puts there as a file; the next one that wants the same bytes of the same version of the file
+takes them from it. While one fetches, others that want the same wait. The files may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from openslip.data.storage import remote
+from openslip.data.storage.files import File, RemoteFile, cache_folder, cache_name
+from openslip.data.storage.remote import Stat
+from openslip.files import whole_or_not
+
+SMALLEST = 1 << 20
+"""Bytes of a read from which on it is shared. Smaller ones cost a server little more than asking."""
+SPOOL_BYTES = 8 << 30
+"""Bytes that the shared reads of a machine take on the disk at most; the oldest make room for new ones."""
+SPARE = 1 << 30
+"""Bytes of the disk that are left free by all means."""
+LEFT_ALONE = 60.0
+"""Seconds for which a process keeps nothing after something could not be written."""
+WRITERS = 10.0
+"""Seconds to wait for others that write there. What cannot be written by then is not kept; nor is anything where files
+cannot be locked."""
+_CHECKSUM = 4
+
+_refused = -LEFT_ALONE  # when that was
+
+
+def shared(file: File, url: str, status: Stat) -> File:
+    """Return `file`, opened at `url`, such that this machine's processes share its large reads.
+
+    A local file comes back as it is; so does one whose versions the server does not tell apart.
+    """
+    if not isinstance(file, RemoteFile) or not status.version or url.startswith(("file:", "memory:")):
+        return file
+    return _SharedFile(file, f"{url} {status.size} {status.version}")
+
+
+class _SharedFile:
+    """A remote file that reads of SMALLEST bytes and more are shared of."""
+
+    def __init__(self, file: File, identity: str) -> None:
+        self.path, self.size = file.path, file.size
+        self._file, self._identity = file, identity
+
+    def read(self, offset: int, size: int) -> bytes:
+        if size < SMALLEST:
+            return self._file.read(offset, size)
+        place = cache_folder() / "spans" / cache_name(f"{self._identity} {offset} {size}")
+        return _load(place, size) or self._fetch(place, offset, size)
+
+    def _fetch(self, place: Path, offset: int, size: int) -> bytes:
+        if _surplus(place.parent, size) is None:
+            return self._file.read(offset, size)
+        with _turn(place.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
+            data = _load(place, size)  # by whom this one waited for
+            if data is None:
+                data = self._file.read(offset, size)
+                _keep(place, data)
+        return data
+
+
+def _load(place: Path, size: int) -> bytes | None:
+    """Return the bytes that are kept at a place, None if there are none or they are damaged."""
+    try:
+        with open(place, "rb") as file:
+            data, checksum = file.read(size), file.read()
+    except OSError:
+        return None
+    return data if len(data) == size and checksum == _checksum(data) else None
+
+
+def _keep(place: Path, data: bytes) -> None:
+    """Keep the bytes at a place, if there is room.
+
+    A file that goes for it stays readable for its users. What killed processes have left goes in its turn.
+    """
+    global _refused
+    try:
+        with _alone(place.parent.with_suffix(".lock"), WRITERS):  # or several would take the same room
+            surplus = _surplus(place.parent, len(data))
+            if surplus is None:
+                return
+            for path in surplus:
+                Path(path).unlink(missing_ok=True)
+            # Not synced: that takes long, and what a power failure makes of it is noticed by the checksum.
+            with whole_or_not(place, durable=False) as file:
+                file.write(data)
+                file.write(_checksum(data))
+    except OSError:
+        _refused = time.monotonic()
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(_CHECKSUM, "little")
+
+
+def _surplus(folder: Path, size: int) -> list[str] | None:
+    """Return the oldest files, without which there is room for `size` more bytes; None when there is none even so."""
+    if time.monotonic() - _refused < LEFT_ALONE:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):  # another process has just removed it
+                status = entry.stat()
+                files.append((status.st_mtime_ns, status.st_size, entry.path))
+        used = sum(length for _, length, _ in files)
+        limit = min(SPOOL_BYTES, used + shutil.disk_usage(folder).free - SPARE) - size - _CHECKSUM
+    except OSError:
+        return None
+    surplus = []
+    for _, length, path in sorted(files):
+        if used <= limit:
+            break
+        surplus.append(path)
+        used -= length
+    return surplus if limit >= 0 else None
+
+
+@contextmanager
+def _turn(place: Path, seconds: float) -> Iterator[None]:
+    """Be the one process within the block; or wait until another that is has left it, for so many seconds at most.
+
+    Who has waited goes on beside others: what it waited for is there, or the other one has failed, which all should
+    find out for themselves at once rather than one after the other. A process that dies has left. The lock's file is
+    removed by who had it; who makes it anew meanwhile fetches the same at worst.
+    """
+    descriptor = _lock(place, seconds)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                place.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+@contextmanager
+def _alone(place: Path, seconds: float) -> Iterator[None]:
+    """Be the only one within the block, of all processes and threads. Raises OSError when that takes longer than so
+    many seconds, or files cannot be locked here. Unlike that of a turn, the lock's file stays."""
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _acquire(descriptor, seconds):
+            raise TimeoutError(f"{place} cannot be locked")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(place: Path, seconds: float) -> int | None:
+    """Return the descriptor of the file, locked; None when another process had it, or files cannot be locked here."""
+    try:
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        return None
+    if _acquire(descriptor, 0):
+        return descriptor
+    _acquire(descriptor, seconds)
+    os.close(descriptor)
+    return None
+
+
+def _acquire(descriptor: int, seconds: float) -> bool:
+    """Lock the file, waiting so long at most; return whether that is done. Its closing lets go of it."""
+    end, pause = time.monotonic() + seconds, 0.01
+    while True:
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+        except (OSError, ImportError):  # files cannot be locked here
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.25)

@@ -1,0 +1,112 @@
+"""Honest measurements of a model: one file a protocol, all behind one small interface.
+
+Every number is a `Result`: it carries how many samples it rests on and its 95 % interval. Importing this package is
+cheap; the protocols (`zeroshot`, `linear`, `knn`, `retrieval`, `finetune`) import what they need, and `suite` turns
+names such as `zeroshot:scenes` into evaluators and runs them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from openslip.errors import printable
+
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number.
+
+    task: what was measured, `protocol:dataset`, for example `zeroshot:cifar10`.
+    metric: for example `top1`, `mean_per_class`, `text_recall@10`.
+    value: in [0, 1], more is better; only metrics whose name ends in `median_rank` count from 1, and less is better.
+    count: samples (or queries) that the value is a mean over.
+    low, high: 95 % interval of the value, for other samples drawn as these were (see `openslip.evaluation.metrics`).
+    skipped: samples that could not be read, and so are not in `count`.
+    data: what was measured on, which tells it from others of its short name: a path, an address, `scenes:…`.
+    split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
+    settings: what else differs from the protocol's defaults, for example `k=5`.
+    checkpoint: of which state of the model, for example `step-00000400`. content: a digest of the pictures, labels and
+    names that were measured, which tells them from others that have lain at the same place. Each is empty where it is
+    not known, as in files of earlier versions.
+    """
+
+    task: str
+    metric: str
+    value: float
+    count: int
+    low: float
+    high: float
+    skipped: int = 0
+    data: str = ""
+    split: str = ""
+    prompts: str = ""
+    settings: str = ""
+    checkpoint: str = ""
+    content: str = ""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What was measured: results of equal identities are measurements of the same, and the newer one counts."""
+        facts = (self.data, self.split, self.prompts, self.settings, self.checkpoint, self.content)
+        return (self.task, self.metric, *facts)
+
+    @property
+    def key(self) -> str:
+        """`task/metric`. Measurements of different sets may share it: `suite.keys` gives names that do not."""
+        return f"{self.task}/{self.metric}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def lower_is_better(key: str) -> bool:
+    """Say whether a metric counts ranks from 1 instead of shares."""
+    return key.endswith("rank")
+
+
+class Evaluator(Protocol):
+    """One measurement, made ready: knows its data, waits for a model."""
+
+    @property
+    def name(self) -> str:
+        """`protocol:dataset`; the `task` of its results."""
+        ...
+
+    def about(self) -> dict[str, str]:
+        """Return the fields of its results that tell it from others of its name, by field. May open the data."""
+        ...
+
+    def check(self) -> None:
+        """Open the data, as far as it takes to know that they can be used, and keep them for the measurements to come.
+
+        Raises DataError, EvaluationError or ConfigError.
+        """
+        ...
+
+    def evaluate(self, encoder: Encoder) -> list[Result]:
+        """Measure `encoder`, leaving it as it was.
+
+        Raises EvaluationError when this model cannot be measured this way, DataError when the data cannot be used.
+        """
+        ...
+
+
+def settings(evaluator: Any, *names: str) -> str:
+    """Return those of a dataclass's fields that differ from their defaults, as `k=5, temperature=0.1`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(evaluator)}
+    values = {name: getattr(evaluator, name) for name in names}
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value != defaults[name])
+
+
+@lru_cache(maxsize=1024)
+def note(message: str) -> None:
+    """Tell the user something that the numbers alone would hide; each message once a process."""
+    logging.getLogger("openslip.evaluation").warning(printable(message))

@@ -1,0 +1,107 @@
+"""Short names that tell measurements apart: `knn:birds`, and `knn:A/birds` beside `knn:B/birds`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from openslip.errors import shortened
+from openslip.evaluation import Evaluator, Result
+
+_FIELDS = ("data", "prompts", "settings", "checkpoint", "split", "content")
+"""What two measurements of one name are told apart by: the first of these that differs, then the next."""
+_LONGEST = 60
+"""Characters of prompts or settings in a name."""
+
+Told = tuple[str, ...]
+"""What is known of a measurement, as many texts as `_FIELDS`."""
+
+
+def distinct(measured: Sequence[Result | Evaluator]) -> list[str]:
+    """Return a short name for each of N results or evaluators, in their order.
+
+    The name is the task's, `protocol:dataset`. Where several of them share it and differ in what was measured, the
+    name also says in what: the end of the path, then prompts, settings, checkpoint, split in brackets. Names are equal
+    exactly where task, data, split, prompts, settings, checkpoint and content are. The metric is no part of them.
+    Evaluators may open their data for it, and raise what their `check` raises.
+    """
+    told = [_told(one) for one in measured]
+    names: dict[tuple[str, Told], str] = {}
+    for task in dict.fromkeys(task for task, _ in told):
+        group = list(dict.fromkeys(facts for name, facts in told if name == task))
+        names |= {(task, facts): name for facts, name in _apart(task, [], group, 0).items()}
+    taken: dict[str, tuple[str, Told]] = {}
+    for one, name in names.items():
+        if taken.setdefault(name, one) != one:  # a task of one's own may be called anything
+            names[one] = f"{name} [{_digest(str(one))}]"
+    return [names[one] for one in told]
+
+
+def keys(results: Sequence[Result]) -> list[str]:
+    """Return `name/metric` for each of N results, under which their numbers are logged, with distinct names."""
+    return [f"{name}/{result.metric}" for name, result in zip(distinct(results), results)]
+
+
+def _told(one: Result | Evaluator) -> tuple[str, Told]:
+    if isinstance(one, Result):
+        return one.task, tuple(getattr(one, field) for field in _FIELDS)
+    about: Callable[[], Mapping[str, Any]] = getattr(one, "about", dict)
+    facts = about()
+    return one.name, tuple(facts.get(field, "") for field in _FIELDS)
+
+
+def _apart(task: str, marks: list[str], group: list[Told], field: int) -> dict[Told, str]:
+    """Return a name for each of the different facts in `group`, which agree in all fields before `field`."""
+    if len(group) == 1:
+        return {group[0]: f"{task} [{'; '.join(marks)}]" if marks else task}
+    values = list(dict.fromkeys(facts[field] for facts in group))
+    labels = {}
+    if len(values) > 1:
+        labels = _places(task, values) if _FIELDS[field] == "data" else _texts(_FIELDS[field], values)
+    names: dict[Told, str] = {}
+    for value in values:
+        label = labels.get(value, "")
+        same = [facts for facts in group if facts[field] == value]
+        if _FIELDS[field] == "data":
+            names |= _apart(label or task, marks, same, field + 1)
+        else:
+            names |= _apart(task, [*marks, label] if label else marks, same, field + 1)
+    return names
+
+
+def _places(task: str, places: Sequence[str]) -> dict[str, str]:
+    """Return a task's name for each of several places: with the shortest ends of their paths that differ.
+
+    A name that is not its place's, or whose place is not known, stays as it is, if that is only one.
+    """
+    protocol, _, dataset = task.partition(":")
+    own = [place for place in places if not place or not _called(dataset, place)]
+    kept = own[:1] if len(own) == 1 else []
+    others = [place for place in places if place not in kept]
+    parts = {place: place.replace("\\", "/").rstrip("/").split("/") for place in others}
+    for count in range(1, max(map(len, parts.values()), default=0) + 1):
+        ends = {place: f"{protocol}:{'/'.join(words[-count:])}" for place, words in parts.items()}
+        if len({*ends.values(), *([task] if kept else [])}) == len(places):
+            return ends | dict.fromkeys(kept, task)
+    return {place: f"{task}-{_digest(place)}" for place in others} | dict.fromkeys(kept, task)
+
+
+def _called(dataset: str, place: str) -> bool:
+    """Whether a place would be called `dataset` by its own name."""
+    from openslip.evaluation.datasets import dataset_name
+
+    return dataset_name(place) == dataset
+
+
+def _texts(field: str, values: Sequence[str]) -> dict[str, str]:
+    """Return a short mark for each of several different texts, "" for the one that says nothing."""
+    word = {"prompts": "prompts ", "content": "content "}.get(field, "")
+    marks = {value: f"{word}{shortened(value, _LONGEST)}" if value else "" for value in values}
+    if len(set(marks.values())) < len(marks):
+        marks = {value: f"{mark} {_digest(value)}" if mark else "" for value, mark in marks.items()}
+    return marks
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()

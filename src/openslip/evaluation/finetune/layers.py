@@ -1,0 +1,109 @@
+"""The classifier that is finetuned, and each of its parameters' own learning rate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.weight_init import trunc_normal_
+from timm.models import VisionTransformer, group_parameters
+from timm.optim import param_groups_layer_decay  # pyright: ignore[reportPrivateImportUsage]
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch import Tensor, nn
+
+from openslip.evaluation.finetune.recipe import FinetuneRecipe
+
+HEAD = float("inf")
+"""Ordinal of the layers that learn at the full rate; sorts after every layer of the tower."""
+
+
+class Classifier(nn.Module):
+    """A copy of an image tower with a new linear head on its feature; the tower given is left as it is."""
+
+    def __init__(self, tower: nn.Module, classes: int, recipe: FinetuneRecipe) -> None:
+        super().__init__()
+        self.tower = copy.deepcopy(tower).requires_grad_(True)
+        set_drop_path(self.tower, recipe.drop_path)
+        self.head = nn.Linear(int(tower.width), classes)  # type: ignore[arg-type]
+        with torch.no_grad():
+            trunc_normal_(self.head.weight, std=0.02)
+            self.head.weight.mul_(recipe.head_scale)
+            self.head.bias.zero_()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, S, S), normalised → float32 logits (N, classes)."""
+        return self.head(self.tower(images)).float()
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """Return name → ordinal of the layer it belongs to (timm's protocol for layer-wise decay)."""
+        prefix, trunk = _trunk(self.tower)
+        if trunk is None:
+            return lambda name: HEAD
+        layers = group_parameters(trunk, trunk.group_matcher(coarse=coarse), reverse=True)
+        if isinstance(trunk, VisionTransformer):
+            # timm counts the final norm to the last block; BEiT trains it at the head's rate.
+            layers = {
+                n: HEAD if str(n).startswith(("norm.", "fc_norm.")) else layer for n, layer in layers.items()
+            }
+        layers = {f"tower.{prefix}{name}": layer for name, layer in layers.items()}
+        return lambda name: layers.get(name, HEAD)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm's model keeps free of weight decay (class token, positions)."""
+        prefix, trunk = _trunk(self.tower)
+        names = trunk.no_weight_decay() if hasattr(trunk, "no_weight_decay") else ()
+        return {f"tower.{prefix}{name}" for name in names}
+
+
+def _trunk(tower: nn.Module) -> tuple[str, Any]:
+    """Return the timm model inside the tower and its name's prefix, or ("", None)."""
+    for name, module in tower.named_modules():
+        if hasattr(module, "group_matcher"):
+            return (name + "." if name else ""), module
+    return "", None
+
+
+def set_drop_path(tower: nn.Module, rate: float) -> None:
+    """Set the transformer blocks' stochastic depth: 0 in the first, `rate` in the last, linear between.
+
+    Towers without such blocks keep the rate they were built with.
+    """
+    blocks: list[Any] = [m for m in tower.modules() if hasattr(m, "drop_path1") and hasattr(m, "drop_path2")]
+    for i, block in enumerate(blocks):
+        share = rate * i / max(1, len(blocks) - 1)
+        block.drop_path1 = DropPath(share) if share else nn.Identity()
+        block.drop_path2 = DropPath(share) if share else nn.Identity()
+
+
+def build_optimizer(model: Classifier, recipe: FinetuneRecipe, batch: int) -> torch.optim.AdamW:
+    """Return AdamW with a group per layer and decay; its `lr_scale` is layer_decay ** (layers above it).
+
+    BEiT's layers: embeddings 0, block i at i + 1, then final norm and head at scale 1. Groups carry the
+    `names` of their parameters.
+    """
+    groups = param_groups_layer_decay(
+        model,
+        weight_decay=recipe.weight_decay,
+        no_weight_decay_list=model.no_weight_decay(),
+        layer_decay=recipe.layer_decay,
+    )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in groups:
+        group["names"] = tuple(names[id(parameter)] for parameter in group["params"])
+    return torch.optim.AdamW(groups, lr=recipe.lr * batch / 1024, betas=recipe.betas, fused=True)
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, recipe: FinetuneRecipe, steps: int) -> CosineLRScheduler:
+    """Return warm-up and cosine over `recipe.epochs` of `steps` each; `step_update(step)` sets the rates."""
+    total = recipe.epochs * steps
+    warmup = min(recipe.warmup_epochs * steps, total - 1)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=total - warmup,
+        lr_min=recipe.lr_end,
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )

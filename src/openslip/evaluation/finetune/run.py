@@ -1,0 +1,339 @@
+"""End-to-end finetuning as an evaluator: the paper's third protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup
+from timm.loss.cross_entropy import SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from openslip.data.fanout import default_processes
+from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
+from openslip.evaluation import Result, fingerprint, note
+from openslip.evaluation.datasets import Labelled
+from openslip.evaluation.datasets.labelled import require_common
+from openslip.evaluation.features import counting, reading_threads
+from openslip.evaluation.finetune import state
+from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
+from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule
+from openslip.evaluation.finetune.progress import progress
+from openslip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, Preset, recipe_for
+from openslip.evaluation.metrics import classification
+from openslip.evaluation.opened import NOTHING_ASKED, OnLabelled
+from openslip.training.precision import autocast, choose_precision
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from openslip.encoder import Encoder
+
+
+class Finetune(OnLabelled):
+    """Train a copy of the image tower with a new linear head, all of it, and measure it after the last epoch.
+
+    dataset: a labelled data set as in `openslip.evaluation.datasets`, with a train and a test split.
+    preset: which recipe (see `recipe_for`); `recipe` gives one outright.
+    folder: keeps the state, so that a killed run goes on where its last epoch ended (bit for bit on CPU) and
+    a finished one is only measured again. Where it holds the state of another finetuning (other pictures, model,
+    recipe or seed), this one's is kept beside it, with a digest in the folder's name. Without it, or where it
+    cannot be written, nothing is kept.
+    micro_batch: images that go through the tower at a time, to save memory; 0: all of the batch. The step is
+    that of the whole batch (but for the statistics of towers with BatchNorm).
+    workers: processes that decode and augment; -1: none on a CPU (its cores are busy), up to 8 beside a GPU.
+    Results do not depend on it.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        preset: Preset = "auto",
+        folder: Path | str | None = None,
+        *,
+        recipe: FinetuneRecipe | None = None,
+        seed: int = 0,
+        micro_batch: int = 0,
+        precision: Literal["auto", "bf16", "fp32"] = "auto",
+        workers: int = -1,
+        train_split: str = "train",
+        test_split: str = "test",
+        columns: Mapping[str, str] = NOTHING_ASKED,
+    ) -> None:
+        if seed < 0 or micro_batch < 0:
+            raise ConfigError(
+                "A seed and a micro-batch are not negative", got=f"seed {seed}, micro_batch {micro_batch}"
+            )
+        if preset not in PRESETS:
+            raise ConfigError(
+                f"There is no finetune preset {preset!r}", fix=did_you_mean(str(preset), PRESETS)
+            )
+        self.dataset, self.recipe = dataset, recipe
+        self.preset: Preset = preset
+        self.folder = None if folder is None else Path(folder)
+        self.seed, self.micro_batch, self.precision, self.workers = seed, micro_batch, precision, workers
+        self.splits = train_split, test_split
+        self.columns = columns
+
+    protocol = "finetune"
+    dataset: str
+    columns: Mapping[str, str]
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        recipe = self.recipe and f"{self.recipe.name} {fingerprint.of_all([repr(self.recipe)])[:8]}"
+        given = {
+            "preset": (self.preset, "auto"),
+            "recipe": (recipe, None),
+            "seed": (self.seed, 0),
+            "precision": (self.precision, "auto"),
+            "train_split": (self.splits[0], "train"),
+            "test_split": (self.splits[1], "test"),
+        }
+        told = ", ".join(f"{name}={value}" for name, (value, usual) in given.items() if value != usual)
+        return {"data": self.opened().place, "settings": told}
+
+    def check(self) -> None:
+        """Raise DataError on data that cannot be used."""
+        self.keep()
+        check(*self._splits())
+
+    def evaluate(self, encoder: Encoder) -> list[Result]:
+        """Finetune a copy of the encoder's image tower and return its results; the encoder stays as it is.
+
+        Raises DataError on data that cannot be used, CheckpointError on a damaged state, ConfigError where another
+        process does the same, EvaluationError when the loss is no longer finite.
+        """
+        train, test = self._splits()
+        check(train, test)
+        # A caller may be in inference mode; a tower copied there could not be trained.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._run(encoder, train, test)
+
+    def _splits(self) -> tuple[Labelled, Labelled]:
+        data = self.opened()
+        return data.split(self.splits[0]), data.split(self.splits[1])
+
+    def _run(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
+        tower, views = encoder.model.image_tower, encoder.config.views
+        recipe = self.recipe or recipe_for(int(cast(int, tower.width)), len(train.images), self.preset)
+        # The state is of these pictures, whatever others are called so. Reading them once costs less than an epoch.
+        pictures, tested = (self._content(split) for split in (train, test))
+        description = state.describe(tower, train, pictures, recipe, views, self.seed)
+        with state.claimed(self.folder, description, self.name) if self.folder else nullcontext() as kept:
+            logits, labels, damaged = self._logits(encoder, train, test, recipe, kept)
+        content = fingerprint.of_all([pictures, tested])
+        about = self.about() | {"split": test.split, "content": content}
+        return classification(self.name, logits, labels, damaged, **about)
+
+    def _content(self, split: Labelled) -> str:
+        with counting(len(split), f"reading {split.name} {split.split}") as advance:
+            return fingerprint.of_split(split, reading_threads(), advance)
+
+    def _logits(
+        self,
+        encoder: Encoder,
+        train: Labelled,
+        test: Labelled,
+        recipe: FinetuneRecipe,
+        kept: state.Kept | None,
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Finetune, from where the kept state ends; return logits and labels of the test images, and how many of these
+        are damaged."""
+        device, views = torch.device(encoder.device), encoder.config.views
+        batch = min(recipe.batch, len(train.images) // 2 * 2)
+        steps = len(train.images) // batch
+        with seeded(self.seed, HEAD):
+            model = Classifier(encoder.model.image_tower, len(train.class_names), recipe).to(device)
+        optimizer = build_optimizer(model, recipe, batch)
+        losses = state.restore(kept.folder, model, optimizer) if kept else []
+        if kept and not kept.writable and len(losses) < recipe.epochs:
+            note(f"{self.name}: the state in {kept.folder} is read, but nothing can be written there.")
+        trainer = Trainer(model, optimizer, recipe, steps, self.micro_batch, self.precision)
+        workers = self.workers if self.workers >= 0 else _auto_workers(device)
+        if epochs := range(len(losses), recipe.epochs):
+            options = {"batch": batch, "seed": self.seed, "epochs": epochs, "workers": workers}
+            folder = kept.folder if kept and kept.writable else None
+            self._train(trainer, train_loader(train, recipe, views, **options), losses, folder)
+        loader = test_loader(test, recipe, views, batch=self.micro_batch or min(256, batch), workers=workers)
+        logits, indices, damaged = trainer.predict(loader)
+        return logits, test.labels[indices], damaged
+
+    def _train(self, trainer: Trainer, loader: DataLoader, losses: list[float], folder: Path | None) -> None:
+        """Train the epochs that `losses` does not hold yet, adding theirs; save the state after each in `folder`."""
+        epochs, steps = trainer.recipe.epochs, trainer.steps
+        batches = iter(loader)
+        with progress(self.name, epochs * steps, len(losses) * steps) as report:
+            for epoch in range(len(losses), epochs):
+                with seeded(self.seed, MODEL, epoch, device=trainer.device):
+                    losses.append(trainer.epoch(epoch, batches, report))
+                if folder:
+                    state.save(folder, trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
+        if trainer.damaged:
+            note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
+
+
+def check(train: Labelled, test: Labelled) -> None:
+    """Raise DataError unless the two splits can train and test one classifier."""
+    for split in (train, test):
+        if len(split.images) != len(split.labels):
+            raise DataError(
+                f"{split.name} does not have one label for each image",
+                got=f"{len(split.images)} images, {len(split.labels)} labels",
+            )
+        if len(split.images) == 0:
+            raise DataError(f"{split.name} has no images", fix="Finetuning takes a train and a test split")
+    if tuple(train.class_names) != tuple(test.class_names):
+        raise DataError(
+            f"The train and test split of {train.name} have different classes",
+            got=f"{len(train.class_names)} and {len(test.class_names)} classes; "
+            f"in one only: {sorted(set(train.class_names) ^ set(test.class_names))[:5]}",
+            fix="Give both splits the same class folders or class names, in the same order",
+        )
+    if len(np.unique(train.labels)) < 2:
+        raise DataError(
+            f"The training images of {train.name} are all of one class",
+            got=[train.class_names[i] for i in np.unique(train.labels)],
+            fix="A classifier needs at least two classes: check the folder's layout and the split",
+        )
+    require_common(train, test)
+    labels = np.concatenate([np.asarray(train.labels), np.asarray(test.labels)])
+    if labels.min() < 0 or labels.max() >= len(train.class_names):
+        raise DataError(
+            f"{train.name} has labels without a class name",
+            got=f"labels {labels.min()} to {labels.max()}, {len(train.class_names)} class names",
+        )
+
+
+class Trainer:
+    """One finetuning's moving parts."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        optimizer: torch.optim.Optimizer,
+        recipe: FinetuneRecipe,
+        steps: int,
+        micro_batch: int,
+        precision: str,
+    ) -> None:
+        self.model, self.optimizer, self.recipe, self.steps, self.micro_batch = (
+            model,
+            optimizer,
+            recipe,
+            steps,
+            micro_batch,
+        )
+        self.schedule = build_schedule(optimizer, recipe, steps)
+        self.criterion = SoftTargetCrossEntropy()
+        self.mixup = Mixup(
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            prob=recipe.mix_probability if recipe.mixup or recipe.cutmix else 0.0,
+            label_smoothing=recipe.label_smoothing,
+            num_classes=model.head.out_features,
+        )
+        self.device = next(model.parameters()).device
+        self.dtype = choose_precision(precision, self.device)
+        self.damaged: dict[int, str] = {}
+
+    def epoch(self, epoch: int, batches: Iterator[Batch], report: Callable[[Tensor, int], None]) -> float:
+        """Train on the next `steps` batches, telling `report` each loss; return their mean.
+
+        Raises EvaluationError when it is not finite, DataError when no image could be read.
+        """
+        self.model.train()
+        total, used = torch.zeros((), device=self.device), 0
+        for i in range(self.steps):
+            batch = _next(batches)
+            self.damaged.update(batch.damaged)
+            self.schedule.step_update(epoch * self.steps + i)
+            loss = self.step(batch)
+            total += loss
+            used += len(batch.labels)
+            report(loss, epoch)
+        _need(used, "training", self.damaged)
+        mean = float(total) / self.steps
+        if not math.isfinite(mean):
+            raise EvaluationError(
+                "Finetuning diverged: the loss is no longer finite",
+                got=f"epoch {epoch + 1}",
+                fix="The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
+                "lower lr. The last epoch's state is intact",
+            )
+        return mean
+
+    def step(self, batch: Batch) -> Tensor:
+        """One optimiser step; return the batch's loss, detached."""
+        even = len(batch.labels) // 2 * 2  # mixing works on pairs, and damaged images leave gaps
+        if not even:
+            return torch.zeros((), device=self.device)
+        images, targets = self._mix(batch.images[:even], batch.labels[:even])
+        self.optimizer.zero_grad(set_to_none=True)
+        size = self.micro_batch or even
+        total = torch.zeros((), device=self.device)
+        for part, target in zip(images.split(size), targets.split(size)):
+            with autocast(self.device, self.dtype):
+                logits = self.model(part)
+            loss = self.criterion(logits, target) * (len(part) / even)
+            loss.backward()
+            total += loss.detach()
+        if self.recipe.clip_grad:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        return total
+
+    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup and cutmix by groups; → images (N, 3, S, S) and soft targets (N, classes)."""
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        group = self.recipe.mix_group
+        mixed = [self.mixup(i, l) for i, l in zip(images.split(group), labels.split(group))]
+        return torch.cat([i for i, _ in mixed]), torch.cat([t for _, t in mixed])
+
+    @torch.no_grad()
+    def predict(self, loader: DataLoader) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return logits (N, classes), the N images' indices, and how many images were damaged."""
+        self.model.eval()
+        logits, indices, damaged = [], [], {}
+        for batch in loader:
+            damaged.update(batch.damaged)
+            if len(batch.indices):
+                with autocast(self.device, self.dtype):
+                    logits.append(self.model(batch.images.to(self.device)).cpu())
+                indices.append(batch.indices)
+        _need(len(logits), "test", damaged)
+        return torch.cat(logits).numpy(), torch.cat(indices).numpy(), len(damaged)
+
+
+def _next(batches: Iterator[Batch]) -> Batch:
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "A process that reads images died",
+            cause=f"Most often memory ran out ({str(error).splitlines()[0]})",
+            fix="Free some memory, then run the same command again; in Python, workers=0 takes least",
+        ) from None
+
+
+def _need(usable: int, split: str, damaged: dict[int, str]) -> None:
+    if not usable:
+        raise DataError(
+            f"None of the {split} images could be used",
+            got=f"{len(damaged)} images",
+            cause=f"The first: {next(iter(damaged.values()), 'nothing was read')}",
+        )
+
+
+def _auto_workers(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 0
+    return min(8, default_processes())

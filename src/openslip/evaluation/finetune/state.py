@@ -1,0 +1,231 @@
+"""A finetuning's folder: what it is of, and a checkpoint an epoch, from which a killed one goes on.
+
+finetune.json     recipe, data and fingerprint of the model that was started from
+step-00000120/    the last epoch's weights, optimiser state and losses
+
+Two finetunings that differ in any of it keep their states side by side: the second one's folder is called like the
+first one's, with a digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from openslip.errors import CheckpointError, ConfigError, shortened
+from openslip.evaluation import fingerprint as fingerprints
+from openslip.evaluation import note
+from openslip.evaluation.finetune.recipe import FinetuneRecipe
+from openslip.files import TEMPORARY, read_json, write_json
+from openslip.training.optimizer import load_state_tensors, state_tensors
+from openslip.training.saving import checkpoint, lock
+
+if TYPE_CHECKING:
+    from openslip.config import ViewsConfig
+    from openslip.evaluation.datasets import Labelled
+
+DESCRIPTION = "finetune.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a finetuning keeps its state. writable: whether it can, or the folder is only read."""
+
+    folder: Path
+    writable: bool
+
+
+def describe(
+    tower: nn.Module, train: Labelled, pictures: str, recipe: FinetuneRecipe, views: ViewsConfig, seed: int
+) -> dict[str, Any]:
+    """Return what two finetunings must share for one to go on from the other's state: plain JSON values.
+
+    pictures: a digest of the training images (see `openslip.evaluation.fingerprint.of_split`).
+    """
+    description = {
+        "model": fingerprint(tower),
+        "size": views.size,
+        "mean": views.mean,
+        "std": views.std,
+        "recipe": dataclasses.asdict(recipe),
+        "pictures": pictures,
+        "images": len(train.images),
+        "classes": list(train.class_names),
+        "labels": hashlib.sha256(np.ascontiguousarray(train.labels, dtype=np.int64).tobytes()).hexdigest()[
+            :16
+        ],
+        "seed": seed,
+    }
+    return json.loads(json.dumps(description))
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return a short hash of a module's tensors and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def claimed(folder: Path, description: dict[str, Any], name: str) -> Iterator[Kept | None]:
+    """Yield where this finetuning keeps its state, as the only process that does: `folder`, or where that holds the
+    state of another one, `folder-DIGEST`. None where nothing can be kept, which is said.
+
+    name: the task's, for messages. Raises ConfigError where another process works on the same finetuning,
+    CheckpointError where what the folder says it holds is damaged.
+    """
+    own = folder.with_name(
+        f"{folder.name}-{fingerprints.of_all([json.dumps(description, sort_keys=True)])[:8]}"
+    )
+    with ExitStack() as stack:
+        try:
+            kept = _claim(folder, description, name, stack, last=False)
+            kept = kept or _claim(own, description, name, stack, last=True)
+        except OSError as error:
+            note(
+                f"{name}: nothing is kept of the finetuning, as nothing can be written to {folder} "
+                f"({error.strerror or error}). If it is interrupted, it starts anew."
+            )
+            kept = None
+        yield kept
+
+
+def _claim(
+    folder: Path, description: dict[str, Any], name: str, stack: ExitStack, *, last: bool
+) -> Kept | None:
+    """Return `folder` if it is this finetuning's or nobody's, and lock it until the stack is left; None if it is
+    another's. last: there is no other folder to try. Raises OSError where it cannot be made."""
+    path = folder / DESCRIPTION
+    if not last and _another(path, description, name):
+        return None
+    before = list(os.listdir(folder)) if folder.is_dir() else []
+    try:
+        stack.enter_context(lock.held(folder))
+    except ConfigError:
+        raise ConfigError(
+            f"Another process works on {name} with this model",
+            got=str(folder),
+            fix="Wait until it has ended; then the same command goes on from its state",
+        ) from None
+    if not last and _another(path, description, name):  # by now
+        return None
+    if path.exists():
+        if differences := _read_differences(path, description):
+            raise CheckpointError(
+                "The folder holds the state of another finetuning",
+                got=str(folder),
+                cause=differences,
+                fix=_REMOVE,
+            )
+        return Kept(folder, _writable(folder))
+    if any(name.startswith(checkpoint.PREFIX) for name in before):
+        raise CheckpointError(
+            "The folder holds a finetuning's state, but not what it is of", got=str(folder), fix=_REMOVE
+        )
+    write_json(path, description)
+    return Kept(folder, True)
+
+
+_REMOVE = "Remove the folder; the same command then starts over"
+
+
+def _another(path: Path, description: dict[str, Any], name: str) -> bool:
+    """Whether the folder of `path` holds the state of another finetuning; it is said."""
+    if path.exists() and (differences := _read_differences(path, description)):
+        note(
+            f"{name}: {path.parent} keeps the state of another finetuning. {differences}. This one's lies beside it."
+        )
+        return True
+    return False
+
+
+def _read_differences(path: Path, description: dict[str, Any]) -> str:
+    """Return in words how the finetuning of a folder differs from this one; "" where it is this one."""
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        return f"What it is of cannot be read ({error})"
+    if isinstance(found, dict) and "pictures" not in found:
+        return "An earlier version left it, which did not write down of which pictures it is"
+    differences = list(_differences(found, description))
+    return "It differs in " + "; ".join(differences[:5]) if differences else ""
+
+
+def _writable(folder: Path) -> bool:
+    probe = folder / f"{TEMPORARY}probe-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, losses: list[float]
+) -> None:
+    """Write the state after an epoch; the one before it goes only when the new one is complete."""
+    try:
+        checkpoint.save(folder, step, model.state_dict(), state_tensors(optimizer), {"losses": losses})
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.what,
+            got=error.got,
+            cause=error.cause,
+            fix="The last epoch's state is intact: free some space, then run the same command again to go on",
+        ) from None
+    checkpoint.prune(folder, keep=1)
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Put back the folder's last state, if it has one; return the losses of the epochs done.
+
+    Raises CheckpointError when the state is damaged.
+    """
+    checkpoints = checkpoint.list_checkpoints(folder)
+    if not checkpoints:
+        return []
+    try:
+        weights, moments, state = checkpoint.load(checkpoints[-1])
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.what, got=error.got, cause=error.cause, fix=f"{_REMOVE}: {folder}"
+        ) from None
+    try:
+        model.load_state_dict(weights)
+        load_state_tensors(optimizer, moments)
+        return [float(loss) for loss in state["losses"]]
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            "The finetuning's state does not fit its model",
+            got=str(folder),
+            cause=str(error),
+            fix=_REMOVE,
+        ) from None
+
+
+def _differences(there: Any, here: Any, key: str = "") -> Any:
+    """Yield `key: value there, value here` for what differs between two plain trees."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(name), here.get(name), f"{key}.{name}" if key else name)
+    elif there != here:
+        yield f"{key} ({_short(there)} there, {_short(here)} here)"
+
+
+def _short(value: Any) -> str:
+    many = isinstance(value, list) and len(value) > 4
+    return f"{len(value)} entries" if many else shortened(str(value), 100)

@@ -1,0 +1,61 @@
+"""Digests of what was measured: the same pictures, under the same names, wherever they lie and in whatever order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from openslip.errors import DataError
+
+if TYPE_CHECKING:
+    from openslip.evaluation.datasets import Labelled
+
+CHUNK = 1024
+"""Pictures that are read at a time."""
+
+
+def of_picture(image: Any) -> bytes:
+    """Return 16 bytes that tell a picture from others, given as the bytes of a file or an array; else none."""
+    if isinstance(image, bytes):
+        return hashlib.blake2b(image, digest_size=16).digest()
+    if not hasattr(image, "tobytes"):
+        return b""
+    shape = repr(getattr(image, "shape", getattr(image, "size", ()))).encode()
+    return hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest()
+
+
+def of_labelled(digests: Iterable[bytes], labels: Iterable[int], class_names: Sequence[str]) -> str:
+    """Return a digest of N pictures and their classes, whatever the order of either, and of all classes' names."""
+    names = [name.encode("utf-8", "surrogatepass") for name in class_names]
+    return of_all([*sorted(names), *sorted(digest + names[label] for digest, label in zip(digests, labels))])
+
+
+def of_all(parts: Iterable[bytes | str]) -> str:
+    """Return a digest of some texts or digests, in their order: 16 hexadecimal digits."""
+    whole = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "little") + data)
+    return whole.hexdigest()
+
+
+def of_split(labelled: Labelled, threads: int, advance: Callable[[int], None] = lambda done: None) -> str:
+    """Return `of_labelled` of a split, for which all its pictures are read; one that cannot be read counts as such.
+
+    advance: called with how many more have been read, now and then.
+    """
+
+    def digest(index: int) -> bytes:
+        try:
+            return of_picture(labelled.images[index])
+        except DataError:
+            return b"unreadable"
+
+    digests: list[bytes] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(labelled), CHUNK):  # so that an interruption need not wait for all
+            digests += pool.map(digest, range(start, min(start + CHUNK, len(labelled))))
+            advance(len(digests) - start)
+    return of_labelled(digests, labelled.labels.tolist(), labelled.class_names)

@@ -1,0 +1,103 @@
+"""Where a suite's results go as its tasks finish: a run's results.json, and a file of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openslip.errors import ConfigError, EvaluationError
+from openslip.evaluation import Result
+from openslip.evaluation.results import holds_results, keep, read, save
+from openslip.files import expand, unwritable
+
+RUN_FILE = "results.json"
+ENDINGS = (".json", ".csv", "")
+
+
+@dataclass
+class Ledger:
+    """Results on disk before anybody is told of them.
+
+    run: a run folder, whose results.json keeps them beside those of other measurements. out: a file for these alone,
+    as JSON or, where its name ends in `.csv`, as CSV. notes: what is not kept, and why, for people.
+
+    Raises, before anything is measured, ConfigError for an `out` that cannot be written or holds something else, and
+    EvaluationError for a results.json that holds something else.
+    """
+
+    run: Path | None = None
+    out: Path | None = None
+    results: list[Result] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        path = self.run / RUN_FILE if self.run else None
+        if self.out is not None:
+            self.out = expand(self.out)
+            _check_out(self.out, path)
+        if path is not None:
+            read(path)
+            if why := unwritable(path):
+                told = "" if self.out else " With --out FILE they are kept there."
+                self.notes.append(
+                    f"The results are not kept in {path}, which cannot be written ({why}).{told}"
+                )
+                path = None
+        self._kept = path
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the results so far."""
+        return [path for path in (self._kept, self.out) if path is not None]
+
+    def add(self, results: Sequence[Result]) -> list[EvaluationError]:
+        """Write further results; return what went wrong, so that the next ones have their chance."""
+        self.results += results
+        errors = []
+        for path, write in ((self._kept, keep), (self.out, save)):
+            try:
+                if path is not None:
+                    write(self.results, path)
+            except EvaluationError as error:
+                errors.append(error)
+        return errors
+
+
+def _check_out(out: Path, kept: Path | None) -> None:
+    """Raise ConfigError unless the results can be written to `out`, and nothing else is lost by it."""
+    if out.suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            "Results are written as JSON or CSV", got=f"--out {out}", fix="Call the file .json or .csv"
+        )
+    if kept is not None and os.path.realpath(out) == os.path.realpath(kept):
+        raise ConfigError(
+            "A run's results are kept in its results.json anyway, beside earlier ones, which --out would replace",
+            got=f"--out {out}",
+            fix="Leave --out away, or name another file",
+        )
+    if out.is_dir():
+        raise ConfigError(
+            "A folder is where the results are to be written", got=f"--out {out}", fix=_file_in(out)
+        )
+    if not out.parent.is_dir():
+        raise ConfigError(
+            "The results would be written into a folder that is not there",
+            got=f"--out {out}",
+            fix="Make the folder, or name one that is there",
+        )
+    if os.path.lexists(out) and not holds_results(out):
+        raise ConfigError(
+            "The file that results are to be written to holds something else, or is none",
+            got=f"--out {out}",
+            fix="Name a file that is not there yet",
+        )
+    if why := unwritable(out):
+        raise ConfigError(
+            "The results cannot be written there", got=f"--out {out}", cause=why, fix="Name another place"
+        )
+
+
+def _file_in(folder: Path) -> str:
+    return f"Name a file, as in --out {folder / 'results.json'}"

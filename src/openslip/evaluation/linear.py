@@ -1,0 +1,206 @@
+"""Linear probe: multinomial logistic regression on frozen image features, fitted to the optimum by L-BFGS.
+
+Features are standardised by the training images' mean and standard deviation, so one grid of penalties suits every
+tower. The penalty is chosen on a fifth of the training split, and the probe then fitted on all of it; the test split
+is looked at once. (The paper trains the layer by SGD on augmented crops; a fit to the optimum on cached features needs
+no learning rate, takes seconds, and gives the same number each time.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openslip.errors import ConfigError, EvaluationError
+from openslip.evaluation import Result, settings
+from openslip.evaluation.features import BATCH, labelled_features
+from openslip.evaluation.metrics import classification
+from openslip.evaluation.opened import OnLabelled
+
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""Grid of `l2`, strong to weak: each fit starts at the one before, and stronger wins a tie."""
+VALIDATION = 0.2
+PATIENCE = 2
+"""The search ends after so many penalties in a row that are worse than the best: the weak end is the slow one."""
+DOUBLE_UP_TO = 10**8
+"""Entries of the feature matrix up to which the fit runs in double precision."""
+ROWS = 2**16
+"""Rows whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class Linear(OnLabelled):
+    """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split."""
+
+    dataset: str
+    penalties: tuple[float, ...] = PENALTIES
+    batch_size: int = BATCH
+    seed: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    protocol = "linear"
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        return {"data": self.opened().place, "settings": settings(self, "penalties", "seed")}
+
+    def check(self) -> None:
+        """Raise DataError without a train or a test split, EvaluationError for a single class, ConfigError for settings
+        that make no sense."""
+        if not self.penalties or not all(l2 >= 0 for l2 in self.penalties) or self.seed < 0:
+            raise ConfigError(
+                "A linear probe takes penalties and a seed of 0 or above",
+                got=f"penalties={self.penalties}, seed={self.seed}",
+            )
+        data = self.keep()
+        data.require_training()
+        self._require_classes(data.split("train").labels)
+
+    def evaluate(self, encoder: Encoder) -> list[Result]:
+        """Measure `encoder`. Raises DataError when the data have no train or no test split."""
+        data = self.opened()
+        train = labelled_features(encoder, data, "train", "features", self.batch_size)
+        test = labelled_features(encoder, data, "test", "features", self.batch_size)
+        self._require_classes(train.labels)
+        probe = fit_probe(
+            train.values,
+            train.labels,
+            len(train.class_names),
+            penalties=self.penalties,
+            seed=self.seed,
+            device=encoder.device,
+        )
+        about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
+        return classification(self.name, probe.scores(test.values), test.labels, test.skipped, **about)
+
+    def _require_classes(self, labels: np.ndarray) -> None:
+        if len(np.unique(labels)) < 2:
+            raise EvaluationError(f"{self.name} needs training images of two classes or more")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted linear classifier with its own standardisation. weight: (C, D), bias: (C,); l2: penalty chosen."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    l2: float
+    validation_top1: float
+
+    def scores(self, values: np.ndarray) -> np.ndarray:
+        """Return the (N, C) logits of (N, D) features."""
+        return (values - self.mean) / self.scale @ self.weight.T + self.bias
+
+
+def fit_probe(
+    values: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    penalties: tuple[float, ...] = PENALTIES,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Probe:
+    """Choose the penalty on a stratified fifth of the samples, then fit on all of them.
+
+    values: (N, D); labels: (N,) in [0, classes).
+    """
+    mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    mean, scale = mean.astype(values.dtype), np.where(scale > 1e-8, scale, 1).astype(values.dtype)
+    double = values.size <= DOUBLE_UP_TO and torch.device(device).type != "mps"
+    x = torch.from_numpy((values - mean) / scale).to(device, torch.float64 if double else torch.float32)
+    y = torch.from_numpy(labels).to(device)
+    held_out = torch.from_numpy(validation_mask(labels, seed)).to(device)
+    best: tuple[float, float, tuple[Tensor, Tensor] | None] = (-1.0, penalties[0], None)
+    if len(penalties) > 1 and bool(held_out.any()):
+        best = _search(x, y, held_out, classes, penalties)
+    top1, l2, start = best
+    weight, bias = fit(x, y, classes, l2, start=start)
+    return Probe(mean, scale, weight.float().cpu().numpy(), bias.float().cpu().numpy(), l2, top1)
+
+
+def validation_mask(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return which of N samples choose the penalty: VALIDATION of each class, none of a class with one sample."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        mask[members[: min(max(1, round(VALIDATION * len(members))), len(members) - 1)]] = True
+    return mask
+
+
+@torch.no_grad()
+def fit(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    l2: float,
+    *,
+    start: tuple[Tensor, Tensor] | None = None,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Minimise mean cross-entropy + l2/2 · ‖weight‖² over weight (C, D) and bias (C,), by L-BFGS from `start`.
+
+    x: (N, D), in the precision to work in; y: (N,) int64. scikit-learn's LogisticRegression minimises the same with
+    C = 1 / (l2 · N). Stops when no entry of the gradient exceeds `tolerance`,
+    or after `max_iterations`, at weak penalties close enough: only the flattest directions are still moving.
+    """
+    weight, bias = start or (x.new_zeros(classes, x.shape[1]), x.new_zeros(classes))
+    theta = torch.cat([weight, bias[:, None]], dim=1).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [theta],
+        max_iter=max_iterations,
+        history_size=20,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        w, b = theta[:, :-1], theta[:, -1]
+        loss, gradient = 0.5 * l2 * w.square().sum(), torch.zeros_like(theta)
+        gradient[:, :-1] = l2 * w
+        for x_rows, y_rows in zip(x.split(ROWS), y.split(ROWS)):
+            log_p = torch.log_softmax(torch.addmm(b, x_rows, w.T), dim=1)
+            loss = loss - log_p.gather(1, y_rows[:, None]).sum() / len(x)
+            # d(cross-entropy)/d(logits) = softmax - one-hot
+            error = log_p.exp_()
+            error[torch.arange(len(y_rows), device=y.device), y_rows] -= 1
+            gradient[:, :-1].addmm_(error.T, x_rows, alpha=1 / len(x))
+            gradient[:, -1] += error.sum(dim=0) / len(x)
+        theta.grad = gradient
+        return loss
+
+    optimizer.step(objective)  # type: ignore[arg-type]
+    return theta[:, :-1].detach().clone(), theta[:, -1].detach().clone()
+
+
+def _search(
+    x: Tensor, y: Tensor, held_out: Tensor, classes: int, penalties: tuple[float, ...]
+) -> tuple[float, float, tuple[Tensor, Tensor] | None]:
+    """Return the best validation accuracy, its penalty and its solution."""
+    x_fit, y_fit, x_val, y_val = x[~held_out], y[~held_out], x[held_out], y[held_out]
+    best: tuple[float, float, tuple[Tensor, Tensor] | None] = (-1.0, penalties[0], None)
+    solution, worse = None, 0
+    for l2 in sorted(penalties, reverse=True):
+        solution = fit(x_fit, y_fit, classes, l2, start=solution, max_iterations=200, tolerance=1e-4)
+        weight, bias = solution
+        top1 = float(((x_val @ weight.T + bias).argmax(dim=1) == y_val).double().mean())
+        if top1 > best[0]:
+            best, worse = (top1, l2, solution), 0
+        else:
+            worse += 1
+        if worse >= PATIENCE:
+            break
+    return best

@@ -1,0 +1,152 @@
+"""Accuracies and their 95 % intervals, on plain arrays.
+
+Intervals answer: where would this number lie, had other samples been drawn in the same way? They say nothing about
+another training run's seed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from openslip.errors import EvaluationError
+from openslip.evaluation import Result
+
+Z95 = 1.959963984540054
+"""The standard normal's 97.5 % point."""
+
+
+def correct_topk(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Return for each of N samples whether its label is among the k best scored classes.
+
+    scores: (N, C); labels: (N,) in [0, C). Ties count against the model: of equally scored classes the wrong ones come
+    first. So a class for which nobody votes is among no k < C best, and a model for which all pictures are alike scores
+    0, whatever the order of the classes. What is not a number counts as a score that is above all others.
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    return (~(scores < own)).sum(axis=1) <= k  # its own among them
+
+
+def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
+    """Return the share of N samples whose label is among the k best scored classes, ties against it, in [0, 1]."""
+    return float(correct_topk(scores, labels, k).mean())
+
+
+def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over the classes present of the share of their samples that are correct, in [0, 1]."""
+    hits, counts = _per_class(correct, labels)
+    return float((hits / counts).mean())
+
+
+def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the chance that a positive scores above a negative, ties counting half, in [0, 1].
+
+    scores: (N,) of the positive class; labels: (N,) of 0 and 1, both present. Mann-Whitney's statistic.
+    """
+    above_negatives, _ = _placements(scores, labels)
+    return float(above_negatives.mean())
+
+
+def wilson(successes: float, count: float, z: float = Z95) -> tuple[float, float]:
+    """Return the interval of a proportion (Wilson 1927): right for few samples and near 0 and 1 too."""
+    if count <= 0:
+        return 0.0, 1.0
+    share = successes / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    # By rounding, an interval that ends at the share itself (0 or 1) may just miss it.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def wilson_clustered(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Return Wilson's interval of `hits.mean()` when samples of one group (captions of one image) go together.
+
+    The number of samples is divided by the design effect: the variance with whole groups drawn, over that with
+    samples drawn one by one, if that is above 1 (Kish 1965).
+    """
+    share, count = float(hits.mean()), len(hits)
+    excess = np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), weights=hits - share)
+    alone = count * share * (1 - share)
+    effect = max(1.0, float(excess @ excess) / alone) if alone > 0 else count / len(excess)
+    return wilson(share * count / effect, count / effect)
+
+
+def mean_per_class_interval(correct: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the interval of `mean_per_class`: a mean of independent proportions, one a class, taken as normal.
+
+    The variance is that of samples drawn anew within each class. A class's own share enters it with one success and
+    one failure added, so that classes with few samples, all right or all wrong, do not pass for certain.
+    """
+    hits, counts = _per_class(correct, labels)
+    smooth = (hits + 1) / (counts + 2)
+    half = Z95 * math.sqrt(float((smooth * (1 - smooth) / counts).sum())) / len(counts)
+    value = float((hits / counts).mean())
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def roc_auc_interval(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the interval of `roc_auc` (DeLong, DeLong and Clarke-Pearson 1988)."""
+    above_negatives, below_positives = _placements(scores, labels)
+    variance = sum(float(v.var(ddof=1)) / len(v) for v in (above_negatives, below_positives) if len(v) > 1)
+    value, half = float(above_negatives.mean()), Z95 * math.sqrt(variance)
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the interval of the median between two order statistics: free of any assumption on the distribution."""
+    ordered, count = np.sort(values), len(values)
+    reach = Z95 * math.sqrt(count) / 2
+    low = max(0, math.floor(count / 2 - reach))
+    high = min(count - 1, math.ceil(count / 2 + reach))
+    return float(ordered[low]), float(ordered[high])
+
+
+def classification(
+    task: str, scores: np.ndarray, labels: np.ndarray, skipped: int = 0, **about: str
+) -> list[Result]:
+    """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class.
+
+    scores: (N, C), higher is likelier; labels: (N,) in [0, C). about: other fields of the results.
+
+    Raises EvaluationError when N is 0.
+    """
+    count = len(labels)
+    if count == 0:
+        raise EvaluationError(
+            f"{task} has no sample left to measure", fix="Check that its images can be read."
+        )
+    results = []
+    for k in (1, 5) if scores.shape[1] > 5 else (1,):
+        correct = correct_topk(scores, labels, k)
+        low, high = wilson(float(correct.sum()), count)
+        results.append(Result(task, f"top{k}", float(correct.mean()), count, low, high, skipped, **about))
+    correct = correct_topk(scores, labels, 1)
+    low, high = mean_per_class_interval(correct, labels)
+    results.append(
+        Result(task, "mean_per_class", mean_per_class(correct, labels), count, low, high, skipped, **about),
+    )
+    return results
+
+
+def _per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return hits and number of samples of each class that is present."""
+    counts = np.bincount(labels)
+    hits = np.bincount(labels, weights=correct, minlength=len(counts))
+    return hits[counts > 0], counts[counts > 0]
+
+
+def _placements(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each positive the share of negatives below it, for each negative that of positives above it."""
+    positives, negatives = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+    if len(positives) == 0 or len(negatives) == 0 or len(positives) + len(negatives) != len(labels):
+        raise EvaluationError(
+            "ROC AUC takes labels 0 and 1, with samples of both",
+            got=sorted(set(np.unique(labels).tolist()))[:5],
+        )
+
+    def below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+        left, right = np.searchsorted(others, values, "left"), np.searchsorted(others, values, "right")
+        return (left + right) / (2 * len(others))
+
+    return below(positives, negatives), 1 - below(negatives, positives)

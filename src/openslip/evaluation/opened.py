@@ -1,0 +1,116 @@
+"""What evaluators measure on, opened once for all of them, and kept from their check to their measurements."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from openslip.addresses import is_url, shown
+from openslip.evaluation.datasets import LabelledSet, dataset_name, open_labelled
+from openslip.files import expand
+
+T = TypeVar("T")
+NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
+"""Every column is guessed."""
+
+_memory: ContextVar[dict[tuple[object, ...], LabelledSet] | None] = ContextVar(
+    "slip_evaluation_opened", default=None
+)
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Open each labelled set once for all that ask for it within."""
+    if _memory.get() is not None:
+        yield
+        return
+    token = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
+    """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    memory = _memory.get()
+    if memory is None:
+        return open_labelled(spec, **columns)
+    key = (spec, *sorted(columns.items()))
+    if key not in memory:
+        memory[key] = open_labelled(spec, **columns)
+    return memory[key]
+
+
+class Kept(Generic[T]):
+    """An evaluator's data: `keep` opens them for the measurements that follow, until the next `keep` or `forget`.
+
+    Without it each measurement opens them anew, because files may have changed. Class of evaluators, which say by
+    `open` how.
+    """
+
+    def open(self) -> T:
+        """Open the data."""
+        raise NotImplementedError
+
+    @property
+    def kept(self) -> bool:
+        return "_data" in self.__dict__
+
+    def opened(self) -> T:
+        """Return the data that are kept, else open them."""
+        return self.__dict__["_data"] if self.kept else self.open()
+
+    def keep(self) -> T:
+        """Open the data anew and keep them."""
+        data = self.__dict__["_data"] = self.open()
+        return data
+
+    def forget(self) -> None:
+        """Let go of the data."""
+        self.__dict__.pop("_data", None)
+
+
+class OnLabelled(Kept[LabelledSet]):
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
+    tables, as `open_labelled` takes it (`label_column`, …)."""
+
+    protocol = ""
+    if TYPE_CHECKING:
+
+        @property
+        def dataset(self) -> str: ...
+
+        @property
+        def columns(self) -> Mapping[str, str]: ...
+
+    def open(self) -> LabelledSet:
+        return labelled_set(self.dataset, self.columns)
+
+    @property
+    def name(self) -> str:
+        """The protocol and the data set's short name."""
+        return f"{self.protocol}:{dataset_name(self.dataset)}"
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        data = self.opened()
+        return [data.describe(), *data.notes]
+
+
+def place(source: Any) -> str:
+    """Return where captioned images lie, given as what `open_source` takes or opened; without what opens addresses.
+
+    A path is absolute, without links. Of a mixture and other sources without a path it is what they are called.
+    """
+    spec = source if isinstance(source, str) else str(source.name)
+    if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
+        return shown(spec)
+    if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
+        return shown(spec)
+    return shown(os.path.realpath(expand(spec)))

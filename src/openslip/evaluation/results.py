@@ -1,0 +1,133 @@
+"""Results in files: read, written as JSON or CSV, and kept beside those of other measurements; and as a table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from openslip.errors import EvaluationError
+from openslip.evaluation import Result, lower_is_better
+from openslip.evaluation.distinct import distinct
+from openslip.files import open_regular, read_json, write_bytes, write_json
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Result))
+
+
+def save(results: Sequence[Result], path: str | Path) -> None:
+    """Write the results whole or not at all: as CSV where the name ends in `.csv`, a column for each field; else as a
+    JSON list of {"task": …, "metric": …, "value": …, …}.
+
+    Raises EvaluationError when the file cannot be written.
+    """
+    path, rows = Path(path), [result.to_dict() for result in results]
+    try:
+        if is_csv(path):
+            text = io.StringIO(newline="")
+            table = csv.DictWriter(text, COLUMNS)
+            table.writeheader()
+            table.writerows(rows)
+            write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+        else:
+            write_json(path, rows)
+    except OSError as error:
+        raise EvaluationError(
+            f"The results cannot be written to {path}",
+            cause=error.strerror or str(error),
+            fix="Give a place in a folder that exists and has room.",
+        ) from None
+
+
+def read(path: str | Path) -> list[Result]:
+    """Read what `save` wrote as JSON; none where there is no such file. Raises EvaluationError for anything else."""
+    try:
+        return [_result(entry) for entry in read_json(path)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
+        raise EvaluationError(
+            "The file does not hold results",
+            got=str(path),
+            cause=f"{type(error).__name__}: {error}",
+            fix="Remove it, or name another; `slip evaluate` measures again",
+        ) from None
+
+
+def keep(results: Sequence[Result], path: str | Path) -> None:
+    """Add results to those in a file. Those of an equal identity are replaced; all others stay.
+
+    Other processes may do so at the same time. Raises EvaluationError as `read` and `save` do.
+    """
+    with _alone(Path(path).parent):
+        measured = {result.identity for result in results}
+        save([r for r in read(path) if r.identity not in measured] + list(results), path)
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a file of this name is written as CSV."""
+    return path.suffix.lower() == ".csv"
+
+
+def holds_results(path: Path) -> bool:
+    """Whether a file is one that `save` has written, or is empty: one that new results may replace."""
+    try:
+        with open_regular(path) as file:
+            begin = file.read(4096)
+        if is_csv(path):
+            return not begin.strip() or begin.startswith(b"task,metric,value,")
+        return not begin.strip() or bool(read(path)) or begin.strip() == b"[]"
+    except (OSError, ValueError, EvaluationError):
+        return False
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as aligned plain text: percent (ranks as they are), 95 % interval, samples.
+
+    Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
+    """
+    rows = [("task", "metric", "value", "95 % interval", "samples")]
+    for name, result in zip(distinct(results), results):
+        if lower_is_better(result.metric):
+            value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
+        else:
+            value, interval = f"{result.value:.1%}", f"{100 * result.low:.1f} – {100 * result.high:.1f}"
+        skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
+        rows.append((name, result.metric, value, interval, f"{result.count:,}{skipped}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [
+        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _result(entry: dict[str, Any]) -> Result:
+    """Return what an entry of a file says. Raises LookupError, TypeError or ValueError where it is no result."""
+    value, low, high = (float(entry[name]) for name in ("value", "low", "high"))
+    count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
+    if count < 0 or skipped < 0:
+        raise ValueError(f"{entry['metric']} of {count} samples")
+    facts = [str(entry.get(name, "")) for name in COLUMNS[7:]]  # earlier versions did not write them
+    return Result(str(entry["task"]), str(entry["metric"]), value, count, low, high, skipped, *facts)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only process that changes results in a folder, where folders can be locked."""
+    descriptor = None
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -1,0 +1,337 @@
+"""Our own weights and where they lie: a run folder, one of its checkpoints, or copies of some of its files.
+
+Two things are needed: the weights, and the configuration of their model. A folder's configuration is its config.toml,
+a file's is in its header; where that one is missing, the other stands in for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from openslip import toml
+from openslip.config import Config
+from openslip.encoder import Encoder
+from openslip.errors import CheckpointError, ConfigError, printable
+from openslip.models import Model, without_weights
+from openslip.models.pretrained import names_a_place
+from openslip.training.saving import checkpoint, metadata
+from openslip.training.saving.tensors import files_of, read_tensors
+
+WEIGHTS = "model.safetensors"
+SETTINGS = "config.toml"
+LARGEST_VIEW = 1 << 13
+"""Pixels a side, of pictures that a model can take; a larger one would take all memory of who encodes with it."""
+PARTS = frozenset(
+    {"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale", "ssl_head"}
+)
+"""The parts of a `Model`, by which its weights' names begin."""
+ENCODING = ("name", "views", "model", "objective.loss")
+"""What of a configuration embeddings depend on, and what messages say of it; the rest is for training."""
+
+
+def is_ours(names: Mapping[str, object]) -> bool:
+    """Say whether weights have our names."""
+    return any(name.startswith("image_tower.") for name in names)
+
+
+def load_folder(folder: Path, which: str) -> Encoder:
+    """Return the model of a run folder, of a checkpoint's folder, or of a folder that copies of their files lie in.
+
+    Raises CheckpointError, which names the file that is missing, ConfigError for a `which` that has no effect.
+    """
+    if found := pick(folder, which):
+        return _load(found)
+    if not _has_weights(folder):
+        raise _nothing_in(folder)
+    check_alone(folder, which)
+    return _load(folder)
+
+
+def load_file(path: Path) -> Encoder:
+    """Return the model of one safetensors file: by its header, else by a config.toml beside it or that of its run.
+
+    Raises CheckpointError.
+    """
+    entries, texts = metadata.read_header(path)
+    if "DCP_SHARDING_INFO" in texts:
+        raise CheckpointError(
+            "This file is one part of several, which the processes of a run wrote",
+            got=str(path),
+            fix=f"Give the folder they lie in: {path.parent}",
+        )
+    if metadata.KEY in texts:
+        config = read_settings(texts[metadata.KEY], str(path))
+    elif settings := settings_beside(path.parent):
+        config = read_settings(settings, str(settings))
+    else:
+        raise no_settings(path, entries)
+    if path.name == WEIGHTS and (path.parent / "state.json").is_file():
+        checkpoint.verify(path.parent, WEIGHTS)
+    return encoder_of(config, read_tensors(path), str(path))
+
+
+def check_alone(path: Path, which: str) -> None:
+    """Raise ConfigError where `which` asks for one of a run's checkpoints, and there is but one set of weights."""
+    if which != "latest":
+        raise ConfigError(
+            f"which={which!r} picks one of a run's checkpoints, and this is not a run",
+            got=str(path),
+            fix="Leave it out, or give the run folder",
+        )
+
+
+def no_settings(path: Path, entries: Mapping[str, object]) -> CheckpointError:
+    """Return the error for weights with our names, or others, that come without a configuration."""
+    from openslip.interop.foreign import unknown
+
+    if not is_ours(entries):
+        return unknown(path, entries)
+    return CheckpointError(
+        f"The file {SETTINGS} is missing: the weights do not say what model they are of",
+        got=str(path),
+        cause="An earlier version wrote them, or another program, without the model's configuration",
+        fix=f"Copy {SETTINGS} of the weights' run folder into the folder they lie in",
+    )
+
+
+def settings_beside(folder: Path) -> Path | None:
+    """Return the config.toml in a folder of weights, or of the run that a checkpoint's folder lies in."""
+    folder = Path(os.path.abspath(folder))  # a run is told by where the checkpoint lies
+    of_run = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
+    return next((place / SETTINGS for place in (folder, *of_run) if (place / SETTINGS).is_file()), None)
+
+
+def read_settings(settings: Path | str, where: str) -> Config:
+    """Return the configuration in a config.toml, or in the text of a header, as far as embeddings depend on it.
+
+    What only training needs may be of a version or an objective that is not known here: it is left out, with a warning.
+    Raises CheckpointError.
+    """
+    try:
+        text = toml.read(settings) if isinstance(settings, Path) else settings
+        try:
+            return toml.loads(text)
+        except ConfigError as error:
+            config = toml.loads(text, only=ENCODING)
+            note(f"of the configuration in {where}, only what embeddings depend on is used: {error}")
+            return config
+    except ConfigError as error:
+        raise CheckpointError(
+            f"The model's configuration in {where} cannot be used", cause=str(error)
+        ) from None
+
+
+def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encoder:
+    """Return the model that a configuration describes with these weights, in evaluation mode.
+
+    Which towers and heads it has, the weights tell: the objective that it was trained with does not matter, nor need it
+    be known here. Raises CheckpointError.
+    """
+    _check_name(config, where)
+    _check_views(config, where)
+    other = sorted(name for name in weights if name.partition(".")[0] not in PARTS)
+    if other:
+        note(
+            f"{len(other)} entries of {where} are of no part of this version's models, and are left out: "
+            f"{', '.join(other[:5])}"
+        )
+        weights = {name: tensor for name, tensor in weights.items() if name not in {*other}}
+    model = _model_for(config, weights, where)
+    model.load_state_dict(weights)
+    return Encoder(model.eval(), config)
+
+
+def _load(folder: Path) -> Encoder:
+    """Return the model of the weights in a folder. Of the files beside them only what is read is verified."""
+    if (folder / "state.json").exists():
+        checkpoint.verify(folder, "model")
+    first, *_ = files_of(folder / WEIGHTS)
+    entries, texts = metadata.read_header(first)
+    stated = texts.get(metadata.KEY)
+    if settings := settings_beside(folder):
+        config = _placed(read_settings(settings, str(settings)), stated)
+        _compare(config, stated, settings)
+    elif stated is not None:
+        config = read_settings(stated, str(first))
+    else:
+        raise no_settings(first, entries)
+    return encoder_of(config, read_tensors(folder / WEIGHTS), str(folder))
+
+
+def _placed(config: Config, stated: str | None) -> Config:
+    """Return a configuration whose image tower came from a place, under the name that the weights state instead.
+
+    What a run names is not fetched, nor looked at on this disk, on loading it.
+    """
+    if stated is None or not names_a_place(config.model.image.name):
+        return config
+    own = read_settings(stated, "the header of the weights").model.image.name
+    return replace(config, model=replace(config.model, image=replace(config.model.image, name=own)))
+
+
+def _compare(config: Config, stated: str | None, settings: Path) -> None:
+    """Say where a config.toml describes another model than the weights' own header."""
+    try:
+        own = config if stated is None else toml.loads(stated, only=ENCODING)
+    except ConfigError:  # of another version: config.toml is what counts
+        return
+    here, there = _described(config), _described(own)
+    differ = [f"{key} is {here[key]}, in the weights {there[key]}" for key in here if here[key] != there[key]]
+    if differ:
+        note(
+            f"{settings} differs from what its weights say of themselves, and is followed: {'; '.join(differ)}"
+        )
+
+
+def _described(config: Config) -> dict[str, Any]:
+    """Return what embeddings depend on, by key."""
+    views, model = config.views, toml.to_dict(config.model)
+    keys: dict[str, Any] = {"views.size": views.size, "views.mean": views.mean, "views.std": views.std}
+    for part, value in model.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}
+    return {key: value for key, value in keys.items() if not key.endswith((".pretrained", ".drop_path"))}
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the folders below `folder` that have a checkpoint's name and weights, the oldest first."""
+    return sorted(
+        path for path in folder.glob(f"{checkpoint.PREFIX}*") if _is_step(path) and _has_weights(path)
+    )
+
+
+def pick(run: Path, which: str) -> Path | None:
+    """Return the latest of a run's checkpoints or the best (the latest where none has a score), or None."""
+    checkpoints = _checkpoints(run / "checkpoints") or _checkpoints(run)
+    if not checkpoints or which == "latest":
+        return checkpoints[-1] if checkpoints else None
+    best = checkpoint.best(checkpoints)
+    if best is None:
+        note(
+            f"no checkpoint of {run} has a score, so the latest, {checkpoints[-1].name}, is taken for the best: "
+            "nothing was measured while it trained"
+        )
+    return best or checkpoints[-1]
+
+
+def _is_step(folder: Path) -> bool:
+    return re.fullmatch(checkpoint.PREFIX + r"\d+", folder.name) is not None
+
+
+def _has_weights(folder: Path) -> bool:
+    return os.path.lexists(folder / WEIGHTS) or any(folder.glob("model-*-of-*.safetensors"))
+
+
+def _nothing_in(folder: Path) -> CheckpointError:
+    """Return the error for a folder without weights of ours, which says what is missing of what there is."""
+    from openslip.interop.foreign import folder_of_others
+
+    if other := folder_of_others(folder):
+        return other
+    steps = sorted(p.name for p in (folder / "checkpoints").glob(f"{checkpoint.PREFIX}*") if _is_step(p))
+    if steps:
+        missing = folder / "checkpoints" / steps[-1] / WEIGHTS
+        return CheckpointError(
+            "The weights are missing",
+            got=str(missing),
+            fix="Copy that file as well, or give another checkpoint",
+        )
+    if (folder / SETTINGS).is_file() or (folder / "state.json").is_file():
+        return CheckpointError(
+            "The run has no checkpoint yet, or its weights were not copied",
+            got=str(folder),
+            cause=f"There is neither {WEIGHTS} nor checkpoints/{checkpoint.PREFIX}…/{WEIGHTS} in it",
+            fix="Copy that file as well, or let the run train until its first checkpoint",
+        )
+    return CheckpointError(
+        "This is neither a run folder nor a checkpoint's folder",
+        got=str(folder),
+        cause=f"There is neither {SETTINGS} nor {WEIGHTS} in it",
+        fix="Give the folder that `slip train` wrote, a checkpoint's folder, or a file of weights",
+    )
+
+
+def _check_name(config: Config, where: str) -> None:
+    """Raise CheckpointError where the image tower's name is that of a place, which would be asked for its layout."""
+    name = config.model.image.name
+    if name == "vit" or timm.is_model(name):
+        return
+    raise CheckpointError(
+        "The run's image tower is none that timm knows by this name",
+        got=name,
+        cause="It names a place, and what a run folder names is not fetched on loading it"
+        if names_a_place(name)
+        else "Another version of timm may know it",
+        fix=f"If you trust the run, write the name that timm has for its architecture into its {SETTINGS}, of {where} "
+        "(model.image.name; `timm.list_models()` lists them)",
+    )
+
+
+def _check_views(config: Config, where: str) -> None:
+    """Raise CheckpointError for pictures of a size that nobody has, or normalised so that nothing is left of them."""
+    views = config.views
+    usable = all(map(math.isfinite, (*views.mean, *views.std))) and min(views.std) > 0
+    if not (1 <= views.size <= LARGEST_VIEW and usable):
+        raise CheckpointError(
+            f"The model's configuration, of {where}, describes no pictures",
+            got=f"views.size {views.size}, mean {views.mean}, deviation {views.std}",
+            fix="Put the run's own configuration in its place",
+        )
+
+
+def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Model:
+    """Return a model that these weights fit, its own not yet made. Raises CheckpointError where they fit none.
+
+    It is described first, on no device, so that a configuration of another model takes neither memory nor time.
+    """
+    image, text, embeddings = config.model.image, config.model.text, _embeddings(weights)
+    blocks = image.depth, text.depth if "text" in embeddings else 0
+    if max(blocks) > len(weights):  # a description of a billion blocks takes time, too
+        raise _misfit(f"{len(weights)} entries for towers of {blocks[0]} and {blocks[1]} blocks")
+    shape = without_weights(config.model)
+    try:
+        with torch.device("meta"):
+            described = Model(shape, config.views.size, embeddings)
+    except ConfigError as error:
+        raise CheckpointError("The run's configuration makes no model", cause=str(error)) from None
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise _misfit(f"config.toml ({str(error).splitlines()[0]})") from None
+    own = described.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
+    if wrong:
+        raise _misfit(
+            f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{where} may come from another run"
+        )
+    if image.name == "vit":  # all that it computes with is among the weights
+        return described.to_empty(device="cpu")
+    return Model(shape, config.views.size, embeddings)
+
+
+def _embeddings(weights: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the embeddings that a model with these weights gives."""
+    image = ("image",) if "image_projection" in weights else ()
+    text = ("text",) if any(name.startswith("text_tower.") for name in weights) else ()
+    ssl = ("ssl_1", "ssl_2") if any(name.startswith("ssl_head.") for name in weights) else ()
+    return image + text + ssl
+
+
+def _misfit(got: str, cause: str = "") -> CheckpointError:
+    return CheckpointError(
+        "The weights do not fit the model that the run's config.toml describes", got=got, cause=cause
+    )
+
+
+def note(text: str) -> None:
+    """Tell the user what the model alone would hide."""
+    logging.getLogger("openslip.interop").warning(printable(text))

@@ -1,0 +1,7 @@
+"""Towers and heads, and the model composed of them."""
+
+from __future__ import annotations
+
+from openslip.models.model import Model, build, without_weights
+
+__all__ = ["Model", "build", "without_weights"]

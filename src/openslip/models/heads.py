@@ -1,0 +1,45 @@
+"""What stands between a tower's feature and an embedding: projections and the self-supervised head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from openslip.collectives import world
+from openslip.config import SslHeadConfig
+from openslip.errors import TrainingError
+
+
+class SslHead(nn.Module):
+    """Linear–BatchNorm–ReLU twice, then Linear (Chen et al. 2020; the widths are those of SLIP, section 4).
+
+    Always computed in the precision of its weights, autocast or not: its batch statistics do not survive 8
+    bits of mantissa. With several processes the norms become `GlobalBatchNorm`s.
+    """
+
+    def __init__(self, width: int, config: SslHeadConfig) -> None:
+        super().__init__()
+        self.layer1 = nn.Linear(width, config.width)
+        self.bn1 = nn.BatchNorm1d(config.width)
+        self.layer2 = nn.Linear(config.width, config.width)
+        self.bn2 = nn.BatchNorm1d(config.width)
+        self.layer3 = nn.Linear(config.width, config.dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the features (N, width) of one view to embeddings (N, dim)."""
+        if self.training and len(features) * world() < 2:
+            raise TrainingError(
+                "The self-supervised head normalises over the batch, so it cannot train on a single image",
+                got=f"batch of {len(features)}",
+                fix="Raise training.batch; from a few dozen on the statistics are worth something.",
+            )
+        with torch.autocast(features.device.type, enabled=False):
+            x = features.to(self.layer1.weight.dtype)
+            x = torch.relu(self.bn1(self.layer1(x)))
+            x = torch.relu(self.bn2(self.layer2(x)))
+            return self.layer3(x)
+
+
+def projection(width: int, dim: int) -> nn.Parameter:
+    """Return a (width, dim) matrix for `features @ projection`, drawn as in CLIP: normal, std width^-½."""
+    return nn.Parameter(torch.randn(width, dim) * width**-0.5)

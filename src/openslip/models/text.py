@@ -1,0 +1,137 @@
+"""The text tower: CLIP's causal transformer, computed only as far as its one used output needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openslip.config import TextTowerConfig
+from openslip.errors import ConfigError
+
+VOCABULARY = 49_408
+END_OF_TEXT = 49_407
+
+# Shapes: N captions, L tokens, D width, H heads, K width of a head.
+
+
+class TextTower(nn.Module):
+    """Captions to one feature each: the output at the end-of-text token, after the final norm, not projected.
+
+    Radford et al. 2021, section 2.4: pre-norm blocks, causal attention, QuickGELU. `width` is the feature's
+    dimension. Under the causal mask no token sees a later one, so two savings are exact: columns after the
+    last end-of-text are left out, and the last block computes the end-of-text token alone.
+    """
+
+    def __init__(self, config: TextTowerConfig) -> None:
+        super().__init__()
+        if config.depth < 1 or config.heads < 1 or config.width < 1 or config.width % config.heads:
+            raise ConfigError(
+                "The text tower needs a depth of at least 1 and a width that its heads divide",
+                got=f"width {config.width}, depth {config.depth}, heads {config.heads}",
+                fix="Change model.text.width, model.text.depth or model.text.heads.",
+            )
+        self.width = config.width
+        self.context = config.context
+        self.token_embedding = nn.Embedding(VOCABULARY, config.width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context, config.width))
+        blocks = [TextBlock(config.width, config.heads) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(config.width)
+        self._initialise(blocks)
+
+    def _initialise(self, blocks: list[TextBlock]) -> None:
+        """Initialise as CLIP does; biases of the MLP keep torch's default, as there."""
+        residual = self.width**-0.5 * (2 * len(blocks)) ** -0.5
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        for block in blocks:
+            nn.init.normal_(block.qkv.weight, std=self.width**-0.5)
+            nn.init.normal_(block.proj.weight, std=residual)
+            nn.init.normal_(block.fc1.weight, std=(2 * self.width) ** -0.5)
+            nn.init.normal_(block.fc2.weight, std=residual)
+            nn.init.zeros_(block.qkv.bias)
+            nn.init.zeros_(block.proj.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids (N, L), L up to `context`, zero-padded, to features (N, width)."""
+        if tokens.shape[1] > self.context:
+            raise ConfigError(
+                "The captions have more tokens than the text tower's context",
+                got=f"{tokens.shape[1]} tokens, context {self.context}",
+                fix="Tokenise them with the model's own tokenizer.",
+            )
+        end = end_of_text(tokens)
+        tokens = cut(tokens, end)
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        return self.norm(last(x, end))
+
+
+class TextBlock(nn.Module):
+    """One pre-norm transformer block with causal attention and QuickGELU."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, end: Tensor | None = None) -> Tensor:
+        """Map (N, L, D) to (N, L, D), or to the outputs (N, D) at one position `end` (N,) of each row."""
+        if end is None:
+            x = x + self._attend(self.norm1(x))
+            return x + self._mlp(self.norm2(x))
+        rows = torch.arange(len(x), device=x.device)
+        y = x[rows, end] + self._attend_one(self.norm1(x), rows, end)
+        return y + self._mlp(self.norm2(y))
+
+    def _attend(self, x_NLD: Tensor) -> Tensor:
+        n, length, width = x_NLD.shape
+        qkv = self.qkv(x_NLD).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y_NHLK = F.scaled_dot_product_attention(*qkv.unbind(0), is_causal=True)
+        return self.proj(y_NHLK.transpose(1, 2).reshape(n, length, width))
+
+    def _attend_one(self, x_NLD: Tensor, rows: Tensor, end: Tensor) -> Tensor:
+        """Causal attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
+        n, length, width = x_NLD.shape
+        weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
+        bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
+        q_NH1K = F.linear(x_NLD[rows, end], weight_q, bias_q).view(n, self.heads, 1, -1)
+        kv = F.linear(x_NLD, weight_kv, bias_kv).view(n, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = torch.arange(length, device=x_NLD.device) <= end[:, None]
+        y_NH1K = F.scaled_dot_product_attention(q_NH1K, *kv.unbind(0), attn_mask=seen[:, None, None])
+        return self.proj(y_NH1K.reshape(n, width))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        return self.fc2(x * torch.sigmoid(1.702 * x))
+
+
+def end_of_text(tokens: Tensor) -> Tensor:
+    """Return the position (N,) of each row's last end-of-text token.
+
+    A row without one (cut off by the reference implementation's truncation) gives the position of its largest
+    id, as the reference did.
+    """
+    is_end = tokens == END_OF_TEXT
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    last = (is_end * positions).amax(1)
+    return torch.where(is_end.any(1), last, tokens.argmax(1))
+
+
+def cut(tokens: Tensor, end: Tensor) -> Tensor:
+    """Drop the columns after the last position of `end`, which no feature depends on.
+
+    Only where it is free to look: on an accelerator the width would have to be waited for, and compiled code
+    would break apart. The tokenizer cuts there, before the tokens are sent.
+    """
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling() or not len(tokens):
+        return tokens
+    return tokens[:, : int(end.max()) + 1]

@@ -1,0 +1,210 @@
+"""The image tower: timm's models, the last block reduced to the one token that is used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+from timm.layers.weight_init import trunc_normal_
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openslip.config import ImageTowerConfig, ViewConfig
+from openslip.errors import ConfigError, did_you_mean
+from openslip.models.dropping import DropTokens, replace_drop_path
+
+# Shapes: N images, T tokens (class token first), D width, H heads, K width of a head.
+
+
+class ImageTower(nn.Module):
+    """A timm model without classifier: images to one feature each.
+
+    `trunk` is the timm module, `width` the dimension of the feature. Where a plain vision transformer ends in
+    its class token, the trunk's last block is a `ClassTokenBlock`: same parameters and names, same result,
+    less work. A vision transformer can leave out patch tokens in training, others cannot.
+    """
+
+    def __init__(self, trunk: nn.Module, width: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.width = width
+        replace_drop_path(trunk)
+        if _ends_in_class_token(trunk):
+            trunk = cast(VisionTransformer, trunk)
+            trunk.blocks[-1] = ClassTokenBlock(cast(Block, trunk.blocks[-1]))
+        if isinstance(trunk, VisionTransformer):
+            # Between the position embeddings and the blocks.
+            cast(Any, trunk).patch_drop = DropTokens(trunk.num_prefix_tokens)
+
+    def forward(self, images: Tensor, drop_tokens: float = 0.0) -> Tensor:
+        """Map normalised images (N, 3, S, S) to features (N, width).
+
+        In training, a share `drop_tokens` of each image's patch tokens, drawn at random, does not enter the blocks
+        (FLIP; Li et al. 2023, section 3); as many are kept as fit whole into the rest, one at least.
+        """
+        if self.training and isinstance(
+            self.trunk, VisionTransformer
+        ):  # else threads would write to it at once
+            cast(DropTokens, self.trunk.patch_drop).share = drop_tokens
+        return self.trunk(images)
+
+
+class ClassTokenBlock(nn.Module):
+    """A timm `Block` that returns the class token alone: (N, T, D) to (N, 1, D).
+
+    Keys and values still come from all tokens; queries, attention output and MLP are computed for the first
+    token only, which is exact, as nothing after the last block looks at the others. The submodules are the
+    block's own, so parameter names, weight decay rules and stochastic depth stay what timm made them. What
+    the trunk's `forward_features` gives is therefore the class token alone too.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.attn = block.norm1, block.attn
+        self.ls1, self.drop_path1 = block.ls1, block.drop_path1
+        self.norm2, self.mlp = block.norm2, block.mlp
+        self.ls2, self.drop_path2 = block.ls2, block.drop_path2
+
+    def forward(self, x_NTD: Tensor) -> Tensor:
+        x_N1D = x_NTD[:, :1]
+        x_N1D = x_N1D + self.drop_path1(self.ls1(self._attend(self.norm1(x_NTD))))
+        return x_N1D + self.drop_path2(self.ls2(self.mlp(self.norm2(x_N1D))))
+
+    def _attend(self, x_NTD: Tensor) -> Tensor:
+        """The block's attention with the class token as the only query: (N, T, D) to (N, 1, D)."""
+        attn = cast(Any, self.attn)
+        n, t, _ = x_NTD.shape
+        heads, total = attn.num_heads, attn.qkv.out_features // 3
+        sizes = [total, 2 * total]
+        weight_q, weight_kv = attn.qkv.weight.split(sizes)
+        bias_q, bias_kv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split(sizes)
+        q_NH1K = F.linear(x_NTD[:, :1], weight_q, bias_q).view(n, 1, heads, -1).transpose(1, 2)
+        kv = F.linear(x_NTD, weight_kv, bias_kv).view(n, t, 2, heads, -1).permute(2, 0, 3, 1, 4)
+        k_NHTK, v_NHTK = kv.unbind(0)
+        dropout = attn.attn_drop.p if self.training else 0.0
+        q_NH1K, k_NHTK = attn.q_norm(q_NH1K), attn.k_norm(k_NHTK)
+        y_NH1K = F.scaled_dot_product_attention(q_NH1K, k_NHTK, v_NHTK, dropout_p=dropout)
+        return attn.proj_drop(attn.proj(attn.norm(y_NH1K.transpose(1, 2).reshape(n, 1, total))))
+
+
+def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[ViewConfig] = ()) -> ImageTower:
+    """Build the image tower for images of `size` pixels a side.
+
+    `vit` is the reference's vision transformer (class token, learned positions, pre-norm, GELU) in the size
+    that the configuration gives; any other name is a timm model as timm defines it.
+    views: what it is to be trained on, if not on images of that size with all their tokens; sizes filled in. Position
+    embeddings are resampled for other sizes (bicubic, antialiased), convolutions take them as they are.
+
+    Raises ConfigError on an unknown name, or a combination of values that makes no model.
+    """
+    others = {view.size for view in views} - {size}
+    if config.name == "vit":
+        tower = ImageTower(_vit(config, size, others), config.width)
+    else:
+        trunk = _timm_model(config, size, others)
+        tower = ImageTower(trunk, getattr(trunk, "head_hidden_size", None) or cast(int, trunk.num_features))
+    if any(view.drop_tokens for view in views) and not isinstance(tower.trunk, VisionTransformer):
+        raise ConfigError(
+            f"The image tower '{config.name}' has no patch tokens to leave out",
+            fix="Set views.image.drop_tokens and views.ssl.drop_tokens to 0, or use a vision transformer.",
+        )
+    _try_sizes(tower, others, config.name)
+    return tower
+
+
+def _try_sizes(tower: ImageTower, sizes: Collection[int], name: str) -> None:
+    """Raise ConfigError when the tower does not take images of these sizes."""
+    for side in sizes:
+        try:
+            with torch.no_grad():
+                tower.eval()(torch.zeros(1, 3, side, side))
+        except (AssertionError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise ConfigError(
+                f"The image tower '{name}' does not take views of {side} pixels beside those of views.size",
+                cause=f"timm says: {str(error) or type(error).__name__}",
+                fix="Leave views.image.size and views.ssl.size at 0, or choose another tower.",
+            ) from error
+    tower.train()
+
+
+def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> VisionTransformer:
+    if config.pretrained:
+        raise ConfigError(
+            "The image tower 'vit' has no pre-trained weights",
+            fix="Name a timm model in model.image.name, for example 'vit_small_patch16_224', or set "
+            "model.image.pretrained to false.",
+        )
+    if config.depth < 1 or config.heads < 1 or config.width < 1 or config.width % config.heads:
+        raise ConfigError(
+            "The image tower needs a depth of at least 1 and a width that its heads divide",
+            got=f"width {config.width}, depth {config.depth}, heads {config.heads}",
+            fix="Change model.image.width, model.image.depth or model.image.heads.",
+        )
+    for side in (size, *others):
+        if config.patch < 1 or side < config.patch or side % config.patch:
+            raise ConfigError(
+                "The side of the views is not a multiple of the image tower's patch",
+                got=f"views of {side} pixels, model.image.patch {config.patch}",
+                fix="Change views.size, views.image.size, views.ssl.size or model.image.patch.",
+            )
+    vit = VisionTransformer(
+        img_size=size,
+        patch_size=config.patch,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        num_classes=0,
+        drop_path_rate=config.drop_path,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        dynamic_img_size=bool(others),
+    )
+    # The reference's timm (0.5) drew the class token like the positions; timm of today starts it near zero.
+    trunc_normal_(cast(Tensor, vit.cls_token), std=0.02)
+    return vit
+
+
+def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) -> nn.Module:
+    if not (config.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(config.name)):
+        known = ["vit", *timm.list_models()]
+        raise ConfigError(f"timm has no image tower '{config.name}'", fix=did_you_mean(config.name, known))
+    options: dict[str, Any] = {"pretrained": config.pretrained, "num_classes": 0}
+    if config.drop_path > 0:
+        options["drop_path_rate"] = config.drop_path
+    # Convolutional towers take images of any size, and have no such option.
+    attempts: list[dict[str, Any]] = [{"img_size": size}, {}]
+    if others:
+        attempts.insert(0, {"img_size": size, "dynamic_img_size": True})
+    try:
+        while True:
+            sized = attempts.pop(0)
+            try:
+                return timm.create_model(config.name, **sized, **options)
+            except TypeError as error:
+                if "img_size" not in str(error) or not attempts:
+                    raise
+    except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"timm cannot make the image tower '{config.name}' for views of {size} pixels",
+            got=f"pretrained {config.pretrained}, drop_path {config.drop_path}",
+            cause=f"timm says: {str(error) or type(error).__name__}",
+            fix="Change model.image or views.size; pre-trained weights have to be downloaded once.",
+        ) from error
+
+
+def _ends_in_class_token(trunk: nn.Module) -> bool:
+    """Whether `trunk` is a plain vision transformer whose feature is its class token."""
+    if type(trunk) is not VisionTransformer or trunk.global_pool != "token" or not trunk.has_class_token:
+        return False
+    block = trunk.blocks[-1]
+    return (
+        type(block) is Block
+        and type(block.attn) is Attention
+        and getattr(block.attn, "gate", None) is None
+        and all(hasattr(block.attn, name) for name in ("norm", "q_norm", "k_norm", "proj_drop"))
+        and type(block.mlp) in (Mlp, GluMlp, SwiGLU)
+    )

@@ -1,0 +1,171 @@
+"""The arithmetic that contrastive losses share: softmax over similarities, never held whole.
+
+The matrix of logits between N queries and M keys is computed a block of rows at a time, reduced to what the
+losses need, dropped, and computed again in backward. Memory grows with block · M instead of N · M; loss and
+gradient are those of the whole matrix.
+
+Queries and keys may differ in number, and each query names its own positive, so that one process can hold
+its own rows of a matrix whose keys come from all of them.
+
+Shape suffixes: N queries, M keys, B rows of a block, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openslip.errors import ConfigError
+
+
+class Contrast(NamedTuple):
+    """The reductions of a matrix of logits that contrastive losses are made of."""
+
+    rows: Tensor
+    """(N,) logsumexp of each query's logits over the keys."""
+    columns: Tensor | None
+    """(M,) logsumexp of each key's logits over the queries, where asked for."""
+    positives: Tensor
+    """(N,) logit of each query with its positive."""
+    hits: Tensor
+    """(N,) bool, whether the query's largest logit is its positive's (of equal ones the first counts)."""
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Return the embeddings at length 1, in fp32 or better whatever autocast says; zero vectors stay zero."""
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
+
+
+def contrast(
+    queries: Tensor,
+    keys: Tensor,
+    scale: Tensor | float,
+    positive: Tensor,
+    *,
+    excluded: Tensor | None = None,
+    columns: bool = False,
+    block: int = 1024,
+) -> Contrast:
+    """Reduce the logits `scale · queries @ keys.T` by rows and, if asked, by columns, in one pass.
+
+    The InfoNCE loss of the queries is `(rows - positives).mean()` (van den Oord et al. 2018, eq. 4); that of
+    the keys is made of `columns` in the same way. Both differences are never negative, rounding included.
+
+    Args:
+        queries: (N, D) embeddings, fp32 or fp64, usually of length 1.
+        keys: (M, D) embeddings of the same dtype; may be the queries themselves.
+        scale: inverse temperature; a tensor of one element receives its gradient.
+        positive: (N,) int64, the column of each query's positive.
+        excluded: (N,) int64, one column a query that takes no part (the query itself, in SimCLR).
+        columns: also reduce over the queries, by a running logsumexp.
+        block: rows held at a time; 0 holds them all.
+
+    Differentiable once, in `queries`, `keys` and `scale`, through rows, columns and positives.
+    Needs memory for about two blocks of block · M numbers.
+    """
+    if not isinstance(scale, Tensor):
+        scale = queries.new_tensor(scale)
+    # In the embeddings' precision, so that the saved scale is the one the logits were made with.
+    scale = scale.to(queries.dtype).reshape(())
+    return Contrast(*_BlockedLogits.apply(queries, keys, scale, positive, excluded, columns, block))
+
+
+def check_block(block: int) -> None:
+    """Raise ConfigError when `block` is no number of rows."""
+    if block < 0:
+        raise ConfigError(
+            "The block of a loss is a number of rows", got=block, fix="Use 0 for the whole matrix."
+        )
+
+
+class _BlockedLogits(torch.autograd.Function):
+    """Row-blocked reductions with recomputation in backward.
+
+    With z the logits, p = softmax over a row and q = softmax over a column, the gradient of the reductions is
+    dz_ij = g_rows_i · p_ij + g_columns_j · q_ij + g_positives_i · [j is i's positive].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries_ND: Tensor,
+        keys_MD: Tensor,
+        scale: Tensor,
+        positive_N: Tensor,
+        excluded_N: Tensor | None,
+        columns: bool,
+        block: int,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        rows_N, positives_N = queries_ND.new_empty(2, len(queries_ND)).unbind()
+        hits_N = torch.empty_like(positive_N, dtype=torch.bool)
+        columns_M = queries_ND.new_full((len(keys_MD),), -math.inf) if columns else None
+        with torch.autocast(queries_ND.device.type, enabled=False):
+            for part in _parts(len(queries_ND), block):
+                target_B1 = positive_N[part, None]
+                logits_BM = _logits(queries_ND[part], keys_MD, scale, excluded_N, part)
+                hits_N[part] = logits_BM.argmax(1) == target_B1[:, 0]
+                positives_N[part] = logits_BM.gather(1, target_B1)[:, 0]
+                rows_N[part] = logits_BM.logsumexp(1)
+                if columns_M is not None:
+                    columns_M = torch.logaddexp(columns_M, logits_BM.logsumexp(0))
+        ctx.save_for_backward(queries_ND, keys_MD, scale, positive_N, excluded_N, rows_N, columns_M)
+        ctx.block = block
+        ctx.mark_non_differentiable(hits_N)
+        ctx.set_materialize_grads(False)
+        return rows_N, columns_M, positives_N, hits_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "contrast is differentiable once: its backward cannot run with create_graph=True"
+            )
+        queries_ND, keys_MD, scale, positive_N, excluded_N, rows_N, columns_M = ctx.saved_tensors
+        g_rows_N, g_columns_M, g_positives_N, _ = grad_outputs
+        for_queries, for_keys, for_scale = ctx.needs_input_grad[:3]
+        # The logsumexp of no logits at all is -inf, which must not meet another -inf in a difference.
+        floor = torch.finfo(queries_ND.dtype).min
+        rows_N = rows_N.clamp(min=floor)
+        # Both without the scale, which is multiplied in once at the end.
+        g_queries_ND, g_keys_MD = torch.empty_like(queries_ND), torch.zeros_like(keys_MD)
+        with torch.autocast(queries_ND.device.type, enabled=False):
+            for part in _parts(len(queries_ND), ctx.block):
+                logits_BM = _logits(queries_ND[part], keys_MD, scale, excluded_N, part)
+                g_BM = None
+                if g_columns_M is not None:
+                    g_BM = logits_BM.sub(columns_M.clamp(min=floor)).exp_().mul_(g_columns_M)
+                if g_rows_N is not None:
+                    p_BM = logits_BM.sub_(rows_N[part, None]).exp_().mul_(g_rows_N[part, None])
+                    g_BM = p_BM if g_BM is None else g_BM.add_(p_BM)
+                if g_BM is None:
+                    g_BM = logits_BM.zero_()
+                if g_positives_N is not None:
+                    g_BM.scatter_add_(1, positive_N[part, None], g_positives_N[part, None])
+                torch.mm(g_BM, keys_MD, out=g_queries_ND[part])
+                if for_keys:
+                    g_keys_MD.addmm_(g_BM.T, queries_ND[part])
+            # d/d scale of Σ dz·z, without another pass: Σ_ij dz_ij · (query_i · key_j).
+            g_scale = (g_queries_ND * queries_ND).sum() if for_scale else None
+            g_queries = g_queries_ND.mul_(scale) if for_queries else None
+            g_keys = g_keys_MD.mul_(scale) if for_keys else None
+        return g_queries, g_keys, g_scale, None, None, None, None
+
+
+def _parts(length: int, block: int) -> list[slice]:
+    step = block or max(length, 1)
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _logits(
+    queries_BD: Tensor, keys_MD: Tensor, scale: Tensor, excluded_N: Tensor | None, part: slice
+) -> Tensor:
+    """One block of logits, the same bits in forward and backward."""
+    logits_BM = (queries_BD * scale) @ keys_MD.T
+    if excluded_N is not None:
+        logits_BM.scatter_(1, excluded_N[part, None], -math.inf)
+    return logits_BM

@@ -1,0 +1,123 @@
+"""How far a long piece of work is: a live bar on a terminal, else a line of text now and then."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import TYPE_CHECKING, Self
+
+from openslip.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_LINE_SECONDS = 30.0
+"""Without a terminal (a log file), a line of text this often."""
+
+
+def say(console: Console, text: str) -> None:
+    """Print text as it is: `[b]` and `:smile:` are parts of names, and control characters are spelled out."""
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def on_terminal(console: Console) -> bool:
+    """Return whether a line can be drawn anew where `console` prints: not in a file or pipe, even if FORCE_COLOR asks
+    for colours there, nor on a terminal that cannot move its cursor (`TERM=dumb`)."""
+    return console.is_interactive and (not os.environ.get("FORCE_COLOR") or console.file.isatty())
+
+
+class Bar:
+    """A live line: a title, what is done of a total, numbers beside it, time left. Nothing where there is no terminal.
+
+    `console`: default the standard error output. `transient`: it is gone when the work is done. `shown`: whether it is
+    shown at all.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        done: int = 0,
+        console: Console | None = None,
+        transient: bool = False,
+        shown: bool = True,
+    ) -> None:
+        from rich import console as consoles
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.title, self.total, self.done, self.numbers = printable(title), total, done, ""
+        self.console = console or consoles.Console(stderr=True, quiet=not shown)
+        self.live = shown and on_terminal(self.console)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TextColumn("{task.fields[numbers]}", markup=False), TextColumn("ETA"), TimeRemainingColumn(compact=True),
+            console=self.console, refresh_per_second=4, transient=transient, disable=not self.live,
+        )  # fmt: skip
+        self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="")
+        self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(
+        self, *, done: int | None = None, numbers: str | None = None, title: str | None = None
+    ) -> None:
+        """Show what has changed of these."""
+        self.done = self.done if done is None else done
+        self.numbers = self.numbers if numbers is None else numbers
+        self.title = self.title if title is None else title
+        self._progress.update(self._task, completed=self.done, description=self.title, numbers=self.numbers)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class PlainLines:
+    """Lines of text in a log, where a bar would be on a terminal; at most one every PLAIN_LINE_SECONDS."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self._said = console, -math.inf
+
+    def wait(self) -> None:
+        """Say nothing until PLAIN_LINE_SECONDS from now."""
+        self._said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if not on_terminal(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
+            self.wait()
+            say(self.console, text)
+
+
+class Progress(Bar):
+    """A bar of records that says how many a second; without a terminal, lines at the start, at times, and at the end.
+
+    `title`: what is done to the records, such as `checking`. `brief`: without a terminal, nothing of work that is done
+    before the first of these times, and no line at the end.
+    """
+
+    def __init__(
+        self, title: str, total: int, *, transient: bool = False, shown: bool = True, brief: bool = False
+    ) -> None:
+        super().__init__(title, total, transient=transient, shown=shown)
+        self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
+        if not self.live and not brief:
+            say(self.console, f"{self.title} {total:,} records")
+        self.lines.wait()
+
+    def advance(self, count: int) -> None:
+        """Count `count` more records as done."""
+        done = self.done + count
+        seconds = max(1e-9, time.monotonic() - self.started)
+        speed = done / seconds
+        self.update(done=done, numbers=f"{speed:,.0f}/s")
+        if done < self.total:
+            left = (self.total - done) / max(1e-9, speed) / 60
+            self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")
+        elif not self.live and not self.brief:
+            say(self.console, f"{self.title}: all {done:,} in {seconds:,.0f} s, {speed:,.0f}/s")

@@ -1,0 +1,169 @@
+"""The quickstart: CLIP, SimCLR and SLIP on the embedded scenes, side by side, in a few minutes on two CPU cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from openslip import recipes
+from openslip.commands import command
+from openslip.config import Config
+from openslip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from openslip.report import Run
+
+METHODS = ("CLIP", "SimCLR", "SLIP")
+SIZE = 64
+"""Side of the stored scenes in pixels; views are cropped from them."""
+LEARNING_RATES = {"CLIP": 1.5e-3}
+"""Where a method does better with another learning rate than the recipe's: chosen on scenes that nothing reports."""
+PICTURE_SIZE = 192
+"""Side of the scenes shown in the report."""
+
+INTRO = """Models with the same small image tower saw the same number of pictures: CLIP learned from pictures and
+captions, SimCLR from the pictures alone, SLIP from both. That is not the same compute: of each picture SLIP puts three
+views through the tower, SimCLR two, CLIP one.{cost} The scenes are painted by this program: 24 kinds of things in many
+poses, colours, places and lights, with captions like people's. What was measured on held-out pairs shows things in
+colours that training never showed them in."""
+
+
+def commands(out: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
+    """Return what there is to do next: (what it does, command) pairs. They work where quickstart was called."""
+    return [
+        (
+            "Look at the scenes, and at the views that the models saw of them",
+            command("slip", "data", "show", out / "scenes"),
+        ),
+        (
+            "Train on pictures of your own: here pairs.csv, a table of paths and captions",
+            "slip train small-data --data.train pairs.csv --data.val 10% --out runs/mine",
+        ),
+        (
+            "Measure: here on other scenes; on pictures of your own, in a folder for each class, by zeroshot:FOLDER",
+            command("slip", "evaluate", folders[-1], "zeroshot:scenes:val", "knn:scenes:val"),
+        ),
+        (
+            "Compare runs on a page like this one",
+            command("slip", "report", *folders[-2:], "--out", out / "compared.html"),
+        ),
+    ]
+
+
+def cost(runs: Mapping[str, Run]) -> str:
+    """Return in a sentence how much more SLIP computes for a sample than CLIP, as far as their logs say."""
+    each = {method: run.operations for method, run in runs.items() if run.operations}
+    if "CLIP" not in each or "SLIP" not in each:
+        return ""
+    times = each["SLIP"] / each["CLIP"]
+    return f" Counted in floating-point operations, SLIP's training cost {times:.1f} times as much as CLIP's."
+
+
+def method_config(method: str, base: Config, seed: int) -> Config:
+    """Return `base` with the loss and the learning rate of a method, and a seed."""
+    return replace(
+        base,
+        name=f"{base.name}-{method.lower()}",
+        objective=replace(base.objective, loss=recipes.LOSSES[method.lower()]),
+        optimizer=replace(base.optimizer, lr=LEARNING_RATES.get(method, base.optimizer.lr)),
+        training=replace(base.training, seed=seed),
+    )
+
+
+def paint(folder: Path, scenes: int, seed: int) -> Path:
+    """Write the scenes to train on as two shards, by two processes; what is there already is kept. Returns `folder`.
+
+    Raises DataError when the folder cannot be written, or holds other scenes.
+    """
+    from openslip.data.convert import write_shards
+    from openslip.data.scenes import Scenes
+
+    source = Scenes("train", scenes, seed, SIZE)
+    write_shards(source, folder, -(-scenes // 2), encoding="png", processes=2)
+    return folder
+
+
+def quickstart(
+    out: str | Path,
+    *,
+    base: Config | None = None,
+    methods: Sequence[str] = METHODS,
+    scenes: int = 4000,
+    seed: int = 0,
+    seeds: int = 1,
+    console: Console | None = None,
+) -> Path:
+    """Train and measure every method of `methods` on `scenes` rendered scenes; return the path of report.html.
+
+    out: the folder for the scenes, a run folder for each method, and the report. Finished parts are kept when it is
+    called again, unfinished ones are continued. base: the configuration that the methods share (default: recipe
+    `scenes-tiny`). seeds: how many times each is trained, on the same scenes, with the seeds from `seed` on; what is
+    reported are the means.
+
+    Raises ConfigError without a seed, and what `openslip.training.loop.train` raises.
+    """
+    from openslip.data.fanout import start_context
+    from openslip.data.scenes import TEMPLATES, Scenes
+    from openslip.interop import load
+    from openslip.report import comparison, load_run, write_report
+    from openslip.training.ranges import check_ranges
+
+    if seeds < 1:
+        raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")
+    console = console or Console(stderr=True)
+    out, base = Path(out), base or recipes.get("scenes-tiny")
+    for number in (seed, seed + seeds - 1):  # before the scenes are painted
+        check_ranges(method_config(methods[0], base, number))
+    # The server of processes loads once what all the processes that follow need.
+    start_context(["openslip.data.convert", "openslip.data.loader"])
+    console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
+    base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
+    folders = _trained(out, base, methods, range(seed, seed + seeds), console)
+    loaded = {key: load_run(folders[key]) for key in sorted(folders, key=lambda key: methods.index(key[0]))}
+    pictures = Scenes("test", 250, 1, PICTURE_SIZE)
+    report = write_report(
+        out / "report.html",
+        list(loaded.values()),
+        title="CLIP, SimCLR and SLIP on the same pictures",
+        intro=INTRO.format(cost=cost({method: loaded[method, seed] for method in methods})),
+        encoder=load(folders[methods[-1], seed]),
+        pictures=pictures,
+        class_names=pictures.class_names,
+        templates=TEMPLATES,
+        commands=commands(out, [folders[method, seed] for method in methods]),
+        seed=seed,
+        pool=len(pictures),
+    )
+    print(comparison(list(loaded.values())))
+    return report
+
+
+def _trained(
+    out: Path, base: Config, methods: Sequence[str], seeds: range, console: Console
+) -> dict[tuple[str, int], Path]:
+    """Train and measure each method with each seed, those that are not done yet; return their run folders.
+
+    Seed by seed, so that a quickstart that is stopped has compared something.
+    """
+    from openslip.data.sources import open_source
+    from openslip.evaluation import suite
+    from openslip.training.loop import train
+
+    evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
+    folders: dict[tuple[str, int], Path] = {}
+    for seed in seeds:
+        for method in methods:
+            folder = out / (method.lower() if seed == seeds.start else f"{method.lower()}-seed{seed}")
+            folders[method, seed] = folder
+            if (folder / "results.json").is_file():
+                continue
+            console.print(f"\n[bold]{method}[/bold]" + (f", seed {seed}" if len(seeds) > 1 else ""))
+            source = open_source(base.data.train)
+            config = method_config(method, base, seed)
+            train(config, source, folder, evaluate=evaluate, resume=True, console=console)
+    return folders

@@ -1,0 +1,253 @@
+"""Small line charts: an SVG for the lines, HTML for every word, so that text keeps its size at any width.
+
+Colours come from the page's style (`c0`, `c1`, … and `--ink`), so that a chart is right in light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+
+from openslip.report.html import Html, div, join, span, tag
+
+MAX_POINTS = 240
+"""Points a drawn line has at most; longer ones are averaged in bins."""
+SMOOTHING = 0.05
+"""Share of the points that the strong line is fitted to at a time."""
+LABEL_GAP = 8.0
+"""Least distance of two line labels, in percent of the chart's height."""
+LONGEST_LABEL = 9
+"""Characters of a label that fit beside a chart; where one is longer, all stand below it, the highest line's first."""
+MOST_LABELS = 12
+"""Labels that a chart has; of more lines the highest and the lowest are named."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve: x, y, and the weight of y, for example the number of steps that it is a mean over."""
+
+    x: float
+    y: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run's curve: label, colour class, x ascending, y; nan where nothing finite could be measured.
+
+    Lines of one label are drawn alike and named once. weights: of each y, for example the steps that it is a mean over.
+    """
+
+    label: str
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float]
+    weights: Sequence[float] = ()
+
+    def pieces(self) -> list[list[Point]]:
+        """Return the points, cut where y is nan; at least one piece has points."""
+        points = map(Point, self.x, self.y, self.weights or [1.0] * len(self.x))
+        runs = groupby(points, key=lambda point: math.isfinite(point.y))
+        return [list(piece) for finite, piece in runs if finite]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart: a title, a note below it, its lines, and level marks such as chance.
+
+    noisy: draw the values as they are as a faint line, smoothed as a strong one; else straight lines and dots.
+    Where several lines have one label, they are drawn smoothed alone. zero: the y axis starts at 0. text: how a y
+    value reads.
+    """
+
+    title: str
+    note: str
+    lines: Sequence[Line]
+    text: Callable[[float], str] = "{:g}".format
+    noisy: bool = True
+    zero: bool = False
+    levels: Sequence[tuple[str, float]] = ()
+
+    def html(self) -> Html:
+        """Return the chart as a <figure>."""
+        low, high, ticks = self._range()
+        right = max(max(line.x) for line in self.lines) or 1.0
+
+        def left_of(x: float) -> float:
+            return 100 * x / right
+
+        def top_of(y: float) -> float:
+            return 100 * (high - y) / (high - low)
+
+        def placed(points: Sequence[Point]) -> list[tuple[float, float]]:
+            return [(left_of(point.x), top_of(point.y)) for point in points]
+
+        shapes, words = [], []
+        for tick in ticks:
+            shapes.append(_path([(0, top_of(tick)), (100, top_of(tick))], "grid"))
+            words.append(span("y", self.text(tick), style=f"top:{top_of(tick):.2f}%"))
+        for name, level in self.levels:
+            if low <= level <= high:
+                shapes.append(_path([(0, top_of(level)), (100, top_of(level))], "level"))
+                words.append(span("level", name, style=f"top:{top_of(level):.2f}%"))
+        for x in nice_ticks(0, right, 4):
+            words.append(span("x", samples(x), style=f"left:{left_of(x):.2f}%"))
+        alone = Counter(line.label for line in self.lines)
+        ends: dict[str, list[float]] = {}
+        for line in self.lines:
+            for piece in line.pieces():
+                drawn = thin(piece) if self.noisy else piece
+                strong = smooth(drawn) if self.noisy else drawn
+                if self.noisy and alone[line.label] == 1 and len(drawn) > 1:
+                    shapes.append(_path(placed(drawn), f"faint {line.colour}"))
+                if not self.noisy or len(drawn) == 1:
+                    shapes.append(_dots(placed(drawn), line.colour))
+                several = " several" if alone[line.label] > 1 else ""
+                shapes.append(_path(placed(strong), f"line{several} {line.colour}", line.label))
+            ends.setdefault(line.label, []).append(strong[-1].y)
+        last = {label: math.fsum(values) / len(values) for label, values in ends.items()}
+        colours = {line.label: line.colour for line in self.lines}
+        named = _outermost(sorted(last, key=lambda label: top_of(last[label])))
+        beside = all(len(label) <= LONGEST_LABEL for label in named)
+        if beside:
+            for label, top in zip(named, spread([top_of(last[label]) for label in named])):
+                words.append(span(f"end {colours[label]}", label, style=f"top:{top:.2f}%"))
+        below = None if beside else div("legend", *(span(f"who {colours[label]}", label) for label in named))
+        few = (
+            f"; of {len(last)} lines the highest and the lowest {MOST_LABELS // 2} are named"
+            if len(named) < len(last)
+            else ""
+        )
+        said = "; ".join(f"{label} ends at {self.text(last[label])}" for label in last)
+        box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "aria-hidden": "true"}
+        return tag(
+            "figure",
+            tag("figcaption", tag("strong", self.title), " ", span("quiet", self.note + few)),
+            div(
+                "plot",
+                tag("svg", *shapes, **box),
+                *words,
+                role="img",
+                aria_label=f"{self.title} over samples seen: {said}",
+            ),
+            below,
+            class_="chart",
+        )
+
+    def _range(self) -> tuple[float, float, list[float]]:
+        """Return bottom, top and ticks of the y axis; the levels are within it."""
+        values = [point.y for line in self.lines for piece in line.pieces() for point in piece]
+        values += [level for _, level in self.levels]
+        low, high = min(values), max(values)
+        low = min(0.0, low) if self.zero else low
+        if high - low < 1e-9:
+            high = low + (abs(low) * 0.1 or 1.0)
+        ticks = nice_ticks(low, high, 4)
+        step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
+        bottom, top = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        return bottom, top, [bottom + i * step for i in range(round((top - bottom) / step) + 1)]
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """Return about `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m for m in (1, 2, 5, 10) if m * power >= rough * 0.999) * power
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def samples(count: float) -> str:
+    """Return a number of samples as an axis shows it: 500, 20k, 1.5M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
+    """Return a line of at most `most` points, each the weighted mean of neighbours, at the last one's x.
+
+    A point of much less weight than the others, as the last line of a log has that stands for one step, is noise that
+    would bend the line's end: it is joined to its neighbours until they have half the usual weight together.
+    """
+    total, usual = math.fsum(point.weight for point in points), median(point.weight for point in points)
+    enough = max(total / most, usual / 2) * (1 - 1e-9)
+    joined: list[list[Point]] = [[]]
+    for point in points:
+        if math.fsum(other.weight for other in joined[-1]) >= enough:
+            joined.append([])
+        joined[-1].append(point)
+    if len(joined) > 1 and math.fsum(point.weight for point in joined[-1]) < enough:
+        rest = joined.pop()
+        joined[-1] += rest
+    return [_mean(some) for some in joined]
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    weight = math.fsum(point.weight for point in points)
+    return Point(points[-1].x, math.fsum(point.y * point.weight for point in points) / weight, weight)
+
+
+def smooth(points: Sequence[Point], share: float = SMOOTHING) -> list[Point]:
+    """Return the weighted straight-line fit of each point's neighbourhood, at that point (Cleveland 1979, section 2).
+
+    In the middle that is about the running mean; at the ends, with neighbours on one side only, it still follows a
+    slope. The weights are those of the points.
+    """
+    size, count, fits = max(3, round(len(points) * share)) | 1, len(points), []
+    for i, point in enumerate(points):
+        start = max(0, min(i - size // 2, count - size))
+        near = points[start : start + size]
+        total = math.fsum(p.weight for p in near)
+        x, y = (
+            math.fsum(p.weight * v for p, v in zip(near, of)) / total
+            for of in zip(*((p.x, p.y) for p in near))
+        )
+        spread_ = math.fsum(p.weight * (p.x - x) ** 2 for p in near)
+        slope = math.fsum(p.weight * (p.x - x) * p.y for p in near) / spread_ if spread_ else 0.0
+        fits.append(Point(point.x, y + slope * (point.x - x), point.weight))
+    return fits
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    """Return the first and the last of the names where there are more than labels fit, else all."""
+    half = MOST_LABELS // 2
+    return [*names[:half], *names[-half:]] if len(names) > MOST_LABELS else [*names]
+
+
+def spread(tops: Sequence[float], gap: float = LABEL_GAP) -> list[float]:
+    """Return the positions moved just so far apart that no two are closer than `gap`, in the same order."""
+    order = sorted(range(len(tops)), key=lambda i: tops[i])
+    groups: list[list[int]] = []
+
+    def middle(group: list[int]) -> float:
+        return sum(tops[i] for i in group) / len(group)
+
+    for i in order:
+        groups.append([i])
+        while len(groups) > 1:
+            upper, lower = groups[-2:]
+            if middle(lower) - middle(upper) >= gap * (len(upper) + len(lower)) / 2:
+                break
+            groups[-2:] = [upper + lower]
+    placed = list(tops)
+    for group in groups:
+        for k, i in enumerate(group):
+            placed[i] = middle(group) + gap * (k - (len(group) - 1) / 2)
+    return placed
+
+
+def _path(points: Sequence[tuple[float, float]], class_: str, name: str = "") -> Html:
+    """A line through the points; name: what a browser says where the pointer rests on it."""
+    steps = "L".join(f"{x:.2f} {y:.2f}" for x, y in points)
+    title = tag("title", name) if name else None
+    return tag("path", title, d=f"M{steps}", class_=class_, vector_effect="non-scaling-stroke")
+
+
+def _dots(points: Sequence[tuple[float, float]], colour: str) -> Html:
+    """Dots as lines without length: their round caps stay round however the drawing is stretched."""
+    return join(_path([point, point], f"dot {colour}") for point in points)

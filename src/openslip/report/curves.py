@@ -1,0 +1,142 @@
+"""Which curves a report shows, from the runs' metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from openslip.evaluation import lower_is_better
+from openslip.report.charts import Chart, Line
+from openslip.report.parts import Rows
+from openslip.report.runs import Run, finite
+from openslip.report.table import describe, headline, number
+
+
+def percent(value: float) -> str:
+    """Return a share as an axis shows it."""
+    return f"{100 * value:g}%" if abs(value) >= 0.1 or value == 0 else f"{100 * value:.2g}%"
+
+
+def training_charts(rows: Rows, colours: Mapping[str, str]) -> list[Chart]:
+    """Return the charts of losses and in-batch accuracies, by row label, as far as the runs have them."""
+    runs = [run for row in rows.values() for run in row.runs]
+    chances = _chances(runs)
+    plans: list[tuple[str, str, str, bool]] = [
+        ("clip_loss", "Image–text loss", "lower is better", False),
+        ("clip_acc", "Image–text accuracy", "right caption found among the batch's", True),
+        ("simclr_loss", "Self-supervised loss", "lower is better", False),
+        ("simclr_acc", "Self-supervised accuracy", "twin view found among the batch's", True),
+    ]
+    if not any("clip_loss" in line or "simclr_loss" in line for run in runs for line in run.metrics):
+        plans = [("loss", "Loss", "lower is better", False)]
+    charts = []
+    for key, title, note, share in plans:
+        lines = _lines(rows, colours, lambda run, key=key: _logged(run, key))
+        if lines:
+            levels = [("chance", chances[key])] if key in chances else []
+            text = percent if share else "{:g}".format
+            charts.append(Chart(title, note, lines, text=text, zero=share, levels=levels))
+    return charts
+
+
+def evaluation_charts(rows: Rows, colours: Mapping[str, str], most: int = 6) -> list[Chart]:
+    """Return the charts of what was measured while training, for measurements made at least twice in some run."""
+    keys = dict.fromkeys(
+        key
+        for row in rows.values()
+        for run in row.runs
+        for line in run.evaluations
+        for key in line["evaluation"]
+    )
+    charts = []
+    for key in headline(keys):
+        lines = _lines(
+            rows,
+            colours,
+            lambda run, key=key: [
+                (e["position"], _number(e["evaluation"][key]), 1.0)
+                for e in run.evaluations
+                if key in e["evaluation"]
+            ],
+        )
+        if lines and max(len(line.x) for line in lines) > 1:
+            protocol, dataset, metric = describe(key)
+            rank = lower_is_better(key)
+            text: Callable[[float], str] = (lambda v, key=key: number(key, v)) if rank else percent
+            title = f"{protocol}, {dataset}" if dataset else protocol
+            charts.append(Chart(title, metric, lines, text=text, noisy=False, zero=not rank))
+    return charts[:most]
+
+
+def training_note(rows: Rows) -> str:
+    """Return how the charts of training are to be read."""
+    several = any(len(row.runs) > 1 for row in rows.values())
+    alone = any(len(row.runs) == 1 for row in rows.values())
+    return (
+        "Over samples seen. "
+        + "Faint: as logged; strong: smoothed over a twentieth of the run. " * alone
+        + "Of several seeds there is a line each, smoothed over a twentieth of the run." * several
+    )
+
+
+def _logged(run: Run, key: str) -> list[tuple[float, float | None, float]]:
+    """Return position, value and number of steps of each line of the log.
+
+    A line is the mean over the finite steps since the one before; the last line of a run often stands for few. The
+    value is None where there was no finite step at all. Lines that have values, but not this one, are left out: they
+    are of steps without its part of the objective.
+    """
+    points, before = [], (0.0, 0.0)
+    for line in run.metrics:
+        step, lost = (
+            math.fsum(float(line[name]) for name in names if finite(line.get(name)))
+            for names in (("step",), ("nonfinite", "overflow"))
+        )
+        steps = max(1.0, (step - before[0]) - (lost - before[1]))
+        before = step, lost
+        value = _number(line.get(key))
+        if value is not None or not finite(line.get("loss")):
+            points.append((float(line["position"]), value, steps))
+    return points
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and finite(value) else None
+
+
+def _lines(
+    rows: Rows,
+    colours: Mapping[str, str],
+    points: Callable[[Run], Sequence[tuple[float, float | None, float]]],
+) -> list[Line]:
+    """Return a line for each run that has a value; a gap where there is none, if there are values elsewhere."""
+    lines = []
+    for label, row in rows.items():
+        for run in row.runs:
+            found = points(run)
+            if any(value is not None for _, value, _ in found):
+                x, y, weights = zip(*found)
+                lines.append(
+                    Line(
+                        label,
+                        colours[label],
+                        x,
+                        [math.nan if value is None else value for value in y],
+                        weights,
+                    )
+                )
+    return lines
+
+
+def _chances(runs: Sequence[Run]) -> dict[str, float]:
+    """Return what guessing would reach, where all runs have the same batch: ln of the candidates, 1 / candidates."""
+    batches = {run.config.training.batch for run in runs}
+    if len(batches) != 1 or (batch := batches.pop()) < 2:
+        return {}
+    others = 2 * batch - 1
+    return {
+        "clip_loss": math.log(batch),
+        "clip_acc": 1 / batch,
+        "simclr_loss": math.log(others),
+        "simclr_acc": 1 / others,
+    }

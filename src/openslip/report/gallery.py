@@ -1,0 +1,268 @@
+"""What a model says about pictures: answers, retrieval and neighbours for pictures drawn at random, as plain data.
+
+Nothing here picks what looks good: pictures and captions are a function of the seed, and failures are shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from openslip.data.record import Source
+from openslip.errors import DataError, EvaluationError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from openslip.encoder import Encoder
+
+SIDE = 192
+"""Side in pixels of a picture in the page; smaller ones stay as they are."""
+FEWEST_WORDS = 3
+"""Captions with fewer words ("untitled", "IMG 2034") are not used as queries: nobody can say what they should find."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture of the pool: pixels (H, W, 3) uint8, captions, and the true class where it is known."""
+
+    pixels: np.ndarray
+    captions: tuple[str, ...]
+    label: int | None
+
+    def data_url(self) -> str:
+        """Return the middle square as a small JPEG, ready for an <img>."""
+        return data_url(self.pixels)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One thing a model could say, how sure it is (a share, or None), and whether it is right (None: not known)."""
+
+    text: str
+    share: float | None
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A picture, what the model answers, best first, and the truth where it is known.
+
+    rank: place of the first right answer among all that could be given, from 1.
+    """
+
+    picture: Picture
+    answers: tuple[Answer, ...]
+    truth: str | None = None
+    rank: int | None = None
+
+    @property
+    def right(self) -> bool | None:
+        return self.answers[0].right
+
+
+@dataclass(frozen=True)
+class Search:
+    """A query (words or a picture) and the pictures found, best first; own: which of them carry the same caption.
+
+    rank: place of the first such picture among all, from 1; None where there is none.
+    """
+
+    query: str | Picture
+    found: tuple[Picture, ...]
+    own: tuple[bool, ...]
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All that one model says; lists are empty where the model or the data cannot give them."""
+
+    pool: tuple[Picture, ...] = ()
+    unreadable: int = 0
+    examples: tuple[Reading, ...] = ()
+    searches: tuple[Search, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    neighbours: tuple[Search, ...] = ()
+    captions: int = 0
+
+
+def gather(
+    encoder: Encoder | None,
+    pictures: Source,
+    *,
+    class_names: Sequence[str] = (),
+    templates: Sequence[str] = ("a {}",),
+    labels: Sequence[int] | None = None,
+    captions: Sequence[str] = (),
+    seed: int = 0,
+    pool: int = 500,
+    examples: int = 12,
+) -> Gallery:
+    """Ask a model about `pool` pictures drawn at random from `pictures`.
+
+    captions: queries to search with; default: six of the pool's own. Without an encoder only the pool is returned;
+    with one that has no text tower (SimCLR), neighbours in place of answers and retrieval.
+    """
+    from openslip.evaluation.zeroshot import classifier
+
+    shown, unreadable = read_pool(pictures, labels, pool, seed)
+    if encoder is None or not shown:
+        return Gallery(pool=tuple(shown), unreadable=unreadable)
+    images = _numbers(encoder.encode_image([picture.pixels for picture in shown]))
+    candidates = _distinct(caption for picture in shown for caption in picture.captions)
+    queries = list(captions) or draw_captions(candidates, 6, seed)
+    try:
+        scale = float(encoder.logit_scale)
+        texts, asked = (
+            _numbers(encoder.encode_text(words)) if words else None for words in (candidates, queries)
+        )
+    except EvaluationError:
+        return Gallery(tuple(shown), unreadable, neighbours=_neighbours(shown, images, 4))
+    classes = classifier(encoder, class_names, templates) if class_names else None
+    return Gallery(
+        pool=tuple(shown),
+        unreadable=unreadable,
+        examples=_examples(shown[:examples], images, classes, class_names, scale)
+        if classes is not None
+        else (),
+        searches=_searches(shown, images, queries, asked) if asked is not None else (),
+        readings=_readings(shown, images, candidates, texts, examples) if texts is not None else (),
+        captions=len(candidates),
+    )
+
+
+def read_pool(
+    source: Source, labels: Sequence[int] | None, count: int, seed: int
+) -> tuple[list[Picture], int]:
+    """Return up to `count` pictures in random order, and how many of those drawn could not be read."""
+    from openslip.data.decode import decode
+
+    label_of: Callable[[int], int] | None = (
+        labels.__getitem__ if labels is not None else getattr(source, "label", None)
+    )
+    pictures, unreadable = [], 0
+    for index in np.random.default_rng(seed).permutation(len(source))[:count].tolist():
+        try:
+            record = source[index]
+            pixels = decode(record.image)
+        except DataError:
+            unreadable += 1
+            continue
+        pictures.append(Picture(pixels, record.captions, None if label_of is None else int(label_of(index))))
+    return pictures, unreadable
+
+
+def draw_captions(captions: Sequence[str], count: int, seed: int) -> list[str]:
+    """Return `count` captions of at least `FEWEST_WORDS` words, at random."""
+    usable = [caption for caption in captions if len(caption.split()) >= FEWEST_WORDS]
+    chosen = np.random.default_rng([seed, 1]).permutation(len(usable))[:count]
+    return [usable[i] for i in chosen]
+
+
+def rank_of_first(similarity: np.ndarray, own: np.ndarray) -> int | None:
+    """Return the place, from 1, of the most similar of those that are `own`; None where none is."""
+    if not own.any():
+        return None
+    return 1 + int((similarity[~own] > similarity[own].max()).sum())
+
+
+def normal(caption: str) -> str:
+    """Return a caption in the form in which equal ones are equal."""
+    return " ".join(caption.lower().split())
+
+
+def data_url(pixels: np.ndarray, side: int = SIDE) -> str:
+    """Return the middle square of an RGB picture (H, W, 3), at most `side` wide, as a JPEG data URL."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    square = min(height, width)
+    top, left = (height - square) // 2, (width - square) // 2
+    image = Image.fromarray(np.ascontiguousarray(pixels[top : top + square, left : left + square]))
+    if square > side:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _examples(
+    shown: Sequence[Picture], images: np.ndarray, classes: np.ndarray, names: Sequence[str], scale: float
+) -> tuple[Reading, ...]:
+    """Zero-shot answers: the three likeliest classes, with the softmax over all classes as confidence."""
+    logits = scale * images[: len(shown)] @ classes.T
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    readings = []
+    for picture, row in zip(shown, shares):
+        known = picture.label is not None and 0 <= picture.label < len(names)
+        answers = tuple(
+            Answer(names[i], float(row[i]), i == picture.label if known else None) for i in _top(row, 3)
+        )
+        own = np.arange(len(names)) == picture.label
+        truth = names[picture.label] if known and picture.label is not None else None
+        readings.append(Reading(picture, answers, truth, rank_of_first(row, own)))
+    return tuple(readings)
+
+
+def _searches(
+    shown: Sequence[Picture], images: np.ndarray, queries: Sequence[str], asked: np.ndarray
+) -> tuple[Search, ...]:
+    """Text to pictures: the five most similar of the pool."""
+    keys = [{normal(caption) for caption in picture.captions} for picture in shown]
+    searches = []
+    for query, similarity in zip(queries, asked @ images.T):
+        own = np.array([normal(query) in key for key in keys])
+        top = _top(similarity, 5)
+        found, hits = tuple(shown[i] for i in top), tuple(bool(own[i]) for i in top)
+        searches.append(Search(query, found, hits, rank_of_first(similarity, own)))
+    return tuple(searches)
+
+
+def _readings(
+    shown: Sequence[Picture], images: np.ndarray, candidates: Sequence[str], texts: np.ndarray, skip: int
+) -> tuple[Reading, ...]:
+    """Picture to text: the three most similar of the pool's captions, for other pictures than the examples."""
+    start = skip if len(shown) >= skip + 6 else 0
+    chosen = [i for i in range(start, len(shown)) if any(map(str.strip, shown[i].captions))][:6]
+    readings = []
+    for i in chosen:
+        own_keys = {normal(caption) for caption in shown[i].captions}
+        own = np.array([normal(caption) in own_keys for caption in candidates])
+        similarity = texts @ images[i]
+        top = _top(similarity, 3)
+        answers = tuple(Answer(candidates[j], None, bool(own[j])) for j in top)
+        truth = candidates[int(np.where(own, similarity, -np.inf).argmax())]
+        readings.append(Reading(shown[i], answers, truth, rank_of_first(similarity, own)))
+    return tuple(readings)
+
+
+def _neighbours(shown: Sequence[Picture], images: np.ndarray, count: int) -> tuple[Search, ...]:
+    """Picture to pictures: the five most similar others."""
+    searches = []
+    for i, picture in enumerate(shown[:count]):
+        top = [j for j in _top(images @ images[i], 6) if j != i][:5]
+        same = tuple(picture.label is not None and shown[j].label == picture.label for j in top)
+        searches.append(Search(picture, tuple(shown[j] for j in top), same))
+    return tuple(searches)
+
+
+def _top(similarity: np.ndarray, count: int) -> list[int]:
+    """Return the indices of the largest values, best first."""
+    return [int(i) for i in np.argsort(-similarity, kind="stable")[:count]]
+
+
+def _numbers(embeddings: Tensor) -> np.ndarray:
+    """Return embeddings (N, D) as a float32 array."""
+    return embeddings.float().cpu().numpy()
+
+
+def _distinct(captions: Iterable[str]) -> list[str]:
+    """Return the captions that are not empty, each once."""
+    return list({normal(caption): caption for caption in captions if caption.strip()}.values())

@@ -1,0 +1,159 @@
+"""One self-contained HTML page from one or several runs: no script, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openslip.data.record import Source
+from openslip.errors import CheckpointError, ConfigError
+from openslip.files import unwritable, write_bytes
+from openslip.report import curves, scoreboard, sections, showcase
+from openslip.report.gallery import Gallery, gather
+from openslip.report.html import Html, join, tag
+from openslip.report.rows import rows
+from openslip.report.runs import Run
+
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Makes the promise binding: a browser loads nothing for this page, and runs nothing in it."""
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Ccircle cx='8' cy='8' r='6' fill='%23d4512c'/%3E%3C/svg%3E"
+)
+_PREFERRED = {"SLIP": 0, "CLIP": 1, "SimCLR": 2}
+_COLOURS = 6
+
+
+def write_report(
+    path: str | Path,
+    runs: Sequence[Run],
+    *,
+    title: str,
+    intro: str = "",
+    encoder: Encoder | None = None,
+    pictures: Source | None = None,
+    class_names: Sequence[str] = (),
+    templates: Sequence[str] = ("a {}",),
+    labels: Sequence[int] | None = None,
+    captions: Sequence[str] = (),
+    commands: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+    pool: int = 500,
+) -> Path:
+    """Write the report of `runs` to `path` and return the path; a file that was there is replaced whole.
+
+    encoder: the model that the pictures' answers come from; pictures: where they are drawn from, at random by
+    `seed`, `pool` of them to search in. class_names and templates: what zero-shot chooses from. labels: the true class
+    of each of `pictures` (default: `pictures.label(index)` where the source has it). captions: what to search for
+    (default: captions of the pool, at random). commands: (what it does, command) pairs to go on with.
+
+    Raises ConfigError without a run, CheckpointError when the file cannot be written.
+    """
+    if not runs:
+        raise ConfigError("A report needs at least one run", fix="Give the folders that `slip train` wrote.")
+    path = Path(path)
+    check_place(path)
+    gallery = Gallery()
+    if pictures is not None:
+        gallery = gather(
+            encoder,
+            pictures,
+            class_names=class_names,
+            templates=templates,
+            labels=labels,
+            captions=captions,
+            seed=seed,
+            pool=pool,
+        )
+    html = page(runs, gallery, title=title, intro=intro, model=model_name(runs, encoder), commands=commands)
+    try:
+        # Captions from the web may hold half characters, which UTF-8 cannot; they become "?".
+        write_bytes(path, html.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise _unwritten(path, error.strerror or str(error)) from None
+    return path
+
+
+def check_place(path: Path) -> None:
+    """Raise CheckpointError where no page can be written to `path`, which is tried before anything is read or drawn."""
+    if os.path.isdir(path):
+        raise _unwritten(path, "That is a folder", fix=f"Name a file in it: {path / 'report.html'}")
+    if not os.path.isdir(path.parent):
+        raise _unwritten(path, f"There is no folder {path.parent}", fix="Make it, or choose another place")
+    if why := unwritable(path):
+        raise _unwritten(path, why)
+
+
+def _unwritten(path: Path, why: str, fix: str = "Choose another place for it") -> CheckpointError:
+    return CheckpointError("The report cannot be written", got=str(path), cause=why, fix=fix)
+
+
+def page(
+    runs: Sequence[Run],
+    gallery: Gallery,
+    *,
+    title: str,
+    intro: str = "",
+    model: str = "the model",
+    commands: Sequence[tuple[str, str]] = (),
+) -> Html:
+    """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
+    named = {row.label: row for row in rows(runs)}
+    colours = choose_colours(list(named))
+    body = tag(
+        "main",
+        sections.header(named, colours, gallery, title, intro),
+        scoreboard.results(named, colours),
+        sections.charts(
+            "Training",
+            curves.training_note(named),
+            curves.training_charts(named, colours),
+        ),
+        sections.charts(
+            "While training",
+            "Measured at intervals during training.",
+            curves.evaluation_charts(named, colours),
+        ),
+        showcase.examples(gallery, model),
+        showcase.searches(gallery, model),
+        showcase.readings(gallery, model),
+        showcase.neighbours(gallery, model),
+        sections.setup(named, colours),
+        sections.commands(commands),
+        sections.footer(runs),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("link", rel="icon", href=ICON),
+        tag("style", Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))),
+    )
+    return join([Html("<!doctype html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
+
+
+def choose_colours(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour class for each row: the three methods have their own, others take what is left."""
+    taken = {name: _PREFERRED[name] for name in names if name in _PREFERRED}
+    free = [i for i in range(_COLOURS) if i not in taken.values()] or list(range(_COLOURS))
+    others = [name for name in names if name not in taken]
+    taken |= {name: free[i % len(free)] for i, name in enumerate(others)}
+    return {name: f"c{taken[name]}" for name in names}
+
+
+def model_name(runs: Sequence[Run], encoder: Encoder | None) -> str:
+    """Return the label of the row that `encoder` comes from, or the model's recipe name."""
+    if encoder is None:
+        return "the model"
+    for row in rows(runs):
+        for run in row.runs:
+            if run.config == encoder.config:
+                return row.label if len(row.runs) == 1 else f"{row.label} (seed {run.config.training.seed})"
+    return encoder.config.name

@@ -1,0 +1,139 @@
+"""The rows of a report: which runs are one row, because only their seeds differ, and what the rows are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from openslip.config import Config
+from openslip.data.identity import Identity, differences
+from openslip.report.runs import Run
+from openslip.toml import to_dict
+from openslip.training.saving.run import MAY_CHANGE, PLACES
+
+LONGEST = 32
+"""Characters that a label has at most, if what tells it from others fits into them."""
+_ENDS = " -_/"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run, or several that differ in their seeds alone; they have been trained alike and equally long."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        return self.runs[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.config.training.seed for run in self.runs]
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """Return the rows in the order of their first runs.
+
+    Runs are one row where their configurations differ in nothing but the seed, the name and what weights do not depend
+    on, their data are the same as far as is known, and they are equally far. A seed that comes twice, as in a copy of
+    a run, is no second measurement: the second one is another row.
+    """
+    groups: list[list[Run]] = []
+    for run in runs:
+        fitting = (
+            group
+            for group in groups
+            if _alike(group[0], run) and run.config.training.seed not in _seeds(group)
+        )
+        group = next(fitting, None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return [Row(label, tuple(group)) for label, group in zip(_labels(groups), groups)]
+
+
+def _seeds(group: Sequence[Run]) -> list[int]:
+    return [run.config.training.seed for run in group]
+
+
+def _alike(one: Run, other: Run) -> bool:
+    if one.last.get("position") != other.last.get("position") or bool(one.data) != bool(other.data):
+        return False
+    free = ("training.seed", *MAY_CHANGE)
+    # What data.json says goes before what they are called; without it, a share that is held out may be another.
+    free = (*free, *PLACES) if one.data else tuple(key for key in free if key != "data.val")
+    values = [
+        {key: value for key, value in _values(run.config).items() if not key.startswith(free)}
+        for run in (one, other)
+    ]
+    return values[0] == values[1] and _same_data(one.data, other.data)
+
+
+def _same_data(one: Identity | None, other: Identity | None) -> bool:
+    try:
+        return not (one and other and differences(one, other))
+    except (LookupError, TypeError, ValueError):  # a file that somebody has changed
+        return False
+
+
+def _values(config: Config) -> dict[str, Any]:
+    """Return `section.option` → value."""
+    sections = {name: part for name, part in to_dict(config).items() if isinstance(part, dict)}
+    return {f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()}
+
+
+def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Return a distinct name for each row: its method where that tells them apart, else its folder, else numbered."""
+    folders = shortened_apart([_folder(group) for group in groups])
+    for names in ([group[0].method for group in groups], folders):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(folders, start=1)]
+
+
+def _folder(group: Sequence[Run]) -> str:
+    """Return the name of a run's folder; of several, what their names begin with, without "seed"."""
+    names = [run.name for run in group]
+    if len(names) == 1:
+        return names[0]
+    common = _common(names)
+    if any(name[len(common) :][:1].isdigit() for name in names):
+        common = common.rstrip("0123456789")  # part of the seeds, as in `run10` and `run11`
+    common = re.sub(r"((^|[\s\-_.=]+)(seed|s))?[\s\-_.=]*$", "", common, flags=re.IGNORECASE)
+    return common or names[0]
+
+
+def shortened_apart(names: Sequence[str]) -> list[str]:
+    """Return names, of which some are too long, without what they all begin and end with: `…lr0.001…`.
+
+    Where that does not make them short enough, the middle of those that are too long is left out, if they stay apart.
+    """
+    if max(map(len, names), default=0) <= LONGEST:
+        return [*names]
+    short = [*names]
+    if len(set(names)) > 1:
+        head = _whole_words(_common(short))
+        tails = [name[len(head) :][::-1] for name in short]
+        tail = _whole_words(_common(tails))
+        middles = [name[len(head) : len(name) - len(tail)] for name in short]
+        if all(middles):
+            short = ["…" * bool(head) + middle + "…" * bool(tail) for middle in middles]
+    half = LONGEST // 2
+    cut = [name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}" for name in short]
+    return cut if len(set(cut)) == len(set(names)) else short
+
+
+def _common(names: Sequence[str]) -> str:
+    """Return what all names begin with."""
+    letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
+    return "".join(letter for letter, *_ in letters)
+
+
+def _whole_words(text: str) -> str:
+    """Return what a text begins with, up to its last separator; so that no number is cut in two."""
+    return text[: max((text.rfind(end) for end in _ENDS), default=-1) + 1]

@@ -1,0 +1,93 @@
+"""One measurement of a row of the report, of a run or several seeds: its value, how sure it is, and who is ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, mean, stdev
+
+from openslip.evaluation import Result, lower_is_better
+
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's 97.5 % points of 1 to 9 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a row reached: of several seeds the mean.
+
+    low, high: 95 % interval, for other test samples drawn as these were; of several seeds, for other seeds as well.
+    spread: the sample standard deviation over the seeds, None for one. runs: how many were measured. counts: the
+    numbers of samples that they were measured on, each once.
+    """
+
+    value: float
+    low: float
+    high: float
+    spread: float | None
+    runs: int
+    counts: tuple[int, ...]
+
+    @property
+    def certain(self) -> bool:
+        """Whether value and interval are numbers."""
+        return all(map(math.isfinite, (self.value, self.low, self.high)))
+
+
+def score(results: Sequence[Result]) -> Score:
+    """Return what the runs of a row have reached in one measurement, of which there is at least one.
+
+    The interval of a mean has both of its sources of chance in it, as if they were independent: half of it is the
+    square root of the mean square of the runs' own halves (samples; they share them, so that more seeds do not help)
+    plus the square of Student's interval of the mean (seeds).
+    """
+    counts = tuple(dict.fromkeys(result.count for result in results))
+    values = [result.value for result in results]
+    if len(results) == 1:
+        (result,) = results
+        return Score(result.value, result.low, result.high, None, 1, counts)
+    if not all(map(math.isfinite, values)):
+        return Score(math.nan, math.nan, math.nan, math.nan, len(results), counts)
+    value, spread = mean(values), stdev(values)
+    seeds = t95(len(values) - 1) * spread / math.sqrt(len(values))
+    below = math.hypot(_root_mean_square([result.value - result.low for result in results]), seeds)
+    above = math.hypot(_root_mean_square([result.high - result.value for result in results]), seeds)
+    least, most = (1.0, math.inf) if lower_is_better(results[0].key) else (0.0, 1.0)
+    return Score(value, max(least, value - below), min(most, value + above), spread, len(results), counts)
+
+
+def ahead(scores: Mapping[str, Score], *, lower: bool) -> str | None:
+    """Return the row that is ahead of every other, None where there is none, or nothing to compare.
+
+    lower: less is better. A row is ahead where the 95 % interval of its difference to each other row does not hold 0.
+    That interval is made of the two rows' own (Zou and Donner 2008, "Construction of confidence limits about effect
+    measures", equation 3), as if they had been measured on different samples; as they share them, it is wider than it
+    needs to be.
+    """
+    known = {label: score for label, score in scores.items() if score.certain}
+    if len(known) < 2:
+        return None
+    sign = -1 if lower else 1
+    first = max(known, key=lambda label: sign * known[label].value)
+    top = known[first]
+    for label, other in known.items():
+        near = top.high - top.value if lower else top.value - top.low
+        far = other.value - other.low if lower else other.high - other.value
+        if label != first and sign * (top.value - other.value) <= math.hypot(near, far):
+            return None
+    return first
+
+
+def t95(freedom: int) -> float:
+    """Return Student's 97.5 % point: from 10 degrees of freedom on by Cornish and Fisher's series, to 3 digits."""
+    if freedom <= len(_T95):
+        return _T95[freedom - 1]
+    z = NormalDist().inv_cdf(0.975)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    return math.sqrt(math.fsum(value * value for value in values) / len(values))

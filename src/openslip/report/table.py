@@ -1,0 +1,245 @@
+"""Results side by side: what the measurements are called, how they read, which one is best, and a plain-text table."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from openslip.evaluation import Result, lower_is_better
+from openslip.evaluation.distinct import distinct
+from openslip.report.rows import Row, rows
+from openslip.report.runs import Run
+from openslip.report.scores import Score, ahead, score
+
+_PROTOCOLS = {
+    "zeroshot": "Zero-shot",
+    "linear": "Linear probe",
+    "knn": "k-NN",
+    "finetune": "Finetuned",
+    "retrieval": "Retrieval",
+}
+_METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "roc_auc": "ROC AUC"}
+_DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture "}
+_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
+"""Metrics that stand for their task where there are several; of a task that has none of them, all do."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measurement of every row that has it: protocol, dataset and metric in words, scores by the row's label.
+
+    key: `task/metric`.
+    """
+
+    key: str
+    protocol: str
+    dataset: str
+    metric: str
+    scores: Mapping[str, Score]
+
+    @property
+    def lower_is_better(self) -> bool:
+        return lower_is_better(self.key)
+
+    @property
+    def count(self) -> int | None:
+        """Samples measured, where that is the same number for all runs."""
+        counts = {count for score in self.scores.values() for count in score.counts}
+        return counts.pop() if len(counts) == 1 else None
+
+    def best(self) -> str | None:
+        """Return the row that is ahead of every other, None where there is none or nothing to compare."""
+        return ahead(self.scores, lower=self.lower_is_better)
+
+
+def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
+    """Return the measurements of `rows` in the order they were made; by default those that stand for their task.
+
+    What was measured on other data, with other prompts or other settings is another column, however it is called; its
+    name says in what it differs. Data of known content are the same wherever they lie. Of a run that was measured at
+    several checkpoints, the newest is in the column; each older one makes one of its own.
+    """
+    found: dict[tuple[str, ...], dict[str, list[Result]]] = {}
+    samples: dict[tuple[str, ...], Result] = {}
+    for row in rows:
+        for run in row.runs:
+            for result in _newest_unmarked(run):
+                what = _what(result)
+                found.setdefault(what, {}).setdefault(row.label, []).append(result)
+                samples.setdefault(what, result)
+    names = dict(zip(samples, _named_apart(list(samples.values()))))
+    chosen = set(headline(result.key for result in samples.values()))
+    return [
+        Column(result.key, *names[what], {label: score(results) for label, results in found[what].items()})
+        for what, result in samples.items()
+        if everything or result.key in chosen
+    ]
+
+
+def _what(result: Result) -> tuple[str, ...]:
+    """Return what was measured; where its content is known, it is the same wherever it lies.
+
+    Where it is not, as of earlier versions' results, the number of samples tells that the data cannot be the same.
+    """
+    if result.content:
+        return replace(result, data="").identity
+    return (*result.identity, f"{result.count + result.skipped}")
+
+
+def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Return protocol, dataset and metric of each in words, no two alike."""
+    names = distinct(results)
+    described = [describe(result.key, name) for result, name in zip(results, names)]
+    alike = Counter(described)
+    return [
+        words if alike[words] == 1 else (words[0], name.partition(":")[2], words[2])
+        for words, name in zip(described, names)
+    ]
+
+
+def _newest_unmarked(run: Run) -> list[Result]:
+    """Return a run's results, each measurement once; without the checkpoint, where it is the newest that has one.
+
+    Training measures its last step without naming it.
+    """
+    last = run.last.get("step")
+    of: dict[tuple[str, ...], dict[str, Result]] = {}
+    for result in run.results:
+        checkpoint = result.checkpoint or (f"step-{last:08}" if isinstance(last, int) else "")
+        each = of.setdefault(_what(replace(result, checkpoint="")), {})
+        each[checkpoint] = result  # the later one counts
+    found = []
+    for each in of.values():
+        newest = max(
+            each, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
+        )
+        found += [
+            replace(result, checkpoint="" if checkpoint == newest else checkpoint)
+            for checkpoint, result in each.items()
+        ]
+    return found
+
+
+def headline(keys: Iterable[str]) -> list[str]:
+    """Return those of the `task/metric` names that stand for their task."""
+    keys = list(keys)
+    chosen = {key for key in keys if key.rpartition("/")[2] in _HEADLINE}
+    covered = {key.rpartition("/")[0] for key in chosen}
+    return [key for key in keys if key in chosen or key.rpartition("/")[0] not in covered]
+
+
+def describe(key: str, name: str = "") -> tuple[str, str, str]:
+    """Return protocol, dataset and metric of a `protocol:dataset/metric` name, as people read them.
+
+    name: what `distinct` calls the task, where that says more: `knn:here/birds [k=5]`.
+    """
+    task, _, metric = key.rpartition("/")
+    protocol, _, dataset = (name or task).partition(":")
+    dataset, _, marks = dataset.partition(" [")
+    if name.partition(" [")[0] in ("", task):  # else the end of the path tells it from others
+        dataset = dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    dataset = dataset.replace(":heldout", ", held out").removesuffix(".tar")
+    dataset += f", {marks.removesuffix(']')}" if marks else ""
+    words = _METRICS.get(metric)
+    if words is None:
+        prefix = next((prefix for prefix in _DIRECTIONS if metric.startswith(prefix)), "")
+        words = (_DIRECTIONS.get(prefix, "") + metric.removeprefix(prefix)).replace("_", " ")
+    return _PROTOCOLS.get(protocol, protocol or metric), dataset, words
+
+
+def number(key: str, value: float) -> str:
+    """Return a value without its unit: a share in percent, a rank as it is."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if lower_is_better(key) else f"{100 * value:.1f}"
+
+
+def interval(key: str, score: Score) -> str:
+    """Return the 95 % interval of a score as `low–high`."""
+    return f"{number(key, score.low)}–{number(key, score.high)}"
+
+
+def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | None = None) -> str:
+    """Return the runs' results as aligned plain text, rows of the report as rows, measurements as columns.
+
+    Each cell is the value in percent with its 95 % interval; of several seeds their mean and spread. `*` marks what is
+    ahead of all others (see `openslip.report.scores`). Columns that do not fit into `width` characters (default: the
+    terminal's) follow in a block below.
+    """
+    table = rows(runs)
+    found = columns(table, everything=everything)
+    if not found:
+        return "No results yet."
+    width = width or _terminal_width()
+    names = [f"{row.label}, {len(row.runs)} seeds" if len(row.runs) > 1 else row.label for row in table]
+    first = ["", "", "", *names, "n"]
+    blocks: list[list[list[str]]] = [[first]]
+    for column in found:
+        cells = _text_column(column, table)
+        if len(blocks[-1]) > 1 and _width([*blocks[-1], cells]) > width:
+            blocks.append([first])
+        blocks[-1].append(cells)
+    return "\n\n".join([*map(_align, blocks), textwrap.fill(_note(table, found), width)])
+
+
+def _note(table: Sequence[Row], found: Sequence[Column]) -> str:
+    """Return what the numbers and marks of the plain-text table mean, as far as they are there."""
+    said = "Percent, with 95 % intervals over the n test samples."
+    if any(score.spread is not None for column in found for score in column.scores.values()):
+        said = (
+            "Percent: means over the seeds ± their standard deviation, with 95 % intervals over seeds and the n test "
+            "samples."
+        )
+    if len(table) > 1:
+        said += " * ahead of all others: the intervals of the differences do not hold 0."
+        if any(len(row.runs) == 1 for row in table):
+            said += " Where there is one seed, this is about the run: another seed moves it, too."
+    return said
+
+
+def _text_column(column: Column, table: Sequence[Row]) -> list[str]:
+    best, cells = column.best(), []
+    for row in table:
+        found = column.scores.get(row.label)
+        if found is None:
+            cells.append("–")
+            continue
+        mark = "*" if row.label == best else " "
+        spread = "" if found.spread is None else f" ± {number(column.key, found.spread)}"
+        of = f" of {found.runs}" if found.runs < len(row.runs) else ""
+        cells.append(f"{number(column.key, found.value)}{spread}{of}{mark} ({interval(column.key, found)})")
+    counts = [
+        " or ".join(f"{count:,}" for count in column.scores[row.label].counts)
+        for row in table
+        if row.label in column.scores
+    ]
+    return [
+        column.protocol,
+        column.dataset,
+        column.metric,
+        *cells,
+        counts[0] if column.count else " / ".join(counts),
+    ]
+
+
+def _width(cells: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in cells) + 2 * (len(cells) - 1)
+
+
+def _align(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in cells]
+    rows = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in zip(*cells)]
+    rows.insert(3, "─" * _width(cells))
+    return "\n".join(rows)
+
+
+def _terminal_width() -> int:
+    try:
+        return max(60, os.get_terminal_size().columns)
+    except OSError:
+        return 100

@@ -1,0 +1,225 @@
+"""A run's configuration and course, in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from statistics import median
+
+from openslip.addresses import is_url, shown
+from openslip.commands import command
+from openslip.config import Config, ObjectiveConfig, ViewConfig
+from openslip.report.charts import samples
+from openslip.report.parts import Rows
+from openslip.report.rows import Row
+from openslip.report.runs import Run, finite
+
+PLACEHOLDER = "PICTURES"
+"""Stands for what a page cannot know: labelled pictures of one's own."""
+
+
+def configuration(row: Row) -> dict[str, str]:
+    """Return what was trained and how: topic → sentence. Topics that the objective does not use are left out."""
+    run, config = row.first, row.first.config
+    model, optimizer, views = config.model, config.optimizer, config.views
+    words = {
+        "Loss": config.objective.loss,
+        "Training data": shown(config.data.train) or "not recorded",
+        "Image tower": _image_tower(config),
+        "Text tower": f"width {model.text.width}, {model.text.depth} layers, {model.text.heads} heads; captions up to "
+        f"{model.text.context} tokens; shared space of {model.embed_dim} dimensions",
+        "Self-supervised head": f"{model.ssl.width} – {model.ssl.width} – {model.ssl.dim}; "
+        f"temperature {config.objective.temperature:g}",
+        "View that goes with the caption": view(views.image),
+        "Self-supervised views": f"two, each {view(views.ssl)}{_how_often(config.objective)}",
+        "Optimiser": f"AdamW, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}, betas "
+        f"{optimizer.betas[0]:g} and {optimizer.betas[1]:g}; warm-up over {_count(optimizer.warmup_epochs, 'epoch')}, "
+        f"then cosine to {optimizer.lr_end:g}",
+        "Length": f"{_planned(config)} in batches of {config.training.batch:,}",
+        "Seeds" if len(row.runs) > 1 else "Seed": ", ".join(map(str, row.seeds)),
+    }
+    if config.data.ssl:
+        words["Pictures of the self-supervised views"] = shown(config.data.ssl)
+    if run.method == "CLIP":
+        words.pop("Self-supervised head")
+        words.pop("Self-supervised views")
+        words.pop("Pictures of the self-supervised views", None)
+    if run.method == "SimCLR":
+        words.pop("Text tower")
+        words.pop("View that goes with the caption")
+    return words
+
+
+def course(run: Run) -> dict[str, str]:
+    """Return how the training went: topic → words."""
+    last = run.last
+
+    def middle(name: str) -> float | None:
+        values = [line[name] for line in run.metrics if finite(line.get(name))]
+        return median(values) if values else None
+
+    speed, wait = middle("samples_per_second"), middle("data_wait")
+    return {
+        "State": _state(run),
+        "Samples seen": _integer(last.get("position")),
+        "Steps": _integer(last.get("step")),
+        "Time in steps": "–" if run.seconds is None else _duration(run.seconds),
+        "Speed, median": "–" if speed is None else f"{speed:,.0f} samples/s",
+        "Waiting for data, median": "–" if wait is None else f"{wait:.1%} of the time",
+        "Skipped records": _integer(last.get("skipped")),
+        "Non-finite steps": _integer(last.get("nonfinite")),
+    }
+
+
+def view(config: ViewConfig) -> str:
+    """Return how a view is drawn, in words."""
+    parts = [f"a crop of {config.scale[0]:.0%}–{config.scale[1]:.0%} of the picture"]
+    parts += [f"at {config.size} px"] if config.size else []
+    parts += [f"{config.drop_tokens:.0%} of the tokens dropped in training"] if config.drop_tokens else []
+    chances = {
+        "flipped": config.flip,
+        "colour jitter": config.jitter_probability,
+        "grey": config.grayscale,
+        "blurred": config.blur,
+    }
+    parts += [f"{name} {chance:.0%}" for name, chance in chances.items() if chance > 0]
+    return ", ".join(parts)
+
+
+def _how_often(config: ObjectiveConfig) -> str:
+    rows = f"; of {config.ssl_share:.0%} of each batch" if config.ssl_share < 1 else ""
+    return rows + (f"; on one step of {config.ssl_every}" if config.ssl_every > 1 else "")
+
+
+def _state(run: Run) -> str:
+    done = run.done
+    if done is None:
+        return "no line in its log yet"
+    if run.complete:
+        return "complete"
+    return f"at {math.floor(100 * done)}% of its {_planned(run.config)}"
+
+
+def troubles(rows: Rows) -> list[str]:
+    """Return what makes numbers of runs worth less than they look, in sentences: steps that changed nothing."""
+    said = []
+    for label, row in rows.items():
+        for run in row.runs:
+            step, lost = run.last.get("step"), run.last.get("nonfinite")
+            if finite(step) and finite(lost) and step and lost and lost > 0.01 * step:
+                said.append(
+                    f"{label}{seed_of(row, run)} diverged or came close: {lost:,} of its {step:,} steps had a loss or "
+                    "gradient that was not finite, and changed nothing."
+                )
+    return said
+
+
+def runs_of(rows: Rows) -> list[Run]:
+    """Return all runs."""
+    return [run for row in rows.values() for run in row.runs]
+
+
+def seed_of(row: Row, run: Run) -> str:
+    """Return what tells a run from the others of its row: `, seed 2`."""
+    return f", seed {run.config.training.seed}" if len(row.runs) > 1 else ""
+
+
+def of_which_seed(row: Row) -> str:
+    """Return of which run of a row something is shown, where there are several."""
+    return f" (of seed {row.seeds[0]}; the others differ in the seed)" if len(row.runs) > 1 else ""
+
+
+def why_no_results(rows: Rows) -> str:
+    """Return why there are none, and what the commands that are shown below do about that."""
+    runs = runs_of(rows)
+    if not all(run.complete for run in runs):
+        return (
+            "None yet: training is not complete. A run that has `evaluation.tasks` or `data.val` is measured at its "
+            "end. One that was stopped goes on with:"
+        )
+    if all(run.config.evaluation.tasks or run.config.data.val for run in runs):
+        return "None yet: training is complete, but the measurement at its end is not. This makes it:"
+    return (
+        "None: training had neither `evaluation.tasks` nor `data.val`. With a folder of your own in the place of "
+        f"{PLACEHOLDER}, which has a folder of pictures for each class:"
+    )
+
+
+def trained_on(runs: Sequence[Run], rows: int) -> str:
+    """Return `, each trained on 20k samples of scenes`, as far as known; `so far` of runs that are not through."""
+    seen = [float(run.last["position"]) for run in runs if finite(run.last.get("position"))]
+    if not seen:
+        return ", with no step in the log yet"
+    if len(seen) < len(runs):
+        return ""
+    low, high = samples(min(seen)), samples(max(seen))
+    length = low if min(seen) == max(seen) else f"{low} to {high}"
+    words = f", {'each ' if rows > 1 and low == high else ''}trained on {length} samples"
+    data = {run.config.data.train for run in runs}
+    if len(data) == 1 and (name := data_name(data.pop())):
+        words += f" of {name}"
+    return words + ("" if all(run.complete for run in runs) else " so far")
+
+
+def seeds(rows: Sequence[Row]) -> str:
+    """Return `, 3 seeds each`, or nothing of single runs."""
+    counts = {len(row.runs) for row in rows}
+    if counts == {1}:
+        return ""
+    each = " each" if len(rows) > 1 else ""
+    return f", {min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f", {counts.pop()} seeds{each}"
+
+
+def data_name(spec: str) -> str:
+    """Return what data are called in a sentence: `scenes` for `/data/scenes`, `3 sources` for a mixture of them."""
+    spec = shown(spec).strip()
+    if parts := len(re.split(r"\s\+\s", spec)) - 1:
+        return f"{parts + 1} sources"
+    if re.match(r"(hf|hf-stream):", spec):
+        return spec.partition(":")[2]
+    if not is_url(spec) and not re.search(r"[/\\]", spec):
+        spec = spec.partition(":")[0]  # scenes:train:4000
+    *_, folder, name = ["", *spec.replace("\\", "/").rstrip("/").split("/")]
+    return f"{folder}/{name}" if name[:1] in ("*", "{") and folder else name
+
+
+def _image_tower(config: Config) -> str:
+    tower, size = config.model.image, config.views.size
+    if tower.name != "vit":
+        return f"{tower.name} (timm{', pre-trained' if tower.pretrained else ''}) at {size} px"
+    return f"ViT, patch {tower.patch}, width {tower.width}, {tower.depth} blocks, {tower.heads} heads, at {size} px"
+
+
+def _planned(config: Config) -> str:
+    return config.training.budget or _count(config.training.epochs, "epoch")
+
+
+def _duration(seconds: float) -> str:
+    """Return `45 s`, `3 min 20 s`, `5 h 10 min`, `2 d 3 h`."""
+    for large, small, size in (("d", "h", 86_400), ("h", "min", 3_600), ("min", "s", 60)):
+        if seconds >= size:
+            part = {"d": 3_600, "h": 60, "min": 1}[large]
+            whole, rest = divmod(round(seconds / part), size // part)
+            return f"{whole:,} {large} {rest} {small}"
+    return f"{seconds:.0f} s"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _integer(value: object) -> str:
+    return f"{value:,.0f}" if finite(value) and isinstance(value, int | float) else "–"
+
+
+def measuring(run: Run) -> str:
+    """Return the command that measures a run which has no results.
+
+    It goes on with the run where that is not complete, or has tasks of its own: it is measured at its end.
+    """
+    if not run.complete or run.config.evaluation.tasks or run.config.data.val:
+        return command("slip", "train", "--resume", "--out", run.folder)
+    return command(
+        "slip", "evaluate", run.folder, f"{'knn' if run.method == 'SimCLR' else 'zeroshot'}:{PLACEHOLDER}"
+    )

@@ -1,0 +1,182 @@
+"""Configurations as TOML files."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+from openslip.addresses import without_keys
+from openslip.config import Config
+from openslip.errors import ConfigError, did_you_mean, shortened
+from openslip.files import LARGEST, read_whole
+
+LONGEST = 1 << 18
+"""Bytes of a configuration file that is read; ours have three thousand."""
+MOST_DOTS = 1000
+"""In a line of it. The parser's work and memory grow with the square of a key's parts: 256 kB of `a.a.a.a` take all
+there is."""
+
+MOVED = {"training.tensorboard": "tracking.tensorboard"}
+"""Where keys of earlier versions are now, so that their run folders can still be read."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the nested plain form of a configuration (tuples become lists)."""
+    return {
+        f.name: to_dict(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for f in dataclasses.fields(config)
+        for value in [getattr(config, f.name)]
+    }
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Return the values of a configuration by their full keys, `training.batch`."""
+    return _flat(to_dict(config))
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        values |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values
+
+
+def dumps(config: Config) -> str:
+    """Return the configuration as TOML text that `loads` reads back to an equal one.
+
+    Raises ConfigError for texts that no file in UTF-8 can hold.
+    """
+    import tomli_w
+
+    text = tomli_w.dumps(to_dict(config))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "A value cannot be written into a configuration file",
+            got=text[max(0, error.start - 60) : error.end + 20],
+            cause="It has characters that are no text, as a name of a file has that is not in UTF-8",
+            fix="Rename the file or folder",
+        ) from None
+    return text
+
+
+def shareable(config: Config) -> dict[str, Any]:
+    """Return `to_dict` of a configuration without what its addresses are opened with: for what leaves this machine."""
+    return tomllib.loads(without_keys(dumps(config)))
+
+
+def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:
+    """Build a `cls` from its nested plain form; keys left out keep the value of `base` (default: the defaults).
+
+    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type.
+    """
+    base = cls() if base is None else base
+    hints = typing.get_type_hints(cls)
+    changes = {}
+    for key, value in data.items():
+        if key not in hints:
+            key = shortened(key, 60)
+            raise ConfigError(f"Unknown configuration key '{where}{key}'", fix=did_you_mean(key, hints))
+        hint, current = hints[key], getattr(base, key)
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise ConfigError(f"'{where}{key}' is a section, not a value", got=value)
+            changes[key] = from_dict(value, typing.cast(type, hint), current, f"{where}{key}.")
+        else:
+            changes[key] = _coerce(value, hint, where + key)
+    return dataclasses.replace(base, **changes)
+
+
+def loads(text: str, base: Config | None = None, *, only: Collection[str] = ()) -> Config:
+    """Parse TOML text into a configuration; keys left out keep the value of `base`.
+
+    only: sections and keys that are looked at (`model`, `objective.loss`), where others may be of another version.
+    """
+    try:
+        if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
+            raise RecursionError
+        data = tomllib.loads(text)
+    except ValueError as error:  # also of a number of more digits than Python converts
+        raise ConfigError("The configuration is not valid TOML", cause=shortened(str(error))) from None
+    except RecursionError:
+        raise ConfigError(
+            "The configuration is not valid TOML", cause="Its values lie within each other too deeply"
+        ) from None
+    _move(data)
+    return from_dict(_kept(data, only) if only else data, Config, base)
+
+
+def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
+    """Return the sections and keys of a configuration that are named."""
+    kept: dict[str, Any] = {}
+    for path in only:
+        section, _, key = path.partition(".")
+        found = data.get(section)
+        if not key and section in data:
+            kept[section] = found
+        elif isinstance(found, dict) and key in found:
+            kept[section] = {key: found[key]}
+    return kept
+
+
+def _move(data: dict[str, Any]) -> None:
+    """Put what an earlier version wrote where it belongs now."""
+    for old, new in MOVED.items():
+        (section, key), (target, name) = old.split("."), new.split(".")
+        if isinstance(data.get(section), dict) and key in data[section]:
+            value = data[section].pop(key)
+            if isinstance(data.setdefault(target, {}), dict):  # else `from_dict` says what is wrong with it
+                data[target][name] = value
+
+
+def load(path: str | Path) -> Config:
+    """Read a configuration file written by `dumps` or by hand."""
+    text = read(path)
+    try:
+        return loads(text)
+    except ConfigError as error:
+        raise ConfigError(f"In {path}: {error}") from None
+
+
+def read(path: str | Path) -> str:
+    """Return the text of a configuration file. Raises ConfigError."""
+    try:
+        return read_whole(path, LONGEST).decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "The configuration file cannot be read", got=str(path), cause=str(error), fix="Check the path."
+        ) from None
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Check `value` against a field's type: bool, int, float, str, Literal, or a tuple of those."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"'{where}' takes a list", got=value)
+        if args[-1] is Ellipsis:
+            return tuple(_coerce(v, args[0], where) for v in value)
+        if len(value) != len(args):
+            raise ConfigError(f"'{where}' takes {len(args)} values", got=value)
+        return tuple(_coerce(v, a, where) for v, a in zip(value, args))
+    if origin is Literal:
+        if value not in args:
+            given = shortened(str(value), 60)
+            raise ConfigError(f"'{where}' has no choice {given!r}", fix=did_you_mean(given, map(str, args)))
+        return value
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise ConfigError(f"'{where}' takes no number of so many digits", got=len(str(abs(value))))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"'{where}' takes a value of type {hint.__name__}", got=value)
+    return value

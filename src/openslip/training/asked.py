@@ -1,0 +1,161 @@
+"""What a program hands to `train`, made what training takes: names of recipes, paths of data."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from openslip import objectives, toml
+from openslip.config import Config
+from openslip.data.record import Source
+from openslip.errors import ConfigError, EvaluationError
+
+
+def leave_if_imported() -> None:
+    """End a loader process that imports the script which started it, where that script trains as it is imported.
+
+    The process that trains says what to do about it; here it would be a page of traceback for each of them.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(1)
+
+
+def config_of(config: object) -> Config:
+    """Return a configuration that is given as such, by the name of a recipe, or as a TOML file's path.
+
+    Raises ConfigError, also for a value of another type than its field's: Python lets one build such a configuration.
+    """
+    if isinstance(config, Config):
+        return toml.from_dict(toml.to_dict(config))
+    if isinstance(config, str | os.PathLike):
+        from openslip import recipes
+
+        text = os.fspath(config)
+        if isinstance(text, str):
+            if text.lower().endswith(".toml"):
+                return toml.load(text)
+            if text not in recipes.RECIPES and os.path.exists(text):
+                raise _no_configuration(text)
+            return recipes.get(text)
+    raise ConfigError(
+        "The configuration is none",
+        got=_kind(config),
+        fix="Give an openslip.Config, as openslip.recipes.get('small-data') returns, a recipe's name or a .toml file",
+    )
+
+
+def _no_configuration(path: str) -> ConfigError:
+    """Return the error for a file or folder in the place of the configuration."""
+    own = os.path.join(path, "config.toml")
+    if os.path.isfile(own):
+        return ConfigError(
+            "That is a run, and no configuration", got=path, fix=f"Its configuration is {own!r}"
+        )
+    return ConfigError(
+        "The configuration is none",
+        got=path,
+        cause="It is a file or folder, as data are",
+        fix="The configuration comes first, then the data: `openslip.train('small-data', 'pairs.csv', 'runs/mine')`",
+    )
+
+
+def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source, str]:
+    """Return the data that are given open, or as what `open_source` takes; and that text, "" where they were open.
+
+    ssl: whether the self-supervised views come from them, which need no captions. Raises ConfigError for what is none.
+    """
+    if isinstance(source, str | os.PathLike) and isinstance(text := os.fspath(source), str):
+        from openslip.data.sources import open_source
+
+        data = config.data
+        opened = open_source(
+            text,
+            image_root=data.image_root,
+            image_column=data.image_column,
+            caption_column="" if ssl else data.caption_column,
+            captions_required=not ssl and "text" in objectives.parse(config.objective.loss).needs,
+            must_fit=not ssl,
+            leave_broken=data.leave_broken,
+        )
+        return opened, text
+    what = "Where the self-supervised views come from" if ssl else "What is trained on"
+    if not _is_source(source):
+        raise ConfigError(
+            f"{what} is no source of records",
+            got=_kind(source),
+            cause="Several sources are one text, 'a.tar + b.csv'" if isinstance(source, list | tuple) else "",
+            fix="Give a path, as to `--data.train`, or what openslip.open_source returns. A source of your own has a "
+            "`name` and a length, and gives an openslip.data.record.Record for each index",
+        )
+    return source, ""
+
+
+def out_of(out: object, config: Config) -> Path:
+    """Return the run folder; where none is named the one that `slip train` takes."""
+    if not isinstance(out, str | os.PathLike):
+        raise ConfigError("The run folder is no path", got=_kind(out), fix="Give `out` as in out='runs/mine'")
+    return Path(os.fsdecode(out) or f"runs/{config.name}")
+
+
+def check_evaluate(evaluate: object) -> None:
+    """Raise ConfigError for what does not measure."""
+    if evaluate is not None and not isinstance(evaluate, Callable):
+        raise ConfigError(
+            "What measures the model is no function",
+            got=_kind(evaluate),
+            fix="Give `evaluate` a function that takes the model and returns results, for example "
+            "functools.partial(openslip.evaluation.suite.run, tasks=['knn:photos/'])",
+        )
+
+
+def results_of(returned: Any) -> list[Any]:
+    """Return what `evaluate` returned as a list of results. Raises EvaluationError where it is none."""
+    several = isinstance(returned, Iterable) and not isinstance(returned, str | bytes | Mapping)
+    results = list(returned) if several else [returned]
+    if not several or not all(
+        hasattr(result, name) for result in results for name in ("task", "metric", "value")
+    ):
+        raise EvaluationError(
+            "What `evaluate` returned are no results",
+            got=_kind(returned),
+            fix="It returns a list of openslip.evaluation.Result, as openslip.evaluation.suite.run does, an empty one "
+            "where nothing was measured. The weights are saved; with resume=True they are measured",
+        )
+    return results
+
+
+def recorded(config: Config, train: str, ssl: str) -> Config:
+    """Return the configuration with the data that were named: a run that goes on knows them by it."""
+    data = config.data
+    return replace(config, data=replace(data, train=train or data.train, ssl=ssl or data.ssl))
+
+
+def _is_source(source: Any) -> bool:
+    """Whether an object is a source, as far as its first record tells."""
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        return False
+    if not isinstance(getattr(source, "name", None), str):
+        return False
+    try:
+        record = source[0] if len(source) else None
+    except (AttributeError, LookupError, TypeError):  # what others make of an index, as a table of columns
+        return False
+    except Exception:  # this record is damaged, which others need not be
+        return True
+    return record is None or all(hasattr(record, name) for name in ("image", "captions", "key"))
+
+
+def _kind(value: object) -> str:
+    """Return what kind of thing a value is, and the value where that is short."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    text = (
+        repr(value)
+        if isinstance(value, str | bytes | int | float | bool | list | tuple | dict | type(None))
+        else ""
+    )
+    return f"{kind}: {text}" if text and len(text) <= 60 else kind

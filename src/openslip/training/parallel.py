@@ -1,0 +1,193 @@
+"""The model of a run as its processes share it; model code itself knows nothing of it."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from openslip.collectives import rank, world
+from openslip.models import Model
+from openslip.models.batchnorm import synchronise
+from openslip.training.optimizer import make_state, state_tensors
+from openslip.training.saving.tensors import Snapshot, piece_of, read_into, stored_like
+
+
+class Parallel:
+    """A model as the processes of a run share it; this one is for a single process.
+
+    `forward` gives the embeddings of this process's share of the batch. After the backward of their loss, and before
+    anybody looks at the gradients, comes `finish_gradients`.
+    """
+
+    parts = 1
+    """Into how many parts `snapshot` falls: a part for each process, or one, which is the first process's."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.forward: Any = model
+
+    def finish_gradients(self, *, whole: bool) -> None:
+        """Make each gradient the mean over the processes; whole: the batch has passed `forward` in one piece."""
+
+    def snapshot(self, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """Return what this process has to write of weights and optimiser state, copied to the CPU's memory."""
+        weights, moments = _pieces(self.model.state_dict()), _pieces(state_tensors(optimizer))
+        return Snapshot(
+            {name: tensor for name, (tensor, _) in weights.items()},
+            {name: tensor for name, (tensor, _) in moments.items()},
+            {name: offset for name, (_, offset) in (weights | moments).items()},
+            part=rank(),
+            parts=self.parts,
+        )
+
+    def load(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+        """Put back the weights and optimiser state of a checkpoint, of however many processes it is.
+
+        Raises CheckpointError when it cannot be read, ValueError when it does not fit the model.
+        """
+        weights, stored = self.model.state_dict(), stored_like(checkpoint)
+        moments = {name: stored.pop(name) for name in list(stored) if "|" in name}
+        wrong = sorted(weights.keys() ^ stored.keys())
+        wrong = wrong or [name for name in weights if weights[name].shape != stored[name].shape]
+        if wrong:
+            raise ValueError(f"{len(wrong)} of its weights do not fit: {', '.join(wrong[:5])}")
+        read_into(checkpoint, weights | make_state(optimizer, moments))
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Return the weights as whole tensors, to the first process alone; all processes must call it.
+
+        Those that are spread over the processes are gathered one at a time, into the CPU's memory.
+        """
+        weights = {}
+        for name, tensor in self.model.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if rank() == 0:
+                weights[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
+        return weights
+
+
+class Replicas(Parallel):
+    """Each process has the whole model (DistributedDataParallel).
+
+    some_unused: whether there are steps that leave out a part of the model, which costs a look at each step's graph.
+    """
+
+    def __init__(self, model: Model, *, some_unused: bool = False) -> None:
+        super().__init__(model)
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {buffers: False}  # they are the same on all, by the same statistics
+        # Without this, gradients are put together anew after a process's first step, hence added up in another order: a
+        # run that is resumed would not end with the bits of one that is not. GPUs do not keep that order anyway.
+        steady = next(model.parameters()).device.type == "cpu"
+        self.forward = DistributedDataParallel(
+            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused or steady, **options
+        )
+
+    def finish_gradients(self, *, whole: bool) -> None:
+        if not whole:  # the towers have run a part at a time, past DistributedDataParallel
+            _average([p.grad for p in self.model.parameters() if p.grad is not None])
+
+
+class Shards(Parallel):
+    """The towers' matrices are spread over the processes (FSDP2), a block at a time.
+
+    The rest is small and stays whole on each, in fp32: the towers' vectors, and what stands after them, the
+    self-supervised head above all.
+
+    dtype: of the towers' arithmetic. The blocks' matrices travel in it, as autocast would cast them; were it autocast
+    that does so, every process would keep the result, the whole tower, until the backward pass. Gradients are added up
+    in fp32.
+    """
+
+    def __init__(self, model: Model, *, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
+        super().__init__(model)
+        self.parts = world()
+        # Where the model is, which need not be on the GPU that the machine has.
+        options: dict[str, Any] = {
+            "mesh": init_device_mesh(next(model.parameters()).device.type, (world(),)),
+            "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+            "ignored_params": {p for p in model.parameters() if p.ndim < 2},
+        }
+        # That feature vectors are views of tokens troubles none of our code, which changes nothing in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        policy = half if dtype in (torch.bfloat16, torch.float16) else MixedPrecisionPolicy()
+        for tower in model.towers:
+            for block in reversed(_blocks(tower)):  # what stands within another one first
+                fully_shard(block, mp_policy=policy, **options)
+            fully_shard(tower, **options)
+
+    def finish_gradients(self, *, whole: bool) -> None:
+        stay = (p for p in self.model.parameters() if not isinstance(p, DTensor))
+        _average([p.grad for p in stay if p.grad is not None])
+
+
+def parallelise(
+    model: Model,
+    kind: Literal["ddp", "fsdp"] = "ddp",
+    *,
+    dtype: torch.dtype = torch.float32,
+    offload: bool = False,
+    some_unused: bool = False,
+) -> Parallel:
+    """Return the model as this process's part of what the processes of the run train together.
+
+    dtype, offload: of fsdp, see `Shards` and `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare`
+    and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
+    """
+    if world() == 1:
+        return Parallel(model)
+    synchronise(model)
+    if kind == "ddp":
+        return Replicas(model, some_unused=some_unused)
+    return Shards(model, dtype=dtype, offload=offload)
+
+
+def _blocks(tower: nn.Module) -> list[nn.Module]:
+    """Return the repeated parts of a tower: those that stand in a list or a sequence of their like."""
+    return [
+        block
+        for module in tower.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(b) for b in module}) < len(module)
+        for block in module
+        if not isinstance(block, FSDPModule) and any(True for _ in block.parameters())
+    ]
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    pieces = {name: piece_of(tensor, first=rank() == 0) for name, tensor in tensors.items()}
+    return {name: piece for name, piece in pieces.items() if piece is not None}
+
+
+def _average(tensors: Sequence[Tensor], bucket: int = 2**25) -> None:
+    """Replace each tensor by its mean over the processes, in buckets of about so many bytes; in place."""
+    bunch: list[Tensor] = []
+    size = 0
+    for number, tensor in enumerate(tensors, 1):
+        bunch.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= bucket or number == len(tensors):
+            flat = torch.cat([t.reshape(-1) for t in bunch])
+            dist.all_reduce(flat)
+            flat /= world()
+            for t, mean in zip(bunch, flat.split([t.numel() for t in bunch])):
+                t.copy_(mean.view_as(t))
+            bunch, size = [], 0

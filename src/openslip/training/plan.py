@@ -1,0 +1,216 @@
+"""What a run is going to do, in numbers: steps, device, precision, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from openslip.config import SSL_VIEWS, Config
+from openslip.data.schedule import Schedule
+from openslip.data.views import check_views
+from openslip.errors import ConfigError
+from openslip.models import Model
+from openslip.training.budget import parse_budget
+from openslip.training.precision import autocast, choose_device, choose_precision
+from openslip.training.ranges import check_ranges
+
+TYPICAL_CAPTION = 24
+"""Tokens of a longish caption, for the estimate of memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers that follow from a configuration, a source's length and the machine.
+
+    seconds: a budget of time that has not been turned into steps yet (`openslip.training.budget`), else 0. Until it is,
+    steps and warm-up are those of the configuration's epochs.
+    """
+
+    config: Config
+    records: int
+    steps: int
+    warmup: int
+    device: torch.device
+    dtype: torch.dtype
+    needs: tuple[str, ...]
+    schedule: Schedule
+    """Which rows get self-supervised views."""
+    processes: int = 1
+    seconds: float = 0.0
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.records / self.config.training.batch
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of the steps that the warm-up takes where a budget says how many there are."""
+        return min(1.0, self.config.optimizer.warmup_epochs / self.config.training.epochs)
+
+    @property
+    def part_of_an_epoch(self) -> str:
+        """A warning where a budget is too small for all data to be seen once; "" where it is not, or not known yet."""
+        if not self.config.training.budget or self.seconds or self.steps >= int(self.steps_per_epoch):
+            return ""
+        seen = self.steps * self.config.training.batch
+        return (
+            f"the budget ends before all data are seen once: {seen:,} of {self.records:,} samples, "
+            f"{seen / self.records:.2g} of an epoch"
+        )
+
+    def of_steps(self, steps: int) -> Plan:
+        """Return the plan of a budget that has room for `steps`."""
+        return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
+
+
+def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: int = 1) -> Plan:
+    """Work out steps, device and precision; ConfigError where the values cannot work together."""
+    training = config.training
+    check_ranges(config)
+    _check_batch(training.batch, records, processes)
+    check_views(config.views)
+    schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
+    if schedule.rows % processes:
+        raise ConfigError(
+            f"The rows with self-supervised views cannot be shared equally among {processes} processes",
+            got=f"{schedule.rows} of a batch of {training.batch}",
+            fix=f"Choose --objective.ssl-share so that its share of the batch is a multiple of {processes}",
+        )
+    if not schedule.always and set(needs) <= set(SSL_VIEWS):
+        raise ConfigError(
+            "Without self-supervised views there is nothing to train on some steps or rows",
+            got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}",
+            fix="Leave both at 1 where the objective takes self-supervised views alone.",
+        )
+    budget = parse_budget(training.budget)
+    counted = budget.steps or int((budget.samples or budget.epochs * records) / training.batch)
+    if training.budget and not budget.seconds and not counted:
+        raise ConfigError(
+            f"The budget is smaller than a batch of {training.batch}",
+            got=training.budget,
+            fix="Raise --training.budget, or lower --training.batch",
+        )
+    steps = max(1, int(training.epochs * records / training.batch))
+    warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
+    device = choose_device(training.device)
+    if training.offload and (training.parallel != "fsdp" or device.type != "cuda" or processes == 1):
+        many = f"{processes} process{'es' * (processes > 1)}"
+        raise ConfigError(
+            "Weights are kept in the CPU's memory only for a CUDA device, and only where processes share them",
+            got=f"--training.offload with --training.parallel {training.parallel} on {device.type}, {many}",
+            fix="Leave --training.offload out, or add --training.parallel fsdp on several GPUs",
+        )
+    dtype = choose_precision(training.precision, device)
+    if dtype == torch.float16 and training.parallel == "fsdp" and processes > 1:
+        raise ConfigError(
+            "fp16 does not go together with weights spread over processes: each would scale its loss by itself",
+            got="--training.precision fp16 --training.parallel fsdp",
+            fix="Use --training.precision bf16, or --training.parallel ddp",
+        )
+    plan = Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes, budget.seconds)
+    return plan.of_steps(counted) if counted else plan
+
+
+def _check_batch(batch: int, records: int, processes: int) -> None:
+    """Raise ConfigError for a batch that does not fit the data or the processes."""
+    if batch > records:
+        raise ConfigError(
+            f"The batch of {batch} is larger than the source's {records} records",
+            fix="Lower --training.batch, or give more data",
+        )
+    if batch % processes:
+        raise ConfigError(
+            f"The batch cannot be shared equally among {processes} processes",
+            got=batch,
+            fix=f"Make --training.batch a multiple of {processes}: it is the batch of all processes together",
+        )
+
+
+def check_ssl(needs: tuple[str, ...]) -> None:
+    """Raise ConfigError when the objective has no use for pictures of their own for the self-supervised views."""
+    if "ssl_1" not in needs:
+        raise ConfigError(
+            "The objective takes no self-supervised views", got=needs, fix="Leave --data.ssl out"
+        )
+    if "image" not in needs:
+        raise ConfigError(
+            "The objective takes nothing but self-supervised views",
+            got=needs,
+            fix="Give the pictures as --data.train, and leave --data.ssl out",
+        )
+
+
+def memory(plan: Plan, model: Model) -> tuple[int, int]:
+    """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
+
+    Both of one process, and where the model is: weights that fsdp spreads over processes count as this one's share, and
+    not at all where they are kept in the CPU's memory. Activations are counted, not guessed: the towers run on two
+    small batches, what then waits for the backward pass is added up, and the line through the two sums is read at the
+    batch's size.
+    """
+    small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
+    # Of BatchNorm, which must not see these batches.
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    few, more = _saved_bytes(plan, model, small), _saved_bytes(plan, model, 2 * small)
+    for buffer, value in zip(model.buffers(), statistics):
+        buffer.copy_(value)
+    share = plan.config.training.batch // plan.processes
+    at_a_time = min(plan.config.training.micro_batch or share, share)
+    weights = _bytes(model.parameters())
+    if plan.config.training.parallel == "fsdp":
+        spread = _bytes(p for tower in model.towers for p in tower.parameters() if p.ndim > 1)
+        weights += (0 if plan.config.training.offload else spread // plan.processes) - spread
+    return 4 * weights, few + (more - few) // small * (at_a_time - small)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
+    context = plan.config.model.text.context
+    views = {}
+    for name in (n for n in plan.needs if n != "text"):
+        rows = max(2, round(plan.schedule.share * batch)) if name in SSL_VIEWS else batch
+        size = plan.config.views.of(name).size
+        views[name] = torch.zeros(rows, 3, size, size, device=plan.device)
+    tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
+    # Uncompiled: these two small batches are not worth a graph of their own, which training would then be stuck with.
+    with torch.compiler.set_stance("force_eager"), Made(model.parameters()) as made:
+        with autocast(plan.device, plan.dtype):
+            outputs = model.features(views, tokens if "text" in plan.needs else None)
+        total = made.alive()
+    del outputs
+    return total
+
+
+class Made(TorchDispatchMode):
+    """Notes all memory that tensors are given while it is entered, but for that of `known` ones.
+
+    `alive()` is the bytes of it still held by anyone. Unlike hooks on saved tensors this also sees what
+    selective activation checkpointing keeps.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
+        self.made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if (reference := StorageWeakRef(storage)) not in self.known:
+                    self.made[reference] = storage.nbytes()
+        return result
+
+    def alive(self) -> int:
+        return sum(size for reference, size in self.made.items() if not reference.expired())

@@ -1,0 +1,145 @@
+"""What became of the records that a run went through: counted as they come, for each source, and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from openslip.data.contents import contents_of
+from openslip.data.order import Part, names_of, parts_of
+from openslip.data.record import Skipped, Source, Tally
+from openslip.errors import TrainingError
+
+MIN_READ = 200
+"""Records read of a source before the share of unusable ones is judged or warned of."""
+MIN_BLOCKS = 100
+"""Blocks read of a source, likewise: the records of a shard fail together, so that a few blocks tell little."""
+WORTHLESS = 0.5
+"""Share of unusable records from which on a source among several is warned of."""
+
+
+@dataclass
+class _Counted:
+    """One of the sources that a run's records come from."""
+
+    lane: str
+    name: str
+    part: Part
+    tally: Tally
+    warned: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether enough was read for the share of unusable records to be more than bad luck, or all of it was."""
+        return self.tally.read >= max(MIN_READ, min(MIN_BLOCKS * self.part.block, self.part.length))
+
+
+class Counts:
+    """The counts of a run: a `Tally` for each part of each lane's source, in the order of `Batch.tallies`.
+
+    lanes: `train`, and `ssl` where the self-supervised views have a source of their own. saved: `state` of a
+    checkpoint, to go on from there; None counts from `step` on.
+    """
+
+    def __init__(
+        self, lanes: Mapping[str, Source | None], saved: Mapping[str, Any] | None = None, step: int = 0
+    ) -> None:
+        self.sources = [
+            _Counted(lane, name, part, Tally())
+            for lane, source in lanes.items()
+            if source is not None
+            for name, part in zip(names_of(source), parts_of(source))
+        ]
+        self.contents = [
+            {"lane": lane, "name": name, **found.to_dict()}
+            for lane, source in lanes.items()
+            for name, found in contents_of(source)
+        ]
+        self.since = step
+        if saved is not None:
+            self.since = int(saved["since"])
+            for source, tally in zip(self.sources, saved["tallies"], strict=True):
+                source.tally = Tally(**{name: int(count) for name, count in tally.items()})
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"since": self.since, "tallies": [asdict(source.tally) for source in self.sources]}
+
+    @property
+    def total(self) -> Tally:
+        return sum((source.tally for source in self.sources), Tally())
+
+    def add(self, tallies: Sequence[Tally]) -> None:
+        """Add those of a batch; of several processes, add those of each."""
+        for source, tally in zip(self.sources, tallies, strict=True):
+            source.tally += tally
+
+    def judge(self, allowed: float, example: Skipped, listed: Path) -> None:
+        """Raise TrainingError when more than the share `allowed` of what was read could not be used.
+
+        Counted are the sources of which enough was read (see `_Counted.judged`): with one dead shard of a hundred,
+        the first few hundred records that a run reads may well be a tenth unusable.
+        """
+        judged = sum((source.tally for source in self.sources if source.judged), Tally())
+        if judged.skipped > allowed * judged.read:
+            raise TrainingError(
+                f"{judged.skipped / judged.read:.1%} of the records read could not be used, "
+                f"more than the {allowed:.1%} allowed",
+                got=f"{judged.skipped} of {judged.read}, for example {example.key}: {example.reason}",
+                fix=f"See {listed}; repair the data, or allow more with --data.max-skipped",
+            )
+
+    def warnings(self) -> list[str]:
+        """Return what there is to say, once, of each source among several that gives hardly anything usable."""
+        found = []
+        for source in self.sources if len(self.sources) > 1 else ():
+            tally = source.tally
+            if not source.warned and tally.read >= MIN_READ and tally.skipped > WORTHLESS * tally.read:
+                source.warned = True
+                found.append(
+                    f"{tally.skipped:,} of {tally.read:,} records of {source.name} (data.{source.lane}) could not be "
+                    "used; others stand in for them"
+                )
+        return found
+
+    def words(self, listed: Path, nonfinite: int, batch: int) -> str:
+        """Return the counts as lines for people. `listed`: where the skipped records are; `nonfinite`: steps of `batch`
+        samples each that were not taken."""
+        total = self.total
+        since = f", since step {self.since:,}" if self.since else ""
+        lines = [f"{total.read:,} records read{since}, all usable"]
+        if total.skipped:
+            used = f"{total.used:,} used, {total.skipped:,} skipped and stood in for by others"
+            lines = [f"{total.read:,} records read{since}: {used}, listed in {listed}"]
+        if len(self.sources) > 1:
+            lines += [
+                f"  data.{source.lane} {source.name}: {_words(source.tally)}" for source in self.sources
+            ]
+        if nonfinite:
+            steps = f"{nonfinite:,} step{'s' if nonfinite > 1 else ''}"
+            lines.append(
+                f"{nonfinite * batch:,} samples were in {steps} with a loss that was not finite: not learned from"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self, step: int, nonfinite: int, batch: int) -> dict[str, Any]:
+        """Return the content of counts.json, as of `step`."""
+        return {
+            "since_step": self.since,
+            "steps": step,
+            "samples": (step - self.since) * batch,
+            "nonfinite_steps": nonfinite,
+            "nonfinite_samples": nonfinite * batch,
+            "sources": [
+                {"lane": source.lane, "name": source.name, **asdict(source.tally)} for source in self.sources
+            ],
+            "contents": self.contents,
+        }
+
+
+def _words(tally: Tally) -> str:
+    words = f"{tally.read:,} read, {tally.used:,} used, {tally.skipped:,} skipped"
+    return words + (f"; {tally.stood_in:,} stood in for others" if tally.stood_in else "")

@@ -1,0 +1,67 @@
+"""What weights say of themselves: the configuration of their model, in the header of their safetensors file.
+
+So a file of weights that is copied alone still loads. The header holds one text, under KEY: a configuration in TOML, as
+far as weights depend on it. Paths of data are left out, and what may change when a run is resumed: files of equal
+weights are equal, and nothing of the machine goes along with them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from openslip import toml
+from openslip.config import Config
+from openslip.errors import CheckpointError
+from openslip.files import open_regular, parse_json
+from openslip.training.saving.run import MAY_CHANGE, PLACES
+
+KEY = "openslip"
+HEADER = 16 << 20
+"""Bytes of a header that is read at all; that of a model with a thousand tensors has 150 thousand."""
+
+
+def describe(config: Config) -> dict[str, str]:
+    """Return the texts for the header of a model's weights."""
+    import tomli_w
+
+    return {KEY: tomli_w.dumps(_lasting(toml.to_dict(config)))}
+
+
+def _lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration without what weights do not depend on."""
+    kept = {}
+    for name, value in values.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            if inner := _lasting(value, f"{key}."):
+                kept[name] = inner
+        elif not key.startswith((*MAY_CHANGE, *PLACES)):
+            kept[name] = value
+    return kept
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the entries of a safetensors file by name, and the texts in its header; no tensor is read.
+
+    Raises CheckpointError for what is no such file, or has a header of more than HEADER bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > HEADER:
+                raise ValueError(f"Its header would have {size:,} bytes")
+            header = parse_json(file.read(size))
+        if not isinstance(header, dict):
+            raise ValueError("Its header is no table of tensors")
+        texts = header.pop("__metadata__", None) or {}
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("Its header holds other than texts")
+        return header, texts
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "The weights cannot be read",
+            got=str(path),
+            cause=str(error),
+            fix="Copy or download the file anew",
+        ) from None

@@ -1,0 +1,385 @@
+"""The run folder: everything a run writes, and nothing else.
+
+config.toml     the resolved configuration
+data.json       what tells the data from others
+versions.json   versions of Python, torch and the other libraries that shape the numbers
+metrics.jsonl   a line every few steps, and one for each evaluation
+skipped.jsonl   every record that could not be used, with the reason
+counts.json     what became of the records of each source, up to the newest checkpoint
+trace.json.gz   what a few steps spent their time on, with `training.profile`
+lock            locked by the process that trains here
+tracker_id      by which trackers elsewhere know the run
+results.json    the final evaluation
+checkpoints/    see `openslip.training.saving.checkpoint`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from openslip import toml
+from openslip.config import Config
+from openslip.data.identity import Identity, differences
+from openslip.data.record import Skipped
+from openslip.errors import CheckpointError, ConfigError
+from openslip.files import (
+    TEMPORARY,
+    open_regular,
+    parse_json,
+    read_json,
+    whole_or_not,
+    write_json,
+    write_text,
+)
+from openslip.training.budget import parse_budget
+from openslip.training.saving import checkpoint
+from openslip.training.saving.lock import check_free, held
+
+LIBRARIES = (
+    "openslip",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "Pillow",
+    "simplejpeg",
+    "safetensors",
+)
+MAY_CHANGE = (
+    "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "data.val", "training.log_every",
+    "training.profile", "training.max_nonfinite", "training.device", "training.parallel", "training.offload",
+    "training.micro_batch", "training.checkpoint_activations", "objective.block", "tracking.", "checkpoint.",
+    "evaluation.",
+)  # fmt: skip
+"""What may differ between a run and its continuation: nothing that the weights depend on but for rounding."""
+PLACES = ("data.train", "data.ssl", "data.image_root")
+"""What may differ besides where data.json says that the data are the same: they have moved."""
+FAILED_METRICS = "metrics-of-failed-start.jsonl"
+"""Where the lines go of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line of metrics.jsonl or skipped.jsonl; ours have some hundreds."""
+UNWRITTEN = 10_000
+"""How many lines of a file wait in memory, at most, for the disk to take them; after that the oldest are lost."""
+
+
+class RunFolder:
+    """A run's place on disk. say: tells people what the disk does not take."""
+
+    def __init__(self, path: Path, say: Callable[[str], object] = warnings.warn) -> None:
+        self.path, self.say = path, say
+        self._unwritten: dict[str, list[str]] = {}
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.jsonl"
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration the run was started with."""
+        if not self.exists():
+            raise CheckpointError(
+                "This is not a run folder: it has no config.toml",
+                got=str(self.path),
+                fix="Give the folder that `slip train` wrote",
+            )
+        return toml.load(self.path / "config.toml")
+
+    def exists(self) -> bool:
+        return os.path.isfile(self.path / "config.toml")
+
+    def begun(self) -> bool:
+        """Whether there is something to lose: a checkpoint of any step but the first, good or not, or results.
+
+        A start that has failed before leaves none, and the same folder can be used again.
+        """
+        first = checkpoint.path_of(self.checkpoints, 0).name
+        for path in self.checkpoints.glob("*step-*"):
+            unfinished = path.name.startswith(TEMPORARY) and not path.name.endswith(checkpoint.REPLACED)
+            if not unfinished and first not in path.name:
+                return True
+        return (self.path / "results.json").exists()
+
+    def check_new(self, resume: bool) -> None:
+        """Raise ConfigError when there is a run here that has begun, unless it is to go on."""
+        if self.exists() and self.begun() and not resume:
+            raise ConfigError(
+                "The run folder already holds a run",
+                got=str(self.path),
+                fix=f"Continue it with `slip train --resume --out {self.path}`, or choose another folder with --out",
+            )
+
+    def check_free(self) -> None:
+        """Raise ConfigError when another process trains here; nothing is written."""
+        check_free(self.path, say=self.say)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that trains here, within the block. Raises ConfigError when there is another."""
+        try:
+            lock = ExitStack()
+            lock.enter_context(held(self.path, say=self.say))
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with lock:
+            yield
+
+    def check_unused(self) -> None:
+        """Raise ConfigError when there are checkpoints of a run whose configuration is gone."""
+        if any(self.checkpoints.glob("step-*")):
+            raise ConfigError(
+                "The folder has checkpoints, and no config.toml that says of what run",
+                got=str(self.checkpoints),
+                fix="Put its config.toml back to continue it, or choose another folder with --out",
+            )
+
+    def start_anew(self) -> None:
+        """Make room for a run where a start has failed: what this one would take for its own goes, and is said.
+
+        What was logged stays, under another name. Raises CheckpointError where that cannot be done.
+        """
+        words = f"{self.path} holds a start that failed before its first checkpoint, and is used again"
+        try:
+            checkpoint.remove(self.checkpoints, 0)
+            words += self._set_log_aside()
+            for name in ("skipped.jsonl", "counts.json", "tracker_id"):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self.say(words)
+
+    def create(self, config: Config, data: Identity) -> None:
+        """Start a new run here, on data as `openslip.data.identity.identify` describes them."""
+        self.__dict__.pop("config", None)  # of a start that failed
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "versions.json", versions())
+            write_json(self.path / "data.json", data)
+            # Last, because it makes the folder a run.
+            write_text(self.path / "config.toml", toml.dumps(config))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            "The run folder cannot be written",
+            got=str(self.path),
+            cause=str(error),
+            fix="Choose another with --out",
+        )
+
+    def check_config(self, config: Config, *, moved: bool = True) -> None:
+        """Raise ConfigError when `config` differs from the run's in something that the weights depend on.
+
+        moved: whether the data may lie elsewhere than they did.
+        """
+        may_change = (*MAY_CHANGE, *PLACES) if moved else MAY_CHANGE
+        old, new = toml.flat(self.config), toml.flat(config)
+        if _same_budget(old["training.budget"], new["training.budget"]):
+            old["training.budget"] = new["training.budget"]
+        changed = [
+            key for key in old if old[key] != new[key] and not key.startswith(may_change) and key != "name"
+        ]
+        if changed:
+            told = [f"{key} = {new[key]!r}, was {old[key]!r}" for key in changed]
+            if config.name != self.config.name:  # of another recipe all may differ
+                more = f"{len(told) - 3} more" if len(told) > 3 else ""
+                told = [f"recipe {config.name}, was {self.config.name}", *told[:3], *filter(None, [more])]
+            anything = sorted(f"{key}*" if key.endswith(".") else key for key in MAY_CHANGE)
+            raise ConfigError(
+                f"The run in {self.path} was started with another configuration",
+                got="; ".join(told),
+                cause=f"Its weights depend on it. On resume may change: {', '.join(anything)}",
+                fix=f"Leave those options out to continue it (`slip train --resume --out {self.path}` knows them), or "
+                "start a new run with another --out",
+            )
+
+    def check_same(self, config: Config, data: Identity) -> None:
+        """Raise ConfigError when `config` or the data differ from the run's in something that the weights depend on."""
+        known = self._data(data)
+        self.check_config(config, moved=known is not None)
+        changed = [] if known is None else differences(known, data)
+        if changed:
+            raise ConfigError(
+                f"The run in {self.path} was started with other data",
+                got="; ".join(changed),
+                cause="It would not go on where it was: the order of its records follows their number, and their place",
+                fix="Give it the data it had, which may lie elsewhere by now, or start a new run with another --out",
+            )
+
+    def _data(self, now: Identity) -> Identity | None:
+        """Return what the run's data were, to be compared with those of `now`.
+
+        None for a run of an earlier version, which did not write it down, and where it cannot be read, which is said.
+        """
+        path = self.path / "data.json"
+        try:
+            known = read_json(path)
+            differences(known, now)
+            return known
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            self.say(
+                f"warning: whether these are the run's data is not known, {path} cannot be read: {error}"
+            )
+            return None
+
+    def say_no_checkpoint(self) -> None:
+        """Tell of a run that has been logged and has no checkpoint left that it begins once more; the log stays."""
+        try:
+            aside = self._set_log_aside()
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if aside:
+            self.say(f"warning: {self.path} has no checkpoint to go on from, and begins once more{aside}")
+
+    def _set_log_aside(self) -> str:
+        """Give metrics.jsonl another name, if it holds something, and return words for it."""
+        log = self.path / "metrics.jsonl"
+        if not (log.exists() and log.stat().st_size):
+            return ""
+        os.replace(log, self.path / FAILED_METRICS)
+        return f"; what it logged is in {FAILED_METRICS}"
+
+    def rewind(self, step: int, *, measured: bool) -> None:
+        """Drop what was written after checkpoint `step`, so that a resumed run's files equal an uninterrupted one's.
+
+        measured: whether the checkpoint has its scores; otherwise that step is measured again.
+        """
+        self._unwritten.clear()
+        for name in ("metrics.jsonl", "skipped.jsonl"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            with _writing(self.path, name), open_regular(path) as file, whole_or_not(path) as kept:
+                others = _copy(file, kept, lambda line: _is_before(line, step, measured))
+            if others:
+                self.say(f"warning: {others:,} lines of {name} were none of a run, and are left out")
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        self._append("metrics.jsonl", [line])
+
+    def append_skipped(self, step: int, skipped: list[Skipped]) -> None:
+        if skipped:
+            self._append("skipped.jsonl", [{"step": step, **asdict(s)} for s in skipped])
+
+    def write_counts(self, counts: dict[str, Any]) -> None:
+        with _writing(self.path, "counts.json"):
+            write_json(self.path / "counts.json", counts)
+
+    def flush(self) -> None:
+        """Try once more to write the lines that the disk did not take."""
+        for name in list(self._unwritten):
+            self._append(name, [])
+
+    def _append(self, name: str, lines: list[dict[str, Any]]) -> None:
+        """Add lines to a file. Those that the disk does not take wait for the next ones; nothing is raised."""
+        path, waiting = self.path / name, self._unwritten.pop(name, [])
+        texts = [*waiting, *(json.dumps(line) + "\n" for line in lines)]
+        size = None
+        try:
+            with open(path, "ab") as file:
+                size = file.tell()
+                file.write("".join(texts).encode())
+        except OSError as error:
+            if size is not None:  # half a line may have been written
+                with suppress(OSError):
+                    os.truncate(path, size)
+            self._unwritten[name] = texts[-UNWRITTEN:]
+            if not waiting:
+                self.say(
+                    f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be"
+                )
+
+
+def _same_budget(one: str, other: str) -> bool:
+    """Whether two texts are one budget, as `2h` and `120 minutes`."""
+    try:
+        return parse_budget(one) == parse_budget(other)
+    except ConfigError:  # said where a plan is made of it
+        return False
+
+
+@contextmanager
+def _writing(folder: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{name} cannot be written",
+            got=str(folder),
+            cause=str(error),
+            fix="Free some space, then continue with --resume",
+        ) from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a .jsonl file, but for lines that are no JSON object, as a kill or a power failure leaves them."""
+    with open_regular(path) as file:
+        return [line for text in lines_of(file) if (line := parse_line(text)) is not None]
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file, longer ones than LONGEST_LINE in pieces."""
+    while text := file.readline(LONGEST_LINE):
+        yield text
+
+
+def parse_line(text: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a line is, None where it is none."""
+    try:
+        line = parse_json(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _copy(file: IO[bytes], kept: IO[bytes], wanted: Callable[[dict[str, Any]], bool]) -> int:
+    """Copy the lines that are wanted as they are; return how many were none of a run (but for half of the last)."""
+    others = 0
+    for text in lines_of(file):
+        line = parse_line(text)
+        if line is None or not is_number(line.get("step")):
+            others += bool(text.strip()) and text.endswith(b"\n")
+        elif wanted(line):
+            kept.write(text.rstrip(b"\n") + b"\n")
+    return others
+
+
+def _is_before(line: dict[str, Any], step: int, measured: bool) -> bool:
+    """Whether a line was written before checkpoint `step`; see `RunFolder.rewind`."""
+    return line["step"] < step + (measured or "evaluation" not in line)
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value read from JSON is a usable number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape a run's numbers."""
+    import platform
+
+    return {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

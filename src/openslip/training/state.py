@@ -1,0 +1,233 @@
+"""The state of a run: all that its next step depends on, how a checkpoint keeps it, and how it comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from openslip.data.record import Source
+from openslip.errors import CheckpointError
+from openslip.evaluation import Result
+from openslip.evaluation.distinct import keys
+from openslip.models.pretrained import with_known_name
+from openslip.processes import Processes
+from openslip.training.budget import parse_budget
+from openslip.training.optimizer import build_optimizer
+from openslip.training.parallel import Parallel
+from openslip.training.plan import Plan
+from openslip.training.precision import loss_scaler
+from openslip.training.saving import checkpoint
+from openslip.training.saving.counts import Counts
+from openslip.training.saving.metadata import describe
+from openslip.training.saving.run import RunFolder
+from openslip.training.saving.tensors import Snapshot
+from openslip.training.saving.writer import BackgroundWriter
+from openslip.training.watching.tracking import Window
+
+
+class State:
+    """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
+
+    lanes: the sources that records are counted for, see `Counts`. say: tells people of what went wrong.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunFolder,
+        lanes: Mapping[str, Source | None],
+        parallel: Parallel,
+        processes: Processes,
+        say: Callable[[str], None],
+    ) -> None:
+        self.plan, self.run, self.lanes, self.say = plan, run, lanes, say
+        self.parallel, self.processes = parallel, processes
+        self.optimizer = build_optimizer(parallel.model, plan.config.optimizer)
+        self.scaler = loss_scaler(plan.device, plan.dtype)
+        self.step = 0
+        self.records = Counts(lanes)
+        self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
+        self.scores: dict[str, float] = {}
+        self.measured: dict[str, str] = {}
+        self.score_of = ""
+        self.measured_at = -1
+        self.window = Window()
+        self.saved_at, self.saved_step = time.monotonic(), 0
+        self.timed = parse_budget(plan.config.training.budget).seconds > 0
+        self.spent = 0.0
+        """Seconds that the steps have taken, those that were timed for a budget included."""
+        self.writer = BackgroundWriter(run.checkpoints, processes, self._warn)
+
+    @property
+    def position(self) -> int:
+        """How many samples of the data's stream the run has gone through."""
+        return self.step * self.plan.config.training.batch
+
+    @property
+    def saved(self) -> bool:
+        """Whether what has been learned is in a checkpoint, or on its way into one; before the first step it is."""
+        return self.step == self.saved_step
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What went wrong so far, as the metrics name it."""
+        counts = {"skipped": self.records.total.skipped, "nonfinite": self.nonfinite}
+        return counts | ({"overflow": self.overflow} if self.scaler.is_enabled() else {})
+
+    def restore(self) -> None:
+        """Go to the newest good checkpoint, if there is one. All processes read it, from a folder that they share.
+
+        Raises CheckpointError where there are checkpoints and none is good, or this version cannot go on from it.
+        """
+        folder = self.run.checkpoints
+        found = None
+        with self.processes.together():  # checksums of large files
+            if self.processes.first:
+                found = checkpoint.newest_good(folder, self._warn)
+        newest = self.processes.from_first(-1 if found is None else checkpoint.step_of(found))
+        if newest >= 0:
+            path = checkpoint.path_of(folder, newest)
+            if not path.exists():
+                raise CheckpointError(
+                    "The checkpoint that the first process has found is not there for this one",
+                    got=str(path),
+                    fix="The run folder must be one that all machines share",
+                )
+            try:
+                self._put_back(checkpoint.read_state(path))
+                self.parallel.load(self.optimizer, path)
+            except (
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ArithmeticError,
+                RuntimeError,
+            ) as error:
+                lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+                raise CheckpointError(
+                    "The run cannot go on from its newest checkpoint",
+                    got=str(path),
+                    cause=f"Another version of openslip may have written it: {lacks}",
+                    fix="Continue it with that version (the run's versions.json names it), or start a new run",
+                ) from None
+        self.saved_step = self.step
+        if self.scores and not self.measured and self.step < self.plan.steps:
+            self.say(
+                "warning: an earlier version measured this run, and has not written down what the scores of its "
+                "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
+            )
+        if self.processes.first:
+            if newest < 0:
+                self.run.say_no_checkpoint()
+            self.run.rewind(self.step, measured=self.measured_at == self.step)
+
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
+        """Take a checkpoint's values over, each of the kind it has to be. Raises what a wrong one causes."""
+        counts, window = saved["counts"], saved["window"]
+        self.step, self.measured_at = int(saved["step"]), int(saved.get("measured_at", -1))
+        self.scores = {str(name): float(score) for name, score in saved["scores"].items()}
+        self.measured = {str(name): str(what) for name, what in saved.get("measured", {}).items()}
+        self.score_of = str(saved.get("score_of", ""))
+        self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
+        self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
+        self.spent = float(saved.get("spent", 0))
+        self.records = Counts(self.lanes, saved.get("records"), self.step)
+        self.scaler.load_state_dict(saved.get("scaler", {}))
+        self.window = Window(
+            {name: (float(total), int(steps)) for name, (total, steps) in window.items() if steps}
+        )
+        steps = saved.get("steps")
+        if self.step > (int(steps) if steps else self.plan.steps):
+            raise ValueError(f"step {self.step:,} lies beyond the run's last one")
+        if self.plan.seconds and steps:
+            self.plan = self.plan.of_steps(int(steps))
+
+    def save(self) -> None:
+        """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
+        folder, step, config = self.run.checkpoints, self.step, self.plan.config
+        saved = self.to_dict()
+        write_counts = partial(
+            self.run.write_counts, self.records.to_dict(step, self.nonfinite, config.training.batch)
+        )
+
+        def commit(checksums: Mapping[str, str]) -> None:
+            checkpoint.commit(folder, step, saved, checksums)
+            for tidy in (partial(checkpoint.prune, folder, config.checkpoint.keep), write_counts):
+                try:
+                    tidy()
+                except CheckpointError as error:  # the checkpoint itself is there
+                    self._warn(error)
+
+        tower = self.parallel.model.image_tower
+
+        def take() -> Snapshot:
+            return replace(
+                self.parallel.snapshot(self.optimizer), metadata=describe(with_known_name(config, tower))
+            )
+
+        self.writer.start(step, take, commit)
+        self.saved_at, self.saved_step = time.monotonic(), step
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps besides tensors: plain JSON values that later steps do not change."""
+        score_name = self.score_name
+        return {
+            "position": self.position,
+            "steps": None if self.plan.seconds else self.plan.steps,
+            "counts": self.counts,
+            "records": self.records.state,
+            "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            "scaler": self.scaler.state_dict(),
+            "window": dict(self.window.sums),
+            "measured_at": self.measured_at,
+            "scores": dict(self.scores),
+            "measured": dict(self.measured),
+            "score": self.scores.get(score_name) if self.measured_at == self.step else None,
+            "score_of": self.measured.get(score_name, ""),
+            # The clock's word is in no other state, so that a resumed run's equals that of an uninterrupted one.
+            **({"spent": round(self.spent, 3)} if self.timed else {}),
+        }
+
+    @property
+    def score_name(self) -> str:
+        """The metric that picks the best checkpoint."""
+        return self.plan.config.evaluation.best or next(iter(self.scores), "")
+
+    def measure(self, results: Sequence[Any]) -> None:
+        """Take over what was measured at this step: the numbers by name, and of each what exactly it is of.
+
+        Says so where the best checkpoint was picked by something else until now.
+        """
+        names = _names(results)
+        self.scores = {name: result.value for name, result in zip(names, results)}
+        self.measured = {name: what_was_measured(result) for name, result in zip(names, results)}
+        before, now = self.score_of, self.measured.get(self.score_name, "")
+        if before and now and before != now:
+            apart = (
+                ""
+                if before in self.measured.values()
+                else ". The two are not compared; both best ones are kept"
+            )
+            self.say(f"the best checkpoint is picked by {now} from here on; until now by {before}{apart}")
+        self.score_of = now
+
+    def _warn(self, error: CheckpointError) -> None:
+        self.say(f"warning: {error}")
+
+
+def _names(results: Sequence[Any]) -> list[str]:
+    """Return the names under which results are logged: different ones where what was measured differs."""
+    if all(isinstance(result, Result) for result in results):
+        return keys(results)
+    return [f"{result.task}/{result.metric}" for result in results]
+
+
+def what_was_measured(result: Any) -> str:
+    """Return what tells a measurement from others of its name: the metric, the data, and how it was made."""
+    facts = (getattr(result, name, "") for name in ("data", "split", "prompts", "settings", "content"))
+    count = getattr(result, "count", 0) + getattr(result, "skipped", 0)
+    return "; ".join([f"{result.task}/{result.metric}", *filter(None, facts), f"{count:,} samples"])

@@ -1,0 +1,99 @@
+"""The way of batches to the device: the next one travels while a step computes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from openslip.data.record import Batch
+
+PATIENCE = 5.0
+"""Seconds that closing waits for the batch in work. A source that hangs must not keep a run from ending."""
+
+
+def on_device(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
+    """Return batches, of which `count` are wanted, with views and tokens on `device`; parameters stay on the CPU.
+
+    For a CUDA device a thread takes the next batch and sends it while the caller works on the one before. It hands it
+    over when it has arrived, so that whoever waits for a batch waits for all of it. For other devices they are the
+    batches themselves. Closing the result closes `batches`.
+    """
+    if device.type != "cuda":
+        return batches
+    stream = torch.cuda.Stream(device)
+    return _ahead(batches, partial(_send, stream=stream), partial(_keep, device=device), count)
+
+
+def _ahead(
+    batches: Generator[Batch],
+    send: Callable[[Iterator[Batch]], Batch | None],
+    keep: Callable[[Batch], None],
+    count: int,
+) -> Generator[Batch]:
+    """Yield what `send` makes of `count` batches, in a thread, one ahead; `keep` is called here for each."""
+    wanted, arrived, closed = (
+        threading.Semaphore(),
+        queue.SimpleQueue[Batch | BaseException](),
+        threading.Event(),
+    )
+
+    def work() -> None:
+        try:
+            with closing(batches):
+                for _ in range(count):
+                    wanted.acquire()
+                    if closed.is_set() or (batch := send(batches)) is None:
+                        break
+                    arrived.put(batch)
+                    del batch
+            arrived.put(StopIteration())
+        except BaseException as error:  # for whoever waits for the batch
+            arrived.put(error)
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(batch := arrived.get(), BaseException):
+            wanted.release()
+            keep(batch)
+            yield batch
+            del batch  # else its memory would be held until the next one is there
+        if not isinstance(batch, StopIteration):
+            raise batch
+    finally:
+        closed.set()
+        wanted.release()
+        thread.join(PATIENCE)
+
+
+def _send(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
+    """Take a batch and send it by a stream of its own; return it when it has arrived."""
+    with torch.cuda.stream(stream):  # the thread's device, too
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        sent = replace(
+            batch,
+            views={name: _to(view, stream.device) for name, view in batch.views.items()},
+            tokens=None if batch.tokens is None else _to(batch.tokens, stream.device),
+        )
+    stream.synchronize()
+    return sent
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def _keep(batch: Batch, device: torch.device) -> None:
+    """Tell the allocator which stream works on the batch: its memory must not be given to the next one before."""
+    working = torch.cuda.current_stream(device)
+    for tensor in [*batch.views.values(), *([] if batch.tokens is None else [batch.tokens])]:
+        tensor.record_stream(working)

@@ -1,0 +1,253 @@
+"""How fast steps are, where their time goes, and how well they use the device: written down, never acted upon."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import record_function
+from torch.utils.flop_counter import FlopCounterMode
+
+from openslip.collectives import alone
+from openslip.config import Config, ModelConfig, ViewsConfig
+from openslip.data.record import Batch
+from openslip.models import build
+from openslip.training.step import Objective
+
+PEAKS = (
+    ("B200", 2250.0, 75.0),
+    ("GH200", 989.0, 67.0),
+    ("H200 NVL", 835.0, 60.0),
+    ("H200", 989.0, 67.0),
+    ("H100 PCIe", 756.0, 51.0),
+    ("H100 NVL", 835.0, 60.0),
+    ("H100", 989.0, 67.0),
+    ("A100", 312.0, 19.5),
+    ("L40S", 362.0, 91.6),
+    ("L4", 121.0, 30.3),
+    ("A10", 125.0, 31.2),
+    ("RTX 5090", 209.5, 104.8),
+    ("RTX 4090", 165.2, 82.6),
+    ("RTX 3090", 71.0, 35.6),
+    ("T4", 65.0, 8.1),
+)
+"""Dense TFLOP/s of 16-bit tensor cores summing in fp32, and of fp32 without them, by the makers' data sheets."""
+PARTIAL = {"MIG", "Laptop", "Ti", "SUPER", "D"}
+"""Words in the name of a device that is less, or more, than the one of that name."""
+MEASURING_SECONDS = 0.2
+
+
+class Speed:
+    """Samples and arithmetic a second and the shares of time, over the steps since the last line.
+
+    `phases` times the parts of a step. `work` gives a batch's floating-point operations, `peak` is what the device can
+    do of them in a second. Samples are those of all `processes`, the rest is this one's. Nothing of this is in a
+    checkpoint: a resumed run's first line is about its own steps.
+    """
+
+    def __init__(
+        self, device: torch.device, work: Callable[[Batch], int], peak: float, processes: int = 1
+    ) -> None:
+        self.phases, self.work, self.peak, self.processes = Phases(device), work, peak, processes
+        self._restart()
+
+    def _restart(self) -> None:
+        self.samples, self.operations, self.seconds, self.waited = 0, 0, 0.0, 0.0
+
+    def add(self, batch: Batch, seconds: float, waited: float) -> None:
+        """Take note of a step: how long it took in all, and how long of that it waited for the batch."""
+        self.samples += len(batch.keys) * self.processes
+        self.operations += self.work(batch)
+        self.seconds += seconds
+        self.waited += waited
+
+    def take(self) -> dict[str, float]:
+        """Return the numbers of a line, and start anew.
+
+        samples_per_second; data_wait and time_NAME: shares of the steps' time spent waiting for data and in each
+        phase; tflops: 10¹² floating-point operations a second; mfu: their share of the device's peak. The last two are
+        left out where the operations could not be counted.
+        """
+        seconds = max(1e-9, self.seconds)
+        line = {
+            "samples_per_second": round(self.samples / seconds, 2),
+            "data_wait": round(self.waited / seconds, 4),
+        }
+        line |= {f"time_{name}": round(spent / seconds, 4) for name, spent in self.phases.take().items()}
+        if self.operations:
+            rate = self.operations / seconds
+            line |= {"tflops": float(f"{rate / 1e12:.4g}"), "mfu": round(rate / self.peak, 4)}
+        self._restart()
+        return line
+
+
+class Phases:
+    """The time spent in named parts of the steps: `with phases("forward"): ...`
+
+    A part within another is not counted in the outer one. Profiles show the parts by their names. On CUDA the time is
+    the device's, by events that are read once they have passed, so that nothing waits for them; elsewhere it is the
+    clock's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._open: list[str] = []
+        self._marks: deque[tuple[str, Any]] = deque()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._open.append(name)
+        self._mark()
+        try:
+            with record_function(name):
+                yield
+        finally:
+            self._open.pop()
+            self._mark()
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of each part since the last call."""
+        self._settle()
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+    def _mark(self) -> None:
+        """Note the moment from which on the innermost open part, if any, is what takes the time."""
+        moment: Any = time.perf_counter()
+        if self._cuda:
+            moment = torch.cuda.Event(enable_timing=True)
+            moment.record()
+        self._marks.append((self._open[-1] if self._open else "", moment))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Add up the time between marks that have passed."""
+        while len(self._marks) > 1 and (not self._cuda or self._marks[1][1].query()):
+            name, start = self._marks.popleft()
+            end = self._marks[0][1]
+            if name:
+                spent = start.elapsed_time(end) / 1000 if self._cuda else end - start
+                self._seconds[name] = self._seconds.get(name, 0.0) + spent
+
+
+class Work:
+    """The floating-point operations of a training step: matrix products and convolutions, forward and backward.
+
+    Counted by PyTorch on a copy of the model that has shapes but no numbers, for the shapes of the batch at hand; once
+    for any length of captions, as that enters as a polynomial of degree two, whose coefficients three lengths give.
+    What is computed a second time (micro-batches, activation checkpointing) counts once, as the work is the same
+    however it is done: "model FLOPs", Chowdhery et al. 2022, appendix B.
+    """
+
+    def __init__(self, config: Config, objective: Objective, needs: tuple[str, ...]) -> None:
+        self.config, self.objective, self.needs = config, objective, needs
+
+    def __call__(self, batch: Batch) -> int:
+        """Return the operations of the step on `batch`; 0 if the model has a part that needs numbers to run."""
+        rows, length = (0, 1) if batch.tokens is None else batch.tokens.shape
+        views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
+        what = (self.config.model, self.config.views, self.needs, self.objective)
+        shortest, slope, bend = _count_or_nothing(*what, views, rows)
+        return shortest + (length - 1) * slope + (length - 1) * (length - 2) // 2 * bend
+
+
+@cache
+def _count_or_nothing(*what: Any) -> tuple[int, int, int]:
+    try:
+        with alone():
+            return _count(*what)
+    except Exception:  # whatever a tower of timm's may raise: a number that is only written down stops no run
+        return 0, 0, 0
+
+
+def _count(
+    config: ModelConfig,
+    kinds: ViewsConfig,
+    needs: tuple[str, ...],
+    objective: Objective,
+    views: tuple[tuple[str, tuple[int, ...]], ...],
+    rows: int,
+) -> tuple[int, int, int]:
+    """Return the operations with captions of one token, and their first and second difference by length.
+
+    views: names and shapes. rows: captions, 0 where there are none.
+    Towers are counted on the device `meta`; heads and losses, which ask for a device's autocast, on a fake CPU.
+    """
+    with torch.device("meta"):
+        image = replace(config.image, pretrained=False)
+        model = build(replace(config, image=image), kinds.size, needs, kinds)
+        images = {name: torch.empty(shape) for name, shape in views}
+        captions = [torch.zeros(rows, length, dtype=torch.long) for length in (1, 2, 3)]
+    features: dict[str, Tensor] = {}
+
+    def towers() -> Tensor:
+        features.update(model.features(images, captions[0] if rows else None))
+        return torch.stack([feature.sum() for feature in features.values()]).sum()
+
+    whole, text = _operations(towers), model.text_tower
+    lengths = [0, 0, 0]
+    if text is not None:
+        lengths = [_operations(lambda tokens=tokens: text(tokens).sum()) for tokens in captions]
+    del model.image_tower, model.text_tower  # what follows is about the rest
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        inputs = {name: torch.empty(feature.shape, requires_grad=True) for name, feature in features.items()}
+        whole += _operations(lambda: objective(model.heads(inputs))["loss"])
+    one, two, three = lengths
+    return whole, two - one, three - 2 * two + one
+
+
+def _operations(loss: Callable[[], Tensor]) -> int:
+    """Count forward and backward, with attention written out, so that it counts."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        loss().backward()
+    return counter.get_total_flops()
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """Return the operations a second that `device` can do in `dtype`, and where the figure is from.
+
+    It is the data sheet's for the CUDA devices of `PEAKS`; others are measured for a fraction of a second.
+    """
+    if device.type == "cuda":
+        known = data_sheet(torch.cuda.get_device_name(device), dtype)
+        if known:
+            return known, "data sheet"
+    return _measure(device, dtype, torch.get_num_threads()), "measured"
+
+
+def data_sheet(name: str, dtype: torch.dtype) -> float:
+    """Return the peak of the device called `name` (as CUDA calls it) in operations a second, 0 if it is not known."""
+    words = f" {name.replace('-', ' ')} "
+    if set(words.split()) & PARTIAL:
+        return 0.0
+    for known, half, single in PEAKS:
+        if f" {known} " in words:
+            return 1e12 * (single if dtype == torch.float32 else half)
+    return 0.0
+
+
+@cache
+def _measure(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """Multiply matrices for a moment and return the best rate: 2·size³ operations each. Draws no random numbers."""
+    size = 1024 if device.type == "cpu" else 4096
+    matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+    best, began = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - began < MEASURING_SECONDS:
+        wait()
+        start = time.perf_counter()
+        matrix @ matrix
+        wait()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,6 +1,0 @@
-"""End-to-end finetuning: SLIP's third protocol, BEiT's recipe, resumable."""
-
-from slip.evaluation.finetune.recipe import FinetuneRecipe, recipe_for
-from slip.evaluation.finetune.run import Finetune
-
-__all__ = ["Finetune", "FinetuneRecipe", "recipe_for"]

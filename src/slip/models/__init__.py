@@ -1,7 +1,0 @@
-"""Towers and heads, and the model composed of them."""
-
-from __future__ import annotations
-
-from slip.models.model import Model, build, without_weights
-
-__all__ = ["Model", "build", "without_weights"]
