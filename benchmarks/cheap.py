@@ -30,8 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from openslip import recipes
-from openslip.augment import augment
 from openslip.config import Config
+from openslip.data.augment import augment
 from openslip.data.builder import Builder
 from openslip.data.record import Batch, Record
 from openslip.data.tokenizer import Tokenizer

@@ -31,8 +31,8 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from openslip.augment import augment
 from openslip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
+from openslip.data.augment import augment
 from openslip.data.builder import Builder
 from openslip.data.decode import DECODERS
 from openslip.data.record import Record

@@ -12,6 +12,8 @@ import forked
 from openslip.config import Config
 from toys import ToySource, make_tiny_config
 
+pytest_plugins = ["stored"]
+
 # The same examples each time, and no clock decides: a busy machine fails no test.
 settings.register_profile(
     "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

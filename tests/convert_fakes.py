@@ -7,10 +7,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from openslip.data.convert import shard_size_for
 from openslip.data.encode import Encoding
 from openslip.data.record import Record
 from openslip.errors import DataError
+from openslip.tools.convert import shard_size_for
 
 
 class Listed:

@@ -80,8 +80,8 @@ def paint(folder: Path, scenes: int, seed: int) -> Path:
 
     Raises DataError when the folder cannot be written, or holds other scenes.
     """
-    from openslip.data.convert import write_shards
-    from openslip.data.scenes import Scenes
+    from openslip.scenes import Scenes
+    from openslip.tools.convert import write_shards
 
     source = Scenes("train", scenes, seed, SIZE)
     write_shards(source, folder, -(-scenes // 2), encoding="png", processes=2)
@@ -108,9 +108,9 @@ def quickstart(
     Raises ConfigError without a seed, and what `openslip.training.loop.train` raises.
     """
     from openslip.data.fanout import start_context
-    from openslip.data.scenes import TEMPLATES, Scenes
     from openslip.interop import load
     from openslip.report import comparison, load_run, write_report
+    from openslip.scenes import TEMPLATES, Scenes
     from openslip.training.ranges import check_ranges
 
     if seeds < 1:
@@ -120,7 +120,7 @@ def quickstart(
     for number in (seed, seed + seeds - 1):  # before the scenes are painted
         check_ranges(method_config(methods[0], base, number))
     # The server of processes loads once what all the processes that follow need.
-    start_context(["openslip.data.convert", "openslip.data.loader"])
+    start_context(["openslip.tools.convert", "openslip.data.loader"])
     console.print(f"[bold]Painting {scenes:,} scenes[/bold]")
     base = replace(base, data=replace(base.data, train=str(paint(out / "scenes", scenes, seed))))
     folders = _trained(out, base, methods, range(seed, seed + seeds), console)

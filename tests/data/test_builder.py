@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openslip.augment import augment_early
 from openslip.config import ViewsConfig
+from openslip.data.augment import augment_early
 from openslip.data.builder import Builder
 from openslip.data.order import Order, Stream, generator, parts_of
 from openslip.data.record import Record, Tally

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openslip.data.check.facts import FORMATS as TOLD
 from openslip.data.decode import decode, known_formats
 from openslip.data.encode import STORED
 from openslip.data.formats import EXTENSIONS, FORMATS, image_endings
 from openslip.data.header import header
 from openslip.data.sources import open_source
 from openslip.evaluation.datasets import load_labelled
+from openslip.tools.check.facts import FORMATS as TOLD
 
 
 def encoded(format):

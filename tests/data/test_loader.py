@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from openslip.augment import augment_early
 from openslip.config import VIEWS as VIEW_NAMES
 from openslip.config import ViewConfig, ViewsConfig
+from openslip.data.augment import augment_early
 from openslip.data.decode import decode
 from openslip.data.loader import MAX_WORKERS, Loader, default_workers
 from openslip.data.order import Stream, generator, locate

@@ -5,9 +5,9 @@ import pickle
 import pytest
 
 from check_fakes import Odds
-from openslip.data.scenes import Scenes
 from openslip.data.subset import without
 from openslip.errors import DataError
+from openslip.scenes import Scenes
 
 
 def test_the_others_in_their_order() -> None:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from openslip.data.scenes import TEMPLATES, Scenes
 from openslip.errors import ConfigError
 from openslip.evaluation import imagenet, prompts
+from openslip.scenes import TEMPLATES, Scenes
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -19,7 +19,7 @@ from openslip.errors import SlipError
 
 
 def _list() -> Files:
-    from openslip.data.check.fingerprints import of_image
+    from openslip.tools.check.fingerprints import of_image
 
     lines = [
         {"index": k, "key": f"{k}.jpg", "what": ["damaged"], "image": f"{of_image(jpeg(k)):016x}"}
@@ -29,8 +29,8 @@ def _list() -> Files:
 
 
 def _read_list(folder: Path) -> None:
-    from openslip.data.check.listing import compare, read_list
     from openslip.data.record import Record
+    from openslip.tools.check.listing import compare, read_list
 
     class Three:
         name = "three"
@@ -45,7 +45,7 @@ def _read_list(folder: Path) -> None:
 
 
 def _split_cache() -> Files:
-    from openslip.data.split import _Found, _keep
+    from openslip.tools.split import _Found, _keep
 
     with tempfile.TemporaryDirectory() as folder:
         _keep(
@@ -55,15 +55,15 @@ def _split_cache() -> Files:
 
 
 def _read_split_cache(folder: Path) -> None:
-    from openslip.data.split import _load
+    from openslip.tools.split import _load
 
     found = _load(folder / "split", 9)
     assert found is None or len(found.keys) == len(found.captioned) == 9
 
 
 def _convert(folder: Path) -> None:
-    from openslip.data.convert import write_shards
     from openslip.data.sources import open_source
+    from openslip.tools.convert import write_shards
 
     write_shards(open_source(str(folder / "t.jsonl")), folder / "shards", 2)
 

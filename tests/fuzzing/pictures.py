@@ -86,9 +86,9 @@ def _ascii() -> Files:
 
 
 def _decode(folder: Path) -> None:
-    from openslip.data.check.fingerprints import of_image
     from openslip.data.decode import decode
     from openslip.data.header import header
+    from openslip.tools.check.fingerprints import of_image
 
     data = (folder / "picture").read_bytes()
     of_image(data)

@@ -18,10 +18,10 @@ from report_fakes import make_config, write_run
 
 from openslip.cli.arguments import parse
 from openslip.commands import command, data_options
-from openslip.data.check.commands import Commands
 from openslip.quickstart import commands as next_steps
 from openslip.report import load_run, write_report
 from openslip.report.words import measuring
+from openslip.tools.check.commands import Commands
 
 
 def understood(line: str) -> object:

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pytest
 
 from check_fakes import Odds, index_of
-from data.check.test_against import TEST, TRAIN
-from openslip.data.check import check, judge
-from openslip.data.check.against import compare
 from openslip.data.record import Record
 from openslip.errors import DataError
 from openslip.report.data_page import page, write_data_page
+from openslip.tools.check import check, judge
+from openslip.tools.check.against import compare
+from tools.check.test_against import TEST, TRAIN
 
 
 def written(source, view: int = 64, **options) -> str:
@@ -115,7 +115,7 @@ def test_small_and_broken_sources() -> None:
 
 
 def test_nothing_to_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openslip.data.check.verdict.SMALL", 32)
+    monkeypatch.setattr("openslip.tools.check.verdict.SMALL", 32)
     assert "Nothing to put right" in written(Odds(3))
 
 

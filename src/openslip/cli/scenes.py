@@ -29,9 +29,9 @@ def main(argv: list[str]) -> None:
         Options, argv, prog="slip scenes", description="Render the embedded scenes to WebDataset shards."
     )
 
-    from openslip.data.convert import write_shards
-    from openslip.data.scenes import open_scenes
     from openslip.errors import printable
+    from openslip.scenes import open_scenes
+    from openslip.tools.convert import write_shards
 
     done = write_shards(
         open_scenes(options.scenes), options.folder, shard_size=options.shard_size, shown=True

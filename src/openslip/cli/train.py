@@ -146,7 +146,7 @@ def _share(config: Config) -> float | None:
 
     Raises ConfigError for one that makes no sense, before anything is opened.
     """
-    from openslip.data.split import share_of
+    from openslip.tools.split import share_of
 
     share = share_of(config.data.val)
     if share and not _captioned(config):
@@ -208,7 +208,7 @@ def _hold_out(config: Config, source: Source, share: float, processes: Processes
     """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
     is left."""
     from openslip.data.order import epoch_length
-    from openslip.data.split import split
+    from openslip.tools.split import split
 
     rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
     if epoch_length(rest) < config.training.batch <= epoch_length(source):

@@ -1,7 +1,7 @@
 """Views of an image: which part is cut out, and which augmentations its pixels will go through.
 
 Cropping and resizing happen here, on the CPU. Colours, blur and flip are only drawn here, as a row of
-numbers laid out as in `Parameter`; `openslip.augment` applies them to whole batches where the model runs.
+numbers laid out as in `Parameter`; `openslip.data.augment` applies them to whole batches where the model runs.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def for_set(labelled: HasClasses) -> PromptSet:
     if len(names) in (100, 101, 102) and told >= _OF_CALTECH101:
         return PromptSet("caltech101", CALTECH101_TEMPLATES, names)
     if told == _scenes():
-        from openslip.data.scenes import TEMPLATES
+        from openslip.scenes import TEMPLATES
 
         return PromptSet("scenes", tuple(TEMPLATES), names)
     if imagenet.holds(names):
@@ -130,6 +130,6 @@ def fill(template: str, class_name: str) -> str:
 
 
 def _scenes() -> frozenset[str]:
-    from openslip.data.scenes import Scenes
+    from openslip.scenes import Scenes
 
     return frozenset(Scenes.class_names)

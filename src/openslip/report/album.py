@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from openslip.data.captions import is_caption
-from openslip.data.check import Summary
 from openslip.data.decode import decode
 from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.report.gallery import SIDE, Picture
 from openslip.report.html import Html, div, quoted, span
 from openslip.report.parts import image
+from openslip.tools.check import Summary
 
 
 class Album:

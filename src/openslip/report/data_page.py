@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a set of pictures and captions, from what `openslip.data.check` found in it."""
+"""One self-contained HTML page about a set of pictures and captions, from what `openslip.tools.check` found in it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from openslip.data.check import Summary, Verdict
-from openslip.data.check.against import CAPTION, NEAR, PICTURE, Against, against_pairs
-from openslip.data.check.facts import MOST_TOKENS
-from openslip.data.check.verdict import megabytes, percent
-from openslip.data.check.words import normal, useless
 from openslip.data.record import Source
 from openslip.errors import DataError
 from openslip.files import write_bytes
@@ -20,6 +15,11 @@ from openslip.report.histogram import Histogram, steps
 from openslip.report.html import Html, div, join, quoted, span, tag
 from openslip.report.page import ICON, POLICY
 from openslip.report.parts import NOTHING, image, section, with_code
+from openslip.tools.check import Summary, Verdict
+from openslip.tools.check.against import CAPTION, NEAR, PICTURE, Against, against_pairs
+from openslip.tools.check.facts import MOST_TOKENS
+from openslip.tools.check.verdict import megabytes, percent
+from openslip.tools.check.words import normal, useless
 
 _LISTED = 100  # records in the list of those that cannot be used
 _GROUPS, _MEMBERS, _TILES, _CAPTIONS = 8, 8, 8, 10

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openslip.augment import augment, augment_early
+from openslip.data.augment import augment, augment_early
 from openslip.data.loader import Loader
 from openslip.data.record import Batch, Skipped, Source, Tally
 from openslip.data.tokenizer import Tokenizer

@@ -129,9 +129,9 @@ def test_options_reach_the_table(data):
 
 @pytest.mark.parametrize("spec", ["scenes", "scenes:val:100"])
 def test_scenes(monkeypatch, spec):
-    module = types.ModuleType("openslip.data.scenes")
+    module = types.ModuleType("openslip.scenes")
     monkeypatch.setattr(module, "open_scenes", lambda spec: f"opened {spec}", raising=False)
-    monkeypatch.setitem(sys.modules, "openslip.data.scenes", module)
+    monkeypatch.setitem(sys.modules, "openslip.scenes", module)
     assert open_source(spec) == f"opened {spec}"
 
 

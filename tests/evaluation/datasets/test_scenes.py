@@ -34,7 +34,7 @@ def scenes(monkeypatch):
         def __getitem__(self, index):
             return Record(np.full((2, 2, 3), index, np.uint8), (), "", "scenes")
 
-    monkeypatch.setitem(sys.modules, "openslip.data.scenes", SimpleNamespace(Scenes=Scenes))
+    monkeypatch.setitem(sys.modules, "openslip.scenes", SimpleNamespace(Scenes=Scenes))
     labelled_scenes.open_scenes.cache_clear()
     yield made
     labelled_scenes.open_scenes.cache_clear()

@@ -11,9 +11,9 @@ from openslip.cli.arguments import parse, say_note
 from openslip.cli.source import RECIPE, SourceOptions
 
 if TYPE_CHECKING:
-    from openslip.data.check import Summary
     from openslip.data.record import Source
     from openslip.processes import Processes
+    from openslip.tools.check import Summary
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
     )
 
     from openslip import recipes
-    from openslip.data.check import as_text, check, judge
-    from openslip.data.check.against import compare, with_findings
-    from openslip.data.check.commands import Commands
-    from openslip.data.check.listing import write_list
     from openslip.errors import printable
     from openslip.processes import joined
     from openslip.report.data_page import write_data_page
+    from openslip.tools.check import as_text, check, judge
+    from openslip.tools.check.against import compare, with_findings
+    from openslip.tools.check.commands import Commands
+    from openslip.tools.check.listing import write_list
 
     with joined() as ranks:
         with ranks.first_goes_ahead():
@@ -93,8 +93,8 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
 
 def _other(options: Options, ranks: Processes) -> tuple[Source, Summary | None]:
     """Return the second set, and what is found in it, on the first rank. It is read whole."""
-    from openslip.data.check import check
     from openslip.data.sources import open_source
+    from openslip.tools.check import check
 
     with ranks.first_goes_ahead():
         other = open_source(

@@ -81,10 +81,10 @@ def _check(options: Options, given: set[str]) -> None:
 
 def run(options: Options, ranks: Processes) -> None:
     """Write what is this process's to write; the first one says what has become of it all."""
-    from openslip.data.check.listing import compare, read_list
     from openslip.data.contents import described
-    from openslip.data.convert import write_shards
     from openslip.data.subset import Subset, without
+    from openslip.tools.check.listing import compare, read_list
+    from openslip.tools.convert import write_shards
 
     with ranks.first_goes_ahead():
         source = options.open(say=ranks.first)

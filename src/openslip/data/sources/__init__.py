@@ -79,7 +79,7 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, lea
     if not spec.strip():
         raise DataError("No data is given", fix=f"Name a source: {FORMATS}")
     if spec == "scenes" or spec.startswith("scenes:"):
-        from openslip.data.scenes import open_scenes
+        from openslip.scenes import open_scenes
 
         return open_scenes(spec)
     if spec.startswith(("hf:", "hf-stream:")) and not spec.startswith("hf://"):

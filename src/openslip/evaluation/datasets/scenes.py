@@ -13,7 +13,7 @@ from openslip.errors import DataError, did_you_mean
 from openslip.evaluation.datasets.labelled import Image, Labelled, LabelledSet
 
 if TYPE_CHECKING:
-    from openslip.data.scenes import Scenes
+    from openslip.scenes import Scenes
 
 SEEDS = {"val": 1, "test": 2**40, "heldout": 2**40}
 """Of the scenes to measure on: those for choosing settings and those for reporting have no picture in common, and
@@ -27,7 +27,7 @@ KEPT = 10_000
 def open_scenes(spec: str, name: str) -> LabelledSet:
     """Open `scenes[:test|heldout|val[:count]]`. The train split has a seed of its own: its pictures are not those a
     model trained on. Raises DataError for another spec."""
-    from openslip.data.scenes import Scenes
+    from openslip.scenes import Scenes
 
     kind, _, count = spec.removeprefix("scenes").removeprefix(":").partition(":")
     kind = kind or "test"

@@ -1,9 +1,0 @@
-"""`scenes`: the embedded data set, small painted pictures with captions like people's."""
-
-from __future__ import annotations
-
-from openslip.data.scenes.captions import TEMPLATES
-from openslip.data.scenes.source import Scenes, open_scenes
-from openslip.data.scenes.world import Scene
-
-__all__ = ["TEMPLATES", "Scene", "Scenes", "open_scenes"]

@@ -1,0 +1,1 @@
+"""What `slip data …` does with a whole set: check it, convert it, show it, split it."""

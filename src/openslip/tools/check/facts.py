@@ -1,0 +1,154 @@
+"""What is found out of each record, in a few bytes a record: sets have millions of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from openslip.data import formats
+from openslip.data.captions import is_caption
+from openslip.data.decode import decode
+from openslip.data.fanout import Tick
+from openslip.data.header import Kind, header
+from openslip.data.record import Source
+from openslip.data.tokenizer import Tokenizer
+from openslip.errors import DataError
+from openslip.tools.check import words
+from openslip.tools.check.fingerprints import LOOK, blank, digest, of_image, thumbnail
+
+FINE, DAMAGED, UNREADABLE = range(3)
+"""States of a record: its image can be used; it cannot be decoded; the source cannot give the record at all."""
+FORMATS = ("unknown", "pixels", *formats.FORMATS)
+"""`pixels`: an array, from a source that renders."""
+DARK = 64
+"""The brightest level, in 8 bits, of pictures of more than 8 bits that are nearly black: 14 bits in a file of 16."""
+MOST_TOKENS = 256
+"""Captions are counted up to here."""
+MOST_LISTED = 10_000
+"""Records whose trouble is kept in words."""
+
+RECORD = np.dtype(
+    [
+        *(("state", "u1"), ("format", "u1"), ("kinds", "u1"), ("flat", "?")),
+        ("brightest", "u1"),
+        *(("width", "u4"), ("height", "u4"), ("bytes", "u4"), ("captions", "u4"), ("key", "u4")),
+        *(("content", "u8"), ("look", LOOK)),
+    ]
+)
+"""Of each record; `brightest` is the highest level of its picture, in 8 bits, `captions` counts the ones that are not
+empty, `key` the bytes of the key, `content` is the file's fingerprint, 0 where there is none, `look` the picture's
+thumbnail."""
+USELESS, MISREAD, CODE = 1, 2, 4
+"""Flags of a caption: see the functions of these names in `words`."""
+CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("flags", "u1")])
+"""Of each caption that is not empty, record after record; `text` is its fingerprint."""
+
+
+class Trouble(NamedTuple):
+    """A record that cannot be used: its index and key, and why."""
+
+    index: int
+    key: str
+    reason: str
+
+
+@dataclass
+class Facts:
+    """Records and captions looked at, as the bytes of arrays of RECORD and CAPTION, all keys in a row as UTF-8, and the
+    first troubles in words."""
+
+    records: bytearray = field(default_factory=bytearray)
+    captions: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def add(self, other: Facts) -> None:
+        """Append the facts of the records that follow."""
+        self.records += other.records
+        self.captions += other.captions
+        self.keys += other.keys
+        self.troubles += other.troubles[: MOST_LISTED - len(self.troubles)]
+
+    def to_bytes(self) -> bytes:
+        """Return all of it as bytes that `from_bytes` reads."""
+        arrays = self.records, self.captions, self.keys
+        head = json.dumps([*map(len, arrays), self.troubles]).encode()
+        return b"".join([b"%d\n" % len(head), head, *arrays])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Facts:
+        """Return what `to_bytes` was called on."""
+        length, _, rest = data.partition(b"\n")
+        *sizes, troubles = json.loads(rest[: int(length)])
+        arrays, start = [], int(length)
+        for size in sizes:
+            arrays.append(bytearray(memoryview(rest)[start : start + size]))
+            start += size
+        records, captions, keys = arrays
+        return cls(records, captions, keys, [Trouble(*t) for t in troubles])
+
+
+def look(source: Source, span: range, tick: Tick) -> Facts:
+    """Read and decode the records of a span and return what there is to say of them."""
+    records = np.zeros(len(span), RECORD)
+    texts: list[str] = []
+    facts = Facts()
+    for row, index in zip(records, span):
+        key = f"#{index}"
+        row["state"] = UNREADABLE
+        try:
+            record = source[index]
+            key = record.key
+            row["state"] = DAMAGED
+            captions = [c.encode(errors="replace").decode() for c in record.captions if is_caption(c)]
+            row["captions"] = len(captions)
+            texts += captions
+            _look_at(record.image, row)
+            row["state"] = FINE
+        except DataError as error:
+            facts.troubles.append(Trouble(index, key, str(error)))
+        name = key.encode(errors="replace")
+        row["key"] = len(name)
+        facts.keys += name
+        tick(1)
+    facts.records += records.tobytes()
+    facts.captions += _read(texts).tobytes()
+    return facts
+
+
+def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
+    """Fill in what there is to say of an image. Raises DataError when it is damaged."""
+    row["content"] = of_image(image)
+    if isinstance(image, np.ndarray):
+        pixels, size = decode(image), image.nbytes
+        row["format"] = FORMATS.index("pixels")
+        row["height"], row["width"] = pixels.shape[:2]
+    else:
+        pixels, size = decode(image, 64), len(image)
+        head = header(image)
+        row["format"] = FORMATS.index(head.format) if head.format in FORMATS else 0
+        row["kinds"], row["width"], row["height"] = head.kinds, head.width, head.height
+    row["bytes"], row["brightest"] = size, pixels.max()
+    row["look"], row["flat"] = thumbnail(pixels), blank(pixels)
+    if row["kinds"] & Kind.DEEP and row["brightest"] <= DARK:
+        row["kinds"] |= Kind.DARK
+        row["flat"] = pixels.min() == pixels.max()  # there may be a whole picture in what looks black
+
+
+def _read(texts: list[str]) -> np.ndarray:
+    """Return what there is to say of captions, (N,) CAPTION."""
+    rows = np.zeros(len(texts), CAPTION)
+    if not texts:
+        return rows
+    tokens = Tokenizer(MOST_TOKENS)(texts).numpy()
+    rows["tokens"] = tokens.argmax(axis=1) + 1  # the end has the highest number
+    rows["text"] = [digest(words.normal(text).encode(errors="replace")) for text in texts]
+    rows["script"] = [words.script(text) for text in texts]
+    rows["flags"] = [
+        USELESS * words.useless(text) | MISREAD * words.misread(text) | CODE * words.code(text)
+        for text in texts
+    ]
+    return rows

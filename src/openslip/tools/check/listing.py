@@ -1,0 +1,144 @@
+"""The records that something is wrong with, a JSON line each: to look at, to put right, or to leave out."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openslip.data.fanout import Tick, fan_out, spans
+from openslip.data.limits import TABLE_BYTES
+from openslip.data.record import Source
+from openslip.errors import DataError
+from openslip.files import parse_json, read_whole, write_bytes
+from openslip.tools.check.against import NONE, Against
+from openslip.tools.check.facts import DAMAGED, UNREADABLE
+from openslip.tools.check.fingerprints import of_image
+from openslip.tools.check.summary import Summary
+
+EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
+
+
+def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str, Any]]:
+    """Yield index, key and what is wrong of every record that training cannot use, or perhaps is better off without,
+    with the fingerprint of its `image` if it has one.
+
+    Of those that cannot be used, `reason` is the error, as far as there is room for all (see `facts.MOST_LISTED`).
+    What: "cannot be read", "damaged", "no caption" where one is needed, "blank", and what it is `of` another record:
+    "exact copy", "near copy", "same picture, other captions". The first of each group of copies is not listed.
+    against: another set; what a record has in common with it is listed, too, as `openslip.tools.check.against` calls
+    it, with the key there as `of_other`.
+    """
+    here, state = np.arange(summary.checked), summary.records["state"]
+    silent = (summary.records["captions"] == 0) & (state != UNREADABLE) & summary.needs_captions
+    rules = [
+        ("cannot be read", state == UNREADABLE),
+        ("damaged", state == DAMAGED),
+        ("no caption", silent),
+        ("blank", summary.fine & summary.records["flat"]),
+        (EXACT, summary.redundant),
+        (RECAPTIONED, summary.recaptioned),
+        (NEAR, summary.alike & ~silent[summary.lookalikes]),  # else both would go
+    ]
+    others = against.of if against else {}
+    rules += [(what, found != NONE) for what, found in others.items()]
+    firsts = np.where(summary.twins != here, summary.twins, summary.lookalikes)
+    reasons = {trouble.index: trouble.reason for trouble in summary.troubles}
+    for position in np.flatnonzero(np.any([holds for _, holds in rules], axis=0)).tolist():
+        entry: dict[str, Any] = {"index": int(summary.indices[position]), "key": summary.key(position)}
+        entry["what"] = [what for what, holds in rules if holds[position]]
+        if entry["index"] in reasons:
+            entry["reason"] = reasons[entry["index"]]
+        if content := int(summary.records["content"][position]):
+            entry["image"] = _words(content)
+        if firsts[position] != position:
+            entry["of"] = int(summary.indices[firsts[position]])
+        of_other = next((int(found[position]) for found in others.values() if found[position] != NONE), NONE)
+        if against and of_other != NONE:
+            entry["of_other"] = against.there.key(of_other)
+        yield entry
+
+
+def write_list(path: Path, summary: Summary, against: Against | None = None) -> int:
+    """Write what `wrong` yields as JSON lines and return their number. Raises DataError when that cannot be done."""
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in wrong(summary, against)]
+    try:
+        write_bytes(path, "".join(lines).encode(errors="replace"))
+    except OSError as error:
+        raise DataError("The list cannot be written", got=str(path), cause=str(error)) from None
+    return len(lines)
+
+
+def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
+    """Return index → line of the records to leave out by a list that `write_list` wrote, perhaps shortened by hand.
+
+    Near copies are left out only if `near`, for two products can look alike; records whose picture is there with
+    other captions never are. What is in another set, too, is left out, near copies of its pictures among them. A line
+    that does not say what is wrong counts. Raises DataError.
+    """
+    harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
+    try:
+        # splitlines would split at U+2028, in a key, too.
+        lines = read_whole(path, TABLE_BYTES).decode().split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError("The list of records cannot be read", got=str(path), cause=str(error)) from None
+    listed: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = parse_json(line)
+            index, what = entry["index"], entry.get("what") or [""]
+            dropped = not set(what) <= harmless
+        except (ValueError, KeyError, TypeError, AttributeError):
+            entry, index, dropped = {}, None, False
+        if type(index) is not int:
+            raise DataError(
+                f"Line {number} of {path} names no record",
+                got=line[:200],
+                fix="Each line is an object with a record's number as `index`, as `slip data check --list` writes it",
+            )
+        if dropped:
+            listed[index] = entry
+    return listed
+
+
+def compare(
+    source: Source, listed: Mapping[int, Mapping[str, Any]], *, processes: int = -1, shown: bool = False
+) -> None:
+    """Raise DataError where a record that is to be left out has another key or image than its line says.
+
+    Reads these records. One that cannot be read says nothing, and is no loss; nor does a line that lacks both.
+    processes, shown: as in `fan_out`.
+    """
+    some = [span for span in spans(source) if not listed.keys().isdisjoint(span)]
+    work = functools.partial(_compare, listed)
+    for _ in fan_out(work, source, some, title="comparing", processes=processes, shown=shown):
+        pass
+
+
+def _compare(listed: Mapping[int, Mapping[str, Any]], source: Source, span: range, tick: Tick) -> None:
+    for index in filter(listed.__contains__, span):
+        try:
+            record = source[index]
+        except DataError:
+            continue
+        key = record.key.encode(errors="replace").decode()  # as the list was written
+        for what, now in (("key", key), ("image", _words(of_image(record.image)))):
+            before = listed[index].get(what) or now
+            if before != now:
+                raise DataError(
+                    f"The list names other records than {source.name} has",
+                    got=f"The {what} of record {index} is {now}, and was {before}",
+                    cause="The list is of another source, or the source has changed since",
+                    fix="Make the list anew: slip data check SOURCE --list FILE",
+                )
+    tick(len(span))
+
+
+def _words(content: int) -> str:
+    return f"{content:016x}"

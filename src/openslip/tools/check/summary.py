@@ -1,0 +1,277 @@
+"""From the facts of all records to counts, distributions and examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from openslip.data.contents import BROKEN, Contents, contents_of
+from openslip.data.header import Kind
+from openslip.data.record import Source
+from openslip.data.sources.options import options_of
+from openslip.tools.check.facts import (
+    CAPTION,
+    CODE,
+    DAMAGED,
+    FINE,
+    FORMATS,
+    MISREAD,
+    RECORD,
+    UNREADABLE,
+    USELESS,
+    Facts,
+    Trouble,
+)
+from openslip.tools.check.fingerprints import same
+from openslip.tools.check.near import near
+from openslip.tools.check.words import SCRIPTS
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
+
+    captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
+    used. contents: what lies in the source, and what of it became no record, name by name. options: the names of those
+    that the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end
+    included. A position is a place in `records`; `indices` makes it an index.
+    """
+
+    name: str
+    total: int
+    indices: np.ndarray
+    records: np.ndarray
+    captions: np.ndarray
+    keys: bytearray
+    troubles: list[Trouble]
+    needs_captions: bool = True
+    contents: Sequence[tuple[str, Contents]] = ()
+    options: frozenset[str] = frozenset()
+    context: int = 77
+
+    @classmethod
+    def of(cls, facts: Facts, source: Source, indices: np.ndarray, *, needs_captions: bool) -> Summary:
+        """Return the summary of `facts` about a source; the arrays are shared."""
+        return cls(
+            source.name,
+            len(source),
+            indices,
+            np.frombuffer(facts.records, RECORD),
+            np.frombuffer(facts.captions, CAPTION),
+            facts.keys,
+            facts.troubles,
+            needs_captions,
+            contents_of(source),
+            options_of(source),
+        )
+
+    def key(self, position: int) -> str:
+        """Return a record's key, `#` and its index where the source could not say it."""
+        end = int(self._key_ends[position])
+        return self.keys[end - int(self.records["key"][position]) : end].decode()
+
+    @property
+    def checked(self) -> int:
+        return len(self.records)
+
+    def count(self, state: int) -> int:
+        """Return the number of records in a state of `facts`."""
+        return int((self.records["state"] == state).sum())
+
+    def state_of(self, index: int) -> int:
+        """Return the state of the record with this index in the source, one of those looked at."""
+        return int(self.records["state"][np.searchsorted(self.indices, index)])
+
+    @cached_property
+    def fine(self) -> np.ndarray:
+        """Whether a record's image can be used, (R,)."""
+        return self.records["state"] == FINE
+
+    @cached_property
+    def silent(self) -> int:
+        """Records that could be read and have no caption."""
+        return int(((self.records["captions"] == 0) & (self.records["state"] != UNREADABLE)).sum())
+
+    @cached_property
+    def usable(self) -> int:
+        """Records that training can use."""
+        return int((self.fine & ((self.records["captions"] > 0) | (not self.needs_captions))).sum())
+
+    @property
+    def broken(self) -> int:
+        """Files of the source that cannot be read and were left out."""
+        return sum(found.left_out[BROKEN].count for _, found in self.contents if BROKEN in found.left_out)
+
+    @property
+    def unusable_share(self) -> float:
+        return 1 - self.usable / max(1, self.checked)
+
+    @property
+    def damaged(self) -> int:
+        return self.count(DAMAGED)
+
+    @property
+    def unreadable(self) -> int:
+        return self.count(UNREADABLE)
+
+    def formats(self) -> Counter[str]:
+        """Return how many usable images are of which format."""
+        counts = np.bincount(self.records["format"][self.fine], minlength=len(FORMATS))
+        return Counter({name: int(count) for name, count in zip(FORMATS, counts) if count})
+
+    def kinds(self) -> dict[Kind, int]:
+        """Return how many usable images are of which kind; one image can be of several."""
+        kinds = self.records["kinds"][self.fine]
+        return {kind: count for kind in Kind if (count := int((kinds & kind > 0).sum()))}
+
+    @property
+    def dark(self) -> np.ndarray:
+        """Positions of nearly black images of more than 8 bits."""
+        return np.flatnonzero(self.fine & (self.records["kinds"] & Kind.DARK > 0))
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """Positions of blank images."""
+        return np.flatnonzero(self.fine & self.records["flat"])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Width and height of the usable images, (F, 2)."""
+        fine = self.records[self.fine]
+        return np.stack([fine["width"], fine["height"]], axis=1)
+
+    def by_size(self) -> np.ndarray:
+        """Return the positions of the usable images, fewest pixels first."""
+        positions = np.flatnonzero(self.fine)
+        return positions[np.argsort(self.sizes.prod(axis=1, dtype=np.uint64), kind="stable")]
+
+    @cached_property
+    def twins(self) -> np.ndarray:
+        """For each record the position of the first whose image has the same bytes; itself where there is none."""
+        positions, firsts = np.flatnonzero(self.fine), np.arange(self.checked)
+        if len(positions):
+            firsts[positions] = positions[same(self.records["content"][positions])]
+        return firsts
+
+    @cached_property
+    def recaptioned(self) -> np.ndarray:
+        """Whether a record has the bytes of one before as its image, and a caption that none of these has, (R,)."""
+        copy = self.twins != np.arange(self.checked)
+        with_copies = np.isin(self.twins, self.twins[copy])
+        rows = np.flatnonzero(with_copies[self._owners])
+        owners = self._owners[rows]
+        said = np.stack([self.twins[owners].astype(np.uint64), self.captions["text"][rows]])
+        _, first = np.unique(said, axis=1, return_index=True)
+        new = np.zeros(self.checked, bool)
+        new[owners[first]] = True
+        return new & copy
+
+    @cached_property
+    def redundant(self) -> np.ndarray:
+        """Whether a record has an image with the same bytes as one before, and no other captions than those, (R,)."""
+        return (self.twins != np.arange(self.checked)) & ~self.recaptioned
+
+    @property
+    def lookalikes(self) -> np.ndarray:
+        """For each record the position of the one kept that it is a near copy of (see `near`); itself if there is none.
+
+        Blank images are left out. Images with the same bytes are near copies of the same one.
+        """
+        return self._near[0]
+
+    @property
+    def all_compared(self) -> bool:
+        """Whether no near copy can be missing for want of time: see `near`."""
+        return self._near[1]
+
+    @cached_property
+    def _near(self) -> tuple[np.ndarray, bool]:
+        among = self.fine & ~self.records["flat"] & (self.twins == np.arange(self.checked))
+        firsts, complete = near(self.records["look"], np.flatnonzero(among))
+        return firsts[self.twins], complete
+
+    @cached_property
+    def copies(self) -> int:
+        """Images with the same bytes as one before, whatever their captions."""
+        return int((self.twins != np.arange(self.checked)).sum())
+
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """Whether a record's image is a near copy of one before but has other bytes than any, (R,)."""
+        here = np.arange(self.checked)
+        return (self.lookalikes != here) & (self.twins == here)
+
+    @cached_property
+    def near_copies(self) -> int:
+        return int(self.alike.sum())
+
+    def groups(self, firsts: np.ndarray, most: int) -> list[np.ndarray]:
+        """Return the positions in the `most` largest groups of `twins` or `lookalikes`, largest first.
+
+        Of lookalikes with the same bytes only the first is in; a group that then has one member is none.
+        """
+        chosen = (
+            np.arange(self.checked)
+            if firsts is self.twins
+            else np.flatnonzero(self.twins == np.arange(self.checked))
+        )
+        sizes = np.bincount(firsts[chosen], minlength=self.checked)
+        largest = np.argsort(-sizes, kind="stable")[:most]
+        return [chosen[firsts[chosen] == first] for first in largest[sizes[largest] > 1]]
+
+    def scripts(self) -> Counter[str]:
+        """Return how many captions are in which script."""
+        counts = np.bincount(self.captions["script"], minlength=len(SCRIPTS))
+        return Counter({name: int(count) for name, count in zip(SCRIPTS, counts) if count})
+
+    @cached_property
+    def over_long(self) -> int:
+        """Captions of more tokens than a model reads."""
+        return int((self.captions["tokens"] > self.context).sum())
+
+    @cached_property
+    def useless(self) -> np.ndarray:
+        """Positions of records with a caption that says nothing, a file name or a number, each once."""
+        return np.unique(self._owners[self._flagged(USELESS)])
+
+    @cached_property
+    def misread(self) -> int:
+        """Captions that were read in a wrong encoding."""
+        return int(self._flagged(MISREAD).sum())
+
+    @cached_property
+    def code(self) -> int:
+        """Captions that are lists, objects or HTML."""
+        return int(self._flagged(CODE).sum())
+
+    def _flagged(self, flag: int) -> np.ndarray:
+        return (self.captions["flags"] & flag) != 0
+
+    @cached_property
+    def repeated(self) -> int:
+        """Captions that say the same as one before."""
+        return len(self.captions) - len(np.unique(self.captions["text"]))
+
+    def most_repeated(self, most: int) -> list[tuple[int, int, int]]:
+        """Return (times, position of a record, which of its captions) of the captions that come most often."""
+        _, first, counts = np.unique(self.captions["text"], return_index=True, return_counts=True)
+        largest = np.argsort(-counts, kind="stable")[:most]
+        starts = np.cumsum(self.records["captions"], dtype=np.int64) - self.records["captions"]
+        found = []
+        for k in largest[counts[largest] > 1]:
+            owner = int(self._owners[first[k]])
+            found.append((int(counts[k]), owner, int(first[k] - starts[owner])))
+        return found
+
+    @cached_property
+    def _owners(self) -> np.ndarray:
+        """The position of the record that each caption belongs to."""
+        return np.repeat(np.arange(self.checked), self.records["captions"])
+
+    @cached_property
+    def _key_ends(self) -> np.ndarray:
+        return np.cumsum(self.records["key"], dtype=np.int64)

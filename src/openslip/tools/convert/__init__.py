@@ -1,0 +1,158 @@
+"""Write any source as WebDataset tar shards, each whole or not there at all; run again, it goes on where it stopped.
+
+The shards themselves say what is done: a finished one holds all of its records but those that cannot be read. Beside
+them lie their index, so that they open at once; `convert.json`, which says what they are made of; and `skipped.jsonl`,
+the records left out and why.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from openslip.data.encode import Encoding
+from openslip.data.fanout import check_processes, fan_out
+from openslip.data.record import Skipped, Source
+from openslip.data.subset import Subset
+from openslip.errors import ConfigError, DataError
+from openslip.processes import Processes
+from openslip.tools.convert.plan import Plan
+from openslip.tools.convert.sample import sidecars
+from openslip.tools.convert.shard import make_shard
+
+__all__ = ["Conversion", "shard_size_for", "write_shards"]
+
+_SAMPLED = 64  # records whose mean size stands for all
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was made: the shards in order, the number of records, and those that could not be written.
+
+    On any rank but the first, `written` and `skipped` are that rank's alone.
+    """
+
+    paths: list[Path]
+    records: int
+    written: int
+    skipped: list[Skipped]
+
+    def reasons(self, most: int = 5) -> str:
+        """Return how often which reason came for what could not be written, the most frequent first, a line each."""
+        counts = Counter(entry.reason.split(". ")[0].rstrip(".") for entry in self.skipped)
+        lines = [f"  {count:,} × {reason}" for reason, count in counts.most_common(most)]
+        rest = len(counts) - most
+        return "\n".join([*lines, f"  and {rest} other reasons"] if rest > 0 else lines)
+
+
+def write_shards(
+    source: Source,
+    folder: str | Path,
+    shard_size: int = 1000,
+    *,
+    shard_mb: float = 0.0,
+    prefix: str = "",
+    encoding: Literal["jpg", "png"] = "jpg",
+    quality: int = 92,
+    short_side: int = 0,
+    verify: bool = True,
+    processes: int = 1,
+    ranks: Processes | None = None,
+    shown: bool = False,
+) -> Conversion:
+    """Write the records of `source` into `folder`/[prefix]000000.tar, …, `shard_size` records in each.
+
+    Given `shard_mb`, each holds as many as make about so many MB: the first rank says how many, for all ranks and for
+    going on later.
+
+    Each sample holds its image (`encoding`, `quality`, `short_side` and `verify` are those of `Encoding`: encoded
+    images go in unchanged unless they are shrunk), a `.json` with key, captions and, where the source has
+    `label(index)`, label and class; and a `.txt` with the first caption, if there is one. A shard is written to a
+    temporary name, synced and renamed, so it is never seen half-written. Finished shards are kept when the same call
+    is made again. The bytes depend on the records alone, not on `processes` (-1: one a core) or `ranks` (joined). A
+    record that cannot be read or decoded is left out, counted, and listed in [prefix]skipped.jsonl. `shown`: progress.
+
+    Raises ConfigError for bad settings, a mixture with weights among them; DataError when the folder cannot be written
+    or holds other shards; ProcessError when another rank has failed.
+    """
+    if shard_size < 1:
+        raise ConfigError("A shard holds at least 1 sample", got=shard_size)
+    check_processes(processes)
+    if os.path.basename(prefix) != prefix:
+        raise ConfigError("A prefix begins the shards' names, and names no folder", got=prefix)
+    _refuse_weights(source)
+    ranks = ranks or Processes()
+    plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
+    plan = _begun(plan, source, shard_mb, ranks)
+    spans = plan.spans(source)
+    mine = ranks.share(spans)
+    work = functools.partial(make_shard, plan)
+    with ranks.together():
+        try:
+            parts = list(
+                fan_out(work, source, mine, title="writing", processes=processes, shown=shown and ranks.first)
+            )
+        finally:
+            plan.sweep(mine)
+    payload = json.dumps(parts).encode()
+    gathered = ranks.gather(payload) or [payload]
+    counts = [count for part in gathered for count in json.loads(part)]
+    skipped = [Skipped(*entry) for count in counts for entry in count["skipped"]]
+    written = sum(count["written"] for count in counts)
+    if ranks.first:
+        plan.finish(source, written, skipped)
+    return Conversion([plan.path(span) for span in spans], len(source), written, skipped)
+
+
+def _begun(plan: Plan, source: Source, shard_mb: float, ranks: Processes) -> Plan:
+    """Make the folder, by the first rank, and return the plan with the shard size that this one has settled."""
+    with ranks.first_goes_ahead():  # the others begin when the folder is known to be good
+        if ranks.first:
+            if shard_mb:
+                size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
+                plan = replace(plan, shard_size=size)
+            plan.begin(source, shard_mb)
+        elif shard_mb:
+            plan = replace(plan, shard_size=plan.begun_size())
+    return plan
+
+
+def shard_size_for(source: Source, megabytes: float, encoding: Encoding) -> int:
+    """Return how many records make a shard of about `megabytes`, by the mean size of 64 spread over the source.
+
+    Raises ConfigError when that is no positive size, DataError when not one of them can be read.
+    """
+    if megabytes <= 0:
+        raise ConfigError("The size of a shard must be above 0 MB", got=megabytes)
+    count = min(_SAMPLED, len(source))
+    sizes, error = [], None
+    for index in (len(source) * k // count for k in range(count)):
+        try:
+            record = source[index]
+            image = encoding(record.image)[1]
+        except DataError as caught:
+            error = caught
+            continue
+        sizes.append(sum(512 + -(-len(part) // 512) * 512 for part in (image, *sidecars(record))))
+    if not sizes:
+        raise DataError(
+            f"Not one of {count} records of {source.name} can be read", cause=f"The last one: {error}"
+        )
+    return max(1, round(megabytes * 1e6 * len(sizes) / sum(sizes)))
+
+
+def _refuse_weights(source: Source) -> None:
+    """Raise ConfigError for a mixture with weights, which shards cannot hold."""
+    mixture = source.source if isinstance(source, Subset) else source
+    weights = getattr(mixture, "weights", ())
+    if any(weight != 1 for weight in weights):
+        raise ConfigError(
+            "A conversion writes every record once, and cannot give its sources weights",
+            got=source.name,
+            fix="Leave the weights out ('A + B'); or convert each source on its own, and give the weights to training",
+        )

@@ -1,0 +1,138 @@
+"""The contact sheet: the views that training sees, text that fits, and damaged records that say so."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from openslip.config import VIEWS, ViewConfig, ViewsConfig
+from openslip.data.augment import augment
+from openslip.data.builder import Lane
+from openslip.data.loader import Loader
+from openslip.data.record import Record
+from openslip.errors import ConfigError, DataError
+from openslip.tools.show import MOST, contact_sheet, look, printable, wrap, write_sheet
+
+CONFIG = ViewsConfig(size=24)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Photo-like JPEGs, large enough for the loader to decode them smaller; record 2 is damaged, 3 cannot be read."""
+
+    count: int = 6
+    name: str = "pictures"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        if index == 3:
+            raise DataError("The file is gone")
+        colours = np.random.default_rng(index).integers(0, 256, (5, 7, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(colours).resize((700, 500), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+        data = buffer.getvalue()
+        return Record(
+            data[:3000] if index == 2 else data, (f"picture {index}", "солнце"), f"key/{index}", self.name
+        )
+
+
+def lane(source: Pictures, seed: int) -> Lane:
+    return Lane(source, CONFIG, VIEWS, seed, captioned=False)
+
+
+def test_views_are_those_of_the_first_epoch() -> None:
+    loader = Loader(Pictures(2), views=CONFIG, names=VIEWS, tokenizer=None, batch=2, seed=5, workers=0)
+    batch = next(iter(loader))
+    for row, key in enumerate(batch.keys):
+        shown = look(lane(Pictures(2), 5), row, augment)
+        assert shown.key == key
+        for name in VIEWS:
+            pixels = augment(batch.views[name], batch.parameters[name], (0, 0, 0), (1, 1, 1))[row]
+            assert np.abs(shown.views[name] - 255 * pixels.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-3
+
+
+def test_damaged_records_say_why() -> None:
+    by_index = {
+        index: look(lane(Pictures(), 0), position, augment)
+        for position in range(4)
+        for index in [lane(Pictures(), 0).order.locate(position)[1]]
+    }
+    damaged, gone = by_index[2], by_index[3]
+    assert (damaged.key, damaged.captions[0], damaged.picture, damaged.views) == (
+        "key/2",
+        "picture 2",
+        None,
+        {},
+    )
+    assert "truncated" in damaged.trouble
+    assert (gone.key, gone.trouble) == ("#3", "The file is gone.")
+
+
+def test_the_sheet() -> None:
+    sheet = contact_sheet(Pictures(), CONFIG, augment=augment, count=4, seed=1, recipe="mine")
+    again = contact_sheet(Pictures(), CONFIG, augment=augment, count=4, seed=1, recipe="mine")
+    assert sheet.tobytes() == again.tobytes()
+    other = contact_sheet(Pictures(), CONFIG, augment=augment, count=4, seed=2, recipe="mine")
+    assert sheet.size == other.size
+    assert sheet.tobytes() != other.tobytes()
+    whole = contact_sheet(Pictures(), CONFIG, augment=augment, count=100)
+    assert whole.height - sheet.height == 2 * 248  # all six, each once
+    assert len(set(whole.reduce(8).getdata())) > 500
+
+
+def test_a_view_is_shown_without_smoothing() -> None:
+    grey = ViewConfig(grayscale=1.0)
+    sheet = contact_sheet(Pictures(1), ViewsConfig(size=2, image=grey, ssl=grey), augment=augment)
+    views = np.asarray(sheet)[-100 - 24 : -24, -224 - 24 : -24]
+    assert len(np.unique(views.reshape(-1, 3), axis=0)) == 2  # the lower two of its four pixels
+    assert (views[..., 0] == views[..., 1]).all()
+
+
+@given(st.text(st.characters(codec="utf-8")), st.integers(1, 20))
+def test_wrapping_loses_nothing_and_fits(text: str, width: int) -> None:
+    lines = wrap(text, width, len)
+    assert "".join(lines).replace(" ", "") == "".join(text.split())
+    assert all(len(line) <= width for line in lines)
+    assert all(line == line.strip() for line in lines)
+
+
+def test_wrapping_breaks_at_spaces() -> None:
+    assert wrap("a dog\nruns  over the beach", 9, len) == ["a dog", "runs over", "the beach"]
+    assert wrap("", 9, len) == [""]
+    assert wrap("沙滩上奔跑的狗", 3, len) == ["沙滩上", "奔跑的", "狗"]
+
+
+def test_any_caption_can_be_drawn() -> None:
+    captions = ("a\0b\x1b[31m", "\ud800", "🏖️ كلب 沙滩", "x" * 100_000, "", " ")
+    assert printable(captions[0] + captions[1]) == "a?b?[31m?"
+
+    class Odd(Pictures):
+        def __getitem__(self, index: int) -> Record:
+            return Record(
+                np.full((3, 300, 3), 9, np.uint8), captions[index : index + 1], "\u202e\0" * 400, "odd"
+            )
+
+    sheet = contact_sheet(Odd(len(captions)), CONFIG, augment=augment)
+    assert sheet.width < 1500
+
+
+def test_bad_calls(tmp_path) -> None:
+    for count in (0, MOST + 1):
+        with pytest.raises(ConfigError, match=f"1 to {MOST} records.*{count}"):
+            contact_sheet(Pictures(), CONFIG, augment=augment, count=count)
+    with pytest.raises(ConfigError, match=r"views\.ssl\.flip"):
+        contact_sheet(Pictures(), ViewsConfig(ssl=ViewConfig(flip=2)), augment=augment)
+    with pytest.raises(DataError, match="no records"):
+        contact_sheet(Pictures(0), CONFIG, augment=augment)
+    write_sheet(tmp_path / "sheet.png", Image.new("RGB", (3, 2), "red"))
+    assert Image.open(tmp_path / "sheet.png").size == (3, 2)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_sheet(tmp_path / "nowhere" / "sheet.png", Image.new("RGB", (3, 2)))
