@@ -1,0 +1,73 @@
+"""What an objective asks for: the views that are drawn of an image, and what the towers make of them.
+
+The data draw the views, the model computes the features, and neither knows which objective asked. `TEXT` is the one
+input that is no view: the captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from openslip.errors import ConfigError
+
+TEXT = "text"
+"""In the place of a view's name: the captions."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One crop that is drawn of each image in training.
+
+    Objectives that name the same view share the crop, and one pass of it through the tower.
+    """
+
+    name: str
+    """Part of the key of the view's randomness: another name draws other crops."""
+    kind: str
+    """The section of the configuration that says how the view is drawn: `ssl` is `views.ssl`."""
+    scheduled: bool = True
+    """Whether the view is drawn only on the steps and rows that `objective.ssl_every` and `objective.ssl_share` choose,
+    and from the images of `data.ssl` where there are any; such a view needs no caption. Else it is drawn of every
+    row of every step."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One input of an objective. The features of N rows of a view are a tensor whose first dimension is N.
+
+    out: `feature` is the tower's pooled output (N, width); `embedding` is that in the space which images and texts share
+    (N, embed_dim), not normalised; `tokens` are a vision transformer's patch tokens after the last norm (N, T, width);
+    `ids` are the captions' token ids (N, L) int64; `logit_scale` is the model's logit scale itself, a scalar.
+    """
+
+    view: str
+    """Name of a view, or `TEXT`."""
+    out: Literal["feature", "embedding", "tokens", "ids", "logit_scale"] = "feature"
+    by: Literal["student", "teacher"] = "student"
+    masked: bool = False
+    """Whether the objective masks some of the view's patches before they enter the tower."""
+
+
+IMAGE = View("image", kind="image", scheduled=False)
+"""The view that goes with the caption."""
+SSL_VIEWS = (View("ssl_1", kind="ssl"), View("ssl_2", kind="ssl"))
+"""Two strongly augmented views of one image, for self-supervision."""
+LOGIT_SCALE = Need(TEXT, "logit_scale")
+
+
+def joined(views: Iterable[View]) -> tuple[View, ...]:
+    """Return each view once: those that go with the caption first, otherwise in the order given.
+
+    Raises ConfigError where two views share a name and are not the same.
+    """
+    found: dict[str, View] = {}
+    for view in views:
+        if found.setdefault(view.name, view) != view:
+            raise ConfigError(
+                f"Two objectives draw the view '{view.name}' in different ways",
+                got=f"{found[view.name]} and {view}",
+                fix="Give one of the two views another name",
+            )
+    return tuple(sorted(found.values(), key=lambda view: view.scheduled))
