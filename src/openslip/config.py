@@ -6,8 +6,9 @@ The defaults are the paper's SLIP ViT-S/16 recipe; `openslip.recipes` holds the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 from typing_extensions import Doc
 
@@ -134,20 +135,11 @@ class TextTowerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SslHeadConfig:
-    """Linear–BatchNorm–ReLU twice, then Linear."""
-
-    width: int = 4096
-    dim: int = 256
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The towers and heads; which of them exist follows from the objective."""
 
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
-    ssl: SslHeadConfig = SslHeadConfig()
     embed_dim: int = 512
     """Dimension of the space that image and text share."""
 
@@ -158,13 +150,9 @@ class ObjectiveConfig:
 
     loss: str = "clip + 1.0 * simclr"
     """Weighted sum of objectives."""
-    temperature: float = 0.1
-    """Temperature of SimCLR's softmax."""
-    block: int = 1024
-    """Rows of the similarity matrix held at a time; 0 holds it whole."""
-    gradient: Literal["exact", "reference"] = "exact"
-    """With several processes: exact is the gradient that one process with the whole batch has; reference that of the
-    reference implementation, whose image-text contrast takes the gathered embeddings for constants."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of the loss's terms by the term's name, as far as they are set; the section `objective.NAME` of a file.
+    What options there are, each objective's own `Config` says."""
     ssl_every: int = 1
     """Self-supervised views are drawn on every k-th step, the first one among them; their weight stays as it is."""
     ssl_share: float = 1.0
