@@ -42,7 +42,7 @@ def made(config: Config) -> None:
     """Do what comes before a run folder is created."""
     wanted = config.objective
     parse(wanted.loss, temperature=wanted.temperature, block=wanted.block, gradient=wanted.gradient)
-    make_plan(config, 64, NEEDS)
+    plan_of(config, 64)
     build(config.model, config.views.size, NEEDS, config.views)
 
 

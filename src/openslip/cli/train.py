@@ -106,7 +106,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     from openslip.evaluation.retrieval import Retrieval
     from openslip.processes import joined
     from openslip.progress import say
-    from openslip.training.loop import train
+    from openslip.training.train import train
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
 
@@ -133,6 +133,7 @@ def run(config: Config, out: str, resume: bool) -> None:
             evaluate=partial(suite.run, tasks=tasks) if tasks else None,
             resume=resume,
             console=console,
+            processes=processes,
         )
         results = suite.read(folder.path / "results.json") if processes.first and tasks else []
         newest = max((result.checkpoint for result in results), default="")

@@ -147,10 +147,19 @@ class Sum(nn.ModuleDict):
         return {"loss": torch.stack(losses).sum(), **values}
 
     @torch.no_grad()
-    def after_step(self, model: Model, at: At) -> None:
-        """Do what every term of the step does after the optimiser's step."""
+    def after_step(self, model: Model, at: At, taken: Tensor) -> None:
+        """Do what every term of the step does after the optimiser's step.
+
+        taken: a scalar bool on the device, false where that step was left out because its loss or gradient was not
+        finite. The buffers of the objectives then stay what they were; nobody waits for the device to know.
+        """
         for _, _, objective in self.taking_part(at):
+            teacher = {id(buffer) for buffer in objective.teacher.buffers()} if objective.teacher else set()
+            own = [buffer for buffer in objective.buffers() if id(buffer) not in teacher]
+            before = [buffer.clone() for buffer in own]
             objective.after_step(model, at)
+            for buffer, old in zip(own, before):
+                buffer.copy_(torch.where(taken, buffer, old))
 
 
 _TERM = re.compile(
