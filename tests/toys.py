@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -14,15 +14,36 @@ from openslip.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    SslHeadConfig,
     TextTowerConfig,
     TrainingConfig,
     ViewsConfig,
 )
 from openslip.data.record import Record
 from openslip.errors import DataError
+from openslip.objectives import REGISTRY, Loss, parse
 
 COLOURS = ("red", "green", "blue", "grey")
+LOSSES = (*REGISTRY, ObjectiveConfig().loss)
+"""What the tests of exactness train: every objective alone, and sums."""
+SMALL = {"block": 4, "width": 16, "dim": 8}
+"""Options of any objective, by the name that they have wherever there are some."""
+
+
+def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
+    """Return the options that make the terms of a loss small; of `options`, each term gets those that it has."""
+    return {
+        term.kind.name: {
+            field.name: (SMALL | options)[field.name]
+            for field in fields(term.kind.Config)
+            if field.name in SMALL | options
+        }
+        for term in parse(ObjectiveConfig(loss=loss)).terms
+    }
+
+
+def small_loss(loss: str, **options: object) -> Loss:
+    """Return a loss whose heads are small and whose blocks are of few rows."""
+    return parse(ObjectiveConfig(loss=loss, options=small_options(loss, **options)))
 
 
 @dataclass(frozen=True)
@@ -62,10 +83,9 @@ def make_tiny_config(**training: object) -> Config:
         model=ModelConfig(
             image=ImageTowerConfig(patch=8, width=16, depth=2, heads=2, drop_path=0.2),
             text=TextTowerConfig(width=16, depth=2, heads=2, context=12),
-            ssl=SslHeadConfig(width=16, dim=8),
             embed_dim=8,
         ),
-        objective=ObjectiveConfig(block=4),
+        objective=ObjectiveConfig(options=small_options(ObjectiveConfig().loss)),
         optimizer=OptimizerConfig(lr=3e-3),
         training=replace(
             TrainingConfig(epochs=2, batch=8, precision="fp32", device="cpu", log_every=3), **training
