@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +160,8 @@ def read(path: str | Path) -> str:
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     """Check `value` against a field's type: bool, int, float, str, Literal, or a tuple of those."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Mapping:
+        return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"'{where}' takes a list", got=value)
