@@ -16,14 +16,16 @@ from openslip import toml
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError, did_you_mean
 from openslip.needs import TEXT, Need, View, joined
+from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
 
 if TYPE_CHECKING:
     from openslip.models import Model
 
-REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SimClr)}
+REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLip, SimClr, Byol)}
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
 TITLES = {frozenset({"clip", "simclr"}): "SLIP"}
@@ -67,9 +69,7 @@ class Loss:
     @property
     def needs(self) -> tuple[Need, ...]:
         """All that any of the terms needs, each once."""
-        return tuple(
-            dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config))
-        )
+        return tuple(dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config)))
 
     @property
     def captioned(self) -> bool:

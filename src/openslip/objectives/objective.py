@@ -87,7 +87,7 @@ class Objective(nn.Module):
     """For an objective that needs the logit scale: the model has one, which others may share."""
     teacher_heads: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold heads of which the teacher has its own average."""
-    teacher: nn.Module | None = None
+    teacher: nn.Module | None
     """Set by training for an objective that needs features by the teacher (see `openslip.training.teacher`)."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,7 @@ class Objective(nn.Module):
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__()
         self.config = config
+        self.teacher = None  # of the instance: one of the class would hide the module that is set later
 
     @classmethod
     def views_for(cls, config: Any) -> tuple[View, ...]:
