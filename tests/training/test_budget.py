@@ -24,15 +24,13 @@ from openslip.training.budget import (
 from openslip.training.trainer import Trainer
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
-from openslip.training.plan import make_plan
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.transfer import _ahead
 from openslip.training.words import length
-from toys import make_tiny_config
+from toys import make_tiny_config, plan_of
 
 QUIET = Console(quiet=True)
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
 
 
 @pytest.mark.parametrize(

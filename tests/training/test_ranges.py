@@ -14,11 +14,9 @@ from openslip.config import Config
 from openslip.errors import ConfigError
 from openslip.models import build
 from openslip.objectives import parse
-from openslip.training.plan import make_plan
 from openslip.training.ranges import RANGES, check_ranges
-from toys import make_tiny_config
+from toys import make_tiny_config, plan_of
 
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
 NEGATIVE = ("views.mean",)
 
 
