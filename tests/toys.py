@@ -14,7 +14,6 @@ from openslip.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    SslHeadConfig,
     TextTowerConfig,
     TrainingConfig,
     ViewsConfig,
@@ -62,10 +61,9 @@ def make_tiny_config(**training: object) -> Config:
         model=ModelConfig(
             image=ImageTowerConfig(patch=8, width=16, depth=2, heads=2, drop_path=0.2),
             text=TextTowerConfig(width=16, depth=2, heads=2, context=12),
-            ssl=SslHeadConfig(width=16, dim=8),
             embed_dim=8,
         ),
-        objective=ObjectiveConfig(block=4),
+        objective=ObjectiveConfig(options={"clip": {"block": 4}, "simclr": {"block": 4, "width": 16, "dim": 8}}),
         optimizer=OptimizerConfig(lr=3e-3),
         training=replace(
             TrainingConfig(epochs=2, batch=8, precision="fp32", device="cpu", log_every=3), **training

@@ -150,7 +150,7 @@ class ObjectiveConfig:
 
     loss: str = "clip + 1.0 * simclr"
     """Weighted sum of objectives."""
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """Options of the loss's terms by the term's name, as far as they are set; the section `objective.NAME` of a file.
     What options there are, each objective's own `Config` says."""
     ssl_every: int = 1

@@ -165,7 +165,7 @@ def parse(config: ObjectiveConfig) -> Loss:
 
     `config.options` holds options by the term's name; those of other objectives are left alone. Nothing is imported: a
     class of a user's own must be known already (see `openslip.objectives.own`). Raises ConfigError on a syntax error,
-    an unknown or repeated name, and options that are unknown or out of range.
+    an unknown or repeated name, options that are unknown or out of range, and options of an unknown objective.
     """
     text = config.loss
     terms: dict[str, Term] = {}
@@ -192,6 +192,10 @@ def parse(config: ObjectiveConfig) -> Loss:
         own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
         terms[kind.name] = Term(weight, name, kind, own)
         position, more = match.end(), match["plus"] == "+"
+    known = {kind.name for kind in REGISTRY.values()} | set(terms)
+    for name in config.options:
+        if name not in known:
+            raise ConfigError(f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known))
     return Loss(tuple(terms.values()))
 
 
