@@ -19,6 +19,7 @@ from openslip.needs import TEXT, Need, View, joined
 from openslip.objectives.clip import Clip
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.objectives.simclr import SimClr
+from openslip.ranges import check_ranges
 
 if TYPE_CHECKING:
     from openslip.models import Model
@@ -190,6 +191,7 @@ def parse(config: ObjectiveConfig) -> Loss:
             raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
         options = config.options.get(kind.name, {})
         own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
+        check_ranges(own, f"objective.{kind.name}.")
         terms[kind.name] = Term(weight, name, kind, own)
         position, more = match.end(), match["plus"] == "+"
     known = {kind.name for kind in REGISTRY.values()} | set(terms)

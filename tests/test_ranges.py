@@ -15,7 +15,7 @@ from openslip.errors import ConfigError
 from openslip.models import build
 from openslip.objectives import parse
 from openslip.training.plan import make_plan
-from openslip.training.ranges import RANGES, check_ranges
+from openslip.ranges import check_ranges
 from toys import make_tiny_config
 
 NEEDS = ("image", "text", "ssl_1", "ssl_2")
