@@ -106,10 +106,10 @@ class ViewsConfig:
     std: Annotated[tuple[float, float, float], ABOVE_0] = IMAGENET_STD
     """What they are then divided by; likewise."""
 
-    def of(self, name: str) -> ViewConfig:
-        """Return how the view called `name` is drawn, its size filled in."""
-        kind = self.ssl if name in SSL_VIEWS else self.image
-        return replace(kind, size=kind.size or self.size)
+    def of(self, kind: str) -> ViewConfig:
+        """Return how views of a kind are drawn, their size filled in."""
+        view = {"image": self.image, "ssl": self.ssl}[kind.partition("_")[0]]
+        return replace(view, size=view.size or self.size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,7 +161,7 @@ def _share(config: Config) -> float | None:
 def _captioned(config: Config) -> bool:
     from openslip import objectives
 
-    return "text" in objectives.parse(config.objective.loss).needs
+    return objectives.parse(config.objective).captioned
 
 
 def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:

@@ -182,7 +182,7 @@ def extract(
 
 def has_text(encoder: Encoder) -> bool:
     """Tell whether the model was built with a text tower."""
-    return "text" in encoder.model.embeddings
+    return encoder.model.text_tower is not None
 
 
 def require_text(encoder: Encoder, task: str) -> None:

@@ -78,7 +78,7 @@ def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source
             image_root=data.image_root,
             image_column=data.image_column,
             caption_column="" if ssl else data.caption_column,
-            captions_required=not ssl and "text" in objectives.parse(config.objective.loss).needs,
+            captions_required=not ssl and objectives.parse(config.objective).captioned,
             must_fit=not ssl,
             leave_broken=data.leave_broken,
         )

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from typing import Any
 
 from torch import Tensor
 
@@ -18,11 +17,13 @@ from openslip.data.loader import Loader
 from openslip.data.record import Batch, Skipped, Source, Tally
 from openslip.data.tokenizer import Tokenizer
 from openslip.errors import DataError, TrainingError
+from openslip.models.inputs import Inputs
+from openslip.objectives import At
 from openslip.training.optimizer import learning_rate, set_learning_rate
 from openslip.training.precision import overflowed
 from openslip.training.signals import Stopped, StopSignal
 from openslip.training.state import State
-from openslip.training.step import Inputs, backward, gradient_norm
+from openslip.training.step import backward, gradient_norm
 from openslip.training.transfer import on_device
 from openslip.training.watching.speed import Speed, Work, peak
 
@@ -34,13 +35,13 @@ class Learner:
     """
 
     def __init__(
-        self, state: State, source: Source, ssl: Source | None, objective: Any, say: Callable[[str], None]
+        self, state: State, source: Source, ssl: Source | None, say: Callable[[str], None]
     ) -> None:
-        self.state, self.source, self.ssl, self.objective, self.say = state, source, ssl, objective, say
+        self.state, self.source, self.ssl, self.say = state, source, ssl, say
         self.config, self.processes, self.device = state.plan.config, state.processes, state.plan.device
-        self.parallel, self.model = state.parallel, state.parallel.model
+        self.parallel, self.student = state.parallel, state.parallel.student
         self.stop = StopSignal()
-        work = Work(self.config, objective, state.plan.needs)
+        work = Work(self.config, state.plan.loss)
         peak_flops, *_ = peak(self.device, state.plan.dtype)
         self.speed = Speed(self.device, work, peak_flops, self.processes.world)
 
@@ -51,8 +52,8 @@ class Learner:
             self.source,
             ssl=self.ssl,
             views=config.views,
-            names=tuple(name for name in plan.needs if name != "text"),
-            tokenizer=Tokenizer(text.context, text.truncation) if "text" in plan.needs else None,
+            names=tuple(view.name for view in plan.loss.views),
+            tokenizer=Tokenizer(text.context, text.truncation) if plan.loss.captioned else None,
             batch=config.training.batch,
             seed=config.training.seed,
             position=self.state.position,
@@ -109,12 +110,13 @@ class Learner:
     def _train_step(self, batch: Batch) -> None:
         state, plan, phases = self.state, self.state.plan, self.speed.phases
         training, optimizer = self.config.training, self.config.optimizer
-        self.model.train()
+        self.student.train()
         set_learning_rate(state.optimizer, learning_rate(optimizer, state.step, plan.steps, plan.warmup))
         with phases("augment"):
             inputs = self._inputs(batch)
+        at = At(state.step, plan.steps, training.seed, scheduled=state.step % plan.schedule.every == 0)
         losses = backward(
-            self.parallel, self.objective, inputs, dtype=plan.dtype, micro_batch=training.micro_batch,
+            self.parallel, inputs, at, dtype=plan.dtype, micro_batch=training.micro_batch,
             seed=(training.seed * 1_000_003 + state.step) % 2**64, phases=phases, scaler=state.scaler,
         )  # fmt: skip
         # What the processes agree on is agreed on at once, so that all do the same from here on.
@@ -125,10 +127,10 @@ class Learner:
         self._count_records(batch, [Tally(*(next(sums) for _ in vars(tally))) for tally in batch.tallies])
         with phases("optimizer"):
             state.scaler.unscale_(state.optimizer)
-            values = dict(zip(losses, means), grad_norm=gradient_norm(self.model, optimizer.clip_grad))
+            values = dict(zip(losses, means), grad_norm=gradient_norm(self.student, optimizer.clip_grad))
             if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
                 state.optimizer.step()
-                self.model.clamp_logit_scale()
+                self.student.after_step(at)
                 state.nonfinite_in_a_row = 0
                 state.window.add(values)
             elif overflowed(state.scaler, values["loss"], values["grad_norm"]):

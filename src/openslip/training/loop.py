@@ -29,7 +29,7 @@ from openslip.evaluation import Result
 from openslip.evaluation.results import keep
 from openslip.files import write_json
 from openslip.models import Model, build, pretrained, without_weights
-from openslip.objectives import parse
+from openslip.objectives import complete
 from openslip.processes import Processes, joined
 from openslip.training import asked
 from openslip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
@@ -42,6 +42,7 @@ from openslip.training.saving import checkpoint
 from openslip.training.saving.run import RunFolder
 from openslip.training.signals import Stopped, stop_signals
 from openslip.training.state import State
+from openslip.training.student import build_student
 from openslip.training.watching.profiling import profiling
 from openslip.training.watching.tracking import ProgressLine, Tracker, check_trackers, open_trackers
 from openslip.training.words import describe, length
@@ -107,16 +108,11 @@ def _train(
     console: Console,
     processes: Processes,
 ) -> RunFolder:
-    objective = parse(
-        config.objective.loss,
-        temperature=config.objective.temperature,
-        block=config.objective.block,
-        gradient=config.objective.gradient,
-    )
+    config = replace(config, objective=complete(config.objective))
     config = _normalised(config, run, resume, processes)
-    plan = make_plan(config, epoch_length(source), objective.needs, processes.world)
+    plan = make_plan(config, epoch_length(source), processes.world)
     if ssl is not None:
-        check_ssl(objective.needs)
+        check_ssl(plan.loss)
     check_decoder(config.data.decoder)
     check_trackers(config.tracking)
     with ExitStack() as stack:
@@ -125,7 +121,7 @@ def _train(
                 run.check_new(resume)
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
-        return _train_alone(plan, objective, source, run, ssl, evaluate, resume, console, processes)
+        return _train_alone(plan, source, run, ssl, evaluate, resume, console, processes)
 
 
 def _normalised(config: Config, run: RunFolder, resume: bool, processes: Processes) -> Config:
@@ -149,7 +145,6 @@ def _normalised(config: Config, run: RunFolder, resume: bool, processes: Process
 
 def _train_alone(
     plan: Plan,
-    objective: Any,
     source: Source,
     run: RunFolder,
     ssl: Source | None,
@@ -163,27 +158,26 @@ def _train_alone(
     data: dict[str, Any] = {}
     with processes.together():
         if processes.first:
-            data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
+            data = identify({"train": source, "ssl": ssl}, captioned=plan.loss.captioned)
             new = _is_new(run, config, data, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
     torch.manual_seed(config.training.seed)
-    shape = without_weights(config.model) if begun else config.model
-    if shape.image.pretrained and processes.first:
-        words = f"starting from timm's weights of {shape.image.name}, fetched where they are not in its cache"
+    if config.model.image.pretrained and not begun and processes.first:
+        words = f"starting from timm's weights of {config.model.image.name}, fetched where they are not in its cache"
         _say(console, f"{words}; pictures are {pretrained.told(config)}")
-    model = build(shape, config.views.size, objective.needs, config.views).to(plan.device)
-    prepare(model, plan.device, plan.dtype, config.training)
+    student = build_student(config, plan.loss, weights=not begun).to(plan.device)
+    prepare(student.model, plan.device, plan.dtype, config.training)
     with processes.together():
         if processes.first:
-            words = describe(plan, model, run.path, source, ssl, evaluated=evaluate is not None)
+            words = describe(plan, student, run.path, source, ssl, evaluated=evaluate is not None)
             if new:
                 if run.exists():
                     run.start_anew()
                 run.create(config, data)
             progress.say(console, words)
     parallel = parallelise(
-        model,
+        student,
         config.training.parallel,
         dtype=plan.dtype,
         offload=config.training.offload,
@@ -191,7 +185,7 @@ def _train_alone(
     )
     say = partial(_say, console)
     state = State(plan, run, {"train": source, "ssl": ssl}, parallel, processes, say)
-    learner = Learner(state, source, ssl, objective, say)
+    learner = Learner(state, source, ssl, say)
     with _Session(state, learner, evaluate, console) as session:
         state.restore()
         if state.plan.seconds:
@@ -229,7 +223,7 @@ class _Session:
     ) -> None:
         self.state, self.learner, self.evaluate, self.console = state, learner, evaluate, console
         self.config, self.run, self.processes = state.plan.config, state.run, state.processes
-        self.model, self.say = state.parallel.model, learner.say
+        self.model, self.say = state.parallel.student.model, learner.say
         self.trackers: list[Tracker] = []
         self.forecast, self.overrun = Forecast(), Overrun(parse_budget(self.config.training.budget).seconds)
 
@@ -428,7 +422,7 @@ class _Session:
         """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""
         if self.processes.world == 1:
             return self.model
-        model = build(without_weights(self.config.model), self.config.views.size, self.state.plan.needs)
+        model = build(without_weights(self.config.model), self.config.views.size, self.state.plan.loss.needs)
         model.load_state_dict(weights)
         weights.clear()
         return model.to(self.state.plan.device)

@@ -25,6 +25,7 @@ from openslip.training.saving.metadata import describe
 from openslip.training.saving.run import RunFolder
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
+from openslip.training.student import stored_parameters
 from openslip.training.watching.tracking import Window
 
 
@@ -45,7 +46,7 @@ class State:
     ) -> None:
         self.plan, self.run, self.lanes, self.say = plan, run, lanes, say
         self.parallel, self.processes = parallel, processes
-        self.optimizer = build_optimizer(parallel.model, plan.config.optimizer)
+        self.optimizer = build_optimizer(stored_parameters(parallel.student), plan.config.optimizer)
         self.scaler = loss_scaler(plan.device, plan.dtype)
         self.step = 0
         self.records = Counts(lanes)
@@ -162,7 +163,7 @@ class State:
                 except CheckpointError as error:  # the checkpoint itself is there
                     self._warn(error)
 
-        tower = self.parallel.model.image_tower
+        tower = self.parallel.student.model.image_tower
 
         def take() -> Snapshot:
             return replace(

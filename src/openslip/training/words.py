@@ -6,33 +6,33 @@ from pathlib import Path
 
 import torch
 
-from openslip.config import SSL_VIEWS
 from openslip.data.contents import described, losses
 from openslip.data.loader import default_workers
 from openslip.data.order import epoch_length, longest_block
 from openslip.data.pieces import keep_ready, sample_bytes
 from openslip.data.record import Source
-from openslip.models import Model
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, memory
+from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
 
 def describe(
-    plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None, *, evaluated: bool = True
+    plan: Plan, student: Student, run: Path, source: Source, ssl: Source | None = None, *, evaluated: bool = True
 ) -> str:
     """Return the plan in words: parameters, samples, global batch, steps, memory, where things go.
 
     evaluated: whether there is anything that measures.
     """
     config, training = plan.config, plan.config.training
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    total = sum(p.numel() for p in model.parameters())
-    weights, activations = memory(plan, model)
+    trained = [*student.model.named_children(), *student.objective.named_children()]
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in trained}
+    total = sum(p.numel() for p in student.parameters())
+    weights, activations = memory(plan, student.model)
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
     if training.precision == "fp8":
         dtype = "fp8 and bf16"
-    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
+    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items() if count)
     gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
     fastest, origin = peak(plan.device, plan.dtype)
     recomputed = {
@@ -75,14 +75,14 @@ def _processes(plan: Plan) -> str:
 def _views(plan: Plan) -> str:
     """Return the views with their size, what is left out of them, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
-    for name in (n for n in plan.needs if n != "text"):
-        view, often = plan.config.views.of(name), plan.schedule
+    for drawn in plan.loss.views:
+        view, often = plan.config.views.of(drawn.kind), plan.schedule
         words = f"at {view.size} px"
         words += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
-        if name in SSL_VIEWS:
+        if drawn.scheduled:
             words += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             words += f", on one step of {often.every}" if often.every > 1 else ""
-        lines.setdefault(words, []).append(name)
+        lines.setdefault(words, []).append(drawn.name)
     return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
 
 
@@ -119,7 +119,7 @@ def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
         return "\n".join([held_out.words(), *tasks])
-    if config.data.val and "text" in plan.needs:
+    if config.data.val and plan.loss.captioned:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
@@ -132,7 +132,7 @@ def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
         return "by the program that trains"
     return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (
         "`--data.val 10%` holds out a tenth of the training data"
-        if "text" in plan.needs
+        if plan.loss.captioned
         else "`--evaluation.tasks knn:FOLDER` measures on pictures sorted into a folder for each class"
     )
 
@@ -141,7 +141,8 @@ def _ready(plan: Plan, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(plan.config.views, plan.needs, plan.schedule.rows / plan.schedule.batch)
+    names = tuple(view.name for view in plan.loss.views)
+    size = sample_bytes(plan.config.views, names, plan.schedule.rows / plan.schedule.batch)
     ready = keep_ready(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

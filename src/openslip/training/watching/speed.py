@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,10 +17,11 @@ from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from openslip.collectives import alone
-from openslip.config import Config, ModelConfig, ViewsConfig
+from openslip.config import Config
 from openslip.data.record import Batch
-from openslip.models import build
-from openslip.training.step import Objective
+from openslip.models.inputs import Inputs
+from openslip.objectives import At, Loss
+from openslip.training.student import build_student
 
 PEAKS = (
     ("B200", 2250.0, 75.0),
@@ -149,19 +149,20 @@ class Work:
     however it is done: "model FLOPs", Chowdhery et al. 2022, appendix B.
     """
 
-    def __init__(self, config: Config, objective: Objective, needs: tuple[str, ...]) -> None:
-        self.config, self.objective, self.needs = config, objective, needs
+    def __init__(self, config: Config, loss: Loss) -> None:
+        self.config, self.loss = config, loss
+        self._counted: dict[Any, tuple[int, int, int]] = {}
 
     def __call__(self, batch: Batch) -> int:
         """Return the operations of the step on `batch`; 0 if the model has a part that needs numbers to run."""
         rows, length = (0, 1) if batch.tokens is None else batch.tokens.shape
         views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
-        what = (self.config.model, self.config.views, self.needs, self.objective)
-        shortest, slope, bend = _count_or_nothing(*what, views, rows)
+        if (views, rows) not in self._counted:
+            self._counted[views, rows] = _count_or_nothing(self.config, self.loss, views, rows)
+        shortest, slope, bend = self._counted[views, rows]
         return shortest + (length - 1) * slope + (length - 1) * (length - 2) // 2 * bend
 
 
-@cache
 def _count_or_nothing(*what: Any) -> tuple[int, int, int]:
     try:
         with alone():
@@ -171,38 +172,39 @@ def _count_or_nothing(*what: Any) -> tuple[int, int, int]:
 
 
 def _count(
-    config: ModelConfig,
-    kinds: ViewsConfig,
-    needs: tuple[str, ...],
-    objective: Objective,
-    views: tuple[tuple[str, tuple[int, ...]], ...],
-    rows: int,
+    config: Config, loss: Loss, views: tuple[tuple[str, tuple[int, ...]], ...], rows: int
 ) -> tuple[int, int, int]:
     """Return the operations with captions of one token, and their first and second difference by length.
 
     views: names and shapes. rows: captions, 0 where there are none.
     Towers are counted on the device `meta`; heads and losses, which ask for a device's autocast, on a fake CPU.
     """
+    scheduled = {view.name for view in loss.views if view.scheduled}
+    at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
     with torch.device("meta"):
-        image = replace(config.image, pretrained=False)
-        model = build(replace(config, image=image), kinds.size, needs, kinds)
+        student = build_student(config, loss, weights=False)
         images = {name: torch.empty(shape) for name, shape in views}
         captions = [torch.zeros(rows, length, dtype=torch.long) for length in (1, 2, 3)]
-    features: dict[str, Tensor] = {}
+    features: dict[Any, Tensor] = {}
 
     def towers() -> Tensor:
-        features.update(model.features(images, captions[0] if rows else None))
-        return torch.stack([feature.sum() for feature in features.values()]).sum()
+        features.update(student.features(Inputs(images, captions[0] if rows else None), at))
+        return torch.stack([f.sum() for f in features.values() if f.is_floating_point()]).sum()
 
-    whole, text = _operations(towers), model.text_tower
+    whole, text = _operations(towers), student.model.text_tower
     lengths = [0, 0, 0]
     if text is not None:
         lengths = [_operations(lambda tokens=tokens: text(tokens).sum()) for tokens in captions]
-    del model.image_tower, model.text_tower  # what follows is about the rest
+    del student.model.image_tower, student.model.text_tower  # what follows is about the rest
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        inputs = {name: torch.empty(feature.shape, requires_grad=True) for name, feature in features.items()}
-        whole += _operations(lambda: objective(model.heads(inputs))["loss"])
+        student.to_empty(device="cpu")
+        inputs = {
+            key: torch.empty(feature.shape, requires_grad=True)
+            if feature.is_floating_point()
+            else torch.zeros(feature.shape, dtype=feature.dtype)
+            for key, feature in features.items()
+        }
+        whole += _operations(lambda: student.losses(inputs, at)["loss"])
     one, two, three = lengths
     return whole, two - one, three - 2 * two + one
 
