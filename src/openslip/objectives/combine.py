@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SimClr)}
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
+
+
+def known() -> dict[str, type[Objective]]:
+    """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
+    return {kind.name: kind for kind in REGISTRY.values()}
+
+
 TITLES = {frozenset({"clip", "simclr"}): "SLIP"}
 """Sums that people have a name for."""
 
@@ -194,10 +201,11 @@ def parse(config: ObjectiveConfig) -> Loss:
         check_ranges(own, f"objective.{kind.name}.")
         terms[kind.name] = Term(weight, name, kind, own)
         position, more = match.end(), match["plus"] == "+"
-    known = {kind.name for kind in REGISTRY.values()} | set(terms)
     for name in config.options:
-        if name not in known:
-            raise ConfigError(f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known))
+        if name not in known():
+            raise ConfigError(
+                f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known())
+            )
     return Loss(tuple(terms.values()))
 
 
