@@ -146,7 +146,7 @@ def test_a_script_without_a_guard_is_told_once(tmp_path, table) -> None:
     (tmp_path / "tiny.toml").write_text(
         toml.dumps(replace(config, data=replace(config.data, workers=2, caption_column="title")))
     )
-    (tmp_path / "script.py").write_text("import openslip\nslip.train('tiny.toml', 'pairs.csv', 'run')\n")
+    (tmp_path / "script.py").write_text("import openslip\nopenslip.train('tiny.toml', 'pairs.csv', 'run')\n")
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )
