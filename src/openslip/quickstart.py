@@ -111,7 +111,7 @@ def quickstart(
     from openslip.interop import load
     from openslip.report import comparison, load_run, write_report
     from openslip.scenes import TEMPLATES, Scenes
-    from openslip.training.ranges import check_ranges
+    from openslip.ranges import check_ranges
 
     if seeds < 1:
         raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")

@@ -21,12 +21,20 @@ from openslip.objectives.clip import Clip
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
+from openslip.ranges import check_ranges
 
 if TYPE_CHECKING:
     from openslip.models import Model
 
 REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLip, SimClr, Byol)}
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
+
+
+
+def known() -> dict[str, type[Objective]]:
+    """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
+    return {kind.name: kind for kind in REGISTRY.values()}
+
 
 TITLES = {frozenset({"clip", "simclr"}): "SLIP"}
 """Sums that people have a name for."""
@@ -174,7 +182,7 @@ def parse(config: ObjectiveConfig) -> Loss:
 
     `config.options` holds options by the term's name; those of other objectives are left alone. Nothing is imported: a
     class of a user's own must be known already (see `openslip.objectives.own`). Raises ConfigError on a syntax error,
-    an unknown or repeated name, and options that are unknown or out of range.
+    an unknown or repeated name, options that are unknown or out of range, and options of an unknown objective.
     """
     text = config.loss
     terms: dict[str, Term] = {}
@@ -199,8 +207,14 @@ def parse(config: ObjectiveConfig) -> Loss:
             raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
         options = config.options.get(kind.name, {})
         own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
+        check_ranges(own, f"objective.{kind.name}.")
         terms[kind.name] = Term(weight, name, kind, own)
         position, more = match.end(), match["plus"] == "+"
+    for name in config.options:
+        if name not in known():
+            raise ConfigError(
+                f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known())
+            )
     return Loss(tuple(terms.values()))
 
 

@@ -21,7 +21,7 @@ from openslip.models.inputs import Inputs
 from openslip.objectives import At, Loss
 from openslip.training.budget import parse_budget
 from openslip.training.precision import autocast, choose_device, choose_precision
-from openslip.training.ranges import check_ranges
+from openslip.ranges import check_ranges
 
 TYPICAL_CAPTION = 24
 """Tokens of a longish caption, for the estimate of memory."""

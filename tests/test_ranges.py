@@ -14,7 +14,7 @@ from openslip.config import Config
 from openslip.errors import ConfigError
 from openslip.models import build
 from openslip.objectives import parse
-from openslip.training.ranges import RANGES, check_ranges
+from openslip.ranges import check_ranges
 from toys import make_tiny_config, plan_of
 
 NEGATIVE = ("views.mean",)
