@@ -40,7 +40,7 @@ class Learner:
         self.config, self.processes, self.device = state.plan.config, state.processes, state.plan.device
         self.parallel, self.model = state.parallel, state.parallel.model
         self.stop = StopSignal()
-        work = Work(self.config, objective, state.plan.needs)
+        work = Work(self.config, objective, state.plan.needs, say)
         peak_flops, *_ = peak(self.device, state.plan.dtype)
         self.speed = Speed(self.device, work, peak_flops, self.processes.world)
 
