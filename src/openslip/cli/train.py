@@ -137,9 +137,9 @@ def run(config: Config, out: str, resume: bool) -> None:
     from openslip.evaluation.retrieval import Retrieval
     from openslip.processes import joined
     from openslip.progress import say
-    from openslip.training.train import train
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
+    from openslip.training.train import train
 
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)

@@ -16,9 +16,9 @@ from openslip.errors import CheckpointError
 from openslip.evaluation import Result
 from openslip.evaluation.distinct import keys
 from openslip.models.pretrained import with_known_name
+from openslip.objectives import At
 from openslip.processes import Processes
 from openslip.training.budget import parse_budget
-from openslip.objectives import At
 from openslip.training.optimizer import build_optimizer, learning_rate, set_learning_rate, step_where
 from openslip.training.outcomes import Outcomes
 from openslip.training.parallel import Parallel
@@ -29,8 +29,8 @@ from openslip.training.saving.metadata import describe
 from openslip.training.saving.run import RunFolder
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
-from openslip.training.student import stored_parameters
 from openslip.training.step import gradient_norm
+from openslip.training.student import stored_parameters
 
 
 class State:
