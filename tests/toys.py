@@ -19,14 +19,14 @@ from openslip.config import (
     TrainingConfig,
     ViewsConfig,
 )
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
 
 COLOURS = ("red", "green", "blue", "grey")
 
 
 @dataclass(frozen=True)
-class ToySource:
+class ToySource(Source):
     """Noisy coloured squares; records in `broken` cannot be read, records in `silent` have no caption."""
 
     count: int = 64

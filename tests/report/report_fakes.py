@@ -13,7 +13,7 @@ import torch
 
 from openslip import toml
 from openslip.config import Config, ObjectiveConfig, TrainingConfig
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError, EvaluationError
 
 CLASSES = ("fish", "owl", "tent")
@@ -58,7 +58,7 @@ def write_run(
     return folder
 
 
-class Pictures:
+class Pictures(Source):
     """A source whose pictures are one flat colour each; every seventh cannot be read."""
 
     name = "flat"

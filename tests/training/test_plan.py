@@ -6,6 +6,7 @@ import torch
 
 from openslip.config import Config, EvaluationConfig, ImageTowerConfig
 from openslip.data.contents import Contents
+from openslip.data.data import Data
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
 from openslip.models import build
@@ -91,7 +92,7 @@ def test_memory_counts_what_backward_keeps_of_cheap_views() -> None:
 def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
     config = cheap(ssl_share=0.25, ssl_every=3)
     model = build(config.model, 16, NEEDS, config.views)
-    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, toy_source)
+    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, Data(toy_source))
     assert "image at 16 px\n" in told
     assert "ssl_1, ssl_2 at 8 px, 50% of the tokens dropped, of 4 of 16 samples, on one step of 3\n" in told
 
@@ -113,7 +114,7 @@ def test_schedules_that_leave_nothing_are_refused(objective, needs, told) -> Non
 def told_memory(tmp_path, source, **data: object) -> str:
     config = make_tiny_config(batch=16)
     config = replace(config, data=replace(config.data, **data))
-    return describe(make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS), tmp_path, source)
+    return describe(make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS), tmp_path, Data(source))
 
 
 def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
@@ -161,11 +162,11 @@ def test_offloading_takes_weights_that_are_spread(cuda) -> None:
 def test_the_plan_warns_of_what_a_source_loses(tmp_path) -> None:
     config, source = make_tiny_config(batch=16), ToySource()
     plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
-    assert "WARNING" not in describe(plan, model, tmp_path, source)
+    assert "WARNING" not in describe(plan, model, tmp_path, Data(source))
     contents = Contents("members", 128)
     contents.leave_out("no known format", "a.heic", 64)
     object.__setattr__(source, "contents", contents)
-    told = describe(plan, model, tmp_path, source)
+    told = describe(plan, model, tmp_path, Data(source))
     assert "toy: 128 members seen, 64 used; left out:\n" in told
     assert (
         "  WARNING    64 of 128 members of toy are not used: 64 × no known format, for example a.heic" in told
@@ -185,7 +186,7 @@ def test_what_is_measured_is_said(tiny_config, toy_source, tmp_path, val, tasks,
         tiny_config, data=replace(tiny_config.data, val=val), evaluation=EvaluationConfig(tasks=tasks)
     )
     model = build(config.model, 16, NEEDS)
-    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, toy_source, evaluated=evaluated)
+    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, Data(toy_source), evaluated=evaluated)
     assert f"  validation {words}" in told
     if not evaluated:
         assert "`--data.val 10%` holds out a tenth of the training data" in told
@@ -195,6 +196,6 @@ def test_what_is_held_out_is_said(tiny_config, toy_source, tmp_path) -> None:
     about = HeldOut(0.1, 7, 5, 64, "", ("a note",))
     source = Subset(toy_source, np.arange(7), about)
     model = build(tiny_config.model, 16, NEEDS)
-    told = describe(make_plan(tiny_config, 57, NEEDS), model, tmp_path, source)
+    told = describe(make_plan(tiny_config, 57, NEEDS), model, tmp_path, Data(source))
     assert "  validation 10 % of train held out: 7 of 64 records (10.9 %), 5 groups (equal" in told
     assert f"\n{13 * ' '}a note\n" in told

@@ -12,7 +12,7 @@ from typing import Any
 
 from openslip import objectives, toml
 from openslip.config import Config
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, EvaluationError
 
 
@@ -92,7 +92,7 @@ def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source
             fix="Give a path, as to `--data.train`, or what openslip.open_source returns. A source of your own has a "
             "`name` and a length, and gives an openslip.data.record.Record for each index",
         )
-    return source, ""
+    return as_source(source), ""
 
 
 def out_of(out: object, config: Config) -> Path:

@@ -13,10 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from openslip.data.augment import augment, augment_early
-from openslip.data.loader import Loader
-from openslip.data.record import Batch, Skipped, Source, Tally
-from openslip.data.tokenizer import Tokenizer
+from openslip.data.augment import augment
+from openslip.data.record import Batch, Skipped, Tally
 from openslip.errors import DataError, TrainingError
 from openslip.training.optimizer import learning_rate, set_learning_rate
 from openslip.training.precision import overflowed
@@ -33,10 +31,8 @@ class Learner:
     say: tells people what they should know of.
     """
 
-    def __init__(
-        self, state: State, source: Source, ssl: Source | None, objective: Any, say: Callable[[str], None]
-    ) -> None:
-        self.state, self.source, self.ssl, self.objective, self.say = state, source, ssl, objective, say
+    def __init__(self, state: State, objective: Any, say: Callable[[str], None]) -> None:
+        self.state, self.objective, self.say = state, objective, say
         self.config, self.processes, self.device = state.plan.config, state.processes, state.plan.device
         self.parallel, self.model = state.parallel, state.parallel.model
         self.stop = StopSignal()
@@ -46,23 +42,15 @@ class Learner:
 
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
-        config, plan, text = self.config, self.state.plan, self.config.model.text
-        loader = Loader(
-            self.source,
-            ssl=self.ssl,
-            views=config.views,
-            names=tuple(name for name in plan.needs if name != "text"),
-            tokenizer=Tokenizer(text.context, text.truncation) if "text" in plan.needs else None,
-            batch=config.training.batch,
-            seed=config.training.seed,
-            position=self.state.position,
+        plan = self.state.plan
+        loader = self.state.data.loader(
+            self.state.position,
+            self.config,
+            tuple(name for name in plan.needs if name != "text"),
+            captioned="text" in plan.needs,
+            schedule=plan.schedule,
             rank=self.processes.rank,
             world=self.processes.world,
-            schedule=plan.schedule,
-            decoder=config.data.decoder,
-            early=augment_early if config.data.augment == "loader" else None,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
             pinned=self.device.type == "cuda",
         )
         count = sys.maxsize if plan.seconds else plan.steps - self.state.step  # of a rehearsal nobody knows

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from openslip import progress
 from openslip.config import Config
+from openslip.data.data import Data
 from openslip.data.decode import check_decoder
-from openslip.data.identity import Identity, identify
-from openslip.data.order import epoch_length
+from openslip.data.identity import Identity
 from openslip.data.record import Source
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, TrainingError, did_you_mean
@@ -94,14 +94,13 @@ def train(
             opened, train_named = asked.source_of(source, config)
             pictures, ssl_named = asked.source_of(ssl, config, ssl=True) if ssl is not None else (None, "")
         config = asked.recorded(config, train_named, ssl_named)
-        return _train(config, opened, run, pictures, evaluate, resume, console, processes)
+        return _train(config, Data(opened, pictures), run, evaluate, resume, console, processes)
 
 
 def _train(
     config: Config,
-    source: Source,
+    data: Data,
     run: RunFolder,
-    ssl: Source | None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None,
     resume: bool,
     console: Console,
@@ -114,8 +113,8 @@ def _train(
         gradient=config.objective.gradient,
     )
     config = _normalised(config, run, resume, processes)
-    plan = make_plan(config, epoch_length(source), objective.needs, processes.world)
-    if ssl is not None:
+    plan = make_plan(config, data.epoch_length, objective.needs, processes.world)
+    if data.ssl is not None:
         check_ssl(objective.needs)
     check_decoder(config.data.decoder)
     check_trackers(config.tracking)
@@ -125,7 +124,7 @@ def _train(
                 run.check_new(resume)
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
-        return _train_alone(plan, objective, source, run, ssl, evaluate, resume, console, processes)
+        return _train_alone(plan, objective, data, run, evaluate, resume, console, processes)
 
 
 def _normalised(config: Config, run: RunFolder, resume: bool, processes: Processes) -> Config:
@@ -150,9 +149,8 @@ def _normalised(config: Config, run: RunFolder, resume: bool, processes: Process
 def _train_alone(
     plan: Plan,
     objective: Any,
-    source: Source,
+    data: Data,
     run: RunFolder,
-    ssl: Source | None,
     evaluate: Callable[[Encoder], Sequence[Any]] | None,
     resume: bool,
     console: Console,
@@ -160,11 +158,11 @@ def _train_alone(
 ) -> RunFolder:
     """`_train` in a folder that no other run works in."""
     config, begun, new = plan.config, False, False
-    data: dict[str, Any] = {}
+    identity: Identity = {}
     with processes.together():
         if processes.first:
-            data = identify({"train": source, "ssl": ssl}, captioned="text" in objective.needs)
-            new = _is_new(run, config, data, resume)
+            identity = data.identity(captioned="text" in objective.needs)
+            new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
     torch.manual_seed(config.training.seed)
@@ -176,11 +174,11 @@ def _train_alone(
     prepare(model, plan.device, plan.dtype, config.training)
     with processes.together():
         if processes.first:
-            words = describe(plan, model, run.path, source, ssl, evaluated=evaluate is not None)
+            words = describe(plan, model, run.path, data, evaluated=evaluate is not None)
             if new:
                 if run.exists():
                     run.start_anew()
-                run.create(config, data)
+                run.create(config, identity)
             progress.say(console, words)
     parallel = parallelise(
         model,
@@ -190,8 +188,8 @@ def _train_alone(
         some_unused=plan.schedule.every > 1,
     )
     say = partial(_say, console)
-    state = State(plan, run, {"train": source, "ssl": ssl}, parallel, processes, say)
-    learner = Learner(state, source, ssl, objective, say)
+    state = State(plan, run, data, parallel, processes, say)
+    learner = Learner(state, objective, say)
     with _Session(state, learner, evaluate, console) as session:
         state.restore()
         if state.plan.seconds:
@@ -200,7 +198,7 @@ def _train_alone(
     return run
 
 
-def _is_new(run: RunFolder, config: Config, data: Identity, resume: bool) -> bool:
+def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) -> bool:
     """Say whether a run starts here; else the one that is here goes on. Raises ConfigError where neither can be.
 
     A start that failed before it had learned anything is none that would have to go on.
@@ -209,7 +207,7 @@ def _is_new(run: RunFolder, config: Config, data: Identity, resume: bool) -> boo
         run.check_unused()
         return True
     try:
-        run.check_same(config, data)
+        run.check_same(config, identity)
     except ConfigError:
         if run.begun():
             raise

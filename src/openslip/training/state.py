@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from openslip.data.record import Source
+from openslip.data.data import Data
 from openslip.errors import CheckpointError
 from openslip.evaluation import Result
 from openslip.evaluation.distinct import keys
@@ -31,24 +31,24 @@ from openslip.training.watching.tracking import Window
 class State:
     """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
 
-    lanes: the sources that records are counted for, see `Counts`. say: tells people of what went wrong.
+    data: what records are counted of. say: tells people of what went wrong.
     """
 
     def __init__(
         self,
         plan: Plan,
         run: RunFolder,
-        lanes: Mapping[str, Source | None],
+        data: Data,
         parallel: Parallel,
         processes: Processes,
         say: Callable[[str], None],
     ) -> None:
-        self.plan, self.run, self.lanes, self.say = plan, run, lanes, say
+        self.plan, self.run, self.data, self.say = plan, run, data, say
         self.parallel, self.processes = parallel, processes
         self.optimizer = build_optimizer(parallel.model, plan.config.optimizer)
         self.scaler = loss_scaler(plan.device, plan.dtype)
         self.step = 0
-        self.records = Counts(lanes)
+        self.records = Counts(data)
         self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
         self.scores: dict[str, float] = {}
         self.measured: dict[str, str] = {}
@@ -135,7 +135,7 @@ class State:
         self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
         self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
         self.spent = float(saved.get("spent", 0))
-        self.records = Counts(self.lanes, saved.get("records"), self.step)
+        self.records = Counts(self.data, saved.get("records"), self.step)
         self.scaler.load_state_dict(saved.get("scaler", {}))
         self.window = Window(
             {name: (float(total), int(steps)) for name, (total, steps) in window.items() if steps}
