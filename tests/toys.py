@@ -23,6 +23,7 @@ from openslip.data.record import Record
 from openslip.errors import DataError
 from openslip.models.inputs import Inputs
 from openslip.objectives import REGISTRY, Loss, parse
+from openslip.training.plan import Plan, make_plan
 from openslip.training.student import Student, build_student
 
 COLOURS = ("red", "green", "blue", "grey")
@@ -133,3 +134,8 @@ def make_inputs(
         if row % 4 == 3:
             tokens[row] = tokens[row - 1]
     return Inputs(views, tokens if loss.captioned else None)
+
+
+def plan_of(config: Config, records: int, processes: int = 1) -> Plan:
+    """Return the plan of a run with this configuration on so many records."""
+    return make_plan(config, parse(config.objective), records, processes)

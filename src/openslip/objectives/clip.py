@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor
 
 from openslip.collectives import gather_rows, rank, world
 from openslip.needs import IMAGE, LOGIT_SCALE, TEXT, Need
-from openslip.objectives.contrast import check_block, contrast, unit
+from openslip.objectives.contrast import contrast, unit
 from openslip.objectives.objective import At, Curve, LogitScale, Objective
+from openslip.ranges import FROM_0
 
 
 class Clip(Objective):
@@ -37,14 +38,11 @@ class Clip(Objective):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        block: int = 1024
+        block: Annotated[int, FROM_0] = 1024
         """Rows of the similarity matrix held at a time; 0 holds it whole."""
         gradient: Literal["exact", "reference"] = "exact"
         """With several processes: exact is the gradient that one process with the whole batch has; reference that of
         the reference implementation, which takes the gathered embeddings for constants."""
-
-        def __post_init__(self) -> None:
-            check_block(self.block)
 
     config: Config
 

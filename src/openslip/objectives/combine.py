@@ -21,12 +21,20 @@ from openslip.objectives.clip import Clip
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
+from openslip.ranges import check_ranges
 
 if TYPE_CHECKING:
     from openslip.models import Model
 
 REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLip, SimClr, Byol)}
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
+
+
+
+def known() -> dict[str, type[Objective]]:
+    """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
+    return {kind.name: kind for kind in REGISTRY.values()}
+
 
 TITLES = {frozenset({"clip", "simclr"}): "SLIP"}
 """Sums that people have a name for."""
@@ -147,10 +155,19 @@ class Sum(nn.ModuleDict):
         return {"loss": torch.stack(losses).sum(), **values}
 
     @torch.no_grad()
-    def after_step(self, model: Model, at: At) -> None:
-        """Do what every term of the step does after the optimiser's step."""
+    def after_step(self, model: Model, at: At, taken: Tensor) -> None:
+        """Do what every term of the step does after the optimiser's step.
+
+        taken: a scalar bool on the device, false where that step was left out because its loss or gradient was not
+        finite. The buffers of the objectives then stay what they were; nobody waits for the device to know.
+        """
         for _, _, objective in self.taking_part(at):
+            teacher = {id(buffer) for buffer in objective.teacher.buffers()} if objective.teacher else set()
+            own = [buffer for buffer in objective.buffers() if id(buffer) not in teacher]
+            before = [buffer.clone() for buffer in own]
             objective.after_step(model, at)
+            for buffer, old in zip(own, before):
+                buffer.copy_(torch.where(taken, buffer, old))
 
 
 _TERM = re.compile(
@@ -165,7 +182,7 @@ def parse(config: ObjectiveConfig) -> Loss:
 
     `config.options` holds options by the term's name; those of other objectives are left alone. Nothing is imported: a
     class of a user's own must be known already (see `openslip.objectives.own`). Raises ConfigError on a syntax error,
-    an unknown or repeated name, and options that are unknown or out of range.
+    an unknown or repeated name, options that are unknown or out of range, and options of an unknown objective.
     """
     text = config.loss
     terms: dict[str, Term] = {}
@@ -190,8 +207,14 @@ def parse(config: ObjectiveConfig) -> Loss:
             raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
         options = config.options.get(kind.name, {})
         own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
+        check_ranges(own, f"objective.{kind.name}.")
         terms[kind.name] = Term(weight, name, kind, own)
         position, more = match.end(), match["plus"] == "+"
+    for name in config.options:
+        if name not in known():
+            raise ConfigError(
+                f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known())
+            )
     return Loss(tuple(terms.values()))
 
 

@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openslip.errors import ConfigError
-
 
 class Contrast(NamedTuple):
     """The reductions of a matrix of logits that contrastive losses are made of."""
@@ -73,14 +71,6 @@ def contrast(
     # In the embeddings' precision, so that the saved scale is the one the logits were made with.
     scale = scale.to(queries.dtype).reshape(())
     return Contrast(*_BlockedLogits.apply(queries, keys, scale, positive, excluded, columns, block))
-
-
-def check_block(block: int) -> None:
-    """Raise ConfigError when `block` is no number of rows."""
-    if block < 0:
-        raise ConfigError(
-            "The block of a loss is a number of rows", got=block, fix="Use 0 for the whole matrix."
-        )
 
 
 class _BlockedLogits(torch.autograd.Function):

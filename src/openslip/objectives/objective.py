@@ -128,6 +128,14 @@ class Objective(nn.Module):
         """Return the losses of one batch's features."""
         return self.loss(self.embed(features), at)
 
+    def masked(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
+        """Return which patches of a masked view are hidden, and the token in their place, for an objective that masks.
+
+        The patches are (rows, patches) bool of the whole batch of all processes, drawn on the CPU from `at` alone, so
+        that any share of the batch has the same masks. The token (width,) is a parameter of the objective.
+        """
+        raise NotImplementedError
+
     def momentum(self, at: At) -> float:
         """Return the share of itself that the teacher keeps in the step that was just taken."""
         raise NotImplementedError

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from openslip.collectives import gather_rows, rank
-from openslip.errors import ConfigError
 from openslip.needs import SSL_VIEWS, Need
-from openslip.objectives.contrast import check_block, contrast, unit
+from openslip.objectives.contrast import contrast, unit
 from openslip.objectives.heads import ProjectionHead
 from openslip.objectives.objective import At, Curve, Dims, Objective
+from openslip.ranges import ABOVE_0, FROM_0, FROM_1
 
 
 class SimClr(Objective):
@@ -43,21 +44,14 @@ class SimClr(Objective):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        temperature: float = 0.1
+        temperature: Annotated[float, ABOVE_0] = 0.1
         """Temperature of the softmax."""
-        block: int = 1024
+        block: Annotated[int, FROM_0] = 1024
         """Rows of the similarity matrix held at a time; 0 holds it whole."""
-        width: int = 4096
+        width: Annotated[int, FROM_1] = 4096
         """Width of the head's two hidden layers."""
-        dim: int = 256
+        dim: Annotated[int, FROM_1] = 256
         """Dimension of the embeddings that are contrasted."""
-
-        def __post_init__(self) -> None:
-            check_block(self.block)
-            if not (self.temperature > 0 and math.isfinite(self.temperature)):
-                raise ConfigError(
-                    "SimCLR's temperature must be positive", got=self.temperature, fix="The paper uses 0.1."
-                )
 
     config: Config
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
-from openslip.config import Config
 from openslip.data.identity import Identity, differences
 from openslip.report.runs import Run
-from openslip.toml import to_dict
-from openslip.training.saving.run import MAY_CHANGE, PLACES
+from openslip.training.saving.run import MAY_CHANGE, PLACES, matches, values_of
 
 LONGEST = 32
 """Characters that a label has at most, if what tells it from others fits into them."""
@@ -33,6 +30,12 @@ class Row:
     @property
     def seeds(self) -> list[int]:
         return [run.config.training.seed for run in self.runs]
+
+
+Rows = Mapping[str, Row]
+"""Rows by label."""
+Colours = Mapping[str, str]
+"""Colour classes of the page's style by label."""
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
@@ -68,7 +71,7 @@ def _alike(one: Run, other: Run) -> bool:
     # What data.json says goes before what they are called; without it, a share that is held out may be another.
     free = (*free, *PLACES) if one.data else tuple(key for key in free if key != "data.val")
     values = [
-        {key: value for key, value in _values(run.config).items() if not key.startswith(free)}
+        {key: value for key, value in values_of(run.config).items() if not matches(key, (*free, "name"))}
         for run in (one, other)
     ]
     return values[0] == values[1] and _same_data(one.data, other.data)
@@ -79,12 +82,6 @@ def _same_data(one: Identity | None, other: Identity | None) -> bool:
         return not (one and other and differences(one, other))
     except (LookupError, TypeError, ValueError):  # a file that somebody has changed
         return False
-
-
-def _values(config: Config) -> dict[str, Any]:
-    """Return `section.option` → value."""
-    sections = {name: part for name, part in to_dict(config).items() if isinstance(part, dict)}
-    return {f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()}
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -14,11 +14,9 @@ from openslip.config import Config
 from openslip.errors import ConfigError
 from openslip.models import build
 from openslip.objectives import parse
-from openslip.training.plan import make_plan
-from openslip.training.ranges import RANGES, check_ranges
-from toys import make_tiny_config
+from openslip.ranges import check_ranges
+from toys import make_tiny_config, plan_of
 
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
 NEGATIVE = ("views.mean",)
 
 
@@ -42,7 +40,7 @@ def made(config: Config) -> None:
     """Do what comes before a run folder is created."""
     wanted = config.objective
     parse(wanted.loss, temperature=wanted.temperature, block=wanted.block, gradient=wanted.gradient)
-    make_plan(config, 64, NEEDS)
+    plan_of(config, 64)
     build(config.model, config.views.size, NEEDS, config.views)
 
 
