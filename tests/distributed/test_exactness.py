@@ -84,7 +84,7 @@ def three_steps(case: Case) -> dict[str, np.ndarray]:
             gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
             found |= {f"gradient/{name}": whole(value) for name, value in gradients.items()}
         optimizer.step()
-        student.after_step(at)
+        student.after_step(at, torch.tensor(True))
         optimizer.zero_grad()
     found |= {f"weights/{name}": whole(value) for name, value in student.state_dict().items()}
     return {name: np.array(value.detach()) for name, value in found.items()}

@@ -30,7 +30,6 @@ REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLi
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
 
-
 def known() -> dict[str, type[Objective]]:
     """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
     return {kind.name: kind for kind in REGISTRY.values()}
