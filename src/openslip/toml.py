@@ -42,7 +42,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = _plain(getattr(config, field.name))
-        plain |= value if isinstance(value, dict) and field.name == _open_field(type(config)) else {field.name: value}
+        plain |= (
+            value
+            if isinstance(value, dict) and field.name == _open_field(type(config))
+            else {field.name: value}
+        )
     return plain
 
 

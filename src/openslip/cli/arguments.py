@@ -82,7 +82,9 @@ def _with_ranges(cls: type, values: object = None) -> type:
         given = {} if default is dataclasses.MISSING else {"default_factory": lambda value=default: value}
         fields.append((field.name, hint, dataclasses.field(**given)))
     doc = {"__doc__": cls.__doc__}
-    return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), namespace=doc, frozen=True, kw_only=True)
+    return dataclasses.make_dataclass(
+        cls.__name__, fields, bases=(cls,), namespace=doc, frozen=True, kw_only=True
+    )
 
 
 def _hint_of(allowed: Range) -> Callable[[str], str]:
@@ -236,7 +238,7 @@ def say_note(source: Source) -> None:
     """Print to stderr what was guessed when a source was opened, and what of it is not used, if so much is lost."""
     from openslip.data.contents import losses
 
-    for line in filter(None, (getattr(source, "note", ""), *losses(source))):
+    for line in filter(None, (source.note, *losses(source))):
         print(printable(line), file=sys.stderr)
 
 

@@ -111,7 +111,11 @@ def accepted(base: Config) -> type[Options]:
     config = sections.with_sections(base)
     field_type = Annotated[type(config), tyro.conf.arg(name="")]
     return make_dataclass(
-        "Options", [("config", field_type, field(default=config))], bases=(Options,), frozen=True, kw_only=True
+        "Options",
+        [("config", field_type, field(default=config))],
+        bases=(Options,),
+        frozen=True,
+        kw_only=True,
     )
 
 
@@ -126,7 +130,7 @@ def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]
 
 def run(config: Config, out: str, resume: bool) -> None:
     """Train and evaluate as `config` says."""
-    from openslip.data.fanout import default_processes, start_context
+    from openslip.data.workers import default_processes, start_context
 
     if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
         start_context(["openslip.data.loader"])  # which imports for seconds, as this process does meanwhile
@@ -239,11 +243,10 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
 def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
     """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
     is left."""
-    from openslip.data.order import epoch_length
     from openslip.tools.split import split
 
     rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
-    if epoch_length(rest) < config.training.batch <= epoch_length(source):
+    if rest.epoch_length < config.training.batch <= source.epoch_length:
         raise ConfigError(
             f"What is left to train on is less than a batch of {config.training.batch}",
             got=f"{len(rest):,} of {len(source):,} records, the others are held out by --data.val {config.data.val}",
