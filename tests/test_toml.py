@@ -122,7 +122,10 @@ def test_options_of_objectives_have_sections_of_their_own(tmp_path, caplog) -> N
 @pytest.mark.parametrize(
     ("text", "options"),
     [
-        ("[objective]\ntemperature = 1\n[objective.simclr]\ntemperature = 2\n", {"simclr": {"temperature": 2}}),
+        (
+            "[objective]\ntemperature = 1\n[objective.simclr]\ntemperature = 2\n",
+            {"simclr": {"temperature": 2}},
+        ),
         ("[objective.temperature]\nx = 1\n", {"temperature": {"x": 1}}),
         ("[objective]\nsimclr = 3\ntemperature = 1\n", None),
         ("objective = 3\n[model.ssl]\ndim = 4\n", None),

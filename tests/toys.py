@@ -63,7 +63,9 @@ def make_tiny_config(**training: object) -> Config:
             text=TextTowerConfig(width=16, depth=2, heads=2, context=12),
             embed_dim=8,
         ),
-        objective=ObjectiveConfig(options={"clip": {"block": 4}, "simclr": {"block": 4, "width": 16, "dim": 8}}),
+        objective=ObjectiveConfig(
+            options={"clip": {"block": 4}, "simclr": {"block": 4, "width": 16, "dim": 8}}
+        ),
         optimizer=OptimizerConfig(lr=3e-3),
         training=replace(
             TrainingConfig(epochs=2, batch=8, precision="fp32", device="cpu", log_every=3), **training

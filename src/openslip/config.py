@@ -184,7 +184,9 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, on what, and how exactly."""
 
-    epochs: Annotated[float, Range("above 0, and less than a billion", 0, A_BILLION, without_ends=True)] = 25.0
+    epochs: Annotated[float, Range("above 0, and less than a billion", 0, A_BILLION, without_ends=True)] = (
+        25.0
+    )
     budget: str = ""
     """Train this long instead of `epochs`: a time (`2h`, `90 minutes`), samples (`12M samples`, `500k samples`), epochs
     or steps (`2000 steps`). The schedule ends there; the warm-up keeps its share, `optimizer.warmup_epochs` of

@@ -109,9 +109,9 @@ def quickstart(
     """
     from openslip.data.fanout import start_context
     from openslip.interop import load
+    from openslip.ranges import check_ranges
     from openslip.report import comparison, load_run, write_report
     from openslip.scenes import TEMPLATES, Scenes
-    from openslip.ranges import check_ranges
 
     if seeds < 1:
         raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")

@@ -42,7 +42,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = _plain(getattr(config, field.name))
-        plain |= value if isinstance(value, dict) and field.name == _open_field(type(config)) else {field.name: value}
+        plain |= (
+            value
+            if isinstance(value, dict) and field.name == _open_field(type(config))
+            else {field.name: value}
+        )
     return plain
 
 
@@ -189,7 +193,10 @@ def _take(data: dict[str, Any], path: list[str]) -> Any:
 
 
 def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a value unless the key is there: the new name counts. Where something else lies in the way, `from_dict` says what is wrong with it."""
+    """Set a value unless the key is there: the new name counts.
+
+    Where something else lies in the way, `from_dict` says what is wrong with it.
+    """
     *sections, key = path
     for section in sections:
         data = data.setdefault(section, {})

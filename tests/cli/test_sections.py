@@ -20,8 +20,14 @@ HEAD = {"width": 1024, "dim": 256}
     [
         ("", {"simclr": HEAD}),
         ("--objective.simclr.temperature 0.2", {"simclr": {"temperature": 0.2, **HEAD}}),
-        ("--objective.simclr.temperature 0.1", {"simclr": {"temperature": 0.1, **HEAD}}),  # the default, typed
-        ("--objective.simclr.width=9 --objective.clip.block 3", {"simclr": {**HEAD, "width": 9}, "clip": {"block": 3}}),
+        (
+            "--objective.simclr.temperature 0.1",
+            {"simclr": {"temperature": 0.1, **HEAD}},
+        ),  # the default, typed
+        (
+            "--objective.simclr.width=9 --objective.clip.block 3",
+            {"simclr": {**HEAD, "width": 9}, "clip": {"block": 3}},
+        ),
         ("--objective.loss clip", {}),  # a recipe's own options go without a word
         ("--objective.loss clip --objective.clip.gradient reference", {"clip": {"gradient": "reference"}}),
     ],
@@ -50,10 +56,19 @@ def test_options_of_a_file_that_its_loss_has_not_are_left_out_with_a_word(tmp_pa
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("[objective.simclr]\ntemprature = 1\n", r"In .*a\.toml: .*'objective\.simclr\.temprature'.*'temperature'"),
+        (
+            "[objective.simclr]\ntemprature = 1\n",
+            r"In .*a\.toml: .*'objective\.simclr\.temprature'.*'temperature'",
+        ),
         ("[objective.simclr]\nwidth = 'wide'\n", r"'objective\.simclr\.width' takes a value of type int"),
-        ("[objective.clip]\ngradient = 'exct'\n", r"'objective\.clip\.gradient' has no choice 'exct'.*'exact'"),
-        ("[objective.simclr]\ntemperature = 0\n", r"--objective\.simclr\.temperature must be above 0\. Got: 0"),
+        (
+            "[objective.clip]\ngradient = 'exct'\n",
+            r"'objective\.clip\.gradient' has no choice 'exct'.*'exact'",
+        ),
+        (
+            "[objective.simclr]\ntemperature = 0\n",
+            r"--objective\.simclr\.temperature must be above 0\. Got: 0",
+        ),
         ("[objective.simclr]\ndim = 0\n", r"--objective\.simclr\.dim must be at least 1"),
         ("[objective.simcrl]\ndim = 3\n", r"Unknown configuration section 'objective\.simcrl'.*'simclr'"),
         ("[objective]\nclip = 3\n", r"Unknown configuration key 'objective\.clip'"),

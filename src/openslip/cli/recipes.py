@@ -25,9 +25,7 @@ def main(argv: list[str]) -> None:
             config = recipes.get(name)
             from openslip import objectives  # imports torch
 
-            print(
-                toml.dumps(replace(config, objective=objectives.complete(config.objective))), end=""
-            )
+            print(toml.dumps(replace(config, objective=objectives.complete(config.objective))), end="")
         case ["show"]:
             raise UsageError("`slip recipes show` takes one recipe's name", fix="`slip recipes` lists them")
         case ["show", name, *more]:

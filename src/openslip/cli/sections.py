@@ -22,7 +22,9 @@ def with_sections(config: Config) -> Config:
 
     Raises ConfigError for options that are unknown or of the wrong type.
     """
-    fields: list[Any] = [("options", Mapping[str, Any], dataclasses.field(init=False, default_factory=dict, hash=False))]
+    fields: list[Any] = [
+        ("options", Mapping[str, Any], dataclasses.field(init=False, default_factory=dict, hash=False))
+    ]
     own = {}
     for name, kind in objectives.known().items():
         options = dict(config.objective.options.get(name, {}))

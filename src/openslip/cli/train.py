@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -109,9 +109,13 @@ def _of_file(path: str) -> Config:
 def accepted(base: Config) -> type[Options]:
     """Return the class of options that change `base`: with those of every objective that is known."""
     config = sections.with_sections(base)
-    field_type = Annotated[type(config), tyro.conf.arg(name="")]
+    field_type: Any = Annotated[(type(config), tyro.conf.arg(name=""))]
     return make_dataclass(
-        "Options", [("config", field_type, field(default=config))], bases=(Options,), frozen=True, kw_only=True
+        "Options",
+        [("config", field_type, field(default=config))],
+        bases=(Options,),
+        frozen=True,
+        kw_only=True,
     )
 
 

@@ -26,9 +26,7 @@ class Clip(Objective):
     needs = (Need("image", "embedding"), Need(TEXT, "embedding"), LOGIT_SCALE)
     logit_scale = LogitScale(initial=1 / 0.07, low=1, high=100)
     curves = (
-        Curve(
-            "clip_loss", "Image–text loss", "lower is better", "low", lambda batch, _: math.log(batch)
-        ),
+        Curve("clip_loss", "Image–text loss", "lower is better", "low", lambda batch, _: math.log(batch)),
         Curve(
             "clip_acc",
             "Image–text accuracy",

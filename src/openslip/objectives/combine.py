@@ -28,7 +28,6 @@ REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SimCl
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
 
-
 def known() -> dict[str, type[Objective]]:
     """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
     return {kind.name: kind for kind in REGISTRY.values()}
@@ -75,9 +74,7 @@ class Loss:
     @property
     def needs(self) -> tuple[Need, ...]:
         """All that any of the terms needs, each once."""
-        return tuple(
-            dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config))
-        )
+        return tuple(dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config)))
 
     @property
     def captioned(self) -> bool:

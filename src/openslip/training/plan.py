@@ -19,9 +19,9 @@ from openslip.errors import ConfigError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
 from openslip.objectives import Loss, parse
+from openslip.ranges import check_ranges
 from openslip.training.budget import parse_budget
 from openslip.training.precision import autocast, choose_device, choose_precision
-from openslip.ranges import check_ranges
 
 TYPICAL_CAPTION = 24
 """Tokens of a longish caption, for the estimate of memory."""
