@@ -17,10 +17,16 @@ from openslip import recipes
 from openslip.config import Config, ObjectiveConfig
 from openslip.errors import ConfigError
 from openslip.models import build
+<<<<<<< HEAD
 from openslip.objectives import known, parse
 from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, SHARE, check_ranges, range_of
 from openslip.training.plan import make_plan
 from toys import make_tiny_config
+=======
+from openslip.objectives import parse
+from openslip.ranges import check_ranges
+from toys import make_tiny_config, plan_of
+>>>>>>> core
 
 NEGATIVE = ("views.mean",)
 
@@ -45,9 +51,16 @@ def with_value(part: Any, path: tuple[str, ...], value: Any) -> Any:
 
 def made(config: Config) -> None:
     """Do what comes before a run folder is created."""
+<<<<<<< HEAD
     plan = make_plan(config, 64)
     views = {view.name: config.views.of(view.kind) for view in plan.loss.views}
     build(config.model, config.views.size, plan.loss.needs, views)
+=======
+    wanted = config.objective
+    parse(wanted.loss, temperature=wanted.temperature, block=wanted.block, gradient=wanted.gradient)
+    plan_of(config, 64)
+    build(config.model, config.views.size, NEEDS, config.views)
+>>>>>>> core
 
 
 CONFIG = make_tiny_config()

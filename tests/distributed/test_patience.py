@@ -20,7 +20,7 @@ from openslip.encoder import Encoder
 from openslip.errors import ProcessError
 from openslip.processes import TIMEOUT, joined
 from openslip.training import loop
-from openslip.training.loop import train
+from openslip.training.train import train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from distributed.ranks import run_on
 from openslip.config import Config
-from openslip.training.loop import train
+from openslip.training.train import train
 from openslip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 

@@ -21,7 +21,7 @@ from openslip.config import IMAGENET_MEAN
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop import load, ours
-from openslip.training.loop import train
+from openslip.training.train import train
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import Snapshot
 from toys import ToySource, make_tiny_config

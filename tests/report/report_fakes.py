@@ -15,6 +15,9 @@ from openslip import toml
 from openslip.config import Config, ObjectiveConfig, TrainingConfig
 from openslip.data.record import Record
 from openslip.errors import DataError, EvaluationError
+from openslip.report.charts import Chart
+from openslip.report.histogram import Histogram
+from openslip.report.render import render
 
 CLASSES = ("fish", "owl", "tent")
 
@@ -56,6 +59,11 @@ def write_run(
     if results is not None:
         (folder / "results.json").write_text(json.dumps(results))
     return folder
+
+
+def drawn(chart: Chart | Histogram) -> str:
+    """Return the HTML of a chart."""
+    return render("figure.html.j2", figure=chart.figure())
 
 
 class Pictures:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_fakes import drawn
 
 from openslip.report.charts import (
     LABEL_GAP,
@@ -123,7 +124,7 @@ def test_a_chart_has_its_words_and_shapes_inside() -> None:
         Line("CLIP", "c1", [10, 20, 30], [3.0, 2.0, 1.0]),
         Line("<b>", "c0", [10, 20, 30], [2.5, 2.0, 0.5]),
     ]
-    html = Chart("Loss", "lower is better", lines, levels=[("chance", 4.0), ("far", 1e9)][:1]).html()
+    html = drawn(Chart("Loss", "lower is better", lines, levels=[("chance", 4.0), ("far", 1e9)][:1]))
     assert html.count('class="line c') == 2
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
@@ -136,7 +137,7 @@ def test_a_chart_has_its_words_and_shapes_inside() -> None:
 
 @pytest.mark.parametrize("y", [[1.0], [0.0, 0.0], [5.0, 5.0, 5.0], [1e-9, 2e-9], [-3.0, 1e7]])
 def test_flat_short_and_extreme_lines_can_be_drawn(y: list[float]) -> None:
-    html = Chart("Loss", "", [Line("a", "c0", list(range(len(y))), y)]).html()
+    html = drawn(Chart("Loss", "", [Line("a", "c0", list(range(len(y))), y)]))
     assert "nan" not in html
     assert "inf" not in html
 
@@ -151,17 +152,17 @@ def shapes(html: str, class_: str) -> list[list[str]]:
 
 
 def test_a_line_of_one_point_is_a_dot() -> None:
-    html = Chart("Loss", "", [Line("a", "c0", [5], [2.0])]).html()
+    html = drawn(Chart("Loss", "", [Line("a", "c0", [5], [2.0])]))
     ((one, two),) = shapes(html, "dot")
     assert one == two
-    assert len(shapes(Chart("Loss", "", [Line("a", "c0", [5, 6], [2.0, 3.0])]).html(), "dot")) == 0
+    assert len(shapes(drawn(Chart("Loss", "", [Line("a", "c0", [5, 6], [2.0, 3.0])])), "dot")) == 0
 
 
 def test_a_line_is_cut_where_nothing_was_finite() -> None:
     nan = float("nan")
-    html = Chart(
-        "Loss", "", [Line("a", "c0", range(1, 8), [3, 2, nan, nan, 1, nan, nan])], noisy=False
-    ).html()
+    html = drawn(
+        Chart("Loss", "", [Line("a", "c0", range(1, 8), [3, 2, nan, nan, 1, nan, nan])], noisy=False)
+    )
     first, last = shapes(html, "line")
     assert [point.split()[0] for point in first + last] == ["14.29", "28.57", "71.43", "71.43"][
         : len(first + last)
@@ -172,7 +173,7 @@ def test_a_line_is_cut_where_nothing_was_finite() -> None:
 
 def test_lines_of_one_label_are_named_once_and_drawn_alike() -> None:
     lines = [Line("a", "c0", [1, 2, 3], [1.0, 2.0, y]) for y in (2.0, 4.0)]
-    html = Chart("Loss", "", [*lines, Line("b", "c1", [1, 2, 3], [5.0, 5.0, 5.0])]).html()
+    html = drawn(Chart("Loss", "", [*lines, Line("b", "c1", [1, 2, 3], [5.0, 5.0, 5.0])]))
     assert html.count('class="end c0"') == 1
     assert len(shapes(html, "several")) == 2
     assert len(shapes(html, "faint")) == 1  # of the one that is alone
@@ -180,9 +181,9 @@ def test_lines_of_one_label_are_named_once_and_drawn_alike() -> None:
 
 
 def test_of_many_lines_the_highest_and_the_lowest_are_named() -> None:
-    html = Chart(
-        "Loss", "", [Line(f"r{i:02}", "c0", [1, 2], [0.0, i]) for i in range(30)], noisy=False
-    ).html()
+    html = drawn(
+        Chart("Loss", "", [Line(f"r{i:02}", "c0", [1, 2], [0.0, i]) for i in range(30)], noisy=False)
+    )
     named = re.findall(r'class="end c0"[^>]*>(\w+)<', html)
     assert named == [f"r{i:02}" for i in (29, 28, 27, 26, 25, 24, 5, 4, 3, 2, 1, 0)]
     assert len(named) == MOST_LABELS
@@ -190,7 +191,7 @@ def test_of_many_lines_the_highest_and_the_lowest_are_named() -> None:
 
 
 def test_long_labels_stand_below() -> None:
-    html = Chart("Loss", "", [Line(f"a very long name {i}", "c0", [1, 2], [0.0, i]) for i in range(3)]).html()
+    html = drawn(Chart("Loss", "", [Line(f"a very long name {i}", "c0", [1, 2], [0.0, i]) for i in range(3)]))
     assert 'class="end' not in html
     legend = html[html.index('class="legend"') :]
     assert re.findall(r"name (\d)<", legend) == ["2", "1", "0"]

@@ -20,7 +20,7 @@ from openslip.cli.arguments import parse
 from openslip.commands import command, data_options
 from openslip.quickstart import commands as next_steps
 from openslip.report import load_run, write_report
-from openslip.report.words import measuring
+from openslip.report.description import measuring
 from openslip.tools.check.commands import Commands
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_fakes import drawn
 
 from openslip.report.histogram import Histogram, steps
 
 
 def draw(values, edges, **options) -> str:
     defaults = {"title": "Length", "note": "tokens", "ticks": [edges[0], edges[-1]]}
-    return Histogram.of(np.asarray(values), edges=edges, **(defaults | options)).html()
+    return drawn(Histogram.of(np.asarray(values), edges=edges, **(defaults | options)))
 
 
 def test_bars_are_as_high_as_their_counts() -> None:
@@ -49,6 +50,6 @@ def test_steps_hold_the_values(low: float, ratio: float) -> None:
 @pytest.mark.parametrize("values", [[1], [1, 1, 1], list(range(1, 2000))])
 def test_any_values(values) -> None:
     edges = steps(min(values), max(values))
-    drawn = Histogram.of(np.array(values), title="", note="", edges=edges, ticks=[])
-    assert sum(drawn.counts) == len(values)
-    assert drawn.html()
+    histogram = Histogram.of(np.array(values), title="", note="", edges=edges, ticks=[])
+    assert sum(histogram.counts) == len(values)
+    assert drawn(histogram)

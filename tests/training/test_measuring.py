@@ -14,7 +14,8 @@ from rich.console import Console
 
 import openslip
 from openslip.training import state
-from openslip.training.loop import Interrupted, train
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from toys import make_tiny_config

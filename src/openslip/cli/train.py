@@ -141,9 +141,9 @@ def run(config: Config, out: str, resume: bool) -> None:
     from openslip.evaluation.retrieval import Retrieval
     from openslip.processes import joined
     from openslip.progress import say
-    from openslip.training.loop import train
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
+    from openslip.training.train import train
 
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
@@ -168,6 +168,7 @@ def run(config: Config, out: str, resume: bool) -> None:
             evaluate=partial(suite.run, tasks=tasks) if tasks else None,
             resume=resume,
             console=console,
+            processes=processes,
         )
         results = suite.read(folder.path / "results.json") if processes.first and tasks else []
         newest = max((result.checkpoint for result in results), default="")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from openslip.models.vision import build_image_tower
 from openslip.needs import TEXT, Need
 
 Part = TypeVar("Part")
+Mask = tuple[Tensor, Tensor]
+"""Which patches of a view are hidden, (N, T) bool, and the token that takes the place of their embeddings, (width,)."""
 
 
 class Model(nn.Module):
@@ -63,11 +65,14 @@ class Model(nn.Module):
         """Return what is needed of a batch: `features`, then `project`."""
         return self.project(self.features(inputs, needs), needs)
 
-    def features(self, inputs: Inputs, needs: Collection[Need]) -> dict[Need, Tensor]:
+    def features(
+        self, inputs: Inputs, needs: Collection[Need], masks: Mapping[str, Mask] | None = None
+    ) -> dict[Need, Tensor]:
         """Return what the towers make of a batch, as far as `needs` are computed from it.
 
-        The keys are needs of `feature`, `tokens` and `ids`; an `embedding` is made of a feature, later. Raises
-        ConfigError where the batch lacks a view or the captions.
+        The keys are needs of `feature`, `tokens` and `ids`; an `embedding` is made of a feature, later. masks: of each
+        view that is needed masked. Raises ConfigError where the batch lacks a view, a mask or the captions, or a tower
+        has no patch tokens.
         """
         missing = [need for need in needs if not _is_in(inputs, need.view)]
         if missing:
@@ -77,13 +82,16 @@ class Model(nn.Module):
                 fix=f"It needs {', '.join(dict.fromkeys(need.view for need in needs))}.",
             )
         found: dict[Need, Tensor] = {}
-        for drop, names in self._groups(inputs, needs):
+        for (drop, _, tokens, masked), names in self._groups(inputs, needs).items():
             parts = [inputs.views[name] for name in names]
             images = parts[0] if len(parts) == 1 else torch.cat(parts)
+            hidden = _joint_mask([(masks or {})[name] for name in names]) if masked else {}
             with laid_out([inputs.rows[name] for name in names], images.device):
-                joint = self.image_tower(images, drop)
-            pieces = joint.split([len(part) for part in parts])
-            found |= {Need(name): piece for name, piece in zip(names, pieces)}
+                joint = self.image_tower(images, drop, tokens=tokens, **hidden)
+            outputs = zip(("feature", "tokens"), joint if tokens else (joint,))
+            for out, whole in outputs:
+                pieces = whole.split([len(part) for part in parts])
+                found |= {Need(name, out, masked=masked): piece for name, piece in zip(names, pieces)}
         of_text = {need.out for need in needs if need.view == TEXT}
         if inputs.tokens is not None and of_text & {"feature", "embedding"}:
             found[Need(TEXT)] = _need(self.text_tower)(inputs.tokens)
@@ -91,21 +99,22 @@ class Model(nn.Module):
             found[Need(TEXT, "ids")] = inputs.tokens
         return found
 
-    def _groups(self, inputs: Inputs, needs: Collection[Need]) -> list[tuple[float, list[str]]]:
-        """Return the views that can pass the tower as one tensor, with the share of their tokens to drop.
+    def _groups(
+        self, inputs: Inputs, needs: Collection[Need]
+    ) -> dict[tuple[float, torch.Size, bool, bool], list[str]]:
+        """Return the views that can pass the tower as one tensor, by what they have in common.
 
+        That is the share of tokens to drop, the size, whether patch tokens are needed, and whether there is a mask.
         Views without a row stay with the others of their group, whose draws then are those of the whole batch.
         """
-        wanted = {need.view for need in needs}
-        groups: dict[tuple[float, torch.Size], list[str]] = {}
+        groups: dict[tuple[float, torch.Size, bool, bool], list[str]] = {}
         for name, view in inputs.views.items():
-            if name in wanted:
-                groups.setdefault((self.drop_tokens.get(name, 0.0), view.shape[1:]), []).append(name)
-        return [
-            (drop, names)
-            for (drop, _), names in groups.items()
-            if any(len(inputs.views[name]) for name in names)
-        ]
+            for masked in (False, True):
+                outs = {need.out for need in needs if (need.view, need.masked) == (name, masked)}
+                if outs:
+                    key = (self.drop_tokens.get(name, 0.0), view.shape[1:], "tokens" in outs, masked)
+                    groups.setdefault(key, []).append(name)
+        return {key: names for key, names in groups.items() if any(len(inputs.views[name]) for name in names)}
 
     def project(self, features: Mapping[Need, Tensor], needs: Collection[Need]) -> dict[Need, Tensor]:
         """Return the needs that can be made of these features: embeddings (not normalised), and the logit scale."""
@@ -163,6 +172,11 @@ def without_weights(config: ModelConfig) -> ModelConfig:
 def _projection(width: int, dim: int) -> nn.Parameter:
     """Return a (width, dim) matrix for `features @ projection`, drawn as in CLIP: normal, std width^-½."""
     return nn.Parameter(torch.randn(width, dim) * width**-0.5)
+
+
+def _joint_mask(masks: Sequence[Mask]) -> dict[str, Tensor]:
+    """Return the masks of several views, which share one token, as the image tower takes them."""
+    return {"masked": torch.cat([masked for masked, _ in masks]), "mask_token": masks[0][1]}
 
 
 def _is_in(inputs: Inputs, view: str) -> bool:

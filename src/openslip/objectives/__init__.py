@@ -4,20 +4,24 @@
 several share. A new objective is one file here and one name in `combine.REGISTRY`.
 """
 
+from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.combine import REGISTRY, Loss, Sum, complete, known, parse
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
 
 __all__ = [
     "REGISTRY",
     "At",
+    "Byol",
     "Clip",
     "Curve",
     "Dims",
     "LogitScale",
     "Loss",
     "Objective",
+    "SigLip",
     "SimClr",
     "Sum",
     "complete",

@@ -16,15 +16,17 @@ from openslip import toml
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError, did_you_mean
 from openslip.needs import TEXT, Need, View, joined
+from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
 from openslip.ranges import check_ranges
 
 if TYPE_CHECKING:
     from openslip.models import Model
 
-REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SimClr)}
+REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLip, SimClr, Byol)}
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
 
@@ -152,10 +154,19 @@ class Sum(nn.ModuleDict):
         return {"loss": torch.stack(losses).sum(), **values}
 
     @torch.no_grad()
-    def after_step(self, model: Model, at: At) -> None:
-        """Do what every term of the step does after the optimiser's step."""
+    def after_step(self, model: Model, at: At, taken: Tensor) -> None:
+        """Do what every term of the step does after the optimiser's step.
+
+        taken: a scalar bool on the device, false where that step was left out because its loss or gradient was not
+        finite. The buffers of the objectives then stay what they were; nobody waits for the device to know.
+        """
         for _, _, objective in self.taking_part(at):
+            teacher = {id(buffer) for buffer in objective.teacher.buffers()} if objective.teacher else set()
+            own = [buffer for buffer in objective.buffers() if id(buffer) not in teacher]
+            before = [buffer.clone() for buffer in own]
             objective.after_step(model, at)
+            for buffer, old in zip(own, before):
+                buffer.copy_(torch.where(taken, buffer, old))
 
 
 _TERM = re.compile(

@@ -34,6 +34,26 @@ class ProjectionHead(nn.Module):
             return self.layer3(x)
 
 
+class MlpHead(nn.Module):
+    """Linear–BatchNorm–ReLU, then Linear: BYOL's projector and predictor (Grill et al. 2020, section 3.3).
+
+    Computed in the precision of its weights, as `ProjectionHead` is.
+    """
+
+    def __init__(self, width: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.layer1 = nn.Linear(width, hidden)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.layer2 = nn.Linear(hidden, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the features (N, width) of one view to embeddings (N, dim)."""
+        check_rows(self, features)
+        with torch.autocast(features.device.type, enabled=False):
+            x = features.to(self.layer1.weight.dtype)
+            return self.layer2(torch.relu(self.bn1(self.layer1(x))))
+
+
 def check_rows(head: nn.Module, features: Tensor) -> None:
     """Raise TrainingError where a head that normalises over the batch is to train on a single image."""
     if head.training and len(features) * world() < 2:

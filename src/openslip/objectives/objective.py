@@ -87,7 +87,7 @@ class Objective(nn.Module):
     """For an objective that needs the logit scale: the model has one, which others may share."""
     teacher_heads: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold heads of which the teacher has its own average."""
-    teacher: nn.Module | None = None
+    teacher: nn.Module | None
     """Set by training for an objective that needs features by the teacher (see `openslip.training.teacher`)."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,7 @@ class Objective(nn.Module):
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__()
         self.config = config
+        self.teacher = None  # of the instance: one of the class would hide the module that is set later
 
     @classmethod
     def views_for(cls, config: Any) -> tuple[View, ...]:
@@ -126,6 +127,14 @@ class Objective(nn.Module):
     def forward(self, features: Mapping[Need, Tensor], at: At) -> dict[str, Tensor]:
         """Return the losses of one batch's features."""
         return self.loss(self.embed(features), at)
+
+    def masked(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
+        """Return which patches of a masked view are hidden, and the token in their place, for an objective that masks.
+
+        The patches are (rows, patches) bool of the whole batch of all processes, drawn on the CPU from `at` alone, so
+        that any share of the batch has the same masks. The token (width,) is a parameter of the objective.
+        """
+        raise NotImplementedError
 
     def momentum(self, at: At) -> float:
         """Return the share of itself that the teacher keeps in the step that was just taken."""

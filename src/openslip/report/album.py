@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,9 +12,17 @@ from openslip.data.decode import decode
 from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.report.gallery import SIDE, Picture
-from openslip.report.html import Html, div, quoted, span
-from openslip.report.parts import image
 from openslip.tools.check import Summary
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A thumbnail with its record's key, and below it a caption, or else the size."""
+
+    picture: Picture
+    key: str
+    size: str
+    caption: str = ""
 
 
 class Album:
@@ -40,28 +49,29 @@ class Album:
         except DataError:
             return None
 
-    def tile(
-        self, position: int, *, said: Callable[[str], bool] | None = None, weight: bool = False
-    ) -> Html | None:
-        """Return a thumbnail with its key and size; with its first caption that is `said`; with its file's size."""
-        record, picture, row = self.record(position), self.picture(position), self.summary.records[position]
-        if record is None or picture is None:
-            return None
-        words = [
-            f"{row['width']:,} × {row['height']:,}" + (f", {row['bytes'] / 1e3:,.0f} kB" if weight else "")
-        ]
-        caption = next(filter(said, record.captions), "") if said else ""
-        quote = span("words", quoted(caption[:100])) if caption else None
-        return div("tile", image(picture), span("key", quoted(record.key)), *([quote] if quote else words))
-
-    def tiles(self, positions: Iterable[int]) -> Html:
-        """Return thumbnails with their sizes."""
-        return div("tiles", *(self.tile(int(position)) for position in positions))
-
-    def members(self, group: np.ndarray, most: int) -> list[Html | None]:
-        """Return the first pictures of a group, the rest as a number."""
-        tiles = [self.tile(int(position), weight=True) for position in group[:most]]
-        return [*tiles, div("tile", f"and {len(group) - most:,} more")] if len(group) > most else tiles
+    def tiles(
+        self,
+        positions: Iterable[int],
+        *,
+        said: Callable[[str], bool] | None = None,
+        weight: bool = False,
+    ) -> list[Tile]:
+        """Return thumbnails with their sizes; with the first caption that is `said`; with the sizes of the files."""
+        found = []
+        for position in map(int, positions):
+            record, picture, row = (
+                self.record(position),
+                self.picture(position),
+                self.summary.records[position],
+            )
+            if record is None or picture is None:
+                continue
+            size = f"{row['width']:,} × {row['height']:,}" + (
+                f", {row['bytes'] / 1e3:,.0f} kB" if weight else ""
+            )
+            caption = next(filter(said, record.captions), "") if said else ""
+            found.append(Tile(picture, record.key, size, caption[:100]))
+        return found
 
 
 def spread(positions: np.ndarray, most: int) -> np.ndarray:

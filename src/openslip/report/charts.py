@@ -1,6 +1,6 @@
-"""Small line charts: an SVG for the lines, HTML for every word, so that text keeps its size at any width.
+"""Small line charts: where lines and words stand in a drawing, which the template `figure.html.j2` lays out.
 
-Colours come from the page's style (`c0`, `c1`, … and `--ink`), so that a chart is right in light and dark.
+Colours are classes of the page's style (`c0`, `c1`, …), so that a chart is right in light and dark.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
-
-from openslip.report.html import Html, div, join, span, tag
 
 MAX_POINTS = 240
 """Points a drawn line has at most; longer ones are averaged in bins."""
@@ -56,6 +54,57 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Stroke:
+    """A drawn line. d: its path, as SVG writes it; style: CSS classes; name: what a browser says about it."""
+
+    d: str
+    style: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a histogram: its left upper corner and its size."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class End:
+    """The label of a line, in its colour, at the height where the line ends."""
+
+    label: str
+    colour: str
+    top: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing for `figure.html.j2`. Places are in percent of the plot, from its left and from its top.
+
+    said: the same in words, for those who cannot see it. grid: horizontal lines (top, text). ticks: words below
+    (left, text). levels: horizontal marks (top, text). marks: vertical ones (left, text). ends: labels beside the plot;
+    legend: those below it. colour: the class of the bars.
+    """
+
+    title: str
+    note: str
+    said: str
+    grid: Sequence[tuple[float, str]]
+    ticks: Sequence[tuple[float, str]]
+    levels: Sequence[tuple[float, str]] = ()
+    marks: Sequence[tuple[float, str]] = ()
+    strokes: Sequence[Stroke] = ()
+    bars: Sequence[Bar] = ()
+    ends: Sequence[End] = ()
+    legend: Sequence[End] = ()
+    colour: str = ""
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart: a title, a note below it, its lines, and level marks such as chance.
 
@@ -72,30 +121,20 @@ class Chart:
     zero: bool = False
     levels: Sequence[tuple[str, float]] = ()
 
-    def html(self) -> Html:
-        """Return the chart as a <figure>."""
+    def figure(self) -> Figure:
+        """Return the chart as it is drawn."""
         low, high, ticks = self._range()
         right = max(max(line.x) for line in self.lines) or 1.0
-
-        def left_of(x: float) -> float:
-            return 100 * x / right
 
         def top_of(y: float) -> float:
             return 100 * (high - y) / (high - low)
 
-        def placed(points: Sequence[Point]) -> list[tuple[float, float]]:
-            return [(left_of(point.x), top_of(point.y)) for point in points]
+        def stroke(points: Sequence[Point], style: str, name: str = "") -> Stroke:
+            places = [f"{100 * point.x / right:.2f} {top_of(point.y):.2f}" for point in points]
+            # A dot is a line without length: its round caps stay round however the drawing is stretched.
+            return Stroke("M" + "L".join(places * 2 if style.startswith("dot") else places), style, name)
 
-        shapes, words = [], []
-        for tick in ticks:
-            shapes.append(_path([(0, top_of(tick)), (100, top_of(tick))], "grid"))
-            words.append(span("y", self.text(tick), style=f"top:{top_of(tick):.2f}%"))
-        for name, level in self.levels:
-            if low <= level <= high:
-                shapes.append(_path([(0, top_of(level)), (100, top_of(level))], "level"))
-                words.append(span("level", name, style=f"top:{top_of(level):.2f}%"))
-        for x in nice_ticks(0, right, 4):
-            words.append(span("x", samples(x), style=f"left:{left_of(x):.2f}%"))
+        strokes: list[Stroke] = []
         alone = Counter(line.label for line in self.lines)
         ends: dict[str, list[float]] = {}
         for line in self.lines:
@@ -103,39 +142,34 @@ class Chart:
                 drawn = thin(piece) if self.noisy else piece
                 strong = smooth(drawn) if self.noisy else drawn
                 if self.noisy and alone[line.label] == 1 and len(drawn) > 1:
-                    shapes.append(_path(placed(drawn), f"faint {line.colour}"))
+                    strokes.append(stroke(drawn, f"faint {line.colour}"))
                 if not self.noisy or len(drawn) == 1:
-                    shapes.append(_dots(placed(drawn), line.colour))
+                    strokes += [stroke([point], f"dot {line.colour}") for point in drawn]
                 several = " several" if alone[line.label] > 1 else ""
-                shapes.append(_path(placed(strong), f"line{several} {line.colour}", line.label))
+                strokes.append(stroke(strong, f"line{several} {line.colour}", line.label))
             ends.setdefault(line.label, []).append(strong[-1].y)
         last = {label: math.fsum(values) / len(values) for label, values in ends.items()}
         colours = {line.label: line.colour for line in self.lines}
         named = _outermost(sorted(last, key=lambda label: top_of(last[label])))
+        tops = spread([top_of(last[label]) for label in named])
+        labels = [End(label, colours[label], top) for label, top in zip(named, tops)]
         beside = all(len(label) <= LONGEST_LABEL for label in named)
-        if beside:
-            for label, top in zip(named, spread([top_of(last[label]) for label in named])):
-                words.append(span(f"end {colours[label]}", label, style=f"top:{top:.2f}%"))
-        below = None if beside else div("legend", *(span(f"who {colours[label]}", label) for label in named))
         few = (
             f"; of {len(last)} lines the highest and the lowest {MOST_LABELS // 2} are named"
             if len(named) < len(last)
             else ""
         )
         said = "; ".join(f"{label} ends at {self.text(last[label])}" for label in last)
-        box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "aria-hidden": "true"}
-        return tag(
-            "figure",
-            tag("figcaption", tag("strong", self.title), " ", span("quiet", self.note + few)),
-            div(
-                "plot",
-                tag("svg", *shapes, **box),
-                *words,
-                role="img",
-                aria_label=f"{self.title} over samples seen: {said}",
-            ),
-            below,
-            class_="chart",
+        return Figure(
+            self.title,
+            self.note + few,
+            f"{self.title} over samples seen: {said}",
+            grid=[(top_of(tick), self.text(tick)) for tick in ticks],
+            ticks=[(100 * x / right, samples(x)) for x in nice_ticks(0, right, 4)],
+            levels=[(top_of(level), name) for name, level in self.levels if low <= level <= high],
+            strokes=strokes,
+            ends=labels if beside else [],
+            legend=[] if beside else labels,
         )
 
     def _range(self) -> tuple[float, float, list[float]]:
@@ -239,15 +273,3 @@ def spread(tops: Sequence[float], gap: float = LABEL_GAP) -> list[float]:
         for k, i in enumerate(group):
             placed[i] = middle(group) + gap * (k - (len(group) - 1) / 2)
     return placed
-
-
-def _path(points: Sequence[tuple[float, float]], class_: str, name: str = "") -> Html:
-    """A line through the points; name: what a browser says where the pointer rests on it."""
-    steps = "L".join(f"{x:.2f} {y:.2f}" for x, y in points)
-    title = tag("title", name) if name else None
-    return tag("path", title, d=f"M{steps}", class_=class_, vector_effect="non-scaling-stroke")
-
-
-def _dots(points: Sequence[tuple[float, float]], colour: str) -> Html:
-    """Dots as lines without length: their round caps stay round however the drawing is stretched."""
-    return join(_path([point, point], f"dot {colour}") for point in points)

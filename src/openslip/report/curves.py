@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from openslip.evaluation import lower_is_better
 from openslip.report.charts import Chart, Line
-from openslip.report.parts import Rows
+from openslip.report.rows import Colours, Rows
 from openslip.report.runs import Run, finite
 from openslip.report.table import describe, headline, number
 
@@ -17,7 +17,7 @@ def percent(value: float) -> str:
     return f"{100 * value:g}%" if abs(value) >= 0.1 or value == 0 else f"{100 * value:.2g}%"
 
 
-def training_charts(rows: Rows, colours: Mapping[str, str]) -> list[Chart]:
+def training_charts(rows: Rows, colours: Colours) -> list[Chart]:
     """Return the charts of losses and in-batch accuracies, by row label, as far as the runs have them."""
     runs = [run for row in rows.values() for run in row.runs]
     chances = _chances(runs)
@@ -39,7 +39,7 @@ def training_charts(rows: Rows, colours: Mapping[str, str]) -> list[Chart]:
     return charts
 
 
-def evaluation_charts(rows: Rows, colours: Mapping[str, str], most: int = 6) -> list[Chart]:
+def evaluation_charts(rows: Rows, colours: Colours, most: int = 6) -> list[Chart]:
     """Return the charts of what was measured while training, for measurements made at least twice in some run."""
     keys = dict.fromkeys(
         key
@@ -106,7 +106,7 @@ def _number(value: object) -> float | None:
 
 def _lines(
     rows: Rows,
-    colours: Mapping[str, str],
+    colours: Colours,
     points: Callable[[Run], Sequence[tuple[float, float | None, float]]],
 ) -> list[Line]:
     """Return a line for each run that has a value; a gap where there is none, if there are values elsewhere."""

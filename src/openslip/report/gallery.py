@@ -35,6 +35,11 @@ class Picture:
     captions: tuple[str, ...]
     label: int | None
 
+    @property
+    def alt(self) -> str:
+        """The picture for those who cannot see it: its first caption."""
+        return next((caption for caption in self.captions if caption.strip()), "picture without a caption")
+
     def data_url(self) -> str:
         """Return the middle square as a small JPEG, ready for an <img>."""
         return data_url(self.pixels)
@@ -47,6 +52,12 @@ class Answer:
     text: str
     share: float | None
     right: bool | None
+
+    @property
+    def percent(self) -> str:
+        """How sure the model is, which it must have said."""
+        share = self.share or 0.0
+        return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,11 @@ class Reading:
     @property
     def right(self) -> bool | None:
         return self.answers[0].right
+
+    @property
+    def missed(self) -> bool:
+        """Whether none of the answers is known to be right."""
+        return not any(answer.right for answer in self.answers)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,11 @@ class Gallery:
     readings: tuple[Reading, ...] = ()
     neighbours: tuple[Search, ...] = ()
     captions: int = 0
+
+    @property
+    def judged(self) -> list[bool]:
+        """Of the examples whose truth is known, which first answers are right."""
+        return [reading.right for reading in self.examples if reading.right is not None]
 
 
 def gather(

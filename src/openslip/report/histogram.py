@@ -1,4 +1,4 @@
-"""Histograms, drawn as `charts` draws lines: an SVG for the bars, HTML for every word, the page's own colours."""
+"""Histograms, drawn as `charts` draws lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openslip.report.charts import nice_ticks, samples
-from openslip.report.html import Html, div, span, tag
+from openslip.report.charts import Bar, Figure, nice_ticks, samples
 
 _BINS = 8
 
@@ -51,32 +50,24 @@ class Histogram:
         said = f"{title}: {low:,.4g} to {high:,.4g}, middle {middle:,.4g}"
         return cls(title, note, edges, counts.tolist(), named, said, colour, levels)
 
-    def html(self) -> Html:
-        """Return the histogram as a <figure>."""
+    def figure(self) -> Figure:
+        """Return the histogram as it is drawn."""
         top = max(1, *self.counts)
-        ticks = nice_ticks(0, top, 3)
         width = 100 / len(self.counts)
-        shapes, words = [], []
-        for tick in ticks:
-            y = 100 - 100 * tick / top
-            shapes.append(_line(0, y, 100, y, "grid"))
-            words.append(span("y", samples(tick), style=f"top:{y:.2f}%"))
-        for k, count in enumerate(self.counts):
-            height = 100 * count / top
-            if count:
-                place = {"x": f"{(k + 0.08) * width:.3f}", "y": f"{100 - height:.3f}"}
-                shapes.append(tag("rect", **place, width=f"{0.84 * width:.3f}", height=f"{height:.3f}"))
-        for name, level in self.levels:
-            x = self._left(level)
-            shapes.append(_line(x, 0, x, 100, "level"))
-            words.append(span("mark", name, style=f"left:{x:.2f}%"))
-        words += [span("x", name, style=f"left:{self._left(tick):.2f}%") for tick, name in self.ticks]
-        box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "aria-hidden": "true"}
-        return tag(
-            "figure",
-            tag("figcaption", tag("strong", self.title), " ", span("quiet", self.note)),
-            div("plot", tag("svg", *shapes, **box), *words, role="img", aria_label=self.said),
-            class_=f"chart histogram {self.colour}",
+        heights = [100 * count / top for count in self.counts]
+        return Figure(
+            self.title,
+            self.note,
+            self.said,
+            grid=[(100 - 100 * tick / top, samples(tick)) for tick in nice_ticks(0, top, 3)],
+            ticks=[(self._left(tick), name) for tick, name in self.ticks],
+            marks=[(self._left(level), name) for name, level in self.levels],
+            bars=[
+                Bar((k + 0.08) * width, 100 - height, 0.84 * width, height)
+                for k, height in enumerate(heights)
+                if height
+            ],
+            colour=self.colour,
         )
 
     def _left(self, value: float) -> float:
@@ -92,12 +83,3 @@ def steps(low: float, high: float) -> list[float]:
     while last - first < _BINS:
         first, last = max(0, first - 1), min(len(rounds) - 1, last + 1)
     return rounds[first : last + 1]
-
-
-def _line(x: float, y: float, to_x: float, to_y: float, class_: str) -> Html:
-    return tag(
-        "path",
-        d=f"M{x:.2f} {y:.2f}L{to_x:.2f} {to_y:.2f}",
-        class_=class_,
-        vector_effect="non-scaling-stroke",
-    )

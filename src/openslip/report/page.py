@@ -7,24 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openslip import toml
+from openslip.addresses import without_keys
 from openslip.data.record import Source
 from openslip.errors import CheckpointError, ConfigError
 from openslip.files import unwritable, write_bytes
-from openslip.report import curves, scoreboard, sections, showcase
+from openslip.report import curves, description, scoreboard
 from openslip.report.gallery import Gallery, gather
-from openslip.report.html import Html, join, tag
+from openslip.report.render import render
 from openslip.report.rows import rows
 from openslip.report.runs import Run
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Makes the promise binding: a browser loads nothing for this page, and runs nothing in it."""
-ICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
-    "%3Ccircle cx='8' cy='8' r='6' fill='%23d4512c'/%3E%3C/svg%3E"
-)
 _PREFERRED = {"SLIP": 0, "CLIP": 1, "SimCLR": 2}
 _COLOURS = 6
 
@@ -101,42 +97,36 @@ def page(
     intro: str = "",
     model: str = "the model",
     commands: Sequence[tuple[str, str]] = (),
-) -> Html:
+) -> str:
     """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
     named = {row.label: row for row in rows(runs)}
     colours = choose_colours(list(named))
-    body = tag(
-        "main",
-        sections.header(named, colours, gallery, title, intro),
-        scoreboard.results(named, colours),
-        sections.charts(
-            "Training",
-            curves.training_note(named),
-            curves.training_charts(named, colours),
-        ),
-        sections.charts(
-            "While training",
-            "Measured at intervals during training.",
-            curves.evaluation_charts(named, colours),
-        ),
-        showcase.examples(gallery, model),
-        showcase.searches(gallery, model),
-        showcase.readings(gallery, model),
-        showcase.neighbours(gallery, model),
-        sections.setup(named, colours),
-        sections.commands(commands),
-        sections.footer(runs),
+    each = [(name, description.seed_of(row, run), run) for name, row in named.items() for run in row.runs]
+    return render(
+        "report.html.j2",
+        title=title,
+        intro=intro,
+        headline=scoreboard.headline(named, colours),
+        colours=colours,
+        results=scoreboard.table(named, colours),
+        everything=scoreboard.table(named, colours, everything=True),
+        why_no_results=description.why_no_results(named),
+        ways_to_measure=scoreboard.ways_to_measure(named),
+        training_note=curves.training_note(named),
+        training=[chart.figure() for chart in curves.training_charts(named, colours)],
+        evaluations=[chart.figure() for chart in curves.evaluation_charts(named, colours)],
+        gallery=gallery,
+        model=model,
+        setup=description.setup(named),
+        courses=[(name, seed, description.course(run)) for name, seed, run in each],
+        configurations=[
+            (name, description.of_which_seed(row), without_keys(toml.dumps(row.first.config)))
+            for name, row in named.items()
+        ],
+        commands=commands,
+        versions=list(dict.fromkeys(tuple(run.versions.items()) for run in runs if run.versions)),
+        damaged=sum(run.damaged for run in runs),
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("link", rel="icon", href=ICON),
-        tag("style", Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))),
-    )
-    return join([Html("<!doctype html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
 
 
 def choose_colours(names: Sequence[str]) -> dict[str, str]:

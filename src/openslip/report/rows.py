@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -30,6 +30,12 @@ class Row:
     @property
     def seeds(self) -> list[int]:
         return [run.config.training.seed for run in self.runs]
+
+
+Rows = Mapping[str, Row]
+"""Rows by label."""
+Colours = Mapping[str, str]
+"""Colour classes of the page's style by label."""
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:

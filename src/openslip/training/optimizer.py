@@ -54,6 +54,18 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warmup: int) -
     return config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + math.cos(math.pi * share))
 
 
+def step_where(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
+    """Take the optimiser's step where `taken`, a scalar bool on the device, is true; else change nothing.
+
+    The fused kernel decides, as it does for torch's GradScaler, so that nobody waits for the device.
+    """
+    optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the same learning rate."""
     for group in optimizer.param_groups:

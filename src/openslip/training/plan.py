@@ -18,7 +18,11 @@ from openslip.data.views import check_views
 from openslip.errors import ConfigError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
+<<<<<<< HEAD
 from openslip.objectives import Loss, parse
+=======
+from openslip.objectives import At, Loss
+>>>>>>> core
 from openslip.ranges import check_ranges
 from openslip.training.budget import parse_budget
 from openslip.training.precision import autocast, choose_device, choose_precision
@@ -68,14 +72,21 @@ class Plan:
             f"{seen / self.records:.2g} of an epoch"
         )
 
+    def at(self, step: int) -> At:
+        """Return what an objective knows of where in the run the step after `step` others is."""
+        scheduled = step % self.schedule.every == 0
+        return At(step, self.steps, self.config.training.seed, scheduled)
+
     def of_steps(self, steps: int) -> Plan:
         """Return the plan of a budget that has room for `steps`."""
         return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
 
 
-def make_plan(config: Config, records: int, processes: int = 1) -> Plan:
-    """Work out steps, device and precision; ConfigError where the values cannot work together."""
-    training, loss = config.training, parse(config.objective)
+def make_plan(
+    config: Config, loss: Loss, records: int, processes: int = 1, device: torch.device | None = None
+) -> Plan:
+    """Work out steps and precision, and the device if none is given; ConfigError where values cannot work together."""
+    training = config.training
     check_ranges(config)
     _check_batch(training.batch, records, processes)
     check_views(config.views)
@@ -102,7 +113,7 @@ def make_plan(config: Config, records: int, processes: int = 1) -> Plan:
         )
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
-    device = choose_device(training.device)
+    device = device or choose_device(training.device)
     if training.offload and (training.parallel != "fsdp" or device.type != "cuda" or processes == 1):
         many = f"{processes} process{'es' * (processes > 1)}"
         raise ConfigError(

@@ -76,6 +76,9 @@ def _backward_in_parts(
 
     with torch.no_grad():
         cached = [features(part) for part in parts]
+        with phases("forward"), autocast(device, dtype):
+            for part, found in zip(parts, cached):
+                found |= student.teachers_features(part, at)
     # Few rows with scheduled views leave some parts without any.
     keys = dict.fromkeys(key for part in cached for key in part)
     pieces = {key: [part[key] for part in cached if key in part] for key in keys}
@@ -98,10 +101,10 @@ def _backward_in_parts(
     return losses
 
 
-def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
+def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> Tensor:
     """Return the Euclidean norm of all gradients, after which they are scaled down to `limit` if it is set.
 
-    Gradients may be whole or spread over the processes; all get the same number.
+    Gradients may be whole or spread over the processes; all get the same number, a scalar on the device.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     spread = [p for p in parameters if isinstance(p, DTensor)]
@@ -112,7 +115,7 @@ def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
     if limit:
         for some in (spread, whole):
             torch.nn.utils.clip_grads_with_norm_(some, limit, norm)
-    return float(norm)
+    return norm
 
 
 def _norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from openslip.config import Config
+from openslip.errors import ConfigError
 from openslip.models import Model, build, without_weights
 from openslip.models.inputs import Inputs
+from openslip.models.model import Mask
 from openslip.models.text import VOCABULARY
 from openslip.needs import Need
 from openslip.objectives import At, Dims, Loss, Sum
@@ -31,12 +35,46 @@ class Student(nn.Module):
 
     def forward(self, inputs: Inputs, at: At) -> dict[str, Tensor]:
         """Return the losses of a batch: `loss`, with gradient, and named values without."""
-        return self.losses(self.features(inputs, at), at)
+        return self.losses(self.teachers_features(inputs, at) | self.features(inputs, at), at)
 
     def features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
         """Return what the towers make of a batch, or of a part of one, for the terms of this step."""
         needs = [need for need in self.objective.needs(at) if need.by == "student"]
-        return {("", need): feature for need, feature in self.model.features(inputs, needs).items()}
+        found = self.model.features(inputs, needs, self._masks(inputs, at))
+        return {("", need): feature for need, feature in found.items()}
+
+    def teachers_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
+        """Return what the teachers of this step's terms make of a batch, or of a part of one; without gradient."""
+        found: dict[tuple[str, Need], Tensor] = {}
+        for _, name, objective in self.objective.taking_part(at):
+            needs = [n for n in objective.needs_for(objective.config) if n.by == "teacher"]
+            if needs:
+                student_like = [replace(need, by="student") for need in needs]
+                with torch.no_grad():
+                    made = objective.teacher.features(inputs, student_like)
+                found |= {(name, replace(need, by="teacher")): feature for need, feature in made.items()}
+        return found
+
+    def _masks(self, inputs: Inputs, at: At) -> dict[str, Mask]:
+        """Return the masks of this step's views, for the rows at hand."""
+        masks: dict[str, Mask] = {}
+        for _, name, objective in self.objective.taking_part(at):
+            hidden = {need.view for need in objective.needs_for(objective.config) if need.masked}
+            for view in objective.views_for(objective.config):
+                if view.name not in hidden:
+                    continue
+                if view.name in masks:
+                    raise ConfigError(
+                        f"Two objectives mask the view {view.name}",
+                        got=str(self.objective.written),
+                        fix=f"Let the objective {name} draw a view of its own",
+                    )
+                images, rows = inputs.views[view.name], inputs.rows[view.name]
+                patches = math.prod(self.model.image_tower.grid(images.shape[-1]))
+                masked, token = objective.masked(view, rows.total, patches, at)
+                own = masked[rows.first : rows.first + rows.count]
+                masks[view.name] = own.to(images.device), token
+        return masks
 
     def losses(self, features: Features, at: At) -> dict[str, Tensor]:
         """Return the losses of the whole batch's features: projections, heads and losses are computed once."""
@@ -49,9 +87,9 @@ class Student(nn.Module):
         return self.objective(each, at)
 
     @torch.no_grad()
-    def after_step(self, at: At) -> None:
-        """Do what follows an optimiser's step."""
-        self.objective.after_step(self.model, at)
+    def after_step(self, at: At, taken: Tensor) -> None:
+        """Do what follows an optimiser's step; `taken`, a scalar bool, is false where the step was left out."""
+        self.objective.after_step(self.model, at, taken)
 
 
 def stored_name(name: str) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from openslip.data.record import Skipped
 from openslip.errors import CheckpointError
-from openslip.training.loop import train
+from openslip.training.train import train
 from openslip.training.saving import run as run_folder
 from openslip.training.saving.run import RunFolder, read_lines
 from toys import make_tiny_config

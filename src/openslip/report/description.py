@@ -1,4 +1,4 @@
-"""A run's configuration and course, in words."""
+"""What a report says about runs in words: what was trained and how, how it went, and what is missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from openslip.addresses import is_url, shown
 from openslip.commands import command
 from openslip.config import Config, ObjectiveConfig, ViewConfig
 from openslip.report.charts import samples
-from openslip.report.parts import Rows
-from openslip.report.rows import Row
+from openslip.report.rows import Row, Rows
 from openslip.report.runs import Run, finite
 
 PLACEHOLDER = "PICTURES"
@@ -49,6 +48,21 @@ def configuration(row: Row) -> dict[str, str]:
         words.pop("Text tower")
         words.pop("View that goes with the caption")
     return words
+
+
+def setup(rows: Rows) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return each topic of `configuration` with what the rows have of it, as (label, sentence).
+
+    Where all rows that have the topic agree, there is one sentence without a label; not where one row alone has it.
+    """
+    said = {name: configuration(row) for name, row in rows.items()}
+    fullest_first = sorted(said.values(), key=len, reverse=True)
+    entries = []
+    for topic in dict.fromkeys(topic for topics in fullest_first for topic in topics):
+        texts = {name: topics[topic] for name, topics in said.items() if topic in topics}
+        alike = len(set(texts.values())) == 1 and (len(texts) == len(rows) or len(texts) > 1)
+        entries.append((topic, [("", next(iter(texts.values())))] if alike else list(texts.items())))
+    return entries
 
 
 def course(run: Run) -> dict[str, str]:

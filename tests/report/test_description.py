@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from openslip.config import Config, ObjectiveConfig, ViewConfig
+from openslip.report.description import _duration, configuration, data_name, view
 from openslip.report.rows import Row
 from openslip.report.runs import Run
-from openslip.report.words import _duration, configuration, data_name, view
 
 
 def test_a_view_says_what_is_left_out_of_it() -> None:
