@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from objectives.cases import DIMS, features_for, make, trained
-from openslip.errors import ConfigError, TrainingError
+from openslip.errors import TrainingError
 from openslip.needs import Need
 from openslip.objectives import At, Byol
 
@@ -126,12 +126,6 @@ def test_the_momentum_rises_to_one_along_a_cosine() -> None:
     assert found[25] == pytest.approx(1 - 0.1 * (math.sqrt(0.5) + 1) / 2)
     assert found[100] == 1
     assert found == sorted(found)
-
-
-@pytest.mark.parametrize("momentum", [-0.1, 1.1, math.nan])
-def test_a_momentum_that_is_no_share_is_refused(momentum) -> None:
-    with pytest.raises(ConfigError, match="share"):
-        Byol.Config(momentum=momentum)
 
 
 def test_a_single_image_cannot_train_it() -> None:

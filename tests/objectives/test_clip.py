@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from objectives.cases import make
-from openslip.errors import ConfigError
 from openslip.objectives import At, Clip
 
 
@@ -94,8 +93,3 @@ def test_values_reported_hold_no_graph() -> None:
     assert result["loss"].requires_grad
     assert not result["clip_loss"].requires_grad
     assert not result["clip_acc"].requires_grad
-
-
-def test_negative_block_is_refused() -> None:
-    with pytest.raises(ConfigError, match="-1"):
-        Clip.Config(block=-1)

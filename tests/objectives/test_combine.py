@@ -57,10 +57,15 @@ def test_parse(text: str, expected: list) -> None:
 
 
 def test_options_reach_the_term_that_they_are_named_after() -> None:
-    loss = read("clip + simclr", clip={"block": 7}, simclr={"temperature": 0.2}, byoll={"of": "another"})
+    loss = read("clip + simclr", clip={"block": 7}, simclr={"temperature": 0.2}, byol={"of": "another"})
     assert [term.config for term in loss.terms] == [Clip.Config(block=7), SimClr.Config(temperature=0.2)]
     clip, simclr = loss.build(DIMS).values()
     assert (clip.config.block, simclr.config.temperature) == (7, 0.2)
+
+
+def test_options_of_an_objective_that_nobody_knows_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"section 'objective\.simcrl'.*Did you mean .*'simclr'"):
+        read("clip", simcrl={"width": 3})
 
 
 def test_options_left_out_are_the_defaults() -> None:
@@ -75,8 +80,8 @@ def test_options_left_out_are_the_defaults() -> None:
     [
         ({"temprature": 1.0}, r"objective\.simclr\.temprature.*Did you mean .*temperature"),
         ({"temperature": "warm"}, r"objective\.simclr\.temperature.*float"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"block": -1}, "number of rows"),
+        ({"temperature": 0.0}, r"--objective\.simclr\.temperature must be above 0\. Got: 0\.0"),
+        ({"block": -1}, r"--objective\.simclr\.block must be at least 0\. Got: -1"),
     ],
 )
 def test_bad_options_teach(options, message) -> None:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from objectives.cases import DIMS, captions, features_for, make
-from openslip.errors import ConfigError
 from openslip.needs import TEXT, Need
 from openslip.objectives import At, SigLip
 from openslip.objectives.siglip import numbered, packed
@@ -216,8 +215,3 @@ def test_packing_and_numbering_tell_rows_apart(data) -> None:
     _, expected = torch.unique(rows, dim=0, return_inverse=True)
     for found in (numbered(columns), numbered(rows)):
         assert torch.equal(found[:, None] == found, expected[:, None] == expected)
-
-
-def test_negative_block_is_refused() -> None:
-    with pytest.raises(ConfigError, match="-1"):
-        SigLip.Config(block=-1)

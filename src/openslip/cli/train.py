@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from tyro.conf import arg
 
 from openslip import recipes, toml
 from openslip.cli import hints, idle, resuming, sections
@@ -33,7 +33,7 @@ with a recipe, it starts the run where there is none."""
 class Options:
     """What to train, and where to write."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config: Annotated[Config, arg(name="")] = field(default_factory=Config)
     out: str = ""
     """Run folder; by default runs/NAME with the recipe's name."""
     resume: bool = False
@@ -109,14 +109,8 @@ def _of_file(path: str) -> Config:
 def accepted(base: Config) -> type[Options]:
     """Return the class of options that change `base`: with those of every objective that is known."""
     config = sections.with_sections(base)
-    field_type: Any = Annotated[(type(config), tyro.conf.arg(name=""))]
-    return make_dataclass(
-        "Options",
-        [("config", field_type, field(default=config))],
-        bases=(Options,),
-        frozen=True,
-        kw_only=True,
-    )
+    changed: list[Any] = [("config", Annotated[(type(config), arg(name=""))], field(default=config))]
+    return make_dataclass("Options", changed, bases=(Options,), frozen=True, kw_only=True)
 
 
 def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]]:

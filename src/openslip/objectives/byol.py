@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from openslip.collectives import add_up, world
-from openslip.errors import ConfigError, TrainingError
+from openslip.errors import TrainingError
 from openslip.needs import SSL_VIEWS, Need
 from openslip.objectives.contrast import unit
 from openslip.objectives.heads import MlpHead
 from openslip.objectives.objective import At, Curve, Dims, Objective
+from openslip.ranges import FROM_1, SHARE
 
 
 class Byol(Objective):
@@ -43,20 +45,12 @@ class Byol(Objective):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        width: int = 4096
+        width: Annotated[int, FROM_1] = 4096
         """Width of the projector's and the predictor's hidden layer."""
-        dim: int = 256
+        dim: Annotated[int, FROM_1] = 256
         """Dimension of the projections."""
-        momentum: float = 0.996
+        momentum: Annotated[float, SHARE] = 0.996
         """Share of itself that the teacher keeps in the first step; rises to 1 in the last."""
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.momentum <= 1:
-                raise ConfigError(
-                    "The momentum of BYOL's teacher is a share",
-                    got=self.momentum,
-                    fix="The paper uses 0.996.",
-                )
 
     config: Config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from openslip.collectives import gather_rows, rank
 from openslip.needs import IMAGE, LOGIT_SCALE, TEXT, Need
-from openslip.objectives.contrast import check_block, row_blocks, unit
+from openslip.objectives.contrast import row_blocks, unit
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.ranges import FROM_0
 
 
 class SigLip(Objective):
@@ -51,13 +53,10 @@ class SigLip(Objective):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        block: int = 1024
+        block: Annotated[int, FROM_0] = 1024
         """Rows of the similarity matrix held at a time; 0 holds it whole."""
         bias: float = -10.0
         """Where the bias b starts; it is trained. Below zero, as nearly all pairs are none."""
-
-        def __post_init__(self) -> None:
-            check_block(self.block)
 
     config: Config
 

@@ -18,11 +18,7 @@ from openslip.data.views import check_views
 from openslip.errors import ConfigError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
-<<<<<<< HEAD
-from openslip.objectives import Loss, parse
-=======
 from openslip.objectives import At, Loss
->>>>>>> core
 from openslip.ranges import check_ranges
 from openslip.training.budget import parse_budget
 from openslip.training.precision import autocast, choose_device, choose_precision
