@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from openslip import recipes
 from openslip.config import Config, ObjectiveConfig
 from openslip.errors import ConfigError
-from openslip.models import build
 from openslip.objectives import known, parse
 from openslip.ranges import ABOVE_0, ANY, BELOW_1, FROM_0, FROM_1, SHARE, check_ranges, range_of
-from toys import make_tiny_config, plan_of
+from toys import make_student, make_tiny_config, plan_of
 
 NEGATIVE = ("views.mean",)
 
@@ -44,9 +43,8 @@ def with_value(part: Any, path: tuple[str, ...], value: Any) -> Any:
 
 def made(config: Config) -> None:
     """Do what comes before a run folder is created."""
-    plan = plan_of(config, 64)
-    views = {view.name: config.views.of(view.kind) for view in plan.loss.views}
-    build(config.model, config.views.size, plan.loss.needs, views)
+    plan_of(config, 64)
+    make_student(config)
 
 
 CONFIG = make_tiny_config()

@@ -19,7 +19,7 @@ from openslip.config import (
     TrainingConfig,
     ViewsConfig,
 )
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.models.inputs import Inputs
 from openslip.objectives import REGISTRY, Loss, parse
@@ -51,7 +51,7 @@ def small_loss(loss: str, **options: object) -> Loss:
 
 
 @dataclass(frozen=True)
-class ToySource:
+class ToySource(Source):
     """Noisy coloured squares; records in `broken` cannot be read, records in `silent` have no caption."""
 
     count: int = 64

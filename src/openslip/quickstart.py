@@ -107,7 +107,7 @@ def quickstart(
 
     Raises ConfigError without a seed, and what `openslip.training.train.train` raises.
     """
-    from openslip.data.fanout import start_context
+    from openslip.data.workers import start_context
     from openslip.interop import load
     from openslip.ranges import check_ranges
     from openslip.report import comparison, load_run, write_report

@@ -25,12 +25,12 @@ from openslip.collectives import rank, world
 from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ProcessError
-from openslip.training.trainer import Trainer
-from openslip.training.signals import Interrupted
-from openslip.training.train import train
 from openslip.training.parallel import Shards
 from openslip.training.saving import checkpoint, tensors
+from openslip.training.signals import Interrupted
 from openslip.training.step import gradient_norm
+from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from toys import ToySource, make_tiny_config
 
 PARTS = [f"{name}-0000{part}-of-00002.safetensors" for name in ("model", "optimizer") for part in (1, 2)] + [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from openslip.training.trainer import Trainer
 from openslip.training.saving import checkpoint
+from openslip.training.trainer import Trainer
 
 TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
 QUIET = Console(quiet=True)

@@ -13,10 +13,9 @@ import pytest
 from openslip.data.record import Batch
 from openslip.errors import DataError
 from openslip.processes import Processes
-from openslip.training.trainer import Trainer
-from openslip.training.signals import Interrupted
+from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_signals
 from openslip.training.train import train
-from openslip.training.signals import Stopped, StopSignal, stop_signals
+from openslip.training.trainer import Trainer
 from openslip.training.watching.speed import Speed
 from toys import ToySource
 from training.runs import QUIET, same, weights

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import CheckpointError, ConfigError
-from openslip.training.trainer import Trainer
-from openslip.training.signals import Interrupted
-from openslip.training.train import train
 from openslip.training.saving import checkpoint, tensors
 from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 

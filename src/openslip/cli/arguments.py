@@ -237,7 +237,7 @@ def say_note(source: Source) -> None:
     """Print to stderr what was guessed when a source was opened, and what of it is not used, if so much is lost."""
     from openslip.data.contents import losses
 
-    for line in filter(None, (getattr(source, "note", ""), *losses(source))):
+    for line in filter(None, (source.note, *losses(source))):
         print(printable(line), file=sys.stderr)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openslip.data.fanout import default_processes
 from openslip.data.record import Skipped
+from openslip.data.workers import default_processes
 from openslip.errors import DataError, EvaluationError
 from openslip.evaluation import fingerprint, note
 from openslip.evaluation.datasets import Labelled, LabelledSet

@@ -156,13 +156,7 @@ def infer_config(state: Mapping[str, Tensor], where: str = "the state dict") -> 
 def _image_tower(state: Mapping[str, Tensor], where: str) -> tuple[ImageTowerConfig, int]:
     """Return the image tower's configuration and the side of its images in pixels."""
     kernel, positions = state.get("visual.patch_embed.proj.weight"), state.get("visual.pos_embed")
-    if (
-        kernel is None
-        or positions is None
-        or kernel.ndim != 4
-        or positions.ndim != 3
-        or not method_of(state)
-    ):
+    if kernel is None or positions is None or kernel.ndim != 4 or positions.ndim != 3 or not method_of(state):
         raise CheckpointError(
             f"The parameters in {where} are not those of a SLIP, CLIP or SimCLR model with a vision transformer",
             got=", ".join(list(state)[:4]) + ", …",

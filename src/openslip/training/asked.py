@@ -13,7 +13,7 @@ from typing import Any
 from openslip import toml
 from openslip.config import Config
 from openslip.data.data import Data
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, EvaluationError
 
 
@@ -102,7 +102,7 @@ def _source_of(source: Any, config: Config, *, captioned: bool, ssl: bool = Fals
             fix="Give a path, as to `--data.train`, or what openslip.open_source returns. A source of your own has a "
             "`name` and a length, and gives an openslip.data.record.Record for each index",
         )
-    return source, ""
+    return as_source(source), ""
 
 
 def out_of(out: object, config: Config) -> Path:

@@ -117,7 +117,9 @@ class Shards(Parallel):
     in fp32.
     """
 
-    def __init__(self, student: Student, *, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
+    def __init__(
+        self, student: Student, *, dtype: torch.dtype = torch.float32, offload: bool = False
+    ) -> None:
         super().__init__(student)
         model = student.model
         self.parts = world()

@@ -38,7 +38,9 @@ class Trainer:
         plan = state.plan
         self.stop = StopSignal()
         peak_flops, *_ = peak(plan.device, plan.dtype)
-        self.speed = Speed(plan.device, Work(plan.config, plan.loss, state.say), peak_flops, state.processes.world)
+        self.speed = Speed(
+            plan.device, Work(plan.config, plan.loss, state.say), peak_flops, state.processes.world
+        )
         self.evaluations = Evaluations(state, evaluate, self.stop, self.log)
         self.forecast, self.overrun = Forecast(), Overrun(parse_budget(plan.config.training.budget).seconds)
         self.wait_for_device = run_ahead(plan.device)
@@ -167,7 +169,7 @@ class Trainer:
         loader = state.data.loader(
             state.position,
             plan.config,
-            plan.loss.views,
+            tuple(view.name for view in plan.loss.views),
             captioned=plan.loss.captioned,
             schedule=plan.schedule,
             rank=state.processes.rank,

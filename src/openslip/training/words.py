@@ -6,20 +6,18 @@ from pathlib import Path
 
 import torch
 
-from openslip.data.contents import described, losses
+from openslip.data.data import Data
 from openslip.data.loader import default_workers
-from openslip.data.order import epoch_length, longest_block
 from openslip.data.pieces import keep_ready, sample_bytes
-from openslip.data.record import Source
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, memory
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
+_LANES = {"train": "data", "ssl": "ssl data"}
 
-def describe(
-    plan: Plan, student: Student, run: Path, source: Source, ssl: Source | None = None, *, evaluated: bool = True
-) -> str:
+
+def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
     """Return the plan in words: parameters, samples, global batch, steps, memory, where things go.
 
     evaluated: whether there is anything that measures.
@@ -44,9 +42,8 @@ def describe(
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
-        "data": _data(plan.records, source),
-        **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
-        "validation": _validation(plan, source, evaluated),
+        **{_LANES[lane]: words for lane, words in data.described().items()},
+        "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
@@ -54,10 +51,10 @@ def describe(
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries"
-        + _ready(plan, longest_block(source, ssl)),
+        + _ready(plan, data.longest_block),
         "written to": str(run),
     }
-    if lost := [*losses(source), *losses(ssl), *filter(None, [plan.part_of_an_epoch])]:
+    if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
@@ -107,15 +104,9 @@ def _warmup(plan: Plan) -> str:
     return f"a warm-up of {plan.warmup_share:.1%}" if plan.seconds else f"{plan.warmup:,} warm-up steps"
 
 
-def _data(records: int, source: Source) -> str:
-    """Return what there is of a source, with what it guessed on opening."""
-    lines = f"{records:,} records from {source.name}", getattr(source, "note", ""), *described(source)
-    return "\n".join(filter(None, lines))
-
-
-def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
+def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     """Return what is measured, or that nothing is, and how to change that."""
-    config, held_out = plan.config, getattr(source, "held_out", None)
+    config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
         return "\n".join([held_out.words(), *tasks])

@@ -15,7 +15,7 @@ from openslip.data.captions import texts
 from openslip.data.containers.pickles import read_list
 from openslip.data.containers.zip import read_member
 from openslip.data.contents import Contents
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.data.sources.entries import Texts, Unusable, short
 from openslip.data.sources.files import Strings
 from openslip.data.sources.near import around, choose, spread
@@ -36,7 +36,7 @@ Row = tuple[int, str, str]
 """(index, title, description)."""
 
 
-class Yfcc:
+class Yfcc(Source):
     """Images of YFCC100M by index, each with its title and description, where not blank, as captions.
 
     `path` is the metadata: a pickled list of (index, title, description), or a Parquet file with columns of these
