@@ -127,8 +127,10 @@ def _check_options(path: str, config: Config) -> None:
 def accepted(base: Config) -> type[Options]:
     """Return the class of options that change `base`: with those of every objective that is known."""
     config = sections.with_sections(base)
-    changed: list[Any] = [("config", Annotated[(type(config), arg(name=""))], field(default=config))]
-    return make_dataclass("Options", changed, bases=(Options,), frozen=True, kw_only=True)
+    hint: Any = type(config)
+    hint = Annotated[hint, arg(name="")]
+    fields = [("config", hint, field(default=config))]
+    return make_dataclass("Options", fields, bases=(Options,), frozen=True, kw_only=True)
 
 
 def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]]:

@@ -1,8 +1,8 @@
 """Objectives of a user's own: `--objective.loss 'clip + 0.5 * mylosses:Mine'`, a class in a file of theirs.
 
-Such a file is code, so it is imported only where a user names it: on the command line, in a configuration given by path,
-or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that run is
-continued, and only the very file that it was started with: `objective.json` in the run folder has its checksum.
+Such a file is code, so it is imported only where a user names it: on the command line, in a configuration given by
+path, or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that run
+is continued, and only the very file that it was started with: `objective.json` in the run folder has its checksum.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,8 +88,8 @@ def register(kind: Any) -> str:
 
     Raises ConfigError for a class that is no objective.
     """
-    if isinstance(kind, type) and combine.REGISTRY.get(getattr(kind, "name", "")) is kind:
-        return kind.name
+    if isinstance(name := getattr(kind, "name", None), str) and combine.REGISTRY.get(name) is kind:
+        return name
     text = f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', kind)}".replace("<locals>.", "")
     check(kind, text)
     combine.REGISTRY[text] = kind
@@ -127,9 +127,15 @@ def same_loss(folder: Path, one: str, other: str) -> bool:
     known = _record(folder)
 
     def terms(text: str) -> list[tuple[float, str]]:
-        kinds = {name: combine.REGISTRY[name].name for _, name in combine.written_terms(text) if name in combine.REGISTRY}
+        kinds = {
+            name: combine.REGISTRY[name].name
+            for _, name in combine.written_terms(text)
+            if name in combine.REGISTRY
+        }
         noted = {name: str(entry.get("name")) for name, entry in known.items()}
-        return [(weight, kinds.get(name) or noted.get(name, name)) for weight, name in combine.written_terms(text)]
+        return [
+            (weight, kinds.get(name) or noted.get(name, name)) for weight, name in combine.written_terms(text)
+        ]
 
     with suppress(ConfigError):  # what cannot be understood is said elsewhere
         return one == other or terms(one) == terms(other)
@@ -182,19 +188,25 @@ def _found(name: str, outside: Path | None) -> Code:
             )
         return code
     if _is_path(module):
-        raise ConfigError("The file of an objective is not there", got=module, fix=_near(Path(module).parent, module))
+        raise ConfigError(
+            "The file of an objective is not there", got=module, fix=_near(Path(module).parent, module)
+        )
     with suppress(ImportError, ValueError):
         if importlib.util.find_spec(module.partition(".")[0]):
             raise ConfigError(f"The module {module!r} is no file of Python", got=name, fix="Name one that is")
     raise ConfigError(
-        f"There is no module {module!r} in the current folder or on the import path", got=name, fix=_near(Path(), module)
+        f"There is no module {module!r} in the current folder or on the import path",
+        got=name,
+        fix=_near(Path(), module),
     )
 
 
 def _near(folder: Path, module: str) -> str:
     with suppress(OSError):
         if files := sorted(path.name for path in folder.glob("*.py"))[:1000]:
-            return did_you_mean(Path(module).name, files if module.endswith(".py") else [file[:-3] for file in files])
+            return did_you_mean(
+                Path(module).name, files if module.endswith(".py") else [file[:-3] for file in files]
+            )
     return "A file in another folder is named by its path, as in path/to/mylosses.py:Mine"
 
 
@@ -220,6 +232,7 @@ def _candidates(name: str, file: str = "") -> Iterator[Code]:
 def _file_of(module: str, places: list[str] | None) -> Path | None:
     """Return the file of Python that a dotted name stands for in some folders, or on the import path."""
     parts = module.split(".")
+    spec: ModuleSpec | None = None
     for number in range(1, len(parts) + 1):
         try:
             spec = PathFinder.find_spec(".".join(parts[:number]), places)
@@ -230,7 +243,7 @@ def _file_of(module: str, places: list[str] | None) -> Path | None:
         if spec is None:
             return None
         places = list(spec.submodule_search_locations or ())
-    if spec.origin is None or not spec.origin.endswith(".py") or not os.path.isfile(spec.origin):
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py") or not os.path.isfile(spec.origin):
         return None
     return Path(spec.origin)
 
@@ -258,7 +271,11 @@ def _add(text: str, code: Code) -> None:
 
 
 def _is_own(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Objective) and value.__module__.partition(".")[0] != "openslip"
+    return (
+        isinstance(value, type)
+        and issubclass(value, Objective)
+        and value.__module__.partition(".")[0] != "openslip"
+    )
 
 
 def _imported(code: Code) -> ModuleType:
@@ -312,7 +329,9 @@ def _place(error: BaseException, file: Path) -> str:
     """Return the file and line that an error comes from, as far as it is one of the user's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
+    ]
     return f"{file}, line {lines[-1]}" if lines else str(file)
 
 
@@ -326,7 +345,9 @@ def check(kind: Any, text: str) -> None:
         raise refuse("It is no subclass of openslip.objectives.Objective", type(kind).__name__)
     name = getattr(kind, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise refuse("Its `name` is to be a word of small letters, digits and _, which its options go by", name)
+        raise refuse(
+            "Its `name` is to be a word of small letters, digits and _, which its options go by", name
+        )
     if name in OURS:
         raise refuse("Its `name` is that of one of ours: give it another", name)
     if name in {field.name for field in dataclasses.fields(ObjectiveConfig)}:
@@ -365,9 +386,13 @@ def _default_of(kind: type[Objective], refuse: Any) -> Any:
         same = toml.from_dict(toml.to_dict(config), cls, config)
     except (ConfigError, TypeError, NameError) as error:
         kinds = "bool, int, float, str, Literal, or a tuple of those"
-        raise refuse(f"Its `Config` has an option that a configuration cannot hold ({kinds}): {error}") from None
+        raise refuse(
+            f"Its `Config` has an option that a configuration cannot hold ({kinds}): {error}"
+        ) from None
     if same != config:
-        raise refuse("Its `Config` has an option whose default is of another type than its annotation", config)
+        raise refuse(
+            "Its `Config` has an option whose default is of another type than its annotation", config
+        )
     return config
 
 
@@ -385,7 +410,9 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
     kinds = [name for name, hint in typing.get_type_hints(ViewsConfig).items() if hint is ViewConfig]
     for view in views:
         if view.kind not in kinds:
-            raise refuse(f"Its view {view.name!r} is of a kind that is not among {', '.join(kinds)}", view.kind)
+            raise refuse(
+                f"Its view {view.name!r} is of a kind that is not among {', '.join(kinds)}", view.kind
+            )
     given = {view.name for view in views}
     if TEXT in given or len(given) < len(views):
         raise refuse(f"Its `views` have one name twice, or that of the captions, {TEXT!r}", sorted(given))
