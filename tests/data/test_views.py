@@ -196,6 +196,6 @@ def test_smallest_crop() -> None:
     ],
 )
 def test_bad_configuration(values: dict, field: str) -> None:
-    with pytest.raises(ConfigError, match=f"views.ssl.{field}"):
+    with pytest.raises(ConfigError, match=f"views.ssl.{field}".replace("_", "[-_]")):
         check_views(ViewsConfig(ssl=ViewConfig(**values)))
     check_views(ViewsConfig())
