@@ -73,6 +73,7 @@ def test_which_is_for_runs(here, capsys) -> None:
     ("words", "option"),
     [
         ("--objective.loss clip --views.ssl.blur 0.5", "views.ssl.blur"),
+        ("--views.local.blur 0.2", "views.local.blur"),
         ("--objective.loss clip --model.ssl.dim 64", "model.ssl.dim"),
         ("--objective.loss clip --objective.ssl_every 2", "objective.ssl-every"),
         ("--objective.loss simclr --model.text.width 64", "model.text.width"),

@@ -14,7 +14,17 @@ from torchvision.transforms import functional as F
 
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.data.order import generator
-from openslip.data.views import JITTERS, ORDERS, Parameter, center, check, crop, draw, smallest_crop
+from openslip.data.views import (
+    JITTERS,
+    ORDERS,
+    Parameter,
+    center,
+    check,
+    check_views,
+    crop,
+    draw,
+    smallest_crop,
+)
 from openslip.errors import ConfigError
 
 SSL = ViewsConfig().ssl
@@ -200,3 +210,10 @@ def test_bad_configuration(values: dict, field: str) -> None:
         check(ViewConfig(**values), "ssl")
     check(ViewConfig(), "image")
     check(SSL, "ssl")
+
+
+@pytest.mark.parametrize("kind", ["image", "ssl", "local"])
+def test_every_kind_is_checked(kind: str) -> None:
+    check_views(ViewsConfig())
+    with pytest.raises(ConfigError, match=f"views.{kind}.scale"):
+        check_views(ViewsConfig(**{kind: ViewConfig(scale=(0, 1))}))

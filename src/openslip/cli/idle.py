@@ -56,6 +56,7 @@ def which(given: Collection[str], model: Path) -> None:
 def train(given: Collection[str], config: Config) -> None:
     """Raise UsageError for an option among those `given` to `slip train` that has no effect with the other values."""
     from openslip import objectives
+    from openslip.training.plan import views_of
 
     needs = objectives.parse(config.objective.loss).needs
     loss = f"The loss is {config.objective.loss!r}"
@@ -71,6 +72,8 @@ def train(given: Collection[str], config: Config) -> None:
             "objective.ssl_share",
         )
         refuse_idle(given, *names, because=f"{loss}, which has no self-supervision")
+    if "local" not in {view.kind for view in views_of(needs)}:
+        refuse_idle(given, "views.local.", because=f"{loss}, which draws no local crops")
     if config.model.image.name != "vit":
         names = tuple(f"model.image.{name}" for name in ("patch", "width", "depth", "heads"))
         refuse_idle(

@@ -108,15 +108,15 @@ def check_views(views: ViewsConfig) -> None:
     """Raise ConfigError when a value of the configuration of the views is out of its range."""
     if views.size < 1:
         raise ConfigError("views.size takes a number of pixels, at least 1", got=views.size)
-    check(views.image, "image")
-    check(views.ssl, "ssl")
+    for kind, config in views.kinds.items():
+        check(config, kind)
 
 
-def check(config: ViewConfig, name: str) -> None:
-    """Raise ConfigError when a value of the configuration of views called `name` is out of its range."""
+def check(config: ViewConfig, kind: str) -> None:
+    """Raise ConfigError when a value of the configuration of a kind of views is out of its range."""
     chances = ("flip", "jitter_probability", "grayscale", "blur")
     rules = [
-        ("size", config.size >= 0, "a number of pixels, or 0 for views.size"),
+        ("size", config.size >= 0, "a number of pixels, or 0 for one that follows from views.size"),
         ("drop_tokens", 0 <= config.drop_tokens < 1, "a share of the tokens, 0 <= share < 1"),
         (
             "scale",
@@ -142,7 +142,7 @@ def check(config: ViewConfig, name: str) -> None:
     ]
     for field, holds, takes in rules:
         if not holds:
-            raise ConfigError(f"views.{name}.{field} takes {takes}", got=getattr(config, field))
+            raise ConfigError(f"views.{kind}.{field} takes {takes}", got=getattr(config, field))
 
 
 def _planes(image: Image.Image) -> np.ndarray:

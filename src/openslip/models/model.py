@@ -10,12 +10,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from openslip.config import EMBEDDINGS, SSL_VIEWS, ModelConfig, ViewsConfig
+from openslip.config import EMBEDDINGS, ModelConfig, ViewsConfig
 from openslip.errors import ConfigError, did_you_mean
 from openslip.models.dropping import Rows, laid_out
 from openslip.models.heads import SslHead, projection
 from openslip.models.text import TextTower
 from openslip.models.vision import build_image_tower
+from openslip.needs import IMAGE, SSL_VIEWS
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 LARGEST_LOGIT_SCALE = math.log(100)
@@ -39,7 +40,8 @@ class Model(nn.Module):
         super().__init__()
         self.embeddings = _in_order(embeddings)
         self.views = tuple(name for name in self.embeddings if name != "text")
-        kinds = {name: views.of(name) for name in self.views} if views else {}
+        drawn = [view for view in (IMAGE, *SSL_VIEWS) if view.name in self.views]
+        kinds = {view.name: views.of(view.kind) for view in drawn} if views else {}
         self.image_tower = build_image_tower(config.image, size, kinds.values())
         self.drop_tokens = {name: kind.drop_tokens for name, kind in kinds.items()}
         self.text_tower = TextTower(config.text) if "text" in self.embeddings else None
@@ -79,8 +81,11 @@ class Model(nn.Module):
         rows: Mapping[str, Rows] | None = None,
     ) -> dict[str, Tensor]:
         """Return the towers' features, keyed like the embeddings; views are left out as in `forward`."""
-        missing = tuple(name for name in self.views if name not in views)
-        unsupervised = missing == SSL_VIEWS and self.views != SSL_VIEWS  # a step without self-supervision
+        missing, ssl = (
+            tuple(name for name in self.views if name not in views),
+            tuple(v.name for v in SSL_VIEWS),
+        )
+        unsupervised = missing == ssl != self.views  # a step without self-supervision
         if (missing and not unsupervised) or (tokens is None and self.text_tower is not None):
             raise ConfigError(
                 "The model was called without an input that its embeddings need",

@@ -17,6 +17,7 @@ from openslip.data.augment import augment
 from openslip.data.record import Batch, Skipped, Tally
 from openslip.errors import DataError, TrainingError
 from openslip.training.optimizer import learning_rate, set_learning_rate
+from openslip.training.plan import views_of
 from openslip.training.precision import overflowed
 from openslip.training.signals import Stopped, StopSignal
 from openslip.training.state import State
@@ -46,7 +47,7 @@ class Learner:
         loader = self.state.data.loader(
             self.state.position,
             self.config,
-            tuple(name for name in plan.needs if name != "text"),
+            views_of(plan.needs),
             captioned="text" in plan.needs,
             schedule=plan.schedule,
             rank=self.processes.rank,

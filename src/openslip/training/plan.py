@@ -12,11 +12,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from openslip.config import SSL_VIEWS, Config
+from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
 from openslip.models import Model
+from openslip.needs import IMAGE, SSL_VIEWS, TEXT, View, joined
 from openslip.training.budget import parse_budget
 from openslip.training.precision import autocast, choose_device, choose_precision
 from openslip.training.ranges import check_ranges
@@ -70,6 +71,12 @@ class Plan:
         return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
 
 
+def views_of(needs: Iterable[str]) -> tuple[View, ...]:
+    """Return the views that embeddings of these names come from."""
+    known = {view.name: view for view in (IMAGE, *SSL_VIEWS)}
+    return joined(known[name] for name in needs if name != TEXT)
+
+
 def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: int = 1) -> Plan:
     """Work out steps, device and precision; ConfigError where the values cannot work together."""
     training = config.training
@@ -83,7 +90,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             got=f"{schedule.rows} of a batch of {training.batch}",
             fix=f"Choose --objective.ssl-share so that its share of the batch is a multiple of {processes}",
         )
-    if not schedule.always and set(needs) <= set(SSL_VIEWS):
+    if not schedule.always and all(view.scheduled for view in views_of(needs)) and TEXT not in needs:
         raise ConfigError(
             "Without self-supervised views there is nothing to train on some steps or rows",
             got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}",
@@ -177,10 +184,10 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
     context = plan.config.model.text.context
     views = {}
-    for name in (n for n in plan.needs if n != "text"):
-        rows = max(2, round(plan.schedule.share * batch)) if name in SSL_VIEWS else batch
-        size = plan.config.views.of(name).size
-        views[name] = torch.zeros(rows, 3, size, size, device=plan.device)
+    for view in views_of(plan.needs):
+        rows = max(2, round(plan.schedule.share * batch)) if view.scheduled else batch
+        size = plan.config.views.of(view.kind).size
+        views[view.name] = torch.zeros(rows, 3, size, size, device=plan.device)
     tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
     # Uncompiled: these two small batches are not worth a graph of their own, which training would then be stuck with.
     with torch.compiler.set_stance("force_eager"), Made(model.parameters()) as made:

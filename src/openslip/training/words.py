@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from openslip.config import SSL_VIEWS
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.pieces import keep_ready, sample_bytes
 from openslip.models import Model
 from openslip.training.budget import duration
-from openslip.training.plan import Plan, memory
+from openslip.training.plan import Plan, memory, views_of
 from openslip.training.watching.speed import peak
 
 _LANES = {"train": "data", "ssl": "ssl data"}
@@ -72,14 +71,14 @@ def _processes(plan: Plan) -> str:
 def _views(plan: Plan) -> str:
     """Return the views with their size, what is left out of them, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
-    for name in (n for n in plan.needs if n != "text"):
-        view, often = plan.config.views.of(name), plan.schedule
-        words = f"at {view.size} px"
-        words += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
-        if name in SSL_VIEWS:
+    for view in views_of(plan.needs):
+        how, often = plan.config.views.of(view.kind), plan.schedule
+        words = f"at {how.size} px"
+        words += f", {how.drop_tokens:.0%} of the tokens dropped" if how.drop_tokens else ""
+        if view.scheduled:
             words += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             words += f", on one step of {often.every}" if often.every > 1 else ""
-        lines.setdefault(words, []).append(name)
+        lines.setdefault(words, []).append(view.name)
     return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
 
 
@@ -132,7 +131,7 @@ def _ready(plan: Plan, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(plan.config.views, plan.needs, plan.schedule.rows / plan.schedule.batch)
+    size = sample_bytes(views_of(plan.needs), plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = keep_ready(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
