@@ -243,7 +243,12 @@ def _file_of(module: str, places: list[str] | None) -> Path | None:
         if spec is None:
             return None
         places = list(spec.submodule_search_locations or ())
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py") or not os.path.isfile(spec.origin):
+    if (
+        spec is None
+        or spec.origin is None
+        or not spec.origin.endswith(".py")
+        or not os.path.isfile(spec.origin)
+    ):
         return None
     return Path(spec.origin)
 

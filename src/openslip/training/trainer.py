@@ -169,7 +169,7 @@ class Trainer:
         loader = state.data.loader(
             state.position,
             plan.config,
-            tuple(view.name for view in plan.loss.views),
+            plan.loss.views,
             captioned=plan.loss.captioned,
             schedule=plan.schedule,
             rank=state.processes.rank,

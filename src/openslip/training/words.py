@@ -132,8 +132,7 @@ def _ready(plan: Plan, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    names = tuple(view.name for view in plan.loss.views)
-    size = sample_bytes(plan.config.views, names, plan.schedule.rows / plan.schedule.batch)
+    size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = keep_ready(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
