@@ -42,7 +42,7 @@ class Learner:
         self.stop = StopSignal()
         work = Work(self.config, objective, state.plan.needs, say)
         peak_flops, *_ = peak(self.device, state.plan.dtype)
-        self.speed = Speed(self.device, work, peak_flops, self.processes.world)
+        self.speed = Speed(self.device, work, peak_flops, self.processes.world, say)
 
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""

@@ -14,7 +14,7 @@ from openslip.data.pieces import keep_ready, sample_bytes
 from openslip.data.record import Source
 from openslip.models import Model
 from openslip.training.budget import duration
-from openslip.training.plan import Plan, memory
+from openslip.training.plan import Plan, state_bytes
 from openslip.training.watching.speed import peak
 
 
@@ -28,12 +28,10 @@ def describe(
     config, training = plan.config, plan.config.training
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     total = sum(p.numel() for p in model.parameters())
-    weights, activations = memory(plan, model)
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
     if training.precision == "fp8":
         dtype = "fp8 and bf16"
     shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
-    gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
     fastest, origin = peak(plan.device, plan.dtype)
     recomputed = {
         "none": "",
@@ -53,8 +51,8 @@ def describe(
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
-        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries"
-        + _ready(plan, longest_block(source, ssl)),
+        "memory": f"{state_bytes(plan, model) / 2**30:.2f} GiB of weights, gradients and optimiser; "
+        "the most that a step takes is said after the second one" + _ready(plan, longest_block(source, ssl)),
         "written to": str(run),
     }
     if lost := [*losses(source), *losses(ssl), *filter(None, [plan.part_of_an_epoch])]:
