@@ -190,9 +190,12 @@ def test_two_classes_of_one_name_are_refused() -> None:
     ],
 )
 def test_files_and_texts_that_are_not_there(text, message) -> None:
-    with pytest.raises(ConfigError, match=message):
+    def loaded() -> None:
         load(text)
         parse(ObjectiveConfig(loss=text))
+
+    with pytest.raises(ConfigError, match=message):
+        loaded()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Objectives of a user's own: `--objective.loss 'clip + 0.5 * mylosses:Mine'`, a class in a file of theirs.
 
 Such a file is code, so it is imported only where a user names it: on the command line, in a configuration given by
-path, or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that run
-is continued, and only the very file that it was started with: `objective.json` in the run folder has its checksum.
+path, or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that
+run is continued, and only the very file that it was started with: `objective.json` in the run folder has its checksum.
 """
 
 from __future__ import annotations
