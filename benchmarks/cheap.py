@@ -33,7 +33,8 @@ from openslip import recipes
 from openslip.config import Config
 from openslip.data.augment import augment
 from openslip.data.builder import Builder
-from openslip.data.record import Batch, Record
+from openslip.data.data import Data
+from openslip.data.record import Batch, Record, Source
 from openslip.data.tokenizer import Tokenizer
 from openslip.models import Model, build, text
 from openslip.objectives import parse
@@ -92,7 +93,7 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
 
 
 @dataclass(frozen=True)
-class Photos:
+class Photos(Source):
     """Photo-like pictures, smooth colours under fine noise, each with one caption."""
 
     name: str = "photos"
@@ -146,7 +147,7 @@ class Side:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         tokenizer = Tokenizer(config.model.text.context)
         size, schedule = config.training.batch, self.plan.schedule
-        builder = Builder(Photos(), None, config.views, names, tokenizer, size, 0, schedule=schedule)
+        builder = Builder(Data(Photos()), config.views, names, tokenizer, size, 0, schedule=schedule)
         self.batches = [Batch(**builder.build(step * size)) for step in range(self.every)]
 
     def seconds(self) -> float:

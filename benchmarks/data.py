@@ -34,8 +34,9 @@ from torchvision import transforms
 from openslip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
 from openslip.data.augment import augment
 from openslip.data.builder import Builder
+from openslip.data.data import Data
 from openslip.data.decode import DECODERS
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.data.tokenizer import Tokenizer, _open_clip_tokenizer
 from openslip.data.views import UNCHANGED, Parameter
 
@@ -69,7 +70,7 @@ def photo(width: int, height: int, seed: int, quality: int = 85) -> bytes:
     return buffer.getvalue()
 
 
-class Photos:
+class Photos(Source):
     """JPEGs in memory, with captions."""
 
     name, note, block = "photos", "", 1
@@ -125,7 +126,7 @@ def reference_side(photos: Photos, count: int) -> Callable[[], None]:
 
 def our_side(photos: Photos, count: int, decoder: str, *, everything: bool) -> Callable[[], None]:
     """Return a function that builds a batch of `count`; everything: with colours, blur and flips on the CPU."""
-    builder = Builder(photos, None, ViewsConfig(), VIEWS, Tokenizer(), count, 0, decoder=decoder)
+    builder = Builder(Data(photos), ViewsConfig(), VIEWS, Tokenizer(), count, 0, decoder=decoder)
     start = iter(range(0, 10**9, count))
 
     def run() -> None:

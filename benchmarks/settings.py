@@ -21,7 +21,7 @@ from openslip.config import Config
 from openslip.data.sources import open_source
 from openslip.evaluation import suite
 from openslip.quickstart import METHODS, method_config, paint
-from openslip.training.loop import train
+from openslip.training.train import train
 
 RATES_AND_BATCHES = [
     *("0.0015:64:0.5", "0.003:64:0.5", "0.006:64:0.5", "0.0015:128:0.5", "0.003:128:0.5", "0.006:128:0.5")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
 
 
@@ -62,7 +62,7 @@ ODD: list[tuple[bytes | np.ndarray | None, tuple[str, ...]]] = [
 
 
 @dataclass(frozen=True)
-class Odds:
+class Odds(Source):
     """The plain pictures, then the odd ones; only the first `count` of them."""
 
     count: int = len(PLAIN) + len(ODD)

@@ -22,9 +22,10 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c() -> None:
-    """A shell without job control starts what it puts into the background with SIGINT ignored, and so its children."""
+def _signals() -> None:
+    """A shell without job control starts what it puts into the background with SIGINT ignored, `nohup` with SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

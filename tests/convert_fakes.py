@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from openslip.data.encode import Encoding
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.tools.convert import shard_size_for
 
 
-class Listed:
+class Listed(Source):
     """Records from a list; an exception in it is raised."""
 
     name = "listed"

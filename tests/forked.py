@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-PRELOADED = ["pytest", "openslip.cli.train", "openslip.training.loop", "torch.distributed.run"]
+PRELOADED = ["pytest", "openslip.cli.train", "openslip.training.train", "torch.distributed.run"]
 
 
 def context() -> ForkServerContext:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from openslip import recipes
+from openslip import objectives, recipes
 from openslip.errors import ConfigError
 
 PAPER = {  # REFERENCE: lr, weight decay, loss
@@ -30,7 +30,10 @@ def test_the_papers_nine(method: str, size: str) -> None:
     assert (training.epochs, training.batch) == (25, 4096)
     assert (image.name, image.patch, image.width, image.depth, image.heads) == ("vit", 16, *TOWERS[size])
     assert (text.width, text.depth, text.heads, text.context, config.model.embed_dim) == (512, 12, 8, 77, 512)
-    assert (config.model.ssl.width, config.model.ssl.dim, config.objective.temperature) == (4096, 256, 0.1)
+    options = objectives.complete(config.objective).options
+    if "simclr" in loss:
+        simclr = options["simclr"]
+        assert (simclr["width"], simclr["dim"], simclr["temperature"]) == (4096, 256, 0.1)
     views = config.views
     assert (views.size, views.image.scale, views.image.flip, views.image.jitter_probability) == (
         224,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openslip import recipes, toml
-from openslip.config import Config, TrainingConfig
+from openslip.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from openslip.errors import ConfigError
 
 
@@ -67,6 +67,79 @@ def test_loading_a_missing_or_binary_file(tmp_path) -> None:
     (tmp_path / "y.toml").write_text("nme = 'x'\n")
     with pytest.raises(ConfigError, match=r"In .*y\.toml: .*Did you mean 'name'"):
         toml.load(tmp_path / "y.toml")
+
+
+def test_sections_that_others_know_are_kept_as_they_are() -> None:
+    config = toml.loads("[objective]\nloss = 'mine'\n[objective.mine]\nwidths = [1, 2]\nkind = 'a'\n")
+    assert config.objective == ObjectiveConfig(loss="mine", options={"mine": {"widths": [1, 2], "kind": "a"}})
+    assert toml.loads(toml.dumps(config)) == config
+    assert toml.flat(config)["objective.mine.widths"] == [1, 2]
+    changed = toml.loads("[objective.mine]\nkind = 'b'\n[objective.other]\nx = 1\n", config)
+    assert changed.objective.options == {"mine": {"widths": [1, 2], "kind": "b"}, "other": {"x": 1}}
+    assert toml.loads("[training]\nbatch = 3\n", config).objective == config.objective
+
+
+def test_a_section_cannot_pass_for_a_field() -> None:
+    config = Config(objective=ObjectiveConfig(options={"loss": {"x": 1}}))
+    with pytest.raises(ConfigError, match=r"'objective\.loss' takes a value of type str"):
+        toml.from_dict(toml.to_dict(config))
+    with pytest.raises(ConfigError, match=r"Unknown configuration key 'objective\.simclr'"):
+        toml.loads("[objective]\nsimclr = 3\n")
+    with pytest.raises(ConfigError, match=r"Unknown configuration key 'objective\.temprature'"):
+        toml.loads("[objective]\ntemprature = 3\n")
+
+
+OLD = """
+[objective]
+loss = "clip + 1.0 * simclr"
+temperature = 0.2
+block = 7
+gradient = "reference"
+[model]
+embed_dim = 5
+[model.ssl]
+width = 32
+dim = 16
+"""
+
+
+def test_options_of_objectives_have_sections_of_their_own(tmp_path, caplog) -> None:
+    (tmp_path / "old.toml").write_text(OLD)
+    for _ in range(2):
+        config = toml.load(tmp_path / "old.toml")
+    assert config == toml.loads(OLD)
+    assert config.model == ModelConfig(embed_dim=5)
+    assert config.objective.options == {
+        "clip": {"block": 7, "gradient": "reference"},
+        "simclr": {"temperature": 0.2, "block": 7, "width": 32, "dim": 16},
+    }
+    (told,) = caplog.messages
+    assert "old.toml was written by an earlier version" in told
+    assert "objective.block is objective.clip.block and objective.simclr.block" in told
+    assert toml.load(tmp_path / "old.toml") == toml.loads(toml.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (
+            "[objective]\ntemperature = 1\n[objective.simclr]\ntemperature = 2\n",
+            {"simclr": {"temperature": 2}},
+        ),
+        ("[objective.temperature]\nx = 1\n", {"temperature": {"x": 1}}),
+        ("[objective]\nsimclr = 3\ntemperature = 1\n", None),
+        ("objective = 3\n[model.ssl]\ndim = 4\n", None),
+        ("model = 3\n", None),
+        ("[model]\nssl = 3\n", None),
+        ("[model.ssl]\ndim = 4\ndepth = 3\n", None),
+    ],
+)
+def test_odd_files_of_an_earlier_version(text, options) -> None:
+    if options is None:
+        with pytest.raises(ConfigError, match=r"section|Unknown"):
+            toml.loads(text)
+    else:
+        assert toml.loads(text).objective.options == options
 
 
 def test_keys_of_earlier_versions_are_found_where_they_are_now() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 
 from openslip.config import (
     CheckpointConfig,
@@ -14,19 +15,43 @@ from openslip.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    SslHeadConfig,
     TextTowerConfig,
     TrainingConfig,
     ViewsConfig,
 )
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
+from openslip.models.inputs import Inputs
+from openslip.objectives import REGISTRY, Loss, parse
+from openslip.training.plan import Plan, make_plan
+from openslip.training.student import Student, build_student
 
 COLOURS = ("red", "green", "blue", "grey")
+LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
+"""What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
+SMALL = {"block": 4, "width": 16, "dim": 8}
+"""Options of any objective, by the name that they have wherever there are some."""
+
+
+def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
+    """Return the options that make the terms of a loss small; of `options`, each term gets those that it has."""
+    return {
+        term.kind.name: {
+            field.name: (SMALL | options)[field.name]
+            for field in fields(term.kind.Config)
+            if field.name in SMALL | options
+        }
+        for term in parse(ObjectiveConfig(loss=loss)).terms
+    }
+
+
+def small_loss(loss: str, **options: object) -> Loss:
+    """Return a loss whose heads are small and whose blocks are of few rows."""
+    return parse(ObjectiveConfig(loss=loss, options=small_options(loss, **options)))
 
 
 @dataclass(frozen=True)
-class ToySource:
+class ToySource(Source):
     """Noisy coloured squares; records in `broken` cannot be read, records in `silent` have no caption."""
 
     count: int = 64
@@ -62,13 +87,55 @@ def make_tiny_config(**training: object) -> Config:
         model=ModelConfig(
             image=ImageTowerConfig(patch=8, width=16, depth=2, heads=2, drop_path=0.2),
             text=TextTowerConfig(width=16, depth=2, heads=2, context=12),
-            ssl=SslHeadConfig(width=16, dim=8),
             embed_dim=8,
         ),
-        objective=ObjectiveConfig(block=4),
+        objective=ObjectiveConfig(options=small_options(ObjectiveConfig().loss)),
         optimizer=OptimizerConfig(lr=3e-3),
         training=replace(
             TrainingConfig(epochs=2, batch=8, precision="fp32", device="cpu", log_every=3), **training
         ),
         checkpoint=CheckpointConfig(every_steps=5, every_minutes=0, keep=2),
     )
+
+
+def with_loss(config: Config, loss: str, **options: object) -> Config:
+    """Return the configuration of a run that minimises another loss; of `options`, each term gets those it has."""
+    return replace(
+        config,
+        objective=replace(config.objective, loss=loss, options=small_options(loss, **options)),
+    )
+
+
+def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
+    """Return what a run with this configuration trains, in training mode, its weights drawn from seed 0."""
+    torch.manual_seed(0)
+    return build_student(config, parse(config.objective)).to(dtype).train()
+
+
+def make_inputs(
+    config: Config, rows: int = 10, scheduled: int | None = None, dtype: torch.dtype = torch.float64
+) -> Inputs:
+    """Return a random batch for that student, of so many rows; of the scheduled views so many, or none.
+
+    Captions are of 3 to 9 tokens, and every fourth is the one before.
+    """
+    loss, generator = parse(config.objective), torch.Generator().manual_seed(1)
+    views = {}
+    for view in loss.views:
+        count = rows if scheduled is None or not view.scheduled else scheduled
+        size = config.views.of(view.kind).size
+        if count:
+            views[view.name] = torch.randn(count, 3, size, size, generator=generator, dtype=dtype)
+    tokens = torch.zeros(rows, 12, dtype=torch.long)
+    for row in range(rows):
+        length = 3 + row % 7
+        tokens[row, :length] = torch.randint(1, 400, (length,), generator=generator)
+        tokens[row, 0], tokens[row, length - 1] = 49406, 49407
+        if row % 4 == 3:
+            tokens[row] = tokens[row - 1]
+    return Inputs(views, tokens if loss.captioned else None)
+
+
+def plan_of(config: Config, records: int, processes: int = 1) -> Plan:
+    """Return the plan of a run with this configuration on so many records."""
+    return make_plan(config, parse(config.objective), records, processes)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
     from openslip.interop import load
-    from openslip.training.loop import train
+    from openslip.training.train import train
 
     __version__: str
 
@@ -40,7 +40,7 @@ _HOMES = {
     "SlipError": "openslip.errors",
     "load": "openslip.interop",
     "open_source": "openslip.data.sources",
-    "train": "openslip.training.loop",
+    "train": "openslip.training.train",
 }
 
 

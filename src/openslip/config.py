@@ -6,10 +6,14 @@ The defaults are the paper's SLIP ViT-S/16 recipe; `openslip.recipes` holds the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 from typing_extensions import Doc
+
+from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, SHARE, Range
 
 VIEWS = ("image", "ssl_1", "ssl_2")
 """The views drawn of a picture: one to go with the caption, two for self-supervision."""
@@ -22,6 +26,9 @@ FORMATS = (
     "(hf:owner/name), or `scenes`"
 )
 """What a source of pictures and captions can be, for help and messages."""
+A_BILLION = 1e9
+OR_CHOSEN = Range("at least 0, or -1 for a good choice", -1)
+OR_NEVER = Range("at least 0, which is never", 0)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -52,12 +59,12 @@ class DataConfig:
     augment: Literal["device", "loader"] = "device"
     """Where colours, blur and flips are computed: on the training device, in floats; or in the loader processes, in
     whole grey levels, which leaves more of a busy device to the model."""
-    workers: int = -1
+    workers: Annotated[int, OR_CHOSEN] = -1
     """Loader processes; 0 loads in the main process, -1 chooses from the number of cores."""
-    prefetch: int = -1
+    prefetch: Annotated[int, OR_CHOSEN] = -1
     """Batches that the loader processes keep ready in all; -1: as many as are of use and fit into the memory that is
     free. They differ in memory and waiting alone."""
-    max_skipped: float = 0.05
+    max_skipped: Annotated[float, SHARE] = 0.05
     """Training stops when more than this share of the records read could not be used."""
 
 
@@ -65,24 +72,24 @@ class DataConfig:
 class ViewConfig:
     """How one kind of view is drawn from an image."""
 
-    size: int = 0
+    size: Annotated[int, Range("a number of pixels, or 0 for views.size", 0)] = 0
     """Side of these views in training, in pixels; 0: views.size. A ViT's position embeddings are resampled."""
-    drop_tokens: float = 0.0
+    drop_tokens: Annotated[float, BELOW_1] = 0.0
     """Share of a ViT's patch tokens left out in training, anew for each view (FLIP); 0 keeps all."""
     scale: tuple[float, float] = (0.5, 1.0)
     """Range of the crop's share of the image area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of the crop's width / height."""
-    flip: float = 0.0
+    flip: Annotated[float, SHARE] = 0.0
     """Probability of a horizontal flip."""
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter: Annotated[tuple[float, float, float, float], FROM_0] = (0.4, 0.4, 0.4, 0.1)
     """Strength of brightness, contrast, saturation and hue jitter."""
-    jitter_probability: float = 0.0
-    grayscale: float = 0.0
+    jitter_probability: Annotated[float, SHARE] = 0.0
+    grayscale: Annotated[float, SHARE] = 0.0
     """Probability of dropping the colour."""
-    blur: float = 0.0
+    blur: Annotated[float, SHARE] = 0.0
     """Probability of a Gaussian blur."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Annotated[tuple[float, float], ABOVE_0] = (0.1, 2.0)
     """Range of the blur's sigma, in pixels of the view."""
 
 
@@ -90,19 +97,19 @@ class ViewConfig:
 class ViewsConfig:
     """The views made of each image: `image` goes with the caption, `ssl` is drawn twice."""
 
-    size: int = 224
+    size: Annotated[int, Range("a number of pixels, at least 1", 1)] = 224
     """Side of the images that the trained model takes, and of every view that has no size of its own; in pixels."""
     image: ViewConfig = ViewConfig()
     ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Taken from the levels (0 to 1) of red, green and blue; of a pre-trained tower, what its weights expect."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: Annotated[tuple[float, float, float], ABOVE_0] = IMAGENET_STD
     """What they are then divided by; likewise."""
 
-    def of(self, name: str) -> ViewConfig:
-        """Return how the view called `name` is drawn, its size filled in."""
-        kind = self.ssl if name in SSL_VIEWS else self.image
-        return replace(kind, size=kind.size or self.size)
+    def of(self, kind: str) -> ViewConfig:
+        """Return how views of a kind are drawn, their size filled in."""
+        view = {"image": self.image, "ssl": self.ssl}[kind.partition("_")[0]]
+        return replace(view, size=view.size or self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +119,11 @@ class ImageTowerConfig:
     name: str = "vit"
     pretrained: bool = False
     """Start from timm's pre-trained weights (named timm models only), with the mean and deviation that these expect."""
-    patch: int = 16
-    width: int = 384
-    depth: int = 12
-    heads: int = 12
-    drop_path: float = 0.0
+    patch: Annotated[int, FROM_1] = 16
+    width: Annotated[int, FROM_1] = 384
+    depth: Annotated[int, FROM_1] = 12
+    heads: Annotated[int, FROM_1] = 12
+    drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic depth rate of the last block; earlier blocks less, linearly."""
 
 
@@ -124,21 +131,13 @@ class ImageTowerConfig:
 class TextTowerConfig:
     """CLIP's causal transformer."""
 
-    width: int = 512
-    depth: int = 12
-    heads: int = 8
-    context: int = 77
+    width: Annotated[int, FROM_1] = 512
+    depth: Annotated[int, FROM_1] = 12
+    heads: Annotated[int, FROM_1] = 8
+    context: Annotated[int, Range("at least 3: start, a token, end", 3)] = 77
     """Longest caption in tokens, start and end included."""
     truncation: Literal["keep-end", "reference"] = "keep-end"
     """Over-long captions keep their end-of-text token, or lose it as in the reference implementation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SslHeadConfig:
-    """Linear–BatchNorm–ReLU twice, then Linear."""
-
-    width: int = 4096
-    dim: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +146,7 @@ class ModelConfig:
 
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
-    ssl: SslHeadConfig = SslHeadConfig()
-    embed_dim: int = 512
+    embed_dim: Annotated[int, FROM_1] = 512
     """Dimension of the space that image and text share."""
 
 
@@ -158,16 +156,12 @@ class ObjectiveConfig:
 
     loss: str = "clip + 1.0 * simclr"
     """Weighted sum of objectives."""
-    temperature: float = 0.1
-    """Temperature of SimCLR's softmax."""
-    block: int = 1024
-    """Rows of the similarity matrix held at a time; 0 holds it whole."""
-    gradient: Literal["exact", "reference"] = "exact"
-    """With several processes: exact is the gradient that one process with the whole batch has; reference that of the
-    reference implementation, whose image-text contrast takes the gathered embeddings for constants."""
-    ssl_every: int = 1
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """Options of the loss's terms by the term's name, as far as they are set; the section `objective.NAME` of a file.
+    What options there are, each objective's own `Config` says."""
+    ssl_every: Annotated[int, FROM_1] = 1
     """Self-supervised views are drawn on every k-th step, the first one among them; their weight stays as it is."""
-    ssl_share: float = 1.0
+    ssl_share: Annotated[float, Range("above 0 and up to 1", math.nextafter(0, 1), 1)] = 1.0
     """Share of a batch's rows that self-supervised views are drawn of; they are contrasted among themselves."""
 
 
@@ -175,14 +169,14 @@ class ObjectiveConfig:
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine per step."""
 
-    lr: float = 3e-3
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    warmup_epochs: float = 1.0
-    lr_start: float = 1e-6
-    lr_end: float = 1e-5
-    clip_grad: float = 0.0
+    lr: Annotated[float, FROM_0] = 3e-3
+    weight_decay: Annotated[float, FROM_0] = 0.1
+    betas: Annotated[tuple[float, float], BELOW_1] = (0.9, 0.98)
+    eps: Annotated[float, FROM_0] = 1e-8
+    warmup_epochs: Annotated[float, Range("from 0 to a billion", 0, A_BILLION)] = 1.0
+    lr_start: Annotated[float, FROM_0] = 1e-6
+    lr_end: Annotated[float, FROM_0] = 1e-5
+    clip_grad: Annotated[float, Range("at least 0, which is no clipping", 0)] = 0.0
     """Largest gradient norm; 0 for no clipping."""
 
 
@@ -190,14 +184,16 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, on what, and how exactly."""
 
-    epochs: float = 25.0
+    epochs: Annotated[float, Range("above 0, and less than a billion", 0, A_BILLION, without_ends=True)] = (
+        25.0
+    )
     budget: str = ""
     """Train this long instead of `epochs`: a time (`2h`, `90 minutes`), samples (`12M samples`, `500k samples`), epochs
     or steps (`2000 steps`). The schedule ends there; the warm-up keeps its share, `optimizer.warmup_epochs` of
     `epochs`."""
-    batch: int = 4096
+    batch: Annotated[int, Range("at least 2: a contrast needs two samples", 2)] = 4096
     """Image-caption pairs in one optimiser step, of all processes together."""
-    micro_batch: int = 0
+    micro_batch: Annotated[int, Range("at least 0, which is the whole batch", 0)] = 0
     """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all.
     Not for image towers with BatchNorm."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -205,7 +201,7 @@ class TrainingConfig:
     over them (fsdp)."""
     offload: bool = False
     """fsdp: keep the towers' weights and moments in the CPU's memory."""
-    seed: int = 0
+    seed: Annotated[int, Range("from 0 to 2^63 - 1", 0, 2**63 - 1)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     """auto: bf16 where the device has it in hardware, else fp32. fp16 scales the loss and needs a GPU; fp8 needs
@@ -214,11 +210,11 @@ class TrainingConfig:
     """Activations computed again in backward instead of kept, results unchanged. full: everything inside a block;
     selective: all but matrix products and attention, which saves less memory and costs less time."""
     compile: bool = False
-    max_nonfinite: int = 5
+    max_nonfinite: Annotated[int, FROM_1] = 5
     """Steps in a row with a non-finite loss after which the run stops."""
-    log_every: int = 10
+    log_every: Annotated[int, FROM_1] = 10
     """Steps between two lines of metrics.jsonl."""
-    profile: int = 0
+    profile: Annotated[int, Range("at least 0, which is none", 0)] = 0
     """Steps to record for a trace of what they spend their time on, after 5 others; 0: none."""
 
 
@@ -238,11 +234,11 @@ class TrackingConfig:
 class CheckpointConfig:
     """When the state is saved, and how much of it is kept."""
 
-    every_steps: int = 1000
+    every_steps: Annotated[int, OR_NEVER] = 1000
     """0: never by steps."""
-    every_minutes: float = 15.0
+    every_minutes: Annotated[float, OR_NEVER] = 15.0
     """0: never by time."""
-    keep: int = 2
+    keep: Annotated[int, FROM_1] = 2
     """Latest checkpoints kept, the best one besides."""
 
 
@@ -250,7 +246,7 @@ class CheckpointConfig:
 class EvaluationConfig:
     """What is measured while training."""
 
-    every_epochs: float = 1.0
+    every_epochs: Annotated[float, Range("at least 0, which is at the end alone", 0)] = 1.0
     """0: only at the end."""
     tasks: tuple[str, ...] = ()
     """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on

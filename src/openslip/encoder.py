@@ -75,9 +75,8 @@ class Encoder:
         from openslip import objectives
 
         config = pretrained.normalised(config)
-        wanted = config.objective
-        objective = objectives.parse(wanted.loss, temperature=wanted.temperature, block=wanted.block)
-        return cls(build(config.model, config.views.size, objective.needs).eval(), config)
+        loss = objectives.parse(config.objective)
+        return cls(build(config.model, config.views.size, loss.needs).eval(), config)
 
     @property
     def device(self) -> torch.device:

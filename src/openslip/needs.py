@@ -37,9 +37,9 @@ class View:
 class Need:
     """One input of an objective. The features of N rows of a view are a tensor whose first dimension is N.
 
-    out: `feature` is the tower's pooled output (N, width); `embedding` is that in the space which images and texts share
-    (N, embed_dim), not normalised; `tokens` are a vision transformer's patch tokens after the last norm (N, T, width);
-    `ids` are the captions' token ids (N, L) int64; `logit_scale` is the model's logit scale itself, a scalar.
+    out: `feature` is the tower's pooled output (N, width). `embedding` is that in the space which images and texts
+    share (N, embed_dim), not normalised. `tokens` are a vision transformer's patch tokens after the last norm
+    (N, T, width). `ids` are the captions' token ids (N, L) int64. `logit_scale` is the model's logit scale, a scalar.
     """
 
     view: str

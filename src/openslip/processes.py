@@ -35,6 +35,7 @@ class Processes:
 
     Small things are agreed on between CPUs, by the group `control`, so that no device is waited for; and where some
     may take long, all tell each other by a second one, `alive`, that they are still there, every so many seconds.
+    device: where the models live, if there are any.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class Processes:
         control: ProcessGroup | None = None,
         alive: ProcessGroup | None = None,
         word_every: float = _WORD_EVERY,
+        device: torch.device | None = None,
     ) -> None:
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.device = rank, world, device
         self._control, self._alive, self._word_every = control, alive, word_every
 
     @property
@@ -214,7 +216,7 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
 
         torch.cuda.set_device(device)
     if own and world == 1:
-        yield Processes()
+        yield Processes(device=device)
         return
     import torch.distributed as dist
     from torch.distributed.constants import default_pg_nccl_timeout, default_pg_timeout
@@ -230,7 +232,7 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
         control: Any = dist.new_group(backend="gloo", timeout=timeout)
         alive: Any = dist.new_group(backend="gloo", timeout=timeout)
         word_every = min(_WORD_EVERY, (timeout or default_pg_timeout).total_seconds() / 4)
-        yield Processes(dist.get_rank(), dist.get_world_size(), control, alive, word_every)
+        yield Processes(dist.get_rank(), dist.get_world_size(), control, alive, word_every, device)
     except dist.DistError as error:
         raise _gone(_first_line(error)) from None
     except RuntimeError as error:

@@ -105,13 +105,13 @@ def quickstart(
     `scenes-tiny`). seeds: how many times each is trained, on the same scenes, with the seeds from `seed` on; what is
     reported are the means.
 
-    Raises ConfigError without a seed, and what `openslip.training.loop.train` raises.
+    Raises ConfigError without a seed, and what `openslip.training.train.train` raises.
     """
-    from openslip.data.fanout import start_context
+    from openslip.data.workers import start_context
     from openslip.interop import load
+    from openslip.ranges import check_ranges
     from openslip.report import comparison, load_run, write_report
     from openslip.scenes import TEMPLATES, Scenes
-    from openslip.training.ranges import check_ranges
 
     if seeds < 1:
         raise ConfigError("Nothing would be trained", got=f"{seeds} seeds", fix="Take 1 or more")
@@ -152,7 +152,7 @@ def _trained(
     """
     from openslip.data.sources import open_source
     from openslip.evaluation import suite
-    from openslip.training.loop import train
+    from openslip.training.train import train
 
     evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
     folders: dict[tuple[str, int], Path] = {}

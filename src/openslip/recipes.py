@@ -13,7 +13,6 @@ from openslip.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    SslHeadConfig,
     TextTowerConfig,
     TrainingConfig,
     ViewsConfig,
@@ -67,9 +66,9 @@ SMALL_DATA = Config(
     model=ModelConfig(
         image=ImageTowerConfig(patch=8, width=192, depth=6, heads=6),
         text=TextTowerConfig(width=192, depth=3, heads=6),
-        ssl=SslHeadConfig(width=1024, dim=256),
         embed_dim=192,
     ),
+    objective=ObjectiveConfig(options={"simclr": {"width": 1024, "dim": 256}}),
     optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.1),
     training=TrainingConfig(epochs=20, batch=128),
     checkpoint=CheckpointConfig(every_minutes=5),
@@ -102,9 +101,9 @@ SCENES_TINY = replace(
         # A residual network of 0.4 M parameters: of the towers tried it learned most from so few pictures.
         image=ImageTowerConfig(name="test_resnet"),
         text=TextTowerConfig(width=128, depth=2, heads=4, context=32),
-        ssl=SslHeadConfig(width=512, dim=128),
         embed_dim=128,
     ),
+    objective=ObjectiveConfig(options={"simclr": {"width": 512, "dim": 128}}),
     optimizer=OptimizerConfig(lr=3e-3, weight_decay=0.1),
     training=TrainingConfig(epochs=6, batch=64, precision="fp32"),
     evaluation=EvaluationConfig(

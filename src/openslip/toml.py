@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tomllib
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from openslip.addresses import without_keys
 from openslip.config import Config
-from openslip.errors import ConfigError, did_you_mean, shortened
+from openslip.errors import ConfigError, did_you_mean, printable, shortened
 from openslip.files import LARGEST, read_whole
 
 LONGEST = 1 << 18
@@ -20,21 +21,47 @@ MOST_DOTS = 1000
 """In a line of it. The parser's work and memory grow with the square of a key's parts: 256 kB of `a.a.a.a` take all
 there is."""
 
-MOVED = {"training.tensorboard": "tracking.tensorboard"}
+MOVED = {
+    "training.tensorboard": ("tracking.tensorboard",),
+    "objective.temperature": ("objective.simclr.temperature",),
+    "objective.block": ("objective.clip.block", "objective.simclr.block"),
+    "objective.gradient": ("objective.clip.gradient",),
+    "model.ssl.width": ("objective.simclr.width",),
+    "model.ssl.dim": ("objective.simclr.dim",),
+}
 """Where keys of earlier versions are now, so that their run folders can still be read."""
+_told: set[tuple[str, ...]] = set()
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return the nested plain form of a configuration (tuples become lists)."""
-    return {
-        f.name: to_dict(value)
-        if dataclasses.is_dataclass(value)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for f in dataclasses.fields(config)
-        for value in [getattr(config, f.name)]
-    }
+    """Return the nested plain form of a configuration (tuples become lists).
+
+    The sections that a field of mappings holds stand beside the fields: `options["simclr"]` of `objective` as
+    `objective.simclr`.
+    """
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = _plain(getattr(config, field.name))
+        plain |= (
+            value
+            if isinstance(value, dict) and field.name == _open_field(type(config))
+            else {field.name: value}
+        )
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _open_field(cls: type) -> str:
+    """Return the field of a class that holds the sections whose names are no fields, as `ObjectiveConfig.options`."""
+    hints = typing.get_type_hints(cls)
+    return next((name for name, hint in hints.items() if typing.get_origin(hint) is Mapping), "")
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -77,13 +104,18 @@ def shareable(config: Config) -> dict[str, Any]:
 def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where: str = "") -> Any:
     """Build a `cls` from its nested plain form; keys left out keep the value of `base` (default: the defaults).
 
-    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type.
+    Raises ConfigError on an unknown key (with the closest known one) or a value of the wrong type. Sections of names
+    that only others know, as `objective.NAME`, are taken as they are: who knows the name checks them.
     """
     base = cls() if base is None else base
-    hints = typing.get_type_hints(cls)
+    hints, field = typing.get_type_hints(cls), _open_field(cls)
+    sections = dict(getattr(base, field)) if hints.pop(field, None) else {}
     changes = {}
     for key, value in data.items():
         if key not in hints:
+            if field and isinstance(value, dict):
+                sections[key] = {**sections.get(key, {}), **value}
+                continue
             key = shortened(key, 60)
             raise ConfigError(f"Unknown configuration key '{where}{key}'", fix=did_you_mean(key, hints))
         hint, current = hints[key], getattr(base, key)
@@ -93,6 +125,8 @@ def from_dict(data: dict[str, Any], cls: type = Config, base: Any = None, where:
             changes[key] = from_dict(value, typing.cast(type, hint), current, f"{where}{key}.")
         else:
             changes[key] = _coerce(value, hint, where + key)
+    if field:
+        changes[field] = sections
     return dataclasses.replace(base, **changes)
 
 
@@ -101,18 +135,22 @@ def loads(text: str, base: Config | None = None, *, only: Collection[str] = ()) 
 
     only: sections and keys that are looked at (`model`, `objective.loss`), where others may be of another version.
     """
+    data = _parsed(text)
+    _move(data)
+    return from_dict(_kept(data, only) if only else data, Config, base)
+
+
+def _parsed(text: str) -> dict[str, Any]:
     try:
         if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
             raise RecursionError
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except ValueError as error:  # also of a number of more digits than Python converts
         raise ConfigError("The configuration is not valid TOML", cause=shortened(str(error))) from None
     except RecursionError:
         raise ConfigError(
             "The configuration is not valid TOML", cause="Its values lie within each other too deeply"
         ) from None
-    _move(data)
-    return from_dict(_kept(data, only) if only else data, Config, base)
 
 
 def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
@@ -128,23 +166,58 @@ def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
     return kept
 
 
-def _move(data: dict[str, Any]) -> None:
-    """Put what an earlier version wrote where it belongs now."""
+def _move(data: dict[str, Any]) -> tuple[str, ...]:
+    """Put what an earlier version wrote where it belongs now; return the keys that were found so."""
+    found = []
     for old, new in MOVED.items():
-        (section, key), (target, name) = old.split("."), new.split(".")
-        if isinstance(data.get(section), dict) and key in data[section]:
-            value = data[section].pop(key)
-            if isinstance(data.setdefault(target, {}), dict):  # else `from_dict` says what is wrong with it
-                data[target][name] = value
+        value = _take(data, old.split("."))
+        if value is not None:
+            found.append(old)
+            for target in new:
+                _put(data, target.split("."), value)
+    return tuple(found)
+
+
+def _take(data: dict[str, Any], path: list[str]) -> Any:
+    """Take a value out, with the sections that hold nothing else; return it, None where there is none."""
+    name, *rest = path
+    inner = data.get(name)
+    if isinstance(inner, dict) != bool(rest):
+        return None
+    if not rest:
+        return data.pop(name, None)
+    value = _take(inner, rest) if isinstance(inner, dict) else None
+    if value is not None and not inner:
+        del data[name]
+    return value
+
+
+def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a value unless the key is there: the new name counts. Where something else lies in the way, `from_dict` says what is wrong with it."""
+    *sections, key = path
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            return
+    data.setdefault(key, value)
 
 
 def load(path: str | Path) -> Config:
-    """Read a configuration file written by `dumps` or by hand."""
+    """Read a configuration file written by `dumps` or by hand. Keys of an earlier version are told of, once."""
     text = read(path)
     try:
-        return loads(text)
+        data = _parsed(text)
+        moved = _move(data)
+        config = from_dict(data)
     except ConfigError as error:
         raise ConfigError(f"In {path}: {error}") from None
+    if moved and moved not in _told:
+        _told.add(moved)
+        told = "; ".join(f"{old} is {' and '.join(MOVED[old])}" for old in moved)
+        logging.getLogger("openslip.toml").warning(
+            printable(f"{path} was written by an earlier version, and is read as follows: {told}")
+        )
+    return config
 
 
 def read(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from openslip.cli import main
 from openslip.evaluation.finetune import FinetuneRecipe
-from openslip.training.loop import train
+from openslip.training.train import train
 from toys import make_tiny_config
 
 

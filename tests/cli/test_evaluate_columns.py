@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from openslip.cli import main
-from openslip.training.loop import train
+from openslip.training.train import train
 from toys import make_tiny_config
 
 

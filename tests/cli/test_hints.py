@@ -9,7 +9,8 @@ import pytest
 from openslip import cli
 from openslip.cli import data, hints, main
 from openslip.cli.arguments import _options
-from openslip.cli.train import Options as Train
+from openslip.cli.train import accepted
+from openslip.config import Config
 
 
 def answer(words: list[str], capsys) -> str:
@@ -82,7 +83,7 @@ def test_each_word_has_one_answer(words) -> None:
 
 
 def test_answers_name_commands_and_options_that_there_are() -> None:
-    options = {name.removeprefix("--") for name in _options(Train)}
+    options = {name.removeprefix("--") for name in _options(accepted(Config()))}
     for answer in [*hints.COMMANDS.values(), *hints.DATA.values(), *hints.MISSING.values()]:
         for command in re.findall(r"`slip ([a-z]+)", answer):
             assert command in cli.COMMANDS
@@ -99,6 +100,13 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
     ("words", "said"),
     [
         (["train", "small-data", "--epochs", "3"], "called --training.epochs"),
+        (["train", "small-data", "--temperature", "3"], "called --objective.simclr.temperature"),
+        (["train", "small-data", "--objective.temperature", "3"], "It is --objective.simclr.temperature now"),
+        (["train", "small-data", "--model.ssl.dim=3"], "It is --objective.simclr.dim now"),
+        (
+            ["train", "small-data", "--objective.block", "3"],
+            "It is --objective.clip.block and --objective.simclr.block now",
+        ),
         (["train", "small-data", "--lr=1e-3"], "called --optimizer.lr"),
         (["train", "small-data", "--batch-size", "3"], "called --training.batch"),
         (["train", "small-data", "--batch_size", "3"], "called --training.batch"),

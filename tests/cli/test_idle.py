@@ -73,7 +73,9 @@ def test_which_is_for_runs(here, capsys) -> None:
     ("words", "option"),
     [
         ("--objective.loss clip --views.ssl.blur 0.5", "views.ssl.blur"),
-        ("--objective.loss clip --model.ssl.dim 64", "model.ssl.dim"),
+        ("--objective.loss clip --objective.simclr.dim 64", "objective.simclr.dim"),
+        ("--objective.loss simclr --objective.clip.block 64", "objective.clip.block"),
+        ("--objective.loss simclr --views.image.flip 0.5", "views.image.flip"),
         ("--objective.loss clip --objective.ssl_every 2", "objective.ssl-every"),
         ("--objective.loss simclr --model.text.width 64", "model.text.width"),
         ("--model.image.name resnet18 --model.image.width 64", "model.image.width"),
@@ -90,7 +92,7 @@ def test_train_refuses(words, option) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "--views.ssl.blur 0.5 --model.ssl.dim 64 --model.text.width 64 --model.image.width 64",
+        "--views.ssl.blur 0.5 --objective.simclr.dim 64 --model.text.width 64 --model.image.width 64",
         "--objective.loss clip --data.workers 0",
         "--training.parallel fsdp --training.offload",
         "--data.val 10% --evaluation.best retrieval:val/text_recall@1",

@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import openslip
-from openslip import toml
+from openslip import objectives, toml
 from openslip.cli import COMMANDS, STATUSES, main
 from openslip.recipes import RECIPES, get
 
@@ -44,7 +45,8 @@ def test_recipes(capsys) -> None:
     assert main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
     assert main(["recipes", "show", "small-data"]) == 0
-    assert toml.loads(capsys.readouterr().out) == get("small-data")
+    shown, recipe = toml.loads(capsys.readouterr().out), get("small-data")
+    assert shown == replace(recipe, objective=objectives.complete(recipe.objective))
 
 
 @pytest.mark.parametrize(

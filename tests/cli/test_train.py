@@ -187,7 +187,7 @@ def test_the_caption_column_is_asked_of_the_training_data_alone(tmp_path, monkey
     def train(config, source, out, *, ssl, **_):
         raise Asked(source, ssl)
 
-    monkeypatch.setattr("openslip.training.loop.train", train)
+    monkeypatch.setattr("openslip.training.train.train", train)
     data = ["--data.train", "pairs.csv", "--data.ssl", "pictures.csv", "--data.val", "val.csv"]
     options = resolve(["small-data", *data, "--data.caption-column", "title"])
     with pytest.raises(Asked) as asked:
@@ -237,7 +237,7 @@ def test_what_was_guessed_of_the_held_out_data_is_said(tmp_path, monkeypatch, ca
         trained.append(source.name)
         return SimpleNamespace(path=tmp_path)
 
-    monkeypatch.setattr("openslip.training.loop.train", train)
+    monkeypatch.setattr("openslip.training.train.train", train)
     sources = ["--data.train", str(tmp_path / "train.csv"), "--data.val", str(tmp_path / "val.csv")]
     assert main(["train", "small-data", *sources]) == 0
     assert trained == [str(tmp_path / "train.csv")]
@@ -262,7 +262,7 @@ def test_a_share_of_the_training_data_is_held_out(tmp_path, monkeypatch) -> None
     def train(config, source, out, *, evaluate, **_):
         raise Asked(source, evaluate.keywords["tasks"])
 
-    monkeypatch.setattr("openslip.training.loop.train", train)
+    monkeypatch.setattr("openslip.training.train.train", train)
     options = resolve(
         [*products(tmp_path)[1:], "--data.val", "20%", "--evaluation.best", "retrieval:val/text_recall@1"]
     )

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from openslip.config import ViewsConfig
 from openslip.data.augment import augment_early
 from openslip.data.builder import Builder
-from openslip.data.order import Order, Stream, generator, parts_of
-from openslip.data.record import Record, Tally
+from openslip.data.data import Data
+from openslip.data.order import Order, Stream, generator
+from openslip.data.record import Record, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.sources.mixture import Mixture
 from openslip.data.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ NAMES = ("image", "ssl_1", "ssl_2")
 
 
 @dataclass(frozen=True)
-class Squares:
+class Squares(Source):
     """Pictures of noise, with captions or without; `broken` ones cannot be read. `words`: captions of many lengths."""
 
     name: str
@@ -56,7 +57,9 @@ def reads(built: dict) -> int:
 
 
 def build(position: int, source=PAIRS, ssl=None, *, batch: int = 6, rank: int = 0, world: int = 1) -> dict:
-    return Builder(source, ssl, VIEWS, NAMES, Tokenizer(), batch, 5, rank=rank, world=world).build(position)
+    return Builder(Data(source, ssl), VIEWS, NAMES, Tokenizer(), batch, 5, rank=rank, world=world).build(
+        position
+    )
 
 
 def expected_view(source: Squares, epoch: int, index: int, name: str) -> torch.Tensor:
@@ -69,8 +72,8 @@ def expected_view(source: Squares, epoch: int, index: int, name: str) -> torch.T
 @pytest.mark.parametrize("position", [0, 6, 18])
 def test_self_supervision_on_pictures_of_their_own(position: int) -> None:
     built = build(position, ssl=PICTURES)
-    pairs = Order(parts_of(PAIRS), 5)
-    pictures = Order(parts_of(PICTURES), 5, Stream.SSL_ORDER)
+    pairs = Order(PAIRS.parts, 5)
+    pictures = Order(PICTURES.parts, 5, Stream.SSL_ORDER)
     assert built["position"] == position + 6
     assert reads(built) == 12
     for row in range(6):
@@ -86,7 +89,7 @@ def test_self_supervision_on_pictures_of_their_own(position: int) -> None:
 
 
 def test_every_picture_once_an_epoch_in_both_lanes() -> None:
-    builder = Builder(PAIRS, PICTURES, VIEWS, NAMES, Tokenizer(), 1, 5)
+    builder = Builder(Data(PAIRS, PICTURES), VIEWS, NAMES, Tokenizer(), 1, 5)
     drawn = [[lane.order.locate(p)[1] for p in range(77)] for lane in builder.lanes]
     assert np.bincount(drawn[0]).tolist() == [7] * 11
     assert np.bincount(drawn[1]).tolist() == [11] * 7
@@ -130,7 +133,16 @@ LONG = replace(PAIRS, broken=(3,), words=True)
 def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, early) -> None:
     world, rank = process
     builder = Builder(
-        LONG, ssl, VIEWS, NAMES, Tokenizer(), 12, 5, rank=rank, world=world, schedule=schedule, early=early
+        Data(LONG, ssl),
+        VIEWS,
+        NAMES,
+        Tokenizer(),
+        12,
+        5,
+        rank=rank,
+        world=world,
+        schedule=schedule,
+        early=early,
     )
     whole = builder.build(12 * step)
     edges = [builder.rows.start, *sorted(cuts & set(builder.rows[1:])), builder.rows.stop]
@@ -152,7 +164,7 @@ def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, e
 @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 90), st.sampled_from([1, 8, 64, 1000]))
 def test_pieces_cover_a_share_and_keep_blocks_whole(position, batch, size, block) -> None:
     source = Shards("shards", 200, block=block)
-    builder = Builder(source, None, VIEWS, NAMES, Tokenizer(), 2 * batch, 5, rank=1, world=2)
+    builder = Builder(Data(source), VIEWS, NAMES, Tokenizer(), 2 * batch, 5, rank=1, world=2)
     pieces = builder.cut(position, size)
     assert [row for piece in pieces for row in piece] == list(builder.rows)
     assert all(1 <= len(piece) <= size for piece in pieces)
@@ -169,7 +181,7 @@ def test_views_are_put_where_they_are_asked_to_be() -> None:
         memory.append(torch.zeros(size, dtype=torch.uint8))
         return memory[0]
 
-    built = Builder(PAIRS, None, VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0, room=room)
+    built = Builder(Data(PAIRS), VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0, room=room)
     assert len(memory) == 1
     assert torch.equal(torch.cat([built["views"][name].flatten() for name in NAMES]), memory[0])
     assert built["views"]["ssl_2"].untyped_storage().data_ptr() == memory[0].data_ptr()
@@ -188,7 +200,7 @@ def halved(views: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
 
 def test_views_can_be_finished_early() -> None:
     late = build(0)
-    early = Builder(PAIRS, None, VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0)
+    early = Builder(Data(PAIRS), VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0)
     for name in NAMES:
         assert torch.equal(early["views"][name], late["views"][name] // 2)
         assert early["parameters"][name].dtype == torch.float32
@@ -198,17 +210,19 @@ def test_views_can_be_finished_early() -> None:
 def scheduled(position: int, ssl: Squares | None = None, *, source=PAIRS, **options) -> dict:
     schedule = Schedule(6, every=2, share=0.5)
     names, views = options.pop("names", NAMES), options.pop("views", VIEWS)
-    return Builder(source, ssl, views, names, Tokenizer(), 6, 5, schedule=schedule, **options).build(position)
+    return Builder(Data(source, ssl), views, names, Tokenizer(), 6, 5, schedule=schedule, **options).build(
+        position
+    )
 
 
 def test_every_view_has_its_own_size() -> None:
     views = replace(VIEWS, ssl=replace(VIEWS.ssl, size=4))
-    built = Builder(PAIRS, None, views, NAMES, Tokenizer(), 6, 5).build(0)
+    built = Builder(Data(PAIRS), views, NAMES, Tokenizer(), 6, 5).build(0)
     same = build(0)
     assert torch.equal(built["views"]["image"], same["views"]["image"])
     assert built["views"]["ssl_1"].shape == built["views"]["ssl_2"].shape == (6, 3, 4, 4)
     assert torch.equal(built["parameters"]["ssl_1"], same["parameters"]["ssl_1"])
-    epoch, index = Order(parts_of(PAIRS), 5).locate(2)
+    epoch, index = Order(PAIRS.parts, 5).locate(2)
     box, _ = draw(VIEWS.ssl, 12, 10, generator(5, epoch, index, Stream.SSL_2))
     assert torch.equal(built["views"]["ssl_2"][2], torch.from_numpy(crop(PAIRS[index].image, box, 4)))
 
@@ -230,7 +244,7 @@ def test_a_share_of_the_rows_gets_self_supervised_views() -> None:
 
 
 def test_pictures_of_their_own_are_each_used_once_an_epoch() -> None:
-    order = Order(parts_of(PICTURES), 5, Stream.SSL_ORDER)
+    order = Order(PICTURES.parts, 5, Stream.SSL_ORDER)
     seen = [scheduled(position, PICTURES) for position in range(0, 84, 6)]  # 14 steps, 7 with 3 pictures
     places = [order.locate(place) for place in range(21)]
     assert sorted(places) == [(epoch, index) for epoch in range(3) for index in range(7)]
@@ -257,7 +271,7 @@ def test_processes_share_a_scheduled_batch(ssl: Squares | None, position: int) -
 
 def drawn(source, epochs: int, ssl=None) -> list[dict]:
     """Return what is built for each position of some epochs."""
-    builder = Builder(source, ssl, VIEWS, NAMES, Tokenizer(), 1, 5)
+    builder = Builder(Data(source, ssl), VIEWS, NAMES, Tokenizer(), 1, 5)
     return [builder.build(position) for position in range(epochs * len(source))]
 
 
@@ -277,7 +291,7 @@ def test_a_stand_in_is_no_copy_of_its_own_turn() -> None:
 
 def test_a_stand_in_has_the_views_of_the_turn_it_takes() -> None:
     source = replace(PAIRS, broken=(3,))
-    position = next(p for p in range(11) if Order(parts_of(source), 5).locate(p)[1] == 3)
+    position = next(p for p in range(11) if Order(source.parts, 5).locate(p)[1] == 3)
     built = build(position, source, batch=1)
     image = source[int(built["keys"][0].removeprefix("pairs/"))].image
     box, parameters = draw(VIEWS.ssl, *image.shape[:2], generator(5, 0, 3, Stream.SSL_1))

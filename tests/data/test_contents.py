@@ -1,6 +1,8 @@
-from openslip.data.contents import TOLD, Contents, contents_of
+from openslip.data.contents import TOLD, Contents
+from openslip.data.record import as_source
 from openslip.data.sources.mixture import Mixture
 from openslip.data.subset import Subset
+from toys import ToySource
 
 
 def some() -> Contents:
@@ -55,17 +57,17 @@ def test_adds_up_and_survives_json() -> None:
     assert Contents.from_dict(both.to_dict()) == both
 
 
-class Source(list):
+class Listed(list):
     name = "here"
     contents = some()
 
 
 def test_a_mixture_and_a_subset_say_what_their_sources_hold() -> None:
-    source = Source([1, 2, 3])
-    assert contents_of(source) == [("here", some())]
-    assert contents_of(Subset(source, [1])) == [("here", some())]
-    assert contents_of(Mixture([source, source], [1, 1])) == [("here", some())] * 2
-    assert contents_of([1]) == []
+    source = as_source(Listed([1, 2, 3]))
+    assert source.contents_by_name() == [("here", some())]
+    assert Subset(source, [1]).contents_by_name() == [("here", some())]
+    assert Mixture([source, source], [1, 1]).contents_by_name() == [("here", some())] * 2
+    assert ToySource().contents_by_name() == []
 
 
 def test_names_in_reasons_are_bounded_and_pass_for_no_other_line() -> None:

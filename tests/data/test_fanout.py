@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from openslip.data.fanout import default_processes, fan_out, spans
-from openslip.data.record import Record
+from openslip.data.fanout import fan_out, spans
+from openslip.data.record import Record, Source
+from openslip.data.workers import default_processes
 from openslip.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Source):
     """Records whose keys are their numbers."""
 
     count: int = 40
@@ -180,7 +181,7 @@ def test_processes_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> No
 DEAF = """
 import os, signal, sys
 from multiprocessing import forkserver, resource_tracker
-from openslip.data.fanout import start_context
+from openslip.data.workers import start_context
 
 if __name__ == "__main__":
     context = start_context(["openslip.data.loader"])

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from openslip.data.identity import UNREADABLE, differences, identify
-from openslip.data.record import Record
+from openslip.data.data import Data
+from openslip.data.identity import UNREADABLE, differences
+from openslip.data.record import Record, Source
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import DataError
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Source):
     """Records of a few bytes, in an order, with captions."""
 
     name: str = "a.tar"
@@ -36,8 +37,8 @@ class Files:
 
 def compare(old, new, *, captioned: bool = True) -> list[str]:
     """Return the differences, the old identity having been written down."""
-    before = json.loads(json.dumps(identify(old, captioned=captioned)))
-    return differences(before, identify(new, captioned=captioned))
+    before = json.loads(json.dumps(Data(**old).identity(captioned=captioned)))
+    return differences(before, Data(**new).identity(captioned=captioned))
 
 
 A, B = Files(), Files("b.csv", tuple(range(100, 130)))
@@ -73,7 +74,7 @@ def test_captions_count_where_they_are_used() -> None:
 
 def test_what_cannot_be_read_is_not_held_against_it() -> None:
     away = replace(A, broken=(0, 63))
-    assert next(iter(identify({"train": away}, captioned=True)["train"][0]["samples"].values())) == UNREADABLE
+    assert next(iter(Data(away).identity(captioned=True)["train"][0]["samples"].values())) == UNREADABLE
     assert compare({"train": A}, {"train": away}) == compare({"train": away}, {"train": A}) == []
     assert compare({"train": away}, {"train": replace(A, numbers=tuple(range(1, 65)))}) != []
 
@@ -96,5 +97,5 @@ def test_each_source_of_a_mixture_is_compared() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_small_sources(count: int) -> None:
     small = replace(A, numbers=tuple(range(count)))
-    assert len(identify({"train": small}, captioned=True)["train"][0]["samples"]) == min(count, 4)
+    assert len(Data(small).identity(captioned=True)["train"][0]["samples"]) == min(count, 4)
     assert compare({"train": small}, {"train": small}) == []

@@ -21,10 +21,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from openslip.config import VIEWS as VIEW_NAMES
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.data.augment import augment_early
+from openslip.data.data import Data
 from openslip.data.decode import decode
 from openslip.data.loader import MAX_WORKERS, Loader, default_workers
 from openslip.data.order import Stream, generator, locate
-from openslip.data.record import Batch, Record, Tally
+from openslip.data.record import Batch, Record, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import crop, draw
@@ -34,7 +35,7 @@ VIEWS = ViewsConfig(size=16)
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Source):
     """JPEG pictures with two captions; `bad` maps a record to what is wrong with it."""
 
     count: int = 23
@@ -72,7 +73,9 @@ def jpeg(index: int) -> bytes:
     return buffer.getvalue()
 
 
-def load(count: int, source: Pictures | None = None, **options: object) -> list[Batch]:
+def load(
+    count: int, source: Pictures | None = None, ssl: Pictures | None = None, **options: object
+) -> list[Batch]:
     settings: dict = {
         "views": VIEWS,
         "names": VIEW_NAMES,
@@ -81,7 +84,7 @@ def load(count: int, source: Pictures | None = None, **options: object) -> list[
         "seed": 3,
         "workers": 0,
     }
-    batches = iter(Loader(**({"source": Pictures() if source is None else source} | settings | options)))
+    batches = iter(Loader(Data(Pictures() if source is None else source, ssl), **settings | options))
     return list(itertools.islice(batches, count))
 
 
@@ -176,15 +179,15 @@ def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPa
         "seed": 3,
         "batch": 256,
     }
-    assert Loader(Pictures(512), workers=2, **settings).ready.rows < 64
-    assert Loader(Blocks(512), workers=2, **settings).ready.rows == 64
-    assert Loader(Pictures(512), ssl=Blocks(512), workers=2, **settings).ready.rows == 64
+    assert Loader(Data(Pictures(512)), workers=2, **settings).ready.rows < 64
+    assert Loader(Data(Blocks(512)), workers=2, **settings).ready.rows == 64
+    assert Loader(Data(Pictures(512), Blocks(512)), workers=2, **settings).ready.rows == 64
 
 
 def in_pieces(size: int, **options: Any) -> Loader:
     """Return a loader that builds pieces of this size in the test's own process."""
     settings: dict[str, Any] = {"views": VIEWS, "names": VIEW_NAMES, "tokenizer": Tokenizer(), "seed": 3}
-    loader = Loader(Pictures(bad=BAD), workers=0, **settings | options)
+    loader = Loader(Data(Pictures(bad=BAD)), workers=0, **settings | options)
     loader.ready = replace(loader.ready, rows=size)
     return loader
 
@@ -241,7 +244,9 @@ def test_goes_on_from_any_position(start: int) -> None:
 
 
 def test_each_iteration_starts_anew() -> None:
-    loader = Loader(Pictures(), views=VIEWS, names=("ssl_1",), tokenizer=None, batch=4, seed=0, workers=0)
+    loader = Loader(
+        Data(Pictures()), views=VIEWS, names=("ssl_1",), tokenizer=None, batch=4, seed=0, workers=0
+    )
     assert_equal(next(iter(loader)), next(iter(loader)))
 
 
@@ -343,10 +348,10 @@ def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyP
 def test_leaves_no_process_behind() -> None:
     script = textwrap.dedent("""
         import sys; sys.path.insert(0, sys.argv[1])
-        from test_loader import Loader, Pictures, Tokenizer, VIEWS, VIEW_NAMES
+        from test_loader import Data, Loader, Pictures, Tokenizer, VIEWS, VIEW_NAMES
         if __name__ == "__main__":
             loader = Loader(
-                Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
+                Data(Pictures()), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
             )
             batches = iter(loader)
             print(next(batches).position, next(batches).position)
@@ -357,25 +362,31 @@ def test_leaves_no_process_behind() -> None:
 
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
-    loader = Loader(Pictures(), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0)
+    loader = Loader(
+        Data(Pictures()), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0
+    )
     assert loader._builder.lanes[0].min_side(["image"]) == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
-    loader = Loader(Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
+    loader = Loader(
+        Data(Pictures()), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0
+    )
     assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 66
     smaller = ViewsConfig(size=16, ssl=ViewConfig(size=8, scale=(0.08, 1.0)))
-    loader = Loader(Pictures(), views=smaller, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0)
+    loader = Loader(
+        Data(Pictures()), views=smaller, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0
+    )
     assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 33  # 8 / sqrt(0.08 * 3 / 4) = 32.7
 
 
 def test_the_loaders_work_is_picklable() -> None:
     loader = Loader(
-        Pictures(), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=2, seed=1, workers=0
+        Data(Pictures()), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=2, seed=1, workers=0
     )
     copy = pickle.loads(pickle.dumps(loader))
     assert_equal(next(iter(copy)), next(iter(loader)))
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch) -> None:
-    monkeypatch.setattr("openslip.data.fanout.os.sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.setattr("openslip.data.workers.os.sched_getaffinity", lambda _: range(16), raising=False)
     assert default_workers() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert default_workers() == 3
@@ -386,7 +397,7 @@ def test_processes_of_a_machine_share_its_cores(monkeypatch) -> None:
 def test_default_workers() -> None:
     assert 0 <= default_workers() <= MAX_WORKERS
     assert (
-        Loader(Pictures(), views=VIEWS, names=(), tokenizer=None, batch=1, seed=0).workers
+        Loader(Data(Pictures()), views=VIEWS, names=(), tokenizer=None, batch=1, seed=0).workers
         == default_workers()
     )
 

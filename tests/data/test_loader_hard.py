@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from openslip.config import ViewsConfig
+from openslip.data.data import Data
 from openslip.data.loader import Loader
 from openslip.data.record import Batch
 from openslip.data.sources import open_source, webdataset
@@ -96,7 +97,7 @@ def shard(path: Path, pictures: dict[str, bytes]) -> Path:
 def epochs(source, count: int, batch: int = 1, workers: int = 0) -> list[Batch]:
     """Return the batches of some epochs."""
     loader = Loader(
-        source,
+        Data(source),
         views=ViewsConfig(size=8),
         names=("image", "ssl_1", "ssl_2"),
         tokenizer=Tokenizer(),
@@ -135,7 +136,13 @@ def test_a_shard_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "{0..2}.tar"))
     loader = iter(
         Loader(
-            source, views=ViewsConfig(size=8), names=("image",), tokenizer=None, batch=4, seed=0, workers=0
+            Data(source),
+            views=ViewsConfig(size=8),
+            names=("image",),
+            tokenizer=None,
+            batch=4,
+            seed=0,
+            workers=0,
         )
     )
     first = [next(loader) for _ in range(6)]

@@ -16,7 +16,6 @@ from openslip.data.order import (
     Streams,
     generator,
     locate,
-    parts_of,
     permute,
     stand_ins,
 )
@@ -190,18 +189,6 @@ def test_any_number_of_processes_and_any_stop_give_the_same_stream(
             rows = range(rank * batch // processes, (rank + 1) * batch // processes)
             pieces += [others[rank].locate(number * batch + row) for row in rows]
     assert pieces == whole
-
-
-def test_a_source_is_one_part_unless_it_says_otherwise() -> None:
-    class Remote(list):
-        block = 7
-
-    class Mixed(list):
-        parts = (Part(2, 4), Part(1, 1))
-
-    assert parts_of([1, 2, 3]) == (Part(3, 3, 1),)
-    assert parts_of(Remote([1, 2])) == (Part(2, 2, 7),)
-    assert parts_of(Mixed([1, 2, 3])) == Mixed.parts
 
 
 def test_the_order_of_a_run_stays_what_it_was() -> None:

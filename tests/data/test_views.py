@@ -14,7 +14,7 @@ from torchvision.transforms import functional as F
 
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.data.order import generator
-from openslip.data.views import JITTERS, ORDERS, Parameter, center, check, crop, draw, smallest_crop
+from openslip.data.views import JITTERS, ORDERS, Parameter, center, check_views, crop, draw, smallest_crop
 from openslip.errors import ConfigError
 
 SSL = ViewsConfig().ssl
@@ -197,6 +197,5 @@ def test_smallest_crop() -> None:
 )
 def test_bad_configuration(values: dict, field: str) -> None:
     with pytest.raises(ConfigError, match=f"views.ssl.{field}"):
-        check(ViewConfig(**values), "ssl")
-    check(ViewConfig(), "image")
-    check(SSL, "ssl")
+        check_views(ViewsConfig(ssl=ViewConfig(**values)))
+    check_views(ViewsConfig())

@@ -23,16 +23,16 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 from openslip.cli import main
-from openslip.training.learner import Learner
+from openslip.training.trainer import Trainer
 
-original, hurry = Learner._train_step, Path(sys.argv[1])
+original, hurry = Trainer._train_on, Path(sys.argv[1])
 
 def train_step(self, batch):
     original(self, batch)
     if not hurry.exists():
         time.sleep(0.5)
 
-Learner._train_step = train_step
+Trainer._train_on = train_step
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -48,7 +48,14 @@ def test_the_batch_script_starts_what_slurm_gives(tmp_path) -> None:
         "--rdzv-endpoint": "node7:29500",
         "--max-restarts": "3",
     }
-    assert said[-6:] == ["slip", "train", "small-data", "--data.train", "/shared/shards-*.tar", "--resume"]
+    assert said[-6:] == [
+        "openslip",
+        "train",
+        "small-data",
+        "--data.train",
+        "/shared/shards-*.tar",
+        "--resume",
+    ]
 
 
 @pytest.mark.slow

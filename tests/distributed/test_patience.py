@@ -16,14 +16,15 @@ from rich.console import Console
 
 from distributed.ranks import run_on
 from openslip.collectives import rank
+from openslip.data.data import Data
 from openslip.encoder import Encoder
 from openslip.errors import ProcessError
 from openslip.processes import TIMEOUT, joined
 from openslip.training import loop
-from openslip.training.loop import train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 
 
@@ -69,9 +70,9 @@ def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
 
 def opened(folder: Path) -> list[bool]:
     """Identify data slowly; return whether they were when this process's model met the others'."""
-    originals, seen = (loop.identify, loop.parallelise), []
+    originals, seen = (Data.identity, loop.parallelise), []
 
-    def identify(*arguments: Any, **options: Any) -> Any:
+    def identity(*arguments: Any, **options: Any) -> Any:
         time.sleep(2)
         (folder / "identified").touch()
         return originals[0](*arguments, **options)
@@ -80,7 +81,7 @@ def opened(folder: Path) -> list[bool]:
         seen.append((folder / "identified").exists())
         return originals[1](*arguments, **options)
 
-    with mock.patch.object(loop, "identify", identify), mock.patch.object(loop, "parallelise", parallelise):
+    with mock.patch.object(Data, "identity", identity), mock.patch.object(loop, "parallelise", parallelise):
         train(make_tiny_config(epochs=0.25), ToySource(), folder / "run", console=Console(quiet=True))
     with joined(torch.device("cpu")) as processes:
         with processes.first_goes_ahead():

@@ -25,11 +25,12 @@ from openslip.collectives import rank, world
 from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ProcessError
-from openslip.training.learner import Learner
-from openslip.training.loop import Interrupted, train
 from openslip.training.parallel import Shards
 from openslip.training.saving import checkpoint, tensors
+from openslip.training.signals import Interrupted
 from openslip.training.step import gradient_norm
+from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from toys import ToySource, make_tiny_config
 
 PARTS = [f"{name}-0000{part}-of-00002.safetensors" for name in ("model", "optimizer") for part in (1, 2)] + [
@@ -55,14 +56,14 @@ def run(out: Path, parallel: str = "fsdp") -> str:
 
 def stop(out: Path, parallel: str = "fsdp") -> None:
     """Train until one process is asked to stop after step 7; its last checkpoints are those of steps 5 and 7."""
-    original = Learner._train_step
+    original = Trainer._train_on
 
-    def train_step(self: Learner, batch: object) -> None:
+    def train_step(self: Trainer, batch: object) -> None:
         original(self, batch)
         if self.state.step == STOPPED and rank() == world() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with mock.patch.object(Learner, "_train_step", train_step), pytest.raises(Interrupted):
+    with mock.patch.object(Trainer, "_train_on", train_step), pytest.raises(Interrupted):
         run(out, parallel)
 
 
@@ -71,9 +72,9 @@ def slowly(out: Path) -> tuple[list[tuple[int, bool]], str]:
 
     Return of each step whether the checkpoint of step 5 was there after it, and what was said.
     """
-    originals, late, seen = (Learner._train_step, tensors.write_tensors), threading.Event(), []
+    originals, late, seen = (Trainer._train_on, tensors.write_tensors), threading.Event(), []
 
-    def train_step(self: Learner, batch: object) -> None:
+    def train_step(self: Trainer, batch: object) -> None:
         originals[0](self, batch)
         seen.append((self.state.step, (out / "checkpoints" / "step-00000005").exists()))
         if self.state.step == 8:
@@ -87,7 +88,7 @@ def slowly(out: Path) -> tuple[list[tuple[int, bool]], str]:
         originals[1](path, *arguments)
 
     with (
-        mock.patch.object(Learner, "_train_step", train_step),
+        mock.patch.object(Trainer, "_train_on", train_step),
         mock.patch.object(tensors, "write_tensors", write),
     ):
         said = run(out)

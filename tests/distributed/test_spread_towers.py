@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from distributed.ranks import run_on
 from openslip.collectives import rank, world
@@ -55,6 +57,32 @@ def test_spread_towers_compute_what_whole_ones_do() -> None:
     assert whole.keys() == spread.keys()
     for name, value in whole.items():
         np.testing.assert_allclose(spread[name], value, rtol=0, atol=1e-6 * np.abs(value).max(), err_msg=name)
+
+
+def patches(kind: str) -> dict[str, np.ndarray]:
+    """Return features, patch tokens and whole gradients of masked images, the mask token's among them."""
+    generator = torch.Generator().manual_seed(1)
+    parallel = parallelise(make_model("clip"), kind)
+    tower = parallel.model.image_tower
+    token = torch.randn(WIDTH, generator=generator).requires_grad_()
+    masked = torch.rand(ROWS, math.prod(tower.grid(SIZE)), generator=generator) < 0.5
+    images = torch.randn(ROWS, 3, SIZE, SIZE, generator=generator)
+    feature, tokens = tower(images, tokens=True, masked=masked, mask_token=token)
+    (feature.square().sum() + tokens.sum() + tower(images).sum()).backward()
+    found = {"feature": feature, "tokens": tokens, "token": token.grad}
+    for name, p in tower.named_parameters():
+        found[name] = p.grad.full_tensor() if isinstance(p, DTensor) else p.grad
+    return {name: value.detach().numpy().copy() for name, value in found.items()}
+
+
+def test_spread_towers_give_patch_tokens() -> None:
+    """Also the features alone in the same step; the mask token, which is no weight of theirs, has its gradient."""
+    expected = patches("ddp")
+    for found in run_on(2, patches, "fsdp"):
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                found[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name
+            )
 
 
 def kept(kind: str) -> tuple[int, int]:

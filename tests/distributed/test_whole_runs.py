@@ -10,8 +10,8 @@ from rich.console import Console
 
 from distributed.ranks import run_on
 from openslip.config import Config
-from openslip.training.loop import train
 from openslip.training.saving.run import read_lines
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 
 QUIET = Console(quiet=True)

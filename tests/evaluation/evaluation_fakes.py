@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
 
 COLORS = {"red": (220, 30, 40), "green": (30, 200, 60), "blue": (40, 60, 220), "gold": (230, 190, 20)}
@@ -60,7 +60,7 @@ class ColorEncoder:
         return torch.nn.functional.normalize(embeddings, dim=1) if normalize else embeddings
 
 
-class Captioned:
+class Captioned(Source):
     """A source of given (image, captions)."""
 
     name = "given"

@@ -21,9 +21,9 @@ from openslip.config import IMAGENET_MEAN
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop import load, ours
-from openslip.training.loop import train
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import Snapshot
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET
 

@@ -21,8 +21,8 @@ from openslip.cli import train as command
 from openslip.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from openslip.errors import ConfigError
 from openslip.models import pretrained
-from openslip.training.loop import train
 from openslip.training.saving import checkpoint
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 
 CLIP = "vit_base_patch32_clip_quickgelu_224.openai"

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openslip.config import ImageTowerConfig, ViewConfig
 from openslip.errors import ConfigError
+from openslip.models.dropping import leave_out_tokens
 from openslip.models.vision import ClassTokenBlock, ImageTower, build_image_tower
 
 SMALL = ImageTowerConfig(patch=8, width=24, depth=3, heads=3)
@@ -215,7 +219,7 @@ def test_weights_and_results_do_not_depend_on_the_views() -> None:
 def test_dropped_tokens_never_enter_the_blocks() -> None:
     tower = build_image_tower(SMALL, 32, [_view(32, 0.5)]).train()
     before, entered = [], []
-    tower.trunk.patch_drop.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    tower.trunk.pos_drop.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
     tower.trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
     images = torch.randn(6, 3, 32, 32)
     for seed in (1, 1, 2):
@@ -237,10 +241,8 @@ def test_dropped_tokens_never_enter_the_blocks() -> None:
 
 
 def test_dropping_tokens_keeps_each_as_often() -> None:
-    tower = build_image_tower(SMALL, 32, [_view(32, 0.75)]).train()
     tokens = torch.arange(17.0).view(1, 17, 1).expand(2000, 17, 1)
-    tower.trunk.patch_drop.share = 0.75
-    counts = tower.trunk.patch_drop(tokens).long().flatten().bincount(minlength=17)
+    counts = leave_out_tokens(tokens, 0.75, prefix=1).long().flatten().bincount(minlength=17)
     assert counts[0] == 2000
     assert counts[1:].float().sub(500).abs().max() < 100  # five standard deviations
 
@@ -268,3 +270,185 @@ def test_a_named_vision_transformer_takes_views_of_other_sizes() -> None:
 def test_views_that_a_tower_cannot_take(config: ImageTowerConfig, view: ViewConfig, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         build_image_tower(config, 64, [_view(64), view])
+
+
+class _DropTokens(nn.Module):
+    """What leaves out tokens where timm's own forward would."""
+
+    def __init__(self, share: float, prefix: int) -> None:
+        super().__init__()
+        self.share, self.prefix = share, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leave_out_tokens(x, self.share, self.prefix)
+
+
+TRANSFORMERS = {
+    "vit_tiny_patch16_224": {},
+    "test_vit3": {},  # class token left out, attention pooling
+    "deit3_small_patch16_224": {},  # positions without one for the class token
+    "deit_tiny_distilled_patch16_224": {},  # a subclass, with another head and other positions
+    "vit_betwixt_patch16_reg4_gap_256": {},  # registers, the pooled feature is normed
+    "vit_base_patch16_clip_quickgelu_224": {},  # a norm before the blocks
+    "vit_base_patch16_siglip_224": {},
+    "vit_tiny_r_s16_p8_224": {"img_size": 64},  # convolutions before the blocks
+    "test_vit": {"dynamic_img_size": True},
+}
+OTHERS = {
+    "beit_base_patch16_224": {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 3},
+    "eva02_tiny_patch14_224": {"img_size": 28, "depth": 1, "embed_dim": 48, "num_heads": 3},
+    "swin_tiny_patch4_window7_224": {"img_size": 32, "window_size": 1, "depths": (1, 1, 1, 1)},
+    "convnext_atto": {},
+    "test_resnet": {},
+    "mobilenetv3_small_050": {},
+}
+
+
+def _timm(name: str, options: dict[str, object]) -> tuple[ImageTower, nn.Module, Tensor]:
+    """Our tower around a named model, one of timm with the same weights, and images for both."""
+    torch.manual_seed(0)
+    if name in TRANSFORMERS:
+        options = {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 3, **options}
+    full = timm.create_model(name, num_classes=0, drop_path_rate=0.3, **options)
+    with torch.no_grad():  # away from the initialisation, where gates and scales may be next to zero
+        for parameter in full.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    side = options.get("img_size", 32)
+    return ImageTower(copy.deepcopy(full), full.num_features), full, torch.randn(4, 3, side, side)
+
+
+def _seeded(call: nn.Module, *inputs: object, **options: object) -> Tensor:
+    torch.manual_seed(5)
+    return call(*inputs, **options)
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMERS, *OTHERS])
+def test_evaluation_and_training_are_timms(name: str) -> None:
+    tower, full, images = _timm(name, TRANSFORMERS.get(name) or OTHERS.get(name) or {})
+    assert tower.has_tokens == (name in TRANSFORMERS)
+    reduced = isinstance(getattr(tower.trunk, "blocks", [None])[-1], ClassTokenBlock)
+    with torch.no_grad():
+        torch.testing.assert_close(tower.eval()(images), full.eval()(images), rtol=1e-4, atol=1e-5)
+        assert reduced or torch.equal(tower(images), full(images))
+        # Stochastic depth and dropped tokens: what timm's own forward would do with the modules that the trunk has.
+        share = 0.4 if tower.has_tokens else 0.0
+        trunk = copy.deepcopy(tower.trunk)
+        if share:
+            trunk.patch_drop = _DropTokens(share, trunk.num_prefix_tokens)
+        assert torch.equal(_seeded(tower.train(), images, share), _seeded(trunk.train(), images))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_patch_tokens_are_timms(name: str) -> None:
+    tower, full, images = _timm(name, TRANSFORMERS[name])
+    tower, full, images = tower.double().eval(), full.double().eval(), images.double()
+    feature, tokens = tower(images, tokens=True)
+    expected = full.forward_features(images)
+    assert torch.equal(tokens, expected[:, full.num_prefix_tokens :])
+    assert torch.equal(feature, full(images))
+    torch.testing.assert_close(feature, tower(images), rtol=1e-12, atol=1e-12)
+    rows, columns = tower.grid(images.shape[-1])
+    assert tokens.shape == (4, rows * columns, full.num_features)
+
+
+def test_patch_tokens_have_their_gradient_and_do_not_change_the_features() -> None:
+    tower, full = _pair(drop_path_rate=0.5)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    feature, tokens = _seeded(tower.train(), images, tokens=True)
+    expected = _seeded(full.train().forward_features, images)
+    torch.testing.assert_close(feature, _seeded(tower, images), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat([feature[:, None], tokens], 1), expected, rtol=1e-12, atol=1e-12)
+    (feature.sum() + tokens.square().sum()).backward()
+    (expected[:, 0].sum() + expected[:, 1:].square().sum()).backward()
+    theirs = dict(full.named_parameters())
+    for name, parameter in tower.trunk.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dynamic_img_size": True}, {"class_token": False, "global_pool": "avg"}, {"no_embed_class": True}],
+    ids=str,
+)
+def test_a_masked_patch_is_the_mask_token_at_its_place(options: dict[str, object]) -> None:
+    tower, full = _pair(**options)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    token = nn.Parameter(torch.randn(24, dtype=torch.float64))
+    masked = torch.rand(4, 16) < 0.4
+    masked[3] = False
+    embeddings = full.patch_embed(images).reshape(4, 16, 24).tolist()
+    for image in range(4):
+        for patch in range(16):
+            if masked[image, patch]:
+                embeddings[image][patch] = token.tolist()
+    entering = torch.tensor(embeddings, dtype=torch.float64)
+    shape = (4, 4, 4, 24) if options.get("dynamic_img_size") else (4, 16, 24)
+    full.patch_embed.register_forward_hook(lambda *_: entering.view(shape))
+    for tokens in (False, True):
+        out = tower(images, tokens=tokens, masked=masked, mask_token=token)
+        torch.testing.assert_close(out[0] if tokens else out, full(images), rtol=1e-12, atol=1e-12)
+    assert torch.equal(tower(images, masked=masked, mask_token=token)[3], tower(images)[3])
+
+    out[0].square().sum().backward()
+    entering.requires_grad_()
+    full(images).square().sum().backward()
+    torch.testing.assert_close(token.grad, entering.grad[masked].sum(0), rtol=1e-9, atol=1e-11)
+
+
+def test_masks_and_patch_tokens_in_bf16() -> None:
+    tower, token = build_image_tower(SMALL, 32), nn.Parameter(torch.randn(24))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        feature, tokens = tower(
+            torch.randn(2, 3, 32, 32), tokens=True, masked=torch.rand(2, 16) < 0.5, mask_token=token
+        )
+    (feature.float().square().sum() + tokens.float().square().sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in [token, *tower.parameters()])
+
+
+@pytest.mark.parametrize("block", ["ParallelScalingBlock", "DiffParallelScalingBlock"])
+def test_timms_checkpointing_of_other_blocks_changes_no_bit(block: str) -> None:
+    import timm.models.vision_transformer
+
+    kind = getattr(timm.models.vision_transformer, block, None)
+    if kind is None:
+        pytest.skip(f"timm {timm.__version__} has no {block}")
+    tower, _ = _pair(block_fn=kind, drop_path_rate=0.5)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    grads = []
+    for recomputed in (False, True):
+        tower.trunk.set_grad_checkpointing(recomputed)
+        tower.zero_grad()
+        feature, tokens = _seeded(tower.train(), images, tokens=True)
+        (feature.sum() + tokens.square().sum()).backward()
+        grads.append([p.grad for p in tower.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "beit_base_patch16_224"])
+def test_a_tower_without_patch_tokens_says_so(name: str) -> None:
+    tower, _, images = _timm(name, OTHERS[name])
+    for options in ({"tokens": True}, {"masked": torch.zeros(4, 4, dtype=torch.bool)}, {"drop_tokens": 0.5}):
+        with pytest.raises(ConfigError, match="no patch tokens.*vit_small_patch16_224"):
+            tower.train()(images, **options)
+    with pytest.raises(ConfigError, match="no patch tokens"):
+        tower.grid(32)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"drop_tokens": 0.5, "tokens": True}, "patch tokens are used.*a share of 0.5.*drop_tokens"),
+        ({"drop_tokens": 0.5, "masked": torch.zeros(2, 16).bool()}, "patch tokens are masked.*drop_tokens"),
+        ({"masked": torch.zeros(2, 16).bool()}, "mask token None"),
+        ({"masked": torch.zeros(2, 9).bool(), "mask_token": torch.zeros(24)}, r"\(2, 9\).*\(2, 16, 24\)"),
+        ({"masked": torch.zeros(2, 16).bool(), "mask_token": torch.zeros(1, 24)}, r"mask token \(1, 24\)"),
+    ],
+)
+def test_what_cannot_go_together_says_so(options: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_image_tower(SMALL, 32)(torch.randn(2, 3, 32, 32), **options)
+
+
+def test_the_grid_of_patches() -> None:
+    tower = build_image_tower(SMALL, 64, [_view(64), _view(32)])
+    assert (tower.grid(64), tower.grid(32)) == ((8, 8), (4, 4))

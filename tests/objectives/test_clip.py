@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from objectives.cases import make
 from openslip.errors import ConfigError
-from openslip.objectives import Clip
+from openslip.objectives import At, Clip
+
+
+def loss_of(embeddings: dict[str, Tensor], block: int = 1024) -> dict[str, Tensor]:
+    return make("clip", block=block).loss(embeddings, At())
 
 
 def batch(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -37,7 +42,7 @@ def plain(embeddings: dict[str, Tensor]) -> tuple[Tensor, float]:
 def test_equals_the_whole_matrix(n: int, block: int, seed: int) -> None:
     embeddings = batch(n, seed)
     expected, accuracy = plain(embeddings)
-    ours = Clip(block=block)(embeddings)
+    ours = loss_of(embeddings, block)
     torch.testing.assert_close(ours["loss"], expected, rtol=1e-6, atol=1e-9)
     assert torch.equal(ours["clip_loss"], ours["loss"].detach())
     assert ours["clip_acc"].item() == pytest.approx(accuracy)
@@ -47,27 +52,29 @@ def test_equals_the_whole_matrix(n: int, block: int, seed: int) -> None:
 
 
 def test_one_pair_costs_nothing() -> None:
-    result = Clip()(batch(1))
+    result = loss_of(batch(1))
     assert result["loss"].item() == 0
     assert result["clip_acc"].item() == 1
 
 
 def test_collapsed_embeddings_are_at_chance() -> None:
     embeddings = {"image": torch.ones(8, 4), "text": torch.ones(8, 4), "logit_scale": torch.tensor(10.0)}
-    result = Clip(block=3)(embeddings)
-    assert result["loss"].item() == pytest.approx(math.log(8), rel=1e-5)
-    assert result["clip_acc"].item() == 1 / 8
+    result = loss_of(embeddings, block=3)
+    loss, accuracy = (curve.chance(8, 0) for curve in Clip.curves)
+    assert result["loss"].item() == pytest.approx(loss, rel=1e-5)
+    assert loss == pytest.approx(math.log(8))
+    assert result["clip_acc"].item() == accuracy == 1 / 8
 
 
 def test_fp32_loss_under_bf16_autocast() -> None:
     embeddings = {k: v.detach().float() for k, v in batch(64).items()}
     leaves = {k: v.clone().requires_grad_() for k, v in embeddings.items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = Clip(block=16)(leaves)["loss"]
+        inside = loss_of(leaves, block=16)["loss"]
         inside.backward()
     assert inside.dtype == torch.float32
     outside = {k: v.clone().requires_grad_() for k, v in embeddings.items()}
-    loss = Clip(block=16)(outside)["loss"]
+    loss = loss_of(outside, block=16)["loss"]
     loss.backward()
     assert torch.equal(inside, loss)
     for name in leaves:
@@ -77,13 +84,13 @@ def test_fp32_loss_under_bf16_autocast() -> None:
 def test_half_precision_embeddings_get_their_gradient() -> None:
     embeddings = {k: v.detach().float().requires_grad_() for k, v in batch(16).items()}
     embeddings["image"] = embeddings["image"].detach().bfloat16().requires_grad_()
-    Clip()(embeddings)["loss"].backward()
+    loss_of(embeddings)["loss"].backward()
     assert embeddings["image"].grad is not None
     assert embeddings["image"].grad.dtype == torch.bfloat16
 
 
 def test_values_reported_hold_no_graph() -> None:
-    result = Clip()(batch(4))
+    result = loss_of(batch(4))
     assert result["loss"].requires_grad
     assert not result["clip_loss"].requires_grad
     assert not result["clip_acc"].requires_grad
@@ -91,4 +98,4 @@ def test_values_reported_hold_no_graph() -> None:
 
 def test_negative_block_is_refused() -> None:
     with pytest.raises(ConfigError, match="-1"):
-        Clip(block=-1)
+        Clip.Config(block=-1)

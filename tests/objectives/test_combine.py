@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from openslip.config import EMBEDDINGS, ObjectiveConfig
+from objectives.cases import DIMS, features_for
+from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError
-from openslip.objectives import REGISTRY, Clip, SimClr, Sum, parse
+from openslip.needs import IMAGE, LOGIT_SCALE, SSL_VIEWS, TEXT, Need, View, joined
+from openslip.objectives import REGISTRY, At, Clip, Loss, SimClr, Sum, combine, complete, parse
+from toys import small_loss
 
 
-def batch(n: int = 12) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    embeddings = {name: torch.randn(n, 6, dtype=torch.float64, generator=generator) for name in EMBEDDINGS}
-    embeddings["logit_scale"] = torch.tensor(10.0, dtype=torch.float64)
-    return {name: tensor.requires_grad_() for name, tensor in embeddings.items()}
+def read(text: str, **options: dict) -> Loss:
+    return parse(ObjectiveConfig(loss=text, options=options))
+
+
+def build(text: str, **options) -> Sum:
+    torch.manual_seed(0)
+    return small_loss(text, **options).build(DIMS).double().train()
+
+
+def batch(module: Sum, n: int = 12, ssl: int = 0) -> dict[str, dict[Need, Tensor]]:
+    """Return each term's features, of N rows; of scheduled views, of `ssl` rows."""
+    features = features_for(module.written.needs, n)
+    for need in features:
+        if ssl and need.view.startswith("ssl"):
+            features[need] = features[need].detach()[:ssl].requires_grad_()
+    return {
+        term.kind.name: {need: features[need] for need in term.kind.needs_for(term.config)}
+        for term in module.written.terms
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("clip", Clip()),
-        ("simclr", SimClr()),
-        ("1 * clip", Clip()),
-        ("clip + 1.0 * simclr", Sum(((1.0, Clip()), (1.0, SimClr())))),
-        ("0.5*clip+2*simclr", Sum(((0.5, Clip()), (2.0, SimClr())))),
-        (" simclr +\n1e-1 * clip ", Sum(((1.0, SimClr()), (0.1, Clip())))),
-        ("1e+1*clip + .5*simclr", Sum(((10.0, Clip()), (0.5, SimClr())))),
-        ("2 * clip", Sum(((2.0, Clip()),))),
+        ("clip", [(1, Clip)]),
+        ("simclr", [(1, SimClr)]),
+        ("1 * clip", [(1, Clip)]),
+        ("clip + 1.0 * simclr", [(1, Clip), (1, SimClr)]),
+        ("0.5*clip+2*simclr", [(0.5, Clip), (2, SimClr)]),
+        (" simclr +\n1e-1 * clip ", [(1, SimClr), (0.1, Clip)]),
+        ("1e+1*clip + .5*simclr", [(10, Clip), (0.5, SimClr)]),
+        ("2 * clip", [(2, Clip)]),
     ],
 )
-def test_parse(text: str, expected: object) -> None:
-    assert parse(text) == expected
+def test_parse(text: str, expected: list) -> None:
+    assert [(term.weight, term.kind) for term in read(text).terms] == expected
 
 
-def test_options_reach_the_terms_that_have_them() -> None:
-    assert parse("clip + simclr", temperature=0.2, block=7) == Sum(((1.0, Clip(7)), (1.0, SimClr(0.2, 7))))
+def test_options_reach_the_term_that_they_are_named_after() -> None:
+    loss = read("clip + simclr", clip={"block": 7}, simclr={"temperature": 0.2}, byoll={"of": "another"})
+    assert [term.config for term in loss.terms] == [Clip.Config(block=7), SimClr.Config(temperature=0.2)]
+    clip, simclr = loss.build(DIMS).values()
+    assert (clip.config.block, simclr.config.temperature) == (7, 0.2)
 
 
-def test_defaults_are_the_configuration_s() -> None:
-    config = ObjectiveConfig()
-    expected = Sum(((1.0, Clip(config.block)), (1.0, SimClr(config.temperature, config.block))))
-    assert (
-        parse(config.loss)
-        == parse(config.loss, temperature=config.temperature, block=config.block)
-        == expected
-    )
+def test_options_left_out_are_the_defaults() -> None:
+    assert [term.config for term in read("clip + simclr").terms] == [Clip.Config(), SimClr.Config()]
+    assert complete(ObjectiveConfig(loss="clip", options={"simclr": {"block": 3}})).options == {
+        "clip": {"block": 1024, "gradient": "exact"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1.0}, r"objective\.simclr\.temprature.*Did you mean .*temperature"),
+        ({"temperature": "warm"}, r"objective\.simclr\.temperature.*float"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"block": -1}, "number of rows"),
+    ],
+)
+def test_bad_options_teach(options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read("clip + simclr", simclr=options)
 
 
 @given(
@@ -61,17 +94,18 @@ def test_defaults_are_the_configuration_s() -> None:
 )
 def test_text_round_trips(terms: list[tuple[float, str]], space: str) -> None:
     text = f"{space}+{space}".join(f"{weight!r}{space}*{space}{name}" for weight, name in terms)
-    objective = parse(text)
-    assert parse(str(objective)) == objective
+    loss = read(text)
+    assert [(term.weight, term.kind.name) for term in loss.terms] == terms
+    assert read(str(loss)) == loss
 
 
 @given(st.text(st.sampled_from("clipsmr+*.0123 e-()'\"_\n"), max_size=20) | st.text(max_size=10))
 def test_any_text_gives_an_objective_or_a_clear_error(text: str) -> None:
     try:
-        objective = parse(text)
+        loss = read(text)
     except ConfigError:  # any other exception fails the test
         return
-    assert parse(str(objective)) == objective
+    assert read(str(loss)) == loss
 
 
 @pytest.mark.parametrize(
@@ -84,7 +118,7 @@ def test_any_text_gives_an_objective_or_a_clear_error(text: str) -> None:
 )
 def test_bad_syntax_teaches(text: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be understood.*clip \+ 1\.0 \* simclr"):
-        parse(text)
+        read(text)
 
 
 @pytest.mark.parametrize(
@@ -92,67 +126,127 @@ def test_bad_syntax_teaches(text: str) -> None:
     [
         ("clip + simclear", "Unknown objective 'simclear'.*Did you mean 'simclr'"),
         ("CLIP", "Unknown objective 'CLIP'.*Did you mean 'clip'"),
-        ("byolish", "Known: clip, simclr"),
+        ("mystery", f"Known: {', '.join(sorted(REGISTRY))}"),
         ("clip + 2 * clip", "appears twice"),
         ("1e999 * clip", "too large"),
     ],
 )
 def test_bad_terms_teach(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse(text)
+        read(text)
+
+
+def test_what_people_call_it() -> None:
+    titles = {
+        "clip": "CLIP",
+        "clip + 1.0 * simclr": "SLIP",
+        "simclr + 2 * clip": "SLIP",
+        "2 * clip": "2.0 * clip",
+    }
+    assert {text: read(text).title for text in titles} == titles
+
+
+SSL_NEEDS = tuple(Need(view.name) for view in SSL_VIEWS)
 
 
 @pytest.mark.parametrize(
-    ("text", "needs"),
+    ("text", "views", "needs"),
     [
-        ("clip", ("image", "text")),
-        ("simclr", ("ssl_1", "ssl_2")),
-        ("simclr + clip", ("image", "text", "ssl_1", "ssl_2")),
-        ("3 * simclr", ("ssl_1", "ssl_2")),
+        ("clip", (IMAGE,), Clip.needs),
+        ("simclr", SSL_VIEWS, SSL_NEEDS),
+        ("simclr + clip", (IMAGE, *SSL_VIEWS), (*SSL_NEEDS, *Clip.needs)),
+        ("3 * simclr", SSL_VIEWS, SSL_NEEDS),
     ],
 )
-def test_needs_in_canonical_order(text: str, needs: tuple[str, ...]) -> None:
-    assert parse(text).needs == needs
+def test_views_and_needs_are_those_of_the_terms(text: str, views, needs) -> None:
+    loss = read(text)
+    assert loss.views == views
+    assert loss.needs == needs
+    assert loss.captioned is ("clip" in text)
 
 
-def test_every_registered_objective_keeps_the_contract() -> None:
-    for name in REGISTRY:
-        objective = parse(name)
-        assert objective.name == str(objective) == name
-        assert set(objective.needs) <= set(EMBEDDINGS)
-        # It reads nothing but what it needs, and names its values after itself.
-        given = {k: v for k, v in batch().items() if k in (*objective.needs, "logit_scale")}
-        result = objective(given)
-        assert result["loss"].requires_grad
-        for key, value in result.items():
-            assert value.shape == ()
-            assert key == "loss" or (key.startswith(f"{name}_") and not value.requires_grad)
+def test_views_of_one_name_are_shared_or_refused() -> None:
+    assert joined([*SSL_VIEWS, IMAGE, *SSL_VIEWS]) == (IMAGE, *SSL_VIEWS)
+    with pytest.raises(ConfigError, match="'ssl_1' in different ways.*another name"):
+        joined([*SSL_VIEWS, View("ssl_1", kind="image")])
+
+
+def test_terms_share_the_logit_scale_or_are_refused(monkeypatch) -> None:
+    class Hotter(Clip):
+        name = "hotter"
+        logit_scale = type(Clip.logit_scale)(20, 1, 100)
+
+    class Equal(Clip):
+        name = "equal"
+
+    monkeypatch.setattr(
+        combine, "REGISTRY", {"clip": Clip, "hotter": Hotter, "equal": Equal, "simclr": SimClr}
+    )
+    assert read("simclr").logit_scale is None
+    assert read("simclr + clip + equal").logit_scale == Clip.logit_scale
+    with pytest.raises(ConfigError, match=r"clip \+ hotter.*clip starts it at 14\.3, hotter starts it at 20"):
+        _ = read("clip + hotter").logit_scale
+
+
+def test_weights_are_named_after_their_term() -> None:
+    module = build("clip + 1.0 * simclr")
+    assert {name.split(".")[0] for name in module.state_dict()} == {"simclr"}
+    assert "simclr.head.layer1.weight" in module.state_dict()
 
 
 def test_sum_weighs_losses_and_gradients_and_keeps_named_values() -> None:
-    embeddings = batch()
-    inputs = list(embeddings.values())
-    result = parse("0.5 * clip + 3 * simclr", block=5)(embeddings)
-    clip, simclr = Clip()(embeddings), SimClr()(embeddings)
+    module = build("0.5 * clip + 3 * simclr", block=5)
+    features = batch(module)
+    result = module(features, At())
+    clip, simclr = (module[name](features[name], At()) for name in ("clip", "simclr"))
     expected = 0.5 * clip["loss"] + 3 * simclr["loss"]
     torch.testing.assert_close(result["loss"], expected)
     assert set(result) == {"loss", "clip_loss", "clip_acc", "simclr_loss", "simclr_acc"}
     torch.testing.assert_close(result["simclr_loss"], simclr["loss"].detach())
+    inputs = [x for given in features.values() for x in given.values()] + list(module.parameters())
     for one, other in zip(torch.autograd.grad(result["loss"], inputs), torch.autograd.grad(expected, inputs)):
         torch.testing.assert_close(one, other)
 
 
-def test_a_term_without_its_embeddings_takes_no_part() -> None:
-    embeddings = {name: value for name, value in batch().items() if not name.startswith("ssl")}
-    result = parse("2 * clip + simclr")(embeddings)
-    clip = Clip()(embeddings)
+def test_a_term_takes_part_when_its_views_are_drawn() -> None:
+    module, without = build("2 * clip + simclr"), At(scheduled=False)
+    features = batch(module)
+    result = module(features, without)
     assert set(result) == {"loss", "clip_loss", "clip_acc"}
-    torch.testing.assert_close(result["loss"], 2 * clip["loss"])
-    with pytest.raises(ConfigError, match=r"Nothing is left of clip \+ simclr.*logit_scale"):
-        parse("clip + simclr")({"logit_scale": embeddings["logit_scale"]})
+    torch.testing.assert_close(result["loss"], 2 * module["clip"](features["clip"], At())["loss"])
+    assert module.needs(without) == Clip.needs
+    assert module.needs(At()) == (*Clip.needs, *SSL_NEEDS)
+    alone = build("simclr")
+    with pytest.raises(ConfigError, match="Nothing is left of simclr at step 7"):
+        alone(batch(alone), At(step=7, scheduled=False))
+
+
+def test_a_missing_feature_is_an_error_whatever_the_schedule() -> None:
+    module = build("clip + simclr")
+    features = batch(module)
+    del features["simclr"][SSL_NEEDS[1]]
+    with pytest.raises(ConfigError, match="simclr lacks a feature.*ssl_2"):
+        module(features, At())
 
 
 def test_terms_may_be_of_different_numbers_of_rows() -> None:
-    embeddings = {name: value[:5] if name.startswith("ssl") else value for name, value in batch().items()}
-    result = parse("clip + simclr")(embeddings)
-    torch.testing.assert_close(result["loss"], Clip()(embeddings)["loss"] + SimClr()(embeddings)["loss"])
+    module = build("clip + simclr")
+    features = batch(module, ssl=5)
+    result = module(features, At())
+    clip, simclr = (module[name](features[name], At())["loss"] for name in ("clip", "simclr"))
+    torch.testing.assert_close(result["loss"], clip + simclr)
+
+
+def test_after_a_step_come_the_terms_that_took_part() -> None:
+    scale = torch.nn.Parameter(torch.tensor(50.0))
+    model = SimpleNamespace(logit_scale=scale)
+    build("simclr").after_step(model, At())
+    assert scale.item() == 50
+    build("clip + simclr").after_step(model, At(scheduled=False))
+    assert scale.exp().item() == pytest.approx(100)
+
+
+def test_needs_of_a_sum_are_each_asked_for_once() -> None:
+    assert LOGIT_SCALE in Clip.needs
+    assert Need(TEXT, "embedding") in Clip.needs
+    assert len(set(read("clip + simclr").needs)) == len(read("clip + simclr").needs) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -11,8 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from objectives.cases import DIMS, features_for, make
 from openslip.errors import ConfigError
-from openslip.objectives import SimClr
+from openslip.objectives import At, SimClr
+
+
+def loss_of(embeddings: dict[str, Tensor], **options) -> dict[str, Tensor]:
+    return SimClr(SimClr.Config(width=4, dim=4, **options), DIMS).loss(embeddings, At())
 
 
 def batch(n: int, seed: int = 0, spread: float = 1.0) -> dict[str, Tensor]:
@@ -46,7 +52,7 @@ def plain(embeddings: dict[str, Tensor], temperature: float) -> tuple[Tensor, fl
 def test_equals_the_paper_term_by_term(n: int, block: int, temperature: float, seed: int) -> None:
     embeddings = batch(n, seed)
     expected, accuracy = plain(embeddings, temperature)
-    ours = SimClr(temperature, block)(embeddings)
+    ours = loss_of(embeddings, temperature=temperature, block=block)
     torch.testing.assert_close(ours["loss"], expected, rtol=1e-6, atol=1e-9)
     assert torch.equal(ours["simclr_loss"], ours["loss"].detach())
     assert ours["simclr_acc"].item() == pytest.approx(accuracy)
@@ -56,38 +62,59 @@ def test_equals_the_paper_term_by_term(n: int, block: int, temperature: float, s
 
 
 def test_one_image_costs_nothing() -> None:
-    result = SimClr()(batch(1))
+    result = loss_of(batch(1))
     assert result["loss"].item() == pytest.approx(0, abs=1e-12)
     assert result["simclr_acc"].item() == 1
 
 
 def test_equal_twins_far_from_the_rest_are_found() -> None:
     embeddings = {"ssl_1": torch.eye(8), "ssl_2": torch.eye(8)}
-    result = SimClr(0.1, block=5)(embeddings)
+    result = loss_of(embeddings, temperature=0.1, block=5)
     assert result["loss"].item() == pytest.approx(math.log(1 + 14 * math.exp(-10)), abs=1e-5)
     assert result["simclr_acc"].item() == 1
 
 
 def test_collapsed_embeddings_are_near_chance() -> None:
-    result = SimClr()({"ssl_1": torch.ones(8, 4), "ssl_2": torch.ones(8, 4)})
-    assert result["loss"].item() == pytest.approx(math.log(15), rel=1e-5)
+    result = loss_of({"ssl_1": torch.ones(8, 4), "ssl_2": torch.ones(8, 4)})
+    loss = SimClr.curves[0].chance(100, 8)
+    assert result["loss"].item() == pytest.approx(loss, rel=1e-5)
+    assert loss == pytest.approx(math.log(15))
     assert result["simclr_acc"].item() <= 1 / 8
 
 
 def test_fp32_loss_under_bf16_autocast() -> None:
     embeddings = {k: v.detach().float() for k, v in batch(32).items()}
-    outside = SimClr(block=16)(embeddings)["loss"]
+    outside = loss_of(embeddings, block=16)["loss"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = SimClr(block=16)(embeddings)["loss"]
+        inside = loss_of(embeddings, block=16)["loss"]
     assert torch.equal(inside, outside)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, math.inf, math.nan])
 def test_bad_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(ConfigError, match="temperature"):
-        SimClr(temperature)
+        SimClr.Config(temperature=temperature)
 
 
 def test_negative_block_is_refused() -> None:
     with pytest.raises(ConfigError, match="block"):
-        SimClr(block=-4)
+        SimClr.Config(block=-4)
+
+
+def test_each_view_is_normalised_by_statistics_of_its_own() -> None:
+    """The two views pass the head one after the other: what is added to all of one of them changes nothing."""
+    objective = make("simclr")
+    features = features_for(objective.needs, 7)
+    shifted = {need: x + 5 if need.view == "ssl_1" else x for need, x in features.items()}
+    torch.testing.assert_close(objective(shifted, At())["loss"], objective(features, At())["loss"])
+    head = copy.deepcopy(objective.head)
+    embeddings = objective.embed(features)
+    for need, feature in features.items():
+        torch.testing.assert_close(embeddings[need.view], head(feature))
+
+
+def test_the_head_has_the_sizes_of_the_options() -> None:
+    head = SimClr(SimClr.Config(width=24, dim=10), DIMS).head
+    assert [tuple(layer.weight.shape) for layer in (head.layer1, head.layer2, head.layer3)] == [
+        (24, DIMS.width), (24, 24), (10, 24),
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 
 from openslip import toml
 from openslip.config import Config, ObjectiveConfig, TrainingConfig
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError, EvaluationError
 from openslip.report.charts import Chart
 from openslip.report.histogram import Histogram
@@ -66,7 +66,7 @@ def drawn(chart: Chart | Histogram) -> str:
     return render("figure.html.j2", figure=chart.figure())
 
 
-class Pictures:
+class Pictures(Source):
     """A source whose pictures are one flat colour each; every seventh cannot be read."""
 
     name = "flat"

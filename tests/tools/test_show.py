@@ -14,8 +14,9 @@ from PIL import Image
 from openslip.config import VIEWS, ViewConfig, ViewsConfig
 from openslip.data.augment import augment
 from openslip.data.builder import Lane
+from openslip.data.data import Data
 from openslip.data.loader import Loader
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import ConfigError, DataError
 from openslip.tools.show import MOST, contact_sheet, look, printable, wrap, write_sheet
 
@@ -23,7 +24,7 @@ CONFIG = ViewsConfig(size=24)
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Source):
     """Photo-like JPEGs, large enough for the loader to decode them smaller; record 2 is damaged, 3 cannot be read."""
 
     count: int = 6
@@ -49,7 +50,7 @@ def lane(source: Pictures, seed: int) -> Lane:
 
 
 def test_views_are_those_of_the_first_epoch() -> None:
-    loader = Loader(Pictures(2), views=CONFIG, names=VIEWS, tokenizer=None, batch=2, seed=5, workers=0)
+    loader = Loader(Data(Pictures(2)), views=CONFIG, names=VIEWS, tokenizer=None, batch=2, seed=5, workers=0)
     batch = next(iter(loader))
     for row, key in enumerate(batch.keys):
         shown = look(lane(Pictures(2), 5), row, augment)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from check_fakes import encoded, pixels
 from distributed.ranks import run_on
-from openslip.data.identity import differences, identify
-from openslip.data.order import Order, epoch_length, names_of, parts_of
-from openslip.data.record import Record
+from openslip.data.data import Data
+from openslip.data.identity import differences
+from openslip.data.order import Order
+from openslip.data.record import Record, Source
 from openslip.data.sources.mixture import Mixture
 from openslip.data.subset import Subset
 from openslip.errors import ConfigError, DataError
@@ -30,7 +31,7 @@ def picture(number: int, width: int = 40) -> bytes:
 
 
 @dataclass
-class Products:
+class Products(Source):
     """Records of (picture, its width, title); a picture of None cannot be read."""
 
     rows: list[tuple[int | None, int, str]]
@@ -211,15 +212,15 @@ def test_of_a_mixture_each_part_keeps_its_weight() -> None:
     a, b = Products(MANY[:40], "a"), Products(MANY[40:], "b")
     mixture = Mixture([a, b, Products([(None, 0, "")], "c")], [1, 0.5, 1])
     train, val = split(mixture, 0.3, processes=1)
-    assert names_of(train) == ("a", "b", "c")
-    assert names_of(val) == ("a", "b")  # of c there is nothing
+    assert train.part_names == ("a", "b", "c")
+    assert val.part_names == ("a", "b")  # of c there is nothing
     for side in (train, val):
-        one, other, *_ = parts_of(side)
+        one, other, *_ = side.parts
         assert (one.share, other.share) == (one.length, round(other.length / 2))
-        assert sum(part.length for part in parts_of(side)) == len(side)
-        assert epoch_length(side) == sum(part.share for part in parts_of(side))
+        assert sum(part.length for part in side.parts) == len(side)
+        assert side.epoch_length == sum(part.share for part in side.parts)
     assert train.origin(len(train) - 1)[1] == 0
-    order = Order(parts_of(val), 3)
+    order = Order(val.parts, 3)
     seen = {val[order.locate(position)[1]].key for position in range(3 * order.length)}
     assert seen == keys(val)
 
@@ -228,8 +229,8 @@ def test_a_run_knows_what_was_held_out() -> None:
     found = []
     for share in (0.3, 0.6):
         train, _ = split(Products(MANY), share, processes=1)
-        found.append(json.loads(json.dumps(identify({"train": train}, captioned=True))))
-    whole = identify({"train": Products(MANY)}, captioned=True)
+        found.append(json.loads(json.dumps(Data(train).identity(captioned=True))))
+    whole = Data(Products(MANY)).identity(captioned=True)
     assert differences(found[0], found[0]) == []
     assert "held out of data.train for data.val" in differences(found[0], found[1])[0]
     assert ": none, were: " in differences(found[0], whole)[0]
@@ -259,7 +260,7 @@ def test_records_that_are_held_out_leave_blocks_whole() -> None:
     source = Products([(0, 40, "a")] * 1000, block=64)
     left_out = rng.permutation(1000)[:130]
     subset = Subset(source, left_out)
-    (part,) = parts_of(subset)
+    (part,) = subset.parts
     order = Order([part], 5)
     for epoch in range(2):
         located = [order.locate(epoch * len(subset) + k) for k in range(len(subset))]
@@ -282,7 +283,7 @@ def test_blocks_that_lie_as_they_are_and_blocks_that_are_gone() -> None:
     source = Products([(0, 40, "a")] * 100, block=10)
     source.as_they_lie = True  # type: ignore[attr-defined]
     subset = Subset(Subset(source, np.arange(20, 30)), np.arange(5))
-    (part,) = parts_of(subset)
+    (part,) = subset.parts
     order = Order([part], 1)
     located = [subset.whole_index(order.locate(k)[1]) for k in range(len(subset))]
     assert sorted(located) == list(range(5, 90))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from openslip.training.learner import Learner
 from openslip.training.saving import checkpoint
+from openslip.training.trainer import Trainer
 
 TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
 QUIET = Console(quiet=True)
@@ -38,11 +38,11 @@ def same(a, b) -> bool:
 
 def interrupt_after(monkeypatch, step: int) -> None:
     """Send this process SIGTERM once `step` steps are done."""
-    original = Learner._train_step
+    original = Trainer._train_on
 
     def train_step(self, batch):
         original(self, batch)
         if self.state.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Learner, "_train_step", train_step)
+    monkeypatch.setattr(Trainer, "_train_on", train_step)

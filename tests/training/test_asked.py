@@ -15,9 +15,10 @@ from rich.console import Console
 import openslip
 from openslip import toml
 from openslip.config import Config, TrainingConfig
+from openslip.data.record import Record
 from openslip.errors import ConfigError, DataError, EvaluationError
 from toys import ToySource, make_tiny_config
-from training.runs import QUIET, FakeResult
+from training.runs import QUIET, FakeResult, same, weights
 
 
 @pytest.fixture
@@ -59,6 +60,29 @@ def test_a_configuration_goes_by_a_recipes_name_or_a_files(tmp_path, table, monk
         openslip.train(table, "small-data", console=QUIET)
     with pytest.raises(ConfigError, match="That is a run.*config.toml"):
         openslip.train(run.path, table, console=QUIET)
+
+
+class Plain:
+    """A source of a program's own: a name, a length and records."""
+
+    name = "toy"
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Record:
+        return ToySource()[index]
+
+
+def test_a_plain_class_is_trained_on_like_ours(tmp_path, tiny_config) -> None:
+    config = replace(tiny_config, training=replace(tiny_config.training, epochs=1))
+    config = replace(config, data=replace(config.data, workers=1))
+    plain = openslip.train(config, Plain(), tmp_path / "plain", ssl=Plain(), console=QUIET)
+    ours = openslip.train(config, ToySource(), tmp_path / "ours", ssl=ToySource(), console=QUIET)
+    assert same(weights(plain), weights(ours))
+    assert (plain.path / "counts.json").read_text() == (ours.path / "counts.json").read_text()
+    again = openslip.train(config, ToySource(), plain.path, ssl=Plain(), resume=True, console=QUIET)
+    assert again.path == plain.path  # it knows them as the same data
 
 
 class Column(dict):
@@ -146,7 +170,7 @@ def test_a_script_without_a_guard_is_told_once(tmp_path, table) -> None:
     (tmp_path / "tiny.toml").write_text(
         toml.dumps(replace(config, data=replace(config.data, workers=2, caption_column="title")))
     )
-    (tmp_path / "script.py").write_text("import openslip\nslip.train('tiny.toml', 'pairs.csv', 'run')\n")
+    (tmp_path / "script.py").write_text("import openslip\nopenslip.train('tiny.toml', 'pairs.csv', 'run')\n")
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )

@@ -21,17 +21,16 @@ from openslip.training.budget import (
     duration,
     parse_budget,
 )
-from openslip.training.learner import Learner
-from openslip.training.loop import Interrupted, train
-from openslip.training.plan import make_plan
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from openslip.training.transfer import _ahead
 from openslip.training.words import length
-from toys import make_tiny_config
+from toys import make_tiny_config, plan_of
 
 QUIET = Console(quiet=True)
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
 
 
 @pytest.mark.parametrize(
@@ -123,15 +122,15 @@ def test_a_unit_that_begins_with_an_m_is_not_taken_for_millions(text) -> None:
 
 
 def test_epochs_and_steps_are_budgets_too() -> None:
-    assert make_plan(make_tiny_config(budget="2.5 epochs"), 64, NEEDS).steps == 20
-    assert make_plan(make_tiny_config(budget="7 steps"), 64, NEEDS).steps == 7
+    assert plan_of(make_tiny_config(budget="2.5 epochs"), 64).steps == 20
+    assert plan_of(make_tiny_config(budget="7 steps"), 64).steps == 7
     with pytest.raises(ConfigError, match="smaller than a batch of 8"):
-        make_plan(make_tiny_config(budget="0.1 epochs"), 64, NEEDS)
+        plan_of(make_tiny_config(budget="0.1 epochs"), 64)
 
 
 def test_a_budget_of_less_than_an_epoch_is_warned_of(tmp_path, toy_source) -> None:
-    assert not make_plan(make_tiny_config(budget="64 samples"), 70, NEEDS).part_of_an_epoch
-    assert not make_plan(make_tiny_config(epochs=0.5), 64, NEEDS).part_of_an_epoch  # as one has asked
+    assert not plan_of(make_tiny_config(budget="64 samples"), 70).part_of_an_epoch
+    assert not plan_of(make_tiny_config(epochs=0.5), 64).part_of_an_epoch  # as one has asked
     said = io.StringIO()
     config = make_tiny_config(budget="5 steps")
     train(config, toy_source, tmp_path / "run", console=Console(file=said, width=300))
@@ -146,7 +145,7 @@ def test_the_same_budget_written_otherwise_is_no_other(tmp_path, toy_source) -> 
 
 def test_a_budget_that_is_overrun_by_half_is_warned_of(tmp_path, toy_source, monkeypatch) -> None:
     """Timed at 0.1 s, the steps come to take 0.3 s: said once on the way, and at the end, also of a resumed run."""
-    original, slow = Learner.take_step, 0.3
+    original, slow = Trainer.step, 0.3
 
     def take_step(self, batches):
         original(self, batches)
@@ -154,7 +153,7 @@ def test_a_budget_that_is_overrun_by_half_is_warned_of(tmp_path, toy_source, mon
             os.kill(os.getpid(), signal.SIGTERM)
         return 0.1 if self.state.plan.seconds else slow
 
-    monkeypatch.setattr(Learner, "take_step", take_step)
+    monkeypatch.setattr(Trainer, "step", take_step)
     said = io.StringIO()
     console = Console(file=said, width=300)
     config = make_tiny_config(budget="3s")
@@ -198,11 +197,11 @@ def test_durations_as_people_say_them(seconds, words) -> None:
 
 def test_samples_are_steps_and_the_warmup_keeps_its_share() -> None:
     config = make_tiny_config(epochs=10.0, budget="1k samples")
-    plan = make_plan(config, 64, NEEDS)
+    plan = plan_of(config, 64)
     assert (plan.steps, plan.warmup, plan.seconds) == (125, 12, 0)
     assert length(plan) == "15.6 epochs = 1,000 samples = 125 steps of 8"
     with pytest.raises(ConfigError, match="smaller than a batch of 8"):
-        make_plan(make_tiny_config(budget="7 samples"), 64, NEEDS)
+        plan_of(make_tiny_config(budget="7 samples"), 64)
 
 
 def test_a_rehearsal_leaves_out_the_first_steps() -> None:
@@ -239,8 +238,8 @@ def test_a_budget_too_small_for_a_step_still_makes_one() -> None:
 @pytest.fixture
 def _tenth_of_a_second(monkeypatch) -> None:
     """Let every step seem to take 0.1 s."""
-    original = Learner.take_step
-    monkeypatch.setattr(Learner, "take_step", lambda self, batches: original(self, batches) and 0.1)
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, batches: original(self, batches) and 0.1)
 
 
 def weights(run):
@@ -271,14 +270,14 @@ def test_a_budget_of_time_trains_as_the_same_number_of_samples_does(tmp_path, to
 def test_a_plan_once_made_outlives_interruptions(tmp_path, toy_source, monkeypatch) -> None:
     config = make_tiny_config(budget="3s")
     whole = train(config, toy_source, tmp_path / "whole", console=QUIET)
-    original = Learner._train_step
+    original = Trainer._train_on
 
     def train_step(self, batch):
         original(self, batch)
         if self.state.step == 7 and not self.state.plan.seconds:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Learner, "_train_step", train_step)
+    monkeypatch.setattr(Trainer, "_train_on", train_step)
     with pytest.raises(Interrupted, match="after step 7 of 24"):
         train(config, toy_source, tmp_path / "parts", console=QUIET)
     monkeypatch.undo()  # steps are faster now, which changes nothing
@@ -287,18 +286,18 @@ def test_a_plan_once_made_outlives_interruptions(tmp_path, toy_source, monkeypat
 
 
 def test_a_rehearsal_that_is_interrupted_is_repeated(tmp_path, toy_source, monkeypatch) -> None:
-    original = Learner.take_step
+    original = Trainer.step
 
     def next_step(self, batches):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batches)
 
     config = make_tiny_config(budget="1h")
-    monkeypatch.setattr(Learner, "take_step", next_step)
+    monkeypatch.setattr(Trainer, "step", next_step)
     with pytest.raises(Interrupted, match="while the first steps were timed.*--resume"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoints" / "step-00000000")["steps"] is None
-    monkeypatch.setattr(Learner, "take_step", lambda self, batches: original(self, batches) and 300.0)
+    monkeypatch.setattr(Trainer, "step", lambda self, batches: original(self, batches) and 300.0)
     run = train(config, toy_source, tmp_path / "run", resume=True, console=QUIET)
     assert read_lines(run.path / "metrics.jsonl")[-1]["step"] == 6
 

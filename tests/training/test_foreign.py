@@ -17,9 +17,9 @@ from openslip.evaluation import Result, suite
 from openslip.report import load_run
 from openslip.report.gallery import Gallery
 from openslip.report.page import page
-from openslip.training.loop import train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET
 

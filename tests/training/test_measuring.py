@@ -14,9 +14,10 @@ from rich.console import Console
 
 import openslip
 from openslip.training import state
-from openslip.training.loop import Interrupted, train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
 from toys import make_tiny_config
 from training.runs import QUIET, FakeResult, Killed, interrupt_after, same, weights
 

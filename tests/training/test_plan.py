@@ -6,18 +6,16 @@ import torch
 
 from openslip.config import Config, EvaluationConfig, ImageTowerConfig
 from openslip.data.contents import Contents
+from openslip.data.data import Data
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
-from openslip.models import build
-from openslip.training.plan import make_plan, memory
+from openslip.training.plan import memory
 from openslip.training.words import describe
-from toys import ToySource, make_tiny_config
-
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
+from toys import ToySource, make_student, make_tiny_config, plan_of
 
 
 def test_steps_and_warmup() -> None:
-    plan = make_plan(make_tiny_config(epochs=2.5, batch=10), 64, NEEDS)
+    plan = plan_of(make_tiny_config(epochs=2.5, batch=10), 64)
     assert (plan.steps, plan.warmup, plan.steps_per_epoch) == (16, 6, 6.4)
 
 
@@ -27,7 +25,7 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
     from openslip.training import plan as module
 
     config = make_tiny_config(batch=16, micro_batch=micro_batch)
-    plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
+    plan, model = plan_of(config, 64), make_student(config, torch.float32).model
     weights, activations = memory(plan, model)
     assert weights == 16 * sum(p.numel() for p in model.parameters())
     assert activations == pytest.approx(module._saved_bytes(plan, model, micro_batch or 16), rel=0.02)
@@ -36,12 +34,12 @@ def test_memory_counts_what_backward_keeps(micro_batch) -> None:
 
 def test_memory_counts_the_share_of_what_is_spread() -> None:
     config = make_tiny_config(batch=16)
-    model = build(config.model, 16, NEEDS)
+    model = make_student(config, torch.float32)
     spread = sum(p.numel() for tower in model.towers for p in tower.parameters() if p.ndim > 1)
     whole = 16 * sum(p.numel() for p in model.parameters())
 
     def weights(**training: object) -> int:
-        plan = replace(make_plan(config, 64, NEEDS), processes=4)
+        plan = replace(plan_of(config, 64), processes=4)
         options = replace(config.training, **training)
         return memory(replace(plan, config=replace(config, training=options)), model)[0]
 
@@ -53,7 +51,7 @@ def test_memory_counts_the_share_of_what_is_spread() -> None:
 def test_to_estimate_memory_changes_no_model() -> None:
     config = make_tiny_config(batch=16)
     config = replace(config, model=replace(config.model, image=ImageTowerConfig(name="test_resnet")))
-    plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
+    plan, model = plan_of(config, 64), make_student(config, torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     memory(plan, model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -62,9 +60,9 @@ def test_to_estimate_memory_changes_no_model() -> None:
 @pytest.mark.parametrize("name", ["workers", "prefetch"])
 def test_what_the_loader_would_refuse_is_refused_at_once(name: str) -> None:
     config = make_tiny_config()
-    assert make_plan(replace(config, data=replace(config.data, **{name: -1})), 64, NEEDS)
+    assert plan_of(replace(config, data=replace(config.data, **{name: -1})), 64)
     with pytest.raises(ConfigError, match=f"--data.{name} must be at least 0.* -2"):
-        make_plan(replace(config, data=replace(config.data, **{name: -2})), 64, NEEDS)
+        plan_of(replace(config, data=replace(config.data, **{name: -2})), 64)
 
 
 def cheap(**objective: object) -> Config:
@@ -81,39 +79,39 @@ def test_memory_counts_what_backward_keeps_of_cheap_views() -> None:
     from openslip.training import plan as module
 
     config = cheap(ssl_share=0.25, ssl_every=3)
-    plan = make_plan(config, 64, NEEDS)
-    model = build(config.model, 16, NEEDS, config.views)
+    plan = plan_of(config, 64)
+    model = make_student(config, torch.float32)
     assert memory(plan, model)[1] == pytest.approx(module._saved_bytes(plan, model, 16), rel=0.02)
-    dense = make_plan(make_tiny_config(batch=16), 64, NEEDS)
-    assert memory(plan, model)[1] < 0.6 * memory(dense, build(config.model, 16, NEEDS))[1]
+    dense = plan_of(make_tiny_config(batch=16), 64)
+    assert memory(plan, model)[1] < 0.6 * memory(dense, make_student(config, torch.float32))[1]
 
 
 def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
     config = cheap(ssl_share=0.25, ssl_every=3)
-    model = build(config.model, 16, NEEDS, config.views)
-    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, toy_source)
+    model = make_student(config, torch.float32)
+    told = describe(plan_of(config, 64), model, tmp_path, Data(toy_source))
     assert "image at 16 px\n" in told
     assert "ssl_1, ssl_2 at 8 px, 50% of the tokens dropped, of 4 of 16 samples, on one step of 3\n" in told
 
 
 @pytest.mark.parametrize(
-    ("objective", "needs", "told"),
+    ("objective", "told"),
     [
-        ({"ssl_every": 0}, NEEDS, "objective.ssl_every"),
-        ({"ssl_share": 0.01}, NEEDS, "two rows"),
-        ({"ssl_every": 2}, NEEDS[2:], "nothing to train on"),
-        ({"ssl_share": 0.5}, NEEDS[2:], "nothing to train on"),
+        ({"ssl_every": 0}, "objective.ssl_every"),
+        ({"ssl_share": 0.01}, "two rows"),
+        ({"ssl_every": 2, "loss": "simclr"}, "nothing to train on"),
+        ({"ssl_share": 0.5, "loss": "simclr"}, "nothing to train on"),
     ],
 )
-def test_schedules_that_leave_nothing_are_refused(objective, needs, told) -> None:
+def test_schedules_that_leave_nothing_are_refused(objective, told) -> None:
     with pytest.raises(ConfigError, match=told):
-        make_plan(cheap(**objective), 64, needs)
+        plan_of(cheap(**objective), 64)
 
 
 def told_memory(tmp_path, source, **data: object) -> str:
     config = make_tiny_config(batch=16)
     config = replace(config, data=replace(config.data, **data))
-    return describe(make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS), tmp_path, source)
+    return describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(source))
 
 
 def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
@@ -139,33 +137,33 @@ def test_fp16_is_refused_where_weights_are_spread(cuda) -> None:
     """Each process would find its own scale for the loss; with other choices there is one."""
     spread = make_tiny_config(batch=8, precision="fp16", parallel="fsdp")
     with pytest.raises(ConfigError, match="fp16 does not go together.*--training.precision bf16"):
-        make_plan(spread, 64, NEEDS, processes=2)
+        plan_of(spread, 64, processes=2)
     for allowed, processes in (
         (spread, 1),
         (make_tiny_config(batch=8, precision="bf16", parallel="fsdp"), 2),
         (make_tiny_config(batch=8, precision="fp16"), 2),
     ):
-        assert make_plan(allowed, 64, NEEDS, processes).device.type == "cuda"
+        assert plan_of(allowed, 64, processes).device.type == "cuda"
 
 
 def test_offloading_takes_weights_that_are_spread(cuda) -> None:
     offloaded = make_tiny_config(batch=8, precision="bf16", offload=True)
     with pytest.raises(ConfigError, match="only for a CUDA device.*ddp on cuda"):
-        make_plan(offloaded, 64, NEEDS, processes=2)
+        plan_of(offloaded, 64, processes=2)
     spread = replace(offloaded, training=replace(offloaded.training, parallel="fsdp"))
-    assert make_plan(spread, 64, NEEDS, processes=2).config.training.offload
+    assert plan_of(spread, 64, processes=2).config.training.offload
     with pytest.raises(ConfigError, match="fsdp on cuda, 1 process"):
-        make_plan(spread, 64, NEEDS, processes=1)
+        plan_of(spread, 64, processes=1)
 
 
 def test_the_plan_warns_of_what_a_source_loses(tmp_path) -> None:
     config, source = make_tiny_config(batch=16), ToySource()
-    plan, model = make_plan(config, 64, NEEDS), build(config.model, 16, NEEDS)
-    assert "WARNING" not in describe(plan, model, tmp_path, source)
+    plan, model = plan_of(config, 64), make_student(config, torch.float32)
+    assert "WARNING" not in describe(plan, model, tmp_path, Data(source))
     contents = Contents("members", 128)
     contents.leave_out("no known format", "a.heic", 64)
     object.__setattr__(source, "contents", contents)
-    told = describe(plan, model, tmp_path, source)
+    told = describe(plan, model, tmp_path, Data(source))
     assert "toy: 128 members seen, 64 used; left out:\n" in told
     assert (
         "  WARNING    64 of 128 members of toy are not used: 64 × no known format, for example a.heic" in told
@@ -184,8 +182,8 @@ def test_what_is_measured_is_said(tiny_config, toy_source, tmp_path, val, tasks,
     config = replace(
         tiny_config, data=replace(tiny_config.data, val=val), evaluation=EvaluationConfig(tasks=tasks)
     )
-    model = build(config.model, 16, NEEDS)
-    told = describe(make_plan(config, 64, NEEDS), model, tmp_path, toy_source, evaluated=evaluated)
+    model = make_student(config, torch.float32)
+    told = describe(plan_of(config, 64), model, tmp_path, Data(toy_source), evaluated=evaluated)
     assert f"  validation {words}" in told
     if not evaluated:
         assert "`--data.val 10%` holds out a tenth of the training data" in told
@@ -194,7 +192,7 @@ def test_what_is_measured_is_said(tiny_config, toy_source, tmp_path, val, tasks,
 def test_what_is_held_out_is_said(tiny_config, toy_source, tmp_path) -> None:
     about = HeldOut(0.1, 7, 5, 64, "", ("a note",))
     source = Subset(toy_source, np.arange(7), about)
-    model = build(tiny_config.model, 16, NEEDS)
-    told = describe(make_plan(tiny_config, 57, NEEDS), model, tmp_path, source)
+    model = make_student(tiny_config, torch.float32)
+    told = describe(plan_of(tiny_config, 57), model, tmp_path, Data(source))
     assert "  validation 10 % of train held out: 7 of 64 records (10.9 %), 5 groups (equal" in told
     assert f"\n{13 * ' '}a note\n" in told

@@ -1,4 +1,5 @@
 import copy
+import math
 from collections import Counter
 from dataclasses import replace
 from functools import partialmethod
@@ -126,6 +127,27 @@ def test_recomputed_activations_give_the_same_gradients(tiny_config, how, micro_
     assert losses[0]["loss"] == losses[1]["loss"]
     for a, b in zip(plain.parameters(), recomputed.parameters()):
         assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("how", ["selective", "full", pytest.param("compile", marks=pytest.mark.slow)])
+def test_patch_tokens_of_a_prepared_tower(tiny_config, monkeypatch, how) -> None:
+    """With masks, and then the features alone again, as the steps of several objectives ask for them."""
+    torch.manual_seed(0)
+    plain = build(without_drop_path(tiny_config), 16, ("image",)).double().train()
+    prepared, token = copy.deepcopy(plain), torch.randn(plain.image_tower.width, dtype=torch.float64)
+    if how == "compile":
+        trace_with("eager", monkeypatch)
+        compile_blocks(prepared)
+    else:
+        checkpoint_activations(prepared, selective=how == "selective")
+    pictures = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    masked, found = torch.rand(8, math.prod(plain.image_tower.grid(16))) < 0.5, []
+    for model in (plain, prepared):
+        tower, mask_token = model.image_tower, token.clone().requires_grad_()
+        feature, patches = tower(pictures, tokens=True, masked=masked, mask_token=mask_token)
+        (feature.sum() + patches.square().sum() + tower(pictures).square().sum()).backward()
+        found.append([feature, patches, mask_token.grad, *(p.grad for p in tower.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
 def kept_bytes(model, pictures, rows) -> int:

@@ -13,9 +13,9 @@ import pytest
 from openslip.data.record import Batch
 from openslip.errors import DataError
 from openslip.processes import Processes
-from openslip.training.learner import Learner
-from openslip.training.loop import Interrupted, train
-from openslip.training.signals import Stopped, StopSignal, stop_signals
+from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_signals
+from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from openslip.training.watching.speed import Speed
 from toys import ToySource
 from training.runs import QUIET, same, weights
@@ -50,7 +50,7 @@ def ask_when(path, then: float = 0.2) -> None:
 def test_a_run_that_waits_for_data_saves_and_leaves(tmp_path, tiny_config, monkeypatch, workers) -> None:
     stop = tmp_path / "stop"
     config = replace(tiny_config, data=replace(tiny_config.data, workers=workers, prefetch=1))
-    original = Learner._train_step
+    original = Trainer._train_on
 
     def train_step(self, batch):
         original(self, batch)
@@ -59,7 +59,7 @@ def test_a_run_that_waits_for_data_saves_and_leaves(tmp_path, tiny_config, monke
 
     ask_when(tmp_path / "stop-hung")
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "_train_step", train_step)
+        patch.setattr(Trainer, "_train_on", train_step)
         with pytest.raises(Interrupted, match=r"after step \d+ of 16.*--resume"):
             train(config, Hanging(stop=str(stop)), tmp_path / "run", console=QUIET)
     stop.unlink()
@@ -79,7 +79,7 @@ def test_a_rehearsal_that_waits_for_data_leaves(tmp_path, tiny_config) -> None:
 
 def hang_in(monkeypatch, step: int, path) -> None:
     """Let the step after `step` hang, as one that compiles, when it has made `path`."""
-    original = Learner._train_step
+    original = Trainer._train_on
 
     def train_step(self, batch):
         if self.state.step == step and not path.exists():
@@ -87,7 +87,7 @@ def hang_in(monkeypatch, step: int, path) -> None:
             time.sleep(2)
         original(self, batch)
 
-    monkeypatch.setattr(Learner, "_train_step", train_step)
+    monkeypatch.setattr(Trainer, "_train_on", train_step)
 
 
 def test_a_first_step_is_left_half_done(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
@@ -123,7 +123,7 @@ def test_a_loader_that_the_signal_ends_too_costs_nothing(tmp_path, tiny_config) 
         raise DataError("A loader process ended unexpectedly")
         yield
 
-    learner = Learner.__new__(Learner)
+    learner = Trainer.__new__(Trainer)
     learner.stop, learner.processes, learner.speed = StopSignal(), Processes(), Speed.__new__(Speed)
     learner.speed.phases = lambda _: nullcontext()  # type: ignore
     with pytest.raises(Stopped):

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from openslip.errors import CheckpointError, ConfigError
 from openslip.processes import Processes
-from openslip.training.loop import train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import read_tensors, write_tensors
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 
 QUIET = Console(quiet=True)

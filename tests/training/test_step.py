@@ -1,50 +1,54 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from openslip.config import ViewConfig, ViewsConfig
-from openslip.models import build
-from openslip.objectives import parse
+from openslip.config import ViewConfig
+from openslip.objectives import At
 from openslip.training.parallel import Parallel
-from openslip.training.step import Inputs, backward, gradient_norm
+from openslip.training.step import backward, gradient_norm
+from toys import LOSSES, make_inputs, make_student, with_loss
 
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
+LOSS = pytest.mark.parametrize("loss", LOSSES)
+CHEAP = {"image": ViewConfig(drop_tokens=0.3), "ssl": ViewConfig(size=24, drop_tokens=0.5)}
+"""4 tokens of an image view, 9 of a self-supervised one."""
 
 
 @pytest.fixture
-def setup(tiny_config):
-    from dataclasses import replace
-
-    torch.manual_seed(0)
-    config = replace(tiny_config.model, image=replace(tiny_config.model.image, drop_path=0.0))
-    model = build(config, 16, NEEDS).double().train()
-    generator = torch.Generator().manual_seed(1)
-    views = {
-        n: torch.randn(10, 3, 16, 16, generator=generator, dtype=torch.float64) for n in NEEDS if n != "text"
-    }
-    tokens = torch.zeros(10, 12, dtype=torch.long)
-    for row in range(10):
-        length = 3 + row % 7
-        tokens[row, :length] = torch.randint(1, 400, (length,), generator=generator)
-        tokens[row, 0], tokens[row, length - 1] = 49406, 49407
-    return model, parse("clip + 1.0 * simclr", block=4), Inputs(views, tokens)
+def plain_config(tiny_config):
+    """A model that draws nothing at random."""
+    image = replace(tiny_config.model.image, drop_path=0.0)
+    return replace(tiny_config, model=replace(tiny_config.model, image=image))
 
 
-def gradients(model):
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
+@pytest.fixture
+def cheap_config(tiny_config):
+    """A model whose towers draw random numbers, on views of two sizes."""
+    assert tiny_config.model.image.drop_path > 0
+    return replace(tiny_config, views=replace(tiny_config.views, **CHEAP))
+
+
+def gradients(student):
+    found = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    student.zero_grad()
     return found
 
 
+def buffers(student):
+    return {name: value.clone() for name, value in student.named_buffers()}
+
+
+@LOSS
 @pytest.mark.parametrize("micro_batch", [1, 3, 5, 10, 64])
-def test_micro_batches_equal_the_whole_batch(setup, micro_batch) -> None:
-    model, objective, inputs = setup
-    statistics = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
-    whole = backward(Parallel(model), objective, inputs)
-    expected = gradients(model)
-    after = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
-    model.load_state_dict(statistics, strict=False)
-    losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch)
-    found = gradients(model)
+def test_micro_batches_equal_the_whole_batch(plain_config, loss, micro_batch) -> None:
+    config = with_loss(plain_config, loss)
+    student, inputs = make_student(config), make_inputs(config)
+    before = buffers(student)
+    whole = backward(Parallel(student), inputs, At())
+    expected, after = gradients(student), buffers(student)
+    student.load_state_dict(before, strict=False)
+    losses = backward(Parallel(student), inputs, At(), micro_batch=micro_batch)
+    found = gradients(student)
     assert losses.keys() == whole.keys()
     for name in whole:
         torch.testing.assert_close(losses[name], whole[name], rtol=1e-6, atol=1e-9)
@@ -53,59 +57,47 @@ def test_micro_batches_equal_the_whole_batch(setup, micro_batch) -> None:
         torch.testing.assert_close(
             found[name], expected[name], rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
         )
-    for name, value in after.items():
-        torch.testing.assert_close(model.state_dict()[name], value)
+    for name, value in buffers(student).items():
+        torch.testing.assert_close(value, after[name])
 
 
-def test_the_seed_fixes_stochastic_depth(tiny_config, setup) -> None:
-    _, objective, inputs = setup
-    model = build(tiny_config.model, 16, NEEDS).double().train()
+@LOSS
+def test_the_seed_fixes_stochastic_depth(tiny_config, loss) -> None:
+    config = with_loss(tiny_config, loss)
+    student, inputs = make_student(config), make_inputs(config)
     losses = [
-        float(backward(Parallel(model), objective, inputs, micro_batch=4, seed=s)["loss"]) for s in (5, 5, 6)
+        float(backward(Parallel(student), inputs, At(), micro_batch=4, seed=s)["loss"]) for s in (5, 5, 6)
     ]
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_gradient_norm_and_clipping(setup) -> None:
-    model, objective, inputs = setup
-    backward(Parallel(model), objective, inputs)
-    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm().item()
-    assert gradient_norm(model) == pytest.approx(expected)
-    assert gradient_norm(model, limit=0.1) == pytest.approx(expected)
-    assert gradient_norm(model) == pytest.approx(0.1, rel=1e-4)
+def test_gradient_norm_and_clipping(plain_config) -> None:
+    student = make_student(plain_config)
+    backward(Parallel(student), make_inputs(plain_config), At())
+    expected = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]).norm().item()
+    assert gradient_norm(student) == pytest.approx(expected)
+    assert gradient_norm(student, limit=0.1) == pytest.approx(expected)
+    assert gradient_norm(student) == pytest.approx(0.1, rel=1e-4)
 
 
-CHEAP = ViewsConfig(
-    size=16, image=ViewConfig(drop_tokens=0.3), ssl=ViewConfig(size=24, drop_tokens=0.5)
-)  # 4 tokens of an image view, 9 of a self-supervised one
-
-
-def cheap_setup(tiny_config, rows: int, dtype: torch.dtype = torch.float64):
-    """A model in training mode whose towers draw random numbers, and a batch of 10 with `rows` self-supervised."""
-    torch.manual_seed(0)
-    model = build(tiny_config.model, 16, NEEDS, CHEAP).to(dtype).train()
-    generator = torch.Generator().manual_seed(1)
-    shapes = {"image": (10, 16), "ssl_1": (rows, 24), "ssl_2": (rows, 24)}
-    views = {
-        name: torch.randn(n, 3, size, size, generator=generator, dtype=dtype)
-        for name, (n, size) in shapes.items()
-        if n
-    }
-    tokens = torch.tensor([[49406, 5 + row, 49407] for row in range(10)])
-    return model, parse("clip + 1.0 * simclr", block=4), Inputs(views, tokens)
-
-
+@LOSS
 @pytest.mark.parametrize("rows", [0, 2, 5, 10])
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
-def test_micro_batches_leave_out_the_same_blocks_and_tokens(tiny_config, rows, micro_batch) -> None:
+def test_micro_batches_leave_out_the_same_blocks_and_tokens(cheap_config, loss, rows, micro_batch) -> None:
     """Stochastic depth, dropped tokens, views of few rows, which some parts have none of: all as in one piece."""
-    model, objective, inputs = cheap_setup(tiny_config, rows)
-    whole = backward(Parallel(model), objective, inputs, seed=7)
-    expected = gradients(model)
-    losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=7)
-    found = gradients(model)
+    config, at = with_loss(cheap_config, loss), At(scheduled=rows > 0)
+    student = make_student(config)
+    views = student.objective.written.views
+    if all(view.scheduled for view in views) and rows != 10:
+        pytest.skip("of a run with no other views all rows are drawn")
+    if not any(view.scheduled for view in views) and rows:
+        pytest.skip("draws no scheduled views")
+    inputs = make_inputs(config, scheduled=rows)
+    whole = backward(Parallel(student), inputs, at, seed=7)
+    expected = gradients(student)
+    losses = backward(Parallel(student), inputs, at, micro_batch=micro_batch, seed=7)
+    found = gradients(student)
     assert losses.keys() == whole.keys()
-    assert ("simclr_loss" in losses) == (rows > 0)
     torch.testing.assert_close(losses["loss"], whole["loss"])
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
@@ -113,15 +105,17 @@ def test_micro_batches_leave_out_the_same_blocks_and_tokens(tiny_config, rows, m
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
 
 
+@LOSS
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
-def test_micro_batches_equal_the_whole_batch_in_fp32(tiny_config, micro_batch) -> None:
+def test_micro_batches_equal_the_whole_batch_in_fp32(cheap_config, loss, micro_batch) -> None:
     """To 1e-5, stochastic depth and dropped tokens included."""
-    model, objective, inputs = cheap_setup(tiny_config, 10, torch.float32)
-    assert tiny_config.model.image.drop_path > 0
-    whole = backward(Parallel(model), objective, inputs, seed=7)
-    expected = gradients(model)
-    losses = backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=7)
-    found = gradients(model)
+    config = with_loss(cheap_config, loss)
+    student = make_student(config, torch.float32)
+    inputs = make_inputs(config, dtype=torch.float32)
+    whole = backward(Parallel(student), inputs, At(), seed=7)
+    expected = gradients(student)
+    losses = backward(Parallel(student), inputs, At(), micro_batch=micro_batch, seed=7)
+    found = gradients(student)
     for name, value in whole.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=0)
     assert found.keys() == expected.keys()
@@ -132,15 +126,17 @@ def test_micro_batches_equal_the_whole_batch_in_fp32(tiny_config, micro_batch) -
         assert (gradient - expected[name]).norm() <= allowed, name
 
 
-def test_without_self_supervised_views_their_head_stays_as_it_is(tiny_config) -> None:
-    model, objective, inputs = cheap_setup(tiny_config, 0)
-    losses = backward(Parallel(model), objective, inputs)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if "+" in loss])
+def test_without_scheduled_views_what_they_train_stays_as_it_is(cheap_config, loss) -> None:
+    config = with_loss(cheap_config, loss)
+    student = make_student(config)
+    losses = backward(Parallel(student), make_inputs(config, scheduled=0), At(scheduled=False))
     assert set(losses) == {"loss", "clip_loss", "clip_acc"}
-    assert not any(name.startswith("ssl_head") for name in gradients(model))
+    assert not any(name.startswith("objective.") for name in gradients(student))
 
 
-def test_the_parts_of_a_batch_have_their_share_of_every_view(tiny_config) -> None:
-    _, _, inputs = cheap_setup(tiny_config, 5)
+def test_the_parts_of_a_batch_have_their_share_of_every_view(cheap_config) -> None:
+    inputs = make_inputs(cheap_config, scheduled=5)
     parts = list(inputs.split(4))
     assert [[len(part.views.get(name, ())) for name in ("image", "ssl_1")] for part in parts] == [
         [4, 2], [4, 2], [2, 1],
@@ -149,7 +145,8 @@ def test_the_parts_of_a_batch_have_their_share_of_every_view(tiny_config) -> Non
         assert torch.equal(torch.cat([part.views[name] for part in parts if name in part.views]), view)
 
 
-def test_the_seed_fixes_which_tokens_are_dropped(tiny_config) -> None:
-    model, objective, inputs = cheap_setup(tiny_config, 10)
-    losses = [float(backward(Parallel(model), objective, inputs, seed=s)["loss"]) for s in (5, 5, 6)]
+def test_the_seed_fixes_which_tokens_are_dropped(plain_config) -> None:
+    config = replace(plain_config, views=replace(plain_config.views, **CHEAP))
+    student, inputs = make_student(config), make_inputs(config)
+    losses = [float(backward(Parallel(student), inputs, At(), seed=s)["loss"]) for s in (5, 5, 6)]
     assert losses[0] == losses[1] != losses[2]

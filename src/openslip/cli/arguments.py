@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import sys
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from openslip.cli import hints
 from openslip.errors import ConfigError, DataError, UsageError, printable
+from openslip.ranges import Range, range_of
 
 if TYPE_CHECKING:
     from openslip.data.record import Source
@@ -32,7 +34,7 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
         _check_options(cls, argv)
     run: Any = partial(
         tyro.cli,
-        cls,
+        _with_ranges(cls) if asks_for_help(argv) else cls,
         args=argv,
         prog=prog,
         default=default,
@@ -52,6 +54,41 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: T | None = None,
             fix=f"Values follow the name of their option; `{prog} --help` lists these",
         )
     return run() if unknown else parsed
+
+
+def _with_ranges(cls: type, values: object = None) -> type:
+    """Return a dataclass whose help shows the range of every number that has one.
+
+    values: an instance of `cls` that has what are the defaults then; None for those of `cls`.
+    """
+    import tyro
+
+    types, fields = typing.get_type_hints(cls, include_extras=True), list[Any]()
+    for field in dataclasses.fields(cls):
+        hint, default = types[field.name], field.default
+        if values is not None:
+            default = getattr(values, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        bare, *marks = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+        if not field.init:
+            continue
+        if dataclasses.is_dataclass(bare):
+            section = _with_ranges(typing.cast(type, bare), default)
+            hint = typing.Annotated[(section, tyro.conf.arg(help=inspect.getdoc(bare)), *marks)]
+            default = section()
+        elif allowed := range_of(hint):
+            hint = typing.Annotated[hint, tyro.conf.arg(help_behavior_hint=_hint_of(allowed))]
+        given = {} if default is dataclasses.MISSING else {"default_factory": lambda value=default: value}
+        fields.append((field.name, hint, dataclasses.field(**given)))
+    doc = {"__doc__": cls.__doc__}
+    return dataclasses.make_dataclass(
+        cls.__name__, fields, bases=(cls,), namespace=doc, frozen=True, kw_only=True
+    )
+
+
+def _hint_of(allowed: Range) -> Callable[[str], str]:
+    return lambda default: f"[{allowed.words}] (default: {default})"
 
 
 def asks_for_help(argv: list[str]) -> bool:
@@ -201,7 +238,7 @@ def say_note(source: Source) -> None:
     """Print to stderr what was guessed when a source was opened, and what of it is not used, if so much is lost."""
     from openslip.data.contents import losses
 
-    for line in filter(None, (getattr(source, "note", ""), *losses(source))):
+    for line in filter(None, (source.note, *losses(source))):
         print(printable(line), file=sys.stderr)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from openslip.errors import ConfigError, UsageError, did_you_mean
+from openslip.toml import MOVED
 
 COMMANDS = {
     "export onnx torchscript freeze": (
@@ -223,6 +224,9 @@ def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
     """Return the error for an option `word`, `--epochs`, that is not among `known`, `training.epochs`, if there is
     something better to say than what looks like it."""
     name = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
+    if moved := MOVED.get(name.replace("-", "_")):
+        fix = f"It is {' and '.join(f'--{new}' for new in moved)} now".replace("_", "-")
+        return UsageError(f"There is no option {word.partition('=')[0]}", fix=fix)
     answers = {other: ours for names, ours in OPTIONS.items() for other in names.split()}
     ours = answers.get(name, name).split()
     # By that name, or by its last part in one section or, as by commands other than `slip train`, in none.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import typing
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from openslip.cli.arguments import refuse_idle
-from openslip.config import Config
+from openslip.config import Config, ViewConfig, ViewsConfig
 
 CAPTIONED = ("caption_column", "leave_broken")
 LABELLED = ("label_column",)
@@ -57,20 +58,19 @@ def train(given: Collection[str], config: Config) -> None:
     """Raise UsageError for an option among those `given` to `slip train` that has no effect with the other values."""
     from openslip import objectives
 
-    needs = objectives.parse(config.objective.loss).needs
-    loss = f"The loss is {config.objective.loss!r}"
-    if "text" not in needs:
+    loss, written = objectives.parse(config.objective), f"The loss is {config.objective.loss!r}"
+    if not loss.captioned:
         names = ("model.text.", "model.embed_dim", "data.caption_column")
-        refuse_idle(given, *names, because=f"{loss}, which reads no captions")
-    if "ssl_1" not in needs:
-        names = (
-            "model.ssl.",
-            "views.ssl.",
-            "objective.temperature",
-            "objective.ssl_every",
-            "objective.ssl_share",
-        )
-        refuse_idle(given, *names, because=f"{loss}, which has no self-supervision")
+        refuse_idle(given, *names, because=f"{written}, which reads no captions")
+    if not any(view.scheduled for view in loss.views):
+        names = ("objective.ssl_every", "objective.ssl_share")
+        refuse_idle(given, *names, because=f"{written}, which has no self-supervision")
+    drawn, kinds = {view.kind for view in loss.views}, typing.get_type_hints(ViewsConfig)
+    for kind in (name for name, hint in kinds.items() if hint is ViewConfig and name not in drawn):
+        refuse_idle(given, f"views.{kind}.", because=f"{written}, which draws no such views")
+    terms = {term.kind.name for term in loss.terms}
+    for name in objectives.known().keys() - terms:
+        refuse_idle(given, f"objective.{name}.", because=f"{written}, of which {name} is no part")
     if config.model.image.name != "vit":
         names = tuple(f"model.image.{name}" for name in ("patch", "width", "depth", "heads"))
         refuse_idle(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from openslip import recipes, toml
 from openslip.errors import UsageError, did_you_mean
 
@@ -20,7 +22,10 @@ def main(argv: list[str]) -> None:
         case [*_, "-h" | "--help"] | ["help"]:
             print(USAGE)
         case ["show", name]:
-            print(toml.dumps(recipes.get(name)), end="")
+            config = recipes.get(name)
+            from openslip import objectives  # imports torch
+
+            print(toml.dumps(replace(config, objective=objectives.complete(config.objective))), end="")
         case ["show"]:
             raise UsageError("`slip recipes show` takes one recipe's name", fix="`slip recipes` lists them")
         case ["show", name, *more]:

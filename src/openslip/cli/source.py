@@ -29,9 +29,7 @@ def _also(name: str) -> object:
 
 def refuse_unheeded(columns: Mapping[str, str], *sources: Source) -> None:
     """Raise UsageError for one of `columns` that has a value, and that none of the sources has a use for."""
-    from openslip.data.sources.options import options_of
-
-    heeded = frozenset[str]().union(*map(options_of, sources))
+    heeded = {option for source in sources for option in source.options}
     for name, value in columns.items():
         if value and name not in heeded:
             raise UsageError(

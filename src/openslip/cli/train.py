@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from openslip import recipes, toml
-from openslip.cli import hints, idle, resuming
+from openslip.cli import hints, idle, resuming, sections
 from openslip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from openslip.config import FORMATS, Config
 from openslip.errors import ConfigError, UsageError, printable
@@ -62,22 +62,22 @@ def resolve(argv: list[str]) -> Options:
     wants_help = asks_for_help(rest)
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)
-    base = recipes.get(recipe) if recipe else toml.load(path) if path else None
+    base = recipes.get(recipe) if recipe else _of_file(path) if path else None
     if path and resume and not out and os.path.basename(path) == "config.toml":
         out = os.path.dirname(path) or "."  # the run's own
     folder = out or (f"runs/{base.name}" if base else "")
     known = toml.load(Path(folder) / "config.toml") if resume and folder and resuming.is_run(folder) else None
-    parsed = partial(parse, Options, rest, prog=f"slip train {recipe or 'RECIPE'}", description=DESCRIPTION)
+    parsed = partial(_parsed, rest, f"slip train {recipe or 'RECIPE'}")
     if base is None and known is None and not wants_help:
-        parsed(default=Options())  # --resum may be why nothing was named
+        parsed(Config())  # --resum may be why nothing was named
         raise resuming.nothing_named(resume, folder)
     of_run = known if known and not (path or (base and base.name != known.name)) else None
-    options = parsed(default=Options(config=of_run or base or Config()))
-    config = options.config
+    options, typed = parsed(of_run or base or Config())
+    config, others = sections.of_the_loss(options.config)
     if known:
         config = replace(config, data=resuming.data_of(known.data, config.data))
         if of_run and base:
-            resuming.say_settings(config, parsed(default=Options(config=base)).config, folder)
+            resuming.say_settings(config, parsed(base)[0].config, folder)
     if not config.data.train:
         fix = f"Add --data.train with {FORMATS}"
         if resume and folder:
@@ -85,7 +85,10 @@ def resolve(argv: list[str]) -> Options:
                 "  ", " "
             )
         raise ConfigError("No training data was named", fix=fix)
-    idle.train(given(Options, rest), config)
+    idle.train(typed, config)
+    if path and not of_run:
+        for name in others:
+            resuming.say(f"objective.{name} is not part of the loss: its options are left out")
     if resume and folder and not known and resuming.near(folder, close=True):
         resuming.say(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
@@ -93,9 +96,41 @@ def resolve(argv: list[str]) -> Options:
     return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
 
 
+def _of_file(path: str) -> Config:
+    """Return the configuration in a file, the options of its objectives checked."""
+    config = toml.load(path)
+    try:
+        sections.with_sections(config)
+    except ConfigError as error:
+        raise ConfigError(f"In {path}: {error}") from None
+    return config
+
+
+def accepted(base: Config) -> type[Options]:
+    """Return the class of options that change `base`: with those of every objective that is known."""
+    config = sections.with_sections(base)
+    field_type = Annotated[type(config), tyro.conf.arg(name="")]
+    return make_dataclass(
+        "Options",
+        [("config", field_type, field(default=config))],
+        bases=(Options,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]]:
+    """Return the options that `argv` makes of a configuration, and which of them were given."""
+    cls = accepted(base)
+    options = parse(cls, argv, prog=prog, description=DESCRIPTION)
+    typed = given(cls, argv)
+    config = sections.without_sections(options.config, base, typed)
+    return Options(config=config, out=options.out, resume=options.resume), typed
+
+
 def run(config: Config, out: str, resume: bool) -> None:
     """Train and evaluate as `config` says."""
-    from openslip.data.fanout import default_processes, start_context
+    from openslip.data.workers import default_processes, start_context
 
     if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
         start_context(["openslip.data.loader"])  # which imports for seconds, as this process does meanwhile
@@ -106,9 +141,9 @@ def run(config: Config, out: str, resume: bool) -> None:
     from openslip.evaluation.retrieval import Retrieval
     from openslip.processes import joined
     from openslip.progress import say
-    from openslip.training.loop import train
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
+    from openslip.training.train import train
 
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
@@ -133,6 +168,7 @@ def run(config: Config, out: str, resume: bool) -> None:
             evaluate=partial(suite.run, tasks=tasks) if tasks else None,
             resume=resume,
             console=console,
+            processes=processes,
         )
         results = suite.read(folder.path / "results.json") if processes.first and tasks else []
         newest = max((result.checkpoint for result in results), default="")
@@ -161,7 +197,7 @@ def _share(config: Config) -> float | None:
 def _captioned(config: Config) -> bool:
     from openslip import objectives
 
-    return "text" in objectives.parse(config.objective.loss).needs
+    return objectives.parse(config.objective).captioned
 
 
 def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
@@ -207,11 +243,10 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
 def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
     """Return what is left of the training data, and what is held out to measure on. Raises ConfigError where too little
     is left."""
-    from openslip.data.order import epoch_length
     from openslip.tools.split import split
 
     rest, held = split(source, share, spec=config.data.train, ranks=processes, shown=processes.first)
-    if epoch_length(rest) < config.training.batch <= epoch_length(source):
+    if rest.epoch_length < config.training.batch <= source.epoch_length:
         raise ConfigError(
             f"What is left to train on is less than a batch of {config.training.batch}",
             got=f"{len(rest):,} of {len(source):,} records, the others are held out by --data.val {config.data.val}",

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from openslip.config import SSL_VIEWS, VIEWS, ViewsConfig
 from openslip.data.captions import is_caption
+from openslip.data.data import Data
 from openslip.data.decode import decode
-from openslip.data.order import Order, Stream, Streams, origin, parts_of, stand_ins, whole_index
+from openslip.data.order import Order, Stream, Streams, stand_ins
 from openslip.data.record import Record, Skipped, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ class Lane:
     ) -> None:
         self.source, self.captioned, self.decoder = source, captioned, decoder
         self.configs = {name: views.of(name) for name in names}
-        self.order = Order(parts_of(source), seed, order)
+        self.order = Order(source.parts, seed, order)
         self.replacement = replacement
         self._streams = Streams(seed)
 
@@ -124,7 +125,7 @@ class Lane:
 
         So a record that stands in for another gives other views than in its own turn of the epoch.
         """
-        source, own = origin(self.source, index)
+        source, own = self.source.origin(index)
         key, name = f"#{own}", source.name
         try:
             record = self.source[index]
@@ -133,7 +134,7 @@ class Lane:
             image = decode(record.image, self.min_side(names), self.decoder)
             return _Sample(epoch, turn, key, image, caption)
         except DataError as error:
-            return Skipped(whole_index(self.source, index), key, name, str(error))
+            return Skipped(self.source.whole_index(index), key, name, str(error))
 
     def _caption(self, record: Record, epoch: int, turn: int) -> str:
         captions = [caption for caption in record.captions if is_caption(caption)]
@@ -147,8 +148,8 @@ class Lane:
 class Builder:
     """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
 
-    source, ssl: where the records come from; without `ssl` the self-supervised views are made of the source's
-    pictures too. names: which of VIEWS to make. tokenizer: None loads no captions. batch: rows of the whole batch,
+    data: where the records come from; without `data.ssl` the self-supervised views are made of the pictures of
+    `data.train` too. names: which of VIEWS to make. tokenizer: None loads no captions. batch: rows of the whole batch,
     of which this builds the `rank`-th of `world` equal shares. schedule: which rows get self-supervised views; without
     one all do. Pictures of their own for these are gone through at the pace they are used at, each once an epoch.
     decoder: see `openslip.data.decode`. early: applies the parameters to the views right here, which leaves parameters
@@ -157,8 +158,7 @@ class Builder:
 
     def __init__(
         self,
-        source: Source,
-        ssl: Source | None,
+        data: Data,
         views: ViewsConfig,
         names: tuple[str, ...],
         tokenizer: Tokenizer | None,
@@ -175,14 +175,14 @@ class Builder:
         self.tokenizer, self.batch = tokenizer, batch
         self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
-        apart = tuple(name for name in SSL_VIEWS if name in names) if ssl is not None else ()
+        apart = tuple(name for name in SSL_VIEWS if name in names) if data.ssl is not None else ()
         joint = tuple(name for name in VIEWS if name in names and name not in apart)
         captioned = tokenizer is not None
-        self.lanes = [Lane(source, views, joint, seed, captioned=captioned, decoder=decoder)]
-        if ssl is not None:
+        self.lanes = [Lane(data.train, views, joint, seed, captioned=captioned, decoder=decoder)]
+        if data.ssl is not None:
             order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
             streams = {"order": order, "replacement": replacement}
-            self.lanes.append(Lane(ssl, views, apart, seed, captioned=False, decoder=decoder, **streams))
+            self.lanes.append(Lane(data.ssl, views, apart, seed, captioned=False, decoder=decoder, **streams))
 
     def cut(self, position: int, size: int) -> list[range]:
         """Cut this process's rows of the batch at `position` into pieces of at most `size`.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from openslip.data.record import Source
 from openslip.errors import printable
 
 BROKEN = "a whole shard, which is broken"
@@ -122,30 +123,16 @@ def _line(text: str) -> str:
     return printable(text[:_LONGEST]).replace("\n", "\\n")
 
 
-def described(source: Any) -> list[str]:
+def described(source: Source) -> list[str]:
     """Return what people should know of what lies in a source: a paragraph for each part that leaves something out."""
-    return [f"{name}: {words}" for name, contents in contents_of(source) if (words := contents.words())]
+    return [f"{name}: {words}" for name, found in source.contents_by_name() if (words := found.words())]
 
 
-def losses(source: Any) -> list[str]:
+def losses(source: Source) -> list[str]:
     """Return a sentence for each part of a source that loses so much that nobody should overlook it."""
     return [
-        f"{contents.lost:,} of {contents.seen:,} {contents.things} of {name} are not used: "
-        + "; ".join(contents.reasons(lost_only=True))
-        for name, contents in contents_of(source)
-        if contents.large_loss
+        f"{found.lost:,} of {found.seen:,} {found.things} of {name} are not used: "
+        + "; ".join(found.reasons(lost_only=True))
+        for name, found in source.contents_by_name()
+        if found.large_loss
     ]
-
-
-def contents_of(source: Any) -> list[tuple[str, Contents]]:
-    """Return what lies in a source, name by name: of a mixture each of its sources, of a subset the whole.
-
-    A source says it as `contents`, and of the files beside those that it is made of as `beside`. One that has neither
-    is not in the list.
-    """
-    if hasattr(source, "sources"):
-        return [entry for part in source.sources for entry in contents_of(part)]
-    if hasattr(source, "source"):
-        return contents_of(source.source)
-    found = getattr(source, "contents", None), getattr(source, "beside", None)
-    return [(source.name, contents) for contents in found if contents is not None]

@@ -6,21 +6,18 @@ dies can be said to have died over these records, and so that there is nothing t
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import multiprocessing
-import os
 import pickle
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
 
 from openslip.data.record import Source
+from openslip.data.workers import default_processes, settle, start_context
 from openslip.errors import ConfigError, DataError, SlipError
 from openslip.progress import Progress
 
@@ -37,7 +34,7 @@ _SPAN = 256
 def spans(source: Source, count: int | None = None) -> list[range]:
     """Cut the first `count` records (default: all) into spans of about 256, whole blocks of the source each."""
     count = len(source) if count is None else min(count, len(source))
-    block = max(1, getattr(source, "block", 1))
+    block = max(1, source.block)
     size = block * -(-_SPAN // block)
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -74,64 +71,6 @@ def check_processes(processes: int) -> None:
     """Raise ConfigError for a number of processes that makes no sense."""
     if processes < 1 and processes != -1:
         raise ConfigError("The number of processes must be at least 1, or -1 for one a core", got=processes)
-
-
-def default_processes() -> int:
-    """Return the number of cores that this process may use, shared among the ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def start_context(modules: Iterable[str]) -> Any:
-    """Return how processes are started: from a server that has `modules` loaded, never by forking this process.
-
-    The server is started here. Neither it nor a process that it starts ever hears of Ctrl-C or of a terminal that is
-    closed, which reach the whole process group: the process that started them decides what it means, and ends them.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(modules))
-    _start_server()
-    return context
-
-
-def _start_server() -> None:
-    """Start the server, if none runs, deaf from its first instruction on: it imports for seconds before it could make
-    itself so, and its processes inherit what it does not hear."""
-    from multiprocessing import forkserver, resource_tracker
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
-    try:
-        resource_tracker.ensure_running()  # deaf to Ctrl-C by itself, which it lets through for others when it starts
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    _end_server_at_exit(os.getpid())
-
-
-@functools.cache
-def _end_server_at_exit(owner: int) -> None:
-    """Let the server end with this process. By itself it would notice only when it has imported everything."""
-    from multiprocessing import forkserver
-
-    def end() -> None:
-        server = getattr(forkserver, "_forkserver", None)
-        pid = getattr(server, "_forkserver_pid", None)
-        if pid and os.getpid() == owner:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-
-    atexit.register(end)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone, killed perhaps."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 class _Worker:
@@ -200,9 +139,7 @@ def _receive(worker: _Worker, spans: Sequence[range]) -> tuple[str, Any]:
 
 def _serve(pipe: Any, pickled: bytes) -> None:
     """Work on one span after the other until there is no more pipe; the main function of a worker."""
-    # Ctrl-C reaches the whole process group; the process that started this one ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    settle()
     done, said = 0, time.monotonic()
 
     def tick(count: int) -> None:

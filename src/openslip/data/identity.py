@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from openslip.data.order import names_of, parts_of
 from openslip.data.record import Record, Source
+from openslip.data.subset import HeldOut
 from openslip.errors import DataError
 
 SAMPLED = 4
@@ -23,18 +23,13 @@ HELD_OUT, where some of `train` is held out: which records these are."""
 HELD_OUT = "held_out"
 
 
-def identify(lanes: Mapping[str, Source | None], *, captioned: bool) -> Identity:
+def identify(lanes: Mapping[str, Source], held_out: HeldOut | None = None, *, captioned: bool) -> Identity:
     """Return what tells the sources of a run from others: of each part (of a mixture) what its order depends on, and
-    digests of SAMPLED records, of the captions too where they are used (`captioned`) in `train`.
+    digests of SAMPLED records, of the captions too where they are used (`captioned`) in `train`; and what is held out.
 
     Reads these records. One that cannot be read is noted as UNREADABLE, and equals any.
     """
-    found = {
-        lane: _parts(source, captioned and lane == "train")
-        for lane, source in lanes.items()
-        if source is not None
-    }
-    held_out = getattr(lanes.get("train"), "held_out", None)
+    found = {lane: _parts(source, captioned and lane == "train") for lane, source in lanes.items()}
     return found | ({HELD_OUT: [asdict(held_out)]} if held_out else {})
 
 
@@ -65,7 +60,7 @@ def _held_out(identity: Identity) -> tuple[str, str] | None:
 
 def _parts(source: Source, captioned: bool) -> list[dict[str, Any]]:
     parts, first = [], 0
-    for name, part in zip(names_of(source), parts_of(source)):
+    for name, part in zip(source.part_names, source.parts):
         last = part.length - 1
         spread = sorted({number * last // (SAMPLED - 1) for number in range(SAMPLED)}) if part.length else []
         samples = {str(index): _digest(source, first + index, captioned) for index in spread}

@@ -22,6 +22,8 @@ SAMPLES = 2_500_000_000
 PIXELS in the usual ten scans just fits."""
 TABLE_BYTES = 2 << 30
 """Decoded bytes of what has to be in memory at once: a row group of Parquet files, an annotation file's contents."""
+PICKLE_BYTES = 8_000_000_000
+"""Of a file of pickled metadata, all of which is in memory at once: about 50 million entries like those of YFCC15M."""
 COLUMNS = 16_384
 """Of a table, as many as a spreadsheet can have: what looks for the right ones looks at each, often."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from multiprocessing import connection
 from typing import Any
@@ -25,14 +24,15 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from openslip.config import VIEWS, ViewsConfig
 from openslip.data.builder import Builder, Early, Room, plain
+from openslip.data.data import Data
 from openslip.data.decode import check_decoder
-from openslip.data.fanout import default_processes, end_with_parent, start_context
-from openslip.data.order import check_seed, longest_block
+from openslip.data.order import check_seed
 from openslip.data.pieces import keep_ready, sample_bytes
-from openslip.data.record import Batch, Source, Tally
+from openslip.data.record import Batch, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import check_views
+from openslip.data.workers import default_processes, settle, start_context
 from openslip.errors import ConfigError, DataError, SlipError, did_you_mean
 
 MAX_WORKERS = 8
@@ -44,14 +44,13 @@ _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g),
 class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
-    source: the records; ssl: where the self-supervised views come from, if not from the same pictures. views: size
-    and kinds of the views; names: which of VIEWS to make. tokenizer: None loads no captions; with one, each record's
-    caption is drawn among its non-empty ones, anew every epoch. batch: rows of a batch; with `world` processes this
-    one, number `rank`, gets an equal share of each. seed, position: of the run's stream; a batch's own `position` is
-    where to go on. schedule, decoder, early: see `Builder`. workers: loader processes; 0 builds batches in this
-    process, -1 one fewer than there are cores, at most 8. prefetch: batches that they keep ready in all, in pieces; -1
-    as many as are of use and fit into memory (`openslip.data.pieces.keep_ready`). pinned: puts the views into
-    page-locked memory, from where a GPU fetches them by itself.
+    data: where the records come from. views: size and kinds of the views; names: which of VIEWS to make. tokenizer:
+    None loads no captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. batch:
+    rows of a batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position: of the
+    run's stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers: loader
+    processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches that
+    they keep ready in all, in pieces; -1 as many as are of use and fit into memory (`openslip.data.pieces.keep_ready`).
+    pinned: puts the views into page-locked memory, from where a GPU fetches them by itself.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -62,9 +61,8 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
+        data: Data,
         *,
-        ssl: Source | None = None,
         views: ViewsConfig,
         names: tuple[str, ...],
         tokenizer: Tokenizer | None,
@@ -95,14 +93,13 @@ class Loader:
                 raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
         check_views(views)
         check_decoder(decoder)
-        for records in (source, ssl):
-            if records is not None and not len(records):
-                raise DataError("The source has no records", got=records.name)
+        for source in data.lanes.values():
+            if not len(source):
+                raise DataError("The source has no records", got=source.name)
         self.position, self.pinned = position, pinned
         self.workers = default_workers() if workers < 0 else workers
         self._builder = Builder(
-            source,
-            ssl,
+            data,
             views,
             names,
             tokenizer,
@@ -115,7 +112,7 @@ class Loader:
             early=early,
         )
         size = sample_bytes(views, names, self._builder.schedule.rows / batch)
-        self.ready = keep_ready(batch // world, size, self.workers, prefetch, longest_block(source, ssl))
+        self.ready = keep_ready(batch // world, size, self.workers, prefetch, data.longest_block)
 
     def __iter__(self) -> Generator[Batch]:
         """Start the loader processes, and return the batches."""
@@ -289,9 +286,7 @@ def _unchanged(built: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process decides what it means and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    settle()
 
 
 def _death(code: int) -> DataError:

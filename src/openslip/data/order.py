@@ -14,13 +14,14 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from openslip.data.record import Part
 from openslip.errors import ConfigError
 
 ROUNDS = 12
@@ -75,57 +76,6 @@ def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Gener
     Raises ConfigError when the seed is not in [0, 2^64).
     """
     return Streams(seed).at(epoch, index, stream)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A stretch of a source's records, with an order of its own.
-
-    length: its records. share: the positions that it gets in an epoch of the whole; as many as its records unless a
-    mixture weighs it. block: records that stay together, because they are read best so; the blocks are shuffled, and
-    the records of each among themselves, anew every epoch. as_they_lie: they are not, because it would cost reading.
-    ends: where each block ends, increasing, of a part whose blocks have lost some of their records (see
-    `openslip.data.subset`); None: each has `block`, the last what is left over.
-    """
-
-    length: int
-    share: int
-    block: int = 1
-    as_they_lie: bool = False
-    ends: np.ndarray | None = field(default=None, compare=False, repr=False)
-
-
-def parts_of(source: Any) -> tuple[Part, ...]:
-    """Return the parts of a source: those that it lists (a mixture does), else all of it as one."""
-    block, as_they_lie = getattr(source, "block", 1), getattr(source, "as_they_lie", False)
-    whole = Part(len(source), len(source), block, as_they_lie)
-    return tuple(getattr(source, "parts", ())) or (whole,)
-
-
-def longest_block(*sources: Any) -> int:
-    """Return how many records are read in a row at most, of any part of the sources (None: there is none)."""
-    return max(part.block for source in sources if source is not None for part in parts_of(source))
-
-
-def names_of(source: Any) -> tuple[str, ...]:
-    """Return the names of the sources that the parts of a source come from, one for each of `parts_of`."""
-    firsts = itertools.accumulate((part.length for part in parts_of(source)[:-1]), initial=0)
-    return tuple(origin(source, first)[0].name for first in firsts)
-
-
-def origin(source: Any, index: int) -> tuple[Any, int]:
-    """Return the source that record `index` comes from, and its index there; a mixture has its records from others."""
-    return source.origin(index) if hasattr(source, "origin") else (source, index)
-
-
-def whole_index(source: Any, index: int) -> int:
-    """Return which record of the whole source record `index` is, where others have been left out of it."""
-    return source.whole_index(index) if hasattr(source, "whole_index") else index
-
-
-def epoch_length(source: Any) -> int:
-    """Return how many positions an epoch of a source has: its records, unless it is a mixture with weights."""
-    return sum(part.share for part in parts_of(source))
 
 
 class Order:

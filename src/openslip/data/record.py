@@ -1,14 +1,19 @@
-"""What every source yields, what every loader batch holds: the two shapes of data on the way to the model."""
+"""What a source is, what it yields, and what a batch of the loader holds."""
 
 from __future__ import annotations
 
+import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from openslip.data.contents import Contents
+    from openslip.data.subset import HeldOut
 
 
 @dataclass(frozen=True)
@@ -25,22 +30,135 @@ class Record:
     source: str
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a source's records, with an order of its own.
+
+    length: its records. share: the positions that it gets in an epoch of the whole; as many as its records unless a
+    mixture weighs it. block: records that stay together, because they are read best so; the blocks are shuffled, and
+    the records of each among themselves, anew every epoch. as_they_lie: they are not, because it would cost reading.
+    ends: where each block ends, increasing, of a part whose blocks have lost some of their records (see
+    `openslip.data.subset`); None: each has `block`, the last what is left over.
+    """
+
+    length: int
+    share: int
+    block: int = 1
+    as_they_lie: bool = False
+    ends: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+
+class Source(ABC):
     """Captioned images with random access. Picklable, so that loader processes can have their own.
 
-    It may have, besides: `block`, how many records lie together and are read best in a row (1: any order is as good);
-    `as_they_lie`, whether that should even be the order in which they lie; `note`, what was guessed on opening, for
-    people; `contents` and `beside`, what lies there and is no record (see `openslip.data.contents`); `options`, the
-    names of those that it heeds; `parts` (see `openslip.data.order`) and `origin`, as a mixture has.
+    A source says what it is called, how many records it has, and what each of them is. All else has a default.
     """
 
     name: str
+    block: int = 1
+    """How many records lie together and are read best in a row; 1: any order is as good."""
+    as_they_lie: bool = False
+    """Whether a block is to be read in the order in which its records lie."""
+    note: str = ""
+    """What was guessed on opening, for people."""
+    contents: Contents | None = None
+    """What lies in the source, and what of it became no record."""
+    beside: Contents | None = None
+    """The same of the files that lie beside those of the source."""
+    options: tuple[str, ...] = ()
+    """Names of the options for data that the source heeds, such as `caption_column`."""
+    held_out: HeldOut | None = None
+    """What was held out to measure on, where the source is one side of that."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes that `label` counts."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Record:
         """Return record `index`; raise DataError when this one cannot be read (the caller skips and counts it)."""
         ...
+
+    def label(self, index: int) -> int | None:
+        """Return the class of record `index`, an index into `class_names`; None where the source knows of none."""
+        return None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The stretches of the source that have an order of their own: a mixture has several, else it is all of it."""
+        return (Part(len(self), len(self), self.block, self.as_they_lie),)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the sources that the parts come from, one for each of `parts`."""
+        firsts = itertools.accumulate((part.length for part in self.parts[:-1]), initial=0)
+        return tuple(self.origin(first)[0].name for first in firsts)
+
+    @property
+    def epoch_length(self) -> int:
+        """How many positions an epoch of the source has: its records, unless it is a mixture with weights."""
+        return sum(part.share for part in self.parts)
+
+    def origin(self, index: int) -> tuple[Source, int]:
+        """Return the source that record `index` comes from, and its index there; a mixture has its records from others.
+
+        Raises IndexError beyond the end where records come from other sources.
+        """
+        return self, index
+
+    def whole_index(self, index: int) -> int:
+        """Return which record of the whole source record `index` is, where others have been left out of it."""
+        return index
+
+    def contents_by_name(self) -> list[tuple[str, Contents]]:
+        """Return what lies in the source, with its name; of a mixture each of its sources, of a subset the whole."""
+        return [(self.name, found) for found in (self.contents, self.beside) if found is not None]
+
+
+class Foreign(Source):
+    """A source of a program's own, of another class: with a `name`, a length and records, and perhaps more.
+
+    What else of `Source` it has is taken over. Pickles as the program's source does.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.name = source, source.name
+        for name in (
+            "block",
+            "as_they_lie",
+            "note",
+            "contents",
+            "beside",
+            "options",
+            "held_out",
+            "class_names",
+        ):
+            setattr(self, name, getattr(source, name, getattr(Source, name)))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[index]
+
+    def label(self, index: int) -> int | None:
+        return self.source.label(index) if hasattr(self.source, "label") else None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(getattr(self.source, "parts", ())) or super().parts
+
+    def origin(self, index: int) -> tuple[Source, int]:
+        return self.source.origin(index) if hasattr(self.source, "origin") else (self, index)
+
+    def whole_index(self, index: int) -> int:
+        return self.source.whole_index(index) if hasattr(self.source, "whole_index") else index
+
+
+def as_source(source: Any) -> Source:
+    """Return a source as one of our class: itself, or wrapped (`Foreign`). For where programs hand sources in."""
+    return source if isinstance(source, Source) else Foreign(source)
 
 
 @dataclass(frozen=True)
@@ -82,8 +200,8 @@ class Batch:
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
     position: samples of the run consumed once this batch is done.
-    tallies: what became of this batch's (or this process's share of) records, a `Tally` for each part of the source,
-    then for each of the source of the self-supervised views (`openslip.data.order.parts_of`).
+    tallies: what became of this batch's (or this process's share of) records, a `Tally` for each of the `parts` of
+    the source, then for each of the source of the self-supervised views.
     """
 
     views: dict[str, Tensor]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from openslip.data.order import Part, origin, parts_of
-from openslip.data.record import Record, Source
+from openslip.data.contents import Contents
+from openslip.data.record import Part, Record, Source, as_source
 from openslip.data.storage.shared import Shared
 from openslip.errors import DataError
 
@@ -39,7 +38,7 @@ class HeldOut:
         return "\n".join([head, *self.notes])
 
 
-class Subset:
+class Subset(Source):
     """The records of `source` but those at `left_out`, in their order. Memory: 8 bytes a record, which the processes
     of a run share.
 
@@ -52,8 +51,10 @@ class Subset:
     def __init__(
         self, source: Source, left_out: Collection[int] | np.ndarray, held_out: HeldOut | None = None
     ) -> None:
-        self.source, self.name, self.held_out = source, source.name, held_out
-        self.block: int = getattr(source, "block", 1)
+        self.source = source = as_source(source)
+        self.name, self.held_out = source.name, held_out
+        self.block, self.note = source.block, source.note
+        self.options, self.class_names = source.options, source.class_names
         keep = np.ones(len(source), dtype=bool)
         indices = left_out if isinstance(left_out, np.ndarray) else np.array([*left_out], np.int64)
         for index in indices[(indices < 0) | (indices >= len(source))][:1]:
@@ -67,7 +68,11 @@ class Subset:
         self._indices = Shared(np.flatnonzero(keep))
         if not len(self):
             raise DataError(f"No record of {source.name} is left", got=f"{len(left_out):,} left out")
-        self.parts = tuple(_parts(source, self._indices.array))
+        self._parts = tuple(_parts(source, self._indices.array))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self._parts
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -80,36 +85,21 @@ class Subset:
         """Return which record of the whole source record `index` is. Raises IndexError beyond the end."""
         return int(self._indices.array[index])
 
-    def origin(self, index: int) -> tuple[Any, int]:
+    def origin(self, index: int) -> tuple[Source, int]:
         """Return the source that record `index` comes from, and its index there."""
-        return origin(self.source, self.whole_index(index))
+        return self.source.origin(self.whole_index(index))
 
-    @property
-    def note(self) -> str:
-        return getattr(self.source, "note", "")
+    def label(self, index: int) -> int | None:
+        return self.source.label(self.whole_index(index))
 
-
-class LabelledSubset(Subset):
-    """A `Subset` of a source that knows its records' classes."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return getattr(self.source, "class_names", ())
-
-    def label(self, index: int) -> int:
-        source: Any = self.source
-        return source.label(self.whole_index(index))
-
-
-def without(source: Source, left_out: Collection[int]) -> Subset:
-    """Return a source without some of its records, with labels if it has them. Raises DataError as `Subset` does."""
-    return (LabelledSubset if hasattr(source, "label") else Subset)(source, left_out)
+    def contents_by_name(self) -> list[tuple[str, Contents]]:
+        return self.source.contents_by_name()
 
 
 def _parts(source: Source, indices: np.ndarray) -> Iterator[Part]:
     """Yield what is left of the parts of a source where only the records at `indices` are, those that have any."""
     first = 0
-    for part in parts_of(source):
+    for part in source.parts:
         here = indices[slice(*np.searchsorted(indices, [first, first + part.length]))] - first
         first += part.length
         if not len(here):

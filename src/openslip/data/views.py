@@ -17,6 +17,7 @@ from PIL import Image
 
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.errors import ConfigError
+from openslip.ranges import check_ranges
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels; right and lower are the first ones outside."""
@@ -106,18 +107,14 @@ def smallest_crop(config: ViewConfig) -> float:
 
 def check_views(views: ViewsConfig) -> None:
     """Raise ConfigError when a value of the configuration of the views is out of its range."""
-    if views.size < 1:
-        raise ConfigError("views.size takes a number of pixels, at least 1", got=views.size)
-    check(views.image, "image")
-    check(views.ssl, "ssl")
+    check_ranges(views, "views.")
+    _check(views.image, "image")
+    _check(views.ssl, "ssl")
 
 
-def check(config: ViewConfig, name: str) -> None:
-    """Raise ConfigError when a value of the configuration of views called `name` is out of its range."""
-    chances = ("flip", "jitter_probability", "grayscale", "blur")
+def _check(config: ViewConfig, name: str) -> None:
+    """Raise ConfigError when values of the configuration of views called `name` do not fit together."""
     rules = [
-        ("size", config.size >= 0, "a number of pixels, or 0 for views.size"),
-        ("drop_tokens", 0 <= config.drop_tokens < 1, "a share of the tokens, 0 <= share < 1"),
         (
             "scale",
             LEAST_AREA <= config.scale[0] <= config.scale[1] <= 1,
@@ -128,17 +125,12 @@ def check(config: ViewConfig, name: str) -> None:
             1 / MOST_RATIO <= config.ratio[0] <= config.ratio[1] <= MOST_RATIO,
             f"two ratios, {1 / MOST_RATIO:g} <= low <= high <= {MOST_RATIO:g}",
         ),
-        (
-            "jitter",
-            all(0 <= strength < math.inf for strength in config.jitter) and config.jitter[3] <= 0.5,
-            "strengths from 0 on, hue at most 0.5",
-        ),
+        ("jitter", config.jitter[3] <= 0.5, "strengths from 0 on, hue at most 0.5"),
         (
             "blur_sigma",
-            0 < config.blur_sigma[0] <= config.blur_sigma[1] < math.inf,
+            config.blur_sigma[0] <= config.blur_sigma[1],
             "two widths in pixels, 0 < low <= high",
         ),
-        *((chance, 0 <= getattr(config, chance) <= 1, "a probability, 0 to 1") for chance in chances),
     ]
     for field, holds, takes in rules:
         if not holds:

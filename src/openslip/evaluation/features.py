@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openslip.data.fanout import default_processes
 from openslip.data.record import Skipped
+from openslip.data.workers import default_processes
 from openslip.errors import DataError, EvaluationError
 from openslip.evaluation import fingerprint, note
 from openslip.evaluation.datasets import Labelled, LabelledSet
@@ -182,7 +182,7 @@ def extract(
 
 def has_text(encoder: Encoder) -> bool:
     """Tell whether the model was built with a text tower."""
-    return "text" in encoder.model.embeddings
+    return encoder.model.text_tower is not None
 
 
 def require_text(encoder: Encoder, task: str) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from openslip.data.contents import losses
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, DataError
 from openslip.evaluation import Result, fingerprint, note, settings
 from openslip.evaluation.datasets import dataset_name
@@ -73,7 +73,7 @@ class Retrieval(Kept[Source]):
         """Return sentences for people about what is measured on."""
         source = self.opened()
         lines = [f"{self.name.partition(':')[2] or self.name}: {len(source):,} records"]
-        return [*lines, *filter(None, (getattr(source, "note", ""), *losses(source)))]
+        return [*lines, *filter(None, (source.note, *losses(source)))]
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
@@ -104,7 +104,7 @@ class Retrieval(Kept[Source]):
         from openslip.data.sources import open_source
 
         if not isinstance(self.source, str):
-            return self.source
+            return as_source(self.source)
         return open_source(
             self.source,
             image_root=self.image_root,

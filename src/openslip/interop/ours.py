@@ -32,10 +32,10 @@ WEIGHTS = "model.safetensors"
 SETTINGS = "config.toml"
 LARGEST_VIEW = 1 << 13
 """Pixels a side, of pictures that a model can take; a larger one would take all memory of who encodes with it."""
-PARTS = frozenset(
-    {"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale", "ssl_head"}
-)
+PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
 """The parts of a `Model`, by which its weights' names begin."""
+TRAINED_BY = frozenset({"objective", "ssl_head"})
+"""What is the objective's, likewise (in checkpoints of earlier versions its head): of no use but to train on."""
 ENCODING = ("name", "views", "model", "objective.loss")
 """What of a configuration embeddings depend on, and what messages say of it; the rest is for training."""
 
@@ -135,18 +135,18 @@ def read_settings(settings: Path | str, where: str) -> Config:
 def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encoder:
     """Return the model that a configuration describes with these weights, in evaluation mode.
 
-    Which towers and heads it has, the weights tell: the objective that it was trained with does not matter, nor need it
-    be known here. Raises CheckpointError.
+    Which towers it has, the weights tell: the objective that it was trained with does not matter, nor need it be known
+    here. Raises CheckpointError.
     """
     _check_name(config, where)
     _check_views(config, where)
-    other = sorted(name for name in weights if name.partition(".")[0] not in PARTS)
+    other = sorted(name for name in weights if name.partition(".")[0] not in PARTS | TRAINED_BY)
     if other:
         note(
             f"{len(other)} entries of {where} are of no part of this version's models, and are left out: "
             f"{', '.join(other[:5])}"
         )
-        weights = {name: tensor for name, tensor in weights.items() if name not in {*other}}
+    weights = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
     model = _model_for(config, weights, where)
     model.load_state_dict(weights)
     return Encoder(model.eval(), config)
@@ -295,14 +295,16 @@ def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Mod
 
     It is described first, on no device, so that a configuration of another model takes neither memory nor time.
     """
-    image, text, embeddings = config.model.image, config.model.text, _embeddings(weights)
-    blocks = image.depth, text.depth if "text" in embeddings else 0
+    image, text = config.model.image, config.model.text
+    has_text = any(name.startswith("text_tower.") for name in weights)
+    parts = {"text": has_text, "shared": "image_projection" in weights}
+    blocks = image.depth, text.depth if has_text else 0
     if max(blocks) > len(weights):  # a description of a billion blocks takes time, too
         raise _misfit(f"{len(weights)} entries for towers of {blocks[0]} and {blocks[1]} blocks")
     shape = without_weights(config.model)
     try:
         with torch.device("meta"):
-            described = Model(shape, config.views.size, embeddings)
+            described = Model(shape, config.views.size, **parts)
     except ConfigError as error:
         raise CheckpointError("The run's configuration makes no model", cause=str(error)) from None
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
@@ -315,15 +317,7 @@ def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Mod
         )
     if image.name == "vit":  # all that it computes with is among the weights
         return described.to_empty(device="cpu")
-    return Model(shape, config.views.size, embeddings)
-
-
-def _embeddings(weights: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the embeddings that a model with these weights gives."""
-    image = ("image",) if "image_projection" in weights else ()
-    text = ("text",) if any(name.startswith("text_tower.") for name in weights) else ()
-    ssl = ("ssl_1", "ssl_2") if any(name.startswith("ssl_head.") for name in weights) else ()
-    return image + text + ssl
+    return Model(shape, config.views.size, **parts)
 
 
 def _misfit(got: str, cause: str = "") -> CheckpointError:

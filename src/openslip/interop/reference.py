@@ -14,21 +14,21 @@ from openslip.config import (
     ImageTowerConfig,
     ModelConfig,
     ObjectiveConfig,
-    SslHeadConfig,
     TextTowerConfig,
     ViewsConfig,
 )
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop.torch_files import plain_names, read_checkpoint
-from openslip.models import Model, build
+from openslip.objectives import parse
+from openslip.training.student import build_student, stored_state
 
 PREFIXES = {
     "image_tower.trunk.": "visual.",
     "text_tower.blocks.": "transformer.resblocks.",
     "text_tower.token_embedding.": "token_embedding.",
     "text_tower.norm.": "ln_final.",
-    "ssl_head.": "image_mlp.",
+    "objective.simclr.head.": "image_mlp.",
 }
 NAMES = {"text_tower.positional_embedding": "positional_embedding"}
 SAME = ("image_projection", "text_projection", "logit_scale")
@@ -94,7 +94,7 @@ def load_reference(path: str | Path) -> Encoder:
 
 def is_reference(names: Mapping[str, object]) -> bool:
     """Say whether weights have the names of the reference's vision transformers."""
-    return "visual.patch_embed.proj.weight" in names and bool(embeddings_of(names))
+    return "visual.patch_embed.proj.weight" in names and bool(method_of(names))
 
 
 def encoder_of(state: Mapping[str, Tensor], where: str) -> Encoder:
@@ -102,22 +102,22 @@ def encoder_of(state: Mapping[str, Tensor], where: str) -> Encoder:
     config = infer_config(state, where)
     try:
         with torch.device("meta"):
-            model = build(config.model, config.views.size, embeddings_of(state))
+            student = build_student(config, parse(config.objective), weights=False)
     except ConfigError as error:  # shapes that no model has, such as a tower without blocks
         raise CheckpointError(
             f"The checkpoint {where} is of another architecture", cause=str(error)
         ) from None
-    _check_parameters(model, state, where)
-    model.to_empty(device="cpu")
-    model.load_state_dict({from_reference(name): value for name, value in state.items()})
+    _check_parameters(stored_state(student), state, where)
+    model = student.model.to_empty(device="cpu")
+    ours = {from_reference(name): value for name, value in state.items()}
+    model.load_state_dict({name: ours[name] for name in model.state_dict()})
     return Encoder(model.eval(), config)
 
 
-def embeddings_of(state: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the embeddings that a model with the reference's state-dict names gives."""
-    text = ("image", "text") if "text_projection" in state else ()
-    ssl = ("ssl_1", "ssl_2") if any(name.startswith("image_mlp.") for name in state) else ()
-    return text + ssl
+def method_of(state: Mapping[str, object]) -> str:
+    """Return which of the reference's methods a model with these names was trained by: slip, clip, simclr, or ""."""
+    text, head = "text_projection" in state, any(name.startswith("image_mlp.") for name in state)
+    return {(True, True): "slip", (True, False): "clip", (False, True): "simclr"}.get((text, head), "")
 
 
 def infer_config(state: Mapping[str, Tensor], where: str = "the state dict") -> Config:
@@ -126,10 +126,10 @@ def infer_config(state: Mapping[str, Tensor], where: str = "the state dict") -> 
     Raises CheckpointError, naming `where`, when they are no vision transformer's, or of a width the reference
     has not.
     """
-    embeddings = embeddings_of(state)
+    method = method_of(state)
     image, size = _image_tower(state, where)
     model = ModelConfig(image=image)
-    if "text" in embeddings:
+    if method in ("slip", "clip"):
         names = ("token_embedding.weight", "positional_embedding", "text_projection")
         tokens, positions, projection = (_matrix(state, name, where) for name in names)
         width = tokens[1]
@@ -140,29 +140,23 @@ def infer_config(state: Mapping[str, Tensor], where: str = "the state dict") -> 
             context=positions[0],
         )
         model = dataclasses.replace(model, text=text, embed_dim=projection[1])
-    if "ssl_1" in embeddings:
+    options = {}
+    if method in ("slip", "simclr"):
         first, last = (_matrix(state, f"image_mlp.layer{i}.weight", where) for i in (1, 3))
-        model = dataclasses.replace(model, ssl=SslHeadConfig(width=first[0], dim=last[0]))
-    kind = "simclr" if "text" not in embeddings else "slip" if "ssl_1" in embeddings else "clip"
-    loss = {"slip": "clip + 1.0 * simclr"}.get(kind, kind)
+        options = {"simclr": {"width": first[0], "dim": last[0]}}
+    loss = {"slip": "clip + 1.0 * simclr"}.get(method, method)
     return Config(
-        name=f"{kind}-vit-{IMAGE_SIZES[image.width]}{image.patch} (released)",
+        name=f"{method}-vit-{IMAGE_SIZES[image.width]}{image.patch} (released)",
         views=ViewsConfig(size=size),
         model=model,
-        objective=ObjectiveConfig(loss=loss),
+        objective=ObjectiveConfig(loss=loss, options=options),
     )
 
 
 def _image_tower(state: Mapping[str, Tensor], where: str) -> tuple[ImageTowerConfig, int]:
     """Return the image tower's configuration and the side of its images in pixels."""
     kernel, positions = state.get("visual.patch_embed.proj.weight"), state.get("visual.pos_embed")
-    if (
-        kernel is None
-        or positions is None
-        or kernel.ndim != 4
-        or positions.ndim != 3
-        or not embeddings_of(state)
-    ):
+    if kernel is None or positions is None or kernel.ndim != 4 or positions.ndim != 3 or not method_of(state):
         raise CheckpointError(
             f"The parameters in {where} are not those of a SLIP, CLIP or SimCLR model with a vision transformer",
             got=", ".join(list(state)[:4]) + ", …",
@@ -196,9 +190,9 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
-def _check_parameters(model: Model, state: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError unless `state` (reference names) has exactly the model's names and shapes."""
-    expected = {to_reference(name): tuple(value.shape) for name, value in model.state_dict().items()}
+def _check_parameters(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError unless `state` (reference names) has exactly our tensors, by names and shapes."""
+    expected = {to_reference(name): tuple(value.shape) for name, value in own.items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     both = [name for name in expected if name in found and found[name] != expected[name]]
     faults = {

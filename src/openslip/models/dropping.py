@@ -98,22 +98,16 @@ class DropPath(nn.Module):
         return x * (drawn / kept if kept > 0 else drawn)
 
 
-class DropTokens(nn.Module):
-    """Leaves out a share of each sample's tokens, but for the first `prefix` (FLIP; Li et al. 2023, section 3)."""
+def leave_out_tokens(x: Tensor, share: float, prefix: int) -> Tensor:
+    """Map tokens (n, prefix + T, D) to fewer: a share of each sample's T is left out (FLIP; Li et al. 2023, section 3).
 
-    def __init__(self, prefix: int) -> None:
-        super().__init__()
-        self.prefix, self.share = prefix, 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (n, prefix + T, D) to fewer, while training: as many as fit whole into the rest, one at least."""
-        if self.share == 0.0 or not self.training:
-            return x
-        count, width = x.shape[1] - self.prefix, x.shape[2]
-        kept = max(1, int(count * (1 - self.share)))
-        noise = drawn_for_rows(lambda rows: torch.randn(rows, count, device=x.device), len(x))
-        indices = noise.argsort(dim=1)[:, :kept, None].expand(-1, -1, width)
-        return torch.cat((x[:, : self.prefix], x[:, self.prefix :].gather(1, indices)), dim=1)
+    As many stay as fit whole into the rest, one at least. The first `prefix` stay.
+    """
+    count, width = x.shape[1] - prefix, x.shape[2]
+    kept = max(1, int(count * (1 - share)))
+    noise = drawn_for_rows(lambda rows: torch.randn(rows, count, device=x.device), len(x))
+    indices = noise.argsort(dim=1)[:, :kept, None].expand(-1, -1, width)
+    return torch.cat((x[:, :prefix], x[:, prefix:].gather(1, indices)), dim=1)
 
 
 def replace_drop_path(module: nn.Module) -> None:

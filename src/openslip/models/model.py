@@ -1,133 +1,132 @@
-"""The model as composition: the towers and heads that an objective's embeddings ask for."""
+"""The model as composition: towers, projections into the space that images and texts share, logit scale. What ships."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from openslip.config import EMBEDDINGS, SSL_VIEWS, ModelConfig, ViewsConfig
-from openslip.errors import ConfigError, did_you_mean
-from openslip.models.dropping import Rows, laid_out
-from openslip.models.heads import SslHead, projection
+from openslip.config import ModelConfig, ViewConfig
+from openslip.errors import ConfigError
+from openslip.models.dropping import laid_out
+from openslip.models.inputs import Inputs
 from openslip.models.text import TextTower
 from openslip.models.vision import build_image_tower
-
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-LARGEST_LOGIT_SCALE = math.log(100)
+from openslip.needs import TEXT, Need
 
 Part = TypeVar("Part")
+Mask = tuple[Tensor, Tensor]
+"""Which patches of a view are hidden, (N, T) bool, and the token that takes the place of their embeddings, (width,)."""
 
 
 class Model(nn.Module):
-    """Image tower, and as far as `embeddings` needs them: text tower, projections, logit scale, self-supervised head.
+    """An image tower, and as far as they are asked for: text tower, projections, logit scale.
 
-    One without embeddings, to encode and not to train, is the image tower alone.
+    `features` gives what the towers make of a batch. They run on parts of a batch where memory is short, so `project`
+    comes after them: what is computed from features sees all of the batch. Views of one size and one share of dropped
+    tokens go through the image tower as one tensor.
 
-    `features` are the towers' outputs, `heads` turns them into embeddings, calling the model does both. They
-    are apart so that the towers can run on parts of a batch while heads and losses see all of it. Embeddings
-    are not normalised. Views of one size and one share of dropped tokens go through the image tower as one tensor.
+    text: whether there are a text tower, its projection and a logit scale. shared: whether there is an image
+    projection. views: name of each view that the model is trained on → how it is drawn, sizes filled in; weights and
+    what the model gives in evaluation do not depend on it. logit_scale: the initial factor on cosine similarities.
     """
 
     def __init__(
-        self, config: ModelConfig, size: int, embeddings: tuple[str, ...], views: ViewsConfig | None = None
+        self,
+        config: ModelConfig,
+        size: int,
+        *,
+        text: bool = False,
+        shared: bool = False,
+        views: Mapping[str, ViewConfig] | None = None,
+        logit_scale: float = 1 / 0.07,
     ) -> None:
         super().__init__()
-        self.embeddings = _in_order(embeddings)
-        self.views = tuple(name for name in self.embeddings if name != "text")
-        kinds = {name: views.of(name) for name in self.views} if views else {}
+        kinds = views or {}
         self.image_tower = build_image_tower(config.image, size, kinds.values())
         self.drop_tokens = {name: kind.drop_tokens for name, kind in kinds.items()}
-        self.text_tower = TextTower(config.text) if "text" in self.embeddings else None
-        width = self.image_tower.width
-        self.image_projection = projection(width, config.embed_dim) if "image" in self.embeddings else None
+        self.text_tower = TextTower(config.text) if text else None
+        self.image_projection = _projection(self.image_tower.width, config.embed_dim) if shared else None
         self.text_projection = self.logit_scale = None
         if self.text_tower is not None:
-            self.text_projection = projection(self.text_tower.width, config.embed_dim)
-            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
-        has_ssl = any(name.startswith("ssl") for name in self.embeddings)
-        self.ssl_head = SslHead(width, config.ssl) if has_ssl else None
+            self.text_projection = _projection(self.text_tower.width, config.embed_dim)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
 
     @property
     def towers(self) -> list[nn.Module]:
         """The image tower, and the text tower if there is one."""
         return [tower for tower in (self.image_tower, self.text_tower) if tower is not None]
 
-    def forward(
-        self,
-        views: Mapping[str, Tensor],
-        tokens: Tensor | None = None,
-        rows: Mapping[str, Rows] | None = None,
-    ) -> dict[str, Tensor]:
-        """Map views (name → (N, 3, S, S) float, normalised) and tokens (N, L) to embeddings (name → (N, D)).
-
-        Besides one entry per name of `embeddings` there is `logit_scale`, the factor exp(s) itself, where the
-        model has text. The self-supervised views may be left out, and may be of another number of rows; the
-        embeddings are then without them, or of theirs. `rows`: which rows of the whole batch each view holds, where
-        it is not all of them. Raises ConfigError when another input is missing.
-        """
-        return self.heads(self.features(views, tokens, rows))
+    def forward(self, inputs: Inputs, needs: Collection[Need]) -> dict[Need, Tensor]:
+        """Return what is needed of a batch: `features`, then `project`."""
+        return self.project(self.features(inputs, needs), needs)
 
     def features(
-        self,
-        views: Mapping[str, Tensor],
-        tokens: Tensor | None = None,
-        rows: Mapping[str, Rows] | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the towers' features, keyed like the embeddings; views are left out as in `forward`."""
-        missing = tuple(name for name in self.views if name not in views)
-        unsupervised = missing == SSL_VIEWS and self.views != SSL_VIEWS  # a step without self-supervision
-        if (missing and not unsupervised) or (tokens is None and self.text_tower is not None):
+        self, inputs: Inputs, needs: Collection[Need], masks: Mapping[str, Mask] | None = None
+    ) -> dict[Need, Tensor]:
+        """Return what the towers make of a batch, as far as `needs` are computed from it.
+
+        The keys are needs of `feature`, `tokens` and `ids`; an `embedding` is made of a feature, later. masks: of each
+        view that is needed masked. Raises ConfigError where the batch lacks a view, a mask or the captions, or a tower
+        has no patch tokens.
+        """
+        missing = [need for need in needs if not _is_in(inputs, need.view)]
+        if missing:
             raise ConfigError(
-                "The model was called without an input that its embeddings need",
-                got=f"views {', '.join(views) or 'none'}; {'no tokens' if tokens is None else 'tokens'}",
-                fix=f"This model needs {', '.join(self.embeddings)}.",
+                "The model was called without an input that it needs",
+                got=f"views {', '.join(inputs.views) or 'none'}; {'no tokens' if inputs.tokens is None else 'tokens'}",
+                fix=f"It needs {', '.join(dict.fromkeys(need.view for need in needs))}.",
             )
-        features: dict[str, Tensor] = {}
-        for drop, names in self._groups(views):
-            parts = [views[name] for name in names]
+        found: dict[Need, Tensor] = {}
+        for (drop, _, tokens, masked), names in self._groups(inputs, needs).items():
+            parts = [inputs.views[name] for name in names]
             images = parts[0] if len(parts) == 1 else torch.cat(parts)
-            with laid_out([rows[name] for name in names] if rows else None, images.device):
-                joint = self.image_tower(images, drop)
-            features.update(zip(names, joint.split([len(part) for part in parts])))
-        if self.text_tower is not None and tokens is not None:
-            features["text"] = self.text_tower(tokens)
-        return {name: features[name] for name in self.embeddings if name in features}
+            hidden = _joint_mask([(masks or {})[name] for name in names]) if masked else {}
+            with laid_out([inputs.rows[name] for name in names], images.device):
+                joint = self.image_tower(images, drop, tokens=tokens, **hidden)
+            outputs = zip(("feature", "tokens"), joint if tokens else (joint,))
+            for out, whole in outputs:
+                pieces = whole.split([len(part) for part in parts])
+                found |= {Need(name, out, masked=masked): piece for name, piece in zip(names, pieces)}
+        of_text = {need.out for need in needs if need.view == TEXT}
+        if inputs.tokens is not None and of_text & {"feature", "embedding"}:
+            found[Need(TEXT)] = _need(self.text_tower)(inputs.tokens)
+        if inputs.tokens is not None and "ids" in of_text:
+            found[Need(TEXT, "ids")] = inputs.tokens
+        return found
 
-    def _groups(self, views: Mapping[str, Tensor]) -> list[tuple[float, list[str]]]:
-        """Return the views that can pass the tower as one tensor, with the share of their tokens to drop.
+    def _groups(
+        self, inputs: Inputs, needs: Collection[Need]
+    ) -> dict[tuple[float, torch.Size, bool, bool], list[str]]:
+        """Return the views that can pass the tower as one tensor, by what they have in common.
 
+        That is the share of tokens to drop, the size, whether patch tokens are needed, and whether there is a mask.
         Views without a row stay with the others of their group, whose draws then are those of the whole batch.
         """
-        groups: dict[tuple[float, torch.Size], list[str]] = {}
-        for name in self.views:
-            if name in views:
-                groups.setdefault((self.drop_tokens.get(name, 0.0), views[name].shape[1:]), []).append(name)
-        return [
-            (drop, names) for (drop, _), names in groups.items() if any(len(views[name]) for name in names)
-        ]
+        groups: dict[tuple[float, torch.Size, bool, bool], list[str]] = {}
+        for name, view in inputs.views.items():
+            for masked in (False, True):
+                outs = {need.out for need in needs if (need.view, need.masked) == (name, masked)}
+                if outs:
+                    key = (self.drop_tokens.get(name, 0.0), view.shape[1:], "tokens" in outs, masked)
+                    groups.setdefault(key, []).append(name)
+        return {key: names for key, names in groups.items() if any(len(inputs.views[name]) for name in names)}
 
-    def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the embeddings of the towers' features, not normalised, and `logit_scale` where there is text.
-
-        The two self-supervised views pass their head one after the other, as in the reference: in training
-        each is normalised by its own batch statistics.
-        """
-        embeddings: dict[str, Tensor] = {}
-        for name, feature in features.items():
-            if name == "image":
-                embeddings[name] = feature @ _need(self.image_projection)
-            elif name == "text":
-                embeddings[name] = feature @ _need(self.text_projection)
-            else:
-                embeddings[name] = _need(self.ssl_head)(feature)
-        if self.logit_scale is not None:
-            embeddings["logit_scale"] = self.logit_scale.exp()
-        return embeddings
+    def project(self, features: Mapping[Need, Tensor], needs: Collection[Need]) -> dict[Need, Tensor]:
+        """Return the needs that can be made of these features: embeddings (not normalised), and the logit scale."""
+        found = {need: features[need] for need in needs if need in features}
+        for need in needs:
+            source = replace(need, out="feature")
+            if need.out == "embedding" and source in features:
+                matrix = self.text_projection if need.view == TEXT else self.image_projection
+                found[need] = features[source] @ _need(matrix)
+            elif need.out == "logit_scale":
+                found[need] = _need(self.logit_scale).exp()
+        return found
 
     def image_features(self, images: Tensor) -> Tensor:
         """Map normalised images (N, 3, S, S) to the image tower's features (N, width)."""
@@ -142,31 +141,46 @@ class Model(nn.Module):
         """Map token ids (N, L) to the space shared with images (N, embed_dim)."""
         return _need(self.text_tower)(tokens) @ _need(self.text_projection)
 
-    @torch.no_grad()
-    def clamp_logit_scale(self) -> None:
-        """Keep the logit scale's logarithm in [0, ln 100], as after each step of the reference."""
-        if self.logit_scale is not None:
-            self.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
-
 
 def build(
-    config: ModelConfig, size: int, embeddings: tuple[str, ...], views: ViewsConfig | None = None
+    config: ModelConfig,
+    size: int,
+    needs: Collection[Need],
+    views: Mapping[str, ViewConfig] | None = None,
+    logit_scale: float = 1 / 0.07,
 ) -> Model:
-    """Build the model for images of `size` pixels a side that gives the `embeddings` an objective needs.
+    """Build the model for images of `size` pixels a side that gives what an objective needs.
 
-    `embeddings` is a subset of image, text, ssl_1, ssl_2. Weights are initialised as in the reference
-    implementation, from torch's global generator. `views`: what it is trained on, where that is not all of `size`
-    with all tokens; weights and what it gives in evaluation do not depend on it. Raises
-    ConfigError on an unknown embedding or a model that cannot be made.
+    Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
+    `Model`. Raises ConfigError on a model that cannot be made.
     """
-    if not embeddings:
-        raise ConfigError("A model needs at least one embedding", fix=f"Known: {', '.join(EMBEDDINGS)}.")
-    return Model(config, size, embeddings, views)
+    return Model(
+        config,
+        size,
+        text=any(need.view == TEXT for need in needs),
+        shared=any(need.view != TEXT and need.out == "embedding" for need in needs),
+        views=views,
+        logit_scale=logit_scale,
+    )
 
 
 def without_weights(config: ModelConfig) -> ModelConfig:
     """Return the same model to be built for weights that are put in afterwards: none are fetched for it."""
     return replace(config, image=replace(config.image, pretrained=False))
+
+
+def _projection(width: int, dim: int) -> nn.Parameter:
+    """Return a (width, dim) matrix for `features @ projection`, drawn as in CLIP: normal, std width^-½."""
+    return nn.Parameter(torch.randn(width, dim) * width**-0.5)
+
+
+def _joint_mask(masks: Sequence[Mask]) -> dict[str, Tensor]:
+    """Return the masks of several views, which share one token, as the image tower takes them."""
+    return {"masked": torch.cat([masked for masked, _ in masks]), "mask_token": masks[0][1]}
+
+
+def _is_in(inputs: Inputs, view: str) -> bool:
+    return inputs.tokens is not None if view == TEXT else view in inputs.views
 
 
 def _need(part: Part | None) -> Part:
@@ -176,10 +190,3 @@ def _need(part: Part | None) -> Part:
             fix="Train it with an objective that needs this embedding, for example 'clip + 1.0 * simclr'.",
         )
     return part
-
-
-def _in_order(embeddings: tuple[str, ...]) -> tuple[str, ...]:
-    for name in embeddings:
-        if name not in EMBEDDINGS:
-            raise ConfigError(f"There is no embedding '{name}'", fix=did_you_mean(name, EMBEDDINGS))
-    return tuple(name for name in EMBEDDINGS if name in embeddings)

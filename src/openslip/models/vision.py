@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, cast
 
@@ -10,67 +11,149 @@ import timm
 import torch
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.weight_init import trunc_normal_
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openslip.config import ImageTowerConfig, ViewConfig
 from openslip.errors import ConfigError, did_you_mean
-from openslip.models.dropping import DropTokens, replace_drop_path
+from openslip.models.dropping import leave_out_tokens, replace_drop_path
 
 # Shapes: N images, T tokens (class token first), D width, H heads, K width of a head.
 
 
 class ImageTower(nn.Module):
-    """A timm model without classifier: images to one feature each.
+    """A timm model without classifier: images to one feature each, and to patch tokens where it has them.
 
     `trunk` is the timm module, `width` the dimension of the feature. Where a plain vision transformer ends in
     its class token, the trunk's last block is a `ClassTokenBlock`: same parameters and names, same result,
-    less work. A vision transformer can leave out patch tokens in training, others cannot.
+    less work. Patch tokens can be had of timm's VisionTransformer alone (`has_tokens`), and left out, or hidden.
     """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.width = width
+        # A subclass with a forward of its own is called as it is.
+        self.has_tokens = isinstance(trunk, VisionTransformer) and all(
+            getattr(type(trunk), name) is getattr(VisionTransformer, name)
+            for name in ("forward", "forward_features")
+        )
         replace_drop_path(trunk)
         if _ends_in_class_token(trunk):
             trunk = cast(VisionTransformer, trunk)
             trunk.blocks[-1] = ClassTokenBlock(cast(Block, trunk.blocks[-1]))
-        if isinstance(trunk, VisionTransformer):
-            # Between the position embeddings and the blocks.
-            cast(Any, trunk).patch_drop = DropTokens(trunk.num_prefix_tokens)
 
-    def forward(self, images: Tensor, drop_tokens: float = 0.0) -> Tensor:
-        """Map normalised images (N, 3, S, S) to features (N, width).
+    def forward(
+        self,
+        images: Tensor,
+        drop_tokens: float = 0.0,
+        *,
+        tokens: bool = False,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Map normalised images (N, 3, S, S) to features (N, width); with `tokens`, to a pair.
+
+        The pair is the features and the patch tokens (N, T, width): what timm's `forward_features` gives, without class
+        and register tokens. They have passed the trunk's last norm, unless the trunk norms its pooled feature instead.
 
         In training, a share `drop_tokens` of each image's patch tokens, drawn at random, does not enter the blocks
         (FLIP; Li et al. 2023, section 3); as many are kept as fit whole into the rest, one at least.
+
+        Where `masked` (N, T) is True, `mask_token` (width,) takes the place of the patch's embedding, and its position
+        is added to it (BEiT; Bao et al. 2022, section 2.3), in training or not. T counts the patches of `grid` row by
+        row. The token is the caller's parameter, and gets its gradient.
+
+        Raises ConfigError where any of this is asked of a tower without patch tokens, where tokens are left out that
+        are masked or returned, and where `masked` or `mask_token` has another shape.
         """
-        if self.training and isinstance(
-            self.trunk, VisionTransformer
-        ):  # else threads would write to it at once
-            cast(DropTokens, self.trunk.patch_drop).share = drop_tokens
-        return self.trunk(images)
+        if drop_tokens or tokens or masked is not None:
+            self._check(drop_tokens, tokens, masked is not None)
+        if not self.has_tokens:
+            return self.trunk(images)
+        # timm's forward and forward_features, with what they do not offer.
+        trunk = cast(VisionTransformer, self.trunk)
+        x = trunk.patch_embed(images)
+        if masked is not None:
+            x = _hide(x, masked, mask_token)
+        x = trunk._pos_embed(x)
+        if self.training and drop_tokens:
+            x = leave_out_tokens(x, drop_tokens, prefix=trunk.num_prefix_tokens)
+        x = trunk.norm_pre(x)
+        blocks: list[Callable[[Tensor], Tensor]] = list(trunk.blocks)
+        if tokens and isinstance(blocks[-1], ClassTokenBlock):
+            blocks[-1] = partial(blocks[-1], tokens=True)
+        if trunk.grad_checkpointing:
+            x = checkpoint_seq(blocks, x)
+        else:
+            for block in blocks:
+                x = block(x)
+        x = trunk.norm(x)
+        feature = trunk.forward_head(x)
+        return (feature, x[:, trunk.num_prefix_tokens :]) if tokens else feature
+
+    def grid(self, size: int) -> tuple[int, int]:
+        """Return the rows and columns of patches in images of `size` pixels a side; their product is T.
+
+        Raises ConfigError where the tower has no patch tokens.
+        """
+        if not self.has_tokens:
+            raise self._without_tokens()
+        rows, columns = cast(Any, self.trunk).patch_embed.dynamic_feat_size((size, size))
+        return int(rows), int(columns)
+
+    def _check(self, drop_tokens: float, tokens: bool, masked: bool) -> None:
+        if not self.has_tokens and (self.training or tokens or masked):
+            raise self._without_tokens()
+        if drop_tokens and (tokens or masked):
+            raise ConfigError(
+                f"Patch tokens cannot be left out of a view whose patch tokens are {'used' if tokens else 'masked'}",
+                got=f"a share of {drop_tokens:g} to leave out",
+                fix="Set drop_tokens of this view to 0 (views.image.drop_tokens, views.ssl.drop_tokens).",
+            )
+
+    def _without_tokens(self) -> ConfigError:
+        return ConfigError(
+            "The image tower has no patch tokens that could be used, masked or left out",
+            got=type(self.trunk).__name__,
+            fix="Use 'vit', or a model that timm builds as a VisionTransformer, for example 'vit_small_patch16_224'.",
+        )
 
 
-class ClassTokenBlock(nn.Module):
-    """A timm `Block` that returns the class token alone: (N, T, D) to (N, 1, D).
+def _hide(x: Tensor, masked: Tensor, mask_token: Tensor | None) -> Tensor:
+    """Put the mask token in the place of masked embeddings x, (N, T, D) or (N, rows, columns, D)."""
+    n, *grid, width = x.shape
+    shape = None if mask_token is None else tuple(mask_token.shape)
+    if masked.shape != (n, math.prod(grid)) or mask_token is None or shape != (width,):
+        raise ConfigError(
+            "The mask does not fit the image tower's patches",
+            got=f"masked {tuple(masked.shape)}, mask token {shape}; the patches' embeddings are {(n, *grid, width)}",
+            fix="Draw one value for each patch of `ImageTower.grid(size)`, and give a token of the tower's width.",
+        )
+    return torch.where(masked.view(n, *grid, 1), mask_token.to(x.dtype), x)
+
+
+class ClassTokenBlock(Block):
+    """A timm `Block` that returns the class token alone: (N, T, D) to (N, 1, D); with `tokens`, all of them.
 
     Keys and values still come from all tokens; queries, attention output and MLP are computed for the first
-    token only, which is exact, as nothing after the last block looks at the others. The submodules are the
+    token only, which is exact where nothing after the last block looks at the others. The submodules are the
     block's own, so parameter names, weight decay rules and stochastic depth stay what timm made them. What
     the trunk's `forward_features` gives is therefore the class token alone too.
     """
 
     def __init__(self, block: Block) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # timm's would make the submodules
         self.norm1, self.attn = block.norm1, block.attn
         self.ls1, self.drop_path1 = block.ls1, block.drop_path1
         self.norm2, self.mlp = block.norm2, block.mlp
         self.ls2, self.drop_path2 = block.ls2, block.drop_path2
 
-    def forward(self, x_NTD: Tensor) -> Tensor:
+    def forward(self, x_NTD: Tensor, *, tokens: bool = False) -> Tensor:  # type: ignore[bad-override]
+        if tokens:
+            return super().forward(x_NTD)
         x_N1D = x_NTD[:, :1]
         x_N1D = x_N1D + self.drop_path1(self.ls1(self._attend(self.norm1(x_NTD))))
         return x_N1D + self.drop_path2(self.ls2(self.mlp(self.norm2(x_N1D))))
@@ -108,7 +191,7 @@ def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[Vie
     else:
         trunk = _timm_model(config, size, others)
         tower = ImageTower(trunk, getattr(trunk, "head_hidden_size", None) or cast(int, trunk.num_features))
-    if any(view.drop_tokens for view in views) and not isinstance(tower.trunk, VisionTransformer):
+    if any(view.drop_tokens for view in views) and not tower.has_tokens:
         raise ConfigError(
             f"The image tower '{config.name}' has no patch tokens to leave out",
             fix="Set views.image.drop_tokens and views.ssl.drop_tokens to 0, or use a vision transformer.",

@@ -1,10 +1,30 @@
-"""What training minimises. An objective names the embeddings it needs and turns them into named losses.
+"""What training minimises: one file an objective, each with its views, needs, heads, state, loss, curves and options.
 
-A new objective is one file here and one line in `combine.REGISTRY`.
+`objective` is the contract, `combine` the sum of several and the text it is written as, `contrast` and `heads` what
+several share. A new objective is one file here and one name in `combine.REGISTRY`.
 """
 
+from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
-from openslip.objectives.combine import REGISTRY, Objective, Sum, parse
+from openslip.objectives.combine import REGISTRY, Loss, Sum, complete, known, parse
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
 
-__all__ = ["REGISTRY", "Clip", "Objective", "SimClr", "Sum", "parse"]
+__all__ = [
+    "REGISTRY",
+    "At",
+    "Byol",
+    "Clip",
+    "Curve",
+    "Dims",
+    "LogitScale",
+    "Loss",
+    "Objective",
+    "SigLip",
+    "SimClr",
+    "Sum",
+    "complete",
+    "known",
+    "parse",
+]

@@ -2,72 +2,82 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor
 
 from openslip.collectives import gather_rows, rank, world
-from openslip.errors import ConfigError, did_you_mean
-from openslip.objectives.contrast import check_block, contrast, unit
+from openslip.needs import IMAGE, LOGIT_SCALE, TEXT, Need
+from openslip.objectives.contrast import contrast, unit
+from openslip.objectives.objective import At, Curve, LogitScale, Objective
+from openslip.ranges import FROM_0
 
-GRADIENTS = ("exact", "reference")
 
-
-@dataclass(frozen=True)
-class Clip:
+class Clip(Objective):
     """L_clip = ½ [CE(s·I·Tᵀ) + CE(s·T·Iᵀ)], matching pairs on the diagonal (Radford et al. 2021, fig. 3)."""
 
     name = "clip"
-    needs = ("image", "text")
+    title = "CLIP"
+    views = (IMAGE,)
+    needs = (Need("image", "embedding"), Need(TEXT, "embedding"), LOGIT_SCALE)
+    logit_scale = LogitScale(initial=1 / 0.07, low=1, high=100)
+    curves = (
+        Curve("clip_loss", "Image–text loss", "lower is better", "low", lambda batch, _: math.log(batch)),
+        Curve(
+            "clip_acc",
+            "Image–text accuracy",
+            "right caption found among the batch's",
+            "high",
+            lambda batch, _: 1 / batch,
+        ),
+    )
 
-    block: int = 1024
-    """Rows of the similarity matrix held at a time; 0 holds it whole."""
-    gradient: str = "exact"
-    """Of several processes: `exact` is that of one process with the whole batch; `reference` is the reference
-    implementation's, which takes the embeddings of the other processes, and its own among them, for constants."""
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        block: Annotated[int, FROM_0] = 1024
+        """Rows of the similarity matrix held at a time; 0 holds it whole."""
+        gradient: Literal["exact", "reference"] = "exact"
+        """With several processes: exact is the gradient that one process with the whole batch has; reference that of
+        the reference implementation, which takes the gathered embeddings for constants."""
 
-    def __post_init__(self) -> None:
-        check_block(self.block)
-        if self.gradient not in GRADIENTS:
-            raise ConfigError(
-                "There is no such gradient", got=self.gradient, fix=did_you_mean(self.gradient, GRADIENTS)
-            )
+    config: Config
 
-    def __call__(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
+        """Return `image` and `text`, each (N, D), and `logit_scale`: all of them are the model's."""
+        image, text, scale = (features[need] for need in self.needs)
+        return {"image": image, "text": text, "logit_scale": scale}
+
+    def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `clip_loss` (the same, detached) and `clip_acc` for a batch.
 
         `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one
         the match of row n of the other, and `logit_scale`, the scalar s itself. `clip_acc`, in [0, 1], is the
         share of images whose own text is the most similar of the batch.
-
-        Of several processes each has its share of the batch, equally many, and returns the values of its own pairs
-        among all texts and images: their means over the processes are those of the whole batch.
         """
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
-        scale = embeddings["logit_scale"]
+        scale, block = embeddings["logit_scale"], self.config.block
         # The batch's pairs are spread over the processes by rank.
         first = rank() * len(image)
         match = torch.arange(first, first + len(image), device=image.device)
-        if self.gradient == "reference" and world() > 1:
-            by_image = contrast(image, gather_rows(text).detach(), scale, match, block=self.block)
-            by_text = contrast(text, gather_rows(image).detach(), scale, match, block=self.block)
+        if self.config.gradient == "reference" and world() > 1:
+            by_image = contrast(image, gather_rows(text).detach(), scale, match, block=block)
+            by_text = contrast(text, gather_rows(image).detach(), scale, match, block=block)
             loss = (
                 (by_image.rows - by_image.positives).mean() + (by_text.rows - by_text.positives).mean()
             ) / 2
-            return self._values(loss, by_image.hits)
-        logits = contrast(image, gather_rows(text), scale, match, columns=True, block=self.block)
+            return _values(loss, by_image.hits)
+        logits = contrast(image, gather_rows(text), scale, match, columns=True, block=block)
         # Every process has reduced each text's logits over its own images; row n's positive is column n's as well.
         columns = cast(Tensor, logits.columns)  # asked for above
         by_text = gather_rows(columns[None]).logsumexp(0) if world() > 1 else columns
         by_text = by_text[first : first + len(text)]
         loss = ((logits.rows - logits.positives).mean() + (by_text - logits.positives).mean()) / 2
-        return self._values(loss, logits.hits)
+        return _values(loss, logits.hits)
 
-    def _values(self, loss: Tensor, hits: Tensor) -> dict[str, Tensor]:
-        return {"loss": loss, "clip_loss": loss.detach(), "clip_acc": hits.float().mean()}
 
-    def __str__(self) -> str:
-        return self.name
+def _values(loss: Tensor, hits: Tensor) -> dict[str, Tensor]:
+    return {"loss": loss, "clip_loss": loss.detach(), "clip_acc": hits.float().mean()}

@@ -5,95 +5,186 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from openslip.config import EMBEDDINGS
+from openslip import toml
+from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError, did_you_mean
+from openslip.needs import TEXT, Need, View, joined
+from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
+from openslip.ranges import check_ranges
+
+if TYPE_CHECKING:
+    from openslip.models import Model
+
+REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLip, SimClr, Byol)}
+"""Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
 
-class Objective(Protocol):
-    """What training minimises: embeddings in, named losses out."""
-
-    @property
-    def name(self) -> str:
-        """What the objective is called in configuration, and the prefix of the values it reports."""
-        ...
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The embeddings it is computed from, of `EMBEDDINGS`: views, towers and heads follow from them."""
-        ...
-
-    def __call__(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, with gradient, and named detached scalars from the embeddings of one batch.
-
-        Each embedding is (N, D) and not normalised; with `text` comes `logit_scale`, a scalar.
-        """
-        ...
+def known() -> dict[str, type[Objective]]:
+    """Return the objectives by the name that their options go by: ours, and those of a user's own that are loaded."""
+    return {kind.name: kind for kind in REGISTRY.values()}
 
 
-REGISTRY: dict[str, Callable[..., Objective]] = {"clip": Clip, "simclr": SimClr}
-"""Name → dataclass of the objective. Its fields that are options of `parse` are filled from there."""
+TITLES = {frozenset({"clip", "simclr"}): "SLIP"}
+"""Sums that people have a name for."""
 
 
 @dataclass(frozen=True)
-class Sum:
-    """Σ weight · objective, over the terms whose embeddings are there. Built by `parse`."""
+class Term:
+    """An objective as a sum holds it: weight, name as written, class, and options of the class's own `Config`."""
 
-    terms: tuple[tuple[float, Objective], ...]
-
-    @property
-    def name(self) -> str:
-        return str(self)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What any of the terms needs, each once, in the order of `EMBEDDINGS`."""
-        return tuple(e for e in EMBEDDINGS if any(e in term.needs for _, term in self.terms))
-
-    def __call__(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, the weighted sum, and every term's own named values, unweighted.
-
-        A term whose embeddings are not there takes no part: on steps without self-supervised views (see
-        `openslip.data.schedule`) the loss is that of the others. Raises ConfigError when none is left.
-        """
-        terms = [(weight, term) for weight, term in self.terms if embeddings.keys() >= set(term.needs)]
-        if not terms:
-            raise ConfigError(
-                f"Nothing is left of {self}", got=f"embeddings {', '.join(embeddings) or 'none'}"
-            )
-        results = [term(embeddings) for _, term in terms]
-        losses = [weight * result.pop("loss") for (weight, _), result in zip(terms, results)]
-        return {"loss": torch.stack(losses).sum(), **{k: v for result in results for k, v in result.items()}}
+    weight: float
+    written: str
+    kind: type[Objective]
+    config: Any
 
     def __str__(self) -> str:
-        return " + ".join(str(term) if weight == 1 else f"{weight!r} * {term}" for weight, term in self.terms)
+        return self.written if self.weight == 1 else f"{self.weight!r} * {self.written}"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a run minimises, as its configuration writes it: no module yet. Made by `parse`."""
+
+    terms: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.terms))
+
+    @property
+    def title(self) -> str:
+        """What people call it: SLIP, or the loss as it is written."""
+        if len(self.terms) == 1 and self.terms[0].weight == 1:
+            return self.terms[0].kind.title
+        return TITLES.get(frozenset(term.kind.name for term in self.terms), str(self))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """All views that are drawn, each once: those that go with the caption first."""
+        return joined(view for term in self.terms for view in term.kind.views_for(term.config))
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """All that any of the terms needs, each once."""
+        return tuple(dict.fromkeys(need for term in self.terms for need in term.kind.needs_for(term.config)))
+
+    @property
+    def captioned(self) -> bool:
+        """Whether captions are read."""
+        return any(need.view == TEXT for need in self.needs)
+
+    @property
+    def curves(self) -> tuple[Curve, ...]:
+        """The values that its terms report."""
+        return tuple(curve for term in self.terms for curve in term.kind.curves)
+
+    @property
+    def logit_scale(self) -> LogitScale | None:
+        """Where the model's logit scale starts. Raises ConfigError where two terms start it differently."""
+        found = {term.kind.name: term.kind.logit_scale for term in self.terms if term.kind.logit_scale}
+        if len({scale.initial for scale in found.values()}) > 1:
+            raise ConfigError(
+                f"The terms of {str(self)!r} cannot share the model's logit scale",
+                got=", ".join(f"{name} starts it at {scale.initial:.3g}" for name, scale in found.items()),
+                fix="Train with one of them",
+            )
+        return next(iter(found.values()), None)
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The options of every term, complete: what `ObjectiveConfig.options` holds of a run."""
+        return {term.kind.name: toml.to_dict(term.config) for term in self.terms}
+
+    def build(self, dims: Dims) -> Sum:
+        """Return the modules, freshly initialised from torch's global generator."""
+        return Sum(self, {term.kind.name: term.kind(term.config, dims) for term in self.terms})
+
+
+class Sum(nn.ModuleDict):
+    """Σ weight · objective, over the terms that take part in a step. Built by `Loss.build`.
+
+    Parameters and buffers are named after the term: `simclr.head.layer1.weight`.
+    """
+
+    def __init__(self, written: Loss, modules: Mapping[str, Objective]) -> None:
+        super().__init__(modules)
+        self.written = written
+
+    def taking_part(self, at: At) -> Iterator[tuple[float, str, Any]]:
+        """Yield weight, name and objective of the terms of this step.
+
+        The schedule decides: a term with scheduled views takes part on the steps that draw them.
+        """
+        for term in self.written.terms:
+            if at.scheduled or not any(view.scheduled for view in term.kind.views_for(term.config)):
+                yield term.weight, term.kind.name, self[term.kind.name]
+
+    def needs(self, at: At) -> tuple[Need, ...]:
+        """What the terms of this step need, each once."""
+        parts = (module for _, _, module in self.taking_part(at))
+        return tuple(dict.fromkeys(need for part in parts for need in part.needs_for(part.config)))
+
+    def forward(self, features: Mapping[str, Mapping[Need, Tensor]], at: At) -> dict[str, Tensor]:
+        """Return `loss`, the weighted sum, and every term's own named values, unweighted.
+
+        features: for each term by name what it needs. Raises ConfigError where a feature is missing, or no term
+        takes part.
+        """
+        losses, values = [], {}
+        for weight, name, objective in self.taking_part(at):
+            given = features[name]
+            missing = [need for need in objective.needs_for(objective.config) if need not in given]
+            if missing:
+                raise ConfigError(f"The objective {name} lacks a feature that it needs", got=missing[0])
+            result = objective(given, at)
+            losses.append(weight * result.pop("loss"))
+            values |= result
+        if not losses:
+            raise ConfigError(f"Nothing is left of {self.written} at step {at.step}")
+        return {"loss": torch.stack(losses).sum(), **values}
+
+    @torch.no_grad()
+    def after_step(self, model: Model, at: At, taken: Tensor) -> None:
+        """Do what every term of the step does after the optimiser's step.
+
+        taken: a scalar bool on the device, false where that step was left out because its loss or gradient was not
+        finite. The buffers of the objectives then stay what they were; nobody waits for the device to know.
+        """
+        for _, _, objective in self.taking_part(at):
+            teacher = {id(buffer) for buffer in objective.teacher.buffers()} if objective.teacher else set()
+            own = [buffer for buffer in objective.buffers() if id(buffer) not in teacher]
+            before = [buffer.clone() for buffer in own]
+            objective.after_step(model, at)
+            for buffer, old in zip(own, before):
+                buffer.copy_(torch.where(taken, buffer, old))
 
 
 _TERM = re.compile(
     r"""\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*\*\s*)?  # a weight, or none for 1
-        (?P<name>[a-z_]\w*)\s*(?P<plus>\+|$)  # a name, and + where another follows""",
+        (?P<name>[a-z_][\w./:-]*)\s*(?P<plus>\+|$)  # a name, and + where another follows""",
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
 
-def parse(text: str, *, temperature: float = 0.1, block: int = 1024, gradient: str = "exact") -> Objective:
-    """Build the objective written in `text`: names joined by `+`, each after an optional weight and `*`.
+def parse(config: ObjectiveConfig) -> Loss:
+    """Return what the text `config.loss` says: names joined by `+`, each after an optional weight and `*`.
 
-    `temperature` is SimCLR's; `block` is the number of rows of a similarity matrix held at a time (0: all);
-    `gradient` is CLIP's, for several processes (see `Clip`).
-    `parse(str(objective))` with the same options gives an equal objective. Raises ConfigError on a syntax
-    error, an unknown or repeated name, and options out of range.
+    `config.options` holds options by the term's name; those of other objectives are left alone. Nothing is imported: a
+    class of a user's own must be known already (see `openslip.objectives.own`). Raises ConfigError on a syntax error,
+    an unknown or repeated name, options that are unknown or out of range, and options of an unknown objective.
     """
-    options = {"temperature": temperature, "block": block, "gradient": gradient}
-    terms: dict[str, tuple[float, Objective]] = {}
+    text = config.loss
+    terms: dict[str, Term] = {}
     position, more = 0, True
     while more:
         match = _TERM.match(text, position)
@@ -108,16 +199,24 @@ def parse(text: str, *, temperature: float = 0.1, block: int = 1024, gradient: s
         if name not in REGISTRY:
             fix = did_you_mean(name.lower(), REGISTRY)
             raise ConfigError(f"Unknown objective {name!r}", got=text, fix=fix)
-        if name in terms:
-            raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
         if not math.isfinite(weight):
             raise ConfigError(f"The weight of {name!r} is too large", got=text)
-        terms[name] = (weight, _create(REGISTRY[name], options))
+        kind = REGISTRY[name]
+        if kind.name in terms:
+            raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
+        options = config.options.get(kind.name, {})
+        own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
+        check_ranges(own, f"objective.{kind.name}.")
+        terms[kind.name] = Term(weight, name, kind, own)
         position, more = match.end(), match["plus"] == "+"
-    (weight, only), *others = terms.values()
-    return only if weight == 1 and not others else Sum(tuple(terms.values()))
+    for name in config.options:
+        if name not in known():
+            raise ConfigError(
+                f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known())
+            )
+    return Loss(tuple(terms.values()))
 
 
-def _create(factory: Any, options: Mapping[str, Any]) -> Objective:
-    fields = {field.name for field in dataclasses.fields(factory)}
-    return factory(**{name: value for name, value in options.items() if name in fields})
+def complete(config: ObjectiveConfig) -> ObjectiveConfig:
+    """Return the configuration with every option of the loss's terms, and none of other objectives."""
+    return dataclasses.replace(config, options=parse(config).options)

@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openslip.errors import ConfigError
-
 
 class Contrast(NamedTuple):
     """The reductions of a matrix of logits that contrastive losses are made of."""
@@ -75,14 +73,6 @@ def contrast(
     return Contrast(*_BlockedLogits.apply(queries, keys, scale, positive, excluded, columns, block))
 
 
-def check_block(block: int) -> None:
-    """Raise ConfigError when `block` is no number of rows."""
-    if block < 0:
-        raise ConfigError(
-            "The block of a loss is a number of rows", got=block, fix="Use 0 for the whole matrix."
-        )
-
-
 class _BlockedLogits(torch.autograd.Function):
     """Row-blocked reductions with recomputation in backward.
 
@@ -105,7 +95,7 @@ class _BlockedLogits(torch.autograd.Function):
         hits_N = torch.empty_like(positive_N, dtype=torch.bool)
         columns_M = queries_ND.new_full((len(keys_MD),), -math.inf) if columns else None
         with torch.autocast(queries_ND.device.type, enabled=False):
-            for part in _parts(len(queries_ND), block):
+            for part in row_blocks(len(queries_ND), block):
                 target_B1 = positive_N[part, None]
                 logits_BM = _logits(queries_ND[part], keys_MD, scale, excluded_N, part)
                 hits_N[part] = logits_BM.argmax(1) == target_B1[:, 0]
@@ -134,7 +124,7 @@ class _BlockedLogits(torch.autograd.Function):
         # Both without the scale, which is multiplied in once at the end.
         g_queries_ND, g_keys_MD = torch.empty_like(queries_ND), torch.zeros_like(keys_MD)
         with torch.autocast(queries_ND.device.type, enabled=False):
-            for part in _parts(len(queries_ND), ctx.block):
+            for part in row_blocks(len(queries_ND), ctx.block):
                 logits_BM = _logits(queries_ND[part], keys_MD, scale, excluded_N, part)
                 g_BM = None
                 if g_columns_M is not None:
@@ -156,7 +146,8 @@ class _BlockedLogits(torch.autograd.Function):
         return g_queries, g_keys, g_scale, None, None, None, None
 
 
-def _parts(length: int, block: int) -> list[slice]:
+def row_blocks(length: int, block: int) -> list[slice]:
+    """Return the blocks of so many rows; of 0, one block."""
     step = block or max(length, 1)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.errors import DataError, EvaluationError
 
 if TYPE_CHECKING:
@@ -164,9 +164,8 @@ def read_pool(
     """Return up to `count` pictures in random order, and how many of those drawn could not be read."""
     from openslip.data.decode import decode
 
-    label_of: Callable[[int], int] | None = (
-        labels.__getitem__ if labels is not None else getattr(source, "label", None)
-    )
+    source = as_source(source)
+    label_of = source.label if labels is None else labels.__getitem__
     pictures, unreadable = [], 0
     for index in np.random.default_rng(seed).permutation(len(source))[:count].tolist():
         try:
@@ -175,7 +174,8 @@ def read_pool(
         except DataError:
             unreadable += 1
             continue
-        pictures.append(Picture(pixels, record.captions, None if label_of is None else int(label_of(index))))
+        label = label_of(index)
+        pictures.append(Picture(pixels, record.captions, None if label is None else int(label)))
     return pictures, unreadable
 
 

@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
-from openslip.config import Config
 from openslip.data.identity import Identity, differences
 from openslip.report.runs import Run
-from openslip.toml import to_dict
-from openslip.training.saving.run import MAY_CHANGE, PLACES
+from openslip.training.saving.run import MAY_CHANGE, PLACES, matches, values_of
 
 LONGEST = 32
 """Characters that a label has at most, if what tells it from others fits into them."""
@@ -74,7 +71,7 @@ def _alike(one: Run, other: Run) -> bool:
     # What data.json says goes before what they are called; without it, a share that is held out may be another.
     free = (*free, *PLACES) if one.data else tuple(key for key in free if key != "data.val")
     values = [
-        {key: value for key, value in _values(run.config).items() if not key.startswith(free)}
+        {key: value for key, value in values_of(run.config).items() if not matches(key, (*free, "name"))}
         for run in (one, other)
     ]
     return values[0] == values[1] and _same_data(one.data, other.data)
@@ -85,12 +82,6 @@ def _same_data(one: Identity | None, other: Identity | None) -> bool:
         return not (one and other and differences(one, other))
     except (LookupError, TypeError, ValueError):  # a file that somebody has changed
         return False
-
-
-def _values(config: Config) -> dict[str, Any]:
-    """Return `section.option` → value."""
-    sections = {name: part for name, part in to_dict(config).items() if isinstance(part, dict)}
-    return {f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()}
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError, did_you_mean
 from openslip.scenes.captions import captions_of
 from openslip.scenes.kinds import NAMES
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DEFAULT_COUNT = 10_000
 
 
-class Scenes:
+class Scenes(Source):
     """Small painted scenes of 24 classes, with captions like people's. Stateless and picklable.
 
     split: `train`; `test` (the same distribution, other pictures); `heldout` (combinations of class and main

@@ -17,7 +17,7 @@ from torch import Tensor
 from openslip.config import VIEWS, ViewsConfig
 from openslip.data.builder import Lane
 from openslip.data.decode import decode
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.data.views import check_views
 from openslip.errors import ConfigError, DataError
 from openslip.files import write_bytes
@@ -64,6 +64,7 @@ def contact_sheet(
     """
     if not 1 <= count <= MOST:
         raise ConfigError(f"A contact sheet shows 1 to {MOST} records", got=count)
+    source = as_source(source)
     if not len(source):
         raise DataError("The source has no records", got=source.name)
     check_views(config)

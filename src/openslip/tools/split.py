@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from openslip.config import DataConfig
-from openslip.data.identity import identify
-from openslip.data.record import Source
+from openslip.data.data import Data
+from openslip.data.record import Source, as_source
 from openslip.data.sources.mixture import split_mixture
 from openslip.data.storage.files import cache_folder, cache_name
 from openslip.data.storage.paths import find_paths
@@ -95,7 +95,7 @@ def split(
 
     Raises DataError where no record or no two groups can be told apart.
     """
-    ranks = ranks or Processes()
+    source, ranks = as_source(source), ranks or Processes()
     with ranks.together():
         place = _place(source, spec) if ranks.first else Path()
         found = _load(place, len(source)) if ranks.first else None
@@ -199,7 +199,7 @@ def _place(source: Source, spec: str) -> Path:
         spec or source.name,
         len(source),
         _stamps(spec),
-        identify({"train": source}, captioned=True),
+        Data(source).identity(captioned=True),
     ]
     return cache_folder() / "splits" / f"{cache_name(json.dumps(about))}.groups"
 

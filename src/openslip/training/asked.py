@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openslip import objectives, toml
+from openslip import toml
 from openslip.config import Config
-from openslip.data.record import Source
+from openslip.data.data import Data
+from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, EvaluationError
 
 
@@ -64,11 +65,20 @@ def _no_configuration(path: str) -> ConfigError:
     )
 
 
-def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source, str]:
-    """Return the data that are given open, or as what `open_source` takes; and that text, "" where they were open.
+def data_of(source: Any, ssl: Any, config: Config, *, captioned: bool) -> tuple[Data, tuple[str, str]]:
+    """Return the data, each given open or as what `open_source` takes; and these texts, "" where they were open.
 
-    ssl: whether the self-supervised views come from them, which need no captions. Raises ConfigError for what is none.
+    ssl: where the images of the self-supervised views come from, if not None. captioned: whether captions are read.
+    Raises ConfigError for what is no source.
     """
+    opened, named = _source_of(source, config, captioned=captioned)
+    if ssl is None:
+        return Data(opened), (named, "")
+    images, ssl_named = _source_of(ssl, config, captioned=False, ssl=True)
+    return Data(opened, images), (named, ssl_named)
+
+
+def _source_of(source: Any, config: Config, *, captioned: bool, ssl: bool = False) -> tuple[Source, str]:
     if isinstance(source, str | os.PathLike) and isinstance(text := os.fspath(source), str):
         from openslip.data.sources import open_source
 
@@ -78,7 +88,7 @@ def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source
             image_root=data.image_root,
             image_column=data.image_column,
             caption_column="" if ssl else data.caption_column,
-            captions_required=not ssl and "text" in objectives.parse(config.objective.loss).needs,
+            captions_required=captioned,
             must_fit=not ssl,
             leave_broken=data.leave_broken,
         )
@@ -92,7 +102,7 @@ def source_of(source: Any, config: Config, *, ssl: bool = False) -> tuple[Source
             fix="Give a path, as to `--data.train`, or what openslip.open_source returns. A source of your own has a "
             "`name` and a length, and gives an openslip.data.record.Record for each index",
         )
-    return source, ""
+    return as_source(source), ""
 
 
 def out_of(out: object, config: Config) -> Path:

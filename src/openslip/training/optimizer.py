@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,13 +18,15 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and "bias" not in name
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters of `model`: a group with decay, one without.
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """Return AdamW over the trainable ones of named parameters: a group with decay, one without.
 
     Each group carries the `names` of its parameters. Where some are spread over the processes and some are not, each
     has groups of its own. Fused where the device offers it (CPU, CUDA, MPS).
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in parameters if p.requires_grad]
     groups = []
     for weight_decay, wanted, spread in (
         (config.weight_decay, True, False),
@@ -34,8 +36,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     ):
         members = [(n, p) for n, p in named if (decays(n, p), isinstance(p, DTensor)) == (wanted, spread)]
         if members:
-            names, parameters = zip(*members)
-            groups.append({"params": list(parameters), "names": names, "weight_decay": weight_decay})
+            names, tensors = zip(*members)
+            groups.append({"params": list(tensors), "names": names, "weight_decay": weight_decay})
     fused = all(p.device.type in ("cpu", "cuda", "mps") and p.is_floating_point() for _, p in named)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
@@ -50,6 +52,18 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warmup: int) -
         return config.lr_start + (config.lr - config.lr_start) * step / max(1, warmup - 1)
     share = (step - warmup) / max(1, steps - warmup)
     return config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + math.cos(math.pi * share))
+
+
+def step_where(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
+    """Take the optimiser's step where `taken`, a scalar bool on the device, is true; else change nothing.
+
+    The fused kernel decides, as it does for torch's GradScaler, so that nobody waits for the device.
+    """
+    optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

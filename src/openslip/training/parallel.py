@@ -1,4 +1,4 @@
-"""The model of a run as its processes share it; model code itself knows nothing of it."""
+"""What a run trains, as its processes share it; model code itself knows nothing of it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from openslip.collectives import rank, world
-from openslip.models import Model
 from openslip.models.batchnorm import synchronise
 from openslip.training.optimizer import make_state, state_tensors
 from openslip.training.saving.tensors import Snapshot, piece_of, read_into, stored_like
+from openslip.training.student import Student, stored_state
 
 
 class Parallel:
-    """A model as the processes of a run share it; this one is for a single process.
+    """A student as the processes of a run share it; this one is for a single process.
 
-    `forward` gives the embeddings of this process's share of the batch. After the backward of their loss, and before
-    anybody looks at the gradients, comes `finish_gradients`.
+    `forward` gives the losses of this process's share of the batch. After their backward, and before anybody looks at
+    the gradients, comes `finish_gradients`.
     """
 
     parts = 1
     """Into how many parts `snapshot` falls: a part for each process, or one, which is the first process's."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.forward: Any = model
+    def __init__(self, student: Student) -> None:
+        self.student = student
+        self.forward: Any = student
 
     def finish_gradients(self, *, whole: bool) -> None:
         """Make each gradient the mean over the processes; whole: the batch has passed `forward` in one piece."""
 
     def snapshot(self, optimizer: torch.optim.Optimizer) -> Snapshot:
         """Return what this process has to write of weights and optimiser state, copied to the CPU's memory."""
-        weights, moments = _pieces(self.model.state_dict()), _pieces(state_tensors(optimizer))
+        weights, moments = _pieces(stored_state(self.student)), _pieces(state_tensors(optimizer))
         return Snapshot(
             {name: tensor for name, (tensor, _) in weights.items()},
             {name: tensor for name, (tensor, _) in moments.items()},
@@ -60,9 +60,9 @@ class Parallel:
     def load(self, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
         """Put back the weights and optimiser state of a checkpoint, of however many processes it is.
 
-        Raises CheckpointError when it cannot be read, ValueError when it does not fit the model.
+        Raises CheckpointError when it cannot be read, ValueError when it does not fit the student.
         """
-        weights, stored = self.model.state_dict(), stored_like(checkpoint)
+        weights, stored = stored_state(self.student), stored_like(checkpoint)
         moments = {name: stored.pop(name) for name in list(stored) if "|" in name}
         wrong = sorted(weights.keys() ^ stored.keys())
         wrong = wrong or [name for name in weights if weights[name].shape != stored[name].shape]
@@ -71,12 +71,12 @@ class Parallel:
         read_into(checkpoint, weights | make_state(optimizer, moments))
 
     def whole_weights(self) -> dict[str, Tensor]:
-        """Return the weights as whole tensors, to the first process alone; all processes must call it.
+        """Return the model's weights as whole tensors, to the first process alone; all processes must call it.
 
         Those that are spread over the processes are gathered one at a time, into the CPU's memory.
         """
         weights = {}
-        for name, tensor in self.model.state_dict().items():
+        for name, tensor in self.student.model.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if rank() == 0:
                 weights[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
@@ -84,41 +84,44 @@ class Parallel:
 
 
 class Replicas(Parallel):
-    """Each process has the whole model (DistributedDataParallel).
+    """Each process has the whole student (DistributedDataParallel).
 
-    some_unused: whether there are steps that leave out a part of the model, which costs a look at each step's graph.
+    some_unused: whether there are steps that leave out a part of the student, which costs a look at each step's graph.
     """
 
-    def __init__(self, model: Model, *, some_unused: bool = False) -> None:
-        super().__init__(model)
+    def __init__(self, student: Student, *, some_unused: bool = False) -> None:
+        super().__init__(student)
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {buffers: False}  # they are the same on all, by the same statistics
         # Without this, gradients are put together anew after a process's first step, hence added up in another order: a
         # run that is resumed would not end with the bits of one that is not. GPUs do not keep that order anyway.
-        steady = next(model.parameters()).device.type == "cpu"
+        steady = next(student.parameters()).device.type == "cpu"
         self.forward = DistributedDataParallel(
-            model, gradient_as_bucket_view=True, find_unused_parameters=some_unused or steady, **options
+            student, gradient_as_bucket_view=True, find_unused_parameters=some_unused or steady, **options
         )
 
     def finish_gradients(self, *, whole: bool) -> None:
         if not whole:  # the towers have run a part at a time, past DistributedDataParallel
-            _average([p.grad for p in self.model.parameters() if p.grad is not None])
+            _average([p.grad for p in self.student.parameters() if p.grad is not None])
 
 
 class Shards(Parallel):
     """The towers' matrices are spread over the processes (FSDP2), a block at a time.
 
-    The rest is small and stays whole on each, in fp32: the towers' vectors, and what stands after them, the
-    self-supervised head above all.
+    The rest is small and stays whole on each, in fp32: the towers' vectors, the projections, and all that the
+    objective has.
 
     dtype: of the towers' arithmetic. The blocks' matrices travel in it, as autocast would cast them; were it autocast
     that does so, every process would keep the result, the whole tower, until the backward pass. Gradients are added up
     in fp32.
     """
 
-    def __init__(self, model: Model, *, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
-        super().__init__(model)
+    def __init__(
+        self, student: Student, *, dtype: torch.dtype = torch.float32, offload: bool = False
+    ) -> None:
+        super().__init__(student)
+        model = student.model
         self.parts = world()
         # Where the model is, which need not be on the GPU that the machine has.
         options: dict[str, Any] = {
@@ -136,29 +139,29 @@ class Shards(Parallel):
             fully_shard(tower, **options)
 
     def finish_gradients(self, *, whole: bool) -> None:
-        stay = (p for p in self.model.parameters() if not isinstance(p, DTensor))
+        stay = (p for p in self.student.parameters() if not isinstance(p, DTensor))
         _average([p.grad for p in stay if p.grad is not None])
 
 
 def parallelise(
-    model: Model,
+    student: Student,
     kind: Literal["ddp", "fsdp"] = "ddp",
     *,
     dtype: torch.dtype = torch.float32,
     offload: bool = False,
     some_unused: bool = False,
 ) -> Parallel:
-    """Return the model as this process's part of what the processes of the run train together.
+    """Return the student as this process's part of what the processes of the run train together.
 
     dtype, offload: of fsdp, see `Shards` and `TrainingConfig`. some_unused: see `Replicas`. In place, after `prepare`
     and before the optimiser is made. Every BatchNorm becomes one over the whole batch.
     """
     if world() == 1:
-        return Parallel(model)
-    synchronise(model)
+        return Parallel(student)
+    synchronise(student)
     if kind == "ddp":
-        return Replicas(model, some_unused=some_unused)
-    return Shards(model, dtype=dtype, offload=offload)
+        return Replicas(student, some_unused=some_unused)
+    return Shards(student, dtype=dtype, offload=offload)
 
 
 def _blocks(tower: nn.Module) -> list[nn.Module]:

@@ -12,14 +12,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from openslip.config import SSL_VIEWS, Config
+from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
 from openslip.models import Model
+from openslip.models.inputs import Inputs
+from openslip.objectives import At, Loss
+from openslip.ranges import check_ranges
 from openslip.training.budget import parse_budget
 from openslip.training.precision import autocast, choose_device, choose_precision
-from openslip.training.ranges import check_ranges
 
 TYPICAL_CAPTION = 24
 """Tokens of a longish caption, for the estimate of memory."""
@@ -39,9 +41,10 @@ class Plan:
     warmup: int
     device: torch.device
     dtype: torch.dtype
-    needs: tuple[str, ...]
+    loss: Loss
+    """What is minimised."""
     schedule: Schedule
-    """Which rows get self-supervised views."""
+    """Which rows get scheduled views."""
     processes: int = 1
     seconds: float = 0.0
 
@@ -65,13 +68,20 @@ class Plan:
             f"{seen / self.records:.2g} of an epoch"
         )
 
+    def at(self, step: int) -> At:
+        """Return what an objective knows of where in the run the step after `step` others is."""
+        scheduled = step % self.schedule.every == 0
+        return At(step, self.steps, self.config.training.seed, scheduled)
+
     def of_steps(self, steps: int) -> Plan:
         """Return the plan of a budget that has room for `steps`."""
         return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
 
 
-def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: int = 1) -> Plan:
-    """Work out steps, device and precision; ConfigError where the values cannot work together."""
+def make_plan(
+    config: Config, loss: Loss, records: int, processes: int = 1, device: torch.device | None = None
+) -> Plan:
+    """Work out steps and precision, and the device if none is given; ConfigError where values cannot work together."""
     training = config.training
     check_ranges(config)
     _check_batch(training.batch, records, processes)
@@ -83,7 +93,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             got=f"{schedule.rows} of a batch of {training.batch}",
             fix=f"Choose --objective.ssl-share so that its share of the batch is a multiple of {processes}",
         )
-    if not schedule.always and set(needs) <= set(SSL_VIEWS):
+    if not schedule.always and all(view.scheduled for view in loss.views):
         raise ConfigError(
             "Without self-supervised views there is nothing to train on some steps or rows",
             got=f"objective.ssl_every {schedule.every}, objective.ssl_share {schedule.share:g}",
@@ -99,7 +109,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
         )
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
-    device = choose_device(training.device)
+    device = device or choose_device(training.device)
     if training.offload and (training.parallel != "fsdp" or device.type != "cuda" or processes == 1):
         many = f"{processes} process{'es' * (processes > 1)}"
         raise ConfigError(
@@ -114,7 +124,7 @@ def make_plan(config: Config, records: int, needs: tuple[str, ...], processes: i
             got="--training.precision fp16 --training.parallel fsdp",
             fix="Use --training.precision bf16, or --training.parallel ddp",
         )
-    plan = Plan(config, records, steps, warmup, device, dtype, needs, schedule, processes, budget.seconds)
+    plan = Plan(config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds)
     return plan.of_steps(counted) if counted else plan
 
 
@@ -133,16 +143,17 @@ def _check_batch(batch: int, records: int, processes: int) -> None:
         )
 
 
-def check_ssl(needs: tuple[str, ...]) -> None:
-    """Raise ConfigError when the objective has no use for pictures of their own for the self-supervised views."""
-    if "ssl_1" not in needs:
+def check_ssl(loss: Loss) -> None:
+    """Raise ConfigError when the objective has no use for images of their own for the self-supervised views."""
+    scheduled = {view.scheduled for view in loss.views}
+    if True not in scheduled:
         raise ConfigError(
-            "The objective takes no self-supervised views", got=needs, fix="Leave --data.ssl out"
+            "The objective takes no self-supervised views", got=str(loss), fix="Leave --data.ssl out"
         )
-    if "image" not in needs:
+    if False not in scheduled:
         raise ConfigError(
             "The objective takes nothing but self-supervised views",
-            got=needs,
+            got=str(loss),
             fix="Give the pictures as --data.train, and leave --data.ssl out",
         )
 
@@ -177,15 +188,16 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
     context = plan.config.model.text.context
     views = {}
-    for name in (n for n in plan.needs if n != "text"):
-        rows = max(2, round(plan.schedule.share * batch)) if name in SSL_VIEWS else batch
-        size = plan.config.views.of(name).size
-        views[name] = torch.zeros(rows, 3, size, size, device=plan.device)
+    for view in plan.loss.views:
+        rows = max(2, round(plan.schedule.share * batch)) if view.scheduled else batch
+        size = plan.config.views.of(view.kind).size
+        views[view.name] = torch.zeros(rows, 3, size, size, device=plan.device)
     tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
     # Uncompiled: these two small batches are not worth a graph of their own, which training would then be stuck with.
     with torch.compiler.set_stance("force_eager"), Made(model.parameters()) as made:
         with autocast(plan.device, plan.dtype):
-            outputs = model.features(views, tokens if "text" in plan.needs else None)
+            inputs = Inputs(views, tokens if plan.loss.captioned else None)
+            outputs = model.features(inputs, plan.loss.needs)
         total = made.alive()
     del outputs
     return total

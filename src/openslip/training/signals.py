@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from openslip.errors import TrainingError
+
 HELD_DOWN = 1.0
 """Seconds within which another Ctrl-C is the same one: a key held down, or torchrun, which passes on to its processes
 what they have had from the terminal."""
@@ -17,6 +19,14 @@ what they have had from the terminal."""
 
 class Stopped(BaseException):
     """Raised out of what was waited for when this process is asked to stop; no error, hence no Exception."""
+
+
+class Interrupted(TrainingError):
+    """The run was asked to stop by the signal `number`, 0 if only another process was; its state is saved."""
+
+    def __init__(self, what: str, *, number: int = 0, fix: str = "") -> None:
+        super().__init__(what, fix=fix)
+        self.status = 128 + (number or signal.SIGTERM)
 
 
 class StopSignal:

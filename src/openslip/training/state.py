@@ -8,53 +8,56 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from openslip.data.record import Source
+from torch import Tensor
+
+from openslip.collectives import add_up
+from openslip.data.data import Data
 from openslip.errors import CheckpointError
 from openslip.evaluation import Result
 from openslip.evaluation.distinct import keys
 from openslip.models.pretrained import with_known_name
+from openslip.objectives import At
 from openslip.processes import Processes
 from openslip.training.budget import parse_budget
-from openslip.training.optimizer import build_optimizer
+from openslip.training.optimizer import build_optimizer, learning_rate, set_learning_rate, step_where
+from openslip.training.outcomes import Outcomes
 from openslip.training.parallel import Parallel
 from openslip.training.plan import Plan
 from openslip.training.precision import loss_scaler
 from openslip.training.saving import checkpoint
-from openslip.training.saving.counts import Counts
 from openslip.training.saving.metadata import describe
 from openslip.training.saving.run import RunFolder
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
-from openslip.training.watching.tracking import Window
+from openslip.training.step import gradient_norm
+from openslip.training.student import stored_parameters
 
 
 class State:
     """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
 
-    lanes: the sources that records are counted for, see `Counts`. say: tells people of what went wrong.
+    data: what the run trains on. say: tells people what they should know of.
     """
 
     def __init__(
         self,
         plan: Plan,
         run: RunFolder,
-        lanes: Mapping[str, Source | None],
+        data: Data,
         parallel: Parallel,
         processes: Processes,
         say: Callable[[str], None],
     ) -> None:
-        self.plan, self.run, self.lanes, self.say = plan, run, lanes, say
+        self.plan, self.run, self.data, self.say = plan, run, data, say
         self.parallel, self.processes = parallel, processes
-        self.optimizer = build_optimizer(parallel.model, plan.config.optimizer)
+        self.optimizer = build_optimizer(stored_parameters(parallel.student), plan.config.optimizer)
         self.scaler = loss_scaler(plan.device, plan.dtype)
         self.step = 0
-        self.records = Counts(lanes)
-        self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
         self.scores: dict[str, float] = {}
         self.measured: dict[str, str] = {}
         self.score_of = ""
         self.measured_at = -1
-        self.window = Window()
+        self.outcomes = Outcomes(plan.config, data, run, processes, self.scaler, say)
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.timed = parse_budget(plan.config.training.budget).seconds > 0
         self.spent = 0.0
@@ -71,11 +74,21 @@ class State:
         """Whether what has been learned is in a checkpoint, or on its way into one; before the first step it is."""
         return self.step == self.saved_step
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """What went wrong so far, as the metrics name it."""
-        counts = {"skipped": self.records.total.skipped, "nonfinite": self.nonfinite}
-        return counts | ({"overflow": self.overflow} if self.scaler.is_enabled() else {})
+    def optimise(self, loss: Tensor, at: At) -> Tensor:
+        """Take the optimiser's step, unless the loss or its gradient is not finite; return the gradient's norm.
+
+        The device decides, and all processes alike: a loss that is not finite on one is none on any.
+        """
+        plan, student, config = self.plan, self.parallel.student, self.plan.config.optimizer
+        set_learning_rate(self.optimizer, learning_rate(config, self.step, plan.steps, plan.warmup))
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(student, config.clip_grad)
+        taken = add_up(loss).isfinite() & norm.to(loss.device).isfinite()
+        step_where(self.optimizer, taken)
+        student.after_step(at, taken)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def restore(self) -> None:
         """Go to the newest good checkpoint, if there is one. All processes read it, from a folder that they share.
@@ -127,19 +140,13 @@ class State:
 
     def _put_back(self, saved: Mapping[str, Any]) -> None:
         """Take a checkpoint's values over, each of the kind it has to be. Raises what a wrong one causes."""
-        counts, window = saved["counts"], saved["window"]
         self.step, self.measured_at = int(saved["step"]), int(saved.get("measured_at", -1))
         self.scores = {str(name): float(score) for name, score in saved["scores"].items()}
         self.measured = {str(name): str(what) for name, what in saved.get("measured", {}).items()}
         self.score_of = str(saved.get("score_of", ""))
-        self.nonfinite, self.overflow = int(counts["nonfinite"]), int(counts.get("overflow", 0))
-        self.nonfinite_in_a_row = int(saved["nonfinite_in_a_row"])
         self.spent = float(saved.get("spent", 0))
-        self.records = Counts(self.lanes, saved.get("records"), self.step)
+        self.outcomes.restore(saved, self.step)
         self.scaler.load_state_dict(saved.get("scaler", {}))
-        self.window = Window(
-            {name: (float(total), int(steps)) for name, (total, steps) in window.items() if steps}
-        )
         steps = saved.get("steps")
         if self.step > (int(steps) if steps else self.plan.steps):
             raise ValueError(f"step {self.step:,} lies beyond the run's last one")
@@ -149,9 +156,11 @@ class State:
     def save(self) -> None:
         """Write a checkpoint in the background. Its state is that of now: tensors are copied, numbers encoded."""
         folder, step, config = self.run.checkpoints, self.step, self.plan.config
-        saved = self.to_dict()
+        self.outcomes.settle()
+        saved, outcomes = self.to_dict(), self.outcomes
         write_counts = partial(
-            self.run.write_counts, self.records.to_dict(step, self.nonfinite, config.training.batch)
+            self.run.write_counts,
+            outcomes.records.to_dict(step, outcomes.nonfinite, config.training.batch),
         )
 
         def commit(checksums: Mapping[str, str]) -> None:
@@ -162,7 +171,7 @@ class State:
                 except CheckpointError as error:  # the checkpoint itself is there
                     self._warn(error)
 
-        tower = self.parallel.model.image_tower
+        tower = self.parallel.student.model.image_tower
 
         def take() -> Snapshot:
             return replace(
@@ -178,11 +187,8 @@ class State:
         return {
             "position": self.position,
             "steps": None if self.plan.seconds else self.plan.steps,
-            "counts": self.counts,
-            "records": self.records.state,
-            "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            **self.outcomes.to_dict(),
             "scaler": self.scaler.state_dict(),
-            "window": dict(self.window.sums),
             "measured_at": self.measured_at,
             "scores": dict(self.scores),
             "measured": dict(self.measured),

@@ -2,66 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from openslip.collectives import rank, world
-from openslip.models import Model
-from openslip.models.dropping import Rows
+from openslip.models.inputs import Inputs
+from openslip.needs import Need
+from openslip.objectives import At
 from openslip.training.parallel import Parallel
 from openslip.training.precision import autocast
+from openslip.training.student import Student
 
 UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
-Objective = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A batch as the model takes it: view name → (N, 3, S, S) float, tokens (N, L) or None.
-
-    Self-supervised views may be of fewer rows, spread evenly over the batch, or absent.
-    """
-
-    views: Mapping[str, Tensor]
-    tokens: Tensor | None
-    rows: Mapping[str, Rows] = field(default_factory=dict)
-    """Which rows of the batch of all processes each view holds; by default this process's share."""
-
-    def __post_init__(self) -> None:
-        if not self.rows:
-            counts = {name: len(view) for name, view in self.views.items()}
-            rows = {name: Rows(rank() * count, count, world() * count) for name, count in counts.items()}
-            object.__setattr__(self, "rows", rows)
-
-    def __len__(self) -> int:
-        return max(map(len, self.views.values()))
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.views.values())).device
-
-    def split(self, size: int) -> Iterator[Inputs]:
-        """Yield consecutive parts of at most `size` samples, each with its share of every view."""
-        whole = len(self)
-        for start in range(0, whole, size):
-            stop = min(start + size, whole)
-            views, rows = {}, {}
-            for name, view in self.views.items():
-                part = slice(start * len(view) // whole, stop * len(view) // whole)
-                views[name], of_all = view[part], self.rows[name]
-                rows[name] = Rows(of_all.first + part.start, part.stop - part.start, of_all.total)
-            yield Inputs(views, None if self.tokens is None else self.tokens[start:stop], rows)
 
 
 def backward(
     parallel: Parallel,
-    objective: Objective,
     inputs: Inputs,
+    at: At,
     *,
     dtype: torch.dtype = torch.float32,
     micro_batch: int = 0,
@@ -84,11 +45,11 @@ def backward(
     in_parts = bool(micro_batch) and micro_batch < len(inputs)
     if in_parts:
         parts = list(inputs.split(micro_batch))
-        losses = _backward_in_parts(parallel.model, objective, parts, dtype, seed, phases, scaler)
+        losses = _backward_in_parts(parallel.student, parts, at, dtype, seed, phases, scaler)
     else:
         torch.manual_seed(seed)
         with phases("forward"), autocast(inputs.device, dtype):
-            losses = objective(parallel.forward(inputs.views, inputs.tokens, inputs.rows))
+            losses = parallel.forward(inputs, at)
         with phases("backward"):
             scaler.scale(losses["loss"]).backward()
     with phases("communication"):
@@ -97,9 +58,9 @@ def backward(
 
 
 def _backward_in_parts(
-    model: Model,
-    objective: Objective,
+    student: Student,
     parts: Sequence[Inputs],
+    at: At,
     dtype: torch.dtype,
     seed: int,
     phases: Callable[[str], AbstractContextManager[object]],
@@ -108,36 +69,42 @@ def _backward_in_parts(
     """`backward` with the towers seeing a part of the batch at a time: features, their gradient, then the towers'."""
     device = parts[0].device
 
-    def features(part: Inputs) -> dict[str, Tensor]:
+    def features(part: Inputs) -> dict[tuple[str, Need], Tensor]:
         torch.manual_seed(seed)
         with phases("forward"), autocast(device, dtype):
-            return model.features(part.views, part.tokens, part.rows)
+            return student.features(part, at)
 
     with torch.no_grad():
         cached = [features(part) for part in parts]
-    # Few self-supervised rows leave some parts without any.
-    pieces = {name: [part[name] for part in cached if name in part] for name in model.embeddings}
-    whole = {name: torch.cat(rows).requires_grad_() for name, rows in pieces.items() if rows}
+        with phases("forward"), autocast(device, dtype):
+            for part, found in zip(parts, cached):
+                found |= student.teachers_features(part, at)
+    # Few rows with scheduled views leave some parts without any.
+    keys = dict.fromkeys(key for part in cached for key in part)
+    pieces = {key: [part[key] for part in cached if key in part] for key in keys}
+    whole = {key: torch.cat(rows) for key, rows in pieces.items()}
+    for (by, _), feature in whole.items():
+        feature.requires_grad_(not by and feature.is_floating_point())
     with phases("forward"), autocast(device, dtype):
-        losses = objective(model.heads(whole))
+        losses = student.losses(whole, at)
     with phases("backward"):
         scaler.scale(losses["loss"]).backward()
     gradients = {
-        name: iter(feature.grad.split([len(piece) for piece in pieces[name]]))
-        for name, feature in whole.items()
+        key: iter(feature.grad.split([len(piece) for piece in pieces[key]]))
+        for key, feature in whole.items()
         if feature.grad is not None
     }
     for part in parts:
-        again = {name: feature for name, feature in features(part).items() if name in gradients}
+        again = {key: feature for key, feature in features(part).items() if key in gradients}
         with phases("backward"):
-            torch.autograd.backward(list(again.values()), [next(gradients[name]) for name in again])
+            torch.autograd.backward(list(again.values()), [next(gradients[key]) for key in again])
     return losses
 
 
-def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
+def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> Tensor:
     """Return the Euclidean norm of all gradients, after which they are scaled down to `limit` if it is set.
 
-    Gradients may be whole or spread over the processes; all get the same number.
+    Gradients may be whole or spread over the processes; all get the same number, a scalar on the device.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     spread = [p for p in parameters if isinstance(p, DTensor)]
@@ -148,7 +115,7 @@ def gradient_norm(model: torch.nn.Module, limit: float = 0.0) -> float:
     if limit:
         for some in (spread, whole):
             torch.nn.utils.clip_grads_with_norm_(some, limit, norm)
-    return float(norm)
+    return norm
 
 
 def _norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -97,3 +98,21 @@ def _keep(batch: Batch, device: torch.device) -> None:
     working = torch.cuda.current_stream(device)
     for tensor in [*batch.views.values(), *([] if batch.tokens is None else [batch.tokens])]:
         tensor.record_stream(working)
+
+
+def run_ahead(device: torch.device, steps: int = 2) -> Callable[[], None]:
+    """Return what to call after each step, so that this process is never more than `steps` ahead of a GPU.
+
+    Nothing in a step waits for the GPU. Without a bound, the views of all steps that were begun would be in its memory.
+    """
+    if device.type != "cuda":
+        return lambda: None
+    begun: deque[torch.cuda.Event] = deque()
+
+    def after_step() -> None:
+        begun.append(torch.cuda.Event())
+        begun[-1].record()
+        if len(begun) > steps:
+            begun.popleft().synchronize()
+
+    return after_step

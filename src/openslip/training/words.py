@@ -6,33 +6,31 @@ from pathlib import Path
 
 import torch
 
-from openslip.config import SSL_VIEWS
-from openslip.data.contents import described, losses
+from openslip.data.data import Data
 from openslip.data.loader import default_workers
-from openslip.data.order import epoch_length, longest_block
 from openslip.data.pieces import keep_ready, sample_bytes
-from openslip.data.record import Source
-from openslip.models import Model
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, memory
+from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
+_LANES = {"train": "data", "ssl": "ssl data"}
 
-def describe(
-    plan: Plan, model: Model, run: Path, source: Source, ssl: Source | None = None, *, evaluated: bool = True
-) -> str:
+
+def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
     """Return the plan in words: parameters, samples, global batch, steps, memory, where things go.
 
     evaluated: whether there is anything that measures.
     """
     config, training = plan.config, plan.config.training
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    total = sum(p.numel() for p in model.parameters())
-    weights, activations = memory(plan, model)
+    trained = [*student.model.named_children(), *student.objective.named_children()]
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in trained}
+    total = sum(p.numel() for p in student.parameters())
+    weights, activations = memory(plan, student.model)
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
     if training.precision == "fp8":
         dtype = "fp8 and bf16"
-    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
+    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items() if count)
     gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
     fastest, origin = peak(plan.device, plan.dtype)
     recomputed = {
@@ -44,9 +42,8 @@ def describe(
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
-        "data": _data(plan.records, source),
-        **({"ssl data": _data(epoch_length(ssl), ssl)} if ssl is not None else {}),
-        "validation": _validation(plan, source, evaluated),
+        **{_LANES[lane]: words for lane, words in data.described().items()},
+        "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
@@ -54,10 +51,10 @@ def describe(
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries"
-        + _ready(plan, longest_block(source, ssl)),
+        + _ready(plan, data.longest_block),
         "written to": str(run),
     }
-    if lost := [*losses(source), *losses(ssl), *filter(None, [plan.part_of_an_epoch])]:
+    if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
@@ -75,14 +72,14 @@ def _processes(plan: Plan) -> str:
 def _views(plan: Plan) -> str:
     """Return the views with their size, what is left out of them, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
-    for name in (n for n in plan.needs if n != "text"):
-        view, often = plan.config.views.of(name), plan.schedule
+    for drawn in plan.loss.views:
+        view, often = plan.config.views.of(drawn.kind), plan.schedule
         words = f"at {view.size} px"
         words += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
-        if name in SSL_VIEWS:
+        if drawn.scheduled:
             words += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             words += f", on one step of {often.every}" if often.every > 1 else ""
-        lines.setdefault(words, []).append(name)
+        lines.setdefault(words, []).append(drawn.name)
     return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
 
 
@@ -107,19 +104,13 @@ def _warmup(plan: Plan) -> str:
     return f"a warm-up of {plan.warmup_share:.1%}" if plan.seconds else f"{plan.warmup:,} warm-up steps"
 
 
-def _data(records: int, source: Source) -> str:
-    """Return what there is of a source, with what it guessed on opening."""
-    lines = f"{records:,} records from {source.name}", getattr(source, "note", ""), *described(source)
-    return "\n".join(filter(None, lines))
-
-
-def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
+def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     """Return what is measured, or that nothing is, and how to change that."""
-    config, held_out = plan.config, getattr(source, "held_out", None)
+    config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
         return "\n".join([held_out.words(), *tasks])
-    if config.data.val and "text" in plan.needs:
+    if config.data.val and plan.loss.captioned:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
@@ -132,7 +123,7 @@ def _validation(plan: Plan, source: Source, evaluated: bool) -> str:
         return "by the program that trains"
     return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (
         "`--data.val 10%` holds out a tenth of the training data"
-        if "text" in plan.needs
+        if plan.loss.captioned
         else "`--evaluation.tasks knn:FOLDER` measures on pictures sorted into a folder for each class"
     )
 
@@ -141,7 +132,8 @@ def _ready(plan: Plan, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(plan.config.views, plan.needs, plan.schedule.rows / plan.schedule.batch)
+    names = tuple(view.name for view in plan.loss.views)
+    size = sample_bytes(plan.config.views, names, plan.schedule.rows / plan.schedule.batch)
     ready = keep_ready(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

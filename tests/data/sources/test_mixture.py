@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import pytest
 
 from openslip.data.order import Order, Part
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.data.sources.mixture import Mixture, split_mixture
 from openslip.errors import DataError
 
 
 @dataclass(frozen=True)
-class Letters:
+class Letters(Source):
     name: str
     count: int
     block: int = 1

@@ -25,6 +25,7 @@ from openslip.data.sources.table import Table
 from openslip.data.sources.webdataset import TarShards
 from openslip.data.sources.yfcc import Yfcc
 from openslip.errors import DataError
+from toys import ToySource
 
 
 @pytest.fixture
@@ -130,9 +131,9 @@ def test_options_reach_the_table(data):
 @pytest.mark.parametrize("spec", ["scenes", "scenes:val:100"])
 def test_scenes(monkeypatch, spec):
     module = types.ModuleType("openslip.scenes")
-    monkeypatch.setattr(module, "open_scenes", lambda spec: f"opened {spec}", raising=False)
+    monkeypatch.setattr(module, "open_scenes", lambda spec: ToySource(name=f"opened {spec}"), raising=False)
     monkeypatch.setitem(sys.modules, "openslip.scenes", module)
-    assert open_source(spec) == f"opened {spec}"
+    assert open_source(spec).name == f"opened {spec}"
 
 
 def test_home_and_relative_paths(data, monkeypatch):

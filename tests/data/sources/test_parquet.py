@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from openslip.data.order import parts_of
 from openslip.data.sources import parquet
 from openslip.data.sources.parquet import ParquetPaths, ParquetTable, open_parquet
 from openslip.errors import DataError
@@ -275,10 +274,10 @@ def test_a_block_between_two_row_groups_reads_each_once_in_any_order(tmp_path, m
     for index in (4, 7, 5, 6, 3, 8):
         assert source[index].key == f"t.parquet:{index}"
     assert read == [0, 1]
-    assert not parts_of(source)[0].as_they_lie
+    assert not source.parts[0].as_they_lie
     monkeypatch.setattr(parquet, "LARGE_GROUP", 10)  # two of these would take too much memory
     source = open_parquet(path)
-    assert parts_of(source)[0].as_they_lie
+    assert source.parts[0].as_they_lie
     assert source._rows.kept.least == 1
 
 

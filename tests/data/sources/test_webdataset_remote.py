@@ -11,6 +11,7 @@ from functools import partial
 import fsspec
 import pytest
 
+from openslip.data.data import Data
 from openslip.data.sources import open_source, tar_index, webdataset
 from openslip.data.sources.webdataset import TarShards
 from openslip.data.storage import files as storage
@@ -252,7 +253,7 @@ def test_training_goes_on_without_it(server, shards, spec):
     source = open_source(spec)
     del server.files["/set/a-1.tar"]
     loader = Loader(
-        source, views=ViewsConfig(size=8), names=("image",), tokenizer=None, batch=12, seed=0, workers=0
+        Data(source), views=ViewsConfig(size=8), names=("image",), tokenizer=None, batch=12, seed=0, workers=0
     )
     batch = next(iter(loader))
     assert sorted(skipped.index for skipped in batch.skipped) == [5, 6, 7]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from check_fakes import encoded, pixels
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.tools.check import as_text, check, judge
 from openslip.tools.check.against import CAPTION, NEAR, NONE, PICTURE, Against, compare, with_findings
@@ -18,7 +18,7 @@ from tools.check.test_groups import SETS, facts, tied
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Source):
     """Records of (picture, side, captions); a picture of None cannot be read, -1 is damaged."""
 
     rows: tuple[tuple[int | None, int, tuple[str, ...]], ...]

@@ -17,7 +17,7 @@ from openslip.data.encode import Encoding
 from openslip.data.record import Record
 from openslip.data.sources.mixture import Mixture
 from openslip.data.sources.webdataset import TarShards
-from openslip.data.subset import without
+from openslip.data.subset import Subset
 from openslip.errors import ConfigError, DataError
 from openslip.scenes import Scenes
 from openslip.tools.convert import shard_size_for, write_shards
@@ -159,19 +159,19 @@ def test_other_settings_are_refused(tmp_path) -> None:
 
 def test_other_records_left_out_are_refused(tmp_path) -> None:
     records: list[Record | Exception] = [Record(png(i), (str(i),), str(i), "listed") for i in range(100)]
-    write_shards(without(Listed(records), [90]), tmp_path, 50)
+    write_shards(Subset(Listed(records), [90]), tmp_path, 50)
     # Of these, too, there are 99, and the records probed, 0, 24, 49 and 74, are the same.
     with pytest.raises(DataError, match="Other records were left out"):
-        write_shards(without(Listed(records), [95]), tmp_path, 50)
+        write_shards(Subset(Listed(records), [95]), tmp_path, 50)
     with pytest.raises(DataError, match="Other records were left out"):
         write_shards(Listed(records[:99]), tmp_path, 50)
-    assert write_shards(without(Listed(records), [90, 90]), tmp_path, 50).written == 99
+    assert write_shards(Subset(Listed(records), [90, 90]), tmp_path, 50).written == 99
 
 
 def test_weights_are_refused(tmp_path) -> None:
     parts = [Scenes("test", 3, size=16), Scenes("test", 2, seed=1, size=16)]
     weighted = Mixture(parts, [1, 0.5], name="a + 0.5 * b")
-    for source in (weighted, without(weighted, [0])):
+    for source in (weighted, Subset(weighted, [0])):
         with pytest.raises(ConfigError, match=r"every record once.*a \+ 0\.5 \* b.*'A \+ B'"):
             write_shards(source, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from openslip.data.contents import Contents
-from openslip.data.order import Order, parts_of
-from openslip.data.record import Skipped, Tally
+from openslip.data.data import Data
+from openslip.data.order import Order
+from openslip.data.record import Record, Skipped, Source, Tally
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import TrainingError
 from openslip.training.saving.counts import Counts
@@ -17,7 +18,7 @@ LISTED = Path("run/skipped.jsonl")
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(Source):
     """So many records that are read in blocks; nobody reads them here."""
 
     length: int
@@ -26,6 +27,9 @@ class Shards:
 
     def __len__(self) -> int:
         return self.length
+
+    def __getitem__(self, index: int) -> Record:
+        raise NotImplementedError
 
 
 def tally(read: int, skipped: int) -> Tally:
@@ -41,7 +45,7 @@ def stops(counts: Counts, allowed: float = 0.05) -> bool:
 
 
 def test_too_much_is_an_error_that_says_what() -> None:
-    counts = Counts({"train": Shards(1000)})
+    counts = Counts(Data(Shards(1000)))
     counts.add([tally(199, 50)])
     counts.judge(0.05, EXAMPLE, LISTED)  # too early to tell
     counts.add([tally(1, 0)])
@@ -54,7 +58,7 @@ def test_too_much_is_an_error_that_says_what() -> None:
 
 @pytest.mark.parametrize(("length", "enough"), [(100_000, 6400), (3000, 3000), (100, 200)])
 def test_blocks_are_judged_when_enough_of_them_were_read_or_all(length: int, enough: int) -> None:
-    counts = Counts({"train": Shards(length, 64)})
+    counts = Counts(Data(Shards(length, 64)))
     counts.add([tally(enough - 1, 190)])
     assert not stops(counts, 0.01)
     counts.add([tally(1, 0)])
@@ -64,7 +68,7 @@ def test_blocks_are_judged_when_enough_of_them_were_read_or_all(length: int, eno
 def stopped_at(seed: int, dead: int, *, shards: int = 100, blocks: int = 4, old: bool = False) -> int:
     """Train an epoch on shards of 64 · `blocks` records of which the first few are dead; 0: not stopped."""
     source = Shards(64 * blocks * shards, 64)
-    order, counts = Order(parts_of(source), seed), Counts({"train": source})
+    order, counts = Order(source.parts, seed), Counts(Data(source))
     skipped = 0
     for read in range(64, len(source) + 1, 64):
         unusable = 64 * (order.locate(read - 64)[1] < 64 * blocks * dead)
@@ -84,7 +88,7 @@ def test_one_dead_shard_of_a_hundred_stops_no_run() -> None:
 
 def test_a_useless_source_is_warned_of_once() -> None:
     mixture = Mixture([Shards(1000), Shards(10, name="small")], [1, 1])
-    counts = Counts({"train": mixture, "ssl": Shards(500, name="pictures")})
+    counts = Counts(Data(mixture, Shards(500, name="pictures")))
     counts.add([tally(19_000, 10), tally(190, 190), tally(500, 260)])
     (warning,) = counts.warnings()
     assert "260 of 500 records of pictures (data.ssl) could not be used" in warning
@@ -93,13 +97,13 @@ def test_a_useless_source_is_warned_of_once() -> None:
     assert "200 of 200 records of small (data.train)" in warning
     assert counts.warnings() == []
     assert not stops(counts)  # but of all that was read it is little
-    alone = Counts({"train": Shards(1000)})
+    alone = Counts(Data(Shards(1000)))
     alone.add([tally(300, 200)])
     assert alone.warnings() == []
 
 
 def test_words() -> None:
-    counts = Counts({"train": Shards(1000), "ssl": None})
+    counts = Counts(Data(Shards(1000)))
     counts.add([tally(1000, 0)])
     assert counts.words(LISTED, 0, 8) == "1,000 records read, all usable"
     counts.add([tally(24, 3)])
@@ -107,7 +111,7 @@ def test_words() -> None:
         "1,024 records read: 1,021 used, 3 skipped and stood in for by others, listed in run/skipped.jsonl\n"
         "16 samples were in 2 steps with a loss that was not finite: not learned from"
     )
-    counts = Counts({"train": Mixture([Shards(10, name="a"), Shards(10, name="b")], [1, 1])})
+    counts = Counts(Data(Mixture([Shards(10, name="a"), Shards(10, name="b")], [1, 1])))
     counts.add([tally(10, 0), tally(10, 2)])
     assert counts.words(LISTED, 0, 8).splitlines()[1:] == [
         "  data.train a: 10 read, 10 used, 0 skipped",
@@ -116,10 +120,10 @@ def test_words() -> None:
 
 
 def test_a_checkpoint_of_before_they_were_kept() -> None:
-    counts = Counts({"train": Shards(10)}, None, 7)
+    counts = Counts(Data(Shards(10)), None, 7)
     counts.add([tally(8, 0)])
     assert counts.words(LISTED, 0, 8) == "8 records read, since step 7, all usable"
-    again = Counts({"train": Shards(10)}, counts.state, 9)
+    again = Counts(Data(Shards(10)), counts.state, 9)
     assert again.to_dict(9, 0, 8) == counts.to_dict(9, 0, 8)
     assert again.to_dict(8, 0, 8)["samples"] == again.total.read == 8
 
@@ -129,5 +133,5 @@ def test_what_a_source_leaves_out_is_kept() -> None:
     contents = Contents("members", 12)
     contents.leave_out("the sample has no picture", "b.txt", 2)
     object.__setattr__(source, "contents", contents)
-    (kept,) = Counts({"train": source, "ssl": Shards(3)}).to_dict(0, 0, 8)["contents"]
+    (kept,) = Counts(Data(source, Shards(3))).to_dict(0, 0, 8)["contents"]
     assert kept == {"lane": "train", "name": "shards", **contents.to_dict()}

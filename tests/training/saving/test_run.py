@@ -11,9 +11,9 @@ from rich.console import Console
 
 from openslip.data.record import Skipped
 from openslip.errors import CheckpointError
-from openslip.training.loop import train
 from openslip.training.saving import run as run_folder
 from openslip.training.saving.run import RunFolder, read_lines
+from openslip.training.train import train
 from toys import make_tiny_config
 
 

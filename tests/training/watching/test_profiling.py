@@ -10,8 +10,8 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent, Kernel
 
 from openslip.errors import ConfigError
-from openslip.training.loop import train
 from openslip.training.saving.run import RunFolder
+from openslip.training.train import train
 from openslip.training.watching.profiling import TRACE, expensive, profiling
 from toys import make_tiny_config
 

@@ -1,17 +1,21 @@
+import math
 import time
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from openslip import recipes
 from openslip.config import ImageTowerConfig
 from openslip.data.record import Batch
 from openslip.models import build
+from openslip.models.text import END_OF_TEXT
 from openslip.objectives import parse
 from openslip.training.watching import speed
-from openslip.training.watching.speed import Phases, Speed, Work, data_sheet, peak
+from openslip.training.watching.speed import Phases, Speed, Work, _count_step, data_sheet, kind_of, peak
 from toys import make_tiny_config
 
 CPU = torch.device("cpu")
@@ -19,7 +23,7 @@ CPU = torch.device("cpu")
 
 def batch_of(needs, rows=6, size=16, length=5) -> Batch:
     views = {name: torch.zeros(rows, 3, size, size, dtype=torch.uint8) for name in needs if name != "text"}
-    tokens = torch.zeros(rows, length, dtype=torch.long) if "text" in needs else None
+    tokens = torch.full((rows, length), END_OF_TEXT) if "text" in needs else None
     return Batch(views, {}, tokens, [str(i) for i in range(rows)], rows)
 
 
@@ -32,16 +36,40 @@ def counted_for_real(config, objective, batch) -> int:
     return counter.get_total_flops()
 
 
+def work_of(config, objective) -> Work:
+    return Work(config, objective, objective.needs, pytest.fail)
+
+
 @pytest.mark.parametrize("loss", ["clip", "simclr", "clip + 1.0 * simclr"])
-@pytest.mark.parametrize("length", [1, 3, 8, 12])
-def test_work_is_what_a_real_step_computes(loss, length) -> None:
+def test_work_is_what_a_real_step_computes(loss) -> None:
+    """With captions of one token and of the whole context to the operation, between them within two percent."""
     config, objective = make_tiny_config(), parse(loss, block=4)
-    batch = batch_of(objective.needs, length=length)
-    if batch.tokens is not None:
-        batch.tokens[:, -1] = 49_407  # nothing to cut off
-    work = Work(config, objective, objective.needs)
-    assert work(batch) == counted_for_real(config, objective, batch) > 0
-    assert work(batch_of(objective.needs, rows=12, length=length)) > 1.9 * work(batch)
+    work, context = work_of(config, objective), config.model.text.context
+    for length, tolerance in ((1, 0), (3, 0.02), (context // 2, 0.02), (context, 0)):
+        batch = batch_of(objective.needs, length=length)
+        counted = counted_for_real(config, objective, batch)
+        assert counted > 0
+        assert work(batch) == pytest.approx(counted, rel=tolerance)
+    assert work(batch_of(objective.needs, rows=12)) > 1.9 * work(batch_of(objective.needs))
+
+
+def test_the_line_between_the_shortest_and_the_longest_captions_is_close() -> None:
+    config = recipes.get("small-data")
+    objective = parse(config.objective.loss)
+    batch = batch_of(objective.needs, rows=8, size=64, length=24)
+    work = work_of(config, objective)
+    counted = _count_step(config, objective, objective.needs, kind_of(batch), 24)
+    assert counted <= work(batch) < 1.002 * counted
+    ((shortest, whole),) = work._known.values()
+    assert shortest < 0.98 * counted
+    assert whole > 1.1 * counted
+
+
+def test_a_step_without_self_supervision_is_a_kind_of_its_own() -> None:
+    config, objective = make_tiny_config(), parse("clip + 1.0 * simclr")
+    work, batch, clip = work_of(config, objective), batch_of(objective.needs), batch_of(("image", "text"))
+    assert work(clip) < 0.6 * work(batch)
+    assert work(clip) == pytest.approx(counted_for_real(config, objective, clip), rel=0.02)
 
 
 def test_a_convolutional_tower_is_counted() -> None:
@@ -52,21 +80,41 @@ def test_a_convolutional_tower_is_counted() -> None:
         views=replace(config.views, size=32),
     )
     batch = batch_of(objective.needs, size=32)
-    assert Work(config, objective, objective.needs)(batch) == counted_for_real(config, objective, batch) > 0
+    assert work_of(config, objective)(batch) == counted_for_real(config, objective, batch) > 0
 
 
-def test_counting_draws_no_random_numbers_and_stops_no_run() -> None:
+def test_counting_draws_no_random_numbers() -> None:
     objective = parse("clip")
     state = torch.get_rng_state()
-    assert Work(make_tiny_config(), objective, objective.needs)(batch_of(objective.needs)) > 0
+    assert work_of(make_tiny_config(), objective)(batch_of(objective.needs)) > 0
     peak(CPU, torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
 
-    def needs_numbers(embeddings):
-        return {"loss": embeddings["image"] * float(embeddings["image"].detach().sum())}
 
-    work = Work(make_tiny_config(), needs_numbers, objective.needs)
-    assert work(batch_of(objective.needs)) == 0
+@pytest.mark.parametrize(
+    "ask",
+    [float, bool, Tensor.tolist, Tensor.numpy, Tensor.nonzero, lambda loss: loss[loss > 0]],
+    ids=["float", "bool", "tolist", "numpy", "nonzero", "mask"],
+)
+def test_an_objective_that_needs_numbers_is_not_counted_and_that_is_said_once(ask) -> None:
+    said = []
+
+    def needs_numbers(embeddings):
+        ask(embeddings["image"].detach().sum())
+        return {"loss": embeddings["image"].sum()}
+
+    work = Work(make_tiny_config(), needs_numbers, ("image", "text"), said.append)
+    assert all(math.isnan(work(batch_of(("image", "text"), rows=rows))) for rows in (6, 6, 8))
+    (words,) = said
+    assert "no tflops and mfu" in words
+
+
+def test_an_error_of_other_kinds_is_not_hidden() -> None:
+    def broken(embeddings):
+        return {"loss": embeddings["no such embedding"]}
+
+    with pytest.raises(KeyError):
+        Work(make_tiny_config(), broken, ("image", "text"), pytest.fail)(batch_of(("image", "text")))
 
 
 class Clock:
@@ -134,7 +182,7 @@ def test_a_line_of_speeds(monkeypatch) -> None:
         measured.add(batch, seconds=1.0, waited=0.25)
     expected = {"samples_per_second": 6.0, "data_wait": 0.25, "time_forward": 0.5, "tflops": 3.0, "mfu": 0.3}
     assert measured.take() == expected
-    measured.work = lambda batch: 0
+    measured.work = lambda batch: math.nan
     measured.add(batch, seconds=2.0, waited=0.0)
     assert measured.take() == {"samples_per_second": 3.0, "data_wait": 0.0}
 

@@ -11,9 +11,10 @@ from rich.console import Console
 from openslip import toml
 from openslip.config import TrackingConfig
 from openslip.errors import ConfigError
-from openslip.training.loop import Interrupted, train
 from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
 from openslip.training.state import State
+from openslip.training.train import train
 from openslip.training.watching.tracking import Window, numbers, progress_text
 from toys import make_tiny_config
 

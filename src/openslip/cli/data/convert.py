@@ -82,7 +82,7 @@ def _check(options: Options, given: set[str]) -> None:
 def run(options: Options, ranks: Processes) -> None:
     """Write what is this process's to write; the first one says what has become of it all."""
     from openslip.data.contents import described
-    from openslip.data.subset import Subset, without
+    from openslip.data.subset import Subset
     from openslip.tools.check.listing import compare, read_list
     from openslip.tools.convert import write_shards
 
@@ -90,7 +90,7 @@ def run(options: Options, ranks: Processes) -> None:
         source = options.open(say=ranks.first)
     if options.without:
         listed = read_list(options.without, near=options.near)
-        whole, source = source, without(source, listed)
+        whole, source = source, Subset(source, listed)
         with ranks.together():
             if ranks.first:
                 compare(whole, listed, processes=options.processes, shown=True)

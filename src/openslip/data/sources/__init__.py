@@ -154,7 +154,7 @@ def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
 
 def _told(source: Source, layout: Layout) -> Source:
     """Return the source, which says besides what of a folder is taken and what is left out."""
-    own = getattr(source, "contents", None)
+    own = source.contents
     if layout.kind == "pictures" and own:  # it counts files as well
         for reason, left in layout.left_out.items():
             own.see(left.count)
@@ -164,12 +164,12 @@ def _told(source: Source, layout: Layout) -> Source:
         beside = Contents("files", taken + sum(left.count for left in layout.left_out.values()))
         for reason, left in layout.left_out.items():
             beside.leave_out(reason, left.example, left.count, lost=left.lost)
-        if before := getattr(source, "beside", None):
+        if before := source.beside:
             beside.seen -= taken  # which it has counted
             beside.add(before)
-        source.beside = beside  # type: ignore
+        source.beside = beside
     if layout.notes:
-        source.note = "\n".join(filter(None, [*layout.notes, getattr(source, "note", "")]))  # type: ignore
+        source.note = "\n".join(note for note in (*layout.notes, source.note) if note)
     return source
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from openslip.data.limits import FILE_BYTES
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.data.sources import near
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.spelling import BELOW, Found, Spelling, is_file
@@ -92,7 +92,7 @@ class Strings:
         self._text, self._ends = (shared.array for shared in state)
 
 
-class ImageFiles:
+class ImageFiles(Source):
     """Image files with captions; the base of the sources that name their images one by one.
 
     `entries` are (path, captions) pairs, the path relative to `root` or absolute. A record's key is its path
@@ -203,7 +203,6 @@ class ImageFiles:
         rooted = [BELOW in f.how for name, f in zip(more, found) if f and name.startswith(("/", "\\"))]
         self.spelling.below = bool(rooted) and all(rooted)
         said += _how_spelled(found) + self._leading_out(home, "table's" if table else "image", any(rooted))
-        self.note = getattr(self, "note", "")
         for sentence in said:
             self.note = ". ".join(filter(None, [self.note.rstrip("."), sentence]))
 

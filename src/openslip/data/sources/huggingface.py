@@ -127,7 +127,7 @@ def _joined(*notes: str) -> str:
     return ". ".join(note.rstrip(".") for note in notes if note)
 
 
-class HubDataset:
+class HubDataset(Source):
     """The records of a `datasets.Dataset`, in its order. Images are taken as they are stored, never decoded.
 
     Columns are chosen as for Parquet (see `arrow.choose_typed`); `note` says what was guessed. A record's key is

@@ -8,13 +8,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
-from openslip.data.order import Part, parts_of
-from openslip.data.record import Record, Source
+from openslip.data.contents import Contents
+from openslip.data.record import Part, Record, Source, as_source
 from openslip.data.storage.paths import stands_for_something
 from openslip.errors import DataError
 
 
-class Mixture:
+class Mixture(Source):
     """The records of all `sources`, one source after the other; the order of training mixes them.
 
     A weight is how often an epoch goes through a source: 1 once, 2 twice, 0.5 half of it, and the other half in the
@@ -30,9 +30,15 @@ class Mixture:
                     got=f"{weight:g} for {source.name}",
                     fix="1 goes through the source once an epoch, 0.5 through half of it",
                 )
-        self.sources, self.weights = tuple(sources), tuple(float(weight) for weight in weights)
-        self.name = name or " + ".join(source.name for source in sources)
-        self._ends = list(itertools.accumulate(map(len, sources)))
+        self.sources, self.weights = tuple(map(as_source, sources)), tuple(map(float, weights))
+        self.name = name or " + ".join(source.name for source in self.sources)
+        lines = [
+            f"{len(source):,} records × {weight:g} from {source.name}"
+            for source, weight in zip(self.sources, self.weights)
+        ]
+        self.note = "\n".join([*lines, *(source.note for source in self.sources if source.note)])
+        self.options = tuple(sorted({option for source in self.sources for option in source.options}))
+        self._ends = list(itertools.accumulate(map(len, self.sources)))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -54,17 +60,11 @@ class Mixture:
         return tuple(
             replace(part, share=max(1, round(part.share * weight)))
             for source, weight in zip(self.sources, self.weights)
-            for part in parts_of(source)
+            for part in source.parts
         )
 
-    @property
-    def note(self) -> str:
-        """What there is of each source, and what the sources have to say themselves."""
-        lines = [
-            f"{len(source):,} records × {weight:g} from {source.name}"
-            for source, weight in zip(self.sources, self.weights)
-        ]
-        return "\n".join([*lines, *filter(None, (getattr(source, "note", "") for source in self.sources))])
+    def contents_by_name(self) -> list[tuple[str, Contents]]:
+        return [found for source in self.sources for found in source.contents_by_name()]
 
 
 def split_mixture(spec: str) -> list[tuple[float, str]]:

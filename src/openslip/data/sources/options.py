@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from openslip.data.record import Source
 from openslip.errors import DataError
@@ -32,19 +31,12 @@ def open_fitting(
     for spec in specs:
         source, missed = _open(spec, open_one, dict(options))
         sources.append(source)
-        fitted |= set(getattr(source, "options", ())) - missed.keys()
+        fitted |= set(source.options) - missed.keys()
         misfits = missed | misfits
     for option, misfit in misfits.items():
         if must_fit and option not in fitted:
             raise misfit
     return sources
-
-
-def options_of(source: Any) -> frozenset[str]:
-    """Return the names of the options that a source heeds; of a mixture, those that any of its sources does."""
-    parts = getattr(source, "sources", ()) or (getattr(source, "source", None),)
-    inner = [options_of(part) for part in parts if part is not None]
-    return frozenset(getattr(source, "options", ())).union(*inner)
 
 
 def _open(spec: str, open_one: Open, options: dict[str, str]) -> tuple[Source, dict[str, Misfit]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from openslip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
 from openslip.data.contents import Contents
 from openslip.data.limits import TABLE_BYTES
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.data.sources.arrow import choose_typed, first_cells, make_record
 from openslip.data.sources.cells import path_of, refuse_urls
 from openslip.data.sources.columns import Columns
@@ -64,7 +64,7 @@ def open_parquet(
     )
 
 
-class ParquetTable:
+class ParquetTable(Source):
     """Images in the rows of Parquet files, with random access: a record costs the reading of its row group.
 
     Row groups are read one at a time, only the columns needed, and the latest are kept, CACHE_BYTES of them. pyarrow
@@ -125,6 +125,7 @@ class ParquetPaths(ImageFiles):
     Paths are relative to `root`, "" if there is no such folder, which is an error.
     """
 
+    contents: Contents  # type: ignore[override]  # never None
     options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:

@@ -21,7 +21,7 @@ from openslip.data.containers.tar import BLOCK, header_name, header_size, is_hea
 from openslip.data.contents import BROKEN, LARGE, Contents
 from openslip.data.formats import image_endings
 from openslip.data.limits import FILE_BYTES, TEXT_BYTES
-from openslip.data.record import Record
+from openslip.data.record import Record, Source
 from openslip.data.sources import sidecars
 from openslip.data.sources.files import Strings
 from openslip.data.sources.options import Misfit
@@ -55,7 +55,7 @@ _Span = tuple[int, int]  # first byte, byte after the last
 _Part = tuple[int, int, list[_Span]]  # samples [first, last) and what to fetch for them
 
 
-class TarShards:
+class TarShards(Source):
     """The samples of tar shards that have an image, shard after shard, in the order in which they lie there.
 
     Which members are one sample, and which is its image and its text, is said in `samples.group` and `choose`; what of
@@ -75,6 +75,7 @@ class TarShards:
     one. Raises Misfit when no sample has what was asked for.
     """
 
+    contents: Contents  # type: ignore[override]  # never None
     options = ("image_column", "caption_column")
 
     def __init__(
@@ -91,7 +92,6 @@ class TarShards:
         places = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         picture = image_column.strip().lower().removeprefix(".")
         self._wanted = Wanted(picture, Asked.parse(caption_column))
-        self.beside: Contents | None = None
         found, broken = index_shards(places, self.name, self._wanted)
         all_tried = found.count(None) == len(broken)
         if broken and not (leave_broken and all_tried and any(found)):

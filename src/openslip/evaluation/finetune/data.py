@@ -14,8 +14,8 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from openslip.data.fanout import start_context
 from openslip.data.order import locate
+from openslip.data.workers import start_context
 from openslip.errors import DataError
 from openslip.evaluation.finetune.recipe import FinetuneRecipe
 

@@ -14,7 +14,7 @@ from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from openslip.data.fanout import default_processes
+from openslip.data.workers import default_processes
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
 from openslip.evaluation import Result, fingerprint, note
 from openslip.evaluation.datasets import Labelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from openslip.data.fanout import fan_out, spans
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, DataError
 from openslip.processes import Processes
 from openslip.tools.check.facts import Facts, look
@@ -39,6 +39,7 @@ def check(
     """
     if limit < 0:
         raise ConfigError("The number of records to check must be at least 1, or 0 for all", got=limit)
+    source = as_source(source)
     if not len(source):
         raise DataError("The source has no records", got=source.name)
     ranks = ranks or Processes()

@@ -12,7 +12,7 @@ import numpy as np
 
 from openslip.data.fanout import Tick, fan_out, spans
 from openslip.data.limits import TABLE_BYTES
-from openslip.data.record import Source
+from openslip.data.record import Source, as_source
 from openslip.errors import DataError
 from openslip.files import parse_json, read_whole, write_bytes
 from openslip.tools.check.against import NONE, Against
@@ -115,6 +115,7 @@ def compare(
     Reads these records. One that cannot be read says nothing, and is no loss; nor does a line that lacks both.
     processes, shown: as in `fan_out`.
     """
+    source = as_source(source)
     some = [span for span in spans(source) if not listed.keys().isdisjoint(span)]
     work = functools.partial(_compare, listed)
     for _ in fan_out(work, source, some, title="comparing", processes=processes, shown=shown):

@@ -9,10 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from openslip.data.contents import BROKEN, Contents, contents_of
+from openslip.data.contents import BROKEN, Contents
 from openslip.data.header import Kind
 from openslip.data.record import Source
-from openslip.data.sources.options import options_of
 from openslip.tools.check.facts import (
     CAPTION,
     CODE,
@@ -65,8 +64,8 @@ class Summary:
             facts.keys,
             facts.troubles,
             needs_captions,
-            contents_of(source),
-            options_of(source),
+            source.contents_by_name(),
+            frozenset(source.options),
         )
 
     def key(self, position: int) -> str:

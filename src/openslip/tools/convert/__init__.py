@@ -17,7 +17,8 @@ from typing import Literal
 
 from openslip.data.encode import Encoding
 from openslip.data.fanout import check_processes, fan_out
-from openslip.data.record import Skipped, Source
+from openslip.data.record import Skipped, Source, as_source
+from openslip.data.sources.mixture import Mixture
 from openslip.data.subset import Subset
 from openslip.errors import ConfigError, DataError
 from openslip.processes import Processes
@@ -85,6 +86,7 @@ def write_shards(
     check_processes(processes)
     if os.path.basename(prefix) != prefix:
         raise ConfigError("A prefix begins the shards' names, and names no folder", got=prefix)
+    source = as_source(source)
     _refuse_weights(source)
     ranks = ranks or Processes()
     plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
@@ -149,8 +151,7 @@ def shard_size_for(source: Source, megabytes: float, encoding: Encoding) -> int:
 def _refuse_weights(source: Source) -> None:
     """Raise ConfigError for a mixture with weights, which shards cannot hold."""
     mixture = source.source if isinstance(source, Subset) else source
-    weights = getattr(mixture, "weights", ())
-    if any(weight != 1 for weight in weights):
+    if isinstance(mixture, Mixture) and any(weight != 1 for weight in mixture.weights):
         raise ConfigError(
             "A conversion writes every record once, and cannot give its sources weights",
             got=source.name,

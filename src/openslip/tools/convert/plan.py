@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openslip.data.contents import contents_of
 from openslip.data.encode import Encoding
 from openslip.data.record import Skipped, Source
 from openslip.data.subset import Subset
@@ -94,7 +93,7 @@ class Plan:
                 listed.unlink(missing_ok=True)
             manifest = _read(self.manifest) or {}
             counts = {"written": written, "skipped": len(skipped)}
-            contents = [{"name": name, **found.to_dict()} for name, found in contents_of(source)]
+            contents = [{"name": name, **found.to_dict()} for name, found in source.contents_by_name()]
             write_json(self.manifest, manifest | counts | {"contents": contents})
         except OSError as error:
             raise DataError("The counts cannot be written", got=str(self.folder), cause=str(error)) from None

@@ -20,11 +20,10 @@ def make_sample(source: Source, index: int, encoding: Encoding) -> dict[str, byt
     except DataError as error:
         return Skipped(index, key, name, str(error))
     about: dict[str, Any] = {}
-    label_of, names = getattr(source, "label", None), getattr(source, "class_names", ())
-    if label_of is not None:
-        about["label"] = int(label_of(index))
-        if names:
-            about["class"] = names[about["label"]]
+    if (label := source.label(index)) is not None:
+        about["label"] = int(label)
+        if source.class_names:
+            about["class"] = source.class_names[label]
     json_, text = sidecars(record, about)
     return {extension: image, "json": json_} | ({"txt": text} if record.captions else {})
 

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from openslip.data.contents import contents_of
-from openslip.data.order import Part, names_of, parts_of
-from openslip.data.record import Skipped, Source, Tally
+from openslip.data.data import Data
+from openslip.data.record import Part, Skipped, Tally
 from openslip.errors import TrainingError
 
 MIN_READ = 200
@@ -39,23 +38,19 @@ class _Counted:
 class Counts:
     """The counts of a run: a `Tally` for each part of each lane's source, in the order of `Batch.tallies`.
 
-    lanes: `train`, and `ssl` where the self-supervised views have a source of their own. saved: `state` of a
-    checkpoint, to go on from there; None counts from `step` on.
+    saved: `state` of a checkpoint, to go on from there; None counts from `step` on.
     """
 
-    def __init__(
-        self, lanes: Mapping[str, Source | None], saved: Mapping[str, Any] | None = None, step: int = 0
-    ) -> None:
+    def __init__(self, data: Data, saved: Mapping[str, Any] | None = None, step: int = 0) -> None:
         self.sources = [
             _Counted(lane, name, part, Tally())
-            for lane, source in lanes.items()
-            if source is not None
-            for name, part in zip(names_of(source), parts_of(source))
+            for lane, source in data.lanes.items()
+            for name, part in zip(source.part_names, source.parts)
         ]
         self.contents = [
             {"lane": lane, "name": name, **found.to_dict()}
-            for lane, source in lanes.items()
-            for name, found in contents_of(source)
+            for lane, source in data.lanes.items()
+            for name, found in source.contents_by_name()
         ]
         self.since = step
         if saved is not None:

@@ -14,7 +14,7 @@ from openslip import toml
 from openslip.config import Config
 from openslip.errors import CheckpointError
 from openslip.files import open_regular, parse_json
-from openslip.training.saving.run import MAY_CHANGE, PLACES
+from openslip.training.saving.run import MAY_CHANGE, PLACES, matches
 
 KEY = "openslip"
 HEADER = 16 << 20
@@ -36,7 +36,7 @@ def _lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             if inner := _lasting(value, f"{key}."):
                 kept[name] = inner
-        elif not key.startswith((*MAY_CHANGE, *PLACES)):
+        elif not matches(key, (*MAY_CHANGE, *PLACES)):
             kept[name] = value
     return kept
 

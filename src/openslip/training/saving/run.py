@@ -19,15 +19,16 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from openslip import toml
+from openslip import objectives, toml
 from openslip.config import Config
 from openslip.data.identity import Identity, differences
 from openslip.data.record import Skipped
@@ -59,10 +60,11 @@ LIBRARIES = (
 MAY_CHANGE = (
     "data.workers", "data.prefetch", "data.max_skipped", "data.decoder", "data.val", "training.log_every",
     "training.profile", "training.max_nonfinite", "training.device", "training.parallel", "training.offload",
-    "training.micro_batch", "training.checkpoint_activations", "objective.block", "tracking.", "checkpoint.",
-    "evaluation.",
+    "training.micro_batch", "training.checkpoint_activations", "objective.*.block", "tracking.*",
+    "checkpoint.*", "evaluation.*",
 )  # fmt: skip
-"""What may differ between a run and its continuation: nothing that the weights depend on but for rounding."""
+"""Patterns of keys that may differ between a run and its continuation: nothing that the weights depend on but for
+rounding. An objective's option `block` is how many rows it computes at a time."""
 PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
@@ -188,22 +190,24 @@ class RunFolder:
         moved: whether the data may lie elsewhere than they did.
         """
         may_change = (*MAY_CHANGE, *PLACES) if moved else MAY_CHANGE
-        old, new = toml.flat(self.config), toml.flat(config)
+        old, new = values_of(self.config), values_of(config)
         if _same_budget(old["training.budget"], new["training.budget"]):
             old["training.budget"] = new["training.budget"]
+        # Of another loss the options are others too: that the loss differs says it all.
         changed = [
-            key for key in old if old[key] != new[key] and not key.startswith(may_change) and key != "name"
+            key
+            for key in old
+            if key in new and old[key] != new[key] and key != "name" and not matches(key, may_change)
         ]
         if changed:
             told = [f"{key} = {new[key]!r}, was {old[key]!r}" for key in changed]
             if config.name != self.config.name:  # of another recipe all may differ
                 more = f"{len(told) - 3} more" if len(told) > 3 else ""
                 told = [f"recipe {config.name}, was {self.config.name}", *told[:3], *filter(None, [more])]
-            anything = sorted(f"{key}*" if key.endswith(".") else key for key in MAY_CHANGE)
             raise ConfigError(
                 f"The run in {self.path} was started with another configuration",
                 got="; ".join(told),
-                cause=f"Its weights depend on it. On resume may change: {', '.join(anything)}",
+                cause=f"Its weights depend on it. On resume may change: {', '.join(sorted(MAY_CHANGE))}",
                 fix=f"Leave those options out to continue it (`slip train --resume --out {self.path}` knows them), or "
                 "start a new run with another --out",
             )
@@ -305,6 +309,18 @@ class RunFolder:
                 self.say(
                     f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be"
                 )
+
+
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    """Say whether a key, `checkpoint.keep`, is one that the patterns stand for."""
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """Return the values of a configuration by key, with all options of its loss's terms as far as these are known."""
+    with suppress(ConfigError):  # an objective of somebody's own, or of another version
+        config = replace(config, objective=objectives.complete(config.objective))
+    return toml.flat(config)
 
 
 def _same_budget(one: str, other: str) -> bool:

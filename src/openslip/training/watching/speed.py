@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,11 @@ from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from openslip.collectives import alone
-from openslip.config import Config, ModelConfig, ViewsConfig
+from openslip.config import Config
 from openslip.data.record import Batch
-from openslip.models import build
-from openslip.training.step import Objective
+from openslip.models.inputs import Inputs
+from openslip.objectives import At, Loss
+from openslip.training.student import build_student
 
 PEAKS = (
     ("B200", 2250.0, 75.0),
@@ -44,6 +45,12 @@ PEAKS = (
 PARTIAL = {"MIG", "Laptop", "Ti", "SUPER", "D"}
 """Words in the name of a device that is less, or more, than the one of that name."""
 MEASURING_SECONDS = 0.2
+NEEDS_NUMBERS = (RuntimeError, TypeError)
+"""What PyTorch raises when a tensor without numbers is asked for them. All of its own errors for that are
+RuntimeErrors; `numpy()` raises TypeError."""
+
+Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int]
+"""Of a step: names and shapes of the views, number of captions."""
 
 
 class Speed:
@@ -55,13 +62,13 @@ class Speed:
     """
 
     def __init__(
-        self, device: torch.device, work: Callable[[Batch], int], peak: float, processes: int = 1
+        self, device: torch.device, work: Callable[[Batch], float], peak: float, processes: int = 1
     ) -> None:
         self.phases, self.work, self.peak, self.processes = Phases(device), work, peak, processes
         self._restart()
 
     def _restart(self) -> None:
-        self.samples, self.operations, self.seconds, self.waited = 0, 0, 0.0, 0.0
+        self.samples, self.operations, self.seconds, self.waited = 0, 0.0, 0.0, 0.0
 
     def add(self, batch: Batch, seconds: float, waited: float) -> None:
         """Take note of a step: how long it took in all, and how long of that it waited for the batch."""
@@ -75,7 +82,7 @@ class Speed:
 
         samples_per_second; data_wait and time_NAME: shares of the steps' time spent waiting for data and in each
         phase; tflops: 10¹² floating-point operations a second; mfu: their share of the device's peak. The last two are
-        left out where the operations could not be counted.
+        left out where the operations of a step could not be counted.
         """
         seconds = max(1e-9, self.seconds)
         line = {
@@ -83,7 +90,7 @@ class Speed:
             "data_wait": round(self.waited / seconds, 4),
         }
         line |= {f"time_{name}": round(spent / seconds, 4) for name, spent in self.phases.take().items()}
-        if self.operations:
+        if self.operations > 0:
             rate = self.operations / seconds
             line |= {"tflops": float(f"{rate / 1e12:.4g}"), "mfu": round(rate / self.peak, 4)}
         self._restart()
@@ -143,72 +150,89 @@ class Phases:
 class Work:
     """The floating-point operations of a training step: matrix products and convolutions, forward and backward.
 
-    Counted by PyTorch on a copy of the model that has shapes but no numbers, for the shapes of the batch at hand; once
-    for any length of captions, as that enters as a polynomial of degree two, whose coefficients three lengths give.
-    What is computed a second time (micro-batches, activation checkpointing) counts once, as the work is the same
-    however it is done: "model FLOPs", Chowdhery et al. 2022, appendix B.
+    PyTorch counts them on a copy of the model that has shapes but no numbers, once for each kind of step: with captions
+    of one token and with captions of the text tower's whole context. A batch, which is cut to its longest caption, gets
+    what lies on the straight line between the two; attention bends that line by less than a hundredth. What is computed
+    a second time (micro-batches, activation checkpointing) counts once, as the work is the same however it is done:
+    "model FLOPs", Chowdhery et al. 2022, appendix B.
+
+    Counting during the first step would not do. It counts twice what a micro-batch or a checkpointed block computes
+    again. Nothing compiles meanwhile, so that a compiled run would begin, and be resumed, with a step of other bits.
+
+    say: is told, once, where a tower or an objective does not run without numbers.
     """
 
-    def __init__(self, config: Config, objective: Objective, needs: tuple[str, ...]) -> None:
-        self.config, self.objective, self.needs = config, objective, needs
+    def __init__(self, config: Config, loss: Loss, say: Callable[[str], object]) -> None:
+        self.config, self.loss, self.say = config, loss, say
+        self._known: dict[Kind, tuple[float, float]] = {}
+        self._said = False
 
-    def __call__(self, batch: Batch) -> int:
-        """Return the operations of the step on `batch`; 0 if the model has a part that needs numbers to run."""
-        rows, length = (0, 1) if batch.tokens is None else batch.tokens.shape
-        views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
-        what = (self.config.model, self.config.views, self.needs, self.objective)
-        shortest, slope, bend = _count_or_nothing(*what, views, rows)
-        return shortest + (length - 1) * slope + (length - 1) * (length - 2) // 2 * bend
+    def __call__(self, batch: Batch) -> float:
+        """Return the operations of the step on `batch`; nan where they cannot be counted."""
+        kind, context = kind_of(batch), self.config.model.text.context
+        if kind not in self._known:
+            self._known[kind] = self._count(kind, context)
+        shortest, longest = self._known[kind]
+        length = 1 if batch.tokens is None else batch.tokens.shape[1]
+        return shortest + (longest - shortest) * (length - 1) / max(1, context - 1)
+
+    def _count(self, kind: Kind, context: int) -> tuple[float, float]:
+        """Return the operations with captions of one token, and of `context`."""
+        _, captions = kind
+        try:
+            with alone():
+                shortest = _count_step(self.config, self.loss, kind, 1)
+                if not captions:
+                    return shortest, shortest
+                return shortest, _count_step(self.config, self.loss, kind, context)
+        except NEEDS_NUMBERS as error:
+            if not self._said:
+                reason = str(error).partition("\n")[0]
+                self.say(f"warning: the log has no tflops and mfu, as operations cannot be counted: {reason}")
+            self._said = True
+            return math.nan, math.nan
 
 
-@cache
-def _count_or_nothing(*what: Any) -> tuple[int, int, int]:
-    try:
-        with alone():
-            return _count(*what)
-    except Exception:  # whatever a tower of timm's may raise: a number that is only written down stops no run
-        return 0, 0, 0
+def kind_of(batch: Batch) -> Kind:
+    """Return what steps of one kind have in common: the shapes of the views, and how many captions there are."""
+    views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
+    return views, 0 if batch.tokens is None else len(batch.tokens)
 
 
-def _count(
-    config: ModelConfig,
-    kinds: ViewsConfig,
-    needs: tuple[str, ...],
-    objective: Objective,
-    views: tuple[tuple[str, tuple[int, ...]], ...],
-    rows: int,
-) -> tuple[int, int, int]:
-    """Return the operations with captions of one token, and their first and second difference by length.
+def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
+    """Return the operations of a step with captions of `length` tokens.
 
-    views: names and shapes. rows: captions, 0 where there are none.
-    Towers are counted on the device `meta`; heads and losses, which ask for a device's autocast, on a fake CPU.
+    Towers are counted on the device `meta`, as the text tower looks at tokens that are on a CPU. Heads and losses,
+    which ask for a device's autocast, are counted on a CPU without numbers.
     """
+    views, rows = kind
+    scheduled = {view.name for view in loss.views if view.scheduled}
+    at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
     with torch.device("meta"):
-        image = replace(config.image, pretrained=False)
-        model = build(replace(config, image=image), kinds.size, needs, kinds)
+        student = build_student(config, loss, weights=False)
         images = {name: torch.empty(shape) for name, shape in views}
-        captions = [torch.zeros(rows, length, dtype=torch.long) for length in (1, 2, 3)]
-    features: dict[str, Tensor] = {}
+        tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
+    inputs, features = Inputs(images, tokens), dict[Any, Tensor]()
 
     def towers() -> Tensor:
-        features.update(model.features(images, captions[0] if rows else None))
-        return torch.stack([feature.sum() for feature in features.values()]).sum()
+        features.update(student.features(inputs, at))
+        return torch.stack([f.sum() for f in features.values() if f.requires_grad]).sum()
 
-    whole, text = _operations(towers), model.text_tower
-    lengths = [0, 0, 0]
-    if text is not None:
-        lengths = [_operations(lambda tokens=tokens: text(tokens).sum()) for tokens in captions]
-    del model.image_tower, model.text_tower  # what follows is about the rest
+    total = count(towers)
+    del student.model.image_tower, student.model.text_tower  # what follows is about the rest
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        inputs = {name: torch.empty(feature.shape, requires_grad=True) for name, feature in features.items()}
-        whole += _operations(lambda: objective(model.heads(inputs))["loss"])
-    one, two, three = lengths
-    return whole, two - one, three - 2 * two + one
+        student.to_empty(device="cpu")
+        given = {
+            key: torch.empty(feature.shape, requires_grad=True)
+            if feature.requires_grad
+            else torch.zeros(feature.shape, dtype=feature.dtype)
+            for key, feature in features.items()
+        }
+        return total + count(lambda: student.losses(given, at)["loss"])
 
 
-def _operations(loss: Callable[[], Tensor]) -> int:
-    """Count forward and backward, with attention written out, so that it counts."""
+def count(loss: Callable[[], Tensor]) -> int:
+    """Return the operations of computing `loss` and its gradient, with attention written out, so that it counts."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss().backward()
     return counter.get_total_flops()

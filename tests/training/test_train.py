@@ -11,10 +11,11 @@ from rich.console import Console
 
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import CheckpointError, ConfigError
-from openslip.training.learner import Learner
-from openslip.training.loop import Interrupted, train
 from openslip.training.saving import checkpoint, tensors
 from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
@@ -309,14 +310,14 @@ def test_recomputed_activations_train_the_same_and_may_change_on_the_way(
 
 def fail_at(monkeypatch, step: int) -> None:
     """Let the step after `step` fail, as for want of memory."""
-    original = Learner._train_step
+    original = Trainer._train_on
 
     def train_step(self, batch):
         if self.state.step == step:
             raise RuntimeError("out of memory")
         original(self, batch)
 
-    monkeypatch.setattr(Learner, "_train_step", train_step)
+    monkeypatch.setattr(Trainer, "_train_on", train_step)
 
 
 @pytest.mark.parametrize("resume", [False, True])

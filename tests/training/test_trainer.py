@@ -11,9 +11,10 @@ from rich.console import Console
 from openslip.config import Config
 from openslip.errors import TrainingError
 from openslip.training import learner, state
-from openslip.training.loop import Interrupted, train
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 

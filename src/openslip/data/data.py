@@ -1,0 +1,106 @@
+"""What a run is trained on, as one object: from opening the data to the batches, and to what is noted of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openslip.config import Config
+from openslip.data.contents import described, losses
+from openslip.data.identity import Identity, identify
+from openslip.data.record import Source, as_source
+from openslip.data.subset import HeldOut
+
+if TYPE_CHECKING:
+    from openslip.data.loader import Loader
+    from openslip.data.schedule import Schedule
+
+
+class Data:
+    """The images and captions of `train`; and `ssl`, where the self-supervised views have images of their own.
+
+    Either may be a source of a program's own class (see `openslip.data.record.Foreign`). Picklable as its sources are.
+    """
+
+    def __init__(self, train: Source, ssl: Source | None = None) -> None:
+        self.train = as_source(train)
+        self.ssl = None if ssl is None else as_source(ssl)
+
+    @property
+    def lanes(self) -> dict[str, Source]:
+        """The sources by the option that names them: `train`, and `ssl` where there is one."""
+        return {"train": self.train} | ({} if self.ssl is None else {"ssl": self.ssl})
+
+    @property
+    def epoch_length(self) -> int:
+        """How many samples an epoch has: the records of `train`, unless it is a mixture with weights."""
+        return self.train.epoch_length
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What is held out of `train` to measure on."""
+        return self.train.held_out
+
+    @property
+    def longest_block(self) -> int:
+        """How many records are read in a row at most, of any part of the sources."""
+        return max(part.block for source in self.lanes.values() for part in source.parts)
+
+    def identity(self, *, captioned: bool) -> Identity:
+        """Return what tells these data from others (see `identify`), with captions where they are used."""
+        return identify(self.lanes, self.held_out, captioned=captioned)
+
+    def described(self) -> dict[str, str]:
+        """Return in words, for each of `lanes`, how much there is, what was guessed on opening, what is left out."""
+        return {
+            lane: "\n".join(
+                [
+                    f"{source.epoch_length:,} records from {source.name}",
+                    *filter(None, [source.note]),
+                    *described(source),
+                ]
+            )
+            for lane, source in self.lanes.items()
+        }
+
+    def losses(self) -> list[str]:
+        """Return a sentence for each part that loses so much that nobody should overlook it."""
+        return [sentence for source in self.lanes.values() for sentence in losses(source)]
+
+    def loader(
+        self,
+        position: int,
+        config: Config,
+        names: tuple[str, ...],
+        *,
+        captioned: bool,
+        schedule: Schedule | None = None,
+        rank: int = 0,
+        world: int = 1,
+        pinned: bool = False,
+    ) -> Loader:
+        """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
+
+        names: the views to draw. captioned: whether captions are used. Raises ConfigError and DataError as `Loader`.
+        """
+        from openslip.data.augment import augment_early
+        from openslip.data.loader import Loader
+        from openslip.data.tokenizer import Tokenizer
+
+        text = config.model.text
+        return Loader(
+            self,
+            views=config.views,
+            names=names,
+            tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
+            batch=config.training.batch,
+            seed=config.training.seed,
+            position=position,
+            rank=rank,
+            world=world,
+            schedule=schedule,
+            decoder=config.data.decoder,
+            early=augment_early if config.data.augment == "loader" else None,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            pinned=pinned,
+        )

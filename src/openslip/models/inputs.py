@@ -1,0 +1,50 @@
+"""A batch on its way into the towers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from openslip.collectives import rank, world
+from openslip.models.dropping import Rows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None.
+
+    Scheduled views may be of fewer rows, spread evenly over the batch, or absent.
+    """
+
+    views: Mapping[str, Tensor]
+    tokens: Tensor | None
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    """Which rows of the batch of all processes each view holds; by default this process's share."""
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            counts = {name: len(view) for name, view in self.views.items()}
+            rows = {name: Rows(rank() * count, count, world() * count) for name, count in counts.items()}
+            object.__setattr__(self, "rows", rows)
+
+    def __len__(self) -> int:
+        return max(map(len, self.views.values()))
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.views.values())).device
+
+    def split(self, size: int) -> Iterator[Inputs]:
+        """Yield consecutive parts of at most `size` samples, each with its share of every view."""
+        whole = len(self)
+        for start in range(0, whole, size):
+            stop = min(start + size, whole)
+            views, rows = {}, {}
+            for name, view in self.views.items():
+                part = slice(start * len(view) // whole, stop * len(view) // whole)
+                views[name], of_all = view[part], self.rows[name]
+                rows[name] = Rows(of_all.first + part.start, part.stop - part.start, of_all.total)
+            yield Inputs(views, None if self.tokens is None else self.tokens[start:stop], rows)

@@ -1,0 +1,154 @@
+"""The contract of an objective: all that is special about it, in one module of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from openslip.needs import Need, View
+
+if TYPE_CHECKING:
+    from openslip.models import Model
+
+
+@dataclass(frozen=True)
+class At:
+    """Where in the run a step is taken. What an objective does there is a function of this and of its state alone."""
+
+    step: int = 0
+    """Steps taken before."""
+    steps: int = 1
+    """Steps of the whole run."""
+    seed: int = 0
+    """The run's seed."""
+    scheduled: bool = True
+    """Whether scheduled views are drawn at this step (see `openslip.needs.View`)."""
+
+
+@dataclass(frozen=True)
+class Dims:
+    """What the heads of an objective are sized by."""
+
+    width: int
+    """Of the image tower's feature."""
+    text_width: int = 0
+    """Of the text tower's; 0 without one."""
+    embed_dim: int = 0
+    """Of the space that images and texts share."""
+    context: int = 0
+    """Longest caption, in tokens."""
+    vocabulary: int = 0
+    """Token ids there are."""
+
+
+@dataclass(frozen=True)
+class LogitScale:
+    """Where an objective starts the model's logit scale, and between which values the objective keeps it."""
+
+    initial: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value that an objective reports, as a report draws it."""
+
+    key: str
+    """Name of the value among those that `loss` returns, and in metrics.jsonl."""
+    title: str
+    note: str
+    best: Literal["low", "high"]
+    chance: Callable[[int, int], float] | None = None
+    """Gives the value of a model that knows nothing, from the rows of a batch and those with scheduled views."""
+
+
+class Objective(nn.Module):
+    """What training minimises, with its views, its heads, its state and its options.
+
+    A subclass is one file. `openslip.objectives.REGISTRY` lists ours; docs/objectives.md shows how to write another.
+    Parameters are trained with the model's; parameters, buffers and the teacher are saved and resumed with the run, and
+    are no part of the model that leaves it.
+    """
+
+    name: ClassVar[str]
+    """What configuration calls the objective, and what the names of its values begin with."""
+    title: ClassVar[str]
+    """What people call it."""
+    views: ClassVar[tuple[View, ...]]
+    """The views that it draws of an image."""
+    needs: ClassVar[tuple[Need, ...]]
+    """What it is computed from; a need of captions is what makes captions read at all."""
+    curves: ClassVar[tuple[Curve, ...]] = ()
+    logit_scale: ClassVar[LogitScale | None] = None
+    """For an objective that needs the logit scale: the model has one, which others may share."""
+    teacher_heads: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold heads of which the teacher has its own average."""
+    teacher: nn.Module | None
+    """Set by training for an objective that needs features by the teacher (see `openslip.training.teacher`)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The options: `objective.NAME.…` in configuration."""
+
+    def __init__(self, config: Any, dims: Dims) -> None:
+        super().__init__()
+        self.config = config
+        self.teacher = None  # of the instance: one of the class would hide the module that is set later
+
+    @classmethod
+    def views_for(cls, config: Any) -> tuple[View, ...]:
+        """Return the views, where they depend on the options."""
+        return cls.views
+
+    @classmethod
+    def needs_for(cls, config: Any) -> tuple[Need, ...]:
+        """Return the needs, where they depend on the options."""
+        return cls.needs
+
+    def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
+        """Return embeddings by name: the features of this process's rows, through the objective's heads.
+
+        With micro-batches the towers see a part of the batch at a time, the heads all of it.
+        """
+        raise NotImplementedError
+
+    def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
+        """Return `loss`, with gradient, and named scalars without one.
+
+        Of several processes each has its share of the batch, equally many rows. The mean of their values is that of
+        the whole batch, and the gradient of the mean is its gradient (`openslip.collectives` gathers with gradient).
+        """
+        raise NotImplementedError
+
+    def forward(self, features: Mapping[Need, Tensor], at: At) -> dict[str, Tensor]:
+        """Return the losses of one batch's features."""
+        return self.loss(self.embed(features), at)
+
+    def masked(self, view: View, rows: int, patches: int, at: At) -> tuple[Tensor, Tensor]:
+        """Return which patches of a masked view are hidden, and the token in their place, for an objective that masks.
+
+        The patches are (rows, patches) bool of the whole batch of all processes, drawn on the CPU from `at` alone, so
+        that any share of the batch has the same masks. The token (width,) is a parameter of the objective.
+        """
+        raise NotImplementedError
+
+    def momentum(self, at: At) -> float:
+        """Return the share of itself that the teacher keeps in the step that was just taken."""
+        raise NotImplementedError
+
+    def after_step(self, model: Model, at: At) -> None:
+        """Do what follows an optimiser's step: clamp the model's scale, move a centre. Without gradient, in place."""
+        scale = model.logit_scale
+        if self.logit_scale is not None and scale is not None:
+            clamp_scale(scale, self.logit_scale)
+
+
+def clamp_scale(scale: Tensor, limits: LogitScale) -> None:
+    """Keep the logarithm of the logit scale between the logarithms of the limits, in place."""
+    import math
+
+    scale.clamp_(math.log(limits.low), math.log(limits.high))

@@ -1,0 +1,135 @@
+"""SigLIP: every pair of an image and a text is a question of its own, do the two belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from openslip.collectives import gather_rows, rank
+from openslip.needs import IMAGE, LOGIT_SCALE, TEXT, Need
+from openslip.objectives.contrast import row_blocks, unit
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.ranges import FROM_0
+
+
+class SigLip(Objective):
+    """L = −1/N Σ_ij log σ(z_ij (s·x_i·y_j + b)), z_ij = 1 for a pair, else −1 (Zhai et al. 2023, eq. 1 and alg. 1).
+
+    A pair is an image and a text that is its own or equal to its own: where captions repeat, the paper's diagonal
+    would teach that an image does not belong to its caption.
+    """
+
+    name = "siglip"
+    title = "SigLIP"
+    views = (IMAGE,)
+    needs = (Need("image", "embedding"), Need(TEXT, "embedding"), LOGIT_SCALE, Need(TEXT, "ids"))
+    # The authors' code sets no limits. Ours only keep the scale a usable number, far from where training takes it: the
+    # 100 of CLIP guards a softmax against a scale that makes it one-hot, and would be in the way of a sigmoid.
+    logit_scale = LogitScale(initial=10, low=0.01, high=1000)
+    curves = (
+        Curve(
+            "siglip_loss",
+            "Image–text sigmoid loss",
+            "lower is better",
+            "low",
+            # All pairs alike, with the best bias there is: log(1 / (N − 1)).
+            lambda batch, _: math.log(batch) + (batch - 1) * math.log(batch / max(1, batch - 1)),
+        ),
+        Curve(
+            "siglip_acc",
+            "Image–text accuracy",
+            "right caption found among the batch's",
+            "high",
+            lambda batch, _: 1 / batch,
+        ),
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        block: Annotated[int, FROM_0] = 1024
+        """Rows of the similarity matrix held at a time; 0 holds it whole."""
+        bias: float = -10.0
+        """Where the bias b starts; it is trained. Below zero, as nearly all pairs are none."""
+
+    config: Config
+
+    def __init__(self, config: Config, dims: Dims) -> None:
+        super().__init__(config, dims)
+        self.context, self.bits = dims.context, dims.vocabulary.bit_length() or 32
+        self.bias = nn.Parameter(torch.tensor(config.bias))
+
+    def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
+        """Return `image` and `text`, each (N, D), `logit_scale`, and `captions` (N, K) int64, equal for equal captions.
+
+        Texts are cut to the longest of a process's rows; `captions` are of one length on all processes.
+        """
+        image, text, scale, ids = (features[need] for need in self.needs)
+        captions = packed(F.pad(ids, (0, max(0, self.context - ids.shape[1]))), self.bits)
+        return {"image": image, "text": text, "logit_scale": scale, "captions": captions}
+
+    def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
+        """Return `loss`, `siglip_loss` (the same, detached) and `siglip_acc` for a batch.
+
+        `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one the match of
+        row n of the other, `logit_scale`, the scalar s itself, and `captions` (N, K) integers, equal rows for equal
+        captions. `siglip_acc`, in [0, 1], is the share of images with whom the most similar text of the batch is
+        their own, or equal to it.
+        """
+        image, text = unit(embeddings["image"]), unit(embeddings["text"])
+        texts, captions = gather_rows(text), numbered(gather_rows(embeddings["captions"]))
+        # The batch's pairs are spread over the processes by rank: each has its images, with all texts.
+        own = captions[rank() * len(image) :][: len(image)]
+        scale, bias = (x.to(image.dtype) for x in (embeddings["logit_scale"], self.bias))
+        losses, hits = [], []
+        for rows in row_blocks(len(image), self.config.block):
+            # Neither the block's logits nor anything of their size waits for the backward pass.
+            block = checkpoint(
+                _of_block, image[rows], texts, scale, bias, own[rows], captions,
+                use_reentrant=False, preserve_rng_state=False,
+            )  # fmt: skip
+            losses.append(block[0])
+            hits.append(block[1])
+        loss = torch.cat(losses).mean()
+        accuracy = torch.cat(hits).float().mean()
+        return {"loss": loss, "siglip_loss": loss.detach(), "siglip_acc": accuracy}
+
+
+def _of_block(
+    image: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, own: Tensor, captions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return for some images their loss over all texts (B,), and whether their best text is one of theirs (B,)."""
+    with torch.autocast(image.device.type, enabled=False):
+        logits = torch.addmm(bias, image * scale, texts.T)
+        pairs = own[:, None] == captions
+        losses = -F.logsigmoid(torch.where(pairs, logits, -logits)).sum(1)
+    return losses, captions[logits.detach().argmax(1)] == own
+
+
+def packed(ids: Tensor, bits: int) -> Tensor:
+    """Return as few int64 columns as hold all of token ids (N, L) that are of `bits` bits: (N, K), one to one."""
+    each = 64 // bits
+    ids = F.pad(ids, (0, -ids.shape[1] % each)).unflatten(1, (-1, each))
+    return (ids << torch.arange(0, each * bits, bits, device=ids.device)).sum(2)
+
+
+def numbered(rows: Tensor) -> Tensor:
+    """Return a number for each of the rows (M, K) of integers, (M,) int64: the same for equal rows alone.
+
+    What `torch.unique` does, without waiting for the device, and on those that it does not know.
+    """
+    order = torch.arange(len(rows), device=rows.device)
+    for column in reversed(
+        rows.unbind(1)
+    ):  # the first column decides, then the next: sorted by the last one first
+        order = order[column[order].argsort(stable=True)]
+    ordered = rows[order]
+    first = torch.ones(len(rows), dtype=torch.long, device=rows.device)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    return torch.empty_like(order).index_copy_(0, order, first.cumsum(0))

@@ -1,0 +1,130 @@
+"""What is trained: the model, and the objective that it is trained by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from openslip.config import Config
+from openslip.errors import ConfigError
+from openslip.models import Model, build, without_weights
+from openslip.models.inputs import Inputs
+from openslip.models.model import Mask
+from openslip.models.text import VOCABULARY
+from openslip.needs import Need
+from openslip.objectives import At, Dims, Loss, Sum
+
+MODEL = "model."
+"""What the names of the model's tensors begin with here. Checkpoints leave it out: what ships has its own names there,
+and what is the objective's begins with `objective.`"""
+
+Features = Mapping[tuple[str, Need], Tensor]
+"""What was computed of a batch: by the student under "", by the teacher of a term under the term's name."""
+
+
+class Student(nn.Module):
+    """A model with its objective: one module, so that a wrapper sees all that is trained."""
+
+    def __init__(self, model: Model, objective: Sum) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, inputs: Inputs, at: At) -> dict[str, Tensor]:
+        """Return the losses of a batch: `loss`, with gradient, and named values without."""
+        return self.losses(self.teachers_features(inputs, at) | self.features(inputs, at), at)
+
+    def features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
+        """Return what the towers make of a batch, or of a part of one, for the terms of this step."""
+        needs = [need for need in self.objective.needs(at) if need.by == "student"]
+        found = self.model.features(inputs, needs, self._masks(inputs, at))
+        return {("", need): feature for need, feature in found.items()}
+
+    def teachers_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
+        """Return what the teachers of this step's terms make of a batch, or of a part of one; without gradient."""
+        found: dict[tuple[str, Need], Tensor] = {}
+        for _, name, objective in self.objective.taking_part(at):
+            needs = [n for n in objective.needs_for(objective.config) if n.by == "teacher"]
+            if needs:
+                student_like = [replace(need, by="student") for need in needs]
+                with torch.no_grad():
+                    made = objective.teacher.features(inputs, student_like)
+                found |= {(name, replace(need, by="teacher")): feature for need, feature in made.items()}
+        return found
+
+    def _masks(self, inputs: Inputs, at: At) -> dict[str, Mask]:
+        """Return the masks of this step's views, for the rows at hand."""
+        masks: dict[str, Mask] = {}
+        for _, name, objective in self.objective.taking_part(at):
+            hidden = {need.view for need in objective.needs_for(objective.config) if need.masked}
+            for view in objective.views_for(objective.config):
+                if view.name not in hidden:
+                    continue
+                if view.name in masks:
+                    raise ConfigError(
+                        f"Two objectives mask the view {view.name}",
+                        got=str(self.objective.written),
+                        fix=f"Let the objective {name} draw a view of its own",
+                    )
+                images, rows = inputs.views[view.name], inputs.rows[view.name]
+                patches = math.prod(self.model.image_tower.grid(images.shape[-1]))
+                masked, token = objective.masked(view, rows.total, patches, at)
+                own = masked[rows.first : rows.first + rows.count]
+                masks[view.name] = own.to(images.device), token
+        return masks
+
+    def losses(self, features: Features, at: At) -> dict[str, Tensor]:
+        """Return the losses of the whole batch's features: projections, heads and losses are computed once."""
+        needs = [need for need in self.objective.needs(at) if need.by == "student"]
+        given = self.model.project({need: f for (by, need), f in features.items() if not by}, needs)
+        each = {
+            name: given | {need: f for (by, need), f in features.items() if by == name}
+            for _, name, _ in self.objective.taking_part(at)
+        }
+        return self.objective(each, at)
+
+    @torch.no_grad()
+    def after_step(self, at: At, taken: Tensor) -> None:
+        """Do what follows an optimiser's step; `taken`, a scalar bool, is false where the step was left out."""
+        self.objective.after_step(self.model, at, taken)
+
+
+def stored_name(name: str) -> str:
+    """Return what checkpoints call a tensor of a `Student`."""
+    return name.removeprefix(MODEL)
+
+
+def stored_state(student: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a student by the names that checkpoints give them."""
+    return {stored_name(name): tensor for name, tensor in student.state_dict().items()}
+
+
+def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters of a student by the names that checkpoints give them."""
+    for name, parameter in student.named_parameters():
+        yield stored_name(name), parameter
+
+
+def build_student(config: Config, loss: Loss, *, weights: bool = True) -> Student:
+    """Return a student with fresh weights from torch's generator, or timm's where the configuration asks for them.
+
+    weights: false where others are put in afterwards, so that none are fetched.
+    """
+    shape = config.model if weights else without_weights(config.model)
+    views = {view.name: config.views.of(view.kind) for view in loss.views}
+    scale = loss.logit_scale
+    model = build(
+        shape, config.views.size, loss.needs, views, **({"logit_scale": scale.initial} if scale else {})
+    )
+    text = model.text_tower
+    dims = Dims(
+        width=model.image_tower.width,
+        text_width=text.width if text is not None else 0,
+        embed_dim=config.model.embed_dim,
+        context=config.model.text.context,
+        vocabulary=VOCABULARY,
+    )
+    return Student(model, loss.build(dims))

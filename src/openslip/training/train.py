@@ -1,0 +1,185 @@
+"""From a configuration and data to a run: what `openslip.train` does, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+import torch
+from rich.console import Console
+
+from openslip import progress
+from openslip.config import Config
+from openslip.data.data import Data
+from openslip.data.decode import check_decoder
+from openslip.data.identity import Identity
+from openslip.data.record import Source
+from openslip.errors import ConfigError
+from openslip.models import pretrained
+from openslip.objectives import parse
+from openslip.processes import Processes, joined
+from openslip.training import asked
+from openslip.training.evaluating import Evaluate
+from openslip.training.parallel import Parallel, parallelise
+from openslip.training.plan import Plan, check_ssl, make_plan
+from openslip.training.precision import choose_device
+from openslip.training.prepare import prepare
+from openslip.training.saving import checkpoint
+from openslip.training.saving.run import RunFolder
+from openslip.training.state import State
+from openslip.training.student import build_student
+from openslip.training.trainer import Trainer
+from openslip.training.watching.tracking import check_trackers
+from openslip.training.words import describe
+
+
+def train(
+    config: Config | str | os.PathLike[str],
+    source: Source | str | os.PathLike[str],
+    out: str | os.PathLike[str] = "",
+    *,
+    ssl: Source | str | os.PathLike[str] | None = None,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    processes: Processes | None = None,
+) -> RunFolder:
+    """Train as `config` says on `source`, writing to the run folder `out`; return the run folder.
+
+    `config` may be the name of a recipe, or the path of a TOML file. `source` may be what `openslip.open_source` takes;
+    the configuration's options for data hold for it, and it is noted in the run as its `data.train`. Without `out` the
+    folder is `runs/NAME`, with the configuration's name.
+
+    `ssl`: where the images of the self-supervised views come from, if not from `source`.
+
+    With `resume`, a run that `out` holds goes on from its newest checkpoint and ends with the weights it would
+    have had without the interruption (bit for bit on a CPU); without one there, it starts.
+    `evaluate` takes the model and returns results (see `openslip.evaluation.Result`); it is called at the configured
+    cadence and at the end, and its last results become the run's results.json.
+
+    Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
+    folder, and measures. processes: those of `openslip.processes.joined`, where the caller has joined them already.
+
+    Raises ConfigError, DataError, CheckpointError, TrainingError or ProcessError; whatever the reason, the newest
+    checkpoint is complete.
+    """
+    asked.leave_if_imported()
+    config = asked.config_of(config)
+    asked.check_evaluate(evaluate)
+    loss = parse(config.objective)
+    config = replace(config, objective=replace(config.objective, options=loss.options))
+    console = console or Console(stderr=True)
+    run = RunFolder(asked.out_of(out, config), partial(_say, console))
+    with ExitStack() as stack:
+        if processes is None:
+            processes = stack.enter_context(joined(choose_device(config.training.device)))
+        with processes.first_goes_ahead():
+            data, named = asked.data_of(source, ssl, config, captioned=loss.captioned)
+        config = _normalised(asked.recorded(config, *named), run, resume, processes)
+        plan = make_plan(config, loss, data.epoch_length, processes.world, processes.device)
+        if data.ssl is not None:
+            check_ssl(loss)
+        check_decoder(config.data.decoder)
+        check_trackers(config.tracking)
+        with processes.together():
+            if processes.first:
+                run.check_new(resume)
+                stack.enter_context(run.locked())
+                run.check_new(resume)  # another process may have made one meanwhile
+        parallel = _begin(plan, data, run, resume, console, processes, evaluated=evaluate is not None)
+        state = State(plan, run, data, parallel, processes, partial(_say, console))
+        with Trainer(state, evaluate, console) as trainer:
+            state.restore()
+            if state.plan.seconds:
+                trainer.rehearse()
+            trainer.run()
+    return run
+
+
+def _normalised(config: Config, run: RunFolder, resume: bool, processes: Processes) -> Config:
+    """Return the configuration with the mean and deviation that a pre-trained image tower takes; all processes call it.
+
+    Raises ConfigError as `openslip.models.pretrained.normalised` does.
+    """
+    if not config.model.image.pretrained:
+        return config
+    told = b""
+    with processes.together():
+        if processes.first:
+            goes_on = resume and run.exists()
+            views = (
+                pretrained.as_in_run(config, run.config) if goes_on else pretrained.normalised(config)
+            ).views
+            told = json.dumps([views.mean, views.std]).encode()
+    mean, std = map(tuple, json.loads(processes.bytes_from_first(told)))
+    return replace(config, views=replace(config.views, mean=mean, std=std))
+
+
+def _begin(
+    plan: Plan,
+    data: Data,
+    run: RunFolder,
+    resume: bool,
+    console: Console,
+    processes: Processes,
+    *,
+    evaluated: bool,
+) -> Parallel:
+    """Return what is trained, with fresh weights; say what the run is going to do, and make its folder where it is new.
+
+    Raises ConfigError where the folder holds another run.
+    """
+    config, begun, new = plan.config, False, False
+    identity: Identity = {}
+    with processes.together():
+        if processes.first:
+            identity = data.identity(captioned=plan.loss.captioned)
+            new = _is_new(run, config, identity, resume)
+            begun = not new and checkpoint.any_there(run.checkpoints)
+    (begun,) = processes.any(begun)
+    torch.manual_seed(config.training.seed)
+    if config.model.image.pretrained and not begun and processes.first:
+        words = f"starting from timm's weights of {config.model.image.name}, fetched where they are not in its cache"
+        _say(console, f"{words}; pictures are {pretrained.told(config)}")
+    student = build_student(config, plan.loss, weights=not begun).to(plan.device)
+    prepare(student.model, plan.device, plan.dtype, config.training)
+    with processes.together():
+        if processes.first:
+            words = describe(plan, student, run.path, data, evaluated=evaluated)
+            if new:
+                if run.exists():
+                    run.start_anew()
+                run.create(config, identity)
+            progress.say(console, words)
+    return parallelise(
+        student,
+        config.training.parallel,
+        dtype=plan.dtype,
+        offload=config.training.offload,
+        some_unused=plan.schedule.every > 1,
+    )
+
+
+def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) -> bool:
+    """Say whether a run starts here; else the one that is here goes on. Raises ConfigError where neither can be.
+
+    A start that failed before it had learned anything is none that would have to go on.
+    """
+    if not run.exists():
+        run.check_unused()
+        return True
+    try:
+        run.check_same(config, identity)
+    except ConfigError:
+        if run.begun():
+            raise
+        return True
+    return not resume and not run.begun()
+
+
+def _say(console: Console, words: str) -> None:
+    progress.say(console, textwrap.indent(words, "  "))

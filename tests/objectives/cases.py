@@ -1,0 +1,79 @@
+"""An objective of any name at small size, and random features of all that it needs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from openslip.needs import TEXT, Need
+from openslip.objectives import Dims, Objective
+from toys import small_loss
+
+DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50)
+
+
+def make(
+    name: str, *, dims: Dims = DIMS, seed: int = 0, dtype: torch.dtype = torch.float64, **options: object
+) -> Objective:
+    """Return the objective of that name, in training, with its teacher's heads where it has some."""
+    (term,) = small_loss(name, **options).terms
+    torch.manual_seed(seed)
+    objective = term.kind(term.config, dims)
+    if any(need.by == "teacher" for need in objective.needs_for(objective.config)):
+        heads = {head: copy.deepcopy(getattr(objective, head)) for head in objective.teacher_heads}
+        objective.teacher = nn.ModuleDict(heads).requires_grad_(False)
+    return objective.to(dtype).train()
+
+
+def features_for(
+    needs: Iterable[Need],
+    rows: int,
+    *,
+    dims: Dims = DIMS,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    equal: bool = True,
+) -> dict[Need, Tensor]:
+    """Return random features of N rows, with gradient where the student makes them.
+
+    They are of random lengths, and differ by view and by who makes them. equal: some captions are the same.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return 3 * torch.randn(*shape, dtype=dtype, generator=generator)
+
+    features = {}
+    for need in needs:
+        if need.out == "logit_scale":
+            feature = torch.tensor(1 / 0.07, dtype=dtype)
+        elif need.out == "ids":
+            feature = captions(rows, dims, generator, equal=equal)
+        elif need.out == "embedding":
+            feature = random(rows, dims.embed_dim)
+        elif need.out == "tokens":
+            feature = random(rows, 4, dims.width)
+        else:
+            feature = random(rows, dims.text_width if need.view == TEXT else dims.width)
+        features[need] = feature.requires_grad_(need.by == "student" and feature.is_floating_point())
+    return features
+
+
+def captions(rows: int, dims: Dims, generator: torch.Generator, *, equal: bool = True) -> Tensor:
+    """Return token ids (N, L), zero-padded to the longest of the rows; equal: every fourth is the one before."""
+    ids = torch.zeros(rows, dims.context, dtype=torch.long)
+    for row in range(rows):
+        length = int(torch.randint(4, dims.context + 1, (), generator=generator))
+        ids[row, :length] = torch.randint(1, dims.vocabulary - 2, (length,), generator=generator)
+        ids[row, 0], ids[row, length - 1] = dims.vocabulary - 2, dims.vocabulary - 1
+        if equal and row % 4 == 3:
+            ids[row] = ids[row - 1]
+    return ids[:, : int((ids > 0).sum(1).max())]
+
+
+def trained(objective: Objective) -> dict[str, nn.Parameter]:
+    """Return the parameters that the optimiser moves, by name."""
+    return {name: p for name, p in objective.named_parameters() if p.requires_grad}
