@@ -158,3 +158,14 @@ def test_chance_is_over_the_rows_that_are_contrasted(tmp_path: Path) -> None:
 
 def test_a_log_without_terms_shows_the_loss(tmp_path: Path) -> None:
     assert levels([run_of(tmp_path / "run", [{"step": 1, "position": 8, "loss": 1.0}])]) == {"Loss": []}
+
+
+def test_curves_of_one_title_are_told_apart(tmp_path: Path) -> None:
+    runs = [
+        run_of(
+            write_run(tmp_path / name, name), [{"step": 1, "position": 8, "loss": 1.0, f"{name}_loss": 1.0}]
+        )
+        for name in ("simclr", "byol")
+    ]
+    assert [*levels(runs)] == ["Self-supervised loss (simclr)", "Self-supervised loss (byol)"]
+    assert [*levels(runs[:1])] == ["Self-supervised loss"]

@@ -66,3 +66,15 @@ def test_what_a_loss_does_not_use_is_not_said() -> None:
     for unknown in ("mine:Loss", "simclr + mine:Loss", ""):
         assert topics(unknown, ssl="b") >= {text, paired, twice, pictures}
     assert {"Options of clip", "Options of simclr"} <= topics("clip + simclr")
+
+
+def test_options_of_an_objective_are_those_that_it_was_trained_with() -> None:
+    def options(loss: str) -> dict[str, str]:
+        objective = ObjectiveConfig(loss=loss, options={"simclr": {"temperature": 0.2}, "mine": {"x": 1}})
+        words = configuration(Row("", (Run("run", Path("run"), Config(objective=objective)),)))
+        return {topic: text for topic, text in words.items() if topic.startswith("Options")}
+
+    found = options("0.5 * simclr + mine:Loss")
+    assert found.keys() == {"Options of simclr"}
+    assert found["Options of simclr"].startswith("temperature 0.2; ")
+    assert options("mine:Loss") == {}

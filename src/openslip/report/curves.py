@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from openslip.evaluation import lower_is_better
+from openslip.objectives import Curve
 from openslip.report.charts import Chart, Line
-from openslip.report.methods import Curve
 from openslip.report.rows import Colours, Rows
 from openslip.report.runs import Run, finite
 from openslip.report.table import describe, headline, number
@@ -34,14 +35,16 @@ def training_charts(rows: Rows, colours: Colours) -> list[Chart]:
     curves = [*known.values(), *others]
     if not any(curve.key in logged for curve in curves):
         curves = [Curve("loss", "Loss", "lower is better", "low")]
+    titles = Counter(curve.title for curve in curves)
     charts = []
     for curve in curves:
+        of = f" ({curve.key.rpartition('_')[0]})" if titles[curve.title] > 1 else ""
         lines = _lines(rows, colours, lambda run, key=curve.key: _logged(run, key))
         if lines:
             share = curve.key.endswith("_acc")
             text = percent if share else "{:g}".format
             levels = _chance(curve, runs)
-            charts.append(Chart(curve.title, curve.note, lines, text=text, zero=share, levels=levels))
+            charts.append(Chart(curve.title + of, curve.note, lines, text=text, zero=share, levels=levels))
     return charts
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError
 from openslip.needs import TEXT, Need, View
-from openslip.report.methods import Curve, Loss, parse
+from openslip.objectives import Curve, Loss, parse
+from openslip.objectives.combine import known
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,22 @@ class KnownLoss:
     @classmethod
     def of(cls, config: ObjectiveConfig) -> KnownLoss:
         """Return what is known of the loss of a configuration, whatever is written there."""
-        loss = _parsed(config)
-        if loss is not None:
-            return cls(loss.title, len(loss.terms), True, loss.views, loss.needs, loss.curves, loss.options)
-        texts = re.split(r"(?<!\d[eE])\+", config.loss)  # no plus of a number such as 1e+3
-        parts = [part for text in texts if (part := _parsed(replace(config, loss=text.strip())))]
+        try:
+            loss = parse(config)
+            return cls._made_of([loss], loss.title, len(loss.terms), whole=True)
+        except ConfigError:
+            texts = re.split(r"(?<!\d[eE])\+", config.loss)  # no plus of a number such as 1e+3
+            options = {name: values for name, values in config.options.items() if name in known()}
+            parts = [_parsed(ObjectiveConfig(loss=text, options=options)) for text in texts]
+            return cls._made_of(filter(None, parts), config.loss, len(texts), whole=False)
+
+    @classmethod
+    def _made_of(cls, parts: Iterable[Loss], title: str, terms: int, *, whole: bool) -> KnownLoss:
+        parts = list(parts)
         return cls(
-            config.loss,
-            len(texts),
-            False,
+            title,
+            terms,
+            whole,
             tuple(dict.fromkeys(view for part in parts for view in part.views)),
             tuple(dict.fromkeys(need for part in parts for need in part.needs)),
             tuple(curve for part in parts for curve in part.curves),
@@ -61,6 +69,7 @@ class KnownLoss:
 
 
 def _parsed(config: ObjectiveConfig) -> Loss | None:
+    """Return the loss that is written, None where it is none or not known."""
     try:
         return parse(config)
     except ConfigError:
