@@ -193,7 +193,10 @@ def _take(data: dict[str, Any], path: list[str]) -> Any:
 
 
 def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a value unless the key is there: the new name counts. Where something else lies in the way, `from_dict` says what is wrong with it."""
+    """Set a value unless the key is there: the new name counts.
+
+    Where something else lies in the way, `from_dict` says what is wrong with it.
+    """
     *sections, key = path
     for section in sections:
         data = data.setdefault(section, {})

@@ -64,6 +64,11 @@ def test_options_reach_the_term_that_they_are_named_after() -> None:
     assert (clip.config.block, simclr.config.temperature) == (7, 0.2)
 
 
+def test_options_of_an_objective_that_nobody_knows_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"section 'objective\.simcrl'.*Did you mean .*'simclr'"):
+        read("clip", simcrl={"width": 3})
+
+
 def test_options_left_out_are_the_defaults() -> None:
     assert [term.config for term in read("clip + simclr").terms] == [Clip.Config(), SimClr.Config()]
     assert complete(ObjectiveConfig(loss="clip", options={"simclr": {"block": 3}})).options == {

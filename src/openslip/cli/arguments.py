@@ -79,8 +79,7 @@ def _with_ranges(cls: type, values: object = None) -> type:
             default = section()
         elif allowed := range_of(hint):
             hint = typing.Annotated[hint, tyro.conf.arg(help_behavior_hint=_hint_of(allowed))]
-        given = {} if default is dataclasses.MISSING else {"default_factory": lambda value=default: value}
-        fields.append((field.name, hint, dataclasses.field(**given)))
+        fields.append((field.name, hint, dataclasses.field(default=default)))
     doc = {"__doc__": cls.__doc__}
     return dataclasses.make_dataclass(
         cls.__name__, fields, bases=(cls,), namespace=doc, frozen=True, kw_only=True

@@ -29,7 +29,7 @@ def with_sections(config: Config) -> Config:
     for name, kind in objectives.known().items():
         options = dict(config.objective.options.get(name, {}))
         own[name] = toml.from_dict(options, kind.Config, kind.Config(), f"objective.{name}.")
-        first = (inspect.getdoc(kind) or kind.title).split("\n\n")[0]
+        first = inspect.cleandoc(kind.__doc__ or kind.title).split("\n\n")[0]
         about = Annotated[kind.Config, tyro.conf.arg(help=" ".join(first.split()))]
         fields.append((name, about, dataclasses.field(default_factory=kind.Config)))
     section = _subclass(ObjectiveConfig, fields)

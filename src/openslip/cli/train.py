@@ -7,15 +7,16 @@ import sys
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from tyro.conf import arg
 
 from openslip import recipes, toml
 from openslip.cli import hints, idle, resuming, sections
 from openslip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from openslip.config import FORMATS, Config
 from openslip.errors import ConfigError, UsageError, printable
+from openslip.objectives import own
 
 if TYPE_CHECKING:
     from openslip.data.record import Source
@@ -33,7 +34,7 @@ with a recipe, it starts the run where there is none."""
 class Options:
     """What to train, and where to write."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config: Annotated[Config, arg(name="")] = field(default_factory=Config)
     out: str = ""
     """Run folder; by default runs/NAME with the recipe's name."""
     resume: bool = False
@@ -62,16 +63,21 @@ def resolve(argv: list[str]) -> Options:
     wants_help = asks_for_help(rest)
     if not wants_help:
         hints.check_train(recipe, recipes.RECIPES, rest)
-    base = recipes.get(recipe) if recipe else _of_file(path) if path else None
+    base = recipes.get(recipe) if recipe else toml.load(path) if path else None
     if path and resume and not out and os.path.basename(path) == "config.toml":
         out = os.path.dirname(path) or "."  # the run's own
     folder = out or (f"runs/{base.name}" if base else "")
     known = toml.load(Path(folder) / "config.toml") if resume and folder and resuming.is_run(folder) else None
+    of_run = known if known and not (path or (base and base.name != known.name)) else None
+    its_own = bool(path and known and os.path.samefile(path, Path(folder) / "config.toml"))
+    typed_loss, _ = take_option(rest, "--objective.loss")
+    _load_own(typed_loss, path, base, Path(folder) if of_run or its_own else None)
+    if path and base:
+        _check_options(path, base)
     parsed = partial(_parsed, rest, f"slip train {recipe or 'RECIPE'}")
     if base is None and known is None and not wants_help:
         parsed(Config())  # --resum may be why nothing was named
         raise resuming.nothing_named(resume, folder)
-    of_run = known if known and not (path or (base and base.name != known.name)) else None
     options, typed = parsed(of_run or base or Config())
     config, others = sections.of_the_loss(options.config)
     if known:
@@ -96,27 +102,35 @@ def resolve(argv: list[str]) -> Options:
     return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
 
 
-def _of_file(path: str) -> Config:
-    """Return the configuration in a file, the options of its objectives checked."""
-    config = toml.load(path)
+def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
+    """Import the objectives of a user's own that the command line names, else the file, else the run that goes on.
+
+    run: the run that goes on with the loss it has. What a run names is imported from the very file that it was.
+    """
+    if typed is not None:
+        own.load(typed)
+    elif run is not None:
+        own.resume(run, toml.load(run / "config.toml").objective.loss)
+    elif path and base:
+        folder = Path(path).parent
+        own.load(base.objective.loss, outside=folder if os.path.isfile(folder / "versions.json") else None)
+
+
+def _check_options(path: str, config: Config) -> None:
+    """Raise ConfigError where a file sets options that its objectives do not have."""
     try:
         sections.with_sections(config)
     except ConfigError as error:
         raise ConfigError(f"In {path}: {error}") from None
-    return config
 
 
 def accepted(base: Config) -> type[Options]:
     """Return the class of options that change `base`: with those of every objective that is known."""
     config = sections.with_sections(base)
-    field_type = Annotated[type(config), tyro.conf.arg(name="")]
-    return make_dataclass(
-        "Options",
-        [("config", field_type, field(default=config))],
-        bases=(Options,),
-        frozen=True,
-        kw_only=True,
-    )
+    hint: Any = type(config)
+    hint = Annotated[hint, arg(name="")]
+    fields = [("config", hint, field(default=config))]
+    return make_dataclass("Options", fields, bases=(Options,), frozen=True, kw_only=True)
 
 
 def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]]:

@@ -171,7 +171,8 @@ class Sum(nn.ModuleDict):
 
 _TERM = re.compile(
     r"""\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*\*\s*)?  # a weight, or none for 1
-        (?P<name>[a-z_][\w./:-]*)\s*(?P<plus>\+|$)  # a name, and + where another follows""",
+        (?P<name>[^\s:*+]+:[^\s:*+]+|[a-z_./~][\w./~-]*)\s*  # a class of a user's own, or a name
+        (?P<plus>\+|$)  # and + where another follows""",
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
@@ -185,6 +186,28 @@ def parse(config: ObjectiveConfig) -> Loss:
     """
     text = config.loss
     terms: dict[str, Term] = {}
+    for weight, name in written_terms(text):
+        if name not in REGISTRY:
+            raise _unknown(name, text)
+        if not math.isfinite(weight):
+            raise ConfigError(f"The weight of {name!r} is too large", got=text)
+        kind = REGISTRY[name]
+        if kind.name in terms:
+            raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
+        options = config.options.get(kind.name, {})
+        own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
+        check_ranges(own, f"objective.{kind.name}.")
+        terms[kind.name] = Term(weight, name, kind, own)
+    for name in config.options:
+        if name not in known():
+            raise ConfigError(
+                f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known())
+            )
+    return Loss(tuple(terms.values()))
+
+
+def written_terms(text: str) -> Iterator[tuple[float, str]]:
+    """Yield weight and name of each term of a loss, known or not. Raises ConfigError on a syntax error."""
     position, more = 0, True
     while more:
         match = _TERM.match(text, position)
@@ -195,26 +218,23 @@ def parse(config: ObjectiveConfig) -> Loss:
                 got=text,
                 fix="Write names joined by +, each after an optional weight, as in 'clip + 1.0 * simclr'.",
             )
-        name, weight = match["name"], float(match["weight"] or 1)
-        if name not in REGISTRY:
-            fix = did_you_mean(name.lower(), REGISTRY)
-            raise ConfigError(f"Unknown objective {name!r}", got=text, fix=fix)
-        if not math.isfinite(weight):
-            raise ConfigError(f"The weight of {name!r} is too large", got=text)
-        kind = REGISTRY[name]
-        if kind.name in terms:
-            raise ConfigError(f"The objective {name!r} appears twice", got=text, fix="Add its weights up.")
-        options = config.options.get(kind.name, {})
-        own = toml.from_dict(dict(options), kind.Config, kind.Config(), f"objective.{kind.name}.")
-        check_ranges(own, f"objective.{kind.name}.")
-        terms[kind.name] = Term(weight, name, kind, own)
+        yield float(match["weight"] or 1), match["name"]
         position, more = match.end(), match["plus"] == "+"
-    for name in config.options:
-        if name not in known():
-            raise ConfigError(
-                f"Unknown configuration section 'objective.{name}'", fix=did_you_mean(name, known())
-            )
-    return Loss(tuple(terms.values()))
+
+
+def _unknown(name: str, text: str) -> ConfigError:
+    if ":" in name:
+        return ConfigError(
+            f"{name!r} is a class of a user's own, whose file is not loaded",
+            got=text,
+            cause="Only what a user names is run, on the command line or in a file given by --config, and nothing that "
+            "a run or a checkpoint names",
+            fix="Give it to `slip train` as --objective.loss, or the class itself to openslip.train as objective=",
+        )
+    fix = did_you_mean(name.lower(), REGISTRY)
+    if "/" in name or "." in name:
+        fix = "A class of your own is written with its file or module: path/to/mylosses.py:Mine, or mylosses:Mine"
+    return ConfigError(f"Unknown objective {name!r}", got=text, fix=fix)
 
 
 def complete(config: ObjectiveConfig) -> ObjectiveConfig:

@@ -2,6 +2,7 @@
 
 config.toml     the resolved configuration
 data.json       what tells the data from others
+objective.json  of what files a user's own objectives are, if there are any
 versions.json   versions of Python, torch and the other libraries that shape the numbers
 metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
@@ -42,6 +43,7 @@ from openslip.files import (
     write_json,
     write_text,
 )
+from openslip.objectives import own
 from openslip.training.budget import parse_budget
 from openslip.training.saving import checkpoint
 from openslip.training.saving.lock import check_free, held
@@ -170,6 +172,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "versions.json", versions())
+            own.write(self.path, config.objective)
             write_json(self.path / "data.json", data)
             # Last, because it makes the folder a run.
             write_text(self.path / "config.toml", toml.dumps(config))
@@ -191,6 +194,8 @@ class RunFolder:
         """
         may_change = (*MAY_CHANGE, *PLACES) if moved else MAY_CHANGE
         old, new = values_of(self.config), values_of(config)
+        if own.same_loss(self.path, old["objective.loss"], new["objective.loss"]):
+            old["objective.loss"] = new["objective.loss"]
         if _same_budget(old["training.budget"], new["training.budget"]):
             old["training.budget"] = new["training.budget"]
         # Of another loss the options are others too: that the loss differs says it all.
@@ -224,6 +229,15 @@ class RunFolder:
                 cause="It would not go on where it was: the order of its records follows their number, and their place",
                 fix="Give it the data it had, which may lie elsewhere by now, or start a new run with another --out",
             )
+        self._note_code(config)
+
+    def _note_code(self, config: Config) -> None:
+        """Where a user's own objective is other code than the run was started with, say so, and note what it is now."""
+        if sentences := own.changed(self.path, config.objective):
+            for sentence in sentences:
+                self.say(f"warning: {sentence}")
+            with _writing(self.path, own.RECORD):
+                own.write(self.path, config.objective)
 
     def _data(self, now: Identity) -> Identity | None:
         """Return what the run's data were, to be compared with those of `now`.

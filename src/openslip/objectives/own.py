@@ -1,0 +1,470 @@
+"""Objectives of a user's own: `--objective.loss 'clip + 0.5 * mylosses:Mine'`, a class in a file of theirs.
+
+Such a file is code, so it is imported only where a user names it: on the command line, in a configuration given by
+path, or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that
+run is continued, and only the very file that it was started with: `objective.json` in the run folder has its checksum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import traceback
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from openslip import toml
+from openslip.config import ObjectiveConfig, ViewConfig, ViewsConfig
+from openslip.errors import ConfigError, did_you_mean, shortened
+from openslip.files import read_json, read_whole, write_json
+from openslip.needs import TEXT, Need, View
+from openslip.objectives import combine
+from openslip.objectives.objective import Curve, LogitScale, Objective
+
+RECORD = "objective.json"
+"""File of a run folder that says of what file each class of a user's own is."""
+LARGEST = 1 << 22
+"""Bytes of a file of Python that is read."""
+HOW = "docs/objectives.md says how to write one"
+OURS = frozenset(combine.REGISTRY)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A file of Python that is going to be imported."""
+
+    module: str
+    """Name that it is imported by."""
+    file: Path
+    root: str
+    """Folder that the module's name counts from, for what it imports from beside it; "": it is on the import path."""
+
+    @cached_property
+    def source(self) -> bytes:
+        """What is in the file, read once: what has been checked is what is run."""
+        try:
+            return read_whole(self.file, LARGEST)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                "The file of an objective cannot be read", got=str(self.file), cause=str(error)
+            ) from None
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+
+def named(text: str) -> list[str]:
+    """Return the classes that the text of a loss names, `mylosses:Mine` or `path/to/file.py:Mine`, as written."""
+    return [name for _, name in combine.written_terms(text) if ":" in name]
+
+
+def load(text: str, *, outside: Path | None = None) -> None:
+    """Import the classes that the text of a loss names, so that `openslip.objectives.parse` knows them.
+
+    A module is looked for in the current folder, then on the import path. For texts that a user has written alone.
+    outside: folder whose files are refused. Raises ConfigError for a file that is missing or fails, and for a class
+    that is no objective.
+    """
+    for name in named(text):
+        if name not in combine.REGISTRY:
+            _add(name, _found(name, outside))
+
+
+def register(kind: Any) -> str:
+    """Make an objective's class known; return the name that it has in the text of a loss, `module:Class`.
+
+    Raises ConfigError for a class that is no objective.
+    """
+    if isinstance(name := getattr(kind, "name", None), str) and combine.REGISTRY.get(name) is kind:
+        return name
+    text = f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', kind)}".replace("<locals>.", "")
+    check(kind, text)
+    combine.REGISTRY[text] = kind
+    return text
+
+
+def write(folder: Path, config: ObjectiveConfig) -> None:
+    """Note in a run folder of what files the classes of a user's own are, if the loss has any.
+
+    What the folder says of the same classes under other names is brought up to date.
+    """
+    if entries := _entries(config):
+        now = {entry["name"]: entry for entry in entries.values()}
+        known = {text: now.get(str(entry.get("name")), entry) for text, entry in _record(folder).items()}
+        write_json(folder / RECORD, known | entries)
+
+
+def changed(folder: Path, config: ObjectiveConfig) -> list[str]:
+    """Return a sentence for each class of a user's own whose file is not the one that the run was started with."""
+    known = _record(folder)
+    names = {entry.get("name"): entry for entry in known.values()}
+    sentences = []
+    for text, entry in _entries(config).items():
+        was = names.get(entry["name"], {})
+        if was.get("sha256") != entry["sha256"]:
+            sentences.append(
+                f"{text} is not the code that the run was started with ({_short(was)}, now {_short(entry)}): "
+                "the run will not equal an uninterrupted one"
+            )
+    return sentences
+
+
+def same_loss(folder: Path, one: str, other: str) -> bool:
+    """Say whether two losses of a run are one, wherever the files of its classes lie."""
+    known = _record(folder)
+
+    def terms(text: str) -> list[tuple[float, str]]:
+        kinds = {
+            name: combine.REGISTRY[name].name
+            for _, name in combine.written_terms(text)
+            if name in combine.REGISTRY
+        }
+        noted = {name: str(entry.get("name")) for name, entry in known.items()}
+        return [
+            (weight, kinds.get(name) or noted.get(name, name)) for weight, name in combine.written_terms(text)
+        ]
+
+    with suppress(ConfigError):  # what cannot be understood is said elsewhere
+        return one == other or terms(one) == terms(other)
+    return False
+
+
+def resume(folder: Path, text: str) -> None:
+    """Import the classes that the loss of a run names, where their files are the very ones it was started with.
+
+    The module is looked for in the current folder and on the import path, and not in the run folder, which may be
+    somebody else's. Raises ConfigError that says what is missing or differs.
+    """
+    names = [name for name in named(text) if name not in combine.REGISTRY]
+    known = _record(folder) if names else {}
+    for name in names:
+        _add(name, _the_same(name, known.get(name, {}), folder, text))
+
+
+def _the_same(name: str, entry: dict[str, Any], folder: Path, loss: str) -> Code:
+    """Return the file that a run's objective was in, wherever it lies now."""
+    fix = (
+        "Put the file that it was back, or name the class anew, which takes it as it is now: "
+        f"--objective.loss {loss!r}"
+    )
+    what = f"The run in {folder} minimises {name!r}, a class of a user's own"
+    if not isinstance(entry.get("sha256"), str) or not entry["sha256"]:
+        raise ConfigError(what, cause=f"{folder / RECORD} does not say of what file it is", fix=fix)
+    seen = []
+    for code in _candidates(name, str(entry.get("file", ""))):
+        if _lies_in(code.file, folder):
+            seen.append(f"{code.file} lies in the run folder, whose files are not run")
+        elif code.checksum == entry["sha256"]:
+            return code
+        else:
+            seen.append(f"{code.file} is not the file that it was started with ({_short(entry)})")
+    module, _, _ = name.rpartition(":")
+    nowhere = f"There is no {module!r} in the current folder or on the import path"
+    raise ConfigError(what, cause="; ".join(seen) or nowhere, fix=fix)
+
+
+def _found(name: str, outside: Path | None) -> Code:
+    """Return the file of a class that a user names."""
+    module = name.rpartition(":")[0]
+    for code in _candidates(name):
+        if outside is not None and _lies_in(code.file, outside):
+            raise ConfigError(
+                f"{code.file} lies in a run folder, whose files are not run",
+                got=name,
+                fix="Copy the file to where you are",
+            )
+        return code
+    if _is_path(module):
+        raise ConfigError(
+            "The file of an objective is not there", got=module, fix=_near(Path(module).parent, module)
+        )
+    with suppress(ImportError, ValueError):
+        if importlib.util.find_spec(module.partition(".")[0]):
+            raise ConfigError(f"The module {module!r} is no file of Python", got=name, fix="Name one that is")
+    raise ConfigError(
+        f"There is no module {module!r} in the current folder or on the import path",
+        got=name,
+        fix=_near(Path(), module),
+    )
+
+
+def _near(folder: Path, module: str) -> str:
+    with suppress(OSError):
+        if files := sorted(path.name for path in folder.glob("*.py"))[:1000]:
+            return did_you_mean(
+                Path(module).name, files if module.endswith(".py") else [file[:-3] for file in files]
+            )
+    return "A file in another folder is named by its path, as in path/to/mylosses.py:Mine"
+
+
+def _candidates(name: str, file: str = "") -> Iterator[Code]:
+    """Yield the files that the module of a class may be. Nothing is imported for it.
+
+    file: name of the file that it was, for a class that was named by a path which leads nowhere any more.
+    """
+    module = name.rpartition(":")[0]
+    if _is_path(module):
+        path = Path(module).expanduser()
+        if path.is_file():
+            yield Code(path.stem, path, str(path.parent))
+        module = Path(file or module).stem
+        if not file:
+            return
+    here = os.getcwd()
+    for root, places in ((here, [here]), ("", None)):
+        if path := _file_of(module, places):
+            yield Code(module, path, root)
+
+
+def _file_of(module: str, places: list[str] | None) -> Path | None:
+    """Return the file of Python that a dotted name stands for in some folders, or on the import path."""
+    parts = module.split(".")
+    spec: ModuleSpec | None = None
+    for number in range(1, len(parts) + 1):
+        try:
+            spec = PathFinder.find_spec(".".join(parts[:number]), places)
+            if spec is None and number == 1 and places is None:
+                spec = importlib.util.find_spec(parts[0])  # installed in place
+        except (ImportError, ValueError):
+            return None
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or ())
+    if (
+        spec is None
+        or spec.origin is None
+        or not spec.origin.endswith(".py")
+        or not os.path.isfile(spec.origin)
+    ):
+        return None
+    return Path(spec.origin)
+
+
+def _is_path(module: str) -> bool:
+    return "/" in module or module.endswith(".py")
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+
+
+def _add(text: str, code: Code) -> None:
+    """Import a file, and make the class that a text names known."""
+    module, (_, _, name) = _imported(code), text.rpartition(":")
+    kind: Any = module
+    for part in name.split("."):
+        if not hasattr(kind, part):
+            classes = [key for key, value in vars(module).items() if _is_own(value)]
+            fix = did_you_mean(name, classes) if classes else HOW
+            raise ConfigError(f"{code.file} has no class {name!r}", got=text, fix=fix)
+        kind = getattr(kind, part)
+    check(kind, text)
+    combine.REGISTRY[text] = kind
+
+
+def _is_own(value: Any) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, Objective)
+        and value.__module__.partition(".")[0] != "openslip"
+    )
+
+
+def _imported(code: Code) -> ModuleType:
+    """Return the module of a file. What is run is what was read, and no compiled file that lies beside."""
+    there = sys.modules.get(code.module)
+    if there is not None:
+        if os.path.realpath(getattr(there, "__file__", None) or "") == os.path.realpath(code.file):
+            return there
+        raise ConfigError(
+            f"A module {code.module!r} is loaded already, from elsewhere",
+            got=str(code.file),
+            fix="Give the file another name",
+        )
+    source = code.source
+    with _beside(code.root):
+        try:
+            parent, _, leaf = code.module.rpartition(".")
+            package = importlib.import_module(parent) if parent else None
+            spec = importlib.util.spec_from_file_location(code.module, code.file)
+            assert spec is not None  # it ends in .py
+            module = sys.modules[code.module] = importlib.util.module_from_spec(spec)
+            exec(compile(source, str(code.file), "exec"), module.__dict__)
+            if package is not None:
+                setattr(package, leaf, module)
+            return module
+        except (Exception, SystemExit) as error:  # anything may go wrong in it
+            sys.modules.pop(code.module, None)
+            raise ConfigError(
+                "The file of an objective fails when it is imported",
+                got=_place(error, code.file),
+                cause=f"{type(error).__name__}: {shortened(str(error))}",
+            ) from None
+
+
+@contextmanager
+def _beside(root: str) -> Iterator[None]:
+    """Within, what lies in a folder can be imported: a file's neighbours."""
+    if not root:
+        yield
+        return
+    folder = os.path.abspath(root)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _place(error: BaseException, file: Path) -> str:
+    """Return the file and line that an error comes from, as far as it is one of the user's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
+    ]
+    return f"{file}, line {lines[-1]}" if lines else str(file)
+
+
+def check(kind: Any, text: str) -> None:
+    """Raise ConfigError unless a class keeps the contract of an objective, as far as can be told without training."""
+
+    def refuse(cause: str, got: object = None) -> ConfigError:
+        return ConfigError(f"{text} cannot be trained", got=got, cause=cause, fix=HOW)
+
+    if not isinstance(kind, type) or not issubclass(kind, Objective) or kind is Objective:
+        raise refuse("It is no subclass of openslip.objectives.Objective", type(kind).__name__)
+    name = getattr(kind, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise refuse(
+            "Its `name` is to be a word of small letters, digits and _, which its options go by", name
+        )
+    if name in OURS:
+        raise refuse("Its `name` is that of one of ours: give it another", name)
+    if name in {field.name for field in dataclasses.fields(ObjectiveConfig)}:
+        raise refuse("Its `name` is that of an option: give it another", name)
+    for other, another in combine.REGISTRY.items():
+        if another.name == name and another is not kind and other != text:
+            raise refuse(f"Its `name` is that of {other}: give one of them another", name)
+    if not isinstance(getattr(kind, "title", None), str):
+        raise refuse("It has no `title`, which is what people call it")
+    config = _default_of(kind, refuse)
+    _check_inputs(kind, config, refuse)
+    if not all(isinstance(curve, Curve) for curve in kind.curves):
+        raise refuse("Its `curves` are to be of openslip.objectives.Curve", kind.curves)
+    if not isinstance(kind.logit_scale, LogitScale | None):
+        raise refuse("Its `logit_scale` is to be an openslip.objectives.LogitScale", kind.logit_scale)
+    if kind.forward is Objective.forward:
+        for method in ("embed", "loss"):
+            if getattr(kind, method) is getattr(Objective, method):
+                raise refuse(f"It has no method `{method}`")
+
+
+def _default_of(kind: type[Objective], refuse: Any) -> Any:
+    """Return the options of a class as they are where nothing is set."""
+    cls = kind.Config
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise refuse("Its `Config` is to be a dataclass", cls)
+    if not cls.__dataclass_params__.frozen:  # type: ignore
+        raise refuse("Its `Config` is to be frozen: @dataclass(frozen=True, kw_only=True)")
+    try:
+        config = cls()
+    except TypeError as error:
+        raise refuse(f"Its `Config` has an option without a default: {error}") from None
+    except ConfigError as error:
+        raise refuse(f"Its `Config` refuses its own defaults: {error}") from None
+    try:
+        same = toml.from_dict(toml.to_dict(config), cls, config)
+    except (ConfigError, TypeError, NameError) as error:
+        kinds = "bool, int, float, str, Literal, or a tuple of those"
+        raise refuse(
+            f"Its `Config` has an option that a configuration cannot hold ({kinds}): {error}"
+        ) from None
+    if same != config:
+        raise refuse(
+            "Its `Config` has an option whose default is of another type than its annotation", config
+        )
+    return config
+
+
+def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
+    """Check the views and needs of a class."""
+    try:
+        views, needs = kind.views_for(config), kind.needs_for(config)
+    except AttributeError as error:
+        raise refuse(f"It lacks `views` or `needs`: {error}") from None
+    for values, cls, what in ((views, View, "views"), (needs, Need, "needs")):
+        if not isinstance(values, tuple) or not all(isinstance(value, cls) for value in values):
+            raise refuse(f"Its `{what}` are to be a tuple of openslip.needs.{cls.__name__}", values)
+    if not needs:
+        raise refuse("Its `needs` are empty: it would be computed from nothing")
+    kinds = [name for name, hint in typing.get_type_hints(ViewsConfig).items() if hint is ViewConfig]
+    for view in views:
+        if view.kind not in kinds:
+            raise refuse(
+                f"Its view {view.name!r} is of a kind that is not among {', '.join(kinds)}", view.kind
+            )
+    given = {view.name for view in views}
+    if TEXT in given or len(given) < len(views):
+        raise refuse(f"Its `views` have one name twice, or that of the captions, {TEXT!r}", sorted(given))
+    hints = typing.get_type_hints(Need)
+    for need in needs:
+        if need.view not in given | {TEXT}:
+            raise refuse("It needs a view that is not among its `views`", need.view)
+        for field in ("out", "by"):
+            choices = typing.get_args(hints[field])
+            if getattr(need, field) not in choices:
+                raise refuse(f"What it needs is not among {', '.join(choices)}", getattr(need, field))
+    if any(need.by == "teacher" for need in needs) and kind.momentum is Objective.momentum:
+        raise refuse("It needs a teacher, and has no method `momentum`")
+
+
+def _entries(config: ObjectiveConfig) -> dict[str, dict[str, str]]:
+    """Return for each class of a user's own in a loss what there is to know of it: its file without the folder."""
+    entries = {}
+    for text in named(config.loss):
+        if kind := combine.REGISTRY.get(text):
+            file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+            entries[text] = {
+                "name": kind.name,
+                "class": f"{kind.__module__}:{kind.__qualname__}",
+                "file": os.path.basename(file),
+                "sha256": _checksum(Path(file)) if file else "",
+            }
+    return entries
+
+
+def _record(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what `write` noted in a run folder, as far as it can be read."""
+    try:
+        found = read_json(folder / RECORD)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+
+
+def _checksum(file: Path) -> str:
+    try:
+        return hashlib.sha256(read_whole(file, LARGEST)).hexdigest()
+    except (OSError, ValueError):
+        return ""
+
+
+def _short(entry: dict[str, Any]) -> str:
+    return f"sha256 {str(entry.get('sha256') or 'unknown')[:12]}"
