@@ -154,7 +154,8 @@ def state_bytes(plan: Plan, student: Student) -> int:
     """Return the bytes of weights, their gradients and AdamW's two moments, of one process and where the model is.
 
     A teacher has weights alone. Weights that fsdp spreads over processes count as this one's share, and not at all
-    where they are kept in the CPU's memory. What a step takes besides is measured (`openslip.training.watching.speed.Speed`).
+    where they are kept in the CPU's memory. What a step takes besides is measured, by
+    `openslip.training.watching.speed.Speed`.
     """
     weights = _bytes(p for p in student.parameters() if p.requires_grad)
     teachers = _bytes(p for p in student.parameters() if not p.requires_grad)
