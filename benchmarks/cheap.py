@@ -40,7 +40,7 @@ from openslip.models import Model, build, text
 from openslip.objectives import parse
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import Parallel
-from openslip.training.plan import Plan, make_plan
+from openslip.training.plan import Plan, make_plan, views_of
 from openslip.training.prepare import prepare
 from openslip.training.step import Inputs, backward
 
@@ -131,7 +131,9 @@ class Side:
             if step:
                 counts = {"image": schedule.batch}
             with uncut, FakeTensorMode(allow_non_fake_inputs=True):
-                sides = {name: self.config.views.of(name).size for name in counts}
+                sides = {
+                    view.name: self.config.views.of(view.kind).size for view in views_of(self.plan.needs)
+                }
                 views = {name: torch.empty(n, 3, sides[name], sides[name]) for name, n in counts.items()}
                 inputs = Inputs(views, torch.ones(schedule.batch, longest, dtype=torch.long))
                 with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -142,12 +144,13 @@ class Side:
 
     def prepare(self) -> None:
         """Make the optimiser and the batches that are trained on again and again."""
-        config, names = self.config, self.model.views
+        config = self.config
         prepare(self.model, self.device, self.plan.dtype, self.config.training)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         tokenizer = Tokenizer(config.model.text.context)
         size, schedule = config.training.batch, self.plan.schedule
-        builder = Builder(Data(Photos()), config.views, names, tokenizer, size, 0, schedule=schedule)
+        views = views_of(self.plan.needs)
+        builder = Builder(Data(Photos()), views, config.views, tokenizer, size, 0, schedule=schedule)
         self.batches = [Batch(**builder.build(step * size)) for step in range(self.every)]
 
     def seconds(self) -> float:

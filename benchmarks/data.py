@@ -31,7 +31,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from openslip.config import IMAGENET_MEAN, IMAGENET_STD, VIEWS, ViewsConfig
+from openslip.config import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 from openslip.data.augment import augment
 from openslip.data.builder import Builder
 from openslip.data.data import Data
@@ -39,6 +39,7 @@ from openslip.data.decode import DECODERS
 from openslip.data.record import Record, Source
 from openslip.data.tokenizer import Tokenizer, _open_clip_tokenizer
 from openslip.data.views import UNCHANGED, Parameter
+from openslip.needs import IMAGE, SSL_VIEWS
 
 SIZES = ((500, 375), (256, 256))
 OPERATIONS = (
@@ -126,7 +127,9 @@ def reference_side(photos: Photos, count: int) -> Callable[[], None]:
 
 def our_side(photos: Photos, count: int, decoder: str, *, everything: bool) -> Callable[[], None]:
     """Return a function that builds a batch of `count`; everything: with colours, blur and flips on the CPU."""
-    builder = Builder(Data(photos), ViewsConfig(), VIEWS, Tokenizer(), count, 0, decoder=decoder)
+    builder = Builder(
+        Data(photos), (IMAGE, *SSL_VIEWS), ViewsConfig(), Tokenizer(), count, 0, decoder=decoder
+    )
     start = iter(range(0, 10**9, count))
 
     def run() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import openslip
-from openslip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig, ViewsConfig
+from openslip.config import Config, ImageTowerConfig, ModelConfig, TextTowerConfig, ViewsConfig
 from openslip.data.tokenizer import END
 from openslip.encoder import CHUNK, Encoder
 from openslip.errors import ConfigError, DataError, EvaluationError
@@ -26,7 +26,6 @@ CONFIG = Config(
     model=ModelConfig(
         image=ImageTowerConfig(patch=8, width=24, depth=2, heads=3),
         text=TextTowerConfig(width=16, depth=2, heads=2, context=12),
-        ssl=SslHeadConfig(width=32, dim=6),
         embed_dim=10,
     ),
 )
@@ -146,7 +145,7 @@ def test_a_model_in_training_mode_is_refused_and_left_as_it_is(encoder: Encoder)
     )
     expected = calls[0]()
     try:
-        for part in (encoder.model, encoder.model.image_tower.trunk.patch_embed, encoder.model.ssl_head):
+        for part in (encoder.model, encoder.model.image_tower.trunk.patch_embed, encoder.model.text_tower):
             part.train()  # type: ignore[union-attr]
             before = _state(encoder.model)
             for call in calls:
@@ -468,17 +467,13 @@ def test_a_pil_image_that_is_cut_off_is_said(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "embeddings"),
-    [
-        ("clip", ("image", "text")),
-        ("simclr", ("ssl_1", "ssl_2")),
-        ("clip + 1.0 * simclr", ("image", "text", "ssl_1", "ssl_2")),
-    ],
+    ("loss", "captioned"), [("clip", True), ("simclr", False), ("byol", False), ("clip + 1.0 * simclr", True)]
 )
-def test_from_config_builds_what_the_objective_needs(loss: str, embeddings: tuple[str, ...]) -> None:
+def test_from_config_builds_what_the_objective_needs(loss: str, captioned: bool) -> None:
     config = replace(CONFIG, objective=replace(CONFIG.objective, loss=loss))
     encoder = Encoder.from_config(config)
-    assert encoder.model.embeddings == embeddings
+    parts = encoder.model.text_tower, encoder.model.image_projection, encoder.model.logit_scale
+    assert [part is not None for part in parts] == [captioned] * 3
     assert encoder.config is config
     norms = encoder.encode_image([_pixels(), _pixels(40, 20)]).norm(dim=1)
     assert norms.tolist() == pytest.approx([1.0, 1.0])

@@ -109,7 +109,7 @@ def with_loss(config: Config, loss: str, **options: object) -> Config:
 def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     """Return what a run with this configuration trains, in training mode, its weights drawn from seed 0."""
     torch.manual_seed(0)
-    return build_student(config, parse(config.objective)).to(dtype).train()
+    return build_student(config, parse(config.objective)).to(dtype).add_teachers().train()
 
 
 def make_inputs(

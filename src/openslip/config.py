@@ -13,13 +13,9 @@ from typing import Annotated, Any, Literal
 
 from typing_extensions import Doc
 
+from openslip.errors import ConfigError, did_you_mean
 from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, SHARE, Range
 
-VIEWS = ("image", "ssl_1", "ssl_2")
-"""The views drawn of a picture: one to go with the caption, two for self-supervision."""
-SSL_VIEWS = VIEWS[1:]
-EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
-"""What an objective can need, in order. Each but `text` comes from the view of its name."""
 FORMATS = (
     "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
     "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
@@ -72,8 +68,9 @@ class DataConfig:
 class ViewConfig:
     """How one kind of view is drawn from an image."""
 
-    size: Annotated[int, Range("a number of pixels, or 0 for views.size", 0)] = 0
-    """Side of these views in training, in pixels; 0: views.size. A ViT's position embeddings are resampled."""
+    size: Annotated[int, Range("a number of pixels, or 0 for one that follows from views.size", 0)] = 0
+    """Side of these views in training, in pixels; 0: views.size, and for `local` 3/7 of that. A ViT's position
+    embeddings are resampled."""
     drop_tokens: Annotated[float, BELOW_1] = 0.0
     """Share of a ViT's patch tokens left out in training, anew for each view (FLIP); 0 keeps all."""
     scale: tuple[float, float] = (0.5, 1.0)
@@ -95,21 +92,36 @@ class ViewConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
-    """The views made of each image: `image` goes with the caption, `ssl` is drawn twice."""
+    """How the views of each image are drawn, by their kind. Which of them are drawn, the objective says.
+
+    `image` goes with the caption. `ssl` is for self-supervision. `local` is for small crops beside larger ones (Caron
+    et al., "Emerging properties in self-supervised vision transformers", 2021); where its size is 0, these have 3/7 of
+    views.size, rounded to a multiple of 16 and at least 16: 96 of 224.
+    """
 
     size: Annotated[int, Range("a number of pixels, at least 1", 1)] = 224
     """Side of the images that the trained model takes, and of every view that has no size of its own; in pixels."""
     image: ViewConfig = ViewConfig()
     ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
+    local: ViewConfig = ViewConfig(
+        scale=(0.05, 0.4), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5
+    )
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Taken from the levels (0 to 1) of red, green and blue; of a pre-trained tower, what its weights expect."""
     std: Annotated[tuple[float, float, float], ABOVE_0] = IMAGENET_STD
     """What they are then divided by; likewise."""
 
+    @property
+    def kinds(self) -> dict[str, ViewConfig]:
+        """How views of each kind are drawn, by the name of the kind; sizes as they are configured."""
+        return {"image": self.image, "ssl": self.ssl, "local": self.local}
+
     def of(self, kind: str) -> ViewConfig:
-        """Return how views of a kind are drawn, their size filled in."""
-        view = {"image": self.image, "ssl": self.ssl}[kind.partition("_")[0]]
-        return replace(view, size=view.size or self.size)
+        """Return how views of a kind are drawn, their size filled in. Raises ConfigError for a kind that is none."""
+        if kind not in self.kinds:
+            raise ConfigError("There is no such kind of view", got=kind, fix=did_you_mean(kind, self.kinds))
+        size = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
+        return replace(self.kinds[kind], size=self.kinds[kind].size or size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ def test_which_is_for_runs(here, capsys) -> None:
         ("--objective.loss clip --objective.simclr.dim 64", "objective.simclr.dim"),
         ("--objective.loss simclr --objective.clip.block 64", "objective.clip.block"),
         ("--objective.loss simclr --views.image.flip 0.5", "views.image.flip"),
+        ("--views.local.blur 0.2", "views.local.blur"),
         ("--objective.loss clip --objective.ssl_every 2", "objective.ssl-every"),
         ("--objective.loss simclr --model.text.width 64", "model.text.width"),
         ("--model.image.name resnet18 --model.image.width 64", "model.image.width"),

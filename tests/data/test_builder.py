@@ -14,15 +14,17 @@ from openslip.config import ViewsConfig
 from openslip.data.augment import augment_early
 from openslip.data.builder import Builder
 from openslip.data.data import Data
-from openslip.data.order import Order, Stream, generator
+from openslip.data.order import Order, Stream, generator, stream_of
 from openslip.data.record import Record, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.sources.mixture import Mixture
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import UNCHANGED, crop, draw
-from openslip.errors import DataError
+from openslip.errors import ConfigError, DataError
+from openslip.needs import IMAGE, SSL_VIEWS, View
 
-VIEWS = ViewsConfig(size=8)
+CONFIG = ViewsConfig(size=8)
+VIEWS = (IMAGE, *SSL_VIEWS)
 NAMES = ("image", "ssl_1", "ssl_2")
 
 
@@ -57,16 +59,16 @@ def reads(built: dict) -> int:
 
 
 def build(position: int, source=PAIRS, ssl=None, *, batch: int = 6, rank: int = 0, world: int = 1) -> dict:
-    return Builder(Data(source, ssl), VIEWS, NAMES, Tokenizer(), batch, 5, rank=rank, world=world).build(
+    return Builder(Data(source, ssl), VIEWS, CONFIG, Tokenizer(), batch, 5, rank=rank, world=world).build(
         position
     )
 
 
 def expected_view(source: Squares, epoch: int, index: int, name: str) -> torch.Tensor:
     image = source[index].image
-    config = VIEWS.image if name == "image" else VIEWS.ssl
+    config = CONFIG.image if name == "image" else CONFIG.ssl
     box, _ = draw(config, *image.shape[:2], generator(5, epoch, index, Stream[name.upper()]))
-    return torch.from_numpy(crop(image, box, VIEWS.size))
+    return torch.from_numpy(crop(image, box, CONFIG.size))
 
 
 @pytest.mark.parametrize("position", [0, 6, 18])
@@ -89,7 +91,7 @@ def test_self_supervision_on_pictures_of_their_own(position: int) -> None:
 
 
 def test_every_picture_once_an_epoch_in_both_lanes() -> None:
-    builder = Builder(Data(PAIRS, PICTURES), VIEWS, NAMES, Tokenizer(), 1, 5)
+    builder = Builder(Data(PAIRS, PICTURES), VIEWS, CONFIG, Tokenizer(), 1, 5)
     drawn = [[lane.order.locate(p)[1] for p in range(77)] for lane in builder.lanes]
     assert np.bincount(drawn[0]).tolist() == [7] * 11
     assert np.bincount(drawn[1]).tolist() == [11] * 7
@@ -135,7 +137,7 @@ def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, e
     builder = Builder(
         Data(LONG, ssl),
         VIEWS,
-        NAMES,
+        CONFIG,
         Tokenizer(),
         12,
         5,
@@ -164,7 +166,7 @@ def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, e
 @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 90), st.sampled_from([1, 8, 64, 1000]))
 def test_pieces_cover_a_share_and_keep_blocks_whole(position, batch, size, block) -> None:
     source = Shards("shards", 200, block=block)
-    builder = Builder(Data(source), VIEWS, NAMES, Tokenizer(), 2 * batch, 5, rank=1, world=2)
+    builder = Builder(Data(source), VIEWS, CONFIG, Tokenizer(), 2 * batch, 5, rank=1, world=2)
     pieces = builder.cut(position, size)
     assert [row for piece in pieces for row in piece] == list(builder.rows)
     assert all(1 <= len(piece) <= size for piece in pieces)
@@ -181,7 +183,7 @@ def test_views_are_put_where_they_are_asked_to_be() -> None:
         memory.append(torch.zeros(size, dtype=torch.uint8))
         return memory[0]
 
-    built = Builder(Data(PAIRS), VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0, room=room)
+    built = Builder(Data(PAIRS), VIEWS, CONFIG, Tokenizer(), 6, 5, early=halved).build(0, room=room)
     assert len(memory) == 1
     assert torch.equal(torch.cat([built["views"][name].flatten() for name in NAMES]), memory[0])
     assert built["views"]["ssl_2"].untyped_storage().data_ptr() == memory[0].data_ptr()
@@ -200,7 +202,7 @@ def halved(views: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
 
 def test_views_can_be_finished_early() -> None:
     late = build(0)
-    early = Builder(Data(PAIRS), VIEWS, NAMES, Tokenizer(), 6, 5, early=halved).build(0)
+    early = Builder(Data(PAIRS), VIEWS, CONFIG, Tokenizer(), 6, 5, early=halved).build(0)
     for name in NAMES:
         assert torch.equal(early["views"][name], late["views"][name] // 2)
         assert early["parameters"][name].dtype == torch.float32
@@ -209,26 +211,26 @@ def test_views_can_be_finished_early() -> None:
 
 def scheduled(position: int, ssl: Squares | None = None, *, source=PAIRS, **options) -> dict:
     schedule = Schedule(6, every=2, share=0.5)
-    names, views = options.pop("names", NAMES), options.pop("views", VIEWS)
-    return Builder(Data(source, ssl), views, names, Tokenizer(), 6, 5, schedule=schedule, **options).build(
+    views, config = options.pop("views", VIEWS), options.pop("config", CONFIG)
+    return Builder(Data(source, ssl), views, config, Tokenizer(), 6, 5, schedule=schedule, **options).build(
         position
     )
 
 
 def test_every_view_has_its_own_size() -> None:
-    views = replace(VIEWS, ssl=replace(VIEWS.ssl, size=4))
-    built = Builder(Data(PAIRS), views, NAMES, Tokenizer(), 6, 5).build(0)
+    views = replace(CONFIG, ssl=replace(CONFIG.ssl, size=4))
+    built = Builder(Data(PAIRS), VIEWS, views, Tokenizer(), 6, 5).build(0)
     same = build(0)
     assert torch.equal(built["views"]["image"], same["views"]["image"])
     assert built["views"]["ssl_1"].shape == built["views"]["ssl_2"].shape == (6, 3, 4, 4)
     assert torch.equal(built["parameters"]["ssl_1"], same["parameters"]["ssl_1"])
     epoch, index = Order(PAIRS.parts, 5).locate(2)
-    box, _ = draw(VIEWS.ssl, 12, 10, generator(5, epoch, index, Stream.SSL_2))
+    box, _ = draw(CONFIG.ssl, 12, 10, generator(5, epoch, index, Stream.SSL_2))
     assert torch.equal(built["views"]["ssl_2"][2], torch.from_numpy(crop(PAIRS[index].image, box, 4)))
 
 
 def test_steps_without_self_supervision_are_those_of_a_run_without_it() -> None:
-    built, clip = (scheduled(6, names=names) for names in (NAMES, ("image",)))
+    built, clip = (scheduled(6, views=views) for views in (VIEWS, (IMAGE,)))
     assert list(built["views"]) == list(built["parameters"]) == ["image"]
     assert torch.equal(built["views"]["image"], clip["views"]["image"])
     assert torch.equal(built["tokens"], clip["tokens"])
@@ -266,12 +268,59 @@ def test_processes_share_a_scheduled_batch(ssl: Squares | None, position: int) -
     assert sum(map(reads, shares)) == reads(whole)
 
 
+# Views that an objective of somebody's own asks for
+
+CROPS = (View("local_1", "local"), View("local_2", "local"))
+SECOND = View("second", "image", scheduled=False)
+
+
+def test_views_of_any_name_and_kind_are_drawn_of_the_same_records() -> None:
+    built = Builder(Data(PAIRS), (*CROPS, *VIEWS, SECOND), CONFIG, Tokenizer(), 6, 5).build(0)
+    assert list(built["views"]) == ["image", "second", "local_1", "local_2", "ssl_1", "ssl_2"]
+    usual = build(0)
+    assert built["keys"] == usual["keys"]
+    assert all(torch.equal(built["views"][name], usual["views"][name]) for name in NAMES)
+    config = CONFIG.of("local")
+    for row in range(6):
+        epoch, index = Order(PAIRS.parts, 5).locate(row)
+        for name in ("local_1", "local_2"):
+            box, _ = draw(config, 12, 10, generator(5, epoch, index, stream_of(name)))
+            expected = torch.from_numpy(crop(PAIRS[index].image, box, config.size))
+            assert torch.equal(built["views"][name][row], expected)
+    assert not torch.equal(built["views"]["local_1"], built["views"]["local_2"])
+    assert not torch.equal(built["views"]["second"], built["views"]["image"])
+
+
+def test_scheduled_views_come_from_pictures_of_their_own() -> None:
+    """Whatever their kind; the others are made of every row of the captioned pictures."""
+    odd = View("odd", "ssl", scheduled=False)
+    views = (*CROPS, IMAGE, odd)
+    first, second = (scheduled(position, PICTURES, views=views)["views"] for position in (0, 6))
+    assert {name: len(view) for name, view in first.items()} == {
+        "image": 6,
+        "odd": 6,
+        "local_1": 3,
+        "local_2": 3,
+    }
+    assert {name: len(view) for name, view in second.items()} == {"image": 6, "odd": 6}
+    epoch, index = Order(PICTURES.parts, 5, Stream.SSL_ORDER).locate(1)
+    box, _ = draw(CONFIG.of("local"), 12, 10, generator(5, epoch, index, stream_of("local_1")))
+    assert torch.equal(first["local_1"][1], torch.from_numpy(crop(PICTURES[index].image, box, 16)))
+
+
+def test_views_that_cannot_be_drawn_together() -> None:
+    with pytest.raises(ConfigError, match="Two objectives draw the view 'image' in different ways"):
+        Builder(Data(PAIRS), (IMAGE, View("image", "ssl")), CONFIG, None, 6, 5)
+    with pytest.raises(ConfigError, match="no such kind of view.*Did you mean 'local'"):
+        Builder(Data(PAIRS), (View("a", "locals"),), CONFIG, None, 6, 5)
+
+
 # Records that stand in for others
 
 
 def drawn(source, epochs: int, ssl=None) -> list[dict]:
     """Return what is built for each position of some epochs."""
-    builder = Builder(Data(source, ssl), VIEWS, NAMES, Tokenizer(), 1, 5)
+    builder = Builder(Data(source, ssl), VIEWS, CONFIG, Tokenizer(), 1, 5)
     return [builder.build(position) for position in range(epochs * len(source))]
 
 
@@ -294,8 +343,8 @@ def test_a_stand_in_has_the_views_of_the_turn_it_takes() -> None:
     position = next(p for p in range(11) if Order(source.parts, 5).locate(p)[1] == 3)
     built = build(position, source, batch=1)
     image = source[int(built["keys"][0].removeprefix("pairs/"))].image
-    box, parameters = draw(VIEWS.ssl, *image.shape[:2], generator(5, 0, 3, Stream.SSL_1))
-    assert torch.equal(built["views"]["ssl_1"][0], torch.from_numpy(crop(image, box, VIEWS.size)))
+    box, parameters = draw(CONFIG.ssl, *image.shape[:2], generator(5, 0, 3, Stream.SSL_1))
+    assert torch.equal(built["views"]["ssl_1"][0], torch.from_numpy(crop(image, box, CONFIG.size)))
     assert built["parameters"]["ssl_1"][0].tolist() == pytest.approx(list(parameters))
 
 

@@ -15,9 +15,11 @@ from openslip.data.record import Record
 from openslip.data.sources.mixture import Mixture
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import DataError
+from openslip.needs import IMAGE, SSL_VIEWS
 from toys import ToySource, make_tiny_config
 
-VIEWS = ("image", "ssl_1", "ssl_2")
+VIEWS = (IMAGE, *SSL_VIEWS)
+NAMES = ["image", "ssl_1", "ssl_2"]
 
 
 class Plain:
@@ -76,17 +78,17 @@ def test_the_loader_reads_a_plain_class_like_ours(workers: int) -> None:
         batches.append(next(iter(Data(source).loader(40, config, VIEWS, captioned=True))))
     one, other = batches
     assert (one.keys, one.position) == (other.keys, 48)
-    assert list(one.views) == list(VIEWS)
-    assert all(torch.equal(one.views[name], other.views[name]) for name in VIEWS)
+    assert list(one.views) == NAMES
+    assert all(torch.equal(one.views[name], other.views[name]) for name in NAMES)
     assert torch.equal(one.tokens, other.tokens)
 
 
 def test_the_loader_follows_the_configuration() -> None:
     config = make_tiny_config()
     config = replace(config, data=replace(config.data, augment="loader"))
-    loader = Data(ToySource()).loader(0, config, ("image",), captioned=False, rank=1, world=2)
+    loader = Data(ToySource()).loader(0, config, (IMAGE,), captioned=False, rank=1, world=2)
     batch = next(iter(loader))
     assert (len(batch.keys), batch.tokens, list(batch.views)) == (4, None, ["image"])
     assert np.ptp(batch.parameters["image"].numpy(), axis=0).max() == 0  # they are applied
     with pytest.raises(DataError, match="no records"):
-        Data(ToySource(0)).loader(0, config, ("image",), captioned=False)
+        Data(ToySource(0)).loader(0, config, (IMAGE,), captioned=False)

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from openslip.config import VIEWS as VIEW_NAMES
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.data.augment import augment_early
 from openslip.data.data import Data
@@ -30,8 +29,11 @@ from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import crop, draw
 from openslip.errors import ConfigError, DataError, SlipError
+from openslip.needs import IMAGE, SSL_VIEWS, View
 
-VIEWS = ViewsConfig(size=16)
+CONFIG = ViewsConfig(size=16)
+VIEWS = (IMAGE, *SSL_VIEWS)
+VIEW_NAMES = tuple(view.name for view in VIEWS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def load(
 ) -> list[Batch]:
     settings: dict = {
         "views": VIEWS,
-        "names": VIEW_NAMES,
+        "config": CONFIG,
         "tokenizer": Tokenizer(),
         "batch": 5,
         "seed": 3,
@@ -125,7 +127,7 @@ def twin(source: Pictures, position: int, batch: int, seed: int, views: ViewsCon
 
 def test_equals_a_slow_obvious_twin() -> None:
     for number, batch in enumerate(load(7)):  # one epoch and a half
-        assert_equal(batch, twin(Pictures(), number * 5, 5, 3, VIEWS))
+        assert_equal(batch, twin(Pictures(), number * 5, 5, 3, CONFIG))
 
 
 def test_shapes() -> None:
@@ -170,11 +172,11 @@ class Blocks(Pictures):
 
 
 def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = 3 * 3 * VIEWS.size**2
+    sample = 3 * 3 * CONFIG.size**2
     monkeypatch.setattr("openslip.data.pieces.free_memory", lambda: 2 * 3 * 64 * sample)
     settings: dict[str, Any] = {
         "views": VIEWS,
-        "names": VIEW_NAMES,
+        "config": CONFIG,
         "tokenizer": None,
         "seed": 3,
         "batch": 256,
@@ -186,7 +188,7 @@ def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPa
 
 def in_pieces(size: int, **options: Any) -> Loader:
     """Return a loader that builds pieces of this size in the test's own process."""
-    settings: dict[str, Any] = {"views": VIEWS, "names": VIEW_NAMES, "tokenizer": Tokenizer(), "seed": 3}
+    settings: dict[str, Any] = {"views": VIEWS, "config": CONFIG, "tokenizer": Tokenizer(), "seed": 3}
     loader = Loader(Data(Pictures(bad=BAD)), workers=0, **settings | options)
     loader.ready = replace(loader.ready, rows=size)
     return loader
@@ -202,7 +204,7 @@ def test_pieces_of_any_size_change_nothing_for_any_process(size: int, early) -> 
 
 
 def test_pieces_without_captions() -> None:
-    options = {"batch": 5, "tokenizer": None, "names": ("ssl_1",)}
+    options = {"batch": 5, "tokenizer": None, "views": SSL_VIEWS[:1]}
     assert_equal(next(iter(in_pieces(2, **options))), load(1, Pictures(bad=BAD), **options)[0])
 
 
@@ -245,7 +247,7 @@ def test_goes_on_from_any_position(start: int) -> None:
 
 def test_each_iteration_starts_anew() -> None:
     loader = Loader(
-        Data(Pictures()), views=VIEWS, names=("ssl_1",), tokenizer=None, batch=4, seed=0, workers=0
+        Data(Pictures()), views=SSL_VIEWS[:1], config=CONFIG, tokenizer=None, batch=4, seed=0, workers=0
     )
     assert_equal(next(iter(loader)), next(iter(loader)))
 
@@ -273,14 +275,14 @@ def test_views_and_captions_are_drawn_anew_every_epoch() -> None:
 
 def test_without_a_tokenizer_captions_are_not_needed() -> None:
     source = Pictures(bad=tuple((index, "silent") for index in range(23)))
-    for batch in load(5, source, tokenizer=None, names=("ssl_1", "ssl_2")):
+    for batch in load(5, source, tokenizer=None, views=SSL_VIEWS):
         assert batch.tokens is None
         assert batch.skipped == []
         assert list(batch.views) == list(batch.parameters) == ["ssl_1", "ssl_2"]
 
 
 def test_leaving_a_view_out_does_not_change_the_others() -> None:
-    (alone,), (all_of_them,) = load(1, names=("ssl_2",), tokenizer=None), load(1)
+    (alone,), (all_of_them,) = load(1, views=SSL_VIEWS[1:], tokenizer=None), load(1)
     assert torch.equal(alone.parameters["ssl_2"], all_of_them.parameters["ssl_2"])
     assert torch.equal(alone.views["ssl_2"], all_of_them.views["ssl_2"])
 
@@ -348,10 +350,10 @@ def test_full_shared_memory_is_an_error_that_teaches(monkeypatch: pytest.MonkeyP
 def test_leaves_no_process_behind() -> None:
     script = textwrap.dedent("""
         import sys; sys.path.insert(0, sys.argv[1])
-        from test_loader import Data, Loader, Pictures, Tokenizer, VIEWS, VIEW_NAMES
+        from test_loader import Data, Loader, Pictures, Tokenizer, CONFIG, VIEWS
         if __name__ == "__main__":
             loader = Loader(
-                Data(Pictures()), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
+                Data(Pictures()), views=VIEWS, config=CONFIG, tokenizer=Tokenizer(), batch=5, seed=0, workers=1
             )
             batches = iter(loader)
             print(next(batches).position, next(batches).position)
@@ -363,23 +365,19 @@ def test_leaves_no_process_behind() -> None:
 
 def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
     loader = Loader(
-        Data(Pictures()), views=VIEWS, names=("image",), tokenizer=None, batch=1, seed=0, workers=0
+        Data(Pictures()), views=(IMAGE,), config=CONFIG, tokenizer=None, batch=1, seed=0, workers=0
     )
     assert loader._builder.lanes[0].min_side(["image"]) == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
-    loader = Loader(
-        Data(Pictures()), views=VIEWS, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0
-    )
+    loader = Loader(Data(Pictures()), views=VIEWS, config=CONFIG, tokenizer=None, batch=1, seed=0, workers=0)
     assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 66
     smaller = ViewsConfig(size=16, ssl=ViewConfig(size=8, scale=(0.08, 1.0)))
-    loader = Loader(
-        Data(Pictures()), views=smaller, names=VIEW_NAMES, tokenizer=None, batch=1, seed=0, workers=0
-    )
+    loader = Loader(Data(Pictures()), views=VIEWS, config=smaller, tokenizer=None, batch=1, seed=0, workers=0)
     assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 33  # 8 / sqrt(0.08 * 3 / 4) = 32.7
 
 
 def test_the_loaders_work_is_picklable() -> None:
     loader = Loader(
-        Data(Pictures()), views=VIEWS, names=VIEW_NAMES, tokenizer=Tokenizer(), batch=2, seed=1, workers=0
+        Data(Pictures()), views=VIEWS, config=CONFIG, tokenizer=Tokenizer(), batch=2, seed=1, workers=0
     )
     copy = pickle.loads(pickle.dumps(loader))
     assert_equal(next(iter(copy)), next(iter(loader)))
@@ -397,7 +395,7 @@ def test_processes_of_a_machine_share_its_cores(monkeypatch) -> None:
 def test_default_workers() -> None:
     assert 0 <= default_workers() <= MAX_WORKERS
     assert (
-        Loader(Data(Pictures()), views=VIEWS, names=(), tokenizer=None, batch=1, seed=0).workers
+        Loader(Data(Pictures()), views=(), config=CONFIG, tokenizer=None, batch=1, seed=0).workers
         == default_workers()
     )
 
@@ -405,14 +403,14 @@ def test_default_workers() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"names": ("image", "ssl1")}, ConfigError, "ssl_1"),
+        ({"views": (View("a", "lokal"),)}, ConfigError, "Did you mean 'local'"),
         ({"batch": 0}, ConfigError, "batch"),
         ({"position": -1}, ConfigError, "position"),
         ({"workers": -2}, ConfigError, "processes"),
         ({"prefetch": -2}, ConfigError, "ready"),
         ({"seed": -5}, ConfigError, "seed"),
-        ({"views": ViewsConfig(size=0)}, ConfigError, "size"),
-        ({"views": ViewsConfig(ssl=ViewConfig(scale=(0, 1)))}, ConfigError, "views.ssl.scale"),
+        ({"config": ViewsConfig(size=0)}, ConfigError, "size"),
+        ({"config": ViewsConfig(ssl=ViewConfig(scale=(0, 1)))}, ConfigError, "views.ssl.scale"),
         ({"source": Pictures(count=0)}, DataError, "no records"),
     ],
 )

@@ -21,6 +21,7 @@ from openslip.data.record import Batch
 from openslip.data.sources import open_source, webdataset
 from openslip.data.sources.yfcc import write_metadata
 from openslip.data.tokenizer import Tokenizer
+from openslip.needs import IMAGE, SSL_VIEWS
 
 CAPTIONS = [
     "a\0NUL\0in it",
@@ -98,8 +99,8 @@ def epochs(source, count: int, batch: int = 1, workers: int = 0) -> list[Batch]:
     """Return the batches of some epochs."""
     loader = Loader(
         Data(source),
-        views=ViewsConfig(size=8),
-        names=("image", "ssl_1", "ssl_2"),
+        views=(IMAGE, *SSL_VIEWS),
+        config=ViewsConfig(size=8),
         tokenizer=Tokenizer(),
         batch=batch,
         seed=0,
@@ -137,8 +138,8 @@ def test_a_shard_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
     loader = iter(
         Loader(
             Data(source),
-            views=ViewsConfig(size=8),
-            names=("image",),
+            views=(IMAGE,),
+            config=ViewsConfig(size=8),
             tokenizer=None,
             batch=4,
             seed=0,

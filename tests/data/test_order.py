@@ -18,6 +18,7 @@ from openslip.data.order import (
     locate,
     permute,
     stand_ins,
+    stream_of,
 )
 from openslip.errors import ConfigError
 
@@ -197,7 +198,28 @@ def test_the_order_of_a_run_stays_what_it_was() -> None:
     assert generator(7, 1, 3, Stream.SSL_1).random() == PINNED_NUMBER
 
 
+def test_the_streams_of_views_stay_what_they_were() -> None:
+    """A run goes on with the same crops after an upgrade, also of views that somebody else has named."""
+    assert [stream_of(name) for name in ("image", "ssl_1", "ssl_2")] == [3, 4, 5]
+    assert stream_of("local_1") == LOCAL_1
+    assert generator(7, 1, 3, stream_of("local_1")).random() == PINNED_LOCAL
+
+
+@given(name=st.text(), other=st.text())
+def test_other_views_have_streams_of_their_own(name: str, other: str) -> None:
+    if name not in ("image", "ssl_1", "ssl_2"):
+        assert 2**63 <= stream_of(name) < 2**64
+    assert (stream_of(name) == stream_of(other)) == (name == other)
+
+
+@pytest.mark.parametrize("name", ["order", "ORDER", "caption", "IMAGE", "replacement"])
+def test_a_view_shares_no_stream_with_another_purpose(name: str) -> None:
+    assert stream_of(name) not in list(Stream)
+
+
 PINNED_ORDER = [6, 0, 4, 1, 7, 9, 3, 8, 5, 2]
+LOCAL_1 = 9999342620030708354
+PINNED_LOCAL = 0.7789178415582148
 PINNED_NUMBER = 0.9347348936487159
 
 

@@ -7,9 +7,10 @@ import pytest
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.data import pieces
 from openslip.data.pieces import PIECE, SMALLEST, Ready, free_memory, keep_ready, sample_bytes
+from openslip.needs import IMAGE, SSL_VIEWS
 
 GB = 10**9
-NAMES = ("image", "text", "ssl_1", "ssl_2")
+VIEWS = (IMAGE, *SSL_VIEWS)
 SAMPLE = 3 * 3 * 224**2
 
 
@@ -93,11 +94,11 @@ def test_what_is_asked_for_is_kept_whatever_it_takes(free, prefetch, share, work
 
 
 def test_sample_bytes() -> None:
-    assert sample_bytes(ViewsConfig(size=224), NAMES) == SAMPLE
+    assert sample_bytes(VIEWS, ViewsConfig(size=224)) == SAMPLE
     small = ViewsConfig(size=224, ssl=ViewConfig(size=112))
-    assert sample_bytes(small, NAMES, 0.5) == 3 * 224**2 + 2 * 3 * 112**2 // 2
-    assert sample_bytes(small, ("image",)) == 3 * 224**2
-    assert sample_bytes(small, ()) == 0
+    assert sample_bytes(VIEWS, small, 0.5) == 3 * 224**2 + 2 * 3 * 112**2 // 2
+    assert sample_bytes((IMAGE,), small) == 3 * 224**2
+    assert sample_bytes((), small) == 0
 
 
 def system(folder: Path, monkeypatch, **files: str) -> None:

@@ -199,3 +199,10 @@ def test_bad_configuration(values: dict, field: str) -> None:
     with pytest.raises(ConfigError, match=f"views.ssl.{field}".replace("_", "[-_]")):
         check_views(ViewsConfig(ssl=ViewConfig(**values)))
     check_views(ViewsConfig())
+
+
+@pytest.mark.parametrize("kind", ["image", "ssl", "local"])
+def test_every_kind_is_checked(kind: str) -> None:
+    check_views(ViewsConfig())
+    with pytest.raises(ConfigError, match=f"views.{kind}.scale"):
+        check_views(ViewsConfig(**{kind: ViewConfig(scale=(0, 1))}))

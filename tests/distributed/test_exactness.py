@@ -1,10 +1,13 @@
 """One step, and three, on 1, 2 and 4 processes: the same losses, gradients, statistics and weights.
 
-For CLIP, SimCLR and SLIP, in fp64 and fp32, with the similarities in blocks and whole.
+For every objective and for sums, in fp64 with the similarities in blocks and in fp32 with all of them at once, with
+micro-batches, and with weights that are spread over the processes.
 """
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,20 +17,21 @@ import torch
 
 from distributed.ranks import run_on
 from openslip.collectives import rank, world
-from openslip.config import SSL_VIEWS
-from openslip.models import build
-from openslip.objectives import parse
+from openslip.config import Config, ObjectiveConfig
+from openslip.objectives import At
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
-from openslip.training.step import Inputs, backward, gradient_norm
-from toys import make_tiny_config
+from openslip.training.step import backward, gradient_norm
+from openslip.training.student import stored_parameters
+from toys import LOSSES, make_inputs, make_student, make_tiny_config, with_loss
 
-ROWS, SIZE = 8, 32
+ROWS, SIZE, STEPS = 8, 32, 3
+FP32 = torch.float32
 
 
 @dataclass(frozen=True)
 class Case:
-    loss: str = "clip + 1.0 * simclr"
+    loss: str = ObjectiveConfig().loss
     dtype: torch.dtype = torch.float64
     block: int = 3
     tower: str = "vit"
@@ -44,47 +48,45 @@ class Case:
         given = {k: str(v) for k, v in vars(self).items() if v != getattr(default, k)}
         return ", ".join(f"{k} {v.removeprefix('torch.')}" for k, v in given.items()) or "default"
 
-
-def batch(needs: tuple[str, ...], case: Case) -> Inputs:
-    generator = torch.Generator().manual_seed(1)
-    rows = {name: case.ssl_rows if name in SSL_VIEWS else ROWS for name in needs if name != "text"}
-    views = {
-        name: torch.randn(n, 3, SIZE, SIZE, generator=generator, dtype=case.dtype) for name, n in rows.items()
-    }
-    tokens = torch.zeros(ROWS, 12, dtype=torch.long)
-    for row in range(ROWS):
-        length = 3 + row % 7
-        tokens[row, :length] = torch.randint(1, 400, (length,), generator=generator)
-        tokens[row, 0], tokens[row, length - 1] = 49406, 49407
-    return Inputs(views, tokens if "text" in needs else None)
+    @property
+    def config(self) -> Config:
+        config = make_tiny_config()
+        image = replace(config.model.image, name=self.tower, drop_path=self.drop_path)
+        ssl = replace(config.views.ssl, drop_tokens=self.drop_tokens)
+        return with_loss(
+            replace(
+                config,
+                model=replace(config.model, image=image),
+                views=replace(config.views, size=SIZE, ssl=ssl),
+            ),
+            self.loss,
+            block=self.block,
+        )
 
 
 def three_steps(case: Case) -> dict[str, np.ndarray]:
     """Train on this process's share; return the first step's losses and gradients, and the state after the third."""
-    config = make_tiny_config()
-    image = replace(config.model.image, name=case.tower, drop_path=case.drop_path)
-    objective = parse(case.loss, block=case.block)
-    torch.manual_seed(0)
-    views = replace(config.views, size=SIZE, ssl=replace(config.views.ssl, drop_tokens=case.drop_tokens))
-    model = build(replace(config.model, image=image), SIZE, objective.needs, views).to(case.dtype).train()
-    parallel = parallelise(model, case.kind, offload=case.offload)
+    config = case.config
+    student = make_student(config, case.dtype)
+    parallel = parallelise(student, case.kind, offload=case.offload)
     # With the usual eps AdamW makes steps of rounding errors where a gradient is zero, as before a BatchNorm.
-    optimizer = build_optimizer(parallel.model, replace(config.optimizer, lr=1e-2, eps=1e-2))
-    part = list(batch(objective.needs, case).split(ROWS // world()))[rank()]
-    share = Inputs(part.views, part.tokens)
+    optimizer = build_optimizer(stored_parameters(student), replace(config.optimizer, lr=1e-2, eps=1e-2))
+    batch = make_inputs(config, ROWS, case.ssl_rows, case.dtype)
+    part = list(batch.split(ROWS // world()))[rank()]
+    share = replace(part, rows={})  # those that are this process's by default
     found: dict[str, Any] = {}
-    for step in range(3):
-        losses = backward(
-            parallel, objective, share, dtype=torch.float32, micro_batch=case.micro_batch, seed=step
-        )
-        norm = gradient_norm(parallel.model, case.clip_grad)
+    for step in range(STEPS):
+        at = At(step, STEPS)
+        losses = backward(parallel, share, at, dtype=FP32, micro_batch=case.micro_batch, seed=step)
+        norm = gradient_norm(student, case.clip_grad)
         if step == 0:
             found |= {f"loss/{name}": value for name, value in losses.items()} | {"norm": torch.tensor(norm)}
-            gradients = {name: p.grad for name, p in parallel.model.named_parameters() if p.grad is not None}
+            gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
             found |= {f"gradient/{name}": whole(value) for name, value in gradients.items()}
         optimizer.step()
+        student.after_step(at, torch.tensor(True))
         optimizer.zero_grad()
-    found |= {f"weights/{name}": whole(value) for name, value in parallel.model.state_dict().items()}
+    found |= {f"weights/{name}": whole(value) for name, value in student.state_dict().items()}
     return {name: np.array(value.detach()) for name, value in found.items()}
 
 
@@ -92,8 +94,57 @@ def whole(gradient: Any) -> torch.Tensor:
     return (gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient).clone()
 
 
-def assert_same(case: Case, processes: int, expected: dict[str, np.ndarray]) -> None:
-    everyones = run_on(processes, three_steps, case)
+def each(cases: list[Case]) -> dict[Case, dict[str, np.ndarray] | str]:
+    """Return what `three_steps` does of every case, or the error."""
+    found: dict[Case, dict[str, np.ndarray] | str] = {}
+    for case in cases:
+        try:
+            found[case] = three_steps(case)
+        except Exception:
+            found[case] = traceback.format_exc()
+    return found
+
+
+CASES = [
+    *(Case(loss) for loss in LOSSES),
+    *(Case(loss, FP32, block=0) for loss in LOSSES),
+    *(Case(loss, micro_batch=1, clip_grad=0.01) for loss in LOSSES),
+    Case(micro_batch=1, dtype=FP32),
+    Case(tower="test_resnet"),
+    Case(drop_tokens=0.5, ssl_rows=4),
+    Case(drop_tokens=0.5, ssl_rows=4, micro_batch=1),
+]
+SPREAD = {
+    2: [
+        *(Case(loss, kind="fsdp") for loss in LOSSES),
+        *(Case(loss, kind="fsdp", micro_batch=2, clip_grad=0.01) for loss in LOSSES),
+    ],
+    4: [Case(kind="fsdp"), Case(kind="fsdp", dtype=FP32)],
+}
+ALL = [(processes, case) for processes in (2, 4) for case in (*CASES, *SPREAD[processes])]
+
+
+@pytest.fixture(scope="module")
+def on(request) -> Callable[[int, Case], list[Any]]:
+    """What each of several processes makes of a case. They are started once for all cases that are asked for."""
+    wanted = [item.callspec.params for item in request.session.items if item.path == request.path]
+    results: dict[int, list[Any]] = {}
+
+    def run(processes: int, case: Case) -> list[Any]:
+        if processes not in results:
+            cases = [params["case"] for params in wanted if params["processes"] == processes]
+            results[processes] = run_on(processes, each, cases)
+        return [found[case] for found in results[processes]]
+
+    return run
+
+
+@pytest.mark.parametrize(("processes", "case"), ALL, ids=str)
+def test_processes_equal_one(on, processes: int, case: Case) -> None:
+    expected = three_steps(replace(case, micro_batch=0))
+    everyones = on(processes, case)
+    errors = [found for found in everyones if isinstance(found, str)]
+    assert not errors, errors[0]
     losses = {name: np.mean([found[name] for found in everyones]) for name in expected if "loss/" in name}
     relative, absolute = (1e-9, 1e-11) if case.dtype == torch.float64 else (1e-4, 1e-4)
     for found in everyones:
@@ -101,37 +152,3 @@ def assert_same(case: Case, processes: int, expected: dict[str, np.ndarray]) -> 
         for name, value in (found | losses).items():
             allowed = relative * np.abs(expected[name]).max() + absolute
             np.testing.assert_allclose(value, expected[name], rtol=0, atol=allowed, err_msg=f"{case}: {name}")
-
-
-FP32 = torch.float32
-CASES = [
-    *(
-        Case(loss, dtype, block)
-        for loss in (Case().loss, "clip", "simclr")
-        for dtype in (torch.float64, FP32)
-        for block in (3, 0)
-    ),
-    Case(micro_batch=1, clip_grad=0.01),
-    Case(micro_batch=1, dtype=FP32),
-    Case(tower="test_resnet"),
-    Case(drop_tokens=0.5, ssl_rows=4),
-    Case(drop_tokens=0.5, ssl_rows=4, micro_batch=1),
-]
-SPREAD = [
-    (2, Case(kind="fsdp")),
-    (4, Case(kind="fsdp")),
-    (4, Case(kind="fsdp", dtype=FP32)),
-    (2, Case(kind="fsdp", micro_batch=2, clip_grad=0.01)),
-]
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_processes_equal_one(case: Case, processes: int) -> None:
-    one = replace(case, micro_batch=0)
-    assert_same(case, processes, three_steps(one))
-
-
-@pytest.mark.parametrize(("processes", "case"), SPREAD, ids=str)
-def test_spread_weights_equal_whole_ones(case: Case, processes: int) -> None:
-    assert_same(case, processes, three_steps(replace(case, micro_batch=0)))

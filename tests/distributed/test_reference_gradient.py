@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from distributed.ranks import run_on
 from openslip.collectives import add_up, gather_rows, rank, world
-from openslip.objectives import parse
+from openslip.objectives import At, Clip, Dims
 
 ROWS, DIM, SCALE = 8, 5, 7.0
 
@@ -28,7 +28,8 @@ def gradients_of_this_process(gradient: str) -> dict[str, np.ndarray]:
         name: value.chunk(world())[rank()].clone().requires_grad_() for name, value in embeddings().items()
     }
     scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
-    loss = parse("clip", block=3, gradient=gradient)({**mine, "logit_scale": scale})["loss"]
+    clip = Clip(Clip.Config(block=3, gradient=gradient), Dims(DIM))
+    loss = clip.loss({**mine, "logit_scale": scale}, At())["loss"]
     loss.backward()
     found = {name: leaf.grad / world() for name, leaf in mine.items()}
     found |= {"loss": add_up(loss.detach()) / world(), "scale": add_up(scale.grad) / world()}

@@ -12,58 +12,65 @@ from torch.distributed.tensor import DTensor
 
 from distributed.ranks import run_on
 from openslip.collectives import rank, world
-from openslip.models import Model, build
-from openslip.objectives import parse
+from openslip.config import Config
+from openslip.models.inputs import Inputs
+from openslip.objectives import At
 from openslip.training.parallel import parallelise
 from openslip.training.precision import autocast
 from openslip.training.prepare import prepare
-from openslip.training.step import Inputs, backward
-from toys import make_tiny_config
+from openslip.training.step import backward
+from openslip.training.student import Student
+from toys import LOSSES, make_inputs, make_student, make_tiny_config, with_loss
 
 ROWS, SIZE, WIDTH = 8, 16, 64
 DTYPE = torch.bfloat16
-LOSS = "clip + 1.0 * simclr"
 
 
-def make_model(loss: str) -> Model:
+def configuration(loss: str) -> Config:
     config = make_tiny_config()
     image = replace(config.model.image, width=WIDTH, depth=4)
-    torch.manual_seed(0)
-    return build(replace(config.model, image=image), SIZE, parse(loss).needs).train()
+    return with_loss(replace(config, model=replace(config.model, image=image)), loss)
 
 
-def inputs(needs: tuple[str, ...]) -> Inputs:
-    generator = torch.Generator().manual_seed(1)
-    views = {name: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator) for name in needs if name != "text"}
-    tokens = torch.randint(1, 400, (ROWS, 9), generator=generator)
-    tokens[:, 0], tokens[:, -1] = 49406, 49407
-    whole = Inputs(views, tokens)
-    return list(whole.split(ROWS // world()))[rank()]
+def student_of(loss: str) -> Student:
+    return make_student(configuration(loss), torch.float32)
 
 
-def a_step(kind: str) -> dict[str, np.ndarray]:
-    """Return losses and whole gradients."""
-    objective = parse(LOSS)
-    parallel = parallelise(make_model(LOSS), kind, dtype=DTYPE)
-    found = dict(backward(parallel, objective, inputs(objective.needs), dtype=DTYPE))
-    for name, p in parallel.model.named_parameters():
-        if p.grad is not None:
-            found[name] = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
-    return {name: value.detach().float().numpy().copy() for name, value in found.items()}
+def share_of(config: Config) -> Inputs:
+    whole = make_inputs(config, ROWS, dtype=torch.float32)
+    return replace(list(whole.split(ROWS // world()))[rank()], rows={})
+
+
+def a_step_each(kind: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return losses and whole gradients of a step of every loss."""
+    steps = {}
+    for loss in LOSSES:
+        student = student_of(loss)
+        parallel = parallelise(student, kind, dtype=DTYPE)
+        found = dict(backward(parallel, share_of(configuration(loss)), At(), dtype=DTYPE))
+        for name, p in student.named_parameters():
+            if p.grad is not None:
+                found[name] = p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+        steps[loss] = {name: value.detach().float().numpy().copy() for name, value in found.items()}
+    return steps
 
 
 def test_spread_towers_compute_what_whole_ones_do() -> None:
-    whole, spread = run_on(2, a_step, "ddp")[0], run_on(2, a_step, "fsdp")[0]
-    assert whole.keys() == spread.keys()
-    for name, value in whole.items():
-        np.testing.assert_allclose(spread[name], value, rtol=0, atol=1e-6 * np.abs(value).max(), err_msg=name)
+    wholes, spreads = run_on(2, a_step_each, "ddp")[0], run_on(2, a_step_each, "fsdp")[0]
+    for loss, whole in wholes.items():
+        spread = spreads[loss]
+        assert whole.keys() == spread.keys()
+        for name, value in whole.items():
+            allowed = 1e-6 * np.abs(value).max()
+            np.testing.assert_allclose(spread[name], value, rtol=0, atol=allowed, err_msg=f"{loss}: {name}")
 
 
 def patches(kind: str) -> dict[str, np.ndarray]:
     """Return features, patch tokens and whole gradients of masked images, the mask token's among them."""
     generator = torch.Generator().manual_seed(1)
-    parallel = parallelise(make_model("clip"), kind)
-    tower = parallel.model.image_tower
+    student = student_of("clip")
+    parallelise(student, kind)
+    tower = student.model.image_tower
     token = torch.randn(WIDTH, generator=generator).requires_grad_()
     masked = torch.rand(ROWS, math.prod(tower.grid(SIZE)), generator=generator) < 0.5
     images = torch.randn(ROWS, 3, SIZE, SIZE, generator=generator)
@@ -87,21 +94,21 @@ def test_spread_towers_give_patch_tokens() -> None:
 
 def kept(kind: str) -> tuple[int, int]:
     """Return the bytes of the image tower's matrices, in bf16, and of what waits of them for the backward pass."""
-    model = make_model("clip")
-    size = 2 * sum(p.numel() for p in model.image_tower.parameters() if p.ndim > 1)
-    parallel = parallelise(model, kind, dtype=DTYPE)
-    share, saved = inputs(("image", "text")), []
+    student = student_of("clip")
+    size = 2 * sum(p.numel() for p in student.model.image_tower.parameters() if p.ndim > 1)
+    parallel = parallelise(student, kind, dtype=DTYPE)
+    share, saved = share_of(configuration("clip")), []
     with (
         torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t),
         autocast(torch.device("cpu"), DTYPE),
     ):
-        embeddings = parallel.forward(share.views, share.tokens)
+        losses = parallel.forward(share, At())
     matrices = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
         for t in saved
         if t.dtype == DTYPE and t.ndim == 2 and min(t.shape) >= WIDTH
     }
-    del embeddings
+    del losses
     return size, sum(matrices.values())
 
 
@@ -113,16 +120,15 @@ def test_nobody_keeps_a_whole_tower() -> None:
 
 
 def convolved(name: str) -> np.ndarray:
-    """Return the embeddings of a convolutional tower that has been made ready as for a run."""
-    config = make_tiny_config(parallel="fsdp")
+    """Return the features of a convolutional tower that has been made ready as for a run."""
+    config = with_loss(make_tiny_config(parallel="fsdp"), "clip")
     image = replace(config.model.image, name=name)
-    torch.manual_seed(0)
-    model = build(replace(config.model, image=image), 32, ("image", "text"))
-    prepare(model, torch.device("cpu"), torch.float32, config.training)
-    parallel = parallelise(model, "fsdp")
-    views = {"image": torch.randn(ROWS, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
-    tokens = torch.full((ROWS, 4), 49407)
-    return parallel.forward(views, tokens)["image"].detach().numpy()
+    config = replace(config, model=replace(config.model, image=image), views=replace(config.views, size=32))
+    student = make_student(config, torch.float32)
+    prepare(student.model, torch.device("cpu"), torch.float32, config.training)
+    parallelise(student, "fsdp")
+    images = torch.randn(ROWS, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return student.model.image_tower(images).detach().numpy()
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])

@@ -30,7 +30,7 @@ class ColorEncoder:
     """Has the encoder's calls; embeds pictures by their mean colour, texts by the first colour word."""
 
     def __init__(self, embeddings: tuple[str, ...] = ("image", "text")) -> None:
-        self.model = SimpleNamespace(embeddings=embeddings)
+        self.model = SimpleNamespace(text_tower="text" in embeddings or None)
         self.device = torch.device("cpu")
         self.encoded = 0
 

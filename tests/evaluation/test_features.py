@@ -83,7 +83,7 @@ class Dropping(ColorEncoder):
         self.model = torch.nn.Sequential(
             torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(3), torch.nn.Identity().eval()
         )
-        self.model.embeddings = ("image", "text")
+        self.model.text_tower = torch.nn.Identity().eval()
 
     def encode_image(self, images, *, normalize=True):
         return self.model(super().encode_image(images, normalize=normalize))

@@ -119,7 +119,7 @@ def _load_run(folder: Path) -> None:
 
     run = load_run(folder / "run")
     assert run.method is not None
-    assert run.terms is not None
+    assert run.loss.terms > 0
     assert run.done is None or isinstance(run.done, int | float)
 
 

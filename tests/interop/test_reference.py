@@ -10,17 +10,25 @@ from typing import Any
 import pytest
 import torch
 
-from openslip.config import ImageTowerConfig, ModelConfig, SslHeadConfig, TextTowerConfig
+from openslip.config import (
+    Config,
+    ImageTowerConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TextTowerConfig,
+    ViewsConfig,
+)
 from openslip.errors import CheckpointError
 from openslip.interop.reference import (
-    embeddings_of,
     from_reference,
     infer_config,
     load_reference,
+    method_of,
     read_checkpoint,
     to_reference,
 )
-from openslip.models import Model, build
+from openslip.objectives import parse
+from openslip.training.student import Student, build_student, stored_state
 
 SHAPES = json.loads(
     (Path(__file__).parent.parent / "golden" / "reference_state_dict_shapes.json").read_text()
@@ -30,21 +38,23 @@ SIZES = {
     "VITB16": ImageTowerConfig(width=768, depth=12, heads=12),
     "VITL16": ImageTowerConfig(width=1024, depth=24, heads=16),
 }
-EMBEDDINGS = {
-    "SLIP": ("image", "text", "ssl_1", "ssl_2"),
-    "CLIP": ("image", "text"),
-    "SIMCLR": ("ssl_1", "ssl_2"),
-}
+LOSSES = {"SLIP": "clip + 1.0 * simclr", "CLIP": "clip", "SIMCLR": "simclr"}
 TINY = ModelConfig(
     image=ImageTowerConfig(patch=16, width=384, depth=1, heads=12),
     text=TextTowerConfig(width=64, depth=1, heads=1, context=9),
-    ssl=SslHeadConfig(width=12, dim=5),
     embed_dim=7,
 )
 
 
-def _state(model: Model) -> dict[str, torch.Tensor]:
-    return {"module." + to_reference(name): value for name, value in model.state_dict().items()}
+def _student(kind: str, model: ModelConfig = TINY, size: int = 32, **head: int) -> Student:
+    """Return what a run of the reference's method would train."""
+    objective = ObjectiveConfig(loss=LOSSES[kind], options={"simclr": head})
+    config = Config(model=model, views=ViewsConfig(size=size), objective=objective)
+    return build_student(config, parse(objective))
+
+
+def _state(student: Student) -> dict[str, torch.Tensor]:
+    return {"module." + to_reference(name): value for name, value in stored_state(student).items()}
 
 
 def _save(path: Path, state: dict[str, Any], **options: Any) -> Path:
@@ -65,19 +75,19 @@ def _save(path: Path, state: dict[str, Any], **options: Any) -> Path:
 
 
 @pytest.fixture
-def tiny() -> Model:
+def tiny() -> Student:
     torch.manual_seed(0)
-    return build(TINY, 32, EMBEDDINGS["SLIP"])
+    return _student("SLIP", width=12, dim=5)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_names_and_shapes_are_the_references(name: str) -> None:
     kind, size = name.split("_")
     with torch.device("meta"):
-        model = build(ModelConfig(image=SIZES[size]), 224, EMBEDDINGS[kind])
-    found = {to_reference(ours): list(value.shape) for ours, value in model.state_dict().items()}
+        own = stored_state(_student(kind, ModelConfig(image=SIZES[size]), 224))
+    found = {to_reference(ours): list(value.shape) for ours, value in own.items()}
     assert found == SHAPES[name]
-    assert all(from_reference(to_reference(ours)) == ours for ours in model.state_dict())
+    assert all(from_reference(to_reference(ours)) == ours for ours in own)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -88,7 +98,8 @@ def test_the_architecture_is_read_off_the_shapes(name: str) -> None:
     assert config.model.image == SIZES[size]
     assert config.model == ModelConfig(image=SIZES[size])
     assert config.views.size == 224
-    assert embeddings_of(state) == EMBEDDINGS[kind]
+    assert method_of(state) == kind.lower()
+    assert config.objective.loss == LOSSES[kind]
     assert config.name == f"{kind.lower()}-vit-{size[3].lower()}16 (released)"
 
 
@@ -104,13 +115,14 @@ def test_a_name_that_is_not_the_references_is_refused(name: str) -> None:
         from_reference(name)
 
 
-@pytest.mark.parametrize("kind", EMBEDDINGS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_a_released_style_checkpoint_loads(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build(TINY, 32, EMBEDDINGS[kind])
-    encoder = load_reference(_save(tmp_path / "checkpoint_best.pt", _state(model)))
+    student = _student(kind, width=12, dim=5)
+    model = student.model
+    encoder = load_reference(_save(tmp_path / "checkpoint_best.pt", _state(student)))
     assert encoder.config.name == f"{kind.lower()}-vit-s16 (released)"
-    assert encoder.model.embeddings == EMBEDDINGS[kind]
+    assert (encoder.model.text_tower is not None) is (kind != "SIMCLR")
     loaded = encoder.model.state_dict()
     for name, value in model.state_dict().items():
         assert torch.equal(loaded[name], value), name
@@ -118,7 +130,7 @@ def test_a_released_style_checkpoint_loads(kind: str, tmp_path: Path) -> None:
     assert torch.equal(encoder.encode_image(images, normalize=False), model.eval().encode_image(images))
 
 
-def test_everything_in_the_checkpoint_is_read(tiny: Model, tmp_path: Path) -> None:
+def test_everything_in_the_checkpoint_is_read(tiny: Student, tmp_path: Path) -> None:
     content = read_checkpoint(_save(tmp_path / "a.pt", _state(tiny)))
     assert content["epoch"] == 25
     assert content["args"].model == "SLIP_VITS16"
@@ -133,7 +145,7 @@ class _Malicious:
         return os.system, (f"touch {self.touch}",)
 
 
-def test_a_malicious_checkpoint_is_refused_and_not_run(tiny: Model, tmp_path: Path) -> None:
+def test_a_malicious_checkpoint_is_refused_and_not_run(tiny: Student, tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     path = tmp_path / "a.pt"
     torch.save({"state_dict": _state(tiny), "args": _Malicious(proof)}, path)
@@ -144,7 +156,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tiny: Model, tmp_path: Pa
     assert proof.exists()
 
 
-def test_malice_inside_the_namespace_is_refused(tiny: Model, tmp_path: Path) -> None:
+def test_malice_inside_the_namespace_is_refused(tiny: Student, tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     torch.save(
         {"state_dict": _state(tiny), "args": argparse.Namespace(x=_Malicious(proof))}, tmp_path / "a.pt"
@@ -154,20 +166,20 @@ def test_malice_inside_the_namespace_is_refused(tiny: Model, tmp_path: Path) -> 
     assert not proof.exists()
 
 
-def test_other_types_are_refused_by_name(tiny: Model, tmp_path: Path) -> None:
+def test_other_types_are_refused_by_name(tiny: Student, tmp_path: Path) -> None:
     torch.save({"state_dict": _state(tiny), "args": Path("x")}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"pathlib[\w.]*\.PosixPath"):
         read_checkpoint(tmp_path / "a.pt")
 
 
-def test_the_allow_list_is_as_before_afterwards(tiny: Model, tmp_path: Path) -> None:
+def test_the_allow_list_is_as_before_afterwards(tiny: Student, tmp_path: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     read_checkpoint(_save(tmp_path / "a.pt", _state(tiny)))
     assert set(torch.serialization.get_safe_globals()) == before
     assert argparse.Namespace not in before
 
 
-def test_the_old_format_is_refused_with_advice(tiny: Model, tmp_path: Path) -> None:
+def test_the_old_format_is_refused_with_advice(tiny: Student, tmp_path: Path) -> None:
     path = _save(tmp_path / "a.pt", _state(tiny), _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"before 1\.6.*save it again"):
         load_reference(path)
@@ -182,7 +194,7 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.999])
-def test_a_truncated_checkpoint_is_said(tiny: Model, tmp_path: Path, share: float) -> None:
+def test_a_truncated_checkpoint_is_said(tiny: Student, tmp_path: Path, share: float) -> None:
     path = _save(tmp_path / "a.pt", _state(tiny))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -220,7 +232,7 @@ def test_a_checkpoint_without_a_state_dict_is_said(tmp_path: Path, content: Any)
         load_reference(tmp_path / "a.pt")
 
 
-def test_another_architecture_lists_what_differs(tiny: Model, tmp_path: Path) -> None:
+def test_another_architecture_lists_what_differs(tiny: Student, tmp_path: Path) -> None:
     state = _state(tiny)
     state["module.visual.blocks.0.gamma_1"] = torch.ones(384)
     del state["module.visual.norm.weight"]

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openslip.config import EMBEDDINGS, ModelConfig
+from openslip.config import Config
 from openslip.interop.reference import to_reference
-from openslip.models import Model, build
+from openslip.models.inputs import Inputs
+from openslip.needs import Need
+from openslip.objectives import At, parse
+from openslip.training.student import Student, build_student, stored_parameters, stored_state
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RULE = runpy.run_path(str(GOLDEN / "named_weights.py"))
@@ -43,30 +46,39 @@ def _losses(out: dict[str, Tensor], temperature: float = 0.1) -> dict[str, Tenso
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def student() -> Student:
     with torch.device("meta"):
-        model = build(ModelConfig(), 224, EMBEDDINGS)
-    model.to_empty(device="cpu")
+        student = build_student(Config(), parse(Config().objective))
+    student.to_empty(device="cpu")
     with torch.no_grad():
-        for name, value in model.state_dict().items():
+        for name, value in stored_state(student).items():
             value.copy_(torch.as_tensor(RULE["weight"](to_reference(name), tuple(value.shape))))
-    return model
+    return student
 
 
 @pytest.fixture(scope="module")
-def inputs() -> tuple[dict[str, Tensor], Tensor]:
+def inputs() -> Inputs:
     arrays = {name: torch.from_numpy(value) for name, value in RULE["inputs"]().items()}
-    return {"image": arrays["image"], "ssl_1": arrays["aug1"], "ssl_2": arrays["aug2"]}, arrays["text"]
+    views = {"image": arrays["image"], "ssl_1": arrays["aug1"], "ssl_2": arrays["aug2"]}
+    return Inputs(views, arrays["text"])
 
 
-def test_embeddings_and_losses_in_evaluation_mode(
-    model: Model, inputs: tuple[dict[str, Tensor], Tensor]
-) -> None:
-    model.eval()
+def _embeddings(student: Student, inputs: Inputs) -> tuple[dict[str, Tensor], dict[Need, Tensor]]:
+    """Return the embeddings of both terms, and the towers' features."""
+    needs = student.objective.needs(At())
+    features = student.model.features(inputs, needs)
+    given, found = student.model.project(features, needs), {}
+    for _, _, objective in student.objective.taking_part(At()):
+        found |= objective.embed(given)
+    return found, features
+
+
+def test_embeddings_and_losses_in_evaluation_mode(student: Student, inputs: Inputs) -> None:
+    student.eval()
     with torch.no_grad():
-        features = model.features(*inputs)
-        out = model.heads(features)
-    found = {"visual": features["image"]}
+        out, features = _embeddings(student, inputs)
+        own = student(inputs, At())
+    found = {"visual": features[Need("image")]}
     found |= {"image_embed": out["image"], "text_embed": out["text"]}
     found |= {"aug1_embed": out["ssl_1"], "aug2_embed": out["ssl_2"]}
     for name, value in found.items():
@@ -77,22 +89,22 @@ def test_embeddings_and_losses_in_evaluation_mode(
             assert value.norm(dim=1).tolist() == pytest.approx(EXPECTED[f"eval_{name}_norm"], rel=1e-4), name
     for name, value in _losses(out).items():
         assert value.item() == pytest.approx(EXPECTED["eval_loss"][name], abs=1e-5), name
+    for name, reference in {"loss": "loss", "clip_loss": "clip_loss", "simclr_loss": "ssl_loss"}.items():
+        assert own[name].item() == pytest.approx(EXPECTED["eval_loss"][reference], abs=1e-5), name
 
 
-def test_losses_and_gradients_in_training_mode(
-    model: Model, inputs: tuple[dict[str, Tensor], Tensor]
-) -> None:
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    model.train().zero_grad()
-    losses = _losses(model(*inputs))
+def test_losses_and_gradients_in_training_mode(student: Student, inputs: Inputs) -> None:
+    buffers = {name: value.clone() for name, value in student.named_buffers()}
+    student.train().zero_grad()
+    losses = _losses(_embeddings(student, inputs)[0])
     losses["loss"].backward()
-    for name, value in model.named_buffers():  # leave the module's fixture as it was
+    for name, value in student.named_buffers():  # leave the module's fixture as it was
         value.copy_(buffers[name])
 
     for name, value in losses.items():
         assert value.item() == pytest.approx(EXPECTED["train_loss"][name], abs=1e-5), name
     found = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in stored_parameters(student):
         assert parameter.grad is not None, name
         # Summed in fp64: over 16 million squares a norm in fp32 is itself 1e-3 off.
         found[to_reference(name)] = parameter.grad.double().norm().item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -57,7 +58,7 @@ def test_parse(text: str, expected: list) -> None:
 
 
 def test_options_reach_the_term_that_they_are_named_after() -> None:
-    loss = read("clip + simclr", clip={"block": 7}, simclr={"temperature": 0.2}, byol={"of": "another"})
+    loss = read("clip + simclr", clip={"block": 7}, simclr={"temperature": 0.2}, siglip={"bias": -3.0})
     assert [term.config for term in loss.terms] == [Clip.Config(block=7), SimClr.Config(temperature=0.2)]
     clip, simclr = loss.build(DIMS).values()
     assert (clip.config.block, simclr.config.temperature) == (7, 0.2)
@@ -76,17 +77,30 @@ def test_options_left_out_are_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "options", "message"),
     [
-        ({"temprature": 1.0}, r"objective\.simclr\.temprature.*Did you mean .*temperature"),
-        ({"temperature": "warm"}, r"objective\.simclr\.temperature.*float"),
-        ({"temperature": 0.0}, r"--objective\.simclr\.temperature must be above 0\. Got: 0\.0"),
-        ({"block": -1}, r"--objective\.simclr\.block must be at least 0\. Got: -1"),
+        ("simclr", {"temprature": 1.0}, r"objective\.simclr\.temprature.*Did you mean .*temperature"),
+        ("simclr", {"temperature": "warm"}, r"objective\.simclr\.temperature.*float"),
+        *(
+            ("simclr", {"temperature": value}, r"simclr\.temperature must be above 0")
+            for value in (0.0, -0.1, math.inf, math.nan)
+        ),
+        *(
+            (name, {"block": -1}, rf"{name}\.block must be at least 0")
+            for name in ("clip", "simclr", "siglip")
+        ),
+        *(
+            ("byol", {"momentum": value}, r"byol\.momentum must be from 0 to 1")
+            for value in (-0.1, 1.1, math.nan)
+        ),
+        *((name, {option: 0}, "at least 1") for name in ("simclr", "byol") for option in ("width", "dim")),
+        ("siglip", {"bias": math.inf}, "finite"),
+        ("simclear", {"width": 3}, r"section 'objective\.simclear'.*Did you mean .*simclr"),
     ],
 )
-def test_bad_options_teach(options, message) -> None:
+def test_bad_options_teach(name, options, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        read("clip + simclr", simclr=options)
+        read(name if name in REGISTRY else "clip", **{name: options})
 
 
 @given(
@@ -245,9 +259,9 @@ def test_terms_may_be_of_different_numbers_of_rows() -> None:
 def test_after_a_step_come_the_terms_that_took_part() -> None:
     scale = torch.nn.Parameter(torch.tensor(50.0))
     model = SimpleNamespace(logit_scale=scale)
-    build("simclr").after_step(model, At())
+    build("simclr").after_step(model, At(), torch.tensor(True))
     assert scale.item() == 50
-    build("clip + simclr").after_step(model, At(scheduled=False))
+    build("clip + simclr").after_step(model, At(scheduled=False), torch.tensor(True))
     assert scale.exp().item() == pytest.approx(100)
 
 

@@ -12,8 +12,8 @@ import torch
 
 from objectives.cases import DIMS, features_for
 from openslip.objectives import REGISTRY, At, Objective
-from openslip.training.train import train
 from openslip.training.saving.run import read_lines
+from openslip.training.train import train
 from toys import small_options
 from training.runs import QUIET, weights
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,8 @@ def test_steps_without_self_supervision_make_no_gap(tmp_path: Path) -> None:
         | ({"simclr_loss": 2.0} if step % 2 else {})
         for step in range(1, 9)
     ]
-    run = run_of(tmp_path / "run", lines)
-    charts = training_charts({"CLIP": rows([run])[0]}, {"CLIP": "c0"})
+    run = run_of(write_run(tmp_path / "run"), lines)
+    charts = training_charts({"SLIP": rows([run])[0]}, {"SLIP": "c0"})
     ssl = next(chart for chart in charts if chart.title == "Self-supervised loss")
     assert [len(piece) for piece in ssl.lines[0].pieces()] == [4]
 
@@ -114,3 +115,57 @@ def test_seeds_are_lines_of_one_label(tmp_path: Path) -> None:
             assert [line.label for line in chart.lines] == ["CLIP"] * 3
     assert "Faint" not in training_note(table)
     assert "a line each" in training_note(table)
+
+
+def levels(runs: list[Run]) -> dict[str, list[float]]:
+    """Return the marks of each chart, over samples seen, of these runs."""
+    table = {row.label: row for row in rows(runs)}
+    charts = training_charts(table, dict.fromkeys(table, "c0"))
+    return {chart.title: [level for _, level in chart.levels] for chart in charts}
+
+
+def test_chance_is_over_the_rows_that_are_contrasted(tmp_path: Path) -> None:
+    both = {
+        "step": 1,
+        "position": 8,
+        "loss": 1.0,
+        "clip_loss": 1.0,
+        "clip_acc": 0.5,
+        "simclr_loss": 1,
+        "simclr_acc": 1,
+    }
+    runs = {}
+    for name, batch, share in (("all", 8, 1.0), ("half", 8, 0.5), ("large", 16, 1.0), ("one", 1, 1.0)):
+        config = make_config()
+        config = replace(
+            config,
+            training=replace(config.training, batch=batch),
+            objective=replace(config.objective, ssl_share=share),
+        )
+        runs[name] = run_of(write_run(tmp_path / name, config=config), [both])
+    image_text, image_text_acc = "Image–text loss", "Image–text accuracy"
+    ssl, ssl_acc = "Self-supervised loss", "Self-supervised accuracy"
+    assert levels([runs["all"]]) == {
+        image_text: [math.log(8)], image_text_acc: [1 / 8], ssl: [math.log(15)], ssl_acc: [1 / 15]
+    }  # fmt: skip
+    assert levels([runs["half"]])[ssl] == [math.log(7)]
+    assert levels([runs["all"], runs["half"]]) == {
+        image_text: [math.log(8)], image_text_acc: [1 / 8], ssl: [], ssl_acc: []
+    }  # fmt: skip
+    assert levels([runs["all"], runs["large"]]) == {image_text: [], image_text_acc: [], ssl: [], ssl_acc: []}
+    assert levels([runs["one"]])[image_text] == []
+
+
+def test_a_log_without_terms_shows_the_loss(tmp_path: Path) -> None:
+    assert levels([run_of(tmp_path / "run", [{"step": 1, "position": 8, "loss": 1.0}])]) == {"Loss": []}
+
+
+def test_curves_of_one_title_are_told_apart(tmp_path: Path) -> None:
+    runs = [
+        run_of(
+            write_run(tmp_path / name, name), [{"step": 1, "position": 8, "loss": 1.0, f"{name}_loss": 1.0}]
+        )
+        for name in ("simclr", "byol")
+    ]
+    assert [*levels(runs)] == ["Self-supervised loss (simclr)", "Self-supervised loss (byol)"]
+    assert [*levels(runs[:1])] == ["Self-supervised loss"]

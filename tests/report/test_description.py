@@ -49,3 +49,32 @@ def test_what_data_are_called_in_a_sentence(spec: str, name: str) -> None:
 def test_times_read_as_people_say_them() -> None:
     times = [_duration(seconds) for seconds in (0.4, 59, 60, 200, 3599, 3600, 90_000)]
     assert times == ["0 s", "59 s", "1 min 0 s", "3 min 20 s", "59 min 59 s", "1 h 0 min", "1 d 1 h"]
+
+
+def test_what_a_loss_does_not_use_is_not_said() -> None:
+    def topics(loss: str, **data: str) -> set[str]:
+        config = Config(objective=ObjectiveConfig(loss=loss), data=replace(Config().data, **data))
+        return set(configuration(Row("", (Run("run", Path("run"), config),))))
+
+    text, paired, twice, pictures = (
+        *("Text tower", "View that goes with the caption", "Self-supervised views"),
+        "Pictures of the self-supervised views",
+    )
+    assert topics("clip", ssl="b") & {text, paired, twice, pictures} == {text, paired}
+    assert topics("simclr", ssl="b") & {text, paired, twice, pictures} == {twice, pictures}
+    assert topics("clip + simclr") & {text, paired, twice, pictures} == {text, paired, twice}
+    for unknown in ("mine:Loss", "simclr + mine:Loss", ""):
+        assert topics(unknown, ssl="b") >= {text, paired, twice, pictures}
+    assert {"Options of clip", "Options of simclr"} <= topics("clip + simclr")
+
+
+def test_options_of_an_objective_are_those_that_it_was_trained_with() -> None:
+    def options(loss: str) -> dict[str, str]:
+        objective = ObjectiveConfig(loss=loss, options={"simclr": {"temperature": 0.2}, "mine": {"x": 1}})
+        words = configuration(Row("", (Run("run", Path("run"), Config(objective=objective)),)))
+        return {topic: text for topic, text in words.items() if topic.startswith("Options")}
+
+    found = options("0.5 * simclr + mine:Loss")
+    assert found.keys() == {"Options of simclr"}
+    assert found["Options of simclr"].startswith("temperature 0.2; ")
+    assert options("mine:Loss") == {}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import CLASSES, FakeEncoder, Pictures, result, write_run
+from report_fakes import CLASSES, FakeEncoder, Pictures, make_config, result, write_run
 
 from openslip.errors import CheckpointError, ConfigError
 from openslip.report import load_run, write_report
 from openslip.report.page import choose_colours
-from openslip.report.rows import rows
+from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
 from openslip.report.table import columns
 
@@ -265,8 +265,40 @@ def test_paper_keeps_bars_and_does_not_part_titles_from_what_follows(tmp_path: P
     assert re.search(r"figure, tr[^{]*\{ break-inside: avoid", css)
 
 
-def test_methods_keep_their_colours() -> None:
-    assert choose_colours(["CLIP", "SimCLR", "SLIP"]) == {"CLIP": "c1", "SimCLR": "c2", "SLIP": "c0"}
-    many = choose_colours([f"run {i}" for i in range(8)])
-    assert len(set(many.values())) == 6
-    assert choose_colours(["a", "SLIP"]) == {"a": "c1", "SLIP": "c0"}
+def test_a_sum_has_the_first_colour_and_others_follow_in_order() -> None:
+    def colours(**losses: str) -> dict[str, str]:
+        runs = {name: Run(name, Path(name), make_config(loss)) for name, loss in losses.items()}
+        return choose_colours([Row(name, (run,)) for name, run in runs.items()])
+
+    assert colours(a="clip", b="simclr", c="clip + 1.0 * simclr") == {"a": "c1", "b": "c2", "c": "c0"}
+    assert colours(a="simclr", b="x:A + y:B + 1e+3 * clip", c="clip + x:A") == {
+        "a": "c2",
+        "b": "c0",
+        "c": "c1",
+    }
+    many = colours(**{f"run{i}": "clip" for i in range(8)})
+    assert [*many.values()] == ["c0", "c1", "c2", "c3", "c4", "c5", "c0", "c1"]
+
+
+def test_a_loss_that_is_not_known_here_is_reported_as_written_and_nothing_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ownlosses.py").write_text("raise AssertionError('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loss = "clip + 0.5 * ownlosses:Mine"
+    run = load_run(write_run(tmp_path / "own", loss, [result("knn:scenes/top1", 0.5)]))
+    lines = tuple(
+        line | {"mine_loss": 1 / line["step"], "mine_acc": 0.5, "mine_other": 3} for line in run.metrics
+    )
+    runs = [replace(run, metrics=lines), load_run(write_run(tmp_path / "clip", "clip"))]
+    page = write(tmp_path / "r.html", runs, encoder=None, pictures=None)
+    text = " ".join(Checked(page).text.split())
+    assert f"{loss} and CLIP with the same image tower" in text
+    charts = re.findall(r"<figcaption><strong>(.*?)</strong>", page)
+    assert charts[:4] == ["Image–text loss", "Image–text accuracy", "mine: loss", "mine: accuracy"]
+    figures = page.split("<figure")[1:]
+    assert [">chance<" in figure for figure in figures[:4]] == [True, True, False, False]
+    assert "ends at 50%" in figures[3]
+    assert "Text tower" in text
+    assert "Self-supervised views" in text

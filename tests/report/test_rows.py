@@ -21,12 +21,12 @@ def shown(*runs: Run) -> list[tuple[str, list[int]]]:
 
 
 def test_rows_are_told_apart_by_method_then_folder_then_number(tmp_path: Path) -> None:
-    losses = {"a": "clip", "b": "simclr", "c": "0.5*simclr + clip", "d": "clip", "e": "clip + 2 * siglip"}
+    losses = {"a": "clip", "b": "simclr", "c": "0.5*simclr + clip", "d": "clip", "e": "clip + 2 * mine:Loss"}
     runs = {name: run(tmp_path, name, loss) for name, loss in losses.items()}
     assert [row.label for row in rows([runs[name] for name in "abc"])] == ["CLIP", "SimCLR", "SLIP"]
     assert [row.label for row in rows([runs["a"], runs["d"]])] == ["a", "d"]
     assert [row.label for row in rows([runs["a"], runs["a"]])] == ["a (1)", "a (2)"]
-    assert runs["e"].method == "clip + 2 * siglip"
+    assert runs["e"].method == "clip + 2 * mine:Loss"
 
 
 def test_seeds_of_one_configuration_are_one_row(tmp_path: Path) -> None:

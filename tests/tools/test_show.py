@@ -11,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from openslip.config import VIEWS, ViewConfig, ViewsConfig
+from openslip.config import ViewConfig, ViewsConfig
 from openslip.data.augment import augment
 from openslip.data.builder import Lane
 from openslip.data.data import Data
 from openslip.data.loader import Loader
 from openslip.data.record import Record, Source
 from openslip.errors import ConfigError, DataError
-from openslip.tools.show import MOST, contact_sheet, look, printable, wrap, write_sheet
+from openslip.needs import IMAGE, SSL_VIEWS, View
+from openslip.tools.show import MOST, contact_sheet, look, printable, titles, wrap, write_sheet
 
 CONFIG = ViewsConfig(size=24)
+VIEWS = (IMAGE, *SSL_VIEWS)
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,16 @@ class Pictures(Source):
 
 
 def lane(source: Pictures, seed: int) -> Lane:
-    return Lane(source, CONFIG, VIEWS, seed, captioned=False)
+    return Lane(source, VIEWS, CONFIG, seed, captioned=False)
 
 
 def test_views_are_those_of_the_first_epoch() -> None:
-    loader = Loader(Data(Pictures(2)), views=CONFIG, names=VIEWS, tokenizer=None, batch=2, seed=5, workers=0)
+    loader = Loader(Data(Pictures(2)), views=VIEWS, config=CONFIG, tokenizer=None, batch=2, seed=5, workers=0)
     batch = next(iter(loader))
     for row, key in enumerate(batch.keys):
         shown = look(lane(Pictures(2), 5), row, augment)
         assert shown.key == key
-        for name in VIEWS:
+        for name in ("image", "ssl_1", "ssl_2"):
             pixels = augment(batch.views[name], batch.parameters[name], (0, 0, 0), (1, 1, 1))[row]
             assert np.abs(shown.views[name] - 255 * pixels.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-3
 
@@ -137,3 +139,25 @@ def test_bad_calls(tmp_path) -> None:
     assert Image.open(tmp_path / "sheet.png").size == (3, 2)
     with pytest.raises(DataError, match="cannot be written"):
         write_sheet(tmp_path / "nowhere" / "sheet.png", Image.new("RGB", (3, 2)))
+
+
+def test_the_sheet_shows_the_views_of_a_loss() -> None:
+    crops = tuple(View(f"crop_{number}", "local") for number in range(4))
+    usual = contact_sheet(Pictures(1), CONFIG, augment=augment)
+    assert contact_sheet(Pictures(1), CONFIG, augment=augment, views=VIEWS).size == usual.size
+    assert contact_sheet(Pictures(1), CONFIG, augment=augment, views=VIEWS + crops).width > usual.width
+    shown = look(Lane(Pictures(1), VIEWS + crops, CONFIG, 0, captioned=False), 0, augment)
+    sides = {name: view.shape[0] for name, view in shown.views.items()}
+    assert sides == {"image": 24, "ssl_1": 24, "ssl_2": 24} | {crop.name: 16 for crop in crops}
+
+
+def test_views_are_called_by_their_kind() -> None:
+    crops = View("a", "local"), View("b", "local")
+    assert titles((*VIEWS, *crops)) == [
+        "view with the caption",
+        "self-supervised 1",
+        "self-supervised 2",
+        "local crop 1",
+        "local crop 2",
+    ]
+    assert titles((IMAGE, View("second", "image"))) == ["view with the caption 1", "view with the caption 2"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from openslip.training.saving import checkpoint
 from openslip.training.trainer import Trainer
 
-TIMING = {"samples_per_second", "data_wait", "tflops", "mfu"}
+TIMING = {"samples_per_second", "data_wait", "tflops", "mfu", "memory_gib"}
 QUIET = Console(quiet=True)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openslip.data.record import Batch
 from openslip.errors import ConfigError
-from openslip.training import learner
+from openslip.training import trainer
 from openslip.training.budget import (
     RESERVE,
     TIMED,
@@ -325,7 +325,7 @@ def test_a_rehearsal_may_take_more_steps_than_the_plan_it_replaces(tmp_path, toy
     def ahead(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
         return _ahead(batches, lambda source: next(source, None), lambda batch: None, count)
 
-    monkeypatch.setattr(learner, "on_device", ahead)
+    monkeypatch.setattr(trainer, "on_device", ahead)
     config = make_tiny_config(epochs=0.25, budget="4s")  # of 2 steps
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
     steps = [line["step"] for line in read_lines(run.path / "metrics.jsonl")]

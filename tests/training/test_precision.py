@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError
 from openslip.models import build
-from openslip.objectives import parse
+from openslip.models.inputs import Inputs
+from openslip.objectives import At, parse
 from openslip.training import precision
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import Parallel
@@ -20,11 +22,12 @@ from openslip.training.precision import (
     overflowed,
 )
 from openslip.training.prepare import prepare
-from openslip.training.step import Inputs, backward, gradient_norm
-from toys import make_tiny_config
+from openslip.training.step import backward, gradient_norm
+from openslip.training.student import stored_parameters
+from toys import LOSSES, make_inputs, make_student, make_tiny_config, with_loss
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
+NEEDS = parse(ObjectiveConfig()).needs
 
 
 def test_dtypes(monkeypatch) -> None:
@@ -99,7 +102,6 @@ def test_fp8_takes_the_towers_layers_whose_sizes_fit(monkeypatch) -> None:
     assert "text_tower.blocks.0.fc1" in converted
     assert "image_tower.trunk.blocks.0.attn.qkv" in converted
     assert "image_tower.trunk.blocks.0.mlp.fc1" not in converted  # 40 is no multiple of 16
-    assert not any(name.startswith("ssl_head") for name in converted)
 
 
 def test_fp8_of_torchao(monkeypatch) -> None:
@@ -117,31 +119,37 @@ def test_fp8_of_torchao(monkeypatch) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.image_tower.parameters())
 
 
-def inputs_on(device: torch.device) -> Inputs:
-    generator = torch.Generator().manual_seed(1)
-    views = {n: torch.randn(8, 3, 16, 16, generator=generator).to(device) for n in NEEDS if n != "text"}
-    tokens = torch.randint(1, 400, (8, 6), generator=generator)
-    tokens[:, 0], tokens[:, -1] = 49406, 49407
-    return Inputs(views, tokens.to(device))
-
-
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_a_scaled_loss_gives_the_same_gradients(micro_batch) -> None:
+def test_a_scaled_loss_gives_the_same_gradients(loss, micro_batch) -> None:
     """Bit for bit, as the scale is a power of two; clipping sees them unscaled."""
-    config = make_tiny_config()
-    found = []
+    config, found = with_loss(make_tiny_config(), loss), []
     for enabled in (False, True):
-        torch.manual_seed(0)
-        model = build(config.model, 16, NEEDS).train()
-        optimizer = build_optimizer(model, config.optimizer)
+        student = make_student(config, torch.float32)
+        optimizer = build_optimizer(stored_parameters(student), config.optimizer)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=enabled)
-        objective = parse(config.objective.loss, block=4)
-        losses = backward(Parallel(model), objective, inputs_on(CPU), micro_batch=micro_batch, scaler=scaler)
+        inputs = make_inputs(config, 8, dtype=torch.float32)
+        losses = backward(Parallel(student), inputs, At(), micro_batch=micro_batch, scaler=scaler)
         scaler.unscale_(optimizer)
-        norm = gradient_norm(model, limit=0.1)
-        found.append([losses["loss"], torch.tensor(norm), *(p.grad for p in model.parameters())])
+        norm = torch.as_tensor(gradient_norm(student, limit=0.1))
+        found.append([losses["loss"], norm, *(p.grad for p in student.parameters())])
     for plain, scaled in zip(*found):
         assert plain is scaled is None or torch.equal(plain, scaled)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_bf16_gradients_are_close_to_fp32s(loss, micro_batch) -> None:
+    """Towers in bf16, everything after them in fp32, whole and in micro-batches."""
+    config, found = with_loss(make_tiny_config(), loss), []
+    for dtype in (torch.float32, torch.bfloat16):
+        student, inputs = make_student(config, torch.float32), make_inputs(config, dtype=torch.float32)
+        losses = backward(Parallel(student), inputs, At(), dtype=dtype, micro_batch=micro_batch)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        gradient = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+        found.append((losses["loss"], gradient))
+    assert found[1][0].item() == pytest.approx(found[0][0].item(), rel=0.02)
+    assert (found[1][1] - found[0][1]).norm() < 0.2 * found[0][1].norm()
 
 
 def test_only_fp16_is_scaled() -> None:
@@ -174,16 +182,19 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, name) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_fp16_gradients_on_a_gpu_are_close_to_fp32s() -> None:
-    config = make_tiny_config()
-    found = []
+@pytest.mark.parametrize("loss", LOSSES)
+def test_fp16_gradients_on_a_gpu_are_close_to_fp32s(loss) -> None:
+    config, found = with_loss(make_tiny_config(), loss), []
     for dtype in (torch.float32, torch.float16):
-        torch.manual_seed(0)
-        model = build(config.model, 16, NEEDS).to(CUDA).train()
-        optimizer = build_optimizer(model, config.optimizer)
+        student = make_student(config, torch.float32).to(CUDA)
+        optimizer = build_optimizer(stored_parameters(student), config.optimizer)
         scaler = loss_scaler(CUDA, dtype)
-        objective = parse(config.objective.loss, block=4)
-        backward(Parallel(model), objective, inputs_on(CUDA), dtype=dtype, scaler=scaler)
+        inputs = make_inputs(config, 8, dtype=torch.float32)
+        on_gpu = Inputs(
+            {name: view.to(CUDA) for name, view in inputs.views.items()},
+            None if inputs.tokens is None else inputs.tokens.to(CUDA),
+        )
+        backward(Parallel(student), on_gpu, At(), dtype=dtype, scaler=scaler)
         scaler.unscale_(optimizer)
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        found.append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
     assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()

@@ -6,17 +6,23 @@ from functools import partialmethod
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from openslip.config import TrainingConfig
+from openslip.config import ObjectiveConfig, TrainingConfig
 from openslip.errors import ConfigError
 from openslip.models import build
-from openslip.objectives import parse
+from openslip.models.inputs import Inputs
+from openslip.needs import SSL_VIEWS, Need
+from openslip.objectives import At, parse
 from openslip.training.parallel import Parallel
-from openslip.training.plan import Made
 from openslip.training.prepare import checkpoint_activations, compile_blocks, prepare
-from openslip.training.step import Inputs, backward
+from openslip.training.step import backward
+from toys import LOSSES, make_inputs, make_student, with_loss
 
-NEEDS = ("image", "text", "ssl_1", "ssl_2")
+NEEDS = parse(ObjectiveConfig()).needs
+SSL_NEEDS = tuple(Need(view.name) for view in SSL_VIEWS)
 CPU = torch.device("cpu")
 
 
@@ -30,7 +36,12 @@ def tokens(length: int) -> torch.Tensor:
 
 
 def views(dtype: torch.dtype = torch.float32, side: int = 16) -> dict[str, torch.Tensor]:
-    return {name: torch.randn(8, 3, side, side, dtype=dtype) for name in NEEDS if name != "text"}
+    return {name: torch.randn(8, 3, side, side, dtype=dtype) for name in ("image", "ssl_1", "ssl_2")}
+
+
+def features(model, pictures, rows=None):
+    """Return what the towers make of a batch."""
+    return model.features(Inputs(pictures, rows), SSL_NEEDS if rows is None else NEEDS)
 
 
 def without_drop_path(config):
@@ -53,10 +64,10 @@ def test_compiled_blocks_give_the_same_features_and_gradients(tiny_config, recom
         pictures, rows = views(), tokens(length)
         for model in (plain, compiled):
             model.zero_grad()
-            features = model.features(pictures, rows)
-            sum((f * torch.linspace(0, 1, f.shape[1])).sum() for f in features.values()).backward()
-        expected = plain.features(pictures, rows)
-        for name, feature in compiled.features(pictures, rows).items():
+            found = features(model, pictures, rows)
+            sum((f * torch.linspace(0, 1, f.shape[1])).sum() for f in found.values()).backward()
+        expected = features(plain, pictures, rows)
+        for name, feature in features(compiled, pictures, rows).items():
             torch.testing.assert_close(feature, expected[name], rtol=1e-4, atol=1e-5)
         for a, b in zip(plain.parameters(), compiled.parameters()):
             if a.grad is not None:
@@ -87,8 +98,8 @@ def test_every_text_length_is_served_by_the_same_graphs(tiny_config, monkeypatch
     prepare(model, CPU, torch.float32, training)
     seen = []
     for length in range(5, 78):
-        features = model.features(views(), tokens(length))
-        sum(f.sum() for f in features.values()).backward()
+        found = features(model, views(), tokens(length))
+        sum(f.sum() for f in found.values()).backward()
         seen.append(counters["stats"]["unique_graphs"])
     assert seen == [4] * len(seen)
     assert not counters["graph_break"]
@@ -99,41 +110,55 @@ def test_many_versions_of_a_block_stay_compiled(tiny_config, monkeypatch) -> Non
     """Stochastic depth differs from block to block, and micro-batches run without gradients too."""
     counters = trace_with("aot_eager", monkeypatch)
     image = replace(tiny_config.model.image, depth=6, drop_path=0.2)
-    model = build(replace(tiny_config.model, image=image), 16, NEEDS).train()
-    prepare(model, CPU, torch.float32, TrainingConfig(compile=True))
-    objective = parse(tiny_config.objective.loss, block=4)
+    student = make_student(replace(tiny_config, model=replace(tiny_config.model, image=image)), torch.float32)
+    prepare(student.model, CPU, torch.float32, TrainingConfig(compile=True))
     for length in (5, 9):
-        backward(Parallel(model), objective, Inputs(views(), tokens(length)), micro_batch=4)
+        backward(Parallel(student), Inputs(views(), tokens(length)), At(), micro_batch=4)
     # With and without gradients: 6 rates of the image tower's blocks, 2 kinds of text block.
     assert counters["stats"]["unique_graphs"] == 2 * (6 + 2)
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("how", ["selective", "full"])
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_recomputed_activations_give_the_same_gradients(tiny_config, how, micro_batch) -> None:
+def test_recomputed_activations_give_the_same_gradients(tiny_config, loss, how, micro_batch) -> None:
     """Bit for bit, stochastic depth included."""
-    torch.manual_seed(0)
-    plain = build(tiny_config.model, 16, NEEDS).double().train()
+    config = with_loss(tiny_config, loss)
+    plain, inputs = make_student(config), make_inputs(config)
     recomputed = copy.deepcopy(plain)
-    prepare(recomputed, CPU, torch.float64, TrainingConfig(checkpoint_activations=how))
+    prepare(recomputed.model, CPU, torch.float64, TrainingConfig(checkpoint_activations=how))
     assert recomputed.state_dict().keys() == plain.state_dict().keys()
-    objective = parse(tiny_config.objective.loss, block=4)
-    inputs = Inputs(views(torch.float64), tokens(9))
     losses = [
-        backward(Parallel(model), objective, inputs, micro_batch=micro_batch, seed=3)
-        for model in (plain, recomputed)
+        backward(Parallel(student), inputs, At(), micro_batch=micro_batch, seed=3)
+        for student in (plain, recomputed)
     ]
-    assert losses[0]["loss"] == losses[1]["loss"]
-    for a, b in zip(plain.parameters(), recomputed.parameters()):
+    assert losses[0] == losses[1]
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
         assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_compiled_step_is_the_same_step(tiny_config, loss) -> None:
+    torch.compiler.reset()
+    config = with_loss(replace(tiny_config, model=without_drop_path(tiny_config)), loss)
+    plain, inputs = make_student(config, torch.float32), make_inputs(config, dtype=torch.float32)
+    compiled = copy.deepcopy(plain)
+    prepare(compiled.model, CPU, torch.float32, TrainingConfig(compile=True))
+    losses = [backward(Parallel(student), inputs, At()) for student in (plain, compiled)]
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-4, atol=1e-5)
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-3 * float(a.grad.abs().max()))
 
 
 @pytest.mark.parametrize("how", ["selective", "full", pytest.param("compile", marks=pytest.mark.slow)])
 def test_patch_tokens_of_a_prepared_tower(tiny_config, monkeypatch, how) -> None:
     """With masks, and then the features alone again, as the steps of several objectives ask for them."""
     torch.manual_seed(0)
-    plain = build(without_drop_path(tiny_config), 16, ("image",)).double().train()
+    plain = build(without_drop_path(tiny_config), 16, [Need("image")]).double().train()
     prepared, token = copy.deepcopy(plain), torch.randn(plain.image_tower.width, dtype=torch.float64)
     if how == "compile":
         trace_with("eager", monkeypatch)
@@ -150,12 +175,28 @@ def test_patch_tokens_of_a_prepared_tower(tiny_config, monkeypatch, how) -> None
     assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
+class Made(TorchDispatchMode):
+    """Notes the memory of all results, also of what selective checkpointing keeps, which hooks do not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        storages = (tensor.untyped_storage() for tensor in tensors)
+        self.storages |= {StorageWeakRef(storage): storage.nbytes() for storage in storages}
+        return result
+
+
 def kept_bytes(model, pictures, rows) -> int:
     """Memory that waits for the backward pass, parameters left out."""
-    with Made(model.parameters()) as made:
-        features = model.features(pictures, rows)
-        total = made.alive()
-    del features
+    known = {StorageWeakRef(p.untyped_storage()) for p in model.parameters()}
+    with Made() as made:
+        found = features(model, pictures, rows)
+    total = sum(size for ref, size in made.storages.items() if ref not in known and not ref.expired())
+    del found
     return total
 
 
@@ -169,8 +210,8 @@ def hooked_bytes(model, pictures, rows) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features = model.features(pictures, rows)
-    del features
+        found = features(model, pictures, rows)
+    del found
     return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in weights)
 
 
@@ -205,7 +246,7 @@ def test_a_convolutional_tower_is_checkpointed_by_timm(tiny_config) -> None:
     pictures, rows = views(torch.float64, side=32), tokens(9)
     assert kept_bytes(recomputed, pictures, rows) < 0.7 * kept_bytes(plain, pictures, rows)
     for model in (plain, recomputed):
-        sum(f.square().sum() for f in model.features(pictures, rows).values()).backward()
+        sum(f.square().sum() for f in features(model, pictures, rows).values()).backward()
     for a, b in zip(plain.parameters(), recomputed.parameters()):
         assert a.grad is b.grad is None or torch.allclose(a.grad, b.grad, rtol=1e-9, atol=1e-12)
 
@@ -226,16 +267,16 @@ def test_towers_that_cannot_be_checkpointed_are_refused(tiny_config, name, how, 
 def test_bf16_on_a_cpu_multiplies_attention_out(tiny_config) -> None:
     """Only the way it is computed changes: features and gradients stay what they were."""
     config = replace(tiny_config.model, image=replace(tiny_config.model.image, drop_path=0.0))
-    fused = build(config, 16, ("ssl_1", "ssl_2")).double().train()
+    fused = build(config, 16, SSL_NEEDS).double().train()
     pictures = {n: torch.randn(4, 3, 16, 16, dtype=torch.float64) for n in ("ssl_1", "ssl_2")}
     prepared = {dtype: copy.deepcopy(fused) for dtype in (torch.float32, torch.bfloat16)}
     for dtype, model in prepared.items():
         prepare(model, CPU, dtype, TrainingConfig())
         kinds = {m.fused_attn for m in model.image_tower.modules() if hasattr(m, "fused_attn")}
         assert kinds == {dtype == torch.float32}
-    features = {dtype: model.features(pictures)["ssl_1"] for dtype, model in prepared.items()}
-    torch.testing.assert_close(features[torch.bfloat16], features[torch.float32])
-    for feature in features.values():
+    found = {dtype: features(model, pictures)[SSL_NEEDS[0]] for dtype, model in prepared.items()}
+    torch.testing.assert_close(found[torch.bfloat16], found[torch.float32])
+    for feature in found.values():
         feature.square().sum().backward()
     for a, b in zip(*(model.parameters() for model in prepared.values())):
         if a.grad is not None:
@@ -247,7 +288,7 @@ def test_convolutions_run_with_channels_last(tiny_config) -> None:
     config = replace(
         tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet", drop_path=0.0)
     )
-    plain = build(config, 32, ("ssl_1", "ssl_2")).double().train()
+    plain = build(config, 32, SSL_NEEDS).double().train()
     prepared = copy.deepcopy(plain)
     prepare(prepared, CPU, torch.float32, TrainingConfig())
     weights = [p for p in prepared.image_tower.parameters() if p.ndim == 4 and p.shape[2:] != (1, 1)]
@@ -255,7 +296,7 @@ def test_convolutions_run_with_channels_last(tiny_config) -> None:
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     pictures = {n: torch.randn(4, 3, 32, 32, dtype=torch.float64) for n in ("ssl_1", "ssl_2")}
     for model in (plain, prepared):
-        model.features(pictures)["ssl_1"].square().sum().backward()
+        features(model, pictures)[SSL_NEEDS[0]].square().sum().backward()
     for a, b in zip(plain.parameters(), prepared.parameters()):
         if a.grad is not None:
             torch.testing.assert_close(b.grad, a.grad)

@@ -27,7 +27,7 @@ def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
     assert [line["step"] for line in lines] == list(range(3, 97, 3))
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["position"] == 96 * 8
-    expected = {"clip_loss", "simclr_loss", "lr", "logit_scale", "samples_per_second", "data_wait", "mfu"}
+    expected = {"clip_loss", "simclr_loss", "lr", "logit_scale", *TIMING}
     assert expected <= lines[0].keys()
     assert [line["progress"] for line in lines[:2]] == [0.0312, 0.0625]
     parts = ("augment", "forward", "backward", "optimizer")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from openslip.config import Config
 from openslip.errors import TrainingError
-from openslip.training import learner, state
+from openslip.training import state, trainer
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
@@ -41,18 +41,18 @@ def test_too_many_unusable_records_stop_the_run(tmp_path) -> None:
 def test_non_finite_losses_are_skipped_then_stop_the_run(
     tmp_path, toy_source, tiny_config, monkeypatch
 ) -> None:
-    original, calls = learner.backward, []
+    original, calls = trainer.backward, []
 
     def poisoned(parallel, *args, **options):
         losses = original(parallel, *args, **options)
         calls.append(1)
         if len(calls) == 3 or len(calls) > 8:
             losses["loss"] = torch.tensor(float("nan"))
-            for parameter in parallel.model.parameters():
+            for parameter in parallel.student.parameters():
                 parameter.grad = torch.full_like(parameter, float("nan"))
         return losses
 
-    monkeypatch.setattr(learner, "backward", poisoned)
+    monkeypatch.setattr(trainer, "backward", poisoned)
     config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
     with pytest.raises(TrainingError, match=r"3 steps in a row, the last one step 11.*records toy/"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
@@ -102,13 +102,13 @@ def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypa
 
 def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch) -> None:
     config = cheap(make_tiny_config(log_every=1))
-    original, views = learner.backward, []
+    original, views = trainer.backward, []
 
-    def watched(model, objective, inputs, **options):
+    def watched(parallel, inputs, at, **options):
         views.append({name: tuple(view.shape) for name, view in inputs.views.items()})
-        return original(model, objective, inputs, **options)
+        return original(parallel, inputs, at, **options)
 
-    monkeypatch.setattr(learner, "backward", watched)
+    monkeypatch.setattr(trainer, "backward", watched)
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
     image = {"image": (8, 3, 16, 16)}
     assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
@@ -170,16 +170,16 @@ def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
 
 def test_overflow_lowers_the_scale_and_is_no_strike(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
     """The loss stays finite and its gradient does not: four times too high a scale, then something else."""
-    original, calls = learner.backward, []
+    original, calls = trainer.backward, []
 
     def too_high(parallel, *args, scaler, **options):
         losses = original(parallel, *args, scaler=scaler, **options)
         calls.append(scaler.get_scale())
         if scaler.get_scale() > 0.5 or len(calls) > 10:
-            parallel.model.logit_scale.grad.fill_(float("inf"))
+            parallel.student.model.logit_scale.grad.fill_(float("inf"))
         return losses
 
-    monkeypatch.setattr(learner, "backward", too_high)
+    monkeypatch.setattr(trainer, "backward", too_high)
     scale_losses(monkeypatch, init_scale=8.0, growth_interval=1000)
     config = replace(tiny_config, training=replace(tiny_config.training, max_nonfinite=3))
     with pytest.raises(TrainingError, match="3 steps in a row, the last one step 13"):

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openslip.config import SSL_VIEWS, VIEWS, ViewsConfig
-from openslip.data.captions import is_caption
+from openslip.config import ViewsConfig
+from openslip.data.captions import WITHOUT_CAPTIONS, is_caption
 from openslip.data.data import Data
 from openslip.data.decode import decode
-from openslip.data.order import Order, Stream, Streams, stand_ins
+from openslip.data.order import Order, Stream, Streams, stand_ins, stream_of
 from openslip.data.record import Record, Skipped, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
 from openslip.errors import DataError
+from openslip.needs import View, joined
 
 Early = Callable[[Tensor, Tensor], Tensor]
 """Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
@@ -47,7 +48,7 @@ class _Sample:
 
 
 class Lane:
-    """One stream of records, and the views made of each: those of `names`.
+    """One stream of records, and the `views` made of each.
 
     Usually there is one lane, whose records give the captions and all views. With self-supervision on pictures of
     their own there are two, which advance side by side.
@@ -56,8 +57,8 @@ class Lane:
     def __init__(
         self,
         source: Source,
-        views: ViewsConfig,
-        names: tuple[str, ...],
+        views: tuple[View, ...],
+        config: ViewsConfig,
         seed: int,
         *,
         captioned: bool,
@@ -66,7 +67,8 @@ class Lane:
         replacement: Stream = Stream.REPLACEMENT,
     ) -> None:
         self.source, self.captioned, self.decoder = source, captioned, decoder
-        self.configs = {name: views.of(name) for name in names}
+        self.configs = {view.name: config.of(view.kind) for view in views}
+        self.scheduled = frozenset(view.name for view in views if view.scheduled)
         self.order = Order(source.parts, seed, order)
         self.replacement = replacement
         self._streams = Streams(seed)
@@ -87,7 +89,7 @@ class Lane:
 
     def stream(self, epoch: int, index: int, view: str) -> np.random.Generator:
         """Return the generator of a view of record `index`; good until the next call."""
-        return self._streams.at(epoch, index, Stream[view.upper()])
+        return self._streams.at(epoch, index, stream_of(view))
 
     def sample(
         self, position: int, names: Collection[str], skipped: list[Skipped], tallies: Sequence[Tally]
@@ -117,7 +119,7 @@ class Lane:
             f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
             fix="Check that the source, data.image_root and the columns are right"
-            + ("; an objective without text, such as simclr, needs no captions" if self.captioned else ""),
+            + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captioned else ""),
         )
 
     def _read(self, epoch: int, turn: int, index: int, names: Collection[str]) -> _Sample | Skipped:
@@ -148,19 +150,21 @@ class Lane:
 class Builder:
     """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
 
-    data: where the records come from; without `data.ssl` the self-supervised views are made of the pictures of
-    `data.train` too. names: which of VIEWS to make. tokenizer: None loads no captions. batch: rows of the whole batch,
-    of which this builds the `rank`-th of `world` equal shares. schedule: which rows get self-supervised views; without
-    one all do. Pictures of their own for these are gone through at the pace they are used at, each once an epoch.
-    decoder: see `openslip.data.decode`. early: applies the parameters to the views right here, which leaves parameters
-    that change nothing.
+    data: where the records come from. The scheduled views are made of the pictures of `data.ssl` where there are any,
+    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions. batch:
+    rows of the whole batch, of which this builds the `rank`-th of `world` equal shares. schedule: which rows get the
+    scheduled views; without one all do. Pictures of their own for these are gone through at the pace they are used at,
+    each once an epoch. decoder: see `openslip.data.decode`. early: applies the parameters to the views right here,
+    which leaves parameters that change nothing.
+
+    Raises ConfigError where a view's kind is unknown, or two different views share a name.
     """
 
     def __init__(
         self,
         data: Data,
-        views: ViewsConfig,
-        names: tuple[str, ...],
+        views: tuple[View, ...],
+        config: ViewsConfig,
         tokenizer: Tokenizer | None,
         batch: int,
         seed: int,
@@ -175,14 +179,17 @@ class Builder:
         self.tokenizer, self.batch = tokenizer, batch
         self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
-        apart = tuple(name for name in SSL_VIEWS if name in names) if data.ssl is not None else ()
-        joint = tuple(name for name in VIEWS if name in names and name not in apart)
+        views = joined(views)
+        apart = tuple(view for view in views if view.scheduled) if data.ssl is not None else ()
+        joint = tuple(view for view in views if view not in apart)
         captioned = tokenizer is not None
-        self.lanes = [Lane(data.train, views, joint, seed, captioned=captioned, decoder=decoder)]
+        self.lanes = [Lane(data.train, joint, config, seed, captioned=captioned, decoder=decoder)]
         if data.ssl is not None:
             order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
             streams = {"order": order, "replacement": replacement}
-            self.lanes.append(Lane(data.ssl, views, apart, seed, captioned=False, decoder=decoder, **streams))
+            self.lanes.append(
+                Lane(data.ssl, apart, config, seed, captioned=False, decoder=decoder, **streams)
+            )
 
     def cut(self, position: int, size: int) -> list[range]:
         """Cut this process's rows of the batch at `position` into pieces of at most `size`.
@@ -244,9 +251,10 @@ class Builder:
         before = self.schedule.before
         supervised = before(position + rows.stop) - before(position + rows.start)
         shapes: dict[str, tuple[int, int, int, int]] = {}
-        for name, config in ((name, config) for lane in self.lanes for name, config in lane.configs.items()):
-            if count := supervised if name in SSL_VIEWS else len(rows):
-                shapes[name] = (count, 3, config.size, config.size)
+        for lane in self.lanes:
+            for name, config in lane.configs.items():
+                if count := supervised if name in lane.scheduled else len(rows):
+                    shapes[name] = (count, 3, config.size, config.size)
         sizes = [math.prod(shape) for shape in shapes.values()]
         memory = room(sum(sizes)).split(sizes)
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), memory)}
@@ -256,7 +264,7 @@ class Builder:
         lane, *apart = self.lanes
         place = self.schedule.before(position)
         supervised = self.schedule.before(position + 1) > place
-        yield lane, position, tuple(name for name in lane.configs if supervised or name not in SSL_VIEWS)
+        yield lane, position, tuple(name for name in lane.configs if supervised or name not in lane.scheduled)
         for other in apart if supervised else ():
             yield other, place, tuple(other.configs)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from openslip.data.limits import TEXT_BYTES
 
+WITHOUT_CAPTIONS = "--objective.loss simclr"
+"""The option of `slip train` that is advised where there are no captions: a loss that needs none."""
+
 # What programs write where there is no text: pandas, databases, spreadsheets (also German ones), people.
 _PLACEHOLDER = re.compile(
     r"[(\[<{]?(nan|none|null|nil|nat|undefined|n\.?\s?/?\s?a\.?|empty|blank|k\.\s?a\.|missing value"

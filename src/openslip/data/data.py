@@ -9,6 +9,7 @@ from openslip.data.contents import described, losses
 from openslip.data.identity import Identity, identify
 from openslip.data.record import Source, as_source
 from openslip.data.subset import HeldOut
+from openslip.needs import View
 
 if TYPE_CHECKING:
     from openslip.data.loader import Loader
@@ -70,7 +71,7 @@ class Data:
         self,
         position: int,
         config: Config,
-        names: tuple[str, ...],
+        views: tuple[View, ...],
         *,
         captioned: bool,
         schedule: Schedule | None = None,
@@ -80,7 +81,7 @@ class Data:
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        names: the views to draw. captioned: whether captions are used. Raises ConfigError and DataError as `Loader`.
+        views: those to draw. captioned: whether captions are used. Raises ConfigError and DataError as `Loader`.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader
@@ -89,8 +90,8 @@ class Data:
         text = config.model.text
         return Loader(
             self,
-            views=config.views,
-            names=names,
+            views=views,
+            config=config.views,
             tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
             batch=config.training.batch,
             seed=config.training.seed,

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from openslip.config import VIEWS, ViewsConfig
+from openslip.config import ViewsConfig
 from openslip.data.builder import Builder, Early, Room, plain
 from openslip.data.data import Data
 from openslip.data.decode import check_decoder
@@ -33,7 +33,8 @@ from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import check_views
 from openslip.data.workers import default_processes, settle, start_context
-from openslip.errors import ConfigError, DataError, SlipError, did_you_mean
+from openslip.errors import ConfigError, DataError, SlipError
+from openslip.needs import View
 
 MAX_WORKERS = 8
 
@@ -44,10 +45,10 @@ _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g),
 class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
-    data: where the records come from. views: size and kinds of the views; names: which of VIEWS to make. tokenizer:
-    None loads no captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. batch:
-    rows of a batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position: of the
-    run's stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers: loader
+    data: where the records come from. views: which views to make of them; config: how. tokenizer: None loads no
+    captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. batch: rows of a
+    batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position: of the run's
+    stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers: loader
     processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches that
     they keep ready in all, in pieces; -1 as many as are of use and fit into memory (`openslip.data.pieces.keep_ready`).
     pinned: puts the views into page-locked memory, from where a GPU fetches them by itself.
@@ -63,8 +64,8 @@ class Loader:
         self,
         data: Data,
         *,
-        views: ViewsConfig,
-        names: tuple[str, ...],
+        views: tuple[View, ...],
+        config: ViewsConfig,
         tokenizer: Tokenizer | None,
         batch: int,
         seed: int,
@@ -88,10 +89,7 @@ class Loader:
                 raise ConfigError(f"{what} must be at least {least}", got=value)
         if batch % world:
             raise ConfigError(f"A batch must be divisible among {world} processes", got=batch)
-        for name in names:
-            if name not in VIEWS:
-                raise ConfigError("There is no such view", got=name, fix=did_you_mean(name, VIEWS))
-        check_views(views)
+        check_views(config)
         check_decoder(decoder)
         for source in data.lanes.values():
             if not len(source):
@@ -101,7 +99,7 @@ class Loader:
         self._builder = Builder(
             data,
             views,
-            names,
+            config,
             tokenizer,
             batch,
             check_seed(seed),
@@ -111,7 +109,7 @@ class Loader:
             decoder=decoder,
             early=early,
         )
-        size = sample_bytes(views, names, self._builder.schedule.rows / batch)
+        size = sample_bytes(views, config, self._builder.schedule.rows / batch)
         self.ready = keep_ready(batch // world, size, self.workers, prefetch, data.longest_block)
 
     def __iter__(self) -> Generator[Batch]:

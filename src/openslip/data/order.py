@@ -11,6 +11,7 @@ no two streams overlap.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ ATTEMPTS = 20
 
 
 class Stream(IntEnum):
-    """The purposes that randomness is drawn for; those of the views have the views' names.
+    """The purposes that randomness is drawn for; for those of the views see `stream_of`.
 
     The numbers are part of a run's identity: changing one changes every run. New streams are appended.
     """
@@ -44,6 +45,21 @@ class Stream(IntEnum):
     SSL_2 = 5
     SSL_ORDER = 6
     SSL_REPLACEMENT = 7
+
+
+_OF_VIEWS = {"image": Stream.IMAGE, "ssl_1": Stream.SSL_1, "ssl_2": Stream.SSL_2}
+
+
+@lru_cache
+def stream_of(view: str) -> int:
+    """Return the stream of a view's randomness, by the view's name.
+
+    Three names have a number of `Stream`. That of any other name is a hash of the name, from 2^63 to 2^64 - 1: the same
+    in every run and version, and none of `Stream`.
+    """
+    if view in _OF_VIEWS:
+        return _OF_VIEWS[view]
+    return int.from_bytes(hashlib.sha256(view.encode()).digest()[:8], "little") | 1 << 63
 
 
 class Streams:

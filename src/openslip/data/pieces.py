@@ -13,7 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from openslip.config import SSL_VIEWS, ViewsConfig
+from openslip.config import ViewsConfig
+from openslip.needs import View
 
 PIECE = 256
 """Most rows of a piece: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in about
@@ -83,10 +84,10 @@ def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1, 
     return Ready(workers, max(1, min(each, fitting // rows)), rows, sample_bytes, scarce=True)
 
 
-def sample_bytes(views: ViewsConfig, names: tuple[str, ...], ssl_share: float = 1.0) -> int:
-    """Return the bytes of a sample's views, of which a share of the samples gets the self-supervised ones."""
-    sizes = {name: 3 * views.of(name).size ** 2 for name in names if name != "text"}
-    return math.ceil(sum(size * (ssl_share if name in SSL_VIEWS else 1) for name, size in sizes.items()))
+def sample_bytes(views: tuple[View, ...], config: ViewsConfig, share: float = 1.0) -> int:
+    """Return the bytes of a sample's views, of which a share of the samples gets the scheduled ones."""
+    sizes = ((view, 3 * config.of(view.kind).size ** 2) for view in views)
+    return math.ceil(sum(size * (share if view.scheduled else 1) for view, size in sizes))
 
 
 def free_memory() -> int:

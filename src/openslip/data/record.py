@@ -195,7 +195,7 @@ class Batch:
     """N records as the device needs them.
 
     views: view name → (N, 3, size, size) uint8, cropped and resized to the size of the view, colours untouched. Those
-    for self-supervision may be of fewer rows, or absent (see `openslip.data.schedule`).
+    that are scheduled may be of fewer rows, or absent (see `openslip.data.schedule`).
     parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `openslip.data.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.

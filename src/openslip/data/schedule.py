@@ -29,11 +29,11 @@ class Schedule:
             raise ConfigError(
                 "objective.ssl_share takes a share of the batch, above 0 and up to 1",
                 got=self.share,
-                fix="Use 1 for the whole batch; an objective without simclr takes no self-supervised views.",
+                fix="Use 1 for the whole batch. To do without self-supervised views, choose a loss that has none.",
             )
         if self.share < 1 and self.rows < 2:
             raise ConfigError(
-                "A contrast of self-supervised views needs at least two rows of a batch",
+                "Self-supervised views are needed of at least two rows of a batch",
                 got=f"objective.ssl_share {self.share:g} of training.batch {self.batch}",
                 fix="Raise objective.ssl_share or training.batch.",
             )

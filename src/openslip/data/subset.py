@@ -10,7 +10,7 @@ import numpy as np
 
 from openslip.data.contents import Contents
 from openslip.data.record import Part, Record, Source, as_source
-from openslip.data.storage.shared import Shared
+from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
 
 
@@ -65,7 +65,7 @@ class Subset(Source):
             )
         keep[indices] = False
         self.fingerprint = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=8).hexdigest()
-        self._indices = Shared(np.flatnonzero(keep))
+        self._indices = SharedArray(np.flatnonzero(keep))
         if not len(self):
             raise DataError(f"No record of {source.name} is left", got=f"{len(left_out):,} left out")
         self._parts = tuple(_parts(source, self._indices.array))

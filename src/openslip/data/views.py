@@ -108,12 +108,12 @@ def smallest_crop(config: ViewConfig) -> float:
 def check_views(views: ViewsConfig) -> None:
     """Raise ConfigError when a value of the configuration of the views is out of its range."""
     check_ranges(views, "views.")
-    _check(views.image, "image")
-    _check(views.ssl, "ssl")
+    for kind, config in views.kinds.items():
+        _check(config, kind)
 
 
 def _check(config: ViewConfig, name: str) -> None:
-    """Raise ConfigError when values of the configuration of views called `name` do not fit together."""
+    """Raise ConfigError when values of the configuration of a kind of views do not fit together."""
     rules = [
         (
             "scale",

@@ -61,6 +61,19 @@ class Model(nn.Module):
         """The image tower, and the text tower if there is one."""
         return [tower for tower in (self.image_tower, self.text_tower) if tower is not None]
 
+    def only(self, needs: Collection[Need]) -> Model:
+        """Return a model of those parts that the needs take, and of this one's modules themselves."""
+        text = any(need.view == TEXT for need in needs)
+        embedding = {need.view == TEXT for need in needs if need.out == "embedding"}
+        part = Model.__new__(Model)
+        nn.Module.__init__(part)
+        part.image_tower, part.drop_tokens = self.image_tower, {}
+        part.text_tower = self.text_tower if text else None
+        part.image_projection = self.image_projection if False in embedding else None
+        part.text_projection = self.text_projection if True in embedding else None
+        part.logit_scale = None
+        return part
+
     def forward(self, inputs: Inputs, needs: Collection[Need]) -> dict[Need, Tensor]:
         """Return what is needed of a batch: `features`, then `project`."""
         return self.project(self.features(inputs, needs), needs)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from openslip.evaluation import lower_is_better
+from openslip.objectives import Curve
 from openslip.report.charts import Chart, Line
 from openslip.report.rows import Colours, Rows
 from openslip.report.runs import Run, finite
 from openslip.report.table import describe, headline, number
+
+_ENDING = re.compile(r"._(loss|acc)$")
 
 
 def percent(value: float) -> str:
@@ -18,24 +23,28 @@ def percent(value: float) -> str:
 
 
 def training_charts(rows: Rows, colours: Colours) -> list[Chart]:
-    """Return the charts of losses and in-batch accuracies, by row label, as far as the runs have them."""
+    """Return the charts of losses and in-batch accuracies, by row label, as far as the runs have them.
+
+    What a curve is called and what chance would reach, its objective says. Values of objectives that are not known
+    here are drawn as well where their names end in `_loss` or `_acc`.
+    """
     runs = [run for row in rows.values() for run in row.runs]
-    chances = _chances(runs)
-    plans: list[tuple[str, str, str, bool]] = [
-        ("clip_loss", "Image–text loss", "lower is better", False),
-        ("clip_acc", "Image–text accuracy", "right caption found among the batch's", True),
-        ("simclr_loss", "Self-supervised loss", "lower is better", False),
-        ("simclr_acc", "Self-supervised accuracy", "twin view found among the batch's", True),
-    ]
-    if not any("clip_loss" in line or "simclr_loss" in line for run in runs for line in run.metrics):
-        plans = [("loss", "Loss", "lower is better", False)]
+    logged = dict.fromkeys(key for run in runs for line in run.metrics for key in line)
+    known = {curve.key: curve for run in runs for curve in run.loss.curves}
+    others = [_unknown(key) for key in logged if key not in known and _ENDING.search(key)]
+    curves = [*known.values(), *others]
+    if not any(curve.key in logged for curve in curves):
+        curves = [Curve("loss", "Loss", "lower is better", "low")]
+    titles = Counter(curve.title for curve in curves)
     charts = []
-    for key, title, note, share in plans:
-        lines = _lines(rows, colours, lambda run, key=key: _logged(run, key))
+    for curve in curves:
+        of = f" ({curve.key.rpartition('_')[0]})" if titles[curve.title] > 1 else ""
+        lines = _lines(rows, colours, lambda run, key=curve.key: _logged(run, key))
         if lines:
-            levels = [("chance", chances[key])] if key in chances else []
+            share = curve.key.endswith("_acc")
             text = percent if share else "{:g}".format
-            charts.append(Chart(title, note, lines, text=text, zero=share, levels=levels))
+            levels = _chance(curve, runs)
+            charts.append(Chart(curve.title + of, curve.note, lines, text=text, zero=share, levels=levels))
     return charts
 
 
@@ -128,15 +137,23 @@ def _lines(
     return lines
 
 
-def _chances(runs: Sequence[Run]) -> dict[str, float]:
-    """Return what guessing would reach, where all runs have the same batch: ln of the candidates, 1 / candidates."""
-    batches = {run.config.training.batch for run in runs}
-    if len(batches) != 1 or (batch := batches.pop()) < 2:
-        return {}
-    others = 2 * batch - 1
-    return {
-        "clip_loss": math.log(batch),
-        "clip_acc": 1 / batch,
-        "simclr_loss": math.log(others),
-        "simclr_acc": 1 / others,
-    }
+def _unknown(key: str) -> Curve:
+    """Return the curve of a value that no known objective reports, such as `mine_loss`."""
+    name, _, kind = key.rpartition("_")
+    if kind == "acc":
+        return Curve(key, f"{name}: accuracy", "higher is better", "high")
+    return Curve(key, f"{name}: loss", "lower is better", "low")
+
+
+def _chance(curve: Curve, runs: Sequence[Run]) -> list[tuple[str, float]]:
+    """Return what guessing would reach, where that is the same for all runs that have the curve."""
+    if curve.chance is None:
+        return []
+    found = set()
+    for run in runs:
+        if any(other.key == curve.key for other in run.loss.curves):
+            batch = run.config.training.batch
+            if batch < 2:
+                return []
+            found.add(curve.chance(batch, round(run.config.objective.ssl_share * batch)))
+    return [("chance", found.pop())] if len(found) == 1 else []

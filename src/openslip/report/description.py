@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
@@ -11,42 +13,59 @@ from openslip.addresses import is_url, shown
 from openslip.commands import command
 from openslip.config import Config, ObjectiveConfig, ViewConfig
 from openslip.report.charts import samples
+from openslip.report.losses import KnownLoss
 from openslip.report.rows import Row, Rows
 from openslip.report.runs import Run, finite
 
 PLACEHOLDER = "PICTURES"
 """Stands for what a page cannot know: labelled pictures of one's own."""
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
 def configuration(row: Row) -> dict[str, str]:
     """Return what was trained and how: topic → sentence. Topics that the objective does not use are left out."""
-    run, config = row.first, row.first.config
-    model, optimizer, views = config.model, config.optimizer, config.views
+    loss, config = row.first.loss, row.first.config
+    model, optimizer = config.model, config.optimizer
     words = {
         "Loss": config.objective.loss,
         "Training data": shown(config.data.train) or "not recorded",
         "Image tower": _image_tower(config),
-        "Text tower": f"width {model.text.width}, {model.text.depth} layers, {model.text.heads} heads; captions up to "
-        f"{model.text.context} tokens; shared space of {model.embed_dim} dimensions",
-        "Self-supervised head": f"{model.ssl.width} – {model.ssl.width} – {model.ssl.dim}; "
-        f"temperature {config.objective.temperature:g}",
-        "View that goes with the caption": view(views.image),
-        "Self-supervised views": f"two, each {view(views.ssl)}{_how_often(config.objective)}",
+    }
+    if loss.text_tower:
+        words["Text tower"] = (
+            f"width {model.text.width}, {model.text.depth} layers, {model.text.heads} heads; captions up to "
+            f"{model.text.context} tokens; shared space of {model.embed_dim} dimensions"
+        )
+    for name, options in loss.options.items():
+        if options:
+            words[f"Options of {name}"] = "; ".join(
+                f"{_plain(key)} {_value(value)}" for key, value in options.items()
+            )
+    words |= _views(loss, config)
+    words |= {
         "Optimiser": f"AdamW, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}, betas "
         f"{optimizer.betas[0]:g} and {optimizer.betas[1]:g}; warm-up over {_count(optimizer.warmup_epochs, 'epoch')}, "
         f"then cosine to {optimizer.lr_end:g}",
         "Length": f"{_planned(config)} in batches of {config.training.batch:,}",
         "Seeds" if len(row.runs) > 1 else "Seed": ", ".join(map(str, row.seeds)),
     }
-    if config.data.ssl:
+    if config.data.ssl and (not loss.whole or any(view.scheduled for view in loss.views)):
         words["Pictures of the self-supervised views"] = shown(config.data.ssl)
-    if run.method == "CLIP":
-        words.pop("Self-supervised head")
-        words.pop("Self-supervised views")
-        words.pop("Pictures of the self-supervised views", None)
-    if run.method == "SimCLR":
-        words.pop("Text tower")
-        words.pop("View that goes with the caption")
+    return words
+
+
+def _views(loss: KnownLoss, config: Config) -> dict[str, str]:
+    """Return how the views of each kind are drawn; where not all of the loss is known, of all kinds that there are."""
+    titles = {"image": "View that goes with the caption", "ssl": "Self-supervised views"}
+    counts = Counter(view.kind for view in loss.views)
+    scheduled = {view.kind for view in loss.views if view.scheduled}
+    words = {}
+    for kind in (field.name for field in dataclasses.fields(config.views)):
+        how = getattr(config.views, kind)
+        if isinstance(how, ViewConfig) and (kind in counts or not loss.whole):
+            each = f"{_NUMBERS.get(counts[kind], counts[kind])}, each " if counts[kind] > 1 else ""
+            often = _how_often(config.objective) if kind in scheduled else ""
+            words[titles.get(kind, f"Views of the kind {kind}")] = f"{each}{view(how)}{often}"
     return words
 
 
@@ -219,6 +238,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _count(number: float, noun: str) -> str:
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
@@ -234,6 +261,5 @@ def measuring(run: Run) -> str:
     """
     if not run.complete or run.config.evaluation.tasks or run.config.data.val:
         return command("slip", "train", "--resume", "--out", run.folder)
-    return command(
-        "slip", "evaluate", run.folder, f"{'knn' if run.method == 'SimCLR' else 'zeroshot'}:{PLACEHOLDER}"
-    )
+    protocol = "zeroshot" if run.loss.shared_space else "knn"
+    return command("slip", "evaluate", run.folder, f"{protocol}:{PLACEHOLDER}")

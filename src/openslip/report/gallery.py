@@ -128,7 +128,7 @@ def gather(
     """Ask a model about `pool` pictures drawn at random from `pictures`.
 
     captions: queries to search with; default: six of the pool's own. Without an encoder only the pool is returned;
-    with one that has no text tower (SimCLR), neighbours in place of answers and retrieval.
+    with one that has no text tower, neighbours in place of answers and retrieval.
     """
     from openslip.evaluation.zeroshot import classifier
 

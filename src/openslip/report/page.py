@@ -15,13 +15,12 @@ from openslip.files import unwritable, write_bytes
 from openslip.report import curves, description, scoreboard
 from openslip.report.gallery import Gallery, gather
 from openslip.report.render import render
-from openslip.report.rows import rows
+from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
 
-_PREFERRED = {"SLIP": 0, "CLIP": 1, "SimCLR": 2}
 _COLOURS = 6
 
 
@@ -100,7 +99,7 @@ def page(
 ) -> str:
     """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
     named = {row.label: row for row in rows(runs)}
-    colours = choose_colours(list(named))
+    colours = choose_colours(list(named.values()))
     each = [(name, description.seed_of(row, run), run) for name, row in named.items() for run in row.runs]
     return render(
         "report.html.j2",
@@ -129,13 +128,13 @@ def page(
     )
 
 
-def choose_colours(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour class for each row: the three methods have their own, others take what is left."""
-    taken = {name: _PREFERRED[name] for name in names if name in _PREFERRED}
-    free = [i for i in range(_COLOURS) if i not in taken.values()] or list(range(_COLOURS))
-    others = [name for name in names if name not in taken]
-    taken |= {name: free[i % len(free)] for i, name in enumerate(others)}
-    return {name: f"c{taken[name]}" for name in names}
+def choose_colours(rows: Sequence[Row]) -> dict[str, str]:
+    """Return a colour class for each row by its label: those whose loss has the most terms come first.
+
+    So a sum stands out among the objectives that it is made of. There are six colours, which then come again.
+    """
+    ordered = sorted(rows, key=lambda row: -row.first.loss.terms)
+    return {row.label: f"c{place % _COLOURS}" for place, row in enumerate(ordered)}
 
 
 def model_name(runs: Sequence[Run], encoder: Encoder | None) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,14 +17,9 @@ from openslip.data.identity import Identity, differences
 from openslip.errors import CheckpointError, ConfigError, EvaluationError, shortened
 from openslip.evaluation import Result, suite
 from openslip.files import open_regular, read_json
+from openslip.report.losses import KnownLoss
 from openslip.training.saving.run import is_number as finite
 from openslip.training.saving.run import lines_of, parse_line
-
-_METHODS = {
-    frozenset({"clip", "simclr"}): "SLIP",
-    frozenset({"clip"}): "CLIP",
-    frozenset({"simclr"}): "SimCLR",
-}
 
 
 @dataclass(frozen=True)
@@ -47,15 +42,15 @@ class Run:
     damaged: int = 0
     data: Identity | None = None
 
-    @property
-    def terms(self) -> frozenset[str]:
-        """Names of the objectives in the run's loss."""
-        return frozenset(re.findall(r"[a-z_]\w*", self.config.objective.loss.lower()))
+    @cached_property
+    def loss(self) -> KnownLoss:
+        """What is known of its loss."""
+        return KnownLoss.of(self.config.objective)
 
     @property
     def method(self) -> str:
-        """SLIP, CLIP or SimCLR, or the loss as it is written in the configuration."""
-        return _METHODS.get(self.terms, self.config.objective.loss)
+        """What people call its loss, or the loss as it is written in the configuration."""
+        return self.loss.title
 
     @property
     def last(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures, captions, and the three views of each as the model will see them."""
+"""A contact sheet: pictures, captions, and the views of each as the model will see them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from openslip.config import VIEWS, ViewsConfig
+from openslip.config import ViewsConfig
 from openslip.data.builder import Lane
 from openslip.data.decode import decode
 from openslip.data.record import Source, as_source
 from openslip.data.views import check_views
 from openslip.errors import ConfigError, DataError
 from openslip.files import write_bytes
+from openslip.needs import IMAGE, SSL_VIEWS, View
 
 Augment = Callable[[Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
 """`openslip.data.augment.augment`, or what stands in for it."""
@@ -32,7 +33,7 @@ MOST = 200
 """Records on a sheet: programs that show pictures take sides of up to 65,535 pixels, or less."""
 _GAP, _TEXT_WIDTH, _TEXT_SIZE, _LINE = 24, 400, 19, 26
 _PAPER, _INK, _QUIET, _WASH, _BAD = "#fcfbf9", "#1b1c20", "#6a6c74", "#eeebe5", "#b3261e"
-_TITLES = {"image": "view with the caption", "ssl_1": "self-supervised 1", "ssl_2": "self-supervised 2"}
+_TITLES = {"image": "view with the caption", "ssl": "self-supervised", "local": "local crop"}
 _PLAIN = frozenset(map(chr, range(33, 127)))
 _OTHER_FONTS = (
     *("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc"),
@@ -53,12 +54,20 @@ class Shown:
 
 
 def contact_sheet(
-    source: Source, config: ViewsConfig, *, augment: Augment, count: int = 8, seed: int = 0, recipe: str = ""
+    source: Source,
+    config: ViewsConfig,
+    *,
+    augment: Augment,
+    views: tuple[View, ...] = (IMAGE, *SSL_VIEWS),
+    count: int = 8,
+    seed: int = 0,
+    recipe: str = "",
 ) -> Image.Image:
     """Draw the first `count` records that a training run with this seed reads, a row each.
 
     Crops and augmentations are those of the run's first epoch; the views' pixels are shown unsmoothed and without
-    normalisation. A record that cannot be read is shown with the reason. recipe: the name to head the sheet with.
+    normalisation. A record that cannot be read is shown with the reason. views: those of the run's loss. recipe: the
+    name to head the sheet with.
 
     Raises ConfigError for settings out of range, DataError when the source has no records.
     """
@@ -68,12 +77,22 @@ def contact_sheet(
     if not len(source):
         raise DataError("The source has no records", got=source.name)
     check_views(config)
-    lane = Lane(source, config, VIEWS, seed, captioned=False)
+    lane = Lane(source, views, config, seed, captioned=False)
     rows = [look(lane, position, augment) for position in range(min(count, lane.order.length))]
     sizes = sorted({kind.size for kind in lane.configs.values()}, reverse=True)
     head = [f"{source.name}", f"{len(source):,} records; views of {' and '.join(map(str, sizes))} px"]
     head[1] += f", recipe {recipe}, seed {seed}" if recipe else f", seed {seed}"
-    return _sheet(head, rows)
+    return _sheet(head, titles(views), rows)
+
+
+def titles(views: Sequence[View]) -> list[str]:
+    """Return what views are called on the sheet: by their kind, numbered but for the only one with the caption."""
+    kinds = [view.kind for view in views]
+    return [
+        _TITLES.get(kind, kind) + ("" if kind == "image" and kinds.count(kind) == 1 else f" {number}")
+        for k, kind in enumerate(kinds)
+        for number in [kinds[: k + 1].count(kind)]
+    ]
 
 
 def look(lane: Lane, position: int, augment: Augment) -> Shown:
@@ -118,16 +137,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
 
 
-def _sheet(head: list[str], rows: list[Shown]) -> Image.Image:
+def _sheet(head: list[str], views: list[str], rows: list[Shown]) -> Image.Image:
     columns = [_GAP, 2 * _GAP + SIDE + _TEXT_WIDTH]
-    columns += [columns[1] + k * (SIDE + _GAP // 2) for k in (1, 2)]
+    columns += [columns[1] + k * (SIDE + _GAP // 2) for k in range(1, len(views))]
     top = 2 * _GAP + 2 * _LINE + 40
     size = columns[-1] + SIDE + _GAP, top + len(rows) * (SIDE + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     for k, text in enumerate(head):
         _write(pen, (_GAP, _GAP + k * _LINE), printable(text), [_INK, _QUIET][k], size[0] - 2 * _GAP)
-    for left, title in zip(columns, ("picture, captions", *_TITLES.values())):
+    for left, title in zip(columns, ("picture, captions", *views)):
         _write(pen, (left, top - _LINE - 8), title, _QUIET, SIDE)
     for k, row in enumerate(rows):
         y = top + k * (SIDE + _GAP)

@@ -1,30 +1,22 @@
-"""What a run is going to do, in numbers: steps, device, precision, memory."""
+"""What a run is going to do, in numbers: steps, device, precision, bytes of weights and optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
-from openslip.models import Model
-from openslip.models.inputs import Inputs
 from openslip.objectives import At, Loss
 from openslip.ranges import check_ranges
 from openslip.training.budget import parse_budget
-from openslip.training.precision import autocast, choose_device, choose_precision
-
-TYPICAL_CAPTION = 24
-"""Tokens of a longish caption, for the estimate of memory."""
+from openslip.training.precision import choose_device, choose_precision
+from openslip.training.student import Student
 
 
 @dataclass(frozen=True)
@@ -158,71 +150,20 @@ def check_ssl(loss: Loss) -> None:
         )
 
 
-def memory(plan: Plan, model: Model) -> tuple[int, int]:
-    """Return the expected bytes of weights with gradients and AdamW's two moments, and of saved activations.
+def state_bytes(plan: Plan, student: Student) -> int:
+    """Return the bytes of weights, their gradients and AdamW's two moments, of one process and where the model is.
 
-    Both of one process, and where the model is: weights that fsdp spreads over processes count as this one's share, and
-    not at all where they are kept in the CPU's memory. Activations are counted, not guessed: the towers run on two
-    small batches, what then waits for the backward pass is added up, and the line through the two sums is read at the
-    batch's size.
+    A teacher has weights alone. Weights that fsdp spreads over processes count as this one's share, and not at all
+    where they are kept in the CPU's memory. What a step takes besides is measured, by
+    `openslip.training.watching.speed.Speed`.
     """
-    small = min(16, round(2 / plan.schedule.share))  # with two rows of self-supervised views
-    # Of BatchNorm, which must not see these batches.
-    statistics = [buffer.clone() for buffer in model.buffers()]
-    few, more = _saved_bytes(plan, model, small), _saved_bytes(plan, model, 2 * small)
-    for buffer, value in zip(model.buffers(), statistics):
-        buffer.copy_(value)
-    share = plan.config.training.batch // plan.processes
-    at_a_time = min(plan.config.training.micro_batch or share, share)
-    weights = _bytes(model.parameters())
+    weights = _bytes(p for p in student.parameters() if p.requires_grad)
+    teachers = _bytes(p for p in student.parameters() if not p.requires_grad)
     if plan.config.training.parallel == "fsdp":
-        spread = _bytes(p for tower in model.towers for p in tower.parameters() if p.ndim > 1)
+        spread = _bytes(p for tower in student.model.towers for p in tower.parameters() if p.ndim > 1)
         weights += (0 if plan.config.training.offload else spread // plan.processes) - spread
-    return 4 * weights, few + (more - few) // small * (at_a_time - small)
+    return 4 * weights + teachers
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _saved_bytes(plan: Plan, model: Model, batch: int) -> int:
-    context = plan.config.model.text.context
-    views = {}
-    for view in plan.loss.views:
-        rows = max(2, round(plan.schedule.share * batch)) if view.scheduled else batch
-        size = plan.config.views.of(view.kind).size
-        views[view.name] = torch.zeros(rows, 3, size, size, device=plan.device)
-    tokens = torch.ones(batch, min(TYPICAL_CAPTION, context), dtype=torch.long, device=plan.device)
-    # Uncompiled: these two small batches are not worth a graph of their own, which training would then be stuck with.
-    with torch.compiler.set_stance("force_eager"), Made(model.parameters()) as made:
-        with autocast(plan.device, plan.dtype):
-            inputs = Inputs(views, tokens if plan.loss.captioned else None)
-            outputs = model.features(inputs, plan.loss.needs)
-        total = made.alive()
-    del outputs
-    return total
-
-
-class Made(TorchDispatchMode):
-    """Notes all memory that tensors are given while it is entered, but for that of `known` ones.
-
-    `alive()` is the bytes of it still held by anyone. Unlike hooks on saved tensors this also sees what
-    selective activation checkpointing keeps.
-    """
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
-        self.made: dict[StorageWeakRef, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if (reference := StorageWeakRef(storage)) not in self.known:
-                    self.made[reference] = storage.nbytes()
-        return result
-
-    def alive(self) -> int:
-        return sum(size for reference, size in self.made.items() if not reference.expired())

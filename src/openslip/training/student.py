@@ -16,7 +16,8 @@ from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
 from openslip.models.text import VOCABULARY
 from openslip.needs import Need
-from openslip.objectives import At, Dims, Loss, Sum
+from openslip.objectives import At, Dims, Loss, Objective, Sum
+from openslip.training.teacher import Teacher
 
 MODEL = "model."
 """What the names of the model's tensors begin with here. Checkpoints leave it out: what ships has its own names there,
@@ -51,7 +52,8 @@ class Student(nn.Module):
             if needs:
                 student_like = [replace(need, by="student") for need in needs]
                 with torch.no_grad():
-                    made = objective.teacher.features(inputs, student_like)
+                    model = objective.teacher["model"]
+                    made = model.project(model.features(inputs, student_like), student_like)
                 found |= {(name, replace(need, by="teacher")): feature for need, feature in made.items()}
         return found
 
@@ -90,6 +92,25 @@ class Student(nn.Module):
     def after_step(self, at: At, taken: Tensor) -> None:
         """Do what follows an optimiser's step; `taken`, a scalar bool, is false where the step was left out."""
         self.objective.after_step(self.model, at, taken)
+        for _, _, objective in self.objective.taking_part(at):
+            if objective.teacher is not None:
+                objective.teacher.follow(self._followed(objective), objective.momentum(at))
+
+    def _followed(self, objective: Objective) -> dict[str, nn.Module]:
+        """Return what the teacher of an objective is the average of: the towers that it needs, and heads."""
+        needs = [need for need in objective.needs_for(objective.config) if need.by == "teacher"]
+        heads = {name: getattr(objective, name) for name in objective.teacher_heads}
+        return ({"model": self.model.only(needs)} if needs else {}) | heads
+
+    def add_teachers(self) -> Student:
+        """Give every objective that needs one its teacher, an average that starts as the student; return the student.
+
+        After what prepares the towers, and before what spreads them.
+        """
+        for objective in self.objective.values():
+            if followed := self._followed(objective):
+                objective.teacher = Teacher(followed)
+        return self
 
 
 def stored_name(name: str) -> str:

@@ -147,6 +147,7 @@ def _begin(
         _say(console, f"{words}; pictures are {pretrained.told(config)}")
     student = build_student(config, plan.loss, weights=not begun).to(plan.device)
     prepare(student.model, plan.device, plan.dtype, config.training)
+    student.add_teachers()
     with processes.together():
         if processes.first:
             words = describe(plan, student, run.path, data, evaluated=evaluated)

@@ -10,7 +10,7 @@ from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.pieces import keep_ready, sample_bytes
 from openslip.training.budget import duration
-from openslip.training.plan import Plan, memory
+from openslip.training.plan import Plan, state_bytes
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
@@ -26,12 +26,10 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     trained = [*student.model.named_children(), *student.objective.named_children()]
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in trained}
     total = sum(p.numel() for p in student.parameters())
-    weights, activations = memory(plan, student.model)
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
     if training.precision == "fp8":
         dtype = "fp8 and bf16"
     shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items() if count)
-    gib = f"{weights / 2**30:.2f} weights and optimiser, {activations / 2**30:.2f} activations"
     fastest, origin = peak(plan.device, plan.dtype)
     recomputed = {
         "none": "",
@@ -50,8 +48,8 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
-        "memory": f"about {(weights + activations) / 2**30:.1f} GiB ({gib}) beside the libraries"
-        + _ready(plan, data.longest_block),
+        "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
+        "the most that a step takes is said after the second one" + _ready(plan, data.longest_block),
         "written to": str(run),
     }
     if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
@@ -132,8 +130,7 @@ def _ready(plan: Plan, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    names = tuple(view.name for view in plan.loss.views)
-    size = sample_bytes(plan.config.views, names, plan.schedule.rows / plan.schedule.batch)
+    size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = keep_ready(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

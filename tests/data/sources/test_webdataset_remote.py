@@ -18,6 +18,7 @@ from openslip.data.storage import files as storage
 from openslip.data.storage import remote, retry
 from openslip.data.storage.files import cache_folder
 from openslip.errors import DataError
+from openslip.needs import IMAGE
 
 COUNTS = 5, 3, 4
 
@@ -253,7 +254,7 @@ def test_training_goes_on_without_it(server, shards, spec):
     source = open_source(spec)
     del server.files["/set/a-1.tar"]
     loader = Loader(
-        Data(source), views=ViewsConfig(size=8), names=("image",), tokenizer=None, batch=12, seed=0, workers=0
+        Data(source), views=(IMAGE,), config=ViewsConfig(size=8), tokenizer=None, batch=12, seed=0, workers=0
     )
     batch = next(iter(loader))
     assert sorted(skipped.index for skipped in batch.skipped) == [5, 6, 7]

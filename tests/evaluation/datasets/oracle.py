@@ -37,7 +37,7 @@ class Oracle:
     def __init__(self, names: list[str]) -> None:
         self.names = [" ".join(re.split(r"[\s_-]+", name.lower())) for name in names]
         self.longest_first = sorted(range(len(names)), key=lambda i: -len(self.names[i]))
-        self.model = SimpleNamespace(embeddings=("image", "text"))
+        self.model = SimpleNamespace(text_tower=True)
         self.device = torch.device("cpu")
 
     def preprocess(self, image: object) -> torch.Tensor:

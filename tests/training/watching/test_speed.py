@@ -15,7 +15,16 @@ from openslip.models import build
 from openslip.models.text import END_OF_TEXT
 from openslip.objectives import parse
 from openslip.training.watching import speed
-from openslip.training.watching.speed import Phases, Speed, Work, _count_step, data_sheet, kind_of, peak
+from openslip.training.watching.speed import (
+    Phases,
+    Speed,
+    Work,
+    _count_step,
+    data_sheet,
+    kind_of,
+    most_memory,
+    peak,
+)
 from toys import make_tiny_config
 
 CPU = torch.device("cpu")
@@ -174,6 +183,7 @@ def test_phases_on_cuda_are_the_devices() -> None:
 
 def test_a_line_of_speeds(monkeypatch) -> None:
     clock = Clock(monkeypatch)
+    monkeypatch.setattr(speed, "most_memory", lambda device: 3 * 2**29)
     measured = Speed(CPU, lambda batch: 3 * 10**12, 10e12)
     batch = batch_of(("image",), rows=6)
     for _ in range(2):
@@ -181,10 +191,45 @@ def test_a_line_of_speeds(monkeypatch) -> None:
             clock.now += 0.5
         measured.add(batch, seconds=1.0, waited=0.25)
     expected = {"samples_per_second": 6.0, "data_wait": 0.25, "time_forward": 0.5, "tflops": 3.0, "mfu": 0.3}
-    assert measured.take() == expected
+    assert measured.take() == expected | {"memory_gib": 1.5}
     measured.work = lambda batch: math.nan
     measured.add(batch, seconds=2.0, waited=0.0)
+    monkeypatch.setattr(speed, "most_memory", lambda device: 0)
     assert measured.take() == {"samples_per_second": 3.0, "data_wait": 0.0}
+
+
+def test_the_peak_of_memory_is_said_after_the_second_step_and_for_every_other_kind(monkeypatch) -> None:
+    said, gib = [], iter([1.0, 1.5, 1.5])
+    monkeypatch.setattr(speed, "most_memory", lambda device: int(next(gib) * 2**30))
+    measured = Speed(CPU, lambda batch: 1.0, 1.0, say=said.append)
+    full, light, third = (
+        batch_of(("image", "text", "ssl_1", "ssl_2")),
+        batch_of(("image", "text")),
+        batch_of(("text",)),
+    )
+    measured.add(full, 1.0, 0.0)
+    assert not said  # the optimiser has only just made its moments
+    for batch in (full, full, light, light, third):
+        measured.add(batch, 1.0, 0.0)
+    words = "GiB is the most that this process took so far"
+    assert said == [f"memory     1.00 {words}", f"memory     1.50 {words}"]
+
+
+def test_the_peak_of_memory_is_the_systems(monkeypatch, tmp_path) -> None:
+    assert 2**26 < most_memory(CPU) < 2**42  # PyTorch alone takes more than 64 MiB
+    monkeypatch.setattr(speed, "Path", lambda place: tmp_path / "no such file")
+    assert 2**26 < most_memory(CPU) < 2**42
+    (tmp_path / "status").write_text("VmPeak:\t   99999 kB\nVmHWM:\t    2048 kB\n")
+    monkeypatch.setattr(speed, "Path", lambda place: tmp_path / "status")
+    assert most_memory(CPU) == 2048 * 1024
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_peak_of_memory_on_cuda_is_the_devices() -> None:
+    before = most_memory(torch.device("cuda"))
+    held = torch.ones(before + 2**28, dtype=torch.uint8, device="cuda")
+    assert most_memory(held.device) >= before + 2**28
+    assert " of the GPU's " in speed.memory_words(held.device)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from openslip.data.captions import texts
+from openslip.data.captions import WITHOUT_CAPTIONS, texts
 from openslip.data.limits import COLUMNS
 from openslip.data.sources.cells import (
     Cells,
@@ -395,7 +395,7 @@ def _find_key(where: str, columns: Sequence[str], wanted: str) -> tuple[str, tup
 def _no_guess(where: str, what: str, columns: Sequence[str], cause: str) -> DataError:
     fix = f"Say which one it is with --data.{what}-column, or name it '{what}'"
     if what == "caption":
-        fix += "; if there are none, `slip train` can do without: --objective.loss simclr"
+        fix += f"; if there are none, `slip train` can do without: {WITHOUT_CAPTIONS}"
     if any(names_file(without_number(column)) for column in columns):  # naming it would lose the row
         fix = "The first line seems to be a row: put a line of names above it, such as 'image' and 'caption'"
     return DataError(

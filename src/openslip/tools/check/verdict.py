@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openslip.config import DataConfig
+from openslip.data.captions import WITHOUT_CAPTIONS
 from openslip.data.header import Kind
 from openslip.tools.check.commands import UNKNOWN, Commands
 from openslip.tools.check.facts import DAMAGED, UNREADABLE
@@ -75,7 +76,7 @@ def judge(
         good = False
         sentence = (
             "It cannot be trained on with captions, for not one record has any; self-supervision alone "
-            f"(--objective.loss simclr) can use {int(summary.fine.sum()):,} of {summary.checked:,}"
+            f"({WITHOUT_CAPTIONS}) can use {int(summary.fine.sum()):,} of {summary.checked:,}"
         )
     elif not summary.usable:
         good, sentence = False, f"It cannot be trained on: not one of {summary.checked:,} records is usable"
@@ -154,7 +155,7 @@ def _records(summary: Summary, good: bool, commands: Commands) -> Iterator[Findi
         "Records without a caption",
         summary.silent,
         checked,
-        f"{skipped} {_where_captions_come_from(summary)}Self-supervision alone (`--objective.loss simclr`) needs "
+        f"{skipped} {_where_captions_come_from(summary)}Self-supervision alone (`{WITHOUT_CAPTIONS}`) needs "
         "none: check with `--captions-optional`."
         if summary.needs_captions
         else "Only self-supervision can use them.",

@@ -1,13 +1,19 @@
-"""How fast steps are, where their time goes, and how well they use the device: written down, never acted upon."""
+"""How fast steps are, where their time goes, how well they use the device, and what memory they take.
+
+All this is written down, and never acted upon.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,17 +60,27 @@ Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int]
 
 
 class Speed:
-    """Samples and arithmetic a second and the shares of time, over the steps since the last line.
+    """Samples and arithmetic a second, shares of time and the peak of memory, over the steps since the last line.
 
     `phases` times the parts of a step. `work` gives a batch's floating-point operations, `peak` is what the device can
     do of them in a second. Samples are those of all `processes`, the rest is this one's. Nothing of this is in a
     checkpoint: a resumed run's first line is about its own steps.
+
+    say: is told the peak of memory after the second step, and after the first step of every other kind. A first step
+    says less than is needed: the optimiser makes its moments at the end of it.
     """
 
     def __init__(
-        self, device: torch.device, work: Callable[[Batch], float], peak: float, processes: int = 1
+        self,
+        device: torch.device,
+        work: Callable[[Batch], float],
+        peak: float,
+        processes: int = 1,
+        say: Callable[[str], object] = lambda words: None,
     ) -> None:
         self.phases, self.work, self.peak, self.processes = Phases(device), work, peak, processes
+        self.device, self.say = device, say
+        self._steps, self._kinds, self._told = 0, set[Kind](), ""
         self._restart()
 
     def _restart(self) -> None:
@@ -76,13 +92,23 @@ class Speed:
         self.operations += self.work(batch)
         self.seconds += seconds
         self.waited += waited
+        self._steps += 1
+        if self._steps > 1 and (kind := kind_of(batch)) not in self._kinds:
+            self._kinds.add(kind)
+            self._tell_memory()
+
+    def _tell_memory(self) -> None:
+        """Say the peak of memory, if it is known and has not been said."""
+        if (words := memory_words(self.device)) not in ("", self._told):
+            self.say(f"memory     {words}")
+            self._told = words
 
     def take(self) -> dict[str, float]:
         """Return the numbers of a line, and start anew.
 
         samples_per_second; data_wait and time_NAME: shares of the steps' time spent waiting for data and in each
         phase; tflops: 10¹² floating-point operations a second; mfu: their share of the device's peak. The last two are
-        left out where the operations of a step could not be counted.
+        left out where the operations of a step could not be counted. memory_gib: see `most_memory`.
         """
         seconds = max(1e-9, self.seconds)
         line = {
@@ -93,8 +119,38 @@ class Speed:
         if self.operations > 0:
             rate = self.operations / seconds
             line |= {"tflops": float(f"{rate / 1e12:.4g}"), "mfu": round(rate / self.peak, 4)}
+        if memory := most_memory(self.device):
+            line["memory_gib"] = round(memory / 2**30, 3)
         self._restart()
         return line
+
+
+def most_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has held so far; 0 where the system does not say.
+
+    On a CUDA device: of its memory, by tensors. Else: of the machine's, resident, shared memory included.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):  # getrusage, on Linux, begins with what the process that started this one held
+        if held := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return 1024 * int(held[1])
+    with suppress(ImportError):  # Windows has none
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 0
+
+
+def memory_words(device: torch.device) -> str:
+    """Return `most_memory` in words, "" where it is not known."""
+    if not (most := most_memory(device) / 2**30):
+        return ""
+    if device.type != "cuda":
+        return f"{most:.2f} GiB is the most that this process took so far"
+    whole = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return f"{most:.2f} GiB of the GPU's {whole:.1f} is the most that tensors took so far"
 
 
 class Phases:
@@ -209,13 +265,13 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
     scheduled = {view.name for view in loss.views if view.scheduled}
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
     with torch.device("meta"):
-        student = build_student(config, loss, weights=False)
+        student = build_student(config, loss, weights=False).add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
     inputs, features = Inputs(images, tokens), dict[Any, Tensor]()
 
     def towers() -> Tensor:
-        features.update(student.features(inputs, at))
+        features.update(student.teachers_features(inputs, at) | student.features(inputs, at))
         return torch.stack([f.sum() for f in features.values() if f.requires_grad]).sum()
 
     total = count(towers)

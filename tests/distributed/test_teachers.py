@@ -1,0 +1,87 @@
+"""The teacher of several processes is that of one with the whole batch, whatever became of its students."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distributed.ranks import run_on
+from openslip.collectives import gather_rows, rank, world
+from openslip.errors import TrainingError
+from openslip.models import Model, build
+from openslip.models.batchnorm import synchronise
+from openslip.objectives import parse
+from openslip.training.optimizer import build_optimizer
+from openslip.training.parallel import parallelise
+from openslip.training.step import Inputs, backward
+from openslip.training.teacher import Teacher, cosine_momentum
+from toys import make_tiny_config
+
+ROWS, SIZE, STEPS = 8, 32, 3
+VIEWS = ("ssl_1", "ssl_2")
+
+
+def parts(model: Model) -> dict[str, nn.Module]:
+    assert model.ssl_head is not None
+    return {"image_tower": model.image_tower, "head": model.ssl_head}
+
+
+def train(tower: str, kind: str) -> dict[str, np.ndarray]:
+    """Train on this process's share; return the teacher's state after it, and its embeddings of the whole batch."""
+    config = make_tiny_config()
+    torch.manual_seed(0)
+    model = build(
+        replace(config.model, image=replace(config.model.image, name=tower, drop_path=0)), SIZE, VIEWS
+    )
+    teacher = Teacher(parts(model.double().train()))
+    parallel = parallelise(model, kind)
+    synchronise(teacher)
+    # With the usual eps AdamW makes steps of rounding errors where a gradient is zero, as before a BatchNorm.
+    optimizer = build_optimizer(model, replace(config.optimizer, lr=1e-2, eps=1e-2))
+    objective, found = parse("simclr", block=0), {}
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        views = {n: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator, dtype=torch.float64) for n in VIEWS}
+        share = list(Inputs(views, None).split(ROWS // world()))[rank()]
+        target = teacher("head", teacher("image_tower", share.views["ssl_1"]))
+        found[f"embeddings {step}"] = gather_rows(target)
+        backward(parallel, objective, Inputs(share.views, None))
+        with torch.no_grad():  # as an objective may, after which FSDP keeps whole weights of before the step
+            model.image_tower(share.views["ssl_2"])
+        optimizer.step()
+        optimizer.zero_grad()
+        teacher.follow(parts(model), cosine_momentum(0.5, step, STEPS))
+    found |= teacher.state_dict()
+    assert all(type(value) is torch.Tensor for value in found.values())
+    return {name: value.numpy().copy() for name, value in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("tower", "kind"), [("vit", "ddp"), ("vit", "fsdp"), ("test_resnet", "ddp"), ("test_resnet", "fsdp")]
+)
+def test_teachers_of_several_processes_are_that_of_one(tower: str, kind: str) -> None:
+    expected = train(tower, kind)
+    everyones = run_on(2, train, tower, kind)
+    for found in everyones:
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            allowed = 1e-9 * np.abs(value).max() + 1e-11
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=allowed, err_msg=name)
+            assert np.array_equal(found[name], everyones[0][name]), f"{name} differs between the processes"
+
+
+def refused() -> str:
+    model = build(make_tiny_config().model, 16, VIEWS)
+    parallelise(model, "fsdp")
+    with pytest.raises(TrainingError) as raised:
+        Teacher(parts(model))
+    return str(raised.value)
+
+
+def test_a_teacher_is_made_before_its_students_are_spread() -> None:
+    told = run_on(2, refused)
+    assert all("spread over the processes" in words and "Got: 'image_tower'" in words for words in told)
