@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from openslip.evaluation.datasets import splits
+from openslip.evaluation.datasets.splits import split_called
 from openslip.evaluation.datasets.tree import Node
 from openslip.files import read_whole
 
@@ -26,7 +26,7 @@ def read(folder: Node, split: str) -> Iterator[tuple[str, dict[str, str]]]:
         is_lines = re.fullmatch(r"\w*annotations\.(txt|tsv)", name, re.IGNORECASE)
         if not (is_lines or name == "LOC_val_solution.csv"):
             continue
-        of = {splits.split_called(word) for word in re.split(r"[_.]", name)} - {""}
+        of = {split_called(word) for word in re.split(r"[_.]", name)} - {""}
         if split != "all" and of and split not in of:
             continue
         try:

@@ -10,11 +10,11 @@ import numpy as np
 
 from openslip.data.sources.files import read_image
 from openslip.errors import DataError
-from openslip.evaluation.datasets import splits
 from openslip.evaluation.datasets.classes import in_order
 from openslip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble
 from openslip.evaluation.datasets.layout import understand
 from openslip.evaluation.datasets.names import names_beside
+from openslip.evaluation.datasets.splits import split_called
 from openslip.evaluation.datasets.tree import scan
 from openslip.evaluation.datasets.within import CONTAINERS
 
@@ -37,7 +37,7 @@ def open_folder(root: Path, name: str) -> LabelledSet:
     parts = {split: _part(classes, root) for split, classes in layout.parts.items()}
     places = [Path(place) for place in layout.places]
     used = in_order(value for part in parts.values() for value in part.values)
-    if splits.split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
+    if split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
         places.append(root.absolute().parent)
     naming = next((found for place in places if (found := names_beside(place, used))), None)
     return assemble(name, os.path.realpath(root), parts, naming, notes=layout.notes)

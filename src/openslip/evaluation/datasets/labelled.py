@@ -15,8 +15,8 @@ import numpy as np
 
 from openslip.errors import DataError, printable
 from openslip.evaluation import note
-from openslip.evaluation.datasets import splits
 from openslip.evaluation.datasets.classes import Naming, Value, folded, in_order, number, same_number
+from openslip.evaluation.datasets.splits import held_out, split_asked_for, standing_for
 from openslip.evaluation.datasets.told import told
 
 Image = bytes | np.ndarray
@@ -88,13 +88,13 @@ class LabelledSet:
 
         Raises DataError where there is none, ConfigError for an unknown name.
         """
-        wanted = splits.asked_for(wanted)
+        wanted = split_asked_for(wanted)
         if self.undivided:
             whole = self.splits["all"]
-            test = splits.held_out(self.keys, whole.labels)
+            test = held_out(self.keys, whole.labels)
             note(f"{self.name} has no train and test split: a fixed fifth of every class is its test split.")
             return _some(whole, np.flatnonzero(~test if wanted == "train" else test), wanted)
-        if found := splits.standing_for(wanted, self.splits):
+        if found := standing_for(wanted, self.splits):
             if found != wanted:
                 note(f"{self.name} has no labelled {wanted} split: its {found} split is measured.")
             return self.splits[found]

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from openslip.data.containers.row_groups import is_list, plain_type
 from openslip.errors import DataError, shortened
-from openslip.evaluation.datasets import splits
 from openslip.evaluation.datasets.classes import Naming, Value, number
 from openslip.evaluation.datasets.labelled import Image, Part, Subset
+from openslip.evaluation.datasets.splits import SPLITS, split_called
 
 FEW = 100
 """Distinct values up to which any column may hold classes."""
@@ -146,13 +146,13 @@ def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], 
 
     Where it names one split alone, they are a set without splits: what was named is what is measured.
     """
-    called = np.array([*(splits.split_called(str(value)) for value in told.values), ""])[told.codes]
-    rows = {split: found for split in splits.NAMES if len(found := np.flatnonzero(called == split))}
+    called = np.array([*(split_called(str(value)) for value in told.values), ""])[told.codes]
+    rows = {split: found for split in SPLITS if len(found := np.flatnonzero(called == split))}
     if len(rows) < 2:
         return {"all": whole}, []
     notes = []
     if left := int((called == "").sum()):
-        others = ", ".join(repr(value) for value in told.values if not splits.split_called(str(value)))
+        others = ", ".join(repr(value) for value in told.values if not split_called(str(value)))
         notes.append(
             f"{left:,} rows are left out, whose '{column}' is no known split: {shortened(others, 200) or 'empty'}"
         )

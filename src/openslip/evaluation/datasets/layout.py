@@ -13,9 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from openslip.errors import DataError, printable
-from openslip.evaluation.datasets import annotated, splits, within
+from openslip.evaluation.datasets.annotated import read as read_told
+from openslip.evaluation.datasets.splits import SPLITS, split_called, splits_called
 from openslip.evaluation.datasets.tree import Node
-from openslip.evaluation.datasets.within import CONTAINERS, held
+from openslip.evaluation.datasets.within import (
+    CONTAINERS,
+    are_parts,
+    by_letter,
+    copies,
+    held,
+    masks,
+    may_be_classes,
+)
 
 _MASKS = re.compile(
     r"(annotation|label|mask|trimap|segmentation|ground_?truth|bounding|depth)s?\w*", re.IGNORECASE
@@ -92,15 +101,15 @@ class _Reader:
                 parts[split] = classes
         if not parts:
             raise self._unsorted([*divided.values()])
-        self.layout.parts = {split: parts[split] for split in splits.NAMES if split in parts}
+        self.layout.parts = {split: parts[split] for split in SPLITS if split in parts}
         for split, node in unsorted.items():
             if split not in parts:
                 self._say(
                     f"The {split} split ({_shown(divided[split].name)}) is left out: {_pictures(node.count)} "
                     "in no class folders"
                 )
-        for split in splits.NAMES:
-            bare = [name for name in top.bare if splits.split_called(name) == split]
+        for split in SPLITS:
+            bare = [name for name in top.bare if split_called(name) == split]
             if bare and split not in divided:
                 self._say(f"The {split} split ({_shown(bare[0])}) holds no pictures")
 
@@ -115,8 +124,8 @@ class _Reader:
             if len(node.folders) != 1 or not node.folders[0].folders:
                 return node
             only = node.folders[0]
-            inner = [splits.split_called(folder.name) for folder in only.folders]
-            if splits.split_called(only.name) and not splits.split_called(node.name) and not all(inner):
+            inner = [split_called(folder.name) for folder in only.folders]
+            if split_called(only.name) and not split_called(node.name) and not all(inner):
                 return node
             self._stray(node)
             node = only
@@ -131,11 +140,11 @@ class _Reader:
 
     def _drop_copies(self, node: Node) -> None:
         """Leave out folders that hold copies of those beside them. Raises DataError where they hold others."""
-        copied, others = within.copies(node.folders)
+        copied, others = copies(node.folders)
         self._leave_out(_drop(node, copied), "hold copies of those beside them")
         for folder in others:
             inner = [below.name for below in folder.folders]
-            if not any(map(splits.split_called, (folder.name, *inner))):
+            if not any(map(split_called, (folder.name, *inner))):
                 raise DataError(
                     f"It is unclear whether {_shown(folder.name)} in {self.name} is a class",
                     got=f"It holds folders that are called as those beside it: {_some(inner)}",
@@ -144,7 +153,7 @@ class _Reader:
 
     def _divided(self, top: Node) -> dict[str, Node] | None:
         """Return the folders that are splits; None where the folders are classes."""
-        called = splits.splits_called(folder.name for folder in top.folders)
+        called = splits_called(folder.name for folder in top.folders)
         named = [(called[folder.name], folder) for folder in top.folders if folder.name in called]
         others = [folder for folder in top.folders if folder.name not in called]
         if not named:
@@ -182,7 +191,7 @@ class _Reader:
             return len(node.folders) >= fewest
         only = node.folders[0]
         is_container = only.name.lower() in CONTAINERS or only.name == node.name
-        if is_container or splits.split_called(only.name) or only.folders:
+        if is_container or split_called(only.name) or only.folders:
             return self._is_sorted(only, fewest)
         return fewest < 2
 
@@ -190,7 +199,7 @@ class _Reader:
         """Return the pictures of each class: of a folder, and of all folders in it."""
         self._stray(node)
         self._drop_masks(*node.folders)
-        classes = within.by_letter(node.folders)
+        classes = by_letter(node.folders)
         if classes:
             self._say(
                 f"The folders {_some(f.name for f in node.folders)} only sort those of the classes in them"
@@ -203,13 +212,13 @@ class _Reader:
             for below in held(folder).folders
             if below.name.lower() not in CONTAINERS
         ]
-        if inner and all(map(splits.split_called, classes)) and splits.split_called(node.name):
+        if inner and all(map(split_called, classes)) and split_called(node.name):
             raise DataError(
                 f"It is unclear whether {_some(classes)} in {node.path} are splits or classes",
                 fix=f"Put the splits of {self.name} beside each other.",
             )
         self._refuse_unclear([*classes.values()], node.folders)
-        if within.are_parts([folder.name for folder in node.folders]):
+        if are_parts([folder.name for folder in node.folders]):
             raise self._parts(node)
         if inner:
             self._say(
@@ -224,7 +233,7 @@ class _Reader:
 
     def _refuse_unclear(self, classes: Sequence[Node], shown: Sequence[Node]) -> None:
         """Raise DataError where what lies within `classes` may be the classes. shown: the folders to speak of."""
-        if unclear := within.may_be_classes(classes):
+        if unclear := may_be_classes(classes):
             raise DataError(
                 f"It is unclear which folders of {self.name} are its classes",
                 got=f"{_some(folder.name for folder in shown)}, and in them {_some(unclear)}",
@@ -233,13 +242,13 @@ class _Reader:
             )
 
     def _without_masks(self, classes: dict[str, list[str]]) -> dict[str, list[str]]:
-        masks = {mask for paths in classes.values() for mask in within.masks(paths)}
-        if masks:
+        found = {mask for paths in classes.values() for mask in masks(paths)}
+        if found:
             self._say(
-                f"{_pictures(len(masks))} left out, which are masks of those beside them by their names: "
-                f"{_some(map(os.path.basename, sorted(masks)))}"
+                f"{_pictures(len(found))} left out, which are masks of those beside them by their names: "
+                f"{_some(map(os.path.basename, sorted(found)))}"
             )
-        return {name: [path for path in paths if path not in masks] for name, paths in classes.items()}
+        return {name: [path for path in paths if path not in found] for name, paths in classes.items()}
 
     def _parts(self, node: Node) -> DataError:
         tables = [
@@ -258,12 +267,12 @@ class _Reader:
         others: list[Node] = []
         for folder in top.folders:
             inside = held(folder)
-            inner = {split: f for f in inside.folders if (split := splits.split_called(f.name))}
+            inner = {split: f for f in inside.folders if (split := split_called(f.name))}
             if inside.pictures or len(inner) < min(2, len(inside.folders)):
                 return None
             for split, below in inner.items():
                 found[split][folder.name] = below
-            others += [f for f in inside.folders if f is not inner.get(splits.split_called(f.name))]
+            others += [f for f in inside.folders if f is not inner.get(split_called(f.name))]
         if len(top.folders) < 2 or len(found) < 2:
             return None
         for classes in found.values():
@@ -272,7 +281,7 @@ class _Reader:
         self._stray(top)
         return {
             split: {name: [*below.paths()] for name, below in found[split].items()}
-            for split in splits.NAMES
+            for split in SPLITS
             if split in found
         }
 
@@ -284,7 +293,7 @@ class _Reader:
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
         above = [one for one in self.passed if node.path.startswith(os.path.join(one.path, ""))]
         for place in (node, *above):
-            for file, told in annotated.read(place, split):
+            for file, told in read_told(place, split):
                 classes: dict[str, list[str]] = defaultdict(list)
                 for path in held.paths():
                     name = os.path.basename(path)

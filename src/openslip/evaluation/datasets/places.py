@@ -15,7 +15,7 @@ from openslip.data.formats import EXTENSIONS
 from openslip.data.storage.paths import ending, find_paths
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError, did_you_mean, shortened
-from openslip.evaluation.datasets import splits
+from openslip.evaluation.datasets.splits import SPLITS, split_aliases, split_called
 from openslip.files import expand
 
 Kind = Literal["parquet", "tar", "table"]
@@ -36,7 +36,7 @@ MOST_FILES = 10_000
 """Entries of a folder that are looked at before it counts as one of pictures."""
 TAKEN = "Labelled images come from a folder or a .parquet file, a table (.csv, .tsv, .jsonl, .xlsx), or .tar shards"
 _WORD = re.compile(
-    rf"(?:^|(?<=[-._ /]))({'|'.join(sorted(splits.aliases(), key=len, reverse=True))})(?=[-._ /\d]|$)",
+    rf"(?:^|(?<=[-._ /]))({'|'.join(sorted(split_aliases(), key=len, reverse=True))})(?=[-._ /\d]|$)",
     re.IGNORECASE,
 )
 
@@ -114,7 +114,7 @@ def split_in(path: str) -> str:
     *folders, name = path.replace(os.sep, "/").split("/")
     for part in (os.path.splitext(name)[0], *reversed(folders)):
         if found := _WORD.search(part):
-            return splits.split_called(found[1])
+            return split_called(found[1])
     return ""
 
 
@@ -132,7 +132,7 @@ def _in_folder(folder: Path) -> Place | None:
                     fix=f"Name those that you mean: '{_pattern(paths)}' or '{_pattern(tars)}'",
                 )
             # The folder of a split is named as its files are.
-            split = splits.split_called(folder.name)
+            split = split_called(folder.name)
             return _named(paths, kind, str(folder)) if split else _divided(paths, kind, folder)
     return None
 
@@ -198,7 +198,7 @@ def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> Place:
     notes = []
     if left := by_split.pop("", []):
         notes.append(f"Of {folder} {len(left):,} files of no split are left out: {_some(left)}")
-    return Place(kind, {split: by_split[split] for split in splits.NAMES if split in by_split}, root, notes)
+    return Place(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
 
 
 def _named(paths: Sequence[str], kind: Kind, spec: str) -> Place:
@@ -215,9 +215,7 @@ def _named(paths: Sequence[str], kind: Kind, spec: str) -> Place:
         notes = []
         if left := by_split.pop("", []):
             notes.append(f"Of {shown(spec)} {len(left):,} files of no split are left out: {_some(left)}")
-        return Place(
-            kind, {split: by_split[split] for split in splits.NAMES if split in by_split}, root, notes
-        )
+        return Place(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
     beside = [] if far else _beside(paths, inside)
     split = "" if "" in by_split else told.pop()
     if split in ("test", "val"):
@@ -247,7 +245,7 @@ def _beside(paths: Sequence[str], inside: dict[str, str]) -> list[str]:
     """Return the files that are of the same set, by their names: those in the folder, or that of another split."""
     first = os.path.abspath(paths[0])
     folder, suffix = os.path.dirname(first), os.path.splitext(first)[1]
-    if splits.split_called(os.path.basename(folder)):
+    if split_called(os.path.basename(folder)):
         pattern = os.path.join(glob.escape(os.path.dirname(folder)), "*", f"*{suffix}")
     else:
         pattern = os.path.join(glob.escape(folder), f"*{suffix}")
@@ -259,12 +257,12 @@ def _inside(path: str) -> str:
     """Return what of a path may tell its split: the file's name, and its folder's where that is a split's."""
     folder, name = os.path.split(os.path.abspath(path))
     parent = os.path.basename(folder)
-    return f"{parent}/{name}" if splits.split_called(parent) else name
+    return f"{parent}/{name}" if split_called(parent) else name
 
 
 def _root(folder: Path) -> Path:
     """Return the folder of the set that a folder of data files belongs to."""
-    while (splits.split_called(folder.name) or folder.name == "data") and folder.parent != folder:
+    while (split_called(folder.name) or folder.name == "data") and folder.parent != folder:
         folder = folder.parent
     return folder
 
@@ -272,7 +270,7 @@ def _root(folder: Path) -> Path:
 def _is_strict(name: str) -> bool:
     """Whether a file is named like a split, `train-0.parquet`, rather than with the word in it, `my_train.parquet`."""
     *folders, last = name.replace(os.sep, "/").split("/")
-    return any(map(splits.split_called, (os.path.splitext(last)[0].split("-")[0], *folders)))
+    return any(map(split_called, (os.path.splitext(last)[0].split("-")[0], *folders)))
 
 
 def _words(name: str) -> tuple[str, ...]:

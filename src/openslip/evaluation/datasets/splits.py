@@ -11,7 +11,7 @@ import numpy as np
 
 from openslip.errors import ConfigError, did_you_mean
 
-NAMES = {
+SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
@@ -33,7 +33,7 @@ _WITH = (
 )
 """Words that stand beside these names: `training_set`, `test_images`, `seg_train`, `valset`, `train2017`."""
 _WORD = re.compile(
-    rf"({'|'.join(sorted((a for some in NAMES.values() for a in some), key=len, reverse=True))})"
+    rf"({'|'.join(sorted((a for some in SPLITS.values() for a in some), key=len, reverse=True))})"
     rf"({'|'.join(_WITH)})?\d*"
 )
 STANDS_FOR = {"train": ("train",), "val": ("val",), "test": ("test", "val")}
@@ -43,9 +43,9 @@ HELD_OUT = 0.2
 """Share of each class that a data set without splits gives as its test split."""
 
 
-def aliases() -> set[str]:
+def split_aliases() -> set[str]:
     """Return all names of splits."""
-    return {alias for names in NAMES.values() for alias in names}
+    return {alias for names in SPLITS.values() for alias in names}
 
 
 def split_called(name: str) -> str:
@@ -72,16 +72,16 @@ def _told(name: str) -> tuple[str, tuple[str, ...]]:
     found = [match[1] for part in parts if (match := _WORD.fullmatch(part))]
     if len(found) != 1:
         return "", ()
-    split = next(split for split, names in NAMES.items() if found[0] in names)
+    split = next(split for split, names in SPLITS.items() if found[0] in names)
     return split, tuple(p for p in parts if not (_WORD.fullmatch(p) or p in _WITH or p.isdigit()))
 
 
-def asked_for(name: str) -> str:
+def split_asked_for(name: str) -> str:
     """Return the split that a person means by `name`. Raises ConfigError for an unknown one."""
-    for split, names in NAMES.items():
+    for split, names in SPLITS.items():
         if name.lower() in names:
             return split
-    raise ConfigError(f"There is no split {name!r} of labelled images", fix=did_you_mean(name, NAMES))
+    raise ConfigError(f"There is no split {name!r} of labelled images", fix=did_you_mean(name, SPLITS))
 
 
 def standing_for(split: str, there: Iterable[str]) -> str:

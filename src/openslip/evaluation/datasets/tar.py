@@ -11,13 +11,13 @@ from openslip.data.contents import losses
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.webdataset import TarShards
 from openslip.errors import DataError
-from openslip.evaluation.datasets import splits
 from openslip.evaluation.datasets.classes import number
 from openslip.evaluation.datasets.label_column import choose_label
 from openslip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from openslip.evaluation.datasets.labels import Found, by_rows, of_cells, settle, used_values
 from openslip.evaluation.datasets.names import names_beside
 from openslip.evaluation.datasets.places import Asked, Place
+from openslip.evaluation.datasets.splits import split_called
 from openslip.files import parse_json
 
 LABELS = ("cls", "class", "label", "cls.txt", "class.txt", "label.txt")
@@ -175,7 +175,7 @@ def _by_folder(samples: dict[str, _Samples]) -> tuple[dict[str, Iterable[Any]], 
     told: list[str | None] = []
     paths = _unshared({split: one.folders for split, one in samples.items()})
     every = [path for some in paths.values() for path in some]
-    if every and all(path and splits.split_called(path[0]) for path in every):
+    if every and all(path and split_called(path[0]) for path in every):
         told = [path[0] for path in every]
         paths = _unshared({split: [path[1:] for path in some] for split, some in paths.items()})
     return {split: [path[0] if path else None for path in some] for split, some in paths.items()}, told
