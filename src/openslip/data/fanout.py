@@ -27,7 +27,7 @@ from openslip.progress import Progress
 R = TypeVar("R")
 Tick = Callable[[int], None]
 """To be called with the number of records done since the last call."""
-Work = Callable[[Source, range, Tick], R]
+SpanFunction = Callable[[Source, range, Tick], R]
 """What is done to a span; in processes it must be a module's own function, or a `functools.partial` of one."""
 
 _TICK_SECONDS = 0.2
@@ -43,7 +43,7 @@ def spans(source: Source, count: int | None = None) -> list[range]:
 
 
 def fan_out(
-    work: Work[R],
+    work: SpanFunction[R],
     source: Source,
     spans: Sequence[range],
     *,
@@ -156,7 +156,7 @@ class _Worker:
 
 
 def _in_processes(
-    work: Work[R], source: Source, spans: Sequence[range], processes: int, advance: Tick
+    work: SpanFunction[R], source: Source, spans: Sequence[range], processes: int, advance: Tick
 ) -> Generator[R]:
     pickled = pickle.dumps((work, source))
     function = work.func if isinstance(work, functools.partial) else work

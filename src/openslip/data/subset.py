@@ -11,7 +11,7 @@ import numpy as np
 
 from openslip.data.order import Part, origin, parts_of
 from openslip.data.record import Record, Source
-from openslip.data.storage.shared import Shared
+from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
 
 
@@ -64,7 +64,7 @@ class Subset:
             )
         keep[indices] = False
         self.fingerprint = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=8).hexdigest()
-        self._indices = Shared(np.flatnonzero(keep))
+        self._indices = SharedArray(np.flatnonzero(keep))
         if not len(self):
             raise DataError(f"No record of {source.name} is left", got=f"{len(left_out):,} left out")
         self.parts = tuple(_parts(source, self._indices.array))

@@ -51,7 +51,7 @@ def test_any_row_at_any_time(tmp_path_factory, shapes, cache, data):
         rows = pickle.loads(pickle.dumps(rows))
     for index in order:
         assert rows[index] == (f"image {index}".encode(), f"text {index}")
-        assert rows.place(index) == places[index]
+        assert rows.key(index) == places[index]
     assert [row[1] for row in rows.scan()] == [f"text {i}" for i in range(start)]
     for index in (start, -start - 1):
         with pytest.raises(IndexError):

@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from openslip.data.sources import spelling
-from openslip.data.sources.near import advice, beside, choose
+from openslip.data.sources.roots import advice, beside, choose_root
 from openslip.data.sources.spelling import ACCENTS, BACKSLASHES, BELOW, CASE, ENDING, ESCAPED, Spelling
 from openslip.errors import DataError
 
@@ -129,7 +129,7 @@ def test_what_is_nearly_there(folder):
 def test_folders_beside_a_table(folder, tmp_path):
     root = folder("Photos/a.jpg", "pairs/a.jpg", "other/in/b.jpg", "pairs.csv")
     assert [path.name for path in beside(tmp_path / "pairs.csv")] == ["Photos", "pairs"]
-    assert choose(["A.JPG"], [tmp_path, tmp_path / "Photos"])[0] == tmp_path / "Photos"
+    assert choose_root(["A.JPG"], [tmp_path, tmp_path / "Photos"])[0] == tmp_path / "Photos"
     assert "other': give that folder" in advice(root, "in\\b.jpg")
     assert "other/in/b.jpg' is there: put" in advice(root, "C:\\pictures\\b.jpg")
     assert advice(root, "c.jpg") == advice(root + "/none", "c.jpg") == ""

@@ -13,7 +13,14 @@ import pytest
 
 from openslip.data.record import Record
 from openslip.data.sources import yfcc
-from openslip.data.sources.yfcc import Yfcc, convert_metadata, is_yfcc, place, read_metadata, write_metadata
+from openslip.data.sources.yfcc import (
+    Yfcc,
+    convert_metadata,
+    is_yfcc,
+    read_metadata,
+    write_metadata,
+    zip_member,
+)
 from openslip.errors import DataError
 
 ROWS = [
@@ -72,8 +79,8 @@ def test_records(metadata, jpeg, protocol, compression):
 
 
 def test_place_is_the_index_in_three_parts():
-    assert place(12345678) == ("images/12/345.zip", "678.jpg")
-    assert place(42) == ("images/00/000.zip", "042.jpg")
+    assert zip_member(12345678) == ("images/12/345.zip", "678.jpg")
+    assert zip_member(42) == ("images/00/000.zip", "042.jpg")
 
 
 @pytest.mark.parametrize("folder", [".", "meta", "yfcc100m", "meta/yfcc15m"])

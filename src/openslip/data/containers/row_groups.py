@@ -80,9 +80,9 @@ class RowGroups:
         try:
             return tuple(table.column(name)[row].as_py() for name in self.columns)
         except ValueError as error:
-            raise DataError(f"Row {self.place(index)} is damaged", cause=str(error)) from None
+            raise DataError(f"Row {self.key(index)} is damaged", cause=str(error)) from None
 
-    def place(self, index: int) -> str:
+    def key(self, index: int) -> str:
         """Return where row `index` lies: file:row."""
         group = int(np.searchsorted(self._ends, index, side="right"))
         file = self._file(group)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from openslip.data.containers.row_groups import RowGroups, holds, is_list, plain_type
@@ -275,3 +276,34 @@ def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
         )
     say_outside(name, root, path)
     return read_named(root, path, _SPELLING)
+
+
+class CheckedColumn:
+    """A column that others wrote, with random access.
+
+    Arrow believes what a file says of its buffers: a text that reaches beyond them is another column's bytes, or ends
+    the process. So each chunk is validated once, before a value of it is taken.
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._chunks = column.chunks
+        self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        self._sound: set[int] = set()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a value, nulls as None. Raises ValueError when it, or the chunk that it is in, is damaged."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        chunk = self._chunks[number]
+        index -= int(self._ends[number]) - len(chunk)
+        if number not in self._sound:
+            try:
+                chunk.validate(full=True)
+                self._sound.add(number)
+            except (pa.ArrowException, ValueError):
+                chunk = chunk.slice(index, 1)
+                chunk.validate(full=True)  # as far as Arrow tells the values of a chunk apart
+                index = 0
+        return chunk[index].as_py()

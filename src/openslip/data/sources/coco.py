@@ -15,7 +15,7 @@ from openslip.data.contents import Contents
 from openslip.data.limits import TABLE_BYTES
 from openslip.data.sources.entries import Unusable, short
 from openslip.data.sources.files import ImageFiles
-from openslip.data.sources.near import PICTURES, choose, spread
+from openslip.data.sources.roots import FOLDER_NAMES, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import expand, read_whole
 
@@ -213,5 +213,7 @@ def _image_folder(path: Path, image_root: str, names: list[str]) -> Path:
         candidates = [expand(image_root) / folder for folder in ("", *folders)]
     else:
         near = path.absolute().parent
-        candidates = [base / folder for base in (near.parent, near) for folder in (*folders, "", *PICTURES)]
-    return choose(names, candidates)[0]
+        candidates = [
+            base / folder for base in (near.parent, near) for folder in (*folders, "", *FOLDER_NAMES)
+        ]
+    return choose_root(names, candidates)[0]

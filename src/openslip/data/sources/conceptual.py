@@ -11,8 +11,8 @@ from openslip.data.containers.pickles import read_object_array
 from openslip.data.contents import Contents
 from openslip.data.sources.entries import Texts, Unusable, short
 from openslip.data.sources.files import ImageFiles
-from openslip.data.sources.near import around, choose, spread
 from openslip.data.sources.options import Misfit
+from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError, did_you_mean
 from openslip.files import expand
 
@@ -45,7 +45,7 @@ class Conceptual(ImageFiles):
         if not len(self):
             raise DataError("The array has no entries", got=str(path))
         roots = [expand(image_root)] if image_root else around(path, Path(path).stem)
-        root, self._ending = choose([self._paths[i] for i in spread(len(self))], roots, ("", ".jpg"))
+        root, self._ending = choose_root([self._paths[i] for i in spread(len(self))], roots, ("", ".jpg"))
         self.root = str(root)
         said = [f"in {root}"] * (not image_root) + [f"with {self._ending} added to their names"] * bool(
             self._ending

@@ -15,10 +15,10 @@ import numpy as np
 
 from openslip.data.limits import FILE_BYTES
 from openslip.data.record import Record
-from openslip.data.sources import near
 from openslip.data.sources.options import Misfit
+from openslip.data.sources.roots import advice, beside, spread
 from openslip.data.sources.spelling import BELOW, Found, Spelling, is_file
-from openslip.data.storage.shared import Shared
+from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, printable
 from openslip.files import read_whole
 
@@ -79,15 +79,15 @@ class Strings:
     def _bytes(self) -> np.ndarray:
         return np.frombuffer(self._text, np.uint8) if len(self._text) else np.zeros(0, np.uint8)
 
-    def __getstate__(self) -> tuple[Shared, Shared]:
+    def __getstate__(self) -> tuple[SharedArray, SharedArray]:
         if not hasattr(self, "_shared"):
-            self._shared = Shared(self._bytes()), Shared(np.frombuffer(self._ends, np.int64))
+            self._shared = SharedArray(self._bytes()), SharedArray(np.frombuffer(self._ends, np.int64))
         for shared in self._shared:
             shared.__reduce__()  # so that this process, too, uses what is shared
         self._text, self._ends = (shared.array for shared in self._shared)
         return self._shared
 
-    def __setstate__(self, state: tuple[Shared, Shared]) -> None:
+    def __setstate__(self, state: tuple[SharedArray, SharedArray]) -> None:
         self._shared = state
         self._text, self._ends = (shared.array for shared in state)
 
@@ -120,7 +120,7 @@ class ImageFiles:
         first = np.frombuffer(ends, np.int64)
         if merge:
             first = self._merge(np.frombuffer(hashes, np.int64), np.diff(first))
-        self._first = Shared(first)  # record i has the captions first[i] to first[i + 1]
+        self._first = SharedArray(first)  # record i has the captions first[i] to first[i + 1]
 
     def _merge(self, hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Make one record of the entries with equal hashes; `counts`: of each entry's captions, before and after."""
@@ -176,10 +176,10 @@ class ImageFiles:
         in its own, they are looked for in one beside it, which is `root` then. Raises Misfit, with `fix` as the
         advice, when none is there.
         """
-        few = [self._paths[i] + self._ending for i in near.spread(len(self), PROBED) if self._paths[i]]
+        few = [self._paths[i] + self._ending for i in spread(len(self), PROBED) if self._paths[i]]
         home, said = self.root, []
         if not any(found := self._look(few)) and few:
-            for folder in near.beside(table) if table else ():
+            for folder in beside(table) if table else ():
                 self.root = str(folder)
                 if any(found := self._look(few)):
                     said.append(f"Images of {self.name}: in {folder} (guessed)")
@@ -195,9 +195,9 @@ class ImageFiles:
                 f"The images that {self.name} names are not where they were looked for",
                 got=os.path.join(self.root, few[0]),
                 cause=". ".join(filter(None, cause)),
-                fix=near.advice(self.root, few[0]) or fix,
+                fix=advice(self.root, few[0]) or fix,
             )
-        more = [self._paths[i] + self._ending for i in near.spread(len(self), LOOKED_FOR) if self._paths[i]]
+        more = [self._paths[i] + self._ending for i in spread(len(self), LOOKED_FOR) if self._paths[i]]
         found = self._look(more)
         # Names with a leading slash are relative to the folder, if none of them is a place and some are there.
         rooted = [BELOW in f.how for name, f in zip(more, found) if f and name.startswith(("/", "\\"))]

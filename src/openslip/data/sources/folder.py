@@ -18,10 +18,10 @@ from openslip.data.limits import TEXT_BYTES
 from openslip.data.record import Record
 from openslip.data.sources import sidecars
 from openslip.data.sources.files import ImageFiles
-from openslip.data.sources.near import spread
 from openslip.data.sources.options import Misfit
+from openslip.data.sources.roots import spread
 from openslip.data.sources.sidecars import Asked
-from openslip.data.storage.shared import Shared
+from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
 from openslip.files import open_regular, read_whole
 
@@ -73,7 +73,7 @@ class ImageFolder(ImageFiles):
         paths = (entry.partition(_MARK)[0] for entry in found) if marked else found
         super().__init__(name or str(folder), Path(folder), ((path, ()) for path in paths))
         beside = (ord(entry.partition(_MARK)[2] or "\0") if marked else 0 for entry in found)
-        self._beside = Shared(np.fromiter(beside, np.uint16, len(found)))
+        self._beside = SharedArray(np.fromiter(beside, np.uint16, len(found)))
         self.contents = listing.contents(captioned=marked)
         self.note = "\n".join(self._notes(caption_column, listing))
         if not (marked or listing.others):

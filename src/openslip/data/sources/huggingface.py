@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openslip.data.containers.chunks import Checked
 from openslip.data.contents import Contents
 from openslip.data.record import Record, Source
-from openslip.data.sources.arrow import LOOKED_AT, choose_typed, holds, make_record
+from openslip.data.sources.arrow import LOOKED_AT, CheckedColumn, choose_typed, holds, make_record
 from openslip.data.sources.cells import refuse_urls
 from openslip.data.sources.parquet import open_parquet
 from openslip.errors import DataError, did_you_mean
@@ -194,13 +193,13 @@ class HubDataset:
         return [column[index] for column in columns]
 
 
-_Checked = tuple[Checked | None, list[Checked]]
+_Checked = tuple[CheckedColumn | None, list[CheckedColumn]]
 """The order of the rows, None as they lie, and the columns."""
 
 
 def _checked(dataset: Any, names: Sequence[str]) -> _Checked:
-    order = None if dataset._indices is None else Checked(dataset._indices.column(0))
-    return order, [Checked(dataset.data.column(name)) for name in names]
+    order = None if dataset._indices is None else CheckedColumn(dataset._indices.column(0))
+    return order, [CheckedColumn(dataset.data.column(name)) for name in names]
 
 
 def _first_values(dataset: Any, name: str) -> list[Any]:

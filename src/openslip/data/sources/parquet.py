@@ -114,7 +114,7 @@ class ParquetTable:
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
         index = range(len(self))[index]
-        key = self._rows.place(index)
+        key = self._rows.key(index)
         return make_record(self._rows[index], self.columns, key=key, name=self.name, root=self.root)
 
 

@@ -15,7 +15,7 @@ from openslip.data.limits import TABLE_BYTES, TEXT_BYTES
 from openslip.data.sources.coco import parse
 from openslip.data.sources.entries import Unusable, short
 from openslip.data.sources.files import ImageFiles
-from openslip.data.sources.near import around, choose, spread
+from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import expand, open_regular, read_whole
 
@@ -54,7 +54,7 @@ class RedCaps(ImageFiles):
         roots = [expand(image_root)] if image_root else around(files[0])
         if image_root:
             roots.append(roots[0] / "images")
-        root, _ = choose([self._paths[i] for i in spread(len(self))], roots)
+        root, _ = choose_root([self._paths[i] for i in spread(len(self))], roots)
         self.root = str(root)
         guessed = "" if image_root else f"Images of {name}: in {root} (guessed)."
         twice = self.entries - len(self)

@@ -30,7 +30,7 @@ from openslip.data.sources.sidecars import Asked
 from openslip.data.sources.tar_index import Broken, ShardIndex, Wanted, index_shards
 from openslip.data.storage.files import File, Pieces, Recent, open_file
 from openslip.data.storage.retry import is_url, shown
-from openslip.data.storage.shared import Shared
+from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, did_you_mean
 
 OPEN_SHARDS = 128
@@ -135,9 +135,9 @@ class TarShards:
                 keyed.append(self._first[-1] + sample)
                 self._keys.append(key)
             self._first.append(self._first[-1] + len(index.places))
-        self._keyed = Shared(np.array(keyed, np.int64))
+        self._keyed = SharedArray(np.array(keyed, np.int64))
         # sample, column, (block, size)
-        self._places = Shared(np.concatenate([index.places for index in indexes]))
+        self._places = SharedArray(np.concatenate([index.places for index in indexes]))
 
     def _check(self, facts: Counter[str], image_column: str, caption_column: str) -> None:
         """Raise DataError where there is no image, or no telling which, or not what was asked for."""

@@ -18,8 +18,8 @@ from openslip.data.contents import Contents
 from openslip.data.record import Record
 from openslip.data.sources.entries import Texts, Unusable, short
 from openslip.data.sources.files import Strings
-from openslip.data.sources.near import around, choose, spread
 from openslip.data.sources.options import Misfit
+from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import TEMPORARY, expand, open_regular, sync
 
@@ -79,7 +79,7 @@ class Yfcc:
         """
         index = range(len(self))[index]
         number = self._indices[index]
-        folder, member = place(number)
+        folder, member = zip_member(number)
         captions = texts([self._texts[2 * index], self._texts[2 * index + 1]])
         return Record(
             read_member(os.path.join(self.root, folder), member), captions, f"{number:08}", self.name
@@ -90,8 +90,8 @@ class Yfcc:
         given = expand(image_root)
         # Some name the folder `images` itself.
         roots = [given, given.parent] if image_root else around(path, "", "yfcc100m", "yfcc15m")
-        zips = [place(self._indices[i])[0] for i in spread(len(self))]
-        root, _ = choose(zips, roots)
+        zips = [zip_member(self._indices[i])[0] for i in spread(len(self))]
+        root, _ = choose_root(zips, roots)
         if not any((root / name).is_file() for name in zips):
             raise Misfit(
                 "image_root",
@@ -118,7 +118,7 @@ def is_yfcc(path: str | Path) -> bool:
         return False
 
 
-def place(index: int) -> tuple[str, str]:
+def zip_member(index: int) -> tuple[str, str]:
     """Return the zip file that holds an image, relative to the root, and the member's name."""
     digits = f"{index:08}"
     return f"images/{digits[:2]}/{digits[2:5]}.zip", f"{digits[5:]}.jpg"

@@ -77,7 +77,7 @@ class ParquetImages(Sequence[Image]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        key = self._rows.place(index)
+        key = self._rows.key(index)
         image = make_record(
             self._rows[index], self.columns, key=key, name=self._rows.name, root=self.root
         ).image

@@ -14,7 +14,7 @@ SMALL = 4 << 20
 """Bytes up to which a copy for each process is cheaper than a file."""
 
 
-class Shared:
+class SharedArray:
     """An array that is pickled as the place of a file which all processes map into their memory.
 
     The file has no name on Linux (it is memory of the process that pickled first), elsewhere it is a temporary one;
@@ -30,7 +30,7 @@ class Shared:
 
     def __reduce__(self) -> tuple:
         if self.array.nbytes <= SMALL:
-            return Shared, (self.array,)
+            return SharedArray, (self.array,)
         if not self._place:
             descriptor, self._place = _file()
             weakref.finalize(self, _forget, os.getpid(), descriptor, self._place)
@@ -40,8 +40,8 @@ class Shared:
         return _from_place, (self._place, self.array.dtype.str, self.array.shape)
 
 
-def _from_place(place: str, dtype: str, shape: tuple[int, ...]) -> Shared:
-    shared = Shared(_map(place, dtype, shape))
+def _from_place(place: str, dtype: str, shape: tuple[int, ...]) -> SharedArray:
+    shared = SharedArray(_map(place, dtype, shape))
     shared._place = place  # to be handed on as it came
     return shared
 

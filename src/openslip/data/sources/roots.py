@@ -10,12 +10,12 @@ from pathlib import Path
 from openslip.data.sources.spelling import Spelling
 from openslip.errors import DataError
 
-PICTURES = (
+FOLDER_NAMES = (
     *("images", "photos", "pictures", "img", "imgs", "pics", "image", "photo", "picture"),
     *("bilder", "fotos"),
 )
 """Folders beside a table that its pictures are usually in, the usual one first; also with capitals."""
-FOLDERS = 200
+LOOKED_INTO = 200
 """Folders that are looked into for what is missing."""
 
 
@@ -33,11 +33,13 @@ def around(path: str | Path, *folders: str) -> list[Path]:
 def beside(path: str | Path) -> list[Path]:
     """Return the folders beside the table at `path` that its images may be in: of the usual names, and of its own."""
     near, stem = Path(path).parent, Path(path).stem
-    forms = [form for name in PICTURES for form in (name, name.capitalize(), name.upper())]
+    forms = [form for name in FOLDER_NAMES for form in (name, name.capitalize(), name.upper())]
     return [folder for name in (*forms, stem) if os.path.isdir(folder := near / name)]
 
 
-def choose(names: Sequence[str], roots: Iterable[Path], endings: Sequence[str] = ("",)) -> tuple[Path, str]:
+def choose_root(
+    names: Sequence[str], roots: Iterable[Path], endings: Sequence[str] = ("",)
+) -> tuple[Path, str]:
     """Return the folder and ending under which most of the image files `names` exist; the first if none does.
 
     Other spellings of the names count where no name exists as it stands.
@@ -76,9 +78,9 @@ def advice(root: str, name: str) -> str:
 
 
 def _folders(root: str) -> Iterator[str]:
-    """Yield the folders in a folder, and those in these, no more than FOLDERS in all."""
+    """Yield the folders in a folder, and those in these, no more than LOOKED_INTO in all."""
     todo = [root]
-    for _ in range(FOLDERS):
+    for _ in range(LOOKED_INTO):
         if not todo:
             return
         folder = todo.pop(0)
@@ -87,7 +89,7 @@ def _folders(root: str) -> Iterator[str]:
         if folder == root or os.path.dirname(folder) == root:
             try:
                 with os.scandir(folder or ".") as entries:
-                    some = [entry.path for entry in islice(entries, 10 * FOLDERS) if entry.is_dir()]
+                    some = [entry.path for entry in islice(entries, 10 * LOOKED_INTO) if entry.is_dir()]
                 todo += sorted(path for path in some if not os.path.basename(path).startswith("."))
             except (OSError, ValueError):
                 continue

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 
 from openslip.data.sources.files import Strings
-from openslip.data.storage import shared
-from openslip.data.storage.shared import Shared
+from openslip.data.storage import shared_array
+from openslip.data.storage.shared_array import SharedArray
 
 
-def total(held: Shared, strings: Strings) -> tuple[int, str, int]:
+def total(held: SharedArray, strings: Strings) -> tuple[int, str, int]:
     """In another process: what arrived, and how much memory of its own it took."""
     return int(held.array.sum()), strings[-1], held.array.nbytes
 
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_other_processes_see_it(monkeypatch, tmp_path, memory) -> None:
-    monkeypatch.setattr(shared, "SMALL", 100)
+    monkeypatch.setattr(shared_array, "SMALL", 100)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if not memory:
         monkeypatch.delattr(os, "memfd_create", raising=False)
-    held, strings = Shared(np.arange(1000).reshape(10, 100)), Strings(f"text {i} é" for i in range(200))
+    held, strings = SharedArray(np.arange(1000).reshape(10, 100)), Strings(f"text {i} é" for i in range(200))
     context = multiprocessing.get_context("forkserver")
     with context.Pool(1) as pool:
         for _ in range(2):
@@ -38,8 +38,8 @@ def test_other_processes_see_it(monkeypatch, tmp_path, memory) -> None:
 
 
 def test_it_is_one_memory(monkeypatch) -> None:
-    monkeypatch.setattr(shared, "SMALL", 100)
-    held = Shared(np.arange(1000))
+    monkeypatch.setattr(shared_array, "SMALL", 100)
+    held = SharedArray(np.arange(1000))
     place = pickle.dumps(held)
     assert len(place) < 300
     assert pickle.dumps(held) == place
@@ -48,14 +48,14 @@ def test_it_is_one_memory(monkeypatch) -> None:
 
 
 def test_small_arrays_are_copied() -> None:
-    held = pickle.loads(pickle.dumps(Shared(np.arange(5))))
+    held = pickle.loads(pickle.dumps(SharedArray(np.arange(5))))
     assert held.array.tolist() == [0, 1, 2, 3, 4]
     assert len(held) == 5
 
 
 @pytest.mark.parametrize("texts", [[], ["", "a", "\ud800 ☃"], ["x" * 300, "y"]])
 def test_strings_stay_what_they_are(monkeypatch, texts) -> None:
-    monkeypatch.setattr(shared, "SMALL", 100)
+    monkeypatch.setattr(shared_array, "SMALL", 100)
     strings = Strings(texts)
     copy = pickle.loads(pickle.dumps(strings))
     assert list(copy) == list(strings) == texts
