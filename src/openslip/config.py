@@ -18,7 +18,7 @@ VIEWS = ("image", "ssl_1", "ssl_2")
 SSL_VIEWS = VIEWS[1:]
 EMBEDDINGS = ("image", "text", "ssl_1", "ssl_2")
 """What an objective can need, in order. Each but `text` comes from the view of its name."""
-FORMATS = (
+SOURCES = (
     "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
     "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
     "(hf:owner/name), or `scenes`"
@@ -34,7 +34,7 @@ class DataConfig:
 
     train: Annotated[
         str,
-        Doc(f"Training source: {FORMATS}. Several, each with a weight if it is not 1: `A + 0.5 * B`."),
+        Doc(f"Training source: {SOURCES}. Several, each with a weight if it is not 1: `A + 0.5 * B`."),
     ] = ""
     ssl: str = ""
     """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""

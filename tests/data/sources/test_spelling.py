@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from openslip.data.sources import spelling
-from openslip.data.sources.near import advice, beside, choose
+from openslip.data.sources.image_root import advice, beside, choose
 from openslip.data.sources.spelling import ACCENTS, BACKSLASHES, BELOW, CASE, ENDING, ESCAPED, Spelling
 from openslip.errors import DataError
 

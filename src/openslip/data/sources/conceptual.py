@@ -10,8 +10,8 @@ from openslip.data.captions import texts
 from openslip.data.containers.pickles import read_object_array
 from openslip.data.contents import Contents
 from openslip.data.sources.entries import Texts, Unusable, short
-from openslip.data.sources.files import ImageFiles
-from openslip.data.sources.near import around, choose, spread
+from openslip.data.sources.image_files import ImageFiles
+from openslip.data.sources.image_root import around, choose, spread
 from openslip.data.sources.options import Misfit
 from openslip.errors import DataError, did_you_mean
 from openslip.files import expand

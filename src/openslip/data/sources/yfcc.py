@@ -17,8 +17,8 @@ from openslip.data.containers.zip import read_member
 from openslip.data.contents import Contents
 from openslip.data.record import Record, Source
 from openslip.data.sources.entries import Texts, Unusable, short
-from openslip.data.sources.files import Strings
-from openslip.data.sources.near import around, choose, spread
+from openslip.data.sources.image_files import Strings
+from openslip.data.sources.image_root import around, choose, spread
 from openslip.data.sources.options import Misfit
 from openslip.errors import DataError
 from openslip.files import TEMPORARY, expand, open_regular, sync

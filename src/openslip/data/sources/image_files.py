@@ -15,7 +15,7 @@ import numpy as np
 
 from openslip.data.limits import FILE_BYTES
 from openslip.data.record import Record, Source
-from openslip.data.sources import near
+from openslip.data.sources.image_root import advice, beside, spread
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.spelling import BELOW, Found, Spelling, is_file
 from openslip.data.storage.shared import Shared
@@ -176,10 +176,10 @@ class ImageFiles(Source):
         in its own, they are looked for in one beside it, which is `root` then. Raises Misfit, with `fix` as the
         advice, when none is there.
         """
-        few = [self._paths[i] + self._ending for i in near.spread(len(self), PROBED) if self._paths[i]]
+        few = [self._paths[i] + self._ending for i in spread(len(self), PROBED) if self._paths[i]]
         home, said = self.root, []
         if not any(found := self._look(few)) and few:
-            for folder in near.beside(table) if table else ():
+            for folder in beside(table) if table else ():
                 self.root = str(folder)
                 if any(found := self._look(few)):
                     said.append(f"Images of {self.name}: in {folder} (guessed)")
@@ -195,9 +195,9 @@ class ImageFiles(Source):
                 f"The images that {self.name} names are not where they were looked for",
                 got=os.path.join(self.root, few[0]),
                 cause=". ".join(filter(None, cause)),
-                fix=near.advice(self.root, few[0]) or fix,
+                fix=advice(self.root, few[0]) or fix,
             )
-        more = [self._paths[i] + self._ending for i in near.spread(len(self), LOOKED_FOR) if self._paths[i]]
+        more = [self._paths[i] + self._ending for i in spread(len(self), LOOKED_FOR) if self._paths[i]]
         found = self._look(more)
         # Names with a leading slash are relative to the folder, if none of them is a place and some are there.
         rooted = [BELOW in f.how for name, f in zip(more, found) if f and name.startswith(("/", "\\"))]
