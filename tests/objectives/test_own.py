@@ -190,12 +190,12 @@ def test_two_classes_of_one_name_are_refused() -> None:
     ],
 )
 def test_files_and_texts_that_are_not_there(text, message) -> None:
-    def loaded() -> None:
+    def tried() -> None:
         load(text)
         parse(ObjectiveConfig(loss=text))
 
     with pytest.raises(ConfigError, match=message):
-        loaded()
+        tried()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_run_goes_on_with_other_code_where_it_is_named_anew(toy_source, capsys
     forget()
     write("mylosses.py", below="# changed")
     with pytest.raises(
-        ConfigError, match=r"mylosses\.py is not the file that it was.*--objective\.loss 'clip \+ 0\.5"
+        ConfigError, match=r"mylosses\.py has sha256 .*was started with.*--objective\.loss 'clip \+ 0\.5"
     ):
         resolve(["--resume", "--out", "run"])
     assert "mylosses" not in sys.modules

@@ -2,7 +2,7 @@
 
 Such a file is code, so it is imported only where a user names it: on the command line, in a configuration given by
 path, or by handing over the class itself. What a run folder or a checkpoint names is imported nowhere but where that
-run is continued, and only the very file that it was started with: `objective.json` in the run folder has its checksum.
+run is continued, and only the very file that it was started with: `objective.json` in the folder has its checksum.
 """
 
 from __future__ import annotations
@@ -163,17 +163,18 @@ def _the_same(name: str, entry: dict[str, Any], folder: Path, loss: str) -> Code
     what = f"The run in {folder} minimises {name!r}, a class of a user's own"
     if not isinstance(entry.get("sha256"), str) or not entry["sha256"]:
         raise ConfigError(what, cause=f"{folder / RECORD} does not say of what file it is", fix=fix)
-    seen = []
+    seen = {}
     for code in _candidates(name, str(entry.get("file", ""))):
         if _lies_in(code.file, folder):
-            seen.append(f"{code.file} lies in the run folder, whose files are not run")
+            why = "lies in the run folder, whose files are not run"
         elif code.checksum == entry["sha256"]:
             return code
         else:
-            seen.append(f"{code.file} is not the file that it was started with ({_short(entry)})")
+            why = f"has sha256 {code.checksum[:12]}, and the file that the run was started with {entry['sha256'][:12]}"
+        seen[os.path.realpath(code.file)] = f"{code.file} {why}"
     module, _, _ = name.rpartition(":")
     nowhere = f"There is no {module!r} in the current folder or on the import path"
-    raise ConfigError(what, cause="; ".join(seen) or nowhere, fix=fix)
+    raise ConfigError(what, cause="; ".join(seen.values()) or nowhere, fix=fix)
 
 
 def _found(name: str, outside: Path | None) -> Code:

@@ -9,8 +9,9 @@ from contextlib import contextmanager, nullcontext
 import pytest
 from rich.console import Console
 
+from openslip.config import Config, ObjectiveConfig
 from openslip.data.record import Skipped
-from openslip.errors import CheckpointError
+from openslip.errors import CheckpointError, ConfigError
 from openslip.training.saving import run as run_folder
 from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.train import train
@@ -106,3 +107,46 @@ def test_a_full_disk_costs_no_run(tmp_path, toy_source, monkeypatch) -> None:
     monkeypatch.setattr(RunFolder, "append_metrics", full)
     run = train(make_tiny_config(), toy_source, tmp_path / "run", console=Console(quiet=True))
     assert [line["step"] for line in read_lines(run.path / "metrics.jsonl")] == [3, 6, 9, 12, 15, 16]
+
+
+OLD = """
+[objective]
+loss = "clip + 1.0 * simclr"
+temperature = 0.2
+block = 7
+gradient = "exact"
+[model.ssl]
+width = 32
+"""
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "told"),
+    [
+        ("clip + 1.0 * simclr", {"simclr": {"temperature": 0.2, "width": 32}}, ""),
+        (
+            "clip + 1.0 * simclr",
+            {"simclr": {"temperature": 0.2, "width": 32, "block": 9}, "clip": {"block": 3}},
+            "",
+        ),
+        ("clip + simclr", {"simclr": {"temperature": 0.2, "width": 32}}, ""),
+        (
+            "clip + 1.0 * simclr",
+            {"simclr": {"width": 32}},
+            r"objective\.simclr\.temperature = 0\.1, was 0\.2",
+        ),
+        (
+            "clip + 0.5 * simclr",
+            {"simclr": {"temperature": 0.2, "width": 32}},
+            r"objective\.loss = 'clip \+ 0\.5",
+        ),
+        ("clip", {}, r"Got: .objective\.loss = 'clip', was 'clip \+ 1\.0 \* simclr'.\."),
+        ("somebody:Elses", {}, r"objective\.loss = 'somebody:Elses'"),
+    ],
+)
+def test_options_of_objectives_are_the_run_s(tmp_path, loss, options, told) -> None:
+    """What is left out is the default, how many rows are computed at a time may change, old folders count."""
+    (tmp_path / "config.toml").write_text(OLD)
+    config = Config(objective=ObjectiveConfig(loss=loss, options=options))
+    with pytest.raises(ConfigError, match=told) if told else nullcontext():
+        RunFolder(tmp_path).check_config(config)
