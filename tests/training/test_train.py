@@ -299,7 +299,7 @@ def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) ->
 
 
 @pytest.mark.parametrize(
-    ("ssl", "advice"), [({"size": 20}, "views of 20 pixels"), ({"drop_tokens": 1.0}, "views.ssl.drop_tokens")]
+    ("ssl", "advice"), [({"size": 20}, "views of 20 pixels"), ({"drop_tokens": 1.0}, "views.ssl.drop-tokens")]
 )
 def test_views_that_cannot_be_trained_on_leave_no_folder(
     tmp_path, toy_source, tiny_config, ssl, advice
