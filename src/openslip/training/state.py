@@ -20,12 +20,11 @@ from openslip.training.parallel import Parallel
 from openslip.training.plan import Plan
 from openslip.training.precision import loss_scaler
 from openslip.training.saving import checkpoint
-from openslip.training.saving.counts import Counts
+from openslip.training.saving.counts import Counts, Window
 from openslip.training.saving.metadata import describe
 from openslip.training.saving.run import RunFolder
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
-from openslip.training.watching.tracking import Window
 
 
 class State:
