@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 import forked
 from openslip.config import Config
+from openslip.objectives import Loss
+from openslip.training.watching import speed
 from toys import ToySource, make_tiny_config
 
 pytest_plugins = ["stored"]
@@ -33,6 +36,23 @@ def _server_of_processes(request: pytest.FixtureRequest) -> None:
     """Of a single file the processes come from a server that has what this file asks for."""
     if len({item.path for item in request.session.items}) > 1:
         forked.start_server()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _count_once() -> Iterator[None]:
+    """Runs of one model and loss share the count of a step's operations, which takes longer than their few steps."""
+    counted: dict[str, int] = {}
+    original = speed._count_step
+
+    def count_step(config: Config, loss: Loss, kind: speed.Kind, length: int) -> int:
+        key = repr((config.model, config.views, loss, kind, length))
+        if key not in counted:
+            counted[key] = original(config, loss, kind, length)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "_count_step", count_step)
+        yield
 
 
 @pytest.fixture

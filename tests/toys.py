@@ -33,9 +33,9 @@ SMALL = {"block": 4, "width": 16, "dim": 8}
 """Options of any objective, by the name that they have wherever there are some."""
 
 
-def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
-    """Return the options that make the terms of a loss small; of `options`, each term gets those that it has."""
-    return {
+def small_loss(loss: str, **options: object) -> Loss:
+    """Return a loss whose heads are small and whose blocks are of few rows; of `options`, each term gets those it has."""
+    wanted = {
         term.kind.name: {
             field.name: (SMALL | options)[field.name]
             for field in fields(term.kind.Config)
@@ -43,11 +43,12 @@ def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
         }
         for term in parse(ObjectiveConfig(loss=loss)).terms
     }
+    return parse(ObjectiveConfig(loss=loss, options=wanted))
 
 
-def small_loss(loss: str, **options: object) -> Loss:
-    """Return a loss whose heads are small and whose blocks are of few rows."""
-    return parse(ObjectiveConfig(loss=loss, options=small_options(loss, **options)))
+def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
+    """Return all options of `small_loss`, as a run folder has them."""
+    return small_loss(loss, **options).options
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from distributed.ranks import run_on
 from distributed.tiny import TINY
 from forked import Command
 from openslip.cli import main
+from openslip.config import ObjectiveConfig
 from openslip.training.saving.run import read_lines
-from toys import ToySource
+from toys import LOSSES, ToySource, small_options
 
 OPTIONS = [*TINY, "--training.epochs", "10", "--training.log-every", "2", "--optimizer.lr", "3e-4"]
 LAST = "step-00000100"
@@ -32,14 +33,17 @@ def pictures(tmp_path_factory) -> Path:
     return folder / "list.csv"
 
 
-def train(pictures: Path, out: Path) -> list[str]:
-    return ["train", *OPTIONS, "--data.train", str(pictures), "--out", str(out), "--resume"]
+def train(pictures: Path, out: Path, loss: str) -> list[str]:
+    objective = ["--objective.loss", loss]
+    for name, options in small_options(loss).items():
+        objective += [f"--objective.{name}.width", "32"] if "width" in options else []
+    return ["train", *OPTIONS, *objective, "--data.train", str(pictures), "--out", str(out), "--resume"]
 
 
-def start(pictures: Path, out: Path, processes: int) -> Command:
+def start(pictures: Path, out: Path, processes: int, loss: str) -> Command:
     launch = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "2", "-m", "openslip"]
     output = out.with_name("output")
-    return Command(torchrun, [*launch, *train(pictures, out)], output, {"OMP_NUM_THREADS": "1"})
+    return Command(torchrun, [*launch, *train(pictures, out, loss)], output, {"OMP_NUM_THREADS": "1"})
 
 
 def workers(agent: Command) -> list[int]:
@@ -50,19 +54,24 @@ def weights(out: Path) -> bytes:
     return (out / "checkpoints" / LAST / "model.safetensors").read_bytes()
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def whole(request, pictures, tmp_path_factory) -> tuple[int, Path]:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert run_on(request.param, main, train(pictures, out)) == [0] * request.param
-    return request.param, out
+LOSS = ObjectiveConfig().loss
+RUNS = [(2, LOSS), pytest.param((4, LOSS), marks=pytest.mark.slow)]
+RUNS += [pytest.param((2, loss), marks=pytest.mark.slow) for loss in LOSSES if loss != LOSS]
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=str)
+def whole(request, pictures, tmp_path_factory) -> tuple[int, str, Path]:
+    (processes, loss), out = request.param, tmp_path_factory.mktemp("whole") / "run"
+    assert run_on(processes, main, train(pictures, out, loss)) == [0] * processes
+    return processes, loss, out
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_a_killed_process_costs_nothing(tmp_path, pictures, whole) -> None:
     """Its likes are started anew by torchrun, go on from the newest checkpoint, and end with the same weights."""
-    processes, uninterrupted = whole
+    processes, loss, uninterrupted = whole
     out = tmp_path / "run"
-    with start(pictures, out, processes) as agent:
+    with start(pictures, out, processes, loss) as agent:
         agent.wait_for((out / "checkpoints" / "step-00000008").exists)
         os.kill(workers(agent)[-1], signal.SIGKILL)
         status, output = agent.wait(300)
@@ -73,9 +82,9 @@ def test_a_killed_process_costs_nothing(tmp_path, pictures, whole) -> None:
 
 def test_asked_to_stop_saves_and_goes_on_with_fewer(tmp_path, pictures, whole) -> None:
     """SIGTERM, as before a preemption; then a single process goes on, with the losses of all but for rounding."""
-    processes, uninterrupted = whole
+    processes, loss, uninterrupted = whole
     out = tmp_path / "run"
-    with start(pictures, out, processes) as agent:
+    with start(pictures, out, processes, loss) as agent:
         agent.wait_for((out / "checkpoints" / "step-00000008").exists)
         agent.send(signal.SIGTERM)
         status, output = agent.wait()

@@ -12,7 +12,7 @@ from distributed.ranks import run_on
 from openslip.config import Config
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config
+from toys import LOSSES, ToySource, make_tiny_config, with_loss
 
 QUIET = Console(quiet=True)
 
@@ -49,3 +49,19 @@ def test_two_processes_are_one(tmp_path, change) -> None:
     found = run_on(2, losses, config, tmp_path / "two")
     for line, expected in zip(found[0], alone, strict=True):
         assert line == pytest.approx(expected, rel=1e-3)
+
+
+def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
+    return {
+        loss: losses(with_loss(make_tiny_config(epochs=0.75, batch=8), loss), out / str(number))
+        for number, loss in enumerate(LOSSES)
+    }
+
+
+def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:
+    alone = losses_of_each(tmp_path / "one")
+    found = run_on(2, losses_of_each, tmp_path / "two")
+    for loss, lines in alone.items():
+        assert len(lines) > 1
+        for line, expected in zip(found[0][loss], lines, strict=True):
+            assert line == pytest.approx(expected, rel=1e-3), loss

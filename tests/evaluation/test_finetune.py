@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from openslip.config import Config, ImageTowerConfig, ModelConfig, SslHeadConfig, ViewsConfig
+from openslip.config import Config, ImageTowerConfig, ModelConfig, ViewsConfig
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, DataError, EvaluationError
 from openslip.evaluation.datasets import load_labelled
@@ -35,9 +35,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "dark_blue": (20, 30, 1
 def encoder() -> Encoder:
     config = Config(
         views=ViewsConfig(size=16),
-        model=ModelConfig(
-            image=ImageTowerConfig(patch=8, width=32, depth=2, heads=2), ssl=SslHeadConfig(width=16, dim=8)
-        ),
+        model=ModelConfig(image=ImageTowerConfig(patch=8, width=32, depth=2, heads=2)),
     )
     config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, loss="simclr"))
     with seeded(0):

@@ -77,7 +77,6 @@ def test_the_real_encoder_goes_through_every_protocol(tmp_path):
         Config,
         ImageTowerConfig,
         ModelConfig,
-        SslHeadConfig,
         TextTowerConfig,
         ViewsConfig,
     )
@@ -90,7 +89,7 @@ def test_the_real_encoder_goes_through_every_protocol(tmp_path):
         ImageTowerConfig(patch=8, width=16, depth=1, heads=2),
         TextTowerConfig(width=16, depth=1, heads=2),
     )
-    model = ModelConfig(image=towers[0], text=towers[1], ssl=SslHeadConfig(width=16, dim=8), embed_dim=8)
+    model = ModelConfig(image=towers[0], text=towers[1], embed_dim=8)
     encoder = Encoder.from_config(Config(views=ViewsConfig(size=16), model=model))
     encoder.model.train()
     spec = str(color_folder(tmp_path / "colors", {"red": 6, "green": 8, "blue": 7}))

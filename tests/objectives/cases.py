@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from openslip.needs import TEXT, Need
 from openslip.objectives import Dims, Objective
+from openslip.training.teacher import Teacher
 from toys import small_loss
 
 DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50)
@@ -23,8 +23,7 @@ def make(
     torch.manual_seed(seed)
     objective = term.kind(term.config, dims)
     if any(need.by == "teacher" for need in objective.needs_for(objective.config)):
-        heads = {head: copy.deepcopy(getattr(objective, head)) for head in objective.teacher_heads}
-        objective.teacher = nn.ModuleDict(heads).requires_grad_(False)
+        objective.teacher = Teacher({head: getattr(objective, head) for head in objective.teacher_heads})
     return objective.to(dtype).train()
 
 

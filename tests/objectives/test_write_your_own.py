@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from dataclasses import replace
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from objectives.cases import DIMS, features_for
+from openslip.cli.train import resolve
 from openslip.objectives import REGISTRY, At, Objective
+from openslip.objectives.own import load
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import small_options
+from toys import with_loss
 from training.runs import QUIET, weights
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "objectives.md"
@@ -22,15 +25,15 @@ LOSS = "clip + 0.5 * mylosses:SimSiam"
 
 
 @pytest.fixture
-def simsiam(tmp_path, monkeypatch) -> type[Objective]:
-    """Write the document's block of Python to a file, and return the class that is in it."""
+def simsiam(tmp_path, monkeypatch) -> Iterator[type[Objective]]:
+    """Be in a folder with the document's block of Python in a file, and return the class that a loss names of it."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     assert len(code.splitlines()) < 50
     (tmp_path / "mylosses.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    kind = importlib.import_module("mylosses").SimSiam
-    monkeypatch.setitem(REGISTRY, "mylosses:SimSiam", kind)
-    return kind
+    monkeypatch.chdir(tmp_path)
+    load(LOSS)
+    yield REGISTRY["mylosses:SimSiam"]
+    del REGISTRY["mylosses:SimSiam"], sys.modules["mylosses"]
 
 
 def test_the_document_has_every_objective_and_option() -> None:
@@ -63,12 +66,20 @@ def test_it_computes_what_the_paper_does(simsiam) -> None:
 
 
 def test_it_trains_from_a_file_of_the_users(tmp_path, toy_source, tiny_config, simsiam) -> None:
-    options = small_options(LOSS)
-    assert options["simsiam"] == {"width": 16, "dim": 8}
-    objective = replace(tiny_config.objective, loss=LOSS, options=options)
-    run = train(replace(tiny_config, objective=objective), toy_source, tmp_path / "run", console=QUIET)
+    config = with_loss(tiny_config, LOSS)
+    assert config.objective.options["simsiam"] == {"width": 16, "dim": 8}
+    run = train(config, toy_source, tmp_path / "run", console=QUIET)
     lines = read_lines(run.path / "metrics.jsonl")
     assert all(-1 <= line["simsiam_loss"] <= 1 for line in lines)
     assert lines[-1]["loss"] == pytest.approx(lines[-1]["clip_loss"] + 0.5 * lines[-1]["simsiam_loss"])
     assert any(name.startswith("objective.simsiam.predictor") for name in weights(run))
     assert run.config.objective.loss == LOSS
+
+
+def test_its_command_is_understood(simsiam) -> None:
+    (command,) = re.findall(
+        r"^slip train (.* --objective\.simsiam\.width .*)$", DOCUMENT.read_text(), re.MULTILINE
+    )
+    config = resolve(shlex.split(command)).config
+    assert config.objective.loss == LOSS
+    assert config.objective.options["simsiam"]["width"] == 1024

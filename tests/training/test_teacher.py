@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from openslip.config import ImageTowerConfig, OptimizerConfig, SslHeadConfig, TrainingConfig
+from openslip.config import ImageTowerConfig, OptimizerConfig, TrainingConfig
 from openslip.errors import ConfigError, TrainingError
 from openslip.models import build
 from openslip.models.batchnorm import GlobalBatchNorm, synchronise
 from openslip.models.dropping import DropPath
-from openslip.models.heads import SslHead
 from openslip.models.vision import ImageTower, build_image_tower
+from openslip.objectives.heads import ProjectionHead
 from openslip.training.optimizer import build_optimizer
 from openslip.training.prepare import prepare
 from openslip.training.teacher import Teacher, cosine_momentum
@@ -29,7 +29,7 @@ def students(name: str = "vit") -> dict[str, nn.Module]:
     """An image tower and a head, with weights away from the initialisation."""
     torch.manual_seed(0)
     tower = build_image_tower(replace(VIT, name=name, drop_path=0.5 if name == "vit" else 0.0), 16)
-    found = {"image_tower": tower, "head": SslHead(tower.width, SslHeadConfig(width=16, dim=8))}
+    found = {"image_tower": tower, "head": ProjectionHead(tower.width, 16, 8)}
     for module in found.values():
         learn(module, 0)
     return found

@@ -11,13 +11,16 @@ from rich.console import Console
 
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import CheckpointError, ConfigError
+from openslip.objectives import parse
 from openslip.training.saving import checkpoint, tensors
 from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
-from toys import ToySource, make_tiny_config
+from toys import LOSSES, ToySource, make_student, make_tiny_config, with_loss
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
+
+LOSS = pytest.mark.parametrize("loss", LOSSES)
 
 
 def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
@@ -40,20 +43,31 @@ def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
     ]
 
 
-@pytest.mark.parametrize("loss", ["clip", "simclr", "0.5 * clip + 2 * simclr"])
+@LOSS
 def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None:
-    config = replace(tiny_config, objective=replace(tiny_config.objective, loss=loss))
-    run = train(config, toy_source, tmp_path / "run", console=QUIET)
-    assert any("text_tower" in name for name in weights(run)) is ("clip" in loss)
-    assert any("ssl_head" in name for name in weights(run)) is ("simclr" in loss)
+    """It learns; its values are logged; its own weights are saved beside the model's, which has what it needs."""
+    config = with_loss(replace(tiny_config, training=replace(tiny_config.training, epochs=4)), loss)
+    run, objective = train(config, toy_source, tmp_path / "run", console=QUIET), parse(config.objective)
+    lines = read_lines(run.path / "metrics.jsonl")
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(curve.key in line for curve in objective.curves for line in lines)
+    assert any("text_tower" in name for name in weights(run)) is objective.captioned
+    assert ("logit_scale" in lines[0]) is objective.captioned
+    own = {name.split(".")[1] for name in weights(run) if name.startswith("objective.")}
+    modules = make_student(config).objective
+    assert own == {name for name, module in modules.items() if any(True for _ in module.parameters())}
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, toy_source, tiny_config, monkeypatch) -> None:
-    whole = train(tiny_config, toy_source, tmp_path / "whole", console=QUIET)
+@LOSS
+def test_interrupted_and_resumed_equals_uninterrupted(
+    tmp_path, toy_source, tiny_config, monkeypatch, loss
+) -> None:
+    config = with_loss(tiny_config, loss)
+    whole = train(config, toy_source, tmp_path / "whole", console=QUIET)
     interrupt_after(monkeypatch, 7)
     with pytest.raises(Interrupted, match="after step 7 of 16.*--resume"):
-        train(tiny_config, toy_source, tmp_path / "parts", console=QUIET)
-    parts = train(tiny_config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
+        train(config, toy_source, tmp_path / "parts", console=QUIET)
+    parts = train(config, toy_source, tmp_path / "parts", resume=True, console=QUIET)
     assert same(weights(whole), weights(parts))
 
     def metrics(run):
@@ -143,9 +157,10 @@ def test_pictures_of_their_own_need_an_objective_for_both(
         train(config, toy_source, tmp_path / "run", ssl=toy_source, console=QUIET)
 
 
-def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_config) -> None:
+@LOSS
+def test_micro_batches_and_whole_batches_train_alike(tmp_path, toy_source, tiny_config, loss) -> None:
     tower = replace(tiny_config.model.image, drop_path=0.0)
-    whole = replace(tiny_config, model=replace(tiny_config.model, image=tower))
+    whole = with_loss(replace(tiny_config, model=replace(tiny_config.model, image=tower)), loss)
     parts = replace(whole, training=replace(whole.training, micro_batch=3))
     curves = []
     for config in (whole, parts):
@@ -284,7 +299,7 @@ def test_the_plan_is_told_in_words(tmp_path, toy_source, tiny_config, capsys) ->
 
 
 @pytest.mark.parametrize(
-    ("ssl", "advice"), [({"size": 20}, "views of 20 pixels"), ({"drop_tokens": 1.0}, "views.ssl.drop_tokens")]
+    ("ssl", "advice"), [({"size": 20}, "views of 20 pixels"), ({"drop_tokens": 1.0}, "views.ssl.drop-tokens")]
 )
 def test_views_that_cannot_be_trained_on_leave_no_folder(
     tmp_path, toy_source, tiny_config, ssl, advice

@@ -86,7 +86,10 @@ def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
 
 def say_settings(config: Config, asked: Config, folder: str) -> None:
     """Tell where a run goes on with settings of its own in place of the recipe's."""
-    others = {key: value for key, value in toml.flat(config).items() if value != toml.flat(asked)[key]}
+    from openslip.objectives import complete
+
+    recipe = toml.flat(replace(asked, objective=complete(asked.objective)))
+    others = {key: value for key, value in toml.flat(config).items() if value != recipe.get(key)}
     others = {key: value for key, value in others.items() if not key.startswith("data.") and key != "name"}
     if others:
         say(

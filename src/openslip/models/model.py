@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +101,11 @@ class Model(nn.Module):
             hidden = _joint_mask([(masks or {})[name] for name in names]) if masked else {}
             with laid_out([inputs.rows[name] for name in names], images.device):
                 joint = self.image_tower(images, drop, tokens=tokens, **hidden)
-            outputs = zip(("feature", "tokens"), joint if tokens else (joint,))
-            for out, whole in outputs:
-                pieces = whole.split([len(part) for part in parts])
+            outputs: dict[Literal["feature", "tokens"], Tensor] = (
+                {"feature": joint[0], "tokens": joint[1]} if tokens else {"feature": joint}
+            )
+            for out, rows in outputs.items():
+                pieces = rows.split([len(part) for part in parts])
                 found |= {Need(name, out, masked=masked): piece for name, piece in zip(names, pieces)}
         of_text = {need.out for need in needs if need.view == TEXT}
         if inputs.tokens is not None and of_text & {"feature", "embedding"}:

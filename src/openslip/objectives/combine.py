@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,11 @@ class Sum(nn.ModuleDict):
     def __init__(self, written: Loss, modules: Mapping[str, Objective]) -> None:
         super().__init__(modules)
         self.written = written
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objectives of all terms."""
+        return [cast(Objective, self[term.kind.name]) for term in self.written.terms]
 
     def taking_part(self, at: At) -> Iterator[tuple[float, str, Any]]:
         """Yield weight, name and objective of the terms of this step.

@@ -66,6 +66,11 @@ class Curve:
     """Gives the value of a model that knows nothing, from the rows of a batch and those with scheduled views."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The options of an objective that has none."""
+
+
 class Objective(nn.Module):
     """What training minimises, with its views, its heads, its state and its options.
 
@@ -82,17 +87,15 @@ class Objective(nn.Module):
     """The views that it draws of an image."""
     needs: ClassVar[tuple[Need, ...]]
     """What it is computed from; a need of captions is what makes captions read at all."""
+    Config: ClassVar[type] = NoOptions
+    """Dataclass of the options: `objective.NAME.…` in configuration. Their ranges stand in the annotations."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     logit_scale: ClassVar[LogitScale | None] = None
     """For an objective that needs the logit scale: the model has one, which others may share."""
     teacher_heads: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold heads of which the teacher has its own average."""
-    teacher: nn.Module | None
+    teacher: nn.ModuleDict | None
     """Set by training for an objective that needs features by the teacher (see `openslip.training.teacher`)."""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        """The options: `objective.NAME.…` in configuration."""
 
     def __init__(self, config: Any, dims: Dims) -> None:
         super().__init__()

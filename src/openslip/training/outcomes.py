@@ -21,9 +21,8 @@ from openslip.data.record import Batch, Skipped, Tally
 from openslip.errors import TrainingError
 from openslip.processes import Processes
 from openslip.training.precision import overflowed
-from openslip.training.saving.counts import Counts
+from openslip.training.saving.counts import Counts, Window
 from openslip.training.saving.run import RunFolder
-from openslip.training.watching.tracking import Window
 
 
 class Outcome(NamedTuple):

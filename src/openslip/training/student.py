@@ -107,7 +107,7 @@ class Student(nn.Module):
 
         After what prepares the towers, and before what spreads them.
         """
-        for objective in self.objective.values():
+        for objective in self.objective.objectives:
             if followed := self._followed(objective):
                 objective.teacher = Teacher(followed)
         return self

@@ -69,9 +69,8 @@ def test_the_line_between_the_shortest_and_the_longest_captions_is_close() -> No
     work = work_of(config, objective)
     counted = _count_step(config, objective, objective.needs, kind_of(batch), 24)
     assert counted <= work(batch) < 1.002 * counted
-    ((shortest, whole),) = work._known.values()
-    assert shortest < 0.98 * counted
-    assert whole > 1.1 * counted
+    assert work._count(kind_of(batch), 1) < 0.98 * counted
+    assert work._count(kind_of(batch), config.model.text.context) > 1.1 * counted
 
 
 def test_a_step_without_self_supervision_is_a_kind_of_its_own() -> None:
@@ -199,17 +198,13 @@ def test_a_line_of_speeds(monkeypatch) -> None:
 
 
 def test_the_peak_of_memory_is_said_after_the_second_step_and_for_every_other_kind(monkeypatch) -> None:
-    said, gib = [], iter([1.0, 1.5, 1.5])
+    said, gib = [], iter([1.0, 1.5])
     monkeypatch.setattr(speed, "most_memory", lambda device: int(next(gib) * 2**30))
     measured = Speed(CPU, lambda batch: 1.0, 1.0, say=said.append)
-    full, light, third = (
-        batch_of(("image", "text", "ssl_1", "ssl_2")),
-        batch_of(("image", "text")),
-        batch_of(("text",)),
-    )
+    full, light = batch_of(("image", "text", "ssl_1", "ssl_2")), batch_of(("image", "text"))
     measured.add(full, 1.0, 0.0)
     assert not said  # the optimiser has only just made its moments
-    for batch in (full, full, light, light, third):
+    for batch in (full, full, light, light):
         measured.add(batch, 1.0, 0.0)
     words = "GiB is the most that this process took so far"
     assert said == [f"memory     1.00 {words}", f"memory     1.50 {words}"]
@@ -229,7 +224,6 @@ def test_the_peak_of_memory_on_cuda_is_the_devices() -> None:
     before = most_memory(torch.device("cuda"))
     held = torch.ones(before + 2**28, dtype=torch.uint8, device="cuda")
     assert most_memory(held.device) >= before + 2**28
-    assert " of the GPU's " in speed.memory_words(held.device)
 
 
 @pytest.mark.parametrize(
