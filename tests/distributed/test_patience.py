@@ -20,7 +20,7 @@ from openslip.data.data import Data
 from openslip.encoder import Encoder
 from openslip.errors import ProcessError
 from openslip.processes import TIMEOUT, joined
-from openslip.training import loop
+from openslip.training import train as start
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
@@ -70,7 +70,7 @@ def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
 
 def opened(folder: Path) -> list[bool]:
     """Identify data slowly; return whether they were when this process's model met the others'."""
-    originals, seen = (Data.identity, loop.parallelise), []
+    originals, seen = (Data.identity, start.parallelise), []
 
     def identity(*arguments: Any, **options: Any) -> Any:
         time.sleep(2)
