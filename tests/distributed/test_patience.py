@@ -81,7 +81,7 @@ def opened(folder: Path) -> list[bool]:
         seen.append((folder / "identified").exists())
         return originals[1](*arguments, **options)
 
-    with mock.patch.object(Data, "identity", identity), mock.patch.object(loop, "parallelise", parallelise):
+    with mock.patch.object(Data, "identity", identity), mock.patch.object(start, "parallelise", parallelise):
         train(make_tiny_config(epochs=0.25), ToySource(), folder / "run", console=Console(quiet=True))
     with joined(torch.device("cpu")) as processes:
         with processes.first_goes_ahead():
