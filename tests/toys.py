@@ -34,7 +34,7 @@ SMALL = {"block": 4, "width": 16, "dim": 8}
 
 
 def small_loss(loss: str, **options: object) -> Loss:
-    """Return a loss whose heads are small and whose blocks are of few rows; of `options`, each term gets those it has."""
+    """Return a loss of small heads and blocks of few rows; of `options`, each term gets those that it has."""
     wanted = {
         term.kind.name: {
             field.name: (SMALL | options)[field.name]

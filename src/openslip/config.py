@@ -16,7 +16,7 @@ from typing_extensions import Doc
 from openslip.errors import ConfigError, did_you_mean
 from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, SHARE, Range
 
-FORMATS = (
+SOURCES = (
     "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
     "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
     "(hf:owner/name), or `scenes`"
@@ -35,7 +35,7 @@ class DataConfig:
 
     train: Annotated[
         str,
-        Doc(f"Training source: {FORMATS}. Several, each with a weight if it is not 1: `A + 0.5 * B`."),
+        Doc(f"Training source: {SOURCES}. Several, each with a weight if it is not 1: `A + 0.5 * B`."),
     ] = ""
     ssl: str = ""
     """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""

@@ -90,7 +90,7 @@ def test_help_shows_each_option_with_its_range(capsys, monkeypatch) -> None:
         r"--objective\.simclr\.width INT Width of the head's two hidden layers\. \[at least 1\] \(default: 1024\)",
         r"--objective\.clip\.gradient \{exact,reference\}",
         r"--optimizer\.betas FLOAT FLOAT \[at least 0 and less than 1\] \(default: 0\.9 0\.98\)",
-        r"objective\.simclr options \S+ NT-Xent",
+        r"objective\.simclr options \S+ SimCLR: two views of one image",
     ):
         assert re.search(text, shown), text
     assert "objective.options" not in shown

@@ -10,7 +10,7 @@ from check_fakes import encoded, pixels
 from openslip import recipes, toml
 from openslip.cli import main
 from openslip.cli.train import _open, resolve, run
-from openslip.config import FORMATS, Config, DataConfig, EvaluationConfig
+from openslip.config import SOURCES, Config, DataConfig, EvaluationConfig
 from openslip.errors import ConfigError, DataError, UsageError
 from openslip.evaluation.suite import parse_task
 from openslip.training.saving import lock
@@ -218,13 +218,13 @@ def test_wrong_calls_teach(argv, message) -> None:
 def test_formats_are_listed_once(capsys) -> None:
     with pytest.raises(ConfigError) as error:
         resolve(["small-data"])
-    assert FORMATS in str(error.value)
+    assert SOURCES in str(error.value)
     for command in (["train", "small-data", "--help"], ["data", "check", "--help"]):
         with pytest.raises(SystemExit):
             main(command)
         printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert FORMATS in printed
-    assert all(word in FORMATS for word in (".parquet", ".npy", "hf:", "RedCaps", "YFCC"))
+        assert SOURCES in printed
+    assert all(word in SOURCES for word in (".parquet", ".npy", "hf:", "RedCaps", "YFCC"))
 
 
 def test_what_was_guessed_of_the_held_out_data_is_said(tmp_path, monkeypatch, capsys) -> None:

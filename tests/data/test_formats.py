@@ -14,7 +14,7 @@ from openslip.data.formats import EXTENSIONS, FORMATS, image_endings
 from openslip.data.header import header
 from openslip.data.sources import open_source
 from openslip.evaluation.datasets import load_labelled
-from openslip.tools.check.facts import FORMATS as TOLD
+from openslip.tools.check.facts import FORMAT_NAMES as TOLD
 
 
 def encoded(format):

@@ -66,7 +66,7 @@ def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
 @pytest.mark.parametrize(
     ("objective", "told"),
     [
-        ({"ssl_every": 0}, "objective.ssl_every"),
+        ({"ssl_every": 0}, "objective.ssl-every"),
         ({"ssl_share": 0.01}, "two rows"),
         ({"ssl_every": 2, "loss": "simclr"}, "nothing to train on"),
         ({"ssl_share": 0.5, "loss": "simclr"}, "nothing to train on"),

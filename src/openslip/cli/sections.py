@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
@@ -29,8 +30,7 @@ def with_sections(config: Config) -> Config:
     for name, kind in objectives.known().items():
         options = dict(config.objective.options.get(name, {}))
         own[name] = toml.from_dict(options, kind.Config, kind.Config(), f"objective.{name}.")
-        first = inspect.cleandoc(kind.__doc__ or kind.title).split("\n\n")[0]
-        about = Annotated[kind.Config, tyro.conf.arg(help=" ".join(first.split()))]
+        about = Annotated[kind.Config, tyro.conf.arg(help=_what_it_is(kind))]
         fields.append((name, about, dataclasses.field(default_factory=kind.Config)))
     section = _subclass(ObjectiveConfig, fields)
     whole = _subclass(Config, [("objective", section, dataclasses.field(default_factory=section))])
@@ -64,6 +64,13 @@ def of_the_loss(config: Config) -> tuple[Config, list[str]]:
     kept = {name: options for name, options in objective.options.items() if name in terms}
     others = sorted(objective.options.keys() - kept.keys())
     return dataclasses.replace(config, objective=dataclasses.replace(objective, options=kept)), others
+
+
+def _what_it_is(kind: type[objectives.Objective]) -> str:
+    """Return the first paragraph of what an objective's file says of it, else its class."""
+    module = sys.modules.get(kind.__module__)
+    text = inspect.cleandoc(getattr(module, "__doc__", None) or kind.__doc__ or kind.title)
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _was_given(name: str, given: Collection[str]) -> bool:

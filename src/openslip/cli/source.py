@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from openslip.cli.arguments import say_note
-from openslip.config import FORMATS
+from openslip.config import SOURCES
 from openslip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class SourceOptions(ColumnOptions):
     source: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {FORMATS}. Several: 'A + B'."),
+        tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {SOURCES}. Several: 'A + B'."),
     ]
 
     def open(self, *, say: bool = True, leave_broken: bool | None = None) -> Source:

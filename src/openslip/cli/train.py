@@ -14,7 +14,7 @@ from tyro.conf import arg
 from openslip import recipes, toml
 from openslip.cli import hints, idle, resuming, sections
 from openslip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
-from openslip.config import FORMATS, Config
+from openslip.config import SOURCES, Config
 from openslip.errors import ConfigError, UsageError, printable
 from openslip.objectives import own
 
@@ -85,7 +85,7 @@ def resolve(argv: list[str]) -> Options:
         if of_run and base:
             resuming.say_settings(config, parsed(base)[0].config, folder)
     if not config.data.train:
-        fix = f"Add --data.train with {FORMATS}"
+        fix = f"Add --data.train with {SOURCES}"
         if resume and folder:
             fix = f"There is no run at {folder} to take it from. {resuming.near(folder)} {fix}".replace(
                 "  ", " "

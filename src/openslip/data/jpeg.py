@@ -126,8 +126,8 @@ def hole(image: bytes) -> int:
     """Return where a scan's data were overwritten with zeros, or -1.
 
     A decoder makes something of zeros, too. Of photographs with one sector of 512 zeros, libjpeg-turbo decodes one in
-    six without a word. But HOLE bytes of zeros are data only where the Huffman codes of the scan let zeros mean blocks
-    like the one before, as in white backgrounds; elsewhere they mean hundreds of coefficients of -1.
+    seven without a word. But HOLE bytes of zeros are data only where the Huffman codes of the scan let zeros mean
+    blocks like the one before, as in white backgrounds; elsewhere they mean hundreds of coefficients of -1.
     """
     first: dict[int, int] = {}
     progressive = False

@@ -22,8 +22,8 @@ from openslip.config import DataConfig
 from openslip.data.data import Data
 from openslip.data.record import Source, as_source
 from openslip.data.sources.mixture import split_mixture
-from openslip.data.storage.files import cache_folder, cache_name
 from openslip.data.storage.paths import find_paths
+from openslip.data.storage.reading import cache_folder, cache_name
 from openslip.data.storage.retry import is_url
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError, DataError, SlipError

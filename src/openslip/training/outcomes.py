@@ -21,13 +21,14 @@ from openslip.data.record import Batch, Skipped, Tally
 from openslip.errors import TrainingError
 from openslip.processes import Processes
 from openslip.training.precision import overflowed
-from openslip.training.saving.counts import Counts
+from openslip.training.saving.counts import Counts, Window
 from openslip.training.saving.run import RunFolder
-from openslip.training.watching.tracking import Window
+
+SCALE = "scale"
 
 
 class Outcome(NamedTuple):
-    """One step, of this process. names, values: the losses and the gradient's norm, on the device."""
+    """One step, of this process. names, values: losses, the gradient's norm, the loss's scale, on the device."""
 
     step: int
     names: tuple[str, ...]
@@ -85,10 +86,15 @@ class Outcomes:
         counts = {"skipped": self.records.total.skipped, "nonfinite": self.nonfinite}
         return counts | ({"overflow": self.overflow} if self.scaler.is_enabled() else {})
 
-    def add(self, batch: Batch, step: int, losses: Mapping[str, Tensor], norm: Tensor) -> None:
-        """Take note of the step on `batch`, its first number being 1; nothing is read."""
-        values = torch.stack([*losses.values(), norm.to(losses["loss"].device)])
-        names = (*losses, "grad_norm")
+    def add(
+        self, batch: Batch, step: int, losses: Mapping[str, Tensor], norm: Tensor, scale: Tensor
+    ) -> None:
+        """Take note of step number `step`, from 1 on; nothing is read.
+
+        norm: of the gradient. scale: what the loss was multiplied by.
+        """
+        values = torch.stack([*losses.values(), norm.to(losses["loss"].device), scale])
+        names = (*losses, "grad_norm", SCALE)
         self._pending.append(Outcome(step, names, values, batch.keys, batch.tallies, batch.skipped))
 
     def settle(self) -> None:
@@ -132,11 +138,11 @@ class Outcomes:
 
     def _count_losses(self, outcome: Outcome, values: dict[str, float]) -> None:
         """Add a step's values to the window, or count that the step was not taken."""
-        loss, norm = values["loss"], values["grad_norm"]
+        loss, norm, scale = values["loss"], values["grad_norm"], values.pop(SCALE)
         if math.isfinite(loss) and math.isfinite(norm):
             self.nonfinite_in_a_row = 0
             self.window.add(values)
-        elif overflowed(self.scaler, loss, norm):
+        elif self.scaler.is_enabled() and overflowed(scale, loss, norm):
             self.overflow += 1
         else:
             self.nonfinite += 1

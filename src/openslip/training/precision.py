@@ -84,13 +84,12 @@ def loss_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScale
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
-def overflowed(scaler: torch.amp.GradScaler, loss: float, gradient_norm: float) -> bool:
-    """Whether a step failed because the loss was scaled too high, which the next, lower scale mends.
+def overflowed(scale: float, loss: float, gradient_norm: float) -> bool:
+    """Whether a step failed because the loss was multiplied by too high a `scale`, which the next, lower one mends.
 
     Not when the loss itself is not finite, nor when the scale has fallen below 1: then something else is wrong.
     """
-    scaled_too_high = math.isfinite(loss) and not math.isfinite(gradient_norm)
-    return scaler.is_enabled() and scaled_too_high and scaler.get_scale() >= 1
+    return math.isfinite(loss) and not math.isfinite(gradient_norm) and scale >= 1
 
 
 def check_fp8(device: torch.device) -> None:

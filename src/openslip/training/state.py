@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from openslip.collectives import add_up
@@ -74,8 +75,10 @@ class State:
         """Whether what has been learned is in a checkpoint, or on its way into one; before the first step it is."""
         return self.step == self.saved_step
 
-    def optimise(self, loss: Tensor, at: At) -> Tensor:
-        """Take the optimiser's step, unless the loss or its gradient is not finite; return the gradient's norm.
+    def optimise(self, loss: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        """Take the optimiser's step, unless the loss or its gradient is not finite.
+
+        Return the gradient's norm, and the factor that the loss was scaled by: scalars on the device.
 
         The device decides, and all processes alike: a loss that is not finite on one is none on any.
         """
@@ -86,9 +89,10 @@ class State:
         taken = add_up(loss).isfinite() & norm.to(loss.device).isfinite()
         step_where(self.optimizer, taken)
         student.after_step(at, taken)
+        scale = self.scaler.scale(torch.ones_like(loss))
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm, scale
 
     def restore(self) -> None:
         """Go to the newest good checkpoint, if there is one. All processes read it, from a folder that they share.

@@ -144,9 +144,9 @@ class Trainer:
             seed=(training.seed * 1_000_003 + state.step) % 2**64, phases=phases, scaler=state.scaler,
         )  # fmt: skip
         with phases("optimizer"):
-            norm = state.optimise(losses["loss"], at)
+            norm, scale = state.optimise(losses["loss"], at)
         state.step += 1
-        state.outcomes.add(batch, state.step, losses, norm)
+        state.outcomes.add(batch, state.step, losses, norm, scale)
         self.wait_for_device()
 
     def _inputs(self, batch: Batch) -> Inputs:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openslip.data.containers.tar import Member, header_name, is_header, members
-from openslip.data.storage.files import LocalFile
+from openslip.data.storage.reading import LocalFile
 from openslip.errors import DataError
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

@@ -24,7 +24,7 @@ from openslip.data.sources.tar_index import (
     walk,
     write_index,
 )
-from openslip.data.storage.files import LocalFile, cache_folder, stat
+from openslip.data.storage.reading import LocalFile, cache_folder, stat
 from openslip.data.storage.remote import Stat
 from openslip.errors import DataError
 

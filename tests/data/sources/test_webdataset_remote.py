@@ -14,9 +14,8 @@ import pytest
 from openslip.data.data import Data
 from openslip.data.sources import open_source, tar_index, webdataset
 from openslip.data.sources.webdataset import TarShards
-from openslip.data.storage import files as storage
-from openslip.data.storage import remote, retry
-from openslip.data.storage.files import cache_folder
+from openslip.data.storage import reading, remote, retry
+from openslip.data.storage.reading import cache_folder
 from openslip.errors import DataError
 from openslip.needs import IMAGE
 
@@ -183,7 +182,7 @@ def test_another_etag_and_it_is_made_again(server, shards, spec, write_tar, tmp_
 
 
 def test_a_long_shard_is_read_in_windows(server, shards, spec, monkeypatch):
-    monkeypatch.setattr(storage, "WINDOW", 2048)
+    monkeypatch.setattr(reading, "WINDOW", 2048)
     assert len(open_source(spec)) == 12
 
 
@@ -366,5 +365,5 @@ def test_what_is_imported_for_local_shards(shards):
 
 def test_constants_leave_room():
     assert webdataset.FETCHED_BYTES * 4 <= webdataset.HELD_BYTES
-    assert storage.WINDOW / remote.SLOWEST < 60
-    assert tar_index.THREADS * storage.WINDOW <= 1 << 28
+    assert reading.WINDOW / remote.SLOWEST < 60
+    assert tar_index.THREADS * reading.WINDOW <= 1 << 28

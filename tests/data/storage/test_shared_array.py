@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from openslip.data.sources.files import Strings
+from openslip.data.sources.image_files import Strings
 from openslip.data.storage import shared_array
 from openslip.data.storage.shared_array import SharedArray
 

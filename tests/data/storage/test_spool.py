@@ -17,7 +17,7 @@ import pytest
 
 from openslip.data.containers.row_groups import RowGroups
 from openslip.data.storage import remote, spool
-from openslip.data.storage.files import LocalFile, open_file, stat
+from openslip.data.storage.reading import LocalFile, open_file, stat
 from openslip.data.storage.spool import shared
 from openslip.errors import DataError
 

@@ -11,7 +11,7 @@ from openslip.data.order import Order
 from openslip.data.record import Record, Skipped, Source, Tally
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import TrainingError
-from openslip.training.saving.counts import Counts
+from openslip.training.saving.counts import Counts, Window
 
 EXAMPLE = Skipped(3, "key", "a.tar", "The server is away")
 LISTED = Path("run/skipped.jsonl")
@@ -135,3 +135,12 @@ def test_what_a_source_leaves_out_is_kept() -> None:
     object.__setattr__(source, "contents", contents)
     (kept,) = Counts(Data(source, Shards(3))).to_dict(0, 0, 8)["contents"]
     assert kept == {"lane": "train", "name": "shards", **contents.to_dict()}
+
+
+def test_a_window_goes_on_from_its_sums() -> None:
+    window = Window()
+    window.add({"loss": 1.0})
+    window = Window(window.sums)
+    window.add({"loss": 2.0})
+    assert window.take() == {"loss": 1.5}
+    assert window.take() == {}

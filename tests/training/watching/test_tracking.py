@@ -15,7 +15,7 @@ from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.state import State
 from openslip.training.train import train
-from openslip.training.watching.tracking import Window, numbers, progress_text
+from openslip.training.watching.tracking import numbers, progress_text
 from toys import make_tiny_config
 
 QUIET = Console(quiet=True)
@@ -198,15 +198,6 @@ def test_tensorboard_gets_the_numbers(tmp_path, toy_source) -> None:
 def test_evaluations_are_flat_for_trackers() -> None:
     line = {"step": 3, "evaluation": {"knn/top1": 0.5}}
     assert numbers(line) == {"step": 3, "knn/top1": 0.5}
-
-
-def test_a_window_goes_on_from_its_sums() -> None:
-    window = Window()
-    window.add({"loss": 1.0})
-    window = Window(window.sums)
-    window.add({"loss": 2.0})
-    assert window.take() == {"loss": 1.5}
-    assert window.take() == {}
 
 
 def test_the_progress_line_tells_what_people_ask_for() -> None:

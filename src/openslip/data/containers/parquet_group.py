@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from openslip.data.containers.pages import Chunk, Weight, chunk_of, weigh
 from openslip.data.limits import TABLE_BYTES, Budget
-from openslip.data.storage import files as storage
-from openslip.data.storage.files import Stat
+from openslip.data.storage import reading
+from openslip.data.storage.reading import Stat
 from openslip.data.storage.retry import is_url, shown
 from openslip.data.storage.spool import shared
 from openslip.errors import DataError
@@ -45,8 +45,8 @@ class Opened:
         """`leaves`: those of the schema that the columns consist of."""
         self.path, self.columns, self.handle, self.leaves = path, list(columns), handle, leaves
         self.far = is_url(path)
-        status = status or storage.stat(path)
-        file = storage.open_file(path, status)
+        status = status or reading.stat(path)
+        file = reading.open_file(path, status)
         self.file = shared(file, path, status) if self.far else file
         schema = self.handle.metadata.schema
         self.nested = any(schema.column(leaf).max_repetition_level for leaf in self.leaves)
@@ -130,7 +130,7 @@ class Group:
     def _handle(self, dictionaries: bool = False) -> pq.ParquetFile:
         """Return the file to read it from, with all texts and bytes in dictionaries if that is wanted."""
         if self.source is not None:
-            return self.opened.anew(storage.Stream(self.source), dictionaries)
+            return self.opened.anew(reading.Stream(self.source), dictionaries)
         return self.opened.with_dictionaries if dictionaries else self.opened.handle
 
 
@@ -169,7 +169,7 @@ class _Fetched:
         return b""
 
 
-def _fetched(file: storage.File, chunks: Sequence[Chunk]) -> _Fetched:
+def _fetched(file: reading.File, chunks: Sequence[Chunk]) -> _Fetched:
     """Fetch column chunks, neighbours at once, several at a time."""
     spans: list[list[int]] = []
     for start, end in sorted((c.start, min(c.start + c.size, file.size)) for c in chunks):

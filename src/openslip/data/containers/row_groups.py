@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from openslip.data.containers.parquet_group import BATCH, Opened, decoded
 from openslip.data.limits import TABLE_BYTES, Budget
-from openslip.data.storage import files as storage
-from openslip.data.storage.files import Recent, Stat
+from openslip.data.storage import reading
+from openslip.data.storage.reading import Recent, Stat
 from openslip.data.storage.retry import is_url, shown
 from openslip.data.storage.spool import shared
 from openslip.errors import DataError
@@ -209,7 +209,7 @@ def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
         if not is_url(path):
             check_regular(path)  # of a pipe pyarrow would wait for more
         file = pq.ParquetFile(
-            _stream(path, status or storage.stat(path)) if is_url(path) else path,
+            _stream(path, status or reading.stat(path)) if is_url(path) else path,
             pre_buffer=is_url(path),
             page_checksum_verification=True,
         )
@@ -227,8 +227,8 @@ def open_file(path: str, status: Stat | None = None) -> pq.ParquetFile:
         ) from None
 
 
-def _stream(url: str, status: Stat) -> storage.Stream:
-    return storage.Stream(shared(storage.open_file(url, status), url, status))
+def _stream(url: str, status: Stat) -> reading.Stream:
+    return reading.Stream(shared(reading.open_file(url, status), url, status))
 
 
 def holds(kind: pa.DataType) -> str:
@@ -284,7 +284,7 @@ class _Footer:
 
 
 def _footer(path: str, columns: Sequence[str]) -> _Footer:
-    status = storage.stat(path) if is_url(path) else None
+    status = reading.stat(path) if is_url(path) else None
     file = open_file(path, status)
     try:
         schema, metadata = file.schema_arrow, file.metadata
@@ -322,7 +322,7 @@ def _plan(metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
     if not metadata.num_row_groups or not columns:
         return
     try:
-        pq.ParquetFile(storage.Stream(_Nothing()), metadata=metadata, pre_buffer=True).read_row_groups(
+        pq.ParquetFile(reading.Stream(_Nothing()), metadata=metadata, pre_buffer=True).read_row_groups(
             list(range(metadata.num_row_groups)), columns=list(columns), use_threads=False
         )
     except OSError as error:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from openslip.data.storage.files import File
+from openslip.data.storage.reading import File
 from openslip.data.storage.retry import is_url
 from openslip.errors import DataError
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from openslip.config import FORMATS
+from openslip.config import SOURCES
 from openslip.data.contents import Contents, LeftOut
 from openslip.data.formats import EXTENSIONS
 from openslip.data.record import Source
@@ -77,7 +77,7 @@ def open_source(
 def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, leave_broken: bool) -> Source:
     # Specs that are no paths.
     if not spec.strip():
-        raise DataError("No data is given", fix=f"Name a source: {FORMATS}")
+        raise DataError("No data is given", fix=f"Name a source: {SOURCES}")
     if spec == "scenes" or spec.startswith("scenes:"):
         from openslip.scenes import open_scenes
 
@@ -135,7 +135,7 @@ def _embeds(source: Source) -> bool:
 
 def _tell_unnamed(folder: str, source: Source, layout: Layout) -> None:
     """Count the pictures in a folder that its table does not name, as far as they are looked at."""
-    from openslip.data.sources.files import ImageFiles
+    from openslip.data.sources.image_files import ImageFiles
 
     if not isinstance(source, ImageFiles) or len(source) > ENTRIES:
         return
@@ -266,7 +266,7 @@ def _unknown(path: str) -> DataError:
     return DataError(
         f"The ending {suffix!r} is not one of a known format" if suffix else "The file has no ending",
         got=shown(path),
-        fix=f"A source is {FORMATS}",
+        fix=f"A source is {SOURCES}",
     )
 
 

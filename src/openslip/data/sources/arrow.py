@@ -17,7 +17,7 @@ from openslip.data.containers.row_groups import RowGroups, holds, is_list, plain
 from openslip.data.record import Record
 from openslip.data.sources.cells import looks_like_paths, path_of, refuse_pictures
 from openslip.data.sources.columns import Columns, choose, find_keys, guess_captions, guess_images
-from openslip.data.sources.files import read_named, say_outside
+from openslip.data.sources.image_files import read_named, say_outside
 from openslip.data.sources.spelling import Spelling
 from openslip.data.storage.retry import is_url
 from openslip.errors import DataError

@@ -14,7 +14,7 @@ from openslip.data.captions import texts
 from openslip.data.contents import Contents
 from openslip.data.limits import TABLE_BYTES
 from openslip.data.sources.entries import Unusable, short
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.roots import FOLDER_NAMES, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import expand, read_whole

@@ -10,7 +10,7 @@ from openslip.data.captions import texts
 from openslip.data.containers.pickles import read_object_array
 from openslip.data.contents import Contents
 from openslip.data.sources.entries import Texts, Unusable, short
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError, did_you_mean

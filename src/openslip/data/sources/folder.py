@@ -17,7 +17,7 @@ from openslip.data.formats import EXTENSIONS, FILMS, NOT_READ, image_endings, is
 from openslip.data.limits import TEXT_BYTES
 from openslip.data.record import Record
 from openslip.data.sources import sidecars
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.roots import spread
 from openslip.data.sources.sidecars import Asked

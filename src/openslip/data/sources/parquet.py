@@ -13,7 +13,7 @@ from openslip.data.record import Record, Source
 from openslip.data.sources.arrow import choose_typed, first_cells, make_record
 from openslip.data.sources.cells import path_of, refuse_urls
 from openslip.data.sources.columns import Columns
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 

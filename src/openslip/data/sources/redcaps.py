@@ -14,7 +14,7 @@ from openslip.data.contents import Contents
 from openslip.data.limits import TABLE_BYTES, TEXT_BYTES
 from openslip.data.sources.coco import parse
 from openslip.data.sources.entries import Unusable, short
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import expand, open_regular, read_whole

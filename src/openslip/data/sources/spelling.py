@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from openslip.data.formats import EXTENSIONS, FORMATS
-from openslip.data.storage.files import Recent
+from openslip.data.storage.reading import Recent
 from openslip.errors import DataError
 
 MOST_NAMES = 300_000

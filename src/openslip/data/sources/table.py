@@ -26,7 +26,7 @@ from openslip.data.sources.columns import (
     guess_images,
 )
 from openslip.data.sources.delimited import read_delimited
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.sheet import Sheet, read_json_lines
 from openslip.errors import DataError
 from openslip.files import expand

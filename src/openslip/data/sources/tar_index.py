@@ -29,7 +29,7 @@ from openslip.data.containers.tar import BLOCK, Member, members
 from openslip.data.contents import Contents
 from openslip.data.sources import samples, sidecars
 from openslip.data.sources.sidecars import Asked
-from openslip.data.storage.files import (
+from openslip.data.storage.reading import (
     File,
     ReadAhead,
     Stat,

@@ -23,12 +23,12 @@ from openslip.data.formats import image_endings
 from openslip.data.limits import FILE_BYTES, TEXT_BYTES
 from openslip.data.record import Record, Source
 from openslip.data.sources import sidecars
-from openslip.data.sources.files import Strings
+from openslip.data.sources.image_files import Strings
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.samples import split_name
 from openslip.data.sources.sidecars import Asked
 from openslip.data.sources.tar_index import Broken, ShardIndex, Wanted, index_shards
-from openslip.data.storage.files import File, Pieces, Recent, open_file
+from openslip.data.storage.reading import File, Pieces, Recent, open_file
 from openslip.data.storage.retry import is_url, shown
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, did_you_mean

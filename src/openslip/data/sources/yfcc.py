@@ -17,7 +17,7 @@ from openslip.data.containers.zip import read_member
 from openslip.data.contents import Contents
 from openslip.data.record import Record, Source
 from openslip.data.sources.entries import Texts, Unusable, short
-from openslip.data.sources.files import Strings
+from openslip.data.sources.image_files import Strings
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError

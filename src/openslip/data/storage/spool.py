@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from openslip.data.storage import remote
-from openslip.data.storage.files import File, RemoteFile, cache_folder, cache_name
+from openslip.data.storage.reading import File, RemoteFile, cache_folder, cache_name
 from openslip.data.storage.remote import Stat
 from openslip.files import whole_or_not
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openslip.data.sources.files import read_image
+from openslip.data.sources.image_files import read_image
 from openslip.errors import DataError
 from openslip.evaluation.datasets.classes import in_order
 from openslip.evaluation.datasets.labelled import Image, LabelledSet, Part, assemble

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from openslip.data.sources.files import ImageFiles
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 from openslip.evaluation.datasets.labelled import Image

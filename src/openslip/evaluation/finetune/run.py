@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -19,20 +19,23 @@ from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mea
 from openslip.evaluation import Result, fingerprint, note
 from openslip.evaluation.datasets import Labelled
 from openslip.evaluation.datasets.labelled import require_common
-from openslip.evaluation.features import counting, reading_threads
+from openslip.evaluation.features import counting, reading_threads, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
 from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule
-from openslip.evaluation.finetune.progress import progress
 from openslip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, Preset, recipe_for
 from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import NOTHING_ASKED, OnLabelled
+from openslip.progress import Bar, PlainLines
 from openslip.training.precision import autocast, choose_precision
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from openslip.encoder import Encoder
+
+REFRESH = 10
+"""Steps between two readings of the loss: each one waits for the device."""
 
 
 class Finetune(OnLabelled):
@@ -176,6 +179,27 @@ class Finetune(OnLabelled):
                     state.save(folder, trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
         if trainer.damaged:
             note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
+
+
+@contextmanager
+def progress(name: str, steps: int, done: int) -> Iterator[Callable[[Tensor, int], None]]:
+    """Show how far a finetuning is; yield what to call after each step with its loss and epoch.
+
+    Without a terminal it prints a line now and then where the session shows progress, else nothing.
+    """
+    with Bar(name, steps, done=done) as bar:
+        lines = PlainLines(bar.console)
+        lines.wait()
+
+        def report(loss: Tensor, epoch: int) -> None:
+            nonlocal done
+            done += 1
+            if bar.live and (done % REFRESH == 0 or done == steps):
+                bar.update(done=done, numbers=f"epoch {epoch + 1}  loss {float(loss):.3f}")
+            elif shows_progress():
+                lines.say(f"{name}: step {done:,} of {steps:,}, epoch {epoch + 1}")
+
+        yield report
 
 
 def check(train: Labelled, test: Labelled) -> None:

@@ -21,7 +21,7 @@ from openslip.tools.check.fingerprints import LOOK, blank, digest, of_image, thu
 
 FINE, DAMAGED, UNREADABLE = range(3)
 """States of a record: its image can be used; it cannot be decoded; the source cannot give the record at all."""
-FORMATS = ("unknown", "pixels", *formats.FORMATS)
+FORMAT_NAMES = ("unknown", "pixels", *formats.FORMATS)
 """`pixels`: an array, from a source that renders."""
 DARK = 64
 """The brightest level, in 8 bits, of pictures of more than 8 bits that are nearly black: 14 bits in a file of 16."""
@@ -124,12 +124,12 @@ def _look_at(image: bytes | np.ndarray, row: np.void) -> None:
     row["content"] = of_image(image)
     if isinstance(image, np.ndarray):
         pixels, size = decode(image), image.nbytes
-        row["format"] = FORMATS.index("pixels")
+        row["format"] = FORMAT_NAMES.index("pixels")
         row["height"], row["width"] = pixels.shape[:2]
     else:
         pixels, size = decode(image, 64), len(image)
         head = header(image)
-        row["format"] = FORMATS.index(head.format) if head.format in FORMATS else 0
+        row["format"] = FORMAT_NAMES.index(head.format) if head.format in FORMAT_NAMES else 0
         row["kinds"], row["width"], row["height"] = head.kinds, head.width, head.height
     row["bytes"], row["brightest"] = size, pixels.max()
     row["look"], row["flat"] = thumbnail(pixels), blank(pixels)

@@ -17,7 +17,7 @@ from openslip.tools.check.facts import (
     CODE,
     DAMAGED,
     FINE,
-    FORMATS,
+    FORMAT_NAMES,
     MISREAD,
     RECORD,
     UNREADABLE,
@@ -119,8 +119,8 @@ class Summary:
 
     def formats(self) -> Counter[str]:
         """Return how many usable images are of which format."""
-        counts = np.bincount(self.records["format"][self.fine], minlength=len(FORMATS))
-        return Counter({name: int(count) for name, count in zip(FORMATS, counts) if count})
+        counts = np.bincount(self.records["format"][self.fine], minlength=len(FORMAT_NAMES))
+        return Counter({name: int(count) for name, count in zip(FORMAT_NAMES, counts) if count})
 
     def kinds(self) -> dict[Kind, int]:
         """Return how many usable images are of which kind; one image can be of several."""

@@ -1,4 +1,4 @@
-"""What became of the records that a run went through: counted as they come, for each source, and added up."""
+"""What a run adds up as it goes, and its checkpoints keep: what became of its records, and the losses to be logged."""
 
 from __future__ import annotations
 
@@ -138,3 +138,21 @@ class Counts:
 def _words(tally: Tally) -> str:
     words = f"{tally.read:,} read, {tally.used:,} used, {tally.skipped:,} skipped"
     return words + (f"; {tally.stood_in:,} stood in for others" if tally.stood_in else "")
+
+
+class Window:
+    """Means since the last line, each over the steps that had the value; its state travels with the checkpoint."""
+
+    def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
+        self.sums = {name: (total, steps) for name, (total, steps) in (sums or {}).items()}
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            total, steps = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, steps + 1)
+
+    def take(self) -> dict[str, float]:
+        """Return the means, and start anew."""
+        line = {name: total / steps for name, (total, steps) in self.sums.items()}
+        self.sums = {}
+        return line

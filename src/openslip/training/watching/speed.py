@@ -79,8 +79,7 @@ class Speed:
         say: Callable[[str], object] = lambda words: None,
     ) -> None:
         self.phases, self.work, self.peak, self.processes = Phases(device), work, peak, processes
-        self.device, self.say = device, say
-        self._steps, self._kinds, self._told = 0, set[Kind](), ""
+        self.device, self.say, self._steps, self._kinds = device, say, 0, set[Kind]()
         self._restart()
 
     def _restart(self) -> None:
@@ -95,13 +94,9 @@ class Speed:
         self._steps += 1
         if self._steps > 1 and (kind := kind_of(batch)) not in self._kinds:
             self._kinds.add(kind)
-            self._tell_memory()
-
-    def _tell_memory(self) -> None:
-        """Say the peak of memory, if it is known and has not been said."""
-        if (words := memory_words(self.device)) not in ("", self._told):
-            self.say(f"memory     {words}")
-            self._told = words
+            if most := most_memory(self.device) / 2**30:
+                whose = "tensors on the GPU" if self.device.type == "cuda" else "this process"
+                self.say(f"memory     {most:.2f} GiB is the most that {whose} took so far")
 
     def take(self) -> dict[str, float]:
         """Return the numbers of a line, and start anew.
@@ -141,16 +136,6 @@ def most_memory(device: torch.device) -> int:
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 0
-
-
-def memory_words(device: torch.device) -> str:
-    """Return `most_memory` in words, "" where it is not known."""
-    if not (most := most_memory(device) / 2**30):
-        return ""
-    if device.type != "cuda":
-        return f"{most:.2f} GiB is the most that this process took so far"
-    whole = torch.cuda.get_device_properties(device).total_memory / 2**30
-    return f"{most:.2f} GiB of the GPU's {whole:.1f} is the most that tensors took so far"
 
 
 class Phases:
@@ -210,43 +195,34 @@ class Work:
     of one token and with captions of the text tower's whole context. A batch, which is cut to its longest caption, gets
     what lies on the straight line between the two; attention bends that line by less than a hundredth. What is computed
     a second time (micro-batches, activation checkpointing) counts once, as the work is the same however it is done:
-    "model FLOPs", Chowdhery et al. 2022, appendix B.
-
-    Counting during the first step would not do. It counts twice what a micro-batch or a checkpointed block computes
-    again. Nothing compiles meanwhile, so that a compiled run would begin, and be resumed, with a step of other bits.
+    "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count that twice, and could not be compiled.
 
     say: is told, once, where a tower or an objective does not run without numbers.
     """
 
     def __init__(self, config: Config, loss: Loss, say: Callable[[str], object]) -> None:
         self.config, self.loss, self.say = config, loss, say
-        self._known: dict[Kind, tuple[float, float]] = {}
-        self._said = False
+        self._count, self._said = cache(self._count_or_say), False
 
     def __call__(self, batch: Batch) -> float:
         """Return the operations of the step on `batch`; nan where they cannot be counted."""
         kind, context = kind_of(batch), self.config.model.text.context
-        if kind not in self._known:
-            self._known[kind] = self._count(kind, context)
-        shortest, longest = self._known[kind]
-        length = 1 if batch.tokens is None else batch.tokens.shape[1]
-        return shortest + (longest - shortest) * (length - 1) / max(1, context - 1)
+        shortest = self._count(kind, 1)
+        if batch.tokens is None or context == 1:
+            return shortest
+        share = (batch.tokens.shape[1] - 1) / (context - 1)
+        return shortest + share * (self._count(kind, context) - shortest)
 
-    def _count(self, kind: Kind, context: int) -> tuple[float, float]:
-        """Return the operations with captions of one token, and of `context`."""
-        _, captions = kind
+    def _count_or_say(self, kind: Kind, length: int) -> float:
         try:
             with alone():
-                shortest = _count_step(self.config, self.loss, kind, 1)
-                if not captions:
-                    return shortest, shortest
-                return shortest, _count_step(self.config, self.loss, kind, context)
+                return _count_step(self.config, self.loss, kind, length)
         except NEEDS_NUMBERS as error:
             if not self._said:
                 reason = str(error).partition("\n")[0]
                 self.say(f"warning: the log has no tflops and mfu, as operations cannot be counted: {reason}")
             self._said = True
-            return math.nan, math.nan
+            return math.nan
 
 
 def kind_of(batch: Batch) -> Kind:

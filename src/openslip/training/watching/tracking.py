@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -207,21 +207,3 @@ def progress_text(line: dict[str, Any]) -> str:
         speed.append(f"{line['mfu']:.0%} of peak")
     trouble = [f"{name} {line[name]}" for name in ("skipped", "nonfinite", "overflow") if line.get(name)]
     return "  ".join(losses + speed + trouble)
-
-
-class Window:
-    """Means since the last line, each over the steps that had the value; its state travels with the checkpoint."""
-
-    def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
-        self.sums = {name: (total, steps) for name, (total, steps) in (sums or {}).items()}
-
-    def add(self, losses: dict[str, float]) -> None:
-        for name, value in losses.items():
-            total, steps = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + value, steps + 1)
-
-    def take(self) -> dict[str, float]:
-        """Return the means, and start anew."""
-        line = {name: total / steps for name, (total, steps) in self.sums.items()}
-        self.sums = {}
-        return line

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openslip.data.storage import files as storage
-from openslip.data.storage.files import (
+from openslip.data.storage import reading
+from openslip.data.storage.reading import (
     LocalFile,
     Pieces,
     ReadAhead,
@@ -150,7 +150,7 @@ def test_threads_and_processes_fetch_at_once(server, url):
     assert all(file.read(500, 10) == DATA[500:510] for file in files)
     copies()[0].unlink()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.starmap(storage._copy, [(url, status)] * 4, chunksize=1)
+        pool.starmap(reading._copy, [(url, status)] * 4, chunksize=1)
     assert [path.read_bytes() for path in copies()] == [DATA]
 
 
@@ -161,14 +161,14 @@ def test_reading_ahead_gives_the_same_bytes(tmp_path_factory, spans, window):
     path.write_bytes(DATA[:1000])
     ahead = ReadAhead(LocalFile(path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "WINDOW", window)
+        patch.setattr(reading, "WINDOW", window)
         for offset, size in spans:
             size = min(size, 1000 - offset)
             assert ahead.read(offset, size) == DATA[offset : offset + size]
 
 
 def test_reading_ahead_asks_seldom(server, url, monkeypatch):
-    monkeypatch.setattr(storage, "WINDOW", 3000)
+    monkeypatch.setattr(reading, "WINDOW", 3000)
     ahead = ReadAhead(open_file(url, stat(url)))
     assert b"".join(ahead.read(offset, 100) for offset in range(0, len(DATA) - 40, 100)) == DATA[:10200]
     assert len(server.asked) <= 5
