@@ -8,13 +8,13 @@ import torch
 
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
-from openslip.data.pieces import keep_ready, sample_bytes
+from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
-_LANES = {"train": "data", "ssl": "ssl data"}
+_TITLES = {"train": "data", "ssl": "ssl data"}
 
 
 def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
@@ -40,7 +40,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": f"{total / 1e6:.1f} M parameters ({shares})",
-        **{_LANES[lane]: words for lane, words in data.described().items()},
+        **{_TITLES[option]: words for option, words in data.described().items()},
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
@@ -131,7 +131,7 @@ def _ready(plan: Plan, block: int) -> str:
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
     size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
-    ready = keep_ready(share, size, workers, data.prefetch, block)
+    ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
     scarce = "; more would be of use, but must not take more of what is free" if ready.scarce else ""

@@ -107,9 +107,9 @@ class ImageFolder(ImageFiles):
         """Look at the captions of a few images; say what is to be said of them."""
         facts: Counter[str] = Counter()
         with_some = np.flatnonzero(self._beside.array)
-        for place in spread(len(with_some)):
+        for number in spread(len(with_some)):
             try:
-                facts += sidecars.look(*self._read(int(with_some[place])), self._asked)
+                facts += sidecars.look(*self._read(int(with_some[number])), self._asked)
             except OSError:
                 continue
         if caption_column and facts["none"] == facts["looked"]:

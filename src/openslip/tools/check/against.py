@@ -142,9 +142,9 @@ def _first_there(
     contents, first = theirs
     if len(contents):
         fine = np.flatnonzero(here.fine)
-        places = np.searchsorted(contents, here.records["content"][fine]).clip(max=len(contents) - 1)
-        equal = contents[places] == here.records["content"][fine]
-        of[fine[equal]] = first[places[equal]]
+        found = np.searchsorted(contents, here.records["content"][fine]).clip(max=len(contents) - 1)
+        equal = contents[found] == here.records["content"][fine]
+        of[fine[equal]] = first[found[equal]]
     return of
 
 

@@ -37,7 +37,7 @@ class Summary:
     captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
     used. contents: what lies in the source, and what of it became no record, name by name. options: the names of those
     that the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end
-    included. A position is a place in `records`; `indices` makes it an index.
+    included. A position is one in `records`; `indices` makes it an index.
     """
 
     name: str
