@@ -48,7 +48,7 @@ def differences(old: Identity, new: Identity) -> list[str]:
     if old.keys() != new.keys():
         return [f"data for {' and '.join(new)}, were for {' and '.join(old)}"]
     options = [option for option in old if option != HELD_OUT]
-    return [words for option in options for words in _differences(option, old[option], new[option])]
+    return [change for option in options for change in _differences(option, old[option], new[option])]
 
 
 def _held_out(identity: Identity) -> tuple[str, str] | None:
@@ -97,8 +97,8 @@ def _differences(option: str, old: list[dict[str, Any]], new: list[dict[str, Any
     for before, now in zip(old, new):
         what = f"{now['name']} (data.{option})"
         found += [
-            f"{what} has {words} {now[key]:,}, had {before[key]:,}"
-            for key, words in (
+            f"{what} has {quantity} {now[key]:,}, had {before[key]:,}"
+            for key, quantity in (
                 ("records", "records:"),
                 ("share", "samples an epoch:"),
                 ("block", "blocks of"),

@@ -2,8 +2,8 @@
 
 A batch is a function of the source, the settings and its position in the run's stream of records
 (`openslip.data.order`) alone. Loader processes build worker batches of it in shared memory; torch's DataLoader hands
-them out and keeps the order. A batch of one worker batch is used where it was built; several are copied together, as is a
-batch for a GPU: into page-locked memory, from where it is sent while the GPU computes.
+them out and keeps the order. A batch of one worker batch is used where it was built; several are copied together, as is
+a batch for a GPU: into page-locked memory, from where it is sent while the GPU computes.
 """
 
 from __future__ import annotations

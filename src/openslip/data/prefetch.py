@@ -22,8 +22,8 @@ WORKER_BATCH = 256
 """Most rows of a worker batch: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in
 about half a second, next to which handing it over takes no time."""
 SMALLEST = 8
-"""Rows below which a worker batch is not made smaller for want of memory. Nor is it made smaller than a block of records
-that are fetched at once, while BLOCK_SHARE allows for it: several processes would fetch the block."""
+"""Rows below which a worker batch is not made smaller for want of memory. Nor is it made smaller than a block of
+records that are fetched at once, while BLOCK_SHARE allows for it: several processes would fetch the block."""
 WORKER_BATCHES_EACH, BATCHES = 4, 2
 """Kept ready by default: so many worker batches by each process, or so many batches in all, whichever is more."""
 MEMORY_SHARE = 1 / 4

@@ -107,7 +107,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.words(), *tasks])
+        return "\n".join([held_out.summary(), *tasks])
     if config.data.val and plan.loss.captioned:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:

@@ -119,7 +119,7 @@ class ImageFolder(ImageFiles):
                 cause=f"A caption of 1.jpg lies in 1.{sidecars.TEXTS[0]}, or in 1.json under such a key",
                 fix="Leave it out, or give the table that holds the captions instead of the folder",
             )
-        yield from sidecars.words(facts, self.name)
+        yield from sidecars.notes(facts, self.name)
         texts = [found for extension, found in listing.unused.items() if extension != "json"]
         if texts and not len(with_some):
             count, example = max(texts)

@@ -117,7 +117,7 @@ class TarShards(Source):
                 *([_without(broken, len(paths))] if broken else []),
                 *filter(None, [_missing(indexes)]),
                 *([_renamed(facts["renamed"], self.name)] if facts["renamed"] else []),
-                *sidecars.words(facts, self.name),
+                *sidecars.notes(facts, self.name),
                 *([f"warning: {remarks[0]}{_more(len(remarks) - 1)}"] if remarks else []),
             ]
         )

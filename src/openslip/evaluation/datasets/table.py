@@ -135,7 +135,7 @@ class _Table:
         if not (asked.label or chosen.note):  # which says it, too
             guessed.append(f"label from '{self.label}'")
         said = f"Columns of {path.name}: {', '.join(guessed)} (guessed)" if guessed and len(names) > 2 else ""
-        left_out = self.contents.words()
+        left_out = self.contents.summary()
         told = [said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note]
         self.notes = [sentence for sentence in told if sentence]
         self.notes += [f"{path.name}: {left_out}"] if left_out else []

@@ -100,8 +100,8 @@ class Counts:
                 )
         return found
 
-    def words(self, listed: Path, nonfinite: int, batch: int) -> str:
-        """Return the counts as lines for people. `listed`: where the skipped records are; `nonfinite`: steps of `batch`
+    def summary(self, listed: Path, nonfinite: int, batch: int) -> str:
+        """Return the counts as lines of text. `listed`: where the skipped records are; `nonfinite`: steps of `batch`
         samples each that were not taken."""
         total = self.total
         since = f", since step {self.since:,}" if self.since else ""
@@ -111,7 +111,7 @@ class Counts:
             lines = [f"{total.read:,} records read{since}: {used}, listed in {listed}"]
         if len(self.sources) > 1:
             lines += [
-                f"  data.{source.option} {source.name}: {_words(source.tally)}" for source in self.sources
+                f"  data.{source.option} {source.name}: {_described(source.tally)}" for source in self.sources
             ]
         if nonfinite:
             steps = f"{nonfinite:,} step{'s' if nonfinite > 1 else ''}"
@@ -136,9 +136,9 @@ class Counts:
         }
 
 
-def _words(tally: Tally) -> str:
-    words = f"{tally.read:,} read, {tally.used:,} used, {tally.skipped:,} skipped"
-    return words + (f"; {tally.stood_in:,} stood in for others" if tally.stood_in else "")
+def _described(tally: Tally) -> str:
+    text = f"{tally.read:,} read, {tally.used:,} used, {tally.skipped:,} skipped"
+    return text + (f"; {tally.stood_in:,} stood in for others" if tally.stood_in else "")
 
 
 class Window:
