@@ -243,7 +243,12 @@ def of_a_rank(folder: str) -> tuple[list[int], list[int], str, int]:
     source = Products(MANY)
     with joined() as ranks, mock.patch.dict(os.environ, OPENSLIP_CACHE=folder):
         train, val = split(source, 0.3, processes=1, ranks=ranks)
-    return train._indices.array.tolist(), val._indices.array.tolist(), val.held_out.summary(), len(source.read)
+    return (
+        train._indices.array.tolist(),
+        val._indices.array.tolist(),
+        val.held_out.summary(),
+        len(source.read),
+    )
 
 
 def test_ranks_share_the_reading(tmp_path) -> None:

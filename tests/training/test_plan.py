@@ -11,7 +11,7 @@ from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
 from openslip.training.plan import state_bytes
 from openslip.training.words import describe
-from toys import ToySource, make_student, make_tiny_config, plan_of
+from toys import ToySource, make_student, make_tiny_config, plan_of, with_loss
 
 
 def test_steps_and_warmup() -> None:
@@ -165,3 +165,14 @@ def test_what_is_held_out_is_said(tiny_config, toy_source, tmp_path) -> None:
     told = describe(plan_of(tiny_config, 57), model, tmp_path, Data(source))
     assert "  validation 10 % of train held out: 7 of 64 records (10.9 %), 5 groups (equal" in told
     assert f"\n{13 * ' '}a note\n" in told
+
+
+def test_teachers_are_told_beside_what_is_trained(tmp_path, toy_source) -> None:
+    config = with_loss(make_tiny_config(batch=16), "byol")
+    student = make_student(config, torch.float32)
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source))
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in student.parameters() if not p.requires_grad)
+    assert frozen > 0
+    assert f"model      {trained / 1e6:.1f} M parameters (" in told
+    assert f"; {frozen / 1e6:.1f} M of teachers\n" in told

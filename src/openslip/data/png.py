@@ -24,8 +24,8 @@ _TURNING = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 def without_texts(image: bytes, budget: Budget) -> bytes:
     """Return a PNG without its texts and colour profile, however large or damaged; the same where it has none.
 
-    Texts in which the orientation may be are kept, unless they unpack to more than ORIENTATION_BYTES. Draws the chunks and
-    the copy. Raises DataError where there are more than the budget allows.
+    Texts in which the orientation may be are kept, unless they unpack to more than ORIENTATION_BYTES. Draws the
+    chunks and the copy. Raises DataError where there are more than the budget allows.
     """
     kept, start, position = [], 0, len(SIGNATURE)
     while position + 12 <= len(image):

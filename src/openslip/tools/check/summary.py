@@ -12,6 +12,7 @@ import numpy as np
 from openslip.data.contents import BROKEN, Contents
 from openslip.data.header import Kind
 from openslip.data.record import Source
+from openslip.tools.check.caption_text import SCRIPTS
 from openslip.tools.check.facts import (
     CAPTION,
     CODE,
@@ -27,7 +28,6 @@ from openslip.tools.check.facts import (
 )
 from openslip.tools.check.fingerprints import same
 from openslip.tools.check.near import near
-from openslip.tools.check.words import SCRIPTS
 
 
 @dataclass(frozen=True, eq=False)
