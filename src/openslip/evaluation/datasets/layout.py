@@ -293,11 +293,11 @@ class _Reader:
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
         above = [one for one in self.passed if node.path.startswith(os.path.join(one.path, ""))]
         for folder in (node, *above):
-            for file, annotations in read_annotations(folder, split):
+            for file, named in read_annotations(folder, split):
                 classes: dict[str, list[str]] = defaultdict(list)
                 for path in held.paths():
                     name = os.path.basename(path)
-                    if value := annotations.get(name) or annotations.get(os.path.splitext(name)[0]):
+                    if value := named.get(name) or named.get(os.path.splitext(name)[0]):
                         classes[value].append(path)
                 count = sum(map(len, classes.values()))
                 if not count or (known is not None and not known & classes.keys()):
