@@ -159,7 +159,7 @@ def _begin(
                 if run.exists():
                     run.start_anew()
                 run.create(config, identity)
-            progress.say(console, words)
+            progress.print_text(console, words)
     return parallelise(
         student,
         config.training.parallel,
@@ -187,4 +187,4 @@ def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) ->
 
 
 def _say(console: Console, words: str) -> None:
-    progress.say(console, textwrap.indent(words, "  "))
+    progress.print_text(console, textwrap.indent(words, "  "))

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
-from openslip.data.pieces import keep_ready, sample_bytes
+from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
-_LANES = {"train": "data", "ssl": "ssl data"}
+_TITLES = {"train": "data", "ssl": "ssl data"}
 
 
 def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
@@ -38,7 +38,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
-        **{_LANES[lane]: words for lane, words in data.described().items()},
+        **{_TITLES[option]: text for option, text in data.described().items()},
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
@@ -120,7 +120,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.words(), *tasks])
+        return "\n".join([held_out.summary(), *tasks])
     if config.data.val and plan.loss.captioned:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
@@ -144,7 +144,7 @@ def _ready(plan: Plan, block: int) -> str:
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
     size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
-    ready = keep_ready(share, size, workers, data.prefetch, block)
+    ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
     scarce = "; more would be of use, but must not take more of what is free" if ready.scarce else ""
