@@ -20,7 +20,7 @@ from openslip.data.data import Data
 from openslip.encoder import Encoder
 from openslip.errors import ProcessError
 from openslip.processes import TIMEOUT, joined
-from openslip.training import loop
+from openslip.training import train as start
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.saving.writer import BackgroundWriter
@@ -70,7 +70,7 @@ def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
 
 def opened(folder: Path) -> list[bool]:
     """Identify data slowly; return whether they were when this process's model met the others'."""
-    originals, seen = (Data.identity, loop.parallelise), []
+    originals, seen = (Data.identity, start.parallelise), []
 
     def identity(*arguments: Any, **options: Any) -> Any:
         time.sleep(2)
@@ -81,7 +81,7 @@ def opened(folder: Path) -> list[bool]:
         seen.append((folder / "identified").exists())
         return originals[1](*arguments, **options)
 
-    with mock.patch.object(Data, "identity", identity), mock.patch.object(loop, "parallelise", parallelise):
+    with mock.patch.object(Data, "identity", identity), mock.patch.object(start, "parallelise", parallelise):
         train(make_tiny_config(epochs=0.25), ToySource(), folder / "run", console=Console(quiet=True))
     with joined(torch.device("cpu")) as processes:
         with processes.first_goes_ahead():

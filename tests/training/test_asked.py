@@ -17,6 +17,9 @@ from openslip import toml
 from openslip.config import Config, TrainingConfig
 from openslip.data.record import Record
 from openslip.errors import ConfigError, DataError, EvaluationError
+from openslip.needs import IMAGE, Need
+from openslip.objectives import Objective
+from openslip.training.saving.run import read_lines
 from toys import ToySource, make_tiny_config
 from training.runs import QUIET, FakeResult, same, weights
 
@@ -177,3 +180,36 @@ def test_a_script_without_a_guard_is_told_once(tmp_path, table) -> None:
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1  # the program's own
     assert "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
+class Short(Objective):
+    """Features are short."""
+
+    name, title, views, needs = "short", "Short", (IMAGE,), (Need("image"),)
+
+    def embed(self, features):
+        return {"image": features[self.needs[0]]}
+
+    def loss(self, embeddings, at):
+        loss = embeddings["image"].square().mean()
+        return {"loss": loss, "short_loss": loss.detach()}
+
+
+def test_an_objective_goes_by_its_class_or_in_a_loss(tmp_path, toy_source, tiny_config) -> None:
+    run = openslip.train(tiny_config, toy_source, tmp_path / "class", objective=Short, console=QUIET)
+    assert run.config.objective.loss.endswith(":Short")
+    line = read_lines(run.path / "metrics.jsonl")[-1]
+    assert line["loss"] == line["short_loss"] > 0
+    together = f"clip + 0.5 * {run.config.objective.loss}"
+    run = openslip.train(tiny_config, toy_source, tmp_path / "sum", objective=together, console=QUIET)
+    assert run.config.objective.loss == together
+    line = read_lines(run.path / "metrics.jsonl")[-1]
+    assert line["loss"] == pytest.approx(line["clip_loss"] + 0.5 * line["short_loss"])
+    openslip.train(tiny_config, toy_source, run.path, objective=together, resume=True, console=QUIET)
+
+
+@pytest.mark.parametrize("wrong", [Short.loss, 3, int, ToySource])
+def test_what_is_no_objective_is_said(wrong, tmp_path, toy_source, tiny_config) -> None:
+    with pytest.raises(ConfigError, match="bjective"):
+        openslip.train(tiny_config, toy_source, tmp_path / "run", objective=wrong, console=QUIET)
+    assert not (tmp_path / "run").exists()

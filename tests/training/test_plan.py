@@ -11,7 +11,7 @@ from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
 from openslip.training.plan import state_bytes
 from openslip.training.words import describe
-from toys import ToySource, make_student, make_tiny_config, plan_of
+from toys import ToySource, make_student, make_tiny_config, plan_of, with_loss
 
 
 def test_steps_and_warmup() -> None:
@@ -87,7 +87,7 @@ def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
     assert "shared memory" not in told_memory(tmp_path, toy_source, workers=0)
     told = told_memory(tmp_path, toy_source, workers=3, prefetch=5)
     assert "0.00 GiB of shared memory for what 3 loader processes keep ready: 96 samples, 6 batches\n" in told
-    monkeypatch.setattr("openslip.data.pieces.free_memory", lambda: 300_000)  # a sample takes 2,304
+    monkeypatch.setattr("openslip.data.prefetch.free_memory", lambda: 300_000)  # a sample takes 2,304
     told = told_memory(tmp_path, toy_source, workers=2)
     assert "32 samples, 2 batches; more would be of use, but" in told
 
@@ -165,3 +165,14 @@ def test_what_is_held_out_is_said(tiny_config, toy_source, tmp_path) -> None:
     told = describe(plan_of(tiny_config, 57), model, tmp_path, Data(source))
     assert "  validation 10 % of train held out: 7 of 64 records (10.9 %), 5 groups (equal" in told
     assert f"\n{13 * ' '}a note\n" in told
+
+
+def test_teachers_are_told_beside_what_is_trained(tmp_path, toy_source) -> None:
+    config = with_loss(make_tiny_config(batch=16), "byol")
+    student = make_student(config, torch.float32)
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source))
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in student.parameters() if not p.requires_grad)
+    assert frozen > 0
+    assert f"model      {trained / 1e6:.1f} M parameters (" in told
+    assert f"; {frozen / 1e6:.1f} M of teachers\n" in told

@@ -233,7 +233,7 @@ def _found(pattern: str) -> set[str]:
         return set()
 
 
-def say_note(source: Source) -> None:
+def print_notes(source: Source) -> None:
     """Print to stderr what was guessed when a source was opened, and what of it is not used, if so much is lost."""
     from openslip.data.contents import losses
 

@@ -84,7 +84,7 @@ def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
     return replace(given, **taken)
 
 
-def say_settings(config: Config, asked: Config, folder: str) -> None:
+def print_settings(config: Config, asked: Config, folder: str) -> None:
     """Tell where a run goes on with settings of its own in place of the recipe's."""
     from openslip.objectives import complete
 
@@ -92,7 +92,7 @@ def say_settings(config: Config, asked: Config, folder: str) -> None:
     others = {key: value for key, value in toml.flat(config).items() if value != recipe.get(key)}
     others = {key: value for key, value in others.items() if not key.startswith("data.") and key != "name"}
     if others:
-        say(
+        print_line(
             shortened(
                 f"{folder} goes on with its own settings, where they are not the recipe's: "
                 + ", ".join(f"{key} = {value!r}" for key, value in others.items())
@@ -100,10 +100,10 @@ def say_settings(config: Config, asked: Config, folder: str) -> None:
         )
 
 
-def say(words: str) -> None:
+def print_line(text: str) -> None:
     """Print a line to stderr, once for all processes."""
     if os.environ.get("RANK", "0") == "0":
-        print(printable(words), file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 @contextmanager

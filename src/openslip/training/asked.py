@@ -15,6 +15,7 @@ from openslip.config import Config
 from openslip.data.data import Data
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, EvaluationError
+from openslip.objectives import own
 
 
 def leave_if_imported() -> None:
@@ -39,7 +40,11 @@ def config_of(config: object) -> Config:
         text = os.fspath(config)
         if isinstance(text, str):
             if text.lower().endswith(".toml"):
-                return toml.load(text)
+                found = toml.load(text)
+                folder = os.path.dirname(os.path.abspath(text))
+                is_run = os.path.isfile(os.path.join(folder, "versions.json"))
+                own.load(found.objective.loss, outside=Path(folder) if is_run else None)
+                return found
             if text not in recipes.RECIPES and os.path.exists(text):
                 raise _no_configuration(text)
             return recipes.get(text)
@@ -48,6 +53,27 @@ def config_of(config: object) -> Config:
         got=_kind(config),
         fix="Give an openslip.Config, as openslip.recipes.get('small-data') returns, a recipe's name or a .toml file",
     )
+
+
+def with_objective(config: Config, objective: object) -> Config:
+    """Return the configuration with the loss that a program asks for: an objective's class, or a text.
+
+    Raises ConfigError for what is neither, and for a class that is no objective.
+    """
+    if objective is None:
+        return config
+    if isinstance(objective, str):
+        own.load(objective)
+        loss = objective
+    elif isinstance(objective, type):
+        loss = own.register(objective)
+    else:
+        raise ConfigError(
+            "The objective is neither a class nor a loss",
+            got=_kind(objective),
+            fix="Give a class derived from openslip.objectives.Objective, or a text as in 'clip + 1.0 * simclr'",
+        )
+    return replace(config, objective=replace(config.objective, loss=loss))
 
 
 def _no_configuration(path: str) -> ConfigError:

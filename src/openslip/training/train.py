@@ -20,7 +20,7 @@ from openslip.data.identity import Identity
 from openslip.data.record import Source
 from openslip.errors import ConfigError
 from openslip.models import pretrained
-from openslip.objectives import parse
+from openslip.objectives import Objective, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked
 from openslip.training.evaluating import Evaluate
@@ -45,6 +45,7 @@ def train(
     ssl: Source | str | os.PathLike[str] | None = None,
     evaluate: Evaluate | None = None,
     resume: bool = False,
+    objective: type[Objective] | str | None = None,
     console: Console | None = None,
     processes: Processes | None = None,
 ) -> RunFolder:
@@ -61,6 +62,9 @@ def train(
     `evaluate` takes the model and returns results (see `openslip.evaluation.Result`); it is called at the configured
     cadence and at the end, and its last results become the run's results.json.
 
+    `objective`: what to minimise in place of the configuration's loss. An objective's class, or a loss as text, in
+    which classes of your own have the names `module:Class`. To go on, such a run needs its classes once more.
+
     Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
     folder, and measures. processes: those of `openslip.processes.joined`, where the caller has joined them already.
 
@@ -68,7 +72,7 @@ def train(
     checkpoint is complete.
     """
     asked.leave_if_imported()
-    config = asked.config_of(config)
+    config = asked.with_objective(asked.config_of(config), objective)
     asked.check_evaluate(evaluate)
     loss = parse(config.objective)
     config = replace(config, objective=replace(config.objective, options=loss.options))
@@ -155,7 +159,7 @@ def _begin(
                 if run.exists():
                     run.start_anew()
                 run.create(config, identity)
-            progress.say(console, words)
+            progress.print_text(console, words)
     return parallelise(
         student,
         config.training.parallel,
@@ -183,4 +187,4 @@ def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) ->
 
 
 def _say(console: Console, words: str) -> None:
-    progress.say(console, textwrap.indent(words, "  "))
+    progress.print_text(console, textwrap.indent(words, "  "))

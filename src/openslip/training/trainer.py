@@ -248,7 +248,7 @@ class Trainer:
         """Tell what the run came to, and measure it."""
         state, outcomes = self.state, self.state.outcomes
         state.say(
-            outcomes.records.words(state.run.skipped, outcomes.nonfinite, state.plan.config.training.batch)
+            outcomes.records.summary(state.run.skipped, outcomes.nonfinite, state.plan.config.training.batch)
         )
         if warning := self.overrun.check(state.spent, 0):
             state.say(warning)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
-from openslip.data.pieces import keep_ready, sample_bytes
+from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
-_LANES = {"train": "data", "ssl": "ssl data"}
+_TITLES = {"train": "data", "ssl": "ssl data"}
 
 
 def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
@@ -23,13 +25,9 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     evaluated: whether there is anything that measures.
     """
     config, training = plan.config, plan.config.training
-    trained = [*student.model.named_children(), *student.objective.named_children()]
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in trained}
-    total = sum(p.numel() for p in student.parameters())
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
     if training.precision == "fp8":
         dtype = "fp8 and bf16"
-    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items() if count)
     fastest, origin = peak(plan.device, plan.dtype)
     recomputed = {
         "none": "",
@@ -39,8 +37,8 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     how = (", compiled" if training.compile else "") + recomputed[training.checkpoint_activations]
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
-        "model": f"{total / 1e6:.1f} M parameters ({shares})",
-        **{_LANES[lane]: words for lane, words in data.described().items()},
+        "model": _sizes(student),
+        **{_TITLES[option]: text for option, text in data.described().items()},
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
@@ -57,6 +55,21 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
     )
+
+
+def _sizes(student: Student) -> str:
+    """Return how many parameters are trained, of which part of the model or objective, and how many teachers have."""
+    children = [*student.model.named_children(), *student.objective.named_children()]
+    trained = {name: _count(p for p in child.parameters() if p.requires_grad) for name, child in children}
+    total = _count(p for p in student.parameters() if p.requires_grad)
+    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in trained.items() if count)
+    teachers = _count(p for p in student.parameters() if not p.requires_grad)
+    beside = f"; {teachers / 1e6:.1f} M of teachers" if teachers else ""
+    return f"{total / 1e6:.1f} M parameters ({shares}){beside}"
+
+
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(p.numel() for p in parameters)
 
 
 def _processes(plan: Plan) -> str:
@@ -107,7 +120,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.words(), *tasks])
+        return "\n".join([held_out.summary(), *tasks])
     if config.data.val and plan.loss.captioned:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
@@ -131,7 +144,7 @@ def _ready(plan: Plan, block: int) -> str:
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
     size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
-    ready = keep_ready(share, size, workers, data.prefetch, block)
+    ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
     scarce = "; more would be of use, but must not take more of what is free" if ready.scarce else ""

@@ -15,9 +15,9 @@ import numpy as np
 
 from openslip.errors import DataError, printable
 from openslip.evaluation import note
+from openslip.evaluation.datasets.class_names import class_names as named_by_values
 from openslip.evaluation.datasets.classes import Naming, Value, folded, in_order, number, same_number
 from openslip.evaluation.datasets.splits import held_out, split_asked_for, standing_for
-from openslip.evaluation.datasets.told import told
 
 Image = bytes | np.ndarray
 
@@ -209,22 +209,22 @@ def assemble(
             fix="Check how its pictures are sorted.",
         )
     index = {value: i for i, value in enumerate(values)}
-    said = told([str(names.get(value, value)) for value in values], name, declared=bool(names))
+    named = named_by_values([str(names.get(value, value)) for value in values], name, declared=bool(names))
     made = {
         split: Labelled(
             name,
             split,
             part.images,
             np.array([*(index.get(alike.get(value, value), -1) for value in part.values), -1])[part.codes],
-            said.names,
-            said.named,
+            named.names,
+            named.named,
             place,
         )
         for split, part in parts.items()
     }
     keys = parts["all"].keys if "all" in parts else ()
     return LabelledSet(
-        name, place, said.names, said.named, made, keys, (*filter(None, notes), *merged, *said.notes)
+        name, place, named.names, named.named, made, keys, (*filter(None, notes), *merged, *named.notes)
     )
 
 
