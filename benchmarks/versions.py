@@ -23,6 +23,7 @@ from pathlib import Path
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+NAMES = ("other", "this")
 STEPS = 10
 """Optimiser steps of a turn."""
 WARM_UP = 2
@@ -55,15 +56,11 @@ class Turns:
 
 def train(folder: Path, name: str, other: str, arguments: list[str]) -> None:
     """In a process of its own: run `slip train` of the version that can be imported here."""
-    turns = Turns(folder, name, other)
     if os.environ.get("RANK", "0") == "0":
-        register_optimizer_step_post_hook(turns)
+        register_optimizer_step_post_hook(Turns(folder, name, other))
     module = "openslip" if any(Path(path, "openslip").is_dir() for path in sys.path) else "slip"
     sys.argv = [module, "train", *arguments, *FIXED, "--out", str(folder / f"run-{name}")]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
-        os.write(turns.others, b"." * 1000)  # the other run need not wait any more
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def start(src: Path, folder: Path, name: str, other: str, options: argparse.Namespace) -> subprocess.Popen:
@@ -93,23 +90,26 @@ def main() -> None:
     this = Path(__file__).parents[1] / "src"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in ("other", "this"):
+        for name in NAMES:
             os.mkfifo(folder / name)
+        pipes = [os.open(folder / name, os.O_RDWR) for name in NAMES]
         running = [
             start(options.other.resolve(), folder, "other", "this", options),
             start(this, folder, "this", "other", options),
         ]
-        turn = os.open(folder / "other", os.O_RDWR)
-        os.write(turn, b".")
-        statuses = [process.wait() for process in running]
-        if any(statuses):
-            logs = (folder / f"{name}.log" for name in ("other", "this"))
-            raise SystemExit("\n".join(log.read_text()[:2000] for log in logs))
+        os.write(pipes[0], b".")
+        waiting = {0, 1}
+        while waiting:
+            for side in [side for side in waiting if running[side].poll() is not None]:
+                waiting.remove(side)
+                os.write(pipes[1 - side], b"." * 10_000)  # the other run need not wait any more
+            time.sleep(0.1)
+        if any(process.returncode for process in running):
+            raise SystemExit("\n".join((folder / f"{name}.log").read_text()[:2000] for name in NAMES))
         others, own = (
             [tuple(map(float, line.split())) for line in (folder / f"{name}.txt").read_text().splitlines()]
-            for name in ("other", "this")
+            for name in NAMES
         )
-        os.close(turn)
     pairs = list(zip(others, own))[WARM_UP:]
     clock, processor = ([a[kind] / b[kind] for a, b in pairs] for kind in (0, 1))
     load = f", load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""

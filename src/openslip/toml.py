@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import tomllib
 import typing
 from collections.abc import Collection, Mapping
@@ -217,6 +216,8 @@ def load(path: str | Path) -> Config:
     if moved and moved not in _told:
         _told.add(moved)
         told = "; ".join(f"{old} is {' and '.join(MOVED[old])}" for old in moved)
+        import logging
+
         logging.getLogger("openslip.toml").warning(
             printable(f"{path} was written by an earlier version, and is read as follows: {told}")
         )
