@@ -142,8 +142,9 @@ def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encode
     _check_views(config, where)
     other = sorted(name for name in weights if name.partition(".")[0] not in PARTS | TRAINED_BY)
     if other:
+        entries = "1 entry" if len(other) == 1 else f"{len(other)} entries"
         note(
-            f"{len(other)} entries of {where} are of no part of this version's models, and are left out: "
+            f"{entries} of {where} belong to no part of this version's models, and are left out: "
             f"{', '.join(other[:5])}"
         )
     weights = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
