@@ -26,6 +26,7 @@ from openslip.training import asked
 from openslip.training.evaluating import Evaluate
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
+from openslip.training.plan_summary import describe
 from openslip.training.precision import choose_device
 from openslip.training.prepare import prepare
 from openslip.training.saving import checkpoint
@@ -34,7 +35,6 @@ from openslip.training.state import State
 from openslip.training.student import build_student
 from openslip.training.trainer import Trainer
 from openslip.training.watching.tracking import check_trackers
-from openslip.training.words import describe
 
 
 def train(

@@ -17,6 +17,7 @@ from openslip.errors import DataError
 from openslip.models.inputs import Inputs
 from openslip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from openslip.training.evaluating import Evaluate, Evaluations
+from openslip.training.plan_summary import length
 from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_signals
 from openslip.training.state import State
 from openslip.training.step import backward
@@ -24,7 +25,6 @@ from openslip.training.transfer import on_device, run_ahead
 from openslip.training.watching.profiling import profiling
 from openslip.training.watching.speed import Speed, Work, peak
 from openslip.training.watching.tracking import ProgressLine, Tracker, open_trackers
-from openslip.training.words import length
 
 SETTLE = 10
 """Steps after which their numbers are read at the latest."""
