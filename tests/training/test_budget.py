@@ -21,13 +21,13 @@ from openslip.training.budget import (
     duration,
     parse_budget,
 )
+from openslip.training.plan_summary import length
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
 from openslip.training.transfer import _ahead
-from openslip.training.words import length
 from toys import make_tiny_config, plan_of
 
 QUIET = Console(quiet=True)

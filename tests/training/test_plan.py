@@ -10,7 +10,7 @@ from openslip.data.data import Data
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
 from openslip.training.plan import state_bytes
-from openslip.training.words import describe
+from openslip.training.plan_summary import describe
 from toys import ToySource, make_student, make_tiny_config, plan_of, with_loss
 
 

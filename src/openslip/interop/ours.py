@@ -109,7 +109,7 @@ def settings_beside(folder: Path) -> Path | None:
     """Return the config.toml in a folder of weights, or of the run that a checkpoint's folder lies in."""
     folder = Path(os.path.abspath(folder))  # a run is told by where the checkpoint lies
     of_run = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
-    return next((place / SETTINGS for place in (folder, *of_run) if (place / SETTINGS).is_file()), None)
+    return next((parent / SETTINGS for parent in (folder, *of_run) if (parent / SETTINGS).is_file()), None)
 
 
 def read_settings(settings: Path | str, where: str) -> Config:
