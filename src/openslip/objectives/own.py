@@ -413,6 +413,8 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             raise refuse(f"Its `{what}` are to be a tuple of openslip.needs.{cls.__name__}", values)
     if not needs:
         raise refuse("Its `needs` are empty: it would be computed from nothing")
+    if not views:
+        raise refuse("Its `views` are empty: an objective draws at least one view of each image")
     kinds = [name for name, hint in typing.get_type_hints(ViewsConfig).items() if hint is ViewConfig]
     for view in views:
         if view.kind not in kinds:
@@ -430,7 +432,17 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             choices = typing.get_args(hints[field])
             if getattr(need, field) not in choices:
                 raise refuse(f"What it needs is not among {', '.join(choices)}", getattr(need, field))
-    if any(need.by == "teacher" for need in needs) and kind.momentum is Objective.momentum:
+        text = need.view == TEXT
+        if need.out in (("tokens",) if text else ("ids", "logit_scale")) or (text and need.masked):
+            raise refuse(
+                "There is no such feature of captions" if text else "There is no such feature of a view", need
+            )
+        if need.by == "teacher" and (need.out in ("ids", "logit_scale") or need.masked):
+            raise refuse("A teacher gives features of whole views and of captions alone", need)
+    if any(need.masked for need in needs) and kind.masked is Objective.masked:
+        raise refuse("It needs a masked view, and has no method `masked`")
+    averaged = kind.teacher_heads or any(need.by == "teacher" for need in needs)
+    if averaged and kind.momentum is Objective.momentum:
         raise refuse("It needs a teacher, and has no method `momentum`")
 
 
