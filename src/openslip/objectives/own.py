@@ -34,7 +34,9 @@ from openslip.objectives import combine
 from openslip.objectives.objective import Curve, LogitScale, Objective
 
 RECORD = "objective.json"
-"""File of a run folder that says of what file each class of a user's own is."""
+"""File of a run folder that says of what file each class of a user's own is, and which curves it reports."""
+NOTED = ("key", "title", "note", "best")
+"""What is noted of a curve."""
 LARGEST = 1 << 22
 """Bytes of a file of Python that is read."""
 HOW = "docs/objectives.md says how to write one"
@@ -105,6 +107,19 @@ def write(folder: Path, config: ObjectiveConfig) -> None:
         now = {entry["name"]: entry for entry in entries.values()}
         known = {text: now.get(str(entry.get("name")), entry) for text, entry in _record(folder).items()}
         write_json(folder / RECORD, known | entries)
+
+
+def noted_curves(folder: Path) -> tuple[Curve, ...]:
+    """Return the curves that a run folder notes of a user's own classes, as far as they can be used."""
+    found: dict[str, Curve] = {}
+    for entry in _record(folder).values():
+        curves = entry.get("curves")
+        for curve in curves if isinstance(curves, list) else ():
+            values = [curve.get(name) for name in NOTED] if isinstance(curve, dict) else []
+            if values and all(isinstance(value, str) for value in values) and values[-1] in ("low", "high"):
+                key, title, note, best = (shortened(value, 100) for value in values)
+                found.setdefault(key, Curve(key, title, note, best))
+    return tuple(found.values())
 
 
 def changed(folder: Path, config: ObjectiveConfig) -> list[str]:
@@ -446,8 +461,9 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
         raise refuse("It needs a teacher, and has no method `momentum`")
 
 
-def _entries(config: ObjectiveConfig) -> dict[str, dict[str, str]]:
-    """Return for each class of a user's own in a loss what there is to know of it: its file without the folder."""
+def _entries(config: ObjectiveConfig) -> dict[str, dict[str, Any]]:
+    """Return for each class of a user's own in a loss what there is to know of it: its file without the folder, and its
+    curves, which a report then draws without the file. What chance is of a batch is code, and stays with the file."""
     entries = {}
     for text in named(config.loss):
         if kind := combine.REGISTRY.get(text):
@@ -457,6 +473,7 @@ def _entries(config: ObjectiveConfig) -> dict[str, dict[str, str]]:
                 "class": f"{kind.__module__}:{kind.__qualname__}",
                 "file": os.path.basename(file),
                 "sha256": _checksum(Path(file)) if file else "",
+                "curves": [{name: getattr(curve, name) for name in NOTED} for curve in kind.curves],
             }
     return entries
 
