@@ -115,10 +115,10 @@ def noted_curves(folder: Path) -> tuple[Curve, ...]:
     for entry in _record(folder).values():
         curves = entry.get("curves")
         for curve in curves if isinstance(curves, list) else ():
-            values = [curve.get(name) for name in NOTED] if isinstance(curve, dict) else []
+            values: list[Any] = [curve.get(name) for name in NOTED] if isinstance(curve, dict) else []
             if values and all(isinstance(value, str) for value in values) and values[-1] in ("low", "high"):
-                key, title, note, best = (shortened(value, 100) for value in values)
-                found.setdefault(key, Curve(key, title, note, best))
+                key, title, note = (shortened(value, 100) for value in values[:3])
+                found.setdefault(key, Curve(key, title, note, values[3]))
     return tuple(found.values())
 
 
