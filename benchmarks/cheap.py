@@ -36,13 +36,15 @@ from openslip.data.builder import Builder
 from openslip.data.data import Data
 from openslip.data.record import Batch, Record, Source
 from openslip.data.tokenizer import Tokenizer
-from openslip.models import Model, build, text
+from openslip.models import text
+from openslip.models.inputs import Inputs
 from openslip.objectives import parse
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import Parallel
-from openslip.training.plan import Plan, make_plan, views_of
+from openslip.training.plan import make_plan
 from openslip.training.prepare import prepare
-from openslip.training.step import Inputs, backward
+from openslip.training.step import backward
+from openslip.training.student import build_student, stored_parameters
 
 CAPTIONS = Path(__file__).with_name("captions.txt").read_text(encoding="utf-8").splitlines()
 
@@ -112,12 +114,12 @@ class Side:
     """A configuration's training step."""
 
     def __init__(self, config: Config, device: str) -> None:
-        self.config, self.objective = config, parse(config.objective.loss, block=config.objective.block)
-        self.plan: Plan = make_plan(config, len(Photos()), self.objective.needs)
+        self.config, self.loss = config, parse(config.objective)
+        self.plan = make_plan(config, self.loss, len(Photos()))
         self.every = config.objective.ssl_every
         self.device = torch.device(device)
-        self.model: Model = build(config.model, config.views.size, self.objective.needs, config.views)
-        self.model = self.model.to(device).train()
+        self.student = build_student(config, self.loss).to(device).train()
+        self.parallel = Parallel(self.student)
 
     def arithmetic(self) -> float:
         """Operations of a step, the mean over `every` steps; nothing is computed, only shapes are followed."""
@@ -127,36 +129,36 @@ class Side:
         # The text is as long as it is: to look for its end would need values.
         uncut = mock.patch.object(text, "cut", lambda tokens, end: tokens)
         for step in range(self.every):
-            counts = {name: schedule.batch if name == "image" else schedule.rows for name in self.model.views}
-            if step:
-                counts = {"image": schedule.batch}
             with uncut, FakeTensorMode(allow_non_fake_inputs=True):
-                sides = {
-                    view.name: self.config.views.of(view.kind).size for view in views_of(self.plan.needs)
-                }
-                views = {name: torch.empty(n, 3, sides[name], sides[name]) for name, n in counts.items()}
+                views = {}
+                for view in self.loss.views:
+                    if not (view.scheduled and step):
+                        rows = schedule.rows if view.scheduled else schedule.batch
+                        side = self.config.views.of(view.kind).size
+                        views[view.name] = torch.empty(rows, 3, side, side)
                 inputs = Inputs(views, torch.ones(schedule.batch, longest, dtype=torch.long))
                 with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                    backward(Parallel(self.model), self.objective, inputs)
+                    backward(self.parallel, inputs, self.plan.at(step))
             total += counter.get_total_flops()
-            self.model.zero_grad(set_to_none=True)
+            self.student.zero_grad(set_to_none=True)
         return total / self.every
 
     def prepare(self) -> None:
         """Make the optimiser and the batches that are trained on again and again."""
         config = self.config
-        prepare(self.model, self.device, self.plan.dtype, self.config.training)
-        self.optimizer = build_optimizer(self.model, config.optimizer)
+        prepare(self.student.model, self.device, self.plan.dtype, config.training)
+        self.optimizer = build_optimizer(stored_parameters(self.student), config.optimizer)
         tokenizer = Tokenizer(config.model.text.context)
         size, schedule = config.training.batch, self.plan.schedule
-        views = views_of(self.plan.needs)
-        builder = Builder(Data(Photos()), views, config.views, tokenizer, size, 0, schedule=schedule)
+        builder = Builder(
+            Data(Photos()), self.loss.views, config.views, tokenizer, size, 0, schedule=schedule
+        )
         self.batches = [Batch(**builder.build(step * size)) for step in range(self.every)]
 
     def seconds(self) -> float:
         """Seconds of a step, the mean over `every` steps."""
         start = time.perf_counter()
-        for batch in self.batches:
+        for step, batch in enumerate(self.batches):
             views = {
                 name: augment(
                     view.to(self.device),
@@ -167,7 +169,7 @@ class Side:
                 for name, view in batch.views.items()
             }
             tokens = None if batch.tokens is None else batch.tokens.to(self.device)
-            backward(Parallel(self.model), self.objective, Inputs(views, tokens), dtype=self.plan.dtype)
+            backward(self.parallel, Inputs(views, tokens), self.plan.at(step), dtype=self.plan.dtype)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openslip.objectives import parse
+from openslip.objectives import At, Clip, Dims, SimClr
 
 GIB = 2**30
 
@@ -59,8 +59,13 @@ def batch(n: int) -> dict[str, Tensor]:
 
 def forms(block: int) -> dict[str, Callable[[dict[str, Tensor]], Tensor]]:
     """The two ways to the same loss."""
-    objective = parse("clip + 1.0 * simclr", temperature=0.1, block=block)
-    return {"whole": whole, "blocked": lambda embeddings: objective(embeddings)["loss"]}
+    clip = Clip(Clip.Config(block=block), Dims(width=1))
+    simclr = SimClr(SimClr.Config(temperature=0.1, block=block, width=1, dim=1), Dims(width=1))
+
+    def blocked(embeddings: dict[str, Tensor]) -> Tensor:
+        return clip.loss(embeddings, At())["loss"] + simclr.loss(embeddings, At())["loss"]
+
+    return {"whole": whole, "blocked": blocked}
 
 
 def gradients(loss: Callable[[dict[str, Tensor]], Tensor], embeddings: dict[str, Tensor]) -> list[Tensor]:

@@ -20,18 +20,20 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
-from openslip.config import TrainingConfig
-from openslip.models import build
-from openslip.objectives import parse
+from openslip.config import TrainingConfig, ViewsConfig
+from openslip.models.inputs import Inputs
+from openslip.objectives import At, parse
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import Parallel
 from openslip.training.precision import choose_precision
 from openslip.training.prepare import prepare
-from openslip.training.step import Inputs, backward
-from sides import MODELS, OPTIMIZER, Batch, batches, child, peak
+from openslip.training.step import backward
+from openslip.training.student import build_student, stored_parameters
+from sides import MODELS, Batch, batches, child, peak
 
 FORMS = ("whole batch", "exact micro-batches", "plain accumulation")
 CHECKPOINTING = ("none", "selective", "full")
@@ -44,23 +46,23 @@ class Step:
         self.form, self.micro_batch = options.form, options.micro_batch
         self.device = torch.device(options.device)
         self.dtype = choose_precision(options.precision, self.device)
-        self.objective = parse("clip + 1.0 * simclr")
-        config = MODELS[options.model]
-        self.model = build(config, options.size, self.objective.needs).to(self.device).train()
+        config = replace(MODELS[options.model], views=ViewsConfig(size=options.size))
+        student = build_student(config, parse(config.objective)).to(self.device).train()
         training = TrainingConfig(
             precision=options.precision,
             checkpoint_activations=options.checkpoint_activations,
             compile=options.compile,
         )
-        prepare(self.model, self.device, self.dtype, training)
-        self.optimizer = build_optimizer(self.model, OPTIMIZER)
+        prepare(student.model, self.device, self.dtype, training)
+        self.parallel = Parallel(student)
+        self.optimizer = build_optimizer(stored_parameters(student), config.optimizer)
 
     def __call__(self, batch: Batch) -> None:
         inputs = Inputs(batch.views, batch.tokens)
         parts = inputs.split(self.micro_batch) if self.form == "plain accumulation" else [inputs]
         micro_batch = self.micro_batch if self.form == "exact micro-batches" else 0
         for part in parts:
-            backward(Parallel(self.model), self.objective, part, dtype=self.dtype, micro_batch=micro_batch)
+            backward(self.parallel, part, At(), dtype=self.dtype, micro_batch=micro_batch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -69,7 +71,8 @@ def measure(options: argparse.Namespace) -> None:
     """In a fresh process: print the peak in GiB and the median seconds of a step."""
     step = Step(options)
     clock = time.perf_counter if step.device.type == "cuda" else time.process_time
-    draw = batches(options.batch, MODELS[options.model].text.context, size=options.size, device=step.device)
+    context = MODELS[options.model].model.text.context
+    draw = batches(options.batch, context, size=options.size, device=step.device)
     step(draw().first(max(2, options.micro_batch // 2)))  # libraries, optimiser state
     seconds = []
     for _ in range(options.steps):

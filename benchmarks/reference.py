@@ -14,7 +14,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from openslip.config import ModelConfig, OptimizerConfig
+from openslip.config import Config, OptimizerConfig
+from openslip.objectives import parse
 
 VOCABULARY = 49_408
 
@@ -51,11 +52,12 @@ class Reference(nn.Module):
     authors had it.
     """
 
-    def __init__(self, config: ModelConfig, size: int, fused: bool = False) -> None:
+    def __init__(self, config: Config, fused: bool = False) -> None:
         super().__init__()
-        image, text, ssl = config.image, config.text, config.ssl
+        image, text, dim = config.model.image, config.model.text, config.model.embed_dim
+        head = parse(config.objective).options["simclr"]
         self.visual = VisionTransformer(
-            img_size=size,
+            img_size=config.views.size,
             patch_size=image.patch,
             embed_dim=image.width,
             depth=image.depth,
@@ -72,18 +74,18 @@ class Reference(nn.Module):
             ReferenceBlock(text.width, text.heads, fused) for _ in range(text.depth)
         )
         self.ln_final = nn.LayerNorm(text.width)
-        self.image_projection = nn.Parameter(torch.randn(image.width, config.embed_dim) * image.width**-0.5)
-        self.text_projection = nn.Parameter(torch.randn(text.width, config.embed_dim) * text.width**-0.5)
+        self.image_projection = nn.Parameter(torch.randn(image.width, dim) * image.width**-0.5)
+        self.text_projection = nn.Parameter(torch.randn(text.width, dim) * text.width**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.image_mlp = nn.Sequential()
         for name, module in {
-            "layer1": nn.Linear(image.width, ssl.width),
-            "bn1": nn.BatchNorm1d(ssl.width),
+            "layer1": nn.Linear(image.width, head["width"]),
+            "bn1": nn.BatchNorm1d(head["width"]),
             "relu1": nn.ReLU(),
-            "layer2": nn.Linear(ssl.width, ssl.width),
-            "bn2": nn.BatchNorm1d(ssl.width),
+            "layer2": nn.Linear(head["width"], head["width"]),
+            "bn2": nn.BatchNorm1d(head["width"]),
             "relu2": nn.ReLU(),
-            "layer3": nn.Linear(ssl.width, ssl.dim),
+            "layer3": nn.Linear(head["width"], head["dim"]),
         }.items():
             self.image_mlp.add_module(name, module)
         mask = torch.full((text.context, text.context), -torch.inf).triu(1)

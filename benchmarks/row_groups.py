@@ -31,7 +31,9 @@ from PIL import Image
 
 from openslip.config import ViewsConfig
 from openslip.data import loader as loading
+from openslip.data.data import Data
 from openslip.data.sources.parquet import open_parquet
+from openslip.needs import IMAGE
 
 RECORDS, COMMENT = 5120, 60_000
 """More than the 256 MiB of row groups that a process keeps; bytes of a picture's comment, which decoders pass over."""
@@ -91,7 +93,7 @@ def read(url: str, batch: int, workers: int, rank: int, ranks: int) -> None:
     size = batch * (RECORDS // batch)
     loading.itertools = SimpleNamespace(count=lambda start, step: range(start, size, step))
     loader = loading.Loader(
-        open_parquet(url), views=ViewsConfig(size=16), names=("image",), tokenizer=None,
+        Data(open_parquet(url)), views=(IMAGE,), config=ViewsConfig(size=16), tokenizer=None,
         batch=batch, seed=0, rank=rank, world=ranks, workers=workers,
     )  # fmt: skip
     assert sum(len(batch.keys) for batch in loader) == size // ranks

@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,33 +20,39 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loss_memory import whole
 from openslip.config import (
+    Config,
     ImageTowerConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimizerConfig,
-    SslHeadConfig,
     TextTowerConfig,
     TrainingConfig,
 )
 from openslip.data.tokenizer import Tokenizer
 from openslip.interop.reference import to_reference
-from openslip.models import build
-from openslip.objectives import parse
+from openslip.models.inputs import Inputs
+from openslip.objectives import At, parse
 from openslip.training.optimizer import build_optimizer
 from openslip.training.precision import autocast, choose_precision, loss_scaler
 from openslip.training.prepare import prepare
+from openslip.training.student import build_student, stored_parameters, stored_state
 from reference import Reference, reference_optimizer
 
 SIZE = 224
 NO_GRADIENT = ("image_mlp.layer1.bias", "image_mlp.layer2.bias")
+SLIP = Config(optimizer=OptimizerConfig(lr=1e-4))
 MODELS = {
-    "vit-s16": ModelConfig(),
-    "vit-b16": ModelConfig(image=ImageTowerConfig(width=768)),
-    "vit-l16": ModelConfig(image=ImageTowerConfig(width=1024, depth=24, heads=16)),
-    "tiny": ModelConfig(
-        image=ImageTowerConfig(width=96, depth=3, heads=3),
-        text=TextTowerConfig(width=96, depth=3, heads=3),
-        ssl=SslHeadConfig(width=128, dim=32),
-        embed_dim=64,
+    "vit-s16": SLIP,
+    "vit-b16": replace(SLIP, model=ModelConfig(image=ImageTowerConfig(width=768))),
+    "vit-l16": replace(SLIP, model=ModelConfig(image=ImageTowerConfig(width=1024, depth=24, heads=16))),
+    "tiny": replace(
+        SLIP,
+        model=ModelConfig(
+            image=ImageTowerConfig(width=96, depth=3, heads=3),
+            text=TextTowerConfig(width=96, depth=3, heads=3),
+            embed_dim=64,
+        ),
+        objective=ObjectiveConfig(options={"simclr": {"width": 128, "dim": 32}}),
     ),
 }
 
@@ -93,23 +99,27 @@ class ReferenceSide:
     In fp32 on a CPU; on a GPU, once sped up, in fp16 with a scaled loss, as its authors ran it.
     """
 
-    def __init__(
-        self, config: ModelConfig, optimizer: OptimizerConfig, device: torch.device, fused: bool = False
-    ) -> None:
+    def __init__(self, config: Config, device: torch.device, fused: bool = False) -> None:
         self.device, self.dtype = device, torch.float32
-        self.model = Reference(config, SIZE, fused).to(device).train()
-        self.optimizer = reference_optimizer(self.model, optimizer)
+        self.model = Reference(config, fused).to(device).train()
+        self.optimizer = reference_optimizer(self.model, config.optimizer)
         self.scaler = loss_scaler(device, self.dtype)
 
     def loss(self, batch: Batch) -> Tensor:
         with autocast(self.device, self.dtype):
             return whole(self.model(batch.views, batch.padded))
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
     def step(self, batch: Batch) -> None:
         self.scaler.scale(self.loss(batch)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.model.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         self.model.logit_scale.data.clamp_(0, 4.6052)
 
     def speed_up(self, options: argparse.Namespace) -> None:
@@ -122,46 +132,50 @@ class ReferenceSide:
 class OurSide:
     """This project's training step."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        optimizer: OptimizerConfig,
-        device: torch.device,
-        loss: str = "clip + 1.0 * simclr",
-    ) -> None:
+    def __init__(self, config: Config, device: torch.device, loss: str = "clip + 1.0 * simclr") -> None:
         self.device, self.dtype = device, torch.float32
-        self.objective = parse(loss)
-        self.model = build(config, SIZE, self.objective.needs).to(device).train()
-        self.optimizer = build_optimizer(self.model, optimizer)
-        self.scaler = loss_scaler(device, self.dtype)
+        self.student = build_student(config, parse(replace(config.objective, loss=loss))).to(device).train()
+        self.optimizer = build_optimizer(stored_parameters(self.student), config.optimizer)
+        self.scaler, self.taken = (
+            loss_scaler(device, self.dtype),
+            torch.ones((), dtype=torch.bool, device=device),
+        )
 
     def loss(self, batch: Batch) -> Tensor:
         with autocast(self.device, self.dtype):
-            return self.objective(self.model(batch.views, batch.tokens))["loss"]
+            return self.student(Inputs(batch.views, batch.tokens), At())["loss"]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights by the reference's names."""
+        return {to_reference(name): tensor for name, tensor in stored_state(self.student).items()}
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradients by the reference's names."""
+        parameters = stored_parameters(self.student)
+        return {to_reference(name): p.grad for name, p in parameters if p.grad is not None}
 
     def step(self, batch: Batch) -> None:
         self.scaler.scale(self.loss(batch)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.model.zero_grad(set_to_none=True)
-        self.model.clamp_logit_scale()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.student.after_step(At(), self.taken)
 
     def speed_up(self, options: argparse.Namespace) -> None:
         """Apply the options that the fp32 comparison is made without."""
         self.dtype = choose_precision(options.precision, self.device)
         self.scaler = loss_scaler(self.device, self.dtype)
         training = TrainingConfig(precision=options.precision, compile=options.compile)
-        prepare(self.model, self.device, self.dtype, training)
+        prepare(self.student.model, self.device, self.dtype, training)
 
 
 Side = ReferenceSide | OurSide
-SIDES: dict[str, Callable[[ModelConfig, OptimizerConfig, torch.device], Side]] = {
+SIDES: dict[str, Callable[[Config, torch.device], Side]] = {
     "reference": ReferenceSide,
     "reference, fused": partial(ReferenceSide, fused=True),
     "ours": OurSide,
     "ours, CLIP alone": partial(OurSide, loss="clip"),
 }
-OPTIMIZER = OptimizerConfig(lr=1e-4)
 
 
 def compare(reference: ReferenceSide, other: Side, batch: Batch) -> tuple[float, float]:
@@ -169,21 +183,17 @@ def compare(reference: ReferenceSide, other: Side, batch: Batch) -> tuple[float,
 
     Left out are the biases before a BatchNorm, whose gradient is zero but for rounding.
     """
-    name_of = to_reference if isinstance(other, OurSide) else str
-    reference.model.load_state_dict(
-        {name_of(name): value for name, value in other.model.state_dict().items()}
-    )
+    reference.model.load_state_dict(other.weights())
     losses = reference.loss(batch), other.loss(batch)
     for loss in losses:
         loss.backward()
-    expected = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
-    found = {name_of(name): p.grad for name, p in other.model.named_parameters() if p.grad is not None}
+    expected, found = reference.gradients(), other.gradients()
     if expected.keys() != found.keys():
         raise SystemExit(f"Gradients of one side only: {sorted(expected.keys() ^ found.keys())}")
     compared = [name for name in expected if name not in NO_GRADIENT]
     worst = max(((found[k] - expected[k]).norm() / expected[k].norm()).item() for k in compared)
     for side in (reference, other):
-        side.model.zero_grad(set_to_none=True)
+        side.optimizer.zero_grad(set_to_none=True)
     return abs(losses[1].item() / losses[0].item() - 1), worst
 
 
@@ -200,16 +210,16 @@ def flops(side: Side, batch: Batch) -> int:
     """Operations of the matrix products in one forward and backward (attention written out, so that it counts)."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         side.loss(batch).backward()
-    side.model.zero_grad(set_to_none=True)
+    side.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
 
 def measure_memory(options: argparse.Namespace) -> None:
     """In a fresh process: make two steps of one side and print the peak in GiB, resident or on the GPU."""
     config, device = MODELS[options.model[0]], torch.device(options.device)
-    side = SIDES[options.measure](config, OPTIMIZER, device)
+    side = SIDES[options.measure](config, device)
     side.speed_up(options)
-    draw = batches(options.batch[0], config.text.context, device=device)
+    draw = batches(options.batch[0], config.model.text.context, device=device)
     for _ in range(2):
         side.step(draw())
     print(peak(device))

@@ -24,7 +24,7 @@ import time
 
 import torch
 
-from sides import MODELS, OPTIMIZER, SIDES, SIZE, Side, batches, check_same, child, flops, measure_memory
+from sides import MODELS, SIDES, SIZE, Side, batches, check_same, child, flops, measure_memory
 from step_cuda import compare_on_gpu
 
 ON_A_CPU = tuple(SIDES)[:3]
@@ -86,8 +86,8 @@ def compare_on_cpu(
         raise SystemExit("A side could not make two steps on its own; see its message above.")
     load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     config, device = MODELS[model], torch.device("cpu")
-    draw = batches(count, config.text.context, device=device)
-    reference, fused, ours = sides = [SIDES[name](config, OPTIMIZER, device) for name in ON_A_CPU]
+    draw = batches(count, config.model.text.context, device=device)
+    reference, fused, ours = sides = [SIDES[name](config, device) for name in ON_A_CPU]
     first = draw()
     check_same(reference, [fused, ours], first)
     work = [flops(side, first) for side in sides]

@@ -16,7 +16,7 @@ from functools import cache
 
 import torch
 
-from sides import MODELS, OPTIMIZER, SIDES, SIZE, Side, batches, check_same, flops
+from sides import MODELS, SIDES, SIZE, Side, batches, check_same, flops
 
 COUNTED = 16
 """Samples on which results are compared and operations counted: attention multiplied out for more may not fit."""
@@ -28,10 +28,10 @@ def compare_on_gpu(
 ) -> None:
     """Compare the sides' results, then time those that fit in memory, and print the table."""
     config, device = MODELS[model], torch.device("cuda")
-    draw = batches(count, config.text.context, device=device)
+    draw = batches(count, config.model.text.context, device=device)
     first = draw().first(COUNTED)
     scale = count / len(first.tokens)
-    sides = {name: make(config, OPTIMIZER, device) for name, make in SIDES.items()}
+    sides = {name: make(config, device) for name, make in SIDES.items()}
     reference, fused, ours, _ = sides.values()
     with exact_fp32():
         check_same(reference, [fused, ours], first)

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that tests of several folders share."""
 
 from __future__ import annotations
 

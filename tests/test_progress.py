@@ -76,7 +76,7 @@ def test_lines_in_a_log_are_few_and_none_on_a_terminal() -> None:
     log, live = Console(file=io.StringIO()), screen()
     for console in (log, live):
         lines = PlainLines(console)
-        lines.say("one [here]")
-        lines.say("two")
+        lines.print("one [here]")
+        lines.print("two")
     assert said(log) == "one [here]\n"
     assert said(live) == ""

@@ -1,4 +1,4 @@
-"""A small source and a small configuration, shared by several rooms' tests."""
+"""A small source and a small configuration, shared by tests of several folders."""
 
 from __future__ import annotations
 

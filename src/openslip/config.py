@@ -1,4 +1,4 @@
-"""The one typed configuration of a run: frozen dataclasses, one per room.
+"""The one typed configuration of a run: frozen dataclasses, one per section.
 
 The defaults are the paper's SLIP ViT-S/16 recipe; `openslip.recipes` holds the named complete ones,
 `openslip.toml` reads and writes them.

@@ -15,7 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from openslip.errors import ConfigError, ProcessError
-from openslip.meeting import meet, place
+from openslip.meeting import meet, rank_and_world
 
 if TYPE_CHECKING:
     import torch
@@ -106,11 +106,11 @@ class Processes:
         import torch.distributed as dist
 
         sizes = self._sizes(payload)
-        room = max(sizes)
-        mine = _tensor(payload.ljust(room, b"\0"))
-        everyones = mine.new_empty(self.world * room)
+        longest = max(sizes)
+        mine = _tensor(payload.ljust(longest, b"\0"))
+        everyones = mine.new_empty(self.world * longest)
         dist.all_gather_into_tensor(everyones, mine, group=self._control)
-        parts = everyones.view(self.world, room)
+        parts = everyones.view(self.world, longest)
         return [parts[r, :size].numpy().tobytes() for r, size in enumerate(sizes)]
 
     def gather(self, payload: bytes) -> list[bytes]:
@@ -148,9 +148,9 @@ class Processes:
 
         All leave together.
         """
-        for turn in (self.first, not self.first):
+        for goes_now in (self.first, not self.first):
             with self.together():
-                if turn:
+                if goes_now:
                     yield
 
     @contextmanager
@@ -209,7 +209,7 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
     and an odd environment.
     """
     own, timeout = not _program_has_joined(), _timeout()
-    rank, world = place() if own else (0, 1)
+    rank, world = rank_and_world() if own else (0, 1)
     on_gpu = device is not None and device.type == "cuda"
     if on_gpu:  # what asks for "the" GPU, as FSDP does, means this process's
         import torch

@@ -16,7 +16,7 @@ PLAIN_LINE_SECONDS = 30.0
 """Without a terminal (a log file), a line of text this often."""
 
 
-def say(console: Console, text: str) -> None:
+def print_text(console: Console, text: str) -> None:
     """Print text as it is: `[b]` and `:smile:` are parts of names, and control characters are spelled out."""
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -85,17 +85,17 @@ class PlainLines:
         self.console, self._said = console, -math.inf
 
     def wait(self) -> None:
-        """Say nothing until PLAIN_LINE_SECONDS from now."""
+        """Print nothing until PLAIN_LINE_SECONDS from now."""
         self._said = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         if not on_terminal(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
             self.wait()
-            say(self.console, text)
+            print_text(self.console, text)
 
 
 class Progress(Bar):
-    """A bar of records that says how many a second; without a terminal, lines at the start, at times, and at the end.
+    """A bar of records with how many a second; without a terminal, lines at the start, at times, and at the end.
 
     `title`: what is done to the records, such as `checking`. `brief`: without a terminal, nothing of work that is done
     before the first of these times, and no line at the end.
@@ -107,7 +107,7 @@ class Progress(Bar):
         super().__init__(title, total, transient=transient, shown=shown)
         self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
         if not self.live and not brief:
-            say(self.console, f"{self.title} {total:,} records")
+            print_text(self.console, f"{self.title} {total:,} records")
         self.lines.wait()
 
     def advance(self, count: int) -> None:
@@ -118,6 +118,8 @@ class Progress(Bar):
         self.update(done=done, numbers=f"{speed:,.0f}/s")
         if done < self.total:
             left = (self.total - done) / max(1e-9, speed) / 60
-            self.lines.say(f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left")
+            self.lines.print(
+                f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left"
+            )
         elif not self.live and not self.brief:
-            say(self.console, f"{self.title}: all {done:,} in {seconds:,.0f} s, {speed:,.0f}/s")
+            print_text(self.console, f"{self.title}: all {done:,} in {seconds:,.0f} s, {speed:,.0f}/s")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from openslip import recipes
-from openslip.commands import command
 from openslip.config import Config
 from openslip.errors import ConfigError
+from openslip.shell import command
 
 if TYPE_CHECKING:
     from openslip.report import Run

@@ -54,7 +54,7 @@ PAIRS, PICTURES = Squares("pairs", 11), Squares("pictures", 7, captioned=False)
 
 
 def reads(built: dict) -> int:
-    """Return how many records' turn it was in a batch."""
+    """Return how many records were read for a batch."""
     return sum(tally.read for tally in built["tallies"])
 
 
@@ -92,7 +92,7 @@ def test_self_supervision_on_pictures_of_their_own(position: int) -> None:
 
 def test_every_picture_once_an_epoch_in_both_lanes() -> None:
     builder = Builder(Data(PAIRS, PICTURES), VIEWS, CONFIG, Tokenizer(), 1, 5)
-    drawn = [[lane.order.locate(p)[1] for p in range(77)] for lane in builder.lanes]
+    drawn = [[reader.order.locate(p)[1] for p in range(77)] for reader in builder.readers]
     assert np.bincount(drawn[0]).tolist() == [7] * 11
     assert np.bincount(drawn[1]).tolist() == [11] * 7
 
@@ -167,23 +167,23 @@ def test_any_pieces_are_together_the_batch(step, process, cuts, ssl, schedule, e
 def test_pieces_cover_a_share_and_keep_blocks_whole(position, batch, size, block) -> None:
     source = Shards("shards", 200, block=block)
     builder = Builder(Data(source), VIEWS, CONFIG, Tokenizer(), 2 * batch, 5, rank=1, world=2)
-    pieces = builder.cut(position, size)
-    assert [row for piece in pieces for row in piece] == list(builder.rows)
-    assert all(1 <= len(piece) <= size for piece in pieces)
-    assert (len(pieces) == 1) == (batch <= size)
+    cut = builder.cut(position, size)
+    assert [row for rows in cut for row in rows] == list(builder.rows)
+    assert all(1 <= len(rows) <= size for rows in cut)
+    assert (len(cut) == 1) == (batch <= size)
     if block <= size:
-        edges = [(position + piece.stop) % 200 for piece in pieces[:-1]]
+        edges = [(position + rows.stop) % 200 for rows in cut[:-1]]
         assert all(edge % block == 0 for edge in edges)
 
 
 def test_views_are_put_where_they_are_asked_to_be() -> None:
     memory = []
 
-    def room(size: int) -> torch.Tensor:
+    def allocate(size: int) -> torch.Tensor:
         memory.append(torch.zeros(size, dtype=torch.uint8))
         return memory[0]
 
-    built = Builder(Data(PAIRS), VIEWS, CONFIG, Tokenizer(), 6, 5, early=halved).build(0, room=room)
+    built = Builder(Data(PAIRS), VIEWS, CONFIG, Tokenizer(), 6, 5, early=halved).build(0, allocate=allocate)
     assert len(memory) == 1
     assert torch.equal(torch.cat([built["views"][name].flatten() for name in NAMES]), memory[0])
     assert built["views"]["ssl_2"].untyped_storage().data_ptr() == memory[0].data_ptr()
@@ -324,21 +324,21 @@ def drawn(source, epochs: int, ssl=None) -> list[dict]:
     return [builder.build(position) for position in range(epochs * len(source))]
 
 
-def test_a_stand_in_is_no_copy_of_its_own_turn() -> None:
+def test_a_stand_in_is_not_seen_twice() -> None:
     source = replace(PAIRS, broken=(3, 7))
     built = drawn(source, 4)
     for epoch in range(4):
-        turns = built[11 * epoch : 11 * epoch + 11]
-        assert sum(len(turn["skipped"]) for turn in turns) == 2
+        batches = built[11 * epoch : 11 * epoch + 11]
+        assert sum(len(batch["skipped"]) for batch in batches) == 2
         for name in NAMES:
             views = {
-                turn["views"][name].numpy().tobytes() + turn["parameters"][name].numpy().tobytes()
-                for turn in turns
+                batch["views"][name].numpy().tobytes() + batch["parameters"][name].numpy().tobytes()
+                for batch in batches
             }
             assert len(views) == 11
 
 
-def test_a_stand_in_has_the_views_of_the_turn_it_takes() -> None:
+def test_a_stand_in_has_the_views_of_the_row_it_takes() -> None:
     source = replace(PAIRS, broken=(3,))
     position = next(p for p in range(11) if Order(source.parts, 5).locate(p)[1] == 3)
     built = build(position, source, batch=1)

@@ -17,7 +17,7 @@ def some() -> Contents:
 def test_counts_add_up_and_the_first_example_stays() -> None:
     contents = some()
     assert (contents.seen, contents.used, contents.lost) == (10, 6, 3)
-    assert contents.words() == (
+    assert contents.summary() == (
         "10 members seen, 6 used; left out:\n"
         "  3 × the sample has no picture, for example a.txt\n"
         "  1 × hidden file, for example ._a.jpg"
@@ -36,7 +36,7 @@ def test_of_many_reasons_some_are_told() -> None:
 def test_nothing_left_out_is_nothing_to_say() -> None:
     contents = Contents("rows")
     contents.see(5)
-    assert contents.words() == ""
+    assert contents.summary() == ""
     assert not contents.large_loss
 
 
@@ -77,4 +77,4 @@ def test_names_in_reasons_are_bounded_and_pass_for_no_other_line() -> None:
     assert len(contents.left_out) == 101
     assert contents.left_out["still other reasons"].count == 900
     assert all(len(line) < 500 and "\x1b" not in line for line in contents.reasons())
-    assert len(contents.words().splitlines()) == TOLD + 2  # the head, and how many more there are
+    assert len(contents.summary().splitlines()) == TOLD + 2  # the head, and how many more there are

@@ -40,7 +40,7 @@ class Plain:
 
 def test_one_source_or_two() -> None:
     alone, both = Data(ToySource(8)), Data(Mixture([ToySource(8), ToySource(4)], [1, 2]), Plain())
-    assert (list(alone.lanes), list(both.lanes)) == (["train"], ["train", "ssl"])
+    assert (list(alone.sources), list(both.sources)) == (["train"], ["train", "ssl"])
     assert (alone.epoch_length, both.epoch_length) == (8, 16)
     assert (alone.longest_block, both.longest_block) == (1, 8)
     assert alone.identity(captioned=True).keys() == {"train"}

@@ -154,10 +154,10 @@ def test_the_number_of_workers_changes_nothing(workers: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "prefetch"), [(1, 1), (2, -1), (3, 0)])
-def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, size: int, prefetch: int) -> None:
+def test_worker_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, size: int, prefetch: int) -> None:
     options = {"schedule": Schedule(8, 2, 0.5), "ssl": Pictures(9, name="others"), "batch": 8}
     expected = load(5, Pictures(bad=BAD), **options)
-    monkeypatch.setattr("openslip.data.pieces.PIECE", size)
+    monkeypatch.setattr("openslip.data.prefetch.WORKER_BATCH", size)
     for a, b in zip(
         load(5, Pictures(bad=BAD), workers=2, prefetch=prefetch, **options), expected, strict=True
     ):
@@ -171,9 +171,9 @@ class Blocks(Pictures):
     block: int = 64
 
 
-def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_batches_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = 3 * 3 * CONFIG.size**2
-    monkeypatch.setattr("openslip.data.pieces.free_memory", lambda: 2 * 3 * 64 * sample)
+    monkeypatch.setattr("openslip.data.prefetch.free_memory", lambda: 2 * 3 * 64 * sample)
     settings: dict[str, Any] = {
         "views": VIEWS,
         "config": CONFIG,
@@ -181,35 +181,37 @@ def test_pieces_hold_a_block_where_memory_is_scarce(monkeypatch: pytest.MonkeyPa
         "seed": 3,
         "batch": 256,
     }
-    assert Loader(Data(Pictures(512)), workers=2, **settings).ready.rows < 64
-    assert Loader(Data(Blocks(512)), workers=2, **settings).ready.rows == 64
-    assert Loader(Data(Pictures(512), Blocks(512)), workers=2, **settings).ready.rows == 64
+    assert Loader(Data(Pictures(512)), workers=2, **settings).prefetch.rows < 64
+    assert Loader(Data(Blocks(512)), workers=2, **settings).prefetch.rows == 64
+    assert Loader(Data(Pictures(512), Blocks(512)), workers=2, **settings).prefetch.rows == 64
 
 
-def in_pieces(size: int, **options: Any) -> Loader:
-    """Return a loader that builds pieces of this size in the test's own process."""
+def in_worker_batches(size: int, **options: Any) -> Loader:
+    """Return a loader that builds worker batches of this size in the test's own process."""
     settings: dict[str, Any] = {"views": VIEWS, "config": CONFIG, "tokenizer": Tokenizer(), "seed": 3}
     loader = Loader(Data(Pictures(bad=BAD)), workers=0, **settings | options)
-    loader.ready = replace(loader.ready, rows=size)
+    loader.prefetch = replace(loader.prefetch, rows=size)
     return loader
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 6])
 @pytest.mark.parametrize("early", [None, augment_early])
-def test_pieces_of_any_size_change_nothing_for_any_process(size: int, early) -> None:
+def test_worker_batches_of_any_size_change_nothing_for_any_process(size: int, early) -> None:
     for rank, world in [(0, 1), (0, 2), (1, 2)]:
         options = {"batch": 10, "early": early, "rank": rank, "world": world}
-        for a, b in zip(in_pieces(size, **options), load(4, Pictures(bad=BAD), **options), strict=False):
+        for a, b in zip(
+            in_worker_batches(size, **options), load(4, Pictures(bad=BAD), **options), strict=False
+        ):
             assert_equal(a, b)
 
 
-def test_pieces_without_captions() -> None:
+def test_worker_batches_without_captions() -> None:
     options = {"batch": 5, "tokenizer": None, "views": SSL_VIEWS[:1]}
-    assert_equal(next(iter(in_pieces(2, **options))), load(1, Pictures(bad=BAD), **options)[0])
+    assert_equal(next(iter(in_worker_batches(2, **options))), load(1, Pictures(bad=BAD), **options)[0])
 
 
 def test_a_batch_is_let_go_with_the_step() -> None:
-    batches = iter(in_pieces(2, batch=5))
+    batches = iter(in_worker_batches(2, batch=5))
     batch = next(batches)
     memory = StorageWeakRef(batch.views["image"].untyped_storage())
     del batch
@@ -315,10 +317,10 @@ def test_nothing_usable_is_an_error_that_teaches(workers: int) -> None:
     assert "Traceback" not in str(caught.value)
 
 
-def test_an_error_in_a_later_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_later_worker_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openslip.data.order.ATTEMPTS", 0)
     with pytest.raises(DataError, match="0 others drawn in its place cannot be used"):
-        next(iter(in_pieces(3, batch=23)))
+        next(iter(in_worker_batches(3, batch=23)))
 
 
 def test_a_bug_keeps_its_name() -> None:
@@ -367,12 +369,12 @@ def test_large_pictures_are_decoded_no_larger_than_needed() -> None:
     loader = Loader(
         Data(Pictures()), views=(IMAGE,), config=CONFIG, tokenizer=None, batch=1, seed=0, workers=0
     )
-    assert loader._builder.lanes[0].min_side(["image"]) == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
+    assert loader._builder.readers[0].min_side(["image"]) == 27  # 16 / sqrt(0.5 * 3 / 4) = 26.1
     loader = Loader(Data(Pictures()), views=VIEWS, config=CONFIG, tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 66
+    assert loader._builder.readers[0].min_side(VIEW_NAMES) == 66
     smaller = ViewsConfig(size=16, ssl=ViewConfig(size=8, scale=(0.08, 1.0)))
     loader = Loader(Data(Pictures()), views=VIEWS, config=smaller, tokenizer=None, batch=1, seed=0, workers=0)
-    assert loader._builder.lanes[0].min_side(VIEW_NAMES) == 33  # 8 / sqrt(0.08 * 3 / 4) = 32.7
+    assert loader._builder.readers[0].min_side(VIEW_NAMES) == 33  # 8 / sqrt(0.08 * 3 / 4) = 32.7
 
 
 def test_the_loaders_work_is_picklable() -> None:

@@ -17,10 +17,10 @@ from PIL import Image
 from report_fakes import make_config, write_run
 
 from openslip.cli.arguments import parse
-from openslip.commands import command, data_options
 from openslip.quickstart import commands as next_steps
 from openslip.report import load_run, write_report
 from openslip.report.description import measuring
+from openslip.shell import command, data_options
 from openslip.tools.check.commands import Commands
 
 

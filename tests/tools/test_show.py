@@ -13,7 +13,7 @@ from PIL import Image
 
 from openslip.config import ViewConfig, ViewsConfig
 from openslip.data.augment import augment
-from openslip.data.builder import Lane
+from openslip.data.builder import SampleReader
 from openslip.data.data import Data
 from openslip.data.loader import Loader
 from openslip.data.record import Record, Source
@@ -47,15 +47,15 @@ class Pictures(Source):
         )
 
 
-def lane(source: Pictures, seed: int) -> Lane:
-    return Lane(source, VIEWS, CONFIG, seed, captioned=False)
+def reader(source: Pictures, seed: int) -> SampleReader:
+    return SampleReader(source, VIEWS, CONFIG, seed, captioned=False)
 
 
 def test_views_are_those_of_the_first_epoch() -> None:
     loader = Loader(Data(Pictures(2)), views=VIEWS, config=CONFIG, tokenizer=None, batch=2, seed=5, workers=0)
     batch = next(iter(loader))
     for row, key in enumerate(batch.keys):
-        shown = look(lane(Pictures(2), 5), row, augment)
+        shown = look(reader(Pictures(2), 5), row, augment)
         assert shown.key == key
         for name in ("image", "ssl_1", "ssl_2"):
             pixels = augment(batch.views[name], batch.parameters[name], (0, 0, 0), (1, 1, 1))[row]
@@ -64,9 +64,9 @@ def test_views_are_those_of_the_first_epoch() -> None:
 
 def test_damaged_records_say_why() -> None:
     by_index = {
-        index: look(lane(Pictures(), 0), position, augment)
+        index: look(reader(Pictures(), 0), position, augment)
         for position in range(4)
-        for index in [lane(Pictures(), 0).order.locate(position)[1]]
+        for index in [reader(Pictures(), 0).order.locate(position)[1]]
     }
     damaged, gone = by_index[2], by_index[3]
     assert (damaged.key, damaged.captions[0], damaged.picture, damaged.views) == (
@@ -146,7 +146,7 @@ def test_the_sheet_shows_the_views_of_a_loss() -> None:
     usual = contact_sheet(Pictures(1), CONFIG, augment=augment)
     assert contact_sheet(Pictures(1), CONFIG, augment=augment, views=VIEWS).size == usual.size
     assert contact_sheet(Pictures(1), CONFIG, augment=augment, views=VIEWS + crops).width > usual.width
-    shown = look(Lane(Pictures(1), VIEWS + crops, CONFIG, 0, captioned=False), 0, augment)
+    shown = look(SampleReader(Pictures(1), VIEWS + crops, CONFIG, 0, captioned=False), 0, augment)
     sides = {name: view.shape[0] for name, view in shown.views.items()}
     assert sides == {"image": 24, "ssl_1": 24, "ssl_2": 24} | {crop.name: 16 for crop in crops}
 

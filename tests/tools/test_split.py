@@ -113,7 +113,7 @@ def test_what_is_equal_or_alike_stays_together() -> None:
     assert about == train.held_out
     assert (about.records, about.total, about.share) == (len(val), 72, 0.3)
     assert 10 <= len(val) <= 33
-    assert about.words().startswith(f"30 % of train held out: {len(val)} of 72 records (")
+    assert about.summary().startswith(f"30 % of train held out: {len(val)} of 72 records (")
     assert about.groups < about.records
 
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_used_stays_in_training() -> None:
     train, val = split(Products(rows), 0.98, processes=1)
     kept = [train.whole_index(index) for index in range(len(train))]
     assert {72, 73, 74} <= set(kept)
-    assert "cannot be read or decoded stay in training, which skips them: 1" in val.held_out.words()
+    assert "cannot be read or decoded stay in training, which skips them: 1" in val.held_out.summary()
 
 
 def test_something_is_held_out_and_something_is_left() -> None:
@@ -198,13 +198,13 @@ def test_a_giant_group_is_said() -> None:
     rows = [(k, 40, f"no. {k // 2}") for k in range(30)] + [(k, 60, f"no. {k // 2 + 1}") for k in range(30)]
     rows += [(k, 40, f"title {k}") for k in range(40, 60)]
     _, val = split(Products(rows), 0.1, processes=1)
-    assert "one group has 60 of the 80 records, so the share can hardly be met" in val.held_out.words()
+    assert "one group has 60 of the 80 records, so the share can hardly be met" in val.held_out.summary()
 
 
 def test_a_label_is_said() -> None:
     rows = [(k, 40, "product photo" if k % 2 else f"title {k}") for k in range(60)]
     _, val = split(Products(rows), 0.2, processes=1)
-    assert "captions that more than 10 records have may be on both sides: 1;" in val.held_out.words()
+    assert "captions that more than 10 records have may be on both sides: 1;" in val.held_out.summary()
     assert 3 <= len(val) <= 25
 
 
@@ -243,7 +243,12 @@ def of_a_rank(folder: str) -> tuple[list[int], list[int], str, int]:
     source = Products(MANY)
     with joined() as ranks, mock.patch.dict(os.environ, OPENSLIP_CACHE=folder):
         train, val = split(source, 0.3, processes=1, ranks=ranks)
-    return train._indices.array.tolist(), val._indices.array.tolist(), val.held_out.words(), len(source.read)
+    return (
+        train._indices.array.tolist(),
+        val._indices.array.tolist(),
+        val.held_out.summary(),
+        len(source.read),
+    )
 
 
 def test_ranks_share_the_reading(tmp_path) -> None:

@@ -12,7 +12,7 @@ from openslip.errors import ConfigError
 from openslip.needs import IMAGE, Need, View
 from openslip.objectives import REGISTRY, Objective
 from openslip.training.plan import check_ssl, state_bytes
-from openslip.training.words import describe
+from openslip.training.plan_summary import describe
 from toys import ToySource, make_student, make_tiny_config, plan_of, with_loss
 
 
@@ -107,7 +107,7 @@ def test_what_is_kept_ready_is_said(tmp_path, toy_source, monkeypatch) -> None:
     assert "shared memory" not in told_memory(tmp_path, toy_source, workers=0)
     told = told_memory(tmp_path, toy_source, workers=3, prefetch=5)
     assert "0.00 GiB of shared memory for what 3 loader processes keep ready: 96 samples, 6 batches\n" in told
-    monkeypatch.setattr("openslip.data.pieces.free_memory", lambda: 300_000)  # a sample takes 2,304
+    monkeypatch.setattr("openslip.data.prefetch.free_memory", lambda: 300_000)  # a sample takes 2,304
     told = told_memory(tmp_path, toy_source, workers=2)
     assert "32 samples, 2 batches; more would be of use, but" in told
 

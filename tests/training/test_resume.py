@@ -2,26 +2,35 @@
 
 import itertools
 import signal
+from dataclasses import replace
 
 import pytest
 
 from forked import Command
+from openslip import toml
 from openslip.cli import main
 from openslip.config import ObjectiveConfig
-from toys import LOSSES, small_options
+from toys import LOSSES, make_tiny_config, with_loss
 
-OPTIONS = [
-    "scenes-tiny", "--data.train", "scenes:train:120", "--training.batch", "8", "--training.epochs", "2",
-    "--views.size", "16", "--model.text.width", "32",
-    "--model.image.drop-path", "0.1", "--training.log-every", "2", "--evaluation.tasks",
-]  # fmt: skip
 STEPS = 30
 numbers = itertools.count()
 
 
 def start(out, *options, every: int = 4) -> Command:
-    arguments = ["train", *OPTIONS, "--out", str(out), "--checkpoint.every-steps", str(every), *options]
+    config = str(out.parent / "config.toml")
+    saved = ["--out", str(out), "--checkpoint.every-steps", str(every)]
+    arguments = ["train", "--config", config, *saved, *options]
     return Command(main, arguments, out.with_name(f"output-{next(numbers)}"))
+
+
+def new_run(folder, loss: str):
+    """Write the configuration of a run, and return the run's folder."""
+    config = with_loss(make_tiny_config(log_every=2), loss)
+    image = replace(config.model.image, name="test_resnet", drop_path=0.1)
+    model, data = replace(config.model, image=image), replace(config.data, train="scenes:train:120")
+    config = replace(config, model=model, data=data)
+    (folder / "config.toml").write_text(toml.dumps(config))
+    return folder / "run"
 
 
 def final_weights(out) -> bytes:
@@ -36,43 +45,33 @@ def finish(out, *options) -> bytes:
     return final_weights(out)
 
 
-def options_of(loss: str) -> list[str]:
-    """Return the options that train another loss, with small heads."""
-    options = [("--objective.loss", loss)]
-    for name, values in small_options(loss).items():
-        options += [
-            (f"--objective.{name}.{key}", str(value)) for key, value in values.items() if key == "width"
-        ]
-    return [word for option in options for word in option]
-
-
 OTHERS = [pytest.param(loss, marks=pytest.mark.slow) for loss in LOSSES if loss != ObjectiveConfig().loss]
 
 
 @pytest.fixture(scope="module", params=[ObjectiveConfig().loss, *OTHERS])
-def loss(request) -> list[str]:
-    return options_of(request.param)
+def loss(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, loss) -> bytes:
-    return finish(tmp_path_factory.mktemp("runs") / "whole", *loss, "--data.workers", "0")
+    return finish(new_run(tmp_path_factory.mktemp("runs"), loss), "--data.workers", "0")
 
 
 def test_killed_twice_and_resumed_with_other_workers(tmp_path, whole, loss) -> None:
-    out = tmp_path / "run"
+    out = new_run(tmp_path, loss)
     for checkpoint, workers in (("step-00000008", "1"), ("step-00000020", "2")):
-        with start(out, *loss, "--resume", "--data.workers", workers) as process:
+        with start(out, "--resume", "--data.workers", workers) as process:
             process.wait_for((out / "checkpoints" / checkpoint).exists)
             process.send(signal.SIGKILL)
             process.wait()
-    assert finish(out, *loss, "--resume", "--data.workers", "0") == whole
+    assert finish(out, "--resume", "--data.workers", "0") == whole
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, whole, loss, number) -> None:
-    out = tmp_path / "run"
-    with start(out, *loss, "--data.workers", "1", every=0) as process:
+    out = new_run(tmp_path, loss)
+    with start(out, "--data.workers", "1", every=0) as process:
         process.wait_for((out / "metrics.jsonl").exists)
         process.send(number)
         status, output = process.wait(60)
@@ -80,4 +79,4 @@ def test_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, whole, loss, number
     assert "Stopped after step" in output
     assert "--resume" in output
     assert "Traceback" not in output
-    assert finish(out, *loss, "--resume") == whole
+    assert finish(out, "--resume") == whole

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from openslip.config import Config
 from openslip.errors import TrainingError
+from openslip.objectives import Clip, parse
 from openslip.training import state, trainer
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config
+from toys import LOSSES, ToySource, make_tiny_config, with_loss
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
 
@@ -64,6 +65,10 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
     assert all(torch.isfinite(w).all() for w in stored.values())
 
 
+SUM = pytest.mark.parametrize("loss", [loss for loss in LOSSES if "+" in loss])
+"""Losses some of whose terms are scheduled."""
+
+
 def cheap(config: Config) -> Config:
     """Return the configuration with everything that makes self-supervision cheaper."""
     ssl = replace(config.views.ssl, size=24, drop_tokens=0.5)
@@ -74,9 +79,12 @@ def cheap(config: Config) -> Config:
     )
 
 
+@SUM
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypatch, micro_batch) -> None:
-    config = cheap(make_tiny_config(micro_batch=micro_batch))
+def test_cheaper_self_supervision_resumes_exactly(
+    tmp_path, toy_source, monkeypatch, loss, micro_batch
+) -> None:
+    config = with_loss(cheap(make_tiny_config(micro_batch=micro_batch)), loss)
     pictures = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
     said = io.StringIO()
     console = Console(file=said, width=200)
@@ -100,8 +108,9 @@ def test_cheaper_self_supervision_resumes_exactly(tmp_path, toy_source, monkeypa
     assert skipped.count("#5") in (2, 3)
 
 
-def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch) -> None:
-    config = cheap(make_tiny_config(log_every=1))
+@SUM
+def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch, loss) -> None:
+    config = with_loss(cheap(make_tiny_config(log_every=1)), loss)
     original, views = trainer.backward, []
 
     def watched(parallel, inputs, at, **options):
@@ -113,10 +122,9 @@ def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, m
     image = {"image": (8, 3, 16, 16)}
     assert views == [image | {"ssl_1": (4, 3, 24, 24), "ssl_2": (4, 3, 24, 24)}, image] * 8
     lines = read_lines(run.path / "metrics.jsonl")
-    assert [("simclr_loss" in line, "clip_loss" in line) for line in lines] == [
-        (True, True),
-        (False, True),
-    ] * 8
+    (scheduled,) = (term.kind for term in parse(config.objective).terms if term.kind.views[0].scheduled)
+    logged = [[curve.key in line for curve in (*Clip.curves, *scheduled.curves)] for line in lines]
+    assert logged == [[True] * 4, [True, True, False, False]] * 8
 
 
 def test_means_are_over_the_steps_that_have_a_value(tmp_path, toy_source) -> None:
@@ -147,9 +155,11 @@ def scale_losses(monkeypatch, **options) -> None:
     monkeypatch.setattr(state, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", **options))
 
 
+@SUM
 def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
-    tmp_path, toy_source, tiny_config, monkeypatch
+    tmp_path, toy_source, tiny_config, monkeypatch, loss
 ) -> None:
+    tiny_config = with_loss(tiny_config, loss)
     plain = train(tiny_config, toy_source, tmp_path / "plain", console=QUIET)
     # Grows at steps 5, 10 and 15, so that both the scale and the steps since it grew have to be restored.
     scale_losses(monkeypatch, init_scale=2.0**8, growth_interval=5)

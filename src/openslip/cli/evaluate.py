@@ -71,17 +71,17 @@ def main(argv: list[str]) -> int:
     model, run = _checkpoint(options)
     ledger = Ledger(run, options.out)
     for note in ledger.notes:
-        _say(note)
+        _print(note)
     encoder = load(model, which=options.which if model == run else "latest").to(device)
     text = encoder.model.text_tower is not None
     _refuse_nothing(tasks, text=text)
     name = os.path.basename(os.path.abspath(model))
     checkpoint = name if name.startswith("step-") else ""
-    _say(f"Measuring {options.model}{f', {checkpoint},' if run and checkpoint else ''} on {device}.")
+    _print(f"Measuring {options.model}{f', {checkpoint},' if run and checkpoint else ''} on {device}.")
     if not run and any(task.name.startswith("finetune:") for task in tasks):
-        _say("A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew.")
+        _print("A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew.")
     for line in suite.check(tasks, text=text):
-        _say(line)
+        _print(line)
     wanted = {*suite.distinct([task for task in tasks if text or not getattr(task, "needs_text", False)])}
 
     done, failed = 0, 0
@@ -91,10 +91,10 @@ def main(argv: list[str]) -> int:
         errors = ledger.add([replace(result, checkpoint=checkpoint) for result in task.results])
         for error in filter(None, (task.error, *errors)):
             failed += 1
-            _say(f"slip: {task.name}: {error}")
+            _print(f"slip: {task.name}: {error}")
         if task.results:
             done += 1
-            _say(f"{task.name}: {_main_number(task.results)}, {task.seconds:,.0f} s")
+            _print(f"{task.name}: {_main_number(task.results)}, {task.seconds:,.0f} s")
 
     try:
         suite.run(encoder, tasks, on_task=through, progress=True)
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
             print(printable(suite.table(ledger.results)))
             many = "" if done == len(wanted) else f"{done} of {len(wanted)} tasks measured. "
             files = " and ".join(map(str, ledger.files))
-            _say(many + (f"Results kept in {files}." if files else "No file keeps the results."))
+            _print(many + (f"Results kept in {files}." if files else "No file keeps the results."))
     return 1 if failed else 0
 
 
@@ -201,7 +201,7 @@ def _main_number(results: Sequence[Result]) -> str:
     return f"{first.metric} {value} of {first.count:,}"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     from openslip.errors import printable
 
     print(printable(text), file=sys.stderr, flush=True)

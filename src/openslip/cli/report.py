@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from openslip.cli import idle
-from openslip.cli.arguments import given, parse, refuse_idle, say_note
+from openslip.cli.arguments import given, parse, print_notes, refuse_idle
 from openslip.cli.source import ColumnOptions
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         from openslip.interop import load
 
         encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
-        say_note(pictures)
+        print_notes(pictures)
     runs = [load_run(path) for path in options.runs]
     write_report(options.out, runs, title=options.title, encoder=encoder, pictures=pictures)
     print(printable(f"wrote {options.out}"))

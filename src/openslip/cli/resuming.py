@@ -61,12 +61,12 @@ def nothing_named(resume: bool, folder: str) -> ConfigError:
 def near(folder: str, *, close: bool = False) -> str:
     """Return the sentence that names runs which may have been meant: those of like names, else (unless only `close`
     ones are wanted) all that lie about."""
-    places = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
+    folders = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
     found = {}
-    for place in places:
+    for parent in folders:
         with suppress(OSError):
-            names = sorted(os.listdir(place))[:1000]
-            found |= {os.path.normpath(os.path.join(place, name)): name for name in names}
+            names = sorted(os.listdir(parent))[:1000]
+            found |= {os.path.normpath(os.path.join(parent, name)): name for name in names}
     runs = {path: name for path, name in found.items() if is_run(path)}
     like = get_close_matches(os.path.basename(folder.rstrip("/")), runs.values(), n=3, cutoff=0.5)
     if like:
@@ -84,7 +84,7 @@ def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
     return replace(given, **taken)
 
 
-def say_settings(config: Config, asked: Config, folder: str) -> None:
+def print_settings(config: Config, asked: Config, folder: str) -> None:
     """Tell where a run goes on with settings of its own in place of the recipe's."""
     from openslip.objectives import complete
 
@@ -92,7 +92,7 @@ def say_settings(config: Config, asked: Config, folder: str) -> None:
     others = {key: value for key, value in toml.flat(config).items() if value != recipe.get(key)}
     others = {key: value for key, value in others.items() if not key.startswith("data.") and key != "name"}
     if others:
-        say(
+        print_line(
             shortened(
                 f"{folder} goes on with its own settings, where they are not the recipe's: "
                 + ", ".join(f"{key} = {value!r}" for key, value in others.items())
@@ -100,10 +100,10 @@ def say_settings(config: Config, asked: Config, folder: str) -> None:
         )
 
 
-def say(words: str) -> None:
+def print_line(text: str) -> None:
     """Print a line to stderr, once for all processes."""
     if os.environ.get("RANK", "0") == "0":
-        print(printable(words), file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 @contextmanager

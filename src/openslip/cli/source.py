@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from openslip.cli.arguments import say_note
+from openslip.cli.arguments import print_notes
 from openslip.config import SOURCES
 from openslip.errors import UsageError
 
@@ -91,9 +91,9 @@ class SourceOptions(ColumnOptions):
         tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {SOURCES}. Several: 'A + B'."),
     ]
 
-    def open(self, *, say: bool = True, leave_broken: bool | None = None) -> Source:
-        """Open the source, and say what was guessed; `leave_broken` as for `open_source`."""
+    def open(self, *, notes: bool = True, leave_broken: bool | None = None) -> Source:
+        """Open the source, and print what was guessed if `notes`; `leave_broken` as for `open_source`."""
         source = self.open_source(self.source, captions_required=False, leave_broken=leave_broken)
-        if say:
-            say_note(source)
+        if notes:
+            print_notes(source)
         return source

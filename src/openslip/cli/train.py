@@ -84,7 +84,7 @@ def resolve(argv: list[str]) -> Options:
     if known:
         config = replace(config, data=resuming.data_of(known.data, config.data))
         if of_run and base:
-            resuming.say_settings(config, parsed(base)[0].config, folder)
+            resuming.print_settings(config, parsed(base)[0].config, folder)
     if not config.data.train:
         fix = f"Add --data.train with {SOURCES}"
         if resume and folder:
@@ -95,9 +95,9 @@ def resolve(argv: list[str]) -> Options:
     idle.train(typed, config)
     if path and not of_run:
         for name in others:
-            resuming.say(f"objective.{name} is not part of the loss: its options are left out")
+            resuming.print_line(f"objective.{name} is not part of the loss: its options are left out")
     if resume and folder and not known and resuming.near(folder, close=True):
-        resuming.say(
+        resuming.print_line(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
         )
     return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
@@ -155,7 +155,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     from openslip.evaluation import suite
     from openslip.evaluation.retrieval import Retrieval
     from openslip.processes import joined
-    from openslip.progress import say
+    from openslip.progress import print_text
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
     from openslip.training.train import train
@@ -163,7 +163,7 @@ def run(config: Config, out: str, resume: bool) -> None:
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
         share = _share(config)
-        folder = RunFolder(Path(out), partial(say, console))
+        folder = RunFolder(Path(out), partial(print_text, console))
         with processes.first_goes_ahead():
             if processes.first:  # once more when the folder is needed; opening the data may take long
                 folder.check_new(resume)
@@ -189,7 +189,7 @@ def run(config: Config, out: str, resume: bool) -> None:
         newest = max((result.checkpoint for result in results), default="")
         if results := [result for result in results if result.checkpoint == newest]:
             print(printable(suite.table(results)))
-        say(console, f"  done: {folder.path}")
+        print_text(console, f"  done: {folder.path}")
 
 
 def _share(config: Config) -> float | None:

@@ -58,12 +58,12 @@ def augment(views: Tensor, parameters: Tensor, mean: Sequence[float], std: Seque
             part = slice(start, start + portion)
             rows = chosen[part]
             alone = len(rows) == 1  # then the work is done where the result will be
-            room = _take(result, rows) if alone else result.new_empty((len(rows), *views.shape[1:]))
-            x = _augmented(_take(views, rows), room, plan[part], table[part])
+            buffer = _take(result, rows) if alone else result.new_empty((len(rows), *views.shape[1:]))
+            x = _augmented(_take(views, rows), buffer, plan[part], table[part])
             # Two passes: on a CPU one addcmul, with two broadcast operands, takes three times as long.
-            torch.mul(x, scale, out=room).add_(shift)
+            torch.mul(x, scale, out=buffer).add_(shift)
             if not alone:
-                result.index_copy_(0, _index(rows, result), room)
+                result.index_copy_(0, _index(rows, result), buffer)
     return result
 
 
@@ -86,14 +86,14 @@ def _planned(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return plan, chosen
 
 
-def _augmented(views: Tensor, room: Tensor, plan: np.ndarray, table: Tensor) -> Tensor:
+def _augmented(views: Tensor, buffer: Tensor, plan: np.ndarray, table: Tensor) -> Tensor:
     """Return uint8 samples as floats in grey levels; of one channel where all are grayed.
 
-    room: (n, 3, S, S) float32 to work in. plan, table: (n, P) sorted parameters, on the CPU and (with three more
+    buffer: (n, 3, S, S) float32 to work in. plan, table: (n, P) sorted parameters, on the CPU and (with three more
     dimensions) on the device.
     """
     # Mirrored while they are bytes: no other operation knows left from right.
-    x = room.copy_(_apply_where(plan[:, Parameter.FLIP], views, lambda some, _: some.flip(-1)))
+    x = buffer.copy_(_apply_where(plan[:, Parameter.FLIP], views, lambda some, _: some.flip(-1)))
     start = 0
     for order, same in itertools.groupby(plan[:, Parameter.ORDER].tolist()):
         stop = start + len(list(same))

@@ -27,18 +27,18 @@ from openslip.needs import View, joined
 
 Early = Callable[[Tensor, Tensor], Tensor]
 """Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
-Room = Callable[[int], Tensor]
+Allocate = Callable[[int], Tensor]
 """Gives this many bytes of memory, as a tensor (bytes,) uint8."""
 
 
-def plain(size: int) -> Tensor:
-    """Return memory of this process's own (see `Room`)."""
+def private_memory(size: int) -> Tensor:
+    """Return memory that only this process sees (see `Allocate`)."""
     return torch.empty(size, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """A record ready for its views, and the turn (epoch, index) that it is used in: its own or another's."""
+    """A record ready for its views, and (epoch, index) of the record whose row it takes: its own or another's."""
 
     epoch: int
     index: int
@@ -47,11 +47,11 @@ class _Sample:
     caption: str
 
 
-class Lane:
-    """One stream of records, and the `views` made of each.
+class SampleReader:
+    """Reads the records of one source in the run's order, and makes the `views` of each.
 
-    Usually there is one lane, whose records give the captions and all views. With self-supervision on pictures of
-    their own there are two, which advance side by side.
+    Usually a run has one reader, whose records give the captions and all views. With self-supervision on images of
+    their own a run has two readers, which advance side by side.
     """
 
     def __init__(
@@ -122,29 +122,29 @@ class Lane:
             + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captioned else ""),
         )
 
-    def _read(self, epoch: int, turn: int, index: int, names: Collection[str]) -> _Sample | Skipped:
-        """Read record `index` for the turn of record `turn`, whose streams draw the caption and the views.
+    def _read(self, epoch: int, index: int, candidate: int, names: Collection[str]) -> _Sample | Skipped:
+        """Read record `candidate` for the row of record `index`, whose streams draw the caption and the views.
 
-        So a record that stands in for another gives other views than in its own turn of the epoch.
+        So a record that stands in for another gives other views than in its own row of the epoch.
         """
-        source, own = self.source.origin(index)
+        source, own = self.source.origin(candidate)
         key, name = f"#{own}", source.name
         try:
-            record = self.source[index]
+            record = self.source[candidate]
             key, name = record.key, record.source
-            caption = self._caption(record, epoch, turn) if self.captioned else ""
+            caption = self._caption(record, epoch, index) if self.captioned else ""
             image = decode(record.image, self.min_side(names), self.decoder)
-            return _Sample(epoch, turn, key, image, caption)
+            return _Sample(epoch, index, key, image, caption)
         except DataError as error:
-            return Skipped(self.source.whole_index(index), key, name, str(error))
+            return Skipped(self.source.whole_index(candidate), key, name, str(error))
 
-    def _caption(self, record: Record, epoch: int, turn: int) -> str:
+    def _caption(self, record: Record, epoch: int, index: int) -> str:
         captions = [caption for caption in record.captions if is_caption(caption)]
         if not captions:
             raise DataError("The record has no caption")
         if len(captions) == 1:
             return captions[0]
-        return captions[int(self._streams.at(epoch, turn, Stream.CAPTION).integers(len(captions)))]
+        return captions[int(self._streams.at(epoch, index, Stream.CAPTION).integers(len(captions)))]
 
 
 class Builder:
@@ -183,51 +183,53 @@ class Builder:
         apart = tuple(view for view in views if view.scheduled) if data.ssl is not None else ()
         joint = tuple(view for view in views if view not in apart)
         captioned = tokenizer is not None
-        self.lanes = [Lane(data.train, joint, config, seed, captioned=captioned, decoder=decoder)]
+        self.readers = [SampleReader(data.train, joint, config, seed, captioned=captioned, decoder=decoder)]
         if data.ssl is not None:
             order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
             streams = {"order": order, "replacement": replacement}
-            self.lanes.append(
-                Lane(data.ssl, apart, config, seed, captioned=False, decoder=decoder, **streams)
+            self.readers.append(
+                SampleReader(data.ssl, apart, config, seed, captioned=False, decoder=decoder, **streams)
             )
 
     def cut(self, position: int, size: int) -> list[range]:
-        """Cut this process's rows of the batch at `position` into pieces of at most `size`.
+        """Cut this process's rows of the batch at `position` into worker batches of at most `size` rows.
 
-        Where records lie in blocks, the pieces end with a block if they can: one cut in two would be fetched twice.
+        Where records lie in blocks, a worker batch ends with a block if it can: a block cut in two is fetched twice.
         """
-        order, pieces, start = self.lanes[0].order, [], self.rows.start
+        order, cut, start = self.readers[0].order, [], self.rows.start
         while self.rows.stop - start > size:
             stop = start + size
-            if len(order.parts) == 1:  # those of a mixture take turns, and with them their blocks
+            if len(order.parts) == 1:  # the blocks of a mixture are interleaved
                 whole = stop - order.since_block(position + stop)
                 stop = whole if whole > start else stop
-            pieces.append(range(start, stop))
+            cut.append(range(start, stop))
             start = stop
-        return [*pieces, range(start, self.rows.stop)]
+        return [*cut, range(start, self.rows.stop)]
 
-    def build(self, position: int, rows: range | None = None, room: Room = plain) -> dict[str, Any]:
+    def build(
+        self, position: int, rows: range | None = None, allocate: Allocate = private_memory
+    ) -> dict[str, Any]:
         """Return the fields of the `Batch` that starts at `position`, with no more than this process's rows.
 
-        rows: a piece of them; the fields of consecutive pieces are together those of all. room: where the views are
-        put. Raises DataError when the batch cannot be filled.
+        rows: those of a worker batch; the fields of consecutive worker batches are together those of all. allocate:
+        where the views are put. Raises DataError when the batch cannot be filled.
         """
         rows = self.rows if rows is None else rows
-        views = self.empty(position, rows, room)
+        views = self.empty(position, rows, allocate)
         parameters = {name: np.empty((len(view), len(Parameter)), np.float32) for name, view in views.items()}
         arrays = {name: view.numpy() for name, view in views.items()}
-        free = {name: itertools.count() for name in views}
+        next_row = {name: itertools.count() for name in views}
         keys, captions, skipped = [], [], []
-        tallies = [[Tally() for _ in lane.order.parts] for lane in self.lanes]
+        tallies = [[Tally() for _ in reader.order.parts] for reader in self.readers]
         for at in range(position + rows.start, position + rows.stop):
-            for number, (lane, place, names) in enumerate(self._plan(at)):
-                sample = lane.sample(place, names, skipped, tallies[number])
+            for number, (reader, own, names) in enumerate(self._reads(at)):
+                sample = reader.sample(own, names, skipped, tallies[number])
                 if number == 0:
                     keys.append(sample.key)
                     captions.append(sample.caption)
                 for name in names:
-                    row = next(free[name])
-                    made = lane.view(sample.image, sample.epoch, sample.index, name)
+                    row = next(next_row[name])
+                    made = reader.view(sample.image, sample.epoch, sample.index, name)
                     arrays[name][row], parameters[name][row] = made
         drawn = {name: torch.from_numpy(array) for name, array in parameters.items()}
         if self.early is not None:
@@ -242,31 +244,35 @@ class Builder:
             "tokens": self.tokenizer(captions) if self.tokenizer else None,
             "keys": keys,
             "skipped": skipped,
-            "tallies": [tally for lane in tallies for tally in lane],
+            "tallies": [tally for of_reader in tallies for tally in of_reader],
             "position": position + self.batch,
         }
 
-    def empty(self, position: int, rows: range, room: Room = plain) -> dict[str, Tensor]:
-        """Return memory for the views of these rows, all of it in one piece; views that no row gets are left out."""
+    def empty(self, position: int, rows: range, allocate: Allocate = private_memory) -> dict[str, Tensor]:
+        """Return memory for the views of these rows, all of it in one tensor; views that no row gets are left out."""
         before = self.schedule.before
         supervised = before(position + rows.stop) - before(position + rows.start)
         shapes: dict[str, tuple[int, int, int, int]] = {}
-        for lane in self.lanes:
-            for name, config in lane.configs.items():
-                if count := supervised if name in lane.scheduled else len(rows):
+        for reader in self.readers:
+            for name, config in reader.configs.items():
+                if count := supervised if name in reader.scheduled else len(rows):
                     shapes[name] = (count, 3, config.size, config.size)
         sizes = [math.prod(shape) for shape in shapes.values()]
-        memory = room(sum(sizes)).split(sizes)
+        memory = allocate(sum(sizes)).split(sizes)
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), memory)}
 
-    def _plan(self, position: int) -> Iterator[tuple[Lane, int, tuple[str, ...]]]:
-        """Yield what is read for one sample of the run: a lane, the place in its stream, the views to make."""
-        lane, *apart = self.lanes
-        place = self.schedule.before(position)
-        supervised = self.schedule.before(position + 1) > place
-        yield lane, position, tuple(name for name in lane.configs if supervised or name not in lane.scheduled)
+    def _reads(self, position: int) -> Iterator[tuple[SampleReader, int, tuple[str, ...]]]:
+        """Yield what is read for one sample of the run: a reader, the position in its order, the views to make."""
+        reader, *apart = self.readers
+        number = self.schedule.before(position)
+        supervised = self.schedule.before(position + 1) > number
+        yield (
+            reader,
+            position,
+            tuple(name for name in reader.configs if supervised or name not in reader.scheduled),
+        )
         for other in apart if supervised else ():
-            yield other, place, tuple(other.configs)
+            yield other, number, tuple(other.configs)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Contents:
             )
         return said
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Return a line of counts, then a line a reason; "" where everything is used."""
         if not self.left_out:
             return ""
@@ -125,7 +125,7 @@ def _line(text: str) -> str:
 
 def described(source: Source) -> list[str]:
     """Return what people should know of what lies in a source: a paragraph for each part that leaves something out."""
-    return [f"{name}: {words}" for name, found in source.contents_by_name() if (words := found.words())]
+    return [f"{name}: {text}" for name, found in source.contents_by_name() if (text := found.summary())]
 
 
 def losses(source: Source) -> list[str]:

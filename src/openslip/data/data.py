@@ -27,7 +27,7 @@ class Data:
         self.ssl = None if ssl is None else as_source(ssl)
 
     @property
-    def lanes(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, Source]:
         """The sources by the option that names them: `train`, and `ssl` where there is one."""
         return {"train": self.train} | ({} if self.ssl is None else {"ssl": self.ssl})
 
@@ -44,28 +44,28 @@ class Data:
     @property
     def longest_block(self) -> int:
         """How many records are read in a row at most, of any part of the sources."""
-        return max(part.block for source in self.lanes.values() for part in source.parts)
+        return max(part.block for source in self.sources.values() for part in source.parts)
 
     def identity(self, *, captioned: bool) -> Identity:
         """Return what tells these data from others (see `identify`), with captions where they are used."""
-        return identify(self.lanes, self.held_out, captioned=captioned)
+        return identify(self.sources, self.held_out, captioned=captioned)
 
     def described(self) -> dict[str, str]:
-        """Return in words, for each of `lanes`, how much there is, what was guessed on opening, what is left out."""
+        """Return in words, for each of `sources`, how much there is, what was guessed on opening, what is left out."""
         return {
-            lane: "\n".join(
+            option: "\n".join(
                 [
                     f"{source.epoch_length:,} records from {source.name}",
                     *filter(None, [source.note]),
                     *described(source),
                 ]
             )
-            for lane, source in self.lanes.items()
+            for option, source in self.sources.items()
         }
 
     def losses(self) -> list[str]:
         """Return a sentence for each part that loses so much that nobody should overlook it."""
-        return [sentence for source in self.lanes.values() for sentence in losses(source)]
+        return [sentence for source in self.sources.values() for sentence in losses(source)]
 
     def loader(
         self,

@@ -155,10 +155,10 @@ def _unread(image: Image.Image) -> bytes | None:
     try:
         if image.tell():  # another picture of the file
             return None
-        place = image.fp.tell()
+        position = image.fp.tell()
         image.fp.seek(0)
         content = image.fp.read(FILE_BYTES + 1)
-        image.fp.seek(place)
+        image.fp.seek(position)
         if len(content) > FILE_BYTES:
             return None
         opened = open_image(content, new_budget())

@@ -18,18 +18,18 @@ SAMPLED = 4
 UNREADABLE = "unreadable"
 
 Identity = dict[str, list[dict[str, Any]]]
-"""Lane (`train`, `ssl`) → for each part of its source the name, how many records, how they are ordered, digests; and
-HELD_OUT, where some of `train` is held out: which records these are."""
+"""By the option that names a source (`train`, `ssl`), for each part of it: its name, how many records, their order,
+digests. And HELD_OUT, where some of `train` is held out: which records these are."""
 HELD_OUT = "held_out"
 
 
-def identify(lanes: Mapping[str, Source], held_out: HeldOut | None = None, *, captioned: bool) -> Identity:
+def identify(sources: Mapping[str, Source], held_out: HeldOut | None = None, *, captioned: bool) -> Identity:
     """Return what tells the sources of a run from others: of each part (of a mixture) what its order depends on, and
     digests of SAMPLED records, of the captions too where they are used (`captioned`) in `train`; and what is held out.
 
     Reads these records. One that cannot be read is noted as UNREADABLE, and equals any.
     """
-    found = {lane: _parts(source, captioned and lane == "train") for lane, source in lanes.items()}
+    found = {option: _parts(source, captioned and option == "train") for option, source in sources.items()}
     return found | ({HELD_OUT: [asdict(held_out)]} if held_out else {})
 
 
@@ -47,8 +47,8 @@ def differences(old: Identity, new: Identity) -> list[str]:
         ]
     if old.keys() != new.keys():
         return [f"data for {' and '.join(new)}, were for {' and '.join(old)}"]
-    lanes = [lane for lane in old if lane != HELD_OUT]
-    return [words for lane in lanes for words in _differences(lane, old[lane], new[lane])]
+    options = [option for option in old if option != HELD_OUT]
+    return [change for option in options for change in _differences(option, old[option], new[option])]
 
 
 def _held_out(identity: Identity) -> tuple[str, str] | None:
@@ -90,15 +90,15 @@ def _of_record(record: Record, captioned: bool) -> str:
     return digest.hexdigest()
 
 
-def _differences(lane: str, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+def _differences(option: str, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     if len(old) != len(new):
-        return [f"data.{lane} is of {len(new)} sources, was of {len(old)}"]
+        return [f"data.{option} is of {len(new)} sources, was of {len(old)}"]
     found = []
     for before, now in zip(old, new):
-        what = f"{now['name']} (data.{lane})"
+        what = f"{now['name']} (data.{option})"
         found += [
-            f"{what} has {words} {now[key]:,}, had {before[key]:,}"
-            for key, words in (
+            f"{what} has {quantity} {now[key]:,}, had {before[key]:,}"
+            for key, quantity in (
                 ("records", "records:"),
                 ("share", "samples an epoch:"),
                 ("block", "blocks of"),

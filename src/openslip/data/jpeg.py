@@ -54,9 +54,9 @@ def read(image: bytes, colours: str = "RGB", height: int = 1, width: int = 1) ->
         left_over = _LEFT_OVER.match(message)
         if message.startswith(_DAMAGED) and not (left_over and int(left_over[1]) <= SURPLUS):
             raise _damaged(f"libjpeg-turbo says: {message}") from None
-    place = hole(image)
-    if place >= 0:
-        raise _damaged(f"From byte {place} on, it holds zeros, which mean nothing there")
+    start = hole(image)
+    if start >= 0:
+        raise _damaged(f"From byte {start} on, it holds zeros, which mean nothing there")
     return pixels
 
 
@@ -138,9 +138,9 @@ def hole(image: bytes) -> int:
             progressive = marker in _PROGRESSIVE
         elif marker == _SCAN and first:  # arithmetic codes have no tables
             following = _MARKER.search(image, end)
-            place = image.find(bytes(HOLE), end, following.start() if following else len(image))
-            if place >= 0 and not _even(segment, first, progressive):
-                return place
+            start = image.find(bytes(HOLE), end, following.start() if following else len(image))
+            if start >= 0 and not _even(segment, first, progressive):
+                return start
     return -1
 
 

@@ -1,9 +1,9 @@
 """Batches of views and tokens, built in other processes: the same ones whatever the number of processes.
 
 A batch is a function of the source, the settings and its position in the run's stream of records
-(`openslip.data.order`) alone. Loader processes build pieces of it in shared memory; torch's DataLoader hands out
-which and keeps the order. A batch of one piece is used where it was built; several are copied into one place, as is a
-batch for a GPU: into page-locked memory, from where it is sent while the GPU computes.
+(`openslip.data.order`) alone. Loader processes build worker batches of it in shared memory; torch's DataLoader hands
+them out and keeps the order. A batch of one worker batch is used where it was built; several are copied together, as is
+a batch for a GPU: into page-locked memory, from where it is sent while the GPU computes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from openslip.config import ViewsConfig
-from openslip.data.builder import Builder, Early, Room, plain
+from openslip.data.builder import Allocate, Builder, Early, private_memory
 from openslip.data.data import Data
 from openslip.data.decode import check_decoder
 from openslip.data.order import check_seed
-from openslip.data.pieces import keep_ready, sample_bytes
+from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.record import Batch, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ class Loader:
     batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position: of the run's
     stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers: loader
     processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches that
-    they keep ready in all, in pieces; -1 as many as are of use and fit into memory (`openslip.data.pieces.keep_ready`).
+    they keep ready in all; -1 as many as are of use and fit into memory (`openslip.data.prefetch.choose_prefetch`).
     pinned: puts the views into page-locked memory, from where a GPU fetches them by itself.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
@@ -91,7 +91,7 @@ class Loader:
             raise ConfigError(f"A batch must be divisible among {world} processes", got=batch)
         check_views(config)
         check_decoder(decoder)
-        for source in data.lanes.values():
+        for source in data.sources.values():
             if not len(source):
                 raise DataError("The source has no records", got=source.name)
         self.position, self.pinned = position, pinned
@@ -110,39 +110,39 @@ class Loader:
             early=early,
         )
         size = sample_bytes(views, config, self._builder.schedule.rows / batch)
-        self.ready = keep_ready(batch // world, size, self.workers, prefetch, data.longest_block)
+        self.prefetch = choose_prefetch(batch // world, size, self.workers, prefetch, data.longest_block)
 
     def __iter__(self) -> Generator[Batch]:
         """Start the loader processes, and return the batches."""
-        builder, room = self._builder, _pinned if self.pinned else plain
+        builder, allocate = self._builder, _pinned_memory if self.pinned else private_memory
         positions = itertools.count(self.position, builder.batch)
-        pieces = _Loading(
-            _Pieces(builder, room),
+        worker_batches = _Loading(
+            _WorkerBatches(builder, allocate),
             batch_size=None,
-            sampler=((at, rows) for at in positions for rows in builder.cut(at, self.ready.rows)),
+            sampler=((at, rows) for at in positions for rows in builder.cut(at, self.prefetch.rows)),
             collate_fn=_unchanged,
             num_workers=self.workers,
-            prefetch_factor=self.ready.each or None,
+            prefetch_factor=self.prefetch.each or None,
             multiprocessing_context=start_context([__name__]) if self.workers else None,
             worker_init_fn=_start_worker,
             # Without one of its own it draws from the global one, and a resumed run would not go on the same.
             generator=torch.Generator(),
         )
-        return self._batches(iter(pieces), room)
+        return self._batches(iter(worker_batches), allocate)
 
-    def _batches(self, pieces: Iterator[dict[str, Any]], room: Room) -> Generator[Batch]:
+    def _batches(self, worker_batches: Iterator[dict[str, Any]], allocate: Allocate) -> Generator[Batch]:
         builder = self._builder
         try:
             for position in itertools.count(self.position, builder.batch):
-                count = len(builder.cut(position, self.ready.rows))
+                count = len(builder.cut(position, self.prefetch.rows))
                 if count == 1 and not (self.workers and self.pinned):
-                    yield Batch(**_next(pieces))
+                    yield Batch(**_next(worker_batches))
                 else:
                     # Its memory has no name here, where it would outlive the step.
-                    parts = (_next(pieces) for _ in range(count))
-                    yield _joined(builder.empty(position, builder.rows, room), parts)
+                    parts = (_next(worker_batches) for _ in range(count))
+                    yield _joined(builder.empty(position, builder.rows, allocate), parts)
         finally:
-            getattr(pieces, "_shutdown_workers", lambda: None)()
+            getattr(worker_batches, "_shutdown_workers", lambda: None)()
 
 
 def default_workers() -> int:
@@ -191,11 +191,11 @@ class _Workers(_MultiProcessingDataLoaderIter):
             pipe.close()
 
 
-class _Pieces(Dataset):
+class _WorkerBatches(Dataset):
     """A dataset for torch's DataLoader whose indices are positions and rows, and whose items are a `Batch`'s fields."""
 
-    def __init__(self, builder: Builder, room: Room) -> None:
-        self.builder, self.room = builder, room
+    def __init__(self, builder: Builder, allocate: Allocate) -> None:
+        self.builder, self.allocate = builder, allocate
 
     def __getitem__(self, index: tuple[int, range]) -> dict[str, Any]:
         """Return the fields, or an error to raise in the main process, without the worker's stack.
@@ -205,7 +205,7 @@ class _Pieces(Dataset):
         """
         worker = get_worker_info()
         try:
-            built = self.builder.build(*index, room=_shared if worker else self.room)
+            built = self.builder.build(*index, allocate=_shared_memory if worker else self.allocate)
         except SlipError as error:
             return {"error": (type(error), str(error))}
         if worker:
@@ -214,10 +214,10 @@ class _Pieces(Dataset):
         return built
 
 
-def _shared(size: int) -> Tensor:
+def _shared_memory(size: int) -> Tensor:
     """Return memory that all processes see. Left to the queue, a lack of it would be noticed by nobody: a hang."""
     if not size:
-        return plain(size)
+        return private_memory(size)
     try:
         memory = torch.UntypedStorage._new_shared(
             size
@@ -226,20 +226,20 @@ def _shared(size: int) -> Tensor:
         raise DataError(
             "A batch cannot be put into shared memory", cause=str(error), fix=_MORE_SHARED
         ) from None
-    return plain(0).set_(memory)
+    return private_memory(0).set_(memory)
 
 
-def _pinned(size: int) -> Tensor:
+def _pinned_memory(size: int) -> Tensor:
     """Return page-locked memory. PyTorch keeps it for the next batch once this one is gone."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
-def _next(pieces: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Return the next piece's fields; raise the error it holds, or DataError when the process that had it is dead."""
+def _next(worker_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Return the next worker batch's fields; raise its error, or DataError when its process is dead."""
     try:
-        built = next(pieces)
+        built = next(worker_batches)
     except (RuntimeError, OSError, EOFError):
-        workers = getattr(pieces, "_workers", ())
+        workers = getattr(worker_batches, "_workers", ())
         # A pipe may break before its process has ended.
         connection.wait([worker.sentinel for worker in workers], timeout=1)
         codes = [worker.exitcode for worker in workers]
@@ -255,15 +255,15 @@ def _next(pieces: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return built
 
 
-def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch:
-    """Return the batch of consecutive pieces, copying each one's views to where they belong as soon as it is there."""
+def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) -> Batch:
+    """Return the batch of consecutive worker batches, copying the views of each to their rows as soon as it arrives."""
     filled, parts = dict.fromkeys(views, 0), []
-    for piece in pieces:
-        parts.append(piece)
-        for name, part in piece.pop("views").items():
+    for built in worker_batches:
+        parts.append(built)
+        for name, part in built.pop("views").items():
             start, filled[name] = filled[name], filled[name] + len(part)
             views[name][start : filled[name]] = part
-    tokens = [piece["tokens"] for piece in parts if piece["tokens"] is not None]
+    tokens = [part["tokens"] for part in parts if part["tokens"] is not None]
     longest = max((part.shape[1] for part in tokens), default=0)
     return Batch(
         views,
@@ -272,10 +272,10 @@ def _joined(views: dict[str, Tensor], pieces: Iterable[dict[str, Any]]) -> Batch
             for name in views
         },
         torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in tokens]) if tokens else None,
-        keys=[key for piece in parts for key in piece["keys"]],
+        keys=[key for part in parts for key in part["keys"]],
         position=parts[-1]["position"],
-        skipped=[skipped for piece in parts for skipped in piece["skipped"]],
-        tallies=[sum(tallies, Tally()) for tallies in zip(*(piece["tallies"] for piece in parts))],
+        skipped=[skipped for part in parts for skipped in part["skipped"]],
+        tallies=[sum(tallies, Tally()) for tallies in zip(*(part["tallies"] for part in parts))],
     )
 
 

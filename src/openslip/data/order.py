@@ -71,7 +71,7 @@ class Streams:
 
     def __init__(self, seed: int) -> None:
         self.seed = check_seed(seed)
-        self._bits = np.random.Philox(key=_words(seed, 0))
+        self._bits = np.random.Philox(key=_uint64s(seed, 0))
         self._generator = np.random.Generator(self._bits)
         self._state: Any = self._bits.state
 
@@ -80,7 +80,7 @@ class Streams:
 
     def at(self, epoch: int, index: int, stream: int) -> np.random.Generator:
         """Return the generator at the start of the stream of record `index` in `epoch`."""
-        counter, key = _words(0, 0, index, stream), _words(self.seed, epoch)
+        counter, key = _uint64s(0, 0, index, stream), _uint64s(self.seed, epoch)
         # A fresh state's buffer is used up (buffer_pos 4), so no number of the stream before is left over.
         self._bits.state = self._state | {"state": {"counter": counter, "key": key}}
         return self._generator
@@ -97,7 +97,7 @@ def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Gener
 class Order:
     """The endless order of a source's records.
 
-    The parts take turns as evenly as their shares allow, so every batch has the same mixture. A part goes through
+    The parts are interleaved as evenly as their shares allow, so every batch has the same mixture. A part goes through
     its own records again and again, each time in a new order, whatever its share: `locate` returns how often the
     part has been through before as the record's epoch.
 
@@ -117,7 +117,7 @@ class Order:
         """Return (epoch, index) of the record at `position`. Raises ConfigError when the position is negative."""
         if position < 0:
             raise ConfigError("A position in the stream of records cannot be negative", got=position)
-        number, position = self._turn(position)
+        number, position = self._part_at(position)
         part = self.parts[number]
         epoch, offset = divmod(position, part.length)
         return epoch, self._first[number] + self._shuffled(offset, epoch, number, part)
@@ -147,11 +147,11 @@ class Order:
         if part.ends is None:
             return offset % part.block
         ends = self._blocks_of(0, epoch, part.ends).ends
-        turn = int(np.searchsorted(ends, offset, side="right"))
-        return offset - (int(ends[turn - 1]) if turn else 0)
+        number = int(np.searchsorted(ends, offset, side="right"))
+        return offset - (int(ends[number - 1]) if number else 0)
 
-    def _turn(self, position: int) -> tuple[int, int]:
-        """Return which part's turn it is at `position`, and how many turns that part has had before.
+    def _part_at(self, position: int) -> tuple[int, int]:
+        """Return which part gives the record at `position`, and how many records that part has given before.
 
         Of every `rest` positions the last part takes its share, evenly spread; the parts before it share the others.
         """
@@ -183,10 +183,10 @@ class Order:
     def _shuffled_blocks(self, offset: int, epoch: int, number: int, part: Part, ends: np.ndarray) -> int:
         """`_shuffled` of a part whose blocks have sizes of their own: a list of them is kept, 16 bytes a block."""
         drawn = self._blocks_of(number, epoch, ends)
-        turn = int(np.searchsorted(drawn.ends, offset, side="right"))
-        block = int(drawn.blocks[turn])
+        drawn_at = int(np.searchsorted(drawn.ends, offset, side="right"))
+        block = int(drawn.blocks[drawn_at])
         records = _block(ends, block)
-        within = offset - int(drawn.ends[turn]) + len(records)
+        within = offset - int(drawn.ends[drawn_at]) + len(records)
         if not part.as_they_lie:
             keys = _keys(self.seed, epoch, number, self.stream)
             within = permute(within, len(records), _keys_of_block(*keys, block))
@@ -230,7 +230,7 @@ def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: in
     First those of its own block, which have been fetched with it; then those of other blocks of its part, so that a
     mixture keeps its proportions; last, where a whole source of a mixture fails, those of the others. Of each
     ATTEMPTS at most. The other blocks are drawn for the block, not for the record: where a whole block cannot be
-    read, all its records are stood in for by those of one other, at the same places, each fetched once.
+    read, all its records are stood in for by those of one other, at the same offsets, each fetched once.
     """
     block, part = order.block_of(index), order.part_of(index)
     generator = streams.at(epoch, index, stream)
@@ -239,7 +239,7 @@ def stand_ins(order: Order, streams: Streams, epoch: int, index: int, stream: in
     blocks = streams.at(epoch, block.start, stream).integers(len(part), size=ATTEMPTS).tolist()
     others = [order.block_of(part[drawn]) for drawn in blocks]
     far = [other[(index - block.start + number) % len(other)] for number, other in enumerate(others)]
-    candidates = (*(block[place] for place in near), *far, *anywhere)
+    candidates = (*(block[offset] for offset in near), *far, *anywhere)
     return [candidate for candidate in candidates if candidate != index]
 
 
@@ -278,12 +278,12 @@ def _feistel(value: int, bits: int, keys: Sequence[int]) -> int:
 def _mix(x: Any) -> Any:
     """The finaliser of SplitMix64 (Steele et al., "Fast splittable pseudorandom number generators", 2014), of an int or
     an array of uint64."""
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _WORD
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
     return x ^ (x >> 31)
 
 
-_WORD = 2**64 - 1
+_MASK = 2**64 - 1
 
 
 @lru_cache(maxsize=64)
@@ -295,7 +295,7 @@ def _keys(seed: int, epoch: int, number: int, stream: int) -> list[int]:
 def _keys_of_block(*keys_and_block: int) -> list[int]:
     """Return the keys of the permutation inside a block, from those of the blocks' own and its number."""
     *keys, block = keys_and_block
-    return [_mix((key + _mix(block + 1)) & _WORD) for key in keys]
+    return [_mix((key + _mix(block + 1)) & _MASK) for key in keys]
 
 
 def check_seed(seed: int) -> int:
@@ -305,5 +305,5 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def _words(*values: int) -> np.ndarray:
+def _uint64s(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.uint64)

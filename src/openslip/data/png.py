@@ -12,7 +12,7 @@ from openslip.data.limits import Budget
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = 3000
 """Values to visit that a chunk counts for: what a loop of Python takes for it."""
-TURNS = 1 << 20
+ORIENTATION_BYTES = 1 << 20
 """Bytes of a text, unpacked, that may say how a picture is turned."""
 
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
@@ -24,15 +24,17 @@ _TURNING = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 def without_texts(image: bytes, budget: Budget) -> bytes:
     """Return a PNG without its texts and colour profile, however large or damaged; the same where it has none.
 
-    Texts in which the orientation may be are kept, unless they unpack to more than TURNS bytes. Draws the chunks, and
-    the copy. Raises DataError where there are more than the budget allows.
+    Texts in which the orientation may be are kept, unless they unpack to more than ORIENTATION_BYTES. Draws the
+    chunks and the copy. Raises DataError where there are more than the budget allows.
     """
     kept, start, position = [], 0, len(SIGNATURE)
     while position + 12 <= len(image):
         end = position + 12 + int.from_bytes(image[position : position + 4], "big")
         kind = image[position + 4 : position + 8]
         budget.draw(samples=CHUNK)
-        if kind in _TEXTS and not _turns(kind, image[position + 8 : min(end - 4, position + 8 + TURNS)]):
+        if kind in _TEXTS and not _has_orientation(
+            kind, image[position + 8 : min(end - 4, position + 8 + ORIENTATION_BYTES)]
+        ):
             kept.append(image[start:position])
             start = end
         if kind == b"IEND":
@@ -44,7 +46,7 @@ def without_texts(image: bytes, budget: Budget) -> bytes:
     return b"".join([*kept, image[start:]])
 
 
-def _turns(kind: bytes, text: bytes) -> bool:
+def _has_orientation(kind: bytes, text: bytes) -> bool:
     """Return whether a text may say how the picture is turned, and is small."""
     name = next((name for name in _TURNING if text.startswith(name)), b"")
     if not name or kind == b"iCCP":
@@ -56,7 +58,7 @@ def _turns(kind: bytes, text: bytes) -> bool:
         return True
     unpacker = zlib.decompressobj()
     try:
-        unpacker.decompress(packed, TURNS)
+        unpacker.decompress(packed, ORIENTATION_BYTES)
     except zlib.error:
         return False
     return unpacker.eof

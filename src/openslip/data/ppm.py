@@ -95,8 +95,8 @@ def _plain(data: memoryview, count: int, most: int) -> np.ndarray:
         part = rest + text[start : start + BLOCK]
         rest = b""
         if start + BLOCK < len(text):  # a number may go on in the next part
-            place = _LAST.search(part).start()  # type: ignore[union-attr]
-            part, rest = part[:place], part[place:]
+            start = _LAST.search(part).start()  # type: ignore[union-attr]
+            part, rest = part[:start], part[start:]
         numbers = _numbers(part, most)[: count - filled]
         levels[filled : filled + len(numbers)] = numbers
         filled += len(numbers)

@@ -175,9 +175,9 @@ class Skipped:
 class Tally:
     """What became of the records of one source of a run; read = used + skipped.
 
-    read: records whose turn it was. used: those of them that could be. skipped: those that could not.
+    read: records that the order gave. used: those of them that could be. skipped: those that could not.
     stood_in: records used in place of skipped ones, of this source or of another of its mixture, beside their own
-    turns. failed: records tried for that which could not be used either.
+    rows. failed: records tried for that which could not be used either.
     """
 
     read: int = 0

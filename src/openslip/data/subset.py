@@ -28,7 +28,7 @@ class HeldOut:
     digest: str
     notes: tuple[str, ...] = ()
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Return it in words, a line for each note."""
         reached = _percent(self.records / self.total)
         head = (

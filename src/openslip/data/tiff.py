@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImagePalette, features
 from openslip.data.limits import Budget
 from openslip.errors import DataError
 
-PIECE = 5000
+STRIP_OR_TILE = 5000
 """Values to visit that a strip or tile counts for, beside its pixels: what a loop of Python takes for it."""
 NUMBER = 160
 """Bytes that a number in a directory takes in Python, with what Pillow makes of a strip's."""
@@ -48,9 +48,9 @@ def check_directory(image: bytes, budget: Budget) -> None:
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), image, 8 if big else 4)
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), image, start)
         entry, start = (20, start + 8) if big else (12, start + 2)
-        for place in range(start, min(start + entry * count, len(image)), entry):
-            budget.draw(samples=PIECE)
-            _, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), image, place)
+        for at in range(start, min(start + entry * count, len(image)), entry):
+            budget.draw(samples=STRIP_OR_TILE)
+            _, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), image, at)
             if kind not in _TEXT_TYPES and values > FEW:
                 budget.draw(memory=NUMBER * min(values, len(image)))
     except struct.error:
@@ -69,7 +69,7 @@ def prepare(opened: ImageFile.ImageFile, budget: Budget) -> None:
         raise _refused("It holds numbers with a sign, which have no black and no white")
     if planar and opened.mode in ("LA", "La", "PA"):
         raise _refused("Its brightness and its transparency are stored apart")
-    _draw_pieces(opened, tags, planar, budget)
+    _draw_strips_or_tiles(opened, tags, planar, budget)
     if planar and raw and max(tags.get(_BITS, (1,))) > 8:
         _load_with_libtiff(opened, tags)
     if opened.mode in ("P", "PA") and (colours := tags.get(_COLORMAP)) and max(colours) < 256:
@@ -85,7 +85,7 @@ def levels(opened: Image.Image) -> tuple[int, int]:
     return (most, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, most)
 
 
-def _draw_pieces(opened: ImageFile.ImageFile, tags: Tags, planar: bool, budget: Budget) -> None:
+def _draw_strips_or_tiles(opened: ImageFile.ImageFile, tags: Tags, planar: bool, budget: Budget) -> None:
     """Draw what the strips or tiles take. Raises DataError where there are fewer than the picture has."""
     width, height = tags[_WIDTH], tags[_LENGTH]
     bits = tags.get(_BITS, (1,))
@@ -101,7 +101,7 @@ def _draw_pieces(opened: ImageFile.ImageFile, tags: Tags, planar: bool, budget: 
     planes = tags.get(_SAMPLES, 1) if planar else 1
     count = math.ceil(width / across) * math.ceil(height / down) * planes
     # A decoder makes a whole tile, even where most of it lies beyond the picture; and colours of it, 4 bytes a pixel.
-    budget.draw(samples=count * (PIECE + across * down))
+    budget.draw(samples=count * (STRIP_OR_TILE + across * down))
     if _TILES in tags:
         budget.draw(memory=across * down * (pixel + 4))
     if len(offsets) < count:

@@ -28,9 +28,9 @@ END = 49407
 
 _CACHED_WORDS = 2**16
 _CACHED_LENGTH = 64  # characters; longer words hardly come twice
-# Merging takes time quadratic in the length of a word. Longer words are merged in pieces: 2,560 bytes are 80 times
+# Merging takes time quadratic in the length of a word. Longer words are merged in chunks: 2,560 bytes are 80 times
 # the longest token, so no caption that is cut to CLIP's context of 77 notices.
-_PIECE = 2560
+_CHUNK = 2560
 # On printable ASCII without "&" neither ftfy nor html.unescape changes anything but white space.
 _CLEAN = re.compile(r"[ -%'-~\t\n\r]*")
 
@@ -73,16 +73,16 @@ class Tokenizer:
         Raises DataError when one of the texts is no text.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        encode, room = _vocabulary().encode, self.context - 2
+        encode, most = _vocabulary().encode, self.context - 2
         rows = []
         for text in texts:
-            ids = encode(text, room + 1)
-            if len(ids) <= room:
+            ids = encode(text, most + 1)
+            if len(ids) <= most:
                 rows.append([START, *ids, END])
             elif self.truncation == "keep-end":
-                rows.append([START, *ids[:room], END])
+                rows.append([START, *ids[:most], END])
             else:
-                rows.append([START, *ids[: room + 1]])
+                rows.append([START, *ids[: most + 1]])
         tokens = np.zeros((len(rows), max(map(len, rows), default=2)), dtype=np.int64)
         for row, ids in zip(tokens, rows):
             row[: len(ids)] = ids
@@ -129,8 +129,8 @@ class _Vocabulary:
         ids: list[int] = []
         for part in self._split(word):
             letters = "".join([self._letters[byte] for byte in part.encode("utf-8")])
-            for at in range(0, len(letters), _PIECE):
-                ids += [self._ids[token] for token in self._bpe(letters[at : at + _PIECE]).split(" ")]
+            for at in range(0, len(letters), _CHUNK):
+                ids += [self._ids[token] for token in self._bpe(letters[at : at + _CHUNK]).split(" ")]
                 if len(ids) >= limit:
                     return tuple(ids)
         if len(word) <= _CACHED_LENGTH:

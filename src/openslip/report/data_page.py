@@ -18,9 +18,9 @@ from openslip.report.histogram import Histogram, steps
 from openslip.report.render import render
 from openslip.tools.check import Summary, Verdict
 from openslip.tools.check.against import CAPTION, NEAR, PICTURE, Against, against_pairs
+from openslip.tools.check.caption_text import normal, useless
 from openslip.tools.check.facts import MOST_TOKENS
 from openslip.tools.check.verdict import megabytes, percent
-from openslip.tools.check.words import normal, useless
 
 _LISTED = 100  # records in the list of those that cannot be used
 _GROUPS, _MEMBERS, _TILES, _CAPTIONS = 8, 8, 8, 10

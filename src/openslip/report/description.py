@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from statistics import median
 
 from openslip.addresses import is_url, shown
-from openslip.commands import command
 from openslip.config import Config, ObjectiveConfig, ViewConfig
 from openslip.report.charts import samples
 from openslip.report.losses import KnownLoss
 from openslip.report.rows import Row, Rows
 from openslip.report.runs import Run, finite
+from openslip.shell import command
 
 PLACEHOLDER = "PICTURES"
 """Stands for what a page cannot know: labelled pictures of one's own."""

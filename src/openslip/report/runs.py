@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 from openslip import toml
-from openslip.commands import command
 from openslip.config import Config
 from openslip.data.identity import Identity, differences
 from openslip.errors import CheckpointError, ConfigError, EvaluationError, shortened
@@ -19,6 +18,7 @@ from openslip.evaluation import Result, suite
 from openslip.files import open_regular, read_json
 from openslip.objectives import Curve, own
 from openslip.report.losses import KnownLoss
+from openslip.shell import command
 from openslip.training.saving.run import is_number as finite
 from openslip.training.saving.run import lines_of, parse_line
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from openslip.config import ViewsConfig
-from openslip.data.builder import Lane
+from openslip.data.builder import SampleReader
 from openslip.data.decode import decode
 from openslip.data.record import Source, as_source
 from openslip.data.views import check_views
@@ -77,9 +77,9 @@ def contact_sheet(
     if not len(source):
         raise DataError("The source has no records", got=source.name)
     check_views(config)
-    lane = Lane(source, views, config, seed, captioned=False)
-    rows = [look(lane, position, augment) for position in range(min(count, lane.order.length))]
-    sizes = sorted({kind.size for kind in lane.configs.values()}, reverse=True)
+    reader = SampleReader(source, views, config, seed, captioned=False)
+    rows = [look(reader, position, augment) for position in range(min(count, reader.order.length))]
+    sizes = sorted({kind.size for kind in reader.configs.values()}, reverse=True)
     head = [f"{source.name}", f"{len(source):,} records; views of {' and '.join(map(str, sizes))} px"]
     head[1] += f", recipe {recipe}, seed {seed}" if recipe else f", seed {seed}"
     return _sheet(head, titles(views), rows)
@@ -95,22 +95,22 @@ def titles(views: Sequence[View]) -> list[str]:
     ]
 
 
-def look(lane: Lane, position: int, augment: Augment) -> Shown:
+def look(reader: SampleReader, position: int, augment: Augment) -> Shown:
     """Return the record at a position of a run, with the views that the run makes of it."""
-    epoch, index = lane.order.locate(position)
+    epoch, index = reader.order.locate(position)
     key, captions = f"#{index}", ()
     try:
-        record = lane.source[index]
+        record = reader.source[index]
         key, captions = record.key, record.captions
         picture = decode(record.image, SIDE)
         image = decode(
-            record.image, lane.min_side(lane.configs)
+            record.image, reader.min_side(reader.configs)
         )  # the loader's size, for the crops are drawn in its pixels
     except DataError as error:
         return Shown(key, captions, None, {}, str(error))
     views = {}
-    for name in lane.configs:
-        view, row = (torch.from_numpy(array)[None] for array in lane.view(image, epoch, index, name))
+    for name in reader.configs:
+        view, row = (torch.from_numpy(array)[None] for array in reader.view(image, epoch, index, name))
         seen = augment(view, row, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))[0].clamp(0, 1).mul(255).round()
         views[name] = seen.to(torch.uint8).permute(1, 2, 0).numpy()
     return Shown(key, captions, picture, views)
@@ -162,9 +162,9 @@ def _sheet(head: list[str], views: list[str], rows: list[Shown]) -> Image.Image:
 
 
 def _captions(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None:
-    """Write the key, what is wrong, and as many captions as there is room for."""
+    """Write the key, what is wrong, and as many captions as fit."""
     x, y = at
-    width, room = _TEXT_WIDTH - _GAP // 2, SIDE // _LINE
+    width, most = _TEXT_WIDTH - _GAP // 2, SIDE // _LINE
     entries = [(row.trouble, _BAD)] if row.trouble else []
     dash = "- " if len(row.captions) > 1 else ""
     entries += [(dash + (caption or "(empty caption)"), _INK) for caption in row.captions]
@@ -176,8 +176,8 @@ def _captions(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None
         font = _font(text)  # one for all lines of a caption
         broken = wrap(text, width, font.getlength)
         lines += [(line, colour, font) for line in (broken[:1] if k == 0 else broken)]
-    if len(lines) > room:
-        lines = [*lines[: room - 1], (f"and {len(lines) - room + 1} more lines", _QUIET, _fonts()[0])]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], (f"and {len(lines) - most + 1} more lines", _QUIET, _fonts()[0])]
     for k, (line, colour, font) in enumerate(lines):
         pen.text((x, y + k * _LINE), line, fill=colour, font=font)
 

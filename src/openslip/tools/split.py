@@ -97,8 +97,8 @@ def split(
     """
     source, ranks = as_source(source), ranks or Processes()
     with ranks.together():
-        place = _place(source, spec) if ranks.first else Path()
-        found = _load(place, len(source)) if ranks.first else None
+        path = _cache_file(source, spec) if ranks.first else Path()
+        found = _load(path, len(source)) if ranks.first else None
     if not ranks.from_first(int(found is not None)):
         summary = check(
             source,
@@ -112,7 +112,7 @@ def split(
             if summary is not None:
                 found = _look(summary.records, summary.captions)
                 if summary.unusable_share <= DataConfig.max_skipped:  # else the network may have been down
-                    _keep(place, found)
+                    _keep(path, found)
     with ranks.together():
         told = _to_bytes(*_choose(found, share, source.name)) if found is not None else b""
     held, about = _from_bytes(ranks.bytes_from_first(told), len(source))
@@ -192,7 +192,7 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
     return held, about
 
 
-def _place(source: Source, spec: str) -> Path:
+def _cache_file(source: Source, spec: str) -> Path:
     """Return where in the cache folder it is kept what was found of a source with this content."""
     about = [
         VERSION,
@@ -232,22 +232,22 @@ def _files(path: str) -> Iterator[str]:
         yield from (os.path.join(folder, file) for file in sorted(files))
 
 
-def _keep(place: Path, found: _Found) -> None:
+def _keep(path: Path, found: _Found) -> None:
     """Write down what was found; where that cannot be done, the next run reads all again."""
     body = found.keys.astype("<u8").tobytes() + np.packbits(found.captioned).tobytes()
     head = json.dumps([len(found.keys), found.notes, hashlib.blake2b(body, digest_size=16).hexdigest()])
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_or_not(place, durable=False) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_or_not(path, durable=False) as file:
             file.write(head.encode() + b"\n" + body)
     except OSError:
         pass
 
 
-def _load(place: Path, records: int) -> _Found | None:
+def _load(path: Path, records: int) -> _Found | None:
     """Return what `_keep` wrote, None where there is nothing, or it is damaged."""
     try:
-        head, _, body = place.read_bytes().partition(b"\n")
+        head, _, body = path.read_bytes().partition(b"\n")
         count, notes, digest = json.loads(head)
     except (OSError, ValueError, TypeError, RecursionError):
         return None

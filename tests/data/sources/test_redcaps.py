@@ -192,7 +192,7 @@ def test_what_is_not_used_is_said(folder, jpeg, tmp_path):
         ("birds/a1.jpg", ("a plant",)),
     ]
     assert (source.contents.things, source.contents.seen, source.contents.used) == ("annotations", 11, 8)
-    assert "no usable 'image_id' and 'subreddit'" in source.contents.words()
+    assert "no usable 'image_id' and 'subreddit'" in source.contents.summary()
     assert "2 annotations are of images listed before" in source.note
 
 

@@ -68,7 +68,7 @@ def index_shards(paths, name, **options):
 
 
 def equal(a: ShardIndex, b: ShardIndex) -> bool:
-    same = np.array_equal(a.places, b.places) and a.places.dtype == b.places.dtype == np.uint32
+    same = np.array_equal(a.extents, b.extents) and a.extents.dtype == b.extents.dtype == np.uint32
     return same and a[1:] == b[1:]
 
 
@@ -84,7 +84,7 @@ def test_kept_beside_the_shards_and_used(shards, kept, walked, tmp_path):
     assert (first[0].contents.seen, first[0].contents.used) == (5, 3)
     assert list(first[0].contents.left_out) == ["the sample has no picture", ".cls is not read"]
     assert first[0].facts["picture jpg"] == 3
-    assert first[1].places.tolist() == [[[1, 1], [5, 2], [3, 1]]]
+    assert first[1].extents.tolist() == [[[1, 1], [5, 2], [3, 1]]]
 
 
 def test_nothing_is_written_for_what_is_quick(shards, tmp_path):
@@ -105,14 +105,14 @@ def test_nowhere_to_write(shards, kept, walked, tmp_path, monkeypatch):
     (tmp_path / "shards" / FOLDER).touch()
     monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "shards" / FOLDER / "cache"))
     for _ in range(2):
-        assert len(index_shards(shards, "x")[0].places) == 3
+        assert len(index_shards(shards, "x")[0].extents) == 3
     assert len(walked) == 4
 
 
 def test_written_by_who_makes_the_shard(shards, walked, tmp_path):
     write_index(shards[0])
     assert os.listdir(tmp_path / "shards" / FOLDER) == ["a-0.tar.index"]
-    assert len(index_shards(shards[:1], "x")[0].places) == 3
+    assert len(index_shards(shards[:1], "x")[0].extents) == 3
     assert walked == shards[:1]
 
 
@@ -216,8 +216,8 @@ def test_what_was_asked_for_has_an_index_of_its_own(shards, kept, walked, tmp_pa
     plain = index_shards(shards[1:], "x")[0]
     asked = index_shards(shards[1:], "x", wanted=Wanted("jpg", Asked(("txt",))))[0]
     assert len(walked) == 2
-    assert plain.places.tolist() == [[[1, 1], [5, 2], [3, 1]]]
-    assert asked.places.tolist() == [[[1, 1], [0, 0], [3, 1]]]
+    assert plain.extents.tolist() == [[[1, 1], [5, 2], [3, 1]]]
+    assert asked.extents.tolist() == [[[1, 1], [0, 0], [3, 1]]]
     for wanted in (Wanted(), Wanted("jpg", Asked(("txt",)))):
         index_shards(shards[1:], "x", wanted=wanted)
     assert len(walked) == 2

@@ -82,7 +82,7 @@ def test_what_is_held_is_bounded(server, shards, spec, monkeypatch):
     source = open_source(spec)
     for index in [0, 8, 0, 8, 4, 0]:
         assert source[index].captions
-        assert sum(weight for _, weight in source._pieces._values.values()) <= 20_000
+        assert sum(weight for _, weight in source._blocks_held._values.values()) <= 20_000
 
 
 def test_large_blocks_are_fetched_in_parts(server, shards, spec, monkeypatch):
@@ -284,7 +284,7 @@ def test_pickled_after_use_and_read_in_other_processes(server, shards, spec, mon
     source = open_source(spec)
     expected = [source[i] for i in (0, 6, 11)]
     copy = pickle.loads(pickle.dumps(source))
-    assert not copy._pieces._values
+    assert not copy._blocks_held._values
     assert [copy[i] for i in (0, 6, 11)] == expected
     for method in ("forkserver", "fork"):
         with multiprocessing.get_context(method).Pool(1) as pool:

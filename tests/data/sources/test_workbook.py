@@ -49,7 +49,7 @@ def test_a_sheet(workbook):
         "image from 'Foto', caption from 'Beschreibung' (guessed). Of 2 sheets 'Sheet1' is read"
         in source.note
     )
-    assert source.contents.words().endswith("1 × the row is empty, for example row 3")
+    assert source.contents.summary().endswith("1 × the row is empty, for example row 3")
     assert workbook(products, caption_column="Preis")[0].captions == ("12.5",)
 
 

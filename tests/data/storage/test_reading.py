@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from openslip.data.storage import reading
 from openslip.data.storage.reading import (
     LocalFile,
-    Pieces,
     ReadAhead,
     Recent,
+    Spans,
     cache_folder,
     open_file,
     stat,
@@ -174,15 +174,15 @@ def test_reading_ahead_asks_seldom(server, url, monkeypatch):
     assert len(server.asked) <= 5
 
 
-def test_pieces(tmp_path):
+def test_spans(tmp_path):
     (tmp_path / "a").write_bytes(DATA)
-    pieces = Pieces(LocalFile(tmp_path / "a"), [(100, 300), (1000, 1001)])
-    assert pieces.size == 201
-    assert pieces.read(150, 150) == DATA[150:300]
-    assert pieces.read(1000, 1) == DATA[1000:1001]
+    spans = Spans(LocalFile(tmp_path / "a"), [(100, 300), (1000, 1001)])
+    assert spans.size == 201
+    assert spans.read(150, 150) == DATA[150:300]
+    assert spans.read(1000, 1) == DATA[1000:1001]
     for span in [(99, 2), (299, 2), (500, 1)]:
         with pytest.raises(DataError, match="does not fit"):
-            pieces.read(*span)
+            spans.read(*span)
 
 
 def test_recent_is_bounded_by_count_and_weight():

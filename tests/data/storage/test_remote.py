@@ -111,7 +111,7 @@ def test_giving_up_is_said_and_lasts_longer_each_time(server, url, monkeypatch, 
 
     def fail() -> str:
         with pytest.raises(DataError):
-            retry.persist(url, remote_failure, say=True)
+            retry.persist(url, remote_failure, announce=True)
         return capsys.readouterr().err
 
     def remote_failure():

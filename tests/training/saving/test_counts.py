@@ -102,18 +102,18 @@ def test_a_useless_source_is_warned_of_once() -> None:
     assert alone.warnings() == []
 
 
-def test_words() -> None:
+def test_summary() -> None:
     counts = Counts(Data(Shards(1000)))
     counts.add([tally(1000, 0)])
-    assert counts.words(LISTED, 0, 8) == "1,000 records read, all usable"
+    assert counts.summary(LISTED, 0, 8) == "1,000 records read, all usable"
     counts.add([tally(24, 3)])
-    assert counts.words(LISTED, 2, 8) == (
+    assert counts.summary(LISTED, 2, 8) == (
         "1,024 records read: 1,021 used, 3 skipped and stood in for by others, listed in run/skipped.jsonl\n"
         "16 samples were in 2 steps with a loss that was not finite: not learned from"
     )
     counts = Counts(Data(Mixture([Shards(10, name="a"), Shards(10, name="b")], [1, 1])))
     counts.add([tally(10, 0), tally(10, 2)])
-    assert counts.words(LISTED, 0, 8).splitlines()[1:] == [
+    assert counts.summary(LISTED, 0, 8).splitlines()[1:] == [
         "  data.train a: 10 read, 10 used, 0 skipped",
         "  data.train b: 10 read, 8 used, 2 skipped; 2 stood in for others",
     ]
@@ -122,7 +122,7 @@ def test_words() -> None:
 def test_a_checkpoint_of_before_they_were_kept() -> None:
     counts = Counts(Data(Shards(10)), None, 7)
     counts.add([tally(8, 0)])
-    assert counts.words(LISTED, 0, 8) == "8 records read, since step 7, all usable"
+    assert counts.summary(LISTED, 0, 8) == "8 records read, since step 7, all usable"
     again = Counts(Data(Shards(10)), counts.state, 9)
     assert again.to_dict(9, 0, 8) == counts.to_dict(9, 0, 8)
     assert again.to_dict(8, 0, 8)["samples"] == again.total.read == 8

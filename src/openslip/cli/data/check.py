@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openslip.cli.arguments import parse, say_note
+from openslip.cli.arguments import parse, print_notes
 from openslip.cli.source import RECIPE, SourceOptions
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ ends with status 0 if the source can be trained on, else 1. Under `torchrun` the
 
     with joined() as ranks:
         with ranks.first_goes_ahead():
-            source = options.open(say=ranks.first, leave_broken=True)
+            source = options.open(notes=ranks.first, leave_broken=True)
         summary = check(
             source,
             limit=options.limit,
@@ -107,7 +107,7 @@ def _other(options: Options, ranks: Processes) -> tuple[Source, Summary | None]:
             leave_broken=True,
         )
         if ranks.first:
-            say_note(other)
+            print_notes(other)
     return other, check(
         other, needs_captions=False, processes=options.processes, ranks=ranks, shown=True, title="comparing"
     )

@@ -87,7 +87,7 @@ def run(options: Options, ranks: Processes) -> None:
     from openslip.tools.convert import write_shards
 
     with ranks.first_goes_ahead():
-        source = options.open(say=ranks.first)
+        source = options.open(notes=ranks.first)
     if options.without:
         listed = read_list(options.without, near=options.near)
         whole, source = source, Subset(source, listed)

@@ -60,7 +60,7 @@ class Member(NamedTuple):
     sparse: bool = False
 
 
-def members(file: File, remark: Callable[[str], None] = lambda words: None) -> Iterator[Member]:
+def members(file: File, remark: Callable[[str], None] = lambda text: None) -> Iterator[Member]:
     """Yield the files and links of an uncompressed tar file. Several tar files one after the other count as one.
 
     The end mark is two blocks of zeros. `remark` is told, at the end, of what is odd behind one, but no damage for
@@ -252,9 +252,9 @@ def _next_header(file: File, offset: int) -> int:
     """Return where the next block lies that is a header, from `offset` on; -1 if there is none."""
     while (size := min(1 << 20, file.size - offset)) >= BLOCK:
         data = file.read(offset, size)
-        for place in range(0, size - BLOCK + 1, BLOCK):
-            if is_header(data[place : place + BLOCK]):
-                return offset + place
+        for at in range(0, size - BLOCK + 1, BLOCK):
+            if is_header(data[at : at + BLOCK]):
+                return offset + at
         offset += size
     return -1
 

@@ -17,7 +17,7 @@ from openslip.data.containers.row_groups import RowGroups, holds, is_list, plain
 from openslip.data.record import Record
 from openslip.data.sources.cells import looks_like_paths, path_of, refuse_pictures
 from openslip.data.sources.columns import Columns, choose, find_keys, guess_captions, guess_images
-from openslip.data.sources.image_files import read_named, say_outside
+from openslip.data.sources.image_files import read_named, warn_outside
 from openslip.data.sources.spelling import Spelling
 from openslip.data.storage.retry import is_url
 from openslip.errors import DataError
@@ -274,7 +274,7 @@ def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
         raise DataError(
             "The row does not hold its image, only the name of it", got=path, cause=f"It is row {key}"
         )
-    say_outside(name, root, path)
+    warn_outside(name, root, path)
     return read_named(root, path, _SPELLING)
 
 

@@ -128,7 +128,9 @@ def _columns(sample: list[list[str]], wanted: Sequence[str]) -> tuple[list[str],
         numbered = [row[0].strip() for row in rows] == [str(n) for n in range(1, len(rows) + 1)]
         images = [names.index(name) for name in (*wanted, *guess_images(names)) if name in names]
         shifted = any(
-            names_file(row[place + 1]) and not names_file(row[place]) for row in rows for place in images[:1]
+            names_file(row[column + 1]) and not names_file(row[column])
+            for row in rows
+            for column in images[:1]
         )
         if numbered or shifted:
             remark = "Its first line has one name fewer than the rows have fields: the first field is the row's name"
@@ -151,14 +153,16 @@ class _Reader:
         names = self.columns
         width = len(names)
         nameless = [
-            place for place, name in enumerate(names) if place and re.fullmatch(r"(Unnamed: [1-9]\d*)?", name)
+            column
+            for column, name in enumerate(names)
+            if column and re.fullmatch(r"(Unnamed: [1-9]\d*)?", name)
         ]
         rows = self.raw()
         next(rows, None)
         for row in rows:
             if len(row) != width:
                 row = self._fitted(row, width)
-            if nameless and any(row[place].strip() for place in nameless):
+            if nameless and any(row[column].strip() for column in nameless):
                 raise self._beneath_no_name(row)
             if self.next_line - self.line > 1:
                 self._refuse_swallowed(row)

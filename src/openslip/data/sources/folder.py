@@ -107,9 +107,9 @@ class ImageFolder(ImageFiles):
         """Look at the captions of a few images; say what is to be said of them."""
         facts: Counter[str] = Counter()
         with_some = np.flatnonzero(self._beside.array)
-        for place in spread(len(with_some)):
+        for number in spread(len(with_some)):
             try:
-                facts += sidecars.look(*self._read(int(with_some[place])), self._asked)
+                facts += sidecars.look(*self._read(int(with_some[number])), self._asked)
             except OSError:
                 continue
         if caption_column and facts["none"] == facts["looked"]:
@@ -119,7 +119,7 @@ class ImageFolder(ImageFiles):
                 cause=f"A caption of 1.jpg lies in 1.{sidecars.TEXTS[0]}, or in 1.json under such a key",
                 fix="Leave it out, or give the table that holds the captions instead of the folder",
             )
-        yield from sidecars.words(facts, self.name)
+        yield from sidecars.notes(facts, self.name)
         texts = [found for extension, found in listing.unused.items() if extension != "json"]
         if texts and not len(with_some):
             count, example = max(texts)

@@ -302,7 +302,7 @@ def _read(path: str) -> bytes:
     )
 
 
-def say_outside(name: str, root: str, path: str) -> None:
+def warn_outside(name: str, root: str, path: str) -> None:
     """Print to stderr, once a process, that the source called `name` takes pictures from outside of its folder `root`.
 
     For sources that do not know the paths of all records when they are opened; the others say so in their `note`.

@@ -77,11 +77,11 @@ def _line_end(raw: IO[bytes], path: Path) -> str:
     if not head.startswith((b"\xff\xfe", b"\xfe\xff")) and head[:1000].count(0) > len(head[:1000]) // 4:
         raise _encoded("Line 1", path, head[:60], ["UTF-16"])
     quoted = False
-    for place in re.finditer(rb'[\r\n"]', head):
-        if place[0] == b'"':
+    for found in re.finditer(rb'[\r\n"]', head):
+        if found[0] == b'"':
             quoted = not quoted
         elif not quoted:
-            return "\r" if place[0] == b"\r" and head[place.end() : place.end() + 1] not in b"\r\n" else "\n"
+            return "\r" if found[0] == b"\r" and head[found.end() : found.end() + 1] not in b"\r\n" else "\n"
     return "\n"
 
 

@@ -98,19 +98,19 @@ def _terms(spec: str) -> list[str]:
     for plus in re.finditer(r"\s\+(?:\s|$)", spec):
         term = spec[start:].lstrip()
         weight = re.match(r"(\d+\.?\d*|\.\d+)\s+\*\s+", term)
-        place = plus.start() + 1 - start - (len(spec[start:]) - len(term))
-        if _in_a_name(term, place) or (weight and _in_a_name(term[weight.end() :], place - weight.end())):
+        at = plus.start() + 1 - start - (len(spec[start:]) - len(term))
+        if _in_a_name(term, at) or (weight and _in_a_name(term[weight.end() :], at - weight.end())):
             continue
         terms.append(spec[start : plus.start()])
         start = plus.end()
     return [*terms, spec[start:]]
 
 
-def _in_a_name(term: str, place: int) -> bool:
-    """Whether what stands at `place` is part of the name of a file or folder that exists, or of a pattern of some."""
-    if place <= 0:
+def _in_a_name(term: str, at: int) -> bool:
+    """Whether what stands at `at` is part of the name of a file or folder that exists, or of a pattern of some."""
+    if at <= 0:
         return False
-    end = term.find("/", place)
+    end = term.find("/", at)
     end = len(term) if end < 0 else end
-    ends = [end, *(plus.start() for plus in re.finditer(r"\s\+\s", term[:end]) if plus.start() > place)]
+    ends = [end, *(plus.start() for plus in re.finditer(r"\s\+\s", term[:end]) if plus.start() > at)]
     return any(stands_for_something(term[:end]) for end in ends)

@@ -44,18 +44,18 @@ def choose_root(
 
     Other spellings of the names count where no name exists as it stands.
     """
-    places = list(product(dict.fromkeys(roots), endings))
+    candidates = list(product(dict.fromkeys(roots), endings))
 
-    def found(place: tuple[Path, str]) -> int:
-        return sum(os.path.isfile(os.path.join(place[0], name + place[1])) for name in names)
+    def found(candidate: tuple[Path, str]) -> int:
+        return sum(os.path.isfile(os.path.join(candidate[0], name + candidate[1])) for name in names)
 
-    best = max(places, key=found)
+    best = max(candidates, key=found)
     for spelling in () if found(best) else (Spelling(), Spelling(any_format=True)):
         counts = [
-            sum(_there(spelling, str(root), name + ending) for name in names) for root, ending in places
+            sum(_there(spelling, str(root), name + ending) for name in names) for root, ending in candidates
         ]
         if any(counts):
-            return places[counts.index(max(counts))]
+            return candidates[counts.index(max(counts))]
     return best
 
 

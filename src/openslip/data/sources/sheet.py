@@ -42,9 +42,9 @@ class Sheet:
         self.rows = chain(first, self.rows)
         return first
 
-    def places(self, name: str) -> list[int]:
-        """Return where the columns of a name are."""
-        return [place for place, column in enumerate(self.columns) if column == name]
+    def numbers_of(self, name: str) -> list[int]:
+        """Return the numbers of the columns of a name."""
+        return [number for number, column in enumerate(self.columns) if column == name]
 
 
 def check_columns(path: Path, count: int) -> None:

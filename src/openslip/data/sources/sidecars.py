@@ -76,7 +76,7 @@ def look(sidecar: bytes | None, text: bytes | None, asked: Asked) -> Counter[str
     return facts
 
 
-def words(facts: Counter[str], name: str) -> list[str]:
+def notes(facts: Counter[str], name: str) -> list[str]:
     """Return sentences about the captions of the source called `name`, from what some of its samples hold."""
     looked, said = facts["looked"], []
     sampled = f"samples of {name} that were looked at"

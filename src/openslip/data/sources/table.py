@@ -63,12 +63,12 @@ class Table(ImageFiles):
         if not head:
             raise DataError("The table has no rows", got=str(path))
 
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(sheet.columns):
-            places.setdefault(name, []).append(place)
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(sheet.columns):
+            numbers.setdefault(name, []).append(number)
 
         def cells(name: str) -> list[Any]:
-            return [row[place] for row in head for place in places.get(name, ())]
+            return [row[number] for row in head for number in numbers.get(name, ())]
 
         names = list(filter(None, sheet.columns))
         columns = choose(
@@ -127,12 +127,14 @@ class _Rows:
         self._image = _only(sheet, columns.image, head, path)
         self._numbered = numbered([path_of(row[self._image]) for row in head])
         self._twice = {
-            name: len(sheet.places(name)) for name in columns.captions if len(sheet.places(name)) > 1
+            name: len(sheet.numbers_of(name)) for name in columns.captions if len(sheet.numbers_of(name)) > 1
         }
         captions = [
-            (p, name, k) for name, k in zip(columns.captions, columns.key_paths) for p in sheet.places(name)
+            (p, name, k)
+            for name, k in zip(columns.captions, columns.key_paths)
+            for p in sheet.numbers_of(name)
         ]
-        self._captions = [place for place, *_ in captions]
+        self._captions = [number for number, *_ in captions]
         keys = tuple(keys for *_, keys in captions) if any(columns.keys) else ()
         self._columns = Columns(columns.image, tuple(name for _, name, _ in captions), keys=keys)
 
@@ -142,14 +144,14 @@ class _Rows:
         for row in self._sheet.rows:
             contents.seen += 1
             path = path_of(row[image])
-            found = texts([row[place] for place in captions])
+            found = texts([row[number] for number in captions])
             if not path or (len(path) < 20 and is_placeholder(path)):
                 empty = not any(cell.strip() if isinstance(cell, str) else cell for cell in row)
                 reason = "the row is empty" if empty else "the row names no image"
                 contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
                 continue
             if len(found) > width:
-                self.lists += any(isinstance(row[place], str) for place in captions)
+                self.lists += any(isinstance(row[number], str) for number in captions)
             if self._numbered:
                 path = without_number(path)
             for text in found:
@@ -205,13 +207,13 @@ def _refuse_no_texts(column: str, cells: Sequence[Any], path: Path) -> None:
 
 def _only(sheet: Sheet, name: str, head: Sequence[Sequence[Any]], path: Path) -> int:
     """Return where the image column is; of several of its name, the one whose cells look like paths."""
-    places = sheet.places(name)
-    looks = [looks_like_paths([row[place] for row in head]) for place in places]
-    best = [place for place, look in zip(places, looks) if look == max(looks)]
-    if len(best) > 1 and any(len({row[place] for place in best}) > 1 for row in head):
+    numbers = sheet.numbers_of(name)
+    looks = [looks_like_paths([row[number] for row in head]) for number in numbers]
+    best = [number for number, look in zip(numbers, looks) if look == max(looks)]
+    if len(best) > 1 and any(len({row[number] for number in best}) > 1 for row in head):
         raise DataError(
-            f"{len(places)} columns of {path} are called '{name}', and name different images",
-            got=", ".join(str(head[0][place]) for place in best),
+            f"{len(numbers)} columns of {path} are called '{name}', and name different images",
+            got=", ".join(str(head[0][number]) for number in best),
             fix="Give them different names, and say which one is the image with --data.image-column",
         )
     return best[0]

@@ -79,7 +79,7 @@ UNASKED = Wanted()
 class ShardIndex(NamedTuple):
     """The samples of one shard that have an image.
 
-    places: (samples, 3, 2) uint32: for image, `.json` and text the block where the data begin, and their bytes.
+    extents: (samples, 3, 2) uint32: for image, `.json` and text the block where the data begin, and their bytes.
     Block 0, which is always a header, stands for "has none". keys: sample → key, of those only whose image's header
     does not have it; the others' keys are read with the image. contents: members seen, and why some are not used.
     facts: what some samples' captions are (`sidecars.look`), how many samples have a picture of an extension
@@ -88,7 +88,7 @@ class ShardIndex(NamedTuple):
     asked about now, where the index is as it was kept; its samples may yet be had later.
     """
 
-    places: np.ndarray
+    extents: np.ndarray
     keys: dict[int, str]
     contents: Contents
     facts: Counter[str]
@@ -175,7 +175,7 @@ def walk(
     file: File, status: Stat, wanted: Wanted = UNASKED, stop: threading.Event | None = None
 ) -> ShardIndex:
     """Make the index of a shard. Raises DataError when it cannot be read to its end."""
-    places, keys = array("I"), {}
+    extents, keys = array("I"), {}
     facts, remarks = Counter(), []
     census, looked = samples.Census(), {}
     names = tuple(name.lower() for name in wanted.captions.names)
@@ -198,17 +198,17 @@ def walk(
         if not chosen.picture:
             continue
         taken = files[chosen.picture], files.get(chosen.json), files.get(chosen.text)
-        count = len(places) // 6
+        count = len(extents) // 6
         if renamed or taken[0].extended:
             keys[count] = key
             facts["renamed"] += renamed
         for member in taken:
-            places.extend((member.offset // BLOCK, member.size) if member else (0, 0))
+            extents.extend((member.offset // BLOCK, member.size) if member else (0, 0))
         if count < LOOKED_AT:
             facts.update(_look(taken[1:], looked, wanted.captions))
     facts.update(_of_kinds(((kinds[key], count) for key, count in counts.items()), bool(names)))
     return ShardIndex(
-        np.array(places, np.uint32).reshape(-1, 3, 2),
+        np.array(extents, np.uint32).reshape(-1, 3, 2),
         keys,
         census.contents(file.path),
         +facts,
@@ -266,7 +266,7 @@ def _look(taken: Sequence[Member | None], looked: dict[int, bytes], asked: Asked
     return facts
 
 
-# Index files: MAGIC, the checksum of the rest, the length of the JSON that follows, the JSON, the places.
+# Index files: MAGIC, the checksum of the rest, the length of the JSON that follows, the JSON, the extents.
 
 
 def encode(index: ShardIndex, wanted: Wanted = UNASKED) -> bytes:
@@ -276,14 +276,14 @@ def encode(index: ShardIndex, wanted: Wanted = UNASKED) -> bytes:
             "size": index.status.size,
             "version": index.status.version,
             "wanted": str(wanted),
-            "samples": len(index.places),
+            "samples": len(index.extents),
             "keys": {str(sample): key for sample, key in index.keys.items()},
             "contents": index.contents.to_dict(),
             "facts": index.facts,
             "remarks": index.remarks,
         }
     ).encode()
-    rest = len(about).to_bytes(4, "little") + about + index.places.astype("<u4").tobytes()
+    rest = len(about).to_bytes(4, "little") + about + index.extents.astype("<u4").tobytes()
     return MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
@@ -300,7 +300,7 @@ def decode(data: bytes, status: Stat | None, wanted: Wanted = UNASKED) -> ShardI
             status = Stat(int(about["size"]), str(about["version"]))
         if (about["size"], about["version"], about["wanted"]) != (*status[:2], str(wanted)):
             return None
-        places = (
+        extents = (
             np.frombuffer(rest[end:], "<u4").astype(np.uint32, copy=False).reshape(about["samples"], 3, 2)
         )
         keys = {int(sample): str(key) for sample, key in about["keys"].items()}
@@ -309,14 +309,14 @@ def decode(data: bytes, status: Stat | None, wanted: Wanted = UNASKED) -> ShardI
         remarks = tuple(map(str, about["remarks"]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    ends = places[..., 0].astype(np.int64) * BLOCK + places[..., 1]
-    if len(places) and (ends.max() > status.size or not places[:, 0, 0].all()):
+    ends = extents[..., 0].astype(np.int64) * BLOCK + extents[..., 1]
+    if len(extents) and (ends.max() > status.size or not extents[:, 0, 0].all()):
         return None
-    return ShardIndex(places, keys, contents, facts, remarks, status)
+    return ShardIndex(extents, keys, contents, facts, remarks, status)
 
 
-def _places(path: str, wanted: Wanted) -> list[Path]:
-    """Return where the index file of a shard may be, the better place first."""
+def _index_files(path: str, wanted: Wanted) -> list[Path]:
+    """Return where the index file of a shard may be, the better one first."""
     asked = f".{zlib.crc32(str(wanted).encode()):08x}" if str(wanted) else ""
     in_cache = cache_folder() / "indexes" / f"{cache_name(path)}{asked}.index"
     folder, base = os.path.split(path)
@@ -324,11 +324,11 @@ def _places(path: str, wanted: Wanted) -> list[Path]:
 
 
 def _load(path: str, status: Stat | None, wanted: Wanted) -> ShardIndex | None:
-    for place in _places(path, wanted):
+    for file_path in _index_files(path, wanted):
         try:
             # An index is far smaller than its shard: what is not, is none, and is not read into memory.
-            size, most = place.stat().st_size, status.size + 65_536 if status else math.inf
-            index = decode(read_whole(place, size), status, wanted) if size <= most else None
+            size, most = file_path.stat().st_size, status.size + 65_536 if status else math.inf
+            index = decode(read_whole(file_path, size), status, wanted) if size <= most else None
         except OSError:
             continue
         if index is not None:
@@ -338,10 +338,10 @@ def _load(path: str, status: Stat | None, wanted: Wanted) -> ShardIndex | None:
 
 def _keep(path: str, index: ShardIndex, wanted: Wanted) -> None:
     """Write an index file; where nothing can be written, the shard will be walked over again next time."""
-    for place in _places(path, wanted):
+    for file_path in _index_files(path, wanted):
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with whole_or_not(place) as file:
+            file_path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_or_not(file_path) as file:
                 file.write(encode(index, wanted))
             return
         except OSError:

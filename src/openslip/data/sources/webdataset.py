@@ -1,7 +1,7 @@
 """WebDataset tar shards, as img2dataset and others write them, with random access, on a disk or behind URLs.
 
 The members `a/0001.jpg`, `a/0001.json` and `a/0001.txt` are one sample with the key `a/0001`. Shards are read where
-they lie: a local record is two or three reads at known places. Of remote shards a whole block of records is fetched
+they lie: a local record is two or three reads at known offsets. Of remote shards a whole block of records is fetched
 at once and held for the block's other records (see `TarShards.block`).
 """
 
@@ -28,7 +28,7 @@ from openslip.data.sources.options import Misfit
 from openslip.data.sources.samples import split_name
 from openslip.data.sources.sidecars import Asked
 from openslip.data.sources.tar_index import Broken, ShardIndex, Wanted, index_shards
-from openslip.data.storage.reading import File, Pieces, Recent, open_file
+from openslip.data.storage.reading import File, Recent, Spans, open_file
 from openslip.data.storage.retry import is_url, shown
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, did_you_mean
@@ -42,7 +42,7 @@ farther."""
 HELD, HELD_BYTES = 16, 64 << 20
 """What each process holds of what it fetched: so many requests' answers, and so many bytes."""
 FETCHED_BYTES = 16 << 20
-"""The most that one record's turn fetches, but for a larger record: a block of more is fetched by halves or less; one
+"""The most that is fetched for one record, but for a larger record: a block of more is fetched by halves or less; one
 of more than HELD_BYTES record by record."""
 NEAR = 64 << 10
 """Bytes beside an image that are rather read with it than its captions apart."""
@@ -89,14 +89,14 @@ class TarShards(Source):
     ) -> None:
         """`paths`: the shards, also URLs. `name`: what to call them together; default: the first path."""
         self.name = shown(name or str(paths[0]))
-        places = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
+        locations = [path if is_url(path) else os.path.abspath(path) for path in map(str, paths)]
         picture = image_column.strip().lower().removeprefix(".")
         self._wanted = Wanted(picture, Asked.parse(caption_column))
-        found, broken = index_shards(places, self.name, self._wanted)
+        found, broken = index_shards(locations, self.name, self._wanted)
         all_tried = found.count(None) == len(broken)
         if broken and not (leave_broken and all_tried and any(found)):
-            raise _broken(broken, places, found)
-        self.paths = [path for path, index in zip(places, found) if index]
+            raise _broken(broken, locations, found)
+        self.paths = [path for path, index in zip(locations, found) if index]
         indexes = [index for index in found if index]
         self.block = REMOTE_BLOCK if any(map(is_url, self.paths)) else 1
         self.contents = Contents("members")
@@ -117,13 +117,13 @@ class TarShards(Source):
                 *([_without(broken, len(paths))] if broken else []),
                 *filter(None, [_missing(indexes)]),
                 *([_renamed(facts["renamed"], self.name)] if facts["renamed"] else []),
-                *sidecars.words(facts, self.name),
+                *sidecars.notes(facts, self.name),
                 *([f"warning: {remarks[0]}{_more(len(remarks) - 1)}"] if remarks else []),
             ]
         )
         self._files: Recent[File] = Recent(OPEN_SHARDS)
         self._plans: Recent[list[_Part]] = Recent(HELD)
-        self._pieces: Recent[Pieces] = Recent(HELD, HELD_BYTES)
+        self._blocks_held: Recent[Spans] = Recent(HELD, HELD_BYTES)
 
     def _index(self, indexes: Sequence[ShardIndex]) -> None:
         """Join what the indexes say of the samples."""
@@ -134,10 +134,10 @@ class TarShards(Source):
             for sample, key in sorted(index.keys.items()):
                 keyed.append(self._first[-1] + sample)
                 self._keys.append(key)
-            self._first.append(self._first[-1] + len(index.places))
+            self._first.append(self._first[-1] + len(index.extents))
         self._keyed = SharedArray(np.array(keyed, np.int64))
         # sample, column, (block, size)
-        self._places = SharedArray(np.concatenate([index.places for index in indexes]))
+        self._extents = SharedArray(np.concatenate([index.extents for index in indexes]))
 
     def _check(self, facts: Counter[str], image_column: str, caption_column: str) -> None:
         """Raise DataError where there is no image, or no telling which, or not what was asked for."""
@@ -170,7 +170,7 @@ class TarShards(Source):
             )
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._extents)
 
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
@@ -178,15 +178,15 @@ class TarShards(Source):
         shard = bisect_right(self._first, index) - 1
         path = shown(self.paths[shard])
         file = self._file(shard, index)
-        places = self._places.array[index].tolist()
-        size = places[0][1]
-        if size > FILE_BYTES or places[1][1] > TEXT_BYTES or places[2][1] > TEXT_BYTES:
+        extents = self._extents.array[index].tolist()
+        size = extents[0][1]
+        if size > FILE_BYTES or extents[1][1] > TEXT_BYTES or extents[2][1] > TEXT_BYTES:
             raise DataError(
                 "The picture or its caption is too large",
-                got=f"{size:,} and {max(places[1][1], places[2][1]):,} bytes, in {path}",
+                got=f"{size:,} and {max(extents[1][1], extents[2][1]):,} bytes, in {path}",
                 fix="Store it smaller",
             )
-        header, image, sidecar, text = _read(file, places)
+        header, image, sidecar, text = _read(file, extents)
         if not _is_header_of(header, size):
             raise DataError(
                 "The tar shard has changed since it was opened",
@@ -211,7 +211,7 @@ class TarShards(Source):
         index = range(len(self))[index]
         shard = bisect_right(self._first, index) - 1
         file = self._file(shard, index)
-        (block, _), *others = self._places.array[index].tolist()
+        (block, _), *others = self._extents.array[index].tolist()
         if any(size > TEXT_BYTES for _, size in others):
             raise DataError("A text beside a picture is too large", got=shown(self.paths[shard]))
         sidecar, text = (file.read(at * BLOCK, size) if at else None for at, size in others)
@@ -222,12 +222,12 @@ class TarShards(Source):
         """Return the key of a sample if it is not in the header of its image, else ""."""
         if not len(self._keys):
             return ""
-        place = int(np.searchsorted(self._keyed.array, index))
-        known = place < len(self._keys) and self._keyed.array[place] == index
-        return self._keys[place] if known else ""
+        number = int(np.searchsorted(self._keyed.array, index))
+        known = number < len(self._keys) and self._keyed.array[number] == index
+        return self._keys[number] if known else ""
 
-    def _file(self, shard: int, index: int) -> File | Pieces:
-        """Return what record `index` of a shard is read from: the shard, or the pieces of it that hold its block."""
+    def _file(self, shard: int, index: int) -> File | Spans:
+        """Return what record `index` of a shard is read from: the shard, or the spans of it that hold its block."""
         path = self.paths[shard]
         file = self._files.get(shard, lambda: open_file(path, self._status[shard]))
         if not is_url(path):
@@ -235,9 +235,9 @@ class TarShards(Source):
         block = index // self.block
         first = max(block * self.block, self._first[shard])
         last = min((block + 1) * self.block, self._first[shard + 1])
-        plan = self._plans.get(first, lambda: _plan_of_block(self._places.array, first, last))
+        plan = self._plans.get(first, lambda: _plan_of_block(self._extents.array, first, last))
         first, last, spans = next(part for part in plan if index < part[1])
-        return self._pieces.get(first, lambda: Pieces(file, spans), lambda pieces: pieces.size)
+        return self._blocks_held.get(first, lambda: Spans(file, spans), lambda held: held.size)
 
     def _no_images(self) -> DataError:
         reasons = self.contents.reasons()[:5]
@@ -315,25 +315,24 @@ def _missing(indexes: Sequence[ShardIndex]) -> str:
     )
 
 
-def _read(file: File | Pieces, places: list[list[int]]) -> tuple[bytes, bytes, bytes | None, bytes | None]:
+def _read(file: File | Spans, extents: list[list[int]]) -> tuple[bytes, bytes, bytes | None, bytes | None]:
     """Return the header of a sample's image, the image, its `.json` and its text, None where it has none.
 
     What lies near one another is read at once.
     """
-    (block, size), *others = places
+    (block, size), *others = extents
     start = first = (block - 1) * BLOCK
     end = last = block * BLOCK + size
-    for place, length in others:
-        if place:
-            first, last = min(first, place * BLOCK), max(last, place * BLOCK + length)
+    for at, length in others:
+        if at:
+            first, last = min(first, at * BLOCK), max(last, at * BLOCK + length)
     if last - first > end - start + NEAR:
         data = file.read(start, end - start)
-        sidecar, text = (file.read(place * BLOCK, length) if place else None for place, length in others)
+        sidecar, text = (file.read(at * BLOCK, length) if at else None for at, length in others)
         return data[:BLOCK], data[BLOCK:], sidecar, text
     data = file.read(first, last - first)
     sidecar, text = (
-        data[place * BLOCK - first : place * BLOCK - first + length] if place else None
-        for place, length in others
+        data[at * BLOCK - first : at * BLOCK - first + length] if at else None for at, length in others
     )
     start -= first
     return data[start : start + BLOCK], data[start + BLOCK : end - first], sidecar, text
@@ -347,33 +346,33 @@ def _is_header_of(header: bytes, size: int) -> bool:
         return False
 
 
-def _plan_of_block(places: np.ndarray, first: int, last: int) -> list[_Part]:
+def _plan_of_block(extents: np.ndarray, first: int, last: int) -> list[_Part]:
     """Return what to fetch for the samples of a block, or its share in a shard, which are asked for in any order: as
     much at once as can be held beside the rest of the block, or each alone."""
-    if _size(_spans(places[first:last])) * REMOTE_BLOCK <= HELD_BYTES * (last - first):
-        return _plan(places, first, last)
-    return [(sample, sample + 1, _spans(places[sample : sample + 1])) for sample in range(first, last)]
+    if _size(_spans(extents[first:last])) * REMOTE_BLOCK <= HELD_BYTES * (last - first):
+        return _plan(extents, first, last)
+    return [(sample, sample + 1, _spans(extents[sample : sample + 1])) for sample in range(first, last)]
 
 
-def _plan(places: np.ndarray, first: int, last: int) -> list[_Part]:
+def _plan(extents: np.ndarray, first: int, last: int) -> list[_Part]:
     """Cut the samples [first, last) of a shard into parts that are fetched at once: all of them, if not too large."""
-    spans = _spans(places[first:last])
+    spans = _spans(extents[first:last])
     if last - first == 1 or _size(spans) <= FETCHED_BYTES:
         return [(first, last, spans)]
     middle = (first + last) // 2
-    return _plan(places, first, middle) + _plan(places, middle, last)
+    return _plan(extents, first, middle) + _plan(extents, middle, last)
 
 
 def _size(spans: list[_Span]) -> int:
     return sum(end - start for start, end in spans)
 
 
-def _spans(places: np.ndarray) -> list[_Span]:
+def _spans(extents: np.ndarray) -> list[_Span]:
     """Return what to fetch for samples: their members and the headers of their images, in order."""
-    starts = places[..., 0].astype(np.int64) * BLOCK
-    ends = starts + places[..., 1]
+    starts = extents[..., 0].astype(np.int64) * BLOCK
+    ends = starts + extents[..., 1]
     starts[:, 0] -= BLOCK
-    there = places[..., 0] > 0
+    there = extents[..., 0] > 0
     spans: list[_Span] = []
     for start, end in sorted(zip(starts[there].tolist(), ends[there].tolist())):
         if spans and start <= spans[-1][1] + GAP:

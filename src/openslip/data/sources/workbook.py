@@ -79,8 +79,8 @@ def _check_size(file: IO[bytes], path: Path) -> int:
     sizes = {"picture": [], "sheet": [], "description": []}
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
-            place = member.filename.lower()
-            kind = "picture" if "/media/" in place else "sheet" if _SHEET.search(place) else "description"
+            name = member.filename.lower()
+            kind = "picture" if "/media/" in name else "sheet" if _SHEET.search(name) else "description"
             sizes[kind].append(member.file_size)
     most = min(TABLE_BYTES, _UNPACKED + _GROWTH * os.fstat(file.fileno()).st_size)
     Budget("The workbook", str(path), memory=most).draw(memory=sum(sizes["sheet"]))

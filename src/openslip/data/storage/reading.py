@@ -64,10 +64,10 @@ class LocalFile:
     The descriptor closes with its last user: one thread cannot take it from under another's read.
     """
 
-    def __init__(self, place: str | Path, path: str = "") -> None:
-        self.path, self._descriptor = path or str(place), -1
+    def __init__(self, location: str | Path, path: str = "") -> None:
+        self.path, self._descriptor = path or str(location), -1
         try:
-            self._descriptor, self.size = open_descriptor(place)
+            self._descriptor, self.size = open_descriptor(location)
         except (OSError, ValueError) as error:
             raise DataError("The file cannot be read", got=self.path, cause=str(error)) from None
 
@@ -120,7 +120,7 @@ class ReadAhead:
 
 
 class Stream(io.RawIOBase):
-    """A file as Python's file objects are: with a place from which it is read on."""
+    """A file as Python's file objects are: with a position from which it is read on."""
 
     def __init__(self, file: File) -> None:
         self._file, self._at = file, 0
@@ -151,16 +151,16 @@ class Stream(io.RawIOBase):
         return len(data)
 
 
-class Pieces:
+class Spans:
     """Parts of a file held in memory, `spans` being their (first byte, byte after the last); one read for each."""
 
     def __init__(self, file: File, spans: list[tuple[int, int]]) -> None:
         self.path = file.path
         self.size = sum(end - start for start, end in spans)
-        self._pieces = [(start, file.read(start, end - start)) for start, end in spans]
+        self._parts = [(start, file.read(start, end - start)) for start, end in spans]
 
     def read(self, offset: int, size: int) -> bytes:
-        for start, data in self._pieces:
+        for start, data in self._parts:
             if start <= offset and offset + size <= start + len(data):
                 return data[offset - start : offset - start + size]
         raise DataError("The index does not fit the file", got=self.path)

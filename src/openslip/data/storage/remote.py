@@ -83,7 +83,7 @@ def read(url: str, offset: int, size: int, total: int, version: str = "") -> byt
                 raise OSError(f"{len(data):,} bytes came instead of {size:,}")
             return data
 
-        return persist(url, ask, say=True)
+        return persist(url, ask, announce=True)
 
     async def take(response: ClientResponse) -> bytes:
         _check_version(response, version)
@@ -97,7 +97,7 @@ def read(url: str, offset: int, size: int, total: int, version: str = "") -> byt
         return await _body(response, size)
 
     headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-    return persist(url, lambda: _get(url, seconds, take, headers), say=True)
+    return persist(url, lambda: _get(url, seconds, take, headers), announce=True)
 
 
 def download(url: str, file: IO[bytes], size: int, version: str = "") -> int:
@@ -124,7 +124,7 @@ def download(url: str, file: IO[bytes], size: int, version: str = "") -> int:
         return have
 
     seconds = PATIENCE + size / SLOWEST if size >= 0 else LONGEST_DOWNLOAD
-    return persist(url, lambda: _get(url, seconds, take, {}), say=True)
+    return persist(url, lambda: _get(url, seconds, take, {}), announce=True)
 
 
 def glob(pattern: str) -> list[str]:

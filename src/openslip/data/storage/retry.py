@@ -70,10 +70,10 @@ def forget(url: str) -> None:
     _down.pop(_host(url), None)
 
 
-def persist(url: str, ask: Callable[[], T], *, say: bool = False) -> T:
+def persist(url: str, ask: Callable[[], T], *, announce: bool = False) -> T:
     """Return what `ask` returns, asking again when it fails in a way that may pass.
 
-    With `say`, a line on the standard error output tells when the file is given up: for records that are skipped
+    With `announce`, a line on the standard error output tells when the file is given up: for records that are skipped
     then, where whoever catches the error says nothing.
     Raises DataError; NoRanges and DiskError as they come.
     """
@@ -93,7 +93,7 @@ def persist(url: str, ask: Callable[[], T], *, say: bool = False) -> T:
                 seconds = min(waited * 2, LONGEST_GIVEN_UP) or GIVEN_UP_FOR
                 until, failure = time.monotonic() + seconds, _explain(url, error, number)
                 _given_up[url] = until, seconds, failure
-                if say:
+                if announce:
                     reason = f"{failure.what}: {failure.cause}"
                     line = f"skipping {shown(url)} for {seconds / 60:.0f} minutes: {reason}"
                     print(printable(line), file=sys.stderr, flush=True)

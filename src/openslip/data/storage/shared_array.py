@@ -15,7 +15,7 @@ SMALL = 4 << 20
 
 
 class SharedArray:
-    """An array that is pickled as the place of a file which all processes map into their memory.
+    """An array that is pickled as the path of a file which all processes map into their memory.
 
     The file has no name on Linux (it is memory of the process that pickled first), elsewhere it is a temporary one;
     it is gone when that process ends. So a pickle is for the processes that it starts, not for keeping.
@@ -23,7 +23,7 @@ class SharedArray:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
-        self._place = ""
+        self._path = ""
 
     def __len__(self) -> int:
         return len(self.array)
@@ -31,23 +31,23 @@ class SharedArray:
     def __reduce__(self) -> tuple:
         if self.array.nbytes <= SMALL:
             return SharedArray, (self.array,)
-        if not self._place:
-            descriptor, self._place = _file()
-            weakref.finalize(self, _forget, os.getpid(), descriptor, self._place)
+        if not self._path:
+            descriptor, self._path = _file()
+            weakref.finalize(self, _forget, os.getpid(), descriptor, self._path)
             with open(descriptor, "wb", closefd=False) as file:
                 np.ascontiguousarray(self.array).tofile(file)
-            self.array = _map(self._place, self.array.dtype.str, self.array.shape)
-        return _from_place, (self._place, self.array.dtype.str, self.array.shape)
+            self.array = _map(self._path, self.array.dtype.str, self.array.shape)
+        return _from_path, (self._path, self.array.dtype.str, self.array.shape)
 
 
-def _from_place(place: str, dtype: str, shape: tuple[int, ...]) -> SharedArray:
-    shared = SharedArray(_map(place, dtype, shape))
-    shared._place = place  # to be handed on as it came
+def _from_path(path: str, dtype: str, shape: tuple[int, ...]) -> SharedArray:
+    shared = SharedArray(_map(path, dtype, shape))
+    shared._path = path  # to be handed on as it came
     return shared
 
 
-def _map(place: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    with open(place, "rb") as file:
+def _map(path: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(mapped, dtype).reshape(shape)
 
@@ -60,9 +60,9 @@ def _file() -> tuple[int, str]:
     return tempfile.mkstemp(prefix="openslip-")
 
 
-def _forget(process: int, descriptor: int, place: str) -> None:
+def _forget(process: int, descriptor: int, path: str) -> None:
     if os.getpid() == process:
         os.close(descriptor)
-        if not place.startswith("/proc/"):
+        if not path.startswith("/proc/"):
             with suppress(OSError):
-                os.unlink(place)
+                os.unlink(path)

@@ -22,7 +22,7 @@ from openslip.files import whole_or_not
 SMALLEST = 1 << 20
 """Bytes of a read from which on it is shared. Smaller ones cost a server little more than asking."""
 SPOOL_BYTES = 8 << 30
-"""Bytes that the shared reads of a machine take on the disk at most; the oldest make room for new ones."""
+"""Bytes that the shared reads of a machine take on the disk at most; the oldest are removed for new ones."""
 SPARE = 1 << 30
 """Bytes of the disk that are left free by all means."""
 LEFT_ALONE = 60.0
@@ -55,45 +55,45 @@ class _SharedFile:
     def read(self, offset: int, size: int) -> bytes:
         if size < SMALLEST:
             return self._file.read(offset, size)
-        place = cache_folder() / "spans" / cache_name(f"{self._identity} {offset} {size}")
-        return _load(place, size) or self._fetch(place, offset, size)
+        path = cache_folder() / "spans" / cache_name(f"{self._identity} {offset} {size}")
+        return _load(path, size) or self._fetch(path, offset, size)
 
-    def _fetch(self, place: Path, offset: int, size: int) -> bytes:
-        if _surplus(place.parent, size) is None:
+    def _fetch(self, path: Path, offset: int, size: int) -> bytes:
+        if _surplus(path.parent, size) is None:
             return self._file.read(offset, size)
-        with _turn(place.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
-            data = _load(place, size)  # by whom this one waited for
+        with _only_fetcher(path.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
+            data = _load(path, size)  # by whom this one waited for
             if data is None:
                 data = self._file.read(offset, size)
-                _keep(place, data)
+                _keep(path, data)
         return data
 
 
-def _load(place: Path, size: int) -> bytes | None:
-    """Return the bytes that are kept at a place, None if there are none or they are damaged."""
+def _load(path: Path, size: int) -> bytes | None:
+    """Return the bytes that are kept at `path`, None if there are none or they are damaged."""
     try:
-        with open(place, "rb") as file:
+        with open(path, "rb") as file:
             data, checksum = file.read(size), file.read()
     except OSError:
         return None
     return data if len(data) == size and checksum == _checksum(data) else None
 
 
-def _keep(place: Path, data: bytes) -> None:
-    """Keep the bytes at a place, if there is room.
+def _keep(path: Path, data: bytes) -> None:
+    """Keep the bytes at `path`, if there is space for them.
 
-    A file that goes for it stays readable for its users. What killed processes have left goes in its turn.
+    A file that goes for it stays readable for its users. What killed processes have left goes like any other file.
     """
     global _refused
     try:
-        with _alone(place.parent.with_suffix(".lock"), WRITERS):  # or several would take the same room
-            surplus = _surplus(place.parent, len(data))
+        with _only_writer(path.parent.with_suffix(".lock"), WRITERS):  # or several would take the same space
+            surplus = _surplus(path.parent, len(data))
             if surplus is None:
                 return
-            for path in surplus:
-                Path(path).unlink(missing_ok=True)
+            for old in surplus:
+                Path(old).unlink(missing_ok=True)
             # Not synced: that takes long, and what a power failure makes of it is noticed by the checksum.
-            with whole_or_not(place, durable=False) as file:
+            with whole_or_not(path, durable=False) as file:
                 file.write(data)
                 file.write(_checksum(data))
     except OSError:
@@ -105,7 +105,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _surplus(folder: Path, size: int) -> list[str] | None:
-    """Return the oldest files, without which there is room for `size` more bytes; None when there is none even so."""
+    """Return the oldest files, without which `size` more bytes fit; None when they do not fit even so."""
     if time.monotonic() - _refused < LEFT_ALONE:
         return None
     try:
@@ -129,40 +129,40 @@ def _surplus(folder: Path, size: int) -> list[str] | None:
 
 
 @contextmanager
-def _turn(place: Path, seconds: float) -> Iterator[None]:
+def _only_fetcher(path: Path, seconds: float) -> Iterator[None]:
     """Be the one process within the block; or wait until another that is has left it, for so many seconds at most.
 
     Who has waited goes on beside others: what it waited for is there, or the other one has failed, which all should
     find out for themselves at once rather than one after the other. A process that dies has left. The lock's file is
     removed by who had it; who makes it anew meanwhile fetches the same at worst.
     """
-    descriptor = _lock(place, seconds)
+    descriptor = _lock(path, seconds)
     try:
         yield
     finally:
         if descriptor is not None:
             with suppress(OSError):
-                place.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             os.close(descriptor)
 
 
 @contextmanager
-def _alone(place: Path, seconds: float) -> Iterator[None]:
+def _only_writer(path: Path, seconds: float) -> Iterator[None]:
     """Be the only one within the block, of all processes and threads. Raises OSError when that takes longer than so
-    many seconds, or files cannot be locked here. Unlike that of a turn, the lock's file stays."""
-    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    many seconds, or files cannot be locked here. Unlike that of `_only_fetcher`, the lock's file stays."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if not _acquire(descriptor, seconds):
-            raise TimeoutError(f"{place} cannot be locked")
+            raise TimeoutError(f"{path} cannot be locked")
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(place: Path, seconds: float) -> int | None:
+def _lock(path: Path, seconds: float) -> int | None:
     """Return the descriptor of the file, locked; None when another process had it, or files cannot be locked here."""
     try:
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:
         return None
     if _acquire(descriptor, 0):

@@ -6,9 +6,9 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
   (`LabelledSet`); `splits`: their names
 - folders: `folder` reads what `tree` lists and `layout` understands, with `within` for what lies inside classes and
   `annotated` for lists of pictures beside them
-- files: `places` finds them, `parquet`, `table` and `tar` read them, `label_column` picks the column, `labels` makes
-  classes of its cells, `pictures` opens the files that a column names; `scenes`: the embedded ones
-- what classes are called: `classes` (values and names), `told` (by the values themselves), `names` (by a file beside)
+- files: `data_files` finds them, `parquet`, `table` and `tar` read them, `label_column` picks the column, `labels`
+  makes classes of its cells, `pictures` opens the files that a column names; `scenes`: the embedded ones
+- what classes are called: `classes` (values and names), `class_names` (by the values), `names` (by a file beside)
 """
 
 from openslip.evaluation.datasets.labelled import Image, Labelled, LabelledSet

@@ -34,7 +34,7 @@ def read(folder: Node, split: str) -> Iterator[tuple[str, dict[str, str]]]:
             rows = list(csv.reader(text.splitlines(), delimiter="\t" if is_lines else ","))
         except (OSError, ValueError, csv.Error):
             continue
-        told = {
+        classes = {
             row[0]: row[1].split(" ")[0] if not is_lines else row[1].strip() for row in rows if len(row) > 1
         }
-        yield name, {picture: value for picture, value in told.items() if value}
+        yield name, {picture: value for picture, value in classes.items() if value}

@@ -42,7 +42,7 @@ def same_number(value: Value) -> Value:
     return int(value)
 
 
-def words(class_name: str) -> str:
+def as_words(class_name: str) -> str:
     """Return a class name as people write it: `great_white_shark` becomes `great white shark`."""
     return " ".join(class_name.replace("_", " ").split()) or class_name
 

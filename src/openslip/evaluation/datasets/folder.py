@@ -35,11 +35,11 @@ def open_folder(root: Path, name: str) -> LabelledSet:
         )
     layout = understand(tree, name)
     parts = {split: _part(classes, root) for split, classes in layout.parts.items()}
-    places = [Path(place) for place in layout.places]
+    folders = [Path(folder) for folder in layout.folders]
     used = in_order(value for part in parts.values() for value in part.values)
     if split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
-        places.append(root.absolute().parent)
-    naming = next((found for place in places if (found := names_beside(place, used))), None)
+        folders.append(root.absolute().parent)
+    naming = next((found for folder in folders if (found := names_beside(folder, used))), None)
     return assemble(name, os.path.realpath(root), parts, naming, notes=layout.notes)
 
 

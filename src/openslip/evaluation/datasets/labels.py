@@ -90,14 +90,14 @@ def of_arrays(arrays: Iterable[pa.Array], called: str, names: Sequence[str] | No
             raise DataError(f"Column '{called}' holds no class labels", cause=str(error)) from None
         if names is not None:
             cells = [_called(cell, names, called) for cell in cells]
-        codes.append(np.array([*map(distinct.place, cells), -1], dtype=np.int64)[indices])
+        codes.append(np.array([*map(distinct.code, cells), -1], dtype=np.int64)[indices])
     return _merged(distinct.cells, np.concatenate(codes), called)
 
 
 def of_cells(cells: Iterable[Any], called: str) -> Labels:
     """Return the labels in the cells of a table's column. Raises DataError as `of_arrays` does."""
     distinct = _Distinct(called)
-    codes = np.fromiter(map(distinct.place, cells), dtype=np.int64)
+    codes = np.fromiter(map(distinct.code, cells), dtype=np.int64)
     return _merged(distinct.cells, codes, called)
 
 
@@ -179,21 +179,21 @@ class _Distinct:
     def __init__(self, called: str) -> None:
         self.called = called
         self.cells: list[Any] = []
-        self._places: dict[Any, int] = {}
+        self._codes: dict[Any, int] = {}
 
-    def place(self, cell: Any) -> int:
-        """Return the place of a cell among them. Raises DataError for an object, several in a list, and too many."""
+    def code(self, cell: Any) -> int:
+        """Return the number of a cell among them. Raises DataError for an object, several in a list, and too many."""
         if isinstance(cell, list) and len(cell) < 2:
             cell = cell[0] if cell else None
         try:
-            place = self._places.setdefault((type(cell), cell), len(self.cells))
+            code = self._codes.setdefault((type(cell), cell), len(self.cells))
         except TypeError:
             raise _refused(self.called, repr(cell), _why_not(cell)) from None
-        if place == len(self.cells):
+        if code == len(self.cells):
             self.cells.append(cell)
-            if place >= MOST:
+            if code >= MOST:
                 raise _refused(self.called, f"{self.cells[:3]}, …: more than {MOST:,} different ones", _ID)
-        return place
+        return code
 
 
 def _without_lists(array: pa.Array) -> pa.Array:
@@ -203,8 +203,8 @@ def _without_lists(array: pa.Array) -> pa.Array:
     lengths = pc.fill_null(pc.call_function("list_value_length", [array]), 0).to_numpy(zero_copy_only=False)
     if lengths.max(initial=0) > 1:
         return array
-    places = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
-    return pc.call_function("list_flatten", [array]).take(places)
+    numbers = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
+    return pc.call_function("list_flatten", [array]).take(numbers)
 
 
 def _encoded(array: pa.Array) -> pa.DictionaryArray:
@@ -235,19 +235,19 @@ def _called(cell: Any, names: Sequence[str], called: str) -> str | None:
 def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
     """Return labels whose values differ: cells that say the same, such as `cat` and `cat `, are one class."""
     values = _values(cells, called)
-    places: dict[Value, int] = {}
+    numbers: dict[Value, int] = {}
     for value in values:
         if value is not None:
-            places.setdefault(value, len(places))
-    new = np.array([*(-1 if value is None else places[value] for value in values), -1], dtype=np.int64)
+            numbers.setdefault(value, len(numbers))
+    new = np.array([*(-1 if value is None else numbers[value] for value in values), -1], dtype=np.int64)
     codes = new[codes]
     used = np.unique(codes[codes >= 0])
-    if len(used) < len(places):  # categories of a pandas column that no row has
-        ordered = list(places)
-        rank = np.full(len(places) + 1, -1, dtype=np.int64)
+    if len(used) < len(numbers):  # categories of a pandas column that no row has
+        ordered = list(numbers)
+        rank = np.full(len(numbers) + 1, -1, dtype=np.int64)
         rank[used] = np.arange(len(used))
         return Labels([ordered[i] for i in used.tolist()], rank[codes])
-    return Labels(list(places), codes)
+    return Labels(list(numbers), codes)
 
 
 def _values(cells: Sequence[Any], called: str) -> list[Value | None]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from openslip.errors import DataError, printable
-from openslip.evaluation.datasets.annotated import read as read_told
+from openslip.evaluation.datasets.annotated import read as read_annotations
 from openslip.evaluation.datasets.splits import SPLITS, split_called, splits_called
 from openslip.evaluation.datasets.tree import Node
 from openslip.evaluation.datasets.within import (
@@ -39,11 +39,11 @@ _TABLES = ("csv", "tsv", "jsonl", "parquet", "xlsx")
 class Layout:
     """Which pictures are of which class. parts: by split, or as `all`, the paths of each class's pictures.
 
-    places: the folders that were gone through from the root to the classes. notes: what is to be said about it.
+    folders: the folders that were gone through from the root to the classes. notes: what is to be said about it.
     """
 
     parts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    places: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -116,7 +116,7 @@ class _Reader:
     def _inside(self, node: Node) -> Node:
         """Go down where a folder holds one folder of folders: `images`, or what an archive was unpacked into."""
         while True:
-            self.layout.places.append(node.path)
+            self.layout.folders.append(node.path)
             self.passed.append(node)
             self.bare += node.bare
             self._drop_masks(node)
@@ -292,12 +292,12 @@ class _Reader:
         """
         held = node.folders[0] if len(node.folders) == 1 and not node.pictures else node
         above = [one for one in self.passed if node.path.startswith(os.path.join(one.path, ""))]
-        for place in (node, *above):
-            for file, told in read_told(place, split):
+        for folder in (node, *above):
+            for file, named in read_annotations(folder, split):
                 classes: dict[str, list[str]] = defaultdict(list)
                 for path in held.paths():
                     name = os.path.basename(path)
-                    if value := told.get(name) or told.get(os.path.splitext(name)[0]):
+                    if value := named.get(name) or named.get(os.path.splitext(name)[0]):
                         classes[value].append(path)
                 count = sum(map(len, classes.values()))
                 if not count or (known is not None and not known & classes.keys()):

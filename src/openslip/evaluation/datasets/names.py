@@ -10,7 +10,7 @@ from typing import Any
 
 from openslip.errors import DataError, shortened
 from openslip.evaluation import note
-from openslip.evaluation.datasets.classes import Naming, Value, in_order, number, words
+from openslip.evaluation.datasets.classes import Naming, Value, as_words, in_order, number
 from openslip.files import read_json, read_whole
 
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
@@ -44,9 +44,9 @@ def names_beside(
     folders = [folder]
     while root is not None and folders[-1] != root and root in folders[-1].parents:
         folders.append(folders[-1].parent)
-    for place in folders:
+    for beside in folders:
         for name in (*JSON, *TEXTS, *HUB):
-            if not os.path.isfile(file := place / name):
+            if not os.path.isfile(file := beside / name):
                 continue
             strict = name == _DELIBERATE
             try:
@@ -208,19 +208,19 @@ def _fitted(found: Names, listed: bool, values: Collection[Value], file: Path) -
 def _by_text(found: Mapping[Value, str], values: Collection[Value], source: str) -> Naming | None:
     """Return the names of classes that go by texts: these are the keys of the names, or the names themselves."""
     keys, names = ({_folded(text): i for i, text in enumerate(texts)} for texts in (found, found.values()))
-    for places in (keys, names):
-        by_place = {places.get(_folded(value)): value for value in values}
-        if None in by_place:
+    for entry_of in (keys, names):
+        by_entry = {entry_of.get(_folded(value)): value for value in values}
+        if None in by_entry:
             continue
         entries = enumerate(found.items())
-        if places is keys:
-            return Naming({by_place.get(i, key): name for i, (key, name) in entries}, True, source)
-        return Naming({by_place.get(i, name): name for i, (_, name) in entries}, True, source)
+        if entry_of is keys:
+            return Naming({by_entry.get(i, key): name for i, (key, name) in entries}, True, source)
+        return Naming({by_entry.get(i, name): name for i, (_, name) in entries}, True, source)
     return None
 
 
 def _folded(value: Value) -> str:
-    return words(str(value)).casefold()
+    return as_words(str(value)).casefold()
 
 
 def _some(values: Collection[Value]) -> str:

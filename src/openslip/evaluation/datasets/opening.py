@@ -9,8 +9,8 @@ from pathlib import Path
 
 from openslip.addresses import is_url, shown
 from openslip.errors import DataError
+from openslip.evaluation.datasets.data_files import Asked, DataFiles, find
 from openslip.evaluation.datasets.labelled import Labelled, LabelledSet
-from openslip.evaluation.datasets.places import Asked, Place, find
 from openslip.evaluation.datasets.scenes import open_scenes
 from openslip.evaluation.datasets.splits import split_aliases, split_asked_for
 from openslip.files import expand
@@ -45,17 +45,17 @@ def open_labelled(
         return open_scenes(spec, name)
     path = expand(spec)
     try:
-        place = find(spec)
-        if place:
+        files = find(spec)
+        if files:
             where = shown(spec) if is_url(spec) else os.path.realpath(path)
             # Of another column it is another set.
             where += f" ({label_column})" if label_column else ""
             asked = Asked(image_column, label_column, image_root)
             try:
-                return _open_files(place, name, where, asked)
+                return _open_files(files, name, where, asked)
             except DataError:
                 # A metadata.csv may have captions alone, and the folders beside it be classes.
-                if not (place.kind == "table" and path.is_dir()) or label_column:
+                if not (files.kind == "table" and path.is_dir()) or label_column:
                     raise
         from openslip.evaluation.datasets.folder import open_folder
 
@@ -68,8 +68,8 @@ def open_labelled(
         raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
 
 
-def _open_files(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
-    match place.kind:
+def _open_files(files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
+    match files.kind:
         case "parquet":
             from openslip.evaluation.datasets.parquet import open_parquet as open_files
         case "table":
@@ -77,13 +77,13 @@ def _open_files(place: Place, name: str, where: str, asked: Asked) -> LabelledSe
         case "tar":
             from openslip.evaluation.datasets.tar import open_tar as open_files
     try:
-        return open_files(place, name, where, asked)
+        return open_files(files, name, where, asked)
     except DataError as error:
-        if not place.beside:
+        if not files.beside:
             raise
         # What was named may be measured without what lies beside it.
         alone = replace(
-            place, splits={s: files for s, files in place.splits.items() if s != "train"}, beside=False
+            files, splits={s: files for s, files in files.splits.items() if s != "train"}, beside=False
         )
         said = f"The files for training beside it cannot be used: {error}"
         return open_files(replace(alone, notes=[said]), name, where, asked)

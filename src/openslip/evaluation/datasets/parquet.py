@@ -18,6 +18,7 @@ from openslip.data.sources.columns import Columns
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 from openslip.evaluation.datasets.classes import Naming, Value
+from openslip.evaluation.datasets.data_files import Asked, DataFiles
 from openslip.evaluation.datasets.label_column import choose_label, choose_split
 from openslip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from openslip.evaluation.datasets.labels import (
@@ -31,7 +32,6 @@ from openslip.evaluation.datasets.labels import (
 )
 from openslip.evaluation.datasets.names import names_beside
 from openslip.evaluation.datasets.pictures import Pictures
-from openslip.evaluation.datasets.places import Asked, Place
 
 CACHE_BYTES = 512 * 2**20
 """Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
@@ -39,7 +39,7 @@ AT_ONCE = 16
 """Files whose descriptions are read at once."""
 
 
-def open_parquet(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
+def open_parquet(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open Parquet files whose rows hold, or name, an image and its class.
 
     Each file's own names of classes count for its labels. Rows without a label, and splits of such rows alone, are
@@ -48,18 +48,22 @@ def open_parquet(place: Place, name: str, where: str, asked: Asked) -> LabelledS
     Raises DataError for columns that cannot be told or used, and where no row has a label.
     """
     columns = _Columns(
-        place.files, place.root, asked.image, asked.label, shown(str(place.root or place.files[0]))
+        data_files.files,
+        data_files.root,
+        asked.image,
+        asked.label,
+        shown(str(data_files.root or data_files.files[0])),
     )
     labelled = {
-        split: files for split, files in place.splits.items() if not columns.lacks_labels(split, files)
+        split: files for split, files in data_files.splits.items() if not columns.lacks_labels(split, files)
     }
     found = {split: columns.found(files, asked.image_root) for split, files in labelled.items()}
     if "all" in found and columns.split:
-        found, more = by_rows(found["all"], columns.splits(place.splits["all"]), columns.split)
+        found, more = by_rows(found["all"], columns.splits(data_files.splits["all"]), columns.split)
         columns.notes += more
     naming = columns.naming(found)
     parts, left_out = settle(name, found, naming)
-    notes = [*place.notes, *columns.notes, *left_out]
+    notes = [*data_files.notes, *columns.notes, *left_out]
     return assemble(name, where, parts, naming, notes=notes)
 
 
@@ -200,12 +204,12 @@ def _arrays(files: Sequence[str], column: str) -> Iterator[pa.Array]:
 
 def _joined(labels: Sequence[Labels]) -> Labels:
     """Return the labels of several files as those of one."""
-    places: dict[Value, int] = {}
+    numbers: dict[Value, int] = {}
     codes = [np.zeros(0, dtype=np.int64)]
     for one in labels:
-        new = [places.setdefault(value, len(places)) for value in one.values]
+        new = [numbers.setdefault(value, len(numbers)) for value in one.values]
         codes.append(np.array([*new, -1], dtype=np.int64)[one.codes])
-    return Labels(list(places), np.concatenate(codes))
+    return Labels(list(numbers), np.concatenate(codes))
 
 
 def _schemas(files: Sequence[str]) -> list[pa.Schema]:

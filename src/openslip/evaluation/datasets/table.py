@@ -16,18 +16,18 @@ from openslip.data.sources.sheet import Sheet
 from openslip.data.sources.table import read_sheet
 from openslip.errors import DataError
 from openslip.evaluation.datasets.classes import number
+from openslip.evaluation.datasets.data_files import Asked, DataFiles
 from openslip.evaluation.datasets.label_column import NoLabels, choose_label, choose_split
 from openslip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from openslip.evaluation.datasets.labels import Found, by_rows, of_cells, settle, used_values
 from openslip.evaluation.datasets.names import names_beside
 from openslip.evaluation.datasets.pictures import Pictures
-from openslip.evaluation.datasets.places import Asked, Place
 
 SEVERAL = 0.01
 """Share of pictures with several different labels from which on a table is one of several labels a picture."""
 
 
-def open_table(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
+def open_table(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open tables whose rows name an image file and its class; the columns are guessed by names, or those asked for.
 
     Tables named after splits are these; else a column `split`, whose cells are names of splits, divides the rows.
@@ -35,12 +35,12 @@ def open_table(place: Place, name: str, where: str, asked: Asked) -> LabelledSet
 
     Raises DataError for columns that cannot be told, captions in place of classes, and several labels a picture.
     """
-    found, notes, told = {}, list(place.notes), None
+    found, notes, told = {}, list(data_files.notes), None
     label = ""
     refused: DataError | None = None
-    for split, files in place.splits.items():
+    for split, files in data_files.splits.items():
         try:
-            tables = [_Table(Path(file), place.root, asked) for file in files]
+            tables = [_Table(Path(file), data_files.root, asked) for file in files]
         except NoLabels as error:  # as in hidden test sets
             refused = error
             notes.append(f"The {split} split has no labels and is left out: {error.what}")
@@ -56,9 +56,9 @@ def open_table(place: Place, name: str, where: str, asked: Asked) -> LabelledSet
         found, more = by_rows(found["all"], of_cells(told.splits, told.split), told.split)
         notes += more
     naming = None
-    if place.root is not None:
-        folder = Path(place.files[0]).absolute().parent
-        naming = names_beside(folder, used_values(found), root=place.root, column=label)
+    if data_files.root is not None:
+        folder = Path(data_files.files[0]).absolute().parent
+        naming = names_beside(folder, used_values(found), root=data_files.root, column=label)
     if naming and naming.source:
         notes.append(f"Class names from {naming.source}")
     parts, left_out = settle(name, found, naming)
@@ -92,7 +92,7 @@ class _Table:
             raise DataError("The table has no rows", got=where)
 
         def cells(column: str) -> list[Any]:
-            return [row[place] for row in head for place in sheet.places(column)]
+            return [row[number] for row in head for number in sheet.numbers_of(column)]
 
         names = list(filter(None, sheet.columns))
         guesses = [] if asked.image else guess_images(names, cells, where)
@@ -135,15 +135,15 @@ class _Table:
         if not (asked.label or chosen.note):  # which says it, too
             guessed.append(f"label from '{self.label}'")
         said = f"Columns of {path.name}: {', '.join(guessed)} (guessed)" if guessed and len(names) > 2 else ""
-        left_out = self.contents.words()
+        left_out = self.contents.summary()
         told = [said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note]
         self.notes = [sentence for sentence in told if sentence]
         self.notes += [f"{path.name}: {left_out}"] if left_out else []
 
     def _read(self, sheet: Sheet, where: str) -> None:
         """Take what the rows say. Raises DataError where many pictures have several labels."""
-        image, label = sheet.places(self.image)[0], self._only(sheet, self.label, where)
-        split = sheet.places(self.split)[0] if self.split else None
+        image, label = sheet.numbers_of(self.image)[0], self._only(sheet, self.label, where)
+        split = sheet.numbers_of(self.split)[0] if self.split else None
         seen: dict[tuple[str, str], str] = {}
         several, example = 0, ""
         for row in sheet.rows:
@@ -177,9 +177,9 @@ class _Table:
             )
 
     def _only(self, sheet: Sheet, column: str, where: str) -> int:
-        places = sheet.places(column)
-        if len(places) > 1:
+        numbers = sheet.numbers_of(column)
+        if len(numbers) > 1:
             raise DataError(
-                f"{where} has {len(places)} columns called '{column}'", fix="Give them different names"
+                f"{where} has {len(numbers)} columns called '{column}'", fix="Give them different names"
             )
-        return places[0]
+        return numbers[0]

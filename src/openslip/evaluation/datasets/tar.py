@@ -12,11 +12,11 @@ from openslip.data.sources.options import Misfit
 from openslip.data.sources.webdataset import TarShards
 from openslip.errors import DataError
 from openslip.evaluation.datasets.classes import number
+from openslip.evaluation.datasets.data_files import Asked, DataFiles
 from openslip.evaluation.datasets.label_column import choose_label
 from openslip.evaluation.datasets.labelled import Image, LabelledSet, assemble
 from openslip.evaluation.datasets.labels import Found, by_rows, of_cells, settle, used_values
 from openslip.evaluation.datasets.names import names_beside
-from openslip.evaluation.datasets.places import Asked, Place
 from openslip.evaluation.datasets.splits import split_called
 from openslip.files import parse_json
 
@@ -27,7 +27,7 @@ LOOKED_AT = 100
 """Samples by whose `.json` the key of the class is chosen."""
 
 
-def open_tar(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
+def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
     """Open tar shards whose samples have a class: a number or text in a member `.cls`, under a key of the `.json`, or
     the folder that the sample lies in.
 
@@ -36,7 +36,7 @@ def open_tar(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
 
     Raises DataError for shards that cannot be read, and where no class can be told, as of captioned images.
     """
-    samples = {split: _Samples(*_open(files, name, asked)) for split, files in place.splits.items()}
+    samples = {split: _Samples(*_open(files, name, asked)) for split, files in data_files.splits.items()}
     cells, told, notes = _labels(samples, name, asked.label)
     found = {
         split: Found(TarImages(some.shards), of_cells(cells[split], "the class"), some.keys)
@@ -46,21 +46,21 @@ def open_tar(place: Place, name: str, where: str, asked: Asked) -> LabelledSet:
         found, more = by_rows(found["all"], of_cells(told, "folder"), "folder")
         notes += more
     naming = None
-    if place.root is not None:
-        folder = Path(place.files[0]).absolute().parent
-        naming = names_beside(folder, used_values(found), root=place.root)
+    if data_files.root is not None:
+        folder = Path(data_files.files[0]).absolute().parent
+        naming = names_beside(folder, used_values(found), root=data_files.root)
         for parent in (folder, *folder.parents):
             if (parent / TEMPLATES).is_file():
                 notes.append(
                     f"{TEMPLATES} is not used; prompts are given with --templates, with {{}} for the class"
                 )
-            if parent == place.root or (parent / TEMPLATES).is_file():
+            if parent == data_files.root or (parent / TEMPLATES).is_file():
                 break
     if naming and naming.source:
         notes.append(f"Class names from {naming.source}")
     parts, left_out = settle(name, found, naming)
     lost = [sentence for some in samples.values() for sentence in losses(some.shards)]
-    return assemble(name, where, parts, naming, notes=[*place.notes, *notes, *left_out, *lost])
+    return assemble(name, where, parts, naming, notes=[*data_files.notes, *notes, *left_out, *lost])
 
 
 class TarImages(Sequence[Image]):

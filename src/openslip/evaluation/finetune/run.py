@@ -99,7 +99,7 @@ class Finetune(OnLabelled):
             "test_split": (self.splits[1], "test"),
         }
         told = ", ".join(f"{name}={value}" for name, (value, usual) in given.items() if value != usual)
-        return {"data": self.opened().place, "settings": told}
+        return {"data": self.opened().location, "settings": told}
 
     def check(self) -> None:
         """Raise DataError on data that cannot be used."""
@@ -197,7 +197,7 @@ def progress(name: str, steps: int, done: int) -> Iterator[Callable[[Tensor, int
             if bar.live and (done % REFRESH == 0 or done == steps):
                 bar.update(done=done, numbers=f"epoch {epoch + 1}  loss {float(loss):.3f}")
             elif shows_progress():
-                lines.say(f"{name}: step {done:,} of {steps:,}, epoch {epoch + 1}")
+                lines.print(f"{name}: step {done:,} of {steps:,}, epoch {epoch + 1}")
 
         yield report
 

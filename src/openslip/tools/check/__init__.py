@@ -14,7 +14,7 @@ from openslip.tools.check.verdict import Finding, Verdict, as_text, judge
 
 __all__ = ["Finding", "Summary", "Verdict", "as_text", "check", "judge"]
 
-_PIECES = 64
+_SPANS = 64
 
 
 def check(
@@ -63,7 +63,7 @@ def check(
 
 def spread(source: Source, limit: int) -> list[range]:
     """Return spans of `limit` records in all, evenly spread over the source."""
-    pieces = min(limit, _PIECES)
-    starts = [len(source) * k // pieces for k in range(pieces)]
-    sizes = [limit * (k + 1) // pieces - limit * k // pieces for k in range(pieces)]
+    count = min(limit, _SPANS)
+    starts = [len(source) * k // count for k in range(count)]
+    sizes = [limit * (k + 1) // count - limit * k // count for k in range(count)]
     return [range(start, start + size) for start, size in zip(starts, sizes)]

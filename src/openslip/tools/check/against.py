@@ -81,7 +81,7 @@ def _findings(against: Against, commands: Commands) -> Iterator[Finding]:
         none = f"None has an equal caption or picture, or a near copy, among its {there.checked:,} records."
         yield Finding(KNOW, f"Records that have something in common with {other}", 0, of, none + notes)
         return
-    words = {
+    findings = {
         PICTURE: f"Records whose picture is in {other}, too, byte by byte",
         NEAR: f"Records whose picture is a near copy of one in {other}",
         CAPTION: f"Records with a caption that stands in {other}, too",
@@ -91,12 +91,12 @@ def _findings(against: Against, commands: Commands) -> Iterator[Finding]:
         + notes
     )
     ways = commands.without_common()
-    for what, positions in ((what, against.positions(what)) for what in words):
+    for what, positions in ((what, against.positions(what)) for what in findings):
         if len(positions):
             count = against.back[what]
             share = f"There it is {count:,} of {there.checked:,} records ({percent(count / there.checked)})."
             yield Finding(
-                FIX, words[what], len(positions), of, f"{share} {_examples(against, what)}{advice}", ways
+                FIX, findings[what], len(positions), of, f"{share} {_examples(against, what)}{advice}", ways
             )
             advice, ways = "", ()
 
@@ -142,9 +142,9 @@ def _first_there(
     contents, first = theirs
     if len(contents):
         fine = np.flatnonzero(here.fine)
-        places = np.searchsorted(contents, here.records["content"][fine]).clip(max=len(contents) - 1)
-        equal = contents[places] == here.records["content"][fine]
-        of[fine[equal]] = first[places[equal]]
+        found = np.searchsorted(contents, here.records["content"][fine]).clip(max=len(contents) - 1)
+        equal = contents[found] == here.records["content"][fine]
+        of[fine[equal]] = first[found[equal]]
     return of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from openslip.commands import can_be_shown, command, data_options
+from openslip.shell import can_be_shown, command, data_options
 
 FOLDER, LIST = "cleaned", "found.jsonl"
 

@@ -16,7 +16,7 @@ from openslip.data.header import Kind, header
 from openslip.data.record import Source
 from openslip.data.tokenizer import Tokenizer
 from openslip.errors import DataError
-from openslip.tools.check import words
+from openslip.tools.check import caption_text
 from openslip.tools.check.fingerprints import LOOK, blank, digest, of_image, thumbnail
 
 FINE, DAMAGED, UNREADABLE = range(3)
@@ -28,7 +28,7 @@ DARK = 64
 MOST_TOKENS = 256
 """Captions are counted up to here."""
 MOST_LISTED = 10_000
-"""Records whose trouble is kept in words."""
+"""Records whose error message is kept."""
 
 RECORD = np.dtype(
     [
@@ -42,7 +42,7 @@ RECORD = np.dtype(
 empty, `key` the bytes of the key, `content` is the file's fingerprint, 0 where there is none, `look` the picture's
 thumbnail."""
 USELESS, MISREAD, CODE = 1, 2, 4
-"""Flags of a caption: see the functions of these names in `words`."""
+"""Flags of a caption: see the functions of these names in `caption_text`."""
 CAPTION = np.dtype([("text", "u8"), ("tokens", "u2"), ("script", "u1"), ("flags", "u1")])
 """Of each caption that is not empty, record after record; `text` is its fingerprint."""
 
@@ -58,7 +58,7 @@ class Trouble(NamedTuple):
 @dataclass
 class Facts:
     """Records and captions looked at, as the bytes of arrays of RECORD and CAPTION, all keys in a row as UTF-8, and the
-    first troubles in words."""
+    first error messages."""
 
     records: bytearray = field(default_factory=bytearray)
     captions: bytearray = field(default_factory=bytearray)
@@ -145,10 +145,12 @@ def _read(texts: list[str]) -> np.ndarray:
         return rows
     tokens = Tokenizer(MOST_TOKENS)(texts).numpy()
     rows["tokens"] = tokens.argmax(axis=1) + 1  # the end has the highest number
-    rows["text"] = [digest(words.normal(text).encode(errors="replace")) for text in texts]
-    rows["script"] = [words.script(text) for text in texts]
+    rows["text"] = [digest(caption_text.normal(text).encode(errors="replace")) for text in texts]
+    rows["script"] = [caption_text.script(text) for text in texts]
     rows["flags"] = [
-        USELESS * words.useless(text) | MISREAD * words.misread(text) | CODE * words.code(text)
+        USELESS * caption_text.useless(text)
+        | MISREAD * caption_text.misread(text)
+        | CODE * caption_text.code(text)
         for text in texts
     ]
     return rows

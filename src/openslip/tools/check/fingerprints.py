@@ -70,5 +70,5 @@ def perceptual(grey: np.ndarray) -> np.ndarray:
 @cache
 def _cosines() -> np.ndarray:
     """Return the first rows of the discrete cosine transform (DCT-II), (8, 16)."""
-    frequency, place = np.arange(_LOW)[:, None], np.arange(SIDE)[None]
-    return np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE)).astype(np.float32)
+    frequency, position = np.arange(_LOW)[:, None], np.arange(SIDE)[None]
+    return np.cos(np.pi * frequency * (2 * position + 1) / (2 * SIDE)).astype(np.float32)

@@ -43,7 +43,7 @@ def group(records: np.ndarray, captions: np.ndarray) -> Groups:
     """Return the groups of records, (R,) RECORD, with their captions in a row, (C,) CAPTION.
 
     Two records are tied together by an equal caption, an image of the same bytes, or near copies of a picture; a
-    group is all that hang together by such ties. Captions that say nothing (`words.useless`) tie nothing.
+    group is all that hang together by such ties. Captions that say nothing (`caption_text.useless`) tie nothing.
     """
     fine = np.flatnonzero(records["state"] == FINE)
     _, first, which = np.unique(records["content"][fine], return_index=True, return_inverse=True)

@@ -54,7 +54,7 @@ def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str
         if entry["index"] in reasons:
             entry["reason"] = reasons[entry["index"]]
         if content := int(summary.records["content"][position]):
-            entry["image"] = _words(content)
+            entry["image"] = _hex(content)
         if firsts[position] != position:
             entry["of"] = int(summary.indices[firsts[position]])
         of_other = next((int(found[position]) for found in others.values() if found[position] != NONE), NONE)
@@ -129,7 +129,7 @@ def _compare(listed: Mapping[int, Mapping[str, Any]], source: Source, span: rang
         except DataError:
             continue
         key = record.key.encode(errors="replace").decode()  # as the list was written
-        for what, now in (("key", key), ("image", _words(of_image(record.image)))):
+        for what, now in (("key", key), ("image", _hex(of_image(record.image)))):
             before = listed[index].get(what) or now
             if before != now:
                 raise DataError(
@@ -141,5 +141,5 @@ def _compare(listed: Mapping[int, Mapping[str, Any]], source: Source, span: rang
     tick(len(span))
 
 
-def _words(content: int) -> str:
+def _hex(content: int) -> str:
     return f"{content:016x}"

@@ -41,7 +41,7 @@ def near(looks: np.ndarray, among: np.ndarray | None = None) -> tuple[np.ndarray
     a, b = among[a], among[b]
     same = alike(looks, a, b)
     firsts = np.arange(len(looks))
-    # Sorted by a: when its turn comes, a is known to be kept or to be a copy.
+    # Sorted by a: when it is reached, a is known to be kept or to be a copy.
     for kept, copy in zip(a[same].tolist(), b[same].tolist()):
         if firsts[kept] == kept and firsts[copy] == copy:
             firsts[copy] = kept
@@ -81,7 +81,7 @@ def close_pairs(
         keys, ordered = keys[order], values[order]
         new, here = [found], np.arange(len(keys))
         for step in range(1, REACH + 1):
-            # Those whose key is still the same `step` places on; the runs of equal keys are short, so this ends soon.
+            # Those with the same key `step` positions on; the runs of equal keys are short, which ends soon.
             here = here[here < len(keys) - step]
             here = here[keys[here] == keys[here + step]]
             near = here[_ones(ordered[here] ^ ordered[here + step]) <= distance]
@@ -123,8 +123,10 @@ def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     middle = (one + other) / 2
     across = (middle[:, 1:-1, 2:] - middle[:, 1:-1, :-2]) / 2
     down = (middle[:, 2:, 1:-1] - middle[:, :-2, 1:-1]) / 2
-    place = np.linspace(-1, 1, across.shape[1], dtype=np.float32)
-    moves = np.stack([across, across * place, down, down * place[:, None]], axis=-1).reshape(len(one), -1, 4)
+    position = np.linspace(-1, 1, across.shape[1], dtype=np.float32)
+    moves = np.stack([across, across * position, down, down * position[:, None]], axis=-1).reshape(
+        len(one), -1, 4
+    )
     difference = (other - one)[:, 1:-1, 1:-1].reshape(len(one), -1, 1)
     turned = moves.transpose(0, 2, 1)
     ridge = 50 * np.eye(4, dtype=np.float32)  # where there is no gradient there is nothing to fit

@@ -12,6 +12,7 @@ import numpy as np
 from openslip.data.contents import BROKEN, Contents
 from openslip.data.header import Kind
 from openslip.data.record import Source
+from openslip.tools.check.caption_text import SCRIPTS
 from openslip.tools.check.facts import (
     CAPTION,
     CODE,
@@ -27,7 +28,6 @@ from openslip.tools.check.facts import (
 )
 from openslip.tools.check.fingerprints import same
 from openslip.tools.check.near import near
-from openslip.tools.check.words import SCRIPTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Summary:
     captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
     used. contents: what lies in the source, and what of it became no record, name by name. options: the names of those
     that the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end
-    included. A position is a place in `records`; `indices` makes it an index.
+    included. A position is one in `records`; `indices` makes it an index.
     """
 
     name: str

@@ -11,11 +11,11 @@ import numpy as np
 from openslip.config import DataConfig
 from openslip.data.captions import WITHOUT_CAPTIONS
 from openslip.data.header import Kind
+from openslip.tools.check.caption_text import LATIN, NO_LETTERS, SCRIPTS
 from openslip.tools.check.commands import UNKNOWN, Commands
 from openslip.tools.check.facts import DAMAGED, UNREADABLE
 from openslip.tools.check.summary import Summary
 from openslip.tools.check.troubles import explain
-from openslip.tools.check.words import LATIN, NO_LETTERS, SCRIPTS
 
 SMALL, LARGE = 64, 512
 """Short sides in pixels: below, a picture is enlarged for every view; far above, decoding it takes most of the time."""

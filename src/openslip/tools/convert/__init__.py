@@ -22,9 +22,9 @@ from openslip.data.sources.mixture import Mixture
 from openslip.data.subset import Subset
 from openslip.errors import ConfigError, DataError
 from openslip.processes import Processes
-from openslip.tools.convert.plan import Plan
 from openslip.tools.convert.sample import sidecars
 from openslip.tools.convert.shard import make_shard
+from openslip.tools.convert.shard_folder import ShardFolder
 
 __all__ = ["Conversion", "shard_size_for", "write_shards"]
 
@@ -89,39 +89,43 @@ def write_shards(
     source = as_source(source)
     _refuse_weights(source)
     ranks = ranks or Processes()
-    plan = Plan(Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify))
-    plan = _begun(plan, source, shard_mb, ranks)
-    spans = plan.spans(source)
+    shard_folder = ShardFolder(
+        Path(folder), prefix, shard_size, Encoding(encoding, quality, short_side, verify)
+    )
+    shard_folder = _begun(shard_folder, source, shard_mb, ranks)
+    spans = shard_folder.spans(source)
     mine = ranks.share(spans)
-    work = functools.partial(make_shard, plan)
+    work = functools.partial(make_shard, shard_folder)
     with ranks.together():
         try:
             parts = list(
                 fan_out(work, source, mine, title="writing", processes=processes, shown=shown and ranks.first)
             )
         finally:
-            plan.sweep(mine)
+            shard_folder.sweep(mine)
     payload = json.dumps(parts).encode()
     gathered = ranks.gather(payload) or [payload]
     counts = [count for part in gathered for count in json.loads(part)]
     skipped = [Skipped(*entry) for count in counts for entry in count["skipped"]]
     written = sum(count["written"] for count in counts)
     if ranks.first:
-        plan.finish(source, written, skipped)
-    return Conversion([plan.path(span) for span in spans], len(source), written, skipped)
+        shard_folder.finish(source, written, skipped)
+    return Conversion([shard_folder.path(span) for span in spans], len(source), written, skipped)
 
 
-def _begun(plan: Plan, source: Source, shard_mb: float, ranks: Processes) -> Plan:
-    """Make the folder, by the first rank, and return the plan with the shard size that this one has settled."""
+def _begun(shard_folder: ShardFolder, source: Source, shard_mb: float, ranks: Processes) -> ShardFolder:
+    """Make the folder, by the first rank, and return the shard_folder with the shard size that this one has settled."""
     with ranks.first_goes_ahead():  # the others begin when the folder is known to be good
         if ranks.first:
             if shard_mb:
-                size = plan.chosen_size(shard_mb) or shard_size_for(source, shard_mb, plan.encoding)
-                plan = replace(plan, shard_size=size)
-            plan.begin(source, shard_mb)
+                size = shard_folder.chosen_size(shard_mb) or shard_size_for(
+                    source, shard_mb, shard_folder.encoding
+                )
+                shard_folder = replace(shard_folder, shard_size=size)
+            shard_folder.begin(source, shard_mb)
         elif shard_mb:
-            plan = replace(plan, shard_size=plan.begun_size())
-    return plan
+            shard_folder = replace(shard_folder, shard_size=shard_folder.begun_size())
+    return shard_folder
 
 
 def shard_size_for(source: Source, megabytes: float, encoding: Encoding) -> int:

@@ -13,17 +13,17 @@ from openslip.data.record import Skipped, Source
 from openslip.data.sources.tar_index import write_index
 from openslip.errors import DataError
 from openslip.files import open_regular, whole_or_not
-from openslip.tools.convert.plan import Plan
 from openslip.tools.convert.sample import make_sample
+from openslip.tools.convert.shard_folder import ShardFolder
 
 
-def make_shard(plan: Plan, source: Source, span: range, tick: Tick) -> dict[str, Any]:
+def make_shard(shard_folder: ShardFolder, source: Source, span: range, tick: Tick) -> dict[str, Any]:
     """Make a shard, or keep a finished one: the number of records written, and the fields of those left out."""
-    path = plan.path(span)
+    path = shard_folder.path(span)
     written = _written(path)
     if written is not None:
         missing = [index for index in span if index not in written]
-        samples = (make_sample(source, index, plan.encoding) for index in missing)
+        samples = (make_sample(source, index, shard_folder.encoding) for index in missing)
         again = [sample for sample in samples if isinstance(sample, Skipped)]
         if len(again) == len(missing):  # else one can be read now: the shard is made anew
             tick(len(span))
@@ -35,7 +35,7 @@ def make_shard(plan: Plan, source: Source, span: range, tick: Tick) -> dict[str,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for index in span:
-                sample = make_sample(source, index, plan.encoding)
+                sample = make_sample(source, index, shard_folder.encoding)
                 if isinstance(sample, Skipped):
                     skipped.append(sample)
                 else:

@@ -23,7 +23,7 @@ WORTHLESS = 0.5
 class _Counted:
     """One of the sources that a run's records come from."""
 
-    lane: str
+    option: str
     name: str
     part: Part
     tally: Tally
@@ -36,20 +36,20 @@ class _Counted:
 
 
 class Counts:
-    """The counts of a run: a `Tally` for each part of each lane's source, in the order of `Batch.tallies`.
+    """The counts of a run: a `Tally` for each part of each source, in the order of `Batch.tallies`.
 
     saved: `state` of a checkpoint, to go on from there; None counts from `step` on.
     """
 
     def __init__(self, data: Data, saved: Mapping[str, Any] | None = None, step: int = 0) -> None:
         self.sources = [
-            _Counted(lane, name, part, Tally())
-            for lane, source in data.lanes.items()
+            _Counted(option, name, part, Tally())
+            for option, source in data.sources.items()
             for name, part in zip(source.part_names, source.parts)
         ]
         self.contents = [
-            {"lane": lane, "name": name, **found.to_dict()}
-            for lane, source in data.lanes.items()
+            {"lane": option, "name": name, **found.to_dict()}
+            for option, source in data.sources.items()
             for name, found in source.contents_by_name()
         ]
         self.since = step
@@ -95,13 +95,13 @@ class Counts:
             if not source.warned and tally.read >= MIN_READ and tally.skipped > WORTHLESS * tally.read:
                 source.warned = True
                 found.append(
-                    f"{tally.skipped:,} of {tally.read:,} records of {source.name} (data.{source.lane}) could not be "
+                    f"{tally.skipped:,} of {tally.read:,} records of {source.name} (data.{source.option}) could not be "
                     "used; others stand in for them"
                 )
         return found
 
-    def words(self, listed: Path, nonfinite: int, batch: int) -> str:
-        """Return the counts as lines for people. `listed`: where the skipped records are; `nonfinite`: steps of `batch`
+    def summary(self, listed: Path, nonfinite: int, batch: int) -> str:
+        """Return the counts as lines of text. `listed`: where the skipped records are; `nonfinite`: steps of `batch`
         samples each that were not taken."""
         total = self.total
         since = f", since step {self.since:,}" if self.since else ""
@@ -111,7 +111,7 @@ class Counts:
             lines = [f"{total.read:,} records read{since}: {used}, listed in {listed}"]
         if len(self.sources) > 1:
             lines += [
-                f"  data.{source.lane} {source.name}: {_words(source.tally)}" for source in self.sources
+                f"  data.{source.option} {source.name}: {_described(source.tally)}" for source in self.sources
             ]
         if nonfinite:
             steps = f"{nonfinite:,} step{'s' if nonfinite > 1 else ''}"
@@ -129,15 +129,16 @@ class Counts:
             "nonfinite_steps": nonfinite,
             "nonfinite_samples": nonfinite * batch,
             "sources": [
-                {"lane": source.lane, "name": source.name, **asdict(source.tally)} for source in self.sources
+                {"lane": source.option, "name": source.name, **asdict(source.tally)}
+                for source in self.sources
             ],
             "contents": self.contents,
         }
 
 
-def _words(tally: Tally) -> str:
-    words = f"{tally.read:,} read, {tally.used:,} used, {tally.skipped:,} skipped"
-    return words + (f"; {tally.stood_in:,} stood in for others" if tally.stood_in else "")
+def _described(tally: Tally) -> str:
+    text = f"{tally.read:,} read, {tally.used:,} used, {tally.skipped:,} skipped"
+    return text + (f"; {tally.stood_in:,} stood in for others" if tally.stood_in else "")
 
 
 class Window:

@@ -12,7 +12,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from openslip.files import TEMPORARY
-from openslip.progress import say
+from openslip.progress import print_text
 from openslip.training.saving.run import RunFolder
 
 TRACE = "trace.json.gz"
@@ -55,7 +55,7 @@ def profiling(
     finally:
         if done <= WARM_UP:
             said = f"of a run's steps the first {WARM_UP} are not recorded, and this one had {done}"
-            say(console, f"  no trace: {said}")
+            print_text(console, f"  no trace: {said}")
 
 
 def _write(recording: profile, run: RunFolder, console: Console) -> None:
@@ -66,12 +66,12 @@ def _write(recording: profile, run: RunFolder, console: Console) -> None:
         recording.export_chrome_trace(str(temporary))
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        say(console, f"  the trace could not be written: {error}")
+        print_text(console, f"  the trace could not be written: {error}")
         return
     finally:
         temporary.unlink(missing_ok=True)
-    say(console, f"  trace: {path} (open it in https://ui.perfetto.dev)")
-    say(console, expensive(recording))
+    print_text(console, f"  trace: {path} (open it in https://ui.perfetto.dev)")
+    print_text(console, expensive(recording))
 
 
 def expensive(recording: profile) -> str:

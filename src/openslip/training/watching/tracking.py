@@ -196,7 +196,7 @@ class ProgressLine(Bar):
             return
         numbers = progress_text(line)
         self.update(numbers=numbers)
-        self.lines.say(f"step {line['step']}/{self.total}  {numbers}")
+        self.lines.print(f"step {line['step']}/{self.total}  {numbers}")
 
 
 def progress_text(line: dict[str, Any]) -> str:

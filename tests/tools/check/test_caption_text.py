@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openslip.tools.check.words import SCRIPTS, code, misread, normal, script, useless
+from openslip.tools.check.caption_text import SCRIPTS, code, misread, normal, script, useless
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a run is going to do, in words, before it does it."""
+"""The plan of a run as text, printed before it starts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
-from openslip.data.pieces import keep_ready, sample_bytes
+from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
-_LANES = {"train": "data", "ssl": "ssl data"}
+_TITLES = {"train": "data", "ssl": "ssl data"}
 
 
 def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
-    """Return the plan in words: parameters, samples, global batch, steps, memory, where things go.
+    """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
     evaluated: whether there is anything that measures.
     """
@@ -38,7 +38,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
-        **{_LANES[lane]: words for lane, words in data.described().items()},
+        **{_TITLES[option]: text for option, text in data.described().items()},
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
@@ -47,7 +47,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
-        "the most that a step takes is said after the second one" + _ready(plan, data.longest_block),
+        "the most that a step takes is printed after the second one" + _ready(plan, data.longest_block),
         "written to": str(run),
     }
     if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
@@ -85,17 +85,17 @@ def _views(plan: Plan) -> str:
     lines: dict[str, list[str]] = {}
     for drawn in plan.loss.views:
         view, often = plan.config.views.of(drawn.kind), plan.schedule
-        words = f"at {view.size} px"
-        words += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
+        text = f"at {view.size} px"
+        text += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
         if drawn.scheduled:
-            words += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
-            words += f", on one step of {often.every}" if often.every > 1 else ""
-        lines.setdefault(words, []).append(drawn.name)
-    return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
+            text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
+            text += f", on one step of {often.every}" if often.every > 1 else ""
+        lines.setdefault(text, []).append(drawn.name)
+    return "\n".join(f"{', '.join(names)} {text}" for text, names in lines.items())
 
 
 def length(plan: Plan) -> str:
-    """Return in words how long the run is."""
+    """Return how long the run is, as text."""
     training = plan.config.training
     if plan.seconds:
         return (
@@ -120,7 +120,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.words(), *tasks])
+        return "\n".join([held_out.summary(), *tasks])
     if config.data.val and plan.loss.shared_space:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
@@ -144,7 +144,7 @@ def _ready(plan: Plan, block: int) -> str:
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
     size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
-    ready = keep_ready(share, size, workers, data.prefetch, block)
+    ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""
     scarce = "; more would be of use, but must not take more of what is free" if ready.scarce else ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openslip.evaluation import imagenet
-from openslip.evaluation.datasets.classes import number, words
+from openslip.evaluation.datasets.classes import as_words, number
 
 _DIGITS = re.compile(r"-?\d+", re.ASCII)
 _NUMBER_FIRST = re.compile(r"(\d{1,9})[._-]+ *([^\W\d].*)", re.ASCII | re.DOTALL)
@@ -39,7 +39,7 @@ _SAY_NOTHING = frozenset(
 
 
 @dataclass(frozen=True)
-class Told:
+class ClassNames:
     """The names of C classes. named: whether they are names, not numbers. notes: what was made of them."""
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Told:
     notes: tuple[str, ...] = ()
 
 
-def told(values: Sequence[str], data: str, *, declared: bool = False) -> Told:
+def class_names(values: Sequence[str], data: str, *, declared: bool = False) -> ClassNames:
     """Return what C distinct values, in the order of the classes, say about their names.
 
     data: what the set is called. declared: whether the values are names already, by which somebody calls the classes.
@@ -57,23 +57,25 @@ def told(values: Sequence[str], data: str, *, declared: bool = False) -> Told:
     if any(map(imagenet.is_wordnet_id, values)):
         return _of_ids(values)
     if rests := _behind_ids(values) or _behind_numbers(values):
-        note = f"Numbers before the names of classes are left out: {values[0]} is called '{words(rests[0])}'."
-        return Told(tuple(map(words, rests)), True, (note,))
+        note = (
+            f"Numbers before the names of classes are left out: {values[0]} is called '{as_words(rests[0])}'."
+        )
+        return ClassNames(tuple(map(as_words, rests)), True, (note,))
     ends = [_NUMBER_LAST.fullmatch(value) for value in values]
     prefixes = {match[1].lower() for match in ends if match}
     named = declared or not (all(ends) and len(prefixes) == 1 and prefixes <= _SAY_NOTHING)
-    return Told(tuple(map(words, values)), named, () if named else (_nameless(values),))
+    return ClassNames(tuple(map(as_words, values)), named, () if named else (_nameless(values),))
 
 
-def _of_numbers(values: Sequence[str], data: str) -> Told:
+def _of_numbers(values: Sequence[str], data: str) -> ClassNames:
     """Of numbers nothing is known, but for ImageNet's 1,000 labels in a set that is called so."""
     if "imagenet" in data.lower() and [number(value) for value in values] == list(range(imagenet.SIZE)):
         note = f"The numbers 0 to 999 are taken for ImageNet's labels, because the set is called {data}."
-        return Told(imagenet.clip_names(), True, (note,))
-    return Told(tuple(values), False, (_nameless(values),))
+        return ClassNames(imagenet.clip_names(), True, (note,))
+    return ClassNames(tuple(values), False, (_nameless(values),))
 
 
-def _of_ids(values: Sequence[str]) -> Told:
+def _of_ids(values: Sequence[str]) -> ClassNames:
     """Of WordNet ids the names are known, if they are ImageNet's."""
     ids = [value for value in values if imagenet.is_wordnet_id(value)]
     names = imagenet.names_of(ids)
@@ -87,13 +89,13 @@ def _of_ids(values: Sequence[str]) -> Told:
             f"{len(unknown):,} of {len(ids):,} WordNet ids have no known name, such as {unknown[0]}: zero-shot needs "
             "all names."
         )
-    return Told(tuple(words(names.get(value, value)) for value in values), not unknown, tuple(notes))
+    return ClassNames(tuple(as_words(names.get(value, value)) for value in values), not unknown, tuple(notes))
 
 
 def _behind_ids(values: Sequence[str]) -> list[str]:
     """Return the names in `n02085620-Chihuahua`, if all values are written so; [] otherwise."""
     rests = [match[2] for value in values if (match := _ID_FIRST.fullmatch(value))]
-    return rests if len({words(rest) for rest in rests}) == len(values) else []
+    return rests if len({as_words(rest) for rest in rests}) == len(values) else []
 
 
 def _behind_numbers(values: Sequence[str]) -> list[str]:
@@ -105,7 +107,11 @@ def _behind_numbers(values: Sequence[str]) -> list[str]:
     padded = len({len(match[1]) for match in found}) == 1 and any(match[1].startswith("0") for match in found)
     counting = numbers in (list(range(len(found))), list(range(1, len(found) + 1)))
     rests = [match[2] for match in found]
-    if len(set(numbers)) < len(found) or not (padded or counting) or len(set(map(words, rests))) < len(found):
+    if (
+        len(set(numbers)) < len(found)
+        or not (padded or counting)
+        or len(set(map(as_words, rests))) < len(found)
+    ):
         return []
     return rests
 

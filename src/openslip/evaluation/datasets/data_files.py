@@ -1,4 +1,4 @@
-"""What lies at a place: files of Parquet, tables or tar shards, and which of them are of which split."""
+"""The data files that a spec names: Parquet, tables or tar shards, and which of them are of which split."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class DataFiles:
     """The files of one labelled set, by `train`, `val`, `test`, or `all` alone where no name tells a split.
 
     root: the folder up to which files with the names of classes are looked for; None behind a URL. notes: what was
@@ -73,7 +73,7 @@ class Place:
         return [file for some in self.splits.values() for file in some]
 
 
-def find(spec: str) -> Place | None:
+def find(spec: str) -> DataFiles | None:
     """Return the data files that `spec` names: a file, several by a pattern or range, a folder of them, a URL.
 
     A file or pattern that is named is what is measured. Files for training that lie beside a test set are taken with
@@ -118,7 +118,7 @@ def split_in(path: str) -> str:
     return ""
 
 
-def _in_folder(folder: Path) -> Place | None:
+def _in_folder(folder: Path) -> DataFiles | None:
     found = _look_through(folder)
     for kind in ("parquet", "tar", "table"):
         if paths := found.get(kind):
@@ -184,7 +184,7 @@ def _entries(folder: Path) -> tuple[list[str], list[Path], bool]:
     return files, sorted(folders), pictures
 
 
-def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> Place:
+def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> DataFiles:
     """Return the files of a folder by split."""
     root = _root(folder)
     inside = {path: os.path.relpath(path, folder) for path in paths}
@@ -193,15 +193,15 @@ def _divided(paths: Sequence[str], kind: Kind, folder: Path) -> Place:
     strict = any(_is_strict(inside[path]) for path in paths)
     if not told or (len(told) == 1 and not strict):
         notes = [f"{folder} is one set of {len(paths):,} files: {_some(paths)}"] if len(paths) > 1 else []
-        return Place(kind, {"all": list(paths)}, root, [] if _numbered(paths) else notes)
+        return DataFiles(kind, {"all": list(paths)}, root, [] if _numbered(paths) else notes)
     _refuse_several(by_split, inside, folder)
     notes = []
     if left := by_split.pop("", []):
         notes.append(f"Of {folder} {len(left):,} files of no split are left out: {_some(left)}")
-    return Place(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
+    return DataFiles(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
 
 
-def _named(paths: Sequence[str], kind: Kind, spec: str) -> Place:
+def _named(paths: Sequence[str], kind: Kind, spec: str) -> DataFiles:
     """Return files that were named, by split, with those for training that lie beside a test set."""
     far = any(map(is_url, paths))
     paths = paths if far else [os.path.abspath(path) for path in paths]
@@ -215,23 +215,23 @@ def _named(paths: Sequence[str], kind: Kind, spec: str) -> Place:
         notes = []
         if left := by_split.pop("", []):
             notes.append(f"Of {shown(spec)} {len(left):,} files of no split are left out: {_some(left)}")
-        return Place(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
+        return DataFiles(kind, {split: by_split[split] for split in SPLITS if split in by_split}, root, notes)
     beside = [] if far else _beside(paths, inside)
     split = "" if "" in by_split else told.pop()
     if split in ("test", "val"):
         train = [path for path in beside if split_in(_inside(path)) == "train"]
         if train:
             notes = [f"{shown(spec)} is measured; for training there is, beside it, {_some(train)}"]
-            return Place(kind, {"train": train, split: list(paths)}, root, notes, beside=True)
+            return DataFiles(kind, {"train": train, split: list(paths)}, root, notes, beside=True)
         if any(map(_is_strict, inside.values())):
-            return Place(kind, {split: list(paths)}, root)
+            return DataFiles(kind, {split: list(paths)}, root)
     others = len(set(beside) - set(map(os.path.abspath, paths)))
     notes = (
         [f"{shown(spec)} alone is measured, without the other files of its set ({others:,})"]
         if others
         else []
     )
-    return Place(kind, {"all": list(paths)}, root, notes)
+    return DataFiles(kind, {"all": list(paths)}, root, notes)
 
 
 def _by_split(inside: dict[str, str]) -> dict[str, list[str]]:
@@ -249,8 +249,8 @@ def _beside(paths: Sequence[str], inside: dict[str, str]) -> list[str]:
         pattern = os.path.join(glob.escape(os.path.dirname(folder)), "*", f"*{suffix}")
     else:
         pattern = os.path.join(glob.escape(folder), f"*{suffix}")
-    words = {_words(name) for name in inside.values()}
-    return [path for path in sorted(glob.glob(pattern)) if _words(_inside(path)) in words]
+    names = {_name_parts(name) for name in inside.values()}
+    return [path for path in sorted(glob.glob(pattern)) if _name_parts(_inside(path)) in names]
 
 
 def _inside(path: str) -> str:
@@ -273,7 +273,7 @@ def _is_strict(name: str) -> bool:
     return any(map(split_called, (os.path.splitext(last)[0].split("-")[0], *folders)))
 
 
-def _words(name: str) -> tuple[str, ...]:
+def _name_parts(name: str) -> tuple[str, ...]:
     """Return what is left of a file's name without its split and numbers: what tells sets beside each other apart."""
     stem = _WORD.sub("", os.path.splitext(name.replace(os.sep, "/"))[0].lower())
     return tuple(
@@ -282,7 +282,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _numbered(paths: Iterable[str]) -> bool:
-    return len({_words(os.path.basename(path)) for path in paths}) == 1
+    return len({_name_parts(os.path.basename(path)) for path in paths}) == 1
 
 
 def _refuse_several(by_split: dict[str, list[str]], inside: dict[str, str], folder: Path | str) -> None:
@@ -290,7 +290,7 @@ def _refuse_several(by_split: dict[str, list[str]], inside: dict[str, str], fold
     for split, paths in by_split.items():
         kinds: dict[tuple[str, ...], str] = {}
         for path in paths:
-            kinds.setdefault(_words(inside[path]), path)
+            kinds.setdefault(_name_parts(inside[path]), path)
         if split and len(kinds) > 1:
             raise DataError(
                 f"{shown(str(folder)) or 'The pattern'} holds several sets side by side",

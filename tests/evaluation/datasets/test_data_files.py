@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openslip.errors import DataError
-from openslip.evaluation.datasets.places import find, split_in
+from openslip.evaluation.datasets.data_files import find, split_in
 
 
 def touch(root, *names):

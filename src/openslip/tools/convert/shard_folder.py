@@ -1,4 +1,4 @@
-"""What a conversion is to make, and what its folder says of it: `convert.json` and `skipped.jsonl`."""
+"""The folder that a conversion writes: which shard holds which records, its `convert.json` and `skipped.jsonl`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from openslip.tools.convert.sample import sidecars
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that the bytes of the shards depend on beside the records."""
+class ShardFolder:
+    """A folder of shards: all that their bytes depend on beside the records."""
 
     folder: Path
     prefix: str

@@ -1,4 +1,6 @@
-"""The pieces that batches are built in: how many rows they have, and how many of them are kept ready.
+"""How many rows a worker batch has, and how many worker batches are kept ready.
+
+A worker batch is what one loader process builds at a time: a batch of the run, or some of its rows.
 
 Nothing here changes what is in a batch (`openslip.data.builder`), only how soon it is there and how much memory waits.
 """
@@ -16,18 +18,18 @@ from pathlib import Path
 from openslip.config import ViewsConfig
 from openslip.needs import View
 
-PIECE = 256
-"""Most rows of a piece: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in about
-half a second, next to which handing it over takes no time."""
+WORKER_BATCH = 256
+"""Most rows of a worker batch: 115 MB of three views at 224 px, four blocks of remote records. A process builds that in
+about half a second, next to which handing it over takes no time."""
 SMALLEST = 8
-"""Rows below which a piece is not made smaller for want of memory; nor below a block of records that are fetched at
-once, which several processes would fetch otherwise, while MOST allows for it."""
-PIECES_EACH, BATCHES = 4, 2
-"""What is kept ready unless told otherwise: so many pieces by each process, or so many batches, whichever is more."""
-SHARE = 4
-"""One part in so many of what is free may be taken for it."""
-MOST = 2
-"""One part in so many, for pieces of a whole block."""
+"""Rows below which a worker batch is not made smaller for want of memory. Nor is it made smaller than a block of
+records that are fetched at once, while BLOCK_SHARE allows for it: several processes would fetch the block."""
+WORKER_BATCHES_EACH, BATCHES = 4, 2
+"""Kept ready by default: so many worker batches by each process, or so many batches in all, whichever is more."""
+MEMORY_SHARE = 1 / 4
+"""The share of the free memory that this may take."""
+BLOCK_SHARE = 1 / 2
+"""The share that it may take rather than cut a block."""
 
 _SHARED = Path("/dev/shm")
 _LIMITS = Path("/sys/fs/cgroup")
@@ -35,8 +37,8 @@ _MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
-class Ready:
-    """How batches are built: each of `workers` processes has up to `each` pieces of `rows` rows at hand or ready.
+class Prefetch:
+    """How batches are built: each of `workers` processes has up to `each` worker batches of `rows` rows ready.
 
     sample_bytes: what a row takes. scarce: whether less is kept than would be of use, for want of free memory.
     """
@@ -49,39 +51,41 @@ class Ready:
 
     @property
     def samples(self) -> int:
-        """Rows of all pieces together, at most."""
+        """Rows of all worker batches together, at most."""
         return self.workers * self.each * self.rows
 
     @property
     def bytes(self) -> int:
-        """Shared memory that they take, at most, and the piece that has just been taken."""
+        """Shared memory that they take, at most, with the worker batch that has just been taken."""
         return (self.samples + self.rows) * self.sample_bytes if self.workers else 0
 
 
-def keep_ready(share: int, sample_bytes: int, workers: int, prefetch: int = -1, block: int = 1) -> Ready:
-    """Choose the pieces of a process's `share` of a batch, whose samples take `sample_bytes` each.
+def choose_prefetch(
+    share: int, sample_bytes: int, workers: int, prefetch: int = -1, block: int = 1
+) -> Prefetch:
+    """Choose the worker batches of a process's `share` of a batch, whose samples take `sample_bytes` each.
 
-    prefetch: batches to keep ready in all, though no less than a piece for each of the `workers`, whatever it takes;
-    -1: enough that training need not wait, within a quarter of the memory that is free; but up to half of it rather
-    than cut a `block`, so many records that are fetched at once. Without loader processes a batch is built in one piece
-    and nothing is kept.
+    prefetch: batches to keep ready in all, though no less than a worker batch for each of the `workers`, whatever it
+    takes; -1: enough that training need not wait, within a quarter of the free memory; but up to half of it rather
+    than cut a `block`, so many records that are fetched at once. Without loader processes a batch is built whole, and
+    nothing is kept.
     """
     if not workers:
-        return Ready(0, 0, share, sample_bytes)
-    pieces = math.ceil(share / PIECE)
-    rows = math.ceil(share / pieces)
+        return Prefetch(0, 0, share, sample_bytes)
+    count = math.ceil(share / WORKER_BATCH)
+    rows = math.ceil(share / count)
     if prefetch >= 0:
-        return Ready(workers, max(1, math.ceil(prefetch * pieces / workers)), rows, sample_bytes)
-    each = max(PIECES_EACH, math.ceil(BATCHES * pieces / workers))
+        return Prefetch(workers, max(1, math.ceil(prefetch * count / workers)), rows, sample_bytes)
+    each = max(WORKER_BATCHES_EACH, math.ceil(BATCHES * count / workers))
     free = free_memory() // max(1, sample_bytes)  # rows
-    fitting = free // SHARE // workers
+    fitting = int(free * MEMORY_SHARE) // workers
     if each * rows <= fitting:
-        return Ready(workers, each, rows, sample_bytes)
-    # Two at least, of which one is built while the other waits for its turn.
+        return Prefetch(workers, each, rows, sample_bytes)
+    # Two at least, of which one is built while the other waits to be taken.
     whole = min(block, rows)
-    smallest = max(SMALLEST, whole) if (workers + 1) * whole <= free // MOST else SMALLEST
+    smallest = max(SMALLEST, whole) if (workers + 1) * whole <= int(free * BLOCK_SHARE) else SMALLEST
     rows = min(rows, max(smallest, fitting // 2))
-    return Ready(workers, max(1, min(each, fitting // rows)), rows, sample_bytes, scarce=True)
+    return Prefetch(workers, max(1, min(each, fitting // rows)), rows, sample_bytes, scarce=True)
 
 
 def sample_bytes(views: tuple[View, ...], config: ViewsConfig, share: float = 1.0) -> int:

@@ -8,8 +8,8 @@ from oracle import put, zeroshot
 from openslip.errors import EvaluationError
 from openslip.evaluation import imagenet
 from openslip.evaluation.datasets import open_labelled
+from openslip.evaluation.datasets.class_names import class_names
 from openslip.evaluation.datasets.classes import in_order
-from openslip.evaluation.datasets.told import told
 
 IDS = imagenet._ids()
 
@@ -24,8 +24,8 @@ def test_the_thousand_wordnet_ids_whatever_the_folder_is_called(tmp_path):
 
 
 def test_ids_beyond_the_thousand():
-    assert told(["n00007846", "n01440764"], "x").names == ("person", "tench")
-    some = told(["n01440764", "n99999999"], "x")
+    assert class_names(["n00007846", "n01440764"], "x").names == ("person", "tench")
+    some = class_names(["n01440764", "n99999999"], "x")
     assert (some.names, some.named) == (("tench", "n99999999"), False)
     assert "1 of 2 WordNet ids have no known name, such as n99999999" in some.notes[1]
 
@@ -40,19 +40,19 @@ def test_ids_without_names_are_the_cause(tmp_path):
 
 
 def test_ids_that_are_declared_as_names_have_names_too():
-    assert told(["n01440764", "n01443537"], "x", declared=True).names == ("tench", "goldfish")
+    assert class_names(["n01440764", "n01443537"], "x", declared=True).names == ("tench", "goldfish")
 
 
 def test_names_behind_ids_and_numbers():
-    assert told(["n02085620-Chihuahua", "n02085782-Japanese_spaniel"], "x").names == (
+    assert class_names(["n02085620-Chihuahua", "n02085782-Japanese_spaniel"], "x").names == (
         "Chihuahua",
         "Japanese spaniel",
     )
-    assert told(["001.Black_footed_Albatross", "017.Cardinal"], "x").names == (
+    assert class_names(["001.Black_footed_Albatross", "017.Cardinal"], "x").names == (
         "Black footed Albatross",
         "Cardinal",
     )
-    counted = told(["0_cat", "1_dog", "2_owl"], "x")
+    counted = class_names(["0_cat", "1_dog", "2_owl"], "x")
     assert counted.names == ("cat", "dog", "owl")
     assert counted.notes == ("Numbers before the names of classes are left out: 0_cat is called 'cat'.",)
 
@@ -70,26 +70,26 @@ def test_names_behind_ids_and_numbers():
     ],
 )
 def test_names_that_are_names(values):
-    assert told(values, "x").named
-    assert told(values, "x").names == tuple(value.replace("_", " ") for value in values)
+    assert class_names(values, "x").named
+    assert class_names(values, "x").names == tuple(value.replace("_", " ") for value in values)
 
 
 @pytest.mark.parametrize(
     "values", [["0", "1"], ["007", "011"], ["class_0", "class_1"], ["c1", "c2"], ["Label 3", "label-4"]]
 )
 def test_numbers_are_no_names(values):
-    found = told(values, "my set")
+    found = class_names(values, "my set")
     assert not found.named
     assert "numbers without names" in found.notes[0]
-    assert told(values, "my set", declared=True).named
+    assert class_names(values, "my set", declared=True).named
 
 
 def test_imagenet_labels_only_where_they_are_certain():
     def by_number(values, name):
-        return told(list(map(str, values)), name)
+        return class_names(list(map(str, values)), name)
 
     assert by_number(range(1000), "imagenetv2-matched-frequency").names == imagenet.clip_names()
-    assert told([f"{i:04d}" for i in range(1000)], "ImageNet").named
+    assert class_names([f"{i:04d}" for i in range(1000)], "ImageNet").named
     assert not by_number(range(1000), "my pictures").named
     assert not by_number(range(1, 1001), "imagenet").named
     assert not by_number(range(999), "imagenet").named
