@@ -121,7 +121,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
         return "\n".join([held_out.summary(), *tasks])
-    if config.data.val and plan.loss.captioned:
+    if config.data.val and plan.loss.shared_space:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
@@ -134,7 +134,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
         return "by the program that trains"
     return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (
         "`--data.val 10%` holds out a tenth of the training data"
-        if plan.loss.captioned
+        if plan.loss.shared_space
         else "`--evaluation.tasks knn:FOLDER` measures on pictures sorted into a folder for each class"
     )
 
