@@ -15,11 +15,19 @@ from PIL import Image
 from torch.nn import functional as F
 
 import openslip
-from openslip.config import Config, ImageTowerConfig, ModelConfig, TextTowerConfig, ViewsConfig
+from openslip.config import (
+    Config,
+    ImageTowerConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TextTowerConfig,
+    ViewsConfig,
+)
 from openslip.data.tokenizer import END
 from openslip.encoder import CHUNK, Encoder
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.models import build
+from openslip.objectives import parse
 
 CONFIG = Config(
     views=ViewsConfig(size=16),
@@ -31,9 +39,9 @@ CONFIG = Config(
 )
 
 
-def _encoder(*embeddings: str) -> Encoder:
+def _encoder(loss: str = "clip + 1.0 * simclr") -> Encoder:
     torch.manual_seed(0)
-    model = build(CONFIG.model, 16, embeddings or ("image", "text", "ssl_1", "ssl_2"))
+    model = build(CONFIG.model, 16, parse(ObjectiveConfig(loss=loss)).needs)
     return Encoder(model.eval(), CONFIG)
 
 
@@ -44,7 +52,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def simclr() -> Encoder:
-    return _encoder("ssl_1", "ssl_2")
+    return _encoder("simclr")
 
 
 def _pixels(height: int = 20, width: int = 30) -> np.ndarray:

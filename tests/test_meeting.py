@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from openslip import meeting
 from openslip.errors import ConfigError
-from openslip.meeting import meet, place
+from openslip.meeting import meet, rank_and_world
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_an_odd_environment_is_refused(monkeypatch, given, message) -> None:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=message):
-        place()
+        rank_and_world()
 
 
 def test_a_rank_that_never_comes_is_not_waited_for_without_end(monkeypatch) -> None:

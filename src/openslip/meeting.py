@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 
-def place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """Return this process's number and how many there are, as `torchrun` says in the environment; 0 of 1 without.
 
     Raises ConfigError where that does not fit together.

@@ -15,7 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from openslip.errors import ConfigError, ProcessError
-from openslip.meeting import meet, place
+from openslip.meeting import meet, rank_and_world
 
 if TYPE_CHECKING:
     import torch
@@ -209,7 +209,7 @@ def joined(device: torch.device | None = None) -> Iterator[Processes]:
     and an odd environment.
     """
     own, timeout = not _program_has_joined(), _timeout()
-    rank, world = place() if own else (0, 1)
+    rank, world = rank_and_world() if own else (0, 1)
     on_gpu = device is not None and device.type == "cuda"
     if on_gpu:  # what asks for "the" GPU, as FSDP does, means this process's
         import torch

@@ -12,49 +12,56 @@ from torch import nn
 from distributed.ranks import run_on
 from openslip.collectives import gather_rows, rank, world
 from openslip.errors import TrainingError
-from openslip.models import Model, build
 from openslip.models.batchnorm import synchronise
-from openslip.objectives import parse
+from openslip.models.inputs import Inputs
+from openslip.needs import SSL_VIEWS
+from openslip.objectives import At, cosine_momentum
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
-from openslip.training.step import Inputs, backward
-from openslip.training.teacher import Teacher, cosine_momentum
-from toys import make_tiny_config
+from openslip.training.step import backward
+from openslip.training.student import Student, stored_parameters
+from openslip.training.teacher import Teacher
+from toys import make_student, make_tiny_config, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
-VIEWS = ("ssl_1", "ssl_2")
 
 
-def parts(model: Model) -> dict[str, nn.Module]:
-    assert model.ssl_head is not None
-    return {"image_tower": model.image_tower, "head": model.ssl_head}
+def student_of(tower: str) -> Student:
+    config = with_loss(make_tiny_config(), "simclr", block=0)
+    image = replace(config.model.image, name=tower, drop_path=0)
+    return make_student(
+        replace(config, model=replace(config.model, image=image), views=replace(config.views, size=SIZE))
+    )
+
+
+def parts(student: Student) -> dict[str, nn.Module]:
+    return {"image_tower": student.model.image_tower, "head": student.objective["simclr"].head}
 
 
 def train(tower: str, kind: str) -> dict[str, np.ndarray]:
     """Train on this process's share; return the teacher's state after it, and its embeddings of the whole batch."""
-    config = make_tiny_config()
-    torch.manual_seed(0)
-    model = build(
-        replace(config.model, image=replace(config.model.image, name=tower, drop_path=0)), SIZE, VIEWS
-    )
-    teacher = Teacher(parts(model.double().train()))
-    parallel = parallelise(model, kind)
+    student, config = student_of(tower), make_tiny_config()
+    teacher = Teacher(parts(student))
+    parallel = parallelise(student, kind)
     synchronise(teacher)
     # With the usual eps AdamW makes steps of rounding errors where a gradient is zero, as before a BatchNorm.
-    optimizer = build_optimizer(model, replace(config.optimizer, lr=1e-2, eps=1e-2))
-    objective, found = parse("simclr", block=0), {}
+    optimizer = build_optimizer(stored_parameters(student), replace(config.optimizer, lr=1e-2, eps=1e-2))
+    found = {}
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
-        views = {n: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator, dtype=torch.float64) for n in VIEWS}
+        views = {
+            view.name: torch.randn(ROWS, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+            for view in SSL_VIEWS
+        }
         share = list(Inputs(views, None).split(ROWS // world()))[rank()]
         target = teacher("head", teacher("image_tower", share.views["ssl_1"]))
         found[f"embeddings {step}"] = gather_rows(target)
-        backward(parallel, objective, Inputs(share.views, None))
+        backward(parallel, Inputs(share.views, None), At(step, STEPS))
         with torch.no_grad():  # as an objective may, after which FSDP keeps whole weights of before the step
-            model.image_tower(share.views["ssl_2"])
+            student.model.image_tower(share.views["ssl_2"])
         optimizer.step()
         optimizer.zero_grad()
-        teacher.follow(parts(model), cosine_momentum(0.5, step, STEPS))
+        teacher.follow(parts(student), cosine_momentum(0.5, At(step, STEPS)))
     found |= teacher.state_dict()
     assert all(type(value) is torch.Tensor for value in found.values())
     return {name: value.numpy().copy() for name, value in found.items()}
@@ -75,10 +82,10 @@ def test_teachers_of_several_processes_are_that_of_one(tower: str, kind: str) ->
 
 
 def refused() -> str:
-    model = build(make_tiny_config().model, 16, VIEWS)
-    parallelise(model, "fsdp")
+    student = student_of("vit")
+    parallelise(student, "fsdp")
     with pytest.raises(TrainingError) as raised:
-        Teacher(parts(model))
+        Teacher(parts(student))
     return str(raised.value)
 
 

@@ -133,7 +133,7 @@ def _page(folder: Path) -> None:
 def _rewind(folder: Path) -> None:
     from openslip.training.saving.run import RunFolder
 
-    run = RunFolder(folder / "run", say=lambda words: None)
+    run = RunFolder(folder / "run", inform=lambda text: None)
     run._data(_identity())
     run.rewind(2, measured=False)
 

@@ -123,6 +123,7 @@ def test_token_ids_are_given_as_they_are() -> None:
     out = _model((ids,))(inputs, (ids,))
     assert torch.equal(out[ids], inputs.tokens)  # type: ignore[arg-type]
     assert [*out] == [ids]
+    assert _model((Need("image"), ids)).text_tower is None
 
 
 def test_patch_tokens_and_masks() -> None:
@@ -142,6 +143,19 @@ def test_patch_tokens_and_masks() -> None:
     both[hidden].sum().backward()
     assert token.grad is not None
     assert token.grad.abs().sum() > 0
+
+
+def test_views_that_are_masked_by_two_objectives_keep_their_own_tokens() -> None:
+    needs = tuple(Need(name, "tokens", masked=True) for name in ("ssl_1", "ssl_2"))
+    model, inputs = _model(needs).eval(), _inputs(names=("ssl_1", "ssl_2"), text=False)
+    masked = torch.ones(4, 4, dtype=torch.bool)
+    masks = {name: (masked, torch.nn.Parameter(torch.randn(24))) for name in inputs.views}
+    both = model.features(inputs, needs, masks)
+    for need in needs:
+        alone = model.features(inputs, [need], masks)
+        torch.testing.assert_close(both[need], alone[need], rtol=1e-4, atol=1e-5)
+    sum(feature.square().sum() for feature in both.values()).backward()  # type: ignore[union-attr]
+    assert all(token.grad is not None for _, token in masks.values())
 
 
 def test_every_parameter_has_a_gradient() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from objectives.cases import DIMS, features_for
 from openslip.config import ObjectiveConfig
-from openslip.errors import ConfigError
+from openslip.errors import ConfigError, TrainingError
 from openslip.needs import IMAGE, LOGIT_SCALE, SSL_VIEWS, TEXT, Need, View, joined
 from openslip.objectives import REGISTRY, At, Clip, Loss, SimClr, Sum, combine, complete, parse
 from toys import small_loss
@@ -181,7 +181,7 @@ def test_views_and_needs_are_those_of_the_terms(text: str, views, needs) -> None
     loss = read(text)
     assert loss.views == views
     assert loss.needs == needs
-    assert loss.captioned is ("clip" in text)
+    assert loss.captioned is loss.shared_space is ("clip" in text)
 
 
 def test_views_of_one_name_are_shared_or_refused() -> None:
@@ -246,6 +246,37 @@ def test_a_missing_feature_is_an_error_whatever_the_schedule() -> None:
     del features["simclr"][SSL_NEEDS[1]]
     with pytest.raises(ConfigError, match="simclr lacks a feature.*ssl_2"):
         module(features, At())
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"simclr_loss": torch.ones(())}, "simclr returns no `loss`. Got: .simclr_loss"),
+        (torch.ones(()), "no `loss`. Got: .Tensor"),
+        ({"loss": torch.ones(3, requires_grad=True)}, r"`loss`, which is not one number. Got: .shape \(3,\)"),
+        ({"loss": 1.0}, "`loss`, which is no tensor. Got: .float"),
+        ({"loss": torch.ones(())}, "`loss` without gradient"),
+        (
+            {"loss": torch.ones((), requires_grad=True), "clip_loss": torch.ones(())},
+            "does not begin with `simclr_`",
+        ),
+    ],
+)
+def test_what_an_objective_returns_is_checked(monkeypatch, result, message) -> None:
+    module = build("clip + simclr")
+    monkeypatch.setattr(module["simclr"], "loss", lambda embeddings, at: result)
+    with pytest.raises(TrainingError, match=message):
+        module(batch(module), At())
+
+
+def test_a_term_gets_what_it_needs_and_no_more(monkeypatch) -> None:
+    module, seen = build("clip + simclr"), []
+    features, loss = batch(module), module["simclr"].forward
+    monkeypatch.setattr(
+        module["simclr"], "forward", lambda given, at: [seen.extend(given), loss(given, at)][1]
+    )
+    module(dict.fromkeys(features, features["clip"] | features["simclr"]), At())
+    assert tuple(seen) == SSL_NEEDS
 
 
 def test_terms_may_be_of_different_numbers_of_rows() -> None:

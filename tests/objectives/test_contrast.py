@@ -149,6 +149,7 @@ def test_unit_is_fp32_under_autocast_and_keeps_fp64() -> None:
         torch.testing.assert_close(unit(x).norm(dim=1), torch.ones(3))
     assert unit(x.double()).dtype == torch.float64
     assert torch.equal(unit(torch.zeros(1, 4)), torch.zeros(1, 4))
+    assert unit(x.to("meta")).shape == x.shape  # where a model is built without numbers
 
 
 def test_memory_does_not_hold_the_matrix() -> None:

@@ -15,9 +15,10 @@ from openslip.cli import main
 from openslip.cli.train import resolve
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError
-from openslip.files import read_json
-from openslip.objectives import REGISTRY, parse
+from openslip.files import read_json, write_json
+from openslip.objectives import REGISTRY, Curve, parse
 from openslip.objectives.own import RECORD, load, register, resume
+from openslip.report import load_run
 from openslip.training.saving.run import RunFolder
 from openslip.training.train import train
 from toys import make_tiny_config
@@ -150,7 +151,13 @@ def test_a_class_on_the_import_path_is_found_and_neighbours_can_be_imported(here
         (("needs = (Need(", "needs = (Need('other'), Need("), "a view that is not among"),
         (("needs = (Need(", "needs = (Need('image', 'logits'), Need("), "What it needs is not among"),
         (("needs = (Need(", "needs = (Need('image', by='teacher'), Need("), "no method `momentum`"),
+        (('needs = (Need("image"),)', "needs = (Need('image', masked=True),)"), "no method `masked`"),
+        (('needs = (Need("image"),)', "needs = (Need('image', 'ids'),)"), "no such feature of a view"),
+        (('needs = (Need("image"),)', "needs = (Need('text', 'tokens'),)"), "no such feature of captions"),
+        (('needs = (Need("image"),)', "needs = (Need('text', 'ids', by='teacher'),)"), "A teacher gives"),
+        (("views = (IMAGE,)", "views = (IMAGE,); teacher_heads = ('head',)"), "no method `momentum`"),
         (('needs = (Need("image"),)', "needs = ()"), "`needs` are empty"),
+        (("views = (IMAGE,)", "views = ()"), "`views` are empty"),
         (("@dataclass(frozen=True, kw_only=True)", ""), "`Config` is to be a dataclass"),
         (("frozen=True, kw_only=True", "kw_only=True"), "is to be frozen"),
         (("= 2.0", ""), "an option without a default"),
@@ -271,7 +278,7 @@ def test_a_run_notes_the_file_and_goes_on_with_it(here, toy_source) -> None:
     run = trained(toy_source, epochs=1)
     (entry,) = read_json(run.path / RECORD).values()
     assert entry | {"sha256": ""} == {
-        "name": "mine", "class": "mylosses:Mine", "file": "mylosses.py", "sha256": "",
+        "name": "mine", "class": "mylosses:Mine", "file": "mylosses.py", "sha256": "", "curves": [],
     }  # fmt: skip
     assert str(here) not in (run.path / RECORD).read_text()
     forget()
@@ -343,6 +350,23 @@ def test_nothing_that_a_run_or_checkpoint_names_is_imported(toy_source, tmp_path
         openslip.create(toml.load(run.path / "config.toml"))
     assert "mylosses" not in sys.modules
     assert "mylosses:Mine" not in REGISTRY
+
+
+def test_a_report_draws_the_noted_curves_without_the_file(toy_source) -> None:
+    curve = "curves = (Curve('mine_loss', 'Length', 'short is good', 'low', lambda *_: 1.0),)"
+    write(
+        "mylosses.py",
+        above="from openslip.objectives import Curve",
+        a=("views = (IMAGE,)", f"views = (IMAGE,); {curve}"),
+    )
+    run = trained(toy_source, epochs=1)
+    forget()
+    ours = load_run(run.path).loss.curves[:-1]
+    assert load_run(run.path).loss.curves == (*ours, Curve("mine_loss", "Length", "short is good", "low"))
+    record = read_json(run.path / RECORD)
+    for wrong in (None, 3, [3], [{}], [{"key": 1}], [{"key": "a", "title": "b", "note": "c", "best": "d"}]):
+        write_json(run.path / RECORD, {name: entry | {"curves": wrong} for name, entry in record.items()})
+        assert load_run(run.path).loss.curves == ours
 
 
 def test_a_class_can_be_handed_over() -> None:

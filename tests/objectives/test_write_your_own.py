@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from objectives.cases import DIMS, features_for
 from openslip.cli.train import resolve
 from openslip.objectives import REGISTRY, At, Objective
 from openslip.objectives.own import load
+from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
 from toys import with_loss
@@ -22,18 +25,30 @@ from training.runs import QUIET, weights
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "objectives.md"
 LOSS = "clip + 0.5 * mylosses:SimSiam"
+DINO = "clip + mydino:Dino"
 
 
 @pytest.fixture
 def simsiam(tmp_path, monkeypatch) -> Iterator[type[Objective]]:
     """Be in a folder with the document's block of Python in a file, and return the class that a loss names of it."""
-    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(code.splitlines()) < 50
-    (tmp_path / "mylosses.py").write_text(code)
-    monkeypatch.chdir(tmp_path)
-    load(LOSS)
-    yield REGISTRY["mylosses:SimSiam"]
-    del REGISTRY["mylosses:SimSiam"], sys.modules["mylosses"]
+    yield from written(tmp_path, monkeypatch, 0, "mylosses:SimSiam", LOSS)
+
+
+@pytest.fixture
+def dino(tmp_path, monkeypatch) -> Iterator[type[Objective]]:
+    """The same of the second block."""
+    yield from written(tmp_path, monkeypatch, 1, "mydino:Dino", DINO)
+
+
+def written(folder, monkeypatch, number: int, name: str, loss: str) -> Iterator[type[Objective]]:
+    blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks[0].splitlines()) < 50
+    module = name.partition(":")[0]
+    (folder / f"{module}.py").write_text(blocks[number])
+    monkeypatch.chdir(folder)
+    load(loss)
+    yield REGISTRY[name]
+    del REGISTRY[name], sys.modules[module]
 
 
 def test_the_document_has_every_objective_and_option() -> None:
@@ -83,3 +98,19 @@ def test_its_command_is_understood(simsiam) -> None:
     config = resolve(shlex.split(command)).config
     assert config.objective.loss == LOSS
     assert config.objective.options["simsiam"]["width"] == 1024
+
+
+def test_the_one_with_a_teacher_trains_and_goes_on_to_the_same_weights(
+    tmp_path, toy_source, tiny_config, dino
+) -> None:
+    config = with_loss(replace(tiny_config, training=replace(tiny_config.training, epochs=1)), DINO)
+    options = config.objective.options | {"dino": {"crops": 2, "classes": 8, "momentum": 0.9}}
+    config = replace(config, objective=replace(config.objective, options=options))
+    run = train(config, toy_source, tmp_path / "run", console=QUIET)
+    found = weights(run)
+    assert found["objective.dino.centre"].abs().sum() > 0
+    assert any(name.startswith("objective.dino.teacher.head") for name in found)
+    assert run.config.objective.options["dino"]["crops"] == 2
+    shutil.rmtree(checkpoint.newest_good(run.checkpoints, print))
+    again = weights(train(config, toy_source, run.path, resume=True, console=QUIET))
+    assert all(torch.equal(value, again[name]) for name, value in found.items())

@@ -21,13 +21,13 @@ from openslip.training.budget import (
     duration,
     parse_budget,
 )
+from openslip.training.plan_summary import length
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
 from openslip.training.transfer import _ahead
-from openslip.training.words import length
 from toys import make_tiny_config, plan_of
 
 QUIET = Console(quiet=True)
@@ -147,8 +147,8 @@ def test_a_budget_that_is_overrun_by_half_is_warned_of(tmp_path, toy_source, mon
     """Timed at 0.1 s, the steps come to take 0.3 s: said once on the way, and at the end, also of a resumed run."""
     original, slow = Trainer.step, 0.3
 
-    def take_step(self, batches):
-        original(self, batches)
+    def take_step(self, batches, **options):
+        original(self, batches, **options)
         if self.state.step == 20 and not self.state.plan.seconds:
             os.kill(os.getpid(), signal.SIGTERM)
         return 0.1 if self.state.plan.seconds else slow
@@ -239,7 +239,9 @@ def test_a_budget_too_small_for_a_step_still_makes_one() -> None:
 def _tenth_of_a_second(monkeypatch) -> None:
     """Let every step seem to take 0.1 s."""
     original = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, batches: original(self, batches) and 0.1)
+    monkeypatch.setattr(
+        Trainer, "step", lambda self, batches, **options: original(self, batches, **options) and 0.1
+    )
 
 
 def weights(run):
@@ -288,16 +290,18 @@ def test_a_plan_once_made_outlives_interruptions(tmp_path, toy_source, monkeypat
 def test_a_rehearsal_that_is_interrupted_is_repeated(tmp_path, toy_source, monkeypatch) -> None:
     original = Trainer.step
 
-    def next_step(self, batches):
+    def next_step(self, batches, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batches)
+        return original(self, batches, **options)
 
     config = make_tiny_config(budget="1h")
     monkeypatch.setattr(Trainer, "step", next_step)
     with pytest.raises(Interrupted, match="while the first steps were timed.*--resume"):
         train(config, toy_source, tmp_path / "run", console=QUIET)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoints" / "step-00000000")["steps"] is None
-    monkeypatch.setattr(Trainer, "step", lambda self, batches: original(self, batches) and 300.0)
+    monkeypatch.setattr(
+        Trainer, "step", lambda self, batches, **options: original(self, batches, **options) and 300.0
+    )
     run = train(config, toy_source, tmp_path / "run", resume=True, console=QUIET)
     assert read_lines(run.path / "metrics.jsonl")[-1]["step"] == 6
 

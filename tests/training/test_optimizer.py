@@ -2,18 +2,20 @@ import numpy as np
 import pytest
 import torch
 
-from openslip.config import ModelConfig, OptimizerConfig
-from openslip.models import build
+from openslip.config import Config, OptimizerConfig
+from openslip.objectives import parse
 from openslip.training.optimizer import build_optimizer, learning_rate, load_state_tensors, state_tensors
+from openslip.training.student import build_student, stored_parameters
+from toys import make_student
 
 
 @pytest.fixture
 def model(tiny_config):
-    return build(tiny_config.model, 16, ("image", "text", "ssl_1", "ssl_2"))
+    return make_student(tiny_config, torch.float32)
 
 
 def test_groups_are_the_references(model) -> None:
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.3))
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(weight_decay=0.3))
     with_decay, without = optimizer.param_groups
     assert (with_decay["weight_decay"], without["weight_decay"]) == (0.3, 0.0)
     assert len(with_decay["names"]) + len(without["names"]) == len(list(model.parameters()))
@@ -25,8 +27,9 @@ def test_groups_are_the_references(model) -> None:
 
 def test_paper_models_decay_embeddings_but_no_norms() -> None:
     with torch.device("meta"):
-        model = build(ModelConfig(), 224, ("image", "text", "ssl_1", "ssl_2"))
-    with_decay, without = (set(g["names"]) for g in build_optimizer(model, OptimizerConfig()).param_groups)
+        student = build_student(Config(), parse(Config().objective))
+    groups = build_optimizer(stored_parameters(student), OptimizerConfig()).param_groups
+    with_decay, without = (set(group["names"]) for group in groups)
     assert any("pos_embed" in n for n in with_decay)
     assert any("token_embedding" in n for n in with_decay)
     assert any("cls_token" in n for n in with_decay)
@@ -42,11 +45,11 @@ def take_steps(model, optimizer, seeds) -> None:
 
 
 def test_state_survives_the_round_trip(model, tiny_config) -> None:
-    twin = build(tiny_config.model, 16, ("image", "text", "ssl_1", "ssl_2"))
-    first = build_optimizer(model, OptimizerConfig())
+    twin = make_student(tiny_config, torch.float32)
+    first = build_optimizer(model.named_parameters(), OptimizerConfig())
     take_steps(model, first, [0, 1])
     twin.load_state_dict(model.state_dict())
-    second = build_optimizer(twin, OptimizerConfig())
+    second = build_optimizer(twin.named_parameters(), OptimizerConfig())
     load_state_tensors(second, state_tensors(first))
     take_steps(model, first, [2])
     take_steps(twin, second, [2])
@@ -58,10 +61,10 @@ def test_state_put_back_is_laid_out_as_the_weights_are() -> None:
     """Fused AdamW walks through weights and moments in the order of memory; files know one order only."""
     model = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
     twin = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
-    first = build_optimizer(model, OptimizerConfig())
+    first = build_optimizer(model.named_parameters(), OptimizerConfig())
     take_steps(model, first, [0, 1])
     twin.load_state_dict({name: value.contiguous() for name, value in model.state_dict().items()})
-    second = build_optimizer(twin, OptimizerConfig())
+    second = build_optimizer(twin.named_parameters(), OptimizerConfig())
     load_state_tensors(second, {name: value.contiguous() for name, value in state_tensors(first).items()})
     assert second.state[twin.weight]["exp_avg"].stride() == twin.weight.stride() == model.weight.stride()
     take_steps(model, first, [2])
@@ -70,7 +73,7 @@ def test_state_put_back_is_laid_out_as_the_weights_are() -> None:
 
 
 def test_a_state_from_before_the_first_step_replaces_what_steps_left(model) -> None:
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig())
     fresh = state_tensors(optimizer)
     take_steps(model, optimizer, [0, 1])
     load_state_tensors(optimizer, fresh)

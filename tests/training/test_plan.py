@@ -9,8 +9,10 @@ from openslip.data.contents import Contents
 from openslip.data.data import Data
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
-from openslip.training.plan import state_bytes
-from openslip.training.words import describe
+from openslip.needs import IMAGE, Need, View
+from openslip.objectives import REGISTRY, Objective
+from openslip.training.plan import check_ssl, state_bytes
+from openslip.training.plan_summary import describe
 from toys import ToySource, make_student, make_tiny_config, plan_of, with_loss
 
 
@@ -75,6 +77,24 @@ def test_what_is_saved_is_said(tmp_path, toy_source) -> None:
 def test_schedules_that_leave_nothing_are_refused(objective, told) -> None:
     with pytest.raises(ConfigError, match=told):
         plan_of(cheap(**objective), 64)
+
+
+class Across(Objective):
+    name, title = "across", "Across"
+    views = (IMAGE, View("local_1", "local"))
+    needs = (Need("image"), Need("local_1"))
+
+
+def test_views_of_other_rows_or_pictures_are_not_compared(monkeypatch) -> None:
+    monkeypatch.setitem(REGISTRY, "across", Across)
+    assert plan_of(cheap(loss="clip + across", ssl_every=2), 64)
+    with pytest.raises(
+        ConfigError, match="--objective.ssl-share 0.5 would give the objective across.*local_1.*image"
+    ):
+        plan_of(cheap(loss="clip + across", ssl_share=0.5), 64)
+    with pytest.raises(ConfigError, match="--data.ssl would give the objective across"):
+        check_ssl(plan_of(cheap(loss="clip + across"), 64).loss)
+    check_ssl(plan_of(cheap(ssl_share=0.5), 64).loss)
 
 
 def told_memory(tmp_path, source, **data: object) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_sig
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
 from openslip.training.watching.speed import Speed
-from toys import ToySource
+from toys import ToySource, make_tiny_config, plan_of
 from training.runs import QUIET, same, weights
 
 
@@ -119,15 +120,18 @@ def test_a_loader_that_the_signal_ends_too_costs_nothing(tmp_path, tiny_config) 
     """As of `timeout`, which sends SIGTERM to all processes: the loader's may be gone before this one hears of it."""
 
     def ended() -> Generator[Batch]:
-        learner.stop.asked = True
+        trainer.stop.asked = True
         raise DataError("A loader process ended unexpectedly")
         yield
 
-    learner = Trainer.__new__(Trainer)
-    learner.stop, learner.processes, learner.speed = StopSignal(), Processes(), Speed.__new__(Speed)
-    learner.speed.phases = lambda _: nullcontext()  # type: ignore
+    trainer = Trainer.__new__(Trainer)
+    trainer.stop, trainer.speed = StopSignal(), Speed.__new__(Speed)
+    trainer.speed.phases = lambda _: nullcontext()  # type: ignore
+    writer = SimpleNamespace(busy=False, settle=lambda: None)
+    plan = plan_of(make_tiny_config(), 64)
+    trainer.state = SimpleNamespace(plan=plan, processes=Processes(), writer=writer, saved_at=0.0, step=0)  # type: ignore
     with pytest.raises(Stopped):
-        learner.take_step(ended())
+        trainer.step(ended())
 
 
 def test_stopped_is_raised_once_and_only_where_it_may_be() -> None:

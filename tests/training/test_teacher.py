@@ -17,10 +17,12 @@ from openslip.models import build
 from openslip.models.batchnorm import GlobalBatchNorm, synchronise
 from openslip.models.dropping import DropPath
 from openslip.models.vision import ImageTower, build_image_tower
+from openslip.needs import Need
+from openslip.objectives import At, cosine_momentum
 from openslip.objectives.heads import ProjectionHead
 from openslip.training.optimizer import build_optimizer
 from openslip.training.prepare import prepare
-from openslip.training.teacher import Teacher, cosine_momentum
+from openslip.training.teacher import Teacher
 
 VIT = ImageTowerConfig(patch=8, width=24, depth=3, heads=3, drop_path=0.5)
 
@@ -56,7 +58,7 @@ def test_weights_are_the_average_of_the_students() -> None:
         for name, p in module.named_parameters()
     }
     for step in range(1, 5):
-        momentum = cosine_momentum(0.8, step, 6)
+        momentum = cosine_momentum(0.8, At(step, 6))
         for part, module in followed.items():
             learn(module, step)
             for name, p in module.named_parameters():
@@ -96,7 +98,7 @@ def test_it_has_no_gradient_and_no_place_in_the_optimiser() -> None:
     assert not features.requires_grad
     (owner["image_tower"](images()) - features).square().sum().backward()
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
-    groups = build_optimizer(owner, OptimizerConfig()).param_groups
+    groups = build_optimizer(owner.named_parameters(), OptimizerConfig()).param_groups
     names = {name for group in groups for name in group["names"]}
     assert names == {name for name, _ in owner.named_parameters() if not name.startswith("teacher.")}
 
@@ -195,7 +197,7 @@ def test_a_teacher_that_was_saved_goes_on_as_one_that_was_not() -> None:
             for module in followed.values():
                 learn(module, step)
             found.append(teacher("head", teacher("image_tower", images(seed=step))))
-            teacher.follow(followed, cosine_momentum(0.9, step, 8))
+            teacher.follow(followed, cosine_momentum(0.9, At(step, 8)))
         return found
 
     followed = students("test_resnet")
@@ -225,18 +227,19 @@ def test_students_may_have_been_prepared(
 ) -> None:
     torch.manual_seed(0)
     config = replace(tiny_config.model, image=replace(tiny_config.model.image, name=name, drop_path=0.0))
-    model = build(config, 32, ("ssl_1", "ssl_2")).train()
+    model = build(config, 32, [Need("ssl_1")]).train()
+    student = nn.ModuleDict({"model": model, "head": ProjectionHead(model.image_tower.width, 16, 8)})
 
     def followed() -> dict[str, nn.Module]:
-        return {"image_tower": model.image_tower, "head": model.ssl_head}
+        return {"image_tower": model.image_tower, "head": student["head"]}
 
     plain = Teacher(followed())
     teacher = Teacher(followed())
     prepare(model, torch.device("cpu"), torch.float32, TrainingConfig(**training))  # type: ignore[arg-type]
-    synchronise(model)
+    synchronise(student)
     if made == "after":
         teacher = Teacher(followed())
-    learn(model, 1)
+    learn(student, 1)
     teacher.follow(followed(), 0.5)
     plain.follow({name: copy.deepcopy(module) for name, module in followed().items()}, 0.5)
     pictures = torch.randn(4, 3, 32, 32)
@@ -270,13 +273,13 @@ def test_students_that_are_not_its_own_are_refused() -> None:
 
 
 def test_the_momentum_rises_to_one_on_a_cosine() -> None:
-    assert cosine_momentum(0.996, 0, 100) == pytest.approx(0.996)
-    assert cosine_momentum(0.996, 50, 100) == pytest.approx(0.998)
-    assert cosine_momentum(0.996, 100, 100) == 1
-    assert cosine_momentum(0.996, 130, 100) == 1
+    assert cosine_momentum(0.996, At(0, 100)) == pytest.approx(0.996)
+    assert cosine_momentum(0.996, At(50, 100)) == pytest.approx(0.998)
+    assert cosine_momentum(0.996, At(100, 100)) == 1
+    assert cosine_momentum(0.996, At(130, 100)) == 1
 
 
 @given(st.floats(0, 1), st.integers(0, 200), st.integers(1, 200))
 def test_the_momentum_stays_between_its_start_and_one(start: float, step: int, steps: int) -> None:
-    now, later = cosine_momentum(start, step, steps), cosine_momentum(start, step + 1, steps)
+    now, later = cosine_momentum(start, At(step, steps)), cosine_momentum(start, At(step + 1, steps))
     assert start - 1e-12 <= now <= later <= 1

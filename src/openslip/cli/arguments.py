@@ -121,23 +121,23 @@ class _Option(NamedTuple):
 
 def _check_options(cls: type, argv: list[str]) -> None:
     """Raise UsageError for an option that is given twice, or is called otherwise here."""
-    options, places = _options(cls), dict[str, int]()
+    options, positions = _options(cls), dict[str, int]()
     for i, spelled in _spelled(argv):
         option = options.get(spelled)
         if option is None:
             if error := hints.unknown_option(spelled, {name.removeprefix("--") for name in options}):
                 raise error
             continue
-        if option.name in places and not option.flag:  # a flag means the same twice: scripts add --resume
-            _refuse_twice(argv, places[option.name], i, option)
-        places[option.name] = i
+        if option.name in positions and not option.flag:  # a flag means the same twice: scripts add --resume
+            _refuse_twice(argv, positions[option.name], i, option)
+        positions[option.name] = i
 
 
 def _refuse_twice(argv: list[str], first: int, second: int, option: _Option) -> NoReturn:
-    def at(place: int) -> str:
-        words = [argv[place]]
-        if "=" not in argv[place]:
-            following = takewhile(lambda word: not word.startswith("--"), argv[place + 1 :])
+    def at(position: int) -> str:
+        words = [argv[position]]
+        if "=" not in argv[position]:
+            following = takewhile(lambda word: not word.startswith("--"), argv[position + 1 :])
             words += list(following) if option.several else list(following)[:1]
         return " ".join(words)
 
@@ -151,7 +151,7 @@ def _refuse_twice(argv: list[str], first: int, second: int, option: _Option) -> 
 
 
 def _spelled(argv: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the place of each word before `--` that may be an option, and how help spells it: without a value that is
+    """Yield the index of each word before `--` that may be an option, and how help spells it: without a value that is
     joined to it by `=`."""
     for i, word in enumerate(takewhile(lambda word: word != "--", argv)):
         name = word.partition("=")[0]
@@ -250,10 +250,10 @@ def take_positional(argv: list[str]) -> tuple[str | None, list[str]]:
 
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
     """Split `name VALUE` or `name=VALUE` off `argv`. Raises UsageError where it has no value, or stands there twice."""
-    places = [i for i, word in enumerate(argv) if word.partition("=")[0] == name]
-    if not places:
+    positions = [i for i, word in enumerate(argv) if word.partition("=")[0] == name]
+    if not positions:
         return None, argv
-    i, *others = places
+    i, *others = positions
     if others:
         raise UsageError(
             f"The option {name} is given twice",

@@ -61,12 +61,12 @@ def nothing_named(resume: bool, folder: str) -> ConfigError:
 def near(folder: str, *, close: bool = False) -> str:
     """Return the sentence that names runs which may have been meant: those of like names, else (unless only `close`
     ones are wanted) all that lie about."""
-    places = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
+    folders = dict.fromkeys([os.path.dirname(folder.rstrip("/")) or ".", "runs"] if folder else ["runs", "."])
     found = {}
-    for place in places:
+    for parent in folders:
         with suppress(OSError):
-            names = sorted(os.listdir(place))[:1000]
-            found |= {os.path.normpath(os.path.join(place, name)): name for name in names}
+            names = sorted(os.listdir(parent))[:1000]
+            found |= {os.path.normpath(os.path.join(parent, name)): name for name in names}
     runs = {path: name for path, name in found.items() if is_run(path)}
     like = get_close_matches(os.path.basename(folder.rstrip("/")), runs.values(), n=3, cutoff=0.5)
     if like:

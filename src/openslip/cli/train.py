@@ -21,6 +21,7 @@ from openslip.objectives import own
 if TYPE_CHECKING:
     from openslip.data.record import Source
     from openslip.evaluation import Evaluator
+    from openslip.objectives import Loss
     from openslip.processes import Processes
 
 VAL = "retrieval:val"
@@ -199,19 +200,19 @@ def _share(config: Config) -> float | None:
     from openslip.tools.split import share_of
 
     share = share_of(config.data.val)
-    if share and not _captioned(config):
+    if share and not _loss(config).shared_space:
         raise ConfigError(
-            "Records would be held out for retrieval, which an objective without captions cannot be measured by",
+            "Records would be held out for retrieval, which takes an objective with embeddings of images and captions",
             got=f"--data.val {config.data.val}, --objective.loss {config.objective.loss}",
             fix="Leave --data.val out, and measure with --evaluation.tasks: `knn:FOLDER` or `linear:FOLDER`, say",
         )
     return share
 
 
-def _captioned(config: Config) -> bool:
+def _loss(config: Config) -> Loss:
     from openslip import objectives
 
-    return objectives.parse(config.objective).captioned
+    return objectives.parse(config.objective)
 
 
 def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
@@ -221,7 +222,7 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
     from openslip.evaluation import suite
     from openslip.evaluation.retrieval import Retrieval
 
-    data, captioned = config.data, _captioned(config)
+    data, loss = config.data, _loss(config)
     source = partial(
         open_source,
         image_root=data.image_root,
@@ -229,11 +230,11 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         caption_column=data.caption_column,
         leave_broken=data.leave_broken,
     )
-    train = source(data.train, captions_required=captioned)
+    train = source(data.train, captions_required=loss.captioned)
     tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
     for number, task in enumerate(tasks):
         if (
-            captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
+            loss.captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
         ):  # columns as in training
             tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
     if data.val:
@@ -245,7 +246,7 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         known = (
             tasks[0].lines() if tasks and isinstance(tasks[0], Retrieval) and tasks[0].source is train else []
         )
-        for line in suite.check(tasks, text=captioned, best=config.evaluation.best):
+        for line in suite.check(tasks, text=loss.shared_space, best=config.evaluation.best):
             if line not in known:
                 print(printable(line), file=sys.stderr)
     ssl = None

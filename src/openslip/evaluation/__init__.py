@@ -33,7 +33,7 @@ class Result:
     split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
     settings: what else differs from the protocol's defaults, for example `k=5`.
     checkpoint: of which state of the model, for example `step-00000400`. content: a digest of the pictures, labels and
-    names that were measured, which tells them from others that have lain at the same place. Each is empty where it is
+    names that were measured, which tells them from others that lay at the same location. Each is empty where it is
     not known, as in files of earlier versions.
     """
 

@@ -58,7 +58,7 @@ def _apart(task: str, marks: list[str], group: list[Told], field: int) -> dict[T
     values = list(dict.fromkeys(facts[field] for facts in group))
     labels = {}
     if len(values) > 1:
-        labels = _places(task, values) if _FIELDS[field] == "data" else _texts(_FIELDS[field], values)
+        labels = _locations(task, values) if _FIELDS[field] == "data" else _texts(_FIELDS[field], values)
     names: dict[Told, str] = {}
     for value in values:
         label = labels.get(value, "")
@@ -70,28 +70,28 @@ def _apart(task: str, marks: list[str], group: list[Told], field: int) -> dict[T
     return names
 
 
-def _places(task: str, places: Sequence[str]) -> dict[str, str]:
-    """Return a task's name for each of several places: with the shortest ends of their paths that differ.
+def _locations(task: str, locations: Sequence[str]) -> dict[str, str]:
+    """Return a task's name for each of several locations: with the shortest ends of their paths that differ.
 
-    A name that is not its place's, or whose place is not known, stays as it is, if that is only one.
+    A name that is not its location's, or whose location is not known, stays as it is, if that is only one.
     """
     protocol, _, dataset = task.partition(":")
-    own = [place for place in places if not place or not _called(dataset, place)]
+    own = [location for location in locations if not location or not _called(dataset, location)]
     kept = own[:1] if len(own) == 1 else []
-    others = [place for place in places if place not in kept]
-    parts = {place: place.replace("\\", "/").rstrip("/").split("/") for place in others}
+    others = [location for location in locations if location not in kept]
+    parts = {location: location.replace("\\", "/").rstrip("/").split("/") for location in others}
     for count in range(1, max(map(len, parts.values()), default=0) + 1):
-        ends = {place: f"{protocol}:{'/'.join(words[-count:])}" for place, words in parts.items()}
-        if len({*ends.values(), *([task] if kept else [])}) == len(places):
+        ends = {location: f"{protocol}:{'/'.join(words[-count:])}" for location, words in parts.items()}
+        if len({*ends.values(), *([task] if kept else [])}) == len(locations):
             return ends | dict.fromkeys(kept, task)
-    return {place: f"{task}-{_digest(place)}" for place in others} | dict.fromkeys(kept, task)
+    return {location: f"{task}-{_digest(location)}" for location in others} | dict.fromkeys(kept, task)
 
 
-def _called(dataset: str, place: str) -> bool:
-    """Whether a place would be called `dataset` by its own name."""
+def _called(dataset: str, location: str) -> bool:
+    """Whether a location would be called `dataset` by its own name."""
     from openslip.evaluation.datasets import dataset_name
 
-    return dataset_name(place) == dataset
+    return dataset_name(location) == dataset
 
 
 def _texts(field: str, values: Sequence[str]) -> dict[str, str]:

@@ -62,13 +62,13 @@ class LabelledFeatures:
     named: bool
     skipped: int
     split: str
-    place: str
+    location: str
     content: str = ""
 
     def about(self, train: LabelledFeatures | None = None) -> dict[str, str]:
         """Return what results on them say of the data; train: what a classifier was fitted on."""
         content = fingerprint.of_all([train.content, self.content]) if train else self.content
-        return {"data": self.place, "split": self.split, "content": content}
+        return {"data": self.location, "split": self.split, "content": content}
 
 
 @dataclass
@@ -118,7 +118,7 @@ def labelled_features(
         labelled.named,
         len(found.skipped),
         labelled.split,
-        labelled.place,
+        labelled.location,
         fingerprint.of_labelled(found.digests, labels.tolist(), labelled.class_names),
     )
     if current is not None:

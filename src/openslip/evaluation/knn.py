@@ -44,7 +44,7 @@ class Knn(OnLabelled):
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
-        return {"data": self.opened().place, "settings": settings(self, "k", "temperature")}
+        return {"data": self.opened().location, "settings": settings(self, "k", "temperature")}
 
     def check(self) -> None:
         """Raise DataError without a train or a test split, ConfigError for settings that make no sense."""

@@ -95,7 +95,7 @@ def _check_out(out: Path, kept: Path | None) -> None:
         )
     if why := unwritable(out):
         raise ConfigError(
-            "The results cannot be written there", got=f"--out {out}", cause=why, fix="Name another place"
+            "The results cannot be written there", got=f"--out {out}", cause=why, fix="Name another path"
         )
 
 

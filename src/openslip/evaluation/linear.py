@@ -50,7 +50,7 @@ class Linear(OnLabelled):
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
-        return {"data": self.opened().place, "settings": settings(self, "penalties", "seed")}
+        return {"data": self.opened().location, "settings": settings(self, "penalties", "seed")}
 
     def check(self) -> None:
         """Raise DataError without a train or a test split, EvaluationError for a single class, ConfigError for settings

@@ -103,7 +103,7 @@ class OnLabelled(Kept[LabelledSet]):
         return [data.describe(), *data.notes]
 
 
-def place(source: Any) -> str:
+def location(source: Any) -> str:
     """Return where captioned images lie, given as what `open_source` takes or opened; without what opens addresses.
 
     A path is absolute, without links. Of a mixture and other sources without a path it is what they are called.

@@ -39,7 +39,7 @@ def save(results: Sequence[Result], path: str | Path) -> None:
         raise EvaluationError(
             f"The results cannot be written to {path}",
             cause=error.strerror or str(error),
-            fix="Give a place in a folder that exists and has room.",
+            fix="Give a path in a folder that exists, on a disk with free space.",
         ) from None
 
 

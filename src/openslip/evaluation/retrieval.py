@@ -26,7 +26,7 @@ from openslip.evaluation import Result, fingerprint, note, settings
 from openslip.evaluation.datasets import dataset_name
 from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
-from openslip.evaluation.opened import Kept, place
+from openslip.evaluation.opened import Kept, location
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
@@ -61,7 +61,7 @@ class Retrieval(Kept[Source]):
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
         columns = settings(self, "image_root", "image_column", "caption_column", "leave_broken")
-        return {"data": place(self.source), "settings": columns}
+        return {"data": location(self.source), "settings": columns}
 
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""

@@ -118,10 +118,10 @@ def check(tasks: Sequence[Evaluator], *, text: bool, best: str = "") -> list[str
     with shared():
         for evaluator in measured:
             evaluator.check()
-            place = evaluator.about().get("data", "") if hasattr(evaluator, "about") else ""
+            location = evaluator.about().get("data", "") if hasattr(evaluator, "about") else ""
             for line in getattr(evaluator, "lines", list)():
-                same = lines.setdefault(line, place) == place
-                lines |= {} if same else {f"{line} ({place})": place}
+                same = lines.setdefault(line, location) == location
+                lines |= {} if same else {f"{line} ({location})": location}
     names = distinct(measured)
     if best and best.rpartition("/")[0] not in names:
         raise ConfigError(

@@ -39,7 +39,7 @@ class ZeroShot(OnLabelled):
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
         data = self.opened()
-        return {"data": data.place, "prompts": self._asked(data).name}
+        return {"data": data.location, "prompts": self._asked(data).name}
 
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template

@@ -109,7 +109,7 @@ def settings_beside(folder: Path) -> Path | None:
     """Return the config.toml in a folder of weights, or of the run that a checkpoint's folder lies in."""
     folder = Path(os.path.abspath(folder))  # a run is told by where the checkpoint lies
     of_run = [folder.parent.parent] if folder.parent.name == "checkpoints" else []
-    return next((place / SETTINGS for place in (folder, *of_run) if (place / SETTINGS).is_file()), None)
+    return next((parent / SETTINGS for parent in (folder, *of_run) if (parent / SETTINGS).is_file()), None)
 
 
 def read_settings(settings: Path | str, where: str) -> Config:
@@ -142,8 +142,9 @@ def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encode
     _check_views(config, where)
     other = sorted(name for name in weights if name.partition(".")[0] not in PARTS | TRAINED_BY)
     if other:
+        entries = "1 entry" if len(other) == 1 else f"{len(other)} entries"
         note(
-            f"{len(other)} entries of {where} are of no part of this version's models, and are left out: "
+            f"{entries} of {where} belong to no part of this version's models, and are left out: "
             f"{', '.join(other[:5])}"
         )
     weights = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -63,7 +63,7 @@ class Model(nn.Module):
 
     def only(self, needs: Collection[Need]) -> Model:
         """Return a model of those parts that the needs take, and of this one's modules themselves."""
-        text = any(need.view == TEXT for need in needs)
+        text = _text_tower(needs)
         embedding = {need.view == TEXT for need in needs if need.out == "embedding"}
         part = Model.__new__(Model)
         nn.Module.__init__(part)
@@ -95,10 +95,15 @@ class Model(nn.Module):
                 fix=f"It needs {', '.join(dict.fromkeys(need.view for need in needs))}.",
             )
         found: dict[Need, Tensor] = {}
-        for (drop, _, tokens, masked), names in self._groups(inputs, needs).items():
+        masks = masks or {}
+        for (drop, _, tokens, token), names in self._groups(inputs, needs, masks).items():
             parts = [inputs.views[name] for name in names]
             images = parts[0] if len(parts) == 1 else torch.cat(parts)
-            hidden = _joint_mask([(masks or {})[name] for name in names]) if masked else {}
+            hidden = (
+                {}
+                if token is None
+                else {"masked": torch.cat([masks[n][0] for n in names]), "mask_token": token}
+            )
             with laid_out([inputs.rows[name] for name in names], images.device):
                 joint = self.image_tower(images, drop, tokens=tokens, **hidden)
             outputs: dict[Literal["feature", "tokens"], Tensor] = (
@@ -106,7 +111,9 @@ class Model(nn.Module):
             )
             for out, rows in outputs.items():
                 pieces = rows.split([len(part) for part in parts])
-                found |= {Need(name, out, masked=masked): piece for name, piece in zip(names, pieces)}
+                found |= {
+                    Need(name, out, masked=token is not None): piece for name, piece in zip(names, pieces)
+                }
         of_text = {need.out for need in needs if need.view == TEXT}
         if inputs.tokens is not None and of_text & {"feature", "embedding"}:
             found[Need(TEXT)] = _need(self.text_tower)(inputs.tokens)
@@ -115,19 +122,20 @@ class Model(nn.Module):
         return found
 
     def _groups(
-        self, inputs: Inputs, needs: Collection[Need]
-    ) -> dict[tuple[float, torch.Size, bool, bool], list[str]]:
+        self, inputs: Inputs, needs: Collection[Need], masks: Mapping[str, Mask]
+    ) -> dict[tuple[float, torch.Size, bool, Tensor | None], list[str]]:
         """Return the views that can pass the tower as one tensor, by what they have in common.
 
-        That is the share of tokens to drop, the size, whether patch tokens are needed, and whether there is a mask.
+        That is the share of tokens to drop, the size, whether patch tokens are needed, and the token of a mask.
         Views without a row stay with the others of their group, whose draws then are those of the whole batch.
         """
-        groups: dict[tuple[float, torch.Size, bool, bool], list[str]] = {}
+        groups: dict[tuple[float, torch.Size, bool, Tensor | None], list[str]] = {}
         for name, view in inputs.views.items():
             for masked in (False, True):
                 outs = {need.out for need in needs if (need.view, need.masked) == (name, masked)}
                 if outs:
-                    key = (self.drop_tokens.get(name, 0.0), view.shape[1:], "tokens" in outs, masked)
+                    token = masks[name][1] if masked else None
+                    key = (self.drop_tokens.get(name, 0.0), view.shape[1:], "tokens" in outs, token)
                     groups.setdefault(key, []).append(name)
         return {key: names for key, names in groups.items() if any(len(inputs.views[name]) for name in names)}
 
@@ -172,11 +180,16 @@ def build(
     return Model(
         config,
         size,
-        text=any(need.view == TEXT for need in needs),
+        text=_text_tower(needs),
         shared=any(need.view != TEXT and need.out == "embedding" for need in needs),
         views=views,
         logit_scale=logit_scale,
     )
+
+
+def _text_tower(needs: Collection[Need]) -> bool:
+    """Whether the needs take the text tower, or the logit scale that comes with it; token ids alone do not."""
+    return any(need.view == TEXT and need.out != "ids" for need in needs)
 
 
 def without_weights(config: ModelConfig) -> ModelConfig:
@@ -187,11 +200,6 @@ def without_weights(config: ModelConfig) -> ModelConfig:
 def _projection(width: int, dim: int) -> nn.Parameter:
     """Return a (width, dim) matrix for `features @ projection`, drawn as in CLIP: normal, std width^-½."""
     return nn.Parameter(torch.randn(width, dim) * width**-0.5)
-
-
-def _joint_mask(masks: Sequence[Mask]) -> dict[str, Tensor]:
-    """Return the masks of several views, which share one token, as the image tower takes them."""
-    return {"masked": torch.cat([masked for masked, _ in masks]), "mask_token": masks[0][1]}
 
 
 def _is_in(inputs: Inputs, view: str) -> bool:

@@ -7,7 +7,7 @@ several share. A new objective is one file here and one name in `combine.REGISTR
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.combine import REGISTRY, Loss, Sum, complete, known, parse
-from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
+from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective, cosine_momentum
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
 
@@ -25,6 +25,7 @@ __all__ = [
     "SimClr",
     "Sum",
     "complete",
+    "cosine_momentum",
     "known",
     "parse",
 ]

@@ -15,7 +15,7 @@ from openslip.errors import TrainingError
 from openslip.needs import SSL_VIEWS, Need
 from openslip.objectives.contrast import unit
 from openslip.objectives.heads import MlpHead
-from openslip.objectives.objective import At, Curve, Dims, Objective
+from openslip.objectives.objective import At, Curve, Dims, Objective, cosine_momentum
 from openslip.ranges import FROM_1, SHARE
 
 
@@ -94,8 +94,8 @@ class Byol(Objective):
         return {"loss": loss, "byol_loss": loss.detach(), "byol_std": spread}
 
     def momentum(self, at: At) -> float:
-        """Return 1 − (1 − τ) (cos(π k / K) + 1) / 2 in step k of K (section 3.3)."""
-        return 1 - (1 - self.config.momentum) * (math.cos(math.pi * at.step / at.steps) + 1) / 2
+        """Return τ of the step, which rises to 1 (section 3.3)."""
+        return cosine_momentum(self.config.momentum, at)
 
 
 @torch.no_grad()

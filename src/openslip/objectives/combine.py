@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from openslip import toml
 from openslip.config import ObjectiveConfig
-from openslip.errors import ConfigError, did_you_mean
+from openslip.errors import ConfigError, TrainingError, did_you_mean
 from openslip.needs import TEXT, Need, View, joined
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
@@ -84,6 +84,11 @@ class Loss:
         return any(need.view == TEXT for need in self.needs)
 
     @property
+    def shared_space(self) -> bool:
+        """Whether images and texts are trained into one space, as retrieval and zero-shot classification take it."""
+        return {need.view == TEXT for need in self.needs if need.out == "embedding"} == {True, False}
+
+    @property
     def curves(self) -> tuple[Curve, ...]:
         """The values that its terms report."""
         return tuple(curve for term in self.terms for curve in term.kind.curves)
@@ -142,18 +147,19 @@ class Sum(nn.ModuleDict):
     def forward(self, features: Mapping[str, Mapping[Need, Tensor]], at: At) -> dict[str, Tensor]:
         """Return `loss`, the weighted sum, and every term's own named values, unweighted.
 
-        features: for each term by name what it needs. Raises ConfigError where a feature is missing, or no term
-        takes part.
+        features: for each term by name at least what it needs; it gets no more. Raises ConfigError where a feature is
+        missing, or no term takes part; TrainingError where a term returns something else than it is to.
         """
         losses, values = [], {}
         for weight, name, objective in self.taking_part(at):
-            given = features[name]
-            missing = [need for need in objective.needs_for(objective.config) if need not in given]
+            given, needs = features[name], objective.needs_for(objective.config)
+            missing = [need for need in needs if need not in given]
             if missing:
                 raise ConfigError(f"The objective {name} lacks a feature that it needs", got=missing[0])
-            result = objective(given, at)
-            losses.append(weight * result.pop("loss"))
-            values |= result
+            result = objective({need: given[need] for need in needs}, at)
+            _check_result(name, result)
+            losses.append(weight * result["loss"])
+            values |= {key: value for key, value in result.items() if key != "loss"}
         if not losses:
             raise ConfigError(f"Nothing is left of {self.written} at step {at.step}")
         return {"loss": torch.stack(losses).sum(), **values}
@@ -172,6 +178,29 @@ class Sum(nn.ModuleDict):
             objective.after_step(model, at)
             for buffer, old in zip(own, before):
                 buffer.copy_(torch.where(taken, buffer, old))
+
+
+def _check_result(name: str, result: Any) -> None:
+    """Raise TrainingError unless an objective returned `loss` and values of its own, each a tensor of one number."""
+
+    def refuse(what: str, got: object) -> TrainingError:
+        fix = f"Let `loss` of the objective return {{'loss': loss, '{name}_loss': loss.detach()}}, say"
+        return TrainingError(f"The objective {name} {what}", got=got, fix=fix)
+
+    if not isinstance(result, Mapping) or "loss" not in result:
+        found = ", ".join(map(str, result)) if isinstance(result, Mapping) else type(result).__name__
+        raise refuse("returns no `loss`", found)
+    for key, value in result.items():
+        if not isinstance(value, Tensor):
+            raise refuse(f"returns `{key}`, which is no tensor", type(value).__name__)
+        if value.ndim:
+            raise refuse(f"returns `{key}`, which is not one number", f"shape {tuple(value.shape)}")
+        if key != "loss" and not key.startswith(f"{name}_"):
+            raise refuse(f"returns a value whose name does not begin with `{name}_`", key)
+    if torch.is_grad_enabled() and not result["loss"].requires_grad:
+        raise refuse(
+            "returns a `loss` without gradient, from which nothing is learned", "requires_grad False"
+        )
 
 
 _TERM = re.compile(

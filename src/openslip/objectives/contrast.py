@@ -13,6 +13,7 @@ Shape suffixes: N queries, M keys, B rows of a block, D dimensions.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,8 @@ class Contrast(NamedTuple):
 
 def unit(embeddings: Tensor) -> Tensor:
     """Return the embeddings at length 1, in fp32 or better whatever autocast says; zero vectors stay zero."""
-    with torch.autocast(embeddings.device.type, enabled=False):
+    kind = embeddings.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
 

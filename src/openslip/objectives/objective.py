@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -152,6 +153,9 @@ class Objective(nn.Module):
 
 def clamp_scale(scale: Tensor, limits: LogitScale) -> None:
     """Keep the logarithm of the logit scale between the logarithms of the limits, in place."""
-    import math
-
     scale.clamp_(math.log(limits.low), math.log(limits.high))
+
+
+def cosine_momentum(start: float, at: At) -> float:
+    """Return the momentum of a teacher at a step: from `start` to 1 (BYOL; Grill et al. 2020, section 3.3)."""
+    return 1 - (1 - start) * (math.cos(math.pi * min(at.step / max(at.steps, 1), 1)) + 1) / 2

@@ -34,7 +34,9 @@ from openslip.objectives import combine
 from openslip.objectives.objective import Curve, LogitScale, Objective
 
 RECORD = "objective.json"
-"""File of a run folder that says of what file each class of a user's own is."""
+"""File of a run folder that says of what file each class of a user's own is, and which curves it reports."""
+NOTED = ("key", "title", "note", "best")
+"""What is noted of a curve."""
 LARGEST = 1 << 22
 """Bytes of a file of Python that is read."""
 HOW = "docs/objectives.md says how to write one"
@@ -105,6 +107,19 @@ def write(folder: Path, config: ObjectiveConfig) -> None:
         now = {entry["name"]: entry for entry in entries.values()}
         known = {text: now.get(str(entry.get("name")), entry) for text, entry in _record(folder).items()}
         write_json(folder / RECORD, known | entries)
+
+
+def noted_curves(folder: Path) -> tuple[Curve, ...]:
+    """Return the curves that a run folder notes of a user's own classes, as far as they can be used."""
+    found: dict[str, Curve] = {}
+    for entry in _record(folder).values():
+        curves = entry.get("curves")
+        for curve in curves if isinstance(curves, list) else ():
+            values: list[Any] = [curve.get(name) for name in NOTED] if isinstance(curve, dict) else []
+            if values and all(isinstance(value, str) for value in values) and values[-1] in ("low", "high"):
+                key, title, note = (shortened(value, 100) for value in values[:3])
+                found.setdefault(key, Curve(key, title, note, values[3]))
+    return tuple(found.values())
 
 
 def changed(folder: Path, config: ObjectiveConfig) -> list[str]:
@@ -413,6 +428,8 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             raise refuse(f"Its `{what}` are to be a tuple of openslip.needs.{cls.__name__}", values)
     if not needs:
         raise refuse("Its `needs` are empty: it would be computed from nothing")
+    if not views:
+        raise refuse("Its `views` are empty: an objective draws at least one view of each image")
     kinds = [name for name, hint in typing.get_type_hints(ViewsConfig).items() if hint is ViewConfig]
     for view in views:
         if view.kind not in kinds:
@@ -430,12 +447,23 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             choices = typing.get_args(hints[field])
             if getattr(need, field) not in choices:
                 raise refuse(f"What it needs is not among {', '.join(choices)}", getattr(need, field))
-    if any(need.by == "teacher" for need in needs) and kind.momentum is Objective.momentum:
+        text = need.view == TEXT
+        if need.out in (("tokens",) if text else ("ids", "logit_scale")) or (text and need.masked):
+            raise refuse(
+                "There is no such feature of captions" if text else "There is no such feature of a view", need
+            )
+        if need.by == "teacher" and (need.out in ("ids", "logit_scale") or need.masked):
+            raise refuse("A teacher gives features of whole views and of captions alone", need)
+    if any(need.masked for need in needs) and kind.masked is Objective.masked:
+        raise refuse("It needs a masked view, and has no method `masked`")
+    averaged = kind.teacher_heads or any(need.by == "teacher" for need in needs)
+    if averaged and kind.momentum is Objective.momentum:
         raise refuse("It needs a teacher, and has no method `momentum`")
 
 
-def _entries(config: ObjectiveConfig) -> dict[str, dict[str, str]]:
-    """Return for each class of a user's own in a loss what there is to know of it: its file without the folder."""
+def _entries(config: ObjectiveConfig) -> dict[str, dict[str, Any]]:
+    """Return for each class of a user's own in a loss what there is to know of it: its file without the folder, and its
+    curves, which a report then draws without the file. What chance is of a batch is code, and stays with the file."""
     entries = {}
     for text in named(config.loss):
         if kind := combine.REGISTRY.get(text):
@@ -445,6 +473,7 @@ def _entries(config: ObjectiveConfig) -> dict[str, dict[str, str]]:
                 "class": f"{kind.__module__}:{kind.__qualname__}",
                 "file": os.path.basename(file),
                 "sha256": _checksum(Path(file)) if file else "",
+                "curves": [{name: getattr(curve, name) for name in NOTED} for curve in kind.curves],
             }
     return entries
 

@@ -125,9 +125,8 @@ def numbered(rows: Tensor) -> Tensor:
     What `torch.unique` does, without waiting for the device, and on those that it does not know.
     """
     order = torch.arange(len(rows), device=rows.device)
-    for column in reversed(
-        rows.unbind(1)
-    ):  # the first column decides, then the next: sorted by the last one first
+    # The first column decides, then the next: hence sorted by the last one first.
+    for column in reversed(rows.unbind(1)):
         order = order[column[order].argsort(stable=True)]
     ordered = rows[order]
     first = torch.ones(len(rows), dtype=torch.long, device=rows.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ from openslip.data.identity import Identity, differences
 from openslip.errors import CheckpointError, ConfigError, EvaluationError, shortened
 from openslip.evaluation import Result, suite
 from openslip.files import open_regular, read_json
+from openslip.objectives import Curve, own
 from openslip.report.losses import KnownLoss
 from openslip.shell import command
 from openslip.training.saving.run import is_number as finite
@@ -29,7 +30,7 @@ class Run:
     metrics: training lines of metrics.jsonl, by position, each position once (a resumed run writes some anew).
     evaluations: evaluation lines, likewise. results: the final measurements, empty while there are none.
     damaged: lines of metrics.jsonl that could not be read, as a killed process leaves them. data: what tells its data
-    from others, None where that is not known.
+    from others, None where that is not known. curves: those that the folder notes of objectives which are not ours.
     """
 
     name: str
@@ -41,11 +42,16 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     damaged: int = 0
     data: Identity | None = None
+    curves: tuple[Curve, ...] = ()
 
     @cached_property
     def loss(self) -> KnownLoss:
         """What is known of its loss."""
-        return KnownLoss.of(self.config.objective)
+        loss = KnownLoss.of(self.config.objective)
+        known = {curve.key for curve in loss.curves}
+        return replace(
+            loss, curves=(*loss.curves, *(curve for curve in self.curves if curve.key not in known))
+        )
 
     @property
     def method(self) -> str:
@@ -121,6 +127,7 @@ def load_run(folder: str | Path) -> Run:
         versions=_read_versions(folder / "versions.json"),
         damaged=damaged,
         data=_read_data(folder / "data.json"),
+        curves=own.noted_curves(folder),
     )
 
 

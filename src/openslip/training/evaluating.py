@@ -77,7 +77,7 @@ class Evaluations:
         state.measure(results)
         best = state.plan.config.evaluation.best
         if best and best not in state.scores:
-            state.say(
+            state.inform(
                 f"warning: no checkpoint is kept as the best: there is no {best}. {did_you_mean(best, state.scores)}"
             )
         self.log({"evaluation": state.scores})

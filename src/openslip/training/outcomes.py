@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 class Outcomes:
     """The outcomes of all steps so far: those that are settled as counts and means, the last few as they came.
 
-    say: tells people what they should know of. All processes call `settle` at the same step.
+    inform: tells people what they should know of. All processes call `settle` at the same step.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Outcomes:
         run: RunFolder,
         processes: Processes,
         scaler: torch.amp.GradScaler,
-        say: Callable[[str], None],
+        inform: Callable[[str], None],
     ) -> None:
         self.config, self.data, self.run, self.processes = config, data, run, processes
-        self.scaler, self.say = scaler, say
+        self.scaler, self.inform = scaler, inform
         self.records = Counts(data)
         self.window = Window()
         self.nonfinite, self.nonfinite_in_a_row, self.overflow = 0, 0, 0
@@ -123,7 +123,7 @@ class Outcomes:
         """Count what became of the records of the whole batch, and list what the processes could not use of it."""
         self.records.add(tallies)
         for warning in self.records.warnings():
-            self.say(f"warning: {warning}")
+            self.inform(f"warning: {warning}")
         if not any(tally.skipped for tally in tallies):
             return
         everyones = self.processes.all_gather(

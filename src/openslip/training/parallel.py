@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from openslip.collectives import rank, world
 from openslip.models.batchnorm import synchronise
 from openslip.training.optimizer import make_state, state_tensors
-from openslip.training.saving.tensors import Snapshot, piece_of, read_into, stored_like
+from openslip.training.saving.tensors import Snapshot, read_into, slice_of, stored_like
 from openslip.training.student import Student, stored_state
 
 
@@ -44,11 +44,11 @@ class Parallel:
         self.forward: Any = student
 
     def finish_gradients(self, *, whole: bool) -> None:
-        """Make each gradient the mean over the processes; whole: the batch has passed `forward` in one piece."""
+        """Make each gradient the mean over the processes; whole: the batch has passed `forward` undivided."""
 
     def snapshot(self, optimizer: torch.optim.Optimizer) -> Snapshot:
         """Return what this process has to write of weights and optimiser state, copied to the CPU's memory."""
-        weights, moments = _pieces(stored_state(self.student)), _pieces(state_tensors(optimizer))
+        weights, moments = _slices(stored_state(self.student)), _slices(state_tensors(optimizer))
         return Snapshot(
             {name: tensor for name, (tensor, _) in weights.items()},
             {name: tensor for name, (tensor, _) in moments.items()},
@@ -175,9 +175,9 @@ def _blocks(tower: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    pieces = {name: piece_of(tensor, first=rank() == 0) for name, tensor in tensors.items()}
-    return {name: piece for name, piece in pieces.items() if piece is not None}
+def _slices(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    slices = {name: slice_of(tensor, first=rank() == 0) for name, tensor in tensors.items()}
+    return {name: found for name, found in slices.items() if found is not None}
 
 
 def _average(tensors: Sequence[Tensor], bucket: int = 2**25) -> None:

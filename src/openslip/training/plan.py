@@ -12,6 +12,7 @@ from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
+from openslip.needs import LOGIT_SCALE, TEXT
 from openslip.objectives import At, Loss
 from openslip.ranges import check_ranges
 from openslip.training.budget import parse_budget
@@ -85,6 +86,8 @@ def make_plan(
             got=f"{schedule.rows} of a batch of {training.batch}",
             fix=f"Choose --objective.ssl-share so that its share of the batch is a multiple of {processes}",
         )
+    if schedule.rows < training.batch:
+        _check_same_rows(loss, f"--objective.ssl-share {schedule.share:g}")
     if not schedule.always and all(view.scheduled for view in loss.views):
         raise ConfigError(
             "Without self-supervised views there is nothing to train on some steps or rows",
@@ -148,6 +151,23 @@ def check_ssl(loss: Loss) -> None:
             got=str(loss),
             fix="Give the pictures as --data.train, and leave --data.ssl out",
         )
+    _check_same_rows(loss, "--data.ssl")
+
+
+def _check_same_rows(loss: Loss, option: str) -> None:
+    """Raise ConfigError where one objective compares scheduled views with what is of other rows or other images."""
+    for term in loss.terms:
+        views = term.kind.views_for(term.config)
+        needs = term.kind.needs_for(term.config)
+        captions = ["the captions"] * any(need.view == TEXT and need != LOGIT_SCALE for need in needs)
+        fixed = [view.name for view in views if not view.scheduled] + captions
+        scheduled = [view.name for view in views if view.scheduled]
+        if fixed and scheduled:
+            raise ConfigError(
+                f"{option} would give the objective {term.kind.name} views that do not belong together",
+                got=f"scheduled: {', '.join(scheduled)}; drawn of every row: {', '.join(fixed)}",
+                fix=f"Leave {option.split()[0]} out, or draw all its views of every row: View(…, scheduled=False)",
+            )
 
 
 def state_bytes(plan: Plan, student: Student) -> int:

@@ -37,7 +37,7 @@ from openslip.training.student import stored_parameters
 class State:
     """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
 
-    data: what the run trains on. say: tells people what they should know of.
+    data: what the run trains on. inform: tells people what they should know of.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class State:
         data: Data,
         parallel: Parallel,
         processes: Processes,
-        say: Callable[[str], None],
+        inform: Callable[[str], None],
     ) -> None:
-        self.plan, self.run, self.data, self.say = plan, run, data, say
+        self.plan, self.run, self.data, self.inform = plan, run, data, inform
         self.parallel, self.processes = parallel, processes
         self.optimizer = build_optimizer(stored_parameters(parallel.student), plan.config.optimizer)
         self.scaler = loss_scaler(plan.device, plan.dtype)
@@ -58,7 +58,7 @@ class State:
         self.measured: dict[str, str] = {}
         self.score_of = ""
         self.measured_at = -1
-        self.outcomes = Outcomes(plan.config, data, run, processes, self.scaler, say)
+        self.outcomes = Outcomes(plan.config, data, run, processes, self.scaler, inform)
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.timed = parse_budget(plan.config.training.budget).seconds > 0
         self.spent = 0.0
@@ -133,13 +133,13 @@ class State:
                 ) from None
         self.saved_step = self.step
         if self.scores and not self.measured and self.step < self.plan.steps:
-            self.say(
+            self.inform(
                 "warning: an earlier version measured this run, and has not written down what the scores of its "
                 "checkpoints are of. They are not compared with those that follow; the best one by them is kept"
             )
         if self.processes.first:
             if newest < 0:
-                self.run.say_no_checkpoint()
+                self.run.warn_no_checkpoint()
             self.run.rewind(self.step, measured=self.measured_at == self.step)
 
     def _put_back(self, saved: Mapping[str, Any]) -> None:
@@ -222,11 +222,11 @@ class State:
                 if before in self.measured.values()
                 else ". The two are not compared; both best ones are kept"
             )
-            self.say(f"the best checkpoint is picked by {now} from here on; until now by {before}{apart}")
+            self.inform(f"the best checkpoint is picked by {now} from here on; until now by {before}{apart}")
         self.score_of = now
 
     def _warn(self, error: CheckpointError) -> None:
-        self.say(f"warning: {error}")
+        self.inform(f"warning: {error}")
 
 
 def _names(results: Sequence[Any]) -> list[str]:

@@ -105,9 +105,17 @@ class Student(nn.Module):
     def add_teachers(self) -> Student:
         """Give every objective that needs one its teacher, an average that starts as the student; return the student.
 
-        After what prepares the towers, and before what spreads them.
+        After what prepares the towers, and before what spreads them. Raises ConfigError where an objective lacks a head
+        that its teacher is to follow.
         """
         for objective in self.objective.objectives:
+            for head in objective.teacher_heads:
+                if not isinstance(getattr(objective, head, None), nn.Module):
+                    raise ConfigError(
+                        f"The objective {objective.name} has no head for its teacher to follow",
+                        got=f"teacher_heads {', '.join(objective.teacher_heads)}; no module {head}",
+                        fix="Name attributes of the objective that hold modules",
+                    )
             if followed := self._followed(objective):
                 objective.teacher = Teacher(followed)
         return self

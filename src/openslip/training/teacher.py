@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -84,12 +83,6 @@ class Teacher(nn.ModuleDict):
             torch._foreach_lerp_(mine, theirs, 1 - momentum)
         for buffer, student in _pairs(_common_buffers(self), _common_buffers(followed)):
             buffer.copy_(student)
-
-
-def cosine_momentum(start: float, step: int, steps: int) -> float:
-    """Return the momentum after `step` of `steps`: from `start` to 1 (BYOL; Grill et al. 2020, section 3.3)."""
-    share = min(step / max(steps, 1), 1.0)
-    return 1 - (1 - start) * (math.cos(math.pi * share) + 1) / 2
 
 
 def _without_chance(module: nn.Module) -> None:

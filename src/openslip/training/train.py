@@ -20,12 +20,13 @@ from openslip.data.identity import Identity
 from openslip.data.record import Source
 from openslip.errors import ConfigError
 from openslip.models import pretrained
-from openslip.objectives import Objective, parse
+from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked
 from openslip.training.evaluating import Evaluate
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
+from openslip.training.plan_summary import describe
 from openslip.training.precision import choose_device
 from openslip.training.prepare import prepare
 from openslip.training.saving import checkpoint
@@ -34,7 +35,6 @@ from openslip.training.state import State
 from openslip.training.student import build_student
 from openslip.training.trainer import Trainer
 from openslip.training.watching.tracking import check_trackers
-from openslip.training.words import describe
 
 
 def train(
@@ -77,7 +77,7 @@ def train(
     loss = parse(config.objective)
     config = replace(config, objective=replace(config.objective, options=loss.options))
     console = console or Console(stderr=True)
-    run = RunFolder(asked.out_of(out, config), partial(_say, console))
+    run = RunFolder(asked.out_of(out, config), partial(_print, console))
     with ExitStack() as stack:
         if processes is None:
             processes = stack.enter_context(joined(choose_device(config.training.device)))
@@ -95,7 +95,7 @@ def train(
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
         parallel = _begin(plan, data, run, resume, console, processes, evaluated=evaluate is not None)
-        state = State(plan, run, data, parallel, processes, partial(_say, console))
+        state = State(plan, run, data, parallel, processes, partial(_print, console))
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
             if state.plan.seconds:
@@ -148,7 +148,7 @@ def _begin(
     torch.manual_seed(config.training.seed)
     if config.model.image.pretrained and not begun and processes.first:
         words = f"starting from timm's weights of {config.model.image.name}, fetched where they are not in its cache"
-        _say(console, f"{words}; pictures are {pretrained.told(config)}")
+        _print(console, f"{words}; pictures are {pretrained.told(config)}")
     student = build_student(config, plan.loss, weights=not begun).to(plan.device)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
@@ -165,7 +165,8 @@ def _begin(
         config.training.parallel,
         dtype=plan.dtype,
         offload=config.training.offload,
-        some_unused=plan.schedule.every > 1,
+        # A class of a user's own may have a head that its loss leaves out.
+        some_unused=plan.schedule.every > 1 or bool(own.named(config.objective.loss)),
     )
 
 
@@ -186,5 +187,5 @@ def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) ->
     return not resume and not run.begun()
 
 
-def _say(console: Console, words: str) -> None:
+def _print(console: Console, words: str) -> None:
     progress.print_text(console, textwrap.indent(words, "  "))

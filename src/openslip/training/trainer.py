@@ -17,6 +17,7 @@ from openslip.errors import DataError
 from openslip.models.inputs import Inputs
 from openslip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from openslip.training.evaluating import Evaluate, Evaluations
+from openslip.training.plan_summary import length
 from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_signals
 from openslip.training.state import State
 from openslip.training.step import backward
@@ -24,7 +25,6 @@ from openslip.training.transfer import on_device, run_ahead
 from openslip.training.watching.profiling import profiling
 from openslip.training.watching.speed import Speed, Work, peak
 from openslip.training.watching.tracking import ProgressLine, Tracker, open_trackers
-from openslip.training.words import length
 
 SETTLE = 10
 """Steps after which their numbers are read at the latest."""
@@ -38,8 +38,8 @@ class Trainer:
         plan = state.plan
         self.stop = StopSignal()
         peak_flops, *_ = peak(plan.device, plan.dtype)
-        work = Work(plan.config, plan.loss, state.say)
-        self.speed = Speed(plan.device, work, peak_flops, state.processes.world, state.say)
+        work = Work(plan.config, plan.loss, state.inform)
+        self.speed = Speed(plan.device, work, peak_flops, state.processes.world, state.inform)
         self.evaluations = Evaluations(state, evaluate, self.stop, self.log)
         self.forecast, self.overrun = Forecast(), Overrun(parse_budget(plan.config.training.budget).seconds)
         self.wait_for_device = run_ahead(plan.device)
@@ -208,18 +208,18 @@ class Trainer:
         state.save()
         takes = duration(state.plan.steps * rehearsal.step_seconds)
         timed = f"about {takes}: {rehearsal.step_seconds:.3g} s a step, mean of {len(rehearsal.timed)}"
-        state.say(f"planned    {length(state.plan)} ({timed})")
+        state.inform(f"planned    {length(state.plan)} ({timed})")
         if warning := state.plan.part_of_an_epoch:
-            state.say(f"WARNING    {warning}")
+            state.inform(f"WARNING    {warning}")
 
     def _begin(self) -> None:
         """Open what the run's numbers go to."""
         state = self.state
         if state.step:
-            state.say(f"continuing from step {state.step:,} of {state.plan.steps:,}")
+            state.inform(f"continuing from step {state.step:,} of {state.plan.steps:,}")
         with state.processes.together():
             if state.processes.first:
-                self.trackers = open_trackers(state.run, state.plan.config, state.step, state.say)
+                self.trackers = open_trackers(state.run, state.plan.config, state.step, state.inform)
         self.progress = ProgressLine(self.console, state.step, state.plan.steps)
         self.trackers.append(self.progress)
         state.saved_at = time.monotonic()
@@ -247,11 +247,11 @@ class Trainer:
     def _end(self) -> None:
         """Tell what the run came to, and measure it."""
         state, outcomes = self.state, self.state.outcomes
-        state.say(
+        state.inform(
             outcomes.records.summary(state.run.skipped, outcomes.nonfinite, state.plan.config.training.batch)
         )
         if warning := self.overrun.check(state.spent, 0):
-            state.say(warning)
+            state.inform(warning)
         if state.measured_at != state.step:
             self._measure()
         state.writer.finish()
@@ -268,7 +268,7 @@ class Trainer:
         left = state.plan.steps - state.step
         told = self.forecast.add(seconds, left), self.overrun.check(state.spent, left) if left else ""
         for words in filter(None, told):
-            state.say(words)
+            state.inform(words)
 
     def log(self, line: dict[str, Any]) -> None:
         """Hand a line of numbers, with where the run is, to all that take them."""

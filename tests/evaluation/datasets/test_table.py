@@ -142,7 +142,7 @@ def test_a_column_that_was_asked_for_makes_another_set(pictures):
     spec = write(pictures, "image,colour,label\npics/a.png,red,x\npics/b.png,blue,y\n")
     found, other = open_labelled(spec), open_labelled(spec, label_column="Colour")
     assert (found.class_names, other.class_names) == (("x", "y"), ("blue", "red"))
-    assert found.place != other.place
+    assert found.location != other.location
 
 
 def test_several_labels_a_picture_joined_by_signs(tmp_path):

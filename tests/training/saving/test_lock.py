@@ -92,7 +92,7 @@ def test_where_no_locks_are_kept_a_sign_of_life_holds(tmp_path, monkeypatch) -> 
     # Killed, a holder leaves its sign, which nobody changes any more.
     (tmp_path / "lock").write_text(f"process 1 on elsewhere, since long\n{lock._kernel()} abc 0000000007\n")
     said: list[str] = []
-    with lock.held(tmp_path, say=said.append):
+    with lock.held(tmp_path, inform=said.append):
         assert len(said) == 1
         assert "sign of life of process 1 on elsewhere" in said[0]
 

@@ -91,17 +91,17 @@ def test_whole_files_carry_no_trace_of_parts(tmp_path) -> None:
         {"a.weight": {"saved_offsets": [2]}},
         {"a.weight": {"saved_offsets": [10**30, 0]}},
         {"a.weight": {"saved_offsets": [3, 0]}},  # leaves a row that no file has
-        {"a.weight": {"saved_offsets": [0, 0]}},  # two pieces of the same rows
+        {"a.weight": {"saved_offsets": [0, 0]}},  # two slices of the same rows
         {"a.weight": {"saved_offsets": [-2, 0]}},
     ],
 )
-def test_pieces_that_belong_nowhere_are_refused(tmp_path, offsets) -> None:
+def test_slices_that_belong_nowhere_are_refused(tmp_path, offsets) -> None:
     for part, rows in enumerate((slice(0, 2), slice(2, 4))):
-        pieces = {"a.weight": {"saved_offsets": [0, 0]}} if part == 0 else offsets
+        slices = {"a.weight": {"saved_offsets": [0, 0]}} if part == 0 else offsets
         save_file(
             {"a.weight": WHOLE["a.weight"][rows].contiguous()},
             tmp_path / f"model-0000{part + 1}-of-00002.safetensors",
-            {"DCP_SHARDING_INFO": json.dumps(pieces)},
+            {"DCP_SHARDING_INFO": json.dumps(slices)},
         )
     write_tensors(tmp_path / "optimizer.safetensors", MOMENTS)
     for read in (lambda: read_tensors(tmp_path / "model.safetensors"), lambda: stored_like(tmp_path)):

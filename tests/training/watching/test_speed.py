@@ -219,7 +219,7 @@ def test_a_line_of_speeds(monkeypatch) -> None:
 def test_the_peak_of_memory_is_said_after_the_second_step_and_for_every_other_kind(monkeypatch) -> None:
     said, gib = [], iter([1.0, 1.5])
     monkeypatch.setattr(speed, "most_memory", lambda device: int(next(gib) * 2**30))
-    measured = Speed(CPU, lambda batch: 1.0, 1.0, say=said.append)
+    measured = Speed(CPU, lambda batch: 1.0, 1.0, inform=said.append)
     loss = parse(make_tiny_config().objective)
     full, light = batch_of(loss), batch_of(loss, scheduled=False)
     measured.add(full, 1.0, 0.0)

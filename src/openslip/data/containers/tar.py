@@ -60,7 +60,7 @@ class Member(NamedTuple):
     sparse: bool = False
 
 
-def members(file: File, remark: Callable[[str], None] = lambda words: None) -> Iterator[Member]:
+def members(file: File, remark: Callable[[str], None] = lambda text: None) -> Iterator[Member]:
     """Yield the files and links of an uncompressed tar file. Several tar files one after the other count as one.
 
     The end mark is two blocks of zeros. `remark` is told, at the end, of what is odd behind one, but no damage for

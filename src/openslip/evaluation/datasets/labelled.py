@@ -45,7 +45,7 @@ class Labelled:
 
     images: N encoded files or uint8 (height, width, 3) arrays, read when indexed; DataError for one that cannot be.
     labels: (N,) int64 in [0, C). class_names: C names, as words. name: the data set's, for people. split: `train`,
-    `val` or `test`; `all` of a set without splits. place: where it lies, which tells it from others of its name.
+    `val` or `test`; `all` of a set without splits. location: where it lies, which tells it from others of its name.
     named: False where the data give only numbers, and class_names are these; zero-shot then has nothing to go by.
     """
 
@@ -55,7 +55,7 @@ class Labelled:
     labels: np.ndarray
     class_names: tuple[str, ...]
     named: bool = True
-    place: str = ""
+    location: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,14 +63,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """The labelled images at one place, all splits of them.
+    """The labelled images at one location, all splits of them.
 
     splits: by `train`, `val`, `test`, all with the same C classes; `all` alone where the data came without splits.
     notes: what was guessed, or is odd about them, in sentences.
     """
 
     name: str
-    place: str
+    location: str
     class_names: tuple[str, ...]
     named: bool
     splits: Mapping[str, Labelled]
@@ -169,7 +169,7 @@ def _one_line(text: str) -> str:
 
 def assemble(
     name: str,
-    place: str,
+    location: str,
     parts: Mapping[str, Part],
     naming: Naming | None = None,
     *,
@@ -218,13 +218,13 @@ def assemble(
             np.array([*(index.get(alike.get(value, value), -1) for value in part.values), -1])[part.codes],
             named.names,
             named.named,
-            place,
+            location,
         )
         for split, part in parts.items()
     }
     keys = parts["all"].keys if "all" in parts else ()
     return LabelledSet(
-        name, place, named.names, named.named, made, keys, (*filter(None, notes), *merged, *named.notes)
+        name, location, named.names, named.named, made, keys, (*filter(None, notes), *merged, *named.notes)
     )
 
 
@@ -290,5 +290,5 @@ def _some(labelled: Labelled, chosen: np.ndarray, split: str) -> Labelled:
         labelled.labels[chosen],
         labelled.class_names,
         labelled.named,
-        labelled.place,
+        labelled.location,
     )

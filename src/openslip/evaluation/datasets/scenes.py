@@ -43,7 +43,7 @@ def open_scenes(spec: str, name: str) -> LabelledSet:
         scenes = Scenes(drawn, counts[split], seed=SEEDS[kind])
         labels = np.array([scenes.label(i) for i in range(len(scenes))], dtype=np.int64)
         class_names = tuple(scenes.class_names)
-        made[split] = Labelled(name, split, _Rendered(scenes), labels, class_names, place=spec)
+        made[split] = Labelled(name, split, _Rendered(scenes), labels, class_names, location=spec)
     return LabelledSet(name, spec, class_names, True, made)
 
 

@@ -99,7 +99,7 @@ class Finetune(OnLabelled):
             "test_split": (self.splits[1], "test"),
         }
         told = ", ".join(f"{name}={value}" for name, (value, usual) in given.items() if value != usual)
-        return {"data": self.opened().place, "settings": told}
+        return {"data": self.opened().location, "settings": told}
 
     def check(self) -> None:
         """Raise DataError on data that cannot be used."""

@@ -35,15 +35,15 @@ _READ = (
     os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 _WRITE = _READ | os.O_RDWR
-Say = Callable[[str], object]
+Inform = Callable[[str], object]
 
 
 @contextmanager
-def held(folder: Path, patience: float | None = None, say: Say = lambda words: None) -> Iterator[None]:
+def held(folder: Path, patience: float | None = None, inform: Inform = lambda text: None) -> Iterator[None]:
     """Be the only process within the block, of all that ask for this folder; make the folder where it is not there.
 
     A process that dies, however that may be, holds no lock. What was made for the lock alone goes with it. Where no
-    file can be written, everybody is let in. say: tells people what is waited for.
+    file can be written, everybody is let in. inform: tells people what is waited for.
 
     Raises ConfigError when another process has held it for `patience` seconds (default: PATIENCE), OSError when the
     folder cannot be made.
@@ -52,7 +52,7 @@ def held(folder: Path, patience: float | None = None, say: Say = lambda words: N
     made = _make(folder)
     lock = None
     try:
-        lock = _acquire(folder / NAME, patience, say)
+        lock = _acquire(folder / NAME, patience, inform)
         yield
     finally:
         with suppress(OSError):
@@ -62,7 +62,7 @@ def held(folder: Path, patience: float | None = None, say: Say = lambda words: N
                 path.rmdir()
 
 
-def check_free(folder: Path, patience: float | None = None, say: Say = lambda words: None) -> None:
+def check_free(folder: Path, patience: float | None = None, inform: Inform = lambda text: None) -> None:
     """Raise ConfigError when another process of this machine has held the folder for `patience` seconds.
 
     Nothing is written, and nothing is held afterwards: for who has long to prepare before it needs the folder.
@@ -71,7 +71,7 @@ def check_free(folder: Path, patience: float | None = None, say: Say = lambda wo
     with suppress(OSError):
         descriptor = os.open(folder / NAME, _READ)
         try:
-            _wait_for(descriptor, folder / NAME, patience, say, shared=True)
+            _wait_for(descriptor, folder / NAME, patience, inform, shared=True)
         finally:
             os.close(descriptor)
 
@@ -80,7 +80,7 @@ def check_free(folder: Path, patience: float | None = None, say: Say = lambda wo
 class _Lock:
     """A lock that is held, and its sign of life."""
 
-    place: Path
+    path: Path
     descriptor: int
     ended: Event = field(default_factory=Event)
 
@@ -100,8 +100,8 @@ class _Lock:
         self.ended.set()
         self.thread.join()
         try:
-            if _is(self.descriptor, self.place):
-                self.place.unlink()
+            if _is(self.descriptor, self.path):
+                self.path.unlink()
         finally:
             os.close(self.descriptor)
 
@@ -124,11 +124,11 @@ class _Sign:
             os.fsync(descriptor)
 
     @classmethod
-    def read(cls, place: Path) -> _Sign | None:
+    def read(cls, path: Path) -> _Sign | None:
         """Return what a lock file says; None where there is none, or it says nothing."""
         try:
             descriptor = os.open(
-                place, _READ
+                path, _READ
             )  # opened anew each time, because a network file system looks then
         except OSError:
             return None
@@ -139,20 +139,20 @@ class _Sign:
         return None
 
 
-def _acquire(place: Path, patience: float, say: Say) -> _Lock | None:
+def _acquire(path: Path, patience: float, inform: Inform) -> _Lock | None:
     """Return the lock, or None where no file can be written. Raises ConfigError when it is held."""
     while True:
-        before = _Sign.read(place)
+        before = _Sign.read(path)
         if before and not before.holder.startswith(("process ", "a process ")):
             raise ConfigError(
-                f"{place} is a file of somebody else's, in the place of the lock on its folder",
+                f"{path} is a file of somebody else's, in the place of the lock on its folder",
                 got=f"a file that begins with {before.holder[:60]!r}",
                 fix="Give that file another name, or choose another folder with --out",
             )
         try:
-            descriptor = _open(place)
+            descriptor = _open(path)
         except FileNotFoundError:  # who made the folder has just removed it
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             continue
         except OSError:  # what is written next says why
             return None
@@ -160,13 +160,13 @@ def _acquire(place: Path, patience: float, say: Say) -> _Lock | None:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 return None
-            kept = _wait_for(descriptor, place, patience, say)
-            if _is(descriptor, place):
+            kept = _wait_for(descriptor, path, patience, inform)
+            if _is(descriptor, path):
                 # What earlier versions left says nothing of a kernel.
                 if before and (not kept or before.kernel not in ("", _kernel())):
-                    _wait_for_silence(place, before, say)
-                if kept or _first_of_several(descriptor, place):
-                    return _Lock(place, descriptor)
+                    _wait_for_silence(path, before, inform)
+                if kept or _first_of_several(descriptor, path):
+                    return _Lock(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -175,15 +175,15 @@ def _acquire(place: Path, patience: float, say: Say) -> _Lock | None:
         )  # it has gone with its last holder, or is another one's who came at the same time
 
 
-def _open(place: Path) -> int:
+def _open(path: Path) -> int:
     """Open the lock file, make it where there is none; one of another user's at least to be locked."""
     try:
-        return os.open(place, _WRITE | os.O_CREAT, 0o644)
+        return os.open(path, _WRITE | os.O_CREAT, 0o644)
     except PermissionError:
-        return os.open(place, _READ)
+        return os.open(path, _READ)
 
 
-def _wait_for(descriptor: int, place: Path, patience: float, say: Say, *, shared: bool = False) -> bool:
+def _wait_for(descriptor: int, path: Path, patience: float, inform: Inform, *, shared: bool = False) -> bool:
     """Lock the open file; False where the file system keeps no locks. Raises ConfigError when another has it."""
     try:
         import fcntl
@@ -196,12 +196,12 @@ def _wait_for(descriptor: int, place: Path, patience: float, say: Say, *, shared
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            waited, sign = time.monotonic() - started, _Sign.read(place)
+            waited, sign = time.monotonic() - started, _Sign.read(path)
             if waited > patience:
-                raise _refusal(place.parent, sign) from None
+                raise _refusal(path.parent, sign) from None
             if waited > 1 and not told:
                 told = True
-                say(f"waiting {patience:.0f} s for {_named(sign)} to let go of {place.parent}")
+                inform(f"waiting {patience:.0f} s for {_named(sign)} to let go of {path.parent}")
             time.sleep(0.1)
         except OSError as error:
             if error.errno in _UNLOCKABLE:
@@ -209,22 +209,22 @@ def _wait_for(descriptor: int, place: Path, patience: float, say: Say, *, shared
             raise
 
 
-def _wait_for_silence(place: Path, before: _Sign, say: Say) -> None:
+def _wait_for_silence(path: Path, before: _Sign, inform: Inform) -> None:
     """Return when nothing is heard of the holder that this kernel does not know. Raises ConfigError when it lives."""
     end, told = time.monotonic() + SILENCE, False
     while time.monotonic() < end:
-        now = _Sign.read(place)
+        now = _Sign.read(path)
         if now is None:
             return
         if now != before:
-            raise _refusal(place.parent, now)
+            raise _refusal(path.parent, now)
         if not told:
             told = True
-            say(f"waiting {SILENCE:.0f} s for a sign of life of {_named(before)}, which had {place.parent}")
+            inform(f"waiting {SILENCE:.0f} s for a sign of life of {_named(before)}, which had {path.parent}")
         time.sleep(0.2)
 
 
-def _first_of_several(descriptor: int, place: Path) -> bool:
+def _first_of_several(descriptor: int, path: Path) -> bool:
     """Whether the file is this process's where no lock decides between those who come at the same time.
 
     Each writes its sign. The last one to write is the one that all then see.
@@ -232,7 +232,7 @@ def _first_of_several(descriptor: int, place: Path) -> bool:
     sign = _Sign("a process that starts", _kernel())
     sign.write(descriptor)
     time.sleep(1)
-    return _Sign.read(place) == sign
+    return _Sign.read(path) == sign
 
 
 def _make(folder: Path) -> list[Path]:
@@ -242,10 +242,10 @@ def _make(folder: Path) -> list[Path]:
     return new
 
 
-def _is(descriptor: int, place: Path) -> bool:
-    """Whether the open file is still the one at that place."""
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at that path."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(place, follow_symlinks=False))
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
         return False
 

@@ -78,10 +78,10 @@ UNWRITTEN = 10_000
 
 
 class RunFolder:
-    """A run's place on disk. say: tells people what the disk does not take."""
+    """A run's place on disk. inform: tells people what the disk does not take."""
 
-    def __init__(self, path: Path, say: Callable[[str], object] = warnings.warn) -> None:
-        self.path, self.say = path, say
+    def __init__(self, path: Path, inform: Callable[[str], object] = warnings.warn) -> None:
+        self.path, self.inform = path, inform
         self._unwritten: dict[str, list[str]] = {}
 
     @property
@@ -129,14 +129,14 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise ConfigError when another process trains here; nothing is written."""
-        check_free(self.path, say=self.say)
+        check_free(self.path, inform=self.inform)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only process that trains here, within the block. Raises ConfigError when there is another."""
         try:
             lock = ExitStack()
-            lock.enter_context(held(self.path, say=self.say))
+            lock.enter_context(held(self.path, inform=self.inform))
         except OSError as error:
             raise self._unwritable(error) from None
         with lock:
@@ -164,7 +164,7 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
-        self.say(words)
+        self.inform(words)
 
     def create(self, config: Config, data: Identity) -> None:
         """Start a new run here, on data as `openslip.data.identity.identify` describes them."""
@@ -235,7 +235,7 @@ class RunFolder:
         """Where a user's own objective is other code than the run was started with, say so, and note what it is now."""
         if sentences := own.changed(self.path, config.objective):
             for sentence in sentences:
-                self.say(f"warning: {sentence}")
+                self.inform(f"warning: {sentence}")
             with _writing(self.path, own.RECORD):
                 own.write(self.path, config.objective)
 
@@ -252,19 +252,19 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            self.say(
+            self.inform(
                 f"warning: whether these are the run's data is not known, {path} cannot be read: {error}"
             )
             return None
 
-    def say_no_checkpoint(self) -> None:
+    def warn_no_checkpoint(self) -> None:
         """Tell of a run that has been logged and has no checkpoint left that it begins once more; the log stays."""
         try:
             aside = self._set_log_aside()
         except OSError as error:
             raise self._unwritable(error) from None
         if aside:
-            self.say(f"warning: {self.path} has no checkpoint to go on from, and begins once more{aside}")
+            self.inform(f"warning: {self.path} has no checkpoint to go on from, and begins once more{aside}")
 
     def _set_log_aside(self) -> str:
         """Give metrics.jsonl another name, if it holds something, and return words for it."""
@@ -287,7 +287,7 @@ class RunFolder:
             with _writing(self.path, name), open_regular(path) as file, whole_or_not(path) as kept:
                 others = _copy(file, kept, lambda line: _is_before(line, step, measured))
             if others:
-                self.say(f"warning: {others:,} lines of {name} were none of a run, and are left out")
+                self.inform(f"warning: {others:,} lines of {name} were none of a run, and are left out")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         self._append("metrics.jsonl", [line])
@@ -320,7 +320,7 @@ class RunFolder:
                     os.truncate(path, size)
             self._unwritten[name] = texts[-UNWRITTEN:]
             if not waiting:
-                self.say(
+                self.inform(
                     f"warning: {name} cannot be written ({error.strerror}); its lines wait until it can be"
                 )
 

@@ -3,7 +3,7 @@
 model.safetensors                    whole tensors by name
 model-00001-of-00004.safetensors     in their place, what the first of four processes holds of each
 
-The header of a part says where in the whole tensors its pieces begin, as those that the HuggingFaceStorageWriter of
+The header of a part says where in the whole tensors its slices begin, as those that the HuggingFaceStorageWriter of
 `torch.distributed.checkpoint` writes. Its HuggingFaceStorageReader reads both forms, in any number of processes: each
 reads the slices that it keeps, and nothing is exchanged.
 """
@@ -33,7 +33,7 @@ class Snapshot:
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     offsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Where in the whole tensor the piece begins, by name; the others are whole."""
+    """Where in the whole tensor the slice begins, by name; the others are whole."""
     part: int = 0
     parts: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -48,10 +48,10 @@ class Snapshot:
         return paths
 
 
-def piece_of(tensor: Tensor, *, first: bool) -> tuple[Tensor, tuple[int, ...]] | None:
+def slice_of(tensor: Tensor, *, first: bool) -> tuple[Tensor, tuple[int, ...]] | None:
     """Return a copy in CPU memory of what this process writes of a tensor, and where it begins; None for nothing.
 
-    Of tensors that are spread over the processes that is their own piece; others are left to the `first` process.
+    Of tensors that are spread over the processes that is their own slice; others are left to the `first` process.
     """
     offset = (0,) * tensor.ndim
     if isinstance(tensor, DTensor):
@@ -77,8 +77,8 @@ def write_tensors(
 
     header = dict(metadata or {})
     if offsets is not None:
-        pieces = {name: {"saved_offsets": offsets.get(name, (0,) * t.ndim)} for name, t in tensors.items()}
-        header |= {"format": "pt", "DCP_SHARDING_INFO": json.dumps(pieces)}
+        slices = {name: {"saved_offsets": offsets.get(name, (0,) * t.ndim)} for name, t in tensors.items()}
+        header |= {"format": "pt", "DCP_SHARDING_INFO": json.dumps(slices)}
     try:
         with usual_permissions(path):
             save_file(
@@ -153,21 +153,21 @@ def _files(path: Path) -> list[Path]:
 
 
 def _metadata(folder: Path) -> tuple[dict[str, Any], dict[Any, Any]]:
-    """Return what a folder's files say of tensors, by name, and of the file that each of their pieces is in.
+    """Return what a folder's files say of tensors, by name, and of the file that each of their slices is in.
 
-    Raises ValueError when they do not say it as they should, or pieces do not add up to their tensor.
+    Raises ValueError when they do not say it as they should, or slices do not add up to their tensor.
     """
     from torch.distributed.checkpoint import HuggingFaceStorageReader
 
     try:
         metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
     except (AttributeError, OverflowError, TypeError) as error:
-        raise ValueError(f"A file does not say where its pieces belong: {error}") from None
+        raise ValueError(f"A file does not say where its slices belong: {error}") from None
     stored: dict[str, Any] = metadata.state_dict_metadata
     for name, entry in stored.items():
         if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
             raise ValueError(
-                f"The pieces of {name} do not add up to its {entry.size.numel()} numbers; "
+                f"The slices of {name} do not add up to its {entry.size.numel()} numbers; "
                 "is there a file in the folder that is none of the checkpoint's?"
             )
     return stored, metadata.storage_data

@@ -66,7 +66,7 @@ class Speed:
     do of them in a second. Samples are those of all `processes`, the rest is this one's. Nothing of this is in a
     checkpoint: a resumed run's first line is about its own steps.
 
-    say: is told the peak of memory after the second step, and after the first step of every other kind. A first step
+    inform: is told the peak of memory after the second step, and after the first step of every other kind. A first step
     says less than is needed: the optimiser makes its moments at the end of it.
     """
 
@@ -76,10 +76,10 @@ class Speed:
         work: Callable[[Batch], float],
         peak: float,
         processes: int = 1,
-        say: Callable[[str], object] = lambda words: None,
+        inform: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.phases, self.work, self.peak, self.processes = Phases(device), work, peak, processes
-        self.device, self.say, self._steps, self._kinds = device, say, 0, set[Kind]()
+        self.device, self.inform, self._steps, self._kinds = device, inform, 0, set[Kind]()
         self._restart()
 
     def _restart(self) -> None:
@@ -96,7 +96,7 @@ class Speed:
             self._kinds.add(kind)
             if most := most_memory(self.device) / 2**30:
                 whose = "tensors on the GPU" if self.device.type == "cuda" else "this process"
-                self.say(f"memory     {most:.2f} GiB is the most that {whose} took so far")
+                self.inform(f"memory     {most:.2f} GiB is the most that {whose} took so far")
 
     def take(self) -> dict[str, float]:
         """Return the numbers of a line, and start anew.
@@ -197,11 +197,11 @@ class Work:
     a second time (micro-batches, activation checkpointing) counts once, as the work is the same however it is done:
     "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count that twice, and could not be compiled.
 
-    say: is told, once, where a tower or an objective does not run without numbers.
+    inform: is told, once, where a tower or an objective does not run without numbers.
     """
 
-    def __init__(self, config: Config, loss: Loss, say: Callable[[str], object]) -> None:
-        self.config, self.loss, self.say = config, loss, say
+    def __init__(self, config: Config, loss: Loss, inform: Callable[[str], object]) -> None:
+        self.config, self.loss, self.inform = config, loss, inform
         self._count, self._said = cache(self._count_or_say), False
 
     def __call__(self, batch: Batch) -> float:
@@ -220,7 +220,9 @@ class Work:
         except NEEDS_NUMBERS as error:
             if not self._said:
                 reason = str(error).partition("\n")[0]
-                self.say(f"warning: the log has no tflops and mfu, as operations cannot be counted: {reason}")
+                self.inform(
+                    f"warning: the log has no tflops and mfu, as operations cannot be counted: {reason}"
+                )
             self._said = True
             return math.nan
 

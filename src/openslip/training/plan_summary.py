@@ -1,4 +1,4 @@
-"""What a run is going to do, in words, before it does it."""
+"""The plan of a run as text, printed before it starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
 def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
-    """Return the plan in words: parameters, samples, global batch, steps, memory, where things go.
+    """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
     evaluated: whether there is anything that measures.
     """
@@ -47,7 +47,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
-        "the most that a step takes is said after the second one" + _ready(plan, data.longest_block),
+        "the most that a step takes is printed after the second one" + _ready(plan, data.longest_block),
         "written to": str(run),
     }
     if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
@@ -85,17 +85,17 @@ def _views(plan: Plan) -> str:
     lines: dict[str, list[str]] = {}
     for drawn in plan.loss.views:
         view, often = plan.config.views.of(drawn.kind), plan.schedule
-        words = f"at {view.size} px"
-        words += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
+        text = f"at {view.size} px"
+        text += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
         if drawn.scheduled:
-            words += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
-            words += f", on one step of {often.every}" if often.every > 1 else ""
-        lines.setdefault(words, []).append(drawn.name)
-    return "\n".join(f"{', '.join(names)} {words}" for words, names in lines.items())
+            text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
+            text += f", on one step of {often.every}" if often.every > 1 else ""
+        lines.setdefault(text, []).append(drawn.name)
+    return "\n".join(f"{', '.join(names)} {text}" for text, names in lines.items())
 
 
 def length(plan: Plan) -> str:
-    """Return in words how long the run is."""
+    """Return how long the run is, as text."""
     training = plan.config.training
     if plan.seconds:
         return (
@@ -121,7 +121,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
         return "\n".join([held_out.summary(), *tasks])
-    if config.data.val and plan.loss.captioned:
+    if config.data.val and plan.loss.shared_space:
         tasks.insert(0, f"retrieval on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
@@ -134,7 +134,7 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
         return "by the program that trains"
     return "nothing will be measured: there is neither --data.val nor --evaluation.tasks. " + (
         "`--data.val 10%` holds out a tenth of the training data"
-        if plan.loss.captioned
+        if plan.loss.shared_space
         else "`--evaluation.tasks knn:FOLDER` measures on pictures sorted into a folder for each class"
     )
 
