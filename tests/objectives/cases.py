@@ -12,7 +12,7 @@ from openslip.objectives import Dims, Objective
 from openslip.training.teacher import Teacher
 from toys import small_loss
 
-DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50)
+DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50_000)
 
 
 def make(
