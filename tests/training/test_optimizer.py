@@ -1,10 +1,20 @@
+import copy
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from openslip.config import Config, OptimizerConfig
 from openslip.objectives import parse
-from openslip.training.optimizer import build_optimizer, learning_rate, load_state_tensors, state_tensors
+from openslip.training.optimizer import (
+    build_optimizer,
+    learning_rate,
+    load_state_tensors,
+    state_tensors,
+    step_by_kernel,
+    step_where,
+)
 from openslip.training.student import build_student, stored_parameters
 from toys import make_student
 
@@ -78,6 +88,25 @@ def test_a_state_from_before_the_first_step_replaces_what_steps_left(model) -> N
     take_steps(model, optimizer, [0, 1])
     load_state_tensors(optimizer, fresh)
     assert state_tensors(optimizer) == {} == fresh
+
+
+@pytest.mark.parametrize("step", [step_where, step_by_kernel])
+def test_a_step_that_is_not_taken_changes_nothing(model, step) -> None:
+    twin = copy.deepcopy(model)
+    optimizers = [build_optimizer(m.named_parameters(), OptimizerConfig(lr=1e-2)) for m in (model, twin)]
+    for number in range(4):
+        taken = number in (1, 3)
+        generator = torch.Generator().manual_seed(number)
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            b.grad = torch.randn(b.shape, generator=generator)
+            a.grad = b.grad.clone() if taken else torch.full_like(a, math.nan)
+        step(optimizers[0], torch.tensor(taken))
+        if taken:
+            optimizers[1].step()
+    mine, theirs = (state_tensors(optimizer) for optimizer in optimizers)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
 def reference_schedule(config: OptimizerConfig, steps: int, warmup: int) -> np.ndarray:

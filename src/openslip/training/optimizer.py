@@ -57,13 +57,16 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warmup: int) -
 def step_where(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
     """Take the optimiser's step where `taken`, a scalar bool on the device, is true; else change nothing.
 
-    The fused kernel decides, as it does for torch's GradScaler, so that nobody waits for the device. On a CPU there is
-    nobody to wait for.
+    Nobody waits for the device. On a CPU there is nobody to wait for.
     """
-    if taken.device.type == "cpu":
-        if taken:
-            optimizer.step()
-        return
+    if taken.device.type != "cpu":
+        step_by_kernel(optimizer, taken)
+    elif taken:
+        optimizer.step()
+
+
+def step_by_kernel(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
+    """`step_where` as the fused kernel decides it, by the mark that torch's GradScaler sets."""
     optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
     try:
         optimizer.step()
