@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -56,30 +56,31 @@ class Trainer:
 
     def run(self) -> None:
         """Train, log, save and measure until the last step. Raises Interrupted when the run is asked to stop."""
-        state, plan = self.state, self.state.plan
         self._begin()
-        with stop_signals(self.stop), ExitStack() as stack:
+        with stop_signals(self.stop):
             try:
                 self._catch_up()
-                profiled = stack.enter_context(
-                    profiling(
-                        plan.config.training.profile if state.processes.first else 0,
-                        state.run,
-                        plan.device,
-                        self.console,
-                    )
-                )
-                if state.step < plan.steps:
-                    batches = stack.enter_context(closing(self.batches()))
-                    while state.step < plan.steps:
-                        self._count_time(self.step(batches))
-                        profiled()
-                        self._after_step()
+                if self.state.step < self.state.plan.steps:
+                    self._take_steps()
                 self._end()
-            except Stopped:
-                if not state.saved:
-                    state.save()
+            except Stopped:  # while the run was measured
                 self._leave()
+
+    def _take_steps(self) -> None:
+        """Take the steps that are left, and do what is due after each."""
+        state, plan = self.state, self.state.plan
+        profiled_steps = plan.config.training.profile if state.processes.first else 0
+        with (
+            profiling(profiled_steps, state.run, plan.device, self.console) as profiled,
+            closing(self.batches()) as batches,
+        ):
+            try:
+                while state.step < plan.steps:
+                    self._count_time(self.step(batches))
+                    profiled()
+                    self._after_step()
+            except Stopped:
+                self._leave()  # before the workers have ended, which may take a while
 
     def step(self, batches: Iterator[Batch], *, settle: bool = False) -> float:
         """Wait for a batch and train on it; return the seconds that both took.
@@ -288,8 +289,10 @@ class Trainer:
             tracker.log(where | line)
 
     def _leave(self) -> NoReturn:
-        """Raise Interrupted when the state, of which a save has begun, is on disk."""
+        """Save what has been learned, and raise Interrupted when the state is on disk."""
         state = self.state
+        if not state.saved:
+            state.save()
         state.writer.finish()
         if not state.step:
             raise Interrupted(
