@@ -149,9 +149,15 @@ def test_a_compiled_step_is_the_same_step(tiny_config, loss) -> None:
     losses = [backward(Parallel(student), inputs, At()) for student in (plain, compiled)]
     for name, value in losses[0].items():
         torch.testing.assert_close(losses[1][name], value, rtol=1e-4, atol=1e-5)
-    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
-        if a.grad is not None:
-            torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-3 * float(a.grad.abs().max()))
+    expected, found = (
+        {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+        for student in (plain, compiled)
+    )
+    norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # A bias before a BatchNorm has no gradient but rounding errors, which are in proportion to all of it.
+        assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-5 * norm, name
 
 
 @pytest.mark.parametrize("how", ["selective", "full", pytest.param("compile", marks=pytest.mark.slow)])
