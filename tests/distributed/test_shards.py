@@ -282,7 +282,7 @@ def clipped(device: str) -> tuple[float, float]:
     model.spread.grad = distribute_tensor(torch.full((4,), 2.0), mesh, [Shard(0)])
     model.whole = torch.nn.Parameter(torch.zeros(1, device=device))
     model.whole.grad = torch.full((1,), 3.0, device=device)
-    return gradient_norm(model, 1.0), gradient_norm(model)
+    return float(gradient_norm(model, 1.0)), float(gradient_norm(model))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
