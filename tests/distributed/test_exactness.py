@@ -80,7 +80,9 @@ def three_steps(case: Case) -> dict[str, np.ndarray]:
         losses = backward(parallel, share, at, dtype=FP32, micro_batch=case.micro_batch, seed=step)
         norm = gradient_norm(student, case.clip_grad)
         if step == 0:
-            found |= {f"loss/{name}": value for name, value in losses.items()} | {"norm": torch.as_tensor(norm)}
+            found |= {f"loss/{name}": value for name, value in losses.items()} | {
+                "norm": torch.as_tensor(norm)
+            }
             gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
             found |= {f"gradient/{name}": whole(value) for name, value in gradients.items()}
         optimizer.step()

@@ -86,9 +86,7 @@ class Outcomes:
         counts = {"skipped": self.records.total.skipped, "nonfinite": self.nonfinite}
         return counts | ({"overflow": self.overflow} if self.scaler.is_enabled() else {})
 
-    def add(
-        self, batch: Batch, step: int, losses: Mapping[str, Tensor], norm: Tensor, scale: Tensor
-    ) -> None:
+    def add(self, batch: Batch, step: int, losses: Mapping[str, Tensor], norm: Tensor, scale: Tensor) -> None:
         """Take note of step number `step`, from 1 on; nothing is read.
 
         norm: of the gradient. scale: what the loss was multiplied by.
