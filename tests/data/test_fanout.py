@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from openslip.data import workers
 from openslip.data.fanout import fan_out, spans
 from openslip.data.record import Record, Source
 from openslip.data.workers import default_processes
@@ -213,3 +214,11 @@ def test_ctrl_c_reaches_neither_the_server_of_processes_nor_its_processes(tmp_pa
     assert (alive, ended) == ("True", "0")
     stat = f"/proc/{server}/stat"  # killed: gone, or nobody has asked for it yet
     assert not os.path.exists(stat) or Path(stat).read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_a_worker_says_nothing_of_a_parent_that_left(capsys) -> None:
+    for error in (ConnectionResetError(), BrokenPipeError(), EOFError()):
+        workers._quiet_about_a_parent_that_left(type(error), error, None)
+    assert not capsys.readouterr().err
+    workers._quiet_about_a_parent_that_left(ValueError, ValueError("damaged"), None)
+    assert "ValueError: damaged" in capsys.readouterr().err

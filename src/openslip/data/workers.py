@@ -8,9 +8,11 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable
 from multiprocessing import connection
+from types import TracebackType
 from typing import Any
 
 
@@ -68,7 +70,20 @@ def settle() -> None:
     """Make this process, a worker, heed nothing but the process that started it, and end when that one is gone."""
     # Ctrl-C reaches the whole process group; the process that started this one decides what it means, and ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _quiet_about_a_parent_that_left
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _quiet_about_a_parent_that_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error's traceback, but not where the other end of a connection is gone.
+
+    `multiprocessing.resource_sharer` hands tensors over in a thread, and prints what it meets by this hook. A run that
+    is told to stop while it takes a batch leaves the worker in the middle of that.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent() -> None:
