@@ -67,13 +67,13 @@ class Byol(Objective):
         """
         if self.teacher is None:
             raise TrainingError("BYOL has no teacher", fix="Train it with openslip.train, which makes one.")
-        teacher, embeddings = self.teacher["projector"], {}
+        embeddings = {}
         for view in SSL_VIEWS:
             projected = self.projector(features[Need(view.name)])
             embeddings[f"projected_{view.name}"] = projected
             embeddings[f"predicted_{view.name}"] = self.predictor(projected)
-            with torch.no_grad():
-                embeddings[f"target_{view.name}"] = teacher(features[Need(view.name, by="teacher")])
+            of_teacher = features[Need(view.name, by="teacher")]
+            embeddings[f"target_{view.name}"] = self.teacher("projector", of_teacher)
         return embeddings
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:

@@ -146,14 +146,9 @@ class Objective(nn.Module):
 
     def after_step(self, model: Model, at: At) -> None:
         """Do what follows an optimiser's step: clamp the model's scale, move a centre. Without gradient, in place."""
-        scale = model.logit_scale
-        if self.logit_scale is not None and scale is not None:
-            clamp_scale(scale, self.logit_scale)
-
-
-def clamp_scale(scale: Tensor, limits: LogitScale) -> None:
-    """Keep the logarithm of the logit scale between the logarithms of the limits, in place."""
-    scale.clamp_(math.log(limits.low), math.log(limits.high))
+        scale, limits = model.logit_scale, self.logit_scale
+        if limits is not None and scale is not None:  # whose logarithm is the parameter
+            scale.clamp_(math.log(limits.low), math.log(limits.high))
 
 
 def cosine_momentum(start: float, at: At) -> float:

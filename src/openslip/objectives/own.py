@@ -316,7 +316,8 @@ def _imported(code: Code) -> ModuleType:
             parent, _, leaf = code.module.rpartition(".")
             package = importlib.import_module(parent) if parent else None
             spec = importlib.util.spec_from_file_location(code.module, code.file)
-            assert spec is not None  # it ends in .py
+            if spec is None or spec.loader is None:
+                raise ImportError("Python does not know files of such a name; theirs end in .py")
             module = sys.modules[code.module] = importlib.util.module_from_spec(spec)
             exec(compile(source, str(code.file), "exec"), module.__dict__)
             if package is not None:

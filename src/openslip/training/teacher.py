@@ -18,10 +18,10 @@ from openslip.errors import ConfigError, TrainingError
 class Teacher(nn.ModuleDict):
     """Copies of `students`, by their names, that follow the students' weights and have no gradient.
 
-    A student is a tower or a head; heads alone make the cheaper teacher of TIPSv2. The objective that owns the teacher
-    calls `follow` after each step. The teacher is part of the objective's state dict. Every process has the whole
-    teacher, bit for bit the same, also where the students are spread over the processes. Make the teacher before the
-    students are spread.
+    A student is a tower or a head; heads alone make the cheaper teacher of TIPSv2. `Student.after_step` calls `follow`
+    after each step. The teacher is part of the state dict of the objective that it belongs to. Every process has the
+    whole teacher, bit for bit the same, also where the students are spread over the processes. Make the teacher before
+    the students are spread.
 
     Weights are fp32 where the students' have fewer bits: in bf16 an average would not move. The teacher draws no random
     number: stochastic depth and dropout are off.
