@@ -45,7 +45,9 @@ class Need:
     view: str
     """Name of a view, or `TEXT`."""
     out: Literal["feature", "embedding", "tokens", "ids", "logit_scale"] = "feature"
-    by: Literal["student", "teacher"] = "student"
+    by: Literal["student", "teacher", "fixed"] = "student"
+    """Whose output: the student's; that of a teacher, which follows the student; or that of a fixed model, which the
+    objective names (`Objective.fixed_model`) and which does not change."""
     masked: bool = False
     """Whether the objective masks some of the view's patches before they enter the tower."""
 
