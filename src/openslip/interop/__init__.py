@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, did_you_mean
 from openslip.files import expand, open_regular
 from openslip.interop import foreign, ours, reference, torch_files
+from openslip.interop.filling import encoder_of
+from openslip.models.weights import Pretrained
 
 WHICH = ("latest", "best")
 
@@ -32,13 +35,19 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     Raises CheckpointError where a file is missing, which it names, is damaged, does not fit the configuration, or is
     another project's; ConfigError for another `which`, or one that has no effect.
     """
+    return encoder_of(read(path, which))
+
+
+def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretrained:
+    """Return configuration and weights of a model that somebody has trained: of all that `load` takes, which raises
+    the same errors. No model is built."""
     if which not in WHICH:
         raise ConfigError(
             "There is no such checkpoint to pick", got=which, fix=did_you_mean(str(which), WHICH)
         )
-    path = expand(path)
+    path = expand(spec)
     if os.path.isdir(path):
-        return ours.load_folder(path, which)
+        return ours.read_folder(path, which)
     if not os.path.exists(path):
         raise CheckpointError(
             "There is no such file or folder",
@@ -47,21 +56,12 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
         )
     ours.check_alone(path, which)
     if _is_safetensors(path):
-        return ours.load_file(path)
+        return ours.read_file(path)
     if path.name in ("config.toml", "state.json"):
         raise CheckpointError(
             "This file holds no weights", got=str(path), fix=f"Give the folder it lies in: {path.parent}"
         )
     return _of_torch(path)
-
-
-def _pick(run: Path, which: str) -> Path:
-    """Return the checkpoint of a run folder that `load` takes. Raises CheckpointError where there is none."""
-    if found := ours.pick(run, which):
-        return found
-    raise CheckpointError(
-        "The run has no checkpoint yet", got=str(run), fix="Let it train until its first one"
-    )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -78,34 +78,33 @@ def _is_safetensors(path: Path) -> bool:
         ) from None
 
 
-def _of_torch(path: Path) -> Encoder:
+def _of_torch(path: Path) -> Pretrained:
     """Return the model of weights that torch saved: with the reference's names, or with ours."""
     state = torch_files.plain_names(torch_files.read_checkpoint(path)["state_dict"])
     if reference.is_reference(state):
-        return reference.encoder_of(state, str(path))
+        return reference.read(state, path)
     if not ours.is_ours(state):
         raise foreign.unknown(path, state)
     if settings := ours.settings_beside(path.parent):
-        return ours.encoder_of(ours.read_settings(settings, str(settings)), state, str(path))
+        notes: list[str] = []
+        config = ours.read_settings(settings, str(settings), notes.append)
+        return ours.pretrained_of(config, state, path, files=[path, settings], notes=notes)
     return _without_settings(path, state)
 
 
-def _without_settings(path: Path, state: dict[str, Tensor]) -> Encoder:
+def _without_settings(path: Path, state: dict[str, Tensor]) -> Pretrained:
     """Return the model of weights with our names that come without a configuration.
 
     Shapes tell all of it only where they are those of the reference's models, which have a known number of heads.
     """
     try:
-        encoder = reference.encoder_of(
-            {reference.to_reference(name): value for name, value in state.items()}, str(path)
-        )
+        found = reference.read({reference.to_reference(name): value for name, value in state.items()}, path)
     except CheckpointError:
         raise ours.no_settings(path, state) from None
-    text = encoder.model.text_tower
-    if text is not None and text.width != TextTowerConfig().width:
+    if found.has_text and found.config.model.text.width != TextTowerConfig().width:
         raise ours.no_settings(path, state)
-    ours.note(
+    told = (
         f"{path} does not say how its pictures were normalised, nor how many attention heads it has: these are taken "
         "from the paper's recipes. A config.toml beside it would tell"
     )
-    return encoder
+    return replace(found, origin=replace(found.origin, format="openslip"), notes=(told,))
