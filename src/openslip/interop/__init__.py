@@ -12,9 +12,10 @@ from torch import Tensor
 from openslip.config import TextTowerConfig
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, did_you_mean
-from openslip.files import expand, open_regular
+from openslip.files import expand
 from openslip.interop import foreign, ours, reference, torch_files
 from openslip.interop.filling import encoder_of
+from openslip.interop.others import is_safetensors
 from openslip.models.weights import Pretrained
 
 WHICH = ("latest", "best")
@@ -55,27 +56,13 @@ def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretr
             fix="Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file",
         )
     ours.check_alone(path, which)
-    if _is_safetensors(path):
+    if is_safetensors(path):
         return ours.read_file(path)
     if path.name in ("config.toml", "state.json"):
         raise CheckpointError(
             "This file holds no weights", got=str(path), fix=f"Give the folder it lies in: {path.parent}"
         )
     return _of_torch(path)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Say whether a file begins as safetensors files do: with the length of a header, which is a JSON object."""
-    try:
-        with open_regular(path) as file:
-            start = file.read(9)
-            return path.suffix == ".safetensors" or (
-                start[8:] == b"{" and int.from_bytes(start[:8], "little") < os.stat(path).st_size
-            )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "The checkpoint cannot be read", got=str(path), cause=str(error), fix="Check the path."
-        ) from None
 
 
 def _of_torch(path: Path) -> Pretrained:

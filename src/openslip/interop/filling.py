@@ -1,4 +1,4 @@
-"""Models of the weights that readers return: what weights have to be for a configuration, and the encoder of both."""
+"""From weights to a model: what weights have to be for a configuration, and the encoder of both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from openslip.config import Config
 from openslip.encoder import Encoder
-from openslip.errors import printable
+from openslip.errors import CheckpointError, ConfigError, printable
 from openslip.models import Model, without_weights
-from openslip.models.weights import Pretrained
+from openslip.models.weights import Origin, Pretrained
 
 PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
 """The parts of a `Model`, by which its weights' names begin."""
@@ -44,6 +44,62 @@ def described(config: Config, names: Collection[str]) -> Model:
     """
     with torch.device("meta"):
         return _model(config, names)
+
+
+def pretrained_of(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    origin: Origin,
+    *,
+    theirs: Mapping[str, str] | None = None,
+    unused: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Pretrained:
+    """Return what a reader of another library's format gives, checked: the weights are those of the model, all of them.
+
+    theirs: what the library calls the weights that have our names, as far as it calls them otherwise.
+    Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not.
+    """
+    weights, names = in_full_precision(weights), theirs or {}
+    try:
+        own = described(config, weights).state_dict()
+    except (ConfigError, RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The configuration in {origin.spec} makes no model", cause=str(error).splitlines()[0]
+        ) from None
+    told = differences(own, of_model(weights), names)
+    if told:
+        raise CheckpointError(
+            f"The weights of {origin.spec} are not those of the model that it describes ({origin.format})",
+            got=told,
+            cause="The configuration is another model's, the model has parts that slip's have not, or the file was "
+            "changed",
+            fix="Give the model's own configuration with its weights",
+        )
+    return Pretrained(config, weights, origin, dict(unused or {}), tuple(notes))
+
+
+def differences(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+) -> str:
+    """Return in words how tensors differ from those that are expected, by names and shapes; empty where they do not.
+
+    names: what to call them in words, as far as that is another name.
+    """
+    names = names or {}
+    here = {name: tuple(value.shape) for name, value in found.items()}
+    wanted = {name: tuple(value.shape) for name, value in expected.items()}
+    faults = {
+        "missing": [names.get(name, name) for name in wanted if name not in here],
+        "unexpected": [names.get(name, name) for name in here if name not in wanted],
+        "of another shape": [
+            f"{names.get(name, name)} {here[name]} instead of {shape}"
+            for name, shape in wanted.items()
+            if name in here and here[name] != shape
+        ],
+    }
+    told = [(f"{len(some)} {what}", some) for what, some in faults.items() if some]
+    return "; ".join(f"{what} ({', '.join(some[:3])}{', …' if len(some) > 3 else ''})" for what, some in told)
 
 
 def of_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,7 @@ from openslip.config import (
 )
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop.digests import Digests
-from openslip.interop.filling import described, in_full_precision
-from openslip.models.text import VOCABULARY
+from openslip.interop.filling import described, differences, in_full_precision
 from openslip.models.weights import Origin, Pretrained
 from openslip.objectives import Dims, parse
 
@@ -100,7 +99,9 @@ def read(state: Mapping[str, Tensor], path: Path) -> Pretrained:
         own = _expected(config, state)
     except ConfigError as error:  # shapes that no model has, such as a tower without blocks
         raise CheckpointError(f"The checkpoint {path} is of another architecture", cause=str(error)) from None
-    _check_parameters(own, state, str(path))
+    told = differences({to_reference(name): value for name, value in own.items()}, state)
+    if told:
+        raise CheckpointError(f"The checkpoint {path} is of another architecture", got=told)
     weights = in_full_precision({from_reference(name): value for name, value in state.items()})
     return Pretrained(config, weights, Origin(str(path), "a released SLIP checkpoint", Digests([path])))
 
@@ -114,7 +115,7 @@ def _expected(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         text_width=text.width if text is not None else 0,
         embed_dim=config.model.embed_dim,
         context=config.model.text.context,
-        vocabulary=VOCABULARY,
+        vocabulary=config.model.text.vocabulary,
     )
     with torch.device("meta"):
         objective = parse(config.objective).build(dims)
@@ -196,18 +197,3 @@ def _matrix(state: Mapping[str, Tensor], name: str, where: str) -> tuple[int, ..
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
-
-def _check_parameters(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError unless `state` (reference names) has exactly our tensors, by names and shapes."""
-    expected = {to_reference(name): tuple(value.shape) for name, value in own.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    both = [name for name in expected if name in found and found[name] != expected[name]]
-    faults = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": [f"{name} {found[name]} instead of {expected[name]}" for name in both],
-    }
-    told = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
-    if told:
-        raise CheckpointError(f"The checkpoint {where} is of another architecture", got="; ".join(told))
