@@ -23,7 +23,7 @@ from openslip import toml
 from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, printable
-from openslip.models import Model, without_weights
+from openslip.models import Model
 from openslip.models.pretrained import names_a_place
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import files_of, read_tensors
@@ -202,7 +202,7 @@ def _described(config: Config) -> dict[str, Any]:
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}
-    return {key: value for key, value in keys.items() if not key.endswith((".pretrained", ".drop_path"))}
+    return {key: value for key, value in keys.items() if not key.endswith((".drop_path", ".freeze", ".lora"))}
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -302,7 +302,7 @@ def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Mod
     blocks = image.depth, text.depth if has_text else 0
     if max(blocks) > len(weights):  # a description of a billion blocks takes time, too
         raise _misfit(f"{len(weights)} entries for towers of {blocks[0]} and {blocks[1]} blocks")
-    shape = without_weights(config.model)
+    shape = config.model
     try:
         with torch.device("meta"):
             described = Model(shape, config.views.size, **parts)

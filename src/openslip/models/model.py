@@ -192,11 +192,6 @@ def _text_tower(needs: Collection[Need]) -> bool:
     return any(need.view == TEXT and need.out != "ids" for need in needs)
 
 
-def without_weights(config: ModelConfig) -> ModelConfig:
-    """Return the same model to be built for weights that are put in afterwards: none are fetched for it."""
-    return replace(config, image=replace(config.image, pretrained=False))
-
-
 def _projection(width: int, dim: int) -> nn.Parameter:
     """Return a (width, dim) matrix for `features @ projection`, drawn as in CLIP: normal, std width^-½."""
     return nn.Parameter(torch.randn(width, dim) * width**-0.5)

@@ -13,16 +13,25 @@ from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
+from openslip.training.start import Start
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
-def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
+def describe(
+    plan: Plan,
+    student: Student,
+    run: Path,
+    data: Data,
+    started: Start | None = None,
+    *,
+    evaluated: bool = True,
+) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    evaluated: whether there is anything that measures.
+    started: what the weights start from, if not at random. evaluated: whether there is anything that measures.
     """
     config, training = plan.config, plan.config.training
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
@@ -38,6 +47,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
+        **({"starts from": "\n".join(started.lines(config))} if started else {}),
         **{_TITLES[option]: text for option, text in data.described().items()},
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from openslip.config import Config
 from openslip.errors import ConfigError
-from openslip.models import Model, build, without_weights
+from openslip.models import Model, build
 from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
 from openslip.models.text import VOCABULARY
@@ -137,16 +137,16 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(config: Config, loss: Loss, *, weights: bool = True) -> Student:
-    """Return a student with fresh weights from torch's generator, or timm's where the configuration asks for them.
-
-    weights: false where others are put in afterwards, so that none are fetched.
-    """
-    shape = config.model if weights else without_weights(config.model)
+def build_student(config: Config, loss: Loss) -> Student:
+    """Return a student with fresh weights from torch's generator."""
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
-        shape, config.views.size, loss.needs, views, **({"logit_scale": scale.initial} if scale else {})
+        config.model,
+        config.views.size,
+        loss.needs,
+        views,
+        **({"logit_scale": scale.initial} if scale else {}),
     )
     text = model.text_tower
     dims = Dims(
