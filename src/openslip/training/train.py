@@ -20,6 +20,7 @@ from openslip.data.identity import Identity
 from openslip.data.record import Source
 from openslip.errors import ConfigError
 from openslip.models import pretrained
+from openslip.models.tuning import tune
 from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked
@@ -150,11 +151,18 @@ def _begin(
         words = f"starting from timm's weights of {config.model.image.name}, fetched where they are not in its cache"
         _print(console, f"{words}; pictures are {pretrained.told(config)}")
     student = build_student(config, plan.loss, weights=not begun).to(plan.device)
+    tune(student.model, config.model)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
     with processes.together():
         if processes.first:
-            words = describe(plan, student, run.path, data, evaluated=evaluated)
+            pretrained_image = config.model.image.pretrained
+            fresh = {
+                name for name, _ in student.model.named_parameters() if not name.startswith("image_tower.")
+            }
+            words = describe(
+                plan, student, run.path, data, evaluated=evaluated, fresh=fresh if pretrained_image else None
+            )
             if new:
                 if run.exists():
                     run.start_anew()
