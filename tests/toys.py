@@ -22,6 +22,7 @@ from openslip.config import (
 from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.models.inputs import Inputs
+from openslip.models.tuning import tune
 from openslip.objectives import REGISTRY, Loss, parse
 from openslip.training.plan import Plan, make_plan
 from openslip.training.student import Student, build_student
@@ -29,6 +30,8 @@ from openslip.training.student import Student, build_student
 COLOURS = ("red", "green", "blue", "grey")
 LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
 """What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
+TUNED = ({"image": "all"}, {"image": "1", "text": "-1"}, {"image": "all", "text": "all"})
+"""What `tuned` makes of the runs that tests of exactness train."""
 SMALL = {"block": 4, "width": 16, "dim": 8}
 """Options of any objective, by the name that they have wherever there are some."""
 
@@ -107,10 +110,19 @@ def with_loss(config: Config, loss: str, **options: object) -> Config:
     )
 
 
+def tuned(config: Config, image: str = "none", text: str = "none") -> Config:
+    """Return the configuration of a run that freezes so much of its towers."""
+    model = config.model
+    towers = {"image": replace(model.image, freeze=image), "text": replace(model.text, freeze=text)}
+    return replace(config, model=replace(model, **towers))
+
+
 def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     """Return what a run with this configuration trains, in training mode, its weights drawn from seed 0."""
     torch.manual_seed(0)
-    return build_student(config, parse(config.objective)).to(dtype).add_teachers().train()
+    student = build_student(config, parse(config.objective))
+    tune(student.model, config.model)
+    return student.to(dtype).add_teachers().train()
 
 
 def make_inputs(

@@ -18,6 +18,7 @@ from openslip.data.decode import check_decoder
 from openslip.data.identity import Identity
 from openslip.data.record import Source
 from openslip.errors import ConfigError
+from openslip.models.tuning import tune
 from openslip.models.weights import Pretrained
 from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
@@ -168,12 +169,14 @@ def _begin(
     started = None
     if config.init and not begun:
         started = start.fill(student, init or _read(config.init, processes))
+    fresh = None if not config.init else started.fresh if started else run.fresh()
     student.to(plan.device)
+    tune(student.model, config.model)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
     with processes.together():
         if processes.first:
-            words = describe(plan, student, run.path, data, started, evaluated=evaluated)
+            words = describe(plan, student, run.path, data, started, evaluated=evaluated, fresh=fresh)
             if new:
                 if run.exists():
                     run.start_anew()

@@ -187,6 +187,22 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def fresh(self) -> tuple[str, ...]:
+        """Return the names of the tensors that the run started with random weights, of a run that started from others.
+
+        Raises CheckpointError where the run does not tell.
+        """
+        path = self.path / INIT
+        try:
+            return tuple(map(str, read_json(path)["fresh"]))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                "Which weights the run started from cannot be read",
+                got=str(path),
+                cause=str(error),
+                fix="Put it back",
+            ) from None
+
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(
             "The run folder cannot be written",
