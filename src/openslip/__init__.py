@@ -27,11 +27,23 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
     from openslip.interop import load
+    from openslip.interop.mixing import mix
     from openslip.training.train import train
 
     __version__: str
 
-__all__ = ["Config", "Encoded", "Encoder", "SlipError", "create", "load", "open_source", "recipes", "train"]
+__all__ = [
+    "Config",
+    "Encoded",
+    "Encoder",
+    "SlipError",
+    "create",
+    "load",
+    "mix",
+    "open_source",
+    "recipes",
+    "train",
+]
 
 _HOMES = {
     "Config": "openslip.config",
@@ -39,6 +51,7 @@ _HOMES = {
     "Encoder": "openslip.encoder",
     "SlipError": "openslip.errors",
     "load": "openslip.interop",
+    "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",
     "train": "openslip.training.train",
 }

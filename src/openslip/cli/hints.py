@@ -18,6 +18,9 @@ COMMANDS = {
     "save weights merge unshard": (
         "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file"
     ),
+    "interpolate average blend soup lerp wise-ft wiseft": (
+        "`slip mix A B --alpha 0.5 --out FILE.safetensors` writes the weights between two models"
+    ),
     "convert pack shard shards tar prepare preprocess make-shards": (
         "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards. Models are not "
         "converted yet"
