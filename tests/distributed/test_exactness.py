@@ -23,7 +23,7 @@ from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
 from openslip.training.step import backward, gradient_norm
 from openslip.training.student import stored_parameters
-from toys import LOSSES, make_inputs, make_student, make_tiny_config, with_loss
+from toys import LABELLED, LOSSES, make_inputs, make_student, make_tiny_config, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
 FP32 = torch.float32
@@ -42,6 +42,7 @@ class Case:
     drop_tokens: float = 0.0
     ssl_rows: int = ROWS
     offload: bool = False
+    positives: str = "pairs"
 
     def __str__(self) -> str:
         default = Case()
@@ -61,6 +62,7 @@ class Case:
             ),
             self.loss,
             block=self.block,
+            positives=self.positives,
         )
 
 
@@ -115,11 +117,14 @@ CASES = [
     Case(tower="test_resnet"),
     Case(drop_tokens=0.5, ssl_rows=4),
     Case(drop_tokens=0.5, ssl_rows=4, micro_batch=1),
+    *(Case(loss, positives="labels") for loss in LABELLED),
+    *(Case(loss, positives="labels", micro_batch=1) for loss in LABELLED),
 ]
 SPREAD = {
     2: [
         *(Case(loss, kind="fsdp") for loss in LOSSES),
         *(Case(loss, kind="fsdp", micro_batch=2, clip_grad=0.01) for loss in LOSSES),
+        *(Case(loss, kind="fsdp", positives="labels") for loss in LABELLED),
     ],
     4: [Case(kind="fsdp"), Case(kind="fsdp", dtype=FP32)],
 }
