@@ -249,7 +249,9 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
         student.add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
-    inputs, features = Inputs(images, tokens), dict[Any, Tensor]()
+        all_rows = max(shape[0] for _, shape in views)
+        labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
+    inputs, features = Inputs(images, tokens, labels=labels), dict[Any, Tensor]()
 
     def towers() -> Tensor:
         features.update(student.teachers_features(inputs, at) | student.features(inputs, at))
