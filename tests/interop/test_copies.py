@@ -335,7 +335,7 @@ def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
         openslip.load(tmp_path / "ViT-B-32.pt")
     assert "damaged" not in str(raised.value)
     assert not recwarn.list
-    name = re.search(r"--model\.image\.name (\S+)", str(raised.value))
+    name = re.search(r"--init timm:([\w.]+)", str(raised.value))
     assert name
     assert name[1] in timm.list_pretrained()
 
@@ -351,7 +351,7 @@ def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
         (["vision_model.embeddings.class_embedding"], "Hugging Face's transformers"),
         (
             ["cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"],
-            "timm or torchvision.*pretrained",
+            "timm or torchvision.*--init timm:NAME",
         ),
         (["conv1.weight", "layer1.0.conv1.weight"], "timm or torchvision"),
         (["encoder_q.conv1.weight"], "self-supervised method"),

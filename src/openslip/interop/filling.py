@@ -11,7 +11,7 @@ from torch import Tensor
 from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, printable
-from openslip.models import Model, without_weights
+from openslip.models import Model
 from openslip.models.weights import Origin, Pretrained
 
 PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
@@ -119,9 +119,7 @@ def note(text: str) -> None:
 
 def _model(config: Config, names: Collection[str]) -> Model:
     text = any(name.startswith("text_tower.") for name in names)
-    return Model(
-        without_weights(config.model), config.views.size, text=text, shared="image_projection" in names
-    )
+    return Model(config.model, config.views.size, text=text, shared="image_projection" in names)
 
 
 def _left_out(pretrained: Pretrained) -> list[str]:

@@ -221,7 +221,7 @@ def _described(config: Config) -> dict[str, Any]:
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}
-    return {key: value for key, value in keys.items() if not key.endswith((".pretrained", ".drop_path"))}
+    return {key: value for key, value in keys.items() if not key.endswith((".drop_path", ".freeze", ".lora"))}
 
 
 def _checkpoints(folder: Path) -> list[Path]:
