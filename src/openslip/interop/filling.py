@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +19,18 @@ PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projec
 """The parts of a `Model`, by which its weights' names begin."""
 SHOWN = 5
 """Entries of a file that a message names; the others are counted."""
+
+
+@dataclass
+class Mapped:
+    """Weights under our names, with what they were called."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    theirs: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+    def put(self, ours: str, theirs: str, value: Tensor) -> None:
+        self.weights[ours], self.theirs[ours] = value, theirs
 
 
 def encoder_of(pretrained: Pretrained) -> Encoder:

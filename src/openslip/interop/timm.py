@@ -108,7 +108,9 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
     own = trunk.state_dict()
     weights = _as_timm_names_them(weights, trunk, origin)
     unused = {
-        name: ON_TOP for name in weights if name not in own and _is_on_top(name, card.stated.get("classifier"))
+        name: ON_TOP
+        for name in weights
+        if name not in own and _is_on_top(name, card.stated.get("classifier"))
     }
     kept = {name: value for name, value in weights.items() if name not in unused}
     for name, value in own.items():  # torch before 0.4.1 did not write them
@@ -144,10 +146,10 @@ def known(name: str) -> Card:
     return Card(architecture, stated.to_dict() if stated is not None else {})
 
 
-def guessed(path: Path, weights: Mapping[str, object]) -> Card | None:
-    """Return what weights in a file are of where its name says so (`resnet50.a1_in1k.safetensors`), and a layer fits.
+def guessed(path: Path) -> Card | None:
+    """Return what weights in a file are of where its name says so (`resnet50.a1_in1k.safetensors`); None where not.
 
-    None where it does not. Whether all of it fits, `tower_of` checks.
+    Whether they fit, `tower_of` checks.
     """
     name = path.name.removesuffix(path.suffix)
     for candidate in (name, name.partition(".")[0], re.sub(r"-[0-9a-f]{8}$", "", name)):
@@ -288,5 +290,9 @@ def _is_on_top(name: str, classifiers: object) -> bool:
     """Say whether an entry is of a layer that timm puts on top of a tower, which has no such layer here."""
     if isinstance(classifiers, str):
         classifiers = (classifiers,)
-    given = [part for part in classifiers if isinstance(part, str)] if isinstance(classifiers, list | tuple) else []
+    given = (
+        [part for part in classifiers if isinstance(part, str)]
+        if isinstance(classifiers, list | tuple)
+        else []
+    )
     return any(name.startswith(f"{part}.") for part in given or ("head", "fc", "classifier"))
