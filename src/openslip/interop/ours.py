@@ -24,6 +24,7 @@ from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, printable
 from openslip.models import Model, without_weights
+from openslip.models.blank import fill
 from openslip.models.pretrained import names_a_place
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import files_of, read_tensors
@@ -32,7 +33,16 @@ WEIGHTS = "model.safetensors"
 SETTINGS = "config.toml"
 LARGEST_VIEW = 1 << 13
 """Pixels a side, of pictures that a model can take; a larger one would take all memory of who encodes with it."""
-PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
+PARTS = frozenset(
+    {
+        "image_tower",
+        "text_tower",
+        "image_projection",
+        "text_projection",
+        "text_projection_bias",
+        "logit_scale",
+    }
+)
 """The parts of a `Model`, by which its weights' names begin."""
 TRAINED_BY = frozenset({"objective", "ssl_head"})
 """What is the objective's, likewise (in checkpoints of earlier versions its head): of no use but to train on."""
@@ -149,7 +159,7 @@ def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encode
         )
     weights = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
     model = _model_for(config, weights, where)
-    model.load_state_dict(weights)
+    fill(model, weights)
     return Encoder(model.eval(), config)
 
 
@@ -292,9 +302,9 @@ def _check_views(config: Config, where: str) -> None:
 
 
 def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Model:
-    """Return a model that these weights fit, its own not yet made. Raises CheckpointError where they fit none.
+    """Return a model that these weights fit, to be filled with them. Raises CheckpointError where they fit none.
 
-    It is described first, on no device, so that a configuration of another model takes neither memory nor time.
+    It has no memory yet, so that a configuration of another model takes neither memory nor time.
     """
     image, text = config.model.image, config.model.text
     has_text = any(name.startswith("text_tower.") for name in weights)
@@ -316,9 +326,7 @@ def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Mod
         raise _misfit(
             f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{where} may come from another run"
         )
-    if image.name == "vit":  # all that it computes with is among the weights
-        return described.to_empty(device="cpu")
-    return Model(shape, config.views.size, **parts)
+    return described
 
 
 def _misfit(got: str, cause: str = "") -> CheckpointError:

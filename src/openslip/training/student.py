@@ -14,7 +14,6 @@ from openslip.errors import ConfigError
 from openslip.models import Model, build, without_weights
 from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
-from openslip.models.text import VOCABULARY
 from openslip.needs import Need
 from openslip.objectives import At, Dims, Loss, Objective, Sum
 from openslip.training.teacher import Teacher
@@ -154,6 +153,6 @@ def build_student(config: Config, loss: Loss, *, weights: bool = True) -> Studen
         text_width=text.width if text is not None else 0,
         embed_dim=config.model.embed_dim,
         context=config.model.text.context,
-        vocabulary=VOCABULARY,
+        vocabulary=config.model.text.vocabulary,
     )
     return Student(model, loss.build(dims))
