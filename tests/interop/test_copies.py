@@ -349,7 +349,7 @@ def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
             "a CLIP of OpenAI or open_clip.*open_clip",
         ),
         (["visual.trunk.patch_embed.proj.weight", "logit_scale"], "a CLIP of OpenAI or open_clip"),
-        (["vision_model.embeddings.class_embedding"], "Hugging Face's transformers.*config\.json"),
+        (["vision_model.embeddings.class_embedding"], r"Hugging Face's transformers.*config\.json"),
         (
             ["cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"],
             "timm or torchvision.*timm:NAME@",
@@ -369,7 +369,8 @@ def test_weights_of_others_are_named_as_what_they_are(tmp_path, names, told) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("config.json", "transformers nor one of timm"), ("open_clip_config.json", "open_clip")]
+    ("name", "told"),
+    [("config.json", "transformers nor one of timm"), ("open_clip_config.json", "open_clip")],
 )
 def test_folders_of_others_are_named_as_what_they_are(tmp_path, name, told) -> None:
     (tmp_path / name).write_text("{}")

@@ -88,7 +88,7 @@ def torchscript(path: Path) -> CheckpointError:
         f"The file {path} is a TorchScript archive, a program with its weights, and was not loaded: slip runs no code "
         "from files",
         cause="OpenAI's CLIP models (ViT-B-32.pt and others) are handed out so",
-        fix="For OpenAI's CLIP, write open_clip:ViT-B-32-quickgelu/openai, whose weights the hub has as safetensors. Of "
+        fix="For OpenAI's CLIP, write open_clip:ViT-B-32-quickgelu/openai, which the hub has as safetensors. Of "
         "another archive that you trust, `torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the "
         "weights alone; then write open_clip:NAME@weights.pt",
     )
