@@ -201,8 +201,8 @@ class Encoder:
     def preprocess(self, image: Picture) -> Tensor:
         """Turn one picture into the (3, S, S) float32 tensor that the model takes.
 
-        Decoded to RGB, short side resized to S, centre cropped, normalised by the mean and deviation of the views
-        the model was trained on. Raises DataError on a picture that cannot be used.
+        Decoded to RGB; short side resized to S and centre cropped, or squashed to a square; normalised by the mean and
+        deviation. All of it is as the configuration's `views` say. Raises DataError on a picture that cannot be used.
         """
         try:
             return self._preprocessed(image)
@@ -254,9 +254,10 @@ class Encoder:
 
     def _preprocessed(self, image: Picture) -> Tensor:
         """`preprocess`, whose error does not name the picture."""
-        pixels = torch.from_numpy(center(pixels_of(image, min_side=self.size), self.size))
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.views.mean, self.config.views.std))
-        return (pixels.float() / 255 - mean) / std
+        views = self.config.views
+        pixels = center(pixels_of(image, min_side=self.size), self.size, views.interpolation, views.fit)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
+        return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return a tensor (N, 3, S, S) or (3, S, S) of preprocessed images, or raise DataError."""

@@ -69,6 +69,7 @@ class SampleReader:
         replacement: Stream = Stream.REPLACEMENT,
     ) -> None:
         self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
+        self.interpolation = config.interpolation
         self.configs = {view.name: config.of(view.kind) for view in views}
         self.scheduled = frozenset(view.name for view in views if view.scheduled)
         self.order = Order(source.parts, seed, order)
@@ -87,7 +88,7 @@ class SampleReader:
         """Return a view of record `index`, (3, S, S) uint8 of the view's own size, and its parameters (P,)."""
         config, (height, width) = self.configs[name], image.shape[:2]
         box, parameters = draw(config, height, width, self.stream(epoch, index, name))
-        return crop(image, box, config.size), parameters
+        return crop(image, box, config.size, self.interpolation), parameters
 
     def stream(self, epoch: int, index: int, view: str) -> np.random.Generator:
         """Return the generator of a view of record `index`; good until the next call."""

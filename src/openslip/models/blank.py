@@ -46,9 +46,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     own = module.state_dict()
     copies = {
-        name: torch.empty_like(tensor, dtype=own[name].dtype if name in own else None, device="cpu").copy_(
-            tensor
-        )
+        name: torch.empty(tensor.shape, dtype=own.get(name, tensor).dtype).copy_(tensor)
         for name, tensor in weights.items()
     }
     module.load_state_dict(copies, assign=True)
