@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 from timm.models import get_arch_pretrained_cfgs
@@ -20,6 +20,7 @@ from openslip.interop import downloads, hub
 from openslip.interop.digests import Digests
 from openslip.interop.filling import described, pretrained_of
 from openslip.interop.others import read_config, read_weights
+from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
 TRUNK = "image_tower.trunk."
@@ -93,7 +94,7 @@ def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) 
 
 def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretrained:
     """Return the image tower with these weights, which have timm's names. Raises CheckpointError."""
-    views, notes = views_of(card, origin.spec)
+    views, notes = _views(card, origin.spec)
     config = Config(
         name=card.architecture,
         views=views,
@@ -161,37 +162,23 @@ def guessed(path: Path) -> Card | None:
     return None
 
 
-def views_of(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
+def _views(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
     """Return what pictures have to be like, and what of it slip does otherwise. Raises CheckpointError."""
-    stated, notes, defaults = card.stated, [], ViewsConfig()
-    channels, *sides = stated.get("input_size") or (3, 224, 224)
-    mean, std = (tuple(map(float, stated.get(key) or getattr(defaults, key))) for key in ("mean", "std"))
-    if channels != 3 or len(sides) != 2 or sides[0] != sides[1] or len(mean) != 3 or len(std) != 3:
-        raise CheckpointError(
-            f"The image tower of {spec} does not take square RGB pictures",
-            got=f"channels and sides {(channels, *sides)}, mean {mean}, deviation {std}",
-            fix="Take another model",
-        )
-    interpolation, told = interpolation_of(str(stated.get("interpolation") or "bicubic"), spec)
-    notes += told
-    fit: Literal["crop", "squash"] = "squash" if stated.get("crop_mode") == "squash" else "crop"
+    stated, defaults = card.stated, ViewsConfig()
+    channels, *sides = stated.get("input_size") or (3, defaults.size, defaults.size)
+    views, notes = views_of(
+        sides[0] if channels == 3 and len(set(sides)) == 1 else (channels, *sides),
+        stated.get("mean") or defaults.mean,
+        stated.get("std") or defaults.std,
+        str(stated.get("interpolation") or "bicubic"),
+        spec,
+        squash=stated.get("crop_mode") == "squash",
+    )
     if not stated:
         notes.append(
             f"timm does not say how pictures were normalised for {spec}: ImageNet's mean and deviation are taken"
         )
-    return (
-        replace(defaults, size=sides[0], mean=mean, std=std, interpolation=interpolation, fit=fit),
-        notes,
-    )
-
-
-def interpolation_of(name: str, spec: str) -> tuple[Literal["bilinear", "bicubic"], list[str]]:
-    """Return how pictures are resized here, and in words where the weights were trained with something else."""
-    if name == "bilinear":
-        return "bilinear", []
-    if name in ("bicubic", "random"):
-        return "bicubic", []
-    return "bicubic", [f"pictures were resized for {spec} by {name}; here they are by bicubic"]
+    return views, notes
 
 
 def _of_hub(name: str, spec: str) -> Pretrained:
