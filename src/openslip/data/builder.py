@@ -18,6 +18,7 @@ from openslip.data.captions import WITHOUT_CAPTIONS, is_caption
 from openslip.data.data import Data
 from openslip.data.decode import decode
 from openslip.data.order import Order, Stream, Streams, stand_ins, stream_of
+from openslip.data.own_tokenizer import OwnTokenizer
 from openslip.data.record import Record, Skipped, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
@@ -166,7 +167,7 @@ class Builder:
         data: Data,
         views: tuple[View, ...],
         config: ViewsConfig,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | OwnTokenizer | None,
         batch: int,
         seed: int,
         *,

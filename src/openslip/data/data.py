@@ -78,21 +78,22 @@ class Data:
         rank: int = 0,
         world: int = 1,
         pinned: bool = False,
+        own_tokenizer: bytes = b"",
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        views: those to draw. captioned: whether captions are used. Raises ConfigError and DataError as `Loader`.
+        views: those to draw. captioned: whether captions are used. own_tokenizer: the bytes of the model's, none for
+        CLIP's. Raises ConfigError and DataError as `Loader`, CheckpointError for bytes that are no tokenizer's.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader
-        from openslip.data.tokenizer import Tokenizer
+        from openslip.data.own_tokenizer import tokenizer_of
 
-        text = config.model.text
         return Loader(
             self,
             views=views,
             config=config.views,
-            tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
+            tokenizer=tokenizer_of(config.model.text, own_tokenizer) if captioned else None,
             batch=config.training.batch,
             seed=config.training.seed,
             position=position,

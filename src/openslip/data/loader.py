@@ -27,6 +27,7 @@ from openslip.data.builder import Allocate, Builder, Early, private_memory
 from openslip.data.data import Data
 from openslip.data.decode import check_decoder
 from openslip.data.order import check_seed
+from openslip.data.own_tokenizer import OwnTokenizer
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.record import Batch, Tally
 from openslip.data.schedule import Schedule
@@ -66,7 +67,7 @@ class Loader:
         *,
         views: tuple[View, ...],
         config: ViewsConfig,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | OwnTokenizer | None,
         batch: int,
         seed: int,
         position: int = 0,

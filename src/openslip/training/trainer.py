@@ -166,6 +166,7 @@ class Trainer:
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
         state, plan = self.state, self.state.plan
+        text = state.student.model.text_tower
         loader = state.data.loader(
             state.position,
             plan.config,
@@ -175,6 +176,7 @@ class Trainer:
             rank=state.processes.rank,
             world=state.processes.world,
             pinned=plan.device.type == "cuda",
+            own_tokenizer=b"" if text is None else text.own_tokenizer,
         )
         count = sys.maxsize if plan.seconds else plan.steps - state.step  # of a rehearsal nobody knows
         try:

@@ -206,9 +206,10 @@ class Work:
 
     def __call__(self, batch: Batch) -> float:
         """Return the operations of the step on `batch`; nan where they cannot be counted."""
-        kind, context = kind_of(batch), self.config.model.text.context
-        shortest = self._count(kind, 1)
-        if batch.tokens is None or context == 1:
+        kind, text = kind_of(batch), self.config.model.text
+        context = text.context
+        shortest = self._count(kind, context if text.padded else 1)
+        if batch.tokens is None or context == 1 or text.padded:
             return shortest
         share = (batch.tokens.shape[1] - 1) / (context - 1)
         return shortest + share * (self._count(kind, context) - shortest)
@@ -243,7 +244,7 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
     scheduled = {view.name for view in loss.views if view.scheduled}
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
     with torch.device("meta"):
-        student = build_student(config, loss, weights=False).add_teachers()
+        student = build_student(config, loss, weights=False).add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
     inputs, features = Inputs(images, tokens), dict[Any, Tensor]()
