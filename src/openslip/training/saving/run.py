@@ -196,6 +196,8 @@ class RunFolder:
         try:
             return tuple(map(str, read_json(path)["fresh"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
+            if isinstance(error, FileNotFoundError) and not self.config.optimizer.fresh_epochs:
+                return ()  # a run of an earlier version
             raise CheckpointError(
                 "Which weights the run started from cannot be read",
                 got=str(path),
