@@ -15,7 +15,6 @@ from openslip.errors import ConfigError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
-from openslip.models.text import VOCABULARY
 from openslip.models.tuning import frozen_parts, is_frozen
 from openslip.needs import TEXT, Need
 from openslip.objectives import At, Dims, Loss, Objective, Sum
@@ -177,6 +176,6 @@ def build_student(config: Config, loss: Loss) -> Student:
         text_width=text.width if text is not None else 0,
         embed_dim=config.model.embed_dim,
         context=config.model.text.context,
-        vocabulary=VOCABULARY,
+        vocabulary=config.model.text.vocabulary,
     )
     return Student(model, loss.build(dims))
