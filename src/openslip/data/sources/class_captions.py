@@ -15,6 +15,7 @@ from openslip.addresses import is_url, shown
 from openslip.data.containers.row_groups import CACHE_BYTES
 from openslip.data.contents import Contents
 from openslip.data.labelled import Image, Labelled, LabelledSet, open_labelled, prompts
+from openslip.data.labelled.folder import Files
 from openslip.data.labelled.labelled_set import Subset, key_of
 from openslip.data.labelled.names import named_by
 from openslip.data.labelled.parquet import ParquetImages
@@ -26,8 +27,8 @@ from openslip.data.subset import ends_of_blocks
 from openslip.errors import DataError
 from openslip.files import expand
 
-OPTIONS = ("templates", "class_names", "label_column")
-"""Options for data that such a source alone heeds."""
+OPTIONS, COLUMNS = ("templates", "class_names"), ("label_column", "image_column", "image_root")
+"""Options for data that such a source heeds; where images do not lie in folders of classes, COLUMNS as well."""
 SORTED = 0.1
 """Share of rows that are of another class than the row before, below which rows count as sorted by class."""
 
@@ -76,7 +77,6 @@ class ClassCaptions(Source):
     the name. called: what people call these.
     """
 
-    options = ("image_root", "image_column", *OPTIONS)
     captions_name_classes = True
 
     def __init__(
@@ -99,7 +99,8 @@ class ClassCaptions(Source):
         for split, other in labelled.splits.items():
             if other is not part:
                 self.contents.leave_out(f"the image is of the {split} split", split, len(other), lost=False)
-        self._part, remark = _part_of(part.images, merged[part.labels])
+        self._part, remark, columns = _part_of(part.images, merged[part.labels])
+        self.options = (*OPTIONS, *COLUMNS) if columns else OPTIONS
         self.block, self.as_they_lie = self._part.block, self._part.as_they_lie
         example = self._captions[0][0]
         said = [
@@ -166,13 +167,14 @@ def _to_train_on(labelled: LabelledSet) -> Labelled:
     return next(iter(splits.values()))
 
 
-def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str]:
-    """Return how records are best read (see `openslip.data.sources.parquet.how_to_read`), and what is to be said."""
+def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str, bool]:
+    """Return how records are best read (see `openslip.data.sources.parquet.how_to_read`), what is to be said of that,
+    and whether there are columns."""
     indices = np.arange(len(images))
     while isinstance(images, Subset):
         images, indices = images.images, images.indices[indices]
     if not isinstance(images, ParquetImages):
-        return Part(len(indices), len(indices)), ""
+        return Part(len(indices), len(indices)), "", not isinstance(images, Files)
     images.rows.kept.weight = CACHE_BYTES
     far = any(map(is_url, images.rows.files))
     block, as_they_lie, remark = how_to_read(images.rows, images.rows.name, far=far)
@@ -180,7 +182,7 @@ def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str]:
         more = f"Rows are sorted by class and read {block:,} at a time, so that a batch has few classes: shuffle them"
         remark = "\n".join(filter(None, [remark, more]))
     ends = ends_of_blocks(indices // block) if block > 1 and len(indices) < len(images) else None
-    return Part(len(indices), len(indices), block, as_they_lie, ends), remark
+    return Part(len(indices), len(indices), block, as_they_lie, ends), remark, True
 
 
 def _twice(class_names: Sequence[str]) -> str:
