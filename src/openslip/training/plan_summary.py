@@ -11,6 +11,7 @@ from torch import Tensor
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
+from openslip.data.sources.mixture import labelled_ones
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.start import Start
@@ -51,6 +52,7 @@ def describe(
         "model": _sizes(student),
         **({"starts from": "\n".join(started.lines(config))} if started else {}),
         **{_TITLES[option]: text for option, text in data.described().items()},
+        **_positives(plan, data),
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
@@ -156,14 +158,28 @@ def _warmup(plan: Plan) -> str:
     return f"a warm-up of {plan.warmup_share:.1%}" if plan.seconds else f"{plan.warmup:,} warm-up steps"
 
 
+def _positives(plan: Plan, data: Data) -> dict[str, str]:
+    """Return a line where pairs of one class belong together, else none."""
+    names = [term.kind.name for term in plan.loss.terms if getattr(term.config, "positives", "") == "labels"]
+    if not names:
+        return {}
+    count = len(data.train.class_names)
+    return {
+        "positives": f"all pairs of a batch that are of one class ({', '.join(names)}), of {count:,} classes; "
+        f"--objective.{names[0]}.positives pairs takes each pair alone"
+    }
+
+
 def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     """Return what is measured, or that nothing is, and how to change that."""
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.summary(), *tasks])
+        how = ["zero-shot classification of them"] if data.train.captions_name_classes else []
+        return "\n".join([held_out.summary(), *how, *tasks])
     if config.data.val and plan.loss.shared_space:
-        tasks.insert(0, f"retrieval on {config.data.val}")
+        how = "zero-shot classification" if labelled_ones(config.data.val) else "retrieval"
+        tasks.insert(0, f"{how} on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
     if tasks:

@@ -78,15 +78,18 @@ def train(
     asked.leave_if_imported()
     config = asked.with_objective(asked.config_of(config), objective)
     asked.check_evaluate(evaluate)
-    loss = parse(config.objective)
-    config = replace(config, objective=replace(config.objective, options=loss.options))
+    captioned = parse(config.objective).captioned
     console = console or Console(stderr=True)
     run = RunFolder(asked.out_of(out, config), partial(_print, console))
     with ExitStack() as stack:
         if processes is None:
             processes = stack.enter_context(joined(choose_device(config.training.device)))
         with processes.first_goes_ahead():
-            data, named = asked.data_of(source, ssl, config, captioned=loss.captioned)
+            data, named = asked.data_of(source, ssl, config, captioned=captioned)
+        config = asked.with_positives(config, classes=data.train.captions_name_classes)
+        loss = parse(config.objective)
+        asked.check_labels(loss, data)
+        config = replace(config, objective=replace(config.objective, options=loss.options))
         config, init = _starting(asked.recorded(config, *named), init, run, resume, processes)
         plan = make_plan(config, loss, data.epoch_length, processes.world, processes.device)
         if data.ssl is not None:

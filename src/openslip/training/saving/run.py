@@ -68,7 +68,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Patterns of keys that may differ between a run and its continuation: nothing that the weights depend on but for
 rounding. An objective's option `block` is how many rows it computes at a time."""
-PLACES = ("data.train", "data.ssl", "data.image_root")
+PLACES = ("data.train", "data.ssl", "data.image_root", "data.templates", "data.class_names")
 """What may differ besides where data.json says that the data are the same: they have moved."""
 INIT = "init.json"
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
