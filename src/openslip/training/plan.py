@@ -173,8 +173,8 @@ def _check_same_rows(loss: Loss, option: str) -> None:
 def state_bytes(plan: Plan, student: Student) -> int:
     """Return the bytes of weights, their gradients and AdamW's two moments, of one process and where the model is.
 
-    A teacher has weights alone. Weights that fsdp spreads over processes count as this one's share, and not at all
-    where they are kept in the CPU's memory. What a step takes besides is measured, by
+    A teacher has weights alone, and so has a fixed model. Weights that fsdp spreads over processes count as this one's
+    share, and not at all where they are kept in the CPU's memory. What a step takes besides is measured, by
     `openslip.training.watching.speed.Speed`.
     """
     weights = _bytes(p for p in student.parameters() if p.requires_grad)
@@ -182,7 +182,7 @@ def state_bytes(plan: Plan, student: Student) -> int:
     if plan.config.training.parallel == "fsdp":
         spread = _bytes(p for tower in student.model.towers for p in tower.parameters() if p.ndim > 1)
         weights += (0 if plan.config.training.offload else spread // plan.processes) - spread
-    return 4 * weights + teachers
+    return 4 * weights + teachers + student.fixed.bytes
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
