@@ -130,12 +130,20 @@ class ViewsConfig:
         """How views of each kind are drawn, by the name of the kind; sizes as they are configured."""
         return {"image": self.image, "ssl": self.ssl, "local": self.local}
 
-    def of(self, kind: str) -> ViewConfig:
-        """Return how views of a kind are drawn, their size filled in. Raises ConfigError for a kind that is none."""
+    def of(self, kind: str, size: int = 0) -> ViewConfig:
+        """Return how views of a kind are drawn, their size filled in.
+
+        size: pixels a side in the place of the kind's own, 0 for that; the blur, which is in pixels, grows with it.
+        Raises ConfigError for a kind that is none.
+        """
         if kind not in self.kinds:
             raise ConfigError("There is no such kind of view", got=kind, fix=did_you_mean(kind, self.kinds))
-        size = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
-        return replace(self.kinds[kind], size=self.kinds[kind].size or size)
+        config = self.kinds[kind]
+        usual = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
+        own = config.size or usual
+        low, high = config.blur_sigma
+        blur = (low * size / own, high * size / own) if size else config.blur_sigma
+        return replace(config, size=size or own, blur_sigma=blur)
 
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]

@@ -201,6 +201,7 @@ def build(
     Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
     `Model`. Raises ConfigError on a model that cannot be made.
     """
+    needs = [need for need in needs if need.by != "fixed"]  # what another model gives
     return Model(
         config,
         size,

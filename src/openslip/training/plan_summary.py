@@ -51,17 +51,19 @@ def describe(
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
         **({"starts from": "\n".join(started.lines(config))} if started else {}),
+        **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
         **_positives(plan, data),
         "validation": _validation(plan, data, evaluated),
-        "views": _views(plan),
+        "views": _views(plan, student),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
-        "the most that a step takes is printed after the second one" + _ready(plan, data.longest_block),
+        "the most that a step takes is printed after the second one"
+        + _ready(plan, student, data.longest_block),
         "written to": str(run),
     }
     warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh)])
@@ -111,6 +113,16 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
 
 
+def _learns_from(student: Student) -> dict[str, str]:
+    """Return the fixed models that terms learn from, if there are any."""
+    of = student.fixed.of
+    several = {spec: [name for name in of if of[name] == spec] for spec in student.fixed.models}
+    lines = [
+        f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
+    ]
+    return {"learns": "\n".join(lines)} if lines else {}
+
+
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in parameters)
 
@@ -123,13 +135,14 @@ def _processes(plan: Plan) -> str:
     return f"{plan.processes} processes ({kind}, {plan.config.training.batch // plan.processes} of a batch each), "
 
 
-def _views(plan: Plan) -> str:
+def _views(plan: Plan, student: Student) -> str:
     """Return the views with their size, what is left out of them, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
-    for drawn in plan.loss.views:
-        view, often = plan.config.views.of(drawn.kind), plan.schedule
+    for drawn in student.views:
+        view, often = plan.config.views.of(drawn.kind, drawn.size), plan.schedule
         text = f"at {view.size} px"
-        text += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
+        dropped = view.drop_tokens and drawn not in student.fixed.views
+        text += f", {view.drop_tokens:.0%} of the tokens dropped" if dropped else ""
         if drawn.scheduled:
             text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             text += f", on one step of {often.every}" if often.every > 1 else ""
@@ -196,11 +209,11 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     )
 
 
-def _ready(plan: Plan, block: int) -> str:
+def _ready(plan: Plan, student: Student, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
+    size = sample_bytes(student.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

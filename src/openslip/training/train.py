@@ -20,10 +20,12 @@ from openslip.data.record import Source
 from openslip.errors import ConfigError
 from openslip.models.tuning import tune
 from openslip.models.weights import Pretrained
+from openslip.needs import LOGIT_SCALE
 from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
+from openslip.training.fixed import check_same, read_fixed
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
 from openslip.training.plan_summary import describe
@@ -167,8 +169,12 @@ def _begin(
             new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
+    fixed = read_fixed(config, plan.loss, processes).to(plan.device)  # may draw random numbers
+    with processes.together():
+        if processes.first and not new:
+            check_same(run.noted_fixed(), fixed)
     torch.manual_seed(config.training.seed)
-    student = build_student(config, plan.loss)
+    student = build_student(config, plan.loss, fixed=fixed)
     started = None
     if config.init and not begun:
         started = start.fill(student, init or _read(config.init, processes))
@@ -183,15 +189,17 @@ def _begin(
             if new:
                 if run.exists():
                     run.start_anew()
-                run.create(config, identity, started.to_dict() if started else None)
+                run.create(config, identity, started.to_dict() if started else None, fixed.noted())
             progress.print_text(console, words)
     return parallelise(
         student,
         config.training.parallel,
         dtype=plan.dtype,
         offload=config.training.offload,
-        # A class of a user's own may have a head that its loss leaves out.
-        some_unused=plan.schedule.every > 1 or bool(own.named(config.objective.loss)),
+        # A class of a user's own may have a head that its loss leaves out. A text tower comes with a logit scale.
+        some_unused=plan.schedule.every > 1
+        or bool(own.named(config.objective.loss))
+        or (student.model.logit_scale is not None and LOGIT_SCALE not in plan.loss.needs),
     )
 
 

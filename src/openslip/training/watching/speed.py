@@ -29,6 +29,7 @@ from openslip.data.record import Batch
 from openslip.models.inputs import Inputs
 from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
+from openslip.training.fixed import FixedModels
 from openslip.training.student import build_student
 
 PEAKS = (
@@ -198,11 +199,15 @@ class Work:
     a second time (micro-batches, activation checkpointing) counts once, as the work is the same however it is done:
     "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count that twice, and could not be compiled.
 
-    inform: is told, once, where a tower or an objective does not run without numbers.
+    fixed: the fixed models that the loss learns from, whose forward pass counts. inform: is told, once, where a tower
+    or an objective does not run without numbers.
     """
 
-    def __init__(self, config: Config, loss: Loss, inform: Callable[[str], object]) -> None:
+    def __init__(
+        self, config: Config, loss: Loss, inform: Callable[[str], object], fixed: FixedModels | None = None
+    ) -> None:
         self.config, self.loss, self.inform = config, loss, inform
+        self.fixed = fixed or FixedModels({}, {})
         self._count, self._said = cache(self._count_or_say), False
 
     def __call__(self, batch: Batch) -> float:
@@ -217,7 +222,7 @@ class Work:
     def _count_or_say(self, kind: Kind, length: int) -> float:
         try:
             with alone():
-                return _count_step(self.config, self.loss, kind, length)
+                return _count_step(self.config, self.loss, kind, length, self.fixed)
         except NEEDS_NUMBERS as error:
             if not self._said:
                 reason = str(error).partition("\n")[0]
@@ -234,7 +239,7 @@ def kind_of(batch: Batch) -> Kind:
     return views, 0 if batch.tokens is None else len(batch.tokens)
 
 
-def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
+def _count_step(config: Config, loss: Loss, kind: Kind, length: int, fixed: FixedModels | None = None) -> int:
     """Return the operations of a step with captions of `length` tokens.
 
     Towers are counted on the device `meta`, as the text tower looks at tokens that are on a CPU. Heads and losses,
@@ -243,8 +248,9 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
     views, rows = kind
     scheduled = {view.name for view in loss.views if view.scheduled}
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
+    fixed = fixed.without_numbers() if fixed else None
     with torch.device("meta"):
-        student = build_student(config, loss)
+        student = build_student(config, loss, fixed=fixed)
         tune(student.model, config.model)
         student.add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
@@ -254,7 +260,7 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int) -> int:
     inputs, features = Inputs(images, tokens, labels=labels), dict[Any, Tensor]()
 
     def towers() -> Tensor:
-        features.update(student.teachers_features(inputs, at) | student.features(inputs, at))
+        features.update(student.targets(inputs, at) | student.features(inputs, at))
         sums = [f.sum() for f in features.values() if f.requires_grad]
         return torch.stack(sums).sum() if sums else torch.zeros((), device="meta", requires_grad=True)
 
