@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -44,10 +44,10 @@ def _count_once() -> Iterator[None]:
     counted: dict[str, int] = {}
     original = speed._count_step
 
-    def count_step(config: Config, loss: Loss, kind: speed.Kind, length: int) -> int:
-        key = repr((config.model, config.views, loss, kind, length))
+    def count_step(config: Config, loss: Loss, kind: speed.Kind, length: int, outputs: Iterable = ()) -> int:
+        key = repr((config.model, config.views, loss, kind, length, tuple(outputs)))
         if key not in counted:
-            counted[key] = original(config, loss, kind, length)
+            counted[key] = original(config, loss, kind, length, outputs)
         return counted[key]
 
     with pytest.MonkeyPatch.context() as patch:

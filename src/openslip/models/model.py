@@ -87,7 +87,7 @@ class Model(nn.Module):
         view that is needed masked. Raises ConfigError where the batch lacks a view, a mask or the captions, or a tower
         has no patch tokens.
         """
-        missing = [need for need in needs if not _is_in(inputs, need.view)]
+        missing = [need for need in needs if need.out != "logit_scale" and not _is_in(inputs, need.view)]
         if missing:
             raise ConfigError(
                 "The model was called without an input that it needs",

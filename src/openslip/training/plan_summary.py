@@ -12,6 +12,7 @@ from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
+from openslip.training.kept import Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
@@ -19,10 +20,12 @@ from openslip.training.watching.speed import peak
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
-def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
+def describe(
+    plan: Plan, student: Student, run: Path, data: Data, keeps: Keeping = Keeping(0), *, evaluated: bool = True
+) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    evaluated: whether there is anything that measures.
+    keeps: what is computed once. evaluated: whether there is anything that measures.
     """
     config, training = plan.config, plan.config.training
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
@@ -41,16 +44,18 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
         **{_TITLES[option]: text for option, text in data.described().items()},
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
+        **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
-        "the most that a step takes is printed after the second one" + _ready(plan, data.longest_block),
+        "the most that a step takes is printed after the second one" + _ready(plan, keeps, data.longest_block),
         "written to": str(run),
     }
-    if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
+    useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
+    if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch, useless])]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
@@ -139,11 +144,13 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     )
 
 
-def _ready(plan: Plan, block: int) -> str:
+def _ready(plan: Plan, keeps: Keeping, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
+    drawn = tuple(view for view in plan.loss.views if view.name not in keeps.kept.undrawn)
+    workers = workers if drawn or data.workers >= 0 else 0
+    size = sample_bytes(drawn, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

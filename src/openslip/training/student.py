@@ -23,6 +23,8 @@ MODEL = "model."
 """What the names of the model's tensors begin with here. Checkpoints leave it out: what ships has its own names there,
 and what is the objective's begins with `objective.`"""
 
+POOLED = ("feature", "embedding")
+"""The outputs of a tower that are one vector for each row, or are made of one."""
 Features = Mapping[tuple[str, Need], Tensor]
 """What was computed of a batch: by the student under "", by the teacher of a term under the term's name."""
 
@@ -41,8 +43,11 @@ class Student(nn.Module):
     def features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
         """Return what the towers make of a batch, or of a part of one, for the terms of this step."""
         needs = [need for need in self.objective.needs(at) if need.by == "student"]
-        found = self.model.features(inputs, needs, self._masks(inputs, at))
-        return {("", need): feature for need, feature in found.items()}
+        sources = {need: ("", replace(need, out="feature")) for need in needs if need.out in POOLED}
+        given = {key: inputs.kept[key] for key in sources.values() if key in inputs.kept}
+        asked = [need for need in needs if sources.get(need) not in given]
+        found = self.model.features(inputs, asked, self._masks(inputs, at))
+        return {("", need): feature for need, feature in found.items()} | given
 
     def teachers_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
         """Return what the teachers of this step's terms make of a batch, or of a part of one; without gradient."""

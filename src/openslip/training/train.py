@@ -24,6 +24,7 @@ from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked
 from openslip.training.evaluating import Evaluate
+from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
 from openslip.training.plan_summary import describe
@@ -98,6 +99,7 @@ def train(
         state = State(plan, run, data, parallel, processes, partial(_print, console))
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
+            trainer.keep()
             if state.plan.seconds:
                 trainer.rehearse()
             trainer.run()
@@ -152,9 +154,11 @@ def _begin(
     student = build_student(config, plan.loss, weights=not begun).to(plan.device)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
+    keeps = keeping(config, plan.loss, student, ssl=data.ssl is not None)
     with processes.together():
         if processes.first:
-            words = describe(plan, student, run.path, data, evaluated=evaluated)
+            check_room(keeps, data, run.path)
+            words = describe(plan, student, run.path, data, keeps, evaluated=evaluated)
             if new:
                 if run.exists():
                     run.start_anew()
