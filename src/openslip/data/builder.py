@@ -19,7 +19,7 @@ from openslip.data.data import Data
 from openslip.data.decode import decode
 from openslip.data.kept import InTurn, Kept, Known, Records
 from openslip.data.order import Order, Stream, Streams, stand_ins, stream_of
-from openslip.data.record import Record, Skipped, Source, Tally
+from openslip.data.record import Skipped, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
@@ -50,6 +50,7 @@ class _Sample:
     image: np.ndarray | None
     caption: str
     caption_row: int
+    label: int
     own: Known
 
 
@@ -69,13 +70,14 @@ class SampleReader:
         seed: int,
         *,
         captioned: bool,
+        labelled: bool = False,
         decoder: str = "auto",
         order: Stream = Stream.ORDER,
         replacement: Stream = Stream.REPLACEMENT,
         kept: Kept | None = None,
         records: Records | None = None,
     ) -> None:
-        self.source, self.captioned, self.decoder = source, captioned, decoder
+        self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
         self.kept, self.known = kept or Kept(), records
         self.configs = {view.name: config.of(view.kind) for view in views}
         self.scheduled = frozenset(view.name for view in views if view.scheduled)
@@ -159,7 +161,7 @@ class SampleReader:
         key, name, image = f"#{own}", source.name, None
         try:
             if self.known is not None and self.kept.undrawn.issuperset(names):
-                key, captions = self.known[candidate]
+                key, captions, label = self.known[candidate]
                 number = self._caption(captions, epoch, index) if self.captioned else 0
             else:
                 record = self.source[candidate]
@@ -167,6 +169,8 @@ class SampleReader:
                 captions = tuple(caption for caption in record.captions if is_caption(caption))
                 number = self._caption(captions, epoch, index) if self.captioned else 0
                 image = decode(record.image, self.min_side(names), self.decoder)
+                found = self.source.label(candidate) if self.labelled else None
+                label = -1 if found is None else found
         except DataError as error:
             return Skipped(self.source.whole_index(candidate), key, name, str(error))
         return _Sample(
@@ -176,7 +180,8 @@ class SampleReader:
             image,
             captions[number] if self.captioned else "",
             self.known.caption_row(candidate, number) if self.known is not None else 0,
-            (key, captions if self.captioned else ()),
+            label,
+            (key, captions if self.captioned else (), label),
         )
 
     def _caption(self, captions: Sequence[str], epoch: int, index: int) -> int:
@@ -192,12 +197,13 @@ class Builder:
     """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
 
     data: where the records come from. The scheduled views are made of the pictures of `data.ssl` where there are any,
-    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions. batch:
-    rows of the whole batch, of which this builds the `rank`-th of `world` equal shares. schedule: which rows get the
-    scheduled views; without one all do. Pictures of their own for these are gone through at the pace they are used at,
-    each once an epoch. decoder: see `openslip.data.decode`. early: applies the parameters to the views right here,
-    which leaves parameters that change nothing. kept: what outputs are kept of the views. in_turn: `train` or `ssl`, the
-    source whose records are gone through as they lie for that, epoch after epoch; "": what is trained on.
+    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions. labelled:
+    whether classes are wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal
+    shares. schedule: which rows get the scheduled views; without one all do. Pictures of their own for these are gone
+    through at the pace they are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
+    parameters to the views right here, which leaves parameters that change nothing. kept: what outputs are kept of the
+    views. in_turn: `train` or `ssl`, the source whose records are gone through as they lie for that, epoch after epoch;
+    "": what is trained on.
 
     Raises ConfigError where a view's kind is unknown, or two different views share a name.
     """
@@ -211,6 +217,7 @@ class Builder:
         batch: int,
         seed: int,
         *,
+        labelled: bool = False,
         rank: int = 0,
         world: int = 1,
         schedule: Schedule | None = None,
@@ -219,7 +226,7 @@ class Builder:
         kept: Kept | None = None,
         in_turn: str = "",
     ) -> None:
-        self.early, self.in_turn, self.kept = early, in_turn, kept or Kept()
+        self.early, self.labelled, self.in_turn, self.kept = early, labelled, in_turn, kept or Kept()
         self.tokenizer, self.batch = tokenizer, batch
         self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
@@ -229,16 +236,12 @@ class Builder:
         captioned = tokenizer is not None
         options: dict[str, Any] = {"decoder": decoder, "kept": kept}
         known = self.kept.records
-        readers = {
-            "train": SampleReader(
-                data.train, joint, config, seed, captioned=captioned, records=known.get("train"), **options
-            )
-        }
+        wanted = {"captioned": captioned, "labelled": labelled, "records": known.get("train")}
+        readers = {"train": SampleReader(data.train, joint, config, seed, **wanted, **options)}
         if data.ssl is not None:
             options |= {"order": Stream.SSL_ORDER, "replacement": Stream.SSL_REPLACEMENT}
-            readers["ssl"] = SampleReader(
-                data.ssl, apart, config, seed, captioned=False, records=known.get("ssl"), **options
-            )
+            wanted = {"captioned": False, "records": known.get("ssl")}
+            readers["ssl"] = SampleReader(data.ssl, apart, config, seed, **wanted, **options)
         self.readers = list(readers.values())
         if in_turn:
             reader = readers[in_turn]
@@ -274,7 +277,7 @@ class Builder:
         arrays = {name: view.numpy() for name, view in views.items()}
         next_row = {name: itertools.count() for name in views}
         numbers: dict[str, list[int]] = {name: [] for name in sorted(self.kept.views)}
-        keys, captions, skipped, own_records = [], [], [], []
+        keys, captions, labels, skipped, own_records = [], [], [], [], []
         tallies = [[Tally() for _ in reader.order.parts] for reader in self.readers]
         for at in range(position + rows.start, position + rows.stop):
             for number, (reader, own, names) in enumerate(self._reads(at)):
@@ -282,6 +285,7 @@ class Builder:
                 if number == 0:
                     keys.append(sample.key)
                     captions.append(sample.caption)
+                    labels.append(sample.label)
                     own_records.append(sample.own)
                     if TEXT in numbers:
                         numbers[TEXT].append(sample.caption_row)
@@ -305,6 +309,7 @@ class Builder:
             "views": views,
             "parameters": drawn,
             "tokens": self.tokenizer(captions) if self.tokenizer and self.tokens_needed else None,
+            "labels": torch.tensor(labels, dtype=torch.int64) if self.labelled else None,
             "keys": keys,
             "skipped": skipped,
             "tallies": [tally for of_reader in tallies for tally in of_reader],
@@ -321,7 +326,9 @@ class Builder:
     def empty(self, position: int, rows: range, allocate: Allocate = private_memory) -> dict[str, Tensor]:
         """Return memory for the views of these rows, all of it in one tensor; views that no row gets are left out."""
         before = self.schedule.before
-        supervised = len(rows) if self.in_turn else before(position + rows.stop) - before(position + rows.start)
+        supervised = (
+            len(rows) if self.in_turn else before(position + rows.stop) - before(position + rows.start)
+        )
         shapes: dict[str, tuple[int, int, int, int]] = {}
         for reader in self.readers:
             for name in reader.drawn:

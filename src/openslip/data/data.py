@@ -76,6 +76,7 @@ class Data:
         views: tuple[View, ...],
         *,
         captioned: bool,
+        labelled: bool = False,
         schedule: Schedule | None = None,
         rank: int = 0,
         world: int = 1,
@@ -87,22 +88,28 @@ class Data:
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        views: those to draw. captioned: whether captions are used. batch: rows of one, if not those of the
-        configuration. kept, in_turn, positions: see `Loader`. Without a view to draw there is no work for loader
-        processes, and there are none unless their number is given. Raises ConfigError and DataError as `Loader`.
+        views: those to draw. captioned, labelled: whether captions and classes are used. batch: rows of one, if not
+        those of the configuration. kept, in_turn, positions: see `Loader`. Without a view to draw there is no work for
+        loader processes, and there are none unless their number is given. Raises ConfigError and DataError as `Loader`.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader
         from openslip.data.tokenizer import Tokenizer
 
         text, workers = config.model.text, config.data.workers
-        if workers < 0 and not in_turn and kept is not None and kept.undrawn.issuperset(view.name for view in views):
+        if (
+            workers < 0
+            and not in_turn
+            and kept is not None
+            and kept.undrawn.issuperset(view.name for view in views)
+        ):
             workers = 0
         return Loader(
             self,
             views=views,
             config=config.views,
             tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
+            labelled=labelled,
             batch=batch or config.training.batch,
             seed=config.training.seed,
             position=position,

@@ -15,12 +15,12 @@ from openslip.data.order import Order
 from openslip.data.record import Part, Skipped
 from openslip.data.storage.shared_array import SharedArray
 
-Known = Skipped | tuple[str, tuple[str, ...]]
-"""What a pass over the records learns of one: why it cannot be used, or its key and its captions."""
+Known = Skipped | tuple[str, tuple[str, ...], int]
+"""What a pass over the records learns of one: why it cannot be used, or its key, its captions and its class (or -1)."""
 
 
 class Records:
-    """The keys and captions of all records of a source, in memory that processes share; and which cannot be used.
+    """The keys, captions and classes of a source's records, in memory that processes share; and which cannot be used.
 
     The captions are those that something is left of (`openslip.data.captions.is_caption`). They are numbered through
     all records, in the records' order.
@@ -28,11 +28,12 @@ class Records:
 
     def __init__(self, known: Iterable[Known]) -> None:
         self.unusable: dict[int, Skipped] = {}
-        text, ends, firsts = bytearray(), [0], [0]
+        text, ends, firsts, labels = bytearray(), [0], [0], []
         for index, record in enumerate(known):
             if isinstance(record, Skipped):
                 self.unusable[index] = record
-            key, captions = (record.key, ()) if isinstance(record, Skipped) else record
+            key, captions, label = (record.key, (), -1) if isinstance(record, Skipped) else record
+            labels.append(label)
             for part in (key, *captions):
                 text += part.encode("utf-8", "surrogatepass")
                 ends.append(len(text))
@@ -40,6 +41,7 @@ class Records:
         self._text = SharedArray(np.frombuffer(bytes(text), np.uint8))
         self._ends = SharedArray(np.array(ends, np.int64))
         self._firsts = SharedArray(np.array(firsts, np.int64))
+        self._labels = SharedArray(np.array(labels, np.int64))
 
     def __len__(self) -> int:
         return len(self._firsts) - 1
@@ -49,11 +51,11 @@ class Records:
         """How many captions there are."""
         return len(self._ends) - 1 - len(self)
 
-    def __getitem__(self, index: int) -> tuple[str, tuple[str, ...]]:
-        """Return the key and the captions of record `index`."""
+    def __getitem__(self, index: int) -> tuple[str, tuple[str, ...], int]:
+        """Return the key, the captions and the class of record `index`."""
         first, last = self._firsts.array[index : index + 2].tolist()
         key, *captions = (self._part(number) for number in range(first, last))
-        return key, tuple(captions)
+        return key, tuple(captions), int(self._labels.array[index])
 
     def caption_row(self, index: int, number: int) -> int:
         """Return the number among all captions that caption `number` of record `index` has."""

@@ -18,16 +18,18 @@ from openslip.needs import Need
 class Inputs:
     """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None.
 
-    Scheduled views may be of fewer rows, spread evenly over the batch, or absent.
+    Scheduled views may be of fewer rows, spread evenly over the batch, or absent. labels: (N,) int64 classes, -1 where
+    a record has none, or None; no tower sees them.
     """
 
     views: Mapping[str, Tensor]
     tokens: Tensor | None
     rows: Mapping[str, Rows] = field(default_factory=dict)
     """Which rows of the batch of all processes each view holds; by default this process's share."""
+    labels: Tensor | None = None
     kept: Mapping[tuple[str, Need], Tensor] = field(default_factory=dict)
-    """Outputs that were computed before: of the student under "", of the fixed model of an objective under its name. What
-    is needed for these alone may be absent. As many rows as the view has, or would have."""
+    """Outputs that were computed before: of the student under "", of the fixed model of an objective under its name.
+    What is needed for these alone may be absent. As many rows as the view has, or would have."""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -56,5 +58,8 @@ class Inputs:
                 part = slice(start * len(view) // whole, stop * len(view) // whole)
                 views[name], of_all = view[part], self.rows[name]
                 rows[name] = Rows(of_all.first + part.start, part.stop - part.start, of_all.total)
+            tokens, labels = (
+                None if all_ is None else all_[start:stop] for all_ in (self.tokens, self.labels)
+            )
             kept = {key: f[start * len(f) // whole : stop * len(f) // whole] for key, f in self.kept.items()}
-            yield Inputs(views, None if self.tokens is None else self.tokens[start:stop], rows, kept)
+            yield Inputs(views, tokens, rows, labels, kept)

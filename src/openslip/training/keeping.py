@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openslip.data.identity import differences
-from openslip.data.kept import Kept, Records
+from openslip.data.kept import Records
 from openslip.data.record import Batch
 from openslip.data.tokenizer import Tokenizer
 from openslip.errors import DataError, TrainingError
@@ -30,7 +30,7 @@ from openslip.files import read_json
 from openslip.models.inputs import Inputs
 from openslip.needs import TEXT, joined
 from openslip.progress import Progress
-from openslip.training.kept import Keeping, Key, KeptFeatures, Output
+from openslip.training.kept import Keeping, KeptFeatures, Key, Output
 from openslip.training.precision import autocast
 from openslip.training.saving.features import FOLDER, TYPE, FeatureFiles, line_of
 from openslip.training.signals import Interrupted, Stopped, StopSignal
@@ -106,12 +106,13 @@ class Pass:
     ) -> FeatureFiles:
         """Return the files of outputs, and what they are of."""
         config = self.plan.config
-        weights = {output.name: self._digest(output) for output in outputs}
+        digests = {model: digest(model) for model in dict.fromkeys(map(self._model, outputs))}
+        weights = {output.name: digests[self._model(output)] for output in outputs}
         about = {
             "weights": weights,
             "views": asdict(config.views),
             "drawn": sorted(view.name for view in self._views(source)),
-            "captions needed": source == "train" and self.plan.loss.captioned,
+            "captioned, labelled": [source == "train" and self.plan.loss.captioned, self.plan.loss.labelled],
             "seed": config.training.seed,
             "precision": str(self.plan.dtype),
             "augment": config.data.augment,
@@ -130,11 +131,10 @@ class Pass:
             if source != TEXT and (source == "ssl") == (apart and view.scheduled)
         )
 
-    def _digest(self, output: Output) -> str:
-        """Return a digest of the weights that an output is computed by. All processes call it."""
+    def _model(self, output: Output) -> nn.Module | None:
+        """Return what an output is computed by."""
         model = self.state.parallel.student.model
-        tower = model.text_tower if output.view == TEXT else model.image_tower
-        return digest(tower)
+        return model.text_tower if output.view == TEXT else model.image_tower
 
     def _load(self, files: FeatureFiles, outputs: Sequence[Output]) -> dict[Output, np.ndarray]:
         arrays = files.load()
@@ -172,7 +172,7 @@ class Pass:
             Progress(title, left, console=self.console if shown else None, shown=shown) as bar,
             closing(make(mine)) as blocks,
         ):
-            for _ in starts:
+            for start in starts:
                 made = None
                 try:
                     with suppress(Stopped), stop.interrupts():
@@ -186,7 +186,7 @@ class Pass:
                     if processes.first:
                         files.settle()
                     raise Interrupted(
-                        f"Stopped while features were computed; {files.done * files.block:,} of {files.rows:,} are kept",
+                        f"Stopped while features were computed; {start * files.block:,} of {files.rows:,} rows are kept",
                         number=stop.number,
                         fix="Go on with the same command and --resume",
                     )
@@ -210,6 +210,7 @@ class Pass:
             plan.config,
             views,
             captioned=source == "train" and plan.loss.captioned,
+            labelled=source == "train" and plan.loss.labelled,
             pinned=plan.device.type == "cuda",
             kept=replace(self.keeping.kept, views=kept, undrawn=others, records={}),
             in_turn=source,
@@ -264,7 +265,7 @@ def digest(module: nn.Module | None) -> str:
     for name, tensor in sorted(({} if module is None else module.state_dict()).items()):
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         found.update(f"{name} {tuple(whole.shape)} {whole.dtype}\n".encode())
-        found.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        found.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

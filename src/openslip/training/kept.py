@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openslip.config import Config, ImageTowerConfig, TextTowerConfig
+from openslip.config import Config
 from openslip.data.data import Data
 from openslip.data.kept import Kept
 from openslip.data.record import Batch
 from openslip.errors import ConfigError
+from openslip.models.tuning import is_frozen
 from openslip.needs import TEXT, Need
 from openslip.objectives import Loss
 from openslip.training.saving.features import FOLDER, TYPE
@@ -27,11 +29,6 @@ from openslip.training.student import POOLED, Student
 
 Key = tuple[str, Need]
 """An output as `Inputs.kept` names it: the objective whose fixed model gives it, "" for the student; and which."""
-
-
-def wholly_frozen(tower: ImageTowerConfig | TextTowerConfig) -> bool:
-    """Whether nothing of a tower is trained."""
-    return tower.freeze == "all" and not tower.lora
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Keeping:
 
     epochs: int
     outputs: tuple[Output, ...] = ()
-    kept: Kept = Kept()
+    kept: Kept = field(default_factory=Kept)
     computed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -79,8 +76,8 @@ class Keeping:
         """Return how many rows outputs from the pictures of a source have."""
         return len(data.sources[source]) * (self.epochs if self.of(source) else 1)
 
-    def bytes(self, data: Data) -> int:
-        """Return what the outputs of pictures take on disk. How many captions there are is not known before."""
+    def size(self, data: Data) -> int:
+        """Return the bytes that the outputs of pictures take on disk. How many captions there are is not known before."""
         return TYPE.itemsize * sum(
             output.width * self.rows(output.source, data) for output in self.outputs if output.source != TEXT
         )
@@ -93,7 +90,7 @@ class Keeping:
             whose = f"by the fixed model of {output.by}" if output.by else "by the frozen tower"
             rows = "every caption" if output.source == TEXT else f"{self.rows(output.source, data):,}"
             lines.append(f"{what} {whose}: {rows} × {output.width:,} in fp16")
-        size = f"{self.bytes(data) / 2**30:.3g} GiB in {run / FOLDER}, computed once before the first step"
+        size = f"{self.size(data) / 2**30:.3g} GiB in {run / FOLDER}, computed once before the first step"
         if self.kept.repeated:
             often = f"after {self.epochs:,} epochs" if self.epochs > 1 else "in every epoch"
             size += f"; {', '.join(sorted(self.kept.repeated))} repeat {often}"
@@ -107,7 +104,7 @@ def keeping(config: Config, loss: Loss, student: Student, *, ssl: bool) -> Keepi
     """
     epochs = config.training.keep_features
     if not epochs:
-        return Keeping(0)
+        return NO_KEEPING
     views = {view.name: view for view in loss.views}
     sources = {name: "ssl" if ssl and view.scheduled else "train" for name, view in views.items()} | {
         TEXT: TEXT
@@ -116,12 +113,9 @@ def keeping(config: Config, loss: Loss, student: Student, *, ssl: bool) -> Keepi
     drawn_for: dict[str, list[Key | None]] = {}
     """By the view what is computed from it; None for what is computed at every step."""
     computed: dict[str, None] = {}
-    frozen = {
-        False: wholly_frozen(config.model.image),
-        True: wholly_frozen(config.model.text),
-    }
-    towers = {False: student.model.image_tower, True: student.model.text_tower}
-    by_student = [need for need in loss.needs if need.by == "student" and need.out != "logit_scale"]
+    towers: dict[bool, Any] = {False: student.model.image_tower, True: student.model.text_tower}
+    frozen = {of_text: tower is not None and is_frozen(tower) for of_text, tower in towers.items()}
+    by_student = [n for n in loss.needs if n.by == "student" and n.out not in ("logit_scale", "labels")]
     # One pass of a view gives its patch tokens and its feature.
     online = {need.view for need in by_student if need.masked or need.out == "tokens"}
     for need in by_student:
@@ -155,6 +149,10 @@ def keeping(config: Config, loss: Loss, student: Student, *, ssl: bool) -> Keepi
     )
 
 
+NO_KEEPING = Keeping(0)
+"""Where everything is computed at every step."""
+
+
 class KeptFeatures:
     """The outputs that are kept, by row. kept: what the data need to know to number the rows."""
 
@@ -173,7 +171,7 @@ class KeptFeatures:
 
 
 NOTHING = KeptFeatures({}, Kept())
-"""Where everything is computed at every step."""
+"""The same."""
 
 
 def check_epochs(keeping: Keeping, epochs: float) -> str:
@@ -192,7 +190,7 @@ def check_room(keeping: Keeping, data: Data, run: Path) -> None:
     while not folder.exists():
         folder = folder.parent
     there = sum(path.stat().st_size for path in (run / FOLDER).glob("*/*.npy"))
-    free, needed = shutil.disk_usage(folder).free + there, keeping.bytes(data)
+    free, needed = shutil.disk_usage(folder).free + there, keeping.size(data)
     if needed > free:
         raise ConfigError(
             "The disk has no room for the features that are to be kept",

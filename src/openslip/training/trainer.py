@@ -173,8 +173,8 @@ class Trainer:
             name: augment(move(view), batch.parameters[name], config.mean, config.std)
             for name, view in batch.views.items()
         }
-        tokens = None if batch.tokens is None else move(batch.tokens)
-        return Inputs(views, tokens, kept=self.kept.of(batch, device))
+        tokens, labels = (None if rows is None else move(rows) for rows in (batch.tokens, batch.labels))
+        return Inputs(views, tokens, labels=labels, kept=self.kept.of(batch, device))
 
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
@@ -184,6 +184,7 @@ class Trainer:
             plan.config,
             plan.loss.views,
             captioned=plan.loss.captioned,
+            labelled=plan.loss.labelled,
             schedule=plan.schedule,
             rank=state.processes.rank,
             world=state.processes.world,

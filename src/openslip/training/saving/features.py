@@ -3,18 +3,19 @@
 features/train/         of the records of data.train, epoch after epoch of their views
   about.json            what the outputs are of, and how many blocks are done
   NAME.npy              an output, (rows, width) in fp16, as numpy writes arrays
-  records.jsonl         what each record is: key and captions, or why it cannot be used
+  records.jsonl         what each record is: key, captions and class, or why it cannot be used
 features/ssl/           the same of data.ssl
 features/text/          of the captions
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -51,12 +52,11 @@ class FeatureFiles:
         self.blocks = max(1, math.ceil(rows / BLOCK))
         self.block = math.ceil(rows / self.blocks)
         self.done = 0
-        self._open = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
 
     @property
-    def bytes(self) -> int:
-        """What all arrays take when they are complete."""
+    def size(self) -> int:
+        """Bytes of all arrays when they are complete."""
         return self.rows * sum(self.widths.values()) * TYPE.itemsize
 
     def begin(self) -> str:
@@ -91,10 +91,9 @@ class FeatureFiles:
             if not path.is_file() or path.stat().st_size < end:
                 return f"{path.name} is not whole"
         for name, end in ends.items():
-            file = self._open.enter_context(open(self.folder / self._file(name), "r+b"))
+            file = self._opened(name, "r+b")
             file.truncate(end)
             file.seek(end)
-            self._files[name] = file
         self.done = done
         return ""
 
@@ -109,15 +108,12 @@ class FeatureFiles:
         (self.folder / "about.json").unlink(missing_ok=True)
         self.done = 0
         for name in (*self.widths, "records.jsonl"):
-            file = self._open.enter_context(open(self.folder / self._file(name), "w+b"))
+            file = self._opened(name, "w+b")
             if name in self.widths:
                 file.write(self._header(name))
-            self._files[name] = file
         self.settle()
 
     def _header(self, name: str) -> bytes:
-        import io
-
         header = io.BytesIO()
         shape = (self.rows, self.widths[name])
         np.lib.format.write_array_header_1_0(
@@ -129,6 +125,10 @@ class FeatureFiles:
         """Return how long the file of an output is with so many blocks."""
         rows = min(blocks * self.block, self.rows)
         return len(self._header(name)) + rows * self.widths[name] * TYPE.itemsize
+
+    def _opened(self, name: str, mode: str) -> IO[bytes]:
+        self._files[name] = file = open(self.folder / self._file(name), mode)  # noqa: SIM115 (closed by `close`)
+        return file
 
     def _file(self, name: str) -> str:
         return f"{name}.npy" if name in self.widths else name
@@ -162,8 +162,10 @@ class FeatureFiles:
 
     def close(self) -> None:
         """Close what `begin` has opened."""
+        for file in self._files.values():
+            with suppress(OSError):  # what the disk does not take has been told of
+                file.close()
         self._files.clear()
-        self._open.close()
 
     def load(self) -> dict[str, np.ndarray]:
         """Return the complete outputs, mapped into memory. Raises CheckpointError where they cannot be read."""
@@ -194,7 +196,7 @@ class FeatureFiles:
             "What is computed once cannot be kept in the run folder",
             got=str(self.folder),
             cause=str(error),
-            fix=f"It takes {self.bytes / 2**30:.2f} GiB. Make room, choose another folder with --out, or lower "
+            fix=f"It takes {self.size / 2**30:.2f} GiB. Make room, choose another folder with --out, or lower "
             "--training.keep-features",
         )
 
@@ -219,5 +221,5 @@ def read_record(line: bytes) -> Known:
     value = parse_json(line)
     if isinstance(value, dict):
         return Skipped(**value["skipped"])
-    key, captions = value
-    return str(key), tuple(map(str, captions))
+    key, captions, label = value
+    return str(key), tuple(map(str, captions)), int(label)

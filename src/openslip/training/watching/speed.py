@@ -27,6 +27,7 @@ from openslip.collectives import alone
 from openslip.config import Config
 from openslip.data.record import Batch
 from openslip.models.inputs import Inputs
+from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
 from openslip.training.kept import Output
 from openslip.training.student import build_student
@@ -57,7 +58,7 @@ NEEDS_NUMBERS = (RuntimeError, TypeError)
 RuntimeErrors; `numpy()` raises TypeError."""
 
 Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int, tuple[tuple[str, int], ...]]
-"""Of a step: names and shapes of the views, number of captions, and of how many rows of which views outputs are kept."""
+"""Of a step: names and shapes of the views, number of captions, and of how many rows of each view outputs are kept."""
 
 
 class Speed:
@@ -247,11 +248,15 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int, outputs: It
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in (*views, *kept_rows)))
     counts = dict(kept_rows)
     with torch.device("meta"):
-        student = build_student(config, loss, weights=False).add_teachers()
+        student = build_student(config, loss)
+        tune(student.model, config.model)
+        student.add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
         kept = {o.key: torch.empty(counts[o.view], o.width) for o in outputs if o.view in counts}
-    inputs, features = Inputs(images, tokens, kept=kept), dict[Any, Tensor]()
+        all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
+        labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
+    inputs, features = Inputs(images, tokens, labels=labels, kept=kept), dict[Any, Tensor]()
 
     def towers() -> Tensor:
         features.update(student.teachers_features(inputs, at) | student.features(inputs, at))
