@@ -282,6 +282,9 @@ class TrainingConfig:
     micro_batch: Annotated[int, Range("at least 0, which is the whole batch", 0)] = 0
     """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all.
     Not for image towers with BatchNorm."""
+    keep_features: Annotated[int, Range("at least 0, which keeps none", 0)] = 0
+    """Outputs of models that do not change (frozen towers, teachers that stay as they are) are computed once, for so
+    many epochs of views, and kept in the run folder. After these epochs their views repeat. 0: at every step."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: each has the whole model (ddp), or the towers' weights, gradients and moments are spread
     over them (fsdp)."""

@@ -225,6 +225,8 @@ def _projection(width: int, dim: int) -> nn.Parameter:
 def _is_in(inputs: Inputs, need: Need) -> bool:
     if need == LABELS:
         return inputs.labels is not None
+    if need.out == "logit_scale":
+        return True
     return inputs.tokens is not None if need.view == TEXT else need.view in inputs.views
 
 

@@ -13,6 +13,7 @@ from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
 from openslip.training.budget import duration
+from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.start import Start
 from openslip.training.student import Student
@@ -27,14 +28,16 @@ def describe(
     run: Path,
     data: Data,
     started: Start | None = None,
+    keeps: Keeping = NO_KEEPING,
     *,
     evaluated: bool = True,
     fresh: Collection[str] | None = None,
 ) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    started: what the weights start from, if not at random. evaluated: whether there is anything that measures. fresh:
-    the names, as checkpoints have them, of the parameters that start with random weights; None: all of them.
+    started: what the weights start from, if not at random. keeps: what is computed once. evaluated: whether there is
+    anything that measures. fresh: the names, as checkpoints have them, of the parameters that start with random
+    weights; None: all of them.
     """
     config, training = plan.config, plan.config.training
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
@@ -56,6 +59,7 @@ def describe(
         **_positives(plan, data),
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan, student),
+        **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
         f"cosine to {config.optimizer.lr_end:g}",
@@ -63,10 +67,11 @@ def describe(
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
         "the most that a step takes is printed after the second one"
-        + _ready(plan, student, data.longest_block),
+        + _ready(plan, student, keeps, data.longest_block),
         "written to": str(run),
     }
-    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh)])
+    useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
+    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh), useless])
     if lost := [*data.losses(), *warnings]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
@@ -209,11 +214,13 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     )
 
 
-def _ready(plan: Plan, student: Student, block: int) -> str:
+def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(student.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
+    drawn = tuple(view for view in student.views if view.name not in keeps.kept.undrawn)
+    workers = workers if drawn or data.workers >= 0 else 0
+    size = sample_bytes(drawn, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

@@ -25,6 +25,8 @@ MODEL = "model."
 """What the names of the model's tensors begin with here. Checkpoints leave it out: what ships has its own names there,
 and what is the objective's begins with `objective.`"""
 
+POOLED = ("feature", "embedding")
+"""The outputs of a tower that are one vector for each row, or are made of one."""
 Features = Mapping[tuple[str, Need], Tensor]
 """What was computed of a batch: by the student under "", by a term's teacher or fixed model under the term's name."""
 
@@ -72,8 +74,11 @@ class Student(nn.Module):
         """
         needs = [need for need in self.objective.needs(at) if need.by == "student"]
         needs = [need for need in needs if self.learns(need)] if learning else needs
-        found = self.model.features(inputs, needs, self._masks(inputs, at))
-        return {("", need): feature for need, feature in found.items()}
+        sources = {need: ("", replace(need, out="feature")) for need in needs if need.out in POOLED}
+        given = {key: inputs.kept[key] for key in sources.values() if key in inputs.kept}
+        asked = [need for need in needs if sources.get(need) not in given]
+        found = self.model.features(inputs, asked, self._masks(inputs, at))
+        return {("", need): feature for need, feature in found.items()} | given
 
     def learns(self, need: Need) -> bool:
         """Whether what is needed of the student has a gradient: its tower learns, or the token of its mask does."""

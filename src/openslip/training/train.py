@@ -26,6 +26,7 @@ from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
 from openslip.training.fixed import check_same, read_fixed
+from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
 from openslip.training.plan_summary import describe
@@ -107,6 +108,7 @@ def train(
         state = State(plan, run, data, parallel, processes, partial(_print, console))
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
+            trainer.keep()
             if state.plan.seconds:
                 trainer.rehearse()
             trainer.run()
@@ -183,9 +185,11 @@ def _begin(
     tune(student.model, config.model)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
+    keeps = keeping(config, plan.loss, student, ssl=data.ssl is not None)
     with processes.together():
         if processes.first:
-            words = describe(plan, student, run.path, data, started, evaluated=evaluated, fresh=fresh)
+            check_room(keeps, data, run.path)
+            words = describe(plan, student, run.path, data, started, keeps, evaluated=evaluated, fresh=fresh)
             if new:
                 if run.exists():
                     run.start_anew()
