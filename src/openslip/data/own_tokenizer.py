@@ -164,11 +164,11 @@ def from_sentencepiece(
     where a library is missing.
     """
     try:
-        from sentencepiece import sentencepiece_model_pb2
+        from sentencepiece import sentencepiece_model_pb2 as protocol
     except (ImportError, TypeError) as error:
         raise _missing("sentencepiece and protobuf") from error
     tokenizers = _library()
-    model = sentencepiece_model_pb2.ModelProto()
+    model = protocol.ModelProto()  # type: ignore[missing-attribute]
     try:
         model.ParseFromString(content)
     except Exception as error:  # protobuf's own errors differ by its implementation

@@ -16,7 +16,7 @@ from openslip.models.dropping import laid_out
 from openslip.models.inputs import Inputs
 from openslip.models.text import TextTower
 from openslip.models.vision import build_image_tower
-from openslip.needs import TEXT, Need
+from openslip.needs import LABELS, TEXT, Need
 
 Part = TypeVar("Part")
 Mask = tuple[Tensor, Tensor]
@@ -61,6 +61,8 @@ class Model(nn.Module):
             )
         projected = shared and not self.unprojected
         self.image_projection = _projection(self.image_tower.width, config.embed_dim) if projected else None
+        biased = projected and config.image.projection_bias
+        self.image_projection_bias = nn.Parameter(torch.zeros(config.embed_dim)) if biased else None
         self.text_projection = self.text_projection_bias = self.logit_scale = None
         if self.text_tower is not None:
             self.text_projection = _projection(self.text_tower.width, config.embed_dim)
@@ -82,6 +84,7 @@ class Model(nn.Module):
         part.image_tower, part.drop_tokens = self.image_tower, {}
         part.text_tower = self.text_tower if text else None
         part.image_projection = self.image_projection if False in embedding else None
+        part.image_projection_bias = self.image_projection_bias if False in embedding else None
         part.unprojected = self.unprojected
         part.text_projection = self.text_projection if True in embedding else None
         part.text_projection_bias = self.text_projection_bias if True in embedding else None
@@ -97,16 +100,17 @@ class Model(nn.Module):
     ) -> dict[Need, Tensor]:
         """Return what the towers make of a batch, as far as `needs` are computed from it.
 
-        The keys are needs of `feature`, `tokens` and `ids`; an `embedding` is made of a feature, later. masks: of each
-        view that is needed masked. Raises ConfigError where the batch lacks a view, a mask or the captions, or a tower
-        has no patch tokens.
+        The keys are needs of `feature`, `tokens`, `ids` and `labels`; an `embedding` is made of a feature, later.
+        masks: of each view that is needed masked. Raises ConfigError where the batch lacks a view, a mask, the captions
+        or the labels, or a tower has no patch tokens.
         """
-        missing = [need for need in needs if not _is_in(inputs, need.view)]
+        missing = [need for need in needs if not _is_in(inputs, need)]
         if missing:
+            names = dict.fromkeys("labels" if need == LABELS else need.view for need in needs)
             raise ConfigError(
                 "The model was called without an input that it needs",
                 got=f"views {', '.join(inputs.views) or 'none'}; {'no tokens' if inputs.tokens is None else 'tokens'}",
-                fix=f"It needs {', '.join(dict.fromkeys(need.view for need in needs))}.",
+                fix=f"It needs {', '.join(names)}.",
             )
         found: dict[Need, Tensor] = {}
         masks = masks or {}
@@ -133,6 +137,8 @@ class Model(nn.Module):
             found[Need(TEXT)] = _need(self.text_tower)(inputs.tokens)
         if inputs.tokens is not None and "ids" in of_text:
             found[Need(TEXT, "ids")] = inputs.tokens
+        if inputs.labels is not None and "labels" in of_text:
+            found[LABELS] = inputs.labels
         return found
 
     def _groups(
@@ -179,7 +185,10 @@ class Model(nn.Module):
         return self._embed_text(_need(self.text_tower)(tokens))
 
     def _embed_image(self, features: Tensor) -> Tensor:
-        return features if self.unprojected else features @ _need(self.image_projection)
+        if self.unprojected:
+            return features
+        embeddings = features @ _need(self.image_projection)
+        return embeddings if self.image_projection_bias is None else embeddings + self.image_projection_bias
 
     def _embed_text(self, features: Tensor) -> Tensor:
         embeddings = features @ _need(self.text_projection)
@@ -198,6 +207,7 @@ def build(
     Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
     `Model`. Raises ConfigError on a model that cannot be made.
     """
+    needs = [need for need in needs if need.by != "fixed"]  # what another model gives
     return Model(
         config,
         size,
@@ -209,13 +219,8 @@ def build(
 
 
 def _text_tower(needs: Collection[Need]) -> bool:
-    """Whether the needs take the text tower, or the logit scale that comes with it; token ids alone do not."""
-    return any(need.view == TEXT and need.out != "ids" for need in needs)
-
-
-def without_weights(config: ModelConfig) -> ModelConfig:
-    """Return the same model to be built for weights that are put in afterwards: none are fetched for it."""
-    return replace(config, image=replace(config.image, pretrained=False))
+    """Whether the needs take the text tower, or the logit scale that comes with it; ids and labels alone do not."""
+    return any(need.view == TEXT and need.out not in ("ids", "labels") for need in needs)
 
 
 def _projection(width: int, dim: int) -> nn.Parameter:
@@ -223,8 +228,12 @@ def _projection(width: int, dim: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(width, dim) * width**-0.5)
 
 
-def _is_in(inputs: Inputs, view: str) -> bool:
-    return inputs.tokens is not None if view == TEXT else view in inputs.views
+def _is_in(inputs: Inputs, need: Need) -> bool:
+    if need == LABELS:
+        return inputs.labels is not None
+    if need.out == "logit_scale":
+        return True
+    return inputs.tokens is not None if need.view == TEXT else need.view in inputs.views
 
 
 def _need(part: Part | None) -> Part:

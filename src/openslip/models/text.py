@@ -100,6 +100,10 @@ class TextTower(nn.Module):
         position = end_of_text(tokens, self.end)
         return (tokens if self.padded else cut(tokens, position)), position
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return which names belong to the embeddings and to each block (timm's protocol for layers)."""
+        return {"stem": r"^token_embedding|^positional_embedding", "blocks": r"^blocks\.(\d+)"}
+
 
 class TextBlock(nn.Module):
     """One pre-norm transformer block."""
