@@ -187,6 +187,10 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
             {**defaults["text"], **(config.get("text_config") or {})}, state, found, spec, siglip=siglip
         )
         embed_dim = vision["hidden_size"] if siglip else config.get("projection_dim", 512)
+        if siglip:
+            own = tokenizers.of_transformers(folder, spec)
+            found.put("text_tower.tokenizer", "its tokenizer", own)
+            text = replace(text, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state and not flat:
             found.put(ours, entry, state.pop(entry).reshape(()))

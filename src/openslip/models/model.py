@@ -207,6 +207,7 @@ def build(
     Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
     `Model`. Raises ConfigError on a model that cannot be made.
     """
+    needs = [need for need in needs if need.by != "fixed"]  # what another model gives
     return Model(
         config,
         size,
@@ -230,6 +231,8 @@ def _projection(width: int, dim: int) -> nn.Parameter:
 def _is_in(inputs: Inputs, need: Need) -> bool:
     if need == LABELS:
         return inputs.labels is not None
+    if need.out == "logit_scale":
+        return True
     return inputs.tokens is not None if need.view == TEXT else need.view in inputs.views
 
 
