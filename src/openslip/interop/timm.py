@@ -68,19 +68,24 @@ def read(name: str, spec: str) -> Pretrained:
     return _published(card, spec)
 
 
-def read_folder(folder: Path, spec: str) -> Pretrained:
-    """Return the image tower of a folder as timm writes them: config.json and weights. Raises CheckpointError."""
+def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
+    """Return the image tower of a folder as timm writes them: config.json and weights. Raises CheckpointError.
+
+    weights: which file of the folder they are in, if that is known.
+    """
     config = folder / "config.json"
     card = _card(read_config(config), config)
-    found = [folder / name for name in (*FILES, *sum(SAFE.values(), ())) if (folder / name).is_file()]
-    found = found or sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise CheckpointError(
-            "The folder holds no weights beside its config.json",
-            got=str(folder),
-            fix=f"Copy {FILES[0]} into it as well",
-        )
-    return read_file(found[0], card, spec, files=[config])
+    if weights is None:
+        found = [folder / name for name in (*FILES, *sum(SAFE.values(), ())) if (folder / name).is_file()]
+        found = found or sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise CheckpointError(
+                "The folder holds no weights beside its config.json",
+                got=str(folder),
+                fix=f"Copy {FILES[0]} into it as well",
+            )
+        weights = found[0]
+    return read_file(weights, card, spec, files=[config])
 
 
 def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) -> Pretrained:
