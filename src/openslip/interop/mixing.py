@@ -25,7 +25,20 @@ from openslip.training.saving.tensors import files_of
 
 FOR_TRAINING = frozenset({"pretrained", "drop_path", "freeze", "lora"})
 """Options of a tower, by the last part of their names: how it trains, and not what it computes afterwards."""
-VIT_SIZES = frozenset({"patch", "width", "depth", "heads"})
+VIT_SIZES = frozenset(
+    {
+        "patch",
+        "width",
+        "depth",
+        "heads",
+        "mlp",
+        "activation",
+        "pool",
+        "class_tokens",
+        "pre_norm",
+        "norm_eps",
+    }
+)
 """Options of an image tower that count for `vit` alone."""
 COUNTERS = "num_batches_tracked"
 RELATED = 0.5
@@ -127,9 +140,12 @@ def _check_parts(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
 def _settings(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return what embeddings depend on besides weights, by key, as far as the model has the part."""
     views, model = encoder.config.views, toml.to_dict(encoder.config.model)
-    found: dict[str, Any] = {"views.size": views.size, "views.mean": views.mean, "views.std": views.std}
+    names = ("size", "mean", "std", "interpolation", "fit")
+    found: dict[str, Any] = {f"views.{name}": getattr(views, name) for name in names}
     if encoder.model.text_tower is None:
         del model["text"]
+    elif data := encoder.model.text_tower.own_tokenizer:
+        model["text"]["tokenizer"] = f"{len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}"
     if "image_projection" not in state and "text_projection" not in state:
         del model["embed_dim"]
     for part, value in model.items():
