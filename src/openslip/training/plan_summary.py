@@ -51,8 +51,7 @@ def describe(
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan),
         "length": length(plan),
-        "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
-        f"cosine to {config.optimizer.lr_end:g}",
+        "schedule": _schedule(plan),
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
@@ -147,6 +146,20 @@ def length(plan: Plan) -> str:
     if training.budget:
         return f"{plan.steps / plan.steps_per_epoch:.3g} epochs = {samples}"
     return f"{training.epochs:g} epochs = {samples}"
+
+
+def _schedule(plan: Plan) -> str:
+    """Return the learning rate and its course; of each tower, what is its own; for how long fresh weights are alone."""
+    config = plan.config.optimizer
+    lines = [f"learning rate {config.lr:g} after {_warmup(plan)}, cosine to {config.lr_end:g}"]
+    for name, rate in (("image", config.image), ("text", config.text)):
+        own = [f"learning rate {rate.lr:g}"] * (rate.lr >= 0)
+        own += [f"in each layer {rate.layer_decay:g} of the rate above it"] * (rate.layer_decay != 1)
+        lines += [f"{name} tower: {', '.join(own)}"] * bool(own)
+    if config.fresh_epochs:
+        alone = f"{plan.fresh_share:.1%} of them" if plan.seconds else f"{plan.fresh:,} steps"
+        lines.append(f"in the first {alone} only fresh weights learn; the others warm up after")
+    return "\n".join(lines)
 
 
 def _warmup(plan: Plan) -> str:
