@@ -23,7 +23,7 @@ from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
 from openslip.training.step import backward, gradient_norm
 from openslip.training.student import stored_parameters
-from toys import LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
+from toys import LABELLED, LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
 FP32 = torch.float32
@@ -43,6 +43,7 @@ class Case:
     ssl_rows: int = ROWS
     offload: bool = False
     tuning: tuple[tuple[str, Any], ...] = ()
+    positives: str = "pairs"
 
     def __str__(self) -> str:
         default = Case()
@@ -59,7 +60,8 @@ class Case:
             model=replace(config.model, image=image),
             views=replace(config.views, size=SIZE, ssl=ssl),
         )
-        return tuned(with_loss(config, self.loss, block=self.block), **dict(self.tuning))
+        config = with_loss(config, self.loss, block=self.block, positives=self.positives)
+        return tuned(config, **dict(self.tuning))
 
 
 def three_steps(case: Case) -> dict[str, np.ndarray]:
@@ -118,6 +120,8 @@ CASES = [
     *(Case("clip + byol", tuning=tuple(tuning.items()), micro_batch=1, clip_grad=0.01) for tuning in TUNED),
     Case("clip + byol", tower="test_resnet", tuning=(("image", "2"),)),
     Case("clip + byol", tower="test_resnet", tuning=(("image", "all"),), micro_batch=1),
+    *(Case(loss, positives="labels") for loss in LABELLED),
+    *(Case(loss, positives="labels", micro_batch=1) for loss in LABELLED),
 ]
 SPREAD = {
     2: [
@@ -125,6 +129,7 @@ SPREAD = {
         *(Case("clip + byol", kind="fsdp", tuning=tuple(tuning.items()), micro_batch=2) for tuning in TUNED),
         *(Case(loss, kind="fsdp") for loss in LOSSES),
         *(Case(loss, kind="fsdp", micro_batch=2, clip_grad=0.01) for loss in LOSSES),
+        *(Case(loss, kind="fsdp", positives="labels") for loss in LABELLED),
     ],
     4: [Case(kind="fsdp"), Case(kind="fsdp", dtype=FP32)],
 }
