@@ -213,6 +213,11 @@ class TextTowerConfig:
     lora: Annotated[int, Range("a rank, or 0 for none", 0)] = 0
     """As for the image tower."""
 
+    @property
+    def padded(self) -> bool:
+        """Whether a text's feature depends on the padding after it, so that all texts are filled up to `context`."""
+        return self.bidirectional or self.pool == "last"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

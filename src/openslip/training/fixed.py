@@ -310,6 +310,12 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
             got=f"{spec}: {text.vocabulary:,} tokens; trained: {own.vocabulary:,}",
             fix="Match image embeddings alone, or name a model with the same tokenizer",
         )
+    if text.padded and (own.padded, own.context) != (True, text.context):
+        raise ConfigError(
+            "The fixed model reads captions that are filled up to its context, other than the model that is trained",
+            got=f"{spec}: {text.context} tokens; trained: {'' if own.padded else 'up to '}{own.context}",
+            fix="Match image embeddings alone",
+        )
     if text.context < own.context:
         raise ConfigError(
             "The fixed model reads shorter captions than the model that is trained",
