@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from openslip.cli.arguments import given, parse, refuse_idle
+from openslip.cli import idle
+from openslip.cli.arguments import given, parse
 
 DESCRIPTION = """Write the weights between two models of one architecture: (1 - alpha) of A and alpha of B (WiSE-FT,
 Wortsman et al. 2022). With A as it was before further training, and B as it is after, a mixture often keeps most of
@@ -38,10 +39,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Check, read both, write a file for each alpha."""
     options = parse(Options, argv, prog="slip mix", description=DESCRIPTION)
-    if "which" in given(Options, argv) and not any(map(_is_run, (options.a, options.b))):
-        refuse_idle(
-            ["which"], "which", because="It picks a checkpoint of a run folder, and neither model is one"
-        )
+    idle.which(given(Options, argv), options.a, options.b)
 
     from openslip.errors import ConfigError, printable
     from openslip.interop import load, mixing

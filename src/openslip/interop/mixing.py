@@ -54,7 +54,7 @@ def mix(a: Encoder | str | Path, b: Encoder | str | Path, alpha: float = 0.5) ->
 
 def check_alpha(alpha: object) -> None:
     """Raise ConfigError for an alpha that is no number from 0 to 1."""
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ConfigError(
             "A mixture's alpha is a number from 0, which is the first model, to 1, which is the second",
             got=alpha,
@@ -81,6 +81,15 @@ def weights(a: Encoder, b: Encoder, alpha: float) -> dict[str, Tensor]:
     """
     of_a, of_b = a.model.state_dict(), b.model.state_dict()
     return {name: _between(of_a[name], of_b[name], alpha) for name in of_a}
+
+
+def are_related(a: Encoder, b: Encoder) -> bool:
+    """Whether two models can be mixed, and one may be what training made of the other."""
+    try:
+        check(a, b)
+    except CheckpointError:
+        return False
+    return _cosine(a.model.state_dict(), b.model.state_dict()) >= RELATED
 
 
 def digest(path: Path) -> str:
