@@ -61,8 +61,8 @@ def create(recipe: str | Config) -> Encoder:
     """Return a freshly initialised model for a recipe's name or a configuration, ready to encode.
 
     It is in evaluation mode, as a loaded one is. To train it in a loop of your own, call `encoder.model.train()` first,
-    and `encoder.eval()` before you encode with it. A pre-trained image tower normalises pictures as its weights were
-    trained with.
+    and `encoder.eval()` before you encode with it. What the configuration's `init` names is for training, and not read
+    here: `openslip.load` takes the same names.
 
     Raises ConfigError for an unknown recipe or a configuration whose values do not fit together.
     """

@@ -19,7 +19,7 @@ from openslip.data.record import Record, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.sources.mixture import Mixture
 from openslip.data.tokenizer import Tokenizer
-from openslip.data.views import UNCHANGED, crop, draw
+from openslip.data.views import UNCHANGED, Parameter, crop, draw
 from openslip.errors import ConfigError, DataError
 from openslip.needs import IMAGE, SSL_VIEWS, View
 
@@ -229,6 +229,43 @@ def test_every_view_has_its_own_size() -> None:
     assert torch.equal(built["views"]["ssl_2"][2], torch.from_numpy(crop(PAIRS[index].image, box, 4)))
 
 
+def test_a_view_like_another_is_its_crop_at_another_size_with_the_same_colours() -> None:
+    config = replace(CONFIG, ssl=replace(CONFIG.ssl, blur=1.0))
+    larger = tuple(
+        View(f"{view.name}@14", view.kind, view.scheduled, size=14, like=view.name) for view in VIEWS
+    )
+    built = Builder(Data(PAIRS), (*larger, *VIEWS), config, Tokenizer(), 6, 5).build(0)
+    alone = Builder(Data(PAIRS), VIEWS, config, Tokenizer(), 6, 5).build(0)
+    order = Order(PAIRS.parts, 5, Stream.ORDER)
+    for name in NAMES:
+        other = f"{name}@14"
+        assert torch.equal(built["views"][name], alone["views"][name])
+        drawn, again = built["parameters"][name], built["parameters"][other]
+        assert torch.equal(drawn[:, : Parameter.BLUR], again[:, : Parameter.BLUR])
+        torch.testing.assert_close(again[:, Parameter.BLUR], drawn[:, Parameter.BLUR] * 14 / 8)
+        for row in range(6):
+            _, index = order.locate(row)
+            numbers = generator(5, 0, index, stream_of(name))
+            box, _ = draw(config.of("image" if name == "image" else "ssl"), 12, 10, numbers)
+            expected = torch.from_numpy(crop(PAIRS[index].image, box, 14))
+            assert torch.equal(built["views"][other][row], expected)
+    assert float(built["parameters"]["ssl_1"][:, Parameter.BLUR].min()) > 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        View("odd", "image", False, like="nothing"),
+        View("odd", "image", True, like="image"),
+        View("odd", "ssl", False, like="image"),
+    ],
+    ids=str,
+)
+def test_a_view_is_like_one_that_is_drawn_and_scheduled_alike(odd) -> None:
+    with pytest.raises(ConfigError, match="'odd' cannot have the crop of the view"):
+        Builder(Data(PAIRS), (odd, *VIEWS), CONFIG, Tokenizer(), 6, 5)
+
+
 def test_steps_without_self_supervision_are_those_of_a_run_without_it() -> None:
     built, clip = (scheduled(6, views=views) for views in (VIEWS, (IMAGE,)))
     assert list(built["views"]) == list(built["parameters"]) == ["image"]
@@ -414,3 +451,35 @@ def test_what_became_of_records_is_counted(world: int) -> None:
     assert all(tally.read == tally.used + tally.skipped for tally in (pairs, more, pictures))
     listed = Counter(s.source for b in built for s in b["skipped"])
     assert listed == {"pairs": 12, "more": 9, "pictures": 12}
+
+
+@dataclass(frozen=True)
+class Sorted(Squares):
+    """Pictures of three classes, of which every fourth is of none."""
+
+    kinds: tuple[str, ...] = ("cat", "dog", "owl")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.kinds
+
+    def label(self, index: int) -> int | None:
+        return index % 3 if index % 4 else None
+
+
+def test_labels_are_those_of_the_records_in_the_rows() -> None:
+    """Also of records that stand in for others, and none where nobody asked for them."""
+    source = Sorted("sorted", 23, broken=(1, 2, 5))
+    builder = Builder(Data(source), (IMAGE,), CONFIG, Tokenizer(8), 16, 0, labelled=True)
+    for position in (0, 16, 32):
+        built = builder.build(position)
+        indices = [int(key.partition("/")[2].lstrip("#")) for key in built["keys"]]
+        assert built["labels"].tolist() == [index % 3 if index % 4 else -1 for index in indices]
+        assert built["skipped"] or position
+    assert Builder(Data(source), (IMAGE,), CONFIG, Tokenizer(8), 16, 0).build(0)["labels"] is None
+
+
+def test_labels_of_a_source_without_classes_are_none_of_any() -> None:
+    built = Builder(Data(PAIRS), (IMAGE,), CONFIG, Tokenizer(8), 6, 0, labelled=True).build(0)
+    assert built["labels"].tolist() == [-1] * 6
+    assert built["labels"].dtype == torch.int64

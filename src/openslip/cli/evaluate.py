@@ -42,8 +42,6 @@ class Options(ColumnOptions):
     """Run folder, checkpoint folder, file that `slip consolidate` wrote, or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
-    label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
-    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
@@ -124,7 +122,7 @@ def main(argv: list[str]) -> int:
             _print(note)
     for side in sides:
         side.load()
-    if before and os.path.samefile(before.path, after.path):
+    if before and _is_same(before.path, after.path):
         raise _same(options)
     for side in sides:
         _print(f"Measuring {side} on {device}.")
@@ -237,6 +235,14 @@ class Comparison:
         print()
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two models are one; what names a public model is no file."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return one == other
+
+
 def _same(options: Options) -> ConfigError:
     from openslip.errors import ConfigError
 
@@ -281,8 +287,8 @@ def _tasks(options: Options, model: Path, like: Sequence[Evaluator] = ()) -> lis
 
 
 def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
+    from openslip.data.labelled import dataset_name
     from openslip.evaluation import suite
-    from openslip.evaluation.datasets import dataset_name
 
     protocol, separator, dataset = task.partition(":")
     dataset = dataset or options.data
@@ -300,7 +306,9 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
         folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
         return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
     if protocol == "retrieval":
-        return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
+        names = ("image_root", "image_column", "caption_column")
+        captioned = {name: options.columns[name] for name in names}
+        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)

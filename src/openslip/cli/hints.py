@@ -59,8 +59,7 @@ COMMANDS = {
     ),
     "finetune fine-tune ft": (
         "`slip evaluate MODEL finetune:FOLDER` trains a model further on labelled pictures and measures it. "
-        "`slip train RECIPE --model.image.name NAME --model.image.pretrained` starts from weights of timm. "
-        "Training a released model further on captions is not there yet"
+        "`slip train finetune --init MODEL --data.train SOURCE` trains a model further on captions"
     ),
     "eval test validate validation val measure score metrics benchmark bench": (
         "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "
@@ -158,7 +157,7 @@ OPTIONS = {
     "images images-dir image-dir image-folder root": "data.image-root",
     "image-size img-size imgsz resolution size force-image-size": "views.size",
     "model arch backbone encoder model-name": "model.image.name",
-    "weights checkpoint init finetune-from": "model.image.pretrained",
+    "weights checkpoint pretrained finetune-from from-pretrained model.image.pretrained": "init",
     "method objective criterion": "objective.loss",
     "time max-time hours steps max-steps train-num-samples num-steps iterations iters": "training.budget",
     "save-frequency save-every save-steps save-freq": "checkpoint.every-steps",

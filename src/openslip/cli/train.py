@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from openslip.objectives import Loss
     from openslip.processes import Processes
 
-VAL = "retrieval:val"
-"""What retrieval on data.val is called in results."""
+VAL = "val"
+"""What data.val is called in results."""
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume --out RUN` continues a run, whose recipe and data it knows;
 with a recipe, it starts the run where there is none."""
@@ -45,12 +46,14 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
-    options = resolve(argv)
-    run(_normalised(options, argv), options.out, options.resume)
+    options, typed = resolve(argv)
+    run(options.config, options.out, options.resume, typed)
 
 
-def resolve(argv: list[str]) -> Options:
-    """Return the options that `argv` amounts to: the recipe, file or run it starts from, changed by the others.
+def resolve(argv: list[str]) -> tuple[Options, set[str]]:
+    """Return the options that `argv` amounts to, and which of them were typed.
+
+    That is the recipe, file or run that the command line names, changed by its other options.
 
     A run that goes on is known by its folder: its configuration is what the options change. Of a configuration file
     that is named besides, every value counts as an option.
@@ -100,7 +103,7 @@ def resolve(argv: list[str]) -> Options:
         resuming.print_line(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
         )
-    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
+    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume), typed
 
 
 def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
@@ -143,8 +146,8 @@ def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]
     return Options(config=config, out=options.out, resume=options.resume), typed
 
 
-def run(config: Config, out: str, resume: bool) -> None:
-    """Train and evaluate as `config` says."""
+def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> None:
+    """Train and evaluate as `config` says. typed: the keys of the configuration that a person has typed."""
     from openslip.data.workers import default_processes, start_context
 
     if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
@@ -152,14 +155,17 @@ def run(config: Config, out: str, resume: bool) -> None:
 
     from rich.console import Console
 
+    from openslip.data.sources.mixture import labelled_ones
     from openslip.evaluation import suite
-    from openslip.evaluation.retrieval import Retrieval
+    from openslip.interop import read
     from openslip.processes import joined
     from openslip.progress import print_text
+    from openslip.training import asked, start
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
     from openslip.training.train import train
 
+    config = asked.with_positives(config, classes=bool(labelled_ones(config.data.train)))
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
         share = _share(config)
@@ -169,12 +175,18 @@ def run(config: Config, out: str, resume: bool) -> None:
                 folder.check_new(resume)
                 folder.check_free()
                 if folder.exists() and folder.begun():
-                    folder.check_config(config)
+                    folder.check_config(start.adopted_as_in_run(config, folder.config))
             with resuming.as_the_run_names_it(config, folder):
-                source, ssl, tasks = _open(config, first=processes.first)
+                source, ssl, val, tasks = _open(config, first=processes.first)
+        init = None
+        if config.init and not (resume and folder.begun()):
+            with processes.first_goes_ahead():
+                init = read(config.init)
+            config = start.adopted(config, init, typed)
         if share:
             source, held_out = _hold_out(config, source, share, processes)
-            tasks[0] = Retrieval(held_out, task=VAL)
+            val = _on_val(config, held_out)
+        tasks = [*val, *tasks]
         folder = train(
             config,
             source,
@@ -182,6 +194,7 @@ def run(config: Config, out: str, resume: bool) -> None:
             ssl=ssl,
             evaluate=partial(suite.run, tasks=tasks) if tasks else None,
             resume=resume,
+            init=init,
             console=console,
             processes=processes,
         )
@@ -215,9 +228,9 @@ def _loss(config: Config) -> Loss:
     return objectives.parse(config.objective)
 
 
-def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
-    """Return what to train on, where the self-supervised views come from if not from there, and what to measure. Where
-    a share of the training data is held out for that, it is yet to be."""
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator], list[Evaluator]]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure: on
+    data.val, and besides. Where a share of the training data is held out for that, it is yet to be."""
     from openslip.data.sources import open_source
     from openslip.evaluation import suite
     from openslip.evaluation.retrieval import Retrieval
@@ -228,6 +241,9 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         image_root=data.image_root,
         image_column=data.image_column,
         caption_column=data.caption_column,
+        label_column=data.label_column,
+        templates=data.templates,
+        class_names=data.class_names,
         leave_broken=data.leave_broken,
     )
     train = source(data.train, captions_required=loss.captioned)
@@ -237,22 +253,40 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
             loss.captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
         ):  # columns as in training
             tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
-    if data.val:
-        shared = _share(config) is not None
-        val = train if shared else source(data.val, must_fit=False)
-        tasks.insert(0, Retrieval(val, task=VAL))
+    shared = bool(data.val) and _share(config) is not None
+    val = _on_val(config, train if shared else source(data.val, must_fit=False)) if data.val else []
     if first:
         # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
-        known = (
-            tasks[0].lines() if tasks and isinstance(tasks[0], Retrieval) and tasks[0].source is train else []
-        )
-        for line in suite.check(tasks, text=loss.shared_space, best=config.evaluation.best):
+        known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
+        for line in suite.check([*val, *tasks], text=loss.shared_space, best=config.evaluation.best):
             if line not in known:
                 print(printable(line), file=sys.stderr)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
-    return train, ssl, tasks
+    return train, ssl, val, tasks
+
+
+def _on_val(config: Config, source: Source) -> list[Evaluator]:
+    """Return what is measured on a source by data.val: retrieval, and where captions only name classes, zero-shot."""
+    import numpy as np
+
+    from openslip.data.labelled import prompts
+    from openslip.data.sources.class_captions import as_labelled
+    from openslip.data.subset import Subset
+    from openslip.evaluation.retrieval import Retrieval
+    from openslip.evaluation.zeroshot import ZeroShot
+
+    if not source.captions_name_classes:
+        return [Retrieval(source, task=f"retrieval:{VAL}")]
+    named = [i for i in range(len(source)) if source.origin(i)[0].captions_name_classes]
+    templates = prompts.read_templates(config.data.templates) if config.data.templates else ()
+    tasks: list[Evaluator] = []
+    if named:
+        tasks.append(ZeroShot(VAL, templates, labelled=as_labelled(source, VAL)))
+    if len(named) < len(source):
+        tasks.append(Retrieval(Subset(source, np.array(named, np.int64)), task=f"retrieval:{VAL}"))
+    return tasks
 
 
 def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:
@@ -268,19 +302,3 @@ def _hold_out(config: Config, source: Source, share: float, processes: Processes
             fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
         )
     return rest, held
-
-
-def _normalised(options: Options, argv: list[str]) -> Config:
-    """Return the configuration with the mean and deviation that a pre-trained image tower takes.
-
-    Raises ConfigError where others were typed.
-    """
-    config, known = options.config, Path(options.out) / "config.toml"
-    if not config.model.image.pretrained:
-        return config
-    from openslip.models import pretrained
-
-    if options.resume and os.path.isfile(known):
-        return pretrained.as_in_run(config, toml.load(known))
-    words = {word.partition("=")[0] for word in argv}
-    return pretrained.normalised(config, [key for key in ("mean", "std") if f"--views.{key}" in words])

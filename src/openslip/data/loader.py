@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +27,7 @@ from openslip.config import ViewsConfig
 from openslip.data.builder import Allocate, Builder, Early, private_memory
 from openslip.data.data import Data
 from openslip.data.decode import check_decoder
+from openslip.data.kept import Kept
 from openslip.data.order import check_seed
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.record import Batch, Tally
@@ -37,6 +39,8 @@ from openslip.errors import ConfigError, DataError, SlipError
 from openslip.needs import View
 
 MAX_WORKERS = 8
+_TENSORS = ("tokens", "labels")
+"""Fields of a worker batch that are a tensor, or None."""
 
 _LESS = "--data.workers, --data.prefetch or the batch size"
 _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g), or lower {_LESS}"
@@ -46,12 +50,14 @@ class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
     data: where the records come from. views: which views to make of them; config: how. tokenizer: None loads no
-    captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. batch: rows of a
-    batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position: of the run's
-    stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers: loader
-    processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches that
-    they keep ready in all; -1 as many as are of use and fit into memory (`openslip.data.prefetch.choose_prefetch`).
-    pinned: puts the views into page-locked memory, from where a GPU fetches them by itself.
+    captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. labelled: whether the
+    records' classes are wanted. batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal
+    share of each. seed, position: of the run's stream; a batch's own `position` is where to go on. schedule, decoder,
+    early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are
+    cores, at most 8. prefetch: batches that they keep ready in all; -1 as many as are of use and fit into memory
+    (`openslip.data.prefetch.choose_prefetch`). pinned: puts the views into page-locked memory, from where a GPU fetches
+    them by itself. kept, in_turn: see `Builder`. positions: where the batches begin, if not one after the other from
+    `position` on.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -69,6 +75,7 @@ class Loader:
         tokenizer: Tokenizer | None,
         batch: int,
         seed: int,
+        labelled: bool = False,
         position: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -78,6 +85,9 @@ class Loader:
         workers: int = -1,
         prefetch: int = -1,
         pinned: bool = False,
+        kept: Kept | None = None,
+        in_turn: str = "",
+        positions: Sequence[int] | None = None,
     ) -> None:
         for what, value, least in [
             ("A batch", batch, 1),
@@ -94,7 +104,7 @@ class Loader:
         for source in data.sources.values():
             if not len(source):
                 raise DataError("The source has no records", got=source.name)
-        self.position, self.pinned = position, pinned
+        self.position, self.pinned, self.positions = position, pinned, positions
         self.workers = default_workers() if workers < 0 else workers
         self._builder = Builder(
             data,
@@ -103,23 +113,26 @@ class Loader:
             tokenizer,
             batch,
             check_seed(seed),
+            labelled=labelled,
             rank=rank,
             world=world,
             schedule=schedule,
             decoder=decoder,
             early=early,
+            kept=kept,
+            in_turn=in_turn,
         )
-        size = sample_bytes(views, config, self._builder.schedule.rows / batch)
+        drawn = tuple(view for view in views if kept is None or view.name not in kept.undrawn)
+        size = sample_bytes(drawn, config, self._builder.schedule.rows / batch)
         self.prefetch = choose_prefetch(batch // world, size, self.workers, prefetch, data.longest_block)
 
     def __iter__(self) -> Generator[Batch]:
         """Start the loader processes, and return the batches."""
         builder, allocate = self._builder, _pinned_memory if self.pinned else private_memory
-        positions = itertools.count(self.position, builder.batch)
         worker_batches = _Loading(
             _WorkerBatches(builder, allocate),
             batch_size=None,
-            sampler=((at, rows) for at in positions for rows in builder.cut(at, self.prefetch.rows)),
+            sampler=((at, rows) for at in self._starts() for rows in builder.cut(at, self.prefetch.rows)),
             collate_fn=_unchanged,
             num_workers=self.workers,
             prefetch_factor=self.prefetch.each or None,
@@ -130,10 +143,15 @@ class Loader:
         )
         return self._batches(iter(worker_batches), allocate)
 
+    def _starts(self) -> Iterator[int]:
+        """Return the positions at which the batches begin."""
+        endless = itertools.count(self.position, self._builder.batch)
+        return endless if self.positions is None else iter(self.positions)
+
     def _batches(self, worker_batches: Iterator[dict[str, Any]], allocate: Allocate) -> Generator[Batch]:
         builder = self._builder
         try:
-            for position in itertools.count(self.position, builder.batch):
+            for position in self._starts():
                 count = len(builder.cut(position, self.prefetch.rows))
                 if count == 1 and not (self.workers and self.pinned):
                     yield Batch(**_next(worker_batches))
@@ -210,7 +228,8 @@ class _WorkerBatches(Dataset):
             return {"error": (type(error), str(error))}
         if worker:
             built["parameters"] = {name: drawn.numpy() for name, drawn in built["parameters"].items()}
-            built["tokens"] = None if built["tokens"] is None else built["tokens"].numpy()
+            for name in _TENSORS:
+                built[name] = None if built[name] is None else built[name].numpy()
         return built
 
 
@@ -251,7 +270,8 @@ def _next(worker_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         kind, message = built["error"]
         raise kind(message)
     built["parameters"] = {name: torch.as_tensor(drawn) for name, drawn in built["parameters"].items()}
-    built["tokens"] = None if built["tokens"] is None else torch.as_tensor(built["tokens"])
+    for name in _TENSORS:
+        built[name] = None if built[name] is None else torch.as_tensor(built[name])
     return built
 
 
@@ -264,6 +284,7 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
             start, filled[name] = filled[name], filled[name] + len(part)
             views[name][start : filled[name]] = part
     tokens = [part["tokens"] for part in parts if part["tokens"] is not None]
+    labels = [part["labels"] for part in parts if part["labels"] is not None]
     longest = max((part.shape[1] for part in tokens), default=0)
     return Batch(
         views,
@@ -276,6 +297,9 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
         position=parts[-1]["position"],
         skipped=[skipped for part in parts for skipped in part["skipped"]],
         tallies=[sum(tallies, Tally()) for tallies in zip(*(part["tallies"] for part in parts))],
+        labels=torch.cat(labels) if labels else None,
+        rows={name: np.concatenate([part["rows"][name] for part in parts]) for name in parts[0]["rows"]},
+        own_records=[record for part in parts for record in part["own_records"]],
     )
 
 

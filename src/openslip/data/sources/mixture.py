@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,12 +14,17 @@ from openslip.data.record import Part, Record, Source, as_source
 from openslip.data.storage.paths import stands_for_something
 from openslip.errors import DataError
 
+LABELS = "labels:"
+"""What a spec of labelled images begins with (see `openslip.data.sources.class_captions`)."""
+
 
 class Mixture(Source):
     """The records of all `sources`, one source after the other; the order of training mixes them.
 
     A weight is how often an epoch goes through a source: 1 once, 2 twice, 0.5 half of it, and the other half in the
-    next epoch. Every batch has the same proportions, to within a record of each source.
+    next epoch. Every batch has the same proportions, to within a record of each source. Classes of one name are one
+    class, whichever sources they are of, also where capitals differ. Where captions of some sources name classes, only
+    their records have a class: those of others say more.
     Raises DataError when a weight is not above 0.
     """
 
@@ -39,6 +45,11 @@ class Mixture(Source):
         self.note = "\n".join([*lines, *(source.note for source in self.sources if source.note)])
         self.options = tuple(sorted({option for source in self.sources for option in source.options}))
         self._ends = list(itertools.accumulate(map(len, self.sources)))
+        self.captions_name_classes = any(source.captions_name_classes for source in self.sources)
+        named = self.captions_name_classes
+        self.class_names, self._classes = _joined(
+            [() if named and not one.captions_name_classes else one.class_names for one in self.sources]
+        )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -50,9 +61,18 @@ class Mixture(Source):
 
     def origin(self, index: int) -> tuple[Source, int]:
         """Return the source that record `index` comes from, and its index there."""
+        number, own = self._origin(index)
+        return self.sources[number], own
+
+    def label(self, index: int) -> int | None:
+        number, own = self._origin(index)
+        label = self.sources[number].label(own) if self._classes[number] else None
+        return None if label is None else self._classes[number][label]
+
+    def _origin(self, index: int) -> tuple[int, int]:
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
-        return self.sources[number], index - (self._ends[number - 1] if number else 0)
+        return number, index - (self._ends[number - 1] if number else 0)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -65,6 +85,21 @@ class Mixture(Source):
 
     def contents_by_name(self) -> list[tuple[str, Contents]]:
         return [found for source in self.sources for found in source.contents_by_name()]
+
+
+def _joined(each: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Return the names of the classes of all sources, and for each source the numbers that its classes have there.
+
+    Names that differ in capitals alone are one, unless a source has both.
+    """
+    differ = {key for names in each for key, n in Counter(map(str.casefold, names)).items() if n > 1}
+    numbers: dict[str, int] = {}
+    found, classes = [], []
+    for names in each:
+        keys = [name if name.casefold() in differ else name.casefold() for name in names]
+        found += [name for key, name in zip(keys, names) if key not in numbers]
+        classes.append([numbers.setdefault(key, len(numbers)) for key in keys])
+    return tuple(found), classes
 
 
 def split_mixture(spec: str) -> list[tuple[float, str]]:
@@ -113,4 +148,9 @@ def _in_a_name(term: str, at: int) -> bool:
     end = term.find("/", at)
     end = len(term) if end < 0 else end
     ends = [end, *(plus.start() for plus in re.finditer(r"\s\+\s", term[:end]) if plus.start() > at)]
-    return any(stands_for_something(term[:end]) for end in ends)
+    return any(stands_for_something(term[:end].removeprefix(LABELS)) for end in ends)
+
+
+def labelled_ones(spec: str) -> list[str]:
+    """Return the sources of a mixture, or the only one, that are labelled images: those that begin with `labels:`."""
+    return [name for _, name in split_mixture(spec) if name.startswith(LABELS)]

@@ -70,7 +70,7 @@ def _lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             if inner := _lasting(value, f"{key}."):
                 kept[name] = inner
-        elif not matches(key, (*MAY_CHANGE, *PLACES)):
+        elif not matches(key, (*MAY_CHANGE, *PLACES, "init")):
             kept[name] = value
     return kept
 
