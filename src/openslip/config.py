@@ -108,29 +108,45 @@ class ViewsConfig:
     views.size, rounded to a multiple of 16 and at least 16: 96 of 224.
     """
 
-    size: Annotated[int, Range("a number of pixels, at least 1", 1)] = 224
-    """Side of the images that the trained model takes, and of every view that has no size of its own; in pixels."""
+    size: Annotated[int, Range("a number of pixels, or 0 for that of the weights that --init names", 0)] = 224
+    """Side of the images that the trained model takes, and of every view that has no size of its own; in pixels.
+    0: that of the weights that `init` names."""
     image: ViewConfig = ViewConfig()
     ssl: ViewConfig = ViewConfig(scale=(0.08, 1.0), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5)
     local: ViewConfig = ViewConfig(
         scale=(0.05, 0.4), flip=0.5, jitter_probability=0.8, grayscale=0.2, blur=0.5
     )
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Taken from the levels (0 to 1) of red, green and blue; of a pre-trained tower, what its weights expect."""
+    """Taken from the levels (0 to 1) of red, green and blue; of a model that `init` names, what its weights expect."""
     std: Annotated[tuple[float, float, float], ABOVE_0] = IMAGENET_STD
     """What they are then divided by; likewise."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How pictures are resized; likewise."""
+    fit: Literal["crop", "squash"] = "crop"
+    """How a whole picture becomes a square: cropped at its middle, or squashed; likewise."""
 
     @property
     def kinds(self) -> dict[str, ViewConfig]:
         """How views of each kind are drawn, by the name of the kind; sizes as they are configured."""
         return {"image": self.image, "ssl": self.ssl, "local": self.local}
 
-    def of(self, kind: str) -> ViewConfig:
-        """Return how views of a kind are drawn, their size filled in. Raises ConfigError for a kind that is none."""
+    def of(self, kind: str, size: int = 0) -> ViewConfig:
+        """Return how views of a kind are drawn, their size filled in.
+
+        size: pixels a side in the place of the kind's own, 0 for that; the blur, which is in pixels, grows with it.
+        Raises ConfigError for a kind that is none.
+        """
         if kind not in self.kinds:
             raise ConfigError("There is no such kind of view", got=kind, fix=did_you_mean(kind, self.kinds))
-        size = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
-        return replace(self.kinds[kind], size=self.kinds[kind].size or size)
+        config = self.kinds[kind]
+        usual = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
+        own = config.size or usual
+        low, high = config.blur_sigma
+        blur = (low * size / own, high * size / own) if size else config.blur_sigma
+        return replace(config, size=size or own, blur_sigma=blur)
+
+
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,27 +154,64 @@ class ImageTowerConfig:
     """`vit` is timm's VisionTransformer in the size given here; any other name is a timm model as timm defines it."""
 
     name: str = "vit"
-    pretrained: bool = False
-    """Start from timm's pre-trained weights (named timm models only), with the mean and deviation that these expect."""
     patch: Annotated[int, FROM_1] = 16
     width: Annotated[int, FROM_1] = 384
     depth: Annotated[int, FROM_1] = 12
     heads: Annotated[int, FROM_1] = 12
+    mlp: Annotated[int, FROM_0] = 0
+    """Hidden width of a block's MLP; 0: four times the width."""
+    activation: Activation = "gelu"
+    pool: Literal["token", "mean", "attention"] = "token"
+    """What the feature of a `vit` is: the class token, the mean of the patch tokens, or what a query attends to of them
+    (Zhai et al. 2022, "Scaling vision transformers", as in SigLIP)."""
+    class_tokens: Annotated[int, Range("0 or 1", 0, 1)] = 1
+    """How many class tokens stand before the patch tokens of a `vit`."""
+    pre_norm: bool = False
+    """A norm before the first block, and patches without a bias, as in CLIP."""
+    norm_eps: Annotated[float, ABOVE_0] = 1e-6
+    unprojected: bool = False
+    """Without a matrix from the feature to the space shared with texts: the feature is the embedding, as in SigLIP."""
+    projection_bias: bool = False
+    """Whether that matrix has a bias, as in CLIP's ResNets."""
     drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic depth rate of the last block; earlier blocks less, linearly."""
+    freeze: str = "none"
+    """What of the tower stays as it is: `all`, `none`, or the first N blocks with all that comes before them; -N: all
+    but the last N blocks, and the last norm."""
+    lora: Annotated[int, Range("a rank, or 0 for none", 0)] = 0
+    """Rank of low-rank adapters (LoRA; Hu et al. 2022) that are trained in place of the tower; 0: none. Needs the extra
+    `lora`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerConfig:
-    """CLIP's causal transformer."""
+    """CLIP's causal transformer, and the variants of it that public models have."""
 
     width: Annotated[int, FROM_1] = 512
     depth: Annotated[int, FROM_1] = 12
     heads: Annotated[int, FROM_1] = 8
+    mlp: Annotated[int, FROM_0] = 0
+    """Hidden width of a block's MLP; 0: four times the width."""
+    activation: Activation = "quick_gelu"
     context: Annotated[int, Range("at least 3: start, a token, end", 3)] = 77
     """Longest caption in tokens, start and end included."""
     truncation: Literal["keep-end", "reference"] = "keep-end"
     """Over-long captions keep their end-of-text token, or lose it as in the reference implementation."""
+    vocabulary: Annotated[int, FROM_1] = 49_408
+    """How many tokens there are."""
+    tokenizer: Annotated[int, FROM_0] = 0
+    """Bytes of the tokenizer that the weights bring with them; 0: CLIP's tokenizer."""
+    bidirectional: bool = False
+    """Every token sees all others; else those before it alone."""
+    pool: Literal["end", "last"] = "end"
+    """Which token is the feature: that at the end of the text, or the last one of a text filled up to `context`."""
+    norm_eps: Annotated[float, ABOVE_0] = 1e-5
+    projection_bias: bool = False
+    """Whether the projection to the space shared with images has a bias."""
+    freeze: str = "none"
+    """As for the image tower; the embeddings of tokens and positions come before the first block."""
+    lora: Annotated[int, Range("a rank, or 0 for none", 0)] = 0
+    """As for the image tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +240,16 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TowerRateConfig:
+    """How fast a tower learns, beside the rest of the model."""
+
+    lr: Annotated[float, OR_CHOSEN] = -1.0
+    """Learning rate of the tower, with the schedule of the others; -1: that of the others."""
+    layer_decay: Annotated[float, Range("above 0 and up to 1", math.nextafter(0, 1), 1)] = 1.0
+    """Factor on the learning rate from each block to the one before it; 1: all learn alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine per step."""
 
@@ -199,6 +262,10 @@ class OptimizerConfig:
     lr_end: Annotated[float, FROM_0] = 1e-5
     clip_grad: Annotated[float, Range("at least 0, which is no clipping", 0)] = 0.0
     """Largest gradient norm; 0 for no clipping."""
+    image: TowerRateConfig = TowerRateConfig()
+    text: TowerRateConfig = TowerRateConfig()
+    fresh_epochs: Annotated[float, Range("from 0 to a billion", 0, A_BILLION)] = 0.0
+    """Epochs at the start in which only those weights learn that `init` has not brought; the others warm up after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +284,9 @@ class TrainingConfig:
     micro_batch: Annotated[int, Range("at least 0, which is the whole batch", 0)] = 0
     """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all.
     Not for image towers with BatchNorm."""
+    keep_features: Annotated[int, Range("at least 0, which keeps none", 0)] = 0
+    """Outputs of models that do not change (frozen towers, teachers that stay as they are) are computed once, for so
+    many epochs of views, and kept in the run folder. After these epochs their views repeat. 0: at every step."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: each has the whole model (ddp), or the towers' weights, gradients and moments are spread
     over them (fsdp)."""
@@ -282,6 +352,9 @@ class Config:
 
     name: str = "custom"
     """The recipe this configuration started from."""
+    init: str = ""
+    """What the weights start from: a run or checkpoint, a released SLIP file or its name, `open_clip:NAME/TAG`,
+    `hf:owner/name`, `timm:NAME` (the image tower alone), or a folder or file of these. Empty: random weights."""
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()

@@ -43,6 +43,8 @@ class Dims:
     """Longest caption, in tokens."""
     vocabulary: int = 0
     """Token ids there are."""
+    fixed: Dims | None = None
+    """Of the fixed model that the objective learns from."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,14 @@ class Objective(nn.Module):
     def needs_for(cls, config: Any) -> tuple[Need, ...]:
         """Return the needs, where they depend on the options."""
         return cls.needs
+
+    @classmethod
+    def fixed_model(cls, config: Any) -> str | None:
+        """Return which fixed model the needs `by="fixed"` are of, as `init` names one; "" for what the run starts from.
+
+        None where the objective has no such needs.
+        """
+        return None
 
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
         """Return embeddings by name: the features of this process's rows, through the objective's heads.

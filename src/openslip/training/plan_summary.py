@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -13,17 +13,31 @@ from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
 from openslip.training.budget import duration
+from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
+from openslip.training.start import Start
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
-def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
+def describe(
+    plan: Plan,
+    student: Student,
+    run: Path,
+    data: Data,
+    started: Start | None = None,
+    keeps: Keeping = NO_KEEPING,
+    *,
+    evaluated: bool = True,
+    fresh: Collection[str] | None = None,
+) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    evaluated: whether there is anything that measures.
+    started: what the weights start from, if not at random. keeps: what is computed once. evaluated: whether there is
+    anything that measures. fresh: the names, as checkpoints have them, of the parameters that start with random
+    weights; None: all of them.
     """
     config, training = plan.config, plan.config.training
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
@@ -39,20 +53,26 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
+        **({"starts from": "\n".join(started.lines(config))} if started else {}),
+        **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
         **_positives(plan, data),
         "validation": _validation(plan, data, evaluated),
-        "views": _views(plan),
+        "views": _views(plan, student),
+        **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
         f"cosine to {config.optimizer.lr_end:g}",
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
-        "the most that a step takes is printed after the second one" + _ready(plan, data.longest_block),
+        "the most that a step takes is printed after the second one"
+        + _ready(plan, student, keeps, data.longest_block),
         "written to": str(run),
     }
-    if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
+    useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
+    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh), useless])
+    if lost := [*data.losses(), *warnings]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
@@ -60,14 +80,52 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
 
 
 def _sizes(student: Student) -> str:
-    """Return how many parameters are trained, of which part of the model or objective, and how many teachers have."""
+    """Return how many parameters are trained and frozen, of which part of the model or objective; those of teachers."""
     children = [*student.model.named_children(), *student.objective.named_children()]
     trained = {name: _count(p for p in child.parameters() if p.requires_grad) for name, child in children}
     total = _count(p for p in student.parameters() if p.requires_grad)
-    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in trained.items() if count)
-    teachers = _count(p for p in student.parameters() if not p.requires_grad)
+    shares = ", ".join(f"{name} {_size(count)}" for name, count in trained.items() if count)
+    still = {
+        name: _count(p for p in child.parameters() if not p.requires_grad)
+        for name, child in student.model.named_children()
+    }
+    teachers = _count(p for p in student.objective.parameters() if not p.requires_grad)
     beside = f"; {teachers / 1e6:.1f} M of teachers" if teachers else ""
+    if any(still.values()):
+        frozen = ", ".join(f"{name} {_size(count)}" for name, count in still.items() if count)
+        return f"{_size(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
     return f"{total / 1e6:.1f} M parameters ({shares}){beside}"
+
+
+def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
+    """Return a warning where what is frozen starts with random weights, and so never learns anything; else ""."""
+    still = [
+        name
+        for name, p in student.model.named_parameters()
+        if not p.requires_grad and (fresh is None or name in fresh)
+    ]
+    if not still:
+        return ""
+    towers = " and ".join(dict.fromkeys(name.partition(".")[0] for name in still))
+    return (
+        f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a model that has "
+        "learned, with --init, or freeze less"
+    )
+
+
+def _size(count: int) -> str:
+    """Return a number of parameters as text; of few, so that they are not rounded to none."""
+    return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
+
+
+def _learns_from(student: Student) -> dict[str, str]:
+    """Return the fixed models that terms learn from, if there are any."""
+    of = student.fixed.of
+    several = {spec: [name for name in of if of[name] == spec] for spec in student.fixed.models}
+    lines = [
+        f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
+    ]
+    return {"learns": "\n".join(lines)} if lines else {}
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -82,13 +140,14 @@ def _processes(plan: Plan) -> str:
     return f"{plan.processes} processes ({kind}, {plan.config.training.batch // plan.processes} of a batch each), "
 
 
-def _views(plan: Plan) -> str:
+def _views(plan: Plan, student: Student) -> str:
     """Return the views with their size, what is left out of them, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
-    for drawn in plan.loss.views:
-        view, often = plan.config.views.of(drawn.kind), plan.schedule
+    for drawn in student.views:
+        view, often = plan.config.views.of(drawn.kind, drawn.size), plan.schedule
         text = f"at {view.size} px"
-        text += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
+        dropped = view.drop_tokens and drawn not in student.fixed.views
+        text += f", {view.drop_tokens:.0%} of the tokens dropped" if dropped else ""
         if drawn.scheduled:
             text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             text += f", on one step of {often.every}" if often.every > 1 else ""
@@ -158,11 +217,13 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     )
 
 
-def _ready(plan: Plan, block: int) -> str:
+def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(plan.loss.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
+    drawn = tuple(view for view in student.views if view.name not in keeps.kept.undrawn)
+    workers = workers if drawn or data.workers >= 0 else 0
+    size = sample_bytes(drawn, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

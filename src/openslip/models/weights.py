@@ -1,0 +1,53 @@
+"""A model as somebody's weights describe it: what every reader of a format gives, and what training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from openslip.config import Config
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from, as it is told and noted."""
+
+    spec: str
+    """What the user named: a path, `open_clip:NAME/TAG`, `hf:owner/name`."""
+    format: str
+    """What wrote the weights, for people: `a run`, `openslip` (a file of ours), `a released SLIP checkpoint`,
+    `open_clip`, `transformers`, `timm`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file that was read, by its path or address."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that somebody has trained: configuration and weights.
+
+    config: `model`, and of `views` what pictures have to be like (`size`, `mean`, `std`, `interpolation`, `fit`). The
+    rest is the default where the weights do not tell.
+    weights: tensors in fp32 under the names of our checkpoints: those of `openslip.models.Model`
+    (`image_tower.trunk.…`, `text_tower.…`, `image_projection`, `text_projection`, `logit_scale`), and of objectives
+    (`objective.NAME.…`), as far as the file has them. A file may lack whole parts, such as a text tower.
+    unused: entries of the file that are no part of our model, each with the reason.
+    notes: sentences that people should read.
+    """
+
+    config: Config
+    weights: Mapping[str, Tensor]
+    origin: Origin
+    unused: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower among the weights."""
+        return any(name.startswith("text_tower.") for name in self.weights)
+
+    @property
+    def shared_space(self) -> bool:
+        """Whether images and texts have embeddings in one space."""
+        return self.has_text
