@@ -190,15 +190,18 @@ def _warmup(plan: Plan) -> str:
 
 
 def _positives(plan: Plan, data: Data) -> dict[str, str]:
-    """Return a line where pairs of one class belong together, else none."""
-    names = [term.kind.name for term in plan.loss.terms if getattr(term.config, "positives", "") == "labels"]
-    if not names:
-        return {}
-    count = len(data.train.class_names)
-    return {
-        "positives": f"all pairs of a batch that are of one class ({', '.join(names)}), of {count:,} classes; "
-        f"--objective.{names[0]}.positives pairs takes each pair alone"
-    }
+    """Return lines on which pairs belong together, where that depends on classes."""
+    terms = [(term.kind.name, getattr(term.config, "positives", "")) for term in plan.loss.terms]
+    count = f"{len(data.train.class_names):,} classes"
+    lines = [
+        f"{name}: all pairs of a batch that are of one of {count}"
+        if positives == "labels"
+        else f"{name}: each pair alone, although captions of one of {count} are alike; "
+        f"--objective.{name}.positives labels takes them all"
+        for name, positives in terms
+        if positives == "labels" or (positives and data.train.captions_name_classes)
+    ]
+    return {"positives": "\n".join(lines)} if lines else {}
 
 
 def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
