@@ -26,6 +26,7 @@ from openslip.data.record import Record, Source
 from openslip.errors import DataError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
+from openslip.models.tuning import tune
 from openslip.objectives import REGISTRY, Loss, parse
 from openslip.processes import Processes
 from openslip.training.fixed import read_fixed
@@ -37,6 +38,16 @@ LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
 """What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
 TEACHER = "toy"
 """Names what `toy_model` gives, as a spec names a model on a disk."""
+TUNED = ({"image": "all"}, {"image": "1", "text": "-1"}, {"image": "all", "text": "all"})
+"""What `tuned` makes of the runs that tests of exactness train."""
+BY_CLASS = {"positives": "labels"}
+"""The option of objectives whose positives are the rows of a class."""
+LABELLED = tuple(
+    name for name, kind in REGISTRY.items() if any(field.name in BY_CLASS for field in fields(kind.Config))
+)
+"""Those that have it."""
+CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in LABELLED))
+"""Every loss with what belongs together in it."""
 SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER}
 """Options of any objective, by the name that they have wherever there are some."""
 
@@ -61,15 +72,22 @@ def small_options(loss: str, **options: object) -> dict[str, dict[str, object]]:
 
 @dataclass(frozen=True)
 class ToySource(Source):
-    """Noisy coloured squares; records in `broken` cannot be read, records in `silent` have no caption."""
+    """Noisy coloured squares; records in `broken` cannot be read, records in `silent` have no caption.
+
+    The class is the colour, but of every fifth record there is none.
+    """
 
     count: int = 64
     broken: frozenset[int] = frozenset()
     silent: frozenset[int] = frozenset()
     name: str = "toy"
+    class_names = COLOURS
 
     def __len__(self) -> int:
         return self.count
+
+    def label(self, index: int) -> int | None:
+        return index % len(COLOURS) if index % 5 else None
 
     def __getitem__(self, index: int) -> Record:
         if index in self.broken:
@@ -115,6 +133,13 @@ def with_loss(config: Config, loss: str, **options: object) -> Config:
     )
 
 
+def tuned(config: Config, image: str = "none", text: str = "none") -> Config:
+    """Return the configuration of a run that freezes so much of its towers."""
+    model = config.model
+    towers = {"image": replace(model.image, freeze=image), "text": replace(model.text, freeze=text)}
+    return replace(config, model=replace(model, **towers))
+
+
 def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     """Return what a run with this configuration trains, in training mode, its weights drawn from seed 0.
 
@@ -123,7 +148,9 @@ def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     loss = parse(config.objective)
     fixed = read_fixed(config, loss, Processes(), toy_model).to(dtype)
     torch.manual_seed(0)
-    return build_student(config, loss, fixed=fixed).to(dtype).add_teachers().train()
+    student = build_student(config, loss, fixed)
+    tune(student.model, config.model)
+    return student.to(dtype).add_teachers().train()
 
 
 def toy_model(spec: str = TEACHER) -> tuple[Model, Config]:
@@ -172,7 +199,8 @@ def make_inputs(
         tokens[row, 0], tokens[row, length - 1] = 49406, 49407
         if row % 4 == 3:
             tokens[row] = tokens[row - 1]
-    return Inputs(views, tokens if loss.captioned else None)
+    labels = torch.arange(rows) % 7 % 4 - 1 if loss.labelled else None  # of some classes, and of none
+    return Inputs(views, tokens if loss.captioned else None, labels=labels)
 
 
 def plan_of(config: Config, records: int, processes: int = 1) -> Plan:

@@ -27,11 +27,23 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
     from openslip.interop import load
+    from openslip.interop.mixing import mix
     from openslip.training.train import train
 
     __version__: str
 
-__all__ = ["Config", "Encoded", "Encoder", "SlipError", "create", "load", "open_source", "recipes", "train"]
+__all__ = [
+    "Config",
+    "Encoded",
+    "Encoder",
+    "SlipError",
+    "create",
+    "load",
+    "mix",
+    "open_source",
+    "recipes",
+    "train",
+]
 
 _HOMES = {
     "Config": "openslip.config",
@@ -39,6 +51,7 @@ _HOMES = {
     "Encoder": "openslip.encoder",
     "SlipError": "openslip.errors",
     "load": "openslip.interop",
+    "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",
     "train": "openslip.training.train",
 }
@@ -48,8 +61,8 @@ def create(recipe: str | Config) -> Encoder:
     """Return a freshly initialised model for a recipe's name or a configuration, ready to encode.
 
     It is in evaluation mode, as a loaded one is. To train it in a loop of your own, call `encoder.model.train()` first,
-    and `encoder.eval()` before you encode with it. A pre-trained image tower normalises pictures as its weights were
-    trained with.
+    and `encoder.eval()` before you encode with it. What the configuration's `init` names is for training, and not read
+    here: `openslip.load` takes the same names.
 
     Raises ConfigError for an unknown recipe or a configuration whose values do not fit together.
     """

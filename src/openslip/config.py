@@ -145,8 +145,6 @@ class ImageTowerConfig:
     """`vit` is timm's VisionTransformer in the size given here; any other name is a timm model as timm defines it."""
 
     name: str = "vit"
-    pretrained: bool = False
-    """Start from timm's pre-trained weights (named timm models only), with the mean and deviation that these expect."""
     patch: Annotated[int, FROM_1] = 16
     width: Annotated[int, FROM_1] = 384
     depth: Annotated[int, FROM_1] = 12

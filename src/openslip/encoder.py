@@ -18,7 +18,7 @@ from openslip.data.given import Picture, check_array, not_a_picture, pixels_of
 from openslip.data.tokenizer import END, VOCABULARY_SIZE, Tokenizer
 from openslip.data.views import center
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
-from openslip.models import Model, build, pretrained
+from openslip.models import Model, build
 from openslip.models.text import cut, end_of_text
 
 Images = Tensor | Picture | Iterable[Tensor | Picture]
@@ -69,12 +69,10 @@ class Encoder:
     def from_config(cls, config: Config) -> Encoder:
         """Build a fresh, untrained model for `config`, in evaluation mode; its weights come from torch's generator.
 
-        One whose image tower is pre-trained normalises pictures as its weights were trained with, whatever the
-        configuration has by default. Raises ConfigError on an objective or model that cannot be made.
+        Raises ConfigError on an objective or model that cannot be made.
         """
         from openslip import objectives
 
-        config = pretrained.normalised(config)
         loss = objectives.parse(config.objective)
         return cls(build(config.model, config.views.size, loss.needs).eval(), config)
 

@@ -1,10 +1,12 @@
-"""Exceptions that say what happened, the value seen, the likely cause, and what to do next."""
+"""Exceptions that say what happened, the value seen, the likely cause, and what to do next; and notes to the user."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from openslip.addresses import without_keys
 
@@ -77,6 +79,12 @@ def printable(text: str) -> str:
     Line breaks stay. Marks that turn the direction of writing and halves of characters are spelled out as well.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+@lru_cache(maxsize=1024)
+def note(message: str) -> None:
+    """Tell the user something that the numbers alone would hide; each message once a process."""
+    logging.getLogger("openslip").warning(printable(message))
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

@@ -45,11 +45,12 @@ class Need:
     out: `feature` is the tower's pooled output (N, width). `embedding` is that in the space which images and texts
     share (N, embed_dim), not normalised. `tokens` are a vision transformer's patch tokens after the last norm
     (N, T, width). `ids` are the captions' token ids (N, L) int64. `logit_scale` is the model's logit scale, a scalar.
+    `labels` are the records' classes (N,) int64, -1 for a record without one; no caption has to be read for them.
     """
 
     view: str
     """Name of a view, or `TEXT`."""
-    out: Literal["feature", "embedding", "tokens", "ids", "logit_scale"] = "feature"
+    out: Literal["feature", "embedding", "tokens", "ids", "logit_scale", "labels"] = "feature"
     by: Literal["student", "teacher", "fixed"] = "student"
     """Whose output: the student's; that of a teacher, which follows the student; or that of a fixed model, which the
     objective names (`Objective.fixed_model`) and which does not change."""
@@ -62,6 +63,7 @@ IMAGE = View("image", kind="image", scheduled=False)
 SSL_VIEWS = (View("ssl_1", kind="ssl"), View("ssl_2", kind="ssl"))
 """Two strongly augmented views of one image, for self-supervision."""
 LOGIT_SCALE = Need(TEXT, "logit_scale")
+LABELS = Need(TEXT, "labels")
 
 
 def joined(views: Iterable[View]) -> tuple[View, ...]:

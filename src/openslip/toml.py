@@ -27,6 +27,7 @@ MOVED = {
     "objective.gradient": ("objective.clip.gradient",),
     "model.ssl.width": ("objective.simclr.width",),
     "model.ssl.dim": ("objective.simclr.dim",),
+    "model.image.pretrained": ("init",),
 }
 """Where keys of earlier versions are now, so that their run folders can still be read."""
 _told: set[tuple[str, ...]] = set()
@@ -168,6 +169,11 @@ def _kept(data: dict[str, Any], only: Collection[str]) -> dict[str, Any]:
 def _move(data: dict[str, Any]) -> tuple[str, ...]:
     """Put what an earlier version wrote where it belongs now; return the keys that were found so."""
     found = []
+    if _take(data, ["model", "image", "pretrained"]):
+        # Where it was false, nothing is left to say.
+        found.append("model.image.pretrained")
+        name = data.get("model", {}).get("image", {}).get("name", "")
+        data.setdefault("init", f"timm:{name}")
     for old, new in MOVED.items():
         value = _take(data, old.split("."))
         if value is not None:

@@ -141,7 +141,9 @@ def test_which_options_were_given():
     assert given(Options, ["a", "--against", "b", "c"]) == {"against"}
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "evaluate", "consolidate", "report", "scenes"])
+@pytest.mark.parametrize(
+    "command", ["quickstart", "train", "evaluate", "consolidate", "mix", "report", "scenes"]
+)
 def test_options_are_known_by_the_names_that_help_shows(command, capsys, monkeypatch):
     """The names are derived anew, since tyro has no public way to ask for them."""
     monkeypatch.setenv("COLUMNS", "100")  # a single column of options

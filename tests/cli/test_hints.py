@@ -24,6 +24,7 @@ def answer(words: list[str], capsys) -> str:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
+        ("wise-ft", "`slip mix A B"),
         ("export", "`slip consolidate RUN`"),
         ("split", "--data.val 10%"),
         ("predict", "not there yet"),

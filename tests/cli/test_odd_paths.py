@@ -28,6 +28,8 @@ COMMANDS = {
     "model": ["evaluate", "{}", "knn:scenes"],
     "report": ["report", "{}"],
     "consolidate": ["consolidate", "{}.pt"],
+    "mix": ["mix", "{}.pt", "{}"],
+    "mixture": ["mix", "t.csv", "t.csv", "--out", "{}.safetensors"],
 }
 
 

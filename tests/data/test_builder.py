@@ -451,3 +451,35 @@ def test_what_became_of_records_is_counted(world: int) -> None:
     assert all(tally.read == tally.used + tally.skipped for tally in (pairs, more, pictures))
     listed = Counter(s.source for b in built for s in b["skipped"])
     assert listed == {"pairs": 12, "more": 9, "pictures": 12}
+
+
+@dataclass(frozen=True)
+class Sorted(Squares):
+    """Pictures of three classes, of which every fourth is of none."""
+
+    kinds: tuple[str, ...] = ("cat", "dog", "owl")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.kinds
+
+    def label(self, index: int) -> int | None:
+        return index % 3 if index % 4 else None
+
+
+def test_labels_are_those_of_the_records_in_the_rows() -> None:
+    """Also of records that stand in for others, and none where nobody asked for them."""
+    source = Sorted("sorted", 23, broken=(1, 2, 5))
+    builder = Builder(Data(source), (IMAGE,), CONFIG, Tokenizer(8), 16, 0, labelled=True)
+    for position in (0, 16, 32):
+        built = builder.build(position)
+        indices = [int(key.partition("/")[2].lstrip("#")) for key in built["keys"]]
+        assert built["labels"].tolist() == [index % 3 if index % 4 else -1 for index in indices]
+        assert built["skipped"] or position
+    assert Builder(Data(source), (IMAGE,), CONFIG, Tokenizer(8), 16, 0).build(0)["labels"] is None
+
+
+def test_labels_of_a_source_without_classes_are_none_of_any() -> None:
+    built = Builder(Data(PAIRS), (IMAGE,), CONFIG, Tokenizer(8), 6, 0, labelled=True).build(0)
+    assert built["labels"].tolist() == [-1] * 6
+    assert built["labels"].dtype == torch.int64

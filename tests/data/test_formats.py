@@ -12,8 +12,8 @@ from openslip.data.decode import decode, known_formats
 from openslip.data.encode import STORED
 from openslip.data.formats import EXTENSIONS, FORMATS, image_endings
 from openslip.data.header import header
+from openslip.data.labelled import load_labelled
 from openslip.data.sources import open_source
-from openslip.evaluation.datasets import load_labelled
 from openslip.tools.check.facts import FORMAT_NAMES as TOLD
 
 

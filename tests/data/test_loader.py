@@ -419,3 +419,21 @@ def test_default_workers() -> None:
 def test_bad_settings(options: dict, error: type[SlipError], match: str) -> None:
     with pytest.raises(error, match=match):
         load(1, **options)
+
+
+class Kinds(Pictures):
+    """The same pictures, of three classes."""
+
+    def label(self, index: int) -> int | None:
+        return index % 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_come_with_the_rows_whoever_builds_them(workers) -> None:
+    loader = Loader(
+        Data(Kinds()), views=(IMAGE,), config=CONFIG, tokenizer=None, batch=10, seed=0, labelled=True,
+        workers=workers, prefetch=1,
+    )  # fmt: skip
+    for batch in itertools.islice(loader, 3):
+        assert batch.labels is not None
+        assert batch.labels.tolist() == [int(key.rpartition("/")[2]) % 3 for key in batch.keys]

@@ -23,7 +23,7 @@ from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
 from openslip.training.step import backward, gradient_norm
 from openslip.training.student import stored_parameters
-from toys import LOSSES, make_inputs, make_student, make_tiny_config, with_loss
+from toys import LABELLED, LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
 FP32 = torch.float32
@@ -42,6 +42,8 @@ class Case:
     drop_tokens: float = 0.0
     ssl_rows: int = ROWS
     offload: bool = False
+    tuning: tuple[tuple[str, Any], ...] = ()
+    positives: str = "pairs"
 
     def __str__(self) -> str:
         default = Case()
@@ -53,15 +55,13 @@ class Case:
         config = make_tiny_config()
         image = replace(config.model.image, name=self.tower, drop_path=self.drop_path)
         ssl = replace(config.views.ssl, drop_tokens=self.drop_tokens)
-        return with_loss(
-            replace(
-                config,
-                model=replace(config.model, image=image),
-                views=replace(config.views, size=SIZE, ssl=ssl),
-            ),
-            self.loss,
-            block=self.block,
+        config = replace(
+            config,
+            model=replace(config.model, image=image),
+            views=replace(config.views, size=SIZE, ssl=ssl),
         )
+        config = with_loss(config, self.loss, block=self.block, positives=self.positives)
+        return tuned(config, **dict(self.tuning))
 
 
 def three_steps(case: Case) -> dict[str, np.ndarray]:
@@ -77,6 +77,7 @@ def three_steps(case: Case) -> dict[str, np.ndarray]:
     found: dict[str, Any] = {}
     for step in range(STEPS):
         at = At(step, STEPS)
+        student.train()
         losses = backward(parallel, share, at, dtype=FP32, micro_batch=case.micro_batch, seed=step)
         norm = gradient_norm(student, case.clip_grad)
         if step == 0:
@@ -115,11 +116,20 @@ CASES = [
     Case(tower="test_resnet"),
     Case(drop_tokens=0.5, ssl_rows=4),
     Case(drop_tokens=0.5, ssl_rows=4, micro_batch=1),
+    *(Case("clip + byol", tuning=tuple(tuning.items())) for tuning in TUNED),
+    *(Case("clip + byol", tuning=tuple(tuning.items()), micro_batch=1, clip_grad=0.01) for tuning in TUNED),
+    Case("clip + byol", tower="test_resnet", tuning=(("image", "2"),)),
+    Case("clip + byol", tower="test_resnet", tuning=(("image", "all"),), micro_batch=1),
+    *(Case(loss, positives="labels") for loss in LABELLED),
+    *(Case(loss, positives="labels", micro_batch=1) for loss in LABELLED),
 ]
 SPREAD = {
     2: [
+        *(Case("clip + byol", kind="fsdp", tuning=tuple(tuning.items())) for tuning in TUNED),
+        *(Case("clip + byol", kind="fsdp", tuning=tuple(tuning.items()), micro_batch=2) for tuning in TUNED),
         *(Case(loss, kind="fsdp") for loss in LOSSES),
         *(Case(loss, kind="fsdp", micro_batch=2, clip_grad=0.01) for loss in LOSSES),
+        *(Case(loss, kind="fsdp", positives="labels") for loss in LABELLED),
     ],
     4: [Case(kind="fsdp"), Case(kind="fsdp", dtype=FP32)],
 }

@@ -12,7 +12,7 @@ from distributed.ranks import run_on
 from openslip.config import Config
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import LOSSES, ToySource, make_tiny_config, with_loss
+from toys import CASES, ToySource, make_tiny_config, with_loss
 
 QUIET = Console(quiet=True)
 
@@ -53,8 +53,10 @@ def test_two_processes_are_one(tmp_path, change) -> None:
 
 def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
     return {
-        loss: losses(with_loss(make_tiny_config(epochs=0.75, batch=8), loss), out / str(number))
-        for number, loss in enumerate(LOSSES)
+        f"{loss}, {positives}": losses(
+            with_loss(make_tiny_config(epochs=0.75, batch=8), loss, positives=positives), out / str(number)
+        )
+        for number, (loss, positives) in enumerate(CASES)
     }
 
 

@@ -17,9 +17,9 @@ import torch
 from PIL import Image, ImageOps
 
 from openslip.config import Config, ImageTowerConfig, ModelConfig, ViewsConfig
+from openslip.data.labelled import load_labelled
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, DataError, EvaluationError
-from openslip.evaluation.datasets import load_labelled
 from openslip.evaluation.finetune import Finetune, FinetuneRecipe, run, state
 from openslip.evaluation.finetune.data import seeded, train_loader
 from openslip.evaluation.finetune.state import fingerprint

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 
 from openslip.config import ImageTowerConfig, ViewsConfig
+from openslip.data.labelled import Labelled
 from openslip.errors import ConfigError
-from openslip.evaluation.datasets import Labelled
 from openslip.evaluation.finetune import FinetuneRecipe, recipe_for
 from openslip.evaluation.finetune.data import Batches, seeded, train_loader
 from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule, set_drop_path

@@ -6,8 +6,8 @@ from evaluation_fakes import color_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openslip.data.labelled import load_labelled
 from openslip.evaluation import fingerprint
-from openslip.evaluation.datasets import load_labelled
 
 NAMES = ("cat", "dog", "owl")
 

@@ -80,8 +80,8 @@ def test_the_real_encoder_goes_through_every_protocol(tmp_path):
         TextTowerConfig,
         ViewsConfig,
     )
+    from openslip.data.labelled import load_labelled
     from openslip.encoder import Encoder
-    from openslip.evaluation.datasets import load_labelled
     from openslip.evaluation.retrieval import Retrieval
 
     torch.manual_seed(0)

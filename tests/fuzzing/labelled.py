@@ -21,7 +21,7 @@ def _read(spec: str) -> Callable[[Path], None]:
     """Return what opens a set, by its name in the folder, and reads all of it."""
 
     def read(folder: Path) -> None:
-        from openslip.evaluation.datasets import open_labelled
+        from openslip.data.labelled import open_labelled
 
         found = open_labelled(str(folder / spec))
         found.describe().encode("utf-8", "replace")

@@ -1,5 +1,6 @@
 """Weights copied away from their run: alone, with some of its files, by other programs; loaded, or what is missing."""
 
+import hashlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from openslip.cli import main
 from openslip.config import IMAGENET_MEAN
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
-from openslip.interop import load, ours
+from openslip.interop import filling, load, read
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import Snapshot
 from openslip.training.train import train
@@ -246,6 +247,9 @@ def test_heads_of_another_version_are_left_out_and_said(run, tmp_path, alike, ca
     assert alike(openslip.load(tmp_path / "new.safetensors"))
     assert "1 entry" in caplog.text
     assert "left out: dino_head.weight\n" in caplog.text
+    found = read(tmp_path / "new.safetensors")
+    assert [*found.unused] == ["dino_head.weight"]
+    assert {"objective.dino.centre", "objective.simclr.head.layer1.bias"} < {*found.weights}
     tower = {
         name: value for name, value in load_file(step / WEIGHTS).items() if name.startswith("image_tower")
     }
@@ -331,7 +335,7 @@ def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
         openslip.load(tmp_path / "ViT-B-32.pt")
     assert "damaged" not in str(raised.value)
     assert not recwarn.list
-    name = re.search(r"--model\.image\.name (\S+)", str(raised.value))
+    name = re.search(r"--init timm:([\w.]+)", str(raised.value))
     assert name
     assert name[1] in timm.list_pretrained()
 
@@ -347,7 +351,7 @@ def test_torchscript_is_named_as_what_it_is(tmp_path, recwarn) -> None:
         (["vision_model.embeddings.class_embedding"], "Hugging Face's transformers"),
         (
             ["cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight"],
-            "timm or torchvision.*pretrained",
+            "timm or torchvision.*--init timm:NAME",
         ),
         (["conv1.weight", "layer1.0.conv1.weight"], "timm or torchvision"),
         (["encoder_q.conv1.weight"], "self-supervised method"),
@@ -397,7 +401,30 @@ def test_the_place_of_a_tower_is_not_asked_where_the_weights_know_its_name(run, 
     assert alike(openslip.load(run))
 
 
+def test_what_training_starts_from_has_the_objective_and_says_where_it_is_from(run) -> None:
+    found = read(run)
+    assert {*found.weights} == {*load_file(newest(run) / WEIGHTS)}
+    assert any(name.startswith("objective.simclr.head.") for name in found.weights)
+    assert found.config == toml.load(run / "config.toml")
+    assert (found.origin.spec, found.origin.format) == (str(run), "a run")
+    files = [newest(run) / WEIGHTS, run / "config.toml"]
+    assert found.origin.files == {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert found.has_text
+    assert not found.unused
+    assert not found.notes
+
+
+def test_what_is_read_is_in_full_precision(run, tmp_path) -> None:
+    half = {name: value.bfloat16() for name, value in openslip.load(run).model.state_dict().items()}
+    save_file(half, tmp_path / "half.safetensors", metadata.describe(toml.load(run / "config.toml")))
+    found = read(tmp_path / "half.safetensors").weights
+    assert all(
+        torch.equal(found[name], value.float()) and found[name].dtype == torch.float32
+        for name, value in half.items()
+    )
+
+
 def test_words_are_said_by_the_log(caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        ours.note("a\x1b[31m")
+        filling.note("a\x1b[31m")
     assert caplog.messages == ["a\\x1b[31m"]

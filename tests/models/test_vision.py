@@ -163,7 +163,6 @@ def test_a_named_vision_transformer_has_the_short_last_block_too() -> None:
     [
         (ImageTowerConfig(name="vit_smal_patch16_224"), 32, "vit_small_patch16_224"),
         (ImageTowerConfig(name="vitt"), 32, "'vit'"),
-        (ImageTowerConfig(pretrained=True), 224, "timm model"),
         (ImageTowerConfig(width=100, heads=12), 224, "model.image.heads"),
         (ImageTowerConfig(depth=0), 224, "depth"),
         (ImageTowerConfig(), 100, "model.image.patch"),

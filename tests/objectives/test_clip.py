@@ -50,6 +50,42 @@ def test_equals_the_whole_matrix(n: int, block: int, seed: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    labels=st.lists(st.integers(-1, 3), min_size=1, max_size=15),
+    block=st.integers(0, 16),
+    seed=st.integers(0, 100),
+)
+def test_positives_of_labels_are_a_target_uniform_over_the_class(labels, block, seed) -> None:
+    """Against the cross-entropies with the whole target distribution, in both directions."""
+    embeddings, n = batch(len(labels), seed), len(labels)
+    target = torch.eye(n, dtype=torch.float64)
+    for i in range(n):
+        for j in range(n):
+            target[i, j] = float(i == j or (labels[i] == labels[j] and labels[i] >= 0))
+    per_image = (
+        embeddings["logit_scale"] * F.normalize(embeddings["image"]) @ F.normalize(embeddings["text"]).T
+    )
+    hits = [bool(target[i, best]) for i, best in enumerate(per_image.argmax(1).tolist())]
+    target = target / target.sum(1, keepdim=True)
+    expected = (F.cross_entropy(per_image, target) + F.cross_entropy(per_image.T, target)) / 2
+    objective = make("clip", block=block, positives="labels")
+    ours = objective.loss(embeddings | {"labels": torch.tensor(labels)}, At())
+    torch.testing.assert_close(ours["loss"], expected, rtol=1e-6, atol=1e-9)
+    assert ours["clip_acc"].item() == pytest.approx(sum(hits) / n)
+    inputs = list(embeddings.values())
+    for one, other in zip(torch.autograd.grad(ours["loss"], inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_rows_without_a_class_make_the_loss_of_pairs() -> None:
+    embeddings = batch(9)
+    objective = make("clip", block=4, positives="labels")
+    found = objective.loss(embeddings | {"labels": torch.full((9,), -1)}, At())
+    for name, value in loss_of(embeddings, 4).items():
+        assert torch.equal(found[name], value)
+
+
 def test_one_pair_costs_nothing() -> None:
     result = loss_of(batch(1))
     assert result["loss"].item() == 0

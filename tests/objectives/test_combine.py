@@ -72,7 +72,7 @@ def test_options_of_an_objective_that_nobody_knows_are_refused() -> None:
 def test_options_left_out_are_the_defaults() -> None:
     assert [term.config for term in read("clip + simclr").terms] == [Clip.Config(), SimClr.Config()]
     assert complete(ObjectiveConfig(loss="clip", options={"simclr": {"block": 3}})).options == {
-        "clip": {"block": 1024, "gradient": "exact"}
+        "clip": {"block": 1024, "gradient": "exact", "positives": "pairs"}
     }
 
 

@@ -75,6 +75,51 @@ def test_equals_the_whole_matrix(n: int, m: int, block: int, exclude: bool, colu
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 13),
+    m=st.integers(2, 13),
+    block=st.integers(0, 15),
+    groups=st.lists(st.integers(-2, 3), min_size=13, max_size=13),
+    seed=st.integers(0, 1000),
+)
+def test_groups_have_the_mean_of_their_logits(
+    n: int, m: int, block: int, groups: list[int], seed: int
+) -> None:
+    queries, keys, scale, positive = problem(n, m, seed)
+    weights = torch.randn(3, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+    logits = scale * queries @ keys.T
+    alike = [[k for k in range(m) if groups[k] == groups[p]] for p in positive.tolist()]
+    means = torch.stack([torch.stack([logits[q, k] for k in some]).mean() for q, some in enumerate(alike)])
+
+    def loss(rows: Tensor, columns: Tensor, positives: Tensor) -> Tensor:
+        return rows @ weights[0, :n] + columns @ weights[1, :m] + positives @ weights[2, :n]
+
+    expected = torch.autograd.grad(
+        loss(logits.logsumexp(1), logits.logsumexp(0), means), (queries, keys, scale)
+    )
+    grouped = torch.tensor(groups[:m])
+    ours = contrast(queries, keys, scale, positive, groups=grouped, columns=True, block=block)
+    assert ours.columns is not None
+    torch.testing.assert_close(ours.positives, means, rtol=1e-9, atol=1e-9)
+    assert ours.hits.tolist() == [best in some for best, some in zip(logits.argmax(1).tolist(), alike)]
+    gradients = torch.autograd.grad(loss(ours.rows, ours.columns, ours.positives), (queries, keys, scale))
+    for one, other in zip(gradients, expected):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_groups_of_one_are_the_positives_themselves() -> None:
+    queries, keys, scale, positive = problem(6, 9, seed=5)
+    alone = contrast(queries, keys, scale, positive, columns=True, block=4)
+    grouped = contrast(queries, keys, scale, positive, groups=torch.arange(9) - 4, columns=True, block=4)
+    for one, other in zip(alone, grouped):
+        assert torch.equal(one, other)
+    for one, other in zip(
+        *(torch.autograd.grad(found.positives.sum(), queries) for found in (alone, grouped))
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("part", ["rows", "columns", "positives"])
 def test_gradient_of_each_reduction_alone(part: str) -> None:
     queries, keys, scale, positive = problem(6, 7, seed=3)

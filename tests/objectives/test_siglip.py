@@ -33,18 +33,24 @@ def batch(n: int, seed: int = 0, scale: float = 10.0, kinds: int = 1000) -> dict
     return {name: leaf.requires_grad_() for name, leaf in leaves.items()} | {"captions": same}
 
 
-def plain(embeddings: dict[str, Tensor], bias: Tensor) -> tuple[Tensor, float]:
+def plain(
+    embeddings: dict[str, Tensor], bias: Tensor, labels: list[int] | None = None
+) -> tuple[Tensor, float]:
     """The slow, obvious twin: pair by pair."""
     image, text = (F.normalize(embeddings[name], dim=-1) for name in ("image", "text"))
     captions, n = embeddings["captions"].tolist(), len(image)
     total, hits = torch.zeros((), dtype=torch.float64), 0
+
+    def belong(i: int, j: int) -> bool:
+        return captions[i] == captions[j] or bool(labels and labels[i] == labels[j] >= 0)
+
     for i in range(n):
         logits = [embeddings["logit_scale"] * (image[i] @ text[j]) + bias for j in range(n)]
         for j, logit in enumerate(logits):
-            z = 1 if captions[i] == captions[j] else -1
+            z = 1 if belong(i, j) else -1
             total = total - torch.log(1 / (1 + torch.exp(-z * logit)))
         best = max(range(n), key=lambda j: logits[j].item())
-        hits += captions[best] == captions[i]
+        hits += belong(i, best)
     return total / n, hits / n
 
 
@@ -62,6 +68,23 @@ def test_equals_the_sum_over_pairs(n, block, seed, kinds, scale, bias) -> None:
     ours = objective.loss(embeddings, At())
     torch.testing.assert_close(ours["loss"], expected, rtol=1e-9, atol=1e-12)
     assert torch.equal(ours["siglip_loss"], ours["loss"].detach())
+    assert ours["siglip_acc"].item() == pytest.approx(accuracy)
+    inputs = [embeddings["image"], embeddings["text"], embeddings["logit_scale"], objective.bias]
+    for one, other in zip(torch.autograd.grad(ours["loss"], inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+@given(
+    labels=st.lists(st.integers(-1, 2), min_size=1, max_size=9),
+    block=st.integers(0, 11),
+    kinds=st.sampled_from([2, 1000]),
+)
+def test_texts_of_an_images_class_are_its_texts(labels, block, kinds) -> None:
+    embeddings = batch(len(labels), kinds=kinds)
+    objective = make("siglip", block=block, bias=-3.0, positives="labels")
+    expected, accuracy = plain(embeddings, objective.bias, labels)
+    ours = objective.loss(embeddings | {"labels": torch.tensor(labels)}, At())
+    torch.testing.assert_close(ours["loss"], expected, rtol=1e-9, atol=1e-12)
     assert ours["siglip_acc"].item() == pytest.approx(accuracy)
     inputs = [embeddings["image"], embeddings["text"], embeddings["logit_scale"], objective.bias]
     for one, other in zip(torch.autograd.grad(ours["loss"], inputs), torch.autograd.grad(expected, inputs)):

@@ -217,7 +217,8 @@ def test_pretrained_weights_are_not_asked_for_again(tmp_path, toy_source, tiny_c
     config = replace(tiny_config, model=replace(tiny_config.model, image=image))
     run = train(config, toy_source, tmp_path / "run", console=QUIET)
     path = run.path / "config.toml"
-    path.write_text(path.read_text().replace("pretrained = false", "pretrained = true"))
+    text = path.read_text().replace('init = ""\n', "")
+    path.write_text(text.replace('name = "test_resnet"', 'name = "test_resnet"\npretrained = true'))
     monkeypatch.setattr(timm, "create_model", create_model)
-    assert openslip.load(run.path).config.model.image.pretrained
+    assert openslip.load(run.path).config.init == "timm:test_resnet"
     train(toml.load(path), toy_source, run.path, resume=True, console=QUIET)

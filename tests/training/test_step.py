@@ -7,9 +7,10 @@ from openslip.config import ViewConfig
 from openslip.objectives import At
 from openslip.training.parallel import Parallel
 from openslip.training.step import backward, gradient_norm
-from toys import LOSSES, make_inputs, make_student, with_loss
+from toys import CASES, LOSSES, TUNED, make_inputs, make_student, tuned, with_loss
 
 LOSS = pytest.mark.parametrize("loss", LOSSES)
+SUM = "clip + byol"
 CHEAP = {"image": ViewConfig(drop_tokens=0.3), "ssl": ViewConfig(size=24, drop_tokens=0.5)}
 """4 tokens of an image view, 9 of a self-supervised one."""
 
@@ -38,10 +39,10 @@ def buffers(student):
     return {name: value.clone() for name, value in student.named_buffers()}
 
 
-@LOSS
+@pytest.mark.parametrize(("loss", "positives"), CASES)
 @pytest.mark.parametrize("micro_batch", [1, 3, 5, 10, 64])
-def test_micro_batches_equal_the_whole_batch(plain_config, loss, micro_batch) -> None:
-    config = with_loss(plain_config, loss)
+def test_micro_batches_equal_the_whole_batch(plain_config, loss, positives, micro_batch) -> None:
+    config = with_loss(plain_config, loss, positives=positives)
     student, inputs = make_student(config), make_inputs(config)
     before = buffers(student)
     whole = backward(Parallel(student), inputs, At())
@@ -103,6 +104,38 @@ def test_micro_batches_leave_out_the_same_blocks_and_tokens(cheap_config, loss, 
     for name, gradient in found.items():
         # Position embeddings are resampled in fp32, whatever theirs.
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("tuning", TUNED, ids=str)
+@pytest.mark.parametrize("micro_batch", [1, 3, 64])
+def test_micro_batches_of_tuned_towers_equal_the_whole_batch(cheap_config, tuning, micro_batch) -> None:
+    """What learns has the gradient of the whole batch; what does not has none."""
+    config = tuned(with_loss(cheap_config, SUM), **tuning)
+    student, inputs = make_student(config), make_inputs(config)
+    whole = backward(Parallel(student), inputs, At(), seed=7)
+    expected = gradients(student)
+    assert expected.keys() == {name for name, p in student.named_parameters() if p.requires_grad}
+    losses = backward(Parallel(student), inputs, At(), micro_batch=micro_batch, seed=7)
+    found = gradients(student)
+    torch.testing.assert_close(losses["loss"], whole["loss"])
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("tuning", TUNED, ids=str)
+def test_tuned_towers_have_the_gradient_of_whole_ones(plain_config, tuning) -> None:
+    """A frozen part computes what it did, so the others' gradients are those of a model that learns as a whole."""
+    config = with_loss(plain_config, "clip")
+    found = {}
+    for each in (config, tuned(config, **tuning)):
+        student = make_student(each)
+        backward(Parallel(student), make_inputs(each), At())
+        found[each] = gradients(student)
+    whole, part = found.values()
+    assert part.keys() < whole.keys()
+    for name, gradient in part.items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-9, atol=1e-12)
 
 
 @LOSS

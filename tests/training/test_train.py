@@ -17,7 +17,7 @@ from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
 from openslip.training.trainer import Trainer
-from toys import LOSSES, ToySource, make_student, make_tiny_config, with_loss
+from toys import CASES, LOSSES, ToySource, make_student, make_tiny_config, with_loss
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
 LOSS = pytest.mark.parametrize("loss", LOSSES)
@@ -58,11 +58,11 @@ def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None
     assert own == {name for name, module in modules.items() if any(True for _ in module.parameters())}
 
 
-@LOSS
+@pytest.mark.parametrize(("loss", "positives"), CASES)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    tmp_path, toy_source, tiny_config, monkeypatch, loss
+    tmp_path, toy_source, tiny_config, monkeypatch, loss, positives
 ) -> None:
-    config = with_loss(tiny_config, loss)
+    config = with_loss(tiny_config, loss, positives=positives)
     whole = train(config, toy_source, tmp_path / "whole", console=QUIET)
     interrupt_after(monkeypatch, 7)
     with pytest.raises(Interrupted, match="after step 7 of 16.*--resume"):

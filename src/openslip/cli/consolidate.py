@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,27 +35,13 @@ def main(argv: list[str]) -> None:
     )
     idle.which(given(Options, argv), options.model)
 
-    from openslip.errors import CheckpointError, printable
-    from openslip.files import whole_or_not
+    from openslip.errors import printable
     from openslip.interop import load
     from openslip.training.saving import metadata
-    from openslip.training.saving.tensors import write_tensors
 
-    if os.path.isfile(options.out.parent / "state.json"):
-        raise CheckpointError(
-            "The weights would be written into a checkpoint",
-            got=str(options.out),
-            fix="Name another file with --out",
-        )
+    metadata.check_place(options.out)
     encoder = load(options.model, which=options.which)
     weights = encoder.model.state_dict()
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_or_not(options.out) as file:  # not by its bytes, which would be in memory a second time
-            write_tensors(Path(file.name), weights, None, metadata.describe(encoder.config))
-    except OSError as error:
-        raise CheckpointError(
-            "The weights could not be written", got=str(options.out), cause=error.strerror or str(error)
-        ) from None
+    metadata.write_model(options.out, weights, encoder.config)
     count = sum(tensor.numel() for tensor in weights.values())
     print(printable(f"wrote {count:,} numbers to {options.out}"))

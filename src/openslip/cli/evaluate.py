@@ -133,8 +133,8 @@ def _tasks(options: Options) -> list[Evaluator]:
 
 
 def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
+    from openslip.data.labelled import dataset_name
     from openslip.evaluation import suite
-    from openslip.evaluation.datasets import dataset_name
 
     protocol, separator, dataset = task.partition(":")
     dataset = dataset or options.data

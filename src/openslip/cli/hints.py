@@ -18,6 +18,9 @@ COMMANDS = {
     "save weights merge unshard": (
         "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file"
     ),
+    "interpolate average blend soup lerp wise-ft wiseft": (
+        "`slip mix A B --alpha 0.5 --out FILE.safetensors` writes the weights between two models"
+    ),
     "convert pack shard shards tar prepare preprocess make-shards": (
         "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards. Models are not "
         "converted yet"
@@ -56,8 +59,7 @@ COMMANDS = {
     ),
     "finetune fine-tune ft": (
         "`slip evaluate MODEL finetune:FOLDER` trains a model further on labelled pictures and measures it. "
-        "`slip train RECIPE --model.image.name NAME --model.image.pretrained` starts from weights of timm. "
-        "Training a released model further on captions is not there yet"
+        "`slip train finetune --init MODEL --data.train SOURCE` trains a model further on captions"
     ),
     "eval test validate validation val measure score metrics benchmark bench": (
         "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "
@@ -155,7 +157,7 @@ OPTIONS = {
     "images images-dir image-dir image-folder root": "data.image-root",
     "image-size img-size imgsz resolution size force-image-size": "views.size",
     "model arch backbone encoder model-name": "model.image.name",
-    "weights checkpoint init finetune-from": "model.image.pretrained",
+    "weights checkpoint pretrained finetune-from from-pretrained model.image.pretrained": "init",
     "method objective criterion": "objective.loss",
     "time max-time hours steps max-steps train-num-samples num-steps iterations iters": "training.budget",
     "save-frequency save-every save-steps save-freq": "checkpoint.every-steps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,12 +46,14 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
-    options = resolve(argv)
-    run(_normalised(options, argv), options.out, options.resume)
+    options, typed = resolve(argv)
+    run(options.config, options.out, options.resume, typed)
 
 
-def resolve(argv: list[str]) -> Options:
-    """Return the options that `argv` amounts to: the recipe, file or run it starts from, changed by the others.
+def resolve(argv: list[str]) -> tuple[Options, set[str]]:
+    """Return the options that `argv` amounts to, and which of them were typed.
+
+    That is the recipe, file or run that the command line names, changed by its other options.
 
     A run that goes on is known by its folder: its configuration is what the options change. Of a configuration file
     that is named besides, every value counts as an option.
@@ -100,7 +103,7 @@ def resolve(argv: list[str]) -> Options:
         resuming.print_line(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
         )
-    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume)
+    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume), typed
 
 
 def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
@@ -143,8 +146,8 @@ def _parsed(argv: list[str], prog: str, base: Config) -> tuple[Options, set[str]
     return Options(config=config, out=options.out, resume=options.resume), typed
 
 
-def run(config: Config, out: str, resume: bool) -> None:
-    """Train and evaluate as `config` says."""
+def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> None:
+    """Train and evaluate as `config` says. typed: the keys of the configuration that a person has typed."""
     from openslip.data.workers import default_processes, start_context
 
     if config.data.workers > 0 or (config.data.workers < 0 and default_processes() > 1):
@@ -154,8 +157,10 @@ def run(config: Config, out: str, resume: bool) -> None:
 
     from openslip.evaluation import suite
     from openslip.evaluation.retrieval import Retrieval
+    from openslip.interop import read
     from openslip.processes import joined
     from openslip.progress import print_text
+    from openslip.training import start
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
     from openslip.training.train import train
@@ -169,9 +174,14 @@ def run(config: Config, out: str, resume: bool) -> None:
                 folder.check_new(resume)
                 folder.check_free()
                 if folder.exists() and folder.begun():
-                    folder.check_config(config)
+                    folder.check_config(start.adopted_as_in_run(config, folder.config))
             with resuming.as_the_run_names_it(config, folder):
                 source, ssl, tasks = _open(config, first=processes.first)
+        init = None
+        if config.init and not (resume and folder.begun()):
+            with processes.first_goes_ahead():
+                init = read(config.init)
+            config = start.adopted(config, init, typed)
         if share:
             source, held_out = _hold_out(config, source, share, processes)
             tasks[0] = Retrieval(held_out, task=VAL)
@@ -182,6 +192,7 @@ def run(config: Config, out: str, resume: bool) -> None:
             ssl=ssl,
             evaluate=partial(suite.run, tasks=tasks) if tasks else None,
             resume=resume,
+            init=init,
             console=console,
             processes=processes,
         )
@@ -268,19 +279,3 @@ def _hold_out(config: Config, source: Source, share: float, processes: Processes
             fix="Lower --training.batch, hold out less, or give a source of its own as --data.val",
         )
     return rest, held
-
-
-def _normalised(options: Options, argv: list[str]) -> Config:
-    """Return the configuration with the mean and deviation that a pre-trained image tower takes.
-
-    Raises ConfigError where others were typed.
-    """
-    config, known = options.config, Path(options.out) / "config.toml"
-    if not config.model.image.pretrained:
-        return config
-    from openslip.models import pretrained
-
-    if options.resume and os.path.isfile(known):
-        return pretrained.as_in_run(config, toml.load(known))
-    words = {word.partition("=")[0] for word in argv}
-    return pretrained.normalised(config, [key for key in ("mean", "std") if f"--views.{key}" in words])

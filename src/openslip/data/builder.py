@@ -45,6 +45,7 @@ class _Sample:
     key: str
     image: np.ndarray
     caption: str
+    label: int
 
 
 class SampleReader:
@@ -62,11 +63,12 @@ class SampleReader:
         seed: int,
         *,
         captioned: bool,
+        labelled: bool = False,
         decoder: str = "auto",
         order: Stream = Stream.ORDER,
         replacement: Stream = Stream.REPLACEMENT,
     ) -> None:
-        self.source, self.captioned, self.decoder = source, captioned, decoder
+        self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
         self.configs = {view.name: config.of(view.kind, view.size) for view in views}
         self.numbers = {view.name: view.like or view.name for view in views}
         self.scheduled = frozenset(view.name for view in views if view.scheduled)
@@ -136,7 +138,8 @@ class SampleReader:
             key, name = record.key, record.source
             caption = self._caption(record, epoch, index) if self.captioned else ""
             image = decode(record.image, self.min_side(names), self.decoder)
-            return _Sample(epoch, index, key, image, caption)
+            label = self.source.label(candidate) if self.labelled else None
+            return _Sample(epoch, index, key, image, caption, -1 if label is None else label)
         except DataError as error:
             return Skipped(self.source.whole_index(candidate), key, name, str(error))
 
@@ -153,11 +156,11 @@ class Builder:
     """Builds the batch that starts at a position of the run's stream, or one process's rows of it.
 
     data: where the records come from. The scheduled views are made of the pictures of `data.ssl` where there are any,
-    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions. batch:
-    rows of the whole batch, of which this builds the `rank`-th of `world` equal shares. schedule: which rows get the
-    scheduled views; without one all do. Pictures of their own for these are gone through at the pace they are used at,
-    each once an epoch. decoder: see `openslip.data.decode`. early: applies the parameters to the views right here,
-    which leaves parameters that change nothing.
+    all others of those of `data.train`. views: which to make; config: how. tokenizer: None loads no captions. labelled:
+    whether classes are wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal
+    shares. schedule: which rows get the scheduled views; without one all do. Pictures of their own for these are gone
+    through at the pace they are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
+    parameters to the views right here, which leaves parameters that change nothing.
 
     Raises ConfigError where a view's kind is unknown, or two different views share a name.
     """
@@ -171,13 +174,14 @@ class Builder:
         batch: int,
         seed: int,
         *,
+        labelled: bool = False,
         rank: int = 0,
         world: int = 1,
         schedule: Schedule | None = None,
         decoder: str = "auto",
         early: Early | None = None,
     ) -> None:
-        self.early = early
+        self.early, self.labelled = early, labelled
         self.tokenizer, self.batch = tokenizer, batch
         self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
@@ -185,7 +189,8 @@ class Builder:
         apart = tuple(view for view in views if view.scheduled) if data.ssl is not None else ()
         joint = tuple(view for view in views if view not in apart)
         captioned = tokenizer is not None
-        self.readers = [SampleReader(data.train, joint, config, seed, captioned=captioned, decoder=decoder)]
+        wanted = {"captioned": captioned, "labelled": labelled}
+        self.readers = [SampleReader(data.train, joint, config, seed, decoder=decoder, **wanted)]
         if data.ssl is not None:
             order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
             streams = {"order": order, "replacement": replacement}
@@ -221,7 +226,7 @@ class Builder:
         parameters = {name: np.empty((len(view), len(Parameter)), np.float32) for name, view in views.items()}
         arrays = {name: view.numpy() for name, view in views.items()}
         next_row = {name: itertools.count() for name in views}
-        keys, captions, skipped = [], [], []
+        keys, captions, labels, skipped = [], [], [], []
         tallies = [[Tally() for _ in reader.order.parts] for reader in self.readers]
         for at in range(position + rows.start, position + rows.stop):
             for number, (reader, own, names) in enumerate(self._reads(at)):
@@ -229,6 +234,7 @@ class Builder:
                 if number == 0:
                     keys.append(sample.key)
                     captions.append(sample.caption)
+                    labels.append(sample.label)
                 for name in names:
                     row = next(next_row[name])
                     made = reader.view(sample.image, sample.epoch, sample.index, name)
@@ -244,6 +250,7 @@ class Builder:
             "views": views,
             "parameters": drawn,
             "tokens": self.tokenizer(captions) if self.tokenizer else None,
+            "labels": torch.tensor(labels, dtype=torch.int64) if self.labelled else None,
             "keys": keys,
             "skipped": skipped,
             "tallies": [tally for of_reader in tallies for tally in of_reader],

@@ -74,6 +74,7 @@ class Data:
         views: tuple[View, ...],
         *,
         captioned: bool,
+        labelled: bool = False,
         schedule: Schedule | None = None,
         rank: int = 0,
         world: int = 1,
@@ -81,7 +82,8 @@ class Data:
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        views: those to draw. captioned: whether captions are used. Raises ConfigError and DataError as `Loader`.
+        views: those to draw. captioned, labelled: whether captions and classes are used. Raises ConfigError and
+        DataError as `Loader`.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader
@@ -93,6 +95,7 @@ class Data:
             views=views,
             config=config.views,
             tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
+            labelled=labelled,
             batch=config.training.batch,
             seed=config.training.seed,
             position=position,

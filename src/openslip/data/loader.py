@@ -37,6 +37,8 @@ from openslip.errors import ConfigError, DataError, SlipError
 from openslip.needs import View
 
 MAX_WORKERS = 8
+_TENSORS = ("tokens", "labels")
+"""Fields of a worker batch that are a tensor, or None."""
 
 _LESS = "--data.workers, --data.prefetch or the batch size"
 _MORE_SHARED = f"Give the container more of /dev/shm (docker run --shm-size=8g), or lower {_LESS}"
@@ -46,11 +48,12 @@ class Loader:
     """An endless stream of batches; each `iter` starts anew at `position`.
 
     data: where the records come from. views: which views to make of them; config: how. tokenizer: None loads no
-    captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. batch: rows of a
-    batch; with `world` processes this one, number `rank`, gets an equal share of each. seed, position: of the run's
-    stream; a batch's own `position` is where to go on. schedule, decoder, early: see `Builder`. workers: loader
-    processes; 0 builds batches in this process, -1 one fewer than there are cores, at most 8. prefetch: batches that
-    they keep ready in all; -1 as many as are of use and fit into memory (`openslip.data.prefetch.choose_prefetch`).
+    captions; with one, each record's caption is drawn among its non-empty ones, anew every epoch. labelled: whether the
+    records' classes are wanted. batch: rows of a batch; with `world` processes this one, number `rank`, gets an equal
+    share of each. seed, position: of the run's stream; a batch's own `position` is where to go on. schedule, decoder,
+    early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are
+    cores, at most 8. prefetch: batches that they keep ready in all; -1 as many as are of use and fit into memory
+    (`openslip.data.prefetch.choose_prefetch`).
     pinned: puts the views into page-locked memory, from where a GPU fetches them by itself.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
@@ -69,6 +72,7 @@ class Loader:
         tokenizer: Tokenizer | None,
         batch: int,
         seed: int,
+        labelled: bool = False,
         position: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -103,6 +107,7 @@ class Loader:
             tokenizer,
             batch,
             check_seed(seed),
+            labelled=labelled,
             rank=rank,
             world=world,
             schedule=schedule,
@@ -210,7 +215,8 @@ class _WorkerBatches(Dataset):
             return {"error": (type(error), str(error))}
         if worker:
             built["parameters"] = {name: drawn.numpy() for name, drawn in built["parameters"].items()}
-            built["tokens"] = None if built["tokens"] is None else built["tokens"].numpy()
+            for name in _TENSORS:
+                built[name] = None if built[name] is None else built[name].numpy()
         return built
 
 
@@ -251,7 +257,8 @@ def _next(worker_batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         kind, message = built["error"]
         raise kind(message)
     built["parameters"] = {name: torch.as_tensor(drawn) for name, drawn in built["parameters"].items()}
-    built["tokens"] = None if built["tokens"] is None else torch.as_tensor(built["tokens"])
+    for name in _TENSORS:
+        built[name] = None if built[name] is None else torch.as_tensor(built[name])
     return built
 
 
@@ -264,6 +271,7 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
             start, filled[name] = filled[name], filled[name] + len(part)
             views[name][start : filled[name]] = part
     tokens = [part["tokens"] for part in parts if part["tokens"] is not None]
+    labels = [part["labels"] for part in parts if part["labels"] is not None]
     longest = max((part.shape[1] for part in tokens), default=0)
     return Batch(
         views,
@@ -276,6 +284,7 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
         position=parts[-1]["position"],
         skipped=[skipped for part in parts for skipped in part["skipped"]],
         tallies=[sum(tallies, Tally()) for tallies in zip(*(part["tallies"] for part in parts))],
+        labels=torch.cat(labels) if labels else None,
     )
 
 

@@ -71,6 +71,8 @@ class Source(ABC):
     """What was held out to measure on, where the source is one side of that."""
     class_names: tuple[str, ...] = ()
     """Names of the classes that `label` counts."""
+    captions_name_classes: bool = False
+    """Whether captions say no more than the class, so that those of a class fit all its pictures."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -133,6 +135,7 @@ class Foreign(Source):
             "options",
             "held_out",
             "class_names",
+            "captions_name_classes",
         ):
             setattr(self, name, getattr(source, name, getattr(Source, name)))
 
@@ -199,6 +202,7 @@ class Batch:
     parameters: view name → (as many rows, P) float32, the augmentations drawn for each (see `openslip.data.augment`).
     tokens: (N, length of the longest caption) int64, zero-padded, or None without captions.
     keys: the N records' keys. skipped: the records that others stand in for.
+    labels: (N,) int64 classes, -1 of a record without one, or None where no objective needs them.
     position: samples of the run consumed once this batch is done.
     tallies: what became of this batch's (or this process's share of) records, a `Tally` for each of the `parts` of
     the source, then for each of the source of the self-supervised views.
@@ -211,3 +215,4 @@ class Batch:
     position: int
     skipped: list[Skipped] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
+    labels: Tensor | None = None

@@ -55,6 +55,7 @@ class Subset(Source):
         self.name, self.held_out = source.name, held_out
         self.block, self.note = source.block, source.note
         self.options, self.class_names = source.options, source.class_names
+        self.captions_name_classes = source.captions_name_classes
         keep = np.ones(len(source), dtype=bool)
         indices = left_out if isinstance(left_out, np.ndarray) else np.array([*left_out], np.int64)
         for index in indices[(indices < 0) | (indices >= len(source))][:1]:

@@ -8,12 +8,8 @@ names such as `zeroshot:scenes` into evaluators and runs them.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
-
-from openslip.errors import printable
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
@@ -104,9 +100,3 @@ def settings(evaluator: Any, *names: str) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(evaluator)}
     values = {name: getattr(evaluator, name) for name in names}
     return ", ".join(f"{name}={value}" for name, value in values.items() if value != defaults[name])
-
-
-@lru_cache(maxsize=1024)
-def note(message: str) -> None:
-    """Tell the user something that the numbers alone would hide; each message once a process."""
-    logging.getLogger("openslip.evaluation").warning(printable(message))

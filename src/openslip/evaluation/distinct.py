@@ -89,7 +89,7 @@ def _locations(task: str, locations: Sequence[str]) -> dict[str, str]:
 
 def _called(dataset: str, location: str) -> bool:
     """Whether a location would be called `dataset` by its own name."""
-    from openslip.evaluation.datasets import dataset_name
+    from openslip.data.labelled import dataset_name
 
     return dataset_name(location) == dataset
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openslip.data.labelled import Labelled, LabelledSet
 from openslip.data.record import Skipped
 from openslip.data.workers import default_processes
-from openslip.errors import DataError, EvaluationError
-from openslip.evaluation import fingerprint, note
-from openslip.evaluation.datasets import Labelled, LabelledSet
+from openslip.errors import DataError, EvaluationError, note
+from openslip.evaluation import fingerprint
 from openslip.evaluation.opened import labelled_set, shared
 from openslip.progress import Progress
 

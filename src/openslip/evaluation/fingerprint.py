@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openslip.errors import DataError
 
 if TYPE_CHECKING:
-    from openslip.evaluation.datasets import Labelled
+    from openslip.data.labelled import Labelled
 
 CHUNK = 1024
 """Pictures that are read at a time."""

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from openslip.addresses import is_url, shown
-from openslip.evaluation.datasets import LabelledSet, dataset_name, open_labelled
+from openslip.data.labelled import LabelledSet, dataset_name, open_labelled
 from openslip.files import expand
 
 T = TypeVar("T")

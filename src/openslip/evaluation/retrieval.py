@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from openslip.data.contents import losses
+from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
-from openslip.errors import ConfigError, DataError
-from openslip.evaluation import Result, fingerprint, note, settings
-from openslip.evaluation.datasets import dataset_name
+from openslip.errors import ConfigError, DataError, note
+from openslip.evaluation import Result, fingerprint, settings
 from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
 from openslip.evaluation.opened import Kept, location

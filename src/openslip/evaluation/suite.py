@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openslip.errors import ConfigError, EvaluationError, SlipError, did_you_mean
-from openslip.evaluation import Evaluator, Result, lower_is_better, note
+from openslip.errors import ConfigError, EvaluationError, SlipError, did_you_mean, note
+from openslip.evaluation import Evaluator, Result, lower_is_better
 from openslip.evaluation.distinct import distinct, keys
 from openslip.evaluation.results import keep, read, save, table
 
@@ -74,7 +74,7 @@ def parse_task(task: str, **options: Any) -> Evaluator:
     """Return the evaluator that `protocol:dataset` names; nothing is opened yet.
 
     dataset: for retrieval a captioned source (see `openslip.data.sources.open_source`), else labelled images (see
-    `openslip.evaluation.datasets.load_labelled`). options: fields of the protocol's class, such as `templates`, `k`.
+    `openslip.data.labelled.load_labelled`). options: fields of the protocol's class, such as `templates`, `k`.
 
     Raises ConfigError for an unknown protocol, an unknown option or a missing dataset.
     """

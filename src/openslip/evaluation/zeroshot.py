@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from openslip.data.labelled import LabelledSet, prompts
+from openslip.data.labelled.prompts import PromptSet
 from openslip.errors import ConfigError, EvaluationError, printable
-from openslip.evaluation import Result, prompts
-from openslip.evaluation.datasets import LabelledSet
+from openslip.evaluation import Result
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
 from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import OnLabelled
-from openslip.evaluation.prompts import PromptSet
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,11 @@ from torch import Tensor
 from openslip.config import TextTowerConfig
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, did_you_mean
-from openslip.files import expand, open_regular
+from openslip.files import expand
 from openslip.interop import foreign, ours, reference, torch_files
+from openslip.interop.filling import encoder_of
+from openslip.interop.others import is_safetensors
+from openslip.models.weights import Pretrained
 
 WHICH = ("latest", "best")
 
@@ -32,13 +36,19 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     Raises CheckpointError where a file is missing, which it names, is damaged, does not fit the configuration, or is
     another project's; ConfigError for another `which`, or one that has no effect.
     """
+    return encoder_of(read(path, which))
+
+
+def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretrained:
+    """Return configuration and weights of a model that somebody has trained: of all that `load` takes, which raises
+    the same errors. No model is built."""
     if which not in WHICH:
         raise ConfigError(
             "There is no such checkpoint to pick", got=which, fix=did_you_mean(str(which), WHICH)
         )
-    path = expand(path)
+    path = expand(spec)
     if os.path.isdir(path):
-        return ours.load_folder(path, which)
+        return ours.read_folder(path, which)
     if not os.path.exists(path):
         raise CheckpointError(
             "There is no such file or folder",
@@ -46,8 +56,8 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
             fix="Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file",
         )
     ours.check_alone(path, which)
-    if _is_safetensors(path):
-        return ours.load_file(path)
+    if is_safetensors(path):
+        return ours.read_file(path)
     if path.name in ("config.toml", "state.json"):
         raise CheckpointError(
             "This file holds no weights", got=str(path), fix=f"Give the folder it lies in: {path.parent}"
@@ -55,57 +65,33 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
     return _of_torch(path)
 
 
-def _pick(run: Path, which: str) -> Path:
-    """Return the checkpoint of a run folder that `load` takes. Raises CheckpointError where there is none."""
-    if found := ours.pick(run, which):
-        return found
-    raise CheckpointError(
-        "The run has no checkpoint yet", got=str(run), fix="Let it train until its first one"
-    )
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Say whether a file begins as safetensors files do: with the length of a header, which is a JSON object."""
-    try:
-        with open_regular(path) as file:
-            start = file.read(9)
-            return path.suffix == ".safetensors" or (
-                start[8:] == b"{" and int.from_bytes(start[:8], "little") < os.stat(path).st_size
-            )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "The checkpoint cannot be read", got=str(path), cause=str(error), fix="Check the path."
-        ) from None
-
-
-def _of_torch(path: Path) -> Encoder:
+def _of_torch(path: Path) -> Pretrained:
     """Return the model of weights that torch saved: with the reference's names, or with ours."""
     state = torch_files.plain_names(torch_files.read_checkpoint(path)["state_dict"])
     if reference.is_reference(state):
-        return reference.encoder_of(state, str(path))
+        return reference.read(state, path)
     if not ours.is_ours(state):
         raise foreign.unknown(path, state)
     if settings := ours.settings_beside(path.parent):
-        return ours.encoder_of(ours.read_settings(settings, str(settings)), state, str(path))
+        notes: list[str] = []
+        config = ours.read_settings(settings, str(settings), notes.append)
+        return ours.pretrained_of(config, state, path, files=[path, settings], notes=notes)
     return _without_settings(path, state)
 
 
-def _without_settings(path: Path, state: dict[str, Tensor]) -> Encoder:
+def _without_settings(path: Path, state: dict[str, Tensor]) -> Pretrained:
     """Return the model of weights with our names that come without a configuration.
 
     Shapes tell all of it only where they are those of the reference's models, which have a known number of heads.
     """
     try:
-        encoder = reference.encoder_of(
-            {reference.to_reference(name): value for name, value in state.items()}, str(path)
-        )
+        found = reference.read({reference.to_reference(name): value for name, value in state.items()}, path)
     except CheckpointError:
         raise ours.no_settings(path, state) from None
-    text = encoder.model.text_tower
-    if text is not None and text.width != TextTowerConfig().width:
+    if found.has_text and found.config.model.text.width != TextTowerConfig().width:
         raise ours.no_settings(path, state)
-    ours.note(
+    told = (
         f"{path} does not say how its pictures were normalised, nor how many attention heads it has: these are taken "
         "from the paper's recipes. A config.toml beside it would tell"
     )
-    return encoder
+    return replace(found, origin=replace(found.origin, format="openslip"), notes=(told,))

@@ -14,8 +14,8 @@ OPEN_CLIP = (
 )
 TRANSFORMERS = "transformers loads it: `AutoModel.from_pretrained(FOLDER)`"
 TOWER = (
-    "To train from such an image tower, let timm bring it: `--model.image.name NAME --model.image.pretrained`; "
-    "`timm.list_pretrained()` lists the names"
+    "To train from such an image tower, name its architecture: `--init timm:NAME`; `timm.list_pretrained()` lists the "
+    "names"
 )
 KINDS = (
     (r"(vision|text)_model\.", "a CLIP or SigLIP of Hugging Face's transformers", TRANSFORMERS),
@@ -96,8 +96,8 @@ def torchscript(path: Path) -> CheckpointError:
         "from files",
         cause="OpenAI's CLIP models (ViT-B-32.pt and others) are handed out so",
         fix="To use OpenAI's CLIP, `open_clip.create_model_and_transforms('ViT-B-32-quickgelu', pretrained='openai')` "
-        "loads it, and open_clip is installed with slip. To train from its image tower, `--model.image.name "
-        "vit_base_patch32_clip_quickgelu_224.openai --model.image.pretrained`. Of another archive that you trust, "
+        "loads it, and open_clip is installed with slip. To train from its image tower, `--init "
+        "timm:vit_base_patch32_clip_quickgelu_224.openai`. Of another archive that you trust, "
         "`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the weights alone",
     )
 

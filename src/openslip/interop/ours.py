@@ -6,25 +6,24 @@ a file's is in its header; where that one is missing, the other stands in for it
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
 
 from openslip import toml
 from openslip.config import Config
-from openslip.encoder import Encoder
-from openslip.errors import CheckpointError, ConfigError, printable
-from openslip.models import Model, without_weights
+from openslip.errors import CheckpointError, ConfigError
+from openslip.interop.digests import Digests
+from openslip.interop.filling import PARTS, described, in_full_precision, note, of_model
 from openslip.models.pretrained import names_a_place
+from openslip.models.weights import Origin, Pretrained
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import files_of, read_tensors
 
@@ -32,10 +31,9 @@ WEIGHTS = "model.safetensors"
 SETTINGS = "config.toml"
 LARGEST_VIEW = 1 << 13
 """Pixels a side, of pictures that a model can take; a larger one would take all memory of who encodes with it."""
-PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
-"""The parts of a `Model`, by which its weights' names begin."""
-TRAINED_BY = frozenset({"objective", "ssl_head"})
-"""What is the objective's, likewise (in checkpoints of earlier versions its head): of no use but to train on."""
+OBJECTIVE = "objective."
+EARLIER = {"ssl_head.": f"{OBJECTIVE}simclr.head."}
+"""How names of earlier versions began, and what the same begin with now."""
 ENCODING = ("name", "views", "model", "objective.loss")
 """What of a configuration embeddings depend on, and what messages say of it; the rest is for training."""
 
@@ -45,20 +43,21 @@ def is_ours(names: Mapping[str, object]) -> bool:
     return any(name.startswith("image_tower.") for name in names)
 
 
-def load_folder(folder: Path, which: str) -> Encoder:
+def read_folder(folder: Path, which: str) -> Pretrained:
     """Return the model of a run folder, of a checkpoint's folder, or of a folder that copies of their files lie in.
 
     Raises CheckpointError, which names the file that is missing, ConfigError for a `which` that has no effect.
     """
-    if found := pick(folder, which):
-        return _load(found)
+    notes: list[str] = []
+    if found := pick(folder, which, notes.append):
+        return _read(found, folder, notes)
     if not _has_weights(folder):
         raise _nothing_in(folder)
     check_alone(folder, which)
-    return _load(folder)
+    return _read(folder, folder, notes)
 
 
-def load_file(path: Path) -> Encoder:
+def read_file(path: Path) -> Pretrained:
     """Return the model of one safetensors file: by its header, else by a config.toml beside it or that of its run.
 
     Raises CheckpointError.
@@ -70,15 +69,16 @@ def load_file(path: Path) -> Encoder:
             got=str(path),
             fix=f"Give the folder they lie in: {path.parent}",
         )
+    notes: list[str] = []
     if metadata.KEY in texts:
-        config = read_settings(texts[metadata.KEY], str(path))
+        config = read_settings(texts[metadata.KEY], str(path), notes.append)
     elif settings := settings_beside(path.parent):
-        config = read_settings(settings, str(settings))
+        config = read_settings(settings, str(settings), notes.append)
     else:
         raise no_settings(path, entries)
     if path.name == WEIGHTS and (path.parent / "state.json").is_file():
         checkpoint.verify(path.parent, WEIGHTS)
-    return encoder_of(config, read_tensors(path), str(path))
+    return pretrained_of(config, read_tensors(path), path, notes=notes)
 
 
 def check_alone(path: Path, which: str) -> None:
@@ -112,11 +112,11 @@ def settings_beside(folder: Path) -> Path | None:
     return next((parent / SETTINGS for parent in (folder, *of_run) if (parent / SETTINGS).is_file()), None)
 
 
-def read_settings(settings: Path | str, where: str) -> Config:
+def read_settings(settings: Path | str, where: str, say: Callable[[str], None]) -> Config:
     """Return the configuration in a config.toml, or in the text of a header, as far as embeddings depend on it.
 
-    What only training needs may be of a version or an objective that is not known here: it is left out, with a warning.
-    Raises CheckpointError.
+    What only training needs may be of a version or an objective that is not known here: it is left out, which `say` is
+    told. Raises CheckpointError.
     """
     try:
         text = toml.read(settings) if isinstance(settings, Path) else settings
@@ -124,7 +124,7 @@ def read_settings(settings: Path | str, where: str) -> Config:
             return toml.loads(text)
         except ConfigError as error:
             config = toml.loads(text, only=ENCODING)
-            note(f"of the configuration in {where}, only what embeddings depend on is used: {error}")
+            say(f"of the configuration in {where}, only what embeddings depend on is used: {error}")
             return config
     except ConfigError as error:
         raise CheckpointError(
@@ -132,42 +132,61 @@ def read_settings(settings: Path | str, where: str) -> Config:
         ) from None
 
 
-def encoder_of(config: Config, weights: dict[str, Tensor], where: str) -> Encoder:
-    """Return the model that a configuration describes with these weights, in evaluation mode.
+def pretrained_of(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    given: Path,
+    *,
+    where: Path | None = None,
+    files: Sequence[Path] = (),
+    form: str = "openslip",
+    notes: Sequence[str] = (),
+) -> Pretrained:
+    """Return the model that a configuration describes with these weights.
 
     Which towers it has, the weights tell: the objective that it was trained with does not matter, nor need it be known
-    here. Raises CheckpointError.
+    here. given: what the user named. where: what holds the weights, and files: all that was read, where that is not the
+    same. Raises CheckpointError where the weights are not those of the model.
     """
-    _check_name(config, where)
-    _check_views(config, where)
-    other = sorted(name for name in weights if name.partition(".")[0] not in PARTS | TRAINED_BY)
-    if other:
-        entries = "1 entry" if len(other) == 1 else f"{len(other)} entries"
-        note(
-            f"{entries} of {where} belong to no part of this version's models, and are left out: "
-            f"{', '.join(other[:5])}"
-        )
-    weights = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
-    model = _model_for(config, weights, where)
-    model.load_state_dict(weights)
-    return Encoder(model.eval(), config)
+    _check_name(config, where or given)
+    _check_views(config, where or given)
+    weights = {_renamed(name): value for name, value in weights.items()}
+    other = [
+        name for name in weights if name.partition(".")[0] not in PARTS and not name.startswith(OBJECTIVE)
+    ]
+    unused = dict.fromkeys(other, "no part of this version's models")
+    weights = in_full_precision({name: value for name, value in weights.items() if name not in unused})
+    _check_fit(config, of_model(weights), where or given)
+    origin = Origin(str(given), form, Digests(files or [given]))
+    return Pretrained(config, weights, origin, unused, tuple(notes))
 
 
-def _load(folder: Path) -> Encoder:
+def _renamed(name: str) -> str:
+    for earlier, now in EARLIER.items():
+        if name.startswith(earlier):
+            return now + name.removeprefix(earlier)
+    return name
+
+
+def _read(folder: Path, given: Path, notes: list[str]) -> Pretrained:
     """Return the model of the weights in a folder. Of the files beside them only what is read is verified."""
     if (folder / "state.json").exists():
         checkpoint.verify(folder, "model")
-    first, *_ = files_of(folder / WEIGHTS)
+    first, *others = files_of(folder / WEIGHTS)
     entries, texts = metadata.read_header(first)
     stated = texts.get(metadata.KEY)
-    if settings := settings_beside(folder):
-        config = _placed(read_settings(settings, str(settings)), stated)
-        _compare(config, stated, settings)
+    settings = settings_beside(folder)
+    if settings:
+        config = _placed(read_settings(settings, str(settings), notes.append), stated)
+        _compare(config, stated, settings, notes.append)
     elif stated is not None:
-        config = read_settings(stated, str(first))
+        config = read_settings(stated, str(first), notes.append)
     else:
         raise no_settings(first, entries)
-    return encoder_of(config, read_tensors(folder / WEIGHTS), str(folder))
+    files = [first, *others, *([settings] if settings else [])]
+    tensors = read_tensors(folder / WEIGHTS)
+    form = "a run" if settings else "openslip"
+    return pretrained_of(config, tensors, given, where=folder, files=files, form=form, notes=notes)
 
 
 def _placed(config: Config, stated: str | None) -> Config:
@@ -177,11 +196,11 @@ def _placed(config: Config, stated: str | None) -> Config:
     """
     if stated is None or not names_a_place(config.model.image.name):
         return config
-    own = read_settings(stated, "the header of the weights").model.image.name
+    own = read_settings(stated, "the header of the weights", lambda _: None).model.image.name
     return replace(config, model=replace(config.model, image=replace(config.model.image, name=own)))
 
 
-def _compare(config: Config, stated: str | None, settings: Path) -> None:
+def _compare(config: Config, stated: str | None, settings: Path, say: Callable[[str], None]) -> None:
     """Say where a config.toml describes another model than the weights' own header."""
     try:
         own = config if stated is None else toml.loads(stated, only=ENCODING)
@@ -190,7 +209,7 @@ def _compare(config: Config, stated: str | None, settings: Path) -> None:
     here, there = _described(config), _described(own)
     differ = [f"{key} is {here[key]}, in the weights {there[key]}" for key in here if here[key] != there[key]]
     if differ:
-        note(
+        say(
             f"{settings} differs from what its weights say of themselves, and is followed: {'; '.join(differ)}"
         )
 
@@ -202,7 +221,7 @@ def _described(config: Config) -> dict[str, Any]:
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}
-    return {key: value for key, value in keys.items() if not key.endswith((".pretrained", ".drop_path"))}
+    return {key: value for key, value in keys.items() if not key.endswith((".drop_path", ".freeze", ".lora"))}
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -212,14 +231,17 @@ def _checkpoints(folder: Path) -> list[Path]:
     )
 
 
-def pick(run: Path, which: str) -> Path | None:
-    """Return the latest of a run's checkpoints or the best (the latest where none has a score), or None."""
+def pick(run: Path, which: str, say: Callable[[str], None] = note) -> Path | None:
+    """Return the latest of a run's checkpoints or the best, or None.
+
+    Where none has a score the latest is taken, which `say` is told.
+    """
     checkpoints = _checkpoints(run / "checkpoints") or _checkpoints(run)
     if not checkpoints or which == "latest":
         return checkpoints[-1] if checkpoints else None
     best = checkpoint.best(checkpoints)
     if best is None:
-        note(
+        say(
             f"no checkpoint of {run} has a score, so the latest, {checkpoints[-1].name}, is taken for the best: "
             "nothing was measured while it trained"
         )
@@ -263,7 +285,7 @@ def _nothing_in(folder: Path) -> CheckpointError:
     )
 
 
-def _check_name(config: Config, where: str) -> None:
+def _check_name(config: Config, where: Path) -> None:
     """Raise CheckpointError where the image tower's name is that of a place, which would be asked for its layout."""
     name = config.model.image.name
     if name == "vit" or timm.is_model(name):
@@ -279,7 +301,7 @@ def _check_name(config: Config, where: str) -> None:
     )
 
 
-def _check_views(config: Config, where: str) -> None:
+def _check_views(config: Config, where: Path) -> None:
     """Raise CheckpointError for pictures of a size that nobody has, or normalised so that nothing is left of them."""
     views = config.views
     usable = all(map(math.isfinite, (*views.mean, *views.std))) and min(views.std) > 0
@@ -291,42 +313,29 @@ def _check_views(config: Config, where: str) -> None:
         )
 
 
-def _model_for(config: Config, weights: Mapping[str, Tensor], where: str) -> Model:
-    """Return a model that these weights fit, its own not yet made. Raises CheckpointError where they fit none.
+def _check_fit(config: Config, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Raise CheckpointError where the configuration makes no model, or one that these are not the weights of.
 
-    It is described first, on no device, so that a configuration of another model takes neither memory nor time.
+    The model is described only, on no device, so that a configuration of another one takes neither memory nor time.
     """
-    image, text = config.model.image, config.model.text
     has_text = any(name.startswith("text_tower.") for name in weights)
-    parts = {"text": has_text, "shared": "image_projection" in weights}
-    blocks = image.depth, text.depth if has_text else 0
+    blocks = config.model.image.depth, config.model.text.depth if has_text else 0
     if max(blocks) > len(weights):  # a description of a billion blocks takes time, too
         raise _misfit(f"{len(weights)} entries for towers of {blocks[0]} and {blocks[1]} blocks")
-    shape = without_weights(config.model)
     try:
-        with torch.device("meta"):
-            described = Model(shape, config.views.size, **parts)
+        own = described(config, weights).state_dict()
     except ConfigError as error:
         raise CheckpointError("The run's configuration makes no model", cause=str(error)) from None
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         raise _misfit(f"config.toml ({str(error).splitlines()[0]})") from None
-    own = described.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
     if wrong:
         raise _misfit(
             f"{len(wrong)} entries differ: {', '.join(wrong[:5])}", f"{where} may come from another run"
         )
-    if image.name == "vit":  # all that it computes with is among the weights
-        return described.to_empty(device="cpu")
-    return Model(shape, config.views.size, **parts)
 
 
 def _misfit(got: str, cause: str = "") -> CheckpointError:
     return CheckpointError(
         "The weights do not fit the model that the run's config.toml describes", got=got, cause=cause
     )
-
-
-def note(text: str) -> None:
-    """Tell the user what the model alone would hide."""
-    logging.getLogger("openslip.interop").warning(printable(text))

@@ -17,11 +17,11 @@ from openslip.config import (
     TextTowerConfig,
     ViewsConfig,
 )
-from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
-from openslip.interop.torch_files import plain_names, read_checkpoint
-from openslip.objectives import parse
-from openslip.training.student import build_student, stored_state
+from openslip.interop.digests import Digests
+from openslip.interop.filling import described, differences, in_full_precision
+from openslip.models.weights import Origin, Pretrained
+from openslip.objectives import Dims, parse
 
 PREFIXES = {
     "image_tower.trunk.": "visual.",
@@ -83,35 +83,44 @@ def _translate(
     raise CheckpointError("This parameter name is not one of SLIP's", got=name)
 
 
-def load_reference(path: str | Path) -> Encoder:
-    """Load a checkpoint of the reference implementation (SLIP, CLIP or SimCLR; ViT-S, -B or -L), in evaluation mode.
-
-    The architecture is read off the shapes. Raises CheckpointError as `read_checkpoint` does, and when the
-    parameters are not those of such a model.
-    """
-    return encoder_of(plain_names(read_checkpoint(path)["state_dict"]), str(path))
-
-
 def is_reference(names: Mapping[str, object]) -> bool:
     """Say whether weights have the names of the reference's vision transformers."""
     return "visual.patch_embed.proj.weight" in names and bool(method_of(names))
 
 
-def encoder_of(state: Mapping[str, Tensor], where: str) -> Encoder:
-    """Return the model with these weights (reference names), in evaluation mode. Raises CheckpointError."""
-    config = infer_config(state, where)
+def read(state: Mapping[str, Tensor], path: Path) -> Pretrained:
+    """Return the model with these weights (reference names), and the self-supervised head among them.
+
+    The architecture is read off the shapes. Raises CheckpointError where they are not those of a SLIP, CLIP or SimCLR
+    with a ViT-S, -B or -L.
+    """
+    config = infer_config(state, str(path))
     try:
-        with torch.device("meta"):
-            student = build_student(config, parse(config.objective), weights=False)
+        own = _expected(config, state)
     except ConfigError as error:  # shapes that no model has, such as a tower without blocks
-        raise CheckpointError(
-            f"The checkpoint {where} is of another architecture", cause=str(error)
-        ) from None
-    _check_parameters(stored_state(student), state, where)
-    model = student.model.to_empty(device="cpu")
-    ours = {from_reference(name): value for name, value in state.items()}
-    model.load_state_dict({name: ours[name] for name in model.state_dict()})
-    return Encoder(model.eval(), config)
+        raise CheckpointError(f"The checkpoint {path} is of another architecture", cause=str(error)) from None
+    told = differences({to_reference(name): value for name, value in own.items()}, state)
+    if told:
+        raise CheckpointError(f"The checkpoint {path} is of another architecture", got=told)
+    weights = in_full_precision({from_reference(name): value for name, value in state.items()})
+    return Pretrained(config, weights, Origin(str(path), "a released SLIP checkpoint", Digests([path])))
+
+
+def _expected(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, without content, of the model and the objective that a configuration describes."""
+    model = described(config, [from_reference(name) for name in state if not name.startswith("image_mlp.")])
+    text = model.text_tower
+    dims = Dims(
+        width=model.image_tower.width,
+        text_width=text.width if text is not None else 0,
+        embed_dim=config.model.embed_dim,
+        context=config.model.text.context,
+        vocabulary=config.model.text.vocabulary,
+    )
+    with torch.device("meta"):
+        objective = parse(config.objective).build(dims)
+    heads = {f"objective.{name}": value for name, value in objective.state_dict().items()}
+    return model.state_dict() | heads
 
 
 def method_of(state: Mapping[str, object]) -> str:
@@ -188,18 +197,3 @@ def _matrix(state: Mapping[str, Tensor], name: str, where: str) -> tuple[int, ..
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
-
-def _check_parameters(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError unless `state` (reference names) has exactly our tensors, by names and shapes."""
-    expected = {to_reference(name): tuple(value.shape) for name, value in own.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    both = [name for name in expected if name in found and found[name] != expected[name]]
-    faults = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": [f"{name} {found[name]} instead of {expected[name]}" for name in both],
-    }
-    told = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
-    if told:
-        raise CheckpointError(f"The checkpoint {where} is of another architecture", got="; ".join(told))

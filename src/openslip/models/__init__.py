@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from openslip.models.model import Model, build, without_weights
+from openslip.models.model import Model, build
 
-__all__ = ["Model", "build", "without_weights"]
+__all__ = ["Model", "build"]

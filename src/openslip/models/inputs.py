@@ -16,13 +16,15 @@ from openslip.models.dropping import Rows
 class Inputs:
     """A batch as the model takes it: view name → (N, 3, S, S) float, normalised; tokens (N, L) or None.
 
-    Scheduled views may be of fewer rows, spread evenly over the batch, or absent.
+    Scheduled views may be of fewer rows, spread evenly over the batch, or absent. labels: (N,) int64 classes, -1 where
+    a record has none, or None; no tower sees them.
     """
 
     views: Mapping[str, Tensor]
     tokens: Tensor | None
     rows: Mapping[str, Rows] = field(default_factory=dict)
     """Which rows of the batch of all processes each view holds; by default this process's share."""
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -47,4 +49,7 @@ class Inputs:
                 part = slice(start * len(view) // whole, stop * len(view) // whole)
                 views[name], of_all = view[part], self.rows[name]
                 rows[name] = Rows(of_all.first + part.start, part.stop - part.start, of_all.total)
-            yield Inputs(views, None if self.tokens is None else self.tokens[start:stop], rows)
+            tokens, labels = (
+                None if all_ is None else all_[start:stop] for all_ in (self.tokens, self.labels)
+            )
+            yield Inputs(views, tokens, rows, labels)

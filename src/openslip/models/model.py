@@ -16,7 +16,7 @@ from openslip.models.dropping import laid_out
 from openslip.models.inputs import Inputs
 from openslip.models.text import TextTower
 from openslip.models.vision import build_image_tower
-from openslip.needs import TEXT, Need
+from openslip.needs import LABELS, TEXT, Need
 
 Part = TypeVar("Part")
 Mask = tuple[Tensor, Tensor]
@@ -83,16 +83,17 @@ class Model(nn.Module):
     ) -> dict[Need, Tensor]:
         """Return what the towers make of a batch, as far as `needs` are computed from it.
 
-        The keys are needs of `feature`, `tokens` and `ids`; an `embedding` is made of a feature, later. masks: of each
-        view that is needed masked. Raises ConfigError where the batch lacks a view, a mask or the captions, or a tower
-        has no patch tokens.
+        The keys are needs of `feature`, `tokens`, `ids` and `labels`; an `embedding` is made of a feature, later.
+        masks: of each view that is needed masked. Raises ConfigError where the batch lacks a view, a mask, the captions
+        or the labels, or a tower has no patch tokens.
         """
-        missing = [need for need in needs if not _is_in(inputs, need.view)]
+        missing = [need for need in needs if not _is_in(inputs, need)]
         if missing:
+            names = dict.fromkeys("labels" if need == LABELS else need.view for need in needs)
             raise ConfigError(
                 "The model was called without an input that it needs",
                 got=f"views {', '.join(inputs.views) or 'none'}; {'no tokens' if inputs.tokens is None else 'tokens'}",
-                fix=f"It needs {', '.join(dict.fromkeys(need.view for need in needs))}.",
+                fix=f"It needs {', '.join(names)}.",
             )
         found: dict[Need, Tensor] = {}
         masks = masks or {}
@@ -119,6 +120,8 @@ class Model(nn.Module):
             found[Need(TEXT)] = _need(self.text_tower)(inputs.tokens)
         if inputs.tokens is not None and "ids" in of_text:
             found[Need(TEXT, "ids")] = inputs.tokens
+        if inputs.labels is not None and "labels" in of_text:
+            found[LABELS] = inputs.labels
         return found
 
     def _groups(
@@ -189,13 +192,8 @@ def build(
 
 
 def _text_tower(needs: Collection[Need]) -> bool:
-    """Whether the needs take the text tower, or the logit scale that comes with it; token ids alone do not."""
-    return any(need.view == TEXT and need.out != "ids" for need in needs)
-
-
-def without_weights(config: ModelConfig) -> ModelConfig:
-    """Return the same model to be built for weights that are put in afterwards: none are fetched for it."""
-    return replace(config, image=replace(config.image, pretrained=False))
+    """Whether the needs take the text tower, or the logit scale that comes with it; ids and labels alone do not."""
+    return any(need.view == TEXT and need.out not in ("ids", "labels") for need in needs)
 
 
 def _projection(width: int, dim: int) -> nn.Parameter:
@@ -203,8 +201,10 @@ def _projection(width: int, dim: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(width, dim) * width**-0.5)
 
 
-def _is_in(inputs: Inputs, view: str) -> bool:
-    return inputs.tokens is not None if view == TEXT else view in inputs.views
+def _is_in(inputs: Inputs, need: Need) -> bool:
+    if need == LABELS:
+        return inputs.labels is not None
+    return inputs.tokens is not None if need.view == TEXT else need.view in inputs.views
 
 
 def _need(part: Part | None) -> Part:

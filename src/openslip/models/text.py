@@ -69,6 +69,10 @@ class TextTower(nn.Module):
             x = block(x)
         return self.norm(last(x, end))
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return which names belong to the embeddings and to each block (timm's protocol for layers)."""
+        return {"stem": r"^token_embedding|^positional_embedding", "blocks": r"^blocks\.(\d+)"}
+
 
 class TextBlock(nn.Module):
     """One pre-norm transformer block with causal attention and QuickGELU."""

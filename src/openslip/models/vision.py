@@ -216,12 +216,6 @@ def _try_sizes(tower: ImageTower, sizes: Collection[int], name: str) -> None:
 
 
 def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> VisionTransformer:
-    if config.pretrained:
-        raise ConfigError(
-            "The image tower 'vit' has no pre-trained weights",
-            fix="Name a timm model in model.image.name, for example 'vit_small_patch16_224', or set "
-            "model.image.pretrained to false.",
-        )
     if config.depth < 1 or config.heads < 1 or config.width < 1 or config.width % config.heads:
         raise ConfigError(
             "The image tower needs a depth of at least 1 and a width that its heads divide",
@@ -255,7 +249,7 @@ def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) ->
     if not (config.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(config.name)):
         known = ["vit", *timm.list_models()]
         raise ConfigError(f"timm has no image tower '{config.name}'", fix=did_you_mean(config.name, known))
-    options: dict[str, Any] = {"pretrained": config.pretrained, "num_classes": 0}
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     if config.drop_path > 0:
         options["drop_path_rate"] = config.drop_path
     # Convolutional towers take images of any size, and have no such option.
@@ -273,9 +267,9 @@ def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) ->
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"timm cannot make the image tower '{config.name}' for views of {size} pixels",
-            got=f"pretrained {config.pretrained}, drop_path {config.drop_path}",
+            got=f"drop_path {config.drop_path}",
             cause=f"timm says: {str(error) or type(error).__name__}",
-            fix="Change model.image or views.size; pre-trained weights have to be downloaded once.",
+            fix="Change model.image or views.size",
         ) from error
 
 

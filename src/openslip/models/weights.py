@@ -17,7 +17,8 @@ class Origin:
     spec: str
     """What the user named: a path, `open_clip:NAME/TAG`, `hf:owner/name`."""
     format: str
-    """What wrote the weights, for people: `a run`, `a released SLIP checkpoint`, `open_clip`, `transformers`, `timm`."""
+    """What wrote the weights, for people: `a run`, `openslip` (a file of ours), `a released SLIP checkpoint`,
+    `open_clip`, `transformers`, `timm`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each file that was read, by its path or address."""
 

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from openslip.collectives import gather_rows, rank, world
-from openslip.needs import IMAGE, LOGIT_SCALE, TEXT, Need
-from openslip.objectives.contrast import contrast, unit
+from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, TEXT, Need
+from openslip.objectives.contrast import contrast, groups_of, unit
 from openslip.objectives.objective import At, Curve, LogitScale, Objective
 from openslip.ranges import FROM_0
 
 
 class Clip(Objective):
-    """L_clip = ½ [CE(s·I·Tᵀ) + CE(s·T·Iᵀ)], matching pairs on the diagonal (Radford et al. 2021, fig. 3)."""
+    """L_clip = ½ [CE(s·I·Tᵀ) + CE(s·T·Iᵀ)], matching pairs on the diagonal (Radford et al. 2021, fig. 3).
+
+    With `positives` of labels, the target of a row is uniform over all pairs of its class (UniCL; Yang et al. 2022,
+    eq. 2 to 4).
+    """
 
     name = "clip"
     title = "CLIP"
@@ -43,35 +47,46 @@ class Clip(Objective):
         gradient: Literal["exact", "reference"] = "exact"
         """With several processes: exact is the gradient that one process with the whole batch has; reference that of
         the reference implementation, which takes the gathered embeddings for constants."""
+        positives: Literal["pairs", "labels"] = "pairs"
+        """What belongs to an image beside its own caption. pairs: nothing; labels: the captions of its class. Of a
+        source of classes, `labels:…`, training takes labels where nothing is said."""
 
     config: Config
 
+    @classmethod
+    def needs_for(cls, config: Config) -> tuple[Need, ...]:
+        return (*cls.needs, LABELS) if config.positives == "labels" else cls.needs
+
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
-        """Return `image` and `text`, each (N, D), and `logit_scale`: all of them are the model's."""
+        """Return `image` and `text`, each (N, D), and `logit_scale`: all are the model's; and `labels` if needed."""
         image, text, scale = (features[need] for need in self.needs)
-        return {"image": image, "text": text, "logit_scale": scale}
+        found = {"image": image, "text": text, "logit_scale": scale}
+        return found | ({"labels": features[LABELS]} if self.config.positives == "labels" else {})
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `clip_loss` (the same, detached) and `clip_acc` for a batch.
 
         `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one
-        the match of row n of the other, and `logit_scale`, the scalar s itself. `clip_acc`, in [0, 1], is the
-        share of images whose own text is the most similar of the batch.
+        the match of row n of the other, `logit_scale`, the scalar s itself, and with `positives` of labels
+        `labels` (N,), -1 for a row that matches itself alone. `clip_acc`, in [0, 1], is the share of images whose
+        most similar text of the batch is their own, or of their class.
         """
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
         scale, block = embeddings["logit_scale"], self.config.block
         # The batch's pairs are spread over the processes by rank.
         first = rank() * len(image)
         match = torch.arange(first, first + len(image), device=image.device)
+        alike = {"groups": groups_of(embeddings["labels"])} if self.config.positives == "labels" else {}
         if self.config.gradient == "reference" and world() > 1:
-            by_image = contrast(image, gather_rows(text).detach(), scale, match, block=block)
-            by_text = contrast(text, gather_rows(image).detach(), scale, match, block=block)
+            by_image = contrast(image, gather_rows(text).detach(), scale, match, block=block, **alike)
+            by_text = contrast(text, gather_rows(image).detach(), scale, match, block=block, **alike)
             loss = (
                 (by_image.rows - by_image.positives).mean() + (by_text.rows - by_text.positives).mean()
             ) / 2
             return _values(loss, by_image.hits)
-        logits = contrast(image, gather_rows(text), scale, match, columns=True, block=block)
-        # Every process has reduced each text's logits over its own images; row n's positive is column n's as well.
+        logits = contrast(image, gather_rows(text), scale, match, columns=True, block=block, **alike)
+        # Every process has reduced each text's logits over its own images. Row n's positive is column n's as well; of
+        # groups the means over rows and over columns add up to the same, as both are as long as the group.
         columns = cast(Tensor, logits.columns)  # asked for above
         by_text = gather_rows(columns[None]).logsumexp(0) if world() > 1 else columns
         by_text = by_text[first : first + len(text)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openslip import toml
 from openslip.config import ObjectiveConfig
 from openslip.errors import ConfigError, TrainingError, did_you_mean
-from openslip.needs import TEXT, Need, View, joined
+from openslip.needs import LABELS, TEXT, Need, View, joined
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
@@ -81,7 +81,12 @@ class Loss:
     @property
     def captioned(self) -> bool:
         """Whether captions are read."""
-        return any(need.view == TEXT for need in self.needs)
+        return any(need.view == TEXT and need != LABELS for need in self.needs)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the records' classes are read."""
+        return LABELS in self.needs
 
     @property
     def shared_space(self) -> bool:

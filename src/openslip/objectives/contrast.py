@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openslip.collectives import gather_rows
+
 
 class Contrast(NamedTuple):
     """The reductions of a matrix of logits that contrastive losses are made of."""
@@ -29,9 +31,9 @@ class Contrast(NamedTuple):
     columns: Tensor | None
     """(M,) logsumexp of each key's logits over the queries, where asked for."""
     positives: Tensor
-    """(N,) logit of each query with its positive."""
+    """(N,) logit of each query with its positive; with several, the mean of these logits."""
     hits: Tensor
-    """(N,) bool, whether the query's largest logit is its positive's (of equal ones the first counts)."""
+    """(N,) bool, whether the query's largest logit is of a positive (of equal ones the first counts)."""
 
 
 def unit(embeddings: Tensor) -> Tensor:
@@ -48,6 +50,7 @@ def contrast(
     positive: Tensor,
     *,
     excluded: Tensor | None = None,
+    groups: Tensor | None = None,
     columns: bool = False,
     block: int = 1024,
 ) -> Contrast:
@@ -56,12 +59,16 @@ def contrast(
     The InfoNCE loss of the queries is `(rows - positives).mean()` (van den Oord et al. 2018, eq. 4); that of
     the keys is made of `columns` in the same way. Both differences are never negative, rounding included.
 
+    With `groups`, all keys of the group of a query's positive are its positives, and `(rows - positives).mean()` is the
+    cross-entropy with a target that is uniform over them (Khosla et al. 2020, eq. 2; Yang et al. 2022, eq. 3).
+
     Args:
         queries: (N, D) embeddings, fp32 or fp64, usually of length 1.
         keys: (M, D) embeddings of the same dtype; may be the queries themselves.
         scale: inverse temperature; a tensor of one element receives its gradient.
         positive: (N,) int64, the column of each query's positive.
         excluded: (N,) int64, one column a query that takes no part (the query itself, in SimCLR).
+        groups: (M,) int64, the group of each key. Not together with `excluded`.
         columns: also reduce over the queries, by a running logsumexp.
         block: rows held at a time; 0 holds them all.
 
@@ -72,14 +79,17 @@ def contrast(
         scale = queries.new_tensor(scale)
     # In the embeddings' precision, so that the saved scale is the one the logits were made with.
     scale = scale.to(queries.dtype).reshape(())
-    return Contrast(*_BlockedLogits.apply(queries, keys, scale, positive, excluded, columns, block))
+    if groups is not None and excluded is not None:
+        raise ValueError("A contrast has groups of positives or excluded columns, not both")
+    return Contrast(*_BlockedLogits.apply(queries, keys, scale, positive, excluded, groups, columns, block))
 
 
 class _BlockedLogits(torch.autograd.Function):
     """Row-blocked reductions with recomputation in backward.
 
     With z the logits, p = softmax over a row and q = softmax over a column, the gradient of the reductions is
-    dz_ij = g_rows_i · p_ij + g_columns_j · q_ij + g_positives_i · [j is i's positive].
+    dz_ij = g_rows_i · p_ij + g_columns_j · q_ij + g_positives_i · [j is i's positive], the last one divided by the
+    number of i's positives.
     """
 
     @staticmethod
@@ -90,6 +100,7 @@ class _BlockedLogits(torch.autograd.Function):
         scale: Tensor,
         positive_N: Tensor,
         excluded_N: Tensor | None,
+        groups_M: Tensor | None,
         columns: bool,
         block: int,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
@@ -100,12 +111,18 @@ class _BlockedLogits(torch.autograd.Function):
             for part in row_blocks(len(queries_ND), block):
                 target_B1 = positive_N[part, None]
                 logits_BM = _logits(queries_ND[part], keys_MD, scale, excluded_N, part)
-                hits_N[part] = logits_BM.argmax(1) == target_B1[:, 0]
-                positives_N[part] = logits_BM.gather(1, target_B1)[:, 0]
+                best_B = logits_BM.argmax(1)
+                if groups_M is None:
+                    hits_N[part] = best_B == target_B1[:, 0]
+                    positives_N[part] = logits_BM.gather(1, target_B1)[:, 0]
+                else:
+                    alike_BM = _alike(groups_M, target_B1)
+                    hits_N[part] = alike_BM.gather(1, best_B[:, None])[:, 0]
+                    positives_N[part] = logits_BM.where(alike_BM, 0).sum(1) / alike_BM.sum(1)
                 rows_N[part] = logits_BM.logsumexp(1)
                 if columns_M is not None:
                     columns_M = torch.logaddexp(columns_M, logits_BM.logsumexp(0))
-        ctx.save_for_backward(queries_ND, keys_MD, scale, positive_N, excluded_N, rows_N, columns_M)
+        ctx.save_for_backward(queries_ND, keys_MD, scale, positive_N, excluded_N, groups_M, rows_N, columns_M)
         ctx.block = block
         ctx.mark_non_differentiable(hits_N)
         ctx.set_materialize_grads(False)
@@ -117,7 +134,7 @@ class _BlockedLogits(torch.autograd.Function):
             raise RuntimeError(
                 "contrast is differentiable once: its backward cannot run with create_graph=True"
             )
-        queries_ND, keys_MD, scale, positive_N, excluded_N, rows_N, columns_M = ctx.saved_tensors
+        queries_ND, keys_MD, scale, positive_N, excluded_N, groups_M, rows_N, columns_M = ctx.saved_tensors
         g_rows_N, g_columns_M, g_positives_N, _ = grad_outputs
         for_queries, for_keys, for_scale = ctx.needs_input_grad[:3]
         # The logsumexp of no logits at all is -inf, which must not meet another -inf in a difference.
@@ -136,8 +153,11 @@ class _BlockedLogits(torch.autograd.Function):
                     g_BM = p_BM if g_BM is None else g_BM.add_(p_BM)
                 if g_BM is None:
                     g_BM = logits_BM.zero_()
-                if g_positives_N is not None:
+                if g_positives_N is not None and groups_M is None:
                     g_BM.scatter_add_(1, positive_N[part, None], g_positives_N[part, None])
+                elif g_positives_N is not None:
+                    alike_BM = _alike(groups_M, positive_N[part, None])
+                    g_BM.add_(alike_BM * (g_positives_N[part] / alike_BM.sum(1))[:, None])
                 torch.mm(g_BM, keys_MD, out=g_queries_ND[part])
                 if for_keys:
                     g_keys_MD.addmm_(g_BM.T, queries_ND[part])
@@ -145,13 +165,28 @@ class _BlockedLogits(torch.autograd.Function):
             g_scale = (g_queries_ND * queries_ND).sum() if for_scale else None
             g_queries = g_queries_ND.mul_(scale) if for_queries else None
             g_keys = g_keys_MD.mul_(scale) if for_keys else None
-        return g_queries, g_keys, g_scale, None, None, None, None
+        return g_queries, g_keys, g_scale, None, None, None, None, None
+
+
+def groups_of(labels: Tensor) -> Tensor:
+    """Return a group for each row of the batch of all processes, (M,) int64, from the labels (N,) of this process's.
+
+    Rows of one label are a group; a row with the label -1 is a group by itself.
+    """
+    everyones = gather_rows(labels)
+    alone = -1 - torch.arange(len(everyones), device=everyones.device)
+    return torch.where(everyones < 0, alone, everyones)
 
 
 def row_blocks(length: int, block: int) -> list[slice]:
     """Return the blocks of so many rows; of 0, one block."""
     step = block or max(length, 1)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _alike(groups_M: Tensor, positive_B1: Tensor) -> Tensor:
+    """Which keys are of the group of each query's positive, (B, M) bool."""
+    return groups_M == groups_M[positive_B1]
 
 
 def _logits(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from openslip.collectives import gather_rows, rank
-from openslip.needs import IMAGE, LOGIT_SCALE, TEXT, Need
-from openslip.objectives.contrast import row_blocks, unit
+from openslip.needs import IMAGE, LABELS, LOGIT_SCALE, TEXT, Need
+from openslip.objectives.contrast import groups_of, row_blocks, unit
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.ranges import FROM_0
 
@@ -23,7 +24,8 @@ class SigLip(Objective):
     """L = −1/N Σ_ij log σ(z_ij (s·x_i·y_j + b)), z_ij = 1 for a pair, else −1 (Zhai et al. 2023, eq. 1 and alg. 1).
 
     A pair is an image and a text that is its own or equal to its own: where captions repeat, the paper's diagonal
-    would teach that an image does not belong to its caption.
+    would teach that an image does not belong to its caption. With `positives` of labels, all texts of an image's class
+    are its texts, too.
     """
 
     name = "siglip"
@@ -57,6 +59,9 @@ class SigLip(Objective):
         """Rows of the similarity matrix held at a time; 0 holds it whole."""
         bias: float = -10.0
         """Where the bias b starts; it is trained. Below zero, as nearly all pairs are none."""
+        positives: Literal["pairs", "labels"] = "pairs"
+        """What belongs to an image beside its own caption. pairs: nothing; labels: the captions of its class. Of a
+        source of classes, `labels:…`, training takes labels where nothing is said."""
 
     config: Config
 
@@ -65,33 +70,42 @@ class SigLip(Objective):
         self.context, self.bits = dims.context, dims.vocabulary.bit_length() or 32
         self.bias = nn.Parameter(torch.tensor(config.bias))
 
+    @classmethod
+    def needs_for(cls, config: Config) -> tuple[Need, ...]:
+        return (*cls.needs, LABELS) if config.positives == "labels" else cls.needs
+
     def embed(self, features: Mapping[Need, Tensor]) -> dict[str, Tensor]:
-        """Return `image` and `text`, each (N, D), `logit_scale`, and `captions` (N, K) int64, equal for equal captions.
+        """Return `image` and `text`, each (N, D), `logit_scale`, and `captions` (N, K) int64, equal for equal captions;
+        `labels` (N,) if needed.
 
         Texts are cut to the longest of a process's rows; `captions` are of one length on all processes.
         """
         image, text, scale, ids = (features[need] for need in self.needs)
         captions = packed(F.pad(ids, (0, max(0, self.context - ids.shape[1]))), self.bits)
-        return {"image": image, "text": text, "logit_scale": scale, "captions": captions}
+        found = {"image": image, "text": text, "logit_scale": scale, "captions": captions}
+        return found | ({"labels": features[LABELS]} if self.config.positives == "labels" else {})
 
     def loss(self, embeddings: Mapping[str, Tensor], at: At) -> dict[str, Tensor]:
         """Return `loss`, `siglip_loss` (the same, detached) and `siglip_acc` for a batch.
 
         `embeddings` holds `image` and `text`, each (N, D) of any length (normalised here), row n of one the match of
-        row n of the other, `logit_scale`, the scalar s itself, and `captions` (N, K) integers, equal rows for equal
-        captions. `siglip_acc`, in [0, 1], is the share of images with whom the most similar text of the batch is
-        their own, or equal to it.
+        row n of the other, `logit_scale`, the scalar s itself, `captions` (N, K) integers, equal rows for equal
+        captions, and with `positives` of labels `labels` (N,), -1 for a row without a class. `siglip_acc`, in [0, 1],
+        is the share of images with whom the most similar text of the batch is their own, equal to it, or of their
+        class.
         """
         image, text = unit(embeddings["image"]), unit(embeddings["text"])
-        texts, captions = gather_rows(text), numbered(gather_rows(embeddings["captions"]))
+        texts, kinds = gather_rows(text), [numbered(gather_rows(embeddings["captions"]))]
+        if self.config.positives == "labels":
+            kinds.append(groups_of(embeddings["labels"]))
         # The batch's pairs are spread over the processes by rank: each has its images, with all texts.
-        own = captions[rank() * len(image) :][: len(image)]
+        first = rank() * len(image)
         scale, bias = (x.to(image.dtype) for x in (embeddings["logit_scale"], self.bias))
         losses, hits = [], []
         for rows in row_blocks(len(image), self.config.block):
             # Neither the block's logits nor anything of their size waits for the backward pass.
             block = checkpoint(
-                _of_block, image[rows], texts, scale, bias, own[rows], captions,
+                _of_block, image[rows], texts, scale, bias, [(kind[first:][rows], kind) for kind in kinds],
                 use_reentrant=False, preserve_rng_state=False,
             )  # fmt: skip
             losses.append(block[0])
@@ -102,14 +116,22 @@ class SigLip(Objective):
 
 
 def _of_block(
-    image: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, own: Tensor, captions: Tensor
+    image: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, kinds: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Return for some images their loss over all texts (B,), and whether their best text is one of theirs (B,)."""
+    """Return for some images their loss over all texts (B,), and whether their best text is one of theirs (B,).
+
+    kinds: by each, a number for every image (B,) and for every text (M,); an image has the texts of its numbers.
+    """
     with torch.autocast(image.device.type, enabled=False):
         logits = torch.addmm(bias, image * scale, texts.T)
-        pairs = own[:, None] == captions
+        pairs = _any([own[:, None] == every for own, every in kinds])
         losses = -F.logsigmoid(torch.where(pairs, logits, -logits)).sum(1)
-    return losses, captions[logits.detach().argmax(1)] == own
+    best = logits.detach().argmax(1)
+    return losses, _any([every[best] == own for own, every in kinds])
+
+
+def _any(found: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(torch.logical_or, found)
 
 
 def packed(ids: Tensor, bits: int) -> Tensor:

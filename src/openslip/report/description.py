@@ -30,6 +30,7 @@ def configuration(row: Row) -> dict[str, str]:
         "Loss": config.objective.loss,
         "Training data": shown(config.data.train) or "not recorded",
         "Image tower": _image_tower(config),
+        **({"Starts from": shown(config.init)} if config.init else {}),
     }
     if loss.text_tower:
         words["Text tower"] = (
@@ -220,7 +221,7 @@ def data_name(spec: str) -> str:
 def _image_tower(config: Config) -> str:
     tower, size = config.model.image, config.views.size
     if tower.name != "vit":
-        return f"{tower.name} (timm{', pre-trained' if tower.pretrained else ''}) at {size} px"
+        return f"{tower.name} (timm) at {size} px"
     return f"ViT, patch {tower.patch}, width {tower.width}, {tower.depth} blocks, {tower.heads} heads, at {size} px"
 
 

@@ -13,7 +13,7 @@ from openslip.errors import did_you_mean
 from openslip.evaluation import Result
 from openslip.evaluation.results import keep
 from openslip.files import write_json
-from openslip.models import Model, build, without_weights
+from openslip.models import Model, build
 from openslip.training import asked
 from openslip.training.saving import checkpoint
 from openslip.training.signals import Stopped, StopSignal
@@ -99,7 +99,7 @@ class Evaluations:
         state, plan = self.state, self.state.plan
         if state.processes.world == 1:
             return state.parallel.student.model
-        model = build(without_weights(plan.config.model), plan.config.views.size, plan.loss.needs)
+        model = build(plan.config.model, plan.config.views.size, plan.loss.needs)
         model.load_state_dict(weights)
         weights.clear()
         return model.to(plan.device)

@@ -19,6 +19,7 @@ from openslip.config import Config, ViewsConfig
 from openslip.errors import ConfigError, SlipError, TrainingError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
+from openslip.models.weights import Pretrained
 from openslip.needs import TEXT, Need, View
 from openslip.objectives import Dims, Loss
 from openslip.objectives.combine import Term
@@ -187,11 +188,15 @@ class FixedModels:
         return {name: self.models[spec].noted() for name, spec in self.of.items()}
 
 
-def load(spec: str) -> tuple[Model, Config]:
-    """Return the model that a spec names, as `--init` takes it, and its configuration."""
-    from openslip.interop import load as load_encoder  # which imports from here
+def load(spec: str, start: Pretrained | None = None) -> tuple[Model, Config]:
+    """Return the model that a spec names, as `--init` takes it, and its configuration.
 
-    encoder = load_encoder(spec)
+    start: the weights that the run starts from, where they are read already.
+    """
+    from openslip.interop import read  # which imports from here
+    from openslip.interop.filling import encoder_of
+
+    encoder = encoder_of(start if start is not None and start.origin.spec == spec else read(spec))
     return encoder.model, encoder.config
 
 

@@ -12,6 +12,7 @@ from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
+from openslip.models.tuning import check_freeze
 from openslip.needs import LOGIT_SCALE, TEXT
 from openslip.objectives import At, Loss
 from openslip.ranges import check_ranges
@@ -79,6 +80,7 @@ def make_plan(
     check_ranges(config)
     _check_batch(training.batch, records, processes)
     check_views(config.views)
+    check_freeze(config.model)
     schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
     if schedule.rows % processes:
         raise ConfigError(
@@ -173,16 +175,21 @@ def _check_same_rows(loss: Loss, option: str) -> None:
 def state_bytes(plan: Plan, student: Student) -> int:
     """Return the bytes of weights, their gradients and AdamW's two moments, of one process and where the model is.
 
-    A teacher has weights alone, and so has a fixed model. Weights that fsdp spreads over processes count as this one's
-    share, and not at all where they are kept in the CPU's memory. What a step takes besides is measured, by
+    What is frozen, teachers and fixed models have weights alone. Weights that fsdp spreads over processes count as this
+    one's share, and not at all where they are kept in the CPU's memory. What a step takes besides is measured, by
     `openslip.training.watching.speed.Speed`.
     """
-    weights = _bytes(p for p in student.parameters() if p.requires_grad)
-    teachers = _bytes(p for p in student.parameters() if not p.requires_grad)
-    if plan.config.training.parallel == "fsdp":
-        spread = _bytes(p for tower in student.model.towers for p in tower.parameters() if p.ndim > 1)
-        weights += (0 if plan.config.training.offload else spread // plan.processes) - spread
-    return 4 * weights + teachers + student.fixed.bytes
+    spread_out = plan.config.training.parallel == "fsdp"
+    matrices = {p for tower in student.model.towers for p in tower.parameters() if p.ndim > 1 and spread_out}
+
+    def held(parameters: Iterable[Tensor]) -> int:
+        parameters = set(parameters)
+        spread = 0 if plan.config.training.offload else _bytes(parameters & matrices) // plan.processes
+        return _bytes(parameters - matrices) + spread
+
+    learning = held(p for p in student.parameters() if p.requires_grad)
+    still = held(p for p in student.parameters() if not p.requires_grad) + student.fixed.bytes
+    return 4 * learning + still
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -13,16 +13,27 @@ from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.training.budget import duration
 from openslip.training.plan import Plan, state_bytes
+from openslip.training.start import Start
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
-def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: bool = True) -> str:
+def describe(
+    plan: Plan,
+    student: Student,
+    run: Path,
+    data: Data,
+    started: Start | None = None,
+    *,
+    evaluated: bool = True,
+    fresh: Collection[str] | None = None,
+) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    evaluated: whether there is anything that measures.
+    started: what the weights start from, if not at random. evaluated: whether there is anything that measures. fresh:
+    the names, as checkpoints have them, of the parameters that start with random weights; None: all of them.
     """
     config, training = plan.config, plan.config.training
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
@@ -38,6 +49,7 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
+        **({"starts from": "\n".join(started.lines(config))} if started else {}),
         **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
         "validation": _validation(plan, data, evaluated),
@@ -52,7 +64,8 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
         + _ready(plan, student, data.longest_block),
         "written to": str(run),
     }
-    if lost := [*data.losses(), *filter(None, [plan.part_of_an_epoch])]:
+    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh)])
+    if lost := [*data.losses(), *warnings]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
         f"  {name:<11}{text.replace(chr(10), chr(10) + 13 * ' ')}" for name, text in lines.items()
@@ -60,13 +73,20 @@ def describe(plan: Plan, student: Student, run: Path, data: Data, *, evaluated: 
 
 
 def _sizes(student: Student) -> str:
-    """Return how many parameters are trained, of which part of the model or objective, and how many teachers have."""
+    """Return how many parameters are trained and frozen, of which part of the model or objective; those of teachers."""
     children = [*student.model.named_children(), *student.objective.named_children()]
     trained = {name: _count(p for p in child.parameters() if p.requires_grad) for name, child in children}
     total = _count(p for p in student.parameters() if p.requires_grad)
-    shares = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in trained.items() if count)
-    teachers = _count(p for p in student.parameters() if not p.requires_grad)
+    shares = ", ".join(f"{name} {_size(count)}" for name, count in trained.items() if count)
+    still = {
+        name: _count(p for p in child.parameters() if not p.requires_grad)
+        for name, child in student.model.named_children()
+    }
+    teachers = _count(p for p in student.objective.parameters() if not p.requires_grad)
     beside = f"; {teachers / 1e6:.1f} M of teachers" if teachers else ""
+    if any(still.values()):
+        frozen = ", ".join(f"{name} {_size(count)}" for name, count in still.items() if count)
+        return f"{_size(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
     return f"{total / 1e6:.1f} M parameters ({shares}){beside}"
 
 
@@ -78,6 +98,27 @@ def _learns_from(student: Student) -> dict[str, str]:
         f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
     ]
     return {"learns": "\n".join(lines)} if lines else {}
+
+
+def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
+    """Return a warning where what is frozen starts with random weights, and so never learns anything; else ""."""
+    still = [
+        name
+        for name, p in student.model.named_parameters()
+        if not p.requires_grad and (fresh is None or name in fresh)
+    ]
+    if not still:
+        return ""
+    towers = " and ".join(dict.fromkeys(name.partition(".")[0] for name in still))
+    return (
+        f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a model that has "
+        "learned, with --init, or freeze less"
+    )
+
+
+def _size(count: int) -> str:
+    """Return a number of parameters as text; of few, so that they are not rounded to none."""
+    return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

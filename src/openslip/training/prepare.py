@@ -15,6 +15,7 @@ from openslip.config import TrainingConfig
 from openslip.errors import ConfigError
 from openslip.models import Model
 from openslip.models.dropping import bound
+from openslip.models.tuning import learning_modules
 from openslip.training.precision import convert_to_fp8
 
 GRAPHS = 64
@@ -70,7 +71,8 @@ def check_micro_batch(model: Model, training: TrainingConfig) -> None:
 
 
 def _has_batchnorm(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    """Whether there is a BatchNorm whose statistics are those of the batch: one that is frozen has its own."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in learning_modules(module))
 
 
 def image_blocks(model: Model) -> list[nn.Module]:

@@ -69,10 +69,10 @@ def _backward_in_parts(
     """`backward` with the towers seeing a part of the batch at a time: features, their gradient, then the towers'."""
     device = parts[0].device
 
-    def features(part: Inputs) -> dict[tuple[str, Need], Tensor]:
+    def features(part: Inputs, *, learning: bool = False) -> dict[tuple[str, Need], Tensor]:
         torch.manual_seed(seed)
         with phases("forward"), autocast(device, dtype):
-            return student.features(part, at)
+            return student.features(part, at, learning=learning)
 
     with torch.no_grad():
         cached = [features(part) for part in parts]
@@ -83,8 +83,8 @@ def _backward_in_parts(
     keys = dict.fromkeys(key for part in cached for key in part)
     pieces = {key: [part[key] for part in cached if key in part] for key in keys}
     whole = {key: torch.cat(rows) for key, rows in pieces.items()}
-    for (by, _), feature in whole.items():
-        feature.requires_grad_(not by and feature.is_floating_point())
+    for (by, need), feature in whole.items():
+        feature.requires_grad_(not by and feature.is_floating_point() and student.learns(need))
     with phases("forward"), autocast(device, dtype):
         losses = student.losses(whole, at)
     with phases("backward"):
@@ -94,8 +94,8 @@ def _backward_in_parts(
         for key, feature in whole.items()
         if feature.grad is not None
     }
-    for part in parts:
-        again = {key: feature for key, feature in features(part).items() if key in gradients}
+    for part in parts if gradients else ():
+        again = {key: feature for key, feature in features(part, learning=True).items() if key in gradients}
         with phases("backward"):
             torch.autograd.backward(list(again.values()), [next(gradients[key]) for key in again])
     return losses

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from openslip.config import Config
 from openslip.errors import ConfigError
-from openslip.models import Model, build, without_weights
+from openslip.models import Model, build
 from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
 from openslip.models.text import VOCABULARY
-from openslip.needs import Need, View, joined
+from openslip.models.tuning import frozen_parts, is_frozen
+from openslip.needs import TEXT, Need, View, joined
 from openslip.objectives import At, Dims, Loss, Objective, Sum
 from openslip.training.fixed import FixedModels
 from openslip.training.teacher import Teacher
@@ -44,6 +46,18 @@ class Student(nn.Module):
         """All views that are drawn, each once: those of the objective, and those for the fixed models alone."""
         return joined([*self.objective.written.views, *self.fixed.views])
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, as of any module. What is frozen stays in evaluation mode, and so do teachers' copies of it."""
+        super().train(mode)
+        frozen = set(frozen_parts(self.model)) if mode else ()
+        if frozen:
+            teachers = [o.teacher for o in self.objective.objectives if o.teacher is not None]
+            for model in (self.model, *(teacher["model"] for teacher in teachers if "model" in teacher)):
+                for name, part in model.named_modules():
+                    if name in frozen:
+                        part.eval()
+        return self
+
     def forward(self, inputs: Inputs, at: At) -> dict[str, Tensor]:
         """Return the losses of a batch: `loss`, with gradient, and named values without."""
         return self.losses(self.targets(inputs, at) | self.features(inputs, at), at)
@@ -52,11 +66,20 @@ class Student(nn.Module):
         """Return what is learned from in this step: the features by teachers and by fixed models, without gradient."""
         return self.teachers_features(inputs, at) | self.fixed_features(inputs, at)
 
-    def features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
-        """Return what the towers make of a batch, or of a part of one, for the terms of this step."""
+    def features(self, inputs: Inputs, at: At, *, learning: bool = False) -> dict[tuple[str, Need], Tensor]:
+        """Return what the towers make of a batch, or of a part of one, for the terms of this step.
+
+        learning: without what has no gradient, as it comes from a frozen tower.
+        """
         needs = [need for need in self.objective.needs(at) if need.by == "student"]
+        needs = [need for need in needs if self.learns(need)] if learning else needs
         found = self.model.features(inputs, needs, self._masks(inputs, at))
         return {("", need): feature for need, feature in found.items()}
+
+    def learns(self, need: Need) -> bool:
+        """Whether what is needed of the student has a gradient: its tower learns, or the token of its mask does."""
+        tower = self.model.text_tower if need.view == TEXT else self.model.image_tower
+        return tower is not None and (need.masked or not is_frozen(tower))
 
     def teachers_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
         """Return what the teachers of this step's terms make of a batch, or of a part of one; without gradient."""
@@ -165,18 +188,16 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(
-    config: Config, loss: Loss, *, weights: bool = True, fixed: FixedModels | None = None
-) -> Student:
-    """Return a student with fresh weights from torch's generator, or timm's where the configuration asks for them.
-
-    weights: false where others are put in afterwards, so that none are fetched. fixed: the fixed models of the loss.
-    """
-    shape = config.model if weights else without_weights(config.model)
+def build_student(config: Config, loss: Loss, fixed: FixedModels | None = None) -> Student:
+    """Return a student with fresh weights from torch's generator; fixed: the fixed models of the loss."""
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
-        shape, config.views.size, loss.needs, views, **({"logit_scale": scale.initial} if scale else {})
+        config.model,
+        config.views.size,
+        loss.needs,
+        views,
+        **({"logit_scale": scale.initial} if scale else {}),
     )
     text = model.text_tower
     dims = Dims(

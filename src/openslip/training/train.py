@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 from contextlib import ExitStack
@@ -19,13 +18,14 @@ from openslip.data.decode import check_decoder
 from openslip.data.identity import Identity
 from openslip.data.record import Source
 from openslip.errors import ConfigError
-from openslip.models import pretrained
+from openslip.models.tuning import tune
+from openslip.models.weights import Pretrained
 from openslip.needs import LOGIT_SCALE
 from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
-from openslip.training import asked
+from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
-from openslip.training.fixed import check_same, read_fixed
+from openslip.training.fixed import check_same, load, read_fixed
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
 from openslip.training.plan_summary import describe
@@ -48,6 +48,7 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = False,
     objective: type[Objective] | str | None = None,
+    init: Pretrained | None = None,
     console: Console | None = None,
     processes: Processes | None = None,
 ) -> RunFolder:
@@ -67,6 +68,9 @@ def train(
     `objective`: what to minimise in place of the configuration's loss. An objective's class, or a loss as text, in
     which classes of your own have the names `module:Class`. To go on, such a run needs its classes once more.
 
+    init: the weights to start from, where the caller has read what the configuration's `init` names
+    (`openslip.interop.read`). A run that goes on needs neither them nor what they came from.
+
     Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
     folder, and measures. processes: those of `openslip.processes.joined`, where the caller has joined them already.
 
@@ -85,7 +89,7 @@ def train(
             processes = stack.enter_context(joined(choose_device(config.training.device)))
         with processes.first_goes_ahead():
             data, named = asked.data_of(source, ssl, config, captioned=loss.captioned)
-        config = _normalised(asked.recorded(config, *named), run, resume, processes)
+        config, init = _starting(asked.recorded(config, *named), init, run, resume, processes)
         plan = make_plan(config, loss, data.epoch_length, processes.world, processes.device)
         if data.ssl is not None:
             check_ssl(loss)
@@ -96,7 +100,7 @@ def train(
                 run.check_new(resume)
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
-        parallel = _begin(plan, data, run, resume, console, processes, evaluated=evaluate is not None)
+        parallel = _begin(plan, data, init, run, resume, console, processes, evaluated=evaluate is not None)
         state = State(plan, run, data, parallel, processes, partial(_print, console))
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
@@ -106,28 +110,42 @@ def train(
     return run
 
 
-def _normalised(config: Config, run: RunFolder, resume: bool, processes: Processes) -> Config:
-    """Return the configuration with the mean and deviation that a pre-trained image tower takes; all processes call it.
+def _starting(
+    config: Config, init: Pretrained | None, run: RunFolder, resume: bool, processes: Processes
+) -> tuple[Config, Pretrained | None]:
+    """Return the configuration with what follows from the weights that the run starts from, and these; all call it.
 
-    Raises ConfigError as `openslip.models.pretrained.normalised` does.
+    There are none where nothing is named, and where a run goes on, whose checkpoint has its own.
     """
-    if not config.model.image.pretrained:
-        return config
-    told = b""
+    if init is None and not config.init:
+        start.check_size(config)
+        return config, None
+    config = replace(config, init=init.origin.spec if init else config.init)
+    goes_on = False
     with processes.together():
         if processes.first:
-            goes_on = resume and run.exists()
-            views = (
-                pretrained.as_in_run(config, run.config) if goes_on else pretrained.normalised(config)
-            ).views
-            told = json.dumps([views.mean, views.std]).encode()
-    mean, std = map(tuple, json.loads(processes.bytes_from_first(told)))
-    return replace(config, views=replace(config.views, mean=mean, std=std))
+            goes_on = resume and run.exists() and checkpoint.any_there(run.checkpoints)
+    (goes_on,) = processes.any(goes_on)
+    if goes_on:
+        return start.adopted_as_in_run(config, run.config), None
+    init = init or _read(config.init, processes)
+    return start.adopted(config, init), init
+
+
+def _read(spec: str, processes: Processes) -> Pretrained:
+    """Return the weights that a run starts from. The first process downloads what is not there, the others wait."""
+    from openslip.interop import read
+
+    found: list[Pretrained] = []
+    with processes.first_goes_ahead():
+        found.append(read(spec))
+    return found[0]
 
 
 def _begin(
     plan: Plan,
     data: Data,
+    init: Pretrained | None,
     run: RunFolder,
     resume: bool,
     console: Console,
@@ -135,7 +153,8 @@ def _begin(
     *,
     evaluated: bool,
 ) -> Parallel:
-    """Return what is trained, with fresh weights; say what the run is going to do, and make its folder where it is new.
+    """Return what is trained, with the weights it starts from; say what the run is going to do, and make its folder
+    where it is new.
 
     Raises ConfigError where the folder holds another run.
     """
@@ -147,24 +166,28 @@ def _begin(
             new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
-    fixed = read_fixed(config, plan.loss, processes).to(plan.device)  # may draw random numbers
+    # Before the seed is set, because building a model may draw random numbers.
+    fixed = read_fixed(config, plan.loss, processes, partial(load, start=init)).to(plan.device)
     with processes.together():
         if processes.first and not new:
             check_same(run.noted_fixed(), fixed)
     torch.manual_seed(config.training.seed)
-    if config.model.image.pretrained and not begun and processes.first:
-        words = f"starting from timm's weights of {config.model.image.name}, fetched where they are not in its cache"
-        _print(console, f"{words}; pictures are {pretrained.told(config)}")
-    student = build_student(config, plan.loss, weights=not begun, fixed=fixed).to(plan.device)
+    student = build_student(config, plan.loss, fixed)
+    started = None
+    if config.init and not begun:
+        started = start.fill(student, init or _read(config.init, processes))
+    fresh = None if not config.init else started.fresh if started else run.fresh()
+    student.to(plan.device)
+    tune(student.model, config.model)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
     with processes.together():
         if processes.first:
-            words = describe(plan, student, run.path, data, evaluated=evaluated)
+            words = describe(plan, student, run.path, data, started, evaluated=evaluated, fresh=fresh)
             if new:
                 if run.exists():
                     run.start_anew()
-                run.create(config, identity, fixed.noted())
+                run.create(config, identity, started.to_dict() if started else None, fixed.noted())
             progress.print_text(console, words)
     return parallelise(
         student,

@@ -161,7 +161,8 @@ class Trainer:
             name: augment(move(view), batch.parameters[name], config.mean, config.std)
             for name, view in batch.views.items()
         }
-        return Inputs(views, None if batch.tokens is None else move(batch.tokens))
+        tokens, labels = (None if rows is None else move(rows) for rows in (batch.tokens, batch.labels))
+        return Inputs(views, tokens, labels=labels)
 
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
@@ -171,6 +172,7 @@ class Trainer:
             plan.config,
             state.parallel.student.views,
             captioned=plan.loss.captioned,
+            labelled=plan.loss.labelled,
             schedule=plan.schedule,
             rank=state.processes.rank,
             world=state.processes.world,

@@ -20,7 +20,8 @@ PATIENCE = 5.0
 
 
 def on_device(batches: Generator[Batch], device: torch.device, count: int) -> Generator[Batch]:
-    """Return batches, of which `count` are wanted, with views and tokens on `device`; parameters stay on the CPU.
+    """Return batches, of which `count` are wanted, with views, tokens and labels on `device`; parameters stay on
+    the CPU.
 
     For a CUDA device a thread takes the next batch and sends it while the caller works on the one before. It hands it
     over when it has arrived, so that whoever waits for a batch waits for all of it. For other devices they are the
@@ -84,6 +85,7 @@ def _send(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Batch | None:
             batch,
             views={name: _to(view, stream.device) for name, view in batch.views.items()},
             tokens=None if batch.tokens is None else _to(batch.tokens, stream.device),
+            labels=None if batch.labels is None else _to(batch.labels, stream.device),
         )
     stream.synchronize()
     return sent
@@ -96,8 +98,9 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 def _keep(batch: Batch, device: torch.device) -> None:
     """Tell the allocator which stream works on the batch: its memory must not be given to the next one before."""
     working = torch.cuda.current_stream(device)
-    for tensor in [*batch.views.values(), *([] if batch.tokens is None else [batch.tokens])]:
-        tensor.record_stream(working)
+    for tensor in (*batch.views.values(), batch.tokens, batch.labels):
+        if tensor is not None:
+            tensor.record_stream(working)
 
 
 def run_ahead(device: torch.device, steps: int = 2) -> Callable[[], None]:

@@ -110,3 +110,35 @@ def test_names_that_exist_are_not_split(tmp_path, monkeypatch) -> None:
 def test_a_missing_source(spec: str) -> None:
     with pytest.raises(DataError, match="missing"):
         split_mixture(spec)
+
+
+@dataclass(frozen=True)
+class Kinds(Letters):
+    """Records that take turns in being of the classes `kinds`; every third is of none."""
+
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.kinds
+
+    def label(self, index: int) -> int | None:
+        return index % len(self.kinds) if index % 3 else None
+
+
+def test_classes_of_one_name_are_one_class() -> None:
+    parts = [Kinds("a", 6, kinds=("cat", "dog")), Letters("b", 2), Kinds("c", 6, kinds=("owl", "Dog", "cat"))]
+    mixture = Mixture(parts, [1, 1, 1])
+    assert mixture.class_names == ("cat", "dog", "owl")
+    called = [None if (label := mixture.label(i)) is None else mixture.class_names[label] for i in range(14)]
+    assert called == [
+        *(None, "dog", "cat", None, "cat", "dog"), None, None, *(None, "dog", "cat", None, "dog", "cat")
+    ]  # fmt: skip
+    assert not mixture.captions_name_classes
+    assert Mixture([Letters("b", 2)], [1]).class_names == ()
+
+
+def test_names_that_one_source_tells_apart_by_capitals_stay_apart() -> None:
+    mixture = Mixture([Kinds("a", 3, kinds=("polish", "Polish")), Kinds("b", 3, kinds=("Polish",))], [1, 1])
+    assert mixture.class_names == ("polish", "Polish")
+    assert [mixture.label(i) for i in (1, 2, 4, 5)] == [1, 0, 1, 1]

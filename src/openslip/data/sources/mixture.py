@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ class Mixture(Source):
     """The records of all `sources`, one source after the other; the order of training mixes them.
 
     A weight is how often an epoch goes through a source: 1 once, 2 twice, 0.5 half of it, and the other half in the
-    next epoch. Every batch has the same proportions, to within a record of each source.
+    next epoch. Every batch has the same proportions, to within a record of each source. Classes of one name are one
+    class, whichever sources they are of, also where capitals differ.
     Raises DataError when a weight is not above 0.
     """
 
@@ -39,6 +41,8 @@ class Mixture(Source):
         self.note = "\n".join([*lines, *(source.note for source in self.sources if source.note)])
         self.options = tuple(sorted({option for source in self.sources for option in source.options}))
         self._ends = list(itertools.accumulate(map(len, self.sources)))
+        self.captions_name_classes = any(source.captions_name_classes for source in self.sources)
+        self.class_names, self._classes = _joined([source.class_names for source in self.sources])
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -50,9 +54,18 @@ class Mixture(Source):
 
     def origin(self, index: int) -> tuple[Source, int]:
         """Return the source that record `index` comes from, and its index there."""
+        number, own = self._origin(index)
+        return self.sources[number], own
+
+    def label(self, index: int) -> int | None:
+        number, own = self._origin(index)
+        label = self.sources[number].label(own)
+        return None if label is None else self._classes[number][label]
+
+    def _origin(self, index: int) -> tuple[int, int]:
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
-        return self.sources[number], index - (self._ends[number - 1] if number else 0)
+        return number, index - (self._ends[number - 1] if number else 0)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -65,6 +78,21 @@ class Mixture(Source):
 
     def contents_by_name(self) -> list[tuple[str, Contents]]:
         return [found for source in self.sources for found in source.contents_by_name()]
+
+
+def _joined(each: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Return the names of the classes of all sources, and for each source the numbers that its classes have there.
+
+    Names that differ in capitals alone are one, unless a source has both.
+    """
+    differ = {key for names in each for key, n in Counter(map(str.casefold, names)).items() if n > 1}
+    numbers: dict[str, int] = {}
+    found, classes = [], []
+    for names in each:
+        keys = [name if name.casefold() in differ else name.casefold() for name in names]
+        found += [name for key, name in zip(keys, names) if key not in numbers]
+        classes.append([numbers.setdefault(key, len(numbers)) for key in keys])
+    return tuple(found), classes
 
 
 def split_mixture(spec: str) -> list[tuple[float, str]]:

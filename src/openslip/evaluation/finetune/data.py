@@ -21,7 +21,7 @@ from openslip.evaluation.finetune.recipe import FinetuneRecipe
 
 if TYPE_CHECKING:
     from openslip.config import ViewsConfig
-    from openslip.evaluation.datasets import Labelled
+    from openslip.data.labelled import Labelled
 
 IMAGE, MODEL, HEAD = range(3)
 """Streams of randomness: one image's augmentation; an epoch's mixing and stochastic depth; the new head."""

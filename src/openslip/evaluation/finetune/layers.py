@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from timm.layers.drop import DropPath
 from timm.layers.weight_init import trunc_normal_
-from timm.models import VisionTransformer, group_parameters
+from timm.models import VisionTransformer
 from timm.optim import param_groups_layer_decay  # pyright: ignore[reportPrivateImportUsage]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 from openslip.evaluation.finetune.recipe import FinetuneRecipe
+from openslip.models.layers import layers_of
 
 HEAD = float("inf")
 """Ordinal of the layers that learn at the full rate; sorts after every layer of the tower."""
@@ -38,31 +39,23 @@ class Classifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """Return name → ordinal of the layer it belongs to (timm's protocol for layer-wise decay)."""
-        prefix, trunk = _trunk(self.tower)
-        if trunk is None:
+        layers = layers_of(self.tower)
+        if layers is None:
             return lambda name: HEAD
-        layers = group_parameters(trunk, trunk.group_matcher(coarse=coarse), reverse=True)
-        if isinstance(trunk, VisionTransformer):
-            # timm counts the final norm to the last block; BEiT trains it at the head's rate.
-            layers = {
-                n: HEAD if str(n).startswith(("norm.", "fc_norm.")) else layer for n, layer in layers.items()
-            }
-        layers = {f"tower.{prefix}{name}": layer for name, layer in layers.items()}
-        return lambda name: layers.get(name, HEAD)
+        # BEiT trains the final norm at the head's rate. Of other towers, what follows the last block is one below it.
+        transformer = any(isinstance(module, VisionTransformer) for module in self.tower.modules())
+        full = layers.depth + 1 if transformer else HEAD
+        ordinals = {f"tower.{name}": HEAD if layer >= full else layer for name, layer in layers.of.items()}
+        return lambda name: ordinals.get(name, HEAD)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that timm's model keeps free of weight decay (class token, positions)."""
-        prefix, trunk = _trunk(self.tower)
-        names = trunk.no_weight_decay() if hasattr(trunk, "no_weight_decay") else ()
-        return {f"tower.{prefix}{name}" for name in names}
-
-
-def _trunk(tower: nn.Module) -> tuple[str, Any]:
-    """Return the timm model inside the tower and its name's prefix, or ("", None)."""
-    for name, module in tower.named_modules():
-        if hasattr(module, "group_matcher"):
-            return (name + "." if name else ""), module
-    return "", None
+        return {
+            f"tower.{prefix}.{name}" if prefix else f"tower.{name}"
+            for prefix, module in self.tower.named_modules()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()  # type: ignore[operator]
+        }
 
 
 def set_drop_path(tower: nn.Module, rate: float) -> None:

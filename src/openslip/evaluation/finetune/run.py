@@ -14,11 +14,11 @@ from timm.data.mixup import Mixup
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from openslip.data.labelled import Labelled
+from openslip.data.labelled.labelled_set import require_common
 from openslip.data.workers import default_processes
-from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
-from openslip.evaluation import Result, fingerprint, note
-from openslip.evaluation.datasets import Labelled
-from openslip.evaluation.datasets.labelled import require_common
+from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean, note
+from openslip.evaluation import Result, fingerprint
 from openslip.evaluation.features import counting, reading_threads, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
@@ -41,7 +41,7 @@ REFRESH = 10
 class Finetune(OnLabelled):
     """Train a copy of the image tower with a new linear head, all of it, and measure it after the last epoch.
 
-    dataset: a labelled data set as in `openslip.evaluation.datasets`, with a train and a test split.
+    dataset: a labelled data set as in `openslip.data.labelled`, with a train and a test split.
     preset: which recipe (see `recipe_for`); `recipe` gives one outright.
     folder: keeps the state, so that a killed run goes on where its last epoch ended (bit for bit on CPU) and
     a finished one is only measured again. Where it holds the state of another finetuning (other pictures, model,

@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from openslip.errors import CheckpointError, ConfigError, shortened
+from openslip.errors import CheckpointError, ConfigError, note, shortened
 from openslip.evaluation import fingerprint as fingerprints
-from openslip.evaluation import note
 from openslip.evaluation.finetune.recipe import FinetuneRecipe
 from openslip.files import TEMPORARY, read_json, write_json
 from openslip.training.optimizer import load_state_tensors, state_tensors
@@ -33,7 +32,7 @@ from openslip.training.saving import checkpoint, lock
 
 if TYPE_CHECKING:
     from openslip.config import ViewsConfig
-    from openslip.evaluation.datasets import Labelled
+    from openslip.data.labelled import Labelled
 
 DESCRIPTION = "finetune.json"
 

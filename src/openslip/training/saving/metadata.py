@@ -7,25 +7,59 @@ weights are equal, and nothing of the machine goes along with them.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip import toml
 from openslip.config import Config
 from openslip.errors import CheckpointError
-from openslip.files import open_regular, parse_json
+from openslip.files import open_regular, parse_json, whole_or_not
 from openslip.training.saving.run import MAY_CHANGE, PLACES, matches
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY = "openslip"
 HEADER = 16 << 20
 """Bytes of a header that is read at all; that of a model with a thousand tensors has 150 thousand."""
 
 
-def describe(config: Config) -> dict[str, str]:
-    """Return the texts for the header of a model's weights."""
+def describe(config: Config, origin: str = "") -> dict[str, str]:
+    """Return the texts for the header of a model's weights. origin: lines on how these came about, as comments."""
     import tomli_w
 
-    return {KEY: tomli_w.dumps(_lasting(toml.to_dict(config)))}
+    comment = "".join(f"# {line}\n" for line in origin.splitlines())
+    return {KEY: comment + tomli_w.dumps(_lasting(toml.to_dict(config)))}
+
+
+def check_place(path: Path) -> None:
+    """Raise CheckpointError for a file among those of a checkpoint, which would not be whole with it."""
+    if os.path.isfile(path.parent / "state.json"):
+        raise CheckpointError(
+            "The weights would be written into a checkpoint",
+            got=str(path),
+            fix="Name another file with --out",
+        )
+
+
+def write_model(path: Path, weights: Mapping[str, Tensor], config: Config, origin: str = "") -> None:
+    """Write a model's weights, whole or not at all, to a safetensors file that `openslip.load` takes alone.
+
+    Raises CheckpointError where that cannot be, also as `check_place` does.
+    """
+    from openslip.training.saving.tensors import write_tensors
+
+    check_place(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_or_not(path) as file:  # not by its bytes, which would be in memory a second time
+            write_tensors(Path(file.name), weights, None, describe(config, origin))
+    except OSError as error:
+        raise CheckpointError(
+            "The weights could not be written", got=str(path), cause=error.strerror or str(error)
+        ) from None
 
 
 def _lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -36,7 +70,7 @@ def _lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             if inner := _lasting(value, f"{key}."):
                 kept[name] = inner
-        elif not matches(key, (*MAY_CHANGE, *PLACES)):
+        elif not matches(key, (*MAY_CHANGE, *PLACES, "init")):
             kept[name] = value
     return kept
 

@@ -2,6 +2,7 @@
 
 config.toml     the resolved configuration
 data.json       what tells the data from others
+init.json       what weights the run started from, which of its own they filled, and what of them was not used
 objective.json  of what files a user's own objectives are, if there are any
 fixed.json      what the fixed models are that objectives learn from, if there are any
 versions.json   versions of Python, torch and the other libraries that shape the numbers
@@ -72,6 +73,7 @@ PLACES = ("data.train", "data.ssl", "data.image_root")
 """What may differ besides where data.json says that the data are the same: they have moved."""
 FIXED = "fixed.json"
 """What the fixed models are that objectives learn from."""
+INIT = "init.json"
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
 """Where the lines go of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
 LONGEST_LINE = 1 << 20
@@ -163,16 +165,23 @@ class RunFolder:
         try:
             checkpoint.remove(self.checkpoints, 0)
             words += self._set_log_aside()
-            for name in ("skipped.jsonl", "counts.json", "tracker_id", FIXED):
+            for name in ("skipped.jsonl", "counts.json", "tracker_id"):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
         self.inform(words)
 
-    def create(self, config: Config, data: Identity, fixed: Mapping[str, Any] | None = None) -> None:
+    def create(
+        self,
+        config: Config,
+        data: Identity,
+        init: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start a new run here, on data as `openslip.data.identity.identify` describes them.
 
-        fixed: what the fixed models are (`openslip.training.fixed.FixedModels.noted`).
+        init: what is noted of the weights that the run starts from. fixed: what the fixed models are
+        (`openslip.training.fixed.FixedModels.noted`).
         """
         self.__dict__.pop("config", None)  # of a start that failed
         try:
@@ -180,12 +189,32 @@ class RunFolder:
             write_json(self.path / "versions.json", versions())
             own.write(self.path, config.objective)
             write_json(self.path / "data.json", data)
-            if fixed:
-                write_json(self.path / FIXED, fixed)
+            for name, noted in ((INIT, init), (FIXED, fixed)):
+                (self.path / name).unlink(missing_ok=True)  # of a start that failed
+                if noted:
+                    write_json(self.path / name, noted)
             # Last, because it makes the folder a run.
             write_text(self.path / "config.toml", toml.dumps(config))
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def fresh(self) -> tuple[str, ...]:
+        """Return the names of the tensors that the run started with random weights, of a run that started from others.
+
+        Raises CheckpointError where the run does not tell.
+        """
+        path = self.path / INIT
+        try:
+            return tuple(map(str, read_json(path)["fresh"]))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            if isinstance(error, FileNotFoundError) and not self.config.optimizer.fresh_epochs:
+                return ()  # a run of an earlier version
+            raise CheckpointError(
+                "Which weights the run started from cannot be read",
+                got=str(path),
+                cause=str(error),
+                fix="Put it back",
+            ) from None
 
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(
@@ -207,6 +236,13 @@ class RunFolder:
         if _same_budget(old["training.budget"], new["training.budget"]):
             old["training.budget"] = new["training.budget"]
         # Of another loss the options are others too: that the loss differs says it all.
+        if old["init"] != new["init"]:
+            raise ConfigError(
+                f"The run in {self.path} goes on from its own weights",
+                got=f"--init {new['init'] or '(none)'}; the run started from {old['init'] or 'random weights'}",
+                fix=f"Continue the run with `slip train --resume --out {self.path}` alone, or start another one with "
+                "another --out",
+            )
         changed = [
             key
             for key in old

@@ -27,6 +27,7 @@ from openslip.collectives import alone
 from openslip.config import Config
 from openslip.data.record import Batch
 from openslip.models.inputs import Inputs
+from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
 from openslip.training.fixed import FixedModels
 from openslip.training.student import build_student
@@ -249,14 +250,19 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int, fixed: Fixe
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
     fixed = fixed.without_numbers() if fixed else None
     with torch.device("meta"):
-        student = build_student(config, loss, weights=False, fixed=fixed).add_teachers()
+        student = build_student(config, loss, fixed)
+        tune(student.model, config.model)
+        student.add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
-    inputs, features = Inputs(images, tokens), dict[Any, Tensor]()
+        all_rows = max(shape[0] for _, shape in views)
+        labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
+    inputs, features = Inputs(images, tokens, labels=labels), dict[Any, Tensor]()
 
     def towers() -> Tensor:
         features.update(student.targets(inputs, at) | student.features(inputs, at))
-        return torch.stack([f.sum() for f in features.values() if f.requires_grad]).sum()
+        sums = [f.sum() for f in features.values() if f.requires_grad]
+        return torch.stack(sums).sum() if sums else torch.zeros((), device="meta", requires_grad=True)
 
     total = count(towers)
     del student.model.image_tower, student.model.text_tower  # what follows is about the rest

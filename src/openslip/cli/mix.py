@@ -1,0 +1,127 @@
+"""slip mix A B [--alpha 0.5 ...] [--out FILE]"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from openslip.cli.arguments import given, parse, refuse_idle
+
+DESCRIPTION = """Write the weights between two models of one architecture: (1 - alpha) of A and alpha of B (WiSE-FT,
+Wortsman et al. 2022). With A as it was before further training, and B as it is after, a mixture often keeps most of
+what A could do and most of what B has learned. `openslip.load` and `slip evaluate` take the files like any other
+model; `slip evaluate MIXED TASK ... --against A` measures what was gained and lost."""
+ENDING = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which two models, how much of each, and where the result goes."""
+
+    a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, or a released SLIP .pt file."""
+    b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    """Likewise: mostly what A became by further training."""
+    alpha: tuple[float, ...] = (0.5,)
+    """Share of B, from 0 to 1; of several each has a file, with its alpha in the name."""
+    out: Path = Path(f"mixed{ENDING}")
+    """The file to write, which must not be there yet."""
+    which: Literal["latest", "best"] = "latest"
+    """Which checkpoint of a run."""
+
+
+def main(argv: list[str]) -> None:
+    """Check, read both, write a file for each alpha."""
+    options = parse(Options, argv, prog="slip mix", description=DESCRIPTION)
+    if "which" in given(Options, argv) and not any(map(_is_run, (options.a, options.b))):
+        refuse_idle(
+            ["which"], "which", because="It picks a checkpoint of a run folder, and neither model is one"
+        )
+
+    from openslip.errors import ConfigError, printable
+    from openslip.interop import load, mixing
+    from openslip.training.saving import metadata
+
+    for alpha in options.alpha:
+        mixing.check_alpha(alpha)
+    if not options.alpha or len({*options.alpha}) < len(options.alpha):
+        raise ConfigError("Each alpha is given once", got=f"--alpha {' '.join(map(_plain, options.alpha))}")
+    files = _files(options)
+    for file in files.values():
+        _check_free(file)
+        metadata.check_place(file)
+    # A run that trains meanwhile writes further checkpoints: that which is picked is read, and its digest is noted.
+    paths = [_picked(path, options.which) for path in (options.a, options.b)]
+    a, b = (load(path) for path in paths)
+    for line in mixing.check(a, b):
+        print(printable(f"slip: {line}."), file=sys.stderr, flush=True)
+    digests = [mixing.digest(path) for path in paths]
+    for alpha, file in files.items():
+        weights = mixing.weights(a, b, alpha)
+        origin = (
+            f"Mixed by `slip mix`: (1 - alpha) of a and alpha of b.\nalpha = {_plain(alpha)}\n"
+            f'a = "sha256:{digests[0]}"\nb = "sha256:{digests[1]}"'
+        )
+        metadata.write_model(file, weights, b.config, origin)
+        count = sum(tensor.numel() for tensor in weights.values())
+        shares = f"{1 - alpha:.4g} of {options.a} and {alpha:.4g} of {options.b}"
+        print(printable(f"wrote {count:,} numbers to {file}: {shares}"))
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.isfile(path / "config.toml")
+
+
+def _picked(path: Path, which: Literal["latest", "best"]) -> Path:
+    from openslip.files import expand
+    from openslip.interop.ours import pick
+
+    path = expand(path)
+    return (pick(path, which) if _is_run(path) else None) or path
+
+
+def _files(options: Options) -> dict[float, Path]:
+    """Return the file of each alpha. Raises ConfigError for a name of another kind of file."""
+    from openslip.errors import ConfigError
+    from openslip.files import expand
+
+    out = expand(options.out)
+    if out.suffix != ENDING:
+        raise ConfigError(
+            f"Weights are written to a file whose name ends in {ENDING}",
+            got=f"--out {options.out}",
+            fix=f"Write --out {out / f'mixed{ENDING}' if out.is_dir() else out.with_name(out.name + ENDING)}",
+        )
+    if len(options.alpha) == 1:
+        return {options.alpha[0]: out}
+    return {alpha: out.with_name(f"{out.stem}-{_plain(alpha)}{ENDING}") for alpha in options.alpha}
+
+
+def _check_free(file: Path) -> None:
+    """Raise ConfigError where something is at the place of a file, or none can be."""
+    from openslip.errors import ConfigError
+    from openslip.files import unwritable
+
+    if os.path.lexists(file):
+        raise ConfigError(
+            "There is something at the place that the weights are to be written to",
+            got=str(file),
+            fix="Name a file that is not there yet with --out",
+        )
+    if file.parent.is_dir() and (why := unwritable(file)):
+        raise ConfigError(
+            "The weights cannot be written there",
+            got=str(file),
+            cause=why,
+            fix="Name another place with --out",
+        )
+
+
+def _plain(number: float) -> str:
+    """Return a number as people write it, 0.25 or 1; of two numbers the texts differ."""
+    return repr(float(number)).removesuffix(".0")

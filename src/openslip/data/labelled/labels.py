@@ -1,0 +1,333 @@
+"""From a column of labels, whatever its type, to classes and each image's class."""
+
+from __future__ import annotations
+
+import decimal
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from openslip.data.containers.row_groups import is_list, plain_type
+from openslip.data.labelled.classes import Naming, Value, number
+from openslip.data.labelled.labelled_set import Image, Part, Subset
+from openslip.data.labelled.splits import SPLITS, split_called
+from openslip.errors import DataError, shortened
+
+FEW = 100
+"""Distinct values up to which any column may hold classes."""
+LONG = 40
+"""Characters of the mean text from which on texts that differ in most rows are captions."""
+MOST = 1_000_000
+"""Distinct values above which a column is refused at once."""
+_ID = "It is an id of each image, not a class"
+_NOTHING = re.compile(r"(nan|null|<na>|n/a|#n/a)?", re.IGNORECASE)
+"""What programs write where there is no label."""
+_WHOLE = re.compile(r"[-+]?\d{1,18}(\.0*)?")
+_AMOUNT = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of N images. values: those that occur; codes: (N,) int64 indices of them, -1 where there is none."""
+
+    values: list[Value]
+    codes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+class Numbered(Sequence[str]):
+    """The numbers of `rows`, as text: names of images that have no other."""
+
+    def __init__(self, rows: Sequence[int] | np.ndarray) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return str(int(self.rows[index]))
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(int(row)) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The N images of one split as they lie there, their labels, and the names by which a set may be split."""
+
+    images: Sequence[Image]
+    labels: Labels
+    keys: Sequence[str] = ()
+
+
+def of_arrays(arrays: Iterable[pa.Array], called: str, names: Sequence[str] | None = None) -> Labels:
+    """Return the labels in the parts of a column called so: whole numbers in any form, texts, yes and no.
+
+    names: what label 0, 1, … are called; the names are the values then. Raises DataError for what can be no class.
+    """
+    distinct = _Distinct(called)
+    codes = [np.zeros(0, dtype=np.int64)]
+    for array in map(_without_lists, arrays):
+        kind = plain_type(array.type)
+        if why := _no_class(kind):
+            raise _refused(called, str(array.type), why)
+        if pa.types.is_null(kind):
+            codes.append(np.full(len(array), -1, dtype=np.int64))
+            continue
+        try:
+            encoded = _encoded(array)
+            indices = encoded.indices.cast(pa.int64(), safe=False).fill_null(-1).to_numpy()
+            cells = encoded.dictionary.to_pylist()
+        except (pa.ArrowException, ValueError) as error:
+            raise DataError(f"Column '{called}' holds no class labels", cause=str(error)) from None
+        if names is not None:
+            cells = [_called(cell, names, called) for cell in cells]
+        codes.append(np.array([*map(distinct.code, cells), -1], dtype=np.int64)[indices])
+    return _merged(distinct.cells, np.concatenate(codes), called)
+
+
+def of_cells(cells: Iterable[Any], called: str) -> Labels:
+    """Return the labels in the cells of a table's column. Raises DataError as `of_arrays` does."""
+    distinct = _Distinct(called)
+    codes = np.fromiter(map(distinct.code, cells), dtype=np.int64)
+    return _merged(distinct.cells, codes, called)
+
+
+def settle(
+    name: str, found: Mapping[str, Found], naming: Naming | None = None
+) -> tuple[dict[str, Part], list[str]]:
+    """Return the labelled images of each split, and sentences on what is left out.
+
+    Without a label is a row with nothing, or with -1 beside labels from 0 on. naming: what the classes are called,
+    where that is known: then no label is an id. Raises DataError where no row has a label, and for ids.
+    """
+    used = {value for one in found.values() for value in one.labels.values}
+    minus = -1 in naming.names if naming else _counts_as_label(used)
+    parts, notes = {}, []
+    for split, one in found.items():
+        none = {i for i, value in enumerate(one.labels.values) if value == -1 and not minus}
+        codes = one.labels.codes
+        if none:
+            codes = np.where(np.isin(codes, list(none)), -1, codes)
+        kept = np.flatnonzero(codes >= 0)
+        if not len(kept):
+            notes.append(f"{name}: its {split} split, {len(codes):,} images, has no labels and is left out")
+            continue
+        images, keys = one.images, one.keys
+        if len(kept) < len(codes):
+            which = "images" if split == "all" else f"images of {split}"
+            notes.append(
+                f"{name}: {len(codes) - len(kept):,} of {len(codes):,} {which} have no label and are left out"
+            )
+            images, codes = Subset(images, kept), codes[kept]
+            keys = [keys[i] for i in kept.tolist()] if split == "all" else ()
+        parts[split] = Part(images, one.labels.values, codes, keys)
+    if not parts:
+        raise DataError(
+            f"{name} has no labelled images",
+            got=f"{sum(len(one.labels) for one in found.values()):,} images, all without a label or with the label -1",
+            fix="Name a set with labels; hidden test sets have none.",
+        )
+    if naming is None:
+        _refuse_ids(name, parts)
+    return parts, notes
+
+
+def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], list[str]]:
+    """Return the images by the split that a column names for each, and sentences on what is left out.
+
+    Where it names one split alone, they are a set without splits: what was named is what is measured.
+    """
+    called = np.array([*(split_called(str(value)) for value in told.values), ""])[told.codes]
+    rows = {split: found for split in SPLITS if len(found := np.flatnonzero(called == split))}
+    if len(rows) < 2:
+        return {"all": whole}, []
+    notes = []
+    if left := int((called == "").sum()):
+        others = ", ".join(repr(value) for value in told.values if not split_called(str(value)))
+        notes.append(
+            f"{left:,} rows are left out, whose '{column}' is no known split: {shortened(others, 200) or 'empty'}"
+        )
+    return {
+        split: Found(Subset(whole.images, some), Labels(whole.labels.values, whole.labels.codes[some]))
+        for split, some in rows.items()
+    }, notes
+
+
+def used_values(found: Mapping[str, Found]) -> list[Value]:
+    """Return the classes that occur, without what stands for none."""
+    values = {value for one in found.values() for value in one.labels.values}
+    return list(values if _counts_as_label(values) else values - {-1})
+
+
+def _counts_as_label(used: Collection[Value]) -> bool:
+    """Whether -1 is a class: where labels are -1 and 1, or other negative numbers occur."""
+    return set(used) == {-1, 1} or any(isinstance(value, int) and value < -1 for value in used)
+
+
+class _Distinct:
+    """The different cells of a column, in the order of their first."""
+
+    def __init__(self, called: str) -> None:
+        self.called = called
+        self.cells: list[Any] = []
+        self._codes: dict[Any, int] = {}
+
+    def code(self, cell: Any) -> int:
+        """Return the number of a cell among them. Raises DataError for an object, several in a list, and too many."""
+        if isinstance(cell, list) and len(cell) < 2:
+            cell = cell[0] if cell else None
+        try:
+            code = self._codes.setdefault((type(cell), cell), len(self.cells))
+        except TypeError:
+            raise _refused(self.called, repr(cell), _why_not(cell)) from None
+        if code == len(self.cells):
+            self.cells.append(cell)
+            if code >= MOST:
+                raise _refused(self.called, f"{self.cells[:3]}, …: more than {MOST:,} different ones", _ID)
+        return code
+
+
+def _without_lists(array: pa.Array) -> pa.Array:
+    """Return what is in lists of one label each; other arrays as they are."""
+    if not is_list(array.type):
+        return array
+    lengths = pc.fill_null(pc.call_function("list_value_length", [array]), 0).to_numpy(zero_copy_only=False)
+    if lengths.max(initial=0) > 1:
+        return array
+    numbers = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
+    return pc.call_function("list_flatten", [array]).take(numbers)
+
+
+def _encoded(array: pa.Array) -> pa.DictionaryArray:
+    """Return an array as a dictionary and indices, whatever way it is stored."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if isinstance(array, pa.RunEndEncodedArray):
+        array = pc.call_function("run_end_decode", [array])
+    return array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
+
+
+def _called(cell: Any, names: Sequence[str], called: str) -> str | None:
+    """Return the name of a label by a file's own names."""
+    label = _value(cell, called)
+    if label is None or label == -1:
+        return None
+    if isinstance(label, str):
+        return label
+    if not 0 <= label < len(names):
+        raise DataError(
+            "There are labels that name no class",
+            got=f"{label} in column '{called}', which has {len(names)} names",
+            fix="Remove these images, or give the column the names of all classes",
+        )
+    return names[label]
+
+
+def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
+    """Return labels whose values differ: cells that say the same, such as `cat` and `cat `, are one class."""
+    values = _values(cells, called)
+    numbers: dict[Value, int] = {}
+    for value in values:
+        if value is not None:
+            numbers.setdefault(value, len(numbers))
+    new = np.array([*(-1 if value is None else numbers[value] for value in values), -1], dtype=np.int64)
+    codes = new[codes]
+    used = np.unique(codes[codes >= 0])
+    if len(used) < len(numbers):  # categories of a pandas column that no row has
+        ordered = list(numbers)
+        rank = np.full(len(numbers) + 1, -1, dtype=np.int64)
+        rank[used] = np.arange(len(used))
+        return Labels([ordered[i] for i in used.tolist()], rank[codes])
+    return Labels(list(numbers), codes)
+
+
+def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
+    """Return cells as classes, None for what stands for nothing."""
+    values: list[Value | None] = [_value(cell, called) for cell in cells]
+    texts = [value for value in values if isinstance(value, str)]
+    whole = all(_WHOLE.fullmatch(text) for text in texts)
+    fractions = not whole and any(re.search(r"[.e]", text, re.IGNORECASE) for text in texts)
+    if fractions and all(map(_AMOUNT.fullmatch, texts)):
+        raise _refused(called, ", ".join(texts[:3]), _why_not(0.5))
+    alone, several = {*texts}, [text for text in texts if "|" in text]
+    if any(part.strip() in alone for text in several for part in text.split("|")):
+        raise _refused(called, ", ".join(several[:3]), _why_not([]))
+    if texts and whole and not all(text.isdigit() for text in texts):  # `3.0` and `-1` of a CSV
+        values = [int(value.partition(".")[0]) if isinstance(value, str) else value for value in values]
+    return values
+
+
+def _value(cell: Any, called: str) -> Value | None:
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            raise _refused(called, repr(cell), "Its bytes are no text") from None
+    if isinstance(cell, str):
+        text = cell.strip(" \t\r\n\v\f\u00a0\ufeff\u200b")
+        return None if _NOTHING.fullmatch(text) else text
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    if isinstance(cell, int):
+        return int(cell)  # yes and no are 1 and 0: `true` is the name of nothing
+    if isinstance(cell, float | decimal.Decimal) and math.isfinite(cell) and cell == int(cell):
+        return int(cell)
+    raise _refused(called, repr(cell), _why_not(cell))
+
+
+def _why_not(cell: Any) -> str:
+    if isinstance(cell, list | tuple | set):
+        return "An image has several labels there (multi-label), and one class an image is what is measured"
+    if isinstance(cell, dict):
+        return f"Its cells are objects with {', '.join(map(repr, list(cell)[:10]))}"
+    if isinstance(cell, float | decimal.Decimal):
+        return "They are amounts, not whole numbers that stand for classes"
+    return f"They are of type {type(cell).__name__}"
+
+
+def _no_class(kind: pa.DataType) -> str:
+    """Return why a type can hold no classes, "" if it can."""
+    if is_list(kind):
+        return "An image has several labels there (multi-label), and one class an image is what is measured"
+    if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
+        return "Its cells are objects, not a label each"
+    if pa.types.is_temporal(kind):
+        return "They are dates or times, not classes"
+    return ""
+
+
+def _refuse_ids(name: str, parts: Mapping[str, Part]) -> None:
+    """Raise DataError for numbers, or long texts, of which most images have their own."""
+    rows = sum(len(part.codes) for part in parts.values())
+    values = {part.values[i] for part in parts.values() for i in np.unique(part.codes).tolist()}
+    if len(values) <= FEW or 2 * len(values) <= rows:
+        return
+    numbers = all(number(value) is not None or isinstance(value, int) for value in values)
+    if not numbers and sum(len(str(value)) for value in values) < LONG * len(values):
+        return
+    some = ", ".join(repr(value) for value in list(values)[:3])
+    raise DataError(
+        f"The labels of {name} are no classes",
+        got=shortened(f"{some}, …: {len(values):,} different ones for {rows:,} images"),
+        cause=_ID if numbers else "They are texts of their own for most images: captions, not classes",
+        fix="Name the column of the labels with --data.label-column"
+        + ("" if numbers else ", or measure the captions: retrieval:"),
+    )
+
+
+def _refused(called: str, got: str, why: str) -> DataError:
+    return DataError(
+        f"Column '{called}' holds no class labels",
+        got=shortened(got, 200),
+        cause=why,
+        fix="Name the column of the labels with --data.label-column, one class an image",
+    )

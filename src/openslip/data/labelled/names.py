@@ -1,0 +1,242 @@
+"""Files beside a data set that say what its classes are called: `classes.json`, `classnames.txt`, a hub's own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from openslip.data.labelled.classes import Naming, Value, as_words, in_order, number
+from openslip.errors import DataError, note, shortened
+from openslip.files import read_json, read_whole
+
+JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
+TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
+"""One name a line; `classnames.txt` is CLIP_benchmark's, beside its shards."""
+HUB = ("README.md", "dataset_infos.json", "dataset_info.json")
+"""Where hubs keep the names of a column that their files do not describe themselves."""
+MOST_BYTES = 16 << 20
+FRONT_BYTES = 1 << 18
+"""Of a README's front matter: the names of some 10,000 classes."""
+_WRITE = 'Write it as ["cat", "dog", …] in the order of the labels, or as {"1": "cat", "5": "dog"} by label.'
+_WNID = re.compile(r"n\d{8}")
+_DELIBERATE = "classes.json"
+"""Written for this set by somebody: that it does not fit is an error."""
+
+Names = dict[Value, str]
+
+
+def names_beside(
+    folder: Path, values: Collection[Value] = (), *, root: Path | None = None, column: str = ""
+) -> Naming | None:
+    """Return what a file in `folder`, or in those above up to `root`, calls the classes; None where there is none.
+
+    values: the classes that occur. The keys of what is returned are these: a list of names is for labels that count
+    from 0, or gives the order of classes that go by their names; a mapping is from label to name, or the other way.
+    Names meet in spite of capitals and underscores. column: of the labels, which tells one description from another.
+
+    Raises DataError for a `classes.json` that cannot be read or leaves classes without a name. Other files are
+    passed over where they do not fit, which is said.
+    """
+    folders = [folder]
+    while root is not None and folders[-1] != root and root in folders[-1].parents:
+        folders.append(folders[-1].parent)
+    for beside in folders:
+        for name in (*JSON, *TEXTS, *HUB):
+            if not os.path.isfile(file := beside / name):
+                continue
+            strict = name == _DELIBERATE
+            try:
+                found = _read(file, column)
+            except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+                if strict:
+                    raise DataError(
+                        f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE
+                    ) from None
+                continue
+            if not found:
+                continue
+            if naming := _fitted(*found, values, file):
+                return naming
+            if strict:
+                raise _does_not_fit(file, found[0], values)
+            if name not in HUB:
+                note(
+                    f"{file} is not used: it does not name the classes of the data, such as {_some(values)}."
+                )
+    return None
+
+
+def _read(file: Path, column: str) -> tuple[Names, bool] | None:
+    """Return the names in a file, and whether they are a list, which counts from 0; None where it is about others."""
+    if file.suffix == ".txt":
+        return _of_lines(read_whole(file, MOST_BYTES).decode("utf-8-sig").splitlines())
+    if file.suffix == ".md":
+        described = _front_matter(read_whole(file, MOST_BYTES))
+    else:
+        described = read_json(file, MOST_BYTES)
+        if file.name in JSON:
+            return _of_json(described)
+    names = _of_features(described, column)
+    return _of_json(names) if names else None
+
+
+def _of_json(data: Any) -> tuple[Names, bool]:
+    """Return what a list of names, a mapping in either direction, or a list of {label, name} says."""
+    if isinstance(data, dict):
+        for key in ("id2label", "classes", "names", "class_names", "categories"):
+            if isinstance(data.get(key), list | dict):
+                return _of_json(data[key])
+        numbered = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in data)
+        if not numbered and all(isinstance(v, str) and number(v) is not None for v in data.values()):
+            data = {name: int(label) for name, label in data.items()}
+        if all(isinstance(value, int) and not isinstance(value, bool) for value in data.values()):
+            if numbered:
+                raise ValueError("It maps numbers to numbers")
+            inverse: Names = {}
+            for name, label in data.items():  # of several names of a class the first
+                inverse.setdefault(label, _name(name))
+            return {label: inverse[label] for label in in_order(inverse)}, False
+        return {int(key) if numbered else str(key): _name(value) for key, value in data.items()}, False
+    if not isinstance(data, list):
+        raise TypeError(f"It holds a {type(data).__name__}")
+    if data and isinstance(data[0], dict):
+        found: Names = {}
+        for entry in data:
+            key = next((entry[key] for key in ("label", "id", "index") if key in entry), None)
+            label = number(key) if isinstance(key, str | int) else None
+            if label is None:
+                raise ValueError(f"No label in {entry}")
+            found[label] = _name(next(entry[key] for key in ("name", "names") if key in entry))
+        return {label: found[label] for label in in_order(found)}, False
+    return dict(enumerate(map(_name, data))), True
+
+
+def _of_lines(lines: list[str]) -> tuple[Names, bool] | None:
+    """Return the names in lines of text: numbered, behind their WordNet ids, or in the order of the labels."""
+    lines = [line.strip() for line in lines if line.strip()]
+    for form, is_key in ((r"(\d+)[\s,:;]+(\S.*)", number), (rf"({_WNID.pattern})[\s,:;]+(\S.*)", str)):
+        parts = [re.fullmatch(form, line) for line in lines]
+        if not lines or not all(parts):
+            continue
+        # Behind a WordNet id stand synonyms.
+        found = {
+            is_key(part[1]): part[2].split(",")[0].strip() if is_key is str else part[2]
+            for part in parts
+            if part
+        }
+        counted = list(found) in (list(range(len(lines))), list(range(1, len(lines) + 1)))
+        if len(found) == len(lines) and (counted or is_key is str):
+            return {key: name for key, name in found.items() if key is not None}, False
+    if len(set(lines)) < 0.9 * len(lines):  # a label for each of many pictures
+        return None
+    return dict(enumerate(lines)), True
+
+
+def _of_features(described: Any, column: str) -> Any:
+    """Return the names that a hub's description of a set has for a column, or for the only column of classes."""
+    found: dict[str, list[Any]] = {}  # by column, of each configuration
+    pending = [described]
+    for _ in range(1000):
+        if not pending:
+            break
+        item = pending.pop()
+        if isinstance(item, list):
+            pending += item
+        if not isinstance(item, dict):
+            continue
+        features = item.get("features")
+        if isinstance(features, dict):  # dataset_infos.json
+            for name, feature in features.items():
+                if isinstance(feature, dict) and feature.get("names"):
+                    found.setdefault(name, []).append(feature["names"])
+        elif isinstance(features, list):  # a README's front matter
+            for feature in features:
+                kind = feature.get("dtype") if isinstance(feature, dict) else None
+                label = kind.get("class_label") if isinstance(kind, dict) else None
+                if isinstance(label, dict) and label.get("names"):
+                    found.setdefault(str(feature.get("name")), []).append(label["names"])
+        else:
+            pending += item.values()
+    listed = found.get(column, []) if column else next(iter(found.values())) if len(found) == 1 else []
+    return listed[0] if listed and all(names == listed[0] for names in listed) else None
+
+
+def _front_matter(data: bytes) -> Any:
+    """Return what stands between the first two lines of dashes of a README, where that describes classes."""
+    head = re.match(rb"(?:\xef\xbb\xbf)?---\s*\n(.*?)\n---\s*(?:\n|$)", data[:FRONT_BYTES], re.DOTALL)
+    if head is None or b"class_label" not in head[1]:
+        return None
+    import yaml
+
+    try:
+        return yaml.load(head[1], getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # texts alone
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _name(value: Any) -> str:
+    """Return the name in an entry: of several, such as synonyms behind a WordNet id, the first that is no id."""
+    if isinstance(value, list):
+        value = next((item for item in value if not _WNID.fullmatch(str(item))), None)
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        raise ValueError(f"{value!r} is no name")
+    return str(value).strip()
+
+
+def _fitted(found: Names, listed: bool, values: Collection[Value], file: Path) -> Naming | None:
+    """Return the names by the values that occur; None where one of these has none."""
+    if not values:
+        return Naming(found, declared=True, source=file.name)
+    if all(number(value) is not None for value in values):
+        named = {key for key in found if isinstance(key, int)}
+        used = {number(value) for value in values}
+        if not named or not used <= named:
+            return None
+        if listed and 0 not in used and 1 in used:
+            note(
+                f"{file} is a list, which counts from 0, and no picture has the label 0: if labels count from 1, "
+                'write it by label, {"1": "cat", …}.'
+            )
+        return Naming({key: found[key] for key in in_order(named)}, declared=True, source=file.name)
+    return _by_text(found, values, file.name)
+
+
+def _by_text(found: Mapping[Value, str], values: Collection[Value], source: str) -> Naming | None:
+    """Return the names of classes that go by texts: these are the keys of the names, or the names themselves."""
+    keys, names = ({_folded(text): i for i, text in enumerate(texts)} for texts in (found, found.values()))
+    for entry_of in (keys, names):
+        by_entry = {entry_of.get(_folded(value)): value for value in values}
+        if None in by_entry:
+            continue
+        entries = enumerate(found.items())
+        if entry_of is keys:
+            return Naming({by_entry.get(i, key): name for i, (key, name) in entries}, True, source)
+        return Naming({by_entry.get(i, name): name for i, (_, name) in entries}, True, source)
+    return None
+
+
+def _folded(value: Value) -> str:
+    return as_words(str(value)).casefold()
+
+
+def _some(values: Collection[Value]) -> str:
+    return ", ".join(map(repr, in_order(values)[:3]))
+
+
+def _does_not_fit(file: Path, found: Names, values: Collection[Value]) -> DataError:
+    """Return the error for names that leave out classes which occur."""
+    texts = {_folded(text) for text in (*found, *found.values())}
+    missing = in_order(value for value in values if _folded(value) not in texts) or in_order(values)
+    highest = max((key for key in found if isinstance(key, int)), default=0)
+    by_one = missing == [len(found)] and highest == len(found) - 1
+    return DataError(
+        f"The labels name no class of {file}",
+        got=shortened(", ".join(map(str, missing[:5])) + f"; {len(found)} have names"),
+        cause="The labels count from 1, and a list counts from 0" if by_one else "",
+        fix='Write it by label: {"1": "cat", "2": "dog", …}.'
+        if by_one
+        else f"Remove these images, or give {file.name} the names of all classes: {_WRITE}",
+    )

@@ -1,0 +1,103 @@
+"""Which reader opens labelled images: by what lies there, and what its name ends in."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from openslip.addresses import is_url, shown
+from openslip.data.labelled.data_files import Asked, DataFiles, find
+from openslip.data.labelled.labelled_set import Labelled, LabelledSet
+from openslip.data.labelled.scenes import open_scenes
+from openslip.data.labelled.splits import split_aliases, split_asked_for
+from openslip.errors import DataError
+from openslip.files import expand
+
+
+def load_labelled(spec: str, split: str = "test", **columns: str) -> Labelled:
+    """Open one split (`train`, `test` or `val`) of the labelled images that `spec` names (see `open_labelled`)."""
+    split = split_asked_for(split)
+    return open_labelled(spec, **columns).split(split)
+
+
+def open_labelled(
+    spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
+) -> LabelledSet:
+    """Open the labelled images that `spec` names.
+
+    - `scenes[:test|heldout|val[:count]]` (`val` to choose settings by, the others to report)
+    - a folder, pattern or file of Parquet as hubs store it (`train-*.parquet`, an image column, a label column, class
+      names in the schema or in `classes.json` beside it), also at a URL
+    - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image files and classes, perhaps with a column `split`
+    - WebDataset shards (`.tar`), or a folder or pattern of them: the class in `.cls`, `.json`, or the folder's name
+    - a folder of images, `<split>/<class>/*` or `<class>/*`
+
+    Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
+    the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
+    or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed where empty.
+
+    Raises DataError for data that cannot be used.
+    """
+    name = dataset_name(spec)
+    if spec.split(":")[0] == "scenes":
+        return open_scenes(spec, name)
+    path = expand(spec)
+    try:
+        files = find(spec)
+        if files:
+            where = shown(spec) if is_url(spec) else os.path.realpath(path)
+            # Of another column it is another set.
+            where += f" ({label_column})" if label_column else ""
+            asked = Asked(image_column, label_column, image_root)
+            try:
+                return _open_files(files, name, where, asked)
+            except DataError:
+                # A metadata.csv may have captions alone, and the folders beside it be classes.
+                if not (files.kind == "table" and path.is_dir()) or label_column:
+                    raise
+        from openslip.data.labelled.folder import open_folder
+
+        found = open_folder(path, name)
+        if label_column:
+            said = f"{name} has its classes in folders, and --data.label-column {label_column} is not used"
+            found = replace(found, notes=(*found.notes, said))
+        return found
+    except OSError as error:
+        raise DataError("The labelled images cannot be listed", got=spec, cause=str(error)) from None
+
+
+def _open_files(files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
+    match files.kind:
+        case "parquet":
+            from openslip.data.labelled.parquet import open_parquet as open_files
+        case "table":
+            from openslip.data.labelled.table import open_table as open_files
+        case "tar":
+            from openslip.data.labelled.tar import open_tar as open_files
+    try:
+        return open_files(files, name, where, asked)
+    except DataError as error:
+        if not files.beside:
+            raise
+        # What was named may be measured without what lies beside it.
+        alone = replace(
+            files, splits={s: files for s, files in files.splits.items() if s != "train"}, beside=False
+        )
+        said = f"The files for training beside it cannot be used: {error}"
+        return open_files(replace(alone, notes=[said]), name, where, asked)
+
+
+def dataset_name(spec: str) -> str:
+    """Return the short name of labelled or captioned data, from what was given to open them (nothing is read)."""
+    if spec.split(":")[0] == "scenes":
+        kind = spec.partition(":")[2].partition(":")[0]
+        return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
+    path = Path(os.path.abspath(expand(shown(spec))))
+    names = "|".join(split_aliases())
+    file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
+    while path.parent.name and re.match(rf"({names})(\b.*{file}|$)|(data|images)$", path.name):
+        path = path.parent  # a split says nothing of what the data are
+    stem = re.sub(rf"[*?\[{{].*$|{file}", "", path.name)
+    return stem.rstrip("-_. ") or path.parent.name or spec

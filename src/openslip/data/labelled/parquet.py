@@ -1,0 +1,234 @@
+"""Labelled images in Parquet as data hubs store it: an image column, a label column, class names in the schema."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from openslip.data.containers.row_groups import RowGroups, holds, open_file, plain_type
+from openslip.data.labelled.classes import Naming, Value
+from openslip.data.labelled.data_files import Asked, DataFiles
+from openslip.data.labelled.label_column import choose_label, choose_split
+from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble
+from openslip.data.labelled.labels import (
+    Found,
+    Labels,
+    Numbered,
+    by_rows,
+    of_arrays,
+    settle,
+    used_values,
+)
+from openslip.data.labelled.names import names_beside
+from openslip.data.labelled.pictures import Pictures
+from openslip.data.sources.arrow import choose_image, features, first_cells, make_record
+from openslip.data.sources.cells import path_of
+from openslip.data.sources.columns import Columns
+from openslip.data.storage.retry import is_url, shown
+from openslip.errors import DataError
+
+CACHE_BYTES = 512 * 2**20
+"""Encoded images kept in memory: most labelled sets fit whole, and then random access costs nothing."""
+AT_ONCE = 16
+"""Files whose descriptions are read at once."""
+
+
+def open_parquet(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
+    """Open Parquet files whose rows hold, or name, an image and its class.
+
+    Each file's own names of classes count for its labels. Rows without a label, and splits of such rows alone, are
+    left out, which `notes` says. where: what tells this set from others.
+
+    Raises DataError for columns that cannot be told or used, and where no row has a label.
+    """
+    columns = _Columns(
+        data_files.files,
+        data_files.root,
+        asked.image,
+        asked.label,
+        shown(str(data_files.root or data_files.files[0])),
+    )
+    labelled = {
+        split: files for split, files in data_files.splits.items() if not columns.lacks_labels(split, files)
+    }
+    found = {split: columns.found(files, asked.image_root) for split, files in labelled.items()}
+    if "all" in found and columns.split:
+        found, more = by_rows(found["all"], columns.splits(data_files.splits["all"]), columns.split)
+        columns.notes += more
+    naming = columns.naming(found)
+    parts, left_out = settle(name, found, naming)
+    notes = [*data_files.notes, *columns.notes, *left_out]
+    return assemble(name, where, parts, naming, notes=notes)
+
+
+class ParquetImages(Sequence[Image]):
+    """The image column of several files, one row group read at a time, the latest ones kept. Picklable.
+
+    A row that holds only the path of its image is read from that file, relative to `root`.
+    """
+
+    def __init__(self, files: Sequence[str], column: str, root: str = "") -> None:
+        self._rows = RowGroups(files, [column], cache_bytes=CACHE_BYTES)
+        self.columns, self.root = Columns(column, ()), root
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+        key = self._rows.key(index)
+        image = make_record(
+            self._rows[index], self.columns, key=key, name=self._rows.name, root=self.root
+        ).image
+        if not isinstance(image, bytes):
+            raise DataError(f"Row {key} holds no image bytes")
+        return image
+
+
+class _Columns:
+    """Which columns hold image, label and split, and what each file calls its classes."""
+
+    def __init__(self, files: Sequence[str], root: Path | None, image: str, label: str, where: str) -> None:
+        self.files, self.root = files, root
+        schemas = dict(zip(files, _schemas(files)))
+        schema, look = schemas[files[0]], first_cells(files[0])
+        described = features(schema)
+        self.image = choose_image(schema, where, wanted=image, look=look, far=is_url(files[0]))
+        marked = [n for n, f in described.items() if f.get("_type") == "ClassLabel" and n in schema.names]
+        kinds = {field.name: plain_type(field.type) for field in schema}
+        beside = None if root is None else names_beside(_folder(files[0]), root=root)
+        chosen = choose_label(
+            where,
+            schema.names,
+            wanted=label,
+            marked=marked,
+            is_text=lambda column: holds(kinds[column]) == "text",
+            named=beside is not None,
+            besides={self.image},
+        )
+        self.label, self.notes = chosen.column, [chosen.note] if chosen.note else []
+        self.embedded = holds(kinds[self.image]) == "image"
+        others = [column for column in schema.names if column not in (self.image, self.label)]
+        self.split = choose_split([c for c in others if holds(kinds[c]) == "text"], look)
+        self._all_names: dict[str, None] = {}
+        self._without = {file for file in files if self.label not in schemas[file].names}
+        self.names = {file: _names(schemas[file], self.label) for file in files}
+        known = {names for names in self.names.values() if names}
+        self.one = next(iter(known)) if len(known) == 1 else ()
+        if len(known) > 1:
+            self._several(known)
+        if known and not all(self.names.values()):
+            without = [os.path.basename(shown(file)) for file, names in self.names.items() if not names]
+            self.notes.append(
+                f"{len(without):,} files, such as {without[0]}, do not name their classes: "
+                "the names of the other files are taken"
+            )
+
+    def lacks_labels(self, split: str, files: Sequence[str]) -> bool:
+        """Say whether the files of a split have no such column, as those of hidden test sets; note it where so."""
+        lacking = self._without.issuperset(files)
+        if lacking:
+            self.notes.append(f"The {split} split has no column '{self.label}' and is left out")
+        return lacking
+
+    def found(self, files: Sequence[str], image_root: str) -> Found:
+        """Return the images in files and their labels."""
+        root = os.path.expanduser(image_root) or ("" if is_url(files[0]) else _folder(files[0]))
+        if self.embedded:
+            images: Sequence[Image] = ParquetImages(files, self.image, str(root))
+        else:
+            images = self._named_images(files, image_root)
+        labels = _joined([self._labels([file]) for file in files]) if self._by_file else self._labels(files)
+        return Found(images, labels, Numbered(range(len(labels))))
+
+    def splits(self, files: Sequence[str]) -> Labels:
+        """Return what the split column says of each row."""
+        return of_arrays(_arrays(files, self.split), self.split)
+
+    def naming(self, found: dict[str, Found]) -> Naming | None:
+        """Return what the classes are called, by the values that occur."""
+        values = used_values(found)
+        if self._by_file:
+            return Naming({name: name for name in self._all_names}, declared=True)
+        if self.one:
+            if any(isinstance(value, str) for value in values) and set(values) <= set(self.one):
+                return Naming({name: name for name in self.one}, declared=True)
+            return Naming(dict(enumerate(self.one)), declared=True)
+        if self.root is None:
+            return None
+        naming = names_beside(_folder(self.files[0]), values, root=self.root, column=self.label)
+        if naming and naming.source:
+            self.notes.append(f"Class names from {naming.source}")
+        return naming
+
+    @property
+    def _by_file(self) -> bool:
+        return len({names for names in self.names.values() if names}) > 1
+
+    def _several(self, known: set[tuple[str, ...]]) -> None:
+        """Take each file's names for its own labels. Raises DataError where a file has none, or one twice."""
+        for file, names in self.names.items():
+            twice = next((name for name in names if names.count(name) > 1), "")
+            if not names or twice:
+                raise DataError(
+                    f"The files name their classes differently, and {os.path.basename(shown(file))} "
+                    + (f"has '{twice}' twice" if twice else "has no names"),
+                    got=", ".join(os.path.basename(shown(file)) for file in self.files[:5]),
+                    fix="Write the names of the classes into the schema of each file",
+                )
+        self._all_names = dict.fromkeys(name for file in self.files for name in self.names[file])
+        self.notes.append(
+            f"Files name their classes in {len(known):,} ways: each file's names count for its own labels"
+        )
+
+    def _labels(self, files: Sequence[str]) -> Labels:
+        names = self.names[files[0]] if self._by_file else None
+        return of_arrays(_arrays(files, self.label), self.label, names)
+
+    def _named_images(self, files: Sequence[str], image_root: str) -> Pictures:
+        paths = (path_of(path) for (path,) in RowGroups(files, [self.image]).scan())
+        pictures = Pictures(files[0], paths, image_root, self.image)
+        self.notes += filter(None, [pictures.note])
+        return pictures
+
+
+def _arrays(files: Sequence[str], column: str) -> Iterator[pa.Array]:
+    for batch in RowGroups(files, [column]).batches():
+        yield batch.column(0)
+
+
+def _joined(labels: Sequence[Labels]) -> Labels:
+    """Return the labels of several files as those of one."""
+    numbers: dict[Value, int] = {}
+    codes = [np.zeros(0, dtype=np.int64)]
+    for one in labels:
+        new = [numbers.setdefault(value, len(numbers)) for value in one.values]
+        codes.append(np.array([*new, -1], dtype=np.int64)[one.codes])
+    return Labels(list(numbers), np.concatenate(codes))
+
+
+def _schemas(files: Sequence[str]) -> list[pa.Schema]:
+    def read(file: str) -> pa.Schema:
+        return open_file(file).schema_arrow
+
+    if len(files) == 1 or not any(map(is_url, files)):
+        return [read(file) for file in files]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(read, files))
+
+
+def _names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Return what a file calls the classes of a column, () where it does not say."""
+    described: Any = features(schema).get(column, {})
+    described = described.get("feature", described)  # of lists
+    names = described.get("names") if described.get("_type") == "ClassLabel" else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _folder(file: str) -> Path:
+    return Path(file).absolute().parent

@@ -1,0 +1,185 @@
+"""Tables of image paths and classes: CSV, TSV, JSON lines, workbooks; a column may say which split a row is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openslip.data.contents import Contents
+from openslip.data.labelled.classes import number
+from openslip.data.labelled.data_files import Asked, DataFiles
+from openslip.data.labelled.label_column import NoLabels, choose_label, choose_split
+from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble
+from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
+from openslip.data.labelled.names import names_beside
+from openslip.data.labelled.pictures import Pictures
+from openslip.data.sources.cells import path_of, refuse_pictures, refuse_urls
+from openslip.data.sources.columns import choose, guess_images
+from openslip.data.sources.sheet import Sheet
+from openslip.data.sources.table import read_sheet
+from openslip.errors import DataError
+
+SEVERAL = 0.01
+"""Share of pictures with several different labels from which on a table is one of several labels a picture."""
+
+
+def open_table(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
+    """Open tables whose rows name an image file and its class; the columns are guessed by names, or those asked for.
+
+    Tables named after splits are these; else a column `split`, whose cells are names of splits, divides the rows.
+    Rows without an image or a label are left out, which `notes` says.
+
+    Raises DataError for columns that cannot be told, captions in place of classes, and several labels a picture.
+    """
+    found, notes, told = {}, list(data_files.notes), None
+    label = ""
+    refused: DataError | None = None
+    for split, files in data_files.splits.items():
+        try:
+            tables = [_Table(Path(file), data_files.root, asked) for file in files]
+        except NoLabels as error:  # as in hidden test sets
+            refused = error
+            notes.append(f"The {split} split has no labels and is left out: {error.what}")
+            continue
+        notes += dict.fromkeys(chain.from_iterable(table.notes for table in tables))
+        labels = of_cells(chain.from_iterable(table.labels for table in tables), tables[0].label)
+        images = tables[0].pictures if len(tables) == 1 else Joined([table.pictures for table in tables])
+        found[split] = Found(images, labels, [path for table in tables for path in table.paths])
+        label, told = tables[0].label, tables[0] if len(tables) == 1 else None
+    if refused and not found:
+        raise refused
+    if "all" in found and told and told.split:
+        found, more = by_rows(found["all"], of_cells(told.splits, told.split), told.split)
+        notes += more
+    naming = None
+    if data_files.root is not None:
+        folder = Path(data_files.files[0]).absolute().parent
+        naming = names_beside(folder, used_values(found), root=data_files.root, column=label)
+    if naming and naming.source:
+        notes.append(f"Class names from {naming.source}")
+    parts, left_out = settle(name, found, naming)
+    return assemble(name, where, parts, naming, notes=[*notes, *left_out])
+
+
+class Joined(Sequence[Image]):
+    """Several sequences of images, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Image]]) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Image:  # type: ignore[override]
+        index = range(len(self))[index]
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+
+
+class _Table:
+    """The paths, labels and splits in the rows of a table, and the pictures."""
+
+    def __init__(self, path: Path, root: Path | None, asked: Asked) -> None:
+        where = str(path)
+        sheet = read_sheet(path, [asked.image, asked.label])
+        head = sheet.head()
+        if not head:
+            raise DataError("The table has no rows", got=where)
+
+        def cells(column: str) -> list[Any]:
+            return [row[number] for row in head for number in sheet.numbers_of(column)]
+
+        names = list(filter(None, sheet.columns))
+        guesses = [] if asked.image else guess_images(names, cells, where)
+        self.image = choose(
+            where,
+            names,
+            image=asked.image,
+            image_guesses=guesses,
+            caption_guesses=(),
+            captions_required=False,
+            cause=sheet.cause,
+        ).image
+        refuse_urls(map(path_of, cells(self.image)), self.image, where)
+        refuse_pictures(cells(self.image), self.image, where)
+        beside = None if root is None else names_beside(path.absolute().parent, root=root)
+        chosen = choose_label(
+            path.name,
+            names,
+            wanted=asked.label,
+            is_text=lambda column: any(
+                isinstance(c, str) and number(c.strip()) is None for c in cells(column)
+            ),
+            named=beside is not None,
+            besides={self.image},
+        )
+        self.label = chosen.column
+        self.split = choose_split([name for name in names if name not in (self.image, self.label)], cells)
+        self.paths: list[str] = []
+        self.labels: list[Any] = []
+        self.splits: list[Any] = []
+        self.contents = Contents("rows")
+        self.conflicts = ""
+        self._read(sheet, where)
+        if not self.paths:
+            raise DataError(
+                f"Column '{self.image}' of {where} names no image", fix="Name another: --data.image-column"
+            )
+        self.pictures = Pictures(where, self.paths, asked.image_root, self.image)
+        guessed = [f"image from '{self.image}'"] * (not asked.image)
+        if not (asked.label or chosen.note):  # which says it, too
+            guessed.append(f"label from '{self.label}'")
+        said = f"Columns of {path.name}: {', '.join(guessed)} (guessed)" if guessed and len(names) > 2 else ""
+        left_out = self.contents.summary()
+        told = [said, chosen.note, *sheet.remarks, self.conflicts, self.pictures.note]
+        self.notes = [sentence for sentence in told if sentence]
+        self.notes += [f"{path.name}: {left_out}"] if left_out else []
+
+    def _read(self, sheet: Sheet, where: str) -> None:
+        """Take what the rows say. Raises DataError where many pictures have several labels."""
+        image, label = sheet.numbers_of(self.image)[0], self._only(sheet, self.label, where)
+        split = sheet.numbers_of(self.split)[0] if self.split else None
+        seen: dict[tuple[str, str], str] = {}
+        several, example = 0, ""
+        for row in sheet.rows:
+            self.contents.see()
+            path, cell, told = path_of(row[image]), row[label], None if split is None else row[split]
+            if not path:
+                empty = not any(c.strip() if isinstance(c, str) else c for c in row)
+                reason = "the row is empty" if empty else "the row names no image"
+                self.contents.leave_out(reason, f"row {self.contents.seen:,}", lost=not empty)
+                continue
+            said = str(cell).strip()
+            before = seen.setdefault((path, str(told)), said)
+            if before != said:
+                several, example = several + 1, f"{path}: {before!r} and {said!r}"
+            elif len(seen) + several == len(self.paths):  # not a new one
+                reason = "the row says the same as one before"
+                self.contents.leave_out(reason, f"row {self.contents.seen:,}", lost=False)
+                continue
+            self.paths.append(path)
+            self.labels.append(cell)
+            self.splits.append(told)
+        if several > SEVERAL * len(seen):
+            raise DataError(
+                f"{several:,} rows of {where} give a picture another label than a row before (multi-label)",
+                got=example,
+                fix="Write a table with one class a picture; only that can be measured",
+            )
+        if several:
+            self.conflicts = (
+                f"{several:,} rows give a picture another label than a row before, such as {example}"
+            )
+
+    def _only(self, sheet: Sheet, column: str, where: str) -> int:
+        numbers = sheet.numbers_of(column)
+        if len(numbers) > 1:
+            raise DataError(
+                f"{where} has {len(numbers)} columns called '{column}'", fix="Give them different names"
+            )
+        return numbers[0]

@@ -1,0 +1,224 @@
+"""Labelled images in tar shards (WebDataset): the class is in a `.cls`, in the `.json`, or the name of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from openslip.data.contents import losses
+from openslip.data.labelled.classes import number
+from openslip.data.labelled.data_files import Asked, DataFiles
+from openslip.data.labelled.label_column import choose_label
+from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble
+from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
+from openslip.data.labelled.names import names_beside
+from openslip.data.labelled.splits import split_called
+from openslip.data.sources.options import Misfit
+from openslip.data.sources.webdataset import TarShards
+from openslip.errors import DataError
+from openslip.files import parse_json
+
+LABELS = ("cls", "class", "label", "cls.txt", "class.txt", "label.txt")
+"""Endings of members that hold a class, best first."""
+TEMPLATES = "zeroshot_classification_templates.txt"
+LOOKED_AT = 100
+"""Samples by whose `.json` the key of the class is chosen."""
+
+
+def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> LabelledSet:
+    """Open tar shards whose samples have a class: a number or text in a member `.cls`, under a key of the `.json`, or
+    the folder that the sample lies in.
+
+    Shards named after splits are these; else folders within them may be. `classnames.txt`, as CLIP_benchmark leaves it
+    beside shards, names numbered classes.
+
+    Raises DataError for shards that cannot be read, and where no class can be told, as of captioned images.
+    """
+    samples = {split: _Samples(*_open(files, name, asked)) for split, files in data_files.splits.items()}
+    cells, told, notes = _labels(samples, name, asked.label)
+    found = {
+        split: Found(TarImages(some.shards), of_cells(cells[split], "the class"), some.keys)
+        for split, some in samples.items()
+    }
+    if "all" in found and told:
+        found, more = by_rows(found["all"], of_cells(told, "folder"), "folder")
+        notes += more
+    naming = None
+    if data_files.root is not None:
+        folder = Path(data_files.files[0]).absolute().parent
+        naming = names_beside(folder, used_values(found), root=data_files.root)
+        for parent in (folder, *folder.parents):
+            if (parent / TEMPLATES).is_file():
+                notes.append(
+                    f"{TEMPLATES} is not used; prompts are given with --templates, with {{}} for the class"
+                )
+            if parent == data_files.root or (parent / TEMPLATES).is_file():
+                break
+    if naming and naming.source:
+        notes.append(f"Class names from {naming.source}")
+    parts, left_out = settle(name, found, naming)
+    lost = [sentence for some in samples.values() for sentence in losses(some.shards)]
+    return assemble(name, where, parts, naming, notes=[*data_files.notes, *notes, *left_out, *lost])
+
+
+class TarImages(Sequence[Image]):
+    """The pictures in tar shards, read when indexed. Picklable."""
+
+    def __init__(self, shards: TarShards) -> None:
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, index: int) -> Image:  # type: ignore[override]
+        return self.shards[index].image
+
+
+class _Samples:
+    """What lies beside the pictures of shards: N keys, and texts, None where there is none.
+
+    labels: whether the texts are those of members that hold classes, rather than captions. objects: the first `.json`.
+    """
+
+    def __init__(self, shards: TarShards, labels: bool) -> None:
+        self.shards, self.labels = shards, labels
+        self.keys: list[str] = []
+        self.texts: list[str | None] = []
+        self.objects: list[dict[str, Any]] = []
+        for index in range(len(shards)):
+            key, sidecar, text = shards.beside_image(index)
+            self.keys.append(key)
+            self.texts.append(None if text is None else _decoded(text, key))
+            if index < LOOKED_AT and (found := _object(sidecar)):
+                self.objects.append(_flat(found))
+
+    @property
+    def folders(self) -> list[list[str]]:
+        """The folders that each lies in, outermost first."""
+        return [[part for part in key.split("/")[:-1] if part not in ("", ".")] for key in self.keys]
+
+    def values(self, key: str) -> Iterator[Any]:
+        """Yield what each `.json` has under a key, or along keys with dots between."""
+        for index in range(len(self.shards)):
+            yield _flat(_object(self.shards.beside_image(index)[1]) or {}).get(key)
+
+
+def _open(files: Sequence[str], name: str, asked: Asked) -> tuple[TarShards, bool]:
+    """Open shards, and tell whether their texts are the members that hold classes, if there are any."""
+    wanted = _ending(asked.label) or ",".join(LABELS)
+    try:
+        return TarShards(files, name=name, image_column=asked.image, caption_column=wanted), True
+    except Misfit as misfit:
+        if misfit.option != "caption_column":
+            raise
+        return TarShards(files, name=name, image_column=asked.image), False
+
+
+def _labels(
+    samples: dict[str, _Samples], name: str, wanted: str
+) -> tuple[dict[str, Iterable[Any]], list[str | None], list[str]]:
+    """Return the cell of each sample's class by split, the folders that name splits, and sentences on where from."""
+    if any(one.labels and any(text is not None for text in one.texts) for one in samples.values()):
+        return (
+            {split: one.texts if one.labels else [None] * len(one.keys) for split, one in samples.items()},
+            [],
+            [],
+        )
+    asked = _ending(wanted)
+    objects = [found for one in samples.values() for found in one.objects]
+    keys = list(dict.fromkeys(key for found in objects for key in found))
+    refusal = ""
+    if keys:
+        try:
+            chosen = choose_label(
+                f"{name} (.json)",
+                keys,
+                wanted=asked,
+                is_text=lambda key: any(_is_text(found.get(key)) for found in objects),
+                what="key",
+            )
+            note = chosen.note or f"Labels of {name}: from {chosen.column!r} of the .json"
+            return {split: one.values(chosen.column) for split, one in samples.items()}, [], [note]
+        except DataError as error:
+            if asked:
+                raise
+            refusal = f". {error.what}: {error.got}"
+    if asked:
+        raise Misfit(
+            "label_column",
+            f"The samples of {name} have no labels {wanted!r}",
+            cause="It is neither the ending of a member beside the pictures nor a key of their .json",
+        )
+    folders, told = _by_folder(samples)
+    texts = [text for one in samples.values() for text in one.texts]
+    captioned = 2 * sum(text is not None for text in texts) > len(texts)
+    classes = {folder for some in folders.values() for folder in some if folder is not None}
+    if len(classes) < 2 or (captioned and all(number(folder) is not None for folder in classes)):
+        raise DataError(
+            f"The samples of {name} have no class",
+            got=", ".join([one.keys[0] for one in samples.values() if one.keys][:3]),
+            cause="A class is in a .cls beside a picture, under a key of its .json, or is the folder that it lies in"
+            + refusal,
+            fix="Say which member or key holds it with --data.label-column"
+            + ("; captions are measured with retrieval:" if captioned or refusal else ""),
+        )
+    return folders, told, [f"Labels of {name}: from the folders in its shards"]
+
+
+def _by_folder(samples: dict[str, _Samples]) -> tuple[dict[str, Iterable[Any]], list[str | None]]:
+    """Return the folder of each sample that is its class, and the one above that names its split, where all have one.
+
+    Folders that all samples share are none of these.
+    """
+    told: list[str | None] = []
+    paths = _unshared({split: one.folders for split, one in samples.items()})
+    every = [path for some in paths.values() for path in some]
+    if every and all(path and split_called(path[0]) for path in every):
+        told = [path[0] for path in every]
+        paths = _unshared({split: [path[1:] for path in some] for split, some in paths.items()})
+    return {split: [path[0] if path else None for path in some] for split, some in paths.items()}, told
+
+
+def _unshared(paths: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
+    """Return paths without the folders that all begin with."""
+    every = (path for some in paths.values() for path in some)
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*every)))
+    return {split: [path[shared:] for path in some] for split, some in paths.items()}
+
+
+def _ending(column: str) -> str:
+    return column.strip().removeprefix(".")
+
+
+def _flat(found: dict[str, Any], before: str = "", deep: int = 3) -> dict[str, Any]:
+    """Return an object without objects in it: their keys are joined by dots, as in `attributes.colour`."""
+    flat: dict[str, Any] = {}
+    for key, value in found.items():
+        if isinstance(value, dict) and value and deep:
+            flat |= _flat(value, f"{before}{key}.", deep - 1)
+        else:
+            flat[f"{before}{key}"] = value
+    return flat
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and number(value.strip()) is None
+
+
+def _decoded(text: bytes, key: str) -> str:
+    try:
+        return text.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise DataError("The label is no text", got=f"{text[:40]!r} of {key}") from None
+
+
+def _object(sidecar: bytes | None) -> dict[str, Any] | None:
+    if sidecar is None:
+        return None
+    try:
+        found = parse_json(sidecar)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

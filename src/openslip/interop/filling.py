@@ -1,0 +1,138 @@
+"""From weights to a model: what weights have to be for a configuration, and the encoder of both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from openslip.config import Config
+from openslip.encoder import Encoder
+from openslip.errors import CheckpointError, ConfigError, printable
+from openslip.models import Model
+from openslip.models.weights import Origin, Pretrained
+
+PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
+"""The parts of a `Model`, by which its weights' names begin."""
+SHOWN = 5
+"""Entries of a file that a message names; the others are counted."""
+
+
+def encoder_of(pretrained: Pretrained) -> Encoder:
+    """Return the model with these weights, in evaluation mode, and log what people should know of them.
+
+    What the weights have for an objective is for training, and left out.
+    """
+    for text in (*pretrained.notes, *_left_out(pretrained)):
+        note(text)
+    weights = of_model(pretrained.weights)
+    model = described(pretrained.config, weights)
+    if pretrained.config.model.image.name == "vit":  # all that it computes with is among the weights
+        model = model.to_empty(device="cpu")
+    else:
+        model = _model(pretrained.config, weights)
+    model.load_state_dict(weights)
+    return Encoder(model.eval(), pretrained.config)
+
+
+def described(config: Config, names: Collection[str]) -> Model:
+    """Return the model of a configuration with those parts that weights of these names have, on no device.
+
+    Raises ConfigError and what torch raises, where the configuration makes no model.
+    """
+    with torch.device("meta"):
+        return _model(config, names)
+
+
+def pretrained_of(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    origin: Origin,
+    *,
+    theirs: Mapping[str, str] | None = None,
+    unused: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Pretrained:
+    """Return what a reader of another library's format gives, checked: the weights are those of the model, all of them.
+
+    theirs: what the library calls the weights that have our names, as far as it calls them otherwise.
+    Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not.
+    """
+    weights, names = in_full_precision(weights), theirs or {}
+    try:
+        own = described(config, weights).state_dict()
+    except (ConfigError, RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The configuration in {origin.spec} makes no model", cause=str(error).splitlines()[0]
+        ) from None
+    told = differences(own, of_model(weights), names)
+    if told:
+        raise CheckpointError(
+            f"The weights of {origin.spec} are not those of the model that it describes ({origin.format})",
+            got=told,
+            cause="The configuration is another model's, the model has parts that slip's have not, or the file was "
+            "changed",
+            fix="Give the model's own configuration with its weights",
+        )
+    return Pretrained(config, weights, origin, dict(unused or {}), tuple(notes))
+
+
+def differences(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+) -> str:
+    """Return in words how tensors differ from those that are expected, by names and shapes; empty where they do not.
+
+    names: what to call them in words, as far as that is another name.
+    """
+    names = names or {}
+    here = {name: tuple(value.shape) for name, value in found.items()}
+    wanted = {name: tuple(value.shape) for name, value in expected.items()}
+    faults = {
+        "missing": [names.get(name, name) for name in wanted if name not in here],
+        "unexpected": [names.get(name, name) for name in here if name not in wanted],
+        "of another shape": [
+            f"{names.get(name, name)} {here[name]} instead of {shape}"
+            for name, shape in wanted.items()
+            if name in here and here[name] != shape
+        ],
+    }
+    told = [(f"{len(some)} {what}", some) for what, some in faults.items() if some]
+    return "; ".join(f"{what} ({', '.join(some[:3])}{', …' if len(some) > 3 else ''})" for what, some in told)
+
+
+def of_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return those weights that are the model's."""
+    return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
+
+
+def in_full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights whose numbers are fp32; whole numbers stay as they are."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def note(text: str) -> None:
+    """Tell the user what the model alone would hide."""
+    logging.getLogger("openslip.interop").warning(printable(text))
+
+
+def _model(config: Config, names: Collection[str]) -> Model:
+    text = any(name.startswith("text_tower.") for name in names)
+    return Model(config.model, config.views.size, text=text, shared="image_projection" in names)
+
+
+def _left_out(pretrained: Pretrained) -> list[str]:
+    """Return in words which entries were not used, for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in sorted(pretrained.unused.items()):
+        reasons.setdefault(reason, []).append(name)
+    return [
+        f"{_count(names)} of {pretrained.origin.spec}, {reason}, {'is' if len(names) == 1 else 'are'} left out: "
+        f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
+        for reason, names in reasons.items()
+    ]
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 entry" if len(names) == 1 else f"{len(names)} entries"

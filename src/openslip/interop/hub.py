@@ -1,0 +1,80 @@
+"""Files of the Hugging Face hub: fetched once into its own cache, which works without a network afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from openslip.errors import CheckpointError
+
+NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+"""A repository, `owner/name`, and perhaps which revision of it: a branch, a tag or a commit."""
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text can be the name of a repository."""
+    return NAME.fullmatch(text) is not None
+
+
+def fetch(name: str, files: Sequence[str]) -> Path | None:
+    """Return where the first of these files that the repository has lies on this disk; None where it has none of them.
+
+    Fetched is only what the hub's cache does not have. Raises CheckpointError where there is no such repository, it may
+    not be read, or the hub cannot be reached and the cache has none of the files.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    away: Exception | None = None
+    for file in files:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision or None))
+        except LocalEntryNotFoundError as error:  # it may be there, and the hub cannot be asked
+            away = error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # of the hub's library, of the network's, and the disk's
+            raise _refused(name, error) from None
+    if away is not None:
+        raise _away(name, files, away)
+    return None
+
+
+def _refused(name: str, error: Exception) -> CheckpointError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, GatedRepoError):
+        what, fix = (
+            "The hub gives this model only to people who have accepted its terms",
+            "Accept them on the model's page, then log in with `hf auth login`",
+        )
+    elif isinstance(error, RepositoryNotFoundError | HFValidationError):
+        what, fix = (
+            "The hub has no such model, or does not show it to you",
+            "Check the spelling, owner/name as on the model's page; for a private one log in with `hf auth login`",
+        )
+    elif isinstance(error, RevisionNotFoundError):
+        what, fix = "The model on the hub has no such revision", "Leave out what follows the @, or check it"
+    else:
+        what, fix = "A file of the hub could not be fetched", "Try again, or give a folder with the files"
+    return CheckpointError(what, got=name, cause=first, fix=fix)
+
+
+def _away(name: str, files: Sequence[str], error: Exception) -> CheckpointError:
+    import os
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    return CheckpointError(
+        f"The model is not on this disk, and the hub {'may not' if offline else 'cannot'} be asked for it",
+        got=f"{name}: {' or '.join(files)}",
+        cause="HF_HUB_OFFLINE is set" if offline else str(error.__cause__ or error).splitlines()[0],
+        fix="Fetch the model once with a network, or give a folder with its files",
+    )

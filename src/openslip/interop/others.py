@@ -1,0 +1,109 @@
+"""Weights that other programs wrote, as tensors by name: safetensors, whole or sharded, and what torch saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from openslip.errors import CheckpointError
+from openslip.files import open_regular, read_json
+from openslip.interop import torch_files
+
+INDEX = ".index.json"
+"""How the name of a file ends that says in which of several others each tensor is."""
+
+
+def is_safetensors(path: Path) -> bool:
+    """Say whether a file begins as safetensors files do: with the length of a header, which is a JSON object."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(9)
+            return path.suffix == ".safetensors" or (
+                start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+            )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "The checkpoint cannot be read", got=str(path), cause=str(error), fix="Check the path."
+        ) from None
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    """Return the tensors of a file by their plain names, and the files that were read.
+
+    path: a safetensors file, the index of several (`model.safetensors.index.json`), or a file that torch saved.
+    Raises CheckpointError for one that is missing, cut off, damaged, or would have to be run.
+    """
+    if path.name.endswith(INDEX):
+        return _sharded(path)
+    if is_safetensors(path):
+        return torch_files.plain_names(_safetensors(path)), [path]
+    return torch_files.plain_names(torch_files.read_checkpoint(path)["state_dict"]), [path]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file. Raises CheckpointError where it holds none."""
+    try:
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise ValueError("It holds no table")
+        return config
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "The model's configuration cannot be read",
+            got=str(path),
+            cause=str(error),
+            fix="Copy or download the file anew",
+        ) from None
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        open_regular(path).close()
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            "The weights cannot be read: the file is cut off, damaged, or no safetensors file",
+            got=str(path),
+            cause=str(error),
+            fix="Copy or download the file anew, and compare the sizes",
+        ) from None
+
+
+def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    places = read_config(index).get("weight_map")
+    if not (
+        isinstance(places, Mapping)
+        and places
+        and all(isinstance(place, str) and Path(place).name == place for place in places.values())
+    ):
+        raise CheckpointError(
+            "The index of a model's files does not say where its weights are",
+            got=str(index),
+            fix="Download it anew",
+        )
+    files = [index.with_name(name) for name in sorted(set(places.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"The weights lie in {len(files)} files, and {len(missing)} of them "
+            f"{'is' if len(missing) == 1 else 'are'} not there",
+            got=", ".join(missing[:3]),
+            fix=f"Copy or download what is missing into {index.parent}",
+        )
+    found: dict[str, Tensor] = {}
+    for file in files:
+        found |= read_weights(file)[0]
+    lost = sorted(places.keys() - found.keys())
+    if lost:
+        raise CheckpointError(
+            f"{len(lost)} of the {len(places)} weights that the index names are in none of its files",
+            got=", ".join(lost[:3]),
+            fix="Copy or download the files anew: they are not of one version",
+        )
+    return found, [index, *files]

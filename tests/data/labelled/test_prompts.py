@@ -1,0 +1,62 @@
+"""Which sentences the classes of a set are asked for with: told by the classes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from openslip.data.labelled import imagenet, prompts
+from openslip.errors import ConfigError
+from openslip.scenes import TEMPLATES, Scenes
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def asked(names):
+    return prompts.for_set(SimpleNamespace(class_names=tuple(names)))
+
+
+def test_sets_are_known_by_their_classes():
+    assert (asked(CIFAR10).name, len(asked(CIFAR10).templates)) == ("cifar", 18)
+    assert asked(reversed(["plane", "car", *CIFAR10[2:]])).name == "cifar"
+    assert asked(CIFAR10[1:]).name == "default"
+    assert asked(Scenes.class_names).templates == TEMPLATES
+    caltech = [*prompts._OF_CALTECH101, *(f"thing {i}" for i in range(101 - len(prompts._OF_CALTECH101)))]
+    assert (asked(caltech).name, len(asked(caltech).templates)) == ("caltech101", 34)
+    assert asked(name.replace(" ", "_").title() for name in caltech).name == "caltech101"
+    hundred = [*prompts._OF_CIFAR100, *(f"thing {i}" for i in range(100 - len(prompts._OF_CIFAR100)))]
+    assert asked(hundred).name == "cifar"
+    assert asked(["cat", "dog"]) == prompts.PromptSet("default", prompts.DEFAULT_TEMPLATES, ("cat", "dog"))
+
+
+def test_parts_of_imagenet():
+    some = imagenet.clip_names()[:200:10]
+    assert (asked(some).name, len(asked(some).templates), asked(some).class_names) == ("imagenet", 80, some)
+    assert asked(imagenet.clip_names()[:5]).name == "default"
+    assert asked([*some, "my grandmother"]).name == "default"
+
+
+def test_all_of_imagenet_is_asked_for_by_clips_names():
+    descriptions = [imagenet._descriptions()[one] for one in imagenet._ids()]
+    for names in (imagenet.clip_names(), descriptions, [d.split(",")[0] for d in descriptions]):
+        assert asked(names).class_names == imagenet.clip_names()
+
+
+def test_names_that_two_classes_have_say_nothing_in_another_order():
+    turned = tuple(reversed(imagenet.clip_names()))
+    assert asked(turned).class_names == turned
+
+
+@pytest.mark.parametrize("names", [CIFAR10, imagenet.clip_names()[:20], Scenes.class_names, ["a", "b"]])
+def test_every_template_takes_a_name(names):
+    templates = asked(names).templates
+    assert len(set(templates)) == len(templates)
+    assert all("gnu" in prompts.fill(t, "gnu") for t in templates)
+    assert not any(mark in prompts.fill(t, "gnu") for t in templates for mark in "{}")
+
+
+@pytest.mark.parametrize("template", ["a photo", "{} and {}", "{name}"])
+def test_a_template_without_a_place_is_an_error(template):
+    with pytest.raises(ConfigError, match=r"holds \{\} once"):
+        prompts.fill(template, "cat")
