@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -46,11 +46,16 @@ def _count_once() -> Iterator[None]:
     original = speed._count_step
 
     def count_step(
-        config: Config, loss: Loss, kind: speed.Kind, length: int, fixed: FixedModels | None = None
+        config: Config,
+        loss: Loss,
+        kind: speed.Kind,
+        length: int,
+        fixed: FixedModels | None = None,
+        outputs: Iterable = (),
     ) -> int:
-        key = repr((config.model, config.views, loss, kind, length, fixed and fixed.noted()))
+        key = repr((config.model, config.views, loss, kind, length, fixed and fixed.noted(), tuple(outputs)))
         if key not in counted:
-            counted[key] = original(config, loss, kind, length, fixed)
+            counted[key] = original(config, loss, kind, length, fixed, outputs)
         return counted[key]
 
     with pytest.MonkeyPatch.context() as patch:

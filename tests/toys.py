@@ -36,8 +36,6 @@ from openslip.training.student import Student, build_student
 COLOURS = ("red", "green", "blue", "grey")
 LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
 """What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
-TEACHER = "toy"
-"""Names what `toy_model` gives, as a spec names a model on a disk."""
 TUNED = ({"image": "all"}, {"image": "1", "text": "-1"}, {"image": "all", "text": "all"})
 """What `tuned` makes of the runs that tests of exactness train."""
 BY_CLASS = {"positives": "labels"}
@@ -48,6 +46,8 @@ LABELLED = tuple(
 """Those that have it."""
 CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in LABELLED))
 """Every loss with what belongs together in it."""
+TEACHER = "toy"
+"""Names what `toy_model` gives, as a spec names a model on a disk."""
 SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER}
 """Options of any objective, by the name that they have wherever there are some."""
 
@@ -148,7 +148,7 @@ def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     loss = parse(config.objective)
     fixed = read_fixed(config, loss, Processes(), toy_model).to(dtype)
     torch.manual_seed(0)
-    student = build_student(config, loss, fixed)
+    student = build_student(config, loss, fixed=fixed)
     tune(student.model, config.model)
     return student.to(dtype).add_teachers().train()
 

@@ -19,7 +19,7 @@ from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, SHARE, Range
 SOURCES = (
     "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
     "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
-    "(hf:owner/name), or `scenes`"
+    "(hf:owner/name), labelled images (labels: and a folder of one folder a class, or a table), or `scenes`"
 )
 """What a source of pictures and captions can be, for help and messages."""
 A_BILLION = 1e9
@@ -41,13 +41,22 @@ class DataConfig:
     """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""
     val: str = ""
     """What retrieval is measured on during and after training: a captioned source, or a share of `train` that is held
-    out, `10%`. Records with an equal caption, and equal or near pictures, stay on one side. Empty: nothing."""
+    out, `10%`. Records with an equal caption, and equal or near pictures, stay on one side. Of labelled images
+    (`labels:…`) zero-shot classification is measured instead. Empty: nothing."""
     image_root: str = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed from the file's own place."""
     image_column: str = ""
     """Column of a table that holds the image path, or the ending of the images in tar shards; empty: guessed."""
     caption_column: str = ""
     """Column of a table that holds the caption, or the ending or `.json` key of those in tar shards; empty: guessed."""
+    label_column: str = ""
+    """Labelled images: column of a table that holds the class, or the ending or key of it in tar shards; empty:
+    guessed."""
+    templates: str = ""
+    """Labelled images: what captions are made of. A file with a JSON list of templates, or one a line, with `{}` for
+    the class; or `default`, `cifar`, `caltech101` or `imagenet`. Empty: what zero-shot classification asks with."""
+    class_names: str = ""
+    """Labelled images: a JSON file with the names of the classes, a list or by label or folder; empty: as they come."""
     leave_broken: bool = False
     """Leave out tar shards that cannot be read to their end, instead of refusing to begin; which they are is said."""
     decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
@@ -273,6 +282,9 @@ class TrainingConfig:
     micro_batch: Annotated[int, Range("at least 0, which is the whole batch", 0)] = 0
     """Pairs that go through the towers at a time; the step stays the exact one of the whole batch. 0: all.
     Not for image towers with BatchNorm."""
+    keep_features: Annotated[int, Range("at least 0, which keeps none", 0)] = 0
+    """Outputs of models that do not change (frozen towers, teachers that stay as they are) are computed once, for so
+    many epochs of views, and kept in the run folder. After these epochs their views repeat. 0: at every step."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: each has the whole model (ddp), or the towers' weights, gradients and moments are spread
     over them (fsdp)."""
@@ -326,7 +338,7 @@ class EvaluationConfig:
     every_epochs: Annotated[float, Range("at least 0, which is at the end alone", 0)] = 1.0
     """0: only at the end."""
     tasks: tuple[str, ...] = ()
-    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on
+    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. What is measured on
     data.val is always among them."""
     best: str = ""
     """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured."""

@@ -102,9 +102,16 @@ class Progress(Bar):
     """
 
     def __init__(
-        self, title: str, total: int, *, transient: bool = False, shown: bool = True, brief: bool = False
+        self,
+        title: str,
+        total: int,
+        *,
+        console: Console | None = None,
+        transient: bool = False,
+        shown: bool = True,
+        brief: bool = False,
     ) -> None:
-        super().__init__(title, total, transient=transient, shown=shown)
+        super().__init__(title, total, console=console, transient=transient, shown=shown)
         self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
         if not self.live and not brief:
             print_text(self.console, f"{self.title} {total:,} records")

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ from openslip.config import ViewsConfig
 from openslip.data.captions import WITHOUT_CAPTIONS, is_caption
 from openslip.data.data import Data
 from openslip.data.decode import decode
+from openslip.data.kept import InTurn, Kept, Known, Records
 from openslip.data.order import Order, Stream, Streams, stand_ins, stream_of
-from openslip.data.record import Record, Skipped, Source, Tally
+from openslip.data.record import Skipped, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import UNCHANGED, Parameter, crop, draw, smallest_crop
 from openslip.errors import DataError
-from openslip.needs import View, joined
+from openslip.needs import TEXT, View, joined
 
 Early = Callable[[Tensor, Tensor], Tensor]
 """Takes views (N, 3, S, S) uint8 and their parameters (N, P), and returns what the parameters make of the views."""
@@ -38,21 +39,27 @@ def private_memory(size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A record ready for its views, and (epoch, index) of the record whose row it takes: its own or another's."""
+    """A record ready for its views, and (epoch, index) of the record whose row it takes: its own or another's.
+
+    image: None where no view is drawn. captions: all of the record. own: what the record whose row it is is.
+    """
 
     epoch: int
     index: int
     key: str
-    image: np.ndarray
+    image: np.ndarray | None
     caption: str
+    caption_row: int
     label: int
+    own: Known
 
 
 class SampleReader:
     """Reads the records of one source in the run's order, and makes the `views` of each.
 
     Usually a run has one reader, whose records give the captions and all views. With self-supervision on images of
-    their own a run has two readers, which advance side by side.
+    their own a run has two readers, which advance side by side. kept: what is kept of these views' outputs; records:
+    the source's, where they are known.
     """
 
     def __init__(
@@ -67,11 +74,16 @@ class SampleReader:
         decoder: str = "auto",
         order: Stream = Stream.ORDER,
         replacement: Stream = Stream.REPLACEMENT,
+        kept: Kept | None = None,
+        records: Records | None = None,
     ) -> None:
         self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
+        self.kept, self.known = kept or Kept(), records
         self.configs = {view.name: config.of(view.kind, view.size) for view in views}
         self.numbers = {view.name: view.like or view.name for view in views}
         self.scheduled = frozenset(view.name for view in views if view.scheduled)
+        self.drawn = tuple(view.name for view in views if view.name not in self.kept.undrawn)
+        self.repeats = not self.kept.views.isdisjoint(self.configs)
         self.order = Order(source.parts, seed, order)
         self.replacement = replacement
         self._streams = Streams(seed)
@@ -87,6 +99,7 @@ class SampleReader:
     def view(self, image: np.ndarray, epoch: int, index: int, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a view of record `index`, (3, S, S) uint8 of the view's own size, and its parameters (P,)."""
         config, (height, width) = self.configs[name], image.shape[:2]
+        epoch = self.repeated(epoch) if name in self.kept.repeated else epoch
         # Of a view like another the same numbers make the same box, which does not depend on the size.
         box, parameters = draw(config, height, width, self.stream(epoch, index, self.numbers[name]))
         return crop(image, box, config.size), parameters
@@ -111,14 +124,18 @@ class SampleReader:
             return sample
         tally.skipped += 1
         skipped.append(sample)
-        others = stand_ins(self.order, self._streams, epoch, index, self.replacement)
+        own, lost = sample, self._lost(index)
+        drawn_in = self.repeated(epoch) if self.repeats else epoch
+        others = stand_ins(self.order, self._streams, drawn_in, index, self.replacement)
         for other in others:
             tally = tallies[self.order.part_number(other)]
-            sample = self._read(epoch, index, other, names)
+            # Nothing is kept of this row with a record that stands in only now; of that record's own row, there is.
+            sample = self._read(epoch, other if lost else index, other, names)
             if isinstance(sample, _Sample):
                 tally.stood_in += 1
-                return sample
+                return replace(sample, own=own)
             tally.failed += 1
+            lost = lost or self._lost(other)
         raise DataError(
             f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
@@ -126,30 +143,56 @@ class SampleReader:
             + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captioned else ""),
         )
 
+    def repeated(self, epoch: int) -> int:
+        """Return the epoch whose views, as far as outputs are kept of them, this one has."""
+        return epoch % self.kept.epochs
+
+    def _lost(self, index: int) -> bool:
+        """Whether a record that cannot be read could be when outputs were kept."""
+        return self.known is not None and index not in self.known.unusable
+
     def _read(self, epoch: int, index: int, candidate: int, names: Collection[str]) -> _Sample | Skipped:
         """Read record `candidate` for the row of record `index`, whose streams draw the caption and the views.
 
-        So a record that stands in for another gives other views than in its own row of the epoch.
+        So a record that stands in for another gives other views than in its own row of the epoch. What is known of the
+        record is not read again.
         """
+        if self.known is not None and candidate in self.known.unusable:
+            return self.known.unusable[candidate]
         source, own = self.source.origin(candidate)
-        key, name = f"#{own}", source.name
+        key, name, image = f"#{own}", source.name, None
         try:
-            record = self.source[candidate]
-            key, name = record.key, record.source
-            caption = self._caption(record, epoch, index) if self.captioned else ""
-            image = decode(record.image, self.min_side(names), self.decoder)
-            label = self.source.label(candidate) if self.labelled else None
-            return _Sample(epoch, index, key, image, caption, -1 if label is None else label)
+            if self.known is not None and self.kept.undrawn.issuperset(names):
+                key, captions, label = self.known[candidate]
+                number = self._caption(captions, epoch, index) if self.captioned else 0
+            else:
+                record = self.source[candidate]
+                key, name = record.key, record.source
+                captions = tuple(caption for caption in record.captions if is_caption(caption))
+                number = self._caption(captions, epoch, index) if self.captioned else 0
+                image = decode(record.image, self.min_side(names), self.decoder)
+                found = self.source.label(candidate) if self.labelled else None
+                label = -1 if found is None else found
         except DataError as error:
             return Skipped(self.source.whole_index(candidate), key, name, str(error))
+        return _Sample(
+            epoch,
+            index,
+            key,
+            image,
+            captions[number] if self.captioned else "",
+            self.known.caption_row(candidate, number) if self.known is not None else 0,
+            label,
+            (key, captions if self.captioned else (), label),
+        )
 
-    def _caption(self, record: Record, epoch: int, index: int) -> str:
-        captions = [caption for caption in record.captions if is_caption(caption)]
+    def _caption(self, captions: Sequence[str], epoch: int, index: int) -> int:
+        """Return which of a record's captions the row of record `index` gets."""
         if not captions:
             raise DataError("The record has no caption")
         if len(captions) == 1:
-            return captions[0]
-        return captions[int(self._streams.at(epoch, index, Stream.CAPTION).integers(len(captions)))]
+            return 0
+        return int(self._streams.at(epoch, index, Stream.CAPTION).integers(len(captions)))
 
 
 class Builder:
@@ -160,7 +203,9 @@ class Builder:
     whether classes are wanted. batch: rows of the whole batch, of which this builds the `rank`-th of `world` equal
     shares. schedule: which rows get the scheduled views; without one all do. Pictures of their own for these are gone
     through at the pace they are used at, each once an epoch. decoder: see `openslip.data.decode`. early: applies the
-    parameters to the views right here, which leaves parameters that change nothing.
+    parameters to the views right here, which leaves parameters that change nothing. kept: what outputs are kept of the
+    views. in_turn: `train` or `ssl`, the source whose records are gone through as they lie for that, epoch after epoch;
+    "": what is trained on.
 
     Raises ConfigError where a view's kind is unknown, or two different views share a name.
     """
@@ -180,8 +225,10 @@ class Builder:
         schedule: Schedule | None = None,
         decoder: str = "auto",
         early: Early | None = None,
+        kept: Kept | None = None,
+        in_turn: str = "",
     ) -> None:
-        self.early, self.labelled = early, labelled
+        self.early, self.labelled, self.in_turn, self.kept = early, labelled, in_turn, kept or Kept()
         self.tokenizer, self.batch = tokenizer, batch
         self.schedule = schedule or Schedule(batch)
         self.rows = range(rank * batch // world, (rank + 1) * batch // world)
@@ -189,14 +236,19 @@ class Builder:
         apart = tuple(view for view in views if view.scheduled) if data.ssl is not None else ()
         joint = tuple(view for view in views if view not in apart)
         captioned = tokenizer is not None
-        wanted = {"captioned": captioned, "labelled": labelled}
-        self.readers = [SampleReader(data.train, joint, config, seed, decoder=decoder, **wanted)]
+        options: dict[str, Any] = {"decoder": decoder, "kept": kept}
+        known = self.kept.records
+        wanted = {"captioned": captioned, "labelled": labelled, "records": known.get("train")}
+        readers = {"train": SampleReader(data.train, joint, config, seed, **wanted, **options)}
         if data.ssl is not None:
-            order, replacement = Stream.SSL_ORDER, Stream.SSL_REPLACEMENT
-            streams = {"order": order, "replacement": replacement}
-            self.readers.append(
-                SampleReader(data.ssl, apart, config, seed, captioned=False, decoder=decoder, **streams)
-            )
+            options |= {"order": Stream.SSL_ORDER, "replacement": Stream.SSL_REPLACEMENT}
+            wanted = {"captioned": False, "records": known.get("ssl")}
+            readers["ssl"] = SampleReader(data.ssl, apart, config, seed, **wanted, **options)
+        self.readers = list(readers.values())
+        if in_turn:
+            reader = readers[in_turn]
+            reader.order = InTurn(reader.source.parts, seed)
+            self.readers = [reader]
 
     def cut(self, position: int, size: int) -> list[range]:
         """Cut this process's rows of the batch at `position` into worker batches of at most `size` rows.
@@ -226,7 +278,8 @@ class Builder:
         parameters = {name: np.empty((len(view), len(Parameter)), np.float32) for name, view in views.items()}
         arrays = {name: view.numpy() for name, view in views.items()}
         next_row = {name: itertools.count() for name in views}
-        keys, captions, labels, skipped = [], [], [], []
+        numbers: dict[str, list[int]] = {name: [] for name in sorted(self.kept.views)}
+        keys, captions, labels, skipped, own_records = [], [], [], [], []
         tallies = [[Tally() for _ in reader.order.parts] for reader in self.readers]
         for at in range(position + rows.start, position + rows.stop):
             for number, (reader, own, names) in enumerate(self._reads(at)):
@@ -235,10 +288,18 @@ class Builder:
                     keys.append(sample.key)
                     captions.append(sample.caption)
                     labels.append(sample.label)
+                    own_records.append(sample.own)
+                    if TEXT in numbers:
+                        numbers[TEXT].append(sample.caption_row)
                 for name in names:
-                    row = next(next_row[name])
-                    made = reader.view(sample.image, sample.epoch, sample.index, name)
-                    arrays[name][row], parameters[name][row] = made
+                    if name in numbers:
+                        numbers[name].append(
+                            reader.repeated(sample.epoch) * reader.order.records + sample.index
+                        )
+                    if name in views and sample.image is not None:
+                        row = next(next_row[name])
+                        made = reader.view(sample.image, sample.epoch, sample.index, name)
+                        arrays[name][row], parameters[name][row] = made
         drawn = {name: torch.from_numpy(array) for name, array in parameters.items()}
         if self.early is not None:
             with _one_thread():
@@ -249,21 +310,31 @@ class Builder:
         return {
             "views": views,
             "parameters": drawn,
-            "tokens": self.tokenizer(captions) if self.tokenizer else None,
+            "tokens": self.tokenizer(captions) if self.tokenizer and self.tokens_needed else None,
             "labels": torch.tensor(labels, dtype=torch.int64) if self.labelled else None,
             "keys": keys,
             "skipped": skipped,
             "tallies": [tally for of_reader in tallies for tally in of_reader],
             "position": position + self.batch,
+            "rows": {name: np.array(of, np.int64) for name, of in numbers.items()},
+            "own_records": own_records if self.in_turn else [],
         }
+
+    @property
+    def tokens_needed(self) -> bool:
+        """Whether anything is computed from captions, where there are some."""
+        return not self.in_turn and TEXT not in self.kept.undrawn
 
     def empty(self, position: int, rows: range, allocate: Allocate = private_memory) -> dict[str, Tensor]:
         """Return memory for the views of these rows, all of it in one tensor; views that no row gets are left out."""
         before = self.schedule.before
-        supervised = before(position + rows.stop) - before(position + rows.start)
+        supervised = (
+            len(rows) if self.in_turn else before(position + rows.stop) - before(position + rows.start)
+        )
         shapes: dict[str, tuple[int, int, int, int]] = {}
         for reader in self.readers:
-            for name, config in reader.configs.items():
+            for name in reader.drawn:
+                config = reader.configs[name]
                 if count := supervised if name in reader.scheduled else len(rows):
                     shapes[name] = (count, 3, config.size, config.size)
         sizes = [math.prod(shape) for shape in shapes.values()]
@@ -273,6 +344,9 @@ class Builder:
     def _reads(self, position: int) -> Iterator[tuple[SampleReader, int, tuple[str, ...]]]:
         """Yield what is read for one sample of the run: a reader, the position in its order, the views to make."""
         reader, *apart = self.readers
+        if self.in_turn:
+            yield reader, position, tuple(reader.configs)
+            return
         number = self.schedule.before(position)
         supervised = self.schedule.before(position + 1) > number
         yield (

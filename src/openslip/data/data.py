@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openslip.config import Config
@@ -12,6 +13,7 @@ from openslip.data.subset import HeldOut
 from openslip.needs import View
 
 if TYPE_CHECKING:
+    from openslip.data.kept import Kept
     from openslip.data.loader import Loader
     from openslip.data.schedule import Schedule
 
@@ -79,24 +81,36 @@ class Data:
         rank: int = 0,
         world: int = 1,
         pinned: bool = False,
+        kept: Kept | None = None,
+        in_turn: str = "",
+        positions: Sequence[int] | None = None,
+        batch: int = 0,
     ) -> Loader:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
-        views: those to draw. captioned, labelled: whether captions and classes are used. Raises ConfigError and
-        DataError as `Loader`.
+        views: those to draw. captioned, labelled: whether captions and classes are used. batch: rows of one, if not
+        those of the configuration. kept, in_turn, positions: see `Loader`. Without a view to draw there is no work for
+        loader processes, and there are none unless their number is given. Raises ConfigError and DataError as `Loader`.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader
         from openslip.data.tokenizer import Tokenizer
 
-        text = config.model.text
+        text, workers = config.model.text, config.data.workers
+        if (
+            workers < 0
+            and not in_turn
+            and kept is not None
+            and kept.undrawn.issuperset(view.name for view in views)
+        ):
+            workers = 0
         return Loader(
             self,
             views=views,
             config=config.views,
             tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
             labelled=labelled,
-            batch=config.training.batch,
+            batch=batch or config.training.batch,
             seed=config.training.seed,
             position=position,
             rank=rank,
@@ -104,7 +118,10 @@ class Data:
             schedule=schedule,
             decoder=config.data.decoder,
             early=augment_early if config.data.augment == "loader" else None,
-            workers=config.data.workers,
+            workers=workers,
             prefetch=config.data.prefetch,
             pinned=pinned,
+            kept=kept,
+            in_turn=in_turn,
+            positions=positions,
         )

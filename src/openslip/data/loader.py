@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +27,7 @@ from openslip.config import ViewsConfig
 from openslip.data.builder import Allocate, Builder, Early, private_memory
 from openslip.data.data import Data
 from openslip.data.decode import check_decoder
+from openslip.data.kept import Kept
 from openslip.data.order import check_seed
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.record import Batch, Tally
@@ -53,8 +55,9 @@ class Loader:
     share of each. seed, position: of the run's stream; a batch's own `position` is where to go on. schedule, decoder,
     early: see `Builder`. workers: loader processes; 0 builds batches in this process, -1 one fewer than there are
     cores, at most 8. prefetch: batches that they keep ready in all; -1 as many as are of use and fit into memory
-    (`openslip.data.prefetch.choose_prefetch`).
-    pinned: puts the views into page-locked memory, from where a GPU fetches them by itself.
+    (`openslip.data.prefetch.choose_prefetch`). pinned: puts the views into page-locked memory, from where a GPU fetches
+    them by itself. kept, in_turn: see `Builder`. positions: where the batches begin, if not one after the other from
+    `position` on.
 
     A record that cannot be used (unreadable, or without a caption where one is needed) is replaced by another and
     listed in the batch's `skipped`.
@@ -82,6 +85,9 @@ class Loader:
         workers: int = -1,
         prefetch: int = -1,
         pinned: bool = False,
+        kept: Kept | None = None,
+        in_turn: str = "",
+        positions: Sequence[int] | None = None,
     ) -> None:
         for what, value, least in [
             ("A batch", batch, 1),
@@ -98,7 +104,7 @@ class Loader:
         for source in data.sources.values():
             if not len(source):
                 raise DataError("The source has no records", got=source.name)
-        self.position, self.pinned = position, pinned
+        self.position, self.pinned, self.positions = position, pinned, positions
         self.workers = default_workers() if workers < 0 else workers
         self._builder = Builder(
             data,
@@ -113,18 +119,20 @@ class Loader:
             schedule=schedule,
             decoder=decoder,
             early=early,
+            kept=kept,
+            in_turn=in_turn,
         )
-        size = sample_bytes(views, config, self._builder.schedule.rows / batch)
+        drawn = tuple(view for view in views if kept is None or view.name not in kept.undrawn)
+        size = sample_bytes(drawn, config, self._builder.schedule.rows / batch)
         self.prefetch = choose_prefetch(batch // world, size, self.workers, prefetch, data.longest_block)
 
     def __iter__(self) -> Generator[Batch]:
         """Start the loader processes, and return the batches."""
         builder, allocate = self._builder, _pinned_memory if self.pinned else private_memory
-        positions = itertools.count(self.position, builder.batch)
         worker_batches = _Loading(
             _WorkerBatches(builder, allocate),
             batch_size=None,
-            sampler=((at, rows) for at in positions for rows in builder.cut(at, self.prefetch.rows)),
+            sampler=((at, rows) for at in self._starts() for rows in builder.cut(at, self.prefetch.rows)),
             collate_fn=_unchanged,
             num_workers=self.workers,
             prefetch_factor=self.prefetch.each or None,
@@ -135,10 +143,15 @@ class Loader:
         )
         return self._batches(iter(worker_batches), allocate)
 
+    def _starts(self) -> Iterator[int]:
+        """Return the positions at which the batches begin."""
+        endless = itertools.count(self.position, self._builder.batch)
+        return endless if self.positions is None else iter(self.positions)
+
     def _batches(self, worker_batches: Iterator[dict[str, Any]], allocate: Allocate) -> Generator[Batch]:
         builder = self._builder
         try:
-            for position in itertools.count(self.position, builder.batch):
+            for position in self._starts():
                 count = len(builder.cut(position, self.prefetch.rows))
                 if count == 1 and not (self.workers and self.pinned):
                     yield Batch(**_next(worker_batches))
@@ -285,6 +298,8 @@ def _joined(views: dict[str, Tensor], worker_batches: Iterable[dict[str, Any]]) 
         skipped=[skipped for part in parts for skipped in part["skipped"]],
         tallies=[sum(tallies, Tally()) for tallies in zip(*(part["tallies"] for part in parts))],
         labels=torch.cat(labels) if labels else None,
+        rows={name: np.concatenate([part["rows"][name] for part in parts]) for name in parts[0]["rows"]},
+        own_records=[record for part in parts for record in part["own_records"]],
     )
 
 

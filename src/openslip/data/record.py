@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from openslip.data.contents import Contents
+    from openslip.data.kept import Known
     from openslip.data.subset import HeldOut
 
 
@@ -206,6 +207,8 @@ class Batch:
     position: samples of the run consumed once this batch is done.
     tallies: what became of this batch's (or this process's share of) records, a `Tally` for each of the `parts` of
     the source, then for each of the source of the self-supervised views.
+    rows: view name → (as many rows,) int64, of views of which outputs are kept (`openslip.data.kept`): where these
+    stand. own_records: of a pass over all records, what each of them is.
     """
 
     views: dict[str, Tensor]
@@ -216,3 +219,5 @@ class Batch:
     skipped: list[Skipped] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
     labels: Tensor | None = None
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    own_records: list[Known] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from openslip.collectives import rank, world
 from openslip.models.dropping import Rows
+from openslip.needs import Need
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Inputs:
     rows: Mapping[str, Rows] = field(default_factory=dict)
     """Which rows of the batch of all processes each view holds; by default this process's share."""
     labels: Tensor | None = None
+    kept: Mapping[tuple[str, Need], Tensor] = field(default_factory=dict)
+    """Outputs that were computed before: of the student under "", of the fixed model of an objective under its name.
+    What is needed for these alone may be absent. As many rows as the view has, or would have."""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -33,11 +38,15 @@ class Inputs:
             object.__setattr__(self, "rows", rows)
 
     def __len__(self) -> int:
-        return max(map(len, self.views.values()))
+        return max(map(len, self._tensors()))
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.views.values())).device
+        return next(self._tensors()).device
+
+    def _tensors(self) -> Iterator[Tensor]:
+        tokens = () if self.tokens is None else (self.tokens,)
+        return itertools.chain(self.views.values(), self.kept.values(), tokens)
 
     def split(self, size: int) -> Iterator[Inputs]:
         """Yield consecutive parts of at most `size` samples, each with its share of every view."""
@@ -52,4 +61,5 @@ class Inputs:
             tokens, labels = (
                 None if all_ is None else all_[start:stop] for all_ in (self.tokens, self.labels)
             )
-            yield Inputs(views, tokens, rows, labels)
+            kept = {key: f[start * len(f) // whole : stop * len(f) // whole] for key, f in self.kept.items()}
+            yield Inputs(views, tokens, rows, labels, kept)

@@ -291,7 +291,7 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
     """Raise ConfigError where a model cannot give what is needed of it."""
     text, own = config.model.text, run.model.text
     outs = {need.out for need in needs}
-    if outs & {"ids", "logit_scale"} or any(need.masked for need in needs):
+    if outs - {"feature", "embedding", "tokens"} or any(need.masked for need in needs):
         raise ConfigError(
             "A fixed model gives features of whole views and of captions alone", got=sorted(outs)
         )

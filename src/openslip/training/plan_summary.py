@@ -11,7 +11,9 @@ from torch import Tensor
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
+from openslip.data.sources.mixture import labelled_ones
 from openslip.training.budget import duration
+from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.start import Start
 from openslip.training.student import Student
@@ -26,14 +28,16 @@ def describe(
     run: Path,
     data: Data,
     started: Start | None = None,
+    keeps: Keeping = NO_KEEPING,
     *,
     evaluated: bool = True,
     fresh: Collection[str] | None = None,
 ) -> str:
     """Return the plan as text: parameters, samples, global batch, steps, memory, where things go.
 
-    started: what the weights start from, if not at random. evaluated: whether there is anything that measures. fresh:
-    the names, as checkpoints have them, of the parameters that start with random weights; None: all of them.
+    started: what the weights start from, if not at random. keeps: what is computed once. evaluated: whether there is
+    anything that measures. fresh: the names, as checkpoints have them, of the parameters that start with random
+    weights; None: all of them.
     """
     config, training = plan.config, plan.config.training
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[plan.dtype]
@@ -52,8 +56,10 @@ def describe(
         **({"starts from": "\n".join(started.lines(config))} if started else {}),
         **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
+        **_positives(plan, data),
         "validation": _validation(plan, data, evaluated),
         "views": _views(plan, student),
+        **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
         f"cosine to {config.optimizer.lr_end:g}",
@@ -61,10 +67,11 @@ def describe(
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
         "the most that a step takes is printed after the second one"
-        + _ready(plan, student, data.longest_block),
+        + _ready(plan, student, keeps, data.longest_block),
         "written to": str(run),
     }
-    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh)])
+    useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
+    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh), useless])
     if lost := [*data.losses(), *warnings]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
@@ -90,16 +97,6 @@ def _sizes(student: Student) -> str:
     return f"{total / 1e6:.1f} M parameters ({shares}){beside}"
 
 
-def _learns_from(student: Student) -> dict[str, str]:
-    """Return the fixed models that terms learn from, if there are any."""
-    of = student.fixed.of
-    several = {spec: [name for name in of if of[name] == spec] for spec in student.fixed.models}
-    lines = [
-        f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
-    ]
-    return {"learns": "\n".join(lines)} if lines else {}
-
-
 def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
     """Return a warning where what is frozen starts with random weights, and so never learns anything; else ""."""
     still = [
@@ -119,6 +116,16 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
 def _size(count: int) -> str:
     """Return a number of parameters as text; of few, so that they are not rounded to none."""
     return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
+
+
+def _learns_from(student: Student) -> dict[str, str]:
+    """Return the fixed models that terms learn from, if there are any."""
+    of = student.fixed.of
+    several = {spec: [name for name in of if of[name] == spec] for spec in student.fixed.models}
+    lines = [
+        f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
+    ]
+    return {"learns": "\n".join(lines)} if lines else {}
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -169,14 +176,28 @@ def _warmup(plan: Plan) -> str:
     return f"a warm-up of {plan.warmup_share:.1%}" if plan.seconds else f"{plan.warmup:,} warm-up steps"
 
 
+def _positives(plan: Plan, data: Data) -> dict[str, str]:
+    """Return a line where pairs of one class belong together, else none."""
+    names = [term.kind.name for term in plan.loss.terms if getattr(term.config, "positives", "") == "labels"]
+    if not names:
+        return {}
+    count = len(data.train.class_names)
+    return {
+        "positives": f"all pairs of a batch that are of one class ({', '.join(names)}), of {count:,} classes; "
+        f"--objective.{names[0]}.positives pairs takes each pair alone"
+    }
+
+
 def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     """Return what is measured, or that nothing is, and how to change that."""
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.summary(), *tasks])
+        how = ["zero-shot classification of them"] if data.train.captions_name_classes else []
+        return "\n".join([held_out.summary(), *how, *tasks])
     if config.data.val and plan.loss.shared_space:
-        tasks.insert(0, f"retrieval on {config.data.val}")
+        how = "zero-shot classification" if labelled_ones(config.data.val) else "retrieval"
+        tasks.insert(0, f"{how} on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
     if tasks:
@@ -193,11 +214,13 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     )
 
 
-def _ready(plan: Plan, student: Student, block: int) -> str:
+def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    size = sample_bytes(student.views, plan.config.views, plan.schedule.rows / plan.schedule.batch)
+    drawn = tuple(view for view in student.views if view.name not in keeps.kept.undrawn)
+    workers = workers if drawn or data.workers >= 0 else 0
+    size = sample_bytes(drawn, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = choose_prefetch(share, size, workers, data.prefetch, block)
     if not ready.workers:
         return ""

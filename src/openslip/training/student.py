@@ -15,7 +15,6 @@ from openslip.errors import ConfigError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
-from openslip.models.text import VOCABULARY
 from openslip.models.tuning import frozen_parts, is_frozen
 from openslip.needs import TEXT, Need, View, joined
 from openslip.objectives import At, Dims, Loss, Objective, Sum
@@ -26,6 +25,8 @@ MODEL = "model."
 """What the names of the model's tensors begin with here. Checkpoints leave it out: what ships has its own names there,
 and what is the objective's begins with `objective.`"""
 
+POOLED = ("feature", "embedding")
+"""The outputs of a tower that are one vector for each row, or are made of one."""
 Features = Mapping[tuple[str, Need], Tensor]
 """What was computed of a batch: by the student under "", by a term's teacher or fixed model under the term's name."""
 
@@ -73,8 +74,11 @@ class Student(nn.Module):
         """
         needs = [need for need in self.objective.needs(at) if need.by == "student"]
         needs = [need for need in needs if self.learns(need)] if learning else needs
-        found = self.model.features(inputs, needs, self._masks(inputs, at))
-        return {("", need): feature for need, feature in found.items()}
+        sources = {need: ("", replace(need, out="feature")) for need in needs if need.out in POOLED}
+        given = {key: inputs.kept[key] for key in sources.values() if key in inputs.kept}
+        asked = [need for need in needs if sources.get(need) not in given]
+        found = self.model.features(inputs, asked, self._masks(inputs, at))
+        return {("", need): feature for need, feature in found.items()} | given
 
     def learns(self, need: Need) -> bool:
         """Whether what is needed of the student has a gradient: its tower learns, or the token of its mask does."""
@@ -188,8 +192,8 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(config: Config, loss: Loss, fixed: FixedModels | None = None) -> Student:
-    """Return a student with fresh weights from torch's generator; fixed: the fixed models of the loss."""
+def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = None) -> Student:
+    """Return a student with fresh weights from torch's generator. fixed: the fixed models of the loss."""
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
@@ -205,7 +209,7 @@ def build_student(config: Config, loss: Loss, fixed: FixedModels | None = None) 
         text_width=text.width if text is not None else 0,
         embed_dim=config.model.embed_dim,
         context=config.model.text.context,
-        vocabulary=VOCABULARY,
+        vocabulary=config.model.text.vocabulary,
     )
     fixed = fixed or FixedModels({}, {})
     return Student(model, loss.build(dims, fixed.dims), fixed)

@@ -25,7 +25,8 @@ from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
-from openslip.training.fixed import check_same, load, read_fixed
+from openslip.training.fixed import check_same, read_fixed
+from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
 from openslip.training.plan_summary import describe
@@ -80,15 +81,18 @@ def train(
     asked.leave_if_imported()
     config = asked.with_objective(asked.config_of(config), objective)
     asked.check_evaluate(evaluate)
-    loss = parse(config.objective)
-    config = replace(config, objective=replace(config.objective, options=loss.options))
+    captioned = parse(config.objective).captioned
     console = console or Console(stderr=True)
     run = RunFolder(asked.out_of(out, config), partial(_print, console))
     with ExitStack() as stack:
         if processes is None:
             processes = stack.enter_context(joined(choose_device(config.training.device)))
         with processes.first_goes_ahead():
-            data, named = asked.data_of(source, ssl, config, captioned=loss.captioned)
+            data, named = asked.data_of(source, ssl, config, captioned=captioned)
+        config = asked.with_positives(config, classes=data.train.captions_name_classes)
+        loss = parse(config.objective)
+        asked.check_labels(loss, data)
+        config = replace(config, objective=replace(config.objective, options=loss.options))
         config, init = _starting(asked.recorded(config, *named), init, run, resume, processes)
         plan = make_plan(config, loss, data.epoch_length, processes.world, processes.device)
         if data.ssl is not None:
@@ -104,6 +108,7 @@ def train(
         state = State(plan, run, data, parallel, processes, partial(_print, console))
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
+            trainer.keep()
             if state.plan.seconds:
                 trainer.rehearse()
             trainer.run()
@@ -172,7 +177,7 @@ def _begin(
         if processes.first and not new:
             check_same(run.noted_fixed(), fixed)
     torch.manual_seed(config.training.seed)
-    student = build_student(config, plan.loss, fixed)
+    student = build_student(config, plan.loss, fixed=fixed)
     started = None
     if config.init and not begun:
         started = start.fill(student, init or _read(config.init, processes))
@@ -181,9 +186,11 @@ def _begin(
     tune(student.model, config.model)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
+    keeps = keeping(config, plan.loss, student, ssl=data.ssl is not None)
     with processes.together():
         if processes.first:
-            words = describe(plan, student, run.path, data, started, evaluated=evaluated, fresh=fresh)
+            check_room(keeps, data, run.path)
+            words = describe(plan, student, run.path, data, started, keeps, evaluated=evaluated, fresh=fresh)
             if new:
                 if run.exists():
                     run.start_anew()

@@ -17,6 +17,8 @@ from openslip.errors import DataError
 from openslip.models.inputs import Inputs
 from openslip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from openslip.training.evaluating import Evaluate, Evaluations
+from openslip.training.keeping import Pass
+from openslip.training.kept import NOTHING, keeping
 from openslip.training.plan_summary import length
 from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_signals
 from openslip.training.state import State
@@ -31,19 +33,20 @@ SETTLE = 10
 
 
 class Trainer:
-    """Moves a run's state on to its last step: `rehearse` where there is a budget of time, then `run`."""
+    """Moves a run's state on to its last step: `keep`, `rehearse` where there is a budget of time, then `run`."""
 
     def __init__(self, state: State, evaluate: Evaluate | None, console: Console) -> None:
         self.state, self.console = state, console
         plan = state.plan
         self.stop = StopSignal()
         peak_flops, *_ = peak(plan.device, plan.dtype)
-        work = Work(plan.config, plan.loss, state.inform, state.parallel.student.fixed)
-        self.speed = Speed(plan.device, work, peak_flops, state.processes.world, state.inform)
+        self.work = Work(plan.config, plan.loss, state.inform, state.parallel.student.fixed)
+        self.speed = Speed(plan.device, self.work, peak_flops, state.processes.world, state.inform)
         self.evaluations = Evaluations(state, evaluate, self.stop, self.log)
         self.forecast, self.overrun = Forecast(), Overrun(parse_budget(plan.config.training.budget).seconds)
         self.wait_for_device = run_ahead(plan.device)
         self.trackers: list[Tracker] = []
+        self.kept = NOTHING
 
     def __enter__(self) -> Trainer:
         return self
@@ -53,6 +56,15 @@ class Trainer:
         for tracker in self.trackers:
             tracker.close()
         self.state.run.flush()
+
+    def keep(self) -> None:
+        """Compute what is computed once and kept, or open it. Raises Interrupted when the run is asked to stop."""
+        state, plan = self.state, self.state.plan
+        chosen = keeping(plan.config, plan.loss, state.parallel.student, ssl=state.data.ssl is not None)
+        if chosen:
+            with stop_signals(self.stop):
+                self.work.kept = chosen.outputs
+                self.kept = Pass(chosen, state, self.stop, self._inputs, self.console).run()
 
     def run(self) -> None:
         """Train, log, save and measure until the last step. Raises Interrupted when the run is asked to stop."""
@@ -162,7 +174,7 @@ class Trainer:
             for name, view in batch.views.items()
         }
         tokens, labels = (None if rows is None else move(rows) for rows in (batch.tokens, batch.labels))
-        return Inputs(views, tokens, labels=labels)
+        return Inputs(views, tokens, labels=labels, kept=self.kept.of(batch, device))
 
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
@@ -177,6 +189,7 @@ class Trainer:
             rank=state.processes.rank,
             world=state.processes.world,
             pinned=plan.device.type == "cuda",
+            kept=self.kept.kept,
         )
         count = sys.maxsize if plan.seconds else plan.steps - state.step  # of a rehearsal nobody knows
         try:

@@ -69,11 +69,12 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Patterns of keys that may differ between a run and its continuation: nothing that the weights depend on but for
 rounding. An objective's option `block` is how many rows it computes at a time."""
-PLACES = ("data.train", "data.ssl", "data.image_root")
+PLACES = ("data.train", "data.ssl", "data.image_root", "data.templates", "data.class_names")
 """What may differ besides where data.json says that the data are the same: they have moved."""
+INIT = "init.json"
+"""What the weights are that the run started from."""
 FIXED = "fixed.json"
 """What the fixed models are that objectives learn from."""
-INIT = "init.json"
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
 """Where the lines go of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
 LONGEST_LINE = 1 << 20
@@ -180,8 +181,8 @@ class RunFolder:
     ) -> None:
         """Start a new run here, on data as `openslip.data.identity.identify` describes them.
 
-        init: what is noted of the weights that the run starts from. fixed: what the fixed models are
-        (`openslip.training.fixed.FixedModels.noted`).
+        init: what is noted of the weights that the run starts from (`openslip.training.start.Start.to_dict`). fixed:
+        what the fixed models are (`openslip.training.fixed.FixedModels.noted`).
         """
         self.__dict__.pop("config", None)  # of a start that failed
         try:

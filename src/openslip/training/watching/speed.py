@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from openslip.models.inputs import Inputs
 from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
 from openslip.training.fixed import FixedModels
+from openslip.training.kept import Output
 from openslip.training.student import build_student
 
 PEAKS = (
@@ -57,8 +58,8 @@ NEEDS_NUMBERS = (RuntimeError, TypeError)
 """What PyTorch raises when a tensor without numbers is asked for them. All of its own errors for that are
 RuntimeErrors; `numpy()` raises TypeError."""
 
-Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int]
-"""Of a step: names and shapes of the views, number of captions."""
+Kind = tuple[tuple[tuple[str, tuple[int, ...]], ...], int, tuple[tuple[str, int], ...]]
+"""Of a step: names and shapes of the views, number of captions, and of how many rows of each view outputs are kept."""
 
 
 class Speed:
@@ -200,7 +201,7 @@ class Work:
     "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count that twice, and could not be compiled.
 
     fixed: the fixed models that the loss learns from, whose forward pass counts. inform: is told, once, where a tower
-    or an objective does not run without numbers.
+    or an objective does not run without numbers. What is `kept` is not computed.
     """
 
     def __init__(
@@ -208,6 +209,7 @@ class Work:
     ) -> None:
         self.config, self.loss, self.inform = config, loss, inform
         self.fixed = fixed or FixedModels({}, {})
+        self.kept: tuple[Output, ...] = ()
         self._count, self._said = cache(self._count_or_say), False
 
     def __call__(self, batch: Batch) -> float:
@@ -222,7 +224,7 @@ class Work:
     def _count_or_say(self, kind: Kind, length: int) -> float:
         try:
             with alone():
-                return _count_step(self.config, self.loss, kind, length, self.fixed)
+                return _count_step(self.config, self.loss, kind, length, self.fixed, self.kept)
         except NEEDS_NUMBERS as error:
             if not self._said:
                 reason = str(error).partition("\n")[0]
@@ -234,30 +236,39 @@ class Work:
 
 
 def kind_of(batch: Batch) -> Kind:
-    """Return what steps of one kind have in common: the shapes of the views, and how many captions there are."""
+    """Return what steps of one kind have in common: the shapes of the views, how many captions, and what is kept."""
     views = tuple((name, tuple(view.shape)) for name, view in batch.views.items())
-    return views, 0 if batch.tokens is None else len(batch.tokens)
+    kept = tuple((name, len(rows)) for name, rows in batch.rows.items() if len(rows))
+    return views, 0 if batch.tokens is None else len(batch.tokens), kept
 
 
-def _count_step(config: Config, loss: Loss, kind: Kind, length: int, fixed: FixedModels | None = None) -> int:
-    """Return the operations of a step with captions of `length` tokens.
+def _count_step(
+    config: Config,
+    loss: Loss,
+    kind: Kind,
+    length: int,
+    fixed: FixedModels | None = None,
+    outputs: Iterable[Output] = (),
+) -> int:
+    """Return the operations of a step with captions of `length` tokens, where some outputs are kept.
 
     Towers are counted on the device `meta`, as the text tower looks at tokens that are on a CPU. Heads and losses,
     which ask for a device's autocast, are counted on a CPU without numbers.
     """
-    views, rows = kind
+    views, rows, kept_rows = kind
     scheduled = {view.name for view in loss.views if view.scheduled}
-    at = At(scheduled=not scheduled.isdisjoint(name for name, _ in views))
-    fixed = fixed.without_numbers() if fixed else None
+    at = At(scheduled=not scheduled.isdisjoint(name for name, _ in (*views, *kept_rows)))
+    fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
-        student = build_student(config, loss, fixed)
+        student = build_student(config, loss, fixed=fixed)
         tune(student.model, config.model)
         student.add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
-        all_rows = max(shape[0] for _, shape in views)
+        kept = {o.key: torch.empty(counts[o.view], o.width) for o in outputs if o.view in counts}
+        all_rows = max([*(shape[0] for _, shape in views), *counts.values()])
         labels = torch.zeros(all_rows, dtype=torch.long) if loss.labelled else None
-    inputs, features = Inputs(images, tokens, labels=labels), dict[Any, Tensor]()
+    inputs, features = Inputs(images, tokens, labels=labels, kept=kept), dict[Any, Tensor]()
 
     def towers() -> Tensor:
         features.update(student.targets(inputs, at) | student.features(inputs, at))

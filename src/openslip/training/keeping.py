@@ -1,0 +1,292 @@
+"""The pass that computes the outputs which a run keeps (`openslip.training.kept`), before its first step.
+
+The processes go on side by side. Each computes a block of rows, the first one writes the blocks of all in order. A
+block is always of the same rows, so its numbers do not depend on how many processes there are, nor on where a pass was
+interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from openslip.data.identity import differences
+from openslip.data.kept import Records
+from openslip.data.record import Batch
+from openslip.data.tokenizer import Tokenizer
+from openslip.errors import DataError, TrainingError
+from openslip.files import read_json
+from openslip.models.inputs import Inputs
+from openslip.needs import TEXT, joined
+from openslip.progress import Progress
+from openslip.training.kept import Keeping, KeptFeatures, Key, Output
+from openslip.training.precision import autocast
+from openslip.training.saving.features import FOLDER, TYPE, FeatureFiles, line_of
+from openslip.training.signals import Interrupted, Stopped, StopSignal
+from openslip.training.state import State
+
+SETTLE_SECONDS = 10.0
+"""After so long, what was computed is forced to disk."""
+
+Made = tuple[dict[str, np.ndarray], list[str]]
+"""A block: its rows of every output, by the name of the file; and lines about records."""
+
+
+class Pass:
+    """Computes what is missing of the outputs that a run keeps, and opens them. All processes make one, and `run` it.
+
+    inputs: moves a batch to the device and draws its colours there.
+    """
+
+    def __init__(
+        self,
+        keeping: Keeping,
+        state: State,
+        stop: StopSignal,
+        inputs: Callable[[Batch], Inputs],
+        console: Console,
+    ) -> None:
+        self.keeping, self.state, self.stop, self.inputs = keeping, state, stop, inputs
+        self.processes, self.plan = state.processes, state.plan
+        self.console = console
+
+    def run(self) -> KeptFeatures:
+        """Return the outputs, complete. Raises Interrupted when the run is asked to stop; what is done stays."""
+        keeping, student = self.keeping, self.state.parallel.student
+        identity = self._identity()
+        student.eval()
+        records: dict[str, Records] = {}
+        arrays: dict[Output, np.ndarray] = {}
+        texts = keeping.of(TEXT)
+        for source in self.state.data.sources:
+            outputs = keeping.of(source)
+            if outputs or (texts and source == "train"):
+                rows = keeping.rows(source, self.state.data)
+                files = self._files(source, outputs, rows, {"data": {source: identity.get(source, [])}})
+                self._fill(files, lambda blocks, files=files: self._of_pictures(files, blocks))
+                records[source] = Records(files.records())
+                arrays |= self._load(files, outputs)
+        if texts:
+            captions = records["train"].every_caption()
+            of = {"captions": _digest_of(captions)}
+            files = self._files(TEXT, texts, len(captions), of)
+            self._fill(files, lambda blocks: self._of_captions(files, blocks, captions))
+            arrays |= self._load(files, texts)
+        return KeptFeatures(arrays, replace(keeping.kept, records=records))
+
+    def _identity(self) -> Mapping[str, Any]:
+        """Return what tells the data from others; on the first process alone. Raises DataError for fickle ones."""
+        state = self.state
+        now: Mapping[str, Any] = {}
+        with self.processes.together():
+            if self.processes.first:
+                now = state.data.identity(captioned=self.plan.loss.captioned)
+                changed = differences(read_json(state.run.path / "data.json"), now)
+                if changed:
+                    raise DataError(
+                        "The same records are others when they are read again, so nothing computed of them can be kept",
+                        got="; ".join(changed),
+                        fix="Leave --training.keep-features out, or let the source return the same record for an index",
+                    )
+        return now
+
+    def _files(
+        self, source: str, outputs: Sequence[Output], rows: int, of: Mapping[str, Any]
+    ) -> FeatureFiles:
+        """Return the files of outputs, and what they are of."""
+        config = self.plan.config
+        digests = {model: digest(model) for model in dict.fromkeys(map(self._model, outputs))}
+        weights = {output.name: digests[self._model(output)] for output in outputs}
+        about = {
+            "weights": weights,
+            "views": asdict(config.views),
+            "drawn": sorted(view.name for view in self._views(source)),
+            "captioned, labelled": [source == "train" and self.plan.loss.captioned, self.plan.loss.labelled],
+            "seed": config.training.seed,
+            "precision": str(self.plan.dtype),
+            "augment": config.data.augment,
+            "text": asdict(config.model.text) if source == TEXT else {},
+            **of,
+        }
+        widths = {output.name: output.width for output in outputs}
+        return FeatureFiles(self.state.run.path / FOLDER / source, rows, widths, about)
+
+    def _views(self, source: str) -> tuple[Any, ...]:
+        """Return all views of a source's pictures: the largest of them decides at what size pictures are decoded."""
+        apart = self.state.data.ssl is not None
+        return tuple(
+            view
+            for view in joined(self.plan.loss.views)
+            if source != TEXT and (source == "ssl") == (apart and view.scheduled)
+        )
+
+    def _model(self, output: Output) -> nn.Module | None:
+        """Return what an output is computed by."""
+        model = self.state.parallel.student.model
+        return model.text_tower if output.view == TEXT else model.image_tower
+
+    def _load(self, files: FeatureFiles, outputs: Sequence[Output]) -> dict[Output, np.ndarray]:
+        arrays = files.load()
+        return {output: arrays[output.name] for output in outputs}
+
+    def _fill(self, files: FeatureFiles, make: Callable[[Sequence[int]], Generator[Made]]) -> None:
+        """Compute the blocks that are missing."""
+        processes, done = self.processes, 0
+        with processes.together():
+            if processes.first:
+                if reason := files.begin():
+                    self.state.inform(f"what is in {files.folder} is not used, and computed again: {reason}")
+                done = files.done
+        done = processes.from_first(done)
+        try:
+            if done < files.blocks:
+                self._compute(files, make, done)
+            if processes.first:
+                files.settle()
+        finally:
+            files.close()
+        processes.any(False)  # nobody reads before the first process has closed them
+
+    def _compute(
+        self, files: FeatureFiles, make: Callable[[Sequence[int]], Generator[Made]], done: int
+    ) -> None:
+        processes, stop = self.processes, self.stop
+        starts = range(done, files.blocks, processes.world)
+        # A process that has no block left computes one that is thrown away: some models need all processes.
+        mine = [min(start + processes.rank, files.blocks - 1) for start in starts]
+        left, settled = files.rows - done * files.block, time.monotonic()
+        shown = processes.first and not self.console.quiet
+        title = f"computing the features of {files.folder.name} once"
+        with (
+            Progress(title, left, console=self.console if shown else None, shown=shown) as bar,
+            closing(make(mine)) as blocks,
+        ):
+            for start in starts:
+                made = None
+                try:
+                    with suppress(Stopped), stop.interrupts():
+                        made = next(blocks)
+                except Exception:
+                    if not stop.asked:  # else the signal has ended the loader processes, too
+                        raise
+                late = time.monotonic() - settled > SETTLE_SECONDS
+                stopped, late = processes.any(made is None, late)
+                if made is None or stopped:
+                    if processes.first:
+                        files.settle()
+                    raise Interrupted(
+                        f"Stopped while features were computed; {start * files.block:,} of {files.rows:,} rows are kept",
+                        number=stop.number,
+                        fix="Go on with the same command and --resume",
+                    )
+                for payload in processes.gather(_packed(made)):
+                    if files.done < files.blocks:
+                        files.write(*_unpacked(payload, files))
+                        bar.advance(min(files.block, left - bar.done))
+                if late:
+                    settled = time.monotonic()
+                    if processes.first:
+                        files.settle()
+
+    def _of_pictures(self, files: FeatureFiles, blocks: Sequence[int]) -> Generator[Made]:
+        """Yield the blocks of a source's pictures: outputs, and in the first epoch what each record is."""
+        state, plan, source = self.state, self.plan, files.folder.name
+        views, outputs = self._views(source), self.keeping.of(source)
+        kept = frozenset(output.view for output in outputs)
+        others = frozenset(view.name for view in views) - kept
+        loader = state.data.loader(
+            0,
+            plan.config,
+            views,
+            captioned=source == "train" and plan.loss.captioned,
+            labelled=source == "train" and plan.loss.labelled,
+            pinned=plan.device.type == "cuda",
+            kept=replace(self.keeping.kept, views=kept, undrawn=others, records={}),
+            in_turn=source,
+            positions=[block * files.block for block in blocks],
+            batch=files.block,
+        )
+        length = len(state.data.sources[source])
+        with closing(iter(loader)) as batches:
+            for block, batch in zip(blocks, batches):
+                found = self._outputs(self.inputs(batch), outputs) if outputs else {}
+                first_epoch = max(0, length - block * files.block)
+                yield found, [line_of(record) for record in batch.own_records[:first_epoch]]
+
+    def _of_captions(
+        self, files: FeatureFiles, blocks: Sequence[int], captions: Sequence[str]
+    ) -> Generator[Made]:
+        """Yield the blocks of all captions; the last one is filled up with its own last caption."""
+        text = self.plan.config.model.text
+        tokenizer, outputs = Tokenizer(text.context, text.truncation), self.keeping.of(TEXT)
+        for block in blocks:
+            some = captions[block * files.block : (block + 1) * files.block]
+            some = [*some, *[some[-1]] * (files.block - len(some))]
+            tokens = tokenizer(some).to(self.plan.device)
+            yield self._outputs(Inputs({}, tokens), outputs), []
+
+    @torch.no_grad()
+    def _outputs(self, inputs: Inputs, outputs: Sequence[Output]) -> dict[str, np.ndarray]:
+        """Return what the models give of a block, as it is kept."""
+        with autocast(inputs.device, self.plan.dtype):
+            made = self._made(inputs, outputs)
+        found = {}
+        for output in outputs:
+            rows = made[output.key].to(torch.float16).cpu().numpy()
+            if not np.isfinite(rows).all():
+                raise TrainingError(
+                    f"The {output.need.out}s of {output.view} cannot be kept: some are not finite in fp16",
+                    got=f"at most {float(made[output.key].abs().max()):g}; fp16 ends at 65,504",
+                    fix="Leave --training.keep-features out",
+                )
+            found[output.name] = rows
+        return found
+
+    def _made(self, inputs: Inputs, outputs: Sequence[Output]) -> dict[Key, Tensor]:
+        student = self.state.parallel.student
+        needs = [output.need for output in outputs if not output.by]
+        return {("", need): feature for need, feature in student.model.features(inputs, needs).items()}
+
+
+def digest(module: nn.Module | None) -> str:
+    """Return a digest of a module's weights and buffers. Where they are spread, all processes must call it."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(({} if module is None else module.state_dict()).items()):
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        found.update(f"{name} {tuple(whole.shape)} {whole.dtype}\n".encode())
+        found.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _digest_of(texts: Sequence[str]) -> str:
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return found.hexdigest()
+
+
+def _packed(made: Made) -> bytes:
+    """Return a block as bytes: those of the arrays, by their names, then the lines."""
+    arrays, lines = made
+    parts = [np.ascontiguousarray(arrays[name], TYPE).tobytes() for name in sorted(arrays)]
+    return b"".join([*parts, json.dumps(lines).encode()])
+
+
+def _unpacked(payload: bytes, files: FeatureFiles) -> Made:
+    arrays, start = {}, 0
+    for name in sorted(files.widths):
+        count = files.block * files.widths[name]
+        arrays[name] = np.frombuffer(payload, TYPE, count, start).reshape(files.block, -1)
+        start += count * TYPE.itemsize
+    return arrays, json.loads(payload[start:])
