@@ -171,6 +171,8 @@ class ImageTowerConfig:
     norm_eps: Annotated[float, ABOVE_0] = 1e-6
     unprojected: bool = False
     """Without a matrix from the feature to the space shared with texts: the feature is the embedding, as in SigLIP."""
+    projection_bias: bool = False
+    """Whether that matrix has a bias, as in CLIP's ResNets."""
     drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic depth rate of the last block; earlier blocks less, linearly."""
     freeze: str = "none"

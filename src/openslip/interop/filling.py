@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,19 +16,25 @@ from openslip.models import Model
 from openslip.models.blank import fill
 from openslip.models.weights import Origin, Pretrained
 
-PARTS = frozenset(
-    {
-        "image_tower",
-        "text_tower",
-        "image_projection",
-        "text_projection",
-        "text_projection_bias",
-        "logit_scale",
-    }
-)
+PARTS = frozenset({
+    "image_tower", "text_tower", "image_projection", "image_projection_bias", "text_projection", "text_projection_bias",
+    "logit_scale",
+})  # fmt: skip
 """The parts of a `Model`, by which its weights' names begin."""
 SHOWN = 5
 """Entries of a file that a message names; the others are counted."""
+
+
+@dataclass
+class Mapped:
+    """Weights under our names, with what they were called."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    theirs: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+    def put(self, ours: str, theirs: str, value: Tensor) -> None:
+        self.weights[ours], self.theirs[ours] = value, theirs
 
 
 def encoder_of(pretrained: Pretrained) -> Encoder:
@@ -44,7 +51,7 @@ def encoder_of(pretrained: Pretrained) -> Encoder:
 
 
 def described(config: Config, names: Collection[str]) -> Model:
-    """Return the model of a configuration with those parts that weights of these names have, on no device.
+    """Return the model of a configuration with those parts that weights of these names have, without weights.
 
     Raises ConfigError and what torch raises, where the configuration makes no model.
     """

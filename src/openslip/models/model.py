@@ -61,6 +61,8 @@ class Model(nn.Module):
             )
         projected = shared and not self.unprojected
         self.image_projection = _projection(self.image_tower.width, config.embed_dim) if projected else None
+        biased = projected and config.image.projection_bias
+        self.image_projection_bias = nn.Parameter(torch.zeros(config.embed_dim)) if biased else None
         self.text_projection = self.text_projection_bias = self.logit_scale = None
         if self.text_tower is not None:
             self.text_projection = _projection(self.text_tower.width, config.embed_dim)
@@ -82,6 +84,7 @@ class Model(nn.Module):
         part.image_tower, part.drop_tokens = self.image_tower, {}
         part.text_tower = self.text_tower if text else None
         part.image_projection = self.image_projection if False in embedding else None
+        part.image_projection_bias = self.image_projection_bias if False in embedding else None
         part.unprojected = self.unprojected
         part.text_projection = self.text_projection if True in embedding else None
         part.text_projection_bias = self.text_projection_bias if True in embedding else None
@@ -182,7 +185,10 @@ class Model(nn.Module):
         return self._embed_text(_need(self.text_tower)(tokens))
 
     def _embed_image(self, features: Tensor) -> Tensor:
-        return features if self.unprojected else features @ _need(self.image_projection)
+        if self.unprojected:
+            return features
+        embeddings = features @ _need(self.image_projection)
+        return embeddings if self.image_projection_bias is None else embeddings + self.image_projection_bias
 
     def _embed_text(self, features: Tensor) -> Tensor:
         embeddings = features @ _need(self.text_projection)

@@ -186,7 +186,7 @@ class Pass:
                     if processes.first:
                         files.settle()
                     raise Interrupted(
-                        f"Stopped while features were computed; {start * files.block:,} of {files.rows:,} rows are kept",
+                        f"Stopped while features were computed; {start * files.block:,} of {files.rows:,} are kept",
                         number=stop.number,
                         fix="Go on with the same command and --resume",
                     )
