@@ -47,13 +47,13 @@ class FixedModel:
     ) -> None:
         self.spec, self.config, self.needs = spec, config, tuple(needs)
         self.width = model.image_tower.width
-        self.shared = model.image_projection is not None
+        self.shared = model.text_tower is not None or model.image_projection is not None
         _check(spec, model, config, run, self.needs)
         self.digest = _digest(model)
         self.dims = Dims(
             width=self.width,
             text_width=model.text_tower.width if model.text_tower is not None else 0,
-            embed_dim=config.model.embed_dim if self.shared else self.width,
+            embed_dim=config.model.embed_dim if self.shared else 0,
             context=config.model.text.context,
             vocabulary=config.model.text.vocabulary,
         )

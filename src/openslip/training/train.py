@@ -25,7 +25,7 @@ from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
-from openslip.training.fixed import check_same, read_fixed
+from openslip.training.fixed import check_same, load, read_fixed
 from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
