@@ -77,7 +77,7 @@ class Keeping:
         return len(data.sources[source]) * (self.epochs if self.of(source) else 1)
 
     def size(self, data: Data) -> int:
-        """Return the bytes that the outputs of pictures take on disk. How many captions there are is not known before."""
+        """Return the bytes of the outputs of pictures. How many captions there are is known after the pass alone."""
         return TYPE.itemsize * sum(
             output.width * self.rows(output.source, data) for output in self.outputs if output.source != TEXT
         )
