@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 import forked
 from openslip.config import Config
 from openslip.objectives import Loss
+from openslip.training.fixed import FixedModels
 from openslip.training.watching import speed
 from toys import ToySource, make_tiny_config
 
@@ -44,10 +45,17 @@ def _count_once() -> Iterator[None]:
     counted: dict[str, int] = {}
     original = speed._count_step
 
-    def count_step(config: Config, loss: Loss, kind: speed.Kind, length: int, outputs: Iterable = ()) -> int:
-        key = repr((config.model, config.views, loss, kind, length, tuple(outputs)))
+    def count_step(
+        config: Config,
+        loss: Loss,
+        kind: speed.Kind,
+        length: int,
+        fixed: FixedModels | None = None,
+        outputs: Iterable = (),
+    ) -> int:
+        key = repr((config.model, config.views, loss, kind, length, fixed and fixed.noted(), tuple(outputs)))
         if key not in counted:
-            counted[key] = original(config, loss, kind, length, outputs)
+            counted[key] = original(config, loss, kind, length, fixed, outputs)
         return counted[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
+from openslip import toml
 from openslip.config import (
     CheckpointConfig,
     Config,
@@ -21,9 +24,12 @@ from openslip.config import (
 )
 from openslip.data.record import Record, Source
 from openslip.errors import DataError
+from openslip.models import Model, build
 from openslip.models.inputs import Inputs
 from openslip.models.tuning import tune
 from openslip.objectives import REGISTRY, Loss, parse
+from openslip.processes import Processes
+from openslip.training.fixed import read_fixed
 from openslip.training.plan import Plan, make_plan
 from openslip.training.student import Student, build_student
 
@@ -40,7 +46,9 @@ LABELLED = tuple(
 """Those that have it."""
 CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in LABELLED))
 """Every loss with what belongs together in it."""
-SMALL = {"block": 4, "width": 16, "dim": 8}
+TEACHER = "toy"
+"""Names what `toy_model` gives, as a spec names a model on a disk."""
+SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER}
 """Options of any objective, by the name that they have wherever there are some."""
 
 
@@ -133,11 +141,40 @@ def tuned(config: Config, image: str = "none", text: str = "none") -> Config:
 
 
 def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
-    """Return what a run with this configuration trains, in training mode, its weights drawn from seed 0."""
+    """Return what a run with this configuration trains, in training mode, its weights drawn from seed 0.
+
+    What it learns from is `toy_model`.
+    """
+    loss = parse(config.objective)
+    fixed = read_fixed(config, loss, Processes(), toy_model).to(dtype)
     torch.manual_seed(0)
-    student = build_student(config, parse(config.objective))
+    student = build_student(config, loss, fixed=fixed)
     tune(student.model, config.model)
     return student.to(dtype).add_teachers().train()
+
+
+def toy_model(spec: str = TEACHER) -> tuple[Model, Config]:
+    """Return a model of images and texts that differs from that of `make_tiny_config` in size and normalisation."""
+    tiny = make_tiny_config()
+    image = replace(tiny.model.image, width=12, depth=1, drop_path=0.0)
+    config = Config(
+        name="toy",
+        views=replace(tiny.views, size=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+        model=replace(tiny.model, image=image, text=replace(tiny.model.text, width=12, depth=1)),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = build(config.model, config.views.size, parse(config.objective).needs).eval()
+    return model, config
+
+
+def save_toy_model(folder: Path) -> str:
+    """Write `toy_model` to a folder, and return the folder's path, which names it."""
+    model, config = toy_model()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(toml.dumps(config))
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return str(folder)
 
 
 def make_inputs(
@@ -149,9 +186,10 @@ def make_inputs(
     """
     loss, generator = parse(config.objective), torch.Generator().manual_seed(1)
     views = {}
-    for view in loss.views:
+    drawn = read_fixed(config, loss, Processes(), toy_model).views
+    for view in (*loss.views, *drawn):
         count = rows if scheduled is None or not view.scheduled else scheduled
-        size = config.views.of(view.kind).size
+        size = config.views.of(view.kind, view.size).size
         if count:
             views[view.name] = torch.randn(count, 3, size, size, generator=generator, dtype=dtype)
     tokens = torch.zeros(rows, 12, dtype=torch.long)

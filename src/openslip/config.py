@@ -19,7 +19,7 @@ from openslip.ranges import ABOVE_0, BELOW_1, FROM_0, FROM_1, SHARE, Range
 SOURCES = (
     "tar shards (.tar; also a pattern or a URL), a table (.csv, .tsv, .txt, .jsonl, .xlsx, .parquet), COCO or RedCaps "
     "captions (.json), Conceptual Captions (.npy), YFCC metadata (.pkl), a folder of images, a data set of the hub "
-    "(hf:owner/name), or `scenes`"
+    "(hf:owner/name), labelled images (labels: and a folder of one folder a class, or a table), or `scenes`"
 )
 """What a source of pictures and captions can be, for help and messages."""
 A_BILLION = 1e9
@@ -41,13 +41,22 @@ class DataConfig:
     """Where the pictures of the self-supervised views come from; captions are not needed. Empty: those of `train`."""
     val: str = ""
     """What retrieval is measured on during and after training: a captioned source, or a share of `train` that is held
-    out, `10%`. Records with an equal caption, and equal or near pictures, stay on one side. Empty: nothing."""
+    out, `10%`. Records with an equal caption, and equal or near pictures, stay on one side. Of labelled images
+    (`labels:…`) zero-shot classification is measured instead. Empty: nothing."""
     image_root: str = ""
     """Folder that image paths in a table or COCO file are relative to; empty: guessed from the file's own place."""
     image_column: str = ""
     """Column of a table that holds the image path, or the ending of the images in tar shards; empty: guessed."""
     caption_column: str = ""
     """Column of a table that holds the caption, or the ending or `.json` key of those in tar shards; empty: guessed."""
+    label_column: str = ""
+    """Labelled images: column of a table that holds the class, or the ending or key of it in tar shards; empty:
+    guessed."""
+    templates: str = ""
+    """Labelled images: what captions are made of. A file with a JSON list of templates, or one a line, with `{}` for
+    the class; or `default`, `cifar`, `caltech101` or `imagenet`. Empty: what zero-shot classification asks with."""
+    class_names: str = ""
+    """Labelled images: a JSON file with the names of the classes, a list or by label or folder; empty: as they come."""
     leave_broken: bool = False
     """Leave out tar shards that cannot be read to their end, instead of refusing to begin; which they are is said."""
     decoder: Literal["auto", "pillow", "simplejpeg", "torchcodec"] = "auto"
@@ -121,12 +130,20 @@ class ViewsConfig:
         """How views of each kind are drawn, by the name of the kind; sizes as they are configured."""
         return {"image": self.image, "ssl": self.ssl, "local": self.local}
 
-    def of(self, kind: str) -> ViewConfig:
-        """Return how views of a kind are drawn, their size filled in. Raises ConfigError for a kind that is none."""
+    def of(self, kind: str, size: int = 0) -> ViewConfig:
+        """Return how views of a kind are drawn, their size filled in.
+
+        size: pixels a side in the place of the kind's own, 0 for that; the blur, which is in pixels, grows with it.
+        Raises ConfigError for a kind that is none.
+        """
         if kind not in self.kinds:
             raise ConfigError("There is no such kind of view", got=kind, fix=did_you_mean(kind, self.kinds))
-        size = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
-        return replace(self.kinds[kind], size=self.kinds[kind].size or size)
+        config = self.kinds[kind]
+        usual = max(16, 16 * round(self.size * 3 / 7 / 16)) if kind == "local" else self.size
+        own = config.size or usual
+        low, high = config.blur_sigma
+        blur = (low * size / own, high * size / own) if size else config.blur_sigma
+        return replace(config, size=size or own, blur_sigma=blur)
 
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
@@ -154,6 +171,8 @@ class ImageTowerConfig:
     norm_eps: Annotated[float, ABOVE_0] = 1e-6
     unprojected: bool = False
     """Without a matrix from the feature to the space shared with texts: the feature is the embedding, as in SigLIP."""
+    projection_bias: bool = False
+    """Whether that matrix has a bias, as in CLIP's ResNets."""
     drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic depth rate of the last block; earlier blocks less, linearly."""
     freeze: str = "none"
@@ -321,7 +340,7 @@ class EvaluationConfig:
     every_epochs: Annotated[float, Range("at least 0, which is at the end alone", 0)] = 1.0
     """0: only at the end."""
     tasks: tuple[str, ...] = ()
-    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. Retrieval on
+    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. What is measured on
     data.val is always among them."""
     best: str = ""
     """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured."""

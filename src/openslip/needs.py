@@ -31,6 +31,11 @@ class View:
     """Whether the view is drawn only on the steps and rows that `objective.ssl_every` and `objective.ssl_share` choose,
     and from the images of `data.ssl` where there are any; such a view needs no caption. Else it is drawn of every
     row of every step."""
+    size: int = 0
+    """Side in pixels, in the place of that of the kind; 0: the kind's."""
+    like: str = ""
+    """Name of another view, whose crop and augmentations this one has; empty: it has its own. Both are of one kind, and
+    scheduled alike."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ LABELS = Need(TEXT, "labels")
 def joined(views: Iterable[View]) -> tuple[View, ...]:
     """Return each view once: those that go with the caption first, otherwise in the order given.
 
-    Raises ConfigError where two views share a name and are not the same.
+    Raises ConfigError where two views share a name and are not the same, and where one is like another that is not
+    drawn, or is drawn otherwise.
     """
     found: dict[str, View] = {}
     for view in views:
@@ -73,5 +79,15 @@ def joined(views: Iterable[View]) -> tuple[View, ...]:
                 f"Two objectives draw the view '{view.name}' in different ways",
                 got=f"{found[view.name]} and {view}",
                 fix="Give one of the two views another name",
+            )
+    for view in found.values():
+        other = found.get(view.like) if view.like else None
+        if view.like and (
+            other is None or other.like or (other.kind, other.scheduled) != (view.kind, view.scheduled)
+        ):
+            raise ConfigError(
+                f"The view '{view.name}' cannot have the crop of the view '{view.like}'",
+                got=f"{view}; {other or 'no such view is drawn'}",
+                fix="Name a view of the same kind that is scheduled alike and is drawn with numbers of its own",
             )
     return tuple(sorted(found.values(), key=lambda view: view.scheduled))

@@ -83,11 +83,17 @@ def test_which_is_for_runs(here, capsys) -> None:
         ("--training.offload", "training.offload"),
         ("--data.workers 0 --data.prefetch 2", "data.prefetch"),
         ("--evaluation.best knn:x/top1", "evaluation.best"),
+        ("--data.templates cifar", "data.templates"),
+        ("--data.class_names names.json", "data.class-names"),
+        ("--data.label_column kind", "data.label-column"),
+        ("--data.train labels:photos --data.caption_column a", "data.caption-column"),
+        ("--data.train labels:photos --data.val 10% --data.leave_broken", "data.leave-broken"),
     ],
 )
 def test_train_refuses(words, option) -> None:
+    train = [] if "--data.train" in words else ["--data.train", "x.csv"]
     with pytest.raises(UsageError, match=f"--{option} has no effect here"):
-        resolve(["small-data", "--data.train", "x.csv", *words.split()])
+        resolve(["small-data", *train, *words.split()])
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,18 @@ def test_train_refuses(words, option) -> None:
 )
 def test_train_lets_through(words) -> None:
     resolve(["small-data", "--data.train", "x.csv", *words.split()])
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["--data.train", "labels:photos", "--data.label-column", "kind"],
+        ["--data.train", "x.csv + 2 * labels:photos", "--data.caption-column", "title"],
+        ["--data.train", "x.csv", "--data.val", "labels:photos", "--data.class-names", "names.json"],
+    ],
+)
+def test_train_lets_options_of_labelled_images_through(sources) -> None:
+    resolve(["small-data", *sources, "--data.templates", "cifar"])
 
 
 @pytest.mark.parametrize(
@@ -121,6 +139,7 @@ def test_train_lets_through(words) -> None:
         ),
         (["data", "check", "scenes:train:4", "--image-column", "x"], "--image-column has no effect here"),
         (["data", "show", "scenes:train:4", "--data.image-root", "x"], "--image-root has no effect here"),
+        (["data", "show", "scenes:train:4", "--data.templates", "cifar"], "--templates has no effect here"),
     ],
 )
 def test_others_refuse(words, said, here, capsys) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 from dataclasses import replace
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from check_fakes import encoded, pixels
+from distributed.tiny import TINY
 from openslip import recipes, toml
 from openslip.cli import main
 from openslip.cli.train import _open, resolve, run
@@ -361,3 +363,72 @@ def test_other_retrieval_tasks_know_the_columns_and_keep_their_names(tmp_path) -
     *_, (task,) = _open(config, first=True)
     assert task.name == parse_task(f"retrieval:{folder}").name
     assert task.source[0].captions == ("a teal square",)
+
+
+def photos(folder, classes: int = 3, each: int = 8) -> list[str]:
+    """Write pictures in a folder for each class; return the command that trains on them."""
+    for number in range(classes * each):
+        path = folder / "photos" / f"kind_{'abcdef'[number % classes]}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(pixels(number, 40, 40), quality=95))
+    tiny = [*TINY[: TINY.index("--evaluation.tasks")], "--training.budget", "3 steps"]
+    return ["train", *tiny, "--data.train", f"labels:{folder / 'photos'}"]
+
+
+def test_one_command_trains_on_folders_of_classes(tmp_path, monkeypatch, capsys) -> None:
+    """Positives are those of the class, as the run and the plan say; what is held out is measured by zero-shot."""
+    monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
+    out = str(tmp_path / "run")
+    argv = [*photos(tmp_path), "--data.val", "25%", "--evaluation.tasks", "--out", out]
+    assert main(argv) == 0
+    said = capsys.readouterr()
+    assert "all pairs of a batch that are of one class (clip), of 3 classes" in said.err
+    assert "Captions: 4 templates" in said.err
+    assert "zero-shot classification of them" in said.err
+    assert "(equal pictures stay together)" in said.err
+    config = toml.load(tmp_path / "run/config.toml")
+    assert config.objective.options["clip"]["positives"] == "labels"
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert {result["task"] for result in results} == {"zeroshot:val"}
+    held_out = json.loads((tmp_path / "run/data.json").read_text())["held_out"][0]
+    assert {result["count"] for result in results} == {held_out["records"]}
+    # The same command, and the run's own name, go on with it; another say on positives is another run.
+    assert main([*argv, "--resume"]) == main(["train", "--resume", "--out", out]) == 0
+    assert main(["train", "--resume", "--out", out, "--objective.clip.positives", "pairs"]) == 1
+    assert "objective.clip.positives = 'pairs', was 'labels'" in capsys.readouterr().err
+
+
+def test_positives_are_what_somebody_says(tmp_path, capsys) -> None:
+    out = ["--evaluation.tasks", "--out", str(tmp_path / "run")]
+    assert main([*photos(tmp_path), *out, "--objective.clip.positives", "pairs"]) == 0
+    assert toml.load(tmp_path / "run/config.toml").objective.options["clip"]["positives"] == "pairs"
+    assert "positives " not in capsys.readouterr().err
+
+
+def test_of_a_mixture_captions_are_measured_as_captions(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
+    *command, spec = photos(tmp_path)
+
+    def train(config, source, out, *, evaluate, **_):
+        raise Asked(source, evaluate.keywords["tasks"])
+
+    monkeypatch.setattr("openslip.training.train.train", train)
+    options = resolve([*command[1:], f"{spec} + scenes:train:40", "--data.val", "30%", "--evaluation.tasks"])
+    with pytest.raises(Asked) as asked:
+        run(options.config, "out", False)
+    source, (zeroshot, retrieval) = asked.value.args
+    assert (zeroshot.name, retrieval.name) == ("zeroshot:val", "retrieval:val")
+    (part,) = zeroshot.labelled.splits.values()
+    assert len(part) + len(retrieval.source) == source.held_out.records
+    assert {retrieval.source[k].source for k in range(len(retrieval.source))} == {"scenes"}
+
+
+def test_labels_that_nobody_has_are_refused(tmp_path, capsys) -> None:
+    (tmp_path / "a.csv").write_text("image,caption\n" + "".join(f"{k}.jpg,a title {k}\n" for k in range(8)))
+    for number in range(8):
+        (tmp_path / f"{number}.jpg").write_bytes(encoded(pixels(number, 40, 40), quality=95))
+    argv = ["train", *TINY, "--data.train", str(tmp_path / "a.csv"), "--objective.clip.positives", "labels"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 1
+    assert "needs the classes of records" in capsys.readouterr().err
+    assert main(["evaluate", "run", f"retrieval:labels:{tmp_path}"]) == 1
+    assert "Measure zeroshot:" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from openslip.data.record import Record, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.sources.mixture import Mixture
 from openslip.data.tokenizer import Tokenizer
-from openslip.data.views import UNCHANGED, crop, draw
+from openslip.data.views import UNCHANGED, Parameter, crop, draw
 from openslip.errors import ConfigError, DataError
 from openslip.needs import IMAGE, SSL_VIEWS, View
 
@@ -227,6 +227,43 @@ def test_every_view_has_its_own_size() -> None:
     epoch, index = Order(PAIRS.parts, 5).locate(2)
     box, _ = draw(CONFIG.ssl, 12, 10, generator(5, epoch, index, Stream.SSL_2))
     assert torch.equal(built["views"]["ssl_2"][2], torch.from_numpy(crop(PAIRS[index].image, box, 4)))
+
+
+def test_a_view_like_another_is_its_crop_at_another_size_with_the_same_colours() -> None:
+    config = replace(CONFIG, ssl=replace(CONFIG.ssl, blur=1.0))
+    larger = tuple(
+        View(f"{view.name}@14", view.kind, view.scheduled, size=14, like=view.name) for view in VIEWS
+    )
+    built = Builder(Data(PAIRS), (*larger, *VIEWS), config, Tokenizer(), 6, 5).build(0)
+    alone = Builder(Data(PAIRS), VIEWS, config, Tokenizer(), 6, 5).build(0)
+    order = Order(PAIRS.parts, 5, Stream.ORDER)
+    for name in NAMES:
+        other = f"{name}@14"
+        assert torch.equal(built["views"][name], alone["views"][name])
+        drawn, again = built["parameters"][name], built["parameters"][other]
+        assert torch.equal(drawn[:, : Parameter.BLUR], again[:, : Parameter.BLUR])
+        torch.testing.assert_close(again[:, Parameter.BLUR], drawn[:, Parameter.BLUR] * 14 / 8)
+        for row in range(6):
+            _, index = order.locate(row)
+            numbers = generator(5, 0, index, stream_of(name))
+            box, _ = draw(config.of("image" if name == "image" else "ssl"), 12, 10, numbers)
+            expected = torch.from_numpy(crop(PAIRS[index].image, box, 14))
+            assert torch.equal(built["views"][other][row], expected)
+    assert float(built["parameters"]["ssl_1"][:, Parameter.BLUR].min()) > 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        View("odd", "image", False, like="nothing"),
+        View("odd", "image", True, like="image"),
+        View("odd", "ssl", False, like="image"),
+    ],
+    ids=str,
+)
+def test_a_view_is_like_one_that_is_drawn_and_scheduled_alike(odd) -> None:
+    with pytest.raises(ConfigError, match="'odd' cannot have the crop of the view"):
+        Builder(Data(PAIRS), (odd, *VIEWS), CONFIG, Tokenizer(), 6, 5)
 
 
 def test_steps_without_self_supervision_are_those_of_a_run_without_it() -> None:

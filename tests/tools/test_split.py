@@ -294,3 +294,21 @@ def test_blocks_that_lie_as_they_are_and_blocks_that_are_gone() -> None:
     assert sorted(located) == list(range(5, 90))
     assert all(b == a + 1 or b % 10 in (0, 5) for a, b in itertools.pairwise(located))
     assert part.ends.tolist() == [5, *range(15, 90, 10)]
+
+
+class OfClasses(Products):
+    """Records whose titles are names of classes."""
+
+    captions_name_classes = True
+
+
+def test_equal_names_of_classes_tie_none_together() -> None:
+    rows = [(k % 30, 40 + 20 * (k // 30), f"kind {k % 3}") for k in range(60)]
+    _, held = split(OfClasses(rows), 0.3, processes=1)
+    assert held.held_out is not None
+    assert held.held_out.groups * 2 == held.held_out.records  # copies of a picture, and they alone
+    assert held.held_out.by == "pictures"
+    assert {held[k].captions for k in range(len(held))} == {(f"kind {k}",) for k in range(3)}
+    _, tied = split(Products(rows), 0.3, processes=1)
+    assert tied.held_out is not None
+    assert tied.held_out.by == "captions or pictures"

@@ -39,8 +39,6 @@ class Options(ColumnOptions):
     """Run folder, checkpoint folder, file that `slip consolidate` wrote, or .pt file."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
-    label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
-    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
@@ -152,7 +150,9 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
         folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
         return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
     if protocol == "retrieval":
-        return suite.parse_task(task, **options.columns, leave_broken=options.leave_broken)
+        names = ("image_root", "image_column", "caption_column")
+        captioned = {name: options.columns[name] for name in names}
+        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)

@@ -12,6 +12,7 @@ from openslip.config import Config, ViewConfig, ViewsConfig
 
 CAPTIONED = ("caption_column", "leave_broken")
 LABELLED = ("label_column",)
+OF_CLASSES = ("data.label_column", "data.templates", "data.class_names")
 IMAGES = ("image_root", "image_column")
 PICTURES = (*IMAGES, *CAPTIONED)
 
@@ -57,11 +58,22 @@ def which(given: Collection[str], model: Path) -> None:
 def train(given: Collection[str], config: Config) -> None:
     """Raise UsageError for an option among those `given` to `slip train` that has no effect with the other values."""
     from openslip import objectives
+    from openslip.data.sources.mixture import LABELS, split_mixture
+    from openslip.tools.split import share_of
 
     loss, written = objectives.parse(config.objective), f"The loss is {config.objective.loss!r}"
     if not loss.captioned:
-        names = ("model.text.", "model.embed_dim", "data.caption_column")
+        names = ("model.text.", "model.embed_dim", "data.caption_column", "data.templates")
         refuse_idle(given, *names, because=f"{written}, which reads no captions")
+    val = "" if share_of(config.data.val) else config.data.val
+    sources = (config.data.train, val, config.data.ssl)
+    terms = [name for spec in sources for _, name in split_mixture(spec)]
+    if not any(name.startswith(LABELS) for name in terms):
+        fix = f"Write --data.train {LABELS}FOLDER for pictures in folders of classes, or leave it out"
+        refuse_idle(given, *OF_CLASSES, because=f"No source is of labelled images, {LABELS}…", fix=fix)
+    elif all(name.startswith(LABELS) for name in terms if name):
+        because = "Captions of labelled images are made of the names of their classes"
+        refuse_idle(given, "data.caption_column", "data.leave_broken", because=because)
     if not any(view.scheduled for view in loss.views):
         names = ("objective.ssl_every", "objective.ssl_share")
         refuse_idle(given, *names, because=f"{written}, which has no self-supervision")

@@ -80,6 +80,7 @@ def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
         return given
     unsaid = DataConfig()
     names = ("train", "ssl", "val", "image_root", "image_column", "caption_column")
+    names = (*names, "label_column", "templates", "class_names")
     taken = {name: getattr(run, name) for name in names if getattr(given, name) == getattr(unsaid, name)}
     return replace(given, **taken)
 
@@ -125,4 +126,5 @@ def as_the_run_names_it(config: Config, folder: RunFolder) -> Iterator[None]:
 
 
 def _is_relative(spec: str) -> bool:
+    spec = spec.removeprefix("labels:")
     return not (os.path.isabs(spec) or re.match(r"[\w-]+:", spec) or os.path.exists(spec))

@@ -7,7 +7,7 @@ commands too, so that advice can be followed wherever it is met; these know the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -50,6 +50,8 @@ class ColumnOptions:
     """Column of a table that holds the image, or the ending of the images in tar shards; empty: guessed."""
     caption_column: Annotated[str, _also("caption-column")] = ""
     """Column of a table that holds the caption, or the ending or key of those in tar shards; empty: guessed."""
+    label_column: Annotated[str, _also("label-column")] = ""
+    """Column of a table that holds the class, or the ending or key of it in tar shards; empty: guessed."""
 
     leave_broken: Annotated[bool, _also("leave-broken")] = False
     """Leave out tar shards that cannot be read to their end, instead of refusing them; which they are is said."""
@@ -61,6 +63,7 @@ class ColumnOptions:
             "image_root": self.image_root,
             "image_column": self.image_column,
             "caption_column": self.caption_column,
+            "label_column": self.label_column,
         }
 
     def open_source(
@@ -71,9 +74,7 @@ class ColumnOptions:
 
         source = open_source(
             spec,
-            image_root=self.image_root,
-            image_column=self.image_column,
-            caption_column=self.caption_column,
+            **self.columns,  # type: ignore[bad-argument-type]
             captions_required=captions_required,
             leave_broken=self.leave_broken if leave_broken is None else leave_broken,
         )
@@ -90,6 +91,16 @@ class SourceOptions(ColumnOptions):
         tyro.conf.Positional,
         tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {SOURCES}. Several: 'A + B'."),
     ]
+
+    _: KW_ONLY
+    templates: Annotated[str, _also("templates")] = ""
+    """Labelled images: what captions are made of, a file of templates with {} for the class, or the name of a set."""
+    class_names: Annotated[str, _also("class-names")] = ""
+    """Labelled images: a JSON file with the names of the classes; empty: as they come."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return super().columns | {"templates": self.templates, "class_names": self.class_names}
 
     def open(self, *, notes: bool = True, leave_broken: bool | None = None) -> Source:
         """Open the source, and print what was guessed if `notes`; `leave_broken` as for `open_source`."""

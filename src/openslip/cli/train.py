@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from openslip.objectives import Loss
     from openslip.processes import Processes
 
-VAL = "retrieval:val"
-"""What retrieval on data.val is called in results."""
+VAL = "val"
+"""What data.val is called in results."""
 DESCRIPTION = """Train a recipe (`slip recipes` lists them) or a configuration file (`--config FILE`) on your pictures.
 Every value of the configuration is an option. `--resume --out RUN` continues a run, whose recipe and data it knows;
 with a recipe, it starts the run where there is none."""
@@ -155,16 +155,17 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
 
     from rich.console import Console
 
+    from openslip.data.sources.mixture import labelled_ones
     from openslip.evaluation import suite
-    from openslip.evaluation.retrieval import Retrieval
     from openslip.interop import read
     from openslip.processes import joined
     from openslip.progress import print_text
-    from openslip.training import start
+    from openslip.training import asked, start
     from openslip.training.precision import choose_device
     from openslip.training.saving.run import RunFolder
     from openslip.training.train import train
 
+    config = asked.with_positives(config, classes=bool(labelled_ones(config.data.train)))
     with joined(choose_device(config.training.device)) as processes:
         console = Console(stderr=True, quiet=not processes.first)
         share = _share(config)
@@ -176,7 +177,7 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
                 if folder.exists() and folder.begun():
                     folder.check_config(start.adopted_as_in_run(config, folder.config))
             with resuming.as_the_run_names_it(config, folder):
-                source, ssl, tasks = _open(config, first=processes.first)
+                source, ssl, val, tasks = _open(config, first=processes.first)
         init = None
         if config.init and not (resume and folder.begun()):
             with processes.first_goes_ahead():
@@ -184,7 +185,8 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
             config = start.adopted(config, init, typed)
         if share:
             source, held_out = _hold_out(config, source, share, processes)
-            tasks[0] = Retrieval(held_out, task=VAL)
+            val = _on_val(config, held_out)
+        tasks = [*val, *tasks]
         folder = train(
             config,
             source,
@@ -226,9 +228,9 @@ def _loss(config: Config) -> Loss:
     return objectives.parse(config.objective)
 
 
-def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator]]:
-    """Return what to train on, where the self-supervised views come from if not from there, and what to measure. Where
-    a share of the training data is held out for that, it is yet to be."""
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator], list[Evaluator]]:
+    """Return what to train on, where the self-supervised views come from if not from there, and what to measure: on
+    data.val, and besides. Where a share of the training data is held out for that, it is yet to be."""
     from openslip.data.sources import open_source
     from openslip.evaluation import suite
     from openslip.evaluation.retrieval import Retrieval
@@ -239,6 +241,9 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         image_root=data.image_root,
         image_column=data.image_column,
         caption_column=data.caption_column,
+        label_column=data.label_column,
+        templates=data.templates,
+        class_names=data.class_names,
         leave_broken=data.leave_broken,
     )
     train = source(data.train, captions_required=loss.captioned)
@@ -248,22 +253,40 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
             loss.captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
         ):  # columns as in training
             tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
-    if data.val:
-        shared = _share(config) is not None
-        val = train if shared else source(data.val, must_fit=False)
-        tasks.insert(0, Retrieval(val, task=VAL))
+    shared = bool(data.val) and _share(config) is not None
+    val = _on_val(config, train if shared else source(data.val, must_fit=False)) if data.val else []
     if first:
         # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
-        known = (
-            tasks[0].lines() if tasks and isinstance(tasks[0], Retrieval) and tasks[0].source is train else []
-        )
-        for line in suite.check(tasks, text=loss.shared_space, best=config.evaluation.best):
+        known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
+        for line in suite.check([*val, *tasks], text=loss.shared_space, best=config.evaluation.best):
             if line not in known:
                 print(printable(line), file=sys.stderr)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)
-    return train, ssl, tasks
+    return train, ssl, val, tasks
+
+
+def _on_val(config: Config, source: Source) -> list[Evaluator]:
+    """Return what is measured on a source by data.val: retrieval, and where captions only name classes, zero-shot."""
+    import numpy as np
+
+    from openslip.data.labelled import prompts
+    from openslip.data.sources.class_captions import as_labelled
+    from openslip.data.subset import Subset
+    from openslip.evaluation.retrieval import Retrieval
+    from openslip.evaluation.zeroshot import ZeroShot
+
+    if not source.captions_name_classes:
+        return [Retrieval(source, task=f"retrieval:{VAL}")]
+    named = [i for i in range(len(source)) if source.origin(i)[0].captions_name_classes]
+    templates = prompts.read_templates(config.data.templates) if config.data.templates else ()
+    tasks: list[Evaluator] = []
+    if named:
+        tasks.append(ZeroShot(VAL, templates, labelled=as_labelled(source, VAL)))
+    if len(named) < len(source):
+        tasks.append(Retrieval(Subset(source, np.array(named, np.int64)), task=f"retrieval:{VAL}"))
+    return tasks
 
 
 def _hold_out(config: Config, source: Source, share: float, processes: Processes) -> tuple[Source, Source]:

@@ -79,7 +79,8 @@ class SampleReader:
     ) -> None:
         self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
         self.kept, self.known = kept or Kept(), records
-        self.configs = {view.name: config.of(view.kind) for view in views}
+        self.configs = {view.name: config.of(view.kind, view.size) for view in views}
+        self.numbers = {view.name: view.like or view.name for view in views}
         self.scheduled = frozenset(view.name for view in views if view.scheduled)
         self.drawn = tuple(view.name for view in views if view.name not in self.kept.undrawn)
         self.repeats = not self.kept.views.isdisjoint(self.configs)
@@ -99,7 +100,8 @@ class SampleReader:
         """Return a view of record `index`, (3, S, S) uint8 of the view's own size, and its parameters (P,)."""
         config, (height, width) = self.configs[name], image.shape[:2]
         epoch = self.repeated(epoch) if name in self.kept.repeated else epoch
-        box, parameters = draw(config, height, width, self.stream(epoch, index, name))
+        # Of a view like another the same numbers make the same box, which does not depend on the size.
+        box, parameters = draw(config, height, width, self.stream(epoch, index, self.numbers[name]))
         return crop(image, box, config.size), parameters
 
     def stream(self, epoch: int, index: int, view: str) -> np.random.Generator:

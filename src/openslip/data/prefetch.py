@@ -90,7 +90,7 @@ def choose_prefetch(
 
 def sample_bytes(views: tuple[View, ...], config: ViewsConfig, share: float = 1.0) -> int:
     """Return the bytes of a sample's views, of which a share of the samples gets the scheduled ones."""
-    sizes = ((view, 3 * config.of(view.kind).size ** 2) for view in views)
+    sizes = ((view, 3 * config.of(view.kind, view.size).size ** 2) for view in views)
     return math.ceil(sum(size * (share if view.scheduled else 1) for view, size in sizes))
 
 

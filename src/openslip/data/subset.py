@@ -18,7 +18,7 @@ from openslip.errors import DataError
 class HeldOut:
     """What is held out of a source to measure on: `records` of `total`, in `groups`, where `share` was asked for.
 
-    digest: of which records these are. notes: what else there is to say.
+    digest: of which records these are. notes: what else there is to say. by: what ties records of a group together.
     """
 
     share: float
@@ -27,13 +27,14 @@ class HeldOut:
     total: int
     digest: str
     notes: tuple[str, ...] = ()
+    by: str = "captions or pictures"
 
     def summary(self) -> str:
         """Return it in words, a line for each note."""
         reached = _percent(self.records / self.total)
         head = (
             f"{_percent(self.share)} of train held out: {self.records:,} of {self.total:,} records ({reached}), "
-            f"{self.groups:,} groups (equal captions or pictures stay together)"
+            f"{self.groups:,} groups (equal {self.by} stay together)"
         )
         return "\n".join([head, *self.notes])
 
@@ -108,9 +109,15 @@ def _parts(source: Source, indices: np.ndarray) -> Iterator[Part]:
         share = max(1, round(part.share * len(here) / part.length))
         ends = part.ends
         if len(here) < part.length and part.block > 1:
-            blocks = here // part.block if ends is None else np.searchsorted(ends, here, side="right")
-            ends = np.append(np.flatnonzero(np.diff(blocks)) + 1, len(here))
+            ends = ends_of_blocks(
+                here // part.block if ends is None else np.searchsorted(ends, here, side="right")
+            )
         yield replace(part, length=len(here), share=share, ends=ends)
+
+
+def ends_of_blocks(blocks: np.ndarray) -> np.ndarray:
+    """Return where each block ends, of records that lie in these blocks, (N,) increasing (see `Part.ends`)."""
+    return np.append(np.flatnonzero(np.diff(blocks)) + 1, len(blocks))
 
 
 def _percent(share: float) -> str:

@@ -50,8 +50,16 @@ def _knn(dataset: str, options: dict[str, Any]) -> Evaluator:
 
 
 def _retrieval(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.data.sources.mixture import labelled_ones
     from openslip.evaluation.retrieval import Retrieval
 
+    if labelled_ones(dataset):
+        raise ConfigError(
+            "Retrieval cannot be measured where captions say the class and no more",
+            got=f"retrieval:{dataset}",
+            cause="Most pictures have the captions of many others",
+            fix=f"Measure zeroshot:{dataset.removeprefix('labels:')}",
+        )
     return Retrieval(dataset, **options)
 
 

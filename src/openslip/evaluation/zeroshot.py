@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openslip.data.labelled import LabelledSet, prompts
-from openslip.data.labelled.prompts import PromptSet
-from openslip.errors import ConfigError, EvaluationError, printable
+from openslip.data.labelled.prompts import PromptSet, check_templates
+from openslip.errors import EvaluationError
 from openslip.evaluation import Result
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
 from openslip.evaluation.metrics import classification
@@ -26,15 +26,24 @@ class ZeroShot(OnLabelled):
     """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
     or of all of a set without splits: nothing is trained, so no picture need be held out.
 
-    templates: sentences with `{}` where the class name goes; empty for those that suit the data set.
+    templates: sentences with `{}` where the class name goes; empty for those that suit the data set. labelled: an open
+    set, to be measured in place of one that is opened; `dataset` is what it is called.
     """
 
     dataset: str
     templates: Sequence[str] = ()
     batch_size: int = BATCH
     columns: Mapping[str, str] = field(default_factory=dict)
+    labelled: LabelledSet | None = None
     needs_text = True
     protocol = "zeroshot"
+
+    def open(self) -> LabelledSet:
+        return super().open() if self.labelled is None else self.labelled
+
+    @property
+    def name(self) -> str:
+        return super().name if self.labelled is None else f"{self.protocol}:{self.dataset}"
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
@@ -94,24 +103,6 @@ class ZeroShot(OnLabelled):
                 fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels, or by label: '
                 '{"1": "cat", …}.',
             )
-
-
-def check_templates(templates: Sequence[str]) -> None:
-    """Raise ConfigError for a template that is no text, holds `{}` other than once, or holds control characters."""
-    if isinstance(templates, str):
-        raise ConfigError(
-            "Templates are several texts, not one", got=templates, fix="Write ('a photo of a {}.',)"
-        )
-    for template in templates:
-        if not isinstance(template, str):
-            raise ConfigError("A prompt template is a text", got=template)
-        if printable(template) != template or "\n" in template:
-            raise ConfigError(
-                "A prompt template holds control characters",
-                got=template,
-                fix="Write it in one line of plain text.",
-            )
-        prompts.fill(template, "class")
 
 
 def _called(templates: Sequence[str]) -> str:

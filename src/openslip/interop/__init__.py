@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,20 +15,36 @@ from openslip.config import TextTowerConfig
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, did_you_mean
 from openslip.files import expand
-from openslip.interop import foreign, ours, reference, torch_files
+from openslip.interop import (
+    downloads,
+    foreign,
+    hub,
+    huggingface,
+    open_clip,
+    ours,
+    reference,
+    released,
+    timm,
+    torch_files,
+)
 from openslip.interop.filling import encoder_of
-from openslip.interop.others import is_safetensors
+from openslip.interop.others import is_safetensors, read_config, read_weights
 from openslip.models.weights import Pretrained
+from openslip.training.saving import metadata
 
 WHICH = ("latest", "best")
+READERS = {"timm": timm.read, "open_clip": open_clip.read, "hf": huggingface.read}
+"""What reads the model that follows a format and a colon."""
+CONFIGS = (open_clip.SETTINGS, "config.json")
+"""Files by which a folder with the model of another library is known."""
 
 
 def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> Encoder:
-    """Load a model, in evaluation mode; nothing that is read is executed, and nothing is fetched.
+    """Load a model, in evaluation mode; nothing that is read is executed.
 
     path: a run folder, one of its checkpoint folders, what `slip consolidate` wrote, or copies of these: a checkpoint's
     folder alone, `config.toml` beside `model.safetensors`, or `model.safetensors` alone. Also a released SLIP `.pt`
-    file, and weights with its names or ours that `torch.save` wrote.
+    file, and weights with its names or ours that `torch.save` wrote. And whatever else `read` takes.
 
     which: which checkpoint of a run folder, the latest or the one with the best score during training; where none has a
     score the latest is taken, which is said.
@@ -40,24 +58,37 @@ def load(path: str | Path, *, which: Literal["latest", "best"] = "latest") -> En
 
 
 def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretrained:
-    """Return configuration and weights of a model that somebody has trained: of all that `load` takes, which raises
-    the same errors. No model is built."""
+    """Return configuration and weights of a model that somebody has trained. No model is built.
+
+    spec: a path as `load` takes it; the name of a released SLIP model (`slip-vit-b16-yfcc15m-25ep`); or a format and
+    what it takes. `timm:NAME[.TAG]`, `open_clip:NAME/TAG` and `hf:owner/name` are fetched; `timm:NAME@FILE` and
+    `open_clip:NAME@FILE` name the architecture of weights in a file. A folder as these libraries write it needs no
+    format.
+
+    Nothing is fetched that is on this disk: released models are kept in the cache folder, those of the hub in the
+    hub's own. Raises the errors of `load`; CheckpointError also where something cannot be fetched.
+    """
     if which not in WHICH:
         raise ConfigError(
             "There is no such checkpoint to pick", got=which, fix=did_you_mean(str(which), WHICH)
         )
+    text = os.fspath(spec)
     path = expand(spec)
-    if os.path.isdir(path):
-        return ours.read_folder(path, which)
     if not os.path.exists(path):
-        raise CheckpointError(
-            "There is no such file or folder",
-            got=str(path),
-            fix="Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file",
-        )
+        kind, colon, rest = text.partition(":")
+        if kind in READERS and colon:
+            ours.check_alone(path, which)
+            return READERS[kind](rest, text)
+        if url := released.address(text):
+            ours.check_alone(path, which)
+            found = read(downloads.fetch(url))
+            return replace(found, origin=replace(found.origin, spec=text))
+        raise _nothing(text, path)
+    if os.path.isdir(path):
+        return _of_folder(path, which)
     ours.check_alone(path, which)
     if is_safetensors(path):
-        return ours.read_file(path)
+        return _of_safetensors(path)
     if path.name in ("config.toml", "state.json"):
         raise CheckpointError(
             "This file holds no weights", got=str(path), fix=f"Give the folder it lies in: {path.parent}"
@@ -65,13 +96,75 @@ def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretr
     return _of_torch(path)
 
 
+def _nothing(text: str, path: Path) -> CheckpointError:
+    """Return the error for a text that is neither a path nor a name of anything."""
+    kind = re.match(r"([A-Za-z][\w-]*):(?!//)", text)
+    if kind:
+        return CheckpointError(
+            f"There is no format {kind[1]!r}, and no file or folder of that name",
+            got=text,
+            fix=f"{did_you_mean(kind[1].replace('-', '_'), READERS)} Formats are written timm:NAME, "
+            "open_clip:NAME/TAG and hf:owner/name",
+        )
+    fix = "Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file"
+    if hub.is_name(text) and not path.parent.exists():
+        fix = f"For a model of the hub, write hf:{text}. {fix}"
+    return CheckpointError("There is no such file or folder", got=str(path), fix=fix)
+
+
+def _of_folder(folder: Path, which: str) -> Pretrained:
+    """Return the model of a folder: ours, else that of the library whose configuration it has."""
+    if not ours.is_ours_folder(folder):
+        if reader := _reader_for(folder):
+            ours.check_alone(folder, which)
+            return reader.read_folder(folder, str(folder))
+        if (folder / ours.WEIGHTS).is_file():
+            return _of_safetensors(folder / ours.WEIGHTS)
+    return ours.read_folder(folder, which)
+
+
+def _reader_for(folder: Path, configs: Collection[str] = CONFIGS) -> Any:
+    """Return the module that reads a folder of another library, by its configuration; None where it has none."""
+    if open_clip.SETTINGS in configs and (folder / open_clip.SETTINGS).is_file():
+        return open_clip
+    config = folder / "config.json"
+    if config.name in configs and config.is_file():
+        return timm if "architecture" in read_config(config) else huggingface
+    return None
+
+
+def _of_safetensors(path: Path) -> Pretrained:
+    """Return the model of a safetensors file: one of ours or the reference's, or of another library."""
+    entries, texts = metadata.read_header(path)
+    if metadata.KEY in texts or ours.is_ours(entries) or "DCP_SHARDING_INFO" in texts:
+        return ours.read_file(path)
+    if reference.is_reference(entries):
+        return reference.read(read_weights(path)[0], path)
+    return _of_others(path, entries)
+
+
+def _of_others(path: Path, entries: Collection[str]) -> Pretrained:
+    """Return the model of a file with others' names: what lies beside it says what it is of, or its own name does.
+
+    Raises CheckpointError, which says whose names they are.
+    """
+    kind = foreign.kind_of(entries)
+    if reader := _reader_for(path.parent, kind.configs):
+        return reader.read_folder(path.parent, str(path), weights=path)
+    if kind.configs == ("config.json",) and (card := timm.guessed(path)):
+        found = timm.read_file(path, card, str(path))
+        told = f"{path} is taken for timm's {card.architecture}, by its name; all its weights fit"
+        return replace(found, notes=(told, *found.notes))
+    raise foreign.unknown(path, entries)
+
+
 def _of_torch(path: Path) -> Pretrained:
-    """Return the model of weights that torch saved: with the reference's names, or with ours."""
+    """Return the model of weights that torch saved: with the reference's names, ours, or others'."""
     state = torch_files.plain_names(torch_files.read_checkpoint(path)["state_dict"])
     if reference.is_reference(state):
         return reference.read(state, path)
     if not ours.is_ours(state):
-        raise foreign.unknown(path, state)
+        return _of_others(path, state)
     if settings := ours.settings_beside(path.parent):
         notes: list[str] = []
         config = ours.read_settings(settings, str(settings), notes.append)
@@ -87,9 +180,9 @@ def _without_settings(path: Path, state: dict[str, Tensor]) -> Pretrained:
     try:
         found = reference.read({reference.to_reference(name): value for name, value in state.items()}, path)
     except CheckpointError:
-        raise ours.no_settings(path, state) from None
+        raise ours.no_settings(path) from None
     if found.has_text and found.config.model.text.width != TextTowerConfig().width:
-        raise ours.no_settings(path, state)
+        raise ours.no_settings(path)
     told = (
         f"{path} does not say how its pictures were normalised, nor how many attention heads it has: these are taken "
         "from the paper's recipes. A config.toml beside it would tell"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,12 +13,28 @@ from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, printable
 from openslip.models import Model
+from openslip.models.blank import fill
 from openslip.models.weights import Origin, Pretrained
 
-PARTS = frozenset({"image_tower", "text_tower", "image_projection", "text_projection", "logit_scale"})
+PARTS = frozenset({
+    "image_tower", "text_tower", "image_projection", "image_projection_bias", "text_projection", "text_projection_bias",
+    "logit_scale",
+})  # fmt: skip
 """The parts of a `Model`, by which its weights' names begin."""
 SHOWN = 5
 """Entries of a file that a message names; the others are counted."""
+
+
+@dataclass
+class Mapped:
+    """Weights under our names, with what they were called."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    theirs: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+    def put(self, ours: str, theirs: str, value: Tensor) -> None:
+        self.weights[ours], self.theirs[ours] = value, theirs
 
 
 def encoder_of(pretrained: Pretrained) -> Encoder:
@@ -29,21 +46,18 @@ def encoder_of(pretrained: Pretrained) -> Encoder:
         note(text)
     weights = of_model(pretrained.weights)
     model = described(pretrained.config, weights)
-    if pretrained.config.model.image.name == "vit":  # all that it computes with is among the weights
-        model = model.to_empty(device="cpu")
-    else:
-        model = _model(pretrained.config, weights)
-    model.load_state_dict(weights)
+    fill(model, weights)
     return Encoder(model.eval(), pretrained.config)
 
 
 def described(config: Config, names: Collection[str]) -> Model:
-    """Return the model of a configuration with those parts that weights of these names have, on no device.
+    """Return the model of a configuration with those parts that weights of these names have, without weights.
 
     Raises ConfigError and what torch raises, where the configuration makes no model.
     """
+    text = any(name.startswith("text_tower.") for name in names)
     with torch.device("meta"):
-        return _model(config, names)
+        return Model(config.model, config.views.size, text=text, shared="image_projection" in names)
 
 
 def pretrained_of(
@@ -115,11 +129,6 @@ def in_full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def note(text: str) -> None:
     """Tell the user what the model alone would hide."""
     logging.getLogger("openslip.interop").warning(printable(text))
-
-
-def _model(config: Config, names: Collection[str]) -> Model:
-    text = any(name.startswith("text_tower.") for name in names)
-    return Model(config.model, config.views.size, text=text, shared="image_projection" in names)
 
 
 def _left_out(pretrained: Pretrained) -> list[str]:

@@ -1,91 +1,84 @@
-"""Weights of other projects, which are not loaded yet: what they are, and what can be done with them today."""
+"""Weights of other projects, by the names of their entries: whose they are, and what is still refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from openslip.errors import CheckpointError
 
-OPEN_CLIP = (
-    "open_clip, which is installed with slip, loads it: "
-    "`open_clip.create_model_and_transforms(NAME, pretrained=FILE)` with the name of its architecture"
-)
-TRANSFORMERS = "transformers loads it: `AutoModel.from_pretrained(FOLDER)`"
-TOWER = (
-    "To train from such an image tower, name its architecture: `--init timm:NAME`; `timm.list_pretrained()` lists the "
-    "names"
-)
+
+@dataclass(frozen=True)
+class Kind:
+    """Whose weights entries of such names are.
+
+    what: for people. configs: files that say what model they are of, for which there is a reader. fix: what can be done
+    without them.
+    """
+
+    what: str
+    pattern: str
+    configs: tuple[str, ...] = ()
+    fix: str = ""
+
+
 KINDS = (
-    (r"(vision|text)_model\.", "a CLIP or SigLIP of Hugging Face's transformers", TRANSFORMERS),
-    (r"visual\.(trunk\.|conv1\.|class_embedding)", "a CLIP of OpenAI or open_clip", OPEN_CLIP),
-    (r"(text\.)?transformer\.resblocks\.", "a CLIP of OpenAI or open_clip", OPEN_CLIP),
-    (r".*lora_[AB]\.", "adapters (LoRA) for another model", ""),
-    (
-        r"(encoder_q|encoder_k|backbone|student|teacher)\.",
-        "an image encoder of a self-supervised method",
-        TOWER,
-    ),
-    (
-        r"(patch_embed\.|cls_token$|conv_stem\.|stem\.|stages\.|layer1\.0\.|features\.0\.)",
-        "an image model of timm or torchvision",
-        TOWER,
-    ),
-    (
-        r"(encoder|model|transformer|bert|distilbert)\.(layers?|embeddings|h|encoder)\.",
-        "a model of Hugging Face's transformers",
-        TRANSFORMERS,
-    ),
-)
-"""How entries of some project's weights begin, what these are, and what to do with them."""
+    Kind("adapters (LoRA) alone, and not the model that they are for", r".*lora_[AB]\.", fix="Merge them into their "
+         "model with peft (`merge_and_unload`), save that, and give its folder"),
+    Kind("a CLIP or SigLIP of Hugging Face's transformers", r"(model\.)?(vision|text)_model\.", ("config.json",),
+         "Copy its config.json beside the file, or give the folder that transformers wrote"),
+    Kind("a CLIP of OpenAI or open_clip", r"(text\.)?transformer\.resblocks\.|visual\.(trunk\.|conv1\.|class_emb)",
+         ("open_clip_config.json",), "Name its architecture: open_clip:NAME@{path}, such as open_clip:ViT-B-32@{path}. "
+         "`open_clip.list_models()` lists the names"),
+    Kind("an image encoder of a self-supervised method", r"(encoder_q|encoder_k|backbone|student|teacher)\.",
+         fix="Save its image tower alone, with timm's names, and name what it is of: timm:NAME@FILE"),
+    Kind("an image model of timm or torchvision",
+         r"(patch_embed\.|cls_token$|conv_stem\.|stem\.|stages\.|layer1\.0\.|features\.0\.)", ("config.json",),
+         "Name its architecture: timm:NAME@{path}, such as timm:resnet50@{path}. `timm.list_models()` lists the names"),
+    Kind("a model of Hugging Face's transformers", r"(encoder|model|transformer|bert|distilbert)\."
+         r"(layers?|embeddings|h|encoder)\.", (), "Give a model of images and texts: a CLIP or SigLIP"),
+    Kind("weights of another architecture or project", "", fix="Give a run, a file that `slip consolidate` wrote, a "
+         "released SLIP checkpoint, or a CLIP of open_clip or transformers"),
+)  # fmt: skip
+"""The first one whose pattern the name of an entry begins with tells whose weights they are."""
 
 
-FOLDERS = (
-    (
-        "open_clip_config.json",
-        "a model of open_clip",
-        "open_clip, which is installed with slip, loads it: "
-        "`open_clip.create_model_and_transforms('local-dir:FOLDER')`",
-    ),
-    (
-        "config.json",
-        "a model of Hugging Face's transformers, or of timm",
-        "Load it with the library that wrote it",
-    ),
-)
-"""The file by which a folder with some project's model is known, what the model is, and what to do with it."""
+def kind_of(names: Iterable[str]) -> Kind:
+    """Return whose weights entries of such names are."""
+    names = list(names)
+    return next(
+        kind for kind in KINDS if not kind.pattern or any(re.match(kind.pattern, name) for name in names)
+    )
 
 
 def unknown(path: Path, names: Iterable[str]) -> CheckpointError:
-    """Return the error for weights that are neither ours nor of the reference implementation."""
+    """Return the error for weights that are not ours, with nothing beside them that says what model they are of."""
     names = sorted(names)
-    for pattern, kind, advice in KINDS:
-        if any(re.match(pattern, name) for name in names):
-            return CheckpointError(
-                f"The file holds {kind}, which slip does not load yet",
-                got=str(path),
-                cause=f"It has entries such as {_some(names, pattern)}",
-                fix=advice,
-            )
+    kind = kind_of(names)
+    matching = [name for name in names if re.match(kind.pattern, name)] if kind.pattern else names
+    shown = f": {', '.join(matching[:3])}{', …' if len(names) > 3 else ''}" if names else ""
     return CheckpointError(
-        "The file holds weights of another architecture or project",
+        f"The file holds {kind.what}"
+        + (
+            f", and there is no {kind.configs[0]} beside it, which says of which architecture"
+            if kind.configs
+            else ""
+        ),
         got=str(path),
-        cause=f"It has {len(names)} entries" + (f": {', '.join(names[:4])}, …" if names else ""),
-        fix="Give a run, a file that `slip consolidate` wrote, or a released SLIP checkpoint",
+        cause=f"It has {len(names)} entries{shown}",
+        fix=kind.fix.replace("{path}", str(path)),
     )
 
 
 def folder_of_others(folder: Path) -> CheckpointError | None:
-    """Return the error for a folder that holds a model of another project, None where it does not look like one."""
-    for name, kind, advice in FOLDERS:
-        if (folder / name).is_file():
-            return CheckpointError(
-                f"The folder holds {kind}, which slip does not load yet",
-                got=str(folder),
-                cause=f"There is {name} in it, and no config.toml",
-                fix=advice,
-            )
+    """Return the error for a folder that holds a model of another project which is not read, None for any other."""
+    if (folder / "adapter_config.json").is_file():
+        return CheckpointError(
+            f"The folder holds {KINDS[0].what}", got=str(folder), cause="There is adapter_config.json in it",
+            fix=KINDS[0].fix,
+        )  # fmt: skip
     return None
 
 
@@ -95,12 +88,7 @@ def torchscript(path: Path) -> CheckpointError:
         f"The file {path} is a TorchScript archive, a program with its weights, and was not loaded: slip runs no code "
         "from files",
         cause="OpenAI's CLIP models (ViT-B-32.pt and others) are handed out so",
-        fix="To use OpenAI's CLIP, `open_clip.create_model_and_transforms('ViT-B-32-quickgelu', pretrained='openai')` "
-        "loads it, and open_clip is installed with slip. To train from its image tower, `--init "
-        "timm:vit_base_patch32_clip_quickgelu_224.openai`. Of another archive that you trust, "
-        "`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the weights alone",
+        fix="For OpenAI's CLIP, write open_clip:ViT-B-32-quickgelu/openai, which the hub has as safetensors. Of "
+        "another archive that you trust, `torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` saves the "
+        "weights alone; then write open_clip:NAME@weights.pt",
     )
-
-
-def _some(names: list[str], pattern: str) -> str:
-    return ", ".join([name for name in names if re.match(pattern, name)][:3])

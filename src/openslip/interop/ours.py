@@ -43,6 +43,21 @@ def is_ours(names: Mapping[str, object]) -> bool:
     return any(name.startswith("image_tower.") for name in names)
 
 
+def is_ours_folder(folder: Path) -> bool:
+    """Say whether a folder is a run, a checkpoint or a copy of one, by the files in it."""
+    if any((folder / name).exists() for name in (SETTINGS, "state.json", "checkpoints")) or _checkpoints(
+        folder
+    ):
+        return True
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        return (
+            any(folder.glob("model-*-of-*.safetensors")) and not (folder / f"{WEIGHTS}.index.json").exists()
+        )
+    entries, texts = metadata.read_header(weights)
+    return metadata.KEY in texts or is_ours(entries)
+
+
 def read_folder(folder: Path, which: str) -> Pretrained:
     """Return the model of a run folder, of a checkpoint's folder, or of a folder that copies of their files lie in.
 
@@ -62,7 +77,7 @@ def read_file(path: Path) -> Pretrained:
 
     Raises CheckpointError.
     """
-    entries, texts = metadata.read_header(path)
+    _, texts = metadata.read_header(path)
     if "DCP_SHARDING_INFO" in texts:
         raise CheckpointError(
             "This file is one part of several, which the processes of a run wrote",
@@ -75,7 +90,7 @@ def read_file(path: Path) -> Pretrained:
     elif settings := settings_beside(path.parent):
         config = read_settings(settings, str(settings), notes.append)
     else:
-        raise no_settings(path, entries)
+        raise no_settings(path)
     if path.name == WEIGHTS and (path.parent / "state.json").is_file():
         checkpoint.verify(path.parent, WEIGHTS)
     return pretrained_of(config, read_tensors(path), path, notes=notes)
@@ -91,12 +106,8 @@ def check_alone(path: Path, which: str) -> None:
         )
 
 
-def no_settings(path: Path, entries: Mapping[str, object]) -> CheckpointError:
-    """Return the error for weights with our names, or others, that come without a configuration."""
-    from openslip.interop.foreign import unknown
-
-    if not is_ours(entries):
-        return unknown(path, entries)
+def no_settings(path: Path) -> CheckpointError:
+    """Return the error for weights with our names that come without a configuration."""
     return CheckpointError(
         f"The file {SETTINGS} is missing: the weights do not say what model they are of",
         got=str(path),
@@ -173,7 +184,7 @@ def _read(folder: Path, given: Path, notes: list[str]) -> Pretrained:
     if (folder / "state.json").exists():
         checkpoint.verify(folder, "model")
     first, *others = files_of(folder / WEIGHTS)
-    entries, texts = metadata.read_header(first)
+    _, texts = metadata.read_header(first)
     stated = texts.get(metadata.KEY)
     settings = settings_beside(folder)
     if settings:
@@ -182,7 +193,7 @@ def _read(folder: Path, given: Path, notes: list[str]) -> Pretrained:
     elif stated is not None:
         config = read_settings(stated, str(first), notes.append)
     else:
-        raise no_settings(first, entries)
+        raise no_settings(first)
     files = [first, *others, *([settings] if settings else [])]
     tensors = read_tensors(folder / WEIGHTS)
     form = "a run" if settings else "openslip"

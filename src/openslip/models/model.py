@@ -26,6 +26,8 @@ Mask = tuple[Tensor, Tensor]
 class Model(nn.Module):
     """An image tower, and as far as they are asked for: text tower, projections, logit scale.
 
+    Where the configuration says `unprojected`, the feature of an image is its embedding, and there is no projection.
+
     `features` gives what the towers make of a batch. They run on parts of a batch where memory is short, so `project`
     comes after them: what is computed from features sees all of the batch. Views of one size and one share of dropped
     tokens go through the image tower as one tensor.
@@ -50,10 +52,22 @@ class Model(nn.Module):
         self.image_tower = build_image_tower(config.image, size, kinds.values())
         self.drop_tokens = {name: kind.drop_tokens for name, kind in kinds.items()}
         self.text_tower = TextTower(config.text) if text else None
-        self.image_projection = _projection(self.image_tower.width, config.embed_dim) if shared else None
-        self.text_projection = self.logit_scale = None
+        self.unprojected = config.image.unprojected
+        if self.unprojected and (shared or text) and self.image_tower.width != config.embed_dim:
+            raise ConfigError(
+                "The image tower's feature is to be the embedding, and has another dimension than texts' embeddings",
+                got=f"feature {self.image_tower.width}, model.embed_dim {config.embed_dim}",
+                fix=f"Set model.embed_dim to {self.image_tower.width}, or model.image.unprojected to false.",
+            )
+        projected = shared and not self.unprojected
+        self.image_projection = _projection(self.image_tower.width, config.embed_dim) if projected else None
+        biased = projected and config.image.projection_bias
+        self.image_projection_bias = nn.Parameter(torch.zeros(config.embed_dim)) if biased else None
+        self.text_projection = self.text_projection_bias = self.logit_scale = None
         if self.text_tower is not None:
             self.text_projection = _projection(self.text_tower.width, config.embed_dim)
+            if config.text.projection_bias:
+                self.text_projection_bias = nn.Parameter(torch.zeros(config.embed_dim))
             self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
 
     @property
@@ -70,7 +84,10 @@ class Model(nn.Module):
         part.image_tower, part.drop_tokens = self.image_tower, {}
         part.text_tower = self.text_tower if text else None
         part.image_projection = self.image_projection if False in embedding else None
+        part.image_projection_bias = self.image_projection_bias if False in embedding else None
+        part.unprojected = self.unprojected
         part.text_projection = self.text_projection if True in embedding else None
+        part.text_projection_bias = self.text_projection_bias if True in embedding else None
         part.logit_scale = None
         return part
 
@@ -148,8 +165,8 @@ class Model(nn.Module):
         for need in needs:
             source = replace(need, out="feature")
             if need.out == "embedding" and source in features:
-                matrix = self.text_projection if need.view == TEXT else self.image_projection
-                found[need] = features[source] @ _need(matrix)
+                embed = self._embed_text if need.view == TEXT else self._embed_image
+                found[need] = embed(features[source])
             elif need.out == "logit_scale":
                 found[need] = _need(self.logit_scale).exp()
         return found
@@ -161,11 +178,21 @@ class Model(nn.Module):
     def encode_image(self, images: Tensor) -> Tensor:
         """Map images to the space shared with text (N, embed_dim); without one, to the tower's features."""
         features = self.image_tower(images)
-        return features if self.image_projection is None else features @ self.image_projection
+        return features if self.image_projection is None else self._embed_image(features)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, L) to the space shared with images (N, embed_dim)."""
-        return _need(self.text_tower)(tokens) @ _need(self.text_projection)
+        return self._embed_text(_need(self.text_tower)(tokens))
+
+    def _embed_image(self, features: Tensor) -> Tensor:
+        if self.unprojected:
+            return features
+        embeddings = features @ _need(self.image_projection)
+        return embeddings if self.image_projection_bias is None else embeddings + self.image_projection_bias
+
+    def _embed_text(self, features: Tensor) -> Tensor:
+        embeddings = features @ _need(self.text_projection)
+        return embeddings if self.text_projection_bias is None else embeddings + self.text_projection_bias
 
 
 def build(
@@ -180,6 +207,7 @@ def build(
     Weights are initialised as in the reference implementation, from torch's global generator. views, logit_scale: see
     `Model`. Raises ConfigError on a model that cannot be made.
     """
+    needs = [need for need in needs if need.by != "fixed"]  # what another model gives
     return Model(
         config,
         size,

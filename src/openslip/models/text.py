@@ -1,26 +1,35 @@
-"""The text tower: CLIP's causal transformer, computed only as far as its one used output needs."""
+"""The text tower: CLIP's transformer and its variants, computed only as far as the one used output needs."""
 
 from __future__ import annotations
 
 import torch
+from timm.layers.activations import GELUTanh, QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openslip.config import TextTowerConfig
+from openslip.config import Activation, TextTowerConfig
 from openslip.errors import ConfigError
 
 VOCABULARY = 49_408
 END_OF_TEXT = 49_407
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "quick_gelu": QuickGELU,
+    "gelu_tanh": GELUTanh,
+}
 
 # Shapes: N captions, L tokens, D width, H heads, K width of a head.
 
 
 class TextTower(nn.Module):
-    """Captions to one feature each: the output at the end-of-text token, after the final norm, not projected.
+    """Captions to one feature each: the output at one token, after the final norm, not projected.
 
-    Radford et al. 2021, section 2.4: pre-norm blocks, causal attention, QuickGELU. `width` is the feature's
-    dimension. Under the causal mask no token sees a later one, so two savings are exact: columns after the
-    last end-of-text are left out, and the last block computes the end-of-text token alone.
+    Radford et al. 2021, section 2.4: pre-norm blocks, causal attention, QuickGELU, the feature at the end-of-text
+    token, which is the last one of the vocabulary. `width` is the feature's dimension. The last block computes that
+    token alone. Under the causal mask no token sees a later one, so columns after the last end-of-text are left out.
+
+    Where attention is bidirectional, or the feature is that of the last token (Zhai et al. 2023, SigLIP), a feature
+    depends on the padding: the tower is `padded`, and takes rows of `context` tokens alone.
     """
 
     def __init__(self, config: TextTowerConfig) -> None:
@@ -33,11 +42,14 @@ class TextTower(nn.Module):
             )
         self.width = config.width
         self.context = config.context
-        self.token_embedding = nn.Embedding(VOCABULARY, config.width)
+        self.pool = config.pool
+        self.padded = config.bidirectional or config.pool == "last"
+        self.end = config.vocabulary - 1
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context, config.width))
-        blocks = [TextBlock(config.width, config.heads) for _ in range(config.depth)]
+        blocks = [TextBlock(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self._initialise(blocks)
 
     def _initialise(self, blocks: list[TextBlock]) -> None:
@@ -54,20 +66,28 @@ class TextTower(nn.Module):
             nn.init.zeros_(block.proj.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids (N, L), L up to `context`, zero-padded, to features (N, width)."""
-        if tokens.shape[1] > self.context:
+        """Map token ids (N, L), L up to `context` (if `padded`, equal to it), to features (N, width)."""
+        length = tokens.shape[1]
+        if length > self.context or (self.padded and length < self.context):
+            differ = "more" if length > self.context else "fewer"
             raise ConfigError(
-                "The captions have more tokens than the text tower's context",
-                got=f"{tokens.shape[1]} tokens, context {self.context}",
+                f"The captions have {differ} tokens than the text tower's context",
+                got=f"{length} tokens, context {self.context}",
                 fix="Tokenise them with the model's own tokenizer.",
             )
-        end = end_of_text(tokens)
-        tokens = cut(tokens, end)
+        tokens, position = self.used(tokens)
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return self.norm(last(x, end))
+        return self.norm(last(x, position))
+
+    def used(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those columns of token ids (N, L) that features depend on, and the features' positions (N,)."""
+        if self.pool == "last":
+            return tokens, torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        position = end_of_text(tokens, self.end)
+        return (tokens if self.padded else cut(tokens, position)), position
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Return which names belong to the embeddings and to each block (timm's protocol for layers)."""
@@ -75,17 +95,20 @@ class TextTower(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """One pre-norm transformer block with causal attention and QuickGELU."""
+    """One pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(width)
+        width, hidden, eps = config.width, config.mlp or 4 * config.width, config.norm_eps
+        self.heads = config.heads
+        self.causal = not config.bidirectional
+        self.norm1 = nn.LayerNorm(width, eps=eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = ACTIVATIONS[config.activation]()
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, end: Tensor | None = None) -> Tensor:
         """Map (N, L, D) to (N, L, D), or to the outputs (N, D) at one position `end` (N,) of each row."""
@@ -99,32 +122,35 @@ class TextBlock(nn.Module):
     def _attend(self, x_NLD: Tensor) -> Tensor:
         n, length, width = x_NLD.shape
         qkv = self.qkv(x_NLD).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y_NHLK = F.scaled_dot_product_attention(*qkv.unbind(0), is_causal=True)
+        y_NHLK = F.scaled_dot_product_attention(*qkv.unbind(0), is_causal=self.causal)
         return self.proj(y_NHLK.transpose(1, 2).reshape(n, length, width))
 
     def _attend_one(self, x_NLD: Tensor, rows: Tensor, end: Tensor) -> Tensor:
-        """Causal attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
+        """Attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
         n, length, width = x_NLD.shape
         weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
         bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
         q_NH1K = F.linear(x_NLD[rows, end], weight_q, bias_q).view(n, self.heads, 1, -1)
         kv = F.linear(x_NLD, weight_kv, bias_kv).view(n, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        seen = torch.arange(length, device=x_NLD.device) <= end[:, None]
-        y_NH1K = F.scaled_dot_product_attention(q_NH1K, *kv.unbind(0), attn_mask=seen[:, None, None])
+        seen = (
+            (torch.arange(length, device=x_NLD.device) <= end[:, None])[:, None, None]
+            if self.causal
+            else None
+        )
+        y_NH1K = F.scaled_dot_product_attention(q_NH1K, *kv.unbind(0), attn_mask=seen)
         return self.proj(y_NH1K.reshape(n, width))
 
     def _mlp(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))
+        return self.fc2(self.act(self.fc1(x)))
 
 
-def end_of_text(tokens: Tensor) -> Tensor:
-    """Return the position (N,) of each row's last end-of-text token.
+def end_of_text(tokens: Tensor, end: int = END_OF_TEXT) -> Tensor:
+    """Return the position (N,) of each row's last end-of-text token, whose id is `end`.
 
     A row without one (cut off by the reference implementation's truncation) gives the position of its largest
     id, as the reference did.
     """
-    is_end = tokens == END_OF_TEXT
+    is_end = tokens == end
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     last = (is_end * positions).amax(1)
     return torch.where(is_end.any(1), last, tokens.argmax(1))

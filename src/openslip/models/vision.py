@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection
 from functools import partial
@@ -18,7 +19,12 @@ from torch.nn import functional as F
 
 from openslip.config import ImageTowerConfig, ViewConfig
 from openslip.errors import ConfigError, did_you_mean
+from openslip.models.blank import forget_weights, on_meta, without_initialising
 from openslip.models.dropping import leave_out_tokens, replace_drop_path
+from openslip.models.text import ACTIVATIONS
+
+POOLS = {"token": "token", "mean": "avg", "attention": "map"}
+"""timm's name of what the feature of a vision transformer is, by ours."""
 
 # Shapes: N images, T tokens (class token first), D width, H heads, K width of a head.
 
@@ -178,10 +184,12 @@ class ClassTokenBlock(Block):
 def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[ViewConfig] = ()) -> ImageTower:
     """Build the image tower for images of `size` pixels a side.
 
-    `vit` is the reference's vision transformer (class token, learned positions, pre-norm, GELU) in the size
-    that the configuration gives; any other name is a timm model as timm defines it.
+    `vit` is timm's vision transformer (learned positions, pre-norm blocks) as the configuration describes it; by
+    default the reference's, with a class token and GELU. Any other name is a timm model as timm defines it.
     views: what it is to be trained on, if not on images of that size with all their tokens; sizes filled in. Position
     embeddings are resampled for other sizes (bicubic, antialiased), convolutions take them as they are.
+
+    Under `torch.device("meta")` parameters take no memory, and `blank.fill` gives the tower its weights.
 
     Raises ConfigError on an unknown name, or a combination of values that makes no model.
     """
@@ -202,11 +210,16 @@ def build_image_tower(config: ImageTowerConfig, size: int, views: Collection[Vie
 
 def _try_sizes(tower: ImageTower, sizes: Collection[int], name: str) -> None:
     """Raise ConfigError when the tower does not take images of these sizes."""
+    if not sizes:
+        return
+    tried = copy.deepcopy(tower).to("meta") if on_meta() else tower
     for side in sizes:
         try:
             with torch.no_grad():
-                tower.eval()(torch.zeros(1, 3, side, side))
+                tried.eval()(torch.zeros(1, 3, side, side))
         except (AssertionError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            if isinstance(error, NotImplementedError) and on_meta():
+                continue  # the tower looks at values, and has none yet
             raise ConfigError(
                 f"The image tower '{name}' does not take views of {side} pixels beside those of views.size",
                 cause=f"timm says: {str(error) or type(error).__name__}",
@@ -222,6 +235,12 @@ def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> Vision
             got=f"width {config.width}, depth {config.depth}, heads {config.heads}",
             fix="Change model.image.width, model.image.depth or model.image.heads.",
         )
+    if config.pool == "token" and not config.class_tokens:
+        raise ConfigError(
+            "The image tower's feature is to be its class token, and there is none",
+            got="model.image.pool token, model.image.class_tokens 0",
+            fix="Set model.image.class_tokens to 1, or model.image.pool to mean or attention.",
+        )
     for side in (size, *others):
         if config.patch < 1 or side < config.patch or side % config.patch:
             raise ConfigError(
@@ -235,13 +254,20 @@ def _vit(config: ImageTowerConfig, size: int, others: Collection[int]) -> Vision
         embed_dim=config.width,
         depth=config.depth,
         num_heads=config.heads,
+        # timm rounds width times ratio down, which half a unit more keeps from going wrong.
+        mlp_ratio=(config.mlp + 0.5) / config.width if config.mlp else 4.0,
         num_classes=0,
+        global_pool=cast(Any, POOLS[config.pool]),
+        class_token=bool(config.class_tokens),
+        pre_norm=config.pre_norm,
         drop_path_rate=config.drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        norm_layer=partial(nn.LayerNorm, eps=config.norm_eps),
+        act_layer=ACTIVATIONS[config.activation],
         dynamic_img_size=bool(others),
     )
-    # The reference's timm (0.5) drew the class token like the positions; timm of today starts it near zero.
-    trunc_normal_(cast(Tensor, vit.cls_token), std=0.02)
+    if vit.cls_token is not None:
+        # The reference's timm (0.5) drew the class token like the positions; timm of today starts it near zero.
+        trunc_normal_(vit.cls_token, std=0.02)
     return vit
 
 
@@ -260,7 +286,12 @@ def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) ->
         while True:
             sized = attempts.pop(0)
             try:
-                return timm.create_model(config.name, **sized, **options)
+                if not on_meta():
+                    return timm.create_model(config.name, **sized, **options)
+                with without_initialising():
+                    trunk = timm.create_model(config.name, **sized, **options)
+                forget_weights(trunk)
+                return trunk
             except TypeError as error:
                 if "img_size" not in str(error) or not attempts:
                     raise

@@ -76,15 +76,15 @@ class Clip(Objective):
         # The batch's pairs are spread over the processes by rank.
         first = rank() * len(image)
         match = torch.arange(first, first + len(image), device=image.device)
-        alike = {"groups": groups_of(embeddings["labels"])} if self.config.positives == "labels" else {}
+        groups = groups_of(embeddings["labels"]) if self.config.positives == "labels" else None
         if self.config.gradient == "reference" and world() > 1:
-            by_image = contrast(image, gather_rows(text).detach(), scale, match, block=block, **alike)
-            by_text = contrast(text, gather_rows(image).detach(), scale, match, block=block, **alike)
+            by_image = contrast(image, gather_rows(text).detach(), scale, match, block=block, groups=groups)
+            by_text = contrast(text, gather_rows(image).detach(), scale, match, block=block, groups=groups)
             loss = (
                 (by_image.rows - by_image.positives).mean() + (by_text.rows - by_text.positives).mean()
             ) / 2
             return _values(loss, by_image.hits)
-        logits = contrast(image, gather_rows(text), scale, match, columns=True, block=block, **alike)
+        logits = contrast(image, gather_rows(text), scale, match, columns=True, block=block, groups=groups)
         # Every process has reduced each text's logits over its own images. Row n's positive is column n's as well; of
         # groups the means over rows and over columns add up to the same, as both are as long as the group.
         columns = cast(Tensor, logits.columns)  # asked for above

@@ -91,7 +91,8 @@ class Loss:
     @property
     def shared_space(self) -> bool:
         """Whether images and texts are trained into one space, as retrieval and zero-shot classification take it."""
-        return {need.view == TEXT for need in self.needs if need.out == "embedding"} == {True, False}
+        own = [need for need in self.needs if need.out == "embedding" and need.by != "fixed"]
+        return {need.view == TEXT for need in own} == {True, False}
 
     @property
     def curves(self) -> tuple[Curve, ...]:
@@ -115,9 +116,14 @@ class Loss:
         """The options of every term, complete: what `ObjectiveConfig.options` holds of a run."""
         return {term.kind.name: toml.to_dict(term.config) for term in self.terms}
 
-    def build(self, dims: Dims) -> Sum:
-        """Return the modules, freshly initialised from torch's global generator."""
-        return Sum(self, {term.kind.name: term.kind(term.config, dims) for term in self.terms})
+    def build(self, dims: Dims, fixed: Mapping[str, Dims] | None = None) -> Sum:
+        """Return the modules, freshly initialised from torch's global generator.
+
+        fixed: of each term that learns from a fixed model, that model's sizes.
+        """
+        own = {name: dataclasses.replace(dims, fixed=sizes) for name, sizes in (fixed or {}).items()}
+        kinds = {term.kind.name: term for term in self.terms}
+        return Sum(self, {name: term.kind(term.config, own.get(name, dims)) for name, term in kinds.items()})
 
 
 class Sum(nn.ModuleDict):

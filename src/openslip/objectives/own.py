@@ -455,6 +455,13 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             )
         if need.by == "teacher" and (need.out in ("ids", "logit_scale") or need.masked):
             raise refuse("A teacher gives features of whole views and of captions alone", need)
+        if need.by == "fixed" and (need.out in ("ids", "logit_scale") or need.masked):
+            raise refuse("A fixed model gives features of whole views and of captions alone", need)
+    if (
+        any(need.by == "fixed" for need in needs)
+        and kind.fixed_model.__func__ is Objective.fixed_model.__func__
+    ):
+        raise refuse("It needs a fixed model, and has no class method `fixed_model` that names it")
     if any(need.masked for need in needs) and kind.masked is Objective.masked:
         raise refuse("It needs a masked view, and has no method `masked`")
     averaged = kind.teacher_heads or any(need.by == "teacher" for need in needs)

@@ -51,7 +51,7 @@ class KnownLoss:
             terms,
             whole,
             tuple(dict.fromkeys(view for part in parts for view in part.views)),
-            tuple(dict.fromkeys(need for part in parts for need in part.needs)),
+            tuple(dict.fromkeys(need for part in parts for need in part.needs if need.by != "fixed")),
             tuple(curve for part in parts for curve in part.curves),
             {name: options for part in parts for name, options in part.options.items()},
         )

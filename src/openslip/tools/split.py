@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from openslip.config import DataConfig
 from openslip.data.data import Data
 from openslip.data.record import Source, as_source
-from openslip.data.sources.mixture import split_mixture
+from openslip.data.sources.mixture import LABELS, split_mixture
 from openslip.data.storage.paths import find_paths
 from openslip.data.storage.reading import cache_folder, cache_name
 from openslip.data.storage.retry import is_url
@@ -32,6 +32,7 @@ from openslip.processes import Processes
 from openslip.tools.check import check
 from openslip.tools.check.facts import FINE
 from openslip.tools.check.groups import COMMON, NONE, Groups, group, most_in_common
+from openslip.tools.check.summary import names_classes
 
 VERSION = 1
 """Of what is cached: counts up when the rules change by which records belong together."""
@@ -110,18 +111,25 @@ def split(
         )
         with ranks.together():
             if summary is not None:
-                found = _look(summary.records, summary.captions)
+                found = _look(summary.records, summary.captions, summary.of_class)
                 if summary.unusable_share <= DataConfig.max_skipped:  # else the network may have been down
                     _keep(path, found)
     with ranks.together():
         told = _to_bytes(*_choose(found, share, source.name)) if found is not None else b""
     held, about = _from_bytes(ranks.bytes_from_first(told), len(source))
+    of_class = names_classes(source, np.arange(len(source)))
+    if len(of_class) and of_class.all():
+        about = replace(about, by="pictures")
     return Subset(source, np.flatnonzero(held), about), Subset(source, np.flatnonzero(~held), about)
 
 
-def _look(records: np.ndarray, captions: np.ndarray) -> _Found:
-    groups = group(records, captions)
+def _look(records: np.ndarray, captions: np.ndarray, of_class: np.ndarray) -> _Found:
     usable = (records["state"] == FINE) & (records["captions"] > 0)
+    if of_class.any():  # their captions are equal by the hundred, and tie none together
+        captions = captions[np.repeat(~of_class, records["captions"])]
+        records = records.copy()
+        records["captions"][of_class] = 0
+    groups = group(records, captions)
     return _Found(groups.keys, usable, tuple(_notes(groups)))
 
 
@@ -208,7 +216,7 @@ def _stamps(spec: str) -> str:
     """Return a digest of names, sizes and times of the files on this machine that a spec stands for."""
     found = hashlib.blake2b(digest_size=16)
     for _, term in split_mixture(spec) if spec and not os.path.exists(spec) else [(1, spec)]:
-        term = term.removeprefix("hf:")
+        term = term.removeprefix("hf:").removeprefix(LABELS)
         if not term or term.startswith("hf-stream:") or (is_url(term) and not term.startswith("file://")):
             continue
         try:

@@ -15,7 +15,8 @@ from openslip.config import Config
 from openslip.data.data import Data
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, EvaluationError
-from openslip.objectives import own
+from openslip.needs import LABELS
+from openslip.objectives import Loss, own, parse
 
 
 def leave_if_imported() -> None:
@@ -114,6 +115,9 @@ def _source_of(source: Any, config: Config, *, captioned: bool, ssl: bool = Fals
             image_root=data.image_root,
             image_column=data.image_column,
             caption_column="" if ssl else data.caption_column,
+            label_column=data.label_column,
+            templates=data.templates,
+            class_names=data.class_names,
             captions_required=captioned,
             must_fit=not ssl,
             leave_broken=data.leave_broken,
@@ -129,6 +133,29 @@ def _source_of(source: Any, config: Config, *, captioned: bool, ssl: bool = Fals
             "`name` and a length, and gives an openslip.data.record.Record for each index",
         )
     return as_source(source), ""
+
+
+def with_positives(config: Config, *, classes: bool) -> Config:
+    """Return the configuration whose objectives take pairs of one class for positives where nothing is said of that.
+
+    classes: whether captions say no more than the class. An objective has a say by its option `positives`.
+    """
+    options = {name: dict(own) for name, own in config.objective.options.items()}
+    for term in parse(config.objective).terms if classes else ():
+        said = options.get(term.kind.name, {})
+        if getattr(term.config, "positives", "") == "pairs" and "positives" not in said:
+            options[term.kind.name] = said | {"positives": "labels"}
+    return replace(config, objective=replace(config.objective, options=options))
+
+
+def check_labels(loss: Loss, data: Data) -> None:
+    """Raise ConfigError where an objective needs classes, and the data have none."""
+    if loss.labelled and not data.train.class_names:
+        terms = [term.kind.name for term in loss.terms if LABELS in term.kind.needs_for(term.config)]
+        raise ConfigError(
+            f"The objective {terms[0]} needs the classes of records, and {data.train.name} has none",
+            fix=f"Leave --objective.{terms[0]}.positives out, or name labelled images, --data.train labels:FOLDER",
+        )
 
 
 def out_of(out: object, config: Config) -> Path:

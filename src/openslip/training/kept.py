@@ -93,7 +93,8 @@ class Keeping:
         size = f"{self.size(data) / 2**30:.3g} GiB in {run / FOLDER}, computed once before the first step"
         if self.kept.repeated:
             often = f"after {self.epochs:,} epochs" if self.epochs > 1 else "in every epoch"
-            size += f"; {', '.join(sorted(self.kept.repeated))} repeat {often}"
+            names = sorted(self.kept.repeated)
+            size += f"; {', '.join(names)} repeat{'s' * (len(names) == 1)} {often}"
         return "\n".join([*lines, size, *self.computed])
 
 

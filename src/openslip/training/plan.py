@@ -175,9 +175,9 @@ def _check_same_rows(loss: Loss, option: str) -> None:
 def state_bytes(plan: Plan, student: Student) -> int:
     """Return the bytes of weights, their gradients and AdamW's two moments, of one process and where the model is.
 
-    What is frozen and teachers have weights alone. Weights that fsdp spreads over processes count as this one's share,
-    and not at all where they are kept in the CPU's memory. What a step takes besides is measured, by
-    `openslip.training.watching.speed.Speed`.
+    What is frozen and teachers have weights alone, and so has a fixed model. Weights that fsdp spreads over processes
+    count as this one's share, and not at all where they are kept in the CPU's memory. What a step takes besides is
+    measured, by `openslip.training.watching.speed.Speed`.
     """
     spread_out = plan.config.training.parallel == "fsdp"
     matrices = {p for tower in student.model.towers for p in tower.parameters() if p.ndim > 1 and spread_out}
@@ -188,7 +188,8 @@ def state_bytes(plan: Plan, student: Student) -> int:
         return _bytes(parameters - matrices) + spread
 
     learning = held(p for p in student.parameters() if p.requires_grad)
-    return 4 * learning + held(p for p in student.parameters() if not p.requires_grad)
+    still = held(p for p in student.parameters() if not p.requires_grad)
+    return 4 * learning + still + student.fixed.bytes
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

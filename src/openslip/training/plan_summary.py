@@ -11,6 +11,7 @@ from torch import Tensor
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
+from openslip.data.sources.mixture import labelled_ones
 from openslip.training.budget import duration
 from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
@@ -53,9 +54,11 @@ def describe(
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
         **({"starts from": "\n".join(started.lines(config))} if started else {}),
+        **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
+        **_positives(plan, data),
         "validation": _validation(plan, data, evaluated),
-        "views": _views(plan),
+        "views": _views(plan, student),
         **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
         "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
@@ -64,7 +67,7 @@ def describe(
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
         "the most that a step takes is printed after the second one"
-        + _ready(plan, keeps, data.longest_block),
+        + _ready(plan, student, keeps, data.longest_block),
         "written to": str(run),
     }
     useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
@@ -115,6 +118,16 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
 
 
+def _learns_from(student: Student) -> dict[str, str]:
+    """Return the fixed models that terms learn from, if there are any."""
+    of = student.fixed.of
+    several = {spec: [name for name in of if of[name] == spec] for spec in student.fixed.models}
+    lines = [
+        f"{', '.join(names)} from {student.fixed.models[spec].described()}" for spec, names in several.items()
+    ]
+    return {"learns": "\n".join(lines)} if lines else {}
+
+
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in parameters)
 
@@ -127,13 +140,14 @@ def _processes(plan: Plan) -> str:
     return f"{plan.processes} processes ({kind}, {plan.config.training.batch // plan.processes} of a batch each), "
 
 
-def _views(plan: Plan) -> str:
+def _views(plan: Plan, student: Student) -> str:
     """Return the views with their size, what is left out of them, and how often they are drawn."""
     lines: dict[str, list[str]] = {}
-    for drawn in plan.loss.views:
-        view, often = plan.config.views.of(drawn.kind), plan.schedule
+    for drawn in student.views:
+        view, often = plan.config.views.of(drawn.kind, drawn.size), plan.schedule
         text = f"at {view.size} px"
-        text += f", {view.drop_tokens:.0%} of the tokens dropped" if view.drop_tokens else ""
+        dropped = view.drop_tokens and drawn not in student.fixed.views
+        text += f", {view.drop_tokens:.0%} of the tokens dropped" if dropped else ""
         if drawn.scheduled:
             text += f", of {often.rows:,} of {often.batch:,} samples" if often.rows < often.batch else ""
             text += f", on one step of {often.every}" if often.every > 1 else ""
@@ -162,14 +176,28 @@ def _warmup(plan: Plan) -> str:
     return f"a warm-up of {plan.warmup_share:.1%}" if plan.seconds else f"{plan.warmup:,} warm-up steps"
 
 
+def _positives(plan: Plan, data: Data) -> dict[str, str]:
+    """Return a line where pairs of one class belong together, else none."""
+    names = [term.kind.name for term in plan.loss.terms if getattr(term.config, "positives", "") == "labels"]
+    if not names:
+        return {}
+    count = len(data.train.class_names)
+    return {
+        "positives": f"all pairs of a batch that are of one class ({', '.join(names)}), of {count:,} classes; "
+        f"--objective.{names[0]}.positives pairs takes each pair alone"
+    }
+
+
 def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     """Return what is measured, or that nothing is, and how to change that."""
     config, held_out = plan.config, data.held_out
     tasks = list(config.evaluation.tasks)
     if held_out is not None:
-        return "\n".join([held_out.summary(), *tasks])
+        how = ["zero-shot classification of them"] if data.train.captions_name_classes else []
+        return "\n".join([held_out.summary(), *how, *tasks])
     if config.data.val and plan.loss.shared_space:
-        tasks.insert(0, f"retrieval on {config.data.val}")
+        how = "zero-shot classification" if labelled_ones(config.data.val) else "retrieval"
+        tasks.insert(0, f"{how} on {config.data.val}")
     if tasks and evaluated:
         return "\n".join(tasks)
     if tasks:
@@ -186,11 +214,11 @@ def _validation(plan: Plan, data: Data, evaluated: bool) -> str:
     )
 
 
-def _ready(plan: Plan, keeps: Keeping, block: int) -> str:
+def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
     """Return what the loader processes keep ready, if there are any, and what memory that takes."""
     data, share = plan.config.data, plan.config.training.batch // plan.processes
     workers = default_workers() if data.workers < 0 else data.workers
-    drawn = tuple(view for view in plan.loss.views if view.name not in keeps.kept.undrawn)
+    drawn = tuple(view for view in student.views if view.name not in keeps.kept.undrawn)
     workers = workers if drawn or data.workers >= 0 else 0
     size = sample_bytes(drawn, plan.config.views, plan.schedule.rows / plan.schedule.batch)
     ready = choose_prefetch(share, size, workers, data.prefetch, block)

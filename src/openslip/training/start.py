@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openslip.config import Config, ViewsConfig
 from openslip.errors import CheckpointError, ConfigError
-from openslip.models.fitting import fitted
+from openslip.models.positions import fitted
 from openslip.models.weights import Origin, Pretrained
 from openslip.training.student import Student, stored_state
 
@@ -188,7 +188,7 @@ def fill(student: Student, found: Pretrained) -> Start:
     """Put the weights that a run starts from into the student; return what was taken, and what was not.
 
     Parts that the weights lack stay as they were drawn: a text tower, projections, the heads of objectives. A part that
-    they have in part is an error. Position embeddings of another grid are resampled (`openslip.models.fitting`).
+    they have in part is an error. Position embeddings of another grid are resampled (`openslip.models.positions`).
 
     Raises CheckpointError where a part does not fit.
     """

@@ -78,7 +78,7 @@ def _backward_in_parts(
         cached = [features(part) for part in parts]
         with phases("forward"), autocast(device, dtype):
             for part, found in zip(parts, cached):
-                found |= student.teachers_features(part, at)
+                found |= student.targets(part, at)
     # Few rows with scheduled views leave some parts without any.
     keys = dict.fromkeys(key for part in cached for key in part)
     pieces = {key: [part[key] for part in cached if key in part] for key in keys}

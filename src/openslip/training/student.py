@@ -15,10 +15,10 @@ from openslip.errors import ConfigError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
 from openslip.models.model import Mask
-from openslip.models.text import VOCABULARY
 from openslip.models.tuning import frozen_parts, is_frozen
-from openslip.needs import TEXT, Need
+from openslip.needs import TEXT, Need, View, joined
 from openslip.objectives import At, Dims, Loss, Objective, Sum
+from openslip.training.fixed import FixedModels
 from openslip.training.teacher import Teacher
 
 MODEL = "model."
@@ -28,15 +28,24 @@ and what is the objective's begins with `objective.`"""
 POOLED = ("feature", "embedding")
 """The outputs of a tower that are one vector for each row, or are made of one."""
 Features = Mapping[tuple[str, Need], Tensor]
-"""What was computed of a batch: by the student under "", by the teacher of a term under the term's name."""
+"""What was computed of a batch: by the student under "", by a term's teacher or fixed model under the term's name."""
 
 
 class Student(nn.Module):
-    """A model with its objective: one module, so that a wrapper sees all that is trained."""
+    """A model with its objective: one module, so that a wrapper sees all that is trained.
 
-    def __init__(self, model: Model, objective: Sum) -> None:
+    fixed: the fixed models that terms of the objective learn from. They are no part of the module.
+    """
+
+    def __init__(self, model: Model, objective: Sum, fixed: FixedModels | None = None) -> None:
         super().__init__()
         self.model, self.objective = model, objective
+        self.fixed = fixed or FixedModels({}, {})
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """All views that are drawn, each once: those of the objective, and those for the fixed models alone."""
+        return joined([*self.objective.written.views, *self.fixed.views])
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, as of any module. What is frozen stays in evaluation mode, and so do teachers' copies of it."""
@@ -52,7 +61,11 @@ class Student(nn.Module):
 
     def forward(self, inputs: Inputs, at: At) -> dict[str, Tensor]:
         """Return the losses of a batch: `loss`, with gradient, and named values without."""
-        return self.losses(self.teachers_features(inputs, at) | self.features(inputs, at), at)
+        return self.losses(self.targets(inputs, at) | self.features(inputs, at), at)
+
+    def targets(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
+        """Return what is learned from in this step: the features by teachers and by fixed models, without gradient."""
+        return self.teachers_features(inputs, at) | self.fixed_features(inputs, at)
 
     def features(self, inputs: Inputs, at: At, *, learning: bool = False) -> dict[tuple[str, Need], Tensor]:
         """Return what the towers make of a batch, or of a part of one, for the terms of this step.
@@ -83,6 +96,20 @@ class Student(nn.Module):
                     model = objective.teacher["model"]
                     made = model.project(model.features(inputs, student_like), student_like)
                 found |= {(name, replace(need, by="teacher")): feature for need, feature in made.items()}
+        return found
+
+    def fixed_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
+        """Return what the fixed models of this step's terms make of a batch, or of a part of one; without gradient."""
+        learners: dict[str, dict[str, list[Need]]] = {}
+        for _, name, objective in self.objective.taking_part(at):
+            needs = [need for need in objective.needs_for(objective.config) if need.by == "fixed"]
+            if needs:
+                learners.setdefault(self.fixed.spec(name), {})[name] = needs
+        found: dict[tuple[str, Need], Tensor] = {}
+        for spec, terms in learners.items():
+            needs = list(dict.fromkeys(need for several in terms.values() for need in several))
+            made = self.fixed.models[spec].features(inputs, needs)
+            found |= {(name, need): made[need] for name, own in terms.items() for need in own if need in made}
         return found
 
     def _masks(self, inputs: Inputs, at: At) -> dict[str, Mask]:
@@ -165,8 +192,8 @@ def stored_parameters(student: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield stored_name(name), parameter
 
 
-def build_student(config: Config, loss: Loss) -> Student:
-    """Return a student with fresh weights from torch's generator."""
+def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = None) -> Student:
+    """Return a student with fresh weights from torch's generator. fixed: the fixed models of the loss."""
     views = {view.name: config.views.of(view.kind) for view in loss.views}
     scale = loss.logit_scale
     model = build(
@@ -182,6 +209,7 @@ def build_student(config: Config, loss: Loss) -> Student:
         text_width=text.width if text is not None else 0,
         embed_dim=config.model.embed_dim,
         context=config.model.text.context,
-        vocabulary=VOCABULARY,
+        vocabulary=config.model.text.vocabulary,
     )
-    return Student(model, loss.build(dims))
+    fixed = fixed or FixedModels({}, {})
+    return Student(model, loss.build(dims, fixed.dims), fixed)

@@ -20,10 +20,12 @@ from openslip.data.record import Source
 from openslip.errors import ConfigError
 from openslip.models.tuning import tune
 from openslip.models.weights import Pretrained
+from openslip.needs import LOGIT_SCALE
 from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
+from openslip.training.fixed import check_same, read_fixed
 from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
@@ -79,15 +81,18 @@ def train(
     asked.leave_if_imported()
     config = asked.with_objective(asked.config_of(config), objective)
     asked.check_evaluate(evaluate)
-    loss = parse(config.objective)
-    config = replace(config, objective=replace(config.objective, options=loss.options))
+    captioned = parse(config.objective).captioned
     console = console or Console(stderr=True)
     run = RunFolder(asked.out_of(out, config), partial(_print, console))
     with ExitStack() as stack:
         if processes is None:
             processes = stack.enter_context(joined(choose_device(config.training.device)))
         with processes.first_goes_ahead():
-            data, named = asked.data_of(source, ssl, config, captioned=loss.captioned)
+            data, named = asked.data_of(source, ssl, config, captioned=captioned)
+        config = asked.with_positives(config, classes=data.train.captions_name_classes)
+        loss = parse(config.objective)
+        asked.check_labels(loss, data)
+        config = replace(config, objective=replace(config.objective, options=loss.options))
         config, init = _starting(asked.recorded(config, *named), init, run, resume, processes)
         plan = make_plan(config, loss, data.epoch_length, processes.world, processes.device)
         if data.ssl is not None:
@@ -166,8 +171,12 @@ def _begin(
             new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
+    fixed = read_fixed(config, plan.loss, processes).to(plan.device)  # may draw random numbers
+    with processes.together():
+        if processes.first and not new:
+            check_same(run.noted_fixed(), fixed)
     torch.manual_seed(config.training.seed)
-    student = build_student(config, plan.loss)
+    student = build_student(config, plan.loss, fixed=fixed)
     started = None
     if config.init and not begun:
         started = start.fill(student, init or _read(config.init, processes))
@@ -184,15 +193,17 @@ def _begin(
             if new:
                 if run.exists():
                     run.start_anew()
-                run.create(config, identity, started.to_dict() if started else None)
+                run.create(config, identity, started.to_dict() if started else None, fixed.noted())
             progress.print_text(console, words)
     return parallelise(
         student,
         config.training.parallel,
         dtype=plan.dtype,
         offload=config.training.offload,
-        # A class of a user's own may have a head that its loss leaves out.
-        some_unused=plan.schedule.every > 1 or bool(own.named(config.objective.loss)),
+        # A class of a user's own may have a head that its loss leaves out. A text tower comes with a logit scale.
+        some_unused=plan.schedule.every > 1
+        or bool(own.named(config.objective.loss))
+        or (student.model.logit_scale is not None and LOGIT_SCALE not in plan.loss.needs),
     )
 
 

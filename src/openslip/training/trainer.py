@@ -40,7 +40,7 @@ class Trainer:
         plan = state.plan
         self.stop = StopSignal()
         peak_flops, *_ = peak(plan.device, plan.dtype)
-        self.work = Work(plan.config, plan.loss, state.inform)
+        self.work = Work(plan.config, plan.loss, state.inform, state.parallel.student.fixed)
         self.speed = Speed(plan.device, self.work, peak_flops, state.processes.world, state.inform)
         self.evaluations = Evaluations(state, evaluate, self.stop, self.log)
         self.forecast, self.overrun = Forecast(), Overrun(parse_budget(plan.config.training.budget).seconds)
@@ -182,7 +182,7 @@ class Trainer:
         loader = state.data.loader(
             state.position,
             plan.config,
-            plan.loss.views,
+            state.parallel.student.views,
             captioned=plan.loss.captioned,
             labelled=plan.loss.labelled,
             schedule=plan.schedule,

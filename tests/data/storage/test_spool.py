@@ -228,7 +228,7 @@ def test_what_cannot_be_fetched_is_an_error_for_each(server):
 
 
 def hold(place: Path, locked) -> None:
-    with spool._only_fetcher(place, 10):
+    with spool.only_fetcher(place, 10):
         locked.set()
         time.sleep(600)
 
@@ -240,7 +240,7 @@ def test_a_killed_holder_lets_go_and_a_silent_one_is_not_waited_for_long(tmp_pat
     holder.start()
     assert locked.wait(60)
     begun = time.monotonic()
-    with spool._only_fetcher(place, 0.3):  # goes ahead all the same, and leaves the lock to its holder
+    with spool.only_fetcher(place, 0.3):  # goes ahead all the same, and leaves the lock to its holder
         assert time.monotonic() - begun >= 0.3
     assert place.exists()
     assert holder.pid

@@ -99,9 +99,7 @@ def _other(options: Options, ranks: Processes) -> tuple[Source, Summary | None]:
     with ranks.first_goes_ahead():
         other = open_source(
             options.against,
-            image_root=options.image_root,
-            image_column=options.image_column,
-            caption_column=options.caption_column,
+            **options.columns,  # type: ignore[bad-argument-type]
             captions_required=False,
             must_fit=False,
             leave_broken=True,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.splits import split_called
 from openslip.data.labelled.tree import scan
 from openslip.data.labelled.within import CONTAINERS
-from openslip.data.sources.image_files import read_image
+from openslip.data.sources.image_files import Strings, read_image
 from openslip.errors import DataError
 
 
@@ -44,16 +45,19 @@ def open_folder(root: Path, name: str) -> LabelledSet:
 
 
 class Files(Sequence[Image]):
-    """Image files, read when indexed."""
+    """Image files at `paths` below `root`, read when indexed. Picklable: the paths are shared among processes."""
 
-    def __init__(self, paths: list[str]) -> None:
-        self.paths = paths
+    def __init__(self, root: str, paths: Iterable[str]) -> None:
+        self.root, self.paths = root, Strings(paths)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        return read_image(self.paths[index])
+        return read_image(os.path.join(self.root, self.paths[index]))
+
+    def key(self, index: int) -> str:
+        return self.paths[index]
 
 
 def _part(classes: dict[str, list[str]], root: Path) -> Part:
@@ -62,4 +66,5 @@ def _part(classes: dict[str, list[str]], root: Path) -> Part:
     paths = [path for value in values for path in classes[str(value)]]
     codes = np.repeat(np.arange(len(values)), [len(classes[str(value)]) for value in values])
     beginning = len(os.path.join(os.fspath(root), ""))
-    return Part(Files(paths), values, codes, [path[beginning:] for path in paths])
+    files = Files(os.fspath(root), (path[beginning:] for path in paths))
+    return Part(files, values, codes, cast(Sequence[str], files.paths))

@@ -65,6 +65,7 @@ class LabelledSet:
     """The labelled images at one location, all splits of them.
 
     splits: by `train`, `val`, `test`, all with the same C classes; `all` alone where the data came without splits.
+    values: what the data have for each of the C classes, a number, a text or a folder's name.
     notes: what was guessed, or is odd about them, in sentences.
     """
 
@@ -75,6 +76,7 @@ class LabelledSet:
     splits: Mapping[str, Labelled]
     keys: Sequence[str] = ()
     notes: tuple[str, ...] = field(default=())
+    values: tuple[Value, ...] = ()
 
     @property
     def undivided(self) -> bool:
@@ -222,9 +224,8 @@ def assemble(
         for split, part in parts.items()
     }
     keys = parts["all"].keys if "all" in parts else ()
-    return LabelledSet(
-        name, location, named.names, named.named, made, keys, (*filter(None, notes), *merged, *named.notes)
-    )
+    notes = (*filter(None, notes), *merged, *named.notes)
+    return LabelledSet(name, location, named.names, named.named, made, keys, notes, tuple(values))
 
 
 def _alike(
@@ -279,6 +280,14 @@ class Subset(Sequence[Image]):
 
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]
         return self.images[int(self.indices[index])]
+
+    def key(self, index: int) -> str:
+        return key_of(self.images, int(self.indices[index]))
+
+
+def key_of(images: Sequence[Image], index: int) -> str:
+    """Return what names an image for people: its file, or its row."""
+    return images.key(index) if hasattr(images, "key") else f"#{index}"
 
 
 def _some(labelled: Labelled, chosen: np.ndarray, split: str) -> Labelled:

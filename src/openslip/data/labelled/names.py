@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.labelled.classes import Naming, Value, as_words, in_order, number
 from openslip.errors import DataError, note, shortened
 from openslip.files import read_json, read_whole
+
+if TYPE_CHECKING:
+    from openslip.data.labelled.labelled_set import LabelledSet
 
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
@@ -69,10 +73,46 @@ def names_beside(
     return None
 
 
+def named_by(file: Path, labelled: LabelledSet) -> LabelledSet:
+    """Return a labelled set whose classes are called as `file` says: a list or a mapping, as `classes.json` holds one.
+
+    The keys of a mapping are labels, folders, or what the classes were called until now; a list is for labels that
+    count from 0, or, where classes go by other values, in the order of the classes. Raises DataError for a file that
+    does not name all classes that occur.
+    """
+    try:
+        found = _of_lines(_lines(file)) if file.suffix == ".txt" else _of_json(read_json(file, MOST_BYTES))
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+        raise DataError(
+            f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE
+        ) from None
+    values, before = labelled.values or labelled.class_names, labelled.class_names
+    names, listed = found or ({}, False)
+    naming = _fitted(names, listed, values, file)
+    if naming is None and (by_name := _by_text(names, before, file.name)):
+        naming = Naming({value: by_name.names[name] for value, name in zip(values, before)})
+    numbered = all(number(value) is not None for value in values)
+    if naming is None and listed and len(names) == len(values) and not numbered:
+        naming = Naming(dict(zip(values, names.values())))
+    if naming is None:
+        raise _does_not_fit(file, names, values)
+    by_number = {number(value): name for value, name in naming.names.items()} if numbered else {}
+    told = tuple(naming.names.get(value) or by_number[number(value)] for value in values)
+    splits = {split: replace(one, class_names=told, named=True) for split, one in labelled.splits.items()}
+    some = ", ".join(f"{value} is {name!r}" for value, name in list(zip(values, told))[:3])
+    notes = [said for said in labelled.notes if "zero-shot needs" not in said]
+    notes.append(f"Class names from {file.name}: {some}" + ", …" * (len(told) > 3))
+    return replace(labelled, class_names=told, named=True, splits=splits, notes=tuple(notes))
+
+
+def _lines(file: Path) -> list[str]:
+    return read_whole(file, MOST_BYTES).decode("utf-8-sig").splitlines()
+
+
 def _read(file: Path, column: str) -> tuple[Names, bool] | None:
     """Return the names in a file, and whether they are a list, which counts from 0; None where it is about others."""
     if file.suffix == ".txt":
-        return _of_lines(read_whole(file, MOST_BYTES).decode("utf-8-sig").splitlines())
+        return _of_lines(_lines(file))
     if file.suffix == ".md":
         described = _front_matter(read_whole(file, MOST_BYTES))
     else:

@@ -23,7 +23,12 @@ def load_labelled(spec: str, split: str = "test", **columns: str) -> Labelled:
 
 
 def open_labelled(
-    spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
+    spec: str,
+    *,
+    image_column: str = "",
+    label_column: str = "",
+    image_root: str = "",
+    training_beside: bool = True,
 ) -> LabelledSet:
     """Open the labelled images that `spec` names.
 
@@ -37,6 +42,7 @@ def open_labelled(
     Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
     the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
     or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed where empty.
+    training_beside: whether files for training come along that lie beside those of a test set that `spec` names.
 
     Raises DataError for data that cannot be used.
     """
@@ -46,6 +52,8 @@ def open_labelled(
     path = expand(spec)
     try:
         files = find(spec)
+        if files and files.beside and not training_beside:
+            files = _without_training(files, [])
         if files:
             where = shown(spec) if is_url(spec) else os.path.realpath(path)
             # Of another column it is another set.
@@ -82,11 +90,13 @@ def _open_files(files: DataFiles, name: str, where: str, asked: Asked) -> Labell
         if not files.beside:
             raise
         # What was named may be measured without what lies beside it.
-        alone = replace(
-            files, splits={s: files for s, files in files.splits.items() if s != "train"}, beside=False
-        )
         said = f"The files for training beside it cannot be used: {error}"
-        return open_files(replace(alone, notes=[said]), name, where, asked)
+        return open_files(_without_training(files, [said]), name, where, asked)
+
+
+def _without_training(files: DataFiles, notes: list[str]) -> DataFiles:
+    splits = {split: some for split, some in files.splits.items() if split != "train"}
+    return replace(files, splits=splits, notes=notes, beside=False)
 
 
 def dataset_name(spec: str) -> str:

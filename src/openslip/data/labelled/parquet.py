@@ -74,16 +74,19 @@ class ParquetImages(Sequence[Image]):
     """
 
     def __init__(self, files: Sequence[str], column: str, root: str = "") -> None:
-        self._rows = RowGroups(files, [column], cache_bytes=CACHE_BYTES)
+        self.rows = RowGroups(files, [column], cache_bytes=CACHE_BYTES)
         self.columns, self.root = Columns(column, ()), root
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
+
+    def key(self, index: int) -> str:
+        return self.rows.key(index)
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        key = self._rows.key(index)
+        key = self.rows.key(index)
         image = make_record(
-            self._rows[index], self.columns, key=key, name=self._rows.name, root=self.root
+            self.rows[index], self.columns, key=key, name=self.rows.name, root=self.root
         ).image
         if not isinstance(image, bytes):
             raise DataError(f"Row {key} holds no image bytes")

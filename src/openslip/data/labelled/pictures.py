@@ -43,3 +43,6 @@ class Pictures(Sequence[Image]):
 
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]
         return self._files[index].image
+
+    def key(self, index: int) -> str:
+        return self._files.path(index)

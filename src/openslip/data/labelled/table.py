@@ -13,7 +13,7 @@ from openslip.data.contents import Contents
 from openslip.data.labelled.classes import number
 from openslip.data.labelled.data_files import Asked, DataFiles
 from openslip.data.labelled.label_column import NoLabels, choose_label, choose_split
-from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble
+from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble, key_of
 from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
 from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.pictures import Pictures
@@ -76,9 +76,17 @@ class Joined(Sequence[Image]):
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]
+        part, own = self._origin(index)
+        return self.parts[part][own]
+
+    def key(self, index: int) -> str:
+        part, own = self._origin(index)
+        return key_of(self.parts[part], own)
+
+    def _origin(self, index: int) -> tuple[int, int]:
         index = range(len(self))[index]
         part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+        return part, index - (int(self._ends[part - 1]) if part else 0)
 
 
 class _Table:

@@ -75,6 +75,9 @@ class TarImages(Sequence[Image]):
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]
         return self.shards[index].image
 
+    def key(self, index: int) -> str:
+        return self.shards.beside_image(index)[0]
+
 
 class _Samples:
     """What lies beside the pictures of shards: N keys, and texts, None where there is none.

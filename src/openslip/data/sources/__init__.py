@@ -21,7 +21,7 @@ from openslip.data.sources.layout import (
     refuse_mixed,
     split_names,
 )
-from openslip.data.sources.mixture import Mixture, split_mixture
+from openslip.data.sources.mixture import LABELS, Mixture, split_mixture
 from openslip.data.sources.options import open_fitting
 from openslip.data.sources.redcaps import is_redcaps
 from openslip.data.sources.yfcc import is_yfcc
@@ -38,6 +38,9 @@ def open_source(
     image_root: str = "",
     image_column: str = "",
     caption_column: str = "",
+    label_column: str = "",
+    templates: str = "",
+    class_names: str = "",
     captions_required: bool = True,
     must_fit: bool = True,
     leave_broken: bool = False,
@@ -55,17 +58,24 @@ def open_source(
     - any other folder: its images, with the `.txt` or `.json` of the same name as captions, or the `metadata.csv`;
       a folder with shards for several splits: those for training
     - `photos/*.jpg`: these images
+    - `labels:photos/`: labelled images, a folder of one folder a class or a table with a column of classes; captions
+      are made of their names (see `openslip.data.sources.class_captions`)
     - `scenes[:split[:count]]`: the built-in renderer
     - `A + 0.5 * B`: several of these, mixed (see `Mixture`)
 
     `image_root` is the folder that the paths in a table or annotation file are relative to, if not a guessed one;
-    `captions_required=False` opens tables that have no captions. Where a source of a mixture has no such column, or no
-    images in such a folder, they are guessed; that an option fits none is an error unless `must_fit` is False.
-    `leave_broken`: shards that cannot be read are left out, which `note` and `beside` say, instead of being an error.
+    `captions_required=False` opens tables that have no captions. `label_column`, `templates` and `class_names` are for
+    labelled images: where the class is, what captions are made of, and a file with names. Where a source of a mixture
+    has no such column, or no images in such a folder, they are guessed; that an option fits none is an error unless
+    `must_fit` is False. `leave_broken`: shards that cannot be read are left out, which `note` and `beside` say, instead
+    of being an error.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
 
-    options = {"image_root": image_root, "image_column": image_column, "caption_column": caption_column}
+    options = {
+        **{"image_root": image_root, "image_column": image_column, "caption_column": caption_column},
+        **{"label_column": label_column, "templates": templates, "class_names": class_names},
+    }
     open_one = partial(_open, captions_required=captions_required, leave_broken=leave_broken)
     terms = split_mixture(spec)
     if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
@@ -82,6 +92,11 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, lea
         from openslip.scenes import open_scenes
 
         return open_scenes(spec)
+    if spec.startswith(LABELS):
+        from openslip.data.sources.class_captions import open_classes
+
+        return open_classes(spec, columns)
+    columns = {name: columns[name] for name in ("image_root", "image_column", "caption_column")}
     if spec.startswith(("hf:", "hf-stream:")) and not spec.startswith("hf://"):
         from openslip.data.sources.huggingface import open_hub
 

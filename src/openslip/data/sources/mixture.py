@@ -14,13 +14,17 @@ from openslip.data.record import Part, Record, Source, as_source
 from openslip.data.storage.paths import stands_for_something
 from openslip.errors import DataError
 
+LABELS = "labels:"
+"""What a spec of labelled images begins with (see `openslip.data.sources.class_captions`)."""
+
 
 class Mixture(Source):
     """The records of all `sources`, one source after the other; the order of training mixes them.
 
     A weight is how often an epoch goes through a source: 1 once, 2 twice, 0.5 half of it, and the other half in the
     next epoch. Every batch has the same proportions, to within a record of each source. Classes of one name are one
-    class, whichever sources they are of, also where capitals differ.
+    class, whichever sources they are of, also where capitals differ. Where captions of some sources name classes, only
+    their records have a class: those of others say more.
     Raises DataError when a weight is not above 0.
     """
 
@@ -42,7 +46,10 @@ class Mixture(Source):
         self.options = tuple(sorted({option for source in self.sources for option in source.options}))
         self._ends = list(itertools.accumulate(map(len, self.sources)))
         self.captions_name_classes = any(source.captions_name_classes for source in self.sources)
-        self.class_names, self._classes = _joined([source.class_names for source in self.sources])
+        named = self.captions_name_classes
+        self.class_names, self._classes = _joined(
+            [() if named and not one.captions_name_classes else one.class_names for one in self.sources]
+        )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -59,7 +66,7 @@ class Mixture(Source):
 
     def label(self, index: int) -> int | None:
         number, own = self._origin(index)
-        label = self.sources[number].label(own)
+        label = self.sources[number].label(own) if self._classes[number] else None
         return None if label is None else self._classes[number][label]
 
     def _origin(self, index: int) -> tuple[int, int]:
@@ -141,4 +148,9 @@ def _in_a_name(term: str, at: int) -> bool:
     end = term.find("/", at)
     end = len(term) if end < 0 else end
     ends = [end, *(plus.start() for plus in re.finditer(r"\s\+\s", term[:end]) if plus.start() > at)]
-    return any(stands_for_something(term[:end]) for end in ends)
+    return any(stands_for_something(term[:end].removeprefix(LABELS)) for end in ends)
+
+
+def labelled_ones(spec: str) -> list[str]:
+    """Return the sources of a mixture, or the only one, that are labelled images: those that begin with `labels:`."""
+    return [name for _, name in split_mixture(spec) if name.startswith(LABELS)]

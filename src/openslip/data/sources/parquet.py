@@ -90,23 +90,8 @@ class ParquetTable(Source):
         self.contents = Contents("rows", len(rows))
         if not len(rows):
             raise DataError("The Parquet files hold no rows", got=name)
-        if rows.largest > TABLE_BYTES:
-            raise DataError(
-                f"The Parquet files have row groups of up to {_size(rows.largest)}",
-                got=name,
-                cause=f"Every loader process holds one in memory, and at most {_size(TABLE_BYTES)} are allowed",
-                fix=f"Write the files anew with {_REWRITE}",
-            )
-        far = any(map(is_url, files))
-        self.block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
-        self.as_they_lie = rows.largest > LARGE_GROUP
-        rows.kept.least = 1 if self.as_they_lie else 2
-        self.note = columns.note(name)
-        if rows.largest > LARGE_GROUP:
-            remark = (
-                f"Every loader process holds a row group of {name} in memory, up to {_size(rows.largest)}"
-            )
-            self.note = ". ".join(filter(None, [self.note, f"{remark}; better are {_REWRITE}"]))
+        self.block, self.as_they_lie, remark = how_to_read(rows, name, far=any(map(is_url, files)))
+        self.note = ". ".join(filter(None, [columns.note(name), remark]))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -156,6 +141,25 @@ class ParquetPaths(ImageFiles):
                 yield found, self.columns.texts(captions)
             else:
                 self.contents.leave_out("the row names no image", f"row {number:,}")
+
+
+def how_to_read(rows: RowGroups, name: str, *, far: bool) -> tuple[int, bool, str]:
+    """Return the block in which rows are to be read, whether as they lie (see `ParquetTable`), and a remark, or "".
+
+    Sets how many row groups are kept whatever their size. Raises DataError for row groups too large for memory.
+    """
+    if rows.largest > TABLE_BYTES:
+        raise DataError(
+            f"The Parquet files have row groups of up to {_size(rows.largest)}",
+            got=name,
+            cause=f"Every loader process holds one in memory, and at most {_size(TABLE_BYTES)} are allowed",
+            fix=f"Write the files anew with {_REWRITE}",
+        )
+    block = 1 if rows.total <= CACHE_BYTES else rows.usual if far else min(rows.usual, MAX_BLOCK)
+    large = rows.largest > LARGE_GROUP
+    rows.kept.least = 1 if large else 2
+    remark = f"Every loader process holds a row group of {name} in memory, up to {_size(rows.largest)}"
+    return block, large, f"{remark}; better are {_REWRITE}" if large else ""
 
 
 def _absolute(path: str) -> str:

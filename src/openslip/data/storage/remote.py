@@ -68,9 +68,10 @@ def stat(url: str) -> Stat:
     return Stat(int(info.get("size") or 0), version)
 
 
-def read(url: str, offset: int, size: int, total: int, version: str = "") -> bytes:
+def read(url: str, offset: int, size: int, total: int, version: str = "", *, announce: bool = True) -> bytes:
     """Return `size` bytes from `offset` on of a file of `total` bytes, of this version where a web server says which.
 
+    announce: whether it is said when the file is given up, see `persist`.
     Raises DataError when they cannot be had or the file has changed, NoRanges when the server does not serve parts of
     files.
     """
@@ -83,7 +84,7 @@ def read(url: str, offset: int, size: int, total: int, version: str = "") -> byt
                 raise OSError(f"{len(data):,} bytes came instead of {size:,}")
             return data
 
-        return persist(url, ask, announce=True)
+        return persist(url, ask, announce=announce)
 
     async def take(response: ClientResponse) -> bytes:
         _check_version(response, version)
@@ -97,13 +98,14 @@ def read(url: str, offset: int, size: int, total: int, version: str = "") -> byt
         return await _body(response, size)
 
     headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-    return persist(url, lambda: _get(url, seconds, take, headers), announce=True)
+    return persist(url, lambda: _get(url, seconds, take, headers), announce=announce)
 
 
-def download(url: str, file: IO[bytes], size: int, version: str = "") -> int:
+def download(url: str, file: IO[bytes], size: int, version: str = "", *, announce: bool = True) -> int:
     """Write the whole of a web server's file into `file`; return its size, which is `size` unless that is -1.
 
-    Raises DataError when it cannot be had or is another `version`, DiskError when it cannot be written.
+    announce: as for `read`. Raises DataError when it cannot be had or is another `version`, DiskError when it cannot be
+    written.
     """
 
     async def take(response: ClientResponse) -> int:
@@ -124,7 +126,7 @@ def download(url: str, file: IO[bytes], size: int, version: str = "") -> int:
         return have
 
     seconds = PATIENCE + size / SLOWEST if size >= 0 else LONGEST_DOWNLOAD
-    return persist(url, lambda: _get(url, seconds, take, {}), announce=True)
+    return persist(url, lambda: _get(url, seconds, take, {}), announce=announce)
 
 
 def glob(pattern: str) -> list[str]:

@@ -61,7 +61,7 @@ class _SharedFile:
     def _fetch(self, path: Path, offset: int, size: int) -> bytes:
         if _surplus(path.parent, size) is None:
             return self._file.read(offset, size)
-        with _only_fetcher(path.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
+        with only_fetcher(path.with_suffix(".lock"), remote.PATIENCE + size / remote.SLOWEST):
             data = _load(path, size)  # by whom this one waited for
             if data is None:
                 data = self._file.read(offset, size)
@@ -129,7 +129,7 @@ def _surplus(folder: Path, size: int) -> list[str] | None:
 
 
 @contextmanager
-def _only_fetcher(path: Path, seconds: float) -> Iterator[None]:
+def only_fetcher(path: Path, seconds: float) -> Iterator[None]:
     """Be the one process within the block; or wait until another that is has left it, for so many seconds at most.
 
     Who has waited goes on beside others: what it waited for is there, or the other one has failed, which all should
@@ -149,7 +149,7 @@ def _only_fetcher(path: Path, seconds: float) -> Iterator[None]:
 @contextmanager
 def _only_writer(path: Path, seconds: float) -> Iterator[None]:
     """Be the only one within the block, of all processes and threads. Raises OSError when that takes longer than so
-    many seconds, or files cannot be locked here. Unlike that of `_only_fetcher`, the lock's file stays."""
+    many seconds, or files cannot be locked here. Unlike that of `only_fetcher`, the lock's file stays."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if not _acquire(descriptor, seconds):

@@ -198,6 +198,8 @@ def _texts(here: Summary, there: Summary) -> tuple[np.ndarray, int, int]:
     sets = []
     for summary in (here, there):
         owners, texts = said(summary.records, summary.captions)
+        if summary.of_class.any():  # captions of one class are equal, and no record is known by them
+            owners, texts = (found[~summary.of_class[owners]] for found in (owners, texts))
         values, first, counts = np.unique(texts, return_index=True, return_counts=True)
         telling = counts <= most_in_common(summary.checked)
         sets.append((owners, texts, values, first, telling))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -30,14 +30,22 @@ from openslip.tools.check.fingerprints import same
 from openslip.tools.check.near import near
 
 
+def names_classes(source: Source, indices: np.ndarray) -> np.ndarray:
+    """Return which of these records have captions that say no more than their class, (R,) bool; () for none."""
+    if not source.captions_name_classes:
+        return np.zeros(0, bool)
+    return np.array([source.origin(index)[0].captions_name_classes for index in indices.tolist()])
+
+
 @dataclass(frozen=True, eq=False)
 class Summary:
     """What was found in a source: `total` records, those at `indices` (R,) looked at, one row of `records` each.
 
-    captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be
-    used. contents: what lies in the source, and what of it became no record, name by name. options: the names of those
-    that the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end
-    included. A position is one in `records`; `indices` makes it an index.
+    captions: (C,), record after record. keys: all in a row, UTF-8. needs_captions: a record without one cannot be used.
+    contents: what lies in the source, and what of it became no record, name by name. options: the names of those that
+    the source heeds, such as `caption_column`. context: tokens that a model reads of a caption, start and end included.
+    of_class: (R,) bool, whether a record's captions say no more than its class; () for none. A position is one in
+    `records`; `indices` makes it an index.
     """
 
     name: str
@@ -51,6 +59,7 @@ class Summary:
     contents: Sequence[tuple[str, Contents]] = ()
     options: frozenset[str] = frozenset()
     context: int = 77
+    of_class: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     @classmethod
     def of(cls, facts: Facts, source: Source, indices: np.ndarray, *, needs_captions: bool) -> Summary:
@@ -66,6 +75,7 @@ class Summary:
             needs_captions,
             source.contents_by_name(),
             frozenset(source.options),
+            of_class=names_classes(source, indices),
         )
 
     def key(self, position: int) -> str:

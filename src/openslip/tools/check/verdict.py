@@ -303,7 +303,7 @@ def _captions(summary: Summary) -> Iterator[Finding]:
     yield Finding(
         FIX if summary.repeated > 0.1 * captions else KNOW,
         "Captions that say the same as one before",
-        summary.repeated,
+        0 if summary.of_class.any() else summary.repeated,
         captions,
         "In a batch they are each other's wrong answers. A text that comes by the thousand is a label or boilerplate.",
     )

@@ -4,6 +4,7 @@ config.toml     the resolved configuration
 data.json       what tells the data from others
 init.json       what weights the run started from, which of its own they filled, and what of them was not used
 objective.json  of what files a user's own objectives are, if there are any
+fixed.json      what the fixed models are that objectives learn from, if there are any
 versions.json   versions of Python, torch and the other libraries that shape the numbers
 metrics.jsonl   a line every few steps, and one for each evaluation
 skipped.jsonl   every record that could not be used, with the reason
@@ -68,9 +69,12 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Patterns of keys that may differ between a run and its continuation: nothing that the weights depend on but for
 rounding. An objective's option `block` is how many rows it computes at a time."""
-PLACES = ("data.train", "data.ssl", "data.image_root")
+PLACES = ("data.train", "data.ssl", "data.image_root", "data.templates", "data.class_names")
 """What may differ besides where data.json says that the data are the same: they have moved."""
 INIT = "init.json"
+"""What the weights are that the run started from."""
+FIXED = "fixed.json"
+"""What the fixed models are that objectives learn from."""
 FAILED_METRICS = "metrics-of-failed-start.jsonl"
 """Where the lines go of a start that failed before its first checkpoint, or of a run whose checkpoints are gone."""
 LONGEST_LINE = 1 << 20
@@ -162,16 +166,23 @@ class RunFolder:
         try:
             checkpoint.remove(self.checkpoints, 0)
             words += self._set_log_aside()
-            for name in ("skipped.jsonl", "counts.json", "tracker_id"):
+            for name in ("skipped.jsonl", "counts.json", "tracker_id", FIXED):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
         self.inform(words)
 
-    def create(self, config: Config, data: Identity, init: Mapping[str, Any] | None = None) -> None:
+    def create(
+        self,
+        config: Config,
+        data: Identity,
+        init: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start a new run here, on data as `openslip.data.identity.identify` describes them.
 
-        init: what is noted of the weights that the run starts from.
+        init: what is noted of the weights that the run starts from (`openslip.training.start.Start.to_dict`). fixed:
+        what the fixed models are (`openslip.training.fixed.FixedModels.noted`).
         """
         self.__dict__.pop("config", None)  # of a start that failed
         try:
@@ -179,9 +190,10 @@ class RunFolder:
             write_json(self.path / "versions.json", versions())
             own.write(self.path, config.objective)
             write_json(self.path / "data.json", data)
-            (self.path / INIT).unlink(missing_ok=True)  # of a start that failed
-            if init is not None:
-                write_json(self.path / INIT, init)
+            for name, noted in ((INIT, init), (FIXED, fixed)):
+                (self.path / name).unlink(missing_ok=True)  # of a start that failed
+                if noted:
+                    write_json(self.path / name, noted)
             # Last, because it makes the folder a run.
             write_text(self.path / "config.toml", toml.dumps(config))
         except OSError as error:
@@ -196,6 +208,8 @@ class RunFolder:
         try:
             return tuple(map(str, read_json(path)["fresh"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
+            if isinstance(error, FileNotFoundError) and not self.config.optimizer.fresh_epochs:
+                return ()  # a run of an earlier version
             raise CheckpointError(
                 "Which weights the run started from cannot be read",
                 got=str(path),
@@ -261,6 +275,28 @@ class RunFolder:
                 fix="Give it the data it had, which may lie elsewhere by now, or start a new run with another --out",
             )
         self._note_code(config)
+
+    def noted_fixed(self) -> dict[str, Any]:
+        """Return what was noted of the fixed models that the run began with; empty where it has none.
+
+        Raises CheckpointError where that cannot be read.
+        """
+        path = self.path / FIXED
+        try:
+            found = read_json(path)
+            if isinstance(found, dict) and all(isinstance(noted, dict) for noted in found.values()):
+                return found
+            reason = "It holds something else"
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        raise CheckpointError(
+            "What models the run learns from cannot be read",
+            got=str(path),
+            cause=reason,
+            fix="Put that file back",
+        )
 
     def _note_code(self, config: Config) -> None:
         """Where a user's own objective is other code than the run was started with, say so, and note what it is now."""

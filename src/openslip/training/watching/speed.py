@@ -29,6 +29,7 @@ from openslip.data.record import Batch
 from openslip.models.inputs import Inputs
 from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
+from openslip.training.fixed import FixedModels
 from openslip.training.kept import Output
 from openslip.training.student import build_student
 
@@ -199,11 +200,15 @@ class Work:
     a second time (micro-batches, activation checkpointing) counts once, as the work is the same however it is done:
     "model FLOPs", Chowdhery et al. 2022, appendix B. A real step would count that twice, and could not be compiled.
 
-    inform: is told, once, where a tower or an objective does not run without numbers. What is `kept` is not computed.
+    fixed: the fixed models that the loss learns from, whose forward pass counts. inform: is told, once, where a tower
+    or an objective does not run without numbers. What is `kept` is not computed.
     """
 
-    def __init__(self, config: Config, loss: Loss, inform: Callable[[str], object]) -> None:
+    def __init__(
+        self, config: Config, loss: Loss, inform: Callable[[str], object], fixed: FixedModels | None = None
+    ) -> None:
         self.config, self.loss, self.inform = config, loss, inform
+        self.fixed = fixed or FixedModels({}, {})
         self.kept: tuple[Output, ...] = ()
         self._count, self._said = cache(self._count_or_say), False
 
@@ -219,7 +224,7 @@ class Work:
     def _count_or_say(self, kind: Kind, length: int) -> float:
         try:
             with alone():
-                return _count_step(self.config, self.loss, kind, length, self.kept)
+                return _count_step(self.config, self.loss, kind, length, self.fixed, self.kept)
         except NEEDS_NUMBERS as error:
             if not self._said:
                 reason = str(error).partition("\n")[0]
@@ -237,7 +242,14 @@ def kind_of(batch: Batch) -> Kind:
     return views, 0 if batch.tokens is None else len(batch.tokens), kept
 
 
-def _count_step(config: Config, loss: Loss, kind: Kind, length: int, outputs: Iterable[Output] = ()) -> int:
+def _count_step(
+    config: Config,
+    loss: Loss,
+    kind: Kind,
+    length: int,
+    fixed: FixedModels | None = None,
+    outputs: Iterable[Output] = (),
+) -> int:
     """Return the operations of a step with captions of `length` tokens, where some outputs are kept.
 
     Towers are counted on the device `meta`, as the text tower looks at tokens that are on a CPU. Heads and losses,
@@ -246,9 +258,9 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int, outputs: It
     views, rows, kept_rows = kind
     scheduled = {view.name for view in loss.views if view.scheduled}
     at = At(scheduled=not scheduled.isdisjoint(name for name, _ in (*views, *kept_rows)))
-    counts = dict(kept_rows)
+    fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
-        student = build_student(config, loss)
+        student = build_student(config, loss, fixed=fixed)
         tune(student.model, config.model)
         student.add_teachers()
         images = {name: torch.empty(shape) for name, shape in views}
@@ -259,7 +271,7 @@ def _count_step(config: Config, loss: Loss, kind: Kind, length: int, outputs: It
     inputs, features = Inputs(images, tokens, labels=labels, kept=kept), dict[Any, Tensor]()
 
     def towers() -> Tensor:
-        features.update(student.teachers_features(inputs, at) | student.features(inputs, at))
+        features.update(student.targets(inputs, at) | student.features(inputs, at))
         sums = [f.sum() for f in features.values() if f.requires_grad]
         return torch.stack(sums).sum() if sums else torch.zeros((), device="meta", requires_grad=True)
 

@@ -1,0 +1,191 @@
+"""Labelled images as a captioned source, `labels:photos/`: a record's captions are templates with its class's name.
+
+So a classifier is trained as CLIP is asked: with the prompts of zero-shot classification as captions (FLYP; Goyal et
+al., "Finetune like you pretrain", 2023).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from openslip.addresses import is_url, shown
+from openslip.data.containers.row_groups import CACHE_BYTES
+from openslip.data.contents import Contents
+from openslip.data.labelled import Image, Labelled, LabelledSet, open_labelled, prompts
+from openslip.data.labelled.folder import Files
+from openslip.data.labelled.labelled_set import Subset, key_of
+from openslip.data.labelled.names import named_by
+from openslip.data.labelled.parquet import ParquetImages
+from openslip.data.record import Part, Record, Source
+from openslip.data.sources.mixture import LABELS
+from openslip.data.sources.parquet import how_to_read
+from openslip.data.storage.shared_array import SharedArray
+from openslip.data.subset import ends_of_blocks
+from openslip.errors import DataError
+from openslip.files import expand
+
+OPTIONS, COLUMNS = ("templates", "class_names"), ("label_column", "image_column", "image_root")
+"""Options for data that such a source heeds; where images do not lie in folders of classes, COLUMNS as well."""
+SORTED = 0.1
+"""Share of rows that are of another class than the row before, below which rows count as sorted by class."""
+
+
+def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
+    """Open labelled images, `labels:` and what `openslip.data.labelled.open_labelled` takes, as a captioned source.
+
+    Of several splits the one for training is taken. columns: `image_column`, `label_column` and `image_root` as
+    `open_labelled` takes them; `templates`: what captions are made of, a file or the name of a set of
+    `openslip.data.labelled.prompts`, by default what zero-shot classification asks for these classes with;
+    `class_names`: a file with names of the classes.
+
+    Raises DataError where there are no images with classes, or these have no names, ConfigError for other templates.
+    """
+    place = spec.removeprefix(LABELS).strip()
+    if not place:
+        raise DataError(
+            "The labelled images are not named",
+            got=spec,
+            fix=f"Write {LABELS}FOLDER, a folder of one folder a class",
+        )
+    asked = {name: columns.get(name, "") for name in ("image_column", "label_column", "image_root")}
+    labelled = open_labelled(place, **asked, training_beside=False)
+    if file := columns.get("class_names", ""):
+        labelled = named_by(expand(file), labelled)
+    elif not labelled.named:
+        raise DataError(
+            f"The classes of {labelled.name} have no names",
+            got=", ".join(labelled.class_names[:5]),
+            cause="Captions are made of names",
+            fix='Write them to a JSON file, as ["cat", "dog", …] in the order of the labels or by label as '
+            '{"1": "cat", …}, and give it as --data.class-names FILE; or call it classes.json, beside the data',
+        )
+    usual = prompts.for_set(labelled)
+    names = labelled.class_names if file else usual.class_names
+    templates, called = usual.templates, f"those of zero-shot classification for these classes ({usual.name})"
+    if given := columns.get("templates", ""):
+        templates, called = prompts.read_templates(given), given
+    return ClassCaptions(labelled, names, templates, name=shown(spec), called=called)
+
+
+class ClassCaptions(Source):
+    """The training images of a labelled set, each with one caption a template. Picklable.
+
+    class_names: C names, of which equal ones are one class: their captions are equal. templates: texts with `{}` for
+    the name. called: what people call these.
+    """
+
+    captions_name_classes = True
+
+    def __init__(
+        self,
+        labelled: LabelledSet,
+        class_names: Sequence[str],
+        templates: Sequence[str],
+        *,
+        name: str = "",
+        called: str = "",
+    ) -> None:
+        part = _to_train_on(labelled)
+        self.name, self._images = name or LABELS + labelled.name, part.images
+        self.class_names = tuple(dict.fromkeys(class_names))
+        numbers = {one: number for number, one in enumerate(self.class_names)}
+        merged = np.array([numbers[one] for one in class_names])
+        self._labels = SharedArray(merged[part.labels])
+        self._captions = [tuple(prompts.fill(one, name) for one in templates) for name in self.class_names]
+        self.contents = Contents("images", sum(map(len, labelled.splits.values())))
+        for split, other in labelled.splits.items():
+            if other is not part:
+                self.contents.leave_out(f"the image is of the {split} split", split, len(other), lost=False)
+        self._part, remark, columns = _part_of(part.images, merged[part.labels])
+        self.options = (*OPTIONS, *COLUMNS) if columns else OPTIONS
+        self.block, self.as_they_lie = self._part.block, self._part.as_they_lie
+        example = self._captions[0][0]
+        said = [
+            labelled.describe(),
+            *labelled.notes,
+            _twice(class_names),
+            f"Captions: {len(templates):,} template{'s' * (len(templates) > 1)}, {called}; such as {example!r}",
+            remark,
+        ]
+        if part.split in ("val", "test"):
+            said.append(f"These are the {part.split} split of {labelled.name}, and there is no other")
+        self.note = "\n".join(filter(None, said))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return record `index`. Raises DataError when its image cannot be read, IndexError beyond the end."""
+        index = range(len(self))[index]
+        image, captions = self._images[index], self._captions[self.label(index)]
+        return Record(image, captions, key_of(self._images, index), self.name)
+
+    def label(self, index: int) -> int:
+        return int(self._labels.array[index])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self._part,)
+
+
+def as_labelled(source: Source, name: str) -> LabelledSet:
+    """Return those records of a source whose captions name classes, as labelled images to measure on, called so."""
+    named = [i for i in range(len(source)) if source.origin(i)[0].captions_name_classes]
+    labels = np.array([source.label(i) for i in named], np.int64)
+    images = Subset(_Images(source), np.array(named, np.int64))
+    part = Labelled(name, "val", images, labels, source.class_names, location=source.name)
+    return LabelledSet(name, source.name, source.class_names, True, {"test": part})
+
+
+class _Images(Sequence[Image]):
+    """The images of a source, read when indexed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Image:  # type: ignore[override]
+        return self.source[index].image
+
+
+def _to_train_on(labelled: LabelledSet) -> Labelled:
+    """Return the split to train on. Raises DataError where none of several is."""
+    splits = labelled.splits
+    if (part := splits.get("all") or splits.get("train")) is not None:
+        return part
+    if len(splits) > 1:
+        raise DataError(
+            f"{labelled.name} has no split to train on",
+            got=", ".join(splits),
+            fix="Name a folder or files of it 'train'. Or give the folder or files of one split themselves",
+        )
+    return next(iter(splits.values()))
+
+
+def _part_of(images: Sequence[Image], labels: np.ndarray) -> tuple[Part, str, bool]:
+    """Return how records are best read (see `openslip.data.sources.parquet.how_to_read`), what is to be said of that,
+    and whether there are columns."""
+    indices = np.arange(len(images))
+    while isinstance(images, Subset):
+        images, indices = images.images, images.indices[indices]
+    if not isinstance(images, ParquetImages):
+        return Part(len(indices), len(indices)), "", not isinstance(images, Files)
+    images.rows.kept.weight = CACHE_BYTES
+    far = any(map(is_url, images.rows.files))
+    block, as_they_lie, remark = how_to_read(images.rows, images.rows.name, far=far)
+    if block > 1 and (np.diff(labels) != 0).mean() < SORTED:
+        more = f"Rows are sorted by class and read {block:,} at a time, so that a batch has few classes: shuffle them"
+        remark = "\n".join(filter(None, [remark, more]))
+    ends = ends_of_blocks(indices // block) if block > 1 and len(indices) < len(images) else None
+    return Part(len(indices), len(indices), block, as_they_lie, ends), remark, True
+
+
+def _twice(class_names: Sequence[str]) -> str:
+    several = [name for name, count in Counter(class_names).items() if count > 1]
+    some = ", ".join(several[:5]) + ", …" * (len(several) > 5)
+    return f"Classes of one name have equal captions, and count as one class: {some}" if several else ""

@@ -1,0 +1,298 @@
+"""Image towers of timm: its published weights, folders as timm writes them, and files of weights with timm's names."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from timm.models import get_arch_pretrained_cfgs
+from torch import Tensor, nn
+
+from openslip.config import Config, ImageTowerConfig, ModelConfig, ViewsConfig
+from openslip.errors import CheckpointError, ConfigError, did_you_mean
+from openslip.files import expand
+from openslip.interop import downloads, hub
+from openslip.interop.digests import Digests
+from openslip.interop.filling import described, pretrained_of
+from openslip.interop.others import read_config, read_weights
+from openslip.models.weights import Origin, Pretrained
+
+TRUNK = "image_tower.trunk."
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""How the hub's files of timm's weights are called, those that are preferred first."""
+SAFE = {
+    "open_clip_pytorch_model.bin": ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    "pytorch_model.bin": ("model.safetensors",),
+}
+"""What files that torch saved are called where the same weights are there as safetensors."""
+ON_TOP = "of the layer that timm puts on top, such as its classifier"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`)."""
+
+    architecture: str
+    stated: Mapping[str, Any]
+
+
+def read(name: str, spec: str) -> Pretrained:
+    """Return the image tower that follows `timm:`.
+
+    name: a model of timm with or without a tag (`resnet50.a1_in1k`), of which timm's weights are fetched; a repository
+    of the hub or a folder with timm's config.json; or `NAME@FILE`, weights in a file and what they are of.
+
+    Raises CheckpointError.
+    """
+    architecture, at, file = name.partition("@")
+    if at and timm.is_model(architecture.partition(".")[0]):
+        return read_file(expand(file), known(architecture), spec)
+    folder = expand(name)
+    if folder.is_dir():
+        return read_folder(folder, spec)
+    plain = name.removeprefix("local-dir:")
+    if plain != name:
+        return read(plain, spec)
+    first, slash, tag = name.partition("/")
+    if slash and timm.is_model(first):
+        name = f"{first}.{tag}"
+    elif hub.is_name(name.removeprefix("hf-hub:")):
+        return _of_hub(name.removeprefix("hf-hub:"), spec)
+    card = known(name)
+    return _published(card, spec)
+
+
+def read_folder(folder: Path, spec: str) -> Pretrained:
+    """Return the image tower of a folder as timm writes them: config.json and weights. Raises CheckpointError."""
+    config = folder / "config.json"
+    card = _card(read_config(config), config)
+    found = [folder / name for name in (*FILES, *sum(SAFE.values(), ())) if (folder / name).is_file()]
+    found = found or sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(
+            "The folder holds no weights beside its config.json",
+            got=str(folder),
+            fix=f"Copy {FILES[0]} into it as well",
+        )
+    return read_file(found[0], card, spec, files=[config])
+
+
+def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) -> Pretrained:
+    """Return the image tower whose weights, with timm's names, are in a file. Raises CheckpointError.
+
+    files: what was read besides.
+    """
+    weights, read_ = read_weights(path)
+    return tower_of(weights, card, Origin(spec, "timm", Digests([*read_, *files])))
+
+
+def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretrained:
+    """Return the image tower with these weights, which have timm's names. Raises CheckpointError."""
+    views, notes = views_of(card, origin.spec)
+    config = Config(
+        name=card.architecture,
+        views=views,
+        model=ModelConfig(image=ImageTowerConfig(name=card.architecture)),
+    )
+    try:
+        trunk = described(config, ()).image_tower.trunk
+    except ConfigError as error:
+        raise CheckpointError(
+            f"timm makes no such image tower as {origin.spec} is of", cause=str(error)
+        ) from None
+    own = trunk.state_dict()
+    weights = _as_timm_names_them(weights, trunk, origin)
+    unused = {
+        name: ON_TOP
+        for name in weights
+        if name not in own and _is_on_top(name, card.stated.get("classifier"))
+    }
+    kept = {name: value for name, value in weights.items() if name not in unused}
+    for name, value in own.items():  # torch before 0.4.1 did not write them
+        if name.endswith("num_batches_tracked") and name not in kept:
+            kept[name] = value.new_zeros((), device="cpu")
+    theirs = {TRUNK + name: name for name in {**own, **kept}}
+    return pretrained_of(
+        config,
+        {TRUNK + name: value for name, value in kept.items()},
+        origin,
+        theirs=theirs,
+        unused=unused,
+        notes=notes,
+    )
+
+
+def known(name: str) -> Card:
+    """Return what timm knows of a model, by its name with or without a tag. Raises CheckpointError for another name."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise CheckpointError(
+            "timm has no such model", got=name, fix=did_you_mean(architecture, timm.list_models())
+        )
+    try:
+        stated = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tags = [full.partition(".")[2] for full in get_arch_pretrained_cfgs(architecture)]
+        raise CheckpointError(
+            f"timm has no weights of {architecture} with this tag",
+            got=tag,
+            fix=did_you_mean(tag, tags) if tags else "Leave the tag out",
+        ) from None
+    return Card(architecture, stated.to_dict() if stated is not None else {})
+
+
+def guessed(path: Path) -> Card | None:
+    """Return what weights in a file are of where its name says so (`resnet50.a1_in1k.safetensors`); None where not.
+
+    Whether they fit, `tower_of` checks.
+    """
+    name = path.name.removesuffix(path.suffix)
+    for candidate in (name, name.partition(".")[0], re.sub(r"-[0-9a-f]{8}$", "", name)):
+        try:
+            if timm.is_model(candidate.partition(".")[0]):
+                return known(candidate)
+        except CheckpointError:
+            continue
+    return None
+
+
+def views_of(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
+    """Return what pictures have to be like, and what of it slip does otherwise. Raises CheckpointError."""
+    stated, notes, defaults = card.stated, [], ViewsConfig()
+    channels, *sides = stated.get("input_size") or (3, 224, 224)
+    mean, std = (tuple(map(float, stated.get(key) or getattr(defaults, key))) for key in ("mean", "std"))
+    if channels != 3 or len(sides) != 2 or sides[0] != sides[1] or len(mean) != 3 or len(std) != 3:
+        raise CheckpointError(
+            f"The image tower of {spec} does not take square RGB pictures",
+            got=f"channels and sides {(channels, *sides)}, mean {mean}, deviation {std}",
+            fix="Take another model",
+        )
+    interpolation, told = interpolation_of(str(stated.get("interpolation") or "bicubic"), spec)
+    notes += told
+    fit: Literal["crop", "squash"] = "squash" if stated.get("crop_mode") == "squash" else "crop"
+    if not stated:
+        notes.append(
+            f"timm does not say how pictures were normalised for {spec}: ImageNet's mean and deviation are taken"
+        )
+    return (
+        replace(defaults, size=sides[0], mean=mean, std=std, interpolation=interpolation, fit=fit),
+        notes,
+    )
+
+
+def interpolation_of(name: str, spec: str) -> tuple[Literal["bilinear", "bicubic"], list[str]]:
+    """Return how pictures are resized here, and in words where the weights were trained with something else."""
+    if name == "bilinear":
+        return "bilinear", []
+    if name in ("bicubic", "random"):
+        return "bicubic", []
+    return "bicubic", [f"pictures were resized for {spec} by {name}; here they are by bicubic"]
+
+
+def _of_hub(name: str, spec: str) -> Pretrained:
+    config = hub.fetch(name, ["config.json"])
+    weights = hub.fetch(name, FILES)
+    if config is None or weights is None:
+        raise CheckpointError(
+            "The model on the hub is not one that timm wrote",
+            got=name,
+            cause=f"It has no {'config.json' if config is None else ' or '.join(FILES)}",
+            fix=f"For other models, write hf:{name}",
+        )
+    return read_file(weights, _card(read_config(config), config), spec, files=[config])
+
+
+def _published(card: Card, spec: str) -> Pretrained:
+    """Return a tower with the weights that timm points to: on the hub, else behind a web address."""
+    stated = card.stated
+    if stated.get("custom_load"):
+        raise CheckpointError(
+            "These weights are not in a format of torch, and slip does not convert them",
+            got=spec,
+            fix="Take other weights: `timm.list_pretrained()` lists them",
+        )
+    if stated.get("hf_hub_id"):
+        file = str(stated.get("hf_hub_filename") or FILES[1])
+        path = hub.fetch(str(stated["hf_hub_id"]), [*SAFE.get(file, ()), file])
+    elif stated.get("url"):
+        url = str(stated["url"])
+        digest = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
+        path = downloads.fetch(url, sha=digest[1] if digest else "")
+    else:
+        path = None
+    if path is None:
+        raise CheckpointError(
+            "timm has no weights of this model",
+            got=card.architecture,
+            fix=did_you_mean(card.architecture, timm.list_pretrained()),
+        )
+    return read_file(path, card, spec)
+
+
+def _card(config: Mapping[str, Any], path: Path) -> Card:
+    """Return what a config.json of timm says. Raises CheckpointError where it is none, or asks for other than slip has.
+
+    In earlier ones what pictures have to be like stands beside the architecture.
+    """
+    architecture = config.get("architecture")
+    stated = config.get("pretrained_cfg", config)
+    if not isinstance(architecture, str) or not isinstance(stated, Mapping):
+        raise CheckpointError(
+            "The configuration is not that of a model of timm",
+            got=str(path),
+            cause="It names no architecture",
+            fix="Give a folder that timm wrote (`timm.models.save_for_hf`)",
+        )
+    if not timm.is_model(architecture):
+        raise CheckpointError(
+            "The installed timm does not know the model's architecture",
+            got=f"{architecture}, in {path}",
+            fix=did_you_mean(architecture, timm.list_models()),
+        )
+    changed = sorted(set(config.get("model_args") or {}) - {"num_classes", "img_size"})
+    if changed:
+        raise CheckpointError(
+            f"The model is a {architecture} of timm with other options than timm's, which slip cannot set",
+            got=f"model_args {', '.join(changed)}, in {path}",
+            fix="Take a model with timm's own options",
+        )
+    size = (config.get("model_args") or {}).get("img_size")
+    if isinstance(size, int):
+        stated = {**stated, "input_size": (3, size, size)}
+    return Card(architecture, stated)
+
+
+def _as_timm_names_them(
+    weights: Mapping[str, Tensor], trunk: nn.Module, origin: Origin
+) -> Mapping[str, Tensor]:
+    """Return weights as timm's own loading makes them of earlier formats, and of those of the models' authors."""
+    module = sys.modules[type(trunk).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    if convert is None:
+        return weights
+    try:
+        return convert(dict(weights), trunk)
+    except Exception as error:  # what it meets in weights of another model
+        raise CheckpointError(
+            f"timm cannot read the weights of {origin.spec} as those of a {type(trunk).__name__}",
+            got=", ".join(sorted(weights)[:4]),
+            cause=f"{type(error).__name__}: {error}",
+            fix="Name the architecture that they are of",
+        ) from None
+
+
+def _is_on_top(name: str, classifiers: object) -> bool:
+    """Say whether an entry is of a layer that timm puts on top of a tower, which has no such layer here."""
+    if isinstance(classifiers, str):
+        classifiers = (classifiers,)
+    given = (
+        [part for part in classifiers if isinstance(part, str)]
+        if isinstance(classifiers, list | tuple)
+        else []
+    )
+    return any(name.startswith(f"{part}.") for part in given or ("head", "fc", "classifier"))
