@@ -53,7 +53,7 @@ def describe(
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
-        **({"starts from": "\n".join(started.lines(config))} if started else {}),
+        **({"start": "\n".join(started.lines(config))} if started else {}),
         **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
         **_positives(plan, data),
@@ -179,6 +179,8 @@ def _schedule(plan: Plan) -> str:
         own = [f"learning rate {rate.lr:g}"] * (rate.lr >= 0)
         own += [f"in each layer {rate.layer_decay:g} of the rate above it"] * (rate.layer_decay != 1)
         lines += [f"{name} tower: {', '.join(own)}"] * bool(own)
+    if config.fresh_lr >= 0:
+        lines.append(f"fresh weights: learning rate {config.fresh_lr:g}")
     if config.fresh_epochs:
         alone = f"{plan.fresh_share:.1%} of them" if plan.seconds else f"{plan.fresh:,} steps"
         lines.append(f"in the first {alone} only fresh weights learn; the others warm up after")
