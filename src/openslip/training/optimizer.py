@@ -67,9 +67,9 @@ def build_optimizer(
     has groups of its own. Fused where the device offers it (CPU, CUDA, MPS).
 
     factors: see `rate_factors`; a group for each, with its `factor`. fresh: names of the parameters that start with
-    random weights, where others do not. `fresh_lr` is their rate, in the place of a factor. With `fresh_epochs` they are
-    groups of their own, which are `fresh`. Raises ConfigError where `fresh_epochs` are asked for and none of what learns
-    is fresh.
+    random weights, where others do not. `fresh_lr` is their rate, in the place of a factor. With `fresh_epochs` they
+    are groups of their own, which are `fresh`. Raises ConfigError where `fresh_epochs` are asked for and none of what
+    learns is fresh.
     """
     named = [(name, p) for name, p in parameters if p.requires_grad]
     known, early = dict(factors or {}), set(fresh) if config.fresh_epochs else set()
