@@ -213,7 +213,7 @@ def sentencepiece() -> bytes:
     captions = [" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(400)]
     file = io.BytesIO()
     library.SentencePieceTrainer.train(
-        sentence_iterator=iter(captions), model_writer=file, vocab_size=60, model_type="unigram", pad_id=-1, bos_id=-1,
+        sentence_iterator=iter(captions), model_writer=file, vocab_size=40, model_type="unigram", pad_id=-1, bos_id=-1,
         eos_id=1, unk_id=0, minloglevel=2,
     )  # fmt: skip
     return file.getvalue()

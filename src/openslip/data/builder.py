@@ -142,7 +142,8 @@ class SampleReader:
             f"Record {index} of '{self.source.name}' and {len(others)} others drawn in its place cannot be used",
             cause=f"The last one, '{sample.key}': {sample.reason}",
             fix="Check that the source, data.image_root and the columns are right"
-            + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captioned else ""),
+            + (f"; {WITHOUT_CAPTIONS} trains without captions" if self.captioned else "")
+            + ("; of pictures in folders of classes, labels:FOLDER makes captions" if self.captioned else ""),
         )
 
     def repeated(self, epoch: int) -> int:

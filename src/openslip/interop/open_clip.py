@@ -28,6 +28,7 @@ from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
 from openslip.interop.others import read_config, read_weights
 from openslip.interop.preprocessing import shown, views_of
+from openslip.interop.timm import pool_of
 from openslip.models.weights import Origin, Pretrained
 
 SETTINGS = "open_clip_config.json"
@@ -431,8 +432,8 @@ def _of_timm(
         ).image_tower.trunk
     except ConfigError as error:
         raise CheckpointError(f"timm makes no such image tower as {spec} has", cause=str(error)) from None
-    usual = getattr(trunk, "global_pool", None)
-    if pool and isinstance(usual, str) and pool != usual:
+    usual = pool_of(trunk)
+    if pool and usual and pool != usual:
         raise _unsupported(
             spec, f"with an image tower of timm, {name}, pooled by {pool!r} instead of timm's {usual!r}"
         )

@@ -36,10 +36,14 @@ ON_TOP = "of the layer that timm puts on top, such as its classifier"
 
 @dataclass(frozen=True)
 class Card:
-    """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`)."""
+    """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`).
+
+    pool: how the feature is pooled, where that is said.
+    """
 
     architecture: str
     stated: Mapping[str, Any]
+    pool: str = ""
 
 
 def read(name: str, spec: str) -> Pretrained:
@@ -111,6 +115,12 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         raise CheckpointError(
             f"timm makes no such image tower as {origin.spec} is of", cause=str(error)
         ) from None
+    if card.pool and pool_of(trunk) not in ("", card.pool):
+        raise CheckpointError(
+            f"The feature of {origin.spec} is pooled otherwise than timm's {card.architecture} does, which slip cannot set",
+            got=f"{card.pool}, where timm has {pool_of(trunk)}",
+            fix="Take a model with timm's own options",
+        )
     own = trunk.state_dict()
     weights = _as_timm_names_them(weights, trunk, origin)
     unused = {
@@ -246,17 +256,30 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
             got=f"{architecture}, in {path}",
             fix=did_you_mean(architecture, timm.list_models()),
         )
-    changed = sorted(set(config.get("model_args") or {}) - {"num_classes", "img_size"})
-    if changed:
+    options = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
+    pool, size = options.pop("global_pool", ""), options.pop("img_size", None)
+    options.pop("num_classes", None)
+    if options.get("in_chans") == 3:
+        del options["in_chans"]
+    if options:
         raise CheckpointError(
             f"The model is a {architecture} of timm with other options than timm's, which slip cannot set",
-            got=f"model_args {', '.join(changed)}, in {path}",
+            got=f"model_args {', '.join(sorted(options))}, in {path}",
             fix="Take a model with timm's own options",
         )
-    size = (config.get("model_args") or {}).get("img_size")
     if isinstance(size, int):
         stated = {**stated, "input_size": (3, size, size)}
-    return Card(architecture, stated)
+    return Card(architecture, stated, str(config.get("global_pool") or pool))
+
+
+def pool_of(trunk: nn.Module) -> str:
+    """Return how a model of timm pools its feature, in timm's word for it; empty where it does not say."""
+    for part in (trunk, getattr(trunk, "head", None)):
+        pool = getattr(part, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        if isinstance(pool, str):
+            return pool
+    return ""
 
 
 def _as_timm_names_them(

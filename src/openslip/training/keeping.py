@@ -185,8 +185,9 @@ class Pass:
                 if made is None or stopped:
                     if processes.first:
                         files.settle()
+                    done = start * files.block
                     raise Interrupted(
-                        f"Stopped while features were computed; {start * files.block:,} of {files.rows:,} are kept",
+                        f"Stopped while features were computed; {done:,} of {files.rows:,} rows are kept",
                         number=stop.number,
                         fix="Go on with the same command and --resume",
                     )

@@ -298,7 +298,7 @@ class Trainer:
             "progress": round(state.step / plan.steps, 4),
         }
         if "loss" in line:
-            line = line | {"lr": state.optimizer.param_groups[0]["lr"]}
+            line = line | state.rates
             scale = state.parallel.student.model.logit_scale
             if scale is not None:
                 line["logit_scale"] = float(scale.detach().exp())

@@ -166,7 +166,7 @@ class RunFolder:
         try:
             checkpoint.remove(self.checkpoints, 0)
             words += self._set_log_aside()
-            for name in ("skipped.jsonl", "counts.json", "tracker_id", FIXED):
+            for name in ("skipped.jsonl", "counts.json", "tracker_id"):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
