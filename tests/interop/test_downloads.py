@@ -114,15 +114,15 @@ def test_a_cache_that_cannot_be_written(served, monkeypatch, tmp_path) -> None:
         downloads.fetch(f"{served.url}/a.pt")
 
 
-def test_a_released_model_by_name(served, monkeypatch, tmp_path) -> None:
+def test_a_released_model_by_name(server, monkeypatch, tmp_path) -> None:
     student = _student("SLIP", width=12, dim=5)
-    served.files["/slip_base_25ep.pt"] = _save(tmp_path / "a.pt", _state(student)).read_bytes()
+    server.files["/slip_base_25ep.pt"] = _save(tmp_path / "a.pt", _state(student)).read_bytes()
     name = "slip-vit-b16-yfcc15m-25ep"
-    monkeypatch.setitem(released.ADDRESSES, name, f"{served.url}/slip_base_25ep.pt")
+    monkeypatch.setitem(released.ADDRESSES, name, f"{server.url}/slip_base_25ep.pt")
     found = read(name)
     assert (found.origin.spec, found.origin.format) == (name, "a released SLIP checkpoint")
     assert [*found.origin.files.values()] == [hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()]
-    served.files.clear()
+    server.files.clear()
     loaded = openslip.load(name).model.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in student.model.state_dict().items())
 

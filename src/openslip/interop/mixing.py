@@ -7,6 +7,7 @@ could do, and most of what the second one has learned.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from numbers import Real

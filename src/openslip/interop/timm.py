@@ -117,8 +117,8 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         ) from None
     if card.pool and pool_of(trunk) not in ("", card.pool):
         raise CheckpointError(
-            f"The feature of {origin.spec} is pooled otherwise than timm's {card.architecture} does, which slip cannot set",
-            got=f"{card.pool}, where timm has {pool_of(trunk)}",
+            f"The feature of {origin.spec} is pooled otherwise than by timm's {card.architecture}",
+            got=f"{card.pool}, where timm has {pool_of(trunk)}, and slip cannot set another",
             fix="Take a model with timm's own options",
         )
     own = trunk.state_dict()
