@@ -55,7 +55,7 @@ CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in L
 """Every loss with what belongs together in it."""
 TEACHER = "toy"
 """Names what `toy_model` gives, as a spec names a model on a disk."""
-SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER}
+SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "kl": 0.5}
 """Options of any objective, by the name that they have wherever there are some."""
 
 
@@ -133,9 +133,13 @@ def make_tiny_config(**training: object) -> Config:
 
 
 def with_loss(config: Config, loss: str, **options: object) -> Config:
-    """Return the configuration of a run that minimises another loss; of `options`, each term gets those it has."""
+    """Return the configuration of a run that minimises another loss; of `options`, each term gets those it has.
+
+    A run that preserves what it starts from starts from TEACHER.
+    """
     return replace(
         config,
+        init=TEACHER if "preserve" in loss else config.init,
         objective=replace(config.objective, loss=loss, options=small_options(loss, **options)),
     )
 
@@ -185,6 +189,19 @@ def save_toy_model(folder: Path) -> str:
     (folder / "config.toml").write_text(toml.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
     return str(folder)
+
+
+def with_saved_teacher(config: Config, folder: Path) -> Config:
+    """Return the configuration of a run that finds TEACHER in a folder, where it learns from it or starts from it."""
+    options = {name: dict(values) for name, values in config.objective.options.items()}
+    learners = [values for values in options.values() if values.get("teacher") == TEACHER]
+    if not learners and config.init != TEACHER:
+        return config
+    path = save_toy_model(folder)
+    for values in learners:
+        values["teacher"] = path
+    init = path if config.init == TEACHER else config.init
+    return replace(config, init=init, objective=replace(config.objective, options=options))
 
 
 def make_inputs(

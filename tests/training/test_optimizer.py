@@ -195,6 +195,19 @@ def test_default_rates_make_the_groups_there_always_were(model) -> None:
     assert all(group["lr"] == learning_rate(config, 5, 20, 3) for group in ours.param_groups)
 
 
+def test_fresh_weights_may_have_a_rate_of_their_own(model) -> None:
+    """In the place of their tower's, and with the schedule of all."""
+    config, heads = replace(RATES, fresh_lr=0.3), {"image_projection", "text_tower.norm.weight"}
+    optimizer = build_optimizer(stored_parameters(model), config, rate_factors(model.model, config), heads)
+    set_learning_rates(optimizer, config, 7, 20, 3)
+    for group in optimizer.param_groups:
+        for name in group["names"]:
+            wanted = rate_of(name, 7, 20, 3, 0, False)
+            if name in heads:
+                wanted = learning_rate(config, 7, 20, 3) * 0.3 / config.lr
+            assert group["lr"] == pytest.approx(wanted, rel=1e-12), name
+
+
 def test_what_waits_stays_bit_for_bit(model) -> None:
     """With a rate of 0 there is no decay either."""
     config = OptimizerConfig(fresh_epochs=1, weight_decay=0.5)

@@ -10,7 +10,7 @@ from forked import Command
 from openslip import toml
 from openslip.cli import main
 from openslip.config import ObjectiveConfig, TowerRateConfig
-from toys import LOSSES, make_tiny_config, tuned, with_loss
+from toys import LOSSES, make_tiny_config, tuned, with_loss, with_saved_teacher
 
 STEPS = 30
 numbers = itertools.count()
@@ -29,7 +29,7 @@ TUNED = "clip + 1.0 * byol"
 
 def new_run(folder, loss: str):
     """Write the configuration of a run, and return the run's folder."""
-    config = with_loss(make_tiny_config(log_every=2), loss)
+    config = with_saved_teacher(with_loss(make_tiny_config(log_every=2), loss), folder / "teacher")
     image = replace(config.model.image, name="test_resnet", drop_path=0.1)
     model, data = replace(config.model, image=image), replace(config.data, train="scenes:train:120")
     config = replace(config, model=model, data=data)

@@ -22,7 +22,7 @@ from openslip.config import (
 )
 from openslip.errors import CheckpointError
 from openslip.files import expand
-from openslip.interop import hub, open_clip, timm
+from openslip.interop import foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
 from openslip.interop.others import INDEX, read_config, read_weights
@@ -119,37 +119,36 @@ def read(name: str, spec: str) -> Pretrained:
             got=name,
             fix="Write hf:owner/name, as on the model's page, perhaps with @ and a revision",
         )
-    if hub.fetch(name, [open_clip.SETTINGS]):
+    if hub.fetch(name, [open_clip.SETTINGS], optional=True):
         return open_clip.read_hub(name, spec)
-    config = hub.fetch(name, ["config.json"])
+    config = hub.fetch(name, ["config.json"], optional=True)
+    if config is None and hub.fetch(name, ["adapter_config.json"], optional=True):
+        raise CheckpointError(
+            f"The repository of the hub holds {foreign.KINDS[0].what}", got=name, fix=foreign.KINDS[0].fix
+        )
     weights = hub.fetch(name, FILES)
-    if weights is not None and _is_ours(weights):
+    if weights is None:
+        raise CheckpointError(
+            "The repository of the hub holds no weights that slip reads",
+            got=name,
+            cause=f"It has none of {', '.join(FILES)}",
+            fix="Give a CLIP or SigLIP of transformers, a model of open_clip or timm, or one of slip's",
+        )
+    if _is_ours(weights):
         from openslip.interop import ours
 
         found = ours.read_file(weights)
         return replace(found, origin=replace(found.origin, spec=spec))
-    if config is not None and weights is not None:
-        if "architecture" in read_config(config):
-            return timm.read(name, spec)
-        if weights.name.endswith(INDEX):
-            for part in sorted(set((read_config(weights).get("weight_map") or {}).values())):
-                hub.fetch(name, [str(part)])
-        for file in (*PREPROCESSING, "tokenizer.json", "tokenizer_config.json"):
-            hub.fetch(name, [file])
-        return read_folder(config.parent, spec, weights=weights)
-    adapters = hub.fetch(name, ["adapter_config.json"]) is not None
-    raise CheckpointError(
-        "The repository of the hub holds adapters alone (LoRA), and not the model that they are for"
-        if adapters
-        else "The repository of the hub holds no model that slip reads",
-        got=name,
-        cause=""
-        if adapters
-        else f"It has no {'config.json' if weights is not None else 'weights, such as ' + FILES[0]}",
-        fix="Merge them into their model with peft (`merge_and_unload`), save that, and give its folder"
-        if adapters
-        else "Give a CLIP or SigLIP of transformers, a model of open_clip or timm, or one of slip's",
-    )
+    if config is None:
+        raise foreign.unknown(weights, read_weights(weights)[0])
+    if "architecture" in read_config(config):
+        return timm.read(name, spec)
+    if weights.name.endswith(INDEX):
+        for part in sorted(set((read_config(weights).get("weight_map") or {}).values())):
+            hub.fetch(name, [str(part)])
+    for file in (*PREPROCESSING, *tokenizers.FILES):
+        hub.fetch(name, [file], optional=True)
+    return read_folder(config.parent, spec, weights=weights)
 
 
 def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:

@@ -23,7 +23,7 @@ from openslip.config import (
 )
 from openslip.errors import CheckpointError, ConfigError, did_you_mean
 from openslip.files import expand
-from openslip.interop import downloads, hub
+from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
 from openslip.interop.others import read_config, read_weights
@@ -156,6 +156,8 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
 def read_hub(repository: str, spec: str) -> Pretrained:
     """Return the model of a repository of the hub with an open_clip_config.json. Raises CheckpointError."""
     settings, weights = hub.fetch(repository, [SETTINGS]), hub.fetch(repository, FILES)
+    hub.fetch(repository, [tokenizers.FILES[0]], optional=True)
+    hub.fetch(repository, [tokenizers.FILES[2]], optional=True)
     if settings is None or weights is None:
         raise CheckpointError(
             "The model on the hub is not one of open_clip",
@@ -306,6 +308,10 @@ def _of(
     quick = bool(config.get("quick_gelu"))
     image, size = _image(vision, state, found, spec, quick)
     texts = _text(text, state, found, spec, quick)
+    if text.get("hf_tokenizer_name"):
+        own = tokenizers.of_open_clip(text, files[0].parent if files else None, spec)
+        found.put("text_tower.tokenizer", "its tokenizer", own)
+        texts = replace(texts, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state:
             found.put(ours, entry, state.pop(entry).reshape(()))
@@ -500,7 +506,8 @@ def _text(
     _only(text, TEXTS, "text tower", spec)
     width, vocabulary = int(text.get("width", 512)), int(text.get("vocab_size", 49_408))
     pool = text.get("pool_type", "argmax")
-    if pool not in ("argmax", "last") or (pool == "argmax" and vocabulary != TextTowerConfig().vocabulary):
+    clips = vocabulary == TextTowerConfig().vocabulary and not text.get("hf_tokenizer_name")
+    if pool not in ("argmax", "last") or (pool == "argmax" and not clips):
         raise _unsupported(
             spec, f"with a text tower whose feature is pooled by {pool!r}, of {vocabulary:,} tokens"
         )

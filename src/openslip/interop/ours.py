@@ -229,7 +229,8 @@ def _compare(config: Config, stated: str | None, settings: Path, say: Callable[[
 def _described(config: Config) -> dict[str, Any]:
     """Return what embeddings depend on, by key."""
     views, model = config.views, toml.to_dict(config.model)
-    keys: dict[str, Any] = {"views.size": views.size, "views.mean": views.mean, "views.std": views.std}
+    names = ("size", "mean", "std", "interpolation", "fit")
+    keys: dict[str, Any] = {f"views.{name}": getattr(views, name) for name in names}
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}

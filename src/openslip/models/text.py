@@ -31,6 +31,9 @@ class TextTower(nn.Module):
 
     Where attention is bidirectional, or the feature is that of the last token (Zhai et al. 2023, SigLIP), a feature
     depends on the padding: the tower is `padded`, and takes rows of `context` tokens alone.
+
+    Where the weights bring a tokenizer of their own, its bytes are the buffer `tokenizer` (see
+    `openslip.data.own_tokenizer`): so they are wherever the weights are.
     """
 
     def __init__(self, config: TextTowerConfig) -> None:
@@ -44,13 +47,15 @@ class TextTower(nn.Module):
         self.width = config.width
         self.context = config.context
         self.pool = config.pool
-        self.padded = config.bidirectional or config.pool == "last"
+        self.padded = config.padded
         self.end = config.vocabulary - 1
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context, config.width))
         blocks = [TextBlock(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        if config.tokenizer:
+            self.register_buffer("tokenizer", torch.zeros(config.tokenizer, dtype=torch.uint8))
         self._initialise(blocks)
 
     def _initialise(self, blocks: list[TextBlock]) -> None:
@@ -82,6 +87,12 @@ class TextTower(nn.Module):
         for block in blocks:
             x = block(x)
         return self.norm(last(x, position))
+
+    @property
+    def own_tokenizer(self) -> bytes:
+        """The bytes of the weights' own tokenizer, none where it is CLIP's."""
+        held = getattr(self, "tokenizer", None)
+        return b"" if held is None else held.cpu().numpy().tobytes()
 
     def used(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return those columns of token ids (N, L) that features depend on, and the features' positions (N,)."""

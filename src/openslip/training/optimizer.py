@@ -68,11 +68,14 @@ def build_optimizer(
     has groups of its own. Fused where the device offers it (CPU, CUDA, MPS).
 
     factors: see `rate_factors`; a group for each, with its `factor`. fresh: names of the parameters that start with
-    random weights, where others do not; with `fresh_epochs` they are groups of their own, which are `fresh`. Raises
-    ConfigError where `fresh_epochs` are asked for and none of what learns is fresh.
+    random weights, where others do not. `fresh_lr` is their rate, in the place of a factor. With `fresh_epochs` they
+    are groups of their own, which are `fresh`. Raises ConfigError where `fresh_epochs` are asked for and none of what
+    learns is fresh.
     """
     named = [(name, p) for name, p in parameters if p.requires_grad]
-    known, early = factors or {}, set(fresh) if config.fresh_epochs else set()
+    known, early = dict(factors or {}), set(fresh) if config.fresh_epochs else set()
+    if config.fresh_lr >= 0 and config.lr:
+        known |= dict.fromkeys(fresh, config.fresh_lr / config.lr)
     if config.fresh_epochs and early.isdisjoint(name for name, _ in named):
         raise ConfigError(
             "All weights that learn come from the model that the run starts from: none is fresh",

@@ -161,6 +161,13 @@ def _check_batch(batch: int, records: int, processes: int) -> None:
 def _check_fresh(config: Config) -> None:
     """Raise ConfigError where a time for fresh weights alone makes no sense."""
     fresh, epochs = config.optimizer.fresh_epochs, config.training.epochs
+    if config.optimizer.fresh_lr >= 0 and (not config.init or not config.optimizer.lr):
+        raise ConfigError(
+            "A learning rate of its own for fresh weights needs weights that are not fresh, and a rate of theirs",
+            got=f"optimizer.fresh_lr {config.optimizer.fresh_lr:g}, optimizer.lr {config.optimizer.lr:g}"
+            + (", no --init" if not config.init else ""),
+            fix="Leave --optimizer.fresh-lr out, or start from a model with --init",
+        )
     if fresh and not config.init:
         raise ConfigError(
             "Without --init all weights are fresh: there are no others that could wait for them",

@@ -54,7 +54,7 @@ def describe(
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
-        **({"starts from": "\n".join(started.lines(config))} if started else {}),
+        **({"start": "\n".join(started.lines(config))} if started else {}),
         **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
         **_positives(plan, data),
@@ -180,6 +180,8 @@ def _schedule(plan: Plan) -> str:
         own = [f"learning rate {rate.lr:g}"] * (rate.lr >= 0)
         own += [f"in each layer {rate.layer_decay:g} of the rate above it"] * (rate.layer_decay != 1)
         lines += [f"{name} tower: {', '.join(own)}"] * bool(own)
+    if config.fresh_lr >= 0:
+        lines.append(f"fresh weights: learning rate {config.fresh_lr:g}")
     if config.fresh_epochs:
         alone = f"{plan.fresh_share:.1%} of them" if plan.seconds else f"{plan.fresh:,} steps"
         lines.append(f"in the first {alone} only fresh weights learn; the others warm up after")
@@ -191,15 +193,18 @@ def _warmup(plan: Plan) -> str:
 
 
 def _positives(plan: Plan, data: Data) -> dict[str, str]:
-    """Return a line where pairs of one class belong together, else none."""
-    names = [term.kind.name for term in plan.loss.terms if getattr(term.config, "positives", "") == "labels"]
-    if not names:
-        return {}
-    count = len(data.train.class_names)
-    return {
-        "positives": f"all pairs of a batch that are of one class ({', '.join(names)}), of {count:,} classes; "
-        f"--objective.{names[0]}.positives pairs takes each pair alone"
-    }
+    """Return lines on which pairs belong together, where that depends on classes."""
+    terms = [(term.kind.name, getattr(term.config, "positives", "")) for term in plan.loss.terms]
+    count = f"{len(data.train.class_names):,} classes"
+    lines = [
+        f"{name}: all pairs of a batch that are of one of {count}"
+        if positives == "labels"
+        else f"{name}: each pair alone, although captions of one of {count} are alike; "
+        f"--objective.{name}.positives labels takes them all"
+        for name, positives in terms
+        if positives == "labels" or (positives and data.train.captions_name_classes)
+    ]
+    return {"positives": "\n".join(lines)} if lines else {}
 
 
 def _validation(plan: Plan, data: Data, evaluated: bool) -> str:

@@ -26,7 +26,7 @@ from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
-from openslip.training.fixed import check_same, read_fixed
+from openslip.training.fixed import check_same, load, read_fixed
 from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
@@ -175,7 +175,8 @@ def _begin(
             new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
-    fixed = read_fixed(config, plan.loss, processes).to(plan.device)  # may draw random numbers
+    # Before the seed is set, because building a model may draw random numbers.
+    fixed = read_fixed(config, plan.loss, processes, partial(load, start=init)).to(plan.device)
     with processes.together():
         if processes.first and not new:
             check_same(run.noted_fixed(), fixed)

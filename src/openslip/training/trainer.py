@@ -179,6 +179,7 @@ class Trainer:
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
         state, plan = self.state, self.state.plan
+        text = state.parallel.student.model.text_tower
         loader = state.data.loader(
             state.position,
             plan.config,
@@ -189,6 +190,7 @@ class Trainer:
             rank=state.processes.rank,
             world=state.processes.world,
             pinned=plan.device.type == "cuda",
+            own_tokenizer=b"" if text is None else text.own_tokenizer,
             kept=self.kept.kept,
         )
         count = sys.maxsize if plan.seconds else plan.steps - state.step  # of a rehearsal nobody knows
