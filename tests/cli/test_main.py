@@ -46,7 +46,16 @@ def test_recipes(capsys) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
     assert main(["recipes", "show", "small-data"]) == 0
     shown, recipe = toml.loads(capsys.readouterr().out), get("small-data")
-    assert shown == replace(recipe, objective=objectives.complete(recipe.objective))
+    complete = objectives.complete(recipe.objective)
+    assert replace(shown, objective=objectives.complete(shown.objective)) == replace(
+        recipe, objective=complete
+    )
+    left_out = {
+        (name, key)
+        for name, own in complete.options.items()
+        for key in own.keys() - shown.objective.options[name].keys()
+    }
+    assert left_out == {("clip", "positives")}  # which follows from the data
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def write(name: str, above: str = "", below: str = "", **changes: str) -> Path:
 def forget() -> None:
     """Be as a new process that has imported nothing of the user's."""
     for name in [name for name in REGISTRY if ":" in name]:
-        sys.modules.pop(REGISTRY.pop(name).__module__)
+        sys.modules.pop(REGISTRY.pop(name).__module__, None)
 
 
 @pytest.mark.parametrize(

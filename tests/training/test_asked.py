@@ -20,7 +20,7 @@ from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.needs import IMAGE, Need
 from openslip.objectives import Objective
 from openslip.training.saving.run import read_lines
-from toys import ToySource, make_tiny_config
+from toys import ToySource, make_tiny_config, with_loss
 from training.runs import QUIET, FakeResult, same, weights
 
 
@@ -212,4 +212,29 @@ def test_an_objective_goes_by_its_class_or_in_a_loss(tmp_path, toy_source, tiny_
 def test_what_is_no_objective_is_said(wrong, tmp_path, toy_source, tiny_config) -> None:
     with pytest.raises(ConfigError, match="bjective"):
         openslip.train(tiny_config, toy_source, tmp_path / "run", objective=wrong, console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_positives_follow_from_the_data_where_nothing_is_said(tmp_path) -> None:
+    """Of what is opened and of what is named; also where the run goes on."""
+    for number in range(16):
+        path = tmp_path / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 20, 3), 10 * number, np.uint8)).save(path)
+    config, spec = make_tiny_config(epochs=1), f"labels:{tmp_path / 'photos'}"
+    unsaid = replace(config, objective=replace(config.objective, options={"simclr": {"width": 16, "dim": 8}}))
+    for number, source in enumerate((spec, openslip.open_source(spec))):
+        run = openslip.train(unsaid, source, tmp_path / str(number), console=QUIET)
+        assert run.config.objective.options["clip"]["positives"] == "labels"
+        openslip.train(unsaid, source, tmp_path / str(number), resume=True, console=QUIET)
+    said = openslip.train(config, spec, tmp_path / "said", console=QUIET)
+    assert said.config.objective.options["clip"]["positives"] == "pairs"
+    plain = openslip.train(unsaid, ToySource(), tmp_path / "plain", console=QUIET)
+    assert plain.config.objective.options["clip"]["positives"] == "pairs"
+
+
+def test_labels_need_classes(tmp_path, table) -> None:
+    config = with_loss(make_tiny_config(epochs=1), "clip", positives="labels")
+    with pytest.raises(ConfigError, match="objective clip needs the classes of records.*positives out"):
+        openslip.train(config, table, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()

@@ -25,7 +25,17 @@ def main(argv: list[str]) -> None:
             config = recipes.get(name)
             from openslip import objectives  # imports torch
 
-            print(toml.dumps(replace(config, objective=objectives.complete(config.objective))), end="")
+            complete, said = objectives.complete(config.objective), config.objective.options
+            # Which pairs are positives follows from the data, unless somebody says it.
+            options = {
+                name: {
+                    key: value
+                    for key, value in own.items()
+                    if key != "positives" or key in said.get(name, {})
+                }
+                for name, own in complete.options.items()
+            }
+            print(toml.dumps(replace(config, objective=replace(complete, options=options))), end="")
         case ["show"]:
             raise UsageError("`slip recipes show` takes one recipe's name", fix="`slip recipes` lists them")
         case ["show", name, *more]:

@@ -20,8 +20,7 @@ from openslip.ranges import FROM_0
 class Clip(Objective):
     """L_clip = ½ [CE(s·I·Tᵀ) + CE(s·T·Iᵀ)], matching pairs on the diagonal (Radford et al. 2021, fig. 3).
 
-    With `positives` of labels, the target of a row is uniform over all pairs of its class (UniCL; Yang et al. 2022,
-    eq. 2 to 4).
+    With `positives` of labels, the target of a row is uniform over all pairs of its class (UniCL; Yang et al. 2022).
     """
 
     name = "clip"

@@ -60,7 +60,7 @@ def contrast(
     the keys is made of `columns` in the same way. Both differences are never negative, rounding included.
 
     With `groups`, all keys of the group of a query's positive are its positives, and `(rows - positives).mean()` is the
-    cross-entropy with a target that is uniform over them (Khosla et al. 2020, eq. 2; Yang et al. 2022, eq. 3).
+    cross-entropy with a target that is uniform over them (Khosla et al. 2020, eq. 2; Yang et al. 2022).
 
     Args:
         queries: (N, D) embeddings, fp32 or fp64, usually of length 1.

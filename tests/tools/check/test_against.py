@@ -155,3 +155,23 @@ def test_the_slow_way(one, other) -> None:
                 assert ties[of[index]], what
     tied_there = [any(tied(row, there) and not row[1] and not there[1] for row in one) for there in other]
     assert max(found.back.values()) <= sum(tied_there) <= sum(found.back.values())
+
+
+class OfClasses(Rows):
+    """Records whose captions are made of the names of classes."""
+
+    captions_name_classes = True
+
+
+def test_equal_captions_of_classes_are_nothing_in_common() -> None:
+    """Nor are they repeated ones, which would be each other's wrong answers."""
+    here = OfClasses(tuple((number, 60, (f"kind {number % 2}",)) for number in range(20)), "here")
+    there = OfClasses(tuple((number, 60, (f"kind {number % 2}",)) for number in range(19, 23)), "there")
+    found = [check(source, processes=1) for source in (here, there)]
+    against = compare(*found)
+    assert against.positions(CAPTION).tolist() == []
+    assert against.positions(PICTURE).tolist() == [19]
+    assert found[0].of_class.all()
+    assert "say the same" not in as_text(found[0], judge(found[0], batch=4))
+    plain = check(Rows(here.rows, "plain"), processes=1)
+    assert "say the same" in as_text(plain, judge(plain, batch=4))
