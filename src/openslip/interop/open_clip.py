@@ -27,7 +27,7 @@ from openslip.files import expand
 from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
-from openslip.interop.others import read_config, read_weights
+from openslip.interop.others import nearest, read_config, read_weights
 from openslip.interop.preprocessing import shown, views_of
 from openslip.interop.timm import pool_of
 from openslip.models.weights import Origin, Pretrained
@@ -125,7 +125,7 @@ def read(name: str, spec: str) -> Pretrained:
     raise CheckpointError(
         "open_clip has no such architecture",
         got=architecture or name,
-        fix=did_you_mean(architecture or name, known),
+        fix=nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
     )
 
 
@@ -192,7 +192,7 @@ def _plain(name: str) -> str:
 
 
 def _close(name: str, known: Mapping[str, object]) -> bool:
-    return did_you_mean(name, known).startswith("Did")
+    return bool(nearest(name, known, ""))
 
 
 def _tags(architecture: str) -> list[str]:
@@ -448,7 +448,7 @@ def _of_timm(
         raise CheckpointError(
             "The installed timm does not know the model's image tower",
             got=f"{name}, of {spec}",
-            fix=did_you_mean(str(name), timm_library.list_models()),
+            fix=nearest(str(name), timm_library.list_models(), "A later version of timm may know it"),
         )
     if projection not in ("linear", "none", "", None) or pool in ("abs_attn", "rot_attn"):
         what = f"projection {projection!r}" if projection == "mlp" else f"pooling {pool!r}"
