@@ -185,6 +185,9 @@ def _begin(
     started = None
     if config.init and not begun:
         started = start.fill(student, init or _read(config.init, processes))
+    if not begun:
+        text = student.model.text_tower
+        fixed.check_tokenizer(b"" if text is None else text.own_tokenizer)
     fresh = None if not config.init else started.fresh if started else run.fresh()
     student.to(plan.device)
     tune(student.model, config.model, config.views.size)
