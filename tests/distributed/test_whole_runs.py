@@ -39,6 +39,10 @@ def adapted(config: Config) -> Config:
     return tuned(replace(config, optimizer=rates), text="-1", lora=(4, 0))
 
 
+def adapted_shards(config: Config) -> Config:
+    return recomputed_shards(adapted(config))
+
+
 def losses(config: Config, out: Path) -> list[dict[str, float]]:
     run = train(config, ToySource(), out, console=QUIET)
     return [
@@ -48,7 +52,7 @@ def losses(config: Config, out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted]
+    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards]
 )
 def test_two_processes_are_one(tmp_path, change) -> None:
     config = change(make_tiny_config(epochs=0.75, batch=8))
