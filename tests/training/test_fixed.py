@@ -24,8 +24,17 @@ from openslip.objectives.contrast import unit
 from openslip.processes import Processes
 from openslip.training.fixed import FixedModels, check_same, read_fixed
 from openslip.training.plan_summary import describe
+from openslip.training.saving.metadata import read_header
 from openslip.training.student import build_student
-from toys import ToySource, make_tiny_config, plan_of, save_toy_model, toy_model
+from toys import (
+    ToySource,
+    make_tiny_config,
+    plan_of,
+    save_toy_model,
+    toy_model,
+    with_loss,
+    with_saved_teacher,
+)
 from training.runs import QUIET, same, weights
 
 
@@ -236,6 +245,19 @@ def test_a_run_refuses_another_model_under_the_same_name(config, tmp_path) -> No
     (done.path / "fixed.json").write_text("[")
     with pytest.raises(CheckpointError, match="What models the run learns from cannot be read"):
         run(config, done.path, resume=True)
+
+
+def test_a_run_goes_on_with_a_teacher_that_has_moved(tmp_path) -> None:
+    config = with_saved_teacher(with_loss(make_tiny_config(epochs=1), "clip + distil"), tmp_path / "teacher")
+    done = openslip.train(config, ToySource(), tmp_path / "run", console=QUIET)
+    (tmp_path / "teacher").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="The model that distil learns from cannot be read"):
+        openslip.train(config, ToySource(), done.path, resume=True, console=QUIET)
+    options = {"distil": config.objective.options["distil"] | {"teacher": str(tmp_path / "elsewhere")}}
+    moved = replace(config, objective=replace(config.objective, options=options))
+    openslip.train(moved, ToySource(), done.path, resume=True, console=QUIET)
+    _, texts = read_header(done.checkpoints / "step-00000008" / "model.safetensors")
+    assert str(tmp_path) not in texts["openslip"]  # nothing of the machine goes along
 
 
 def test_same_weights_in_another_place_are_the_same_model(config) -> None:
