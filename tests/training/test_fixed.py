@@ -120,12 +120,16 @@ def test_it_sees_the_students_crops_and_colours_at_its_own_size_and_normalised_i
     config = replace(tiny_config, init="toy")
     fixed = fixed_of(config, Follow, FollowTwoViews)
     assert [view.name for view in fixed.views] == ["image@24", "ssl_1@24", "ssl_2@24"]
+    model = fixed.models["toy"]
     student = build_student(config, loss_of(Follow, FollowTwoViews), fixed=fixed)
     built = batch_of(student.views, config.views)
     assert {name: view.shape[-1] for name, view in built["views"].items()} == {
         "image": 16, "ssl_1": 16, "ssl_2": 16, "image@24": 24, "ssl_1@24": 24, "ssl_2@24": 24,
     }  # fmt: skip
     found = student.fixed_features(inputs_of(built, config.views), At())
+    assert {key: rows.shape for key, rows in found.items()} == {
+        (name, need): (6, model.width_of(need)) for name, need in found
+    }
     model, its = toy_model()
     for name, embedded in (("image", True), ("ssl_1", True), ("ssl_2", False)):
         drawn = f"{name}@24"
@@ -335,6 +339,7 @@ def test_an_image_tower_alone_embeds_by_its_feature(tiny_config) -> None:
     pictures = {"ssl_1@24": torch.randn(3, 3, 24, 24)}
     need = Need("ssl_1", "embedding", by="fixed")
     found = fixed.features(Inputs(pictures, None), [need])[need]
+    assert found.shape == (3, fixed.width_of(need)) == (3, 12)
     torch.testing.assert_close(found, fixed.model.image_features(fixed.normalised(pictures["ssl_1@24"])))
 
 
