@@ -21,15 +21,17 @@ from openslip.data.record import Batch, Record, Source
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import ConfigError, DataError, TrainingError
 from openslip.models.inputs import Inputs
-from openslip.needs import TEXT
+from openslip.needs import SSL_VIEWS, TEXT, Need
+from openslip.objectives import combine, own
 from openslip.training import keeping as passes
 from openslip.training import kept, trainer
 from openslip.training.saving import features
 from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config, with_loss
+from toys import ToySource, make_tiny_config, save_toy_model, with_loss
 from training.runs import QUIET, TIMING, Killed, interrupt_after, same, weights
+from training.test_fixed import Follow
 
 PICTURES = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
 HARD = ToySource(24, broken=frozenset({3, 20}), silent=frozenset({9}))
@@ -78,10 +80,13 @@ def computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
         self.kept.arrays = arrays
         student = self.state.parallel.student.eval()
         there = [o for o in arrays if o.view == TEXT or o.view in made.views]
-        with torch.no_grad():
-            found = student.model.features(made, [output.need for output in there])
+        found = {}
+        for output in there:
+            model = student.fixed.models[student.fixed.spec(output.by)] if output.by else student.model
+            with torch.no_grad():
+                found[output.key] = model.features(made, [output.need])[output.need].half().float()
         student.train()
-        return replace(made, kept={("", need): feature.half().float() for need, feature in found.items()})
+        return replace(made, kept=found)
 
     original_inputs = trainer.Trainer._inputs
     monkeypatch.setattr(passes.Pass, "run", run)
@@ -94,9 +99,41 @@ class Case:
     config: Config
     source: Source = HARD
     ssl: Source | None = None
+    teachers: tuple[str, ...] = ()
+    """Objectives that learn from a fixed model."""
 
     def train(self, out: Path, **options) -> RunFolder:
-        return train(self.config, self.source, out, ssl=self.ssl, console=QUIET, **options)
+        config = self.config
+        if self.teachers:
+            teacher = {"model": save_toy_model(out.parent / "teacher")}
+            learners = config.objective.options | dict.fromkeys(self.teachers, teacher)
+            config = replace(config, objective=replace(config.objective, options=learners))
+        return train(config, self.source, out, ssl=self.ssl, console=QUIET, **options)
+
+
+class Beside(Follow):
+    """Learns from a fixed model on self-supervised views, without captions."""
+
+    name = "beside"
+    views = SSL_VIEWS
+    needs = (Need("ssl_1", "embedding"), Need("ssl_1", "embedding", by="fixed"), Need("ssl_2", by="fixed"))
+
+    def embed(self, features):
+        image, target, other = (features[need] for need in self.needs)
+        return {"image": self.head(image.float()), "target": target, "text": other[:, : target.shape[1]]}
+
+
+@pytest.fixture(autouse=True)
+def _learners(monkeypatch) -> None:
+    monkeypatch.setattr(combine, "REGISTRY", dict(combine.REGISTRY))
+    own.register(Follow)
+    own.register(Beside)
+
+
+def learning(loss: str, epochs: int, **training) -> Config:
+    """Return the configuration of a run that trains all of its model, beside fixed ones."""
+    config = frozen("clip", epochs, image="none", **training)
+    return replace(config, objective=replace(config.objective, loss=loss))
 
 
 CASES = [
@@ -116,7 +153,17 @@ CASES = [
     ),
     Case("loader", replace(frozen(), data=replace(frozen().data, augment="loader"))),
 ]
-EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+FIXED = [
+    Case("fixed", learning("clip + follow", 2), teachers=("follow",)),
+    Case("fixed, rare", rarely(learning("clip + beside", 1)), ssl=PICTURES, teachers=("beside",)),
+    Case("two, in parts", learning("follow + beside", 2, micro_batch=3), teachers=("follow", "beside")),
+    Case(
+        "fixed and frozen",
+        replace(frozen(), objective=learning("clip + follow + beside", 1).objective),
+        teachers=("follow", "beside"),
+    ),
+]
+EVERY_CASE = pytest.mark.parametrize("case", CASES + FIXED, ids=lambda case: case.name)
 
 
 @EVERY_CASE
