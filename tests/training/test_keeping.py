@@ -21,31 +21,36 @@ from openslip.data.record import Batch, Record, Source
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import ConfigError, DataError, TrainingError
 from openslip.models.inputs import Inputs
-from openslip.needs import SSL_VIEWS, TEXT, Need
-from openslip.objectives import combine, own
+from openslip.needs import TEXT
 from openslip.training import keeping as passes
 from openslip.training import kept, trainer
 from openslip.training.saving import features
 from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config, save_toy_model, with_loss
+from toys import ToySource, make_tiny_config, with_loss, with_saved_teacher
 from training.runs import QUIET, TIMING, Killed, interrupt_after, same, weights
-from training.test_fixed import Follow
 
 PICTURES = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
 HARD = ToySource(24, broken=frozenset({3, 20}), silent=frozenset({9}))
 
 
 def frozen(
-    loss: str = "clip", epochs: int = 1, *, image: str = "all", text: str = "none", **training
+    loss: str = "clip",
+    epochs: int = 1,
+    *,
+    image: str = "all",
+    text_tower: str = "none",
+    micro_batch: int = 0,
+    **options,
 ) -> Config:
-    """Return the configuration of a run with frozen towers, whose features are kept for so many epochs of views."""
-    config = with_loss(make_tiny_config(**{"epochs": 3, **training}, keep_features=epochs), loss)
+    """Return the configuration of a run whose features are kept for so many epochs of views; options: of the loss."""
+    config = make_tiny_config(epochs=3, keep_features=epochs, micro_batch=micro_batch)
+    config = with_loss(config, loss, **options)
     model = replace(
         config.model,
         image=replace(config.model.image, freeze=image),
-        text=replace(config.model.text, freeze=text),
+        text=replace(config.model.text, freeze=text_tower),
     )
     return replace(config, model=model, data=replace(config.data, max_skipped=0.5))
 
@@ -99,41 +104,10 @@ class Case:
     config: Config
     source: Source = HARD
     ssl: Source | None = None
-    teachers: tuple[str, ...] = ()
-    """Objectives that learn from a fixed model."""
 
     def train(self, out: Path, **options) -> RunFolder:
-        config = self.config
-        if self.teachers:
-            teacher = {"model": save_toy_model(out.parent / "teacher")}
-            learners = config.objective.options | dict.fromkeys(self.teachers, teacher)
-            config = replace(config, objective=replace(config.objective, options=learners))
+        config = with_saved_teacher(self.config, out.parent / "teacher")
         return train(config, self.source, out, ssl=self.ssl, console=QUIET, **options)
-
-
-class Beside(Follow):
-    """Learns from a fixed model on self-supervised views, without captions."""
-
-    name = "beside"
-    views = SSL_VIEWS
-    needs = (Need("ssl_1", "embedding"), Need("ssl_1", "embedding", by="fixed"), Need("ssl_2", by="fixed"))
-
-    def embed(self, features):
-        image, target, other = (features[need] for need in self.needs)
-        return {"image": self.head(image.float()), "target": target, "text": other[:, : target.shape[1]]}
-
-
-@pytest.fixture(autouse=True)
-def _learners(monkeypatch) -> None:
-    monkeypatch.setattr(combine, "REGISTRY", dict(combine.REGISTRY))
-    own.register(Follow)
-    own.register(Beside)
-
-
-def learning(loss: str, epochs: int, **training) -> Config:
-    """Return the configuration of a run that trains all of its model, beside fixed ones."""
-    config = frozen("clip", epochs, image="none", **training)
-    return replace(config, objective=replace(config.objective, loss=loss))
 
 
 CASES = [
@@ -144,26 +118,22 @@ CASES = [
     Case("own pictures", rarely(frozen("clip + 1.0 * simclr", epochs=2)), ssl=PICTURES),
     Case("teacher", frozen("clip + byol")),
     Case("micro-batches", frozen("clip + 1.0 * simclr", micro_batch=3)),
-    Case("text", frozen(image="none", text="all")),
-    Case("both towers", frozen("clip + 1.0 * simclr", epochs=2, text="all", micro_batch=3)),
+    Case("text", frozen(image="none", text_tower="all")),
+    Case("both towers", frozen("clip + 1.0 * simclr", epochs=2, text_tower="all", micro_batch=3)),
     Case(
         "mixture",
         frozen(epochs=2),
         Mixture([HARD, ToySource(20, name="few"), ToySource(30, name="rare")], (1, 2, 0.5)),
     ),
     Case("loader", replace(frozen(), data=replace(frozen().data, augment="loader"))),
-]
-FIXED = [
-    Case("fixed", learning("clip + follow", 2), teachers=("follow",)),
-    Case("fixed, rare", rarely(learning("clip + beside", 1)), ssl=PICTURES, teachers=("beside",)),
-    Case("two, in parts", learning("follow + beside", 2, micro_batch=3), teachers=("follow", "beside")),
+    Case("distil", frozen("clip + distil", 2, image="none")),
+    Case("distil alone, in parts", frozen("distil", 2, image="none", micro_batch=3)),
     Case(
-        "fixed and frozen",
-        replace(frozen(), objective=learning("clip + follow + beside", 1).objective),
-        teachers=("follow", "beside"),
+        "distil, rare", rarely(frozen("clip + distil", image="none", views="ssl", text=False)), ssl=PICTURES
     ),
+    Case("distil and frozen", frozen("clip + distil + byol", text_tower="all")),
 ]
-EVERY_CASE = pytest.mark.parametrize("case", CASES + FIXED, ids=lambda case: case.name)
+EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 @EVERY_CASE
@@ -260,7 +230,7 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch) -> No
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_pass_that_is_asked_to_stop_keeps_what_it_has(tmp_path, monkeypatch) -> None:
-    case = Case("", frozen(text="all"))
+    case = Case("", frozen(text_tower="all"))
     with monkeypatch.context() as patch:
         stop_in_block(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match=r"computed; 15 of 24 rows are kept.*--resume") as stopped:
