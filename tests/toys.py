@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,13 @@ from openslip.training.student import Student, build_student
 COLOURS = ("red", "green", "blue", "grey")
 LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
 """What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
-TUNED = ({"image": "all"}, {"image": "1", "text": "-1"}, {"image": "all", "text": "all"})
+TUNED: tuple[dict[str, Any], ...] = (
+    {"image": "all"},
+    {"image": "1", "text": "-1"},
+    {"image": "all", "text": "all"},
+    {"lora": (4, 2)},
+    {"image": "1", "text": "all", "lora": (4, 0)},
+)
 """What `tuned` makes of the runs that tests of exactness train."""
 BY_CLASS = {"positives": "labels"}
 """The option of objectives whose positives are the rows of a class."""
@@ -137,10 +144,13 @@ def with_loss(config: Config, loss: str, **options: object) -> Config:
     )
 
 
-def tuned(config: Config, image: str = "none", text: str = "none") -> Config:
-    """Return the configuration of a run that freezes so much of its towers."""
-    model = config.model
-    towers = {"image": replace(model.image, freeze=image), "text": replace(model.text, freeze=text)}
+def tuned(config: Config, image: str = "none", text: str = "none", lora: tuple[int, int] = (0, 0)) -> Config:
+    """Return the configuration of a run that freezes so much of its towers, and has adapters of these ranks."""
+    model, (of_image, of_text) = config.model, lora
+    towers = {
+        "image": replace(model.image, freeze=image, lora=of_image),
+        "text": replace(model.text, freeze=text, lora=of_text),
+    }
     return replace(config, model=replace(model, **towers))
 
 
@@ -153,7 +163,7 @@ def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     fixed = read_fixed(config, loss, Processes(), toy_model).to(dtype)
     torch.manual_seed(0)
     student = build_student(config, loss, fixed=fixed)
-    tune(student.model, config.model)
+    tune(student.model, config.model, config.views.size)
     return student.to(dtype).add_teachers().train()
 
 

@@ -15,6 +15,7 @@ from openslip import toml
 from openslip.cli import main
 from openslip.encoder import Encoder
 from openslip.evaluation import results
+from openslip.evaluation.finetune import FinetuneRecipe
 from openslip.training.saving import checkpoint, metadata
 from toys import make_tiny_config
 
@@ -217,3 +218,16 @@ def test_the_best_checkpoint_is_of_either_run(run, fresh, photos, capsys) -> Non
     assert main(["evaluate", str(fresh), *words]) == 0
     assert main(["evaluate", str(fresh), f"knn:{photos}", "--against", str(photos), "--which", "best"]) == 2
     assert f"neither {fresh} nor {photos} is one" in capsys.readouterr().err
+
+
+def test_a_finetuning_of_either_run_keeps_its_state_there(run, photos, tmp_path, monkeypatch) -> None:
+    recipe = FinetuneRecipe(name="short", epochs=1, warmup_epochs=1, batch=8)
+    monkeypatch.setattr("openslip.evaluation.finetune.run.recipe_for", lambda *_: recipe)
+    base = shutil.copytree(run, tmp_path / "base")
+    assert main(["evaluate", str(run), f"finetune:{photos}", "--against", str(base)]) == 0
+    assert all((folder / "finetune" / "photos").is_dir() for folder in (run, base))
+
+
+def test_other_words_for_the_option_are_answered(run, photos, capsys) -> None:
+    assert main(["evaluate", str(run), f"knn:{photos}", "--baseline", str(run)]) == 2
+    assert "--against" in capsys.readouterr().err

@@ -342,7 +342,7 @@ def test_frozen_batchnorm_takes_micro_batches_and_recomputation(tiny_config) -> 
     config = replace(tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet"))
     for freeze, refused in (("all", False), ("4", False), ("3", True)):
         model = build(config, 32, NEEDS)
-        tune(model, replace(config, image=replace(config.image, freeze=freeze)))
+        tune(model, replace(config, image=replace(config.image, freeze=freeze)), 32)
         for training in (
             TrainingConfig(batch=8, micro_batch=4),
             TrainingConfig(checkpoint_activations="full"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from openslip.interop import foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
 from openslip.interop.others import INDEX, read_config, read_weights
+from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
 FILES = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
@@ -186,6 +187,10 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
             {**defaults["text"], **(config.get("text_config") or {})}, state, found, spec, siglip=siglip
         )
         embed_dim = vision["hidden_size"] if siglip else config.get("projection_dim", 512)
+        if siglip:
+            own = tokenizers.of_transformers(folder, spec)
+            found.put("text_tower.tokenizer", "its tokenizer", own)
+            text = replace(text, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state and not flat:
             found.put(ours, entry, state.pop(entry).reshape(()))
@@ -393,46 +398,31 @@ def _views(
         notes.append(
             f"{spec} has no {PREPROCESSING[0]}: how pictures are prepared is taken from the first models of its kind"
         )
-    resample = stated.get("resample", 3)
-    name = RESAMPLING.get(resample, str(resample)) if isinstance(resample, int) else str(resample)
-    interpolation, told = timm.interpolation_of(name, spec)
-    notes += told
-    sides = stated.get("size") or {}
-    squashed = isinstance(sides, Mapping) and {"height", "width"} <= sides.keys()
-    squashed = squashed or (path is None and defaults is SIGLIP["views"])
-    fit: Literal["crop", "squash"] = "squash" if squashed and not stated.get("do_center_crop") else "crop"
-    crop = stated.get("crop_size") if stated.get("do_center_crop") else sides
+    resample, sides = stated.get("resample", 3), stated.get("size") or {}
+    cropped = bool(stated.get("do_center_crop"))
+    squashed = isinstance(sides, Mapping) and {"height", "width"} <= sides.keys() and not cropped
+    crop = stated.get("crop_size") if cropped else sides
     wanted = crop.get("height", crop.get("shortest_edge")) if isinstance(crop, Mapping) else crop
     if isinstance(wanted, int) and wanted != size:
         notes.append(
             f"{spec} prepares pictures of {wanted} pixels, and its model takes {size}: {size} is taken"
         )
     short = sides.get("shortest_edge") if isinstance(sides, Mapping) else sides
-    if fit == "crop" and isinstance(short, int) and isinstance(wanted, int) and short != wanted:
+    if cropped and isinstance(short, int) and isinstance(wanted, int) and short != wanted:
         notes.append(
             f"pictures were resized for {spec} to {short} pixels and cropped to {wanted}; here they are resized to "
             f"{size} and cropped to a square"
         )
-    mean, std = stated.get("image_mean") or defaults["mean"], stated.get("image_std") or defaults["std"]
-    if stated.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if not (_is_levels(mean) and _is_levels(std)):
-        raise CheckpointError(
-            "How pictures are normalised for the model cannot be read",
-            got=f"mean {mean}, deviation {std}, in {path}",
-            fix="Download the file anew",
-        )
-    levels = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
-    views = replace(ViewsConfig(), size=size, interpolation=interpolation, fit=fit, **levels)
-    return views, [] if path is None else [path], notes
-
-
-def _is_levels(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and len(value) == 3
-        and all(isinstance(level, int | float) for level in value)
+    normalised = stated.get("do_normalize") is not False
+    views, told = views_of(
+        size,
+        stated.get("image_mean") or defaults["mean"] if normalised else (0.0, 0.0, 0.0),
+        stated.get("image_std") or defaults["std"] if normalised else (1.0, 1.0, 1.0),
+        RESAMPLING.get(resample, "") if isinstance(resample, int) else str(resample),
+        spec,
+        squash=squashed or (path is None and defaults is SIGLIP["views"]),
     )
+    return views, [] if path is None else [path], [*notes, *told]
 
 
 def _unsupported(spec: str, what: str) -> CheckpointError:

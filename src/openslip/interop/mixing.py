@@ -7,6 +7,7 @@ could do, and most of what the second one has learned.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from numbers import Real
@@ -132,6 +133,8 @@ def _settings(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Any]:
     found: dict[str, Any] = {f"views.{name}": getattr(views, name) for name in names}
     if encoder.model.text_tower is None:
         del model["text"]
+    elif data := encoder.model.text_tower.own_tokenizer:
+        model["text"]["tokenizer"] = f"{len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}"
     if "image_projection" not in state and "text_projection" not in state:
         del model["embed_dim"]
     if model["image"]["name"] != "vit":

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openslip.data.own_tokenizer import Cleaning, from_json, from_sentencepiece
 from openslip.errors import CheckpointError
 from openslip.files import read_whole
 from openslip.interop import hub
@@ -27,6 +26,8 @@ def of_transformers(folder: Path, spec: str) -> Tensor:
     That of SigLIP drops punctuation and makes letters small, those of later models do what their files say.
     Raises CheckpointError where there is none.
     """
+    from openslip.data.own_tokenizer import from_json, from_sentencepiece
+
     config = _config(folder)
     if config.get("tokenizer_class", "SiglipTokenizer").startswith("Siglip"):
         if (folder / "spiece.model").is_file():
@@ -45,6 +46,8 @@ def of_open_clip(text: Mapping[str, Any], folder: Path | None, spec: str) -> Ten
 
     text: open_clip's description of the tower. Raises CheckpointError where there is none.
     """
+    from openslip.data.own_tokenizer import from_json
+
     name, options = str(text["hf_tokenizer_name"]), dict(text.get("tokenizer_kwargs") or {})
     cleaning = options.pop("clean", "whitespace")
     without_end = options.pop("strip_sep_token", False)
@@ -64,13 +67,12 @@ def of_open_clip(text: Mapping[str, Any], folder: Path | None, spec: str) -> Ten
             )
         hub.fetch(name, [FILES[2]], optional=True)
         folder = found.parent
-    clean: Cleaning = cleaning
     config = _config(folder)
     pad, ends = _token(config, "pad_token"), None
     if without_end:  # open_clip puts padding where the end was
         ends = (_token(config, "cls_token"), 0)
         pad = 0
-    return _tensor(from_json(_json(folder, spec), clean=clean, pad=pad, ends=ends))
+    return _tensor(from_json(_json(folder, spec), clean=cleaning, pad=pad, ends=ends))
 
 
 def _json(folder: Path, spec: str) -> bytes:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from openslip.config import Activation, TextTowerConfig
 from openslip.errors import ConfigError
+from openslip.models.lora import split_linear
 
 VOCABULARY = 49_408
 END_OF_TEXT = 49_407
@@ -139,10 +140,9 @@ class TextBlock(nn.Module):
     def _attend_one(self, x_NLD: Tensor, rows: Tensor, end: Tensor) -> Tensor:
         """Attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
         n, length, width = x_NLD.shape
-        weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
-        bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
-        q_NH1K = F.linear(x_NLD[rows, end], weight_q, bias_q).view(n, self.heads, 1, -1)
-        kv = F.linear(x_NLD, weight_kv, bias_kv).view(n, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key_value = split_linear(self.qkv, [width, 2 * width])
+        q_NH1K = query(x_NLD[rows, end]).view(n, self.heads, 1, -1)
+        kv = key_value(x_NLD).view(n, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         seen = (
             (torch.arange(length, device=x_NLD.device) <= end[:, None])[:, None, None]
             if self.causal

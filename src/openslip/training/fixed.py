@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from openslip.config import Config, ViewsConfig
@@ -58,6 +59,8 @@ class FixedModel:
             vocabulary=config.model.text.vocabulary,
         )
         self.model = model.only([self._own(need) for need in self.needs]).eval().requires_grad_(False)
+        if not isinstance(model.image_tower.trunk, VisionTransformer):
+            self.model.image_tower.to(memory_format=torch.channels_last)  # faster, as in `prepare`
         size = config.views.size
         of_loss = {view.name: view for view in loss.views}
         wanted = {need.view: of_loss[need.view] for need in self.needs if need.view != TEXT}
@@ -174,6 +177,13 @@ class FixedModels:
         for model in self.models.values():
             model.model.to(*to, **options)
         return self
+
+    def check_tokenizer(self, own: bytes) -> None:
+        """Raise ConfigError where a model reads captions with another tokenizer than the student's, of these bytes."""
+        for fixed in self.models.values():
+            tower = fixed.model.text_tower
+            if tower is not None and tower.own_tokenizer != own:
+                raise _other_tokenizer(fixed.spec, "tokenizers of the same size that are not the same")
 
     def without_numbers(self) -> FixedModels:
         """Return copies on the device `meta`, to count with."""
@@ -310,11 +320,7 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
             fix="Name a model of images and texts, or match image embeddings alone",
         )
     if (text.tokenizer, text.vocabulary) != (own.tokenizer, own.vocabulary):
-        raise ConfigError(
-            "The fixed model reads captions with another tokenizer than the model that is trained",
-            got=f"{spec}: {text.vocabulary:,} tokens; trained: {own.vocabulary:,}",
-            fix="Match image embeddings alone, or name a model with the same tokenizer",
-        )
+        raise _other_tokenizer(spec, f"{text.vocabulary:,} tokens; trained: {own.vocabulary:,}")
     if text.padded and (own.padded, own.context) != (True, text.context):
         raise ConfigError(
             "The fixed model reads captions that are filled up to its context, other than the model that is trained",
@@ -327,6 +333,14 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
             got=f"{spec}: {text.context} tokens; trained: {own.context}",
             fix=f"Set --model.text.context {text.context}, or match image embeddings alone",
         )
+
+
+def _other_tokenizer(spec: str, got: str) -> ConfigError:
+    return ConfigError(
+        "The fixed model reads captions with another tokenizer than the model that is trained",
+        got=f"{spec}: {got}",
+        fix="Match image embeddings alone, or name a model with the same tokenizer",
+    )
 
 
 def _drawn(view: View, size: int, run: ViewsConfig) -> View:

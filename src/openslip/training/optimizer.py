@@ -14,6 +14,7 @@ from openslip.config import OptimizerConfig
 from openslip.errors import ConfigError
 from openslip.models import Model
 from openslip.models.layers import layers_of
+from openslip.models.lora import plain_name
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -51,7 +52,7 @@ def rate_factors(model: Model, config: OptimizerConfig) -> dict[str, float]:
         own = 1.0 if rate.lr < 0 else rate.lr / config.lr if rate.lr else 0.0
         for parameter, _ in tower.named_parameters():
             above = 0 if layers is None else layers.depth + 1 - layers.of[parameter]
-            factors[f"{name}_tower.{parameter}"] = own * rate.layer_decay**above
+            factors[plain_name(f"{name}_tower.{parameter}")] = own * rate.layer_decay**above
     return factors
 
 

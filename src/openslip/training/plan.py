@@ -12,7 +12,7 @@ from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
-from openslip.models.tuning import check_freeze
+from openslip.models.tuning import check_tuning
 from openslip.needs import LOGIT_SCALE, TEXT
 from openslip.objectives import At, Loss
 from openslip.ranges import check_ranges
@@ -88,7 +88,13 @@ def make_plan(
     check_ranges(config)
     _check_batch(training.batch, records, processes)
     check_views(config.views)
-    check_freeze(config.model)
+    check_tuning(config.model)
+    if training.precision == "fp8" and (config.model.image.lora or config.model.text.lora):
+        raise ConfigError(
+            "Adapters (LoRA) do not go together with products in fp8",
+            got=f"model.image.lora {config.model.image.lora}, model.text.lora {config.model.text.lora}",
+            fix="Use --training.precision bf16",
+        )
     schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
     if schedule.rows % processes:
         raise ConfigError(

@@ -12,6 +12,7 @@ from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
+from openslip.models.lora import plain_name
 from openslip.training.budget import duration
 from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
@@ -101,7 +102,7 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
     still = [
         name
         for name, p in student.model.named_parameters()
-        if not p.requires_grad and (fresh is None or name in fresh)
+        if not p.requires_grad and (fresh is None or plain_name(name) in fresh)
     ]
     if not still:
         return ""

@@ -262,7 +262,7 @@ def _count_step(
     fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
         student = build_student(config, loss, fixed=fixed)
-        tune(student.model, config.model)
+        tune(student.model, config.model, config.views.size)
         student.add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
