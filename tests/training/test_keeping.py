@@ -245,21 +245,33 @@ def test_a_pass_that_is_asked_to_stop_keeps_what_it_has(tmp_path, monkeypatch) -
 def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkeypatch) -> None:
     said = io.StringIO()
     case = Case("", frozen())
-    run = case.train(tmp_path / "run")
-    before = kept_bytes(run)
-    folder = run.path / features.FOLDER / "train"
-    about = json.loads((folder / "about.json").read_text())
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(Interrupted):
+            case.train(tmp_path / "run")
+    before = kept_bytes(RunFolder(tmp_path / "run"))
+    folder = Path(features.FOLDER) / "train"
+    about = json.loads((tmp_path / "run" / folder / "about.json").read_text())
     about["of"]["weights"]["image.feature"] = "another tower's"
     damages = {
-        "of other weights": lambda: (folder / "about.json").write_text(json.dumps(about)),
-        "about.json cannot be read": lambda: (folder / "about.json").write_text("{"),
-        "image.feature.npy is not whole": lambda: (folder / "image.feature.npy").write_bytes(b"short"),
+        "of other weights": ("about.json", json.dumps(about)),
+        "about.json cannot be read": ("about.json", "{"),
+        "image.feature.npy is not whole": ("image.feature.npy", "short"),
     }
-    for words, damage in damages.items():
-        damage()
-        train(case.config, case.source, run.path, resume=True, console=Console(file=said, width=400))
+    for number, (words, (name, content)) in enumerate(damages.items()):
+        again = shutil.copytree(tmp_path / "run", tmp_path / f"again-{number}")
+        (again / folder / name).write_text(content)
+        run = train(case.config, case.source, again, resume=True, console=Console(file=said, width=400))
         assert words in said.getvalue()
         assert kept_bytes(run) == before
+
+
+def test_a_run_that_is_done_computes_nothing_again(tmp_path) -> None:
+    case = Case("", frozen())
+    run = case.train(tmp_path / "run")
+    shutil.rmtree(run.path / features.FOLDER)
+    case.train(run.path, resume=True)
+    assert not (run.path / features.FOLDER).exists()
 
 
 @dataclass(frozen=True)

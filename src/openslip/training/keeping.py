@@ -93,8 +93,10 @@ class Pass:
         with self.processes.together():
             if self.processes.first:
                 now = state.data.identity(captioned=self.plan.loss.captioned)
-                changed = differences(read_json(state.run.path / "data.json"), now)
-                if changed:
+                known = now
+                with suppress(OSError, ValueError):  # the run folder has told of it
+                    known = read_json(state.run.path / "data.json")
+                if changed := differences(known, now):
                     raise DataError(
                         "The same records are others when they are read again, so nothing computed of them can be kept",
                         got="; ".join(changed),

@@ -58,8 +58,13 @@ class Trainer:
         self.state.run.flush()
 
     def keep(self) -> None:
-        """Compute what is computed once and kept, or open it. Raises Interrupted when the run is asked to stop."""
+        """Compute what is computed once and kept, or open it, where steps are left that need it.
+
+        Raises Interrupted when the run is asked to stop.
+        """
         state, plan = self.state, self.state.plan
+        if state.step >= plan.steps and not plan.seconds:
+            return
         student = state.parallel.student
         chosen = keeping(plan.config, student, ssl=state.data.ssl is not None)
         if chosen:
