@@ -118,6 +118,7 @@ CASES = [
     Case("own pictures", rarely(frozen("clip + 1.0 * simclr", epochs=2)), ssl=PICTURES),
     Case("teacher", frozen("clip + byol")),
     Case("micro-batches", frozen("clip + 1.0 * simclr", micro_batch=3)),
+    Case("classes", frozen(positives="labels")),
     Case("text", frozen(image="none", text_tower="all")),
     Case("both towers", frozen("clip + 1.0 * simclr", epochs=2, text_tower="all", micro_batch=3)),
     Case(

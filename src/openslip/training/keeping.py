@@ -212,7 +212,9 @@ class Pass:
     def _of_pictures(self, files: FeatureFiles, blocks: Sequence[int]) -> Generator[Made]:
         """Yield the blocks of a source's pictures: outputs, and in the first epoch what each record is."""
         state, plan, source = self.state, self.plan, files.folder.name
-        views, outputs = self._views(source), self.keeping.of(source)
+        outputs = self.keeping.of(source)
+        # Where nothing is kept of pictures, whether they can be read is all there is to learn of them.
+        views = self._views(source) if outputs else ()
         kept = frozenset(output.view for output in outputs)
         others = frozenset(view.name for view in views) - kept
         loader = state.data.loader(
