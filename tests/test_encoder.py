@@ -98,6 +98,22 @@ def test_preprocess_is_the_centre_of_the_picture_normalised(encoder: Encoder) ->
     torch.testing.assert_close(out, expected[:, None, None].expand(3, 16, 16))
 
 
+def test_preprocess_equals_transformers_processors() -> None:
+    from transformers import CLIPImageProcessor, SiglipImageProcessor
+
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 256, (12, 20, 3), dtype=np.uint8), np.ones((5, 4, 1), dtype=np.uint8))
+    clip = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    siglip = SiglipImageProcessor(size={"height": 16, "width": 16}, resample=3)
+    for processor, fit in ((clip, "crop"), (siglip, "squash")):
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+        views = replace(CONFIG.views, mean=mean, std=std, interpolation="bicubic", fit=fit)  # type: ignore[arg-type]
+        ours = Encoder.from_config(replace(CONFIG, views=views)).preprocess(pixels)
+        theirs = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0]
+        levels = (ours - theirs).abs() * 255 * torch.tensor(std)[:, None, None]
+        assert levels.max() < 2.01
+
+
 def test_embeddings_have_unit_length_unless_asked_otherwise(encoder: Encoder) -> None:
     images = torch.randn(3, 3, 16, 16)
     plain = encoder.encode_image(images, normalize=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,13 @@ from openslip.training.student import Student, build_student
 COLOURS = ("red", "green", "blue", "grey")
 LOSSES = (*REGISTRY, ObjectiveConfig().loss, "clip + byol")
 """What the tests of exactness train: every objective alone, and sums. A new objective comes in by its registry line."""
-TUNED = ({"image": "all"}, {"image": "1", "text": "-1"}, {"image": "all", "text": "all"})
+TUNED: tuple[dict[str, Any], ...] = (
+    {"image": "all"},
+    {"image": "1", "text": "-1"},
+    {"image": "all", "text": "all"},
+    {"lora": (4, 2)},
+    {"image": "1", "text": "all", "lora": (4, 0)},
+)
 """What `tuned` makes of the runs that tests of exactness train."""
 BY_CLASS = {"positives": "labels"}
 """The option of objectives whose positives are the rows of a class."""
@@ -48,7 +55,7 @@ CASES = (*((loss, "pairs") for loss in LOSSES), *((loss, "labels") for loss in L
 """Every loss with what belongs together in it."""
 TEACHER = "toy"
 """Names what `toy_model` gives, as a spec names a model on a disk."""
-SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER}
+SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "kl": 0.5}
 """Options of any objective, by the name that they have wherever there are some."""
 
 
@@ -126,17 +133,24 @@ def make_tiny_config(**training: object) -> Config:
 
 
 def with_loss(config: Config, loss: str, **options: object) -> Config:
-    """Return the configuration of a run that minimises another loss; of `options`, each term gets those it has."""
+    """Return the configuration of a run that minimises another loss; of `options`, each term gets those it has.
+
+    A run that preserves what it starts from starts from TEACHER.
+    """
     return replace(
         config,
+        init=TEACHER if "preserve" in loss else config.init,
         objective=replace(config.objective, loss=loss, options=small_options(loss, **options)),
     )
 
 
-def tuned(config: Config, image: str = "none", text: str = "none") -> Config:
-    """Return the configuration of a run that freezes so much of its towers."""
-    model = config.model
-    towers = {"image": replace(model.image, freeze=image), "text": replace(model.text, freeze=text)}
+def tuned(config: Config, image: str = "none", text: str = "none", lora: tuple[int, int] = (0, 0)) -> Config:
+    """Return the configuration of a run that freezes so much of its towers, and has adapters of these ranks."""
+    model, (of_image, of_text) = config.model, lora
+    towers = {
+        "image": replace(model.image, freeze=image, lora=of_image),
+        "text": replace(model.text, freeze=text, lora=of_text),
+    }
     return replace(config, model=replace(model, **towers))
 
 
@@ -149,7 +163,7 @@ def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:
     fixed = read_fixed(config, loss, Processes(), toy_model).to(dtype)
     torch.manual_seed(0)
     student = build_student(config, loss, fixed=fixed)
-    tune(student.model, config.model)
+    tune(student.model, config.model, config.views.size)
     return student.to(dtype).add_teachers().train()
 
 
@@ -175,6 +189,19 @@ def save_toy_model(folder: Path) -> str:
     (folder / "config.toml").write_text(toml.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
     return str(folder)
+
+
+def with_saved_teacher(config: Config, folder: Path) -> Config:
+    """Return the configuration of a run that finds TEACHER in a folder, where it learns from it or starts from it."""
+    options = {name: dict(values) for name, values in config.objective.options.items()}
+    learners = [values for values in options.values() if values.get("teacher") == TEACHER]
+    if not learners and config.init != TEACHER:
+        return config
+    path = save_toy_model(folder)
+    for values in learners:
+        values["teacher"] = path
+    init = path if config.init == TEACHER else config.init
+    return replace(config, init=init, objective=replace(config.objective, options=options))
 
 
 def make_inputs(

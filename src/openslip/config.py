@@ -213,6 +213,11 @@ class TextTowerConfig:
     lora: Annotated[int, Range("a rank, or 0 for none", 0)] = 0
     """As for the image tower."""
 
+    @property
+    def padded(self) -> bool:
+        """Whether a text's feature depends on the padding after it, so that all texts are filled up to `context`."""
+        return self.bidirectional or self.pool == "last"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -264,6 +269,9 @@ class OptimizerConfig:
     """Largest gradient norm; 0 for no clipping."""
     image: TowerRateConfig = TowerRateConfig()
     text: TowerRateConfig = TowerRateConfig()
+    fresh_lr: Annotated[float, OR_CHOSEN] = -1.0
+    """Learning rate of those weights that `init` has not brought, with the schedule of the others; -1: that of the
+    others."""
     fresh_epochs: Annotated[float, Range("from 0 to a billion", 0, A_BILLION)] = 0.0
     """Epochs at the start in which only those weights learn that `init` has not brought; the others warm up after."""
 

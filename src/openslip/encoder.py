@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from openslip.config import Config
 from openslip.data.given import Picture, check_array, not_a_picture, pixels_of
-from openslip.data.tokenizer import END, VOCABULARY_SIZE, Tokenizer
+from openslip.data.own_tokenizer import OwnTokenizer, tokenizer_of
+from openslip.data.tokenizer import Tokenizer
 from openslip.data.views import center
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
 from openslip.models import Model, build
-from openslip.models.text import cut, end_of_text
+from openslip.models.text import TextTower
 
 Images = Tensor | Picture | Iterable[Tensor | Picture]
 
@@ -64,6 +65,7 @@ class Encoder:
     def __init__(self, model: Model, config: Config) -> None:
         self.model = model
         self.config = config
+        self._tokenizer: tuple[Tensor, Tokenizer | OwnTokenizer] | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Encoder:
@@ -98,8 +100,17 @@ class Encoder:
         return float(self.model.logit_scale.detach().float().exp())
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.config.model.text.context, self.config.model.text.truncation)
+    def tokenizer(self) -> Tokenizer | OwnTokenizer:
+        """What turns texts into token ids: CLIP's, or that which the weights bring with them."""
+        tower, text = self.model.text_tower, self.config.model.text
+        held = getattr(tower, "tokenizer", None)
+        if tower is None or held is None:
+            return tokenizer_of(text, b"")
+        if (
+            self._tokenizer is None or self._tokenizer[0] is not held
+        ):  # of weights that may lie on another device
+            self._tokenizer = held, tokenizer_of(text, tower.own_tokenizer)
+        return self._tokenizer[1]
 
     def to(self, *to: Any, **options: Any) -> Encoder:
         """Move the model to a device, a precision or both, as `torch.nn.Module.to` does; return this encoder."""
@@ -181,8 +192,8 @@ class Encoder:
         if self.model.text_tower is None:
             raise self._no_text("encode_text")
         if isinstance(texts, Tensor):
-            rows = self._checked_tokens(texts).split(CHUNK)
-            parts = (cut(part, end_of_text(part)) for part in rows)
+            rows = self._checked_tokens(texts, self.model.text_tower).split(CHUNK)
+            parts = (self.model.text_tower.used(part)[0] for part in rows)
         else:
             several = _texts(texts)
             parts = (self.tokenize(several[i : i + CHUNK]) for i in range(0, len(several), CHUNK))
@@ -190,7 +201,7 @@ class Encoder:
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     def tokenize(self, texts: str | Iterable[str]) -> Tensor:
-        """Return token ids (N, longest), int64, zero-padded.
+        """Return token ids (N, longest), int64, zero-padded; of a model whose features depend on it, (N, context).
 
         Raises EvaluationError without a text tower, DataError for what is no text.
         """
@@ -201,8 +212,8 @@ class Encoder:
     def preprocess(self, image: Picture) -> Tensor:
         """Turn one picture into the (3, S, S) float32 tensor that the model takes.
 
-        Decoded to RGB, short side resized to S, centre cropped, normalised by the mean and deviation of the views
-        the model was trained on. Raises DataError on a picture that cannot be used.
+        Decoded to RGB; short side resized to S and centre cropped, or squashed to a square; normalised by the mean and
+        deviation. All of it is as the configuration's `views` say. Raises DataError on a picture that cannot be used.
         """
         try:
             return self._preprocessed(image)
@@ -254,9 +265,10 @@ class Encoder:
 
     def _preprocessed(self, image: Picture) -> Tensor:
         """`preprocess`, whose error does not name the picture."""
-        pixels = torch.from_numpy(center(pixels_of(image, min_side=self.size), self.size))
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.views.mean, self.config.views.std))
-        return (pixels.float() / 255 - mean) / std
+        views = self.config.views
+        pixels = center(pixels_of(image, min_side=self.size), self.size, views.interpolation, views.fit)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
+        return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return a tensor (N, 3, S, S) or (3, S, S) of preprocessed images, or raise DataError."""
@@ -273,30 +285,33 @@ class Encoder:
             fix=fix,
         )
 
-    def _checked_tokens(self, tokens: Tensor) -> Tensor:
+    def _checked_tokens(self, tokens: Tensor, tower: TextTower) -> Tensor:
         """Return token ids as (N, L) int64, or raise DataError."""
         rows = tokens if tokens.ndim == 2 else tokens[None]
         whole = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
-        context = self.config.model.text.context
-        if rows.ndim == 2 and whole and 0 < rows.shape[1] <= context and _in_vocabulary(rows):
-            return self._ended(rows.long())
+        context, vocabulary = tower.context, self.config.model.text.vocabulary
+        least = context if tower.padded else 1
+        if rows.ndim == 2 and whole and least <= rows.shape[1] <= context and _within(rows, vocabulary):
+            return rows.long() if tower.pool == "last" else self._ended(rows.long(), tower.end)
+        many = f"{context}" if tower.padded else f"up to {context}"
         raise DataError(
-            f"A tensor of texts must be token ids: whole numbers below {VOCABULARY_SIZE:,}, up to {context} a text",
+            f"A tensor of texts must be token ids: whole numbers below {vocabulary:,}, {many} a text",
             got=f"{tokens.dtype}, shape {tuple(tokens.shape)}",
             fix="Pass the texts themselves, or what this model's `tokenize` gives",
         )
 
-    def _ended(self, rows: Tensor) -> Tensor:
+    def _ended(self, rows: Tensor, end: int) -> Tensor:
         """Return token ids (N, L) whose rows have one end of their text each, or raise DataError.
 
         Hugging Face's tokenizer fills rows with that token, where ours and open_clip's fill them with zeros; a feature
         is read at the last one that a row has.
         """
-        ends = rows == END
-        if self.config.model.text.truncation == "keep-end" and not ends.any(1).all():
+        ends = rows == end
+        keeps = self.config.model.text.truncation == "keep-end" and self.tokenizer.end == end
+        if keeps and not ends.any(1).all():
             raise DataError(
                 "A row of token ids has no end",
-                got=f"row {int(ends.any(1).int().argmin())}, without the id {END}",
+                got=f"row {int(ends.any(1).int().argmin())}, without the id {end}",
                 cause="Another tokenizer made it, or it was cut off",
                 fix="Pass the texts themselves, or what this model's `tokenize` gives",
             )
@@ -336,8 +351,8 @@ class Encoder:
         )
 
 
-def _in_vocabulary(tokens: Tensor) -> bool:
-    return not tokens.numel() or bool((tokens.min() >= 0) & (tokens.max() < VOCABULARY_SIZE))
+def _within(tokens: Tensor, vocabulary: int) -> bool:
+    return not tokens.numel() or bool((tokens.min() >= 0) & (tokens.max() < vocabulary))
 
 
 def _several(images: Any) -> Iterable[Tensor | Picture]:

@@ -14,6 +14,7 @@ from openslip.config import (
     ObjectiveConfig,
     OptimizerConfig,
     TextTowerConfig,
+    TowerRateConfig,
     TrainingConfig,
     ViewsConfig,
 )
@@ -117,6 +118,36 @@ SCENES_TINY = replace(
     ),
 )
 
+FINETUNE = Config(
+    name="finetune",
+    views=ViewsConfig(size=0),
+    # Of towers that the weights do not bring: a text tower for those of timm.
+    model=ModelConfig(text=TextTowerConfig(width=256, depth=4, heads=4), embed_dim=256),
+    objective=ObjectiveConfig(loss="clip + 0.3 * simclr", options={"simclr": {"width": 1024, "dim": 256}}),
+    optimizer=OptimizerConfig(
+        lr=1e-5,
+        lr_start=0.0,
+        lr_end=0.0,
+        fresh_lr=1e-3,
+        image=TowerRateConfig(layer_decay=0.7),
+        text=TowerRateConfig(layer_decay=0.7),
+    ),
+    training=TrainingConfig(epochs=10, batch=128),
+    checkpoint=CheckpointConfig(every_minutes=5),
+    evaluation=EvaluationConfig(every_epochs=1),
+)
+"""Small rates and layer decay as FLYP and BEiT have them; the strong views of SimCLR at a lower weight."""
+
+LIT = replace(
+    FINETUNE,
+    name="lit",
+    model=replace(FINETUNE.model, image=ImageTowerConfig(freeze="all")),
+    objective=ObjectiveConfig(loss="clip"),
+    optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.1),
+    training=TrainingConfig(epochs=20, batch=128, keep_features=1),
+)
+"""Zhai et al. 2022, "LiT: zero-shot transfer with locked-image text tuning"."""
+
 RECIPES: dict[str, Recipe] = (
     {
         "scenes-tiny": Recipe(
@@ -127,6 +158,10 @@ RECIPES: dict[str, Recipe] = (
         ),
         "small-data-fast": Recipe(
             "small-data with self-supervision at a fraction of its cost", _fast(SMALL_DATA, "small-data-fast")
+        ),
+        "finetune": Recipe("a model that --init names, trained further on pairs of your own", FINETUNE),
+        "lit": Recipe(
+            "a text tower for an image tower that --init names and that stays as it is; seconds an epoch", LIT
         ),
     }
     | {

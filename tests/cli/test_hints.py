@@ -93,7 +93,7 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
         for option in re.findall(r"--([a-z]+\.[a-z.-]+[a-z])", answer):
             assert option in options
     assert not {name for name in cli.COMMANDS if name in " ".join(hints.COMMANDS).split()}
-    known = options | {"out", "processes", "limit", "count", "templates", "device"}
+    known = options | {"out", "processes", "limit", "count", "templates", "device", "against"}
     assert {name for names in hints.OPTIONS.values() for name in names.split()} <= known
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ["report", "{}"],
     "consolidate": ["consolidate", "{}.pt"],
     "mix": ["mix", "{}.pt", "{}"],
+    "against": ["evaluate", "t.csv", "knn:scenes", "--against", "{}"],
     "mixture": ["mix", "t.csv", "t.csv", "--out", "{}.safetensors"],
 }
 

@@ -24,7 +24,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokens.json").read_
 @pytest.fixture(scope="module")
 def oracle() -> Any:
     """open_clip's own tokenizer, untouched."""
-    return tokenizer_module._open_clip_tokenizer().SimpleTokenizer()
+    return tokenizer_module.open_clip_tokenizer().SimpleTokenizer()
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: repr(case["text"][:20]))

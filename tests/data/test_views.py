@@ -103,6 +103,27 @@ def test_center_equals_torchvision_on_pillow(shape: tuple[int, int], size: int) 
     np.testing.assert_array_equal(center(image, size).transpose(1, 2, 0), np.asarray(expected))
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (100, 64), (37, 300), (301, 211), (1, 1), (500, 32)])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_center_is_what_the_transforms_of_public_models_give(shape, mode, fit) -> None:
+    """open_clip's, and those of transformers' processors for pictures of Pillow."""
+    image = picture(*shape)
+    interpolation = InterpolationMode(mode)
+    resize = Resize((48, 48) if fit == "squash" else 48, interpolation)
+    expected = CenterCrop(48)(resize(Image.fromarray(image)))
+    np.testing.assert_array_equal(center(image, 48, mode, fit).transpose(1, 2, 0), np.asarray(expected))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 200, 150), (11, 7, 60, 120), (5, 5, 25, 25)])
+def test_a_bicubic_crop_is_torchvisions_within_two_levels(box) -> None:
+    image = np.array(Image.fromarray(picture(40, 50)).resize((200, 150), Image.Resampling.BICUBIC))
+    expected = Image.fromarray(image).crop(box).resize((64, 64), Image.Resampling.BICUBIC)
+    difference = crop(image, box, 64, "bicubic").transpose(1, 2, 0).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 2
+    assert abs(difference.mean()) < 0.1
+
+
 def test_center_of_a_strip_is_cheap() -> None:
     strip = np.zeros((1, 100_001, 3), dtype=np.uint8)
     strip[:, 50_000] = 255

@@ -33,7 +33,7 @@ def values_and_gradients(dtype: torch.dtype, block: int) -> dict[str, np.ndarray
     for name in REGISTRY:
         objective = make(name, dtype=dtype, block=block)
         synchronise(objective)
-        features = features_for(objective.needs, ROWS, dtype=dtype)
+        features = features_for(objective.needs_for(objective.config), ROWS, dtype=dtype)
         mine = {need: share_of(feature, need) for need, feature in features.items()}
         result = objective(mine, At())
         result["loss"].backward()

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from distributed.ranks import run_on
-from openslip.config import Config
+from openslip.config import Config, TowerRateConfig
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import CASES, ToySource, make_tiny_config, with_loss
+from toys import CASES, ToySource, make_tiny_config, tuned, with_loss
 
 QUIET = Console(quiet=True)
 
@@ -33,6 +33,12 @@ def recomputed_shards(config: Config) -> Config:
     return recomputed(replace(config, training=replace(config.training, parallel="fsdp")))
 
 
+def adapted(config: Config) -> Config:
+    """Adapters and frozen blocks, with rates of their own."""
+    rates = replace(config.optimizer, image=TowerRateConfig(lr=1e-2, layer_decay=0.5))
+    return tuned(replace(config, optimizer=rates), text="-1", lora=(4, 0))
+
+
 def losses(config: Config, out: Path) -> list[dict[str, float]]:
     run = train(config, ToySource(), out, console=QUIET)
     return [
@@ -41,7 +47,9 @@ def losses(config: Config, out: Path) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize("change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards])
+@pytest.mark.parametrize(
+    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted]
+)
 def test_two_processes_are_one(tmp_path, change) -> None:
     config = change(make_tiny_config(epochs=0.75, batch=8))
     alone = losses(config, tmp_path / "one")

@@ -149,16 +149,18 @@ def changed(part: str, **values) -> Config:
         (changed("image", heads=4), r"model\.image\.heads is \d+ in the first and 4 in"),
         (changed("image", name="test_vit"), r"model\.image\.name is vit in the first and test_vit"),
         (changed("text", context=20), r"model\.text\.context is \d+ in the first and 20 in"),
-        (
-            changed("text", truncation="reference"),
-            "model.text.truncation is keep-end in the first and reference",
-        ),
         (changed("model", embed_dim=24), r"model\.embed_dim is \d+ in the first and 24 in"),
         (changed("views", size=48), r"views\.size is \d+ in the first and 48 in the second"),
         (
             changed("views", mean=(0.5, 0.5, 0.5)),
             r"views\.mean is \(.*\) in the first and \(0\.5, 0\.5, 0\.5\)",
         ),
+        (
+            changed("views", interpolation="bicubic"),
+            "views.interpolation is bilinear in the first and bicubic",
+        ),
+        (changed("image", pool="mean"), "model.image.pool is token in the first and mean in the second"),
+        (changed("text", activation="gelu"), "model.text.activation is quick_gelu in the first and gelu in"),
         (changed("views", std=(0.5, 0.5, 0.5)), r"views\.std is"),
         (
             changed("objective", loss="simclr"),
@@ -173,9 +175,16 @@ def test_what_differs_in_more_than_weights_is_refused_with_both_values(config, s
 
 def test_how_a_model_was_trained_does_not_matter(pair) -> None:
     a, b = pair
-    other = changed("image", drop_path=0.1)
+    other = changed("image", drop_path=0.1, freeze="all", lora=4)
     other = replace(other, optimizer=replace(other.optimizer, lr=1.0), name="other")
     assert openslip.mix(a, Encoder(b.model, other)).config == other
+
+
+def test_how_long_texts_are_cut_is_the_second_models(pair, caplog) -> None:
+    a, b = pair
+    mixed = openslip.mix(a, Encoder(b.model, changed("text", truncation="reference")))
+    assert mixed.config.model.text.truncation == "reference"
+    assert "model.text.truncation reference; of the first keep-end" in caplog.text
 
 
 def test_models_without_text_are_mixed_whatever_their_text_would_be() -> None:

@@ -63,7 +63,7 @@ def test_a_tower_without_known_blocks_is_frozen_whole_or_not(tiny_config) -> Non
     student = make_student(with_loss(tiny_config, "clip"))
     student.model.image_tower = nn.Sequential(nn.Linear(2, 2))  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="no blocks that are known.*Use `all`"):
-        tune(student.model, tuned(tiny_config, image="1").model)
+        tune(student.model, tuned(tiny_config, image="1").model, 16)
 
 
 def test_nothing_left_to_learn_is_refused(tiny_config) -> None:
@@ -105,6 +105,8 @@ def train(config, steps: int = 3, micro_batch: int = 0):
 @pytest.mark.parametrize("tower", ["vit", "test_resnet"])
 def test_what_is_frozen_stays_bit_for_bit(tiny_config, tuning, tower) -> None:
     """Weights and running statistics, in the tower, and in the teacher that follows it."""
+    if "lora" in tuning and tower == "test_resnet":
+        pytest.skip("has no linear layers")
     config = tuned(with_loss(tiny_config, "clip + byol"), **tuning)
     image = replace(config.model.image, name=tower)
     config = replace(config, model=replace(config.model, image=image), views=replace(config.views, size=32))
@@ -125,7 +127,7 @@ def test_what_is_frozen_stays_bit_for_bit(tiny_config, tuning, tower) -> None:
         assert torch.equal(after[name], before[name]), name
     learned = {f"model.{name}" for name, p in student.model.named_parameters() if p.requires_grad}
     assert sum(not torch.equal(after[name], before[name]) for name in learned) > 0.9 * len(learned)
-    if tuning["image"] == "1" and tower == "test_resnet":
+    if tuning.get("image") == "1" and tower == "test_resnet":
         statistics = [n for n in before if n.startswith("model.") and n.endswith("running_mean")]
         moved = {n for n in statistics if not torch.equal(after[n], before[n])}
         assert {n for n in statistics if "layer1" in n or "conv1.1" in n}.isdisjoint(moved)

@@ -12,7 +12,8 @@ from openslip.objectives import Dims, Objective
 from openslip.training.teacher import Teacher
 from toys import small_loss
 
-DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50_000)
+FIXED = Dims(width=14, text_width=6, embed_dim=8)
+DIMS = Dims(width=12, text_width=10, embed_dim=8, context=9, vocabulary=50_000, fixed=FIXED)
 
 
 def make(
@@ -47,6 +48,7 @@ def features_for(
 
     features = {}
     for need in needs:
+        sizes = dims.fixed if need.by == "fixed" and dims.fixed else dims
         if need.out == "logit_scale":
             feature = torch.tensor(1 / 0.07, dtype=dtype)
         elif need.out == "ids":
@@ -54,11 +56,11 @@ def features_for(
         elif need.out == "labels":
             feature = torch.arange(rows) % 7 % 4 - 1
         elif need.out == "embedding":
-            feature = random(rows, dims.embed_dim)
+            feature = random(rows, sizes.embed_dim)
         elif need.out == "tokens":
-            feature = random(rows, 4, dims.width)
+            feature = random(rows, 4, sizes.width)
         else:
-            feature = random(rows, dims.text_width if need.view == TEXT else dims.width)
+            feature = random(rows, sizes.text_width if need.view == TEXT else sizes.width)
         features[need] = feature.requires_grad_(need.by == "student" and feature.is_floating_point())
     return features
 

@@ -32,6 +32,8 @@ def needs(objective: Objective):
 
 def change(value: object) -> object:
     """Return another value of the same type, near by."""
+    if isinstance(value, bool):
+        return not value
     return value / 2 if isinstance(value, float) else value + 3 if isinstance(value, int) else value
 
 
@@ -218,4 +220,6 @@ def test_after_a_step_the_logit_scale_is_within_its_limits(name) -> None:
 def test_it_does_without_what_others_need(name) -> None:
     """A run without text has no width of a text tower, and so on."""
     if not any(need.view == TEXT for need in REGISTRY[name].needs):
-        make(name, dims=type(DIMS)(width=12))
+        fixed = any(need.by == "fixed" for need in REGISTRY[name].needs)
+        sizes = {"embed_dim": 8, "fixed": type(DIMS)(width=14, embed_dim=8)} if fixed else {}
+        make(name, dims=type(DIMS)(width=12, **sizes), **({"text": False} if fixed else {}))

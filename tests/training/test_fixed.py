@@ -309,7 +309,7 @@ def test_an_image_tower_alone_embeds_by_its_feature(tiny_config) -> None:
 
     config = replace(tiny_config, init="toy")
     fixed = read_fixed(config, loss_of(FollowTwoViews), Processes(), read).models["toy"]
-    assert fixed.dims.embed_dim == fixed.dims.width == 12
+    assert (fixed.dims.embed_dim, fixed.dims.width) == (0, 12)
     pictures = {"ssl_1@24": torch.randn(3, 3, 24, 24)}
     need = Need("ssl_1", "embedding", by="fixed")
     found = fixed.features(Inputs(pictures, None), [need])[need]

@@ -1,22 +1,28 @@
 import copy
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from openslip.config import Config, OptimizerConfig
+from openslip.config import Config, OptimizerConfig, TowerRateConfig
+from openslip.errors import ConfigError
 from openslip.objectives import parse
 from openslip.training.optimizer import (
     build_optimizer,
     learning_rate,
     load_state_tensors,
+    rate_factors,
+    set_learning_rates,
     state_tensors,
     step_by_kernel,
     step_where,
 )
 from openslip.training.student import build_student, stored_parameters
-from toys import make_student
+from toys import make_student, tuned
 
 
 @pytest.fixture
@@ -128,3 +134,115 @@ def test_a_single_warmup_step_starts_low() -> None:
     config = OptimizerConfig()
     assert learning_rate(config, 0, 10, 1) == config.lr_start
     assert learning_rate(config, 1, 10, 1) == pytest.approx(config.lr)
+
+
+RATES = OptimizerConfig(
+    lr=1e-3, image=TowerRateConfig(lr=1e-4, layer_decay=0.5), text=TowerRateConfig(layer_decay=0.8)
+)
+
+
+def rate_of(name: str, step: int, steps: int, warmup: int, fresh: int, is_fresh: bool) -> float:
+    """The slow twin of a parameter's rate with `RATES`, in towers of two blocks."""
+    if fresh and not is_fresh:
+        if step < fresh:
+            return 0.0
+        step, steps = step - fresh, steps - fresh
+    rate = learning_rate(RATES, step, steps, warmup)
+    tower = name.partition(".")[0]
+    if tower not in ("image_tower", "text_tower"):
+        return rate
+    if block := re.search(r"blocks\.(\d)", name):
+        above = 2 - int(block[1])
+    else:
+        above = 0 if re.search(r"(?<!\.norm_pre)\.norm\.", name) else 3
+    return rate * (0.1 * 0.5**above if tower == "image_tower" else 0.8**above)
+
+
+@pytest.mark.parametrize("fresh", [0, 4])
+def test_every_parameter_has_its_rate(model, fresh) -> None:
+    """At every step: by tower, layer, and whether it is fresh; the twin knows names alone."""
+    config = replace(RATES, fresh_epochs=fresh)
+    names = [name for name, _ in stored_parameters(model)]
+    heads = {name for name in names if not name.startswith(("image_tower.", "text_tower.", "logit_scale"))}
+    optimizer = build_optimizer(stored_parameters(model), config, rate_factors(model.model, config), heads)
+    parameters = dict(stored_parameters(model))
+    for step in range(20):
+        told = set_learning_rates(optimizer, config, step, 20, 3, fresh)
+        seen = {}
+        for group in optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                assert parameter is parameters[name]
+                seen[name] = group["lr"]
+        assert sorted(seen) == sorted(names)
+        for name, rate in seen.items():
+            assert rate == pytest.approx(rate_of(name, step, 20, 3, fresh, name in heads), rel=1e-12), name
+        assert told["lr"] == learning_rate(config, step, 20, 3)
+        assert told["lr_image"] == seen["image_tower.trunk.norm.weight"]
+        assert told.get("lr_text", told["lr"]) == seen["text_tower.norm.weight"]
+        assert ("lr_text" in told) == (fresh > 0)
+
+
+def test_default_rates_make_the_groups_there_always_were(model) -> None:
+    plain = build_optimizer(stored_parameters(model), OptimizerConfig())
+    config = OptimizerConfig(fresh_epochs=0)
+    ours = build_optimizer(
+        stored_parameters(model), config, rate_factors(model.model, config), {"logit_scale"}
+    )
+    assert rate_factors(model.model, config) == {}
+    assert [group["names"] for group in ours.param_groups] == [g["names"] for g in plain.param_groups]
+    assert len(ours.param_groups) == 2
+    assert set_learning_rates(ours, config, 5, 20, 3) == {"lr": learning_rate(config, 5, 20, 3)}
+    assert all(group["lr"] == learning_rate(config, 5, 20, 3) for group in ours.param_groups)
+
+
+def test_fresh_weights_may_have_a_rate_of_their_own(model) -> None:
+    """In the place of their tower's, and with the schedule of all."""
+    config, heads = replace(RATES, fresh_lr=0.3), {"image_projection", "text_tower.norm.weight"}
+    optimizer = build_optimizer(stored_parameters(model), config, rate_factors(model.model, config), heads)
+    set_learning_rates(optimizer, config, 7, 20, 3)
+    for group in optimizer.param_groups:
+        for name in group["names"]:
+            wanted = rate_of(name, 7, 20, 3, 0, False)
+            if name in heads:
+                wanted = learning_rate(config, 7, 20, 3) * 0.3 / config.lr
+            assert group["lr"] == pytest.approx(wanted, rel=1e-12), name
+
+
+def test_what_waits_stays_bit_for_bit(model) -> None:
+    """With a rate of 0 there is no decay either."""
+    config = OptimizerConfig(fresh_epochs=1, weight_decay=0.5)
+    heads = {"image_projection", "text_projection"}
+    optimizer = build_optimizer(stored_parameters(model), config, fresh=heads)
+    before = {name: p.detach().clone() for name, p in stored_parameters(model)}
+    for step in range(4):
+        set_learning_rates(optimizer, config, step, 10, 0, 4)
+        take_steps(model, optimizer, [step])
+    moved = {name for name, p in stored_parameters(model) if not torch.equal(p, before[name])}
+    assert moved == heads
+    set_learning_rates(optimizer, config, 4, 10, 0, 4)
+    take_steps(model, optimizer, [4])
+    assert all(not torch.equal(p, before[name]) for name, p in stored_parameters(model))
+
+
+def test_frozen_parameters_are_in_no_group(tiny_config) -> None:
+    student = make_student(tuned(tiny_config, image="all", text="-1"))
+    groups = build_optimizer(
+        stored_parameters(student), RATES, rate_factors(student.model, RATES)
+    ).param_groups
+    assert {n for group in groups for n in group["names"]} == {
+        n for n, p in stored_parameters(student) if p.requires_grad
+    }
+
+
+def test_rates_that_cannot_be(model) -> None:
+    with pytest.raises(ConfigError, match="image tower's learning rate follows.*Set --optimizer.lr"):
+        rate_factors(model.model, OptimizerConfig(lr=0, image=TowerRateConfig(lr=1e-3)))
+    assert set(rate_factors(model.model, OptimizerConfig(lr=0, text=TowerRateConfig(lr=0))).values()) == {0.0}
+    with pytest.raises(ConfigError, match="none is fresh.*fresh-epochs out"):
+        build_optimizer(stored_parameters(model), OptimizerConfig(fresh_epochs=1))
+    model.model.image_tower = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(
+        ConfigError, match="no layers that are known.*optimizer.image.layer_decay 0.5, of a Seq"
+    ):
+        rate_factors(model.model, RATES)
+    assert set(rate_factors(model.model, replace(RATES, image=TowerRateConfig(lr=1e-4))).values()) >= {0.1}

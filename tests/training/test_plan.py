@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from openslip.config import Config, EvaluationConfig
+from openslip.config import Config, EvaluationConfig, TowerRateConfig
 from openslip.data.contents import Contents
 from openslip.data.data import Data
 from openslip.data.subset import HeldOut, Subset
@@ -13,7 +13,7 @@ from openslip.needs import IMAGE, Need, View
 from openslip.objectives import REGISTRY, Objective
 from openslip.training.plan import check_ssl, state_bytes
 from openslip.training.plan_summary import describe
-from toys import ToySource, make_student, make_tiny_config, plan_of, with_loss
+from toys import ToySource, make_student, make_tiny_config, plan_of, tuned, with_loss
 
 
 def test_steps_and_warmup() -> None:
@@ -196,3 +196,62 @@ def test_teachers_are_told_beside_what_is_trained(tmp_path, toy_source) -> None:
     assert frozen > 0
     assert f"model      {trained / 1e6:.1f} M parameters (" in told
     assert f"; {frozen / 1e6:.1f} M of teachers\n" in told
+
+
+def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
+    config = tuned(with_loss(make_tiny_config(batch=16), "clip"), image="1", text="all")
+    student = make_student(config, torch.float32)
+    learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    text = sum(p.numel() for p in student.model.text_tower.parameters())
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
+    assert f"  model      {learning:,} parameters are trained (image_tower " in told
+    assert f"text_tower {text / 1e6:.1f} M\n" in told
+    assert "frozen are image_tower " in told
+    assert "WARNING" not in told
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source))
+    assert "frozen tensors of image_tower and text_tower have random weights, and keep them" in told
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh={"text_tower.norm.bias"})
+    assert "WARNING    1 frozen tensors of text_tower have random weights" in told
+
+
+def test_what_is_frozen_takes_its_weights_alone() -> None:
+    config = with_loss(make_tiny_config(batch=16), "clip")
+    for tuning in ({}, {"image": "1", "text": "all"}):
+        student = make_student(tuned(config, **tuning), torch.float32)
+        expected = sum(p.numel() * (16 if p.requires_grad else 4) for p in student.parameters())
+        assert state_bytes(plan_of(tuned(config, **tuning), 64), student) == expected
+    spread = replace(config, training=replace(config.training, parallel="fsdp"))
+    towers = {p for tower in student.model.towers for p in tower.parameters() if p.ndim > 1}
+    shares = (
+        p.numel() // (2 if p in towers else 1) * (16 if p.requires_grad else 4) for p in student.parameters()
+    )
+    assert state_bytes(plan_of(spread, 64, 2), student) == sum(shares)
+
+
+def test_rates_of_their_own_are_told(tmp_path, toy_source) -> None:
+    config = replace(make_tiny_config(batch=16), init="weights.safetensors")
+    rates = replace(
+        config.optimizer,
+        image=TowerRateConfig(lr=1e-5, layer_decay=0.7),
+        text=TowerRateConfig(lr=0),
+        fresh_epochs=0.5,
+    )
+    config = replace(config, optimizer=rates)
+    told = describe(plan_of(config, 64), make_student(config, torch.float32), tmp_path, Data(toy_source))
+    assert "image tower: learning rate 1e-05, in each layer 0.7 of the rate above it\n" in told
+    assert "text tower: learning rate 0\n" in told
+    assert "in the first 2 steps only fresh weights learn; the others warm up after\n" in told
+
+
+def test_fresh_weights_alone_take_a_start_and_leave_an_end() -> None:
+    config = make_tiny_config(batch=16)
+    alone = replace(config, optimizer=replace(config.optimizer, fresh_epochs=0.5))
+    with pytest.raises(ConfigError, match="Without --init all weights are fresh"):
+        plan_of(alone, 64)
+    begun = replace(alone, init="weights.safetensors")
+    plan = plan_of(begun, 64)
+    assert (plan.fresh, plan.steps) == (2, 8)
+    assert plan.of_steps(100).fresh == 25
+    assert plan_of(config, 64).fresh == 0
+    with pytest.raises(ConfigError, match="would never learn.*fresh_epochs 2 of training.epochs 2"):
+        plan_of(replace(begun, optimizer=replace(config.optimizer, fresh_epochs=2)), 64)

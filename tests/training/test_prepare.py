@@ -1,6 +1,7 @@
 import copy
 import math
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partialmethod
 
@@ -14,12 +15,13 @@ from openslip.config import ObjectiveConfig, TrainingConfig
 from openslip.errors import ConfigError
 from openslip.models import build
 from openslip.models.inputs import Inputs
+from openslip.models.tuning import tune
 from openslip.needs import SSL_VIEWS, Need
 from openslip.objectives import At, parse
 from openslip.training.parallel import Parallel
 from openslip.training.prepare import checkpoint_activations, compile_blocks, prepare
 from openslip.training.step import backward
-from toys import LOSSES, make_inputs, make_student, with_loss
+from toys import LOSSES, TUNED, make_inputs, make_student, tuned, with_loss
 
 NEEDS = parse(ObjectiveConfig()).needs
 SSL_NEEDS = tuple(Need(view.name) for view in SSL_VIEWS)
@@ -138,11 +140,28 @@ def test_recomputed_activations_give_the_same_gradients(tiny_config, loss, how, 
         assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("tuning", TUNED, ids=str)
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_tuned_towers_are_recomputed_alike(tiny_config, tuning, micro_batch) -> None:
+    config = tuned(with_loss(tiny_config, "clip"), **tuning)
+    plain, inputs = make_student(config), make_inputs(config)
+    for how in ("selective", "full"):
+        recomputed = copy.deepcopy(plain)
+        prepare(recomputed.model, CPU, torch.float64, TrainingConfig(checkpoint_activations=how))
+        plain.zero_grad()
+        for student in (plain, recomputed):
+            backward(Parallel(student), inputs, At(), micro_batch=micro_batch, seed=3)
+        for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
+            assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_compiled_step_is_the_same_step(tiny_config, loss) -> None:
+@pytest.mark.parametrize(
+    ("loss", "tuning"), [*((loss, {}) for loss in LOSSES), *(("clip", tuning) for tuning in TUNED)], ids=str
+)
+def test_a_compiled_step_is_the_same_step(tiny_config, loss, tuning) -> None:
     torch.compiler.reset()
-    config = with_loss(replace(tiny_config, model=without_drop_path(tiny_config)), loss)
+    config = tuned(with_loss(replace(tiny_config, model=without_drop_path(tiny_config)), loss), **tuning)
     plain, inputs = make_student(config, torch.float32), make_inputs(config, dtype=torch.float32)
     compiled = copy.deepcopy(plain)
     prepare(compiled.model, CPU, torch.float32, TrainingConfig(compile=True))
@@ -316,3 +335,17 @@ def test_micro_batches_are_refused_where_they_would_not_be_the_whole_batch(tiny_
     with pytest.raises(ConfigError, match=r"BatchNorm layers.*micro_batch 4 of 8 rows.*Leave out"):
         prepare(build(config, 32, NEEDS), CPU, torch.float32, TrainingConfig(batch=8, micro_batch=4))
     prepare(build(config, 32, NEEDS), CPU, torch.float32, TrainingConfig(batch=8, micro_batch=8))
+
+
+def test_frozen_batchnorm_takes_micro_batches_and_recomputation(tiny_config) -> None:
+    """Its statistics are its own, so a part of the batch gives what the whole batch does."""
+    config = replace(tiny_config.model, image=replace(tiny_config.model.image, name="test_resnet"))
+    for freeze, refused in (("all", False), ("4", False), ("3", True)):
+        model = build(config, 32, NEEDS)
+        tune(model, replace(config, image=replace(config.image, freeze=freeze)), 32)
+        for training in (
+            TrainingConfig(batch=8, micro_batch=4),
+            TrainingConfig(checkpoint_activations="full"),
+        ):
+            with pytest.raises(ConfigError, match="BatchNorm layers") if refused else nullcontext():
+                prepare(model, CPU, torch.float32, training)

@@ -9,8 +9,8 @@ import pytest
 from forked import Command
 from openslip import toml
 from openslip.cli import main
-from openslip.config import ObjectiveConfig
-from toys import LOSSES, make_tiny_config, with_loss
+from openslip.config import ObjectiveConfig, TowerRateConfig
+from toys import LOSSES, make_tiny_config, tuned, with_loss, with_saved_teacher
 
 STEPS = 30
 numbers = itertools.count()
@@ -23,12 +23,19 @@ def start(out, *options, every: int = 4) -> Command:
     return Command(main, arguments, out.with_name(f"output-{next(numbers)}"))
 
 
+TUNED = "clip + 1.0 * byol"
+"""The loss of a run that freezes parts of its towers, and has rates of its own for the others."""
+
+
 def new_run(folder, loss: str):
     """Write the configuration of a run, and return the run's folder."""
-    config = with_loss(make_tiny_config(log_every=2), loss)
+    config = with_saved_teacher(with_loss(make_tiny_config(log_every=2), loss), folder / "teacher")
     image = replace(config.model.image, name="test_resnet", drop_path=0.1)
     model, data = replace(config.model, image=image), replace(config.data, train="scenes:train:120")
     config = replace(config, model=model, data=data)
+    if loss == TUNED:
+        rates = replace(config.optimizer, text=TowerRateConfig(lr=1e-3, layer_decay=0.7))
+        config = tuned(replace(config, optimizer=rates), image="2", text="0")
     (folder / "config.toml").write_text(toml.dumps(config))
     return folder / "run"
 
@@ -48,7 +55,7 @@ def finish(out, *options) -> bytes:
 OTHERS = [pytest.param(loss, marks=pytest.mark.slow) for loss in LOSSES if loss != ObjectiveConfig().loss]
 
 
-@pytest.fixture(scope="module", params=[ObjectiveConfig().loss, *OTHERS])
+@pytest.fixture(scope="module", params=[ObjectiveConfig().loss, TUNED, *OTHERS])
 def loss(request) -> str:
     return request.param
 

@@ -16,7 +16,7 @@ from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
-from toys import LOSSES, ToySource, make_tiny_config, with_loss
+from toys import LOSSES, ToySource, make_tiny_config, with_loss, with_saved_teacher
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
 
@@ -65,7 +65,7 @@ def test_non_finite_losses_are_skipped_then_stop_the_run(
     assert all(torch.isfinite(w).all() for w in stored.values())
 
 
-SUM = pytest.mark.parametrize("loss", [loss for loss in LOSSES if "+" in loss])
+SUMS = [loss for loss in LOSSES if "+" in loss]
 """Losses some of whose terms are scheduled."""
 
 
@@ -79,12 +79,18 @@ def cheap(config: Config) -> Config:
     )
 
 
-@SUM
+@pytest.mark.parametrize("loss", [*SUMS, "clip + distil", "clip + preserve"])
 @pytest.mark.parametrize("micro_batch", [0, 3])
 def test_cheaper_self_supervision_resumes_exactly(
     tmp_path, toy_source, monkeypatch, loss, micro_batch
 ) -> None:
-    config = with_loss(cheap(make_tiny_config(micro_batch=micro_batch)), loss)
+    options = {
+        "views": "ssl",
+        "pictures": "other",
+        "text": False,
+    }  # of self-supervised views, where there is a choice
+    config = with_loss(cheap(make_tiny_config(micro_batch=micro_batch)), loss, **options)
+    config = with_saved_teacher(config, tmp_path / "teacher")
     pictures = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
     said = io.StringIO()
     console = Console(file=said, width=200)
@@ -108,7 +114,7 @@ def test_cheaper_self_supervision_resumes_exactly(
     assert skipped.count("#5") in (2, 3)
 
 
-@SUM
+@pytest.mark.parametrize("loss", SUMS)
 def test_steps_without_self_supervision_run_and_log_none(tmp_path, toy_source, monkeypatch, loss) -> None:
     config = with_loss(cheap(make_tiny_config(log_every=1)), loss)
     original, views = trainer.backward, []
@@ -155,7 +161,7 @@ def scale_losses(monkeypatch, **options) -> None:
     monkeypatch.setattr(state, "loss_scaler", lambda *_: torch.amp.GradScaler("cpu", **options))
 
 
-@SUM
+@pytest.mark.parametrize("loss", SUMS)
 def test_a_scaled_loss_trains_the_same_and_resumes_exactly(
     tmp_path, toy_source, tiny_config, monkeypatch, loss
 ) -> None:

@@ -1,4 +1,4 @@
-"""slip evaluate RUN_OR_CHECKPOINT TASK [TASK ...]"""
+"""slip evaluate RUN_OR_CHECKPOINT TASK [TASK ...] [--against BASE [--general TASK ...]]"""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,14 +21,17 @@ from openslip.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from openslip.encoder import Encoder
+    from openslip.errors import ConfigError
     from openslip.evaluation import Evaluator, Result
+    from openslip.evaluation.compare import Difference
 
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, or a released SLIP .pt file.
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
 files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
 reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
-stay."""
+stay. With --against BASE both models are measured, and the differences have intervals and a verdict."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,59 @@ class Options(ColumnOptions):
     data: str = ""
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
-    """Checkpoint of a run folder."""
+    """Checkpoint of a run folder, also of --against."""
     templates: tuple[str, ...] = ()
     """Zero-shot prompts, each with {} for the class name; by default those that suit the data set."""
     preset: Literal["auto", "paper", "small-data"] = "auto"
     """Finetuning recipe."""
+    against: Path | None = None
+    """A second model, mostly the one that training started from: measured on the same, before and after."""
+    general: tuple[str, ...] = ()
+    """Further tasks, on what the model was not trained for; with --against they have a verdict of their own."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     out: Path | None = None
     """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
+
+
+@dataclass
+class Side:
+    """A model that is measured: as it was named, what is loaded, its run if it has one, and where its results go."""
+
+    name: Path
+    which: Literal["latest", "best"]
+    out: Path | None
+    encoder: Encoder = field(init=False)
+    tasks: list[Evaluator] = field(init=False)
+
+    def __post_init__(self) -> None:
+        from openslip.evaluation.ledger import Ledger
+
+        self.path, self.run = _checkpoint(self.name, self.which)
+        self.ledger = Ledger(self.run, self.out)
+
+    def load(self) -> None:
+        """Load the model. Raises EvaluationError where every task would be left out."""
+        from openslip.interop import load
+
+        self.encoder = load(self.path, which=self.which if self.path == self.run else "latest")
+        _refuse_nothing(self.tasks, text=self.text)
+
+    @property
+    def text(self) -> bool:
+        return self.encoder.model.text_tower is not None
+
+    @property
+    def needed(self) -> list[Evaluator]:
+        """The tasks that are not left out."""
+        return [task for task in self.tasks if self.text or not getattr(task, "needs_text", False)]
+
+    @property
+    def checkpoint(self) -> str:
+        name = os.path.basename(os.path.abspath(self.path))
+        return name if name.startswith("step-") else ""
+
+    def __str__(self) -> str:
+        return f"{self.name}{f', {self.checkpoint},' if self.run and self.checkpoint else ''}"
 
 
 def main(argv: list[str]) -> int:
@@ -57,52 +105,152 @@ def main(argv: list[str]) -> int:
     _refuse_several_processes()
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
-    idle.evaluate(given(Options, argv), options.model, options.tasks, options.data)
+    every = (*options.tasks, *options.general)
+    idle.evaluate(given(Options, argv), options.model, every, options.data, options.against)
 
-    from openslip.errors import printable
     from openslip.evaluation import suite
-    from openslip.evaluation.ledger import Ledger
-    from openslip.interop import load
 
-    tasks = _tasks(options)
+    tasks = _tasks(options, options.model)
     device = _device(options)
-    model, run = _checkpoint(options)
-    ledger = Ledger(run, options.out)
-    for note in ledger.notes:
-        _print(note)
-    encoder = load(model, which=options.which if model == run else "latest").to(device)
-    text = encoder.model.text_tower is not None
-    _refuse_nothing(tasks, text=text)
-    name = os.path.basename(os.path.abspath(model))
-    checkpoint = name if name.startswith("step-") else ""
-    _print(f"Measuring {options.model}{f', {checkpoint},' if run and checkpoint else ''} on {device}.")
-    if not run and any(task.name.startswith("finetune:") for task in tasks):
-        _print("A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew.")
-    for line in suite.check(tasks, text=text):
+    after = Side(options.model, options.which, options.out)
+    before = None if options.against is None else Side(options.against, options.which, None)
+    after.tasks, sides = tasks, [after]
+    if before:
+        before.tasks, sides = _tasks(options, before.name, like=tasks), [before, after]
+    for side in sides:
+        for note in side.ledger.notes:
+            _print(note)
+    for side in sides:
+        side.load()
+    if before and _is_same(before.path, after.path):
+        raise _same(options)
+    for side in sides:
+        _print(f"Measuring {side} on {device}.")
+        if not side.run and any(task.name.startswith("finetune:") for task in tasks):
+            _print(
+                "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew."
+            )
+    opened = {id(task): task for side in sides for task in side.tasks}.values()
+    for line in suite.check([*opened], text=any(side.text for side in sides)):
         _print(line)
-    wanted = {*suite.distinct([task for task in tasks if text or not getattr(task, "needs_text", False)])}
-
-    done, failed = 0, 0
-
-    def through(task: suite.Done) -> None:
-        nonlocal done, failed
-        errors = ledger.add([replace(result, checkpoint=checkpoint) for result in task.results])
-        for error in filter(None, (task.error, *errors)):
-            failed += 1
-            _print(f"slip: {task.name}: {error}")
-        if task.results:
-            done += 1
-            _print(f"{task.name}: {_main_number(task.results)}, {task.seconds:,.0f} s")
-
+    names = suite.distinct(after.needed)
+    own = {name for name, task in zip(names, after.needed) if task in tasks[: len(options.tasks)]}
+    comparison = Comparison(before, after, own)
     try:
-        suite.run(encoder, tasks, on_task=through, progress=True)
+        failed = sum(comparison.measure(side, device) for side in sides)
     finally:  # also when it is interrupted
-        if ledger.results:
-            print(printable(suite.table(ledger.results)))
-            many = "" if done == len(wanted) else f"{done} of {len(wanted)} tasks measured. "
-            files = " and ".join(map(str, ledger.files))
-            _print(many + (f"Results kept in {files}." if files else "No file keeps the results."))
+        comparison.print({*names})
     return 1 if failed else 0
+
+
+@dataclass
+class Comparison:
+    """What is measured of one model, or of two. before: the one of --against. own: names of the tasks not general."""
+
+    before: Side | None
+    after: Side
+    own: set[str]
+    differences: dict[str, list[Difference]] = field(default_factory=lambda: {"own": [], "general": []})
+    done: int = 0
+
+    def measure(self, side: Side, device: torch.device) -> int:
+        """Measure one of the models; return how much went wrong, which has been said."""
+        from openslip.evaluation import suite
+
+        failed = 0
+
+        def through(task: suite.Done) -> None:
+            nonlocal failed
+            results = [replace(result, checkpoint=side.checkpoint) for result in task.results]
+            errors = side.ledger.add(results, self._beside(task.name, results) if side is self.after else ())
+            of = f" ({side.name})" if self.before else ""
+            for error in filter(None, (task.error, *errors)):
+                failed += 1
+                _print(f"slip: {task.name}{of}: {error}")
+            if results:
+                self.done += side is self.after
+                _print(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
+
+        suite.run(side.encoder.to(device), side.tasks, on_task=through, progress=True)
+        side.encoder.to("cpu")
+        return failed
+
+    def _beside(self, name: str, results: Sequence[Result]) -> list[dict[str, Any]]:
+        """Note the differences of a task; return what stands beside each of its results in a file."""
+        from openslip.evaluation.compare import compare
+
+        if self.before is None:
+            return []
+        kind = "own" if name in self.own else "general"
+        found = compare(self.before.ledger.results, results)
+        self.differences[kind] += found
+        known = {id(one.after): one.to_dict() for one in found}
+        return [
+            {"against": str(self.before.name), "tasks": kind, **known.get(id(result), {})}
+            for result in results
+        ]
+
+    def print(self, wanted: set[str]) -> None:
+        """Print tables of what there is, and where it is kept; `wanted` tasks were to be measured."""
+        from openslip.errors import printable
+        from openslip.evaluation import suite
+
+        sides = [side for side in (self.before, self.after) if side and side.ledger.results]
+        if not sides:
+            return
+        compared = {id(one.after) for some in self.differences.values() for one in some}
+        if compared:
+            self._print_differences()
+        for side in [self.after] if compared else sides:
+            if rest := [result for result in side.ledger.results if id(result) not in compared]:
+                if self.before:
+                    print(printable(f"Not compared, of {side.name} alone:"))
+                print(printable(suite.table(rest)))
+        many = "" if self.done == len(wanted) else f"{self.done} of {len(wanted)} tasks measured. "
+        files = " and ".join(str(file) for side in sides for file in side.ledger.files)
+        _print(many + (f"Results kept in {files}." if files else "No file keeps the results."))
+
+    def _print_differences(self) -> None:
+        from openslip.errors import printable
+        from openslip.evaluation import compare
+        from openslip.interop import mixing
+        from openslip.shell import command
+
+        assert self.before is not None
+        own, general = self.differences["own"], self.differences["general"]
+        print(printable(f"Before: {self.before.name}; after: {self.after.name}\n"))
+        for kind, some in self.differences.items():
+            if some:
+                print(f"{kind.capitalize()} tasks" if general else "", end="\n" if general else "")
+                print(printable(compare.table(some)))
+        print(printable(compare.verdict(own, general)))
+        lost = any(one.verdict == "worse" for one in compare.headlines([*own, *general]))
+        if lost and mixing.are_related(self.before.encoder, self.after.encoder):
+            words = ("slip", "mix", self.before.name, self.after.name, "--alpha", "0.25", "0.5", "0.75")
+            print(
+                printable(
+                    f"The weights between both models may keep more of either: {command(*words)}, and measure them."
+                )
+            )
+        print()
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two models are one; what names a public model is no file."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return one == other
+
+
+def _same(options: Options) -> ConfigError:
+    from openslip.errors import ConfigError
+
+    return ConfigError(
+        "A model is compared with itself",
+        got=f"{options.model} --against {options.against}",
+        fix="Name the model that training started from with --against, or leave it out",
+    )
 
 
 def _refuse_several_processes() -> None:
@@ -123,11 +271,19 @@ def _refuse_several_processes() -> None:
     )
 
 
-def _tasks(options: Options) -> list[Evaluator]:
-    if not options.tasks:
+def _tasks(options: Options, model: Path, like: Sequence[Evaluator] = ()) -> list[Evaluator]:
+    """Return what is to be measured of a model; `like` of another one, whose data it shares."""
+    if not options.tasks and not options.general:
         raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    run = options.model if os.path.isfile(options.model / "config.toml") else None
-    return [_evaluator(task, options, run) for task in options.tasks]
+    run = model if os.path.isfile(model / "config.toml") else None
+    named = [*options.tasks, *options.general]
+    if not like:
+        return [_evaluator(task, options, run) for task in named]
+    # A finetuning keeps its state in the folder of its own run.
+    return [
+        _evaluator(task, options, run) if task.partition(":")[0] == "finetune" else one
+        for task, one in zip(named, like)
+    ]
 
 
 def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
@@ -168,16 +324,16 @@ def _device(options: Options) -> torch.device:
         raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
 
 
-def _checkpoint(options: Options) -> tuple[Path, Path | None]:
+def _checkpoint(model: Path, which: Literal["latest", "best"]) -> tuple[Path, Path | None]:
     """Return what to load, of a run the checkpoint that is meant, and the run, if it is one.
 
     A run that trains meanwhile writes further ones: that which is named is that which is measured.
     """
     from openslip.interop.ours import pick
 
-    if not os.path.isfile(options.model / "config.toml"):
-        return options.model, None
-    return pick(options.model, options.which) or options.model, options.model
+    if not os.path.isfile(model / "config.toml"):
+        return model, None
+    return pick(model, which) or model, model
 
 
 def _refuse_nothing(tasks: Sequence[Evaluator], *, text: bool) -> None:

@@ -145,6 +145,7 @@ OPTIONS = {
     "workers num-workers j n-workers dataloader-num-workers": "data.workers processes",
     "jobs nproc num-proc n-jobs": "processes",
     "output o output-dir out-dir save-dir save-path logs log-dir run dir output-path report": "out",
+    "base baseline before compare compare-to": "against",
     "gpu gpus cuda cpu accelerator use-gpu": "training.device device",
     "fp16 bf16 fp32 amp half mixed-precision float16 bfloat16": "training.precision",
     "wd decay": "optimizer.weight-decay",

@@ -17,11 +17,20 @@ IMAGES = ("image_root", "image_column")
 PICTURES = (*IMAGES, *CAPTIONED)
 
 
-def evaluate(given: Collection[str], model: Path, tasks: Sequence[str], data: str) -> None:
+def evaluate(
+    given: Collection[str], model: Path, tasks: Sequence[str], data: str, against: Path | None = None
+) -> None:
     """Raise UsageError for an option among those `given` to `slip evaluate` that its tasks do not heed."""
     pairs = [task.partition(":")[::2] for task in tasks]
     protocols = {protocol for protocol, _ in pairs}
-    which(given, model)
+    which(given, model, *([against] if against else []))
+    if against is None:
+        refuse_idle(
+            given,
+            "general",
+            because="It tells general tasks from own ones in the verdict of --against",
+            fix="Name all tasks after the model, or add --against BASE",
+        )
     if pairs and all(dataset for _, dataset in pairs):
         refuse_idle(given, "data", because="Every task names its own data set")
     if "zeroshot" not in protocols:
@@ -48,11 +57,11 @@ def _without_columns(spec: str) -> bool:
         return False
 
 
-def which(given: Collection[str], model: Path) -> None:
-    """Raise UsageError for `--which` with a model that is not a run, hence one checkpoint. One that is not there is
-    missed elsewhere."""
-    if os.path.exists(model) and not os.path.isfile(model / "config.toml"):
-        refuse_idle(given, "which", because=f"It picks a checkpoint of a run folder, and {model} is none")
+def which(given: Collection[str], *models: Path) -> None:
+    """Raise UsageError for `--which` where none of the models is a run. One that is not there is missed elsewhere."""
+    if all(os.path.exists(model) and not os.path.isfile(model / "config.toml") for model in models):
+        none = f"{models[0]} is none" if len(models) == 1 else f"neither {models[0]} nor {models[1]} is one"
+        refuse_idle(given, "which", because=f"It picks a checkpoint of a run folder, and {none}")
 
 
 def train(given: Collection[str], config: Config) -> None:

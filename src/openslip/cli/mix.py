@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from openslip.cli.arguments import given, parse, refuse_idle
+from openslip.cli import idle
+from openslip.cli.arguments import given, parse
 
 DESCRIPTION = """Write the weights between two models of one architecture: (1 - alpha) of A and alpha of B (WiSE-FT,
 Wortsman et al. 2022). With A as it was before further training, and B as it is after, a mixture often keeps most of
@@ -23,9 +24,10 @@ ENDING = ".safetensors"
 class Options:
     """Which two models, how much of each, and where the result goes."""
 
-    a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
-    """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, or a released SLIP .pt file."""
-    b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, a released SLIP .pt file, or a
+    public model such as open_clip:NAME/TAG."""
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Likewise: mostly what A became by further training."""
     alpha: tuple[float, ...] = (0.5,)
     """Share of B, from 0 to 1; of several each has a file, with its alpha in the name."""
@@ -38,13 +40,11 @@ class Options:
 def main(argv: list[str]) -> None:
     """Check, read both, write a file for each alpha."""
     options = parse(Options, argv, prog="slip mix", description=DESCRIPTION)
-    if "which" in given(Options, argv) and not any(map(_is_run, (options.a, options.b))):
-        refuse_idle(
-            ["which"], "which", because="It picks a checkpoint of a run folder, and neither model is one"
-        )
+    idle.which(given(Options, argv), Path(options.a), Path(options.b))
 
     from openslip.errors import ConfigError, printable
-    from openslip.interop import load, mixing
+    from openslip.interop import mixing, read
+    from openslip.interop.filling import encoder_of
     from openslip.training.saving import metadata
 
     for alpha in options.alpha:
@@ -55,34 +55,28 @@ def main(argv: list[str]) -> None:
     for file in files.values():
         _check_free(file)
         metadata.check_place(file)
-    # A run that trains meanwhile writes further checkpoints: that which is picked is read, and its digest is noted.
-    paths = [_picked(path, options.which) for path in (options.a, options.b)]
-    a, b = (load(path) for path in paths)
+    models = (options.a, options.b)
+    runs = [os.path.isfile(os.path.join(os.path.expanduser(model), "config.toml")) for model in models]
+    sources = [
+        read(model, options.which if is_run or not any(runs) else "latest")
+        for model, is_run in zip(models, runs)
+    ]
+    a, b = map(encoder_of, sources)
     for line in mixing.check(a, b):
         print(printable(f"slip: {line}."), file=sys.stderr, flush=True)
-    digests = [mixing.digest(path) for path in paths]
+    of = [
+        f"{which}: {os.path.basename(file)} sha256:{digest}"
+        for which, source in zip("ab", sources)
+        for file, digest in source.origin.files.items()
+        if not file.endswith(".toml")
+    ]
     for alpha, file in files.items():
         weights = mixing.weights(a, b, alpha)
-        origin = (
-            f"Mixed by `slip mix`: (1 - alpha) of a and alpha of b.\nalpha = {_plain(alpha)}\n"
-            f'a = "sha256:{digests[0]}"\nb = "sha256:{digests[1]}"'
-        )
-        metadata.write_model(file, weights, b.config, origin)
+        lines = ["Mixed by `slip mix`: (1 - alpha) of a and alpha of b", f"alpha: {_plain(alpha)}", *of]
+        metadata.write_model(file, weights, b.config, "\n".join(map(printable, lines)))
         count = sum(tensor.numel() for tensor in weights.values())
         shares = f"{1 - alpha:.4g} of {options.a} and {alpha:.4g} of {options.b}"
         print(printable(f"wrote {count:,} numbers to {file}: {shares}"))
-
-
-def _is_run(path: Path) -> bool:
-    return os.path.isfile(path / "config.toml")
-
-
-def _picked(path: Path, which: Literal["latest", "best"]) -> Path:
-    from openslip.files import expand
-    from openslip.interop.ours import pick
-
-    path = expand(path)
-    return (pick(path, which) if _is_run(path) else None) or path
 
 
 def _files(options: Options) -> dict[float, Path]:

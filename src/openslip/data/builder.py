@@ -19,6 +19,7 @@ from openslip.data.data import Data
 from openslip.data.decode import decode
 from openslip.data.kept import InTurn, Kept, Known, Records
 from openslip.data.order import Order, Stream, Streams, stand_ins, stream_of
+from openslip.data.own_tokenizer import OwnTokenizer
 from openslip.data.record import Skipped, Source, Tally
 from openslip.data.schedule import Schedule
 from openslip.data.tokenizer import Tokenizer
@@ -78,6 +79,7 @@ class SampleReader:
         records: Records | None = None,
     ) -> None:
         self.source, self.captioned, self.labelled, self.decoder = source, captioned, labelled, decoder
+        self.interpolation = config.interpolation
         self.kept, self.known = kept or Kept(), records
         self.configs = {view.name: config.of(view.kind, view.size) for view in views}
         self.numbers = {view.name: view.like or view.name for view in views}
@@ -102,7 +104,7 @@ class SampleReader:
         epoch = self.repeated(epoch) if name in self.kept.repeated else epoch
         # Of a view like another the same numbers make the same box, which does not depend on the size.
         box, parameters = draw(config, height, width, self.stream(epoch, index, self.numbers[name]))
-        return crop(image, box, config.size), parameters
+        return crop(image, box, config.size, self.interpolation), parameters
 
     def stream(self, epoch: int, index: int, view: str) -> np.random.Generator:
         """Return the generator of a view of record `index`; good until the next call."""
@@ -216,7 +218,7 @@ class Builder:
         data: Data,
         views: tuple[View, ...],
         config: ViewsConfig,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | OwnTokenizer | None,
         batch: int,
         seed: int,
         *,

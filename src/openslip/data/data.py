@@ -81,6 +81,7 @@ class Data:
         rank: int = 0,
         world: int = 1,
         pinned: bool = False,
+        own_tokenizer: bytes = b"",
         kept: Kept | None = None,
         in_turn: str = "",
         positions: Sequence[int] | None = None,
@@ -89,14 +90,17 @@ class Data:
         """Return the batches of a run from a position of its stream on, as its configuration says (see `Loader`).
 
         views: those to draw. captioned, labelled: whether captions and classes are used. batch: rows of one, if not
-        those of the configuration. kept, in_turn, positions: see `Loader`. Without a view to draw there is no work for
-        loader processes, and there are none unless their number is given. Raises ConfigError and DataError as `Loader`.
+        those of the configuration. own_tokenizer: the bytes of the model's, none for CLIP's. kept, in_turn, positions:
+        see `Loader`. Without a view to draw there is no work for loader processes, and there are none unless their
+        number is given.
+
+        Raises ConfigError and DataError as `Loader`, CheckpointError for bytes that are no tokenizer's.
         """
         from openslip.data.augment import augment_early
         from openslip.data.loader import Loader
-        from openslip.data.tokenizer import Tokenizer
+        from openslip.data.own_tokenizer import tokenizer_of
 
-        text, workers = config.model.text, config.data.workers
+        workers = config.data.workers
         if (
             workers < 0
             and not in_turn
@@ -108,7 +112,7 @@ class Data:
             self,
             views=views,
             config=config.views,
-            tokenizer=Tokenizer(text.context, text.truncation) if captioned else None,
+            tokenizer=tokenizer_of(config.model.text, own_tokenizer) if captioned else None,
             labelled=labelled,
             batch=batch or config.training.batch,
             seed=config.training.seed,

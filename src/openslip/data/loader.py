@@ -29,6 +29,7 @@ from openslip.data.data import Data
 from openslip.data.decode import check_decoder
 from openslip.data.kept import Kept
 from openslip.data.order import check_seed
+from openslip.data.own_tokenizer import OwnTokenizer
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.record import Batch, Tally
 from openslip.data.schedule import Schedule
@@ -72,7 +73,7 @@ class Loader:
         *,
         views: tuple[View, ...],
         config: ViewsConfig,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | OwnTokenizer | None,
         batch: int,
         seed: int,
         labelled: bool = False,

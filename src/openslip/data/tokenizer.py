@@ -11,7 +11,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -40,7 +40,7 @@ class Tokenizer:
 
     context: most tokens in a row, start and end included.
     truncation: an over-long caption keeps its end-of-text as the last token ("keep-end"), or loses it as in
-    the reference implementation ("reference").
+    the reference implementation ("reference"). padded: rows are filled up to the context, not to the longest row.
 
     Raises ConfigError when context is below 3 or truncation is unknown. Cheap to create and to pickle: the
     vocabulary is loaded at first use, once a process.
@@ -50,7 +50,13 @@ class Tokenizer:
     start = START
     end = END
 
-    def __init__(self, context: int = 77, truncation: Literal["keep-end", "reference"] = "keep-end") -> None:
+    def __init__(
+        self,
+        context: int = 77,
+        truncation: Literal["keep-end", "reference"] = "keep-end",
+        *,
+        padded: bool = False,
+    ) -> None:
         if context < 3:
             raise ConfigError(
                 "A text context holds at least 3 tokens",
@@ -61,14 +67,14 @@ class Tokenizer:
         if truncation not in ("keep-end", "reference"):
             choices = did_you_mean(str(truncation), ("keep-end", "reference"))
             raise ConfigError("Unknown way to cut an over-long caption", got=truncation, fix=choices)
-        self.context, self.truncation = context, truncation
+        self.context, self.truncation, self.padded = context, truncation, padded
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the whole text, without start and end. Raises DataError when it is no text."""
         return _vocabulary().encode(text, sys.maxsize)
 
     def __call__(self, texts: Sequence[str] | str) -> Tensor:
-        """Return (N, longest) int64: start, ids, end, then zeros up to the longest row (at most `context`).
+        """Return (N, longest) int64: start, ids, end, then zeros up to the longest row, or to `context` if `padded`.
 
         Raises DataError when one of the texts is no text.
         """
@@ -83,7 +89,8 @@ class Tokenizer:
                 rows.append([START, *ids[:most], END])
             else:
                 rows.append([START, *ids[: most + 1]])
-        tokens = np.zeros((len(rows), max(map(len, rows), default=2)), dtype=np.int64)
+        length = self.context if self.padded else max(map(len, rows), default=2)
+        tokens = np.zeros((len(rows), length), dtype=np.int64)
         for row, ids in zip(tokens, rows):
             row[: len(ids)] = ids
         return torch.from_numpy(tokens)
@@ -104,7 +111,7 @@ class _Vocabulary:
     """open_clip's tokenizer behind a bounded cache from word (what stands between white space) to ids."""
 
     def __init__(self) -> None:
-        tokenizer: Any = _open_clip_tokenizer()._tokenizer
+        tokenizer: Any = open_clip_tokenizer()._tokenizer
         tokenizer.cache = _Forgetful()
         self._bpe = tokenizer.bpe
         self._split = tokenizer.pat.findall
@@ -145,7 +152,8 @@ def _vocabulary() -> _Vocabulary:
     return _Vocabulary()
 
 
-def _open_clip_tokenizer() -> ModuleType:
+@cache
+def open_clip_tokenizer() -> ModuleType:
     """Load open_clip's tokenizer module alone: the whole package takes 2.4 s more, in every loader process."""
     package = importlib.util.find_spec("open_clip")
     path = Path(package.origin).with_name("tokenizer.py") if package and package.origin else None

@@ -12,7 +12,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from openslip.encoder import Encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What a number was computed from: N samples (or queries) one by one, in the order of the data.
+
+    values: (N,), whether a sample was a hit, 0 or 1, or which rank it had. classes: (N,) their classes where the number
+    is a mean over classes. groups: (N,) what samples belong together, such as captions of one image. median: whether
+    the number is the median of the values, not their mean.
+    """
+
+    values: np.ndarray
+    classes: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    median: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,8 @@ class Result:
     checkpoint: of which state of the model, for example `step-00000400`. content: a digest of the pictures, labels and
     names that were measured, which tells them from others that lay at the same location. Each is empty where it is
     not known, as in files of earlier versions.
+    outcomes: what the value was computed from, for comparisons with another model; it is in memory alone, and no part
+    of files.
     """
 
     task: str
@@ -46,6 +65,7 @@ class Result:
     settings: str = ""
     checkpoint: str = ""
     content: str = ""
+    outcomes: Outcomes | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -60,7 +80,11 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form, ready for JSON."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Result) if field.name != "outcomes")
+"""The fields of a result that files have."""
 
 
 def lower_is_better(key: str) -> bool:

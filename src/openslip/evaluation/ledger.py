@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from openslip.errors import ConfigError, EvaluationError
 from openslip.evaluation import Result
@@ -21,7 +23,8 @@ class Ledger:
     """Results on disk before anybody is told of them.
 
     run: a run folder, whose results.json keeps them beside those of other measurements. out: a file for these alone,
-    as JSON or, where its name ends in `.csv`, as CSV. notes: what is not kept, and why, for people.
+    as JSON or, where its name ends in `.csv`, as CSV. beside: further fields of each result, for `out`. notes: what is
+    not kept, and why, for people.
 
     Raises, before anything is measured, ConfigError for an `out` that cannot be written or holds something else, and
     EvaluationError for a results.json that holds something else.
@@ -30,6 +33,7 @@ class Ledger:
     run: Path | None = None
     out: Path | None = None
     results: list[Result] = field(default_factory=list, init=False)
+    beside: list[Mapping[str, Any]] = field(default_factory=list, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -52,11 +56,18 @@ class Ledger:
         """The files that hold the results so far."""
         return [path for path in (self._kept, self.out) if path is not None]
 
-    def add(self, results: Sequence[Result]) -> list[EvaluationError]:
-        """Write further results; return what went wrong, so that the next ones have their chance."""
+    def add(
+        self, results: Sequence[Result], beside: Sequence[Mapping[str, Any]] = ()
+    ) -> list[EvaluationError]:
+        """Write further results; return what went wrong, so that the next ones have their chance.
+
+        beside: further fields of each, or nothing.
+        """
         self.results += results
+        self.beside += beside or [{}] * len(results)
         errors = []
-        for path, write in ((self._kept, keep), (self.out, save)):
+        writers = ((self._kept, keep), (self.out, partial(save, beside=self.beside)))
+        for path, write in writers:
             try:
                 if path is not None:
                     write(self.results, path)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import Result
+from openslip.evaluation import Outcomes, Result
 
 Z95 = 1.959963984540054
 """The standard normal's 97.5 % point."""
@@ -35,7 +35,7 @@ def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean over the classes present of the share of their samples that are correct, in [0, 1]."""
-    hits, counts = _per_class(correct, labels)
+    hits, counts = per_class(correct, labels)
     return float((hits / counts).mean())
 
 
@@ -78,7 +78,7 @@ def mean_per_class_interval(correct: np.ndarray, labels: np.ndarray) -> tuple[fl
     The variance is that of samples drawn anew within each class. A class's own share enters it with one success and
     one failure added, so that classes with few samples, all right or all wrong, do not pass for certain.
     """
-    hits, counts = _per_class(correct, labels)
+    hits, counts = per_class(correct, labels)
     smooth = (hits + 1) / (counts + 2)
     half = Z95 * math.sqrt(float((smooth * (1 - smooth) / counts).sum())) / len(counts)
     value = float((hits / counts).mean())
@@ -119,17 +119,19 @@ def classification(
     results = []
     for k in (1, 5) if scores.shape[1] > 5 else (1,):
         correct = correct_topk(scores, labels, k)
-        low, high = wilson(float(correct.sum()), count)
-        results.append(Result(task, f"top{k}", float(correct.mean()), count, low, high, skipped, **about))
+        interval = wilson(float(correct.sum()), count)
+        value, outcomes = float(correct.mean()), Outcomes(correct)
+        results.append(Result(task, f"top{k}", value, count, *interval, skipped, **about, outcomes=outcomes))
     correct = correct_topk(scores, labels, 1)
-    low, high = mean_per_class_interval(correct, labels)
-    results.append(
-        Result(task, "mean_per_class", mean_per_class(correct, labels), count, low, high, skipped, **about),
-    )
-    return results
+    interval, value = mean_per_class_interval(correct, labels), mean_per_class(correct, labels)
+    outcomes = Outcomes(correct, classes=labels)
+    return [
+        *results,
+        Result(task, "mean_per_class", value, count, *interval, skipped, **about, outcomes=outcomes),
+    ]
 
 
-def _per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return hits and number of samples of each class that is present."""
     counts = np.bincount(labels)
     hits = np.bincount(labels, weights=correct, minlength=len(counts))

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import Result, lower_is_better
+from openslip.evaluation import COLUMNS, Result, lower_is_better
 from openslip.evaluation.distinct import distinct
 from openslip.files import open_regular, read_json, write_bytes, write_json
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Result))
 
-
-def save(results: Sequence[Result], path: str | Path) -> None:
+def save(
+    results: Sequence[Result], path: str | Path, beside: Sequence[Mapping[str, Any]] | None = None
+) -> None:
     """Write the results whole or not at all: as CSV where the name ends in `.csv`, a column for each field; else as a
     JSON list of {"task": …, "metric": …, "value": …, …}.
+
+    beside: further fields of each result, which `read` passes over.
 
     Raises EvaluationError when the file cannot be written.
     """
     path, rows = Path(path), [result.to_dict() for result in results]
+    for row, fields in zip(rows, beside or ()):
+        row |= fields
     try:
         if is_csv(path):
             text = io.StringIO(newline="")
-            table = csv.DictWriter(text, COLUMNS)
+            table = csv.DictWriter(
+                text, list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+            )
             table.writeheader()
             table.writerows(rows)
             write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
@@ -113,8 +118,9 @@ def _result(entry: dict[str, Any]) -> Result:
     count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
     if count < 0 or skipped < 0:
         raise ValueError(f"{entry['metric']} of {count} samples")
-    facts = [str(entry.get(name, "")) for name in COLUMNS[7:]]  # earlier versions did not write them
-    return Result(str(entry["task"]), str(entry["metric"]), value, count, low, high, skipped, *facts)
+    # Earlier versions did not write them.
+    facts: dict[str, Any] = {name: str(entry.get(name, "")) for name in COLUMNS[7:]}
+    return Result(str(entry["task"]), str(entry["metric"]), value, count, low, high, skipped, **facts)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from openslip.data.contents import losses
 from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, DataError, note
-from openslip.evaluation import Result, fingerprint, settings
+from openslip.evaluation import Outcomes, Result, fingerprint, settings
 from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
 from openslip.evaluation.opened import Kept, location
@@ -121,15 +121,16 @@ class Retrieval(Kept[Source]):
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
             interval = wilson(hits.sum(), len(hits)) if side == "text" else wilson_clustered(hits, groups)
-            value = float(hits.mean())
+            found = float(hits.mean()), len(hits), *interval
+            outcomes = Outcomes(hits, groups=groups)
             results.append(
-                Result(self.name, f"{side}_recall@{k}", value, len(hits), *interval, skipped, **about)
+                Result(self.name, f"{side}_recall@{k}", *found, skipped, **about, outcomes=outcomes)
             )
-        low, high = median_interval(rank)
-        median = float(np.median(rank))
+        found = float(np.median(rank)), len(rank), *median_interval(rank)
+        outcomes = Outcomes(rank, groups=groups, median=True)
         return [
             *results,
-            Result(self.name, f"{side}_median_rank", median, len(rank), low, high, skipped, **about),
+            Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),
         ]
 
 

@@ -149,9 +149,9 @@ def _of_others(path: Path, entries: Collection[str]) -> Pretrained:
     Raises CheckpointError, which says whose names they are.
     """
     kind = foreign.kind_of(entries)
-    if reader := _reader_for(path.parent, kind.configs):
+    if reader := _reader_for(path.parent, kind.configs if kind.pattern else CONFIGS):
         return reader.read_folder(path.parent, str(path), weights=path)
-    if kind.configs == ("config.json",) and (card := timm.guessed(path)):
+    if kind.may_be_timms and (card := timm.guessed(path)):
         found = timm.read_file(path, card, str(path))
         told = f"{path} is taken for timm's {card.architecture}, by its name; all its weights fit"
         return replace(found, notes=(told, *found.notes))

@@ -12,6 +12,7 @@ from torch import Tensor
 from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, printable
+from openslip.interop.foreign import kind_of
 from openslip.models import Model
 from openslip.models.blank import fill
 from openslip.models.weights import Origin, Pretrained
@@ -84,11 +85,10 @@ def pretrained_of(
     told = differences(own, of_model(weights), names)
     if told:
         raise CheckpointError(
-            f"The weights of {origin.spec} are not those of the model that it describes ({origin.format})",
+            f"The weights of {origin.spec} are not those of the model that {origin.format} says they are of",
             got=told,
-            cause="The configuration is another model's, the model has parts that slip's have not, or the file was "
-            "changed",
-            fix="Give the model's own configuration with its weights",
+            cause=f"The file holds {kind_of(names.get(name, name) for name in weights).what}",
+            fix="Name the architecture that they are of, or give the model's own configuration with its weights",
         )
     return Pretrained(config, weights, origin, dict(unused or {}), tuple(notes))
 

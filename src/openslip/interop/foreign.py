@@ -15,13 +15,14 @@ class Kind:
     """Whose weights entries of such names are.
 
     what: for people. configs: files that say what model they are of, for which there is a reader. fix: what can be done
-    without them.
+    without them. may_be_timms: whether the file's name may tell which image tower of timm they are.
     """
 
     what: str
     pattern: str
     configs: tuple[str, ...] = ()
     fix: str = ""
+    may_be_timms: bool = False
 
 
 KINDS = (
@@ -36,11 +37,12 @@ KINDS = (
          fix="Save its image tower alone, with timm's names, and name what it is of: timm:NAME@FILE"),
     Kind("an image model of timm or torchvision",
          r"(patch_embed\.|cls_token$|conv_stem\.|stem\.|stages\.|layer1\.0\.|features\.0\.)", ("config.json",),
-         "Name its architecture: timm:NAME@{path}, such as timm:resnet50@{path}. `timm.list_models()` lists the names"),
+         "Name its architecture: timm:NAME@{path}, such as timm:resnet50@{path}. `timm.list_models()` lists the names",
+         may_be_timms=True),
     Kind("a model of Hugging Face's transformers", r"(encoder|model|transformer|bert|distilbert)\."
          r"(layers?|embeddings|h|encoder)\.", (), "Give a model of images and texts: a CLIP or SigLIP"),
     Kind("weights of another architecture or project", "", fix="Give a run, a file that `slip consolidate` wrote, a "
-         "released SLIP checkpoint, or a CLIP of open_clip or transformers"),
+         "released SLIP checkpoint, or a CLIP of open_clip or transformers", may_be_timms=True),
 )  # fmt: skip
 """The first one whose pattern the name of an entry begins with tells whose weights they are."""
 

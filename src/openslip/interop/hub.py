@@ -17,11 +17,14 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None
 
 
-def fetch(name: str, files: Sequence[str]) -> Path | None:
+def fetch(name: str, files: Sequence[str], *, optional: bool = False) -> Path | None:
     """Return where the first of these files that the repository has lies on this disk; None where it has none of them.
 
-    Fetched is only what the hub's cache does not have. Raises CheckpointError where there is no such repository, it may
-    not be read, or the hub cannot be reached and the cache has none of the files.
+    Fetched is only what the hub's cache does not have. optional: without a network, what is not in the cache is taken
+    for not there, where other files of the repository are in it.
+
+    Raises CheckpointError where there is no such repository, it may not be read, or the hub cannot be reached and the
+    cache has none of the files.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -37,9 +40,18 @@ def fetch(name: str, files: Sequence[str]) -> Path | None:
             continue
         except Exception as error:  # of the hub's library, of the network's, and the disk's
             raise _refused(name, error) from None
-    if away is not None:
+    if away is not None and not (optional and _is_cached(repository)):
         raise _away(name, files, away)
     return None
+
+
+def _is_cached(repository: str) -> bool:
+    """Say whether the hub's cache has files of a repository."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    return any(folder.glob("snapshots/*/*"))
 
 
 def _refused(name: str, error: Exception) -> CheckpointError:

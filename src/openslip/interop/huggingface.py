@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,11 @@ from openslip.config import (
 )
 from openslip.errors import CheckpointError
 from openslip.files import expand
-from openslip.interop import hub, open_clip, timm
+from openslip.interop import foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
 from openslip.interop.others import INDEX, read_config, read_weights
+from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
 FILES = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
@@ -119,37 +120,36 @@ def read(name: str, spec: str) -> Pretrained:
             got=name,
             fix="Write hf:owner/name, as on the model's page, perhaps with @ and a revision",
         )
-    if hub.fetch(name, [open_clip.SETTINGS]):
+    if hub.fetch(name, [open_clip.SETTINGS], optional=True):
         return open_clip.read_hub(name, spec)
-    config = hub.fetch(name, ["config.json"])
+    config = hub.fetch(name, ["config.json"], optional=True)
+    if config is None and hub.fetch(name, ["adapter_config.json"], optional=True):
+        raise CheckpointError(
+            f"The repository of the hub holds {foreign.KINDS[0].what}", got=name, fix=foreign.KINDS[0].fix
+        )
     weights = hub.fetch(name, FILES)
-    if weights is not None and _is_ours(weights):
+    if weights is None:
+        raise CheckpointError(
+            "The repository of the hub holds no weights that slip reads",
+            got=name,
+            cause=f"It has none of {', '.join(FILES)}",
+            fix="Give a CLIP or SigLIP of transformers, a model of open_clip or timm, or one of slip's",
+        )
+    if _is_ours(weights):
         from openslip.interop import ours
 
         found = ours.read_file(weights)
         return replace(found, origin=replace(found.origin, spec=spec))
-    if config is not None and weights is not None:
-        if "architecture" in read_config(config):
-            return timm.read(name, spec)
-        if weights.name.endswith(INDEX):
-            for part in sorted(set((read_config(weights).get("weight_map") or {}).values())):
-                hub.fetch(name, [str(part)])
-        for file in (*PREPROCESSING, "tokenizer.json", "tokenizer_config.json"):
-            hub.fetch(name, [file])
-        return read_folder(config.parent, spec, weights=weights)
-    adapters = hub.fetch(name, ["adapter_config.json"]) is not None
-    raise CheckpointError(
-        "The repository of the hub holds adapters alone (LoRA), and not the model that they are for"
-        if adapters
-        else "The repository of the hub holds no model that slip reads",
-        got=name,
-        cause=""
-        if adapters
-        else f"It has no {'config.json' if weights is not None else 'weights, such as ' + FILES[0]}",
-        fix="Merge them into their model with peft (`merge_and_unload`), save that, and give its folder"
-        if adapters
-        else "Give a CLIP or SigLIP of transformers, a model of open_clip or timm, or one of slip's",
-    )
+    if config is None:
+        raise foreign.unknown(weights, read_weights(weights)[0])
+    if "architecture" in read_config(config):
+        return timm.read(name, spec)
+    if weights.name.endswith(INDEX):
+        for part in sorted(set((read_config(weights).get("weight_map") or {}).values())):
+            hub.fetch(name, [str(part)])
+    for file in (*PREPROCESSING, *tokenizers.FILES):
+        hub.fetch(name, [file], optional=True)
+    return read_folder(config.parent, spec, weights=weights)
 
 
 def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
@@ -187,6 +187,10 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
             {**defaults["text"], **(config.get("text_config") or {})}, state, found, spec, siglip=siglip
         )
         embed_dim = vision["hidden_size"] if siglip else config.get("projection_dim", 512)
+        if siglip:
+            own = tokenizers.of_transformers(folder, spec)
+            found.put("text_tower.tokenizer", "its tokenizer", own)
+            text = replace(text, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state and not flat:
             found.put(ours, entry, state.pop(entry).reshape(()))
@@ -394,46 +398,31 @@ def _views(
         notes.append(
             f"{spec} has no {PREPROCESSING[0]}: how pictures are prepared is taken from the first models of its kind"
         )
-    resample = stated.get("resample", 3)
-    name = RESAMPLING.get(resample, str(resample)) if isinstance(resample, int) else str(resample)
-    interpolation, told = timm.interpolation_of(name, spec)
-    notes += told
-    sides = stated.get("size") or {}
-    squashed = isinstance(sides, Mapping) and {"height", "width"} <= sides.keys()
-    squashed = squashed or (path is None and defaults is SIGLIP["views"])
-    fit: Literal["crop", "squash"] = "squash" if squashed and not stated.get("do_center_crop") else "crop"
-    crop = stated.get("crop_size") if stated.get("do_center_crop") else sides
+    resample, sides = stated.get("resample", 3), stated.get("size") or {}
+    cropped = bool(stated.get("do_center_crop"))
+    squashed = isinstance(sides, Mapping) and {"height", "width"} <= sides.keys() and not cropped
+    crop = stated.get("crop_size") if cropped else sides
     wanted = crop.get("height", crop.get("shortest_edge")) if isinstance(crop, Mapping) else crop
     if isinstance(wanted, int) and wanted != size:
         notes.append(
             f"{spec} prepares pictures of {wanted} pixels, and its model takes {size}: {size} is taken"
         )
     short = sides.get("shortest_edge") if isinstance(sides, Mapping) else sides
-    if fit == "crop" and isinstance(short, int) and isinstance(wanted, int) and short != wanted:
+    if cropped and isinstance(short, int) and isinstance(wanted, int) and short != wanted:
         notes.append(
             f"pictures were resized for {spec} to {short} pixels and cropped to {wanted}; here they are resized to "
             f"{size} and cropped to a square"
         )
-    mean, std = stated.get("image_mean") or defaults["mean"], stated.get("image_std") or defaults["std"]
-    if stated.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if not (_is_levels(mean) and _is_levels(std)):
-        raise CheckpointError(
-            "How pictures are normalised for the model cannot be read",
-            got=f"mean {mean}, deviation {std}, in {path}",
-            fix="Download the file anew",
-        )
-    levels = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
-    views = replace(ViewsConfig(), size=size, interpolation=interpolation, fit=fit, **levels)
-    return views, [] if path is None else [path], notes
-
-
-def _is_levels(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and len(value) == 3
-        and all(isinstance(level, int | float) for level in value)
+    normalised = stated.get("do_normalize") is not False
+    views, told = views_of(
+        size,
+        stated.get("image_mean") or defaults["mean"] if normalised else (0.0, 0.0, 0.0),
+        stated.get("image_std") or defaults["std"] if normalised else (1.0, 1.0, 1.0),
+        RESAMPLING.get(resample, "") if isinstance(resample, int) else str(resample),
+        spec,
+        squash=squashed or (path is None and defaults is SIGLIP["views"]),
     )
+    return views, [] if path is None else [path], [*notes, *told]
 
 
 def _unsupported(spec: str, what: str) -> CheckpointError:

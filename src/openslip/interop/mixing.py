@@ -20,13 +20,15 @@ from torch import Tensor
 from openslip import toml
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
-from openslip.interop import load, ours
-from openslip.training.saving.tensors import files_of
+from openslip.interop import load
+from openslip.interop.filling import note
 
-FOR_TRAINING = frozenset({"pretrained", "drop_path", "freeze", "lora"})
+FOR_TRAINING = frozenset({"drop_path", "freeze", "lora"})
 """Options of a tower, by the last part of their names: how it trains, and not what it computes afterwards."""
-VIT_SIZES = frozenset({"patch", "width", "depth", "heads"})
-"""Options of an image tower that count for `vit` alone."""
+TRUNCATION = "model.text.truncation"
+"""How texts that are too long are cut: a run may choose it for weights that it starts from."""
+OF_ANY_TOWER = frozenset({"name", "unprojected", "projection_bias"})
+"""Options of an image tower that do not count for `vit` alone."""
 COUNTERS = "num_batches_tracked"
 RELATED = 0.5
 """Cosine similarity of two models' weights below which one is hardly what training made of the other."""
@@ -46,7 +48,7 @@ def mix(a: Encoder | str | Path, b: Encoder | str | Path, alpha: float = 0.5) ->
     check_alpha(alpha)
     first, second = (x if isinstance(x, Encoder) else load(x) for x in (a, b))
     for line in check(first, second):
-        ours.note(line)
+        note(line)
     model = copy.deepcopy(first.model).float()
     model.load_state_dict(weights(first, second, alpha))
     return Encoder(model.eval(), second.config)
@@ -54,7 +56,7 @@ def mix(a: Encoder | str | Path, b: Encoder | str | Path, alpha: float = 0.5) ->
 
 def check_alpha(alpha: object) -> None:
     """Raise ConfigError for an alpha that is no number from 0 to 1."""
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ConfigError(
             "A mixture's alpha is a number from 0, which is the first model, to 1, which is the second",
             got=alpha,
@@ -68,9 +70,16 @@ def check(a: Encoder, b: Encoder) -> list[str]:
     """
     of_a, of_b = a.model.state_dict(), b.model.state_dict()
     _check_parts(of_a, of_b)
-    _check_settings(_settings(a, of_a), _settings(b, of_b))
+    settings = _settings(a, of_a), _settings(b, of_b)
+    cuts = [each.pop(TRUNCATION, None) for each in settings]
+    _check_settings(*settings)
     _check_tensors(of_a, of_b)
-    return _notes(of_a, of_b)
+    lines = _notes(of_a, of_b)
+    if cuts[0] != cuts[1]:
+        lines.append(
+            f"texts that are too long are cut as for the second model ({TRUNCATION} {cuts[1]}; of the first {cuts[0]})"
+        )
+    return lines
 
 
 def weights(a: Encoder, b: Encoder, alpha: float) -> dict[str, Tensor]:
@@ -83,20 +92,13 @@ def weights(a: Encoder, b: Encoder, alpha: float) -> dict[str, Tensor]:
     return {name: _between(of_a[name], of_b[name], alpha) for name in of_a}
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of the file that a model's weights lie in, of several parts in their order.
-
-    path: a file of weights, or the folder of a checkpoint. Raises CheckpointError where there is none to read.
-    """
-    whole = hashlib.sha256()
+def are_related(a: Encoder, b: Encoder) -> bool:
+    """Whether two models can be mixed, and one may be what training made of the other."""
     try:
-        for part in files_of(path / ours.WEIGHTS) if path.is_dir() else [path]:
-            with open(part, "rb") as file:
-                while data := file.read(1 << 20):
-                    whole.update(data)
-    except OSError as error:
-        raise CheckpointError("The weights cannot be read", got=str(path), cause=str(error)) from None
-    return whole.hexdigest()
+        check(a, b)
+    except CheckpointError:
+        return False
+    return _cosine(a.model.state_dict(), b.model.state_dict()) >= RELATED
 
 
 def _between(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -127,22 +129,20 @@ def _check_parts(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
 def _settings(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return what embeddings depend on besides weights, by key, as far as the model has the part."""
     views, model = encoder.config.views, toml.to_dict(encoder.config.model)
-    found: dict[str, Any] = {"views.size": views.size, "views.mean": views.mean, "views.std": views.std}
+    names = ("size", "mean", "std", "interpolation", "fit")
+    found: dict[str, Any] = {f"views.{name}": getattr(views, name) for name in names}
     if encoder.model.text_tower is None:
         del model["text"]
+    elif data := encoder.model.text_tower.own_tokenizer:
+        model["text"]["tokenizer"] = f"{len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}"
     if "image_projection" not in state and "text_projection" not in state:
         del model["embed_dim"]
+    if model["image"]["name"] != "vit":
+        model["image"] = {name: value for name, value in model["image"].items() if name in OF_ANY_TOWER}
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         found |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}
-    unused = (
-        {f"model.image.{name}" for name in VIT_SIZES} if encoder.config.model.image.name != "vit" else set()
-    )
-    return {
-        key: value
-        for key, value in found.items()
-        if key not in unused and key.rpartition(".")[2] not in FOR_TRAINING
-    }
+    return {key: value for key, value in found.items() if key.rpartition(".")[2] not in FOR_TRAINING}
 
 
 def _check_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import timm as timm_library
 import torch
@@ -23,11 +23,12 @@ from openslip.config import (
 )
 from openslip.errors import CheckpointError, ConfigError, did_you_mean
 from openslip.files import expand
-from openslip.interop import downloads, hub
+from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
 from openslip.interop.others import read_config, read_weights
-from openslip.interop.timm import interpolation_of
+from openslip.interop.preprocessing import shown, views_of
+from openslip.interop.timm import pool_of
 from openslip.models.weights import Origin, Pretrained
 
 SETTINGS = "open_clip_config.json"
@@ -156,6 +157,8 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
 def read_hub(repository: str, spec: str) -> Pretrained:
     """Return the model of a repository of the hub with an open_clip_config.json. Raises CheckpointError."""
     settings, weights = hub.fetch(repository, [SETTINGS]), hub.fetch(repository, FILES)
+    hub.fetch(repository, [tokenizers.FILES[0]], optional=True)
+    hub.fetch(repository, [tokenizers.FILES[2]], optional=True)
     if settings is None or weights is None:
         raise CheckpointError(
             "The model on the hub is not one of open_clip",
@@ -274,14 +277,10 @@ def _of_file(path: Path, architecture: str, spec: str) -> Pretrained:
     found = _of(read_config(architectures()[architecture]), agreed, path, spec, [], architecture)
     views = found.config.views
     told = (
-        f"{spec} does not say how pictures were prepared: mean {_shown(views.mean)}, deviation {_shown(views.std)}, "
+        f"{spec} does not say how pictures were prepared: mean {shown(views.mean)}, deviation {shown(views.std)}, "
         f"{views.interpolation}, {views.fit}, as for open_clip's own weights of {architecture}"
     )
     return replace(found, notes=(told, *found.notes))
-
-
-def _shown(levels: tuple[float, ...]) -> str:
-    return " ".join(f"{level:.6g}" for level in levels)
 
 
 def _of(
@@ -306,6 +305,10 @@ def _of(
     quick = bool(config.get("quick_gelu"))
     image, size = _image(vision, state, found, spec, quick)
     texts = _text(text, state, found, spec, quick)
+    if text.get("hf_tokenizer_name"):
+        own = tokenizers.of_open_clip(text, files[0].parent if files else None, spec)
+        found.put("text_tower.tokenizer", "its tokenizer", own)
+        texts = replace(texts, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state:
             found.put(ours, entry, state.pop(entry).reshape(()))
@@ -429,8 +432,8 @@ def _of_timm(
         ).image_tower.trunk
     except ConfigError as error:
         raise CheckpointError(f"timm makes no such image tower as {spec} has", cause=str(error)) from None
-    usual = getattr(trunk, "global_pool", None)
-    if pool and isinstance(usual, str) and pool != usual:
+    usual = pool_of(trunk)
+    if pool and usual and pool != usual:
         raise _unsupported(
             spec, f"with an image tower of timm, {name}, pooled by {pool!r} instead of timm's {usual!r}"
         )
@@ -481,7 +484,7 @@ def _resnet(
         probe = {"visual.conv1.weight": value, entry: value}
         (inner,) = [
             converted
-            for converted in checkpoint_filter_fn(probe, trunk)
+            for converted in checkpoint_filter_fn(probe, cast(Any, trunk))
             if entry == "visual.conv1.weight" or converted != "stem.conv1.conv.weight"
         ]
         if inner == "head.proj.weight":
@@ -500,7 +503,8 @@ def _text(
     _only(text, TEXTS, "text tower", spec)
     width, vocabulary = int(text.get("width", 512)), int(text.get("vocab_size", 49_408))
     pool = text.get("pool_type", "argmax")
-    if pool not in ("argmax", "last") or (pool == "argmax" and vocabulary != TextTowerConfig().vocabulary):
+    clips = vocabulary == TextTowerConfig().vocabulary and not text.get("hf_tokenizer_name")
+    if pool not in ("argmax", "last") or (pool == "argmax" and not clips):
         raise _unsupported(
             spec, f"with a text tower whose feature is pooled by {pool!r}, of {vocabulary:,} tokens"
         )
@@ -573,16 +577,13 @@ def _activation(tower: Mapping[str, Any], quick: bool, spec: str) -> Activation:
 def _views(stated: Mapping[str, Any], size: int, spec: str) -> tuple[ViewsConfig, list[str]]:
     """Return what pictures have to be like, and what of it slip does otherwise."""
     stated = {**PREPROCESSING, **{key: value for key, value in stated.items() if value is not None}}
-    interpolation, notes = interpolation_of(str(stated["interpolation"]), spec)
     mode = str(stated["resize_mode"])
-    fit: Literal["crop", "squash"] = "squash" if mode == "squash" else "crop"
+    views, notes = views_of(
+        size, stated["mean"], stated["std"], str(stated["interpolation"]), spec, squash=mode == "squash"
+    )
     if mode not in ("squash", "shortest"):
         notes.append(f"pictures were fitted for {spec} by {mode!r}; here they are cropped at their middle")
-    mean, std = (tuple(map(float, stated[key])) for key in ("mean", "std"))
-    return (
-        replace(ViewsConfig(), size=size, mean=mean, std=std, interpolation=interpolation, fit=fit),
-        notes,
-    )
+    return views, notes
 
 
 def _only(options: Mapping[str, Any], known: frozenset[str], tower: str, spec: str) -> None:

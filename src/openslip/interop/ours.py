@@ -22,6 +22,7 @@ from openslip.config import Config
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop.digests import Digests
 from openslip.interop.filling import PARTS, described, in_full_precision, note, of_model
+from openslip.models.lora import merged
 from openslip.models.pretrained import names_a_place
 from openslip.models.weights import Origin, Pretrained
 from openslip.training.saving import checkpoint, metadata
@@ -161,7 +162,7 @@ def pretrained_of(
     """
     _check_name(config, where or given)
     _check_views(config, where or given)
-    weights = {_renamed(name): value for name, value in weights.items()}
+    weights = merged({_renamed(name): value for name, value in weights.items()})
     other = [
         name for name in weights if name.partition(".")[0] not in PARTS and not name.startswith(OBJECTIVE)
     ]
@@ -228,7 +229,8 @@ def _compare(config: Config, stated: str | None, settings: Path, say: Callable[[
 def _described(config: Config) -> dict[str, Any]:
     """Return what embeddings depend on, by key."""
     views, model = config.views, toml.to_dict(config.model)
-    keys: dict[str, Any] = {"views.size": views.size, "views.mean": views.mean, "views.std": views.std}
+    names = ("size", "mean", "std", "interpolation", "fit")
+    keys: dict[str, Any] = {f"views.{name}": getattr(views, name) for name in names}
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}

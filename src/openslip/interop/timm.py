@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 from timm.models import get_arch_pretrained_cfgs
@@ -20,6 +20,7 @@ from openslip.interop import downloads, hub
 from openslip.interop.digests import Digests
 from openslip.interop.filling import described, pretrained_of
 from openslip.interop.others import read_config, read_weights
+from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
 TRUNK = "image_tower.trunk."
@@ -35,10 +36,14 @@ ON_TOP = "of the layer that timm puts on top, such as its classifier"
 
 @dataclass(frozen=True)
 class Card:
-    """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`)."""
+    """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`).
+
+    pool: how the feature is pooled, where that is said.
+    """
 
     architecture: str
     stated: Mapping[str, Any]
+    pool: str = ""
 
 
 def read(name: str, spec: str) -> Pretrained:
@@ -67,19 +72,24 @@ def read(name: str, spec: str) -> Pretrained:
     return _published(card, spec)
 
 
-def read_folder(folder: Path, spec: str) -> Pretrained:
-    """Return the image tower of a folder as timm writes them: config.json and weights. Raises CheckpointError."""
+def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
+    """Return the image tower of a folder as timm writes them: config.json and weights. Raises CheckpointError.
+
+    weights: which file of the folder they are in, if that is known.
+    """
     config = folder / "config.json"
     card = _card(read_config(config), config)
-    found = [folder / name for name in (*FILES, *sum(SAFE.values(), ())) if (folder / name).is_file()]
-    found = found or sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise CheckpointError(
-            "The folder holds no weights beside its config.json",
-            got=str(folder),
-            fix=f"Copy {FILES[0]} into it as well",
-        )
-    return read_file(found[0], card, spec, files=[config])
+    if weights is None:
+        found = [folder / name for name in (*FILES, *sum(SAFE.values(), ())) if (folder / name).is_file()]
+        found = found or sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise CheckpointError(
+                "The folder holds no weights beside its config.json",
+                got=str(folder),
+                fix=f"Copy {FILES[0]} into it as well",
+            )
+        weights = found[0]
+    return read_file(weights, card, spec, files=[config])
 
 
 def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) -> Pretrained:
@@ -93,7 +103,7 @@ def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) 
 
 def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretrained:
     """Return the image tower with these weights, which have timm's names. Raises CheckpointError."""
-    views, notes = views_of(card, origin.spec)
+    views, notes = _views(card, origin.spec)
     config = Config(
         name=card.architecture,
         views=views,
@@ -105,6 +115,12 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         raise CheckpointError(
             f"timm makes no such image tower as {origin.spec} is of", cause=str(error)
         ) from None
+    if card.pool and pool_of(trunk) not in ("", card.pool):
+        raise CheckpointError(
+            f"The feature of {origin.spec} is pooled otherwise than by timm's {card.architecture}",
+            got=f"{card.pool}, where timm has {pool_of(trunk)}, and slip cannot set another",
+            fix="Take a model with timm's own options",
+        )
     own = trunk.state_dict()
     weights = _as_timm_names_them(weights, trunk, origin)
     unused = {
@@ -161,37 +177,23 @@ def guessed(path: Path) -> Card | None:
     return None
 
 
-def views_of(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
+def _views(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
     """Return what pictures have to be like, and what of it slip does otherwise. Raises CheckpointError."""
-    stated, notes, defaults = card.stated, [], ViewsConfig()
-    channels, *sides = stated.get("input_size") or (3, 224, 224)
-    mean, std = (tuple(map(float, stated.get(key) or getattr(defaults, key))) for key in ("mean", "std"))
-    if channels != 3 or len(sides) != 2 or sides[0] != sides[1] or len(mean) != 3 or len(std) != 3:
-        raise CheckpointError(
-            f"The image tower of {spec} does not take square RGB pictures",
-            got=f"channels and sides {(channels, *sides)}, mean {mean}, deviation {std}",
-            fix="Take another model",
-        )
-    interpolation, told = interpolation_of(str(stated.get("interpolation") or "bicubic"), spec)
-    notes += told
-    fit: Literal["crop", "squash"] = "squash" if stated.get("crop_mode") == "squash" else "crop"
+    stated, defaults = card.stated, ViewsConfig()
+    channels, *sides = stated.get("input_size") or (3, defaults.size, defaults.size)
+    views, notes = views_of(
+        sides[0] if channels == 3 and len(set(sides)) == 1 else (channels, *sides),
+        stated.get("mean") or defaults.mean,
+        stated.get("std") or defaults.std,
+        str(stated.get("interpolation") or "bicubic"),
+        spec,
+        squash=stated.get("crop_mode") == "squash",
+    )
     if not stated:
         notes.append(
             f"timm does not say how pictures were normalised for {spec}: ImageNet's mean and deviation are taken"
         )
-    return (
-        replace(defaults, size=sides[0], mean=mean, std=std, interpolation=interpolation, fit=fit),
-        notes,
-    )
-
-
-def interpolation_of(name: str, spec: str) -> tuple[Literal["bilinear", "bicubic"], list[str]]:
-    """Return how pictures are resized here, and in words where the weights were trained with something else."""
-    if name == "bilinear":
-        return "bilinear", []
-    if name in ("bicubic", "random"):
-        return "bicubic", []
-    return "bicubic", [f"pictures were resized for {spec} by {name}; here they are by bicubic"]
+    return views, notes
 
 
 def _of_hub(name: str, spec: str) -> Pretrained:
@@ -254,17 +256,30 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
             got=f"{architecture}, in {path}",
             fix=did_you_mean(architecture, timm.list_models()),
         )
-    changed = sorted(set(config.get("model_args") or {}) - {"num_classes", "img_size"})
-    if changed:
+    options = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
+    pool, size = options.pop("global_pool", ""), options.pop("img_size", None)
+    options.pop("num_classes", None)
+    if options.get("in_chans") == 3:
+        del options["in_chans"]
+    if options:
         raise CheckpointError(
             f"The model is a {architecture} of timm with other options than timm's, which slip cannot set",
-            got=f"model_args {', '.join(changed)}, in {path}",
+            got=f"model_args {', '.join(sorted(options))}, in {path}",
             fix="Take a model with timm's own options",
         )
-    size = (config.get("model_args") or {}).get("img_size")
     if isinstance(size, int):
         stated = {**stated, "input_size": (3, size, size)}
-    return Card(architecture, stated)
+    return Card(architecture, stated, str(config.get("global_pool") or pool))
+
+
+def pool_of(trunk: nn.Module) -> str:
+    """Return how a model of timm pools its feature, in timm's word for it; empty where it does not say."""
+    for part in (trunk, getattr(trunk, "head", None)):
+        pool = getattr(part, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        if isinstance(pool, str):
+            return pool
+    return ""
 
 
 def _as_timm_names_them(

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from openslip.config import Activation, TextTowerConfig
 from openslip.errors import ConfigError
+from openslip.models.lora import split_linear
 
 VOCABULARY = 49_408
 END_OF_TEXT = 49_407
@@ -30,6 +31,9 @@ class TextTower(nn.Module):
 
     Where attention is bidirectional, or the feature is that of the last token (Zhai et al. 2023, SigLIP), a feature
     depends on the padding: the tower is `padded`, and takes rows of `context` tokens alone.
+
+    Where the weights bring a tokenizer of their own, its bytes are the buffer `tokenizer` (see
+    `openslip.data.own_tokenizer`): so they are wherever the weights are.
     """
 
     def __init__(self, config: TextTowerConfig) -> None:
@@ -43,13 +47,15 @@ class TextTower(nn.Module):
         self.width = config.width
         self.context = config.context
         self.pool = config.pool
-        self.padded = config.bidirectional or config.pool == "last"
+        self.padded = config.padded
         self.end = config.vocabulary - 1
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context, config.width))
         blocks = [TextBlock(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        if config.tokenizer:
+            self.register_buffer("tokenizer", torch.zeros(config.tokenizer, dtype=torch.uint8))
         self._initialise(blocks)
 
     def _initialise(self, blocks: list[TextBlock]) -> None:
@@ -81,6 +87,12 @@ class TextTower(nn.Module):
         for block in blocks:
             x = block(x)
         return self.norm(last(x, position))
+
+    @property
+    def own_tokenizer(self) -> bytes:
+        """The bytes of the weights' own tokenizer, none where it is CLIP's."""
+        held = getattr(self, "tokenizer", None)
+        return b"" if held is None else held.cpu().numpy().tobytes()
 
     def used(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return those columns of token ids (N, L) that features depend on, and the features' positions (N,)."""
@@ -128,10 +140,9 @@ class TextBlock(nn.Module):
     def _attend_one(self, x_NLD: Tensor, rows: Tensor, end: Tensor) -> Tensor:
         """Attention with position `end` of each row as the only query: (N, L, D) to (N, D)."""
         n, length, width = x_NLD.shape
-        weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
-        bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
-        q_NH1K = F.linear(x_NLD[rows, end], weight_q, bias_q).view(n, self.heads, 1, -1)
-        kv = F.linear(x_NLD, weight_kv, bias_kv).view(n, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key_value = split_linear(self.qkv, [width, 2 * width])
+        q_NH1K = query(x_NLD[rows, end]).view(n, self.heads, 1, -1)
+        kv = key_value(x_NLD).view(n, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         seen = (
             (torch.arange(length, device=x_NLD.device) <= end[:, None])[:, None, None]
             if self.causal

@@ -1,64 +1,87 @@
-"""What of the towers learns: frozen layers, and how they stay as they are while the rest is trained."""
+"""What of the towers learns: frozen layers, which stay as they are while the rest is trained, and adapters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+import torch
 from torch import nn
 
 from openslip.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from openslip.errors import ConfigError
 from openslip.models.layers import layers_of
+from openslip.models.lora import add_adapters, check_peft, linear_layers, unused_adapters
 from openslip.models.model import Model
+from openslip.models.vision import ImageTower
 
 _FREEZE = re.compile("none|all|[0-9]{1,6}|-[1-9][0-9]{0,5}")
 
 
-def check_freeze(config: ModelConfig) -> None:
-    """Raise ConfigError for a value of `model.image.freeze` or `model.text.freeze` that says nothing."""
-    for option, tower in _options(config):
+def check_tuning(config: ModelConfig) -> None:
+    """Raise ConfigError where `freeze` or `lora` of a tower say nothing, or nothing that goes together."""
+    for name, tower in _towers(config):
         if not _FREEZE.fullmatch(tower.freeze):
             raise ConfigError(
-                f"{option} says nothing about what of the tower is frozen",
+                f"model.{name}.freeze says nothing about what of the tower is frozen",
                 got=tower.freeze,
                 fix="Give `none`, `all`, a number N for the first N blocks, or -N for all but the last N",
             )
+        if tower.lora and tower.freeze == "all":
+            raise ConfigError(
+                f"The {name} tower is frozen whole, and is to have adapters that learn",
+                got=f"model.{name}.freeze all, model.{name}.lora {tower.lora}",
+                fix=f"Leave --model.{name}.freeze out: beside adapters, all else in a tower is frozen anyway",
+            )
+        if tower.lora:
+            check_peft()
 
 
-def tune(model: Model, config: ModelConfig) -> None:
-    """Freeze of the towers what `model.image.freeze` and `model.text.freeze` say: those parameters get no gradient.
+def tune(model: Model, config: ModelConfig, size: int) -> None:
+    """Freeze of the towers what `freeze` says, so that it gets no gradient, and give them the adapters of `lora`.
 
     In place; after the weights are there, and before anything wraps the model or an optimiser is made. `all` freezes a
     tower, and not its projection to the space that images and texts share, which is no part of it (as in LiT; Zhai et
     al. 2022). N freezes the embeddings and the first N blocks. -N freezes all but the last N blocks, and the final norm
     learns with these. Of a tower that is none of transformer blocks, timm says what a block is.
 
-    Raises ConfigError for more blocks than there are, and where nothing is left to learn that ships with the model.
+    Adapters stand on the linear layers of attention and MLPs. Beside them all of the tower is frozen. With `freeze`,
+    the layers that it freezes get none, and so need no backward pass.
+
+    size: side of the pictures, in pixels. Raises ConfigError for more blocks than there are, where nothing is left to
+    learn that ships with the model, and for adapters on a tower that has no linear layers, or does not call them.
     """
-    check_freeze(config)
-    for option, tower_config in _options(config):
-        tower = model.image_tower if option.startswith("model.image") else model.text_tower
-        if tower is not None and tower_config.freeze != "none":
-            _freeze(tower, tower_config.freeze, option)
+    check_tuning(config)
+    for name, tower_config in _towers(config):
+        tower = model.image_tower if name == "image" else model.text_tower
+        if tower is None:
+            continue
+        frozen = _frozen(tower, tower_config.freeze, f"model.{name}.freeze")
+        for parameter_name, parameter in tower.named_parameters():
+            if parameter_name in frozen:
+                parameter.requires_grad_(False)
+        if tower_config.lora:
+            _adapt(tower, tower_config.lora, frozen, f"model.{name}.lora")
+    if config.image.lora:
+        _check_adapters(model.image_tower, size, config.image.lora)
     learning = [name for name, p in model.named_parameters() if p.requires_grad and name != "logit_scale"]
     if not learning:
         raise ConfigError(
             "Everything that the trained model consists of is frozen: it would stay as it is",
-            got=", ".join(f"{option} {tower.freeze}" for option, tower in _options(config)),
+            got=", ".join(f"model.{name}.freeze {tower.freeze}" for name, tower in _towers(config)),
             fix="Leave some blocks out, with --model.image.freeze -2 say",
         )
 
 
-def _options(config: ModelConfig) -> list[tuple[str, ImageTowerConfig | TextTowerConfig]]:
-    return [("model.image.freeze", config.image), ("model.text.freeze", config.text)]
+def _towers(config: ModelConfig) -> list[tuple[str, ImageTowerConfig | TextTowerConfig]]:
+    return [("image", config.image), ("text", config.text)]
 
 
-def _freeze(tower: nn.Module, freeze: str, option: str) -> None:
-    """Take the gradient from the parameters of the tower that `freeze` says, which is not `none`."""
-    if freeze == "all":
-        tower.requires_grad_(False)
-        return
+def _frozen(tower: nn.Module, freeze: str, option: str) -> set[str]:
+    """Return the names of the parameters of the tower that `freeze` says."""
+    names = {name for name, _ in tower.named_parameters()}
+    if freeze in ("none", "all"):
+        return names if freeze == "all" else set()
     layers = layers_of(tower)
     if layers is None:
         raise ConfigError(
@@ -73,9 +96,34 @@ def _freeze(tower: nn.Module, freeze: str, option: str) -> None:
             got=f"{freeze}, of {layers.depth} blocks",
             fix=f"Give a number from {-layers.depth} to {layers.depth}, `all` or `none`",
         )
-    for name, parameter in tower.named_parameters():
-        if layers.of[name] <= blocks:
-            parameter.requires_grad_(False)
+    return {name for name in names if layers.of[name] <= blocks}
+
+
+def _adapt(tower: nn.Module, rank: int, frozen: Collection[str], option: str) -> None:
+    """Give the layers of the tower that are not frozen adapters, and freeze the rest."""
+    layers = [name for name in linear_layers(tower) if f"{name}.weight" not in frozen]
+    if not layers:
+        raise ConfigError(
+            "The tower has no linear layers that adapters could stand on",
+            got=f"{option} {rank}, of a {type(getattr(tower, 'trunk', tower)).__name__}",
+            cause="It is convolutional, or all its blocks are frozen",
+            fix="Leave adapters out, and freeze less: all but the last block, with `freeze -1`",
+        )
+    add_adapters(tower, layers, rank)
+
+
+def _check_adapters(tower: ImageTower, size: int, rank: int) -> None:
+    """Raise ConfigError where the tower takes weights of linear layers directly: adapters there would do nothing."""
+    weight, training = next(tower.parameters()), tower.training
+    picture = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
+    unused = unused_adapters(tower, lambda: tower.eval()(picture))
+    tower.train(training)
+    if unused:
+        raise ConfigError(
+            "The image tower takes the weights of some linear layers without calling these: adapters would do nothing",
+            got=f"model.image.lora {rank}, of a {type(tower.trunk).__name__}: {len(unused)} layers, as {unused[0]}",
+            fix="Leave --model.image.lora out, and freeze the first blocks: --model.image.freeze -2",
+        )
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from openslip.config import ImageTowerConfig, ViewConfig
 from openslip.errors import ConfigError, did_you_mean
 from openslip.models.blank import forget_weights, on_meta, without_initialising
 from openslip.models.dropping import leave_out_tokens, replace_drop_path
+from openslip.models.lora import split_linear
 from openslip.models.text import ACTIVATIONS
 
 POOLS = {"token": "token", "mean": "avg", "attention": "map"}
@@ -169,11 +170,9 @@ class ClassTokenBlock(Block):
         attn = cast(Any, self.attn)
         n, t, _ = x_NTD.shape
         heads, total = attn.num_heads, attn.qkv.out_features // 3
-        sizes = [total, 2 * total]
-        weight_q, weight_kv = attn.qkv.weight.split(sizes)
-        bias_q, bias_kv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split(sizes)
-        q_NH1K = F.linear(x_NTD[:, :1], weight_q, bias_q).view(n, 1, heads, -1).transpose(1, 2)
-        kv = F.linear(x_NTD, weight_kv, bias_kv).view(n, t, 2, heads, -1).permute(2, 0, 3, 1, 4)
+        query, key_value = split_linear(attn.qkv, [total, 2 * total])
+        q_NH1K = query(x_NTD[:, :1]).view(n, 1, heads, -1).transpose(1, 2)
+        kv = key_value(x_NTD).view(n, t, 2, heads, -1).permute(2, 0, 3, 1, 4)
         k_NHTK, v_NHTK = kv.unbind(0)
         dropout = attn.attn_drop.p if self.training else 0.0
         q_NH1K, k_NHTK = attn.q_norm(q_NH1K), attn.k_norm(k_NHTK)

@@ -7,6 +7,7 @@ several share. A new objective is one file here and one name in `combine.REGISTR
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
 from openslip.objectives.combine import REGISTRY, Loss, Sum, complete, known, parse
+from openslip.objectives.distil import Distil, Preserve
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective, cosine_momentum
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
@@ -18,9 +19,11 @@ __all__ = [
     "Clip",
     "Curve",
     "Dims",
+    "Distil",
     "LogitScale",
     "Loss",
     "Objective",
+    "Preserve",
     "SigLip",
     "SimClr",
     "Sum",

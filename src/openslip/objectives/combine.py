@@ -18,6 +18,7 @@ from openslip.errors import ConfigError, TrainingError, did_you_mean
 from openslip.needs import LABELS, TEXT, Need, View, joined
 from openslip.objectives.byol import Byol
 from openslip.objectives.clip import Clip
+from openslip.objectives.distil import Distil, Preserve
 from openslip.objectives.objective import At, Curve, Dims, LogitScale, Objective
 from openslip.objectives.siglip import SigLip
 from openslip.objectives.simclr import SimClr
@@ -26,7 +27,9 @@ from openslip.ranges import check_ranges
 if TYPE_CHECKING:
     from openslip.models import Model
 
-REGISTRY: dict[str, type[Objective]] = {kind.name: kind for kind in (Clip, SigLip, SimClr, Byol)}
+REGISTRY: dict[str, type[Objective]] = {
+    kind.name: kind for kind in (Clip, SigLip, SimClr, Byol, Distil, Preserve)
+}
 """Name in configuration → objective. A new one of ours is a file and its place in this line."""
 
 

@@ -38,7 +38,7 @@ class Dims:
     text_width: int = 0
     """Of the text tower's; 0 without one."""
     embed_dim: int = 0
-    """Of the space that images and texts share."""
+    """Of the space that images and texts share; 0 of a fixed model without one, which embeds images by its feature."""
     context: int = 0
     """Longest caption, in tokens."""
     vocabulary: int = 0

@@ -39,6 +39,8 @@ NOTED = ("key", "title", "note", "best")
 """What is noted of a curve."""
 LARGEST = 1 << 22
 """Bytes of a file of Python that is read."""
+OF_TOWERS = ("feature", "embedding", "tokens")
+"""What teachers and fixed models give."""
 HOW = "docs/objectives.md says how to write one"
 OURS = frozenset(combine.REGISTRY)
 
@@ -453,9 +455,9 @@ def _check_inputs(kind: type[Objective], config: Any, refuse: Any) -> None:
             raise refuse(
                 "There is no such feature of captions" if text else "There is no such feature of a view", need
             )
-        if need.by == "teacher" and (need.out in ("ids", "logit_scale", "labels") or need.masked):
+        if need.by == "teacher" and (need.out not in OF_TOWERS or need.masked):
             raise refuse("A teacher gives features of whole views and of captions alone", need)
-        if need.by == "fixed" and (need.out in ("ids", "logit_scale") or need.masked):
+        if need.by == "fixed" and (need.out not in OF_TOWERS or need.masked):
             raise refuse("A fixed model gives features of whole views and of captions alone", need)
     if (
         any(need.by == "fixed" for need in needs)

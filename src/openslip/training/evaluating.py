@@ -14,6 +14,7 @@ from openslip.evaluation import Result
 from openslip.evaluation.results import keep
 from openslip.files import write_json
 from openslip.models import Model, build
+from openslip.models.lora import is_adapted
 from openslip.training import asked
 from openslip.training.saving import checkpoint
 from openslip.training.signals import Stopped, StopSignal
@@ -97,8 +98,9 @@ class Evaluations:
     def _plain_model(self, weights: dict[str, Tensor]) -> Model:
         """Return a model to measure that asks nothing of other processes, and empty `weights`, to make room."""
         state, plan = self.state, self.state.plan
-        if state.processes.world == 1:
-            return state.parallel.student.model
+        model = state.parallel.student.model
+        if state.processes.world == 1 and not is_adapted(model):
+            return model
         model = build(plan.config.model, plan.config.views.size, plan.loss.needs)
         model.load_state_dict(weights)
         weights.clear()

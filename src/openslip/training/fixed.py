@@ -13,12 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from openslip.config import Config, ViewsConfig
 from openslip.errors import ConfigError, SlipError, TrainingError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
+from openslip.models.weights import Pretrained
 from openslip.needs import TEXT, Need, View
 from openslip.objectives import Dims, Loss
 from openslip.objectives.combine import Term
@@ -46,17 +48,19 @@ class FixedModel:
     ) -> None:
         self.spec, self.config, self.needs = spec, config, tuple(needs)
         self.width = model.image_tower.width
-        self.shared = model.image_projection is not None
+        self.shared = model.text_tower is not None or model.image_projection is not None
         _check(spec, model, config, run, self.needs)
         self.digest = _digest(model)
         self.dims = Dims(
             width=self.width,
             text_width=model.text_tower.width if model.text_tower is not None else 0,
-            embed_dim=config.model.embed_dim if self.shared else self.width,
+            embed_dim=config.model.embed_dim if self.shared else 0,
             context=config.model.text.context,
             vocabulary=config.model.text.vocabulary,
         )
         self.model = model.only([self._own(need) for need in self.needs]).eval().requires_grad_(False)
+        if not isinstance(model.image_tower.trunk, VisionTransformer):
+            self.model.image_tower.to(memory_format=torch.channels_last)  # faster, as in `prepare`
         size = config.views.size
         of_loss = {view.name: view for view in loss.views}
         wanted = {need.view: of_loss[need.view] for need in self.needs if need.view != TEXT}
@@ -174,6 +178,13 @@ class FixedModels:
             model.model.to(*to, **options)
         return self
 
+    def check_tokenizer(self, own: bytes) -> None:
+        """Raise ConfigError where a model reads captions with another tokenizer than the student's, of these bytes."""
+        for fixed in self.models.values():
+            tower = fixed.model.text_tower
+            if tower is not None and tower.own_tokenizer != own:
+                raise _other_tokenizer(fixed.spec, "tokenizers of the same size that are not the same")
+
     def without_numbers(self) -> FixedModels:
         """Return copies on the device `meta`, to count with."""
         copies = {}
@@ -187,11 +198,15 @@ class FixedModels:
         return {name: self.models[spec].noted() for name, spec in self.of.items()}
 
 
-def load(spec: str) -> tuple[Model, Config]:
-    """Return the model that a spec names, as `--init` takes it, and its configuration."""
-    from openslip.interop import load as load_encoder  # which imports from here
+def load(spec: str, start: Pretrained | None = None) -> tuple[Model, Config]:
+    """Return the model that a spec names, as `--init` takes it, and its configuration.
 
-    encoder = load_encoder(spec)
+    start: the weights that the run starts from, where they are read already.
+    """
+    from openslip.interop import read  # which imports from here
+    from openslip.interop.filling import encoder_of
+
+    encoder = encoder_of(start if start is not None and start.origin.spec == spec else read(spec))
     return encoder.model, encoder.config
 
 
@@ -286,7 +301,7 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
     """Raise ConfigError where a model cannot give what is needed of it."""
     text, own = config.model.text, run.model.text
     outs = {need.out for need in needs}
-    if outs & {"ids", "logit_scale"} or any(need.masked for need in needs):
+    if outs - {"feature", "embedding", "tokens"} or any(need.masked for need in needs):
         raise ConfigError(
             "A fixed model gives features of whole views and of captions alone", got=sorted(outs)
         )
@@ -305,10 +320,12 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
             fix="Name a model of images and texts, or match image embeddings alone",
         )
     if (text.tokenizer, text.vocabulary) != (own.tokenizer, own.vocabulary):
+        raise _other_tokenizer(spec, f"{text.vocabulary:,} tokens; trained: {own.vocabulary:,}")
+    if text.padded and (own.padded, own.context) != (True, text.context):
         raise ConfigError(
-            "The fixed model reads captions with another tokenizer than the model that is trained",
-            got=f"{spec}: {text.vocabulary:,} tokens; trained: {own.vocabulary:,}",
-            fix="Match image embeddings alone, or name a model with the same tokenizer",
+            "The fixed model reads captions that are filled up to its context, other than the model that is trained",
+            got=f"{spec}: {text.context} tokens; trained: {'' if own.padded else 'up to '}{own.context}",
+            fix="Match image embeddings alone",
         )
     if text.context < own.context:
         raise ConfigError(
@@ -316,6 +333,14 @@ def _check(spec: str, model: Model, config: Config, run: Config, needs: Collecti
             got=f"{spec}: {text.context} tokens; trained: {own.context}",
             fix=f"Set --model.text.context {text.context}, or match image embeddings alone",
         )
+
+
+def _other_tokenizer(spec: str, got: str) -> ConfigError:
+    return ConfigError(
+        "The fixed model reads captions with another tokenizer than the model that is trained",
+        got=f"{spec}: {got}",
+        fix="Match image embeddings alone, or name a model with the same tokenizer",
+    )
 
 
 def _drawn(view: View, size: int, run: ViewsConfig) -> View:

@@ -23,8 +23,8 @@ from torch.distributed.tensor import DTensor
 
 from openslip.data.identity import differences
 from openslip.data.kept import Records
+from openslip.data.own_tokenizer import tokenizer_of
 from openslip.data.record import Batch
-from openslip.data.tokenizer import Tokenizer
 from openslip.errors import DataError, TrainingError
 from openslip.files import read_json
 from openslip.models.inputs import Inputs
@@ -185,8 +185,9 @@ class Pass:
                 if made is None or stopped:
                     if processes.first:
                         files.settle()
+                    done = start * files.block
                     raise Interrupted(
-                        f"Stopped while features were computed; {start * files.block:,} of {files.rows:,} are kept",
+                        f"Stopped while features were computed; {done:,} of {files.rows:,} rows are kept",
                         number=stop.number,
                         fix="Go on with the same command and --resume",
                     )
@@ -228,8 +229,9 @@ class Pass:
         self, files: FeatureFiles, blocks: Sequence[int], captions: Sequence[str]
     ) -> Generator[Made]:
         """Yield the blocks of all captions; the last one is filled up with its own last caption."""
-        text = self.plan.config.model.text
-        tokenizer, outputs = Tokenizer(text.context, text.truncation), self.keeping.of(TEXT)
+        tower = self.state.parallel.student.model.text_tower
+        tokenizer = tokenizer_of(self.plan.config.model.text, b"" if tower is None else tower.own_tokenizer)
+        outputs = self.keeping.of(TEXT)
         for block in blocks:
             some = captions[block * files.block : (block + 1) * files.block]
             some = [*some, *[some[-1]] * (files.block - len(some))]

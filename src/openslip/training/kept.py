@@ -77,7 +77,7 @@ class Keeping:
         return len(data.sources[source]) * (self.epochs if self.of(source) else 1)
 
     def size(self, data: Data) -> int:
-        """Return the bytes of the outputs of pictures on disk. How many captions there are is not known before."""
+        """Return the bytes of the outputs of pictures. How many captions there are is known after the pass alone."""
         return TYPE.itemsize * sum(
             output.width * self.rows(output.source, data) for output in self.outputs if output.source != TEXT
         )
@@ -93,7 +93,8 @@ class Keeping:
         size = f"{self.size(data) / 2**30:.3g} GiB in {run / FOLDER}, computed once before the first step"
         if self.kept.repeated:
             often = f"after {self.epochs:,} epochs" if self.epochs > 1 else "in every epoch"
-            size += f"; {', '.join(sorted(self.kept.repeated))} repeat {often}"
+            names = sorted(self.kept.repeated)
+            size += f"; {', '.join(names)} repeat{'s' * (len(names) == 1)} {often}"
         return "\n".join([*lines, size, *self.computed])
 
 

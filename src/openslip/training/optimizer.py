@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openslip.config import OptimizerConfig
+from openslip.errors import ConfigError
+from openslip.models import Model
+from openslip.models.layers import layers_of
+from openslip.models.lora import plain_name
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -18,15 +22,66 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and "bias" not in name
 
 
+def rate_factors(model: Model, config: OptimizerConfig) -> dict[str, float]:
+    """Return the factor on the learning rate of each parameter of the towers, by name; it is 1 for all others.
+
+    A tower's own `lr` is a factor on the whole schedule, from `lr_start` to `lr_end`. `layer_decay` is a factor for
+    each layer above: none is above the final norm, one is above the last block (BEiT; Bao et al. 2022).
+    Raises ConfigError where the tower has no layers, or its rate would be a multiple of 0.
+    """
+    factors: dict[str, float] = {}
+    for name, tower, rate in (
+        ("image", model.image_tower, config.image),
+        ("text", model.text_tower, config.text),
+    ):
+        if tower is None or (rate.lr < 0 and rate.layer_decay == 1):
+            continue
+        if rate.lr > 0 and config.lr == 0:
+            raise ConfigError(
+                f"The {name} tower's learning rate follows the schedule of the others, which is 0 throughout",
+                got=f"optimizer.{name}.lr {rate.lr:g}, optimizer.lr 0",
+                fix="Set --optimizer.lr",
+            )
+        layers = layers_of(tower)
+        if layers is None and rate.layer_decay != 1:
+            raise ConfigError(
+                "The tower has no layers that are known by number",
+                got=f"optimizer.{name}.layer_decay {rate.layer_decay:g}, of a {type(tower).__name__}",
+                fix=f"Leave it at 1, and set --optimizer.{name}.lr",
+            )
+        own = 1.0 if rate.lr < 0 else rate.lr / config.lr if rate.lr else 0.0
+        for parameter, _ in tower.named_parameters():
+            above = 0 if layers is None else layers.depth + 1 - layers.of[parameter]
+            factors[plain_name(f"{name}_tower.{parameter}")] = own * rate.layer_decay**above
+    return factors
+
+
 def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimizerConfig,
+    factors: Mapping[str, float] | None = None,
+    fresh: Collection[str] = (),
 ) -> torch.optim.AdamW:
     """Return AdamW over the trainable ones of named parameters: a group with decay, one without.
 
     Each group carries the `names` of its parameters. Where some are spread over the processes and some are not, each
     has groups of its own. Fused where the device offers it (CPU, CUDA, MPS).
+
+    factors: see `rate_factors`; a group for each, with its `factor`. fresh: names of the parameters that start with
+    random weights, where others do not. `fresh_lr` is their rate, in the place of a factor. With `fresh_epochs` they
+    are groups of their own, which are `fresh`. Raises ConfigError where `fresh_epochs` are asked for and none of what
+    learns is fresh.
     """
     named = [(name, p) for name, p in parameters if p.requires_grad]
+    known, early = dict(factors or {}), set(fresh) if config.fresh_epochs else set()
+    if config.fresh_lr >= 0 and config.lr:
+        known |= dict.fromkeys(fresh, config.fresh_lr / config.lr)
+    if config.fresh_epochs and early.isdisjoint(name for name, _ in named):
+        raise ConfigError(
+            "All weights that learn come from the model that the run starts from: none is fresh",
+            got=f"optimizer.fresh_epochs {config.fresh_epochs:g}",
+            fix="Leave --optimizer.fresh-epochs out",
+        )
     groups = []
     for weight_decay, wanted, spread in (
         (config.weight_decay, True, False),
@@ -34,10 +89,14 @@ def build_optimizer(
         (config.weight_decay, True, True),
         (0.0, False, True),
     ):
-        members = [(n, p) for n, p in named if (decays(n, p), isinstance(p, DTensor)) == (wanted, spread)]
-        if members:
-            names, tensors = zip(*members)
-            groups.append({"params": list(tensors), "names": names, "weight_decay": weight_decay})
+        members: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
+        for name, p in named:
+            if (decays(name, p), isinstance(p, DTensor)) == (wanted, spread):
+                members.setdefault((known.get(name, 1.0), name in early), []).append((name, p))
+        for (factor, is_fresh), some in members.items():
+            names, tensors = zip(*some)
+            rate = {"factor": factor, "fresh": is_fresh}
+            groups.append({"params": list(tensors), "names": names, "weight_decay": weight_decay, **rate})
     fused = all(p.device.type in ("cpu", "cuda", "mps") and p.is_floating_point() for _, p in named)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
@@ -74,10 +133,30 @@ def step_by_kernel(optimizer: torch.optim.AdamW, taken: Tensor) -> None:
         del optimizer.found_inf  # type: ignore[attr-defined]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the same learning rate."""
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    config: OptimizerConfig,
+    step: int,
+    steps: int,
+    warmup: int,
+    fresh: int = 0,
+) -> dict[str, float]:
+    """Give every group of `build_optimizer` its learning rate at `step`; return what the log has of them.
+
+    That is `lr`, and where a tower's is another one, `lr_image` or `lr_text`: the highest of its layers. It is
+    `learning_rate` times the group's factor. In the first `fresh` steps it is 0 for what is not fresh; that begins with
+    its warm-up afterwards.
+    """
+    first = rest = learning_rate(config, step, steps, warmup)
+    if fresh:
+        rest = learning_rate(config, step - fresh, steps - fresh, warmup) if step >= fresh else 0.0
+    highest: dict[str, float] = {}
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = (first if group["fresh"] else rest) * group["factor"]
+        for tower in ("image", "text"):
+            if any(name.startswith(f"{tower}_tower.") for name in group["names"]):
+                highest[f"lr_{tower}"] = max(group["lr"], highest.get(f"lr_{tower}", 0.0))
+    return {"lr": first} | {name: lr for name, lr in highest.items() if lr != first}
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from openslip.collectives import rank, world
 from openslip.models.batchnorm import synchronise
+from openslip.models.lora import merged, plain_name
 from openslip.training.optimizer import make_state, state_tensors
 from openslip.training.saving.tensors import Snapshot, read_into, slice_of, stored_like
 from openslip.training.student import Student, stored_state
@@ -71,7 +72,7 @@ class Parallel:
         read_into(checkpoint, weights | make_state(optimizer, moments))
 
     def whole_weights(self) -> dict[str, Tensor]:
-        """Return the model's weights as whole tensors, to the first process alone; all processes must call it.
+        """Return the model's weights as whole tensors, adapters merged, to the first process alone; all must call it.
 
         Those that are spread over the processes are gathered one at a time, into the CPU's memory.
         """
@@ -79,8 +80,8 @@ class Parallel:
         for name, tensor in self.student.model.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if rank() == 0:
-                weights[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
-        return weights
+                weights[plain_name(name)] = whole.cpu() if isinstance(tensor, DTensor) else whole
+        return merged(weights)
 
 
 class Replicas(Parallel):

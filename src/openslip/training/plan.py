@@ -12,7 +12,7 @@ from openslip.config import Config
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
-from openslip.models.tuning import check_freeze
+from openslip.models.tuning import check_tuning
 from openslip.needs import LOGIT_SCALE, TEXT
 from openslip.objectives import At, Loss
 from openslip.ranges import check_ranges
@@ -41,6 +41,8 @@ class Plan:
     """Which rows get scheduled views."""
     processes: int = 1
     seconds: float = 0.0
+    fresh: int = 0
+    """Steps at the start in which only weights learn that `init` has not brought."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -50,6 +52,11 @@ class Plan:
     def warmup_share(self) -> float:
         """Share of the steps that the warm-up takes where a budget says how many there are."""
         return min(1.0, self.config.optimizer.warmup_epochs / self.config.training.epochs)
+
+    @property
+    def fresh_share(self) -> float:
+        """Likewise of the steps in which only fresh weights learn."""
+        return min(1.0, self.config.optimizer.fresh_epochs / self.config.training.epochs)
 
     @property
     def part_of_an_epoch(self) -> str:
@@ -69,7 +76,8 @@ class Plan:
 
     def of_steps(self, steps: int) -> Plan:
         """Return the plan of a budget that has room for `steps`."""
-        return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0)
+        warmup, fresh = round(self.warmup_share * steps), round(self.fresh_share * steps)
+        return replace(self, steps=steps, warmup=warmup, seconds=0.0, fresh=fresh)
 
 
 def make_plan(
@@ -80,7 +88,13 @@ def make_plan(
     check_ranges(config)
     _check_batch(training.batch, records, processes)
     check_views(config.views)
-    check_freeze(config.model)
+    check_tuning(config.model)
+    if training.precision == "fp8" and (config.model.image.lora or config.model.text.lora):
+        raise ConfigError(
+            "Adapters (LoRA) do not go together with products in fp8",
+            got=f"model.image.lora {config.model.image.lora}, model.text.lora {config.model.text.lora}",
+            fix="Use --training.precision bf16",
+        )
     schedule = Schedule(training.batch, config.objective.ssl_every, config.objective.ssl_share)
     if schedule.rows % processes:
         raise ConfigError(
@@ -106,6 +120,8 @@ def make_plan(
         )
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
+    fresh = min(steps, round(config.optimizer.fresh_epochs * records / training.batch))
+    _check_fresh(config)
     device = device or choose_device(training.device)
     if training.offload and (training.parallel != "fsdp" or device.type != "cuda" or processes == 1):
         many = f"{processes} process{'es' * (processes > 1)}"
@@ -121,7 +137,9 @@ def make_plan(
             got="--training.precision fp16 --training.parallel fsdp",
             fix="Use --training.precision bf16, or --training.parallel ddp",
         )
-    plan = Plan(config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds)
+    plan = Plan(
+        config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds, fresh
+    )
     return plan.of_steps(counted) if counted else plan
 
 
@@ -137,6 +155,30 @@ def _check_batch(batch: int, records: int, processes: int) -> None:
             f"The batch cannot be shared equally among {processes} processes",
             got=batch,
             fix=f"Make --training.batch a multiple of {processes}: it is the batch of all processes together",
+        )
+
+
+def _check_fresh(config: Config) -> None:
+    """Raise ConfigError where a time for fresh weights alone makes no sense."""
+    fresh, epochs = config.optimizer.fresh_epochs, config.training.epochs
+    if config.optimizer.fresh_lr >= 0 and (not config.init or not config.optimizer.lr):
+        raise ConfigError(
+            "A learning rate of its own for fresh weights needs weights that are not fresh, and a rate of theirs",
+            got=f"optimizer.fresh_lr {config.optimizer.fresh_lr:g}, optimizer.lr {config.optimizer.lr:g}"
+            + (", no --init" if not config.init else ""),
+            fix="Leave --optimizer.fresh-lr out, or start from a model with --init",
+        )
+    if fresh and not config.init:
+        raise ConfigError(
+            "Without --init all weights are fresh: there are no others that could wait for them",
+            got=f"optimizer.fresh_epochs {fresh:g}",
+            fix="Leave --optimizer.fresh-epochs out, or start from a model with --init",
+        )
+    if fresh >= epochs:
+        raise ConfigError(
+            "The weights that --init brings would never learn",
+            got=f"optimizer.fresh_epochs {fresh:g} of training.epochs {epochs:g}",
+            fix="Lower --optimizer.fresh-epochs, or freeze what is not to learn (--model.image.freeze all)",
         )
 
 

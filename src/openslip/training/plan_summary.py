@@ -12,6 +12,7 @@ from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
+from openslip.models.lora import plain_name
 from openslip.training.budget import duration
 from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
@@ -53,7 +54,7 @@ def describe(
     lines = {
         "recipe": f"{config.name}: minimise {config.objective.loss}",
         "model": _sizes(student),
-        **({"starts from": "\n".join(started.lines(config))} if started else {}),
+        **({"start": "\n".join(started.lines(config))} if started else {}),
         **_learns_from(student),
         **{_TITLES[option]: text for option, text in data.described().items()},
         **_positives(plan, data),
@@ -61,8 +62,7 @@ def describe(
         "views": _views(plan, student),
         **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
-        "schedule": f"learning rate {config.optimizer.lr:g} after {_warmup(plan)}, "
-        f"cosine to {config.optimizer.lr_end:g}",
+        "schedule": _schedule(plan),
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
@@ -102,7 +102,7 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
     still = [
         name
         for name, p in student.model.named_parameters()
-        if not p.requires_grad and (fresh is None or name in fresh)
+        if not p.requires_grad and (fresh is None or plain_name(name) in fresh)
     ]
     if not still:
         return ""
@@ -170,6 +170,22 @@ def length(plan: Plan) -> str:
     if training.budget:
         return f"{plan.steps / plan.steps_per_epoch:.3g} epochs = {samples}"
     return f"{training.epochs:g} epochs = {samples}"
+
+
+def _schedule(plan: Plan) -> str:
+    """Return the learning rate and its course; of each tower, what is its own; for how long fresh weights are alone."""
+    config = plan.config.optimizer
+    lines = [f"learning rate {config.lr:g} after {_warmup(plan)}, cosine to {config.lr_end:g}"]
+    for name, rate in (("image", config.image), ("text", config.text)):
+        own = [f"learning rate {rate.lr:g}"] * (rate.lr >= 0)
+        own += [f"in each layer {rate.layer_decay:g} of the rate above it"] * (rate.layer_decay != 1)
+        lines += [f"{name} tower: {', '.join(own)}"] * bool(own)
+    if config.fresh_lr >= 0:
+        lines.append(f"fresh weights: learning rate {config.fresh_lr:g}")
+    if config.fresh_epochs:
+        alone = f"{plan.fresh_share:.1%} of them" if plan.seconds else f"{plan.fresh:,} steps"
+        lines.append(f"in the first {alone} only fresh weights learn; the others warm up after")
+    return "\n".join(lines)
 
 
 def _warmup(plan: Plan) -> str:

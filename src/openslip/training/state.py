@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from openslip.models.pretrained import with_known_name
 from openslip.objectives import At
 from openslip.processes import Processes
 from openslip.training.budget import parse_budget
-from openslip.training.optimizer import build_optimizer, learning_rate, set_learning_rate, step_where
+from openslip.training.optimizer import build_optimizer, rate_factors, set_learning_rates, step_where
 from openslip.training.outcomes import Outcomes
 from openslip.training.parallel import Parallel
 from openslip.training.plan import Plan
@@ -37,7 +37,8 @@ from openslip.training.student import stored_parameters
 class State:
     """Where a run is, from which it goes on to the same weights; `save` and `restore` are for all processes at once.
 
-    data: what the run trains on. inform: tells people what they should know of.
+    data: what the run trains on. inform: tells people what they should know of. fresh: names, as checkpoints have them,
+    of the parameters that the weights the run starts from lack; none where it starts from none.
     """
 
     def __init__(
@@ -48,10 +49,15 @@ class State:
         parallel: Parallel,
         processes: Processes,
         inform: Callable[[str], None],
+        fresh: Collection[str] = (),
     ) -> None:
         self.plan, self.run, self.data, self.inform = plan, run, data, inform
         self.parallel, self.processes = parallel, processes
-        self.optimizer = build_optimizer(stored_parameters(parallel.student), plan.config.optimizer)
+        student, config = parallel.student, plan.config.optimizer
+        factors = rate_factors(student.model, config)
+        self.optimizer = build_optimizer(stored_parameters(student), config, factors, fresh)
+        self.rates: dict[str, float] = {}
+        """The learning rates of the step that was just taken, as the log has them."""
         self.scaler = loss_scaler(plan.device, plan.dtype)
         self.step = 0
         self.scores: dict[str, float] = {}
@@ -83,7 +89,9 @@ class State:
         The device decides, and all processes alike: a loss that is not finite on one is none on any.
         """
         plan, student, config = self.plan, self.parallel.student, self.plan.config.optimizer
-        set_learning_rate(self.optimizer, learning_rate(config, self.step, plan.steps, plan.warmup))
+        self.rates = set_learning_rates(
+            self.optimizer, config, self.step, plan.steps, plan.warmup, plan.fresh
+        )
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(student, config.clip_grad)
         taken = add_up(loss).isfinite() & norm.to(loss.device).isfinite()

@@ -14,6 +14,7 @@ from openslip.config import Config
 from openslip.errors import ConfigError
 from openslip.models import Model, build
 from openslip.models.inputs import Inputs
+from openslip.models.lora import plain_name
 from openslip.models.model import Mask
 from openslip.models.tuning import frozen_parts, is_frozen
 from openslip.needs import TEXT, Need, View, joined
@@ -178,7 +179,7 @@ class Student(nn.Module):
 
 def stored_name(name: str) -> str:
     """Return what checkpoints call a tensor of a `Student`."""
-    return name.removeprefix(MODEL)
+    return plain_name(name.removeprefix(MODEL))
 
 
 def stored_state(student: nn.Module) -> dict[str, Tensor]:

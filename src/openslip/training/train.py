@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
-from openslip.training.fixed import check_same, read_fixed
+from openslip.training.fixed import check_same, load, read_fixed
 from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
@@ -104,8 +105,10 @@ def train(
                 run.check_new(resume)
                 stack.enter_context(run.locked())
                 run.check_new(resume)  # another process may have made one meanwhile
-        parallel = _begin(plan, data, init, run, resume, console, processes, evaluated=evaluate is not None)
-        state = State(plan, run, data, parallel, processes, partial(_print, console))
+        parallel, fresh = _begin(
+            plan, data, init, run, resume, console, processes, evaluated=evaluate is not None
+        )
+        state = State(plan, run, data, parallel, processes, partial(_print, console), fresh)
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
             trainer.keep()
@@ -157,9 +160,10 @@ def _begin(
     processes: Processes,
     *,
     evaluated: bool,
-) -> Parallel:
-    """Return what is trained, with the weights it starts from; say what the run is going to do, and make its folder
-    where it is new.
+) -> tuple[Parallel, Collection[str]]:
+    """Return what is trained, with the weights it starts from, and the names of what these lack.
+
+    Says what the run is going to do, and makes its folder where it is new.
 
     Raises ConfigError where the folder holds another run.
     """
@@ -171,7 +175,8 @@ def _begin(
             new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
-    fixed = read_fixed(config, plan.loss, processes).to(plan.device)  # may draw random numbers
+    # Before the seed is set, because building a model may draw random numbers.
+    fixed = read_fixed(config, plan.loss, processes, partial(load, start=init)).to(plan.device)
     with processes.together():
         if processes.first and not new:
             check_same(run.noted_fixed(), fixed)
@@ -180,9 +185,12 @@ def _begin(
     started = None
     if config.init and not begun:
         started = start.fill(student, init or _read(config.init, processes))
+    if not begun:
+        text = student.model.text_tower
+        fixed.check_tokenizer(b"" if text is None else text.own_tokenizer)
     fresh = None if not config.init else started.fresh if started else run.fresh()
     student.to(plan.device)
-    tune(student.model, config.model)
+    tune(student.model, config.model, config.views.size)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
     keeps = keeping(config, plan.loss, student, ssl=data.ssl is not None)
@@ -195,7 +203,7 @@ def _begin(
                     run.start_anew()
                 run.create(config, identity, started.to_dict() if started else None, fixed.noted())
             progress.print_text(console, words)
-    return parallelise(
+    parallel = parallelise(
         student,
         config.training.parallel,
         dtype=plan.dtype,
@@ -205,6 +213,7 @@ def _begin(
         or bool(own.named(config.objective.loss))
         or (student.model.logit_scale is not None and LOGIT_SCALE not in plan.loss.needs),
     )
+    return parallel, fresh or ()
 
 
 def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) -> bool:

@@ -179,6 +179,7 @@ class Trainer:
     def batches(self) -> Generator[Batch]:
         """Return the data from where the run is, on the device; the loader processes are started."""
         state, plan = self.state, self.state.plan
+        text = state.parallel.student.model.text_tower
         loader = state.data.loader(
             state.position,
             plan.config,
@@ -189,6 +190,7 @@ class Trainer:
             rank=state.processes.rank,
             world=state.processes.world,
             pinned=plan.device.type == "cuda",
+            own_tokenizer=b"" if text is None else text.own_tokenizer,
             kept=self.kept.kept,
         )
         count = sys.maxsize if plan.seconds else plan.steps - state.step  # of a rehearsal nobody knows
@@ -296,7 +298,7 @@ class Trainer:
             "progress": round(state.step / plan.steps, 4),
         }
         if "loss" in line:
-            line = line | {"lr": state.optimizer.param_groups[0]["lr"]}
+            line = line | state.rates
             scale = state.parallel.student.model.logit_scale
             if scale is not None:
                 line["logit_scale"] = float(scale.detach().exp())

@@ -14,9 +14,11 @@ from openslip.config import Config, ImageTowerConfig
 from openslip.data.record import Batch
 from openslip.models.inputs import Inputs
 from openslip.models.text import END_OF_TEXT
-from openslip.needs import IMAGE, Need
+from openslip.needs import IMAGE, Need, View
 from openslip.objectives import At, Loss, Objective, parse
 from openslip.objectives.combine import Term
+from openslip.processes import Processes
+from openslip.training.fixed import FixedModels, read_fixed
 from openslip.training.watching import speed
 from openslip.training.watching.speed import (
     Phases,
@@ -28,15 +30,18 @@ from openslip.training.watching.speed import (
     most_memory,
     peak,
 )
-from toys import LOSSES, make_student, make_tiny_config, with_loss
+from toys import LOSSES, make_student, make_tiny_config, toy_model, with_loss
 
 CPU = torch.device("cpu")
 
 
-def batch_of(loss: Loss | None, rows=6, size=16, length=5, scheduled=True) -> Batch:
+def batch_of(
+    loss: Loss | None, rows=6, size=16, length=5, scheduled=True, more: tuple[View, ...] = ()
+) -> Batch:
     views = [view.name for view in loss.views if scheduled or not view.scheduled] if loss else ["image"]
     tokens = torch.full((rows, length), END_OF_TEXT) if loss and loss.captioned else None
-    drawn = {name: torch.zeros(rows, 3, size, size, dtype=torch.uint8) for name in views}
+    sizes = dict.fromkeys(views, size) | {view.name: view.size for view in more}
+    drawn = {name: torch.zeros(rows, 3, side, side, dtype=torch.uint8) for name, side in sizes.items()}
     return Batch(drawn, {}, tokens, [str(i) for i in range(rows)], rows)
 
 
@@ -51,7 +56,11 @@ def counted_for_real(config: Config, batch: Batch, scheduled: bool = True) -> in
 
 def work_of(config: Config) -> tuple[Work, Loss]:
     loss = parse(config.objective)
-    return Work(config, loss, pytest.fail), loss
+    return Work(config, loss, pytest.fail, fixed_of(config, loss)), loss
+
+
+def fixed_of(config: Config, loss: Loss) -> FixedModels:
+    return read_fixed(config, loss, Processes(), toy_model)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -59,13 +68,14 @@ def test_work_is_what_a_real_step_computes(loss) -> None:
     """With captions of one token and of the whole context to the operation, between them within two percent."""
     config = with_loss(make_tiny_config(), loss)
     work, loss = work_of(config)
+    more = work.fixed.views
     context = config.model.text.context
     for length, tolerance in ((1, 0), (3, 0.02), (context // 2, 0.02), (context, 0)):
-        batch = batch_of(loss, length=length)
+        batch = batch_of(loss, length=length, more=more)
         counted = counted_for_real(config, batch)
         assert counted > 0
         assert work(batch) == pytest.approx(counted, rel=tolerance)
-    assert work(batch_of(loss, rows=12)) > 1.9 * work(batch_of(loss))
+    assert work(batch_of(loss, rows=12, more=more)) > 1.9 * work(batch_of(loss, more=more))
 
 
 def test_the_line_between_the_shortest_and_the_longest_captions_is_close() -> None:

@@ -114,9 +114,15 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 def test_loader(
     labelled: Labelled, recipe: FinetuneRecipe, views: ViewsConfig, *, batch: int, workers: int
 ) -> DataLoader:
-    """Return every image once, in order, resized and centre-cropped."""
+    """Return every image once, in order, resized and centre-cropped; squashed whole where the model takes them so."""
+    squash = views.fit == "squash"
     transform = create_transform(
-        views.size, interpolation=recipe.interpolation, mean=views.mean, std=views.std, crop_pct=recipe.crop
+        views.size,
+        interpolation=recipe.interpolation,
+        mean=views.mean,
+        std=views.std,
+        crop_pct=1.0 if squash else recipe.crop,
+        crop_mode="squash" if squash else "center",
     )
     keys = [(0, index) for index in range(len(labelled.images))]
     batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]

@@ -57,6 +57,7 @@ def describe(
         "size": views.size,
         "mean": views.mean,
         "std": views.std,
+        **({} if views.fit == "crop" else {"fit": views.fit}),
         "recipe": dataclasses.asdict(recipe),
         "pictures": pictures,
         "images": len(train.images),

@@ -166,7 +166,7 @@ class RunFolder:
         try:
             checkpoint.remove(self.checkpoints, 0)
             words += self._set_log_aside()
-            for name in ("skipped.jsonl", "counts.json", "tracker_id", FIXED):
+            for name in ("skipped.jsonl", "counts.json", "tracker_id"):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -208,7 +208,8 @@ class RunFolder:
         try:
             return tuple(map(str, read_json(path)["fresh"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
-            if isinstance(error, FileNotFoundError) and not self.config.optimizer.fresh_epochs:
+            rates = self.config.optimizer
+            if isinstance(error, FileNotFoundError) and not rates.fresh_epochs and rates.fresh_lr < 0:
                 return ()  # a run of an earlier version
             raise CheckpointError(
                 "Which weights the run started from cannot be read",

@@ -214,9 +214,10 @@ class Work:
 
     def __call__(self, batch: Batch) -> float:
         """Return the operations of the step on `batch`; nan where they cannot be counted."""
-        kind, context = kind_of(batch), self.config.model.text.context
-        shortest = self._count(kind, 1)
-        if batch.tokens is None or context == 1:
+        kind, text = kind_of(batch), self.config.model.text
+        context = text.context
+        shortest = self._count(kind, context if text.padded else 1)
+        if batch.tokens is None or context == 1 or text.padded:
             return shortest
         share = (batch.tokens.shape[1] - 1) / (context - 1)
         return shortest + share * (self._count(kind, context) - shortest)
@@ -261,8 +262,8 @@ def _count_step(
     fixed, counts = fixed.without_numbers() if fixed else None, dict(kept_rows)
     with torch.device("meta"):
         student = build_student(config, loss, fixed=fixed)
-        tune(student.model, config.model)
-        student.add_teachers()
+        tune(student.model, config.model, config.views.size)
+        student.add_teachers().to("meta")
         images = {name: torch.empty(shape) for name, shape in views}
         tokens = torch.zeros(rows, length, dtype=torch.long) if rows else None
         kept = {o.key: torch.empty(counts[o.view], o.width) for o in outputs if o.view in counts}

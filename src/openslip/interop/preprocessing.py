@@ -1,0 +1,68 @@
+"""What pictures have to be like for others' weights, as slip prepares pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from openslip.config import ViewsConfig
+from openslip.errors import CheckpointError
+
+Levels = tuple[float, float, float]
+
+
+def views_of(
+    size: object,
+    mean: object,
+    std: object,
+    interpolation: str,
+    spec: str,
+    *,
+    squash: bool = False,
+) -> tuple[ViewsConfig, list[str]]:
+    """Return how views are drawn for weights, and in words what slip does otherwise than the weights' authors.
+
+    size: the side of the square pictures, in pixels. mean, std: of the levels of red, green and blue, from 0 to 1.
+    interpolation: how pictures are resized, as Pillow, timm and open_clip call it. squash: whether pictures are
+    squashed to a square, instead of cropped.
+
+    Raises CheckpointError where the values are none that pictures can be prepared by.
+    """
+    if (
+        not (_are_levels(mean) and _are_levels(std))
+        or min(cast(Levels, std)) <= 0
+        or not isinstance(size, int)
+    ):
+        raise CheckpointError(
+            "How pictures are prepared for the model cannot be read, or is for other than square RGB pictures",
+            got=f"size {size}, mean {mean}, deviation {std}, of {spec}",
+            fix="Copy or download the model's configuration anew, or take another model",
+        )
+    chosen: Literal["bilinear", "bicubic"] = "bilinear" if interpolation == "bilinear" else "bicubic"
+    notes = []
+    if interpolation not in ("bilinear", "bicubic", "random"):
+        notes.append(f"pictures were resized for {spec} by {interpolation}; here they are by bicubic")
+    fit: Literal["crop", "squash"] = "squash" if squash else "crop"
+    views = replace(
+        ViewsConfig(), size=size, mean=_levels(mean), std=_levels(std), interpolation=chosen, fit=fit
+    )
+    return views, notes
+
+
+def shown(levels: Levels) -> str:
+    return " ".join(f"{level:.6g}" for level in levels)
+
+
+def _are_levels(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 3
+        and all(isinstance(level, int | float) and math.isfinite(level) for level in value)
+    )
+
+
+def _levels(value: Any) -> Levels:
+    red, green, blue = map(float, value)
+    return red, green, blue

@@ -1,0 +1,299 @@
+"""Outputs of models that do not change: kept ones train as those that are computed at every step."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from openslip.config import Config
+from openslip.data.record import Batch, Record, Source
+from openslip.data.sources.mixture import Mixture
+from openslip.errors import ConfigError, DataError, TrainingError
+from openslip.models.inputs import Inputs
+from openslip.needs import TEXT
+from openslip.training import keeping as passes
+from openslip.training import kept, trainer
+from openslip.training.saving import features
+from openslip.training.saving.run import RunFolder, read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
+from toys import ToySource, make_tiny_config, with_loss
+from training.runs import QUIET, TIMING, Killed, interrupt_after, same, weights
+
+PICTURES = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
+HARD = ToySource(24, broken=frozenset({3, 20}), silent=frozenset({9}))
+
+
+def frozen(
+    loss: str = "clip", epochs: int = 1, *, image: str = "all", text: str = "none", **training
+) -> Config:
+    """Return the configuration of a run with frozen towers, whose features are kept for so many epochs of views."""
+    config = with_loss(make_tiny_config(**{"epochs": 3, **training}, keep_features=epochs), loss)
+    model = replace(
+        config.model,
+        image=replace(config.model.image, freeze=image),
+        text=replace(config.model.text, freeze=text),
+    )
+    return replace(config, model=model, data=replace(config.data, max_skipped=0.5))
+
+
+def rarely(config: Config) -> Config:
+    return replace(config, objective=replace(config.objective, ssl_every=2, ssl_share=0.5))
+
+
+def lines(run: RunFolder) -> list[dict]:
+    """Return what a run logged that is no time."""
+    return [
+        {k: v for k, v in line.items() if k not in TIMING and not k.startswith("time_")}
+        for line in read_lines(run.path / "metrics.jsonl")
+    ]
+
+
+def computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw all views and compute what is kept at every step, of the batch's own views, and round it to fp16.
+
+    Nothing that was kept is used: neither features nor what the pass learned of the records.
+    """
+    original = passes.Pass.run
+
+    def run(self: passes.Pass) -> kept.KeptFeatures:
+        found = original(self)
+        online = replace(found.kept, undrawn=frozenset(), records={}, views=found.kept.views - {TEXT})
+        return kept.KeptFeatures(dict.fromkeys(found.arrays), online)
+
+    def inputs(self: trainer.Trainer, batch: Batch) -> Inputs:
+        arrays, self.kept.arrays = self.kept.arrays, {}
+        made = original_inputs(self, batch)
+        self.kept.arrays = arrays
+        student = self.state.parallel.student.eval()
+        there = [o for o in arrays if o.view == TEXT or o.view in made.views]
+        with torch.no_grad():
+            found = student.model.features(made, [output.need for output in there])
+        student.train()
+        return replace(made, kept={("", need): feature.half().float() for need, feature in found.items()})
+
+    original_inputs = trainer.Trainer._inputs
+    monkeypatch.setattr(passes.Pass, "run", run)
+    monkeypatch.setattr(trainer.Trainer, "_inputs", inputs)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    config: Config
+    source: Source = HARD
+    ssl: Source | None = None
+
+    def train(self, out: Path, **options) -> RunFolder:
+        return train(self.config, self.source, out, ssl=self.ssl, console=QUIET, **options)
+
+
+CASES = [
+    Case("clip", frozen()),
+    Case("two epochs of views", frozen(epochs=2)),
+    Case("slip", frozen("clip + 1.0 * simclr", epochs=2)),
+    Case("rare, some rows", rarely(frozen("clip + 1.0 * simclr", epochs=2))),
+    Case("own pictures", rarely(frozen("clip + 1.0 * simclr", epochs=2)), ssl=PICTURES),
+    Case("teacher", frozen("clip + byol")),
+    Case("micro-batches", frozen("clip + 1.0 * simclr", micro_batch=3)),
+    Case("text", frozen(image="none", text="all")),
+    Case("both towers", frozen("clip + 1.0 * simclr", epochs=2, text="all", micro_batch=3)),
+    Case(
+        "mixture",
+        frozen(epochs=2),
+        Mixture([HARD, ToySource(20, name="few"), ToySource(30, name="rare")], (1, 2, 0.5)),
+    ),
+    Case("loader", replace(frozen(), data=replace(frozen().data, augment="loader"))),
+]
+EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@EVERY_CASE
+def test_kept_features_train_as_those_of_the_same_views(tmp_path, monkeypatch, case: Case) -> None:
+    run = case.train(tmp_path / "kept")
+    computed_at_every_step(monkeypatch)
+    online = case.train(tmp_path / "online")
+    assert (run.path / "skipped.jsonl").read_text() == (online.path / "skipped.jsonl").read_text()
+    assert (run.path / "counts.json").read_text() == (online.path / "counts.json").read_text()
+    for line, expected in zip(lines(run), lines(online), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4)
+
+
+@EVERY_CASE
+def test_a_run_that_is_interrupted_ends_the_same(tmp_path, monkeypatch, case: Case) -> None:
+    whole = case.train(tmp_path / "whole")
+    interrupt_after(monkeypatch, 7)
+    with pytest.raises(Interrupted, match="after step 7"):
+        case.train(tmp_path / "parts")
+    parts = case.train(tmp_path / "parts", resume=True)
+    assert same(weights(whole), weights(parts))
+    assert lines(whole) == lines(parts)
+
+
+def test_no_tower_runs_and_no_record_is_read_after_the_pass(tmp_path, monkeypatch) -> None:
+    reads: list[int] = []
+    original = ToySource.__getitem__
+
+    def read(self: ToySource, index: int) -> Record:
+        reads.append(index)
+        return original(self, index)
+
+    def stop_counting(self: trainer.Trainer) -> None:
+        reads.clear()
+        tower = self.state.parallel.student.model.image_tower
+        monkeypatch.setattr(tower, "forward", lambda *_, **__: pytest.fail("the tower ran"))
+        take_steps(self)
+
+    take_steps = trainer.Trainer._take_steps
+    monkeypatch.setattr(ToySource, "__getitem__", read)
+    monkeypatch.setattr(trainer.Trainer, "_take_steps", stop_counting)
+    Case("", frozen("clip + 1.0 * simclr")).train(tmp_path / "run")
+    assert reads == []
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    monkeypatch.setattr(features, "BLOCK", 5)
+    monkeypatch.setattr(passes, "SETTLE_SECONDS", 0.0)
+
+
+def kept_bytes(run: RunFolder) -> dict[str, bytes]:
+    folder = run.path / features.FOLDER
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.glob("*/*"))}
+
+
+def stop_in_block(monkeypatch, block: int, stop: Callable[[], None]) -> list[int]:
+    """Call `stop` when a pass computes that block; return which blocks are computed, as they are."""
+    computed: list[int] = []
+    original = passes.Pass._of_pictures
+
+    def of_pictures(self: passes.Pass, files: features.FeatureFiles, blocks: Sequence[int]):
+        made = original(self, files, blocks)
+        for number in blocks:
+            if number == block:
+                stop()
+            computed.append(number)
+            yield next(made)
+
+    monkeypatch.setattr(passes.Pass, "_of_pictures", of_pictures)
+    return computed
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_pass_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
+    case = Case("", frozen(epochs=2))
+    whole = case.train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_in_block(patch, 7, kill)
+        with pytest.raises(Killed):
+            case.train(tmp_path / "parts")
+    with open(tmp_path / "parts" / features.FOLDER / "train" / "image.feature.npy", "ab") as file:
+        file.write(b"half a block")
+    computed = stop_in_block(monkeypatch, -1, kill)
+    parts = case.train(tmp_path / "parts")  # without --resume: nothing has been learned
+    assert computed == [7, 8, 9]
+    assert kept_bytes(parts) == kept_bytes(whole)
+    assert same(weights(parts), weights(whole))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_pass_that_is_asked_to_stop_keeps_what_it_has(tmp_path, monkeypatch) -> None:
+    case = Case("", frozen(text="all"))
+    with monkeypatch.context() as patch:
+        stop_in_block(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=r"computed; 15 of 24 rows are kept.*--resume") as stopped:
+            case.train(tmp_path / "run")
+    assert stopped.value.status == 128 + signal.SIGTERM
+    computed = stop_in_block(monkeypatch, -1, kill)
+    case.train(tmp_path / "run", resume=True)
+    assert computed == [3, 4]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkeypatch) -> None:
+    said = io.StringIO()
+    case = Case("", frozen())
+    run = case.train(tmp_path / "run")
+    before = kept_bytes(run)
+    folder = run.path / features.FOLDER / "train"
+    about = json.loads((folder / "about.json").read_text())
+    about["of"]["weights"]["image.feature"] = "another tower's"
+    damages = {
+        "of other weights": lambda: (folder / "about.json").write_text(json.dumps(about)),
+        "about.json cannot be read": lambda: (folder / "about.json").write_text("{"),
+        "image.feature.npy is not whole": lambda: (folder / "image.feature.npy").write_bytes(b"short"),
+    }
+    for words, damage in damages.items():
+        damage()
+        train(case.config, case.source, run.path, resume=True, console=Console(file=said, width=400))
+        assert words in said.getvalue()
+        assert kept_bytes(run) == before
+
+
+@dataclass(frozen=True)
+class Fickle(ToySource):
+    """Gives another picture each time."""
+
+    def __getitem__(self, index: int) -> Record:
+        record = super().__getitem__(index)
+        noise = np.random.default_rng().integers(0, 256, record.image.shape, dtype=np.uint8)
+        return replace(record, image=noise)
+
+
+def test_a_source_that_changes_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match="others when they are read again.*--training.keep-features"):
+        Case("", frozen(), Fickle(24)).train(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (frozen(image="none"), "no model stays as it is.*--model.image.freeze all"),
+        (frozen(image="-1"), "no model stays as it is"),
+        (frozen(epochs=-1), "keep-features must be at least 0"),
+    ],
+)
+def test_bad_settings(tmp_path, config: Config, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Case("", config).train(tmp_path / "run")
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(ConfigError, match=r"no room for the features.*Lower --training\.keep-features"):
+        Case("", frozen()).train(tmp_path / "run")
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_features_beyond_fp16_are_refused(tmp_path, monkeypatch) -> None:
+    def huge(self: passes.Pass, inputs: Inputs, outputs: Sequence[kept.Output]):
+        return {output.key: torch.full((len(inputs), output.width), 1e6) for output in outputs}
+
+    monkeypatch.setattr(passes.Pass, "_made", huge)
+    with pytest.raises(TrainingError, match=r"not finite in fp16.*at most 1e\+06"):
+        Case("", frozen()).train(tmp_path / "run")
+
+
+def test_the_plan_says_what_is_kept_and_where_that_does_no_good(tmp_path) -> None:
+    said = io.StringIO()
+    config = frozen(epochs=3)
+    train(config, HARD, tmp_path / "run", console=Console(file=said, width=400))
+    plan = " ".join(said.getvalue().split())
+    assert "features of image by the frozen tower: 72 × 16 in fp16" in plan
+    assert "image repeats after 3 epochs" in plan
+    assert "keep_features 3 is no less than the 3 epochs: no view repeats" in plan
