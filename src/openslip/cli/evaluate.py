@@ -229,7 +229,8 @@ class Comparison:
             words = ("slip", "mix", self.before.name, self.after.name, "--alpha", "0.25", "0.5", "0.75")
             print(
                 printable(
-                    f"The weights between both models may keep more of either: {command(*words)}, and measure them."
+                    "Weights between both models may keep more of either. Write some, and measure them:\n  "
+                    f"{command(*words)}"
                 )
             )
         print()
