@@ -272,20 +272,20 @@ def _on_val(config: Config, source: Source) -> list[Evaluator]:
     import numpy as np
 
     from openslip.data.labelled import prompts
-    from openslip.data.sources.class_captions import as_labelled
+    from openslip.data.sources.class_captions import as_labelled, names_classes
     from openslip.data.subset import Subset
     from openslip.evaluation.retrieval import Retrieval
     from openslip.evaluation.zeroshot import ZeroShot
 
     if not source.captions_name_classes:
         return [Retrieval(source, task=f"retrieval:{VAL}")]
-    named = [i for i in range(len(source)) if source.origin(i)[0].captions_name_classes]
+    named = np.flatnonzero(names_classes(source))
     templates = prompts.read_templates(config.data.templates) if config.data.templates else ()
     tasks: list[Evaluator] = []
-    if named:
+    if len(named):
         tasks.append(ZeroShot(VAL, templates, labelled=as_labelled(source, VAL)))
     if len(named) < len(source):
-        tasks.append(Retrieval(Subset(source, np.array(named, np.int64)), task=f"retrieval:{VAL}"))
+        tasks.append(Retrieval(Subset(source, named), task=f"retrieval:{VAL}"))
     return tasks
 
 

@@ -76,7 +76,7 @@ class FixedModel:
         return sum(p.numel() for p in self.model.parameters())
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         tensors = (*self.model.parameters(), *self.model.buffers())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -175,8 +175,8 @@ class FixedModels:
         return sum(model.parameters for model in self.models.values())
 
     @property
-    def bytes(self) -> int:
-        return sum(model.bytes for model in self.models.values())
+    def nbytes(self) -> int:
+        return sum(model.nbytes for model in self.models.values())
 
     def to(self, *to: Any, **options: Any) -> FixedModels:
         """Move the models, in place; return them."""
