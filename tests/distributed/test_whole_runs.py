@@ -39,6 +39,10 @@ def adapted(config: Config) -> Config:
     return tuned(replace(config, optimizer=rates), text="-1", lora=(4, 0))
 
 
+def adapted_shards(config: Config) -> Config:
+    return recomputed_shards(adapted(config))
+
+
 def losses(config: Config, out: Path) -> list[dict[str, float]]:
     run = train(config, ToySource(), out, console=QUIET)
     return [
@@ -48,7 +52,7 @@ def losses(config: Config, out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted]
+    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards]
 )
 def test_two_processes_are_one(tmp_path, change) -> None:
     config = change(make_tiny_config(epochs=0.75, batch=8))
@@ -59,20 +63,20 @@ def test_two_processes_are_one(tmp_path, change) -> None:
         assert line == pytest.approx(expected, rel=1e-3)
 
 
-def losses_of_each(configs: dict[str, Config], out: Path) -> dict[str, list[dict[str, float]]]:
-    return {name: losses(config, out / str(number)) for number, (name, config) in enumerate(configs.items())}
+def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
+    found = {}
+    for number, (loss, positives) in enumerate(CASES):
+        config = with_loss(make_tiny_config(epochs=0.75, batch=8), loss, positives=positives)
+        config = with_saved_teacher(
+            config, out.parent / "teacher"
+        )  # which is there before there are several processes
+        found[f"{loss}, {positives}"] = losses(config, out / str(number))
+    return found
 
 
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:
-    tiny = make_tiny_config(epochs=0.75, batch=8)
-    configs = {
-        f"{loss}, {positives}": with_saved_teacher(
-            with_loss(tiny, loss, positives=positives), tmp_path / "teacher"
-        )
-        for loss, positives in CASES
-    }
-    alone = losses_of_each(configs, tmp_path / "one")
-    found = run_on(2, losses_of_each, configs, tmp_path / "two")
+    alone = losses_of_each(tmp_path / "one")
+    found = run_on(2, losses_of_each, tmp_path / "two")
     for loss, lines in alone.items():
         assert len(lines) > 1
         for line, expected in zip(found[0][loss], lines, strict=True):
