@@ -63,8 +63,15 @@ def test_two_processes_are_one(tmp_path, change) -> None:
         assert line == pytest.approx(expected, rel=1e-3)
 
 
-def losses_of_each(configs: dict[str, Config], out: Path) -> dict[str, list[dict[str, float]]]:
-    return {name: losses(config, out / str(number)) for number, (name, config) in enumerate(configs.items())}
+def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
+    found = {}
+    for number, (loss, positives) in enumerate(CASES):
+        config = with_loss(make_tiny_config(epochs=0.75, batch=8), loss, positives=positives)
+        config = with_saved_teacher(
+            config, out.parent / "teacher"
+        )  # which is there before there are several processes
+        found[f"{loss}, {positives}"] = losses(config, out / str(number))
+    return found
 
 
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:

@@ -43,6 +43,7 @@ names = st.text(
 @given(source=names, image=names, caption=names, other=names, broken=st.booleans())
 def test_commands_about_a_source_say_what_was_said(source, image, caption, other, broken) -> None:
     said = {"image_root": "", "image_column": image, "caption_column": caption, "leave_broken": broken}
+    said |= {"label_column": caption, "templates": other, "class_names": image}
     commands = Commands(source, said, other)
     lines = [commands.check(), commands.convert("--short-side", "256"), *commands.without_listed("--near")]
     for options in map(understood, [*lines, *commands.without_common()]):

@@ -241,6 +241,9 @@ def unknown_option(word: str, known: Collection[str]) -> UsageError | None:
             f"There is no option {word.partition('=')[0]}",
             fix=f"Here it is called --{found[0]}{_takes(name)}",
         )
+    if 1 < len(found) <= 3:
+        several = ", ".join(f"--{option}" for option in sorted(found))
+        return UsageError(f"There is no option {word.partition('=')[0]}", fix=f"Here it is one of {several}")
     missing = {other: answer for names, answer in MISSING.items() for other in names.split()}
     if name in missing:
         return UsageError(f"There is no option {word.partition('=')[0]}", fix=missing[name])
@@ -261,7 +264,6 @@ def _takes(name: str) -> str:
         "'500k samples'",
         "warmup-steps": ", and counts epochs",
         "eval-steps": ", and counts epochs",
-        "weights checkpoint init": ", for timm's weights of the model --model.image.name",
         "grad-checkpointing gradient-checkpointing checkpointing": ", and takes selective or full",
         "fsdp": ", and takes a value: fsdp",
         "ddp": ", and takes a value: ddp",
