@@ -414,7 +414,7 @@ def test_of_a_mixture_captions_are_measured_as_captions(tmp_path, monkeypatch) -
 
     monkeypatch.setattr("openslip.training.train.train", train)
     more = ["--data.val", "30%", "--evaluation.tasks"]
-    options, _ = resolve([*command[1:], f"{spec} + scenes:train:40", *more])
+    options = resolve([*command[1:], f"{spec} + scenes:train:40", *more])
     with pytest.raises(Asked) as asked:
         run(options.config, "out", False)
     source, (zeroshot, retrieval) = asked.value.args

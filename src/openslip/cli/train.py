@@ -46,12 +46,19 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
-    options, typed = resolve(argv)
-    run(options.config, options.out, options.resume, typed)
+    options = resolve(argv)
+    run(options.config, options.out, options.resume, options.typed)
 
 
-def resolve(argv: list[str]) -> tuple[Options, set[str]]:
-    """Return the options that `argv` amounts to, and which of them were typed.
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Options):
+    """What the options amount to. typed: the keys of the configuration that a person has typed."""
+
+    typed: Collection[str] = ()
+
+
+def resolve(argv: list[str]) -> Resolved:
+    """Return what `argv` amounts to.
 
     That is the recipe, file or run that the command line names, changed by its other options.
 
@@ -103,7 +110,7 @@ def resolve(argv: list[str]) -> tuple[Options, set[str]]:
         resuming.print_line(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
         )
-    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume), typed
+    return Resolved(config=config, out=folder or f"runs/{config.name}", resume=options.resume, typed=typed)
 
 
 def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
