@@ -20,15 +20,20 @@ from openslip.config import Config
 from openslip.data.record import Batch, Record, Source
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import ConfigError, DataError, TrainingError
+from openslip.models import Model
 from openslip.models.inputs import Inputs
 from openslip.needs import TEXT
+from openslip.objectives import parse
+from openslip.processes import Processes
 from openslip.training import keeping as passes
 from openslip.training import kept, trainer
+from openslip.training.fixed import read_fixed
 from openslip.training.saving import features
 from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.signals import Interrupted
+from openslip.training.student import build_student
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config, with_loss, with_saved_teacher
+from toys import ToySource, make_tiny_config, toy_model, with_loss, with_saved_teacher
 from training.runs import QUIET, TIMING, Killed, interrupt_after, same, weights
 
 PICTURES = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
@@ -327,3 +332,16 @@ def test_the_plan_says_what_is_kept_and_where_that_does_no_good(tmp_path) -> Non
     assert "features of image by the frozen tower: 72 × 16 in fp16" in plan
     assert "image repeats after 3 epochs" in plan
     assert "keep_features 3 is no less than the 3 epochs: no view repeats" in plan
+
+
+def test_an_image_tower_alone_is_kept_by_its_feature() -> None:
+    def read(spec: str) -> tuple[Model, Config]:
+        model, own = toy_model(spec)
+        model.text_tower = model.text_projection = model.logit_scale = model.image_projection = None
+        return model, own
+
+    config = frozen("distil", image="none", text=False)
+    loss = parse(config.objective)
+    student = build_student(config, loss, fixed=read_fixed(config, loss, Processes(), read))
+    (output,) = kept.keeping(config, student, ssl=False).outputs
+    assert (output.by, output.view, output.width) == ("distil", "image@24", 12)

@@ -182,10 +182,8 @@ def _uses(student: Student) -> Iterator[_Use]:
             online = {need.view for need in own if need.out not in POOLED}
             for need in own:
                 view = TEXT if need.view == TEXT else fixed.drawn[need.view].name
-                width = fixed.dims.embed_dim
-                if need.out == "feature":
-                    width = fixed.dims.text_width if need.view == TEXT else fixed.dims.width
-                yield _Use(view, (name, need), width, NOT_POOLED if need.view in online else "")
+                why = NOT_POOLED if need.view in online else ""
+                yield _Use(view, (name, need), fixed.width_of(need), why)
 
 
 NO_KEEPING = Keeping(0)
