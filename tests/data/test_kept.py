@@ -21,6 +21,7 @@ from openslip.needs import IMAGE, SSL_VIEWS, TEXT
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)
 KNOWN = st.one_of(
+    st.tuples(TEXTS, st.sampled_from([("a photo of a dog", "a dog"), ("a cat",)]), st.integers(-1, 9)),
     st.tuples(TEXTS, st.lists(TEXTS, max_size=3).map(tuple), st.integers(-1, 9)),
     st.builds(Skipped, st.integers(0, 9), TEXTS, TEXTS, TEXTS),
 )
@@ -29,18 +30,16 @@ KNOWN = st.one_of(
 @given(st.lists(KNOWN, max_size=8))
 def test_records_are_what_was_learned_of_them(known: list) -> None:
     records = Records(known)
-    captions = []
+    every = records.every_caption()
     for index, record in enumerate(known):
         if isinstance(record, Skipped):
             assert records.unusable[index] == record
             assert records[index] == (record.key, (), -1)
         else:
             assert records[index] == record
-            for number, caption in enumerate(record[1]):
-                assert records.caption_row(index, number) == len(captions)
-                captions.append(caption)
-    assert records.every_caption() == captions
-    assert (len(records), records.captions) == (len(known), len(captions))
+            assert [every[records.caption_row(index, n)] for n in range(len(record[1]))] == list(record[1])
+    lists = {record[1] for record in known if not isinstance(record, Skipped)}
+    assert (len(records), len(every)) == (len(known), sum(map(len, lists)))
 
 
 def test_processes_share_the_memory_of_records(monkeypatch) -> None:

@@ -16,7 +16,7 @@ from openslip.training import keeping
 from openslip.training.saving import features
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config, with_loss
+from toys import ToySource, make_tiny_config, with_loss, with_saved_teacher
 
 SOURCE = ToySource(40, broken=frozenset({3, 21}), silent=frozenset({9}))
 Left = tuple[dict[str, bytes], list[float]]
@@ -81,6 +81,16 @@ def end_early(config: Config, out: Path) -> None:
         pass
     finally:
         features.FeatureFiles.write = original
+
+
+def test_two_processes_keep_what_a_teacher_gives(tmp_path) -> None:
+    config = with_loss(make_tiny_config(epochs=3, keep_features=2), "clip + distil")
+    config = replace(config, data=replace(config.data, max_skipped=0.5))
+    config = with_saved_teacher(config, tmp_path / "teacher")
+    alone, losses = run(config, tmp_path / "one")
+    for kept, found in run_on(2, run, config, tmp_path / "two"):
+        assert kept == alone
+        assert found == pytest.approx(losses, rel=1e-3)
 
 
 def test_two_processes_go_on_with_the_pass_of_one(tmp_path, alone) -> None:

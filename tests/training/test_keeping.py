@@ -272,6 +272,26 @@ def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkey
         assert kept_bytes(run) == before
 
 
+def test_another_run_goes_on_from_a_copy_of_the_features(tmp_path, monkeypatch) -> None:
+    case = Case("", frozen())
+    run = case.train(tmp_path / "run")
+    shutil.copytree(run.path / features.FOLDER, tmp_path / "other" / features.FOLDER)
+    computed = stop_in_block(monkeypatch, -1, kill)
+    faster = replace(case.config, optimizer=replace(case.config.optimizer, lr=1e-2))
+    other = Case("", faster).train(tmp_path / "other")
+    assert computed == []
+    assert kept_bytes(other) == kept_bytes(run)
+
+
+def test_a_budget_of_time_is_for_steps_alone(tmp_path, monkeypatch) -> None:
+    config = frozen()
+    config = replace(config, training=replace(config.training, budget="2s"))
+    computed = stop_in_block(monkeypatch, -1, kill)
+    run = Case("", config).train(tmp_path / "run")
+    assert computed == [0]
+    assert read_lines(run.path / "metrics.jsonl")[-1]["progress"] == 1
+
+
 def test_a_run_that_is_done_computes_nothing_again(tmp_path) -> None:
     case = Case("", frozen())
     run = case.train(tmp_path / "run")

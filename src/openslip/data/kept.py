@@ -22,52 +22,68 @@ Known = Skipped | tuple[str, tuple[str, ...], int]
 class Records:
     """The keys, captions and classes of a source's records, in memory that processes share; and which cannot be used.
 
-    The captions are those that something is left of (`openslip.data.captions.is_caption`). They are numbered through
-    all records, in the records' order.
+    The captions are those that something is left of (`openslip.data.captions.is_caption`). Records of equal captions,
+    as those of a class may be, share them. Captions are numbered in the order of the records that have them first.
     """
 
     def __init__(self, known: Iterable[Known]) -> None:
         self.unusable: dict[int, Skipped] = {}
-        text, ends, firsts, labels = bytearray(), [0], [0], []
+        keys, labels, lists, first_rows = [], [], [], [0]
+        numbers: dict[tuple[str, ...], int] = {}
         for index, record in enumerate(known):
             if isinstance(record, Skipped):
                 self.unusable[index] = record
             key, captions, label = (record.key, (), -1) if isinstance(record, Skipped) else record
+            keys.append(key)
             labels.append(label)
-            for part in (key, *captions):
-                text += part.encode("utf-8", "surrogatepass")
-                ends.append(len(text))
-            firsts.append(len(ends) - 1)
-        self._text = SharedArray(np.frombuffer(bytes(text), np.uint8))
-        self._ends = SharedArray(np.array(ends, np.int64))
-        self._firsts = SharedArray(np.array(firsts, np.int64))
-        self._labels = SharedArray(np.array(labels, np.int64))
+            if captions not in numbers:
+                numbers[captions] = len(numbers)
+                first_rows.append(first_rows[-1] + len(captions))
+            lists.append(numbers[captions])
+        self._keys = _Texts(keys)
+        self._captions = _Texts(caption for captions in numbers for caption in captions)
+        self._labels, self._lists, self._first_rows = (
+            SharedArray(np.array(column, np.int64)) for column in (labels, lists, first_rows)
+        )
 
     def __len__(self) -> int:
-        return len(self._firsts) - 1
-
-    @property
-    def captions(self) -> int:
-        """How many captions there are."""
-        return len(self._ends) - 1 - len(self)
+        return len(self._keys)
 
     def __getitem__(self, index: int) -> tuple[str, tuple[str, ...], int]:
         """Return the key, the captions and the class of record `index`."""
-        first, last = self._firsts.array[index : index + 2].tolist()
-        key, *captions = (self._part(number) for number in range(first, last))
-        return key, tuple(captions), int(self._labels.array[index])
+        rows = self._rows(index)
+        return self._keys[index], tuple(map(self._captions.__getitem__, rows)), int(self._labels.array[index])
 
     def caption_row(self, index: int, number: int) -> int:
         """Return the number among all captions that caption `number` of record `index` has."""
-        return int(self._firsts.array[index]) - index + number  # each record before it has one key
+        return self._rows(index).start + number
 
     def every_caption(self) -> list[str]:
         """Return all captions, by their numbers."""
-        return [caption for index in range(len(self)) for caption in self[index][1]]
+        return [self._captions[row] for row in range(len(self._captions))]
 
-    def _part(self, number: int) -> str:
-        start, stop = self._ends.array[number : number + 2].tolist()
-        return self._text.array[start:stop].tobytes().decode("utf-8", "surrogatepass")
+    def _rows(self, index: int) -> range:
+        number = self._lists.array[index]
+        return range(*self._first_rows.array[number : number + 2].tolist())
+
+
+class _Texts:
+    """Many texts as one, in memory that processes share."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        joined, ends = bytearray(), [0]
+        for text in texts:
+            joined += text.encode("utf-8", "surrogatepass")
+            ends.append(len(joined))
+        self._bytes = SharedArray(np.frombuffer(bytes(joined), np.uint8))
+        self._ends = SharedArray(np.array(ends, np.int64))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        start, stop = self._ends.array[index : index + 2].tolist()
+        return self._bytes.array[start:stop].tobytes().decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)

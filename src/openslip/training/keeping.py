@@ -32,7 +32,7 @@ from openslip.needs import TEXT, Need
 from openslip.progress import Progress
 from openslip.training.kept import Keeping, KeptFeatures, Key, Output
 from openslip.training.precision import autocast
-from openslip.training.saving.features import FOLDER, TYPE, FeatureFiles, line_of
+from openslip.training.saving.features import FOLDER, TYPE, FeatureFiles, lines_of
 from openslip.training.signals import Interrupted, Stopped, StopSignal
 from openslip.training.state import State
 
@@ -234,7 +234,7 @@ class Pass:
             for block, batch in zip(blocks, batches):
                 found = self._outputs(self.inputs(batch), outputs) if outputs else {}
                 first_epoch = max(0, length - block * files.block)
-                yield found, [line_of(record) for record in batch.own_records[:first_epoch]]
+                yield found, list(lines_of(batch.own_records[:first_epoch]))
 
     def _of_captions(
         self, files: FeatureFiles, blocks: Sequence[int], captions: Sequence[str]

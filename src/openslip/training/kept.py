@@ -96,7 +96,9 @@ class Keeping:
             whose = f"by the fixed model of {output.by}" if output.by else "by the frozen tower"
             rows = "every caption" if output.source == TEXT else f"{self.rows(output.source, data):,}"
             lines.append(f"{what} {whose}: {rows} × {output.width:,} in fp16")
-        size = f"{self.size(data) / 2**30:.3g} GiB in {run / FOLDER}, computed once before the first step"
+        gib = self.size(data) / 2**30
+        size = f"{gib:.2f} GiB" if gib >= 0.1 else f"{1024 * gib:.3g} MiB"
+        size += f" in {run / FOLDER}, computed once before the first step"
         if self.kept.repeated:
             often = f"after {self.epochs:,} epochs" if self.epochs > 1 else "in every epoch"
             names = sorted(self.kept.repeated)

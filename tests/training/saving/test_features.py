@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from openslip.data.record import Skipped
 from openslip.errors import CheckpointError
-from openslip.training.saving.features import FeatureFiles, line_of, read_record
+from openslip.training.saving.features import FeatureFiles, lines_of, records_of
 
 OF = {"weights": {"a": "1"}, "seed": 0, "data": {}}
 
@@ -25,7 +25,7 @@ def block(files: FeatureFiles, number: int) -> dict[str, np.ndarray]:
 
 def write(files: FeatureFiles, *numbers: int) -> None:
     for number in numbers:
-        files.write(block(files, number), [line_of((f"key {number}", ("caption",), -1))])
+        files.write(block(files, number), lines_of([(f"key {number}", ("caption",), -1)]))
 
 
 def whole(files: FeatureFiles, name: str) -> np.ndarray:
@@ -119,13 +119,25 @@ def test_odd_notes_are_no_notes(tmp_path, content: str) -> None:
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)
 
 
-@given(st.tuples(TEXTS, st.lists(TEXTS, max_size=3).map(tuple), st.integers(-1, 9)))
-def test_records_come_back_from_their_lines(record: tuple) -> None:
-    line = line_of(record)
-    assert "\n" not in line
-    assert read_record(line.encode()) == record
-    skipped = Skipped(3, record[0], "source", "why")
-    assert read_record(line_of(skipped).encode()) == skipped
+KNOWN = st.one_of(
+    st.tuples(TEXTS, st.sampled_from([(), ("a",), ("a", "b")]), st.integers(-1, 9)),
+    st.tuples(TEXTS, st.lists(TEXTS, max_size=3).map(tuple), st.integers(-1, 9)),
+    st.builds(Skipped, st.integers(0, 9), TEXTS, TEXTS, TEXTS),
+)
+
+
+@given(st.lists(st.lists(KNOWN, max_size=5), max_size=3))
+def test_records_come_back_from_the_lines_of_blocks(blocks: list[list]) -> None:
+    lines = [line for block in blocks for line in lines_of(block)]
+    assert not any("\n" in line for line in lines)
+    assert list(records_of(line.encode() for line in lines)) == [
+        record for block in blocks for record in block
+    ]
+
+
+def test_captions_of_a_class_are_written_once_in_a_block() -> None:
+    lines = list(lines_of([("a", ("a photo of a dog",), 3), ("b", ("a photo of a dog",), 3)]))
+    assert lines == ['["a", ["a photo of a dog"], 3]', '["b", null, 3]']
 
 
 def test_blocks_are_the_same_whoever_computes_them() -> None:

@@ -186,8 +186,7 @@ class FeatureFiles:
         path = self.folder / "records.jsonl"
         try:
             with open_regular(path) as file:
-                for line in file:
-                    yield read_record(line)
+                yield from records_of(file)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise self._unreadable(path, error) from None
 
@@ -210,16 +209,26 @@ class FeatureFiles:
         )
 
 
-def line_of(record: Known) -> str:
-    """Return what is known of a record as a line of JSON."""
-    value = {"skipped": asdict(record)} if isinstance(record, Skipped) else record
-    return json.dumps(value)
+def lines_of(records: Iterable[Known]) -> Iterator[str]:
+    """Yield what is known of each record as a line of JSON. Captions that are the record's before are left out."""
+    before: tuple[str, ...] | None = None
+    for record in records:
+        if isinstance(record, Skipped):
+            yield json.dumps({"skipped": asdict(record)})
+        else:
+            key, captions, label = record
+            yield json.dumps([key, None if captions == before else captions, label])
+            before = captions
 
 
-def read_record(line: bytes) -> Known:
-    """Return what a line says of a record."""
-    value = parse_json(line)
-    if isinstance(value, dict):
-        return Skipped(**value["skipped"])
-    key, captions, label = value
-    return str(key), tuple(map(str, captions)), int(label)
+def records_of(lines: Iterable[bytes]) -> Iterator[Known]:
+    """Yield what lines say of records. Raises ValueError, LookupError or TypeError for others than of `lines_of`."""
+    before: tuple[str, ...] = ()
+    for line in lines:
+        value = parse_json(line)
+        if isinstance(value, dict):
+            yield Skipped(**value["skipped"])
+        else:
+            key, captions, label = value
+            before = before if captions is None else tuple(map(str, captions))
+            yield str(key), before, int(label)
