@@ -179,8 +179,8 @@ class ImageTowerConfig:
     """What of the tower stays as it is: `all`, `none`, or the first N blocks with all that comes before them; -N: all
     but the last N blocks, and the last norm."""
     lora: Annotated[int, Range("a rank, or 0 for none", 0)] = 0
-    """Rank of low-rank adapters (LoRA; Hu et al. 2022) that are trained in place of the tower; 0: none. Needs the extra
-    `lora`."""
+    """Rank of low-rank adapters (LoRA; Hu et al. 2022) that are trained in place of the tower, with an alpha of twice
+    that; 0: none. Needs the extra `lora`."""
 
 
 @dataclass(frozen=True, kw_only=True)

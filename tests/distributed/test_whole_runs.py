@@ -12,7 +12,7 @@ from distributed.ranks import run_on
 from openslip.config import Config, TowerRateConfig
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import CASES, ToySource, make_tiny_config, tuned, with_loss
+from toys import CASES, ToySource, make_tiny_config, tuned, with_loss, with_saved_teacher
 
 QUIET = Console(quiet=True)
 
@@ -39,6 +39,10 @@ def adapted(config: Config) -> Config:
     return tuned(replace(config, optimizer=rates), text="-1", lora=(4, 0))
 
 
+def adapted_shards(config: Config) -> Config:
+    return recomputed_shards(adapted(config))
+
+
 def losses(config: Config, out: Path) -> list[dict[str, float]]:
     run = train(config, ToySource(), out, console=QUIET)
     return [
@@ -48,7 +52,7 @@ def losses(config: Config, out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted]
+    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards]
 )
 def test_two_processes_are_one(tmp_path, change) -> None:
     config = change(make_tiny_config(epochs=0.75, batch=8))
@@ -59,13 +63,8 @@ def test_two_processes_are_one(tmp_path, change) -> None:
         assert line == pytest.approx(expected, rel=1e-3)
 
 
-def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
-    return {
-        f"{loss}, {positives}": losses(
-            with_loss(make_tiny_config(epochs=0.75, batch=8), loss, positives=positives), out / str(number)
-        )
-        for number, (loss, positives) in enumerate(CASES)
-    }
+def losses_of_each(configs: dict[str, Config], out: Path) -> dict[str, list[dict[str, float]]]:
+    return {name: losses(config, out / str(number)) for number, (name, config) in enumerate(configs.items())}
 
 
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:

@@ -13,6 +13,7 @@ from openslip.needs import IMAGE, Need, View
 from openslip.objectives import REGISTRY, Objective
 from openslip.training.plan import check_ssl, state_bytes
 from openslip.training.plan_summary import describe
+from openslip.training.student import stored_parameters
 from toys import ToySource, make_student, make_tiny_config, plan_of, tuned, with_loss
 
 
@@ -212,6 +213,18 @@ def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
     assert "frozen tensors of image_tower and text_tower have random weights, and keep them" in told
     told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh={"text_tower.norm.bias"})
     assert "WARNING    1 frozen tensors of text_tower have random weights" in told
+
+
+def test_adapters_are_told(tmp_path, toy_source) -> None:
+    pytest.importorskip("peft")
+    config = tuned(with_loss(make_tiny_config(batch=16), "clip"), lora=(4, 2))
+    student = make_student(config, torch.float32)
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source))
+    assert "; adapters of rank 2 on text_tower; adapters of rank 4 on image_tower\n" in told
+    assert "frozen tensors of image_tower and text_tower have random weights" in told
+    names = {name for name, _ in stored_parameters(student)}
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=names)
+    assert "frozen tensors of image_tower and text_tower have random weights" in told
 
 
 def test_what_is_frozen_takes_its_weights_alone() -> None:

@@ -115,6 +115,8 @@ def _adapt(tower: nn.Module, rank: int, frozen: Collection[str], option: str) ->
 def _check_adapters(tower: ImageTower, size: int, rank: int) -> None:
     """Raise ConfigError where the tower takes weights of linear layers directly: adapters there would do nothing."""
     weight, training = next(tower.parameters()), tower.training
+    if weight.is_meta:  # a copy without numbers, of a tower that has been tried
+        return
     picture = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
     unused = unused_adapters(tower, lambda: tower.eval()(picture))
     tower.train(training)

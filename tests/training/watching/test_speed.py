@@ -30,7 +30,7 @@ from openslip.training.watching.speed import (
     most_memory,
     peak,
 )
-from toys import LOSSES, make_student, make_tiny_config, toy_model, with_loss
+from toys import LOSSES, TUNED, make_student, make_tiny_config, toy_model, tuned, with_loss
 
 CPU = torch.device("cpu")
 
@@ -76,6 +76,16 @@ def test_work_is_what_a_real_step_computes(loss) -> None:
         assert counted > 0
         assert work(batch) == pytest.approx(counted, rel=tolerance)
     assert work(batch_of(loss, rows=12, more=more)) > 1.9 * work(batch_of(loss, more=more))
+
+
+@pytest.mark.parametrize("tuning", TUNED, ids=str)
+def test_work_of_tuned_towers_is_what_a_real_step_computes(tuning) -> None:
+    """What is frozen has no backward pass, and adapters take products of their own."""
+    config = tuned(with_loss(make_tiny_config(), "clip"), **tuning)
+    work, loss = work_of(config)
+    batch = batch_of(loss, length=config.model.text.context)
+    assert work(batch) == counted_for_real(config, batch)
+    assert work(batch) < 0.9 * work_of(with_loss(make_tiny_config(), "clip"))[0](batch)
 
 
 def test_the_line_between_the_shortest_and_the_longest_captions_is_close() -> None:
