@@ -123,7 +123,7 @@ def read(name: str, spec: str) -> Pretrained:
     if repository != name or (slash and hub.is_name(name) and not _close(architecture, known)):
         return read_hub(repository, spec)
     raise CheckpointError(
-        "open_clip has no such architecture",
+        "open_clip has no such architecture, and there is no such folder",
         got=architecture or name,
         fix=nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
     )
