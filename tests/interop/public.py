@@ -49,7 +49,7 @@ class Case:
 
 
 def open_clip(
-    text: dict[str, Any] | None = None, tokenizer: bytes = b"", **config: Any
+    text: dict[str, Any] | None = None, tokenizer: str = "", **config: Any
 ) -> Callable[[Path], Made]:
     """Return what makes a model of open_clip of a configuration, with its tokenizer where it is not CLIP's."""
 
@@ -57,13 +57,13 @@ def open_clip(
         import open_clip
         from open_clip.push_to_hf_hub import save_for_hf
 
-        own = _sentencepiece_json() if tokenizer == b"siglip" else tokenizer
+        own = {"siglip": _unigram, "bert": _bert}[tokenizer]() if tokenizer else b""
         texts = TEXT | (text or {})
         described = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": texts} | config
         if own:
             (folder / "tokenizer.json").write_bytes(own)
             (folder / "tokenizer_config.json").write_text(
-                '{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "</s>", "eos_token": "</s>"}'
+                json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | SPECIAL[tokenizer])
             )
             texts["hf_tokenizer_name"] = "here"
         (folder / "open_clip_config.json").write_text(
@@ -220,7 +220,7 @@ def sentencepiece() -> bytes:
 
 
 @functools.cache
-def _sentencepiece_json() -> bytes:
+def _unigram() -> bytes:
     """Return a tokenizer.json with an end of text, as the hub has it for open_clip's SigLIP."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
@@ -234,10 +234,30 @@ def _sentencepiece_json() -> bytes:
     return tokenizer.to_str().encode()
 
 
+@functools.cache
+def _bert() -> bytes:
+    """Return a tokenizer.json with a start and an end, as BERT's, which CLIPA has."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = (
+        normalizers.BertNormalizer(),
+        pre_tokenizers.BertPreTokenizer(),
+    )
+    trainer = trainers.WordPieceTrainer(vocab_size=80, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.train_from_iterator(["a photo of a cat", "the quick brown fox", "word"] * 20, trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return tokenizer.to_str().encode()
+
+
 def _trunk(name: str, size: int, pool: str, projection: str | None = "linear", **more: Any) -> dict[str, Any]:
     return {"image_size": size, "timm_model_name": name, "timm_pool": pool, "timm_proj": projection, **more}
 
 
+SPECIAL = {
+    "siglip": {"pad_token": "</s>", "eos_token": "</s>"},
+    "bert": {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"},
+}
 SIGLIP_TEXT: dict[str, Any] = {
     "vocab_size": 80, "no_causal_mask": True, "pool_type": "last", "proj_bias": True, "norm_kwargs": {"eps": 1e-6},
     "act_kwargs": {"approximate": "tanh"}, "width": 96, "tokenizer_kwargs": {"clean": "canonicalize"},
@@ -250,8 +270,11 @@ CASES = (
     Case("open_clip", "CLIPA: mean of the patches, text without a mask",
          open_clip({"pool_type": "last", "no_causal_mask": True}, custom_text=True, vision_cfg=VISION | {
              "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True, "pos_embed_type": "sin_cos_2d"})),
+    Case("open_clip", "CLIPA with BERT's tokenizer",
+         open_clip({"pool_type": "last", "no_causal_mask": True, "vocab_size": 90,
+                    "tokenizer_kwargs": {"strip_sep_token": True}}, "bert", custom_text=True)),
     Case("open_clip", "SigLIP: attention pooling, tokenizer of its own",
-         open_clip(SIGLIP_TEXT, b"siglip", embed_dim=96, init_logit_bias=-10, custom_text=True,
+         open_clip(SIGLIP_TEXT, "siglip", embed_dim=96, init_logit_bias=-10, custom_text=True,
                    vision_cfg=_trunk("test_vit3", 160, "map", "none"))),
     Case("open_clip", "ResNet-50 of OpenAI (timm's resnet50_clip)",
          open_clip(vision_cfg={"image_size": 64, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None})),

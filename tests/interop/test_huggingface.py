@@ -1,5 +1,6 @@
 """CLIP and SigLIP of transformers: of a folder, a file, the hub; and what else lies there."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_what_is_refused_says_why(copy, values, told) -> None:
     change(copy, **values)
     with pytest.raises(CheckpointError, match=told):
         read(copy)
+
+
+@pytest.mark.parametrize("odd", ["x", -1, [], 10**9, None])
+def test_values_of_any_kind_are_refused_in_words(copy, odd) -> None:
+    """Or read, where they are as good as another."""
+    config = json.loads((copy / "config.json").read_text())
+    for section in ("text_config", "vision_config", ""):
+        for key in config[section] if section else config:
+            changed = {section: {**config[section], key: odd}} if section else {key: odd}
+            (copy / "config.json").write_text(json.dumps(config | changed))
+            with contextlib.suppress(CheckpointError):
+                read(copy)
+    (copy / "config.json").write_text(json.dumps(config))
+    stated = json.loads((copy / "preprocessor_config.json").read_text())
+    for key in stated:
+        (copy / "preprocessor_config.json").write_text(json.dumps(stated | {key: odd}))
+        with contextlib.suppress(CheckpointError):
+            read(copy)
 
 
 def test_files_alone_say_what_is_missing(copy) -> None:

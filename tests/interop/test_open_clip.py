@@ -1,5 +1,6 @@
 """open_clip's models: by its names for them, of the hub, of a folder, of a file; and those that are refused."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def test_names_of_texts_within_a_table_of_their_own_and_a_logit_bias(folder, tmp
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("ViT-T-9/hub", "no such architecture.*'ViT-T-4'"),
+        ("ViT-T-9/hub", "no such architecture, and there is no such folder.*'ViT-T-4'"),
         (NAME, r"that of its weights is missing.*open_clip:ViT-T-4/hub, open_clip:ViT-T-4/file_of_hub"),
         (f"{NAME}/hubb", "no weights of ViT-T-4 with this name.*'hub'"),
         (f"{NAME}/other", "no weights of ViT-T-4.*Write open_clip:ViT-T-4-quickgelu/other"),
@@ -205,6 +206,23 @@ def test_what_is_refused_says_why(folder, tmp_path, change, told) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG | change}))
     with pytest.raises(CheckpointError, match=told):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("odd", ["x", -1, [], 10**9, None])
+def test_values_of_any_kind_are_refused_in_words(folder, tmp_path, odd) -> None:
+    """Or read, where they are as good as another."""
+    (tmp_path / "open_clip_model.safetensors").symlink_to(folder / "open_clip_model.safetensors")
+    pictures = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    whole = {"model_cfg": CONFIG, "preprocess_cfg": pictures}
+    changes = [{"model_cfg": CONFIG | {key: odd}} for key in CONFIG]
+    changes += [{"preprocess_cfg": pictures | {key: odd}} for key in pictures]
+    for section in ("vision_cfg", "text_cfg"):
+        keys = [*CONFIG[section], "mlp_ratio", "norm_kwargs", "act_kwargs", "timm_model_name", "pool_type"]
+        changes += [{"model_cfg": CONFIG | {section: CONFIG[section] | {key: odd}}} for key in keys]
+    for change in changes:
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(whole | change))
+        with contextlib.suppress(CheckpointError):
+            read(tmp_path)
 
 
 def test_folders_without_their_parts(folder, tmp_path) -> None:

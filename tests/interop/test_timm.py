@@ -1,5 +1,6 @@
 """timm's image towers: by name, of a folder, of a file."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -84,6 +85,22 @@ def test_a_folder_as_timm_writes_it(model, weights, tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="other options than timm's.*width"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("odd", ["x", -1, [], 10**9, None])
+def test_values_of_any_kind_are_refused_in_words(weights, tmp_path, odd) -> None:
+    """Or read, where they are as good as another."""
+    stated = {"input_size": [3, 96, 96], "mean": [0.1] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    config = {"architecture": NAME, "pretrained_cfg": stated, "model_args": {}}
+    changes = [config | {key: odd} for key in config]
+    changes += [
+        config | {"pretrained_cfg": stated | {key: odd}} for key in [*stated, "classifier", "crop_mode"]
+    ]
+    changes += [config | {"model_args": {key: odd}} for key in ("img_size", "global_pool")]
+    for change in changes:
+        (tmp_path / "config.json").write_text(json.dumps(change))
+        with contextlib.suppress(CheckpointError):
+            read(tmp_path)
 
 
 def test_published_weights_come_from_the_hub(model, weights, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from openslip.config import Config
+from openslip.config import Config, ImageTowerConfig
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError, printable
 from openslip.interop.foreign import kind_of
@@ -76,6 +76,12 @@ def pretrained_of(
     Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not.
     """
     weights, names = in_full_precision(weights), theirs or {}
+    depths = config.model.image.depth, config.model.text.depth if "text_projection" in weights else 0
+    if max(depths) > max(len(weights), ImageTowerConfig().depth):  # to describe a billion blocks takes time
+        raise CheckpointError(
+            f"The configuration in {origin.spec} is of another model",
+            got=f"towers of {depths[0]} and {depths[1]} blocks, {len(weights)} weights",
+        )
     try:
         own = described(config, weights).state_dict()
     except (ConfigError, RuntimeError, OverflowError, TypeError, ValueError) as error:

@@ -25,7 +25,7 @@ from openslip.files import expand
 from openslip.interop import foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
-from openslip.interop.others import INDEX, parts_of, read_config, read_weights
+from openslip.interop.others import INDEX, as_scalar, described_by, parts_of, read_config, read_weights
 from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
@@ -178,23 +178,24 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
         found.unused[entry] = "numbers from 0 on, which positions are counted by"
         del state[entry]
     defaults, flat = KINDS[kind], kind.endswith("_vision_model")
-    vision = {**defaults["vision"], **(config if flat else config.get("vision_config") or {})}
     siglip = defaults is SIGLIP
     state = {entry.removeprefix("model."): value for entry, value in state.items()}
-    image = _image(vision, state, found, spec, siglip=siglip)
-    text, embed_dim = TextTowerConfig(), ModelConfig().embed_dim
-    if not flat:
-        text = _text(
-            {**defaults["text"], **(config.get("text_config") or {})}, state, found, spec, siglip=siglip
-        )
-        embed_dim = vision["hidden_size"] if siglip else config.get("projection_dim", 512)
-        if siglip:
-            own = tokenizers.of_transformers(folder, spec)
-            found.put("text_tower.tokenizer", "its tokenizer", own)
-            text = replace(text, tokenizer=len(own))
+    text = TextTowerConfig()
+    with described_by(spec):
+        vision = {**defaults["vision"], **(config if flat else config.get("vision_config") or {})}
+        image = _image(vision, state, found, spec, siglip=siglip)
+        if not flat:
+            stated = {**defaults["text"], **(config.get("text_config") or {})}
+            text = _text(stated, state, found, spec, siglip=siglip)
+        embed_dim = int(vision["hidden_size"] if siglip else config.get("projection_dim", 512))
+        views, read_, notes = _views(folder, int(vision["image_size"]), defaults["views"], spec)
+    if siglip and not flat:
+        own = tokenizers.of_transformers(folder, spec)
+        found.put("text_tower.tokenizer", "its tokenizer", own)
+        text = replace(text, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state and not flat:
-            found.put(ours, entry, state.pop(entry).reshape(()))
+            found.put(ours, entry, as_scalar(state.pop(entry)))
     if flat and "visual_projection.weight" in state:
         found.unused["visual_projection.weight"] = (
             "a projection into a space of texts, without the text tower"
@@ -202,12 +203,11 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
         del state["visual_projection.weight"]
     for entry, value in state.items():  # `pretrained_of` says what they are
         found.put(f"image_tower.{entry}" if entry.startswith("vis") else f"text_tower.{entry}", entry, value)
-    views, read_, notes = _views(folder, int(vision["image_size"]), defaults["views"], spec)
     return pretrained_of(
         Config(
             name=folder.name if spec == str(folder) else spec.partition(":")[2] or spec,
             views=views,
-            model=ModelConfig(image=image, text=text, embed_dim=int(embed_dim)),
+            model=ModelConfig(image=image, text=text, embed_dim=embed_dim),
             objective=ObjectiveConfig() if flat else ObjectiveConfig(loss="siglip" if siglip else "clip"),
         ),
         found.weights,

@@ -27,7 +27,7 @@ from openslip.files import expand
 from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
-from openslip.interop.others import nearest, read_config, read_weights
+from openslip.interop.others import as_scalar, described_by, nearest, read_config, read_weights
 from openslip.interop.preprocessing import shown, views_of
 from openslip.interop.timm import pool_of
 from openslip.models.weights import Origin, Pretrained
@@ -123,7 +123,7 @@ def read(name: str, spec: str) -> Pretrained:
     if repository != name or (slash and hub.is_name(name) and not _close(architecture, known)):
         return read_hub(repository, spec)
     raise CheckpointError(
-        "open_clip has no such architecture",
+        "open_clip has no such architecture, and there is no such folder",
         got=architecture or name,
         fix=nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
     )
@@ -306,18 +306,20 @@ def _of(
         texts = replace(texts, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state:
-            found.put(ours, entry, state.pop(entry).reshape(()))
+            found.put(ours, entry, as_scalar(state.pop(entry)))
     for entry, value in state.items():  # `pretrained_of` says what they are
         found.put(
             f"image_tower.{entry}" if entry.startswith("visual.") else f"text_tower.{entry}", entry, value
         )
     sigmoid = "objective.siglip.bias" in found.weights
-    views, notes = _views(preprocessing, size, spec)
+    with described_by(spec):
+        views, notes = _views(preprocessing, size, spec)
+        embed_dim = int(config["embed_dim"])
     return pretrained_of(
         Config(
             name=name,
             views=views,
-            model=ModelConfig(image=image, text=texts, embed_dim=int(config["embed_dim"])),
+            model=ModelConfig(image=image, text=texts, embed_dim=embed_dim),
             objective=ObjectiveConfig(loss="siglip" if sigmoid else "clip"),
         ),
         found.weights,
@@ -349,16 +351,9 @@ def _towers(
 ) -> tuple[ImageTowerConfig, int, TextTowerConfig]:
     """Take the towers' tensors out of `state`; return their configurations, and the side of images."""
     quick = bool(config.get("quick_gelu"))
-    try:
+    with described_by(spec):
         image, size = _image(config["vision_cfg"], state, found, spec, quick)
         return image, size, _text(config["text_cfg"], state, found, spec, quick)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise CheckpointError(
-            "The configuration does not describe a model of open_clip",
-            got=spec,
-            cause=f"A value is of another kind: {error}",
-            fix="Copy or download the file anew",
-        ) from None
 
 
 def _is_timm(config: Mapping[str, Any]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,25 @@ def read_config(path: Path) -> dict[str, Any]:
             cause=str(error),
             fix="Copy or download the file anew",
         ) from None
+
+
+def as_scalar(value: Tensor) -> Tensor:
+    """Return a tensor of one number without dimensions; any other as it is."""
+    return value.reshape(()) if value.numel() == 1 else value
+
+
+@contextmanager
+def described_by(spec: str) -> Iterator[None]:
+    """Within, a value of another kind than it has to be, in a configuration that anybody may have written, becomes a
+    CheckpointError that names the model."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The configuration of {spec} does not describe a model",
+            cause=f"A value is missing, or of another kind ({type(error).__name__}: {error})",
+            fix="Copy or download the configuration anew",
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:

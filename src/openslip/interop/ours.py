@@ -46,9 +46,7 @@ def is_ours(names: Mapping[str, object]) -> bool:
 
 def is_ours_folder(folder: Path) -> bool:
     """Say whether a folder is a run, a checkpoint or a copy of one, by the files in it."""
-    if any((folder / name).exists() for name in (SETTINGS, "state.json", "checkpoints")) or _checkpoints(
-        folder
-    ):
+    if any((folder / name).exists() for name in (SETTINGS, "state.json")) or pick(folder, "latest"):
         return True
     weights = folder / WEIGHTS
     if not weights.is_file():

@@ -11,6 +11,8 @@ from openslip.config import ViewsConfig
 from openslip.errors import CheckpointError
 
 Levels = tuple[float, float, float]
+LARGEST = 1 << 13
+"""Pixels a side, of pictures that a model can take."""
 
 
 def views_of(
@@ -34,6 +36,7 @@ def views_of(
         not (_are_levels(mean) and _are_levels(std))
         or min(cast(Levels, std)) <= 0
         or not isinstance(size, int)
+        or not 1 <= size <= LARGEST
     ):
         raise CheckpointError(
             "How pictures are prepared for the model cannot be read, or is for other than square RGB pictures",

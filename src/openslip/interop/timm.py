@@ -19,7 +19,7 @@ from openslip.files import expand
 from openslip.interop import downloads, hub
 from openslip.interop.digests import Digests
 from openslip.interop.filling import described, pretrained_of
-from openslip.interop.others import nearest, read_config, read_weights
+from openslip.interop.others import described_by, nearest, read_config, read_weights
 from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
@@ -104,7 +104,8 @@ def read_file(path: Path, card: Card, spec: str, *, files: Sequence[Path] = ()) 
 
 def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretrained:
     """Return the image tower with these weights, which have timm's names. Raises CheckpointError."""
-    views, notes = _views(card, origin.spec)
+    with described_by(origin.spec):
+        views, notes = _views(card, origin.spec)
     config = Config(
         name=card.architecture,
         views=views,
@@ -257,7 +258,8 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
             got=f"{architecture}, in {path}",
             fix=nearest(architecture, timm.list_models(), LISTED),
         )
-    options = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
+    with described_by(str(path)):
+        options = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
     pool, size = options.pop("global_pool", ""), options.pop("img_size", None)
     options.pop("num_classes", None)
     if options.get("in_chans") == 3:
