@@ -92,8 +92,10 @@ def _sizes(student: Student) -> str:
     teachers = _count(p for p in student.objective.parameters() if not p.requires_grad)
     beside = f"; {teachers / 1e6:.1f} M of teachers" if teachers else ""
     for name, tower in student.model.named_children():
-        if ranks := {part.out_features for n, part in tower.named_modules() if n.endswith("lora_A.default")}:
-            beside = f"; adapters of rank {max(ranks)} on {name}{beside}"
+        if rank := max(
+            (len(p) for n, p in tower.named_parameters() if plain_name(n).endswith(".lora_A")), default=0
+        ):
+            beside = f"; adapters of rank {rank} on {name}{beside}"
     if any(still.values()):
         frozen = ", ".join(f"{name} {_size(count)}" for name, count in still.items() if count)
         return f"{_size(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
