@@ -183,7 +183,9 @@ def toy_model(spec: str = TEACHER) -> tuple[Model, Config]:
 
 
 def save_toy_model(folder: Path) -> str:
-    """Write `toy_model` to a folder, and return the folder's path, which names it."""
+    """Write `toy_model` to a folder, unless it is there, and return the folder's path, which names it."""
+    if (folder / "model.safetensors").exists():
+        return str(folder)
     model, config = toy_model()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(toml.dumps(config))

@@ -413,7 +413,8 @@ def test_of_a_mixture_captions_are_measured_as_captions(tmp_path, monkeypatch) -
         raise Asked(source, evaluate.keywords["tasks"])
 
     monkeypatch.setattr("openslip.training.train.train", train)
-    options = resolve([*command[1:], f"{spec} + scenes:train:40", "--data.val", "30%", "--evaluation.tasks"])
+    more = ["--data.val", "30%", "--evaluation.tasks"]
+    options = resolve([*command[1:], f"{spec} + scenes:train:40", *more])
     with pytest.raises(Asked) as asked:
         run(options.config, "out", False)
     source, (zeroshot, retrieval) = asked.value.args

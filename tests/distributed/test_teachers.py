@@ -15,13 +15,15 @@ from openslip.errors import TrainingError
 from openslip.models.batchnorm import synchronise
 from openslip.models.inputs import Inputs
 from openslip.needs import SSL_VIEWS
-from openslip.objectives import At, cosine_momentum
+from openslip.objectives import At, cosine_momentum, parse
+from openslip.processes import joined
+from openslip.training.fixed import read_fixed
 from openslip.training.optimizer import build_optimizer
 from openslip.training.parallel import parallelise
 from openslip.training.step import backward
 from openslip.training.student import Student, stored_parameters
 from openslip.training.teacher import Teacher
-from toys import make_student, make_tiny_config, with_loss
+from toys import make_student, make_tiny_config, toy_model, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
 
@@ -92,3 +94,21 @@ def refused() -> str:
 def test_a_teacher_is_made_before_its_students_are_spread() -> None:
     told = run_on(2, refused)
     assert all("spread over the processes" in words and "Got: 'image_tower'" in words for words in told)
+
+
+def refused_models() -> str:
+    def read(spec: str):
+        model, config = toy_model(spec)
+        with torch.no_grad():
+            next(model.parameters()).add_(rank())
+        return model, config
+
+    config = with_loss(make_tiny_config(), "distil")
+    with joined() as processes, pytest.raises(TrainingError) as raised:
+        read_fixed(config, parse(config.objective), processes, read)
+    return str(raised.value)
+
+
+def test_processes_refuse_to_learn_from_different_models() -> None:
+    told = run_on(2, refused_models)
+    assert all("have read different models under the same name. Got: 'toy'" in words for words in told)

@@ -29,7 +29,7 @@ def understood(line: str) -> object:
     name, *words = shlex.split(line)
     assert name == "slip"
     if words[0] == "train":
-        return importlib.import_module("openslip.cli.train").resolve(words[1:])[0]
+        return importlib.import_module("openslip.cli.train").resolve(words[1:])
     length = 2 if words[0] == "data" else 1
     module = importlib.import_module(".".join(["openslip.cli", *words[:length]]))
     return parse(module.Options, words[length:], prog=" ".join(words[:length]))

@@ -24,8 +24,17 @@ from openslip.objectives.contrast import unit
 from openslip.processes import Processes
 from openslip.training.fixed import FixedModels, check_same, read_fixed
 from openslip.training.plan_summary import describe
+from openslip.training.saving.metadata import read_header
 from openslip.training.student import build_student
-from toys import ToySource, make_tiny_config, plan_of, save_toy_model, toy_model
+from toys import (
+    ToySource,
+    make_tiny_config,
+    plan_of,
+    save_toy_model,
+    toy_model,
+    with_loss,
+    with_saved_teacher,
+)
 from training.runs import QUIET, same, weights
 
 
@@ -111,12 +120,16 @@ def test_it_sees_the_students_crops_and_colours_at_its_own_size_and_normalised_i
     config = replace(tiny_config, init="toy")
     fixed = fixed_of(config, Follow, FollowTwoViews)
     assert [view.name for view in fixed.views] == ["image@24", "ssl_1@24", "ssl_2@24"]
+    model = fixed.models["toy"]
     student = build_student(config, loss_of(Follow, FollowTwoViews), fixed=fixed)
     built = batch_of(student.views, config.views)
     assert {name: view.shape[-1] for name, view in built["views"].items()} == {
         "image": 16, "ssl_1": 16, "ssl_2": 16, "image@24": 24, "ssl_1@24": 24, "ssl_2@24": 24,
     }  # fmt: skip
     found = student.fixed_features(inputs_of(built, config.views), At())
+    assert {key: rows.shape for key, rows in found.items()} == {
+        (name, need): (6, model.width_of(need)) for name, need in found
+    }
     model, its = toy_model()
     for name, embedded in (("image", True), ("ssl_1", True), ("ssl_2", False)):
         drawn = f"{name}@24"
@@ -238,6 +251,19 @@ def test_a_run_refuses_another_model_under_the_same_name(config, tmp_path) -> No
         run(config, done.path, resume=True)
 
 
+def test_a_run_goes_on_with_a_teacher_that_has_moved(tmp_path) -> None:
+    config = with_saved_teacher(with_loss(make_tiny_config(epochs=1), "clip + distil"), tmp_path / "teacher")
+    done = openslip.train(config, ToySource(), tmp_path / "run", console=QUIET)
+    (tmp_path / "teacher").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="The model that distil learns from cannot be read"):
+        openslip.train(config, ToySource(), done.path, resume=True, console=QUIET)
+    options = {"distil": config.objective.options["distil"] | {"teacher": str(tmp_path / "elsewhere")}}
+    moved = replace(config, objective=replace(config.objective, options=options))
+    openslip.train(moved, ToySource(), done.path, resume=True, console=QUIET)
+    _, texts = read_header(done.checkpoints / "step-00000008" / "model.safetensors")
+    assert str(tmp_path) not in texts["openslip"]  # nothing of the machine goes along
+
+
 def test_same_weights_in_another_place_are_the_same_model(config) -> None:
     fixed = fixed_of(replace(config, init="toy"), FollowTwoViews)
     noted = fixed.noted()
@@ -313,6 +339,7 @@ def test_an_image_tower_alone_embeds_by_its_feature(tiny_config) -> None:
     pictures = {"ssl_1@24": torch.randn(3, 3, 24, 24)}
     need = Need("ssl_1", "embedding", by="fixed")
     found = fixed.features(Inputs(pictures, None), [need])[need]
+    assert found.shape == (3, fixed.width_of(need)) == (3, 12)
     torch.testing.assert_close(found, fixed.model.image_features(fixed.normalised(pictures["ssl_1@24"])))
 
 

@@ -28,7 +28,7 @@ from openslip.training.saving import features
 from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config, with_loss
+from toys import ToySource, make_tiny_config, with_loss, with_saved_teacher
 from training.runs import QUIET, TIMING, Killed, interrupt_after, same, weights
 
 PICTURES = ToySource(13, silent=frozenset(range(13)), broken=frozenset({5}), name="pictures")
@@ -36,14 +36,21 @@ HARD = ToySource(24, broken=frozenset({3, 20}), silent=frozenset({9}))
 
 
 def frozen(
-    loss: str = "clip", epochs: int = 1, *, image: str = "all", text: str = "none", **training
+    loss: str = "clip",
+    epochs: int = 1,
+    *,
+    image: str = "all",
+    text_tower: str = "none",
+    micro_batch: int = 0,
+    **options,
 ) -> Config:
-    """Return the configuration of a run with frozen towers, whose features are kept for so many epochs of views."""
-    config = with_loss(make_tiny_config(**{"epochs": 3, **training}, keep_features=epochs), loss)
+    """Return the configuration of a run whose features are kept for so many epochs of views; options: of the loss."""
+    config = make_tiny_config(epochs=3, keep_features=epochs, micro_batch=micro_batch)
+    config = with_loss(config, loss, **options)
     model = replace(
         config.model,
         image=replace(config.model.image, freeze=image),
-        text=replace(config.model.text, freeze=text),
+        text=replace(config.model.text, freeze=text_tower),
     )
     return replace(config, model=model, data=replace(config.data, max_skipped=0.5))
 
@@ -78,10 +85,13 @@ def computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
         self.kept.arrays = arrays
         student = self.state.parallel.student.eval()
         there = [o for o in arrays if o.view == TEXT or o.view in made.views]
-        with torch.no_grad():
-            found = student.model.features(made, [output.need for output in there])
+        found = {}
+        for output in there:
+            model = student.fixed.models[student.fixed.spec(output.by)] if output.by else student.model
+            with torch.no_grad():
+                found[output.key] = model.features(made, [output.need])[output.need].half().float()
         student.train()
-        return replace(made, kept={("", need): feature.half().float() for need, feature in found.items()})
+        return replace(made, kept=found)
 
     original_inputs = trainer.Trainer._inputs
     monkeypatch.setattr(passes.Pass, "run", run)
@@ -96,7 +106,8 @@ class Case:
     ssl: Source | None = None
 
     def train(self, out: Path, **options) -> RunFolder:
-        return train(self.config, self.source, out, ssl=self.ssl, console=QUIET, **options)
+        config = with_saved_teacher(self.config, out.parent / "teacher")
+        return train(config, self.source, out, ssl=self.ssl, console=QUIET, **options)
 
 
 CASES = [
@@ -107,14 +118,21 @@ CASES = [
     Case("own pictures", rarely(frozen("clip + 1.0 * simclr", epochs=2)), ssl=PICTURES),
     Case("teacher", frozen("clip + byol")),
     Case("micro-batches", frozen("clip + 1.0 * simclr", micro_batch=3)),
-    Case("text", frozen(image="none", text="all")),
-    Case("both towers", frozen("clip + 1.0 * simclr", epochs=2, text="all", micro_batch=3)),
+    Case("classes", frozen(positives="labels")),
+    Case("text", frozen(image="none", text_tower="all")),
+    Case("both towers", frozen("clip + 1.0 * simclr", epochs=2, text_tower="all", micro_batch=3)),
     Case(
         "mixture",
         frozen(epochs=2),
         Mixture([HARD, ToySource(20, name="few"), ToySource(30, name="rare")], (1, 2, 0.5)),
     ),
     Case("loader", replace(frozen(), data=replace(frozen().data, augment="loader"))),
+    Case("distil", frozen("clip + distil", 2, image="none")),
+    Case("distil alone, in parts", frozen("distil", 2, image="none", micro_batch=3)),
+    Case(
+        "distil, rare", rarely(frozen("clip + distil", image="none", views="ssl", text=False)), ssl=PICTURES
+    ),
+    Case("distil and frozen", frozen("clip + distil + byol", text_tower="all")),
 ]
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -213,7 +231,7 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch) -> No
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_pass_that_is_asked_to_stop_keeps_what_it_has(tmp_path, monkeypatch) -> None:
-    case = Case("", frozen(text="all"))
+    case = Case("", frozen(text_tower="all"))
     with monkeypatch.context() as patch:
         stop_in_block(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match=r"computed; 15 of 24 rows are kept.*--resume") as stopped:
@@ -228,21 +246,33 @@ def test_a_pass_that_is_asked_to_stop_keeps_what_it_has(tmp_path, monkeypatch) -
 def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkeypatch) -> None:
     said = io.StringIO()
     case = Case("", frozen())
-    run = case.train(tmp_path / "run")
-    before = kept_bytes(run)
-    folder = run.path / features.FOLDER / "train"
-    about = json.loads((folder / "about.json").read_text())
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(Interrupted):
+            case.train(tmp_path / "run")
+    before = kept_bytes(RunFolder(tmp_path / "run"))
+    folder = Path(features.FOLDER) / "train"
+    about = json.loads((tmp_path / "run" / folder / "about.json").read_text())
     about["of"]["weights"]["image.feature"] = "another tower's"
     damages = {
-        "of other weights": lambda: (folder / "about.json").write_text(json.dumps(about)),
-        "about.json cannot be read": lambda: (folder / "about.json").write_text("{"),
-        "image.feature.npy is not whole": lambda: (folder / "image.feature.npy").write_bytes(b"short"),
+        "of other weights": ("about.json", json.dumps(about)),
+        "about.json cannot be read": ("about.json", "{"),
+        "image.feature.npy is not whole": ("image.feature.npy", "short"),
     }
-    for words, damage in damages.items():
-        damage()
-        train(case.config, case.source, run.path, resume=True, console=Console(file=said, width=400))
+    for number, (words, (name, content)) in enumerate(damages.items()):
+        again = shutil.copytree(tmp_path / "run", tmp_path / f"again-{number}")
+        (again / folder / name).write_text(content)
+        run = train(case.config, case.source, again, resume=True, console=Console(file=said, width=400))
         assert words in said.getvalue()
         assert kept_bytes(run) == before
+
+
+def test_a_run_that_is_done_computes_nothing_again(tmp_path) -> None:
+    case = Case("", frozen())
+    run = case.train(tmp_path / "run")
+    shutil.rmtree(run.path / features.FOLDER)
+    case.train(run.path, resume=True)
+    assert not (run.path / features.FOLDER).exists()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class Options:
     """Whose weights, and where they go."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """What `openslip.load` takes: a run folder, one of its checkpoint folders, or a released SLIP .pt file."""
+    """What `openslip.load` takes: a run folder, one of its checkpoint folders, a released SLIP .pt file, or a model of
+    open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`)."""
     out: Path = Path("model.safetensors")
     """The file to write."""
     which: Literal["latest", "best"] = "latest"

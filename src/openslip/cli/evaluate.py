@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.compare import Difference
 
-DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, or a released SLIP .pt file.
+DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
+model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
 files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
@@ -39,7 +40,7 @@ class Options(ColumnOptions):
     """What to measure, and how."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Run folder, checkpoint folder, file that `slip consolidate` wrote, or .pt file."""
+    """Run folder, checkpoint folder, file that `slip consolidate` wrote, .pt file, or name of a public model."""
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional]
     """PROTOCOL:DATASET, for example zeroshot:/data/birds; or PROTOCOL alone with --data."""
     data: str = ""

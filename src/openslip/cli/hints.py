@@ -59,7 +59,8 @@ COMMANDS = {
     ),
     "finetune fine-tune ft": (
         "`slip evaluate MODEL finetune:FOLDER` trains a model further on labelled pictures and measures it. "
-        "`slip train finetune --init MODEL --data.train SOURCE` trains a model further on captions"
+        "`slip train finetune --init MODEL --data.train SOURCE` trains a model further on captions, or on classes, "
+        "with `--data.train labels:FOLDER`"
     ),
     "eval test validate validation val measure score metrics benchmark bench": (
         "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "

@@ -46,12 +46,19 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Parse, open the data, train, print the results."""
-    options, typed = resolve(argv)
-    run(options.config, options.out, options.resume, typed)
+    options = resolve(argv)
+    run(options.config, options.out, options.resume, options.typed)
 
 
-def resolve(argv: list[str]) -> tuple[Options, set[str]]:
-    """Return the options that `argv` amounts to, and which of them were typed.
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Options):
+    """What the options amount to. typed: the keys of the configuration that a person has typed."""
+
+    typed: Collection[str] = ()
+
+
+def resolve(argv: list[str]) -> Resolved:
+    """Return what `argv` amounts to.
 
     That is the recipe, file or run that the command line names, changed by its other options.
 
@@ -103,7 +110,7 @@ def resolve(argv: list[str]) -> tuple[Options, set[str]]:
         resuming.print_line(
             f"There is no run at {folder} yet, so one is started. {resuming.near(folder, close=True)}"
         )
-    return Options(config=config, out=folder or f"runs/{config.name}", resume=options.resume), typed
+    return Resolved(config=config, out=folder or f"runs/{config.name}", resume=options.resume, typed=typed)
 
 
 def _load_own(typed: str | None, path: str | None, base: Config | None, run: Path | None) -> None:
@@ -272,20 +279,20 @@ def _on_val(config: Config, source: Source) -> list[Evaluator]:
     import numpy as np
 
     from openslip.data.labelled import prompts
-    from openslip.data.sources.class_captions import as_labelled
+    from openslip.data.sources.class_captions import as_labelled, names_classes
     from openslip.data.subset import Subset
     from openslip.evaluation.retrieval import Retrieval
     from openslip.evaluation.zeroshot import ZeroShot
 
     if not source.captions_name_classes:
         return [Retrieval(source, task=f"retrieval:{VAL}")]
-    named = [i for i in range(len(source)) if source.origin(i)[0].captions_name_classes]
+    named = np.flatnonzero(names_classes(source))
     templates = prompts.read_templates(config.data.templates) if config.data.templates else ()
     tasks: list[Evaluator] = []
-    if named:
+    if len(named):
         tasks.append(ZeroShot(VAL, templates, labelled=as_labelled(source, VAL)))
     if len(named) < len(source):
-        tasks.append(Retrieval(Subset(source, np.array(named, np.int64)), task=f"retrieval:{VAL}"))
+        tasks.append(Retrieval(Subset(source, named), task=f"retrieval:{VAL}"))
     return tasks
 
 

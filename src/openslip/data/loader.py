@@ -100,7 +100,7 @@ class Loader:
                 raise ConfigError(f"{what} must be at least {least}", got=value)
         if batch % world:
             raise ConfigError(f"A batch must be divisible among {world} processes", got=batch)
-        check_views(config)
+        check_views(config, drawn=True)
         check_decoder(decoder)
         for source in data.sources.values():
             if not len(source):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import string
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -103,12 +104,13 @@ class OwnTokenizer:
 
     def _loaded(self) -> tuple[Callable[[str], str], Any]:
         """Return what cleans a text and what splits it."""
-        if self._key not in _loaded:
-            described = _described(self.data)
-            while len(_loaded) >= KEPT:
-                _loaded.pop(next(iter(_loaded)))
-            _loaded[self._key] = _CLEANING[described["clean"]], _parsed(described["tokenizer"])
-        return _loaded[self._key]
+        with _loading:
+            if self._key not in _loaded:
+                described = _described(self.data)
+                while len(_loaded) >= KEPT:
+                    _loaded.pop(next(iter(_loaded)))
+                _loaded[self._key] = _CLEANING[described["clean"]], _parsed(described["tokenizer"])
+            return _loaded[self._key]
 
 
 def tokenizer_of(text: TextTowerConfig, own: bytes) -> Tokenizer | OwnTokenizer:
@@ -202,6 +204,7 @@ def from_sentencepiece(
 
 
 _loaded: dict[bytes, tuple[Callable[[str], str], Any]] = {}
+_loading = threading.Lock()
 
 
 def _siglip(text: str) -> str:

@@ -114,9 +114,18 @@ def smallest_crop(config: ViewConfig) -> float:
     return min(1.0, math.sqrt(config.scale[0] * min(low, 1 / high)))
 
 
-def check_views(views: ViewsConfig) -> None:
-    """Raise ConfigError when a value of the configuration of the views is out of its range."""
+def check_views(views: ViewsConfig, *, drawn: bool = False) -> None:
+    """Raise ConfigError when a value of the configuration of the views is out of its range.
+
+    drawn: views are about to be drawn, so that their size may not be left to weights any more.
+    """
     check_ranges(views, "views.")
+    if drawn and not views.size:
+        raise ConfigError(
+            "The size of the pictures is that of weights, and there are none here",
+            got="views.size 0",
+            fix="Set views.size to a number of pixels, such as 224",
+        )
     for kind, config in views.kinds.items():
         _check(config, kind)
 

@@ -35,6 +35,8 @@ from openslip.training.saving import metadata
 WHICH = ("latest", "best")
 READERS = {"timm": timm.read, "open_clip": open_clip.read, "hf": huggingface.read}
 """What reads the model that follows a format and a colon."""
+WRITTEN = "timm:NAME, open_clip:NAME/TAG or hf:owner/name"
+"""How formats are written, for messages."""
 CONFIGS = (open_clip.SETTINGS, "config.json")
 """Files by which a folder with the model of another library is known."""
 
@@ -78,6 +80,8 @@ def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretr
         kind, colon, rest = text.partition(":")
         if kind in READERS and colon:
             ours.check_alone(path, which)
+            if not rest:
+                raise CheckpointError("Nothing follows the format", got=text, fix=f"Write {WRITTEN}")
             return READERS[kind](rest, text)
         if url := released.address(text):
             ours.check_alone(path, which)
@@ -103,8 +107,7 @@ def _nothing(text: str, path: Path) -> CheckpointError:
         return CheckpointError(
             f"There is no format {kind[1]!r}, and no file or folder of that name",
             got=text,
-            fix=f"{did_you_mean(kind[1].replace('-', '_'), READERS)} Formats are written timm:NAME, "
-            "open_clip:NAME/TAG and hf:owner/name",
+            fix=f"{did_you_mean(kind[1].replace('-', '_'), READERS)} Write {WRITTEN}",
         )
     fix = "Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file"
     if hub.is_name(text) and not path.parent.exists():

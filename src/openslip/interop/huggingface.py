@@ -25,7 +25,7 @@ from openslip.files import expand
 from openslip.interop import foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
-from openslip.interop.others import INDEX, read_config, read_weights
+from openslip.interop.others import INDEX, parts_of, read_config, read_weights
 from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
@@ -145,9 +145,10 @@ def read(name: str, spec: str) -> Pretrained:
     if "architecture" in read_config(config):
         return timm.read(name, spec)
     if weights.name.endswith(INDEX):
-        for part in sorted(set((read_config(weights).get("weight_map") or {}).values())):
-            hub.fetch(name, [str(part)])
-    for file in (*PREPROCESSING, *tokenizers.FILES):
+        for part in parts_of(weights):
+            hub.fetch(name, [part])
+    own = tokenizers.FILES if KINDS.get(str(read_config(config).get("model_type"))) is SIGLIP else ()
+    for file in (*PREPROCESSING, *own):
         hub.fetch(name, [file], optional=True)
     return read_folder(config.parent, spec, weights=weights)
 

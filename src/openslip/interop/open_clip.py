@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import timm as timm_library
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openslip.config import (
     Activation,
@@ -26,7 +27,7 @@ from openslip.files import expand
 from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
-from openslip.interop.others import read_config, read_weights
+from openslip.interop.others import nearest, read_config, read_weights
 from openslip.interop.preprocessing import shown, views_of
 from openslip.interop.timm import pool_of
 from openslip.models.weights import Origin, Pretrained
@@ -124,7 +125,7 @@ def read(name: str, spec: str) -> Pretrained:
     raise CheckpointError(
         "open_clip has no such architecture",
         got=architecture or name,
-        fix=did_you_mean(architecture or name, known),
+        fix=nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
     )
 
 
@@ -191,7 +192,7 @@ def _plain(name: str) -> str:
 
 
 def _close(name: str, known: Mapping[str, object]) -> bool:
-    return did_you_mean(name, known).startswith("Did")
+    return bool(nearest(name, known, ""))
 
 
 def _tags(architecture: str) -> list[str]:
@@ -292,22 +293,16 @@ def _of(
     name: str,
 ) -> Pretrained:
     """Return the model that a table of open_clip describes, with the weights in a file. Raises CheckpointError."""
-    if "multimodal_cfg" in config:
-        raise _unsupported(spec, "CoCa, with a decoder that writes captions")
-    vision, text = (dict(config.get(key) or {}) for key in ("vision_cfg", "text_cfg"))
-    if text.get("hf_model_name"):
-        raise _unsupported(spec, f"with {text['hf_model_name']} of transformers as its text tower")
+    check(config, spec)
     state, read_ = read_weights(path)
     found = Mapped()
     for entry in [entry for entry in state if entry.removeprefix("text.") in NO_PART]:
         found.unused[entry] = NO_PART[entry.removeprefix("text.")]
         del state[entry]
-    quick = bool(config.get("quick_gelu"))
-    image, size = _image(vision, state, found, spec, quick)
-    texts = _text(text, state, found, spec, quick)
-    if text.get("hf_tokenizer_name"):
-        own = tokenizers.of_open_clip(text, files[0].parent if files else None, spec)
-        found.put("text_tower.tokenizer", "its tokenizer", own)
+    image, size, texts = _towers(config, state, found, spec)
+    if name_of_tokenizer := config["text_cfg"].get("hf_tokenizer_name"):
+        own = tokenizers.of_open_clip(config["text_cfg"], files[0].parent if files else None, spec)
+        found.put("text_tower.tokenizer", f"the tokenizer {name_of_tokenizer}", own)
         texts = replace(texts, tokenizer=len(own))
     for entry, ours in {"logit_scale": "logit_scale", "logit_bias": "objective.siglip.bias"}.items():
         if entry in state:
@@ -331,6 +326,39 @@ def _of(
         unused=found.unused,
         notes=notes,
     )
+
+
+def check(config: Mapping[str, Any], spec: str) -> None:
+    """Raise CheckpointError where slip has not what a table of open_clip describes."""
+    if not all(isinstance(config.get(key), Mapping) for key in ("vision_cfg", "text_cfg")):
+        raise CheckpointError(
+            "The configuration does not describe a model of open_clip",
+            got=spec,
+            cause="It lacks vision_cfg or text_cfg",
+            fix="Copy or download the file anew",
+        )
+    if "multimodal_cfg" in config:
+        raise _unsupported(spec, "CoCa, with a decoder that writes captions")
+    if name := config["text_cfg"].get("hf_model_name"):
+        raise _unsupported(spec, f"with {name} of transformers as its text tower")
+    _towers(config, {}, Mapped(), spec)
+
+
+def _towers(
+    config: Mapping[str, Any], state: dict[str, Tensor], found: Mapped, spec: str
+) -> tuple[ImageTowerConfig, int, TextTowerConfig]:
+    """Take the towers' tensors out of `state`; return their configurations, and the side of images."""
+    quick = bool(config.get("quick_gelu"))
+    try:
+        image, size = _image(config["vision_cfg"], state, found, spec, quick)
+        return image, size, _text(config["text_cfg"], state, found, spec, quick)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            "The configuration does not describe a model of open_clip",
+            got=spec,
+            cause=f"A value is of another kind: {error}",
+            fix="Copy or download the file anew",
+        ) from None
 
 
 def _is_timm(config: Mapping[str, Any]) -> bool:
@@ -420,16 +448,14 @@ def _of_timm(
         raise CheckpointError(
             "The installed timm does not know the model's image tower",
             got=f"{name}, of {spec}",
-            fix=did_you_mean(str(name), timm_library.list_models()),
+            fix=nearest(str(name), timm_library.list_models(), "A later version of timm may know it"),
         )
     if projection not in ("linear", "none", "", None) or pool in ("abs_attn", "rot_attn"):
         what = f"projection {projection!r}" if projection == "mlp" else f"pooling {pool!r}"
         raise _unsupported(spec, f"with open_clip's {what} on top of an image tower of timm")
     image = ImageTowerConfig(name=str(name), unprojected=projection == "none")
     try:
-        trunk = described(
-            Config(views=ViewsConfig(size=size), model=ModelConfig(image=image)), ()
-        ).image_tower.trunk
+        trunk = _trunk(str(name), size)
     except ConfigError as error:
         raise CheckpointError(f"timm makes no such image tower as {spec} has", cause=str(error)) from None
     usual = pool_of(trunk)
@@ -463,6 +489,13 @@ def _of_timm(
     return replace(image, projection_bias="image_projection_bias" in found.weights)
 
 
+@lru_cache(maxsize=1)
+def _trunk(name: str, size: int) -> nn.Module:
+    """Return a tower of timm without weights."""
+    config = Config(views=ViewsConfig(size=size), model=ModelConfig(image=ImageTowerConfig(name=name)))
+    return described(config, ()).image_tower.trunk
+
+
 def _resnet(
     vision: Mapping[str, Any], state: dict[str, Tensor], found: Mapped, spec: str
 ) -> ImageTowerConfig:
@@ -475,9 +508,7 @@ def _resnet(
         raise _unsupported(spec, f"with a ResNet of {layers} blocks, which none of CLIP's has")
     size = int(vision.get("image_size", 224))
     image = ImageTowerConfig(name=name, projection_bias=True)
-    trunk = described(
-        Config(views=ViewsConfig(size=size), model=ModelConfig(image=image)), ()
-    ).image_tower.trunk
+    trunk = _trunk(name, size)
     for entry in [entry for entry in state if entry.startswith("visual.")]:
         value = state.pop(entry)
         # One by one, so that each keeps its name; timm converts what comes with the entry that it knows CLIP by.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from openslip.errors import CheckpointError
+from openslip.errors import CheckpointError, did_you_mean
 from openslip.files import open_regular, read_json
 from openslip.interop import torch_files
 
@@ -59,6 +59,15 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the sentence that names what is close to an unknown `name`; `otherwise` where nothing is.
+
+    The libraries know hundreds of names: too many for a message.
+    """
+    told = did_you_mean(name, known)
+    return told if told.startswith("Did") else otherwise
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -75,10 +84,16 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
+def parts_of(index: Path) -> list[str]:
+    """Return the names of the files that hold the weights of an index. Raises CheckpointError where it names none."""
+    return sorted(set(_places(index).values()))
+
+
+def _places(index: Path) -> dict[str, str]:
+    """Return which file each weight is in, by its name."""
     places = read_config(index).get("weight_map")
     if not (
-        isinstance(places, Mapping)
+        isinstance(places, dict)
         and places
         and all(isinstance(place, str) and Path(place).name == place for place in places.values())
     ):
@@ -87,6 +102,11 @@ def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
             got=str(index),
             fix="Download it anew",
         )
+    return places
+
+
+def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    places = _places(index)
     files = [index.with_name(name) for name in sorted(set(places.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:

@@ -19,7 +19,7 @@ from openslip.files import expand
 from openslip.interop import downloads, hub
 from openslip.interop.digests import Digests
 from openslip.interop.filling import described, pretrained_of
-from openslip.interop.others import read_config, read_weights
+from openslip.interop.others import nearest, read_config, read_weights
 from openslip.interop.preprocessing import views_of
 from openslip.models.weights import Origin, Pretrained
 
@@ -31,6 +31,7 @@ SAFE = {
     "pytorch_model.bin": ("model.safetensors",),
 }
 """What files that torch saved are called where the same weights are there as safetensors."""
+LISTED = "`timm.list_models()` lists the architectures, `timm.list_pretrained()` the weights"
 ON_TOP = "of the layer that timm puts on top, such as its classifier"
 
 
@@ -148,7 +149,7 @@ def known(name: str) -> Card:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise CheckpointError(
-            "timm has no such model", got=name, fix=did_you_mean(architecture, timm.list_models())
+            "timm has no such model", got=name, fix=nearest(architecture, timm.list_models(), LISTED)
         )
     try:
         stated = timm.get_pretrained_cfg(name)
@@ -231,7 +232,7 @@ def _published(card: Card, spec: str) -> Pretrained:
         raise CheckpointError(
             "timm has no weights of this model",
             got=card.architecture,
-            fix=did_you_mean(card.architecture, timm.list_pretrained()),
+            fix=nearest(card.architecture, timm.list_pretrained(), LISTED),
         )
     return read_file(path, card, spec)
 
@@ -254,7 +255,7 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
         raise CheckpointError(
             "The installed timm does not know the model's architecture",
             got=f"{architecture}, in {path}",
-            fix=did_you_mean(architecture, timm.list_models()),
+            fix=nearest(architecture, timm.list_models(), LISTED),
         )
     options = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
     pool, size = options.pop("global_pool", ""), options.pop("img_size", None)

@@ -76,7 +76,7 @@ def contact_sheet(
     source = as_source(source)
     if not len(source):
         raise DataError("The source has no records", got=source.name)
-    check_views(config)
+    check_views(config, drawn=True)
     reader = SampleReader(source, views, config, seed, captioned=False)
     rows = [look(reader, position, augment) for position in range(min(count, reader.order.length))]
     sizes = sorted({kind.size for kind in reader.configs.values()}, reverse=True)

@@ -21,6 +21,7 @@ import numpy as np
 from openslip.config import DataConfig
 from openslip.data.data import Data
 from openslip.data.record import Source, as_source
+from openslip.data.sources.class_captions import names_classes
 from openslip.data.sources.mixture import LABELS, split_mixture
 from openslip.data.storage.paths import find_paths
 from openslip.data.storage.reading import cache_folder, cache_name
@@ -32,7 +33,6 @@ from openslip.processes import Processes
 from openslip.tools.check import check
 from openslip.tools.check.facts import FINE
 from openslip.tools.check.groups import COMMON, NONE, Groups, group, most_in_common
-from openslip.tools.check.summary import names_classes
 
 VERSION = 1
 """Of what is cached: counts up when the rules change by which records belong together."""
@@ -117,8 +117,7 @@ def split(
     with ranks.together():
         told = _to_bytes(*_choose(found, share, source.name)) if found is not None else b""
     held, about = _from_bytes(ranks.bytes_from_first(told), len(source))
-    of_class = names_classes(source, np.arange(len(source)))
-    if len(of_class) and of_class.all():
+    if source.captions_name_classes and names_classes(source).all():
         about = replace(about, by="pictures")
     return Subset(source, np.flatnonzero(held), about), Subset(source, np.flatnonzero(~held), about)
 
@@ -192,7 +191,7 @@ def _choose(found: _Found, share: float, name: str) -> tuple[np.ndarray, HeldOut
         )
     if held.sum() < FEW:
         notes.append(
-            f"only {held.sum():,} records are held out: a recall on so few says little. A larger share, or a "
+            f"only {held.sum():,} records are held out: a number on so few says little. A larger share, or a "
             "source of its own as --data.val, says more"
         )
     digest = hashlib.blake2b(np.packbits(held).tobytes(), digest_size=8).hexdigest()

@@ -47,12 +47,11 @@ class FixedModel:
         self, spec: str, model: Model, config: Config, run: Config, needs: Collection[Need], loss: Loss
     ) -> None:
         self.spec, self.config, self.needs = spec, config, tuple(needs)
-        self.width = model.image_tower.width
         self.shared = model.text_tower is not None or model.image_projection is not None
         _check(spec, model, config, run, self.needs)
         self.digest = _digest(model)
         self.dims = Dims(
-            width=self.width,
+            width=model.image_tower.width,
             text_width=model.text_tower.width if model.text_tower is not None else 0,
             embed_dim=config.model.embed_dim if self.shared else 0,
             context=config.model.text.context,
@@ -77,7 +76,7 @@ class FixedModel:
         return sum(p.numel() for p in self.model.parameters())
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         tensors = (*self.model.parameters(), *self.model.buffers())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -95,6 +94,13 @@ class FixedModel:
         own_inputs = Inputs(pictures, inputs.tokens, rows)
         found = self.model.project(self.model.features(own_inputs, list(own.values())), list(own.values()))
         return {need: found[one] for need, one in own.items() if one in found}
+
+    def width_of(self, need: Need) -> int:
+        """Return how many numbers a row of a need has; of patch tokens, each of them."""
+        own = self._own(need)
+        if own.out == "embedding":
+            return self.dims.embed_dim
+        return self.dims.text_width if need.view == TEXT else self.dims.width
 
     def normalised(self, pictures: Tensor) -> Tensor:
         """Return pictures (N, 3, S, S) that are normalised for the student as this model takes them."""
@@ -117,7 +123,7 @@ class FixedModel:
         return {
             "spec": self.spec,
             "sha256": self.digest,
-            "width": self.width,
+            "width": self.dims.width,
             "embed_dim": self.dims.embed_dim,
             "text": self.dims.text_width > 0,
             "size": views.size,
@@ -169,8 +175,8 @@ class FixedModels:
         return sum(model.parameters for model in self.models.values())
 
     @property
-    def bytes(self) -> int:
-        return sum(model.bytes for model in self.models.values())
+    def nbytes(self) -> int:
+        return sum(model.nbytes for model in self.models.values())
 
     def to(self, *to: Any, **options: Any) -> FixedModels:
         """Move the models, in place; return them."""

@@ -28,7 +28,7 @@ from openslip.data.record import Batch
 from openslip.errors import DataError, TrainingError
 from openslip.files import read_json
 from openslip.models.inputs import Inputs
-from openslip.needs import TEXT, joined
+from openslip.needs import TEXT, Need
 from openslip.progress import Progress
 from openslip.training.kept import Keeping, KeptFeatures, Key, Output
 from openslip.training.precision import autocast
@@ -60,6 +60,7 @@ class Pass:
         self.keeping, self.state, self.stop, self.inputs = keeping, state, stop, inputs
         self.processes, self.plan = state.processes, state.plan
         self.console = console
+        self._digests: dict[bool, str] = {}
 
     def run(self) -> KeptFeatures:
         """Return the outputs, complete. Raises Interrupted when the run is asked to stop; what is done stays."""
@@ -92,8 +93,10 @@ class Pass:
         with self.processes.together():
             if self.processes.first:
                 now = state.data.identity(captioned=self.plan.loss.captioned)
-                changed = differences(read_json(state.run.path / "data.json"), now)
-                if changed:
+                known = now
+                with suppress(OSError, ValueError):  # the run folder has told of it
+                    known = read_json(state.run.path / "data.json")
+                if changed := differences(known, now):
                     raise DataError(
                         "The same records are others when they are read again, so nothing computed of them can be kept",
                         got="; ".join(changed),
@@ -106,8 +109,7 @@ class Pass:
     ) -> FeatureFiles:
         """Return the files of outputs, and what they are of."""
         config = self.plan.config
-        digests = {model: digest(model) for model in dict.fromkeys(map(self._model, outputs))}
-        weights = {output.name: digests[self._model(output)] for output in outputs}
+        weights = {output.name: self._digest(output) for output in outputs}
         about = {
             "weights": weights,
             "views": asdict(config.views),
@@ -127,14 +129,21 @@ class Pass:
         apart = self.state.data.ssl is not None
         return tuple(
             view
-            for view in joined(self.plan.loss.views)
+            for view in self.state.parallel.student.views
             if source != TEXT and (source == "ssl") == (apart and view.scheduled)
         )
 
-    def _model(self, output: Output) -> nn.Module | None:
-        """Return what an output is computed by."""
-        model = self.state.parallel.student.model
-        return model.text_tower if output.view == TEXT else model.image_tower
+    def _digest(self, output: Output) -> str:
+        """Return a digest of the weights that an output is computed by. All processes call it."""
+        student = self.state.parallel.student
+        if output.by:
+            return student.fixed.models[student.fixed.spec(output.by)].digest
+        of_text = output.view == TEXT
+        if of_text not in self._digests:
+            self._digests[of_text] = digest(
+                student.model.text_tower if of_text else student.model.image_tower
+            )
+        return self._digests[of_text]
 
     def _load(self, files: FeatureFiles, outputs: Sequence[Output]) -> dict[Output, np.ndarray]:
         arrays = files.load()
@@ -203,7 +212,9 @@ class Pass:
     def _of_pictures(self, files: FeatureFiles, blocks: Sequence[int]) -> Generator[Made]:
         """Yield the blocks of a source's pictures: outputs, and in the first epoch what each record is."""
         state, plan, source = self.state, self.plan, files.folder.name
-        views, outputs = self._views(source), self.keeping.of(source)
+        outputs = self.keeping.of(source)
+        # Where nothing is kept of pictures, whether they can be read is all there is to learn of them.
+        views = self._views(source) if outputs else ()
         kept = frozenset(output.view for output in outputs)
         others = frozenset(view.name for view in views) - kept
         loader = state.data.loader(
@@ -256,9 +267,15 @@ class Pass:
         return found
 
     def _made(self, inputs: Inputs, outputs: Sequence[Output]) -> dict[Key, Tensor]:
-        student = self.state.parallel.student
-        needs = [output.need for output in outputs if not output.by]
-        return {("", need): feature for need, feature in student.model.features(inputs, needs).items()}
+        """Return what the student's frozen towers and the fixed models make of a block."""
+        student, asked = self.state.parallel.student, dict[str, list[Need]]()
+        for output in outputs:
+            asked.setdefault(output.by, []).append(output.need)
+        found: dict[Key, Tensor] = {}
+        for by, needs in asked.items():
+            model = student.fixed.models[student.fixed.spec(by)] if by else student.model
+            found |= {(by, need): feature for need, feature in model.features(inputs, needs).items()}
+        return found
 
 
 def digest(module: nn.Module | None) -> str:

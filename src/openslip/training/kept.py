@@ -1,13 +1,14 @@
 """Outputs of models that do not change, computed once and kept: which these are, and where a batch finds them.
 
-A tower that is wholly frozen gives the same output for the same view. Views are functions of (seed, epoch, record), so
-its outputs are computed once, for `training.keep_features` epochs of views (`openslip.training.keeping`).
+A tower that is wholly frozen, and a fixed model of an objective, give the same output for the same view. Views are
+functions of (seed, epoch, record), so such outputs are computed once, for `training.keep_features` epochs of views
+(`openslip.training.keeping`).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from openslip.data.record import Batch
 from openslip.errors import ConfigError
 from openslip.models.tuning import is_frozen
 from openslip.needs import TEXT, Need
-from openslip.objectives import Loss
 from openslip.training.saving.features import FOLDER, TYPE
 from openslip.training.student import POOLED, Student
 
+NOT_POOLED = "patch tokens, and what is computed of masked patches, are not kept"
 Key = tuple[str, Need]
 """An output as `Inputs.kept` names it: the objective whose fixed model gives it, "" for the student; and which."""
 
@@ -68,6 +69,11 @@ class Keeping:
     def __bool__(self) -> bool:
         return bool(self.outputs)
 
+    @property
+    def without_fixed(self) -> bool:
+        """Whether all that fixed models give is kept."""
+        return bool(self.outputs) and not self.computed
+
     def of(self, source: str) -> list[Output]:
         """Return the outputs that lie in one part of the features."""
         return [output for output in self.outputs if output.source == source]
@@ -98,7 +104,7 @@ class Keeping:
         return "\n".join([*lines, size, *self.computed])
 
 
-def keeping(config: Config, loss: Loss, student: Student, *, ssl: bool) -> Keeping:
+def keeping(config: Config, student: Student, *, ssl: bool) -> Keeping:
     """Return what is kept of a run. ssl: whether scheduled views have pictures of their own.
 
     Raises ConfigError where something is to be kept and nothing can be.
@@ -106,48 +112,80 @@ def keeping(config: Config, loss: Loss, student: Student, *, ssl: bool) -> Keepi
     epochs = config.training.keep_features
     if not epochs:
         return NO_KEEPING
-    views = {view.name: view for view in loss.views}
-    sources = {name: "ssl" if ssl and view.scheduled else "train" for name, view in views.items()} | {
+    outputs, computed, uses = [], dict[str, None](), dict[str, list[bool]]()
+    sources = {view.name: "ssl" if ssl and view.scheduled else "train" for view in student.views} | {
         TEXT: TEXT
     }
-    outputs: dict[Key, Output] = {}
-    drawn_for: dict[str, list[Key | None]] = {}
-    """By the view what is computed from it; None for what is computed at every step."""
-    computed: dict[str, None] = {}
-    towers: dict[bool, Any] = {False: student.model.image_tower, True: student.model.text_tower}
-    frozen = {of_text: tower is not None and is_frozen(tower) for of_text, tower in towers.items()}
-    by_student = [n for n in loss.needs if n.by == "student" and n.out not in ("logit_scale", "labels")]
-    # One pass of a view gives its patch tokens and its feature.
-    online = {need.view for need in by_student if need.masked or need.out == "tokens"}
-    for need in by_student:
-        of_text = need.view == TEXT
-        key = None
-        if frozen[of_text] and need.out in POOLED and need.view not in online:
-            key = ("", replace(need, out="feature"))
-            outputs[key] = Output(*key, need.view, sources[need.view], int(towers[of_text].width))
-        elif frozen[of_text] and need.out != "ids":
-            why = "masked patches and patch tokens are not kept"
-            computed[f"{need.view} passes the frozen tower at every step: {why}"] = None
-        drawn_for.setdefault(need.view, []).append(key)
-    for need in loss.needs:
-        if need.by == "teacher":
-            drawn_for.setdefault(need.view, []).append(None)
+    for use in _uses(student):
+        kept = use.width > 0 and not use.why
+        uses.setdefault(use.view, []).append(kept)
+        if kept:
+            outputs.append(Output(*use.key, use.view, sources[use.view], use.width))
+        elif use.width:
+            computed[f"{use.view} is computed at every step all the same: {use.why}"] = None
     if not outputs:
         raise ConfigError(
-            "There are no features to keep: no model stays as it is",
+            "There are no features to keep: no model stays as it is"
+            if not computed
+            else "There are no features to keep",
             got=f"--training.keep-features {epochs}",
             cause="; ".join(computed),
             fix="Leave --training.keep-features out"
             + ("" if computed else ", or freeze a tower with --model.image.freeze all"),
         )
-    kept = frozenset(output.view for output in outputs.values())
-    undrawn = frozenset(view for view, keys in drawn_for.items() if view in kept and None not in keys)
+    kept_views = frozenset(output.view for output in outputs)
+    shown = {view.name: view.like or view.name for view in student.views}
+    repeated = {name for name, shows in shown.items() if shows in {shown.get(view) for view in kept_views}}
+    undrawn = frozenset(view for view in kept_views if all(uses[view]))
     return Keeping(
         epochs,
-        tuple(outputs.values()),
-        Kept(epochs, kept, kept - {TEXT}, undrawn),
+        tuple(dict.fromkeys(outputs)),
+        Kept(epochs, kept_views, frozenset(repeated), undrawn),
         tuple(computed),
     )
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What is computed from a view, or from captions (TEXT).
+
+    width: of an output of a model that does not change, else 0. why: the reason for which that is not kept.
+    """
+
+    view: str
+    key: Key
+    width: int = 0
+    why: str = ""
+
+
+def _uses(student: Student) -> Iterator[_Use]:
+    """Yield all that a run computes from views and captions."""
+    loss = student.objective.written
+    towers: dict[bool, Any] = {False: student.model.image_tower, True: student.model.text_tower}
+    by_student = [n for n in loss.needs if n.by == "student" and n.out not in ("logit_scale", "labels")]
+    online = {need.view for need in by_student if need.masked or need.out == "tokens"}
+    for need in by_student:
+        tower = towers[need.view == TEXT]
+        width = int(tower.width) if tower is not None and is_frozen(tower) and need.out != "ids" else 0
+        yield _Use(
+            need.view, ("", replace(need, out="feature")), width, NOT_POOLED if need.view in online else ""
+        )
+    for term in loss.terms:
+        needs, name = term.kind.needs_for(term.config), term.kind.name
+        for need in needs:
+            if need.by == "teacher":
+                yield _Use(need.view, (name, need))
+        own = [need for need in needs if need.by == "fixed"]
+        if own:
+            fixed = student.fixed.models[student.fixed.spec(name)]
+            # One pass of a view gives its patch tokens and its feature.
+            online = {need.view for need in own if need.out not in POOLED}
+            for need in own:
+                view = TEXT if need.view == TEXT else fixed.drawn[need.view].name
+                width = fixed.dims.embed_dim
+                if need.out == "feature":
+                    width = fixed.dims.text_width if need.view == TEXT else fixed.dims.width
+                yield _Use(view, (name, need), width, NOT_POOLED if need.view in online else "")
 
 
 NO_KEEPING = Keeping(0)

@@ -231,7 +231,7 @@ def state_bytes(plan: Plan, student: Student) -> int:
 
     learning = held(p for p in student.parameters() if p.requires_grad)
     still = held(p for p in student.parameters() if not p.requires_grad)
-    return 4 * learning + still + student.fixed.bytes
+    return 4 * learning + still + student.fixed.nbytes
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

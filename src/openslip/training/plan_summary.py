@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openslip.data.data import Data
 from openslip.data.loader import default_workers
@@ -92,10 +92,9 @@ def _sizes(student: Student) -> str:
     teachers = _count(p for p in student.objective.parameters() if not p.requires_grad)
     beside = f"; {teachers / 1e6:.1f} M of teachers" if teachers else ""
     for name, tower in student.model.named_children():
-        if rank := max(
-            (len(p) for n, p in tower.named_parameters() if plain_name(n).endswith(".lora_A")), default=0
-        ):
-            beside = f"; adapters of rank {rank} on {name}{beside}"
+        adapters = [part for n, part in tower.named_modules() if n.endswith("lora_A.default")]
+        if ranks := {part.out_features for part in adapters if isinstance(part, nn.Linear)}:
+            beside = f"; adapters of rank {max(ranks)} on {name}{beside}"
     if any(still.values()):
         frozen = ", ".join(f"{name} {_size(count)}" for name, count in still.items() if count)
         return f"{_size(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"

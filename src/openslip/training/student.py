@@ -101,12 +101,14 @@ class Student(nn.Module):
 
     def fixed_features(self, inputs: Inputs, at: At) -> dict[tuple[str, Need], Tensor]:
         """Return what the fixed models of this step's terms make of a batch, or of a part of one; without gradient."""
+        found: dict[tuple[str, Need], Tensor] = {}
         learners: dict[str, dict[str, list[Need]]] = {}
         for _, name, objective in self.objective.taking_part(at):
             needs = [need for need in objective.needs_for(objective.config) if need.by == "fixed"]
+            found |= {(name, need): inputs.kept[name, need] for need in needs if (name, need) in inputs.kept}
+            needs = [need for need in needs if (name, need) not in inputs.kept]
             if needs:
                 learners.setdefault(self.fixed.spec(name), {})[name] = needs
-        found: dict[tuple[str, Need], Tensor] = {}
         for spec, terms in learners.items():
             needs = list(dict.fromkeys(need for several in terms.values() for need in several))
             made = self.fixed.models[spec].features(inputs, needs)

@@ -193,7 +193,7 @@ def _begin(
     tune(student.model, config.model, config.views.size)
     prepare(student.model, plan.device, plan.dtype, config.training)
     student.add_teachers()
-    keeps = keeping(config, plan.loss, student, ssl=data.ssl is not None)
+    keeps = keeping(config, student, ssl=data.ssl is not None)
     with processes.together():
         if processes.first:
             check_room(keeps, data, run.path)

@@ -58,13 +58,21 @@ class Trainer:
         self.state.run.flush()
 
     def keep(self) -> None:
-        """Compute what is computed once and kept, or open it. Raises Interrupted when the run is asked to stop."""
+        """Compute what is computed once and kept, or open it, where steps are left that need it.
+
+        Raises Interrupted when the run is asked to stop.
+        """
         state, plan = self.state, self.state.plan
-        chosen = keeping(plan.config, plan.loss, state.parallel.student, ssl=state.data.ssl is not None)
+        if state.step >= plan.steps and not plan.seconds:
+            return
+        student = state.parallel.student
+        chosen = keeping(plan.config, student, ssl=state.data.ssl is not None)
         if chosen:
             with stop_signals(self.stop):
                 self.work.kept = chosen.outputs
                 self.kept = Pass(chosen, state, self.stop, self._inputs, self.console).run()
+            if chosen.without_fixed:
+                student.fixed.to("cpu")  # nothing asks them any more
 
     def run(self) -> None:
         """Train, log, save and measure until the last step. Raises Interrupted when the run is asked to stop."""

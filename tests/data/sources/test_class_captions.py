@@ -21,7 +21,8 @@ from openslip.data.labelled import prompts
 from openslip.data.order import Order
 from openslip.data.record import Source
 from openslip.data.sources import open_source
-from openslip.data.sources.class_captions import as_labelled
+from openslip.data.sources.class_captions import as_labelled, names_classes
+from openslip.data.subset import Subset
 from openslip.errors import ConfigError, DataError
 
 NAMES = ["Cat", "great_white_shark", "7 up", "boeing 747", "ox"]
@@ -282,6 +283,8 @@ def test_in_a_mixture_only_its_records_have_a_class(tmp_path) -> None:
     assert mixture.class_names == ("cat", "dog", "owl")
     assert [mixture.label(i) for i in range(9)] == [0, 0, 1, 1, None, None, None, 1, 2]
     assert mixture.captions_name_classes
+    assert names_classes(mixture).tolist() == [True] * 4 + [False] * 3 + [True] * 2
+    assert names_classes(Subset(mixture, [0, 4, 8])).tolist() == [True] * 3 + [False] * 2 + [True]
     labelled = as_labelled(mixture, "val")
     (part,) = labelled.splits.values()
     assert part.labels.tolist() == [0, 0, 1, 1, 1, 2]

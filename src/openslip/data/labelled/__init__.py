@@ -12,6 +12,6 @@ Images stay where they are until asked for: `Labelled.images[i]` reads the i-th 
 """
 
 from openslip.data.labelled.labelled_set import Image, Labelled, LabelledSet
-from openslip.data.labelled.opening import dataset_name, load_labelled, open_labelled
+from openslip.data.labelled.opening import dataset_name, load_labelled, open_labelled, open_named
 
-__all__ = ["Image", "Labelled", "LabelledSet", "dataset_name", "load_labelled", "open_labelled"]
+__all__ = ["Image", "Labelled", "LabelledSet", "dataset_name", "load_labelled", "open_labelled", "open_named"]

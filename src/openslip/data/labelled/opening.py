@@ -23,12 +23,7 @@ def load_labelled(spec: str, split: str = "test", **columns: str) -> Labelled:
 
 
 def open_labelled(
-    spec: str,
-    *,
-    image_column: str = "",
-    label_column: str = "",
-    image_root: str = "",
-    training_beside: bool = True,
+    spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
 ) -> LabelledSet:
     """Open the labelled images that `spec` names.
 
@@ -42,34 +37,44 @@ def open_labelled(
     Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
     the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
     or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed where empty.
-    training_beside: whether files for training come along that lie beside those of a test set that `spec` names.
+    Of a test set that is named alone, files for training that lie beside it come along.
 
     Raises DataError for data that cannot be used.
     """
+    return _open(spec, Asked(image_column, label_column, image_root), beside=True)
+
+
+def open_named(
+    spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
+) -> LabelledSet:
+    """Open the labelled images that `spec` names, as `open_labelled` does, without any that lie beside them."""
+    return _open(spec, Asked(image_column, label_column, image_root), beside=False)
+
+
+def _open(spec: str, asked: Asked, *, beside: bool) -> LabelledSet:
     name = dataset_name(spec)
     if spec.split(":")[0] == "scenes":
         return open_scenes(spec, name)
     path = expand(spec)
     try:
         files = find(spec)
-        if files and files.beside and not training_beside:
+        if files and files.beside and not beside:
             files = _without_training(files, [])
         if files:
             where = shown(spec) if is_url(spec) else os.path.realpath(path)
             # Of another column it is another set.
-            where += f" ({label_column})" if label_column else ""
-            asked = Asked(image_column, label_column, image_root)
+            where += f" ({asked.label})" if asked.label else ""
             try:
                 return _open_files(files, name, where, asked)
             except DataError:
                 # A metadata.csv may have captions alone, and the folders beside it be classes.
-                if not (files.kind == "table" and path.is_dir()) or label_column:
+                if not (files.kind == "table" and path.is_dir()) or asked.label:
                     raise
         from openslip.data.labelled.folder import open_folder
 
         found = open_folder(path, name)
-        if label_column:
-            said = f"{name} has its classes in folders, and --data.label-column {label_column} is not used"
+        if asked.label:
+            said = f"{name} has its classes in folders, and --data.label-column {asked.label} is not used"
             found = replace(found, notes=(*found.notes, said))
         return found
     except OSError as error:

@@ -6,6 +6,7 @@ al., "Finetune like you pretrain", 2023).
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 from openslip.addresses import is_url, shown
 from openslip.data.containers.row_groups import CACHE_BYTES
 from openslip.data.contents import Contents
-from openslip.data.labelled import Image, Labelled, LabelledSet, open_labelled, prompts
+from openslip.data.labelled import Image, Labelled, LabelledSet, open_named, prompts
 from openslip.data.labelled.folder import Files
 from openslip.data.labelled.labelled_set import Subset, key_of
 from openslip.data.labelled.names import named_by
@@ -34,10 +35,10 @@ SORTED = 0.1
 
 
 def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
-    """Open labelled images, `labels:` and what `openslip.data.labelled.open_labelled` takes, as a captioned source.
+    """Open labelled images, `labels:` and what `openslip.data.labelled.open_named` takes, as a captioned source.
 
     Of several splits the one for training is taken. columns: `image_column`, `label_column` and `image_root` as
-    `open_labelled` takes them; `templates`: what captions are made of, a file or the name of a set of
+    `open_named` takes them; `templates`: what captions are made of, a file or the name of a set of
     `openslip.data.labelled.prompts`, by default what zero-shot classification asks for these classes with;
     `class_names`: a file with names of the classes.
 
@@ -51,7 +52,7 @@ def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
             fix=f"Write {LABELS}FOLDER, a folder of one folder a class",
         )
     asked = {name: columns.get(name, "") for name in ("image_column", "label_column", "image_root")}
-    labelled = open_labelled(place, **asked, training_beside=False)
+    labelled = open_named(place, **asked)
     if file := columns.get("class_names", ""):
         labelled = named_by(expand(file), labelled)
     elif not labelled.named:
@@ -131,11 +132,18 @@ class ClassCaptions(Source):
         return (self._part,)
 
 
+def names_classes(source: Source) -> np.ndarray:
+    """Return which records of a source have captions that say no more than their class, (R,) bool."""
+    lengths = [part.length for part in source.parts]  # each is a stretch of one source
+    firsts = itertools.accumulate(lengths[:-1], initial=0)
+    return np.repeat([source.origin(first)[0].captions_name_classes for first in firsts], lengths)
+
+
 def as_labelled(source: Source, name: str) -> LabelledSet:
     """Return those records of a source whose captions name classes, as labelled images to measure on, called so."""
-    named = [i for i in range(len(source)) if source.origin(i)[0].captions_name_classes]
-    labels = np.array([source.label(i) for i in named], np.int64)
-    images = Subset(_Images(source), np.array(named, np.int64))
+    named = np.flatnonzero(names_classes(source))
+    labels = np.array([source.label(i) for i in named.tolist()], np.int64)
+    images = Subset(_Images(source), named)
     part = Labelled(name, "val", images, labels, source.class_names, location=source.name)
     return LabelledSet(name, source.name, source.class_names, True, {"test": part})
 

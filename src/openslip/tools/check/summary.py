@@ -12,6 +12,7 @@ import numpy as np
 from openslip.data.contents import BROKEN, Contents
 from openslip.data.header import Kind
 from openslip.data.record import Source
+from openslip.data.sources.class_captions import names_classes
 from openslip.tools.check.caption_text import SCRIPTS
 from openslip.tools.check.facts import (
     CAPTION,
@@ -28,13 +29,6 @@ from openslip.tools.check.facts import (
 )
 from openslip.tools.check.fingerprints import same
 from openslip.tools.check.near import near
-
-
-def names_classes(source: Source, indices: np.ndarray) -> np.ndarray:
-    """Return which of these records have captions that say no more than their class, (R,) bool; () for none."""
-    if not source.captions_name_classes:
-        return np.zeros(0, bool)
-    return np.array([source.origin(index)[0].captions_name_classes for index in indices.tolist()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +69,7 @@ class Summary:
             needs_captions,
             source.contents_by_name(),
             frozenset(source.options),
-            of_class=names_classes(source, indices),
+            of_class=names_classes(source)[indices] if source.captions_name_classes else np.zeros(0, bool),
         )
 
     def key(self, position: int) -> str:

@@ -14,6 +14,7 @@ lock            locked by the process that trains here
 tracker_id      by which trackers elsewhere know the run
 results.json    the final evaluation
 checkpoints/    see `openslip.training.saving.checkpoint`
+features/       what is computed once, with `training.keep_features` (see `openslip.training.saving.features`)
 """
 
 from __future__ import annotations
@@ -69,8 +70,16 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Patterns of keys that may differ between a run and its continuation: nothing that the weights depend on but for
 rounding. An objective's option `block` is how many rows it computes at a time."""
-PLACES = ("data.train", "data.ssl", "data.image_root", "data.templates", "data.class_names")
-"""What may differ besides where data.json says that the data are the same: they have moved."""
+PLACES = (
+    "data.train",
+    "data.ssl",
+    "data.image_root",
+    "data.templates",
+    "data.class_names",
+    "objective.*.teacher",
+)
+"""What may differ besides where data.json says that the data are the same: they have moved. fixed.json tells whether a
+teacher is the same."""
 INIT = "init.json"
 """What the weights are that the run started from."""
 FIXED = "fixed.json"
