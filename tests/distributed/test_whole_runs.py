@@ -12,7 +12,7 @@ from distributed.ranks import run_on
 from openslip.config import Config, TowerRateConfig
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import CASES, ToySource, make_tiny_config, tuned, with_loss, with_saved_teacher
+from toys import ToySource, make_tiny_config, tuned
 
 QUIET = Console(quiet=True)
 
