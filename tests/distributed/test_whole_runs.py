@@ -75,8 +75,15 @@ def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:
-    alone = losses_of_each(tmp_path / "one")
-    found = run_on(2, losses_of_each, tmp_path / "two")
+    tiny = make_tiny_config(epochs=0.75, batch=8)
+    configs = {
+        f"{loss}, {positives}": with_saved_teacher(
+            with_loss(tiny, loss, positives=positives), tmp_path / "teacher"
+        )
+        for loss, positives in CASES
+    }
+    alone = losses_of_each(configs, tmp_path / "one")
+    found = run_on(2, losses_of_each, configs, tmp_path / "two")
     for loss, lines in alone.items():
         assert len(lines) > 1
         for line, expected in zip(found[0][loss], lines, strict=True):

@@ -52,10 +52,12 @@ def finish(out, *options) -> bytes:
     return final_weights(out)
 
 
-OTHERS = [pytest.param(loss, marks=pytest.mark.slow) for loss in LOSSES if loss != ObjectiveConfig().loss]
+OTHERS = [
+    pytest.param(loss, marks=pytest.mark.slow) for loss in (TUNED, *LOSSES) if loss != ObjectiveConfig().loss
+]
 
 
-@pytest.fixture(scope="module", params=[ObjectiveConfig().loss, TUNED, *OTHERS])
+@pytest.fixture(scope="module", params=[ObjectiveConfig().loss, *OTHERS])
 def loss(request) -> str:
     return request.param
 
