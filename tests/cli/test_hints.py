@@ -101,7 +101,10 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
     ("words", "said"),
     [
         (["train", "small-data", "--epochs", "3"], "called --training.epochs"),
-        (["train", "small-data", "--temperature", "3"], "--objective.preserve.temperature, --objective.simclr.temperature"),
+        (
+            ["train", "small-data", "--temperature", "3"],
+            "one of --objective.distil.temperature",
+        ),
         (["train", "small-data", "--objective.temperature", "3"], "It is --objective.simclr.temperature now"),
         (["train", "small-data", "--model.ssl.dim=3"], "It is --objective.simclr.dim now"),
         (

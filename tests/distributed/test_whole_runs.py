@@ -12,7 +12,7 @@ from distributed.ranks import run_on
 from openslip.config import Config, TowerRateConfig
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
-from toys import ToySource, make_tiny_config, tuned
+from toys import CASES, ToySource, make_tiny_config, tuned, with_loss, with_saved_teacher
 
 QUIET = Console(quiet=True)
 
@@ -63,15 +63,8 @@ def test_two_processes_are_one(tmp_path, change) -> None:
         assert line == pytest.approx(expected, rel=1e-3)
 
 
-def losses_of_each(out: Path) -> dict[str, list[dict[str, float]]]:
-    found = {}
-    for number, (loss, positives) in enumerate(CASES):
-        config = with_loss(make_tiny_config(epochs=0.75, batch=8), loss, positives=positives)
-        config = with_saved_teacher(
-            config, out.parent / "teacher"
-        )  # which is there before there are several processes
-        found[f"{loss}, {positives}"] = losses(config, out / str(number))
-    return found
+def losses_of_each(configs: dict[str, Config], out: Path) -> dict[str, list[dict[str, float]]]:
+    return {name: losses(config, out / str(number)) for number, (name, config) in enumerate(configs.items())}
 
 
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:
