@@ -26,7 +26,7 @@ from openslip.objectives import Objective, own, parse
 from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
-from openslip.training.fixed import check_same, load, read_fixed
+from openslip.training.fixed import FixedModels, check_same, load, read_fixed
 from openslip.training.kept import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
@@ -36,7 +36,7 @@ from openslip.training.prepare import prepare
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import RunFolder
 from openslip.training.state import State
-from openslip.training.student import build_student
+from openslip.training.student import Student, build_student
 from openslip.training.trainer import Trainer
 from openslip.training.watching.tracking import check_trackers
 
@@ -175,24 +175,14 @@ def _begin(
             new = _is_new(run, config, identity, resume)
             begun = not new and checkpoint.any_there(run.checkpoints)
     (begun,) = processes.any(begun)
-    # Before the seed is set, because building a model may draw random numbers.
     fixed = read_fixed(config, plan.loss, processes, partial(load, start=init)).to(plan.device)
     with processes.together():
         if processes.first and not new:
             check_same(run.noted_fixed(), fixed)
-    torch.manual_seed(config.training.seed)
-    student = build_student(config, plan.loss, fixed=fixed)
-    started = None
     if config.init and not begun:
-        started = start.fill(student, init or _read(config.init, processes))
-    if not begun:
-        text = student.model.text_tower
-        fixed.check_tokenizer(b"" if text is None else text.own_tokenizer)
+        init = init or _read(config.init, processes)
+    student, started = _student(plan, fixed, None if begun else init, begun=begun)
     fresh = None if not config.init else started.fresh if started else run.fresh()
-    student.to(plan.device)
-    tune(student.model, config.model, config.views.size)
-    prepare(student.model, plan.device, plan.dtype, config.training)
-    student.add_teachers()
     keeps = keeping(config, student, ssl=data.ssl is not None)
     with processes.together():
         if processes.first:
@@ -214,6 +204,28 @@ def _begin(
         or (student.model.logit_scale is not None and LOGIT_SCALE not in plan.loss.needs),
     )
     return parallel, fresh or ()
+
+
+def _student(
+    plan: Plan, fixed: FixedModels, init: Pretrained | None, *, begun: bool
+) -> tuple[Student, start.Start | None]:
+    """Return what is trained, ready for it, and what it starts from, if that is not random weights.
+
+    begun: whether a checkpoint's weights are going to be put in.
+    """
+    config = plan.config
+    torch.manual_seed(
+        config.training.seed
+    )  # after the fixed models, because building one may draw random numbers
+    student = build_student(config, plan.loss, fixed=fixed)
+    started = start.fill(student, init) if init else None
+    if not begun:
+        text = student.model.text_tower
+        fixed.check_tokenizer(b"" if text is None else text.own_tokenizer)
+    student.to(plan.device)
+    tune(student.model, config.model, config.views.size)
+    prepare(student.model, plan.device, plan.dtype, config.training)
+    return student.add_teachers(), started
 
 
 def _is_new(run: RunFolder, config: Config, identity: Identity, resume: bool) -> bool:
