@@ -12,8 +12,8 @@ from rich.console import Console
 
 from distributed.ranks import run_on
 from openslip.config import Config
-from openslip.training import keeping
-from openslip.training.saving import features
+from openslip.training import keep_pass
+from openslip.training.saving import feature_files
 from openslip.training.saving.run import read_lines
 from openslip.training.train import train
 from toys import ToySource, make_tiny_config, with_loss, with_saved_teacher
@@ -31,18 +31,18 @@ def frozen(kind: str = "ddp") -> Config:
 
 def run(config: Config, out: Path) -> Left:
     """Train with blocks of a few rows, from where the folder is."""
-    features.BLOCK, keeping.SETTLE_SECONDS = 6, 0.0
+    feature_files.BLOCK, keep_pass.SETTLE_SECONDS = 6, 0.0
     torch.set_num_threads(1)
     path = train(config, SOURCE, out, console=Console(quiet=True), resume=True).path
-    kept = {file.name: file.read_bytes() for file in (path / features.FOLDER / "train").glob("*")}
+    kept = {file.name: file.read_bytes() for file in (path / feature_files.FOLDER / "train").glob("*")}
     return kept, [line["loss"] for line in read_lines(path / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _as_before() -> Iterator[None]:
-    before = features.BLOCK, keeping.SETTLE_SECONDS, torch.get_num_threads()
+    before = feature_files.BLOCK, keep_pass.SETTLE_SECONDS, torch.get_num_threads()
     yield
-    features.BLOCK, keeping.SETTLE_SECONDS, threads = before
+    feature_files.BLOCK, keep_pass.SETTLE_SECONDS, threads = before
     torch.set_num_threads(threads)
 
 
@@ -66,21 +66,21 @@ class Ended(Exception):
 
 def end_early(config: Config, out: Path) -> None:
     """Begin a run, and end it where the first process has written a few blocks."""
-    original = features.FeatureFiles.write
+    original = feature_files.FeatureFiles.write
 
-    def write(self: features.FeatureFiles, *block) -> None:
+    def write(self: feature_files.FeatureFiles, *block) -> None:
         original(self, *block)
         if self.done == 5:
             self.settle()
             raise Ended
 
-    features.FeatureFiles.write = write
+    feature_files.FeatureFiles.write = write
     try:
         run(config, out)
     except Ended:
         pass
     finally:
-        features.FeatureFiles.write = original
+        feature_files.FeatureFiles.write = original
 
 
 def test_two_processes_keep_what_a_teacher_gives(tmp_path) -> None:
@@ -95,7 +95,7 @@ def test_two_processes_keep_what_a_teacher_gives(tmp_path) -> None:
 
 def test_two_processes_go_on_with_the_pass_of_one(tmp_path, alone) -> None:
     end_early(frozen(), tmp_path / "run")
-    about = tmp_path / "run" / features.FOLDER / "train" / "about.json"
+    about = tmp_path / "run" / feature_files.FOLDER / "train" / "about.json"
     assert '"done": 5,' in about.read_text()
     for kept, losses in run_on(2, run, frozen(), tmp_path / "run"):
         assert kept == alone[0]

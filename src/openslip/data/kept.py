@@ -1,7 +1,7 @@
 """What data have to know where the outputs of models that do not change are kept: when views repeat, and the records.
 
-The outputs of such models are computed once, for some epochs of views (`openslip.training.kept`). After these epochs
-the views repeat. So a batch names rows of what is kept, and views that nothing else needs are not drawn.
+The outputs of such models are computed once, for some epochs of views (`openslip.training.kept_features`). After these
+epochs the views repeat. So a batch names rows of what is kept, and views that nothing else needs are not drawn.
 """
 
 from __future__ import annotations

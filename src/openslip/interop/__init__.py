@@ -28,7 +28,7 @@ from openslip.interop import (
     torch_files,
 )
 from openslip.interop.filling import encoder_of
-from openslip.interop.others import is_safetensors, read_config, read_weights
+from openslip.interop.weight_files import is_safetensors, read_config, read_weights
 from openslip.models.weights import Pretrained
 from openslip.training.saving import metadata
 

@@ -25,8 +25,8 @@ from openslip.files import expand
 from openslip.interop import foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
-from openslip.interop.others import INDEX, as_scalar, described_by, parts_of, read_config, read_weights
 from openslip.interop.preprocessing import views_of
+from openslip.interop.weight_files import INDEX, as_scalar, described_by, parts_of, read_config, read_weights
 from openslip.models.weights import Origin, Pretrained
 
 FILES = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)

@@ -27,9 +27,9 @@ from openslip.files import expand
 from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, described, pretrained_of
-from openslip.interop.others import as_scalar, described_by, nearest, read_config, read_weights
 from openslip.interop.preprocessing import shown, views_of
 from openslip.interop.timm import pool_of
+from openslip.interop.weight_files import as_scalar, described_by, nearest, read_config, read_weights
 from openslip.models.weights import Origin, Pretrained
 
 SETTINGS = "open_clip_config.json"

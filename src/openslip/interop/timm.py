@@ -19,8 +19,8 @@ from openslip.files import expand
 from openslip.interop import downloads, hub
 from openslip.interop.digests import Digests
 from openslip.interop.filling import described, pretrained_of
-from openslip.interop.others import described_by, nearest, read_config, read_weights
 from openslip.interop.preprocessing import views_of
+from openslip.interop.weight_files import described_by, nearest, read_config, read_weights
 from openslip.models.weights import Origin, Pretrained
 
 TRUNK = "image_tower.trunk."

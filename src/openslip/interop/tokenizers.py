@@ -12,7 +12,7 @@ from torch import Tensor
 from openslip.errors import CheckpointError
 from openslip.files import read_whole
 from openslip.interop import hub
-from openslip.interop.others import read_config
+from openslip.interop.weight_files import read_config
 
 FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 """What transformers calls the files of a tokenizer."""

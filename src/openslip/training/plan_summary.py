@@ -14,7 +14,7 @@ from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
 from openslip.models.lora import plain_name
 from openslip.training.budget import duration
-from openslip.training.kept import NO_KEEPING, Keeping, check_epochs
+from openslip.training.kept_features import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.start import Start
 from openslip.training.student import Student

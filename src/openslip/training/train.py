@@ -27,7 +27,7 @@ from openslip.processes import Processes, joined
 from openslip.training import asked, start
 from openslip.training.evaluating import Evaluate
 from openslip.training.fixed import FixedModels, check_same, load, read_fixed
-from openslip.training.kept import check_room, keeping
+from openslip.training.kept_features import check_room, keeping
 from openslip.training.parallel import Parallel, parallelise
 from openslip.training.plan import Plan, check_ssl, make_plan
 from openslip.training.plan_summary import describe

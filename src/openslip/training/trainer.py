@@ -17,8 +17,8 @@ from openslip.errors import DataError
 from openslip.models.inputs import Inputs
 from openslip.training.budget import Forecast, Overrun, Rehearsal, duration, parse_budget
 from openslip.training.evaluating import Evaluate, Evaluations
-from openslip.training.keeping import Pass
-from openslip.training.kept import NOTHING, keeping
+from openslip.training.keep_pass import Pass
+from openslip.training.kept_features import NOTHING, keeping
 from openslip.training.plan_summary import length
 from openslip.training.signals import Interrupted, Stopped, StopSignal, stop_signals
 from openslip.training.state import State

@@ -14,7 +14,7 @@ lock            locked by the process that trains here
 tracker_id      by which trackers elsewhere know the run
 results.json    the final evaluation
 checkpoints/    see `openslip.training.saving.checkpoint`
-features/       what is computed once, with `training.keep_features` (see `openslip.training.saving.features`)
+features/       what is computed once, with `training.keep_features` (see `openslip.training.saving.feature_files`)
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from openslip.models.inputs import Inputs
 from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
 from openslip.training.fixed import FixedModels
-from openslip.training.kept import Output
+from openslip.training.kept_features import Output
 from openslip.training.student import build_student
 
 PEAKS = (

@@ -2,7 +2,7 @@
 
 A tower that is wholly frozen, and a fixed model of an objective, give the same output for the same view. Views are
 functions of (seed, epoch, record), so such outputs are computed once, for `training.keep_features` epochs of views
-(`openslip.training.keeping`).
+(`openslip.training.keep_pass`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from openslip.data.record import Batch
 from openslip.errors import ConfigError
 from openslip.models.tuning import is_frozen
 from openslip.needs import TEXT, Need
-from openslip.training.saving.features import FOLDER, TYPE
+from openslip.training.saving.feature_files import FOLDER, TYPE
 from openslip.training.student import POOLED, Student
 
 NOT_POOLED = "patch tokens, and what is computed of masked patches, are not kept"

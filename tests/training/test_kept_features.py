@@ -14,7 +14,7 @@ from openslip.objectives import Objective
 from openslip.objectives.combine import Loss, Term, parse
 from openslip.processes import Processes
 from openslip.training.fixed import read_fixed
-from openslip.training.kept import check_epochs, keeping
+from openslip.training.kept_features import check_epochs, keeping
 from openslip.training.student import Student, build_student
 from toys import make_tiny_config, toy_model, with_loss
 

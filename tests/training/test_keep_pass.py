@@ -25,10 +25,9 @@ from openslip.models.inputs import Inputs
 from openslip.needs import TEXT
 from openslip.objectives import parse
 from openslip.processes import Processes
-from openslip.training import keeping as passes
-from openslip.training import kept, trainer
+from openslip.training import keep_pass, kept_features, trainer
 from openslip.training.fixed import read_fixed
-from openslip.training.saving import features
+from openslip.training.saving import feature_files
 from openslip.training.saving.run import RunFolder, read_lines
 from openslip.training.signals import Interrupted
 from openslip.training.student import build_student
@@ -77,12 +76,12 @@ def computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Nothing that was kept is used: neither features nor what the pass learned of the records.
     """
-    original = passes.Pass.run
+    original = keep_pass.Pass.run
 
-    def run(self: passes.Pass) -> kept.KeptFeatures:
+    def run(self: keep_pass.Pass) -> kept_features.KeptFeatures:
         found = original(self)
         online = replace(found.kept, undrawn=frozenset(), records={}, views=found.kept.views - {TEXT})
-        return kept.KeptFeatures(dict.fromkeys(found.arrays), online)
+        return kept_features.KeptFeatures(dict.fromkeys(found.arrays), online)
 
     def inputs(self: trainer.Trainer, batch: Batch) -> Inputs:
         arrays, self.kept.arrays = self.kept.arrays, {}
@@ -99,7 +98,7 @@ def computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(made, kept=found)
 
     original_inputs = trainer.Trainer._inputs
-    monkeypatch.setattr(passes.Pass, "run", run)
+    monkeypatch.setattr(keep_pass.Pass, "run", run)
     monkeypatch.setattr(trainer.Trainer, "_inputs", inputs)
 
 
@@ -187,21 +186,21 @@ def test_no_tower_runs_and_no_record_is_read_after_the_pass(tmp_path, monkeypatc
 
 @pytest.fixture
 def small_blocks(monkeypatch) -> None:
-    monkeypatch.setattr(features, "BLOCK", 5)
-    monkeypatch.setattr(passes, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(feature_files, "BLOCK", 5)
+    monkeypatch.setattr(keep_pass, "SETTLE_SECONDS", 0.0)
 
 
 def kept_bytes(run: RunFolder) -> dict[str, bytes]:
-    folder = run.path / features.FOLDER
+    folder = run.path / feature_files.FOLDER
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.glob("*/*"))}
 
 
 def stop_in_block(monkeypatch, block: int, stop: Callable[[], None]) -> list[int]:
     """Call `stop` when a pass computes that block; return which blocks are computed, as they are."""
     computed: list[int] = []
-    original = passes.Pass._of_pictures
+    original = keep_pass.Pass._of_pictures
 
-    def of_pictures(self: passes.Pass, files: features.FeatureFiles, blocks: Sequence[int]):
+    def of_pictures(self: keep_pass.Pass, files: feature_files.FeatureFiles, blocks: Sequence[int]):
         made = original(self, files, blocks)
         for number in blocks:
             if number == block:
@@ -209,7 +208,7 @@ def stop_in_block(monkeypatch, block: int, stop: Callable[[], None]) -> list[int
             computed.append(number)
             yield next(made)
 
-    monkeypatch.setattr(passes.Pass, "_of_pictures", of_pictures)
+    monkeypatch.setattr(keep_pass.Pass, "_of_pictures", of_pictures)
     return computed
 
 
@@ -225,7 +224,7 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch) -> No
         stop_in_block(patch, 7, kill)
         with pytest.raises(Killed):
             case.train(tmp_path / "parts")
-    with open(tmp_path / "parts" / features.FOLDER / "train" / "image.feature.npy", "ab") as file:
+    with open(tmp_path / "parts" / feature_files.FOLDER / "train" / "image.feature.npy", "ab") as file:
         file.write(b"half a block")
     computed = stop_in_block(monkeypatch, -1, kill)
     parts = case.train(tmp_path / "parts")  # without --resume: nothing has been learned
@@ -256,7 +255,7 @@ def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkey
         with pytest.raises(Interrupted):
             case.train(tmp_path / "run")
     before = kept_bytes(RunFolder(tmp_path / "run"))
-    folder = Path(features.FOLDER) / "train"
+    folder = Path(feature_files.FOLDER) / "train"
     about = json.loads((tmp_path / "run" / folder / "about.json").read_text())
     about["of"]["weights"]["image.feature"] = "another tower's"
     damages = {
@@ -275,7 +274,7 @@ def test_a_resumed_run_computes_again_what_is_lost_or_of_others(tmp_path, monkey
 def test_another_run_goes_on_from_a_copy_of_the_features(tmp_path, monkeypatch) -> None:
     case = Case("", frozen())
     run = case.train(tmp_path / "run")
-    shutil.copytree(run.path / features.FOLDER, tmp_path / "other" / features.FOLDER)
+    shutil.copytree(run.path / feature_files.FOLDER, tmp_path / "other" / feature_files.FOLDER)
     computed = stop_in_block(monkeypatch, -1, kill)
     faster = replace(case.config, optimizer=replace(case.config.optimizer, lr=1e-2))
     other = Case("", faster).train(tmp_path / "other")
@@ -295,9 +294,9 @@ def test_a_budget_of_time_is_for_steps_alone(tmp_path, monkeypatch) -> None:
 def test_a_run_that_is_done_computes_nothing_again(tmp_path) -> None:
     case = Case("", frozen())
     run = case.train(tmp_path / "run")
-    shutil.rmtree(run.path / features.FOLDER)
+    shutil.rmtree(run.path / feature_files.FOLDER)
     case.train(run.path, resume=True)
-    assert not (run.path / features.FOLDER).exists()
+    assert not (run.path / feature_files.FOLDER).exists()
 
 
 @dataclass(frozen=True)
@@ -329,17 +328,17 @@ def test_bad_settings(tmp_path, config: Config, words: str) -> None:
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(kept.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(kept_features.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(ConfigError, match=r"no room for the features.*Lower --training\.keep-features"):
         Case("", frozen()).train(tmp_path / "run")
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
 def test_features_beyond_fp16_are_refused(tmp_path, monkeypatch) -> None:
-    def huge(self: passes.Pass, inputs: Inputs, outputs: Sequence[kept.Output]):
+    def huge(self: keep_pass.Pass, inputs: Inputs, outputs: Sequence[kept_features.Output]):
         return {output.key: torch.full((len(inputs), output.width), 1e6) for output in outputs}
 
-    monkeypatch.setattr(passes.Pass, "_made", huge)
+    monkeypatch.setattr(keep_pass.Pass, "_made", huge)
     with pytest.raises(TrainingError, match=r"not finite in fp16.*at most 1e\+06"):
         Case("", frozen()).train(tmp_path / "run")
 
@@ -363,5 +362,5 @@ def test_an_image_tower_alone_is_kept_by_its_feature() -> None:
     config = frozen("distil", image="none", text=False)
     loss = parse(config.objective)
     student = build_student(config, loss, fixed=read_fixed(config, loss, Processes(), read))
-    (output,) = kept.keeping(config, student, ssl=False).outputs
+    (output,) = kept_features.keeping(config, student, ssl=False).outputs
     assert (output.by, output.view, output.width) == ("distil", "image@24", 12)

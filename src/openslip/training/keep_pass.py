@@ -1,4 +1,4 @@
-"""The pass that computes the outputs which a run keeps (`openslip.training.kept`), before its first step.
+"""The pass that computes the outputs which a run keeps (`openslip.training.kept_features`), before its first step.
 
 The processes go on side by side. Each computes a block of rows, the first one writes the blocks of all in order. A
 block is always of the same rows, so its numbers do not depend on how many processes there are, nor on where a pass was
@@ -30,9 +30,9 @@ from openslip.files import read_json
 from openslip.models.inputs import Inputs
 from openslip.needs import TEXT, Need
 from openslip.progress import Progress
-from openslip.training.kept import Keeping, KeptFeatures, Key, Output
+from openslip.training.kept_features import Keeping, KeptFeatures, Key, Output
 from openslip.training.precision import autocast
-from openslip.training.saving.features import FOLDER, TYPE, FeatureFiles, lines_of
+from openslip.training.saving.feature_files import FOLDER, TYPE, FeatureFiles, lines_of
 from openslip.training.signals import Interrupted, Stopped, StopSignal
 from openslip.training.state import State
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from openslip.data.record import Skipped
 from openslip.errors import CheckpointError
-from openslip.training.saving.features import FeatureFiles, lines_of, records_of
+from openslip.training.saving.feature_files import FeatureFiles, lines_of, records_of
 
 OF = {"weights": {"a": "1"}, "seed": 0, "data": {}}
 
