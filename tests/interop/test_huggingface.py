@@ -120,6 +120,35 @@ def test_files_that_torch_saved(copy, folder) -> None:
     assert same(openslip.load(copy / "pytorch_model.bin"), openslip.load(folder))
 
 
+@pytest.mark.parametrize("place", ["", ".", "..", "../model.safetensors", "a\0b", "x" * 300, "i.index.json"])
+def test_an_index_names_files_beside_it_alone(copy, place) -> None:
+    (copy / "model.safetensors").rename(copy / "a.safetensors")
+    index = json.dumps({"weight_map": {"logit_scale": place}})
+    (copy / "i.index.json").write_text(index)
+    (copy / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="does not say where its weights are"):
+        read(copy)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_numbers_that_stand_for_others_are_no_weights(copy, kind) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["visual_projection.weight"] = weights["visual_projection.weight"].to(kind)
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"visual_projection.weight {kind}.*quantised"):
+        read(copy)
+
+
+def test_few_numbers_that_stand_for_many_take_no_memory(copy) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    name = "text_model.embeddings.position_embedding.weight"
+    weights[name] = torch.zeros(1, dtype=torch.float16).expand(10**6, 10**6)
+    torch.save(weights, copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="far more numbers than the file holds"):
+        read(copy)
+
+
 def test_positions_that_old_files_count_are_left_out_and_listed(copy, folder, caplog) -> None:
     state = load_file(copy / "model.safetensors")
     state["text_model.embeddings.position_ids"] = torch.arange(12)[None]

@@ -73,7 +73,8 @@ def pretrained_of(
     """Return what a reader of another library's format gives, checked: the weights are those of the model, all of them.
 
     theirs: what the library calls the weights that have our names, as far as it calls them otherwise.
-    Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not.
+    Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not; and
+    where weights are no real numbers, such as integers that stand for others.
     """
     weights, names = in_full_precision(weights), theirs or {}
     depths = config.model.image.depth, config.model.text.depth if "text_projection" in weights else 0
@@ -95,6 +96,15 @@ def pretrained_of(
             got=told,
             cause=f"The file holds {kind_of(names.get(name, name) for name in weights).what}",
             fix="Name the architecture that they are of, or give the model's own configuration with its weights",
+        )
+    real = [name for name, value in own.items() if value.is_floating_point()]
+    odd = [name for name in real if not weights[name].is_floating_point()]
+    if odd:
+        raise CheckpointError(
+            f"{len(odd)} weights of {origin.spec} are not of the kind of numbers that the model has",
+            got=", ".join(f"{names.get(name, name)} {weights[name].dtype}" for name in odd[:3]),
+            cause="They may be quantised, so that each stands for another number",
+            fix="Give the weights as they were before, in fp32, fp16 or bf16",
         )
     return Pretrained(config, weights, origin, dict(unused or {}), tuple(notes))
 

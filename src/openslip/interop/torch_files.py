@@ -17,6 +17,8 @@ from openslip.interop.foreign import torchscript
 
 HOLDERS = ("state_dict", "model_state_dict", "model")
 """Under what name programs keep the weights in a checkpoint, where they do not save them alone."""
+REPEATED = 1 << 24
+"""Numbers that a tensor may have where the file holds fewer of them, and says to repeat these."""
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and the compiler put before the names of all weights."""
 
@@ -31,7 +33,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     whole.
 
     Raises CheckpointError: no such file, not a zip (saved before torch 1.6, or something else), a TorchScript archive,
-    cut off or damaged, a type that is not allowed, no weights.
+    cut off or damaged, a type that is not allowed, no weights, a tensor of far more numbers than the file holds.
     """
     path = Path(path)
     _check_is_zip(path)
@@ -45,8 +47,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if isinstance(content, dict):
         for holder in HOLDERS:
             if _are_weights(content.get(holder)):
+                _check_held(content[holder], path)
                 return content | {"state_dict": content[holder]}
         if _are_weights(content):
+            _check_held(content, path)
             return {"state_dict": content}
     found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
     raise CheckpointError(
@@ -72,6 +76,19 @@ def _are_weights(value: object) -> bool:
         and bool(value)
         and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )
+
+
+def _check_held(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where a tensor repeats few numbers so often that a copy of it could take all memory."""
+    for name, tensor in state.items():
+        if tensor.numel() <= REPEATED or tensor.layout != torch.strided:
+            continue
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"The checkpoint {path} was not loaded: a tensor has far more numbers than the file holds",
+                got=f"{name} {tuple(tensor.shape)}",
+                fix="Check which file it is; in the program that made it, save `tensor.contiguous()`.",
+            )
 
 
 def _check_is_zip(path: Path) -> None:

@@ -115,7 +115,7 @@ def _places(index: Path) -> dict[str, str]:
     if not (
         isinstance(places, dict)
         and places
-        and all(isinstance(place, str) and Path(place).name == place for place in places.values())
+        and all(isinstance(place, str) and _is_part(place) for place in places.values())
     ):
         raise CheckpointError(
             "The index of a model's files does not say where its weights are",
@@ -123,6 +123,17 @@ def _places(index: Path) -> dict[str, str]:
             fix="Download it anew",
         )
     return places
+
+
+def _is_part(name: str) -> bool:
+    """Whether a name can be that of a file of weights beside an index. An index of indices might have no end."""
+    return (
+        Path(name).name == name
+        and 0 < len(name.encode()) <= 255
+        and name != ".."
+        and "\0" not in name
+        and not name.endswith(INDEX)
+    )
 
 
 def _sharded(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
