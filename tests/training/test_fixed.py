@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import openslip
+from openslip import toml
 from openslip.config import Config, ViewsConfig
 from openslip.data.augment import augment
 from openslip.data.builder import Builder
@@ -249,6 +251,25 @@ def test_a_run_refuses_another_model_under_the_same_name(config, tmp_path) -> No
     (done.path / "fixed.json").write_text("[")
     with pytest.raises(CheckpointError, match="What models the run learns from cannot be read"):
         run(config, done.path, resume=True)
+
+
+def test_the_same_weights_computed_otherwise_are_another_model(config, tmp_path) -> None:
+    """No shape tells the activation, nor how many heads there are."""
+    folder = tmp_path / "teacher"
+    config = following(config, save_toy_model(folder))
+    done = run(config, tmp_path / "run")
+    settings = toml.load(folder / "config.toml")
+    for changes, same_one in (
+        ({"activation": "quick_gelu"}, False),
+        ({"heads": 1}, False),
+        ({"drop_path": 0.1}, True),
+    ):
+        image = replace(settings.model.image, **changes)
+        other = replace(settings, model=replace(settings.model, image=image))
+        (folder / "config.toml").write_text(toml.dumps(other))
+        expected = nullcontext() if same_one else pytest.raises(ConfigError, match="another fixed model")
+        with expected:
+            run(config, done.path, resume=True)
 
 
 def test_a_run_goes_on_with_a_teacher_that_has_moved(tmp_path) -> None:

@@ -7,9 +7,10 @@ process has the whole of it, in evaluation mode and without gradient. A run fold
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class FixedModel:
         self.spec, self.config, self.needs = spec, config, tuple(needs)
         self.shared = model.text_tower is not None or model.image_projection is not None
         _check(spec, model, config, run, self.needs)
-        self.digest = _digest(model)
+        self.digest = _digest(model, config)
         self.dims = Dims(
             width=model.image_tower.width,
             text_width=model.text_tower.width if model.text_tower is not None else 0,
@@ -370,9 +371,16 @@ def _from_one_to_other(one: ViewsConfig, other: ViewsConfig) -> tuple[Tensor, Te
     return std / other_std, (mean - other_mean) / other_std
 
 
-def _digest(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's weights, with their names, shapes and types."""
-    found = hashlib.sha256()
+def _digest(model: Model, config: Config) -> str:
+    """Return the SHA-256 of a model's weights, with their names, shapes and types, and of what computes with them."""
+    towers = {"image": model.image_tower, "text": model.text_tower}
+    options = {
+        name: asdict(getattr(config.model, name)) for name, tower in towers.items() if tower is not None
+    }
+    for of_tower in options.values():
+        for key in ("freeze", "lora", "drop_path", "truncation"):  # how it was trained
+            of_tower.pop(key, None)
+    found = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
