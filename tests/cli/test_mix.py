@@ -32,7 +32,7 @@ def steps(run):
     return [str(run / f"checkpoints/step-0000000{step}") for step in (1, 2)]
 
 
-def test_one_mixture_loads_and_says_what_it_is_of(run, tmp_path, capsys) -> None:
+def test_a_mixed_model_loads_and_says_what_it_is_of(run, tmp_path, capsys) -> None:
     out = tmp_path / "new" / "half.safetensors"
     first, second = steps(run)
     assert main(["mix", first, str(run), "--out", str(out)]) == 0
@@ -51,7 +51,7 @@ def test_one_mixture_loads_and_says_what_it_is_of(run, tmp_path, capsys) -> None
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_equal_mixtures_are_equal_files(run, tmp_path) -> None:
+def test_equal_mixed_models_are_equal_files(run, tmp_path) -> None:
     outs = [tmp_path / f"{i}.safetensors" for i in range(2)]
     for out in outs:
         assert main(["mix", *steps(run), "--out", str(out), "--alpha", "0.25"]) == 0

@@ -14,7 +14,7 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse
 
 DESCRIPTION = """Write the weights between two models of one architecture: (1 - alpha) of A and alpha of B (WiSE-FT,
-Wortsman et al. 2022). With A as it was before further training, and B as it is after, a mixture often keeps most of
+Wortsman et al. 2022). With A as it was before further training, and B as it is after, the result often keeps most of
 what A could do and most of what B has learned. `openslip.load` and `slip evaluate` take the files like any other
 model; `slip evaluate MIXED TASK ... --against A` measures what was gained and lost."""
 ENDING = ".safetensors"

@@ -1,6 +1,6 @@
 """WiSE-FT: the weights between two models of one architecture, mostly a model and what further training made of it.
 
-Wortsman et al. 2022, "Robust fine-tuning of zero-shot models": a mixture often keeps most of what the first model
+Wortsman et al. 2022, "Robust fine-tuning of zero-shot models": a mixed model often keeps most of what the first model
 could do, and most of what the second one has learned.
 """
 
@@ -39,7 +39,7 @@ def mix(a: Encoder | str | Path, b: Encoder | str | Path, alpha: float = 0.5) ->
 
     a, b: what `load` takes, or models that are loaded; of one architecture, image size, normalisation and tokenizer.
     alpha: from 0, which is `a`, to 1, which is `b`, both bit for bit. The logit scale is mixed as it is stored, as a
-    logarithm. BatchNorm's running statistics are mixed like weights, which is said: those of a mixture are only
+    logarithm. BatchNorm's running statistics are mixed like weights, which is said: those of a mixed model are only
     approximately so. The result has the configuration of `b`, and lies on the device of `a`.
 
     Raises CheckpointError where the two differ in more than weights, or weights are not finite; ConfigError for another
@@ -58,13 +58,13 @@ def check_alpha(alpha: object) -> None:
     """Raise ConfigError for an alpha that is no number from 0 to 1."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ConfigError(
-            "A mixture's alpha is a number from 0, which is the first model, to 1, which is the second",
+            "A mixed model's alpha is a number from 0, which is the first model, to 1, which is the second",
             got=alpha,
         )
 
 
 def check(a: Encoder, b: Encoder) -> list[str]:
-    """Return sentences for people about a mixture of two models: what it is only approximately, or of no use for.
+    """Return sentences for people about a mixed model: what it is only approximately, or of no use for.
 
     Raises CheckpointError, with both values, where the two differ in more than weights, or weights are not finite.
     """
@@ -85,7 +85,7 @@ def check(a: Encoder, b: Encoder) -> list[str]:
 def weights(a: Encoder, b: Encoder, alpha: float) -> dict[str, Tensor]:
     """Return (1 - alpha) of the weights of `a` and alpha of those of `b`, for two models that `check` has let through.
 
-    float32, on the CPU, rounded once: where the two are equal, so is the mixture. Counters are those of `b`, at an
+    float32, on the CPU, rounded once: where the two are equal, so is the mixed model. Counters are those of `b`, at an
     alpha of 0 those of `a`.
     """
     of_a, of_b = a.model.state_dict(), b.model.state_dict()
@@ -206,15 +206,15 @@ def _notes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
     lines = []
     if layers := sum(name.endswith("running_var") for name in a):
         lines.append(
-            f"the running statistics of {layers} BatchNorm layers are mixed like weights: those of the mixture's own "
-            "features are only approximately these. Measure the mixture before you use it"
+            f"the running statistics of {layers} BatchNorm layers are mixed like weights: those of the mixed "
+            "model's own features are only approximately these. Measure the mixed model before you use it"
         )
     if all(torch.equal(a[name].cpu(), b[name].cpu()) for name in a):
-        return [*lines, "both models have the same weights, and so has every mixture of them"]
+        return [*lines, "both models have the same weights, and so has every model between them"]
     if (cosine := _cosine(a, b)) < RELATED:
         lines.append(
             f"the two models have little in common (cosine similarity of their weights {cosine:.2f}): what lies "
-            "between is of use where the second was trained further from the first. Measure the mixture before you "
+            "between is of use where the second was trained further from the first. Measure the mixed model before you "
             "use it"
         )
     return lines
