@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,19 @@ def test_few_numbers_that_stand_for_many_take_no_memory(copy) -> None:
     torch.save(weights, copy / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="far more numbers than the file holds"):
         read(copy)
+
+
+def test_a_file_that_unpacks_to_far_more_is_not_unpacked(tmp_path) -> None:
+    torch.save({"visual.conv1.weight": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    packed = tmp_path / "packed.pt"
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for record in plain.infolist():
+            archive.writestr(record.filename, plain.read(record))
+    with pytest.raises(CheckpointError, match="is compressed, and was not loaded.*unpacked"):
+        read(packed)
 
 
 def test_positions_that_old_files_count_are_left_out_and_listed(copy, folder, caplog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ HOLDERS = ("state_dict", "model_state_dict", "model")
 """Under what name programs keep the weights in a checkpoint, where they do not save them alone."""
 REPEATED = 1 << 24
 """Numbers that a tensor may have where the file holds fewer of them, and says to repeat these."""
+UNPACKED = 4
+"""How many times as large as the file its records may be. Real weights hardly compress."""
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and the compiler put before the names of all weights."""
 
@@ -33,12 +36,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     whole.
 
     Raises CheckpointError: no such file, not a zip (saved before torch 1.6, or something else), a TorchScript archive,
-    cut off or damaged, a type that is not allowed, no weights, a tensor of far more numbers than the file holds.
+    cut off or damaged, a type that is not allowed, no weights; records that are far larger than the
+    file, a tensor of far more numbers than it holds.
     """
     path = Path(path)
     _check_is_zip(path)
     if _is_torchscript(path):
         raise torchscript(path)
+    _check_unpacked(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,6 +81,22 @@ def _are_weights(value: object) -> bool:
         and bool(value)
         and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise CheckpointError where a file would be far larger in memory: torch's own writer compresses nothing."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except Exception:  # what is wrong with the file, reading it tells
+        return
+    size = path.stat().st_size
+    if unpacked > UNPACKED * size:
+        raise CheckpointError(
+            f"The checkpoint {path} is compressed, and was not loaded: it would take far more memory than its size",
+            got=f"{size:,} bytes, {unpacked:,} unpacked",
+            fix="Check which file it is; torch.save compresses nothing.",
+        )
 
 
 def _check_held(state: Mapping[str, Tensor], path: Path) -> None:
