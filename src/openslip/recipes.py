@@ -122,7 +122,7 @@ FINETUNE = Config(
     name="finetune",
     views=ViewsConfig(size=0),
     # Of towers that the weights do not bring: a text tower for those of timm.
-    model=ModelConfig(text=TextTowerConfig(width=256, depth=4, heads=4), embed_dim=256),
+    model=ModelConfig(text=SMALL_DATA.model.text, embed_dim=256),
     objective=ObjectiveConfig(loss="clip + 0.3 * simclr", options={"simclr": {"width": 1024, "dim": 256}}),
     optimizer=OptimizerConfig(
         lr=1e-5,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, SiglipTokenizer
 
 from openslip.config import TextTowerConfig
@@ -216,6 +216,31 @@ def test_a_tokenizer_that_lacks_what_is_asked() -> None:
     }
     with pytest.raises(CheckpointError, match="more around a text"):
         from_json(json.dumps(odd), pad=0)
+
+
+def test_dropout_of_merges_is_left_out() -> None:
+    """It would split the same text otherwise each time: a run would not go on as it was."""
+    merges = models.BPE({"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}, [("a", "b"), ("ab", "c")], dropout=0.9)
+    tokenizer = OwnTokenizer(from_json(Tokenizer(merges).to_str(), pad=0), 12)
+    assert all(tokenizer.encode("abcabcabc") == [4, 4, 4] for _ in range(5))
+
+
+def test_a_tokenizer_that_gives_up_on_a_text_says_so() -> None:
+    endless, nothing = _bert(), Tokenizer(models.WordLevel({"a": 0}, unk_token="none"))
+    endless.normalizer = normalizers.Replace(Regex("(x+x+)+y"), "b")
+    for inner in (endless, nothing):
+        tokenizer = OwnTokenizer(from_json(inner.to_str(), pad=0, ends=(None, None)), 12)
+        with pytest.raises(DataError, match="cannot split a text"):
+            tokenizer("x" * 60)
+    with pytest.raises(CheckpointError, match="no tokenizer's bytes"):
+        from_json(Tokenizer(models.WordLevel({"b": 0}, unk_token="none")).to_str(), pad=0)
+
+
+def test_a_tokenizer_that_blows_texts_up_is_refused() -> None:
+    tokenizer = _bert()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("a", "aa")] * 40)
+    with pytest.raises(CheckpointError, match="characters of one"):
+        from_json(tokenizer.to_str(), pad=0)
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,18 @@ class Rich(Plain):
 
 
 def test_a_source_says_what_is_in_it_and_nothing_more() -> None:
-    source = ToySource(6)
+    class Bare(Source):
+        name = "bare"
+
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: int) -> Record:
+            return ToySource(6)[index]
+
+    source = Bare()
     assert source.parts == (Part(6, 6, 1, False),)
-    assert (source.part_names, source.epoch_length) == (("toy",), 6)
+    assert (source.part_names, source.epoch_length) == (("bare",), 6)
     assert (source.origin(3), source.whole_index(3), source.label(3)) == ((source, 3), 3, None)
     assert (source.note, source.options, source.held_out, source.class_names) == ("", (), None, ())
     assert source.contents_by_name() == []

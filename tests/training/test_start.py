@@ -19,8 +19,10 @@ from openslip.models.weights import Origin, Pretrained
 from openslip.training import start
 from openslip.training.saving import checkpoint
 from openslip.training.saving.tensors import read_tensors
+from openslip.training.signals import Interrupted
 from openslip.training.student import stored_state
 from openslip.training.train import train
+from openslip.training.trainer import Trainer
 from toys import ToySource, make_student, make_tiny_config, with_loss
 
 HALF = (0.5, 0.5, 0.5)
@@ -209,6 +211,57 @@ def test_a_run_goes_on_without_them(tmp_path: Path) -> None:
         ConfigError, match=r"goes on from its own weights.*other\.pt; the run started from their\.pt"
     ):
         run_from(replace(somebodys(), origin=Origin("other.pt", "")), tmp_path / "run", sized(), resume=True)
+
+
+def begun(config: Config, out: Path, monkeypatch: pytest.MonkeyPatch, *, saved: bool) -> None:
+    """Leave a run that has not taken a step; saved: its step 0, as a run with a budget of time does."""
+
+    def end(self: Trainer) -> None:
+        if saved:
+            self.state.save()
+        raise Interrupted("ended")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", end)
+        with pytest.raises(Interrupted):
+            run_from(somebodys(), out, config)
+    assert (out / "config.toml").exists()
+    assert any((out / "checkpoints").glob("step-*")) == saved
+
+
+def test_a_run_without_a_checkpoint_notes_the_weights_that_it_starts_from_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(sized(), tmp_path / "run", monkeypatch, saved=False)
+    note = tmp_path / "run" / "init.json"
+    before = note.read_text()
+    _, told = run_from(somebodys(), tmp_path / "run", sized(), resume=True)
+    assert "not what it was" not in told
+    assert note.read_text() == before
+    begun(sized(), tmp_path / "again", monkeypatch, saved=False)
+    other = replace(somebodys(), origin=Origin("their.pt", "another test"))
+    _, told = run_from(other, tmp_path / "again", sized(), resume=True)
+    assert "their.pt is not what it was when the run was begun" in told
+    assert json.loads((tmp_path / "again" / "init.json").read_text())["format"] == "another test"
+
+
+def test_a_run_that_has_learned_nothing_starts_from_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(sized(), tmp_path / "run", monkeypatch, saved=True)
+    other = replace(somebodys(), origin=Origin("other.pt", ""))
+    _, told = run_from(other, tmp_path / "run", sized(), resume=True)
+    assert "other.pt" in told
+    assert json.loads((tmp_path / "run" / "init.json").read_text())["spec"] == "other.pt"
+
+
+def test_a_run_that_goes_on_preserves_the_weights_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be no more on any disk."""
+    config = replace(with_loss(sized(), "clip + preserve"), init="")
+    begun(config, tmp_path / "run", monkeypatch, saved=True)
+    run_from(somebodys(), tmp_path / "run", config, resume=True)
 
 
 def test_without_weights_the_size_has_to_be_named(tmp_path: Path) -> None:

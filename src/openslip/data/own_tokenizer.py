@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import string
 import threading
@@ -28,6 +29,8 @@ LARGEST = 1 << 26
 """Bytes of a tokenizer; that of Gemma, with 256,000 tokens, has about half as many."""
 LONGEST = 1 << 16
 """Characters of a text that are looked at: more than any context holds."""
+GROWTH = 1 << 10
+"""Characters that the steps of a tokenizer may make of one: those of public models make a few."""
 KEPT = 4
 """Tokenizers that a process keeps at hand."""
 UNDERLINE = "▁"
@@ -68,14 +71,15 @@ class OwnTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text, of its first 65,536 characters once cleaned, without start and end.
 
-        Raises DataError when it is no text, ConfigError where the library `tokenizers` is missing.
+        Raises DataError when it is no text, or the tokenizer gives up on it; ConfigError where the library `tokenizers`
+        is missing.
         """
         if not isinstance(text, str):
             raise DataError("A caption must be text", got=f"{type(text).__name__} {text!r:.100}")
         clean, tokenizer = self._loaded()
         # Half of a surrogate pair, which json lets pass, is no text that can be encoded.
         whole = clean(text).encode("utf-8", "replace").decode("utf-8")
-        return tokenizer.encode(whole[:LONGEST], add_special_tokens=False).ids
+        return _ids(tokenizer, whole[:LONGEST])
 
     def __call__(self, texts: Sequence[str] | str) -> Tensor:
         """Return (N, longest or context) int64: start, ids, end, as far as there are these, then padding.
@@ -146,6 +150,10 @@ def from_json(
         raise CheckpointError("The tokenizer does not say which token fills rows up", fix="Name it: pad")
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if getattr(
+        tokenizer.model, "dropout", None
+    ):  # it splits a text otherwise each time, as only training wants it
+        tokenizer.model.dropout = None
     if lowercase:
         small = _library().normalizers.Lowercase()
         steps = [small] if tokenizer.normalizer is None else [small, tokenizer.normalizer]
@@ -269,16 +277,54 @@ def _parsed(text: str) -> Any:
         )
     tokenizers = _library()
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # what the library cannot parse may end in a panic, which is no Exception
         raise _no_tokenizer(str(error)) from None
+    growth = 1
+    for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
+        growth *= 1 if part is None else _growth(json.loads(part.__getstate__()))
+    if growth > GROWTH:
+        raise _no_tokenizer(f"its steps may make {growth:,} characters of one, at most {GROWTH:,}")
+    return tokenizer
+
+
+def _growth(step: Any) -> int:
+    """Return how many characters a step of a tokenizer, as JSON, may make of one, and all that are within it."""
+    if isinstance(step, list):
+        return math.prod(map(_growth, step))
+    if not isinstance(step, dict):
+        return 1
+    own = (
+        len(step["content"]) if step.get("type") == "Replace" else 2 if step.get("type") == "ByteLevel" else 1
+    )
+    return max(1, own) * math.prod(_growth(part) for part in step.values() if isinstance(part, list))
+
+
+def _ids(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
+    """Return the ids of a text. Raises DataError where the library gives up, as on a pattern that has no end."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=special).ids
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # its own Exception, or a panic, which is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # such as a signal that has to end a loader
+        raise DataError(
+            "The model's tokenizer cannot split a text",
+            got=f"{text!r:.100}",
+            cause=f"{error!s:.200}",
+            fix="Leave the text out, or take a model whose tokenizer.json has another pattern",
+        ) from None
 
 
 def _added(tokenizer: Any) -> tuple[int | None, int | None]:
     """Return the ids that the tokenizer's post-processor puts before and after a text."""
-    inner, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+    try:
+        inner, whole = (_ids(tokenizer, "a", special=special) for special in (False, True))
+    except DataError as error:
+        raise _no_tokenizer(error.cause) from None
     extra = len(whole) - len(inner)
     before = next((n for n in range(extra + 1) if whole[n : n + len(inner)] == inner), None)
     if before is None or before > 1 or extra - before > 1:

@@ -70,8 +70,14 @@ def train(
     `objective`: what to minimise in place of the configuration's loss. An objective's class, or a loss as text, in
     which classes of your own have the names `module:Class`. To go on, such a run needs its classes once more.
 
+<<<<<<< HEAD
     init: what to start from, in the place of the configuration's `init`: what `openslip.load` takes, or weights that
     the caller has read already (`openslip.interop.read`). A run that goes on needs neither.
+=======
+    init: the weights to start from, where the caller has read what the configuration's `init` names
+    (`openslip.interop.read`). A run that goes on needs neither them nor what they came from, but for an objective that
+    learns from them (`preserve`).
+>>>>>>> main
 
     Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
     folder, and measures. processes: those of `openslip.processes.joined`, where the caller has joined them already.
@@ -124,7 +130,7 @@ def _starting(
 ) -> tuple[Config, Pretrained | None]:
     """Return the configuration with what follows from the weights that the run starts from, and these; all call it.
 
-    There are none where nothing is named, and where a run goes on, whose checkpoint has its own.
+    There are none where nothing is named. Where a run goes on, its checkpoint has its own, and none are read.
     """
     if init is None and not config.init:
         start.check_size(config)
@@ -133,10 +139,11 @@ def _starting(
     goes_on = False
     with processes.together():
         if processes.first:
-            goes_on = resume and run.exists() and checkpoint.any_there(run.checkpoints)
+            there = resume and run.exists() and checkpoint.any_there(run.checkpoints)
+            goes_on = there and (run.begun() or run.config.init == config.init)
     (goes_on,) = processes.any(goes_on)
     if goes_on:
-        return start.adopted_as_in_run(config, run.config), None
+        return start.adopted_as_in_run(config, run.config), init
     init = init or _read(config.init, processes)
     return start.adopted(config, init), init
 
@@ -193,6 +200,8 @@ def _begin(
                 if run.exists():
                     run.start_anew()
                 run.create(config, identity, started.to_dict() if started else None, fixed.noted())
+            elif started:
+                run.note_start(started.to_dict())
             progress.print_text(console, words)
     parallel = parallelise(
         student,

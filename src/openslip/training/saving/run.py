@@ -208,6 +208,20 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def note_start(self, init: Mapping[str, Any]) -> None:
+        """Note the weights of a run that has no checkpoint yet and starts once more; say so where they are others.
+
+        init: as for `create`. Raises CheckpointError where it cannot be written.
+        """
+        with suppress(OSError, ValueError):
+            if read_json(self.path / INIT) == init:
+                return
+        self.inform(
+            f"{init['spec']} is not what it was when the run was begun, which starts from it as it is now"
+        )
+        with _writing(self.path, INIT):
+            write_json(self.path / INIT, init)
+
     def fresh(self) -> tuple[str, ...]:
         """Return the names of the tensors that the run started with random weights, of a run that started from others.
 
