@@ -15,7 +15,7 @@ import openslip
 from interop.public import clip, siglip
 from interop.test_load import write_run
 from openslip.errors import CheckpointError
-from openslip.interop import read
+from openslip.interop import hub, read
 from openslip.training.saving import metadata
 from toys import make_tiny_config
 
@@ -262,6 +262,21 @@ def test_a_model_in_the_hubs_cache_needs_no_network(cached, folder) -> None:
         read("hf:owner/other")
 
 
+def test_a_hub_that_is_away_is_asked_once(monkeypatch, tmp_path) -> None:
+    """Its library would try each file for half a minute, and print each try."""
+    asked = []
+
+    def away(url, **_):
+        asked.append(url)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", away)
+    with pytest.raises(CheckpointError, match=r"cannot be asked.*owner/name: a or b.*no route"):
+        hub.fetch("owner/name", ["a", "b"])
+    assert len(asked) == 1
+
+
 def test_one_of_our_own_models_on_the_hub(cached, tmp_path) -> None:
     config = make_tiny_config()
     (encoder,) = write_run(tmp_path / "run", config)
@@ -295,6 +310,7 @@ def test_what_the_hub_refuses(monkeypatch, error, told) -> None:
         kind = getattr(errors, error)
         raise kind.__new__(kind, "It says no")  # which needs no answer of a server
 
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(CheckpointError, match=told):
         read("hf:owner/name@v1")

@@ -150,7 +150,10 @@ def changed(part: str, **values) -> Config:
         (changed("image", name="test_vit"), r"model\.image\.name is vit in the first and test_vit"),
         (changed("text", context=20), r"model\.text\.context is \d+ in the first and 20 in"),
         (changed("model", embed_dim=24), r"model\.embed_dim is \d+ in the first and 24 in"),
-        (changed("views", size=48), r"views\.size is \d+ in the first and 48 in the second"),
+        (
+            changed("views", size=48),
+            r"two sizes.*views\.size is (\d+) in the first and 48 in the second.*--views\.size",
+        ),
         (
             changed("views", mean=(0.5, 0.5, 0.5)),
             r"views\.mean is \(.*\) in the first and \(0\.5, 0\.5, 0\.5\)",

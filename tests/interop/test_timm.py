@@ -45,6 +45,7 @@ def test_weights_in_a_file_and_what_they_are_of(model, weights, tmp_path) -> Non
     assert found.config.views.interpolation == known.interpolation
     assert {*found.unused} == {"fc.weight", "fc.bias"}
     assert not found.has_text
+    assert "takes the middle 95 % of a picture's short side" in " ".join(found.notes)
     assert same(openslip.load(f"timm:{NAME}@{weights}"), model)
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "a.pth.tar")
     assert same(openslip.load(f"timm:{NAME}@{tmp_path / 'a.pth.tar'}"), model)

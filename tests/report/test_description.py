@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from openslip.config import Config, ObjectiveConfig, ViewConfig
+from openslip.config import Config, ObjectiveConfig, OptimizerConfig, TowerRateConfig, ViewConfig
 from openslip.report.description import _duration, configuration, data_name, view
 from openslip.report.rows import Row
 from openslip.report.runs import Run
+from toys import tuned
 
 
 def test_a_view_says_what_is_left_out_of_it() -> None:
@@ -78,3 +79,28 @@ def test_options_of_an_objective_are_those_that_it_was_trained_with() -> None:
     assert found.keys() == {"Options of simclr"}
     assert found["Options of simclr"].startswith("temperature 0.2; ")
     assert options("mine:Loss") == {}
+
+
+@pytest.mark.parametrize(
+    ("tuning", "words"),
+    [
+        ({}, None),
+        ({"image": "all", "text": "1"}, "image tower; first 1 block of the text tower"),
+        ({"image": "-2"}, "image tower but for its last 2 blocks"),
+        ({"text": "all", "lora": (0, 8)}, "text tower, with adapters of rank 8"),
+    ],
+)
+def test_what_of_the_towers_stays_as_it_is(tuning: dict, words: str | None) -> None:
+    row = Row("", (Run("run", Path("run"), tuned(Config(), **tuning)),))
+    assert configuration(row).get("Frozen") == words
+
+
+def test_rates_of_their_own_are_said_of_what_learns() -> None:
+    optimizer = OptimizerConfig(
+        image=TowerRateConfig(layer_decay=0.7), text=TowerRateConfig(lr=1e-4), fresh_lr=1e-3
+    )
+    config = replace(tuned(Config(), image="all"), optimizer=optimizer)
+    words = configuration(Row("", (Run("run", Path("run"), config),)))["Optimiser"]
+    assert words.endswith("; text tower 0.0001, weights that the start lacks 0.001")
+    words = configuration(Row("", (Run("run", Path("run"), replace(config, model=Config().model)),)))
+    assert "; image tower 0.7 of it from layer to layer, " in words["Optimiser"]

@@ -238,3 +238,13 @@ def test_labels_need_classes(tmp_path, table) -> None:
     with pytest.raises(ConfigError, match="objective clip needs the classes of records.*positives out"):
         openslip.train(config, table, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_goes_by_its_name(tmp_path, toy_source, tiny_config) -> None:
+    first = openslip.train(tiny_config, toy_source, tmp_path / "first", console=QUIET)
+    run = openslip.train(tiny_config, toy_source, tmp_path / "second", init=tmp_path / "first", console=QUIET)
+    assert run.config.init == str(tmp_path / "first")
+    assert not run.fresh()
+    assert not same(weights(first), weights(run))
+    with pytest.raises(ConfigError, match="`init` is neither.*Encoder.*Give what `openslip.load` takes"):
+        openslip.train(tiny_config, toy_source, tmp_path / "x", init=openslip.load(tmp_path / "first"))

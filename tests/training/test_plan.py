@@ -9,10 +9,12 @@ from openslip.data.contents import Contents
 from openslip.data.data import Data
 from openslip.data.subset import HeldOut, Subset
 from openslip.errors import ConfigError
+from openslip.models.weights import Origin
 from openslip.needs import IMAGE, Need, View
 from openslip.objectives import REGISTRY, Objective
 from openslip.training.plan import check_ssl, state_bytes
 from openslip.training.plan_summary import describe
+from openslip.training.start import Start
 from openslip.training.student import stored_parameters
 from toys import ToySource, make_student, make_tiny_config, plan_of, tuned, with_loss
 
@@ -254,6 +256,15 @@ def test_rates_of_their_own_are_told(tmp_path, toy_source) -> None:
     assert "image tower: learning rate 1e-05, in each layer 0.7 of the rate above it\n" in told
     assert "text tower: learning rate 0\n" in told
     assert "in the first 2 steps only fresh weights learn; the others warm up after\n" in told
+    still = tuned(config, image="all")
+    told = describe(plan_of(still, 64), make_student(still, torch.float32), tmp_path, Data(toy_source))
+    assert "image tower: learning rate" not in told
+    quick = replace(config, optimizer=replace(config.optimizer, fresh_lr=1e-3))
+    student = make_student(quick, torch.float32)
+    for fresh in ((), ("logit_scale",)):
+        begun = Start(Origin("their.pt", "a test"), ("logit_scale",), fresh, (), {})
+        told = describe(plan_of(quick, 64), student, tmp_path, Data(toy_source), begun)
+        assert ("fresh weights: learning rate 0.001" in told) == bool(fresh)
 
 
 def test_fresh_weights_alone_take_a_start_and_leave_an_end() -> None:

@@ -105,6 +105,14 @@ def test_what_does_not_fit_the_weights_is_refused(key: str, changes: dict) -> No
         assert start.adopted(sized(), somebodys(), {"model.image.patch_size"})
 
 
+def test_sizes_of_a_tower_of_timm_are_refused_in_its_words() -> None:
+    model = replace(THEIRS.model, image=ImageTowerConfig(name="resnet18"))
+    found = replace(somebodys(), config=replace(THEIRS, model=model))
+    with pytest.raises(ConfigError, match=r"model.image.width.*resnet18 of their.pt.*timm defines the sizes"):
+        start.adopted(sized(), found, {"model.image.width"})
+    assert start.adopted(sized(), found, {"model.image.drop_path"}).model.image.name == "resnet18"
+
+
 def test_a_shorter_context_may_be_asked_for() -> None:
     config = sized()
     config = replace(config, model=replace(config.model, text=replace(config.model.text, context=5)))
@@ -177,6 +185,8 @@ def test_a_run_starts_from_them_says_so_and_notes_it(tmp_path: Path) -> None:
     for words in ("their.pt (a test): image tower, ", "fresh, because it has none: head of simclr",
                   "not used: classifier.weight (a classifier)", "8 px, mean 0.5 0.5 0.5", "a note"):  # fmt: skip
         assert words in told
+    _, told = run_from(found, tmp_path / "larger", replace(still, views=replace(still.views, size=16)))
+    assert "16 px (the weights have seen 8), mean" in told
     noted = json.loads((tmp_path / "run/init.json").read_text())
     assert noted["spec"] == "their.pt"
     assert set(noted["taken"]) == set(found.weights)

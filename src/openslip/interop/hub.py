@@ -32,16 +32,38 @@ def fetch(name: str, files: Sequence[str], *, optional: bool = False) -> Path | 
     repository, _, revision = name.partition("@")
     away: Exception | None = None
     for file in files:
+        if away is None:
+            away = _unreachable(repository, file, revision)
         try:
-            return Path(hf_hub_download(repository, file, revision=revision or None))
+            local = away is not None
+            return Path(hf_hub_download(repository, file, revision=revision or None, local_files_only=local))
         except LocalEntryNotFoundError as error:  # it may be there, and the hub cannot be asked
-            away = error
+            away = away or error
         except EntryNotFoundError:
             continue
         except Exception as error:  # of the hub's library, of the network's, and the disk's
             raise _refused(name, error) from None
     if away is not None and not (optional and _is_cached(repository)):
         raise _away(name, files, away)
+    return None
+
+
+def _unreachable(repository: str, file: str, revision: str) -> Exception | None:
+    """Return why the hub cannot be asked for a file; None where it answers, or where the cache has the file.
+
+    The library's download tries for minutes, and prints each try. This asks once.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str):
+            return None
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError):  # an answer, which the download gets as well
+        return None
+    except Exception as error:  # of the network, by names that the library changes with its client
+        return error
     return None
 
 
@@ -87,6 +109,8 @@ def _away(name: str, files: Sequence[str], error: Exception) -> CheckpointError:
     return CheckpointError(
         f"The model is not on this disk, and the hub {'may not' if offline else 'cannot'} be asked for it",
         got=f"{name}: {' or '.join(files)}",
-        cause="HF_HUB_OFFLINE is set" if offline else str(error.__cause__ or error).splitlines()[0],
+        cause="HF_HUB_OFFLINE is set"
+        if offline
+        else (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0],
         fix="Fetch the model once with a network, or give a folder with its files",
     )

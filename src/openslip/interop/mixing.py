@@ -146,11 +146,17 @@ def _settings(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _check_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
     differ = [
         f"{key} is {a.get(key, 'not there')} in the first and {b.get(key, 'not there')} in the second"
-        for key in dict.fromkeys([*a, *b])
-        if a.get(key) != b.get(key)
+        for key in keys
     ]
+    if keys == ["views.size"]:
+        raise CheckpointError(
+            "The two models cannot be mixed: they take pictures of two sizes",
+            got=differ[0],
+            fix=f"Train the second from the first at its size, --views.size {a['views.size']}",
+        )
     if differ:
         raise CheckpointError(
             "The two models cannot be mixed: they differ in more than their weights",

@@ -191,6 +191,12 @@ def _views(card: Card, spec: str) -> tuple[ViewsConfig, list[str]]:
         spec,
         squash=stated.get("crop_mode") == "squash",
     )
+    share = stated.get("crop_pct")
+    if isinstance(share, int | float) and share != 1 and views.fit == "crop":
+        notes.append(
+            f"timm takes the middle {100 * share:g} % of a picture's short side for {spec} (crop_pct); slip takes "
+            "all of it"
+        )
     if not stated:
         notes.append(
             f"timm does not say how pictures were normalised for {spec}: ImageNet's mean and deviation are taken"

@@ -31,6 +31,7 @@ def configuration(row: Row) -> dict[str, str]:
         "Training data": shown(config.data.train) or "not recorded",
         "Image tower": _image_tower(config),
         **({"Starts from": shown(config.init)} if config.init else {}),
+        **({"Frozen": frozen} if (frozen := _frozen(config)) else {}),
     }
     if loss.text_tower:
         words["Text tower"] = (
@@ -46,13 +47,43 @@ def configuration(row: Row) -> dict[str, str]:
     words |= {
         "Optimiser": f"AdamW, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}, betas "
         f"{optimizer.betas[0]:g} and {optimizer.betas[1]:g}; warm-up over {_count(optimizer.warmup_epochs, 'epoch')}, "
-        f"then cosine to {optimizer.lr_end:g}",
+        f"then cosine to {optimizer.lr_end:g}{_rates(config)}",
         "Length": f"{_planned(config)} in batches of {config.training.batch:,}",
         "Seeds" if len(row.runs) > 1 else "Seed": ", ".join(map(str, row.seeds)),
     }
     if config.data.ssl and (not loss.whole or any(view.scheduled for view in loss.views)):
         words["Pictures of the self-supervised views"] = shown(config.data.ssl)
     return words
+
+
+def _frozen(config: Config) -> str:
+    """Return what of the towers stays as it is, and what adapters learn in its place; "" where all of them learns."""
+    words = []
+    for name, tower in (("image", config.model.image), ("text", config.model.text)):
+        if tower.lora:
+            words.append(f"{name} tower, with adapters of rank {tower.lora}")
+        elif tower.freeze == "all":
+            words.append(f"{name} tower")
+        elif tower.freeze.startswith("-"):
+            words.append(f"{name} tower but for its last {_count(int(tower.freeze[1:]), 'block')}")
+        elif tower.freeze.isdecimal() and int(tower.freeze):
+            words.append(f"first {_count(int(tower.freeze), 'block')} of the {name} tower")
+    return "; ".join(words)
+
+
+def _rates(config: Config) -> str:
+    """Return learning rates of their own: of towers that learn, of their layers, and of what the start lacks."""
+    words, optimizer, model = [], config.optimizer, config.model
+    for name, rate, tower in (("image", optimizer.image, model.image), ("text", optimizer.text, model.text)):
+        if tower.freeze == "all" and not tower.lora:
+            continue
+        if rate.lr >= 0:
+            words.append(f"{name} tower {rate.lr:g}")
+        if rate.layer_decay != 1:
+            words.append(f"{name} tower {rate.layer_decay:g} of it from layer to layer")
+    if optimizer.fresh_lr >= 0:
+        words.append(f"weights that the start lacks {optimizer.fresh_lr:g}")
+    return "; " + ", ".join(words) if words else ""
 
 
 def _views(loss: KnownLoss, config: Config) -> dict[str, str]:

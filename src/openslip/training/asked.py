@@ -15,6 +15,7 @@ from openslip.config import Config
 from openslip.data.data import Data
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, EvaluationError
+from openslip.models.weights import Pretrained
 from openslip.needs import LABELS
 from openslip.objectives import Loss, own, parse
 
@@ -53,6 +54,22 @@ def config_of(config: object) -> Config:
         "The configuration is none",
         got=_kind(config),
         fix="Give an openslip.Config, as openslip.recipes.get('small-data') returns, a recipe's name or a .toml file",
+    )
+
+
+def with_init(config: Config, init: object) -> tuple[Config, Pretrained | None]:
+    """Return the configuration, with what to start from if `init` names it, and the weights if `init` is weights.
+
+    Raises ConfigError where it is neither.
+    """
+    if init is None or isinstance(init, Pretrained):
+        return config, init
+    if isinstance(init, str | os.PathLike):
+        return replace(config, init=os.fspath(init)), None
+    raise ConfigError(
+        "`init` is neither the name of a model nor weights that were read",
+        got=type(init).__name__,
+        fix="Give what `openslip.load` takes, such as a run folder, not what it returns",
     )
 
 

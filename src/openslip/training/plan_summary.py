@@ -62,7 +62,7 @@ def describe(
         "views": _views(plan, student),
         **({"features": keeps.described(data, run)} if keeps else {}),
         "length": length(plan),
-        "schedule": _schedule(plan),
+        "schedule": _schedule(plan, started),
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
         f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
@@ -176,15 +176,17 @@ def length(plan: Plan) -> str:
     return f"{training.epochs:g} epochs = {samples}"
 
 
-def _schedule(plan: Plan) -> str:
+def _schedule(plan: Plan, started: Start | None) -> str:
     """Return the learning rate and its course; of each tower, what is its own; for how long fresh weights are alone."""
     config = plan.config.optimizer
     lines = [f"learning rate {config.lr:g} after {_warmup(plan)}, cosine to {config.lr_end:g}"]
     for name, rate in (("image", config.image), ("text", config.text)):
         own = [f"learning rate {rate.lr:g}"] * (rate.lr >= 0)
         own += [f"in each layer {rate.layer_decay:g} of the rate above it"] * (rate.layer_decay != 1)
-        lines += [f"{name} tower: {', '.join(own)}"] * bool(own)
-    if config.fresh_lr >= 0:
+        tower = getattr(plan.config.model, name)
+        frozen = tower.freeze == "all" and not tower.lora
+        lines += [f"{name} tower: {', '.join(own)}"] * (bool(own) and not frozen)
+    if config.fresh_lr >= 0 and (started is None or started.fresh):
         lines.append(f"fresh weights: learning rate {config.fresh_lr:g}")
     if config.fresh_epochs:
         alone = f"{plan.fresh_share:.1%} of them" if plan.seconds else f"{plan.fresh:,} steps"

@@ -21,6 +21,19 @@ from openslip.training.student import Student, stored_state
 
 OWN = ("freeze", "lora", "drop_path", "truncation")
 """What of a tower's configuration says how the tower is trained: the run's own, whatever the weights have."""
+VIT = (
+    "patch",
+    "width",
+    "depth",
+    "heads",
+    "mlp",
+    "activation",
+    "pool",
+    "class_tokens",
+    "pre_norm",
+    "norm_eps",
+)
+"""What of an image tower's configuration a tower of timm does not take: timm defines it."""
 CLOSE = 1e-3
 """By how much a mean or deviation may differ from that of the weights: people round them."""
 LISTED = 4
@@ -51,10 +64,18 @@ def adopted(config: Config, found: Pretrained, typed: Collection[str] = ()) -> C
 def _tower(given: Any, own: Any, where: str, spec: str, typed: Collection[str]) -> Any:
     """Return a tower's configuration as the weights have it, with how the run trains it."""
     changes = {}
+    of_timm = getattr(own, "name", "vit") != "vit"
     for field in dataclasses.fields(given):
         mine, theirs = getattr(given, field.name), getattr(own, field.name)
         if field.name in OWN or (field.name == "context" and f"{where}.context" in typed and mine < theirs):
             changes[field.name] = mine
+        elif of_timm and field.name in VIT and f"{where}.{field.name}" in typed:
+            raise ConfigError(
+                f"--{where}.{field.name.replace('_', '-')} says nothing of an image tower of timm",
+                got=f"{mine}, for {own.name} of {spec}",
+                cause="timm defines the sizes of its towers",
+                fix="Leave the option out",
+            )
         else:
             changes[field.name] = _same(mine, theirs, f"{where}.{field.name}", spec, typed)
     return replace(own, **changes)
@@ -151,6 +172,8 @@ class Start:
     resampled: tuple[str, ...]
     unused: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    size: int = 0
+    """Pixels of a side of the pictures that the weights were trained with; 0: not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what init.json holds."""
@@ -177,8 +200,9 @@ class Start:
         for name, why in self.unused.items():
             reasons.setdefault(why, []).append(name)
         told += [f"not used: {_few(names)} ({why})" for why, names in reasons.items()]
+        other = f" (the weights have seen {self.size})" if self.size not in (0, views.size) else ""
         told.append(
-            f"pictures as these weights take them: {views.size} px, mean {shown(views.mean)}, deviation "
+            f"pictures as these weights take them: {views.size} px{other}, mean {shown(views.mean)}, deviation "
             f"{shown(views.std)}, {views.interpolation}, {views.fit}"
         )
         return [*told, *self.notes]
@@ -217,7 +241,9 @@ def fill(student: Student, found: Pretrained) -> Start:
         for name, tensor in taken.items():
             own[name].copy_(tensor)
     fresh = tuple(name for name in own if name not in taken)
-    return Start(found.origin, tuple(taken), fresh, tuple(resampled), unused, found.notes)
+    return Start(
+        found.origin, tuple(taken), fresh, tuple(resampled), unused, found.notes, found.config.views.size
+    )
 
 
 def _part_of(name: str) -> str:
