@@ -70,14 +70,9 @@ def train(
     `objective`: what to minimise in place of the configuration's loss. An objective's class, or a loss as text, in
     which classes of your own have the names `module:Class`. To go on, such a run needs its classes once more.
 
-<<<<<<< HEAD
     init: what to start from, in the place of the configuration's `init`: what `openslip.load` takes, or weights that
-    the caller has read already (`openslip.interop.read`). A run that goes on needs neither.
-=======
-    init: the weights to start from, where the caller has read what the configuration's `init` names
-    (`openslip.interop.read`). A run that goes on needs neither them nor what they came from, but for an objective that
-    learns from them (`preserve`).
->>>>>>> main
+    the caller has read already (`openslip.interop.read`). A run that goes on needs neither, but for an objective that
+    learns from what it started from (`preserve`).
 
     Under `torchrun` all its processes train together, as one would with the whole batch; the first one writes the run
     folder, and measures. processes: those of `openslip.processes.joined`, where the caller has joined them already.
