@@ -197,6 +197,15 @@ def test_a_run_starts_from_them_says_so_and_notes_it(tmp_path: Path) -> None:
     assert b"their.pt" not in header.read_bytes()
 
 
+def test_a_rate_for_random_weights_is_warned_of(tmp_path: Path) -> None:
+    config = sized()
+    _, told = run_from(somebodys(), tmp_path / "fast", config)
+    assert "the image tower learns at 0.003 and the text tower learns at 0.003, which may undo" in told
+    slow = replace(config, optimizer=replace(config.optimizer, lr=1e-5, fresh_lr=1e-3))
+    _, told = run_from(somebodys(), tmp_path / "slow", slow)
+    assert "may undo" not in told
+
+
 def test_a_run_goes_on_without_them(tmp_path: Path) -> None:
     whole, _ = run_from(somebodys(), tmp_path / "whole", sized())
     config = replace(sized(), init="their.pt")
@@ -265,5 +274,7 @@ def test_a_run_that_goes_on_preserves_the_weights_that_it_is_given(
 
 
 def test_without_weights_the_size_has_to_be_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"views\.size 0 without --init.*--views\.size 224"):
+    with pytest.raises(
+        ConfigError, match=r"tiny: views\.size 0, .* without --init\'.*--init open_clip:.*small-data"
+    ):
         run_from(None, tmp_path / "run", sized())

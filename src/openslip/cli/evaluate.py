@@ -209,7 +209,9 @@ class Comparison:
                 print(printable(suite.table(rest)))
         many = "" if self.done == len(wanted) else f"{self.done} of {len(wanted)} tasks measured. "
         files = " and ".join(str(file) for side in sides for file in side.ledger.files)
-        _print(many + (f"Results kept in {files}." if files else "No file keeps the results."))
+        _print(
+            many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would.")
+        )
 
     def _print_differences(self) -> None:
         from openslip.errors import printable

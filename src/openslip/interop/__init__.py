@@ -109,7 +109,10 @@ def _nothing(text: str, path: Path) -> CheckpointError:
             got=text,
             fix=f"{did_you_mean(kind[1].replace('-', '_'), READERS)} Write {WRITTEN}",
         )
-    fix = "Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file"
+    fix = (
+        "Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file. Public "
+        f"models are written {WRITTEN}"
+    )
     if hub.is_name(text) and not path.parent.exists():
         fix = f"For a model of the hub, write hf:{text}. {fix}"
     return CheckpointError("There is no such file or folder", got=str(path), fix=fix)

@@ -20,6 +20,8 @@ from openslip.training.start import Start
 from openslip.training.student import Student
 from openslip.training.watching.speed import peak
 
+TOO_FAST = 3e-4
+"""A learning rate above which fine-tuning is told to be fast; recipes for it have 1e-5 to 1e-4."""
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
@@ -71,7 +73,10 @@ def describe(
         "written to": str(run),
     }
     useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
-    warnings = filter(None, [plan.part_of_an_epoch, _frozen_at_random(student, fresh), useless])
+    warnings = filter(
+        None,
+        [plan.part_of_an_epoch, _frozen_at_random(student, fresh), _fast(plan, student, started), useless],
+    )
     if lost := [*data.losses(), *warnings]:
         lines["WARNING"] = "\n".join(lost)
     return "\n".join(
@@ -114,6 +119,27 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
     return (
         f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a model that has "
         "learned, with --init, or freeze less"
+    )
+
+
+def _fast(plan: Plan, student: Student, started: Start | None) -> str:
+    """Return a warning where a whole tower that has learned goes on at a rate for random weights; else ""."""
+    if started is None:
+        return ""
+    config, towers = plan.config.optimizer, []
+    for name, tower, rate in (
+        ("image", student.model.image_tower, config.image),
+        ("text", student.model.text_tower, config.text),
+    ):
+        lr = rate.lr if rate.lr >= 0 else config.lr
+        whole = tower is not None and all(p.requires_grad for p in tower.parameters())
+        if whole and lr > TOO_FAST and any(n.startswith(f"{name}_tower.") for n in started.taken):
+            towers.append(f"the {name} tower learns at {lr:g}")
+    if not towers:
+        return ""
+    return (
+        f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has 1e-05; "
+        "--optimizer.image.lr and --optimizer.text.lr are rates of their own"
     )
 
 

@@ -153,9 +153,10 @@ def check_size(config: Config) -> None:
     """Raise ConfigError where the size of pictures is that of weights, and none are named."""
     if not config.views.size:
         raise ConfigError(
-            "The size of the pictures is that of the weights that a run starts from, and none are named",
-            got="views.size 0 without --init",
-            fix="Add --init, or a size: --views.size 224",
+            "The configuration is for a run that starts from a model, and none is named",
+            got=f"{config.name}: views.size 0, the size of the weights, without --init",
+            fix="Name a model: --init open_clip:NAME/TAG, hf:owner/name, timm:NAME or a run folder. To start at random "
+            "take another recipe, small-data say",
         )
 
 
