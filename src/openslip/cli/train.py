@@ -185,11 +185,11 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
                     folder.check_config(start.adopted_as_in_run(config, folder.config))
             with resuming.as_the_run_names_it(config, folder):
                 source, ssl, val, tasks = _open(config, first=processes.first)
-        init = None
+        read_already = []  # handed over below, so that nobody here holds the weights while it trains
         if config.init and not (resume and folder.begun()):
             with processes.first_goes_ahead():
-                init = read(config.init)
-            config = start.adopted(config, init, typed)
+                read_already.append(read(config.init))
+            config = start.adopted(config, read_already[0], typed)
         if share:
             source, held_out = _hold_out(config, source, share, processes)
             val = _on_val(config, held_out)
@@ -201,7 +201,7 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
             ssl=ssl,
             evaluate=partial(suite.run, tasks=tasks) if tasks else None,
             resume=resume,
-            init=init,
+            init=read_already.pop() if read_already else None,
             console=console,
             processes=processes,
         )

@@ -110,6 +110,7 @@ def train(
         parallel, fresh = _begin(
             plan, data, init, run, resume, console, processes, evaluated=evaluate is not None
         )
+        init = None  # its weights are in the student now, and not wanted twice
         state = State(plan, run, data, parallel, processes, partial(_print, console), fresh)
         with Trainer(state, evaluate, console) as trainer:
             state.restore()
@@ -219,9 +220,8 @@ def _student(
     begun: whether a checkpoint's weights are going to be put in.
     """
     config = plan.config
-    torch.manual_seed(
-        config.training.seed
-    )  # after the fixed models, because building one may draw random numbers
+    # After the fixed models, because building one may draw random numbers.
+    torch.manual_seed(config.training.seed)
     student = build_student(config, plan.loss, fixed=fixed)
     started = start.fill(student, init) if init else None
     if not begun:
