@@ -133,7 +133,17 @@ SPREAD = {
     ],
     4: [Case(kind="fsdp"), Case(kind="fsdp", dtype=FP32)],
 }
-ALL = [(processes, case) for processes in (2, 4) for case in (*CASES, *SPREAD[processes])]
+QUICK = {Case(loss) for loss in LOSSES}
+"""What four processes compute by default, besides what is spread; the rest, which takes them half a minute, is slow."""
+ALL = [
+    pytest.param(
+        processes,
+        case,
+        marks=pytest.mark.slow if processes == 4 and case in CASES and case not in QUICK else (),
+    )
+    for processes in (2, 4)
+    for case in (*CASES, *SPREAD[processes])
+]
 
 
 @pytest.fixture(scope="module")

@@ -138,10 +138,16 @@ CASES = [
     ),
     Case("distil and frozen", frozen("clip + distil + byol", text_tower="all")),
 ]
-EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@EVERY_CASE
+def every_case(*quick: str) -> pytest.MarkDecorator:
+    """All cases; those that are not named are slow, for they take three seconds each."""
+    assert set(quick) <= {case.name for case in CASES}
+    cases = [pytest.param(c, marks=() if c.name in quick else pytest.mark.slow, id=c.name) for c in CASES]
+    return pytest.mark.parametrize("case", cases)
+
+
+@every_case("slip", "own pictures", "mixture", "both towers", "classes", "distil, rare")
 def test_kept_features_train_as_those_of_the_same_views(tmp_path, monkeypatch, case: Case) -> None:
     run = case.train(tmp_path / "kept")
     computed_at_every_step(monkeypatch)
@@ -152,7 +158,7 @@ def test_kept_features_train_as_those_of_the_same_views(tmp_path, monkeypatch, c
         assert line == pytest.approx(expected, rel=1e-4)
 
 
-@EVERY_CASE
+@every_case("rare, some rows", "teacher", "text", "distil")
 def test_a_run_that_is_interrupted_ends_the_same(tmp_path, monkeypatch, case: Case) -> None:
     whole = case.train(tmp_path / "whole")
     interrupt_after(monkeypatch, 7)

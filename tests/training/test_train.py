@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from openslip.config import ObjectiveConfig
 from openslip.data.sources.mixture import Mixture
 from openslip.errors import CheckpointError, ConfigError
 from openslip.objectives import parse
@@ -21,6 +22,7 @@ from toys import CASES, LOSSES, ToySource, make_student, make_tiny_config, with_
 from training.runs import QUIET, TIMING, interrupt_after, same, weights
 
 LOSS = pytest.mark.parametrize("loss", LOSSES)
+SLIP = ObjectiveConfig().loss
 
 
 def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
@@ -59,7 +61,14 @@ def test_every_objective_trains(tmp_path, toy_source, tiny_config, loss) -> None
     assert own == {name for name, module in modules.items() if any(True for _ in module.parameters())}
 
 
-@pytest.mark.parametrize(("loss", "positives"), CASES)
+RESUMED = [
+    pytest.param(*case, marks=() if case in ((SLIP, "pairs"), ("clip", "labels")) else pytest.mark.slow)
+    for case in CASES
+]
+"""Every loss; those besides SLIP and classes are slow, for they take three seconds each."""
+
+
+@pytest.mark.parametrize(("loss", "positives"), RESUMED)
 def test_interrupted_and_resumed_equals_uninterrupted(
     tmp_path, toy_source, tiny_config, monkeypatch, loss, positives
 ) -> None:

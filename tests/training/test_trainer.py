@@ -79,8 +79,11 @@ def cheap(config: Config) -> Config:
     )
 
 
-@pytest.mark.parametrize("loss", [*SUMS, "clip + distil", "clip + preserve"])
-@pytest.mark.parametrize("micro_batch", [0, 3])
+@pytest.mark.parametrize(
+    ("micro_batch", "loss"),
+    [(3, loss) for loss in (*SUMS, "clip + distil", "clip + preserve")]
+    + [pytest.param(0, loss, marks=pytest.mark.slow) for loss in (*SUMS, "clip + distil", "clip + preserve")],
+)
 def test_cheaper_self_supervision_resumes_exactly(
     tmp_path, toy_source, monkeypatch, loss, micro_batch
 ) -> None:
