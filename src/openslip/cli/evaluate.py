@@ -200,8 +200,8 @@ class Comparison:
         if not sides:
             return
         compared = {id(one.after) for some in self.differences.values() for one in some}
-        if compared:
-            self._print_differences()
+        if self.before and compared:
+            self._print_differences(self.before)
         for side in [self.after] if compared else sides:
             if rest := [result for result in side.ledger.results if id(result) not in compared]:
                 if self.before:
@@ -213,23 +213,22 @@ class Comparison:
             many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would.")
         )
 
-    def _print_differences(self) -> None:
+    def _print_differences(self, before: Side) -> None:
         from openslip.errors import printable
         from openslip.evaluation import compare
         from openslip.interop import mixing
         from openslip.shell import command
 
-        assert self.before is not None
         own, general = self.differences["own"], self.differences["general"]
-        print(printable(f"Before: {self.before.name}; after: {self.after.name}\n"))
+        print(printable(f"Before: {before.name}; after: {self.after.name}\n"))
         for kind, some in self.differences.items():
             if some:
                 print(f"{kind.capitalize()} tasks" if general else "", end="\n" if general else "")
                 print(printable(compare.table(some)))
         print(printable(compare.verdict(own, general)))
         lost = any(one.verdict == "worse" for one in compare.headlines([*own, *general]))
-        if lost and mixing.are_related(self.before.encoder, self.after.encoder):
-            words = ("slip", "mix", self.before.name, self.after.name, "--alpha", "0.25", "0.5", "0.75")
+        if lost and mixing.are_related(before.encoder, self.after.encoder):
+            words = ("slip", "mix", before.name, self.after.name, "--alpha", "0.25", "0.5", "0.75")
             print(
                 printable(
                     "Weights between both models may keep more of either. Write some, and measure them:\n  "

@@ -23,7 +23,7 @@ from openslip.errors import CheckpointError, ConfigError
 from openslip.interop.digests import Digests
 from openslip.interop.filling import PARTS, described, in_full_precision, note, of_model
 from openslip.models.lora import merged
-from openslip.models.places import names_a_place
+from openslip.models.vision import names_a_place
 from openslip.models.weights import Origin, Pretrained
 from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.tensors import files_of, read_tensors

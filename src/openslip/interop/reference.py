@@ -109,14 +109,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> Pretrained:
 def _expected(config: Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors, without content, of the model and the objective that a configuration describes."""
     model = described(config, [from_reference(name) for name in state if not name.startswith("image_mlp.")])
-    text = model.text_tower
-    dims = Dims(
-        width=model.image_tower.width,
-        text_width=text.width if text is not None else 0,
-        embed_dim=config.model.embed_dim,
-        context=config.model.text.context,
-        vocabulary=config.model.text.vocabulary,
-    )
+    dims = Dims.of(model, config.model)
     with torch.device("meta"):
         objective = parse(config.objective).build(dims)
     heads = {f"objective.{name}": value for name, value in objective.state_dict().items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openslip.config import ImageTowerConfig, ViewConfig
+from openslip.config import Config, ImageTowerConfig, ViewConfig
 from openslip.errors import ConfigError, did_you_mean
 from openslip.models.blank import forget_weights, on_meta, without_initialising
 from openslip.models.dropping import leave_out_tokens, replace_drop_path
@@ -301,6 +303,24 @@ def _timm_model(config: ImageTowerConfig, size: int, others: Collection[int]) ->
             cause=f"timm says: {str(error) or type(error).__name__}",
             fix="Change model.image or views.size",
         ) from error
+
+
+def names_a_place(name: str) -> bool:
+    """Say whether an image tower's name is that of a place on a disk or of the hub, of which timm reads what it is."""
+    return re.search("[:/]", name) is not None
+
+
+def with_known_name(config: Config, image_tower: nn.Module) -> Config:
+    """Return the configuration with timm's name of the tower's architecture, where its own is that of a place.
+
+    So weights that came from there load without it.
+    """
+    image = config.model.image
+    stated = getattr(getattr(image_tower, "trunk", None), "pretrained_cfg", None) or {}
+    name = stated.get("architecture") or ""
+    if not names_a_place(image.name) or not timm.is_model(name):
+        return config
+    return replace(config, model=replace(config.model, image=replace(image, name=name)))
 
 
 def _ends_in_class_token(trunk: nn.Module) -> bool:

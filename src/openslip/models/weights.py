@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from openslip.config import Config
 
@@ -51,3 +54,16 @@ class Pretrained:
     def shared_space(self) -> bool:
         """Whether images and texts have embeddings in one space."""
         return self.has_text
+
+
+def digest(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's weights and buffers, with their names, shapes and types.
+
+    Where they are spread over processes, all must call it.
+    """
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        found.update(f"{name} {tuple(whole.shape)} {whole.dtype}".encode())
+        found.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

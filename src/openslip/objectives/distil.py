@@ -25,6 +25,20 @@ OTHER = View("preserve", kind="image")
 """A view of pictures that need no caption: those of `data.ssl`, where there are any."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MatchingOptions:
+    """The options that `distil` and `preserve` have in common."""
+
+    text: bool = False
+    """Match the embeddings of texts, too."""
+    kl: Annotated[float, FROM_0] = 0.0
+    """Weight of the divergence between the fixed model's similarities and the student's; 0: none."""
+    temperature: Annotated[float, ABOVE_0] = 0.07
+    """What similarities are divided by there."""
+    block: Annotated[int, FROM_0] = 1024
+    """Rows of similarities held at a time; 0 holds them whole."""
+
+
 class Matching(Objective):
     """What `distil` and `preserve` have in common: the loss of embeddings against those of a fixed model.
 
@@ -144,22 +158,14 @@ class Distil(Matching):
     )
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(MatchingOptions):
         teacher: str = ""
         """The model to learn from, named as --init takes it."""
         match: Literal["feature", "embedding"] = "feature"
         """What of the student is matched with the teacher's embedding. feature: the tower's feature, through a linear
         head that does not ship; embedding: the student's own embedding, so that it lives in the teacher's space."""
-        text: bool = False
-        """Match the embeddings of texts, too."""
         views: Literal["image", "ssl"] = "image"
         """Of which views: the one that goes with the caption, or both self-supervised ones."""
-        kl: Annotated[float, FROM_0] = 0.0
-        """Weight of the divergence between the teacher's similarities and the student's; 0: none."""
-        temperature: Annotated[float, ABOVE_0] = 0.07
-        """What similarities are divided by there."""
-        block: Annotated[int, FROM_0] = 1024
-        """Rows of similarities held at a time; 0 holds them whole."""
 
     config: Config
 
@@ -222,20 +228,12 @@ class Preserve(Matching):
     )
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(MatchingOptions):
         match: Literal["embedding", "feature"] = "embedding"
         """What stays as it was: the embedding in the space that images and texts share, or the towers' features."""
-        text: bool = False
-        """Preserve those of texts, too."""
         pictures: Literal["same", "other"] = "same"
         """On which pictures: the view that goes with the caption, or a view of its own, drawn as the self-supervised
         views are scheduled: of the pictures of `data.ssl`, where there are any."""
-        kl: Annotated[float, FROM_0] = 0.0
-        """Weight of the divergence between the start's similarities and the model's; 0: none."""
-        temperature: Annotated[float, ABOVE_0] = 0.07
-        """What similarities are divided by there."""
-        block: Annotated[int, FROM_0] = 1024
-        """Rows of similarities held at a time; 0 holds them whole."""
 
     config: Config
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from openslip.config import ModelConfig
 from openslip.needs import Need, View
 
 if TYPE_CHECKING:
@@ -45,6 +46,18 @@ class Dims:
     """Token ids there are."""
     fixed: Dims | None = None
     """Of the fixed model that the objective learns from."""
+
+    @classmethod
+    def of(cls, model: Model, config: ModelConfig) -> Dims:
+        """Return the sizes of a model that this configuration describes."""
+        text = model.text_tower
+        return cls(
+            width=model.image_tower.width,
+            text_width=text.width if text is not None else 0,
+            embed_dim=config.embed_dim,
+            context=config.text.context,
+            vocabulary=config.text.vocabulary,
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from openslip.config import Config, ViewsConfig
 from openslip.errors import ConfigError, SlipError, TrainingError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
-from openslip.models.weights import Pretrained
+from openslip.models.weights import Pretrained, digest
 from openslip.needs import TEXT, Need, View
 from openslip.objectives import Dims, Loss
 from openslip.objectives.combine import Term
@@ -51,13 +51,8 @@ class FixedModel:
         self.shared = model.text_tower is not None or model.image_projection is not None
         _check(spec, model, config, run, self.needs)
         self.digest = _digest(model, config)
-        self.dims = Dims(
-            width=model.image_tower.width,
-            text_width=model.text_tower.width if model.text_tower is not None else 0,
-            embed_dim=config.model.embed_dim if self.shared else 0,
-            context=config.model.text.context,
-            vocabulary=config.model.text.vocabulary,
-        )
+        dims = Dims.of(model, config.model)
+        self.dims = dims if self.shared else replace(dims, embed_dim=0)
         self.model = model.only([self._own(need) for need in self.needs]).eval().requires_grad_(False)
         if not isinstance(model.image_tower.trunk, VisionTransformer):
             self.model.image_tower.to(memory_format=torch.channels_last)  # faster, as in `prepare`
@@ -380,11 +375,7 @@ def _digest(model: Model, config: Config) -> str:
     for of_tower in options.values():
         for key in ("freeze", "lora", "drop_path", "truncation"):  # how it was trained
             of_tower.pop(key, None)
-    found = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+    return hashlib.sha256(f"{json.dumps(options, sort_keys=True)} {digest(model)}".encode()).hexdigest()
 
 
 def _on_meta(model: nn.Module) -> nn.Module:

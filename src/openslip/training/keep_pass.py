@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 from openslip.data.identity import differences
 from openslip.data.kept import Records
@@ -28,6 +27,7 @@ from openslip.data.record import Batch
 from openslip.errors import DataError, TrainingError
 from openslip.files import read_json
 from openslip.models.inputs import Inputs
+from openslip.models.weights import digest
 from openslip.needs import TEXT, Need
 from openslip.progress import Progress
 from openslip.training.kept_features import Keeping, KeptFeatures, Key, Output
@@ -140,9 +140,8 @@ class Pass:
             return student.fixed.models[student.fixed.spec(output.by)].digest
         of_text = output.view == TEXT
         if of_text not in self._digests:
-            self._digests[of_text] = digest(
-                student.model.text_tower if of_text else student.model.image_tower
-            )
+            tower = student.model.text_tower if of_text else student.model.image_tower
+            self._digests[of_text] = "" if tower is None else digest(tower)
         return self._digests[of_text]
 
     def _load(self, files: FeatureFiles, outputs: Sequence[Output]) -> dict[Output, np.ndarray]:
@@ -276,16 +275,6 @@ class Pass:
             model = student.fixed.models[student.fixed.spec(by)] if by else student.model
             found |= {(by, need): feature for need, feature in model.features(inputs, needs).items()}
         return found
-
-
-def digest(module: nn.Module | None) -> str:
-    """Return a digest of a module's weights and buffers. Where they are spread, all processes must call it."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(({} if module is None else module.state_dict()).items()):
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        found.update(f"{name} {tuple(whole.shape)} {whole.dtype}\n".encode())
-        found.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _digest_of(texts: Sequence[str]) -> str:

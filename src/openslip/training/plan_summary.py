@@ -138,8 +138,8 @@ def _fast(plan: Plan, student: Student, started: Start | None) -> str:
     if not towers:
         return ""
     return (
-        f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has 1e-05; "
-        "--optimizer.image.lr and --optimizer.text.lr are rates of their own"
+        f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has rates "
+        "for that, and --optimizer.image.lr and --optimizer.text.lr are rates of their own"
     )
 
 

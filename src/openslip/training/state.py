@@ -16,7 +16,7 @@ from openslip.data.data import Data
 from openslip.errors import CheckpointError
 from openslip.evaluation import Result
 from openslip.evaluation.distinct import keys
-from openslip.models.places import with_known_name
+from openslip.models.vision import with_known_name
 from openslip.objectives import At
 from openslip.processes import Processes
 from openslip.training.budget import parse_budget

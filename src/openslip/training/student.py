@@ -206,13 +206,6 @@ def build_student(config: Config, loss: Loss, *, fixed: FixedModels | None = Non
         views,
         **({"logit_scale": scale.initial} if scale else {}),
     )
-    text = model.text_tower
-    dims = Dims(
-        width=model.image_tower.width,
-        text_width=text.width if text is not None else 0,
-        embed_dim=config.model.embed_dim,
-        context=config.model.text.context,
-        vocabulary=config.model.text.vocabulary,
-    )
+    dims = Dims.of(model, config.model)
     fixed = fixed or FixedModels({}, {})
     return Student(model, loss.build(dims, fixed.dims), fixed)

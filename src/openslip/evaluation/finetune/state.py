@@ -27,6 +27,7 @@ from openslip.errors import CheckpointError, ConfigError, note, shortened
 from openslip.evaluation import fingerprint as fingerprints
 from openslip.evaluation.finetune.recipe import FinetuneRecipe
 from openslip.files import TEMPORARY, read_json, write_json
+from openslip.models.weights import digest
 from openslip.training.optimizer import load_state_tensors, state_tensors
 from openslip.training.saving import checkpoint, lock
 
@@ -72,11 +73,7 @@ def describe(
 
 def fingerprint(module: nn.Module) -> str:
     """Return a short hash of a module's tensors and their names."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return digest(module)[:16]
 
 
 @contextmanager
