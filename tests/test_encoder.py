@@ -490,6 +490,11 @@ def test_a_pil_image_that_is_cut_off_is_said(encoder: Encoder) -> None:
         encoder.encode_image(Image.open(io.BytesIO(content[: len(content) // 2])))
 
 
+def test_a_recipe_for_a_start_makes_no_model_by_itself() -> None:
+    with pytest.raises(ConfigError, match=r"finetune is for a run that starts from a model.*openslip\.load"):
+        openslip.create("finetune")
+
+
 @pytest.mark.parametrize(
     ("loss", "captioned"), [("clip", True), ("simclr", False), ("byol", False), ("clip + 1.0 * simclr", True)]
 )

@@ -147,6 +147,8 @@ class ViewsConfig:
 
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+FOR_TRAINING = frozenset({"drop_path", "freeze", "lora"})
+"""Fields of a tower that say how it trains, and not what it computes afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,12 @@ class Encoder:
         """
         from openslip import objectives
 
+        if not config.views.size:
+            raise ConfigError(
+                f"The configuration {config.name} is for a run that starts from a model, and is none by itself",
+                got="views.size 0, the size of the weights",
+                fix="Load the model with openslip.load, train with openslip.train(..., init=MODEL), or set views.size",
+            )
         loss = objectives.parse(config.objective)
         return cls(build(config.model, config.views.size, loss.needs).eval(), config)
 

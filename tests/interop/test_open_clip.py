@@ -14,7 +14,7 @@ import openslip
 from interop.public import TEXT, TEXTS, VISION
 from interop.public import open_clip as made_by
 from openslip.errors import CheckpointError
-from openslip.interop import hub, read
+from openslip.interop import hub, open_clip_towers, read
 from openslip.interop import open_clip as reader
 
 NAME = "ViT-T-4"
@@ -243,7 +243,7 @@ def test_folders_without_their_parts(folder, tmp_path) -> None:
 
 def test_every_architecture_of_the_installed_open_clip_is_read_or_refused_in_words(monkeypatch) -> None:
     """As far as its description tells. Building towers of a billion weights would take long."""
-    monkeypatch.setattr(reader, "_trunk", lambda *_: nn.Module())
+    monkeypatch.setattr(open_clip_towers, "_trunk", lambda *_: nn.Module())
     refused = {}
     for name, path in reader.architectures().items():
         try:

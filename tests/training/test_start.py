@@ -116,8 +116,12 @@ def test_sizes_of_a_tower_of_timm_are_refused_in_its_words() -> None:
 def test_a_shorter_context_may_be_asked_for() -> None:
     config = sized()
     config = replace(config, model=replace(config.model, text=replace(config.model.text, context=5)))
-    assert start.adopted(config, somebodys(), {"model.text.context"}).model.text.context == 5
-    assert start.adopted(config, somebodys()).model.text.context == 9
+    adopted = start.adopted(config, somebodys(), {"model.text.context"})
+    assert adopted.model.text.context == 5
+    assert start.adopted(adopted, somebodys()) == adopted
+    assert start.adopted(sized(), somebodys()).model.text.context == 9
+    with pytest.raises(ConfigError, match=r"--model\.text\.context does not fit.*12, where their\.pt has 9"):
+        start.adopted(sized(), somebodys(), {"model.text.context"})
 
 
 def filled(found: Pretrained, loss: str = "clip + 1.0 * simclr"):

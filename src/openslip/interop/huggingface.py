@@ -163,16 +163,7 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
     kind = str(config.get("model_type", ""))
     if kind not in KINDS:
         raise _other_kind(config, settings)
-    if weights is None:
-        weights = next((folder / name for name in FILES if (folder / name).is_file()), None)
-        weights = weights or next(iter(sorted(folder.glob("*.safetensors"))), None)
-    if weights is None:
-        raise CheckpointError(
-            "The folder holds no weights beside its config.json",
-            got=str(folder),
-            fix=f"Copy {FILES[0]} into it as well",
-        )
-    state, files = read_weights(weights)
+    state, files = read_weights(weights or _weights_in(folder))
     found = Mapped()
     for entry in [entry for entry in state if entry.endswith("position_ids")]:
         found.unused[entry] = "numbers from 0 on, which positions are counted by"
@@ -215,6 +206,18 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
         theirs=found.theirs,
         unused=found.unused,
         notes=notes,
+    )
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the file of a folder that weights are in, or that lists the files they are in. Raises CheckpointError."""
+    named = [folder / name for name in FILES if (folder / name).is_file()]
+    if found := [*named, *sorted(folder.glob("*.safetensors"))]:
+        return found[0]
+    raise CheckpointError(
+        "The folder holds no weights beside its config.json",
+        got=str(folder),
+        fix=f"Copy {FILES[0]} into it as well",
     )
 
 

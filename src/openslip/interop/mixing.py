@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from openslip import toml
+from openslip.config import FOR_TRAINING
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop import load
 from openslip.interop.filling import note
 
-FOR_TRAINING = frozenset({"drop_path", "freeze", "lora"})
-"""Options of a tower, by the last part of their names: how it trains, and not what it computes afterwards."""
 TRUNCATION = "model.text.truncation"
 """How texts that are too long are cut: a run may choose it for weights that it starts from."""
 OF_ANY_TOWER = frozenset({"name", "unprojected", "projection_bias"})

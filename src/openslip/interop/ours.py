@@ -18,7 +18,7 @@ import timm
 from torch import Tensor
 
 from openslip import toml
-from openslip.config import Config
+from openslip.config import FOR_TRAINING, Config
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop.digests import Digests
 from openslip.interop.filling import PARTS, described, in_full_precision, note, of_model
@@ -232,7 +232,7 @@ def _described(config: Config) -> dict[str, Any]:
     for part, value in model.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         keys |= {f"model.{part}.{name}".rstrip("."): leaf for name, leaf in inner}
-    return {key: value for key, value in keys.items() if not key.endswith((".drop_path", ".freeze", ".lora"))}
+    return {key: value for key, value in keys.items() if key.rpartition(".")[2] not in FOR_TRAINING}
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from openslip.config import Config, ViewsConfig
+from openslip.config import FOR_TRAINING, Config, ViewsConfig
 from openslip.errors import ConfigError, SlipError, TrainingError
 from openslip.models import Model
 from openslip.models.inputs import Inputs
@@ -373,7 +373,7 @@ def _digest(model: Model, config: Config) -> str:
         name: asdict(getattr(config.model, name)) for name, tower in towers.items() if tower is not None
     }
     for of_tower in options.values():
-        for key in ("freeze", "lora", "drop_path", "truncation"):  # how it was trained
+        for key in (*FOR_TRAINING, "truncation"):
             of_tower.pop(key, None)
     return hashlib.sha256(f"{json.dumps(options, sort_keys=True)} {digest(model)}".encode()).hexdigest()
 

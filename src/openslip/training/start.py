@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openslip.config import Config, ViewsConfig
+from openslip.config import FOR_TRAINING, Config, ViewsConfig
 from openslip.errors import CheckpointError, ConfigError
 from openslip.models.positions import fitted
 from openslip.models.weights import Origin, Pretrained
 from openslip.training.student import Student, stored_state
 
-OWN = ("freeze", "lora", "drop_path", "truncation")
-"""What of a tower's configuration says how the tower is trained: the run's own, whatever the weights have."""
+OWN = FOR_TRAINING | {"truncation"}
+"""What of a tower's configuration is the run's own, whatever the weights have."""
 VIT = (
     "patch",
     "width",
@@ -44,7 +44,8 @@ def adopted(config: Config, found: Pretrained, typed: Collection[str] = ()) -> C
     """Return the configuration with the towers and the preprocessing of the weights that a run starts from.
 
     The towers that the weights have take the place of the configuration's; how they are trained stays its own. So does
-    `views.size`, unless it is 0. typed: full keys that a person has typed, `views.mean`.
+    `views.size`, unless it is 0, and a text context that is shorter than theirs. What was adopted already comes back as
+    it is. typed: full keys that a person has typed, `views.mean`.
 
     Raises ConfigError where a typed value is not that of the weights, and where the configuration has other levels than
     the defaults that are not those of the weights.
@@ -67,7 +68,7 @@ def _tower(given: Any, own: Any, where: str, spec: str, typed: Collection[str]) 
     of_timm = getattr(own, "name", "vit") != "vit"
     for field in dataclasses.fields(given):
         mine, theirs = getattr(given, field.name), getattr(own, field.name)
-        if field.name in OWN or (field.name == "context" and f"{where}.context" in typed and mine < theirs):
+        if field.name in OWN or (field.name == "context" and mine < theirs):
             changes[field.name] = mine
         elif of_timm and field.name in VIT and f"{where}.{field.name}" in typed:
             raise ConfigError(
