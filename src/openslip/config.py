@@ -29,6 +29,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def as_typed(value: object) -> str:
+    """Return a value as one types it after its option: `0.5 0.5 0.5`, `bicubic`."""
+    return " ".join(f"{number:.6g}" for number in value) if isinstance(value, tuple) else str(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the pictures and captions come from."""

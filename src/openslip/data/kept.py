@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openslip.data.order import Order
-from openslip.data.record import Part, Skipped
+from openslip.data.record import Skipped
 from openslip.data.storage.shared_array import SharedArray
 
 Known = Skipped | tuple[str, tuple[str, ...], int]
@@ -105,9 +105,6 @@ class Kept:
 
 class InTurn(Order):
     """The order of a pass over all records: as they lie, again and again."""
-
-    def __init__(self, parts: tuple[Part, ...], seed: int) -> None:
-        super().__init__(parts, seed)
 
     def locate(self, position: int) -> tuple[int, int]:
         return divmod(position, self.records)

@@ -35,6 +35,7 @@ class Mapped:
     unused: dict[str, str] = field(default_factory=dict)
 
     def put(self, ours: str, theirs: str, value: Tensor) -> None:
+        """Take a tensor under our name, and note what the other library calls the tensor."""
         self.weights[ours], self.theirs[ours] = value, theirs
 
 

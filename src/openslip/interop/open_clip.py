@@ -13,6 +13,7 @@ from openslip.config import (
     ModelConfig,
     ObjectiveConfig,
     ViewsConfig,
+    as_typed,
 )
 from openslip.errors import CheckpointError, did_you_mean
 from openslip.files import expand
@@ -20,7 +21,7 @@ from openslip.interop import downloads, hub, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
 from openslip.interop.open_clip_towers import towers, unsupported
-from openslip.interop.preprocessing import shown, views_of
+from openslip.interop.preprocessing import views_of
 from openslip.interop.weight_files import as_scalar, described_by, nearest, read_config, read_weights
 from openslip.models.weights import Origin, Pretrained
 
@@ -235,8 +236,8 @@ def _of_file(path: Path, architecture: str, spec: str) -> Pretrained:
     found = _of(read_config(architectures()[architecture]), agreed, path, spec, [], architecture)
     views = found.config.views
     told = (
-        f"{spec} does not say how pictures were prepared: mean {shown(views.mean)}, deviation {shown(views.std)}, "
-        f"{views.interpolation}, {views.fit}, as for open_clip's own weights of {architecture}"
+        f"{spec} does not say how pictures were prepared: mean {as_typed(views.mean)}, deviation "
+        f"{as_typed(views.std)}, {views.interpolation}, {views.fit}, as for open_clip's own weights of {architecture}"
     )
     return replace(found, notes=(told, *found.notes))
 

@@ -54,10 +54,6 @@ def views_of(
     return views, notes
 
 
-def shown(levels: Levels) -> str:
-    return " ".join(f"{level:.6g}" for level in levels)
-
-
 def _are_levels(value: object) -> bool:
     return (
         isinstance(value, Sequence)

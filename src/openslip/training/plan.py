@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from openslip.config import Config
+from openslip.config import Config, TrainingConfig
 from openslip.data.schedule import Schedule
 from openslip.data.views import check_views
 from openslip.errors import ConfigError
@@ -123,6 +123,16 @@ def make_plan(
     fresh = min(steps, round(config.optimizer.fresh_epochs * records / training.batch))
     _check_fresh(config)
     device = device or choose_device(training.device)
+    dtype = choose_precision(training.precision, device)
+    _check_spread(training, device, dtype, processes)
+    plan = Plan(
+        config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds, fresh
+    )
+    return plan.of_steps(counted) if counted else plan
+
+
+def _check_spread(training: TrainingConfig, device: torch.device, dtype: torch.dtype, processes: int) -> None:
+    """Raise ConfigError for weights that are to be spread, or kept elsewhere, where that cannot be."""
     if training.offload and (training.parallel != "fsdp" or device.type != "cuda" or processes == 1):
         many = f"{processes} process{'es' * (processes > 1)}"
         raise ConfigError(
@@ -130,17 +140,12 @@ def make_plan(
             got=f"--training.offload with --training.parallel {training.parallel} on {device.type}, {many}",
             fix="Leave --training.offload out, or add --training.parallel fsdp on several GPUs",
         )
-    dtype = choose_precision(training.precision, device)
     if dtype == torch.float16 and training.parallel == "fsdp" and processes > 1:
         raise ConfigError(
             "fp16 does not go together with weights spread over processes: each would scale its loss by itself",
             got="--training.precision fp16 --training.parallel fsdp",
             fix="Use --training.precision bf16, or --training.parallel ddp",
         )
-    plan = Plan(
-        config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds, fresh
-    )
-    return plan.of_steps(counted) if counted else plan
 
 
 def _check_batch(batch: int, records: int, processes: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openslip.config import FOR_TRAINING, Config, ViewsConfig
+from openslip.config import FOR_TRAINING, Config, ViewsConfig, as_typed
 from openslip.errors import CheckpointError, ConfigError
 from openslip.models.positions import fitted
 from openslip.models.weights import Origin, Pretrained
@@ -106,9 +106,9 @@ def _views(views: ViewsConfig, own: ViewsConfig, spec: str, typed: Collection[st
         else:
             raise ConfigError(
                 f"views.{key} is not what the weights of {spec} were trained with",
-                got=f"{shown(mine)}, where theirs is {shown(theirs)}",
+                got=f"{as_typed(mine)}, where theirs is {as_typed(theirs)}",
                 fix=f"Leave views.{key} out, on the command line and in the configuration file: it is taken from the "
-                f"weights. Or give theirs: --views.{key} {shown(theirs)}",
+                f"weights. Or give theirs: --views.{key} {as_typed(theirs)}",
             )
     return replace(views, **chosen)
 
@@ -117,11 +117,6 @@ def _close(mine: Any, theirs: Any) -> bool:
     if isinstance(mine, tuple):
         return all(abs(one - other) <= CLOSE for one, other in zip(mine, theirs))
     return mine == theirs
-
-
-def shown(value: Any) -> str:
-    """Return a value as it is typed: `0.5 0.5 0.5`."""
-    return " ".join(f"{level:.6g}" for level in value) if isinstance(value, tuple) else str(value)
 
 
 def adopted_as_in_run(config: Config, run: Config) -> Config:
@@ -204,8 +199,8 @@ class Start:
         told += [f"not used: {_few(names)} ({why})" for why, names in reasons.items()]
         other = f" (the weights have seen {self.size})" if self.size not in (0, views.size) else ""
         told.append(
-            f"pictures as these weights take them: {views.size} px{other}, mean {shown(views.mean)}, deviation "
-            f"{shown(views.std)}, {views.interpolation}, {views.fit}"
+            f"pictures as these weights take them: {views.size} px{other}, mean {as_typed(views.mean)}, deviation "
+            f"{as_typed(views.std)}, {views.interpolation}, {views.fit}"
         )
         return [*told, *self.notes]
 
