@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from openslip import toml
@@ -204,6 +205,19 @@ def with_saved_teacher(config: Config, folder: Path) -> Config:
         values["teacher"] = path
     init = path if config.init == TEACHER else config.init
     return replace(config, init=init, objective=replace(config.objective, options=options))
+
+
+def save_photos(folder: Path, *, test: int) -> Path:
+    """Write pictures of two classes that differ in colour, 12 to train on and `test` of each; return the folder."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", test)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (20, 20, 3), dtype=np.uint8)
+                pixels[..., channel] = 250
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
 
 
 def make_inputs(

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import openslip
 from openslip import toml
@@ -17,7 +16,7 @@ from openslip.encoder import Encoder
 from openslip.evaluation import results
 from openslip.evaluation.finetune import FinetuneRecipe
 from openslip.training.saving import checkpoint, metadata
-from toys import make_tiny_config
+from toys import make_tiny_config, save_photos
 
 
 @pytest.fixture
@@ -50,16 +49,7 @@ def written(path, loss: str = ""):
 @pytest.fixture
 def photos(tmp_path):
     """Two classes of pictures that differ in their colour."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 15)):
-        for channel, name in ((0, "red"), (2, "blue")):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 60, (20, 20, 3), dtype=np.uint8)
-                pixels[..., channel] = 250
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "photos"
+    return save_photos(tmp_path / "photos", test=15)
 
 
 def second_is_perfect(monkeypatch) -> None:

@@ -3,7 +3,6 @@ import re
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +11,7 @@ from rich.console import Console
 from openslip.cli import main
 from openslip.evaluation.finetune import FinetuneRecipe
 from openslip.training.train import train
-from toys import make_tiny_config
+from toys import make_tiny_config, save_photos
 
 
 @pytest.fixture
@@ -23,16 +22,7 @@ def run(tmp_path, toy_source):
 @pytest.fixture
 def photos(tmp_path):
     """Two classes that a look at the colour tells apart."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 6)):
-        for channel, name in ((0, "red"), (2, "blue")):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 60, (20, 20, 3), dtype=np.uint8)
-                pixels[..., channel] = 250
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "photos"
+    return save_photos(tmp_path / "photos", test=6)
 
 
 def test_prints_keeps_and_writes(run, photos, tmp_path, capsys) -> None:
