@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,6 +25,7 @@ from openslip.training.watching.speed import (
     Speed,
     Work,
     _count_step,
+    count,
     data_sheet,
     kind_of,
     most_memory,
@@ -116,6 +117,19 @@ def test_a_convolutional_tower_is_counted() -> None:
     work, loss = work_of(config)
     batch = batch_of(loss, size=32)
     assert work(batch) == counted_for_real(config, batch) > 0
+
+
+def test_a_gradient_of_grouped_convolutions_is_twice_the_convolution() -> None:
+    images = torch.randn(2, 6, 8, 8, requires_grad=True)
+    layer = nn.Conv2d(6, 12, 3, padding=1, groups=6, bias=False)
+    forward = (
+        2 * (2 * 12 * 8 * 8) * 9
+    )  # a multiplication and an addition of each of 9 neighbours, in one channel
+
+    assert count(lambda: layer(images).sum()) == 3 * forward
+
+    whole = nn.ConvTranspose2d(6, 6, 2, stride=2, bias=False)
+    assert count(lambda: whole(images).sum()) == 3 * (2 * (2 * 6 * 8 * 8) * 6 * 4)
 
 
 def test_counting_draws_no_random_numbers() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import record_function
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from openslip.collectives import alone
 from openslip.config import Config
@@ -291,9 +291,22 @@ def _count_step(
 
 def count(loss: Callable[[], Tensor]) -> int:
     """Return the operations of computing `loss` and its gradient, with attention written out, so that it counts."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with (
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         loss().backward()
     return counter.get_total_flops()
+
+
+def _convolution_backward(grad: Any, images: Any, weight: Any, *rest: Any, **_: Any) -> int:
+    """Return the operations of a convolution's gradient: the convolution's own for each of the two that are asked for.
+
+    torch's formula for the gradient of the weights takes every channel with every other, although there are groups.
+    """
+    *_, transposed, _padding, _groups, asked = rest
+    return sum(asked[:2]) * conv_flop_count(images, weight, grad, transposed=transposed)
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
