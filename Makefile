@@ -1,17 +1,18 @@
 PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
+WORKERS = 2
 
 .PHONY: quickstart test test-all lint types check clean
 
 quickstart: $(STAMP)          ## train CLIP, SimCLR and SLIP on the embedded scenes, compare them in a report
 	$(BIN)/slip quickstart
 
-test: $(STAMP)                ## the test suite, without what takes longer than 30 s a test
-	$(BIN)/python -m pytest
+test: $(STAMP)                ## the test suite on two workers, without what takes longer than 30 s a test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: $(STAMP)            ## the whole test suite
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

@@ -87,6 +87,19 @@ def test_a_damaged_checkpoint(tmp_path) -> None:
     assert json.loads((path.parent / "state.json").read_text())["step"] == 1
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers(tmp_path, value) -> None:
+    """The file says so, where everything that is computed with them would be none either."""
+    (encoder,) = write_run(tmp_path / "run", make_tiny_config())
+    state = encoder.model.state_dict()
+    state["image_tower.trunk.norm.bias"][3] = value
+    torch.save({"state_dict": state}, tmp_path / "run/diverged.pt")
+    with pytest.raises(
+        CheckpointError, match=r"1 of \d+ weights of .*diverged.pt hold.*image_tower.trunk.norm.bias"
+    ):
+        openslip.load(tmp_path / "run/diverged.pt")
+
+
 def test_a_flipped_bit_is_noticed_in_what_is_loaded(tmp_path) -> None:
     """In the weights, that is: of the optimiser's state nothing is read."""
     (encoder,) = write_run(tmp_path / "run", make_tiny_config())

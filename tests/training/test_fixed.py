@@ -272,13 +272,17 @@ def test_the_same_weights_computed_otherwise_are_another_model(config, tmp_path)
             run(config, done.path, resume=True)
 
 
-def test_a_run_goes_on_with_a_teacher_that_has_moved(tmp_path) -> None:
-    config = with_saved_teacher(with_loss(make_tiny_config(epochs=1), "clip + distil"), tmp_path / "teacher")
+@pytest.mark.parametrize("objective", ["distil", "preserve"])
+def test_a_run_goes_on_with_a_model_that_has_moved(tmp_path, objective) -> None:
+    config = with_loss(make_tiny_config(epochs=1), f"clip + {objective}")
+    config = with_saved_teacher(config, tmp_path / "teacher")
     done = openslip.train(config, ToySource(), tmp_path / "run", console=QUIET)
     (tmp_path / "teacher").rename(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="The model that distil learns from cannot be read"):
+    with pytest.raises(
+        CheckpointError, match=f"The model that {objective} .* name it with --objective.{objective}.teacher"
+    ):
         openslip.train(config, ToySource(), done.path, resume=True, console=QUIET)
-    options = {"distil": config.objective.options["distil"] | {"teacher": str(tmp_path / "elsewhere")}}
+    options = {objective: config.objective.options[objective] | {"teacher": str(tmp_path / "elsewhere")}}
     moved = replace(config, objective=replace(config.objective, options=options))
     openslip.train(moved, ToySource(), done.path, resume=True, console=QUIET)
     _, texts = read_header(done.checkpoints / "step-00000008" / "model.safetensors")

@@ -197,8 +197,8 @@ def test_teachers_are_told_beside_what_is_trained(tmp_path, toy_source) -> None:
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in student.parameters() if not p.requires_grad)
     assert frozen > 0
-    assert f"model      {trained / 1e6:.1f} M parameters (" in told
-    assert f"; {frozen / 1e6:.1f} M of teachers\n" in told
+    assert f"model      {trained:,} parameters (" in told
+    assert f"; {frozen:,} of teachers\n" in told
 
 
 def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
@@ -215,6 +215,15 @@ def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
     assert "frozen tensors of image_tower and text_tower have random weights, and keep them" in told
     told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh={"text_tower.norm.bias"})
     assert "WARNING    1 frozen tensors of text_tower have random weights" in told
+
+
+def test_a_term_that_changes_nothing_of_the_model_is_warned_of(tmp_path, toy_source) -> None:
+    for loss, warned in (("clip + simclr", True), ("clip", False)):
+        config = tuned(with_loss(make_tiny_config(batch=16), loss), image="all")
+        student = make_student(config, torch.float32)
+        told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
+        assert ("WARNING    what is frozen is all that simclr looks at" in told) == warned
+        assert ("WARNING" in told) == warned
 
 
 def test_adapters_are_told(tmp_path, toy_source) -> None:
@@ -276,6 +285,8 @@ def test_fresh_weights_alone_take_a_start_and_leave_an_end() -> None:
     plan = plan_of(begun, 64)
     assert (plan.fresh, plan.steps) == (2, 8)
     assert plan.of_steps(100).fresh == 25
+    short = replace(begun, optimizer=replace(begun.optimizer, fresh_epochs=0.01))
+    assert plan_of(short, 64).fresh == plan_of(short, 64).of_steps(20).fresh == 1  # asked for, so not none
     assert plan_of(config, 64).fresh == 0
     with pytest.raises(ConfigError, match="would never learn.*fresh_epochs 2 of training.epochs 2"):
         plan_of(replace(begun, optimizer=replace(config.optimizer, fresh_epochs=2)), 64)

@@ -29,7 +29,7 @@ from openslip.interop import (
 )
 from openslip.interop.filling import encoder_of
 from openslip.interop.weight_files import is_safetensors, read_config, read_weights
-from openslip.models.weights import Pretrained
+from openslip.models.weights import Pretrained, not_finite
 from openslip.training.saving import metadata
 
 WHICH = ("latest", "best")
@@ -70,6 +70,18 @@ def read(spec: str | Path, which: Literal["latest", "best"] = "latest") -> Pretr
     Nothing is fetched that is on this disk: released models are kept in the cache folder, those of the hub in the
     hub's own. Raises the errors of `load`; CheckpointError also where something cannot be fetched.
     """
+    found = _read(spec, which)
+    if bad := not_finite(found.weights):
+        raise CheckpointError(
+            f"{len(bad)} of {len(found.weights)} weights of {found.origin.spec} hold what is no finite number",
+            got=", ".join(bad[:3]) + (", …" if len(bad) > 3 else ""),
+            cause="Training diverged before they were written, or the file is damaged",
+            fix="Take an earlier checkpoint, or fetch the file again",
+        )
+    return found
+
+
+def _read(spec: str | Path, which: Literal["latest", "best"]) -> Pretrained:
     if which not in WHICH:
         raise ConfigError(
             "There is no such checkpoint to pick", got=which, fix=did_you_mean(str(which), WHICH)

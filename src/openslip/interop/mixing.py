@@ -23,6 +23,7 @@ from openslip.encoder import Encoder
 from openslip.errors import CheckpointError, ConfigError
 from openslip.interop import load
 from openslip.interop.filling import note
+from openslip.models.weights import not_finite
 
 TRUNCATION = "model.text.truncation"
 """How texts that are too long are cut: a run may choose it for weights that it starts from."""
@@ -184,8 +185,7 @@ def _check_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
             fix="Mix a model and what further training made of it",
         )
     for which, state in (("first", a), ("second", b)):
-        bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
-        if bad:
+        if bad := not_finite(state):
             raise CheckpointError(
                 f"The {which} model's weights are not finite",
                 got=f"{len(bad)} of {len(state)} tensors, {bad[0]} among them",

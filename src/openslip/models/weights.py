@@ -56,6 +56,11 @@ class Pretrained:
         return self.has_text
 
 
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold an infinity, or what is no number."""
+    return [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+
+
 def digest(module: nn.Module) -> str:
     """Return the SHA-256 of a module's weights and buffers, with their names, shapes and types.
 

@@ -29,6 +29,8 @@ OTHER = View("preserve", kind="image")
 class MatchingOptions:
     """The options that `distil` and `preserve` have in common."""
 
+    teacher: str = ""
+    """The model to learn from, named as --init takes it; of preserve, empty: the one that the run starts from."""
     text: bool = False
     """Match the embeddings of texts, too."""
     kl: Annotated[float, FROM_0] = 0.0
@@ -159,8 +161,6 @@ class Distil(Matching):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatchingOptions):
-        teacher: str = ""
-        """The model to learn from, named as --init takes it."""
         match: Literal["feature", "embedding"] = "feature"
         """What of the student is matched with the teacher's embedding. feature: the tower's feature, through a linear
         head that does not ship; embedding: the student's own embedding, so that it lives in the teacher's space."""
@@ -263,7 +263,7 @@ class Preserve(Matching):
 
     @classmethod
     def fixed_model(cls, config: Any) -> str:
-        return ""  # what the run starts from
+        return config.teacher  # empty: what the run starts from
 
 
 def _fixed(objective: Matching, dims: Dims) -> Dims:

@@ -132,7 +132,7 @@ class FixedModel:
         """Return the model in words."""
         names = dict.fromkeys(view.name for view in self.drawn.values())
         pictures = f"pictures of {self.config.views.size} px ({', '.join(names)})" if names else "captions"
-        return f"{self.spec}: {self.parameters / 1e6:.1f} M parameters, fixed; sees {pictures}"
+        return f"{self.spec}: {millions(self.parameters)} parameters, fixed; sees {pictures}"
 
 
 class FixedModels:
@@ -200,6 +200,11 @@ class FixedModels:
         return {name: self.models[spec].noted() for name, spec in self.of.items()}
 
 
+def millions(count: int) -> str:
+    """Return a number of parameters as text; of few, so that they are not rounded to none."""
+    return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
+
+
 def load(spec: str, start: Pretrained | None = None) -> tuple[Model, Config]:
     """Return the model that a spec names, as `--init` takes it, and its configuration.
 
@@ -240,6 +245,11 @@ def read_fixed(
                 need for term in learners for need in term.kind.needs_for(term.config) if need.by == "fixed"
             )
             names = " and ".join(term.kind.name for term in learners)
+            anew = " and ".join(
+                f"--objective.{term.kind.name}.teacher"
+                for term in learners
+                if hasattr(term.config, "teacher")
+            )
             try:
                 model, own = read(spec)
             except SlipError as error:
@@ -247,7 +257,9 @@ def read_fixed(
                     f"The model that {names} learns from cannot be read: {error.what}",
                     got=error.got,
                     cause=error.cause,
-                    fix=error.fix,
+                    fix=f"{error.fix}. Where the model lies elsewhere by now, name it with {anew}"
+                    if anew
+                    else error.fix,
                 ) from None
             models[spec] = FixedModel(spec, model, own, config, list(needs), loss)
     of = {term.kind.name: spec for spec, learners in terms.items() for term in learners}

@@ -76,8 +76,8 @@ class Plan:
 
     def of_steps(self, steps: int) -> Plan:
         """Return the plan of a budget that has room for `steps`."""
-        warmup, fresh = round(self.warmup_share * steps), round(self.fresh_share * steps)
-        return replace(self, steps=steps, warmup=warmup, seconds=0.0, fresh=fresh)
+        fresh = _fresh_steps(self.config, self.fresh_share * steps, steps)
+        return replace(self, steps=steps, warmup=round(self.warmup_share * steps), seconds=0.0, fresh=fresh)
 
 
 def make_plan(
@@ -120,7 +120,7 @@ def make_plan(
         )
     steps = max(1, int(training.epochs * records / training.batch))
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
-    fresh = min(steps, round(config.optimizer.fresh_epochs * records / training.batch))
+    fresh = _fresh_steps(config, config.optimizer.fresh_epochs * records / training.batch, steps)
     _check_fresh(config)
     device = device or choose_device(training.device)
     dtype = choose_precision(training.precision, device)
@@ -129,6 +129,11 @@ def make_plan(
         config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds, fresh
     )
     return plan.of_steps(counted) if counted else plan
+
+
+def _fresh_steps(config: Config, share: float, steps: int) -> int:
+    """Return a number of steps for fresh weights alone, of `steps`: at least one where any are asked for."""
+    return min(steps, max(1, round(share))) if config.optimizer.fresh_epochs else 0
 
 
 def _check_spread(training: TrainingConfig, device: torch.device, dtype: torch.dtype, processes: int) -> None:

@@ -13,7 +13,10 @@ from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
 from openslip.models.lora import plain_name
+from openslip.needs import Need
+from openslip.objectives.combine import Term
 from openslip.training.budget import duration
+from openslip.training.fixed import millions
 from openslip.training.kept_features import NO_KEEPING, Keeping, check_epochs
 from openslip.training.plan import Plan, state_bytes
 from openslip.training.start import Start
@@ -75,7 +78,13 @@ def describe(
     useless = "" if plan.seconds else check_epochs(keeps, plan.steps / plan.steps_per_epoch)
     warnings = filter(
         None,
-        [plan.part_of_an_epoch, _frozen_at_random(student, fresh), _fast(plan, student, started), useless],
+        [
+            plan.part_of_an_epoch,
+            _frozen_at_random(student, fresh),
+            _heads_alone(student),
+            _fast(plan, student, started),
+            useless,
+        ],
     )
     if lost := [*data.losses(), *warnings]:
         lines["WARNING"] = "\n".join(lost)
@@ -89,21 +98,21 @@ def _sizes(student: Student) -> str:
     children = [*student.model.named_children(), *student.objective.named_children()]
     trained = {name: _count(p for p in child.parameters() if p.requires_grad) for name, child in children}
     total = _count(p for p in student.parameters() if p.requires_grad)
-    shares = ", ".join(f"{name} {_size(count)}" for name, count in trained.items() if count)
+    shares = ", ".join(f"{name} {millions(count)}" for name, count in trained.items() if count)
     still = {
         name: _count(p for p in child.parameters() if not p.requires_grad)
         for name, child in student.model.named_children()
     }
     teachers = _count(p for p in student.objective.parameters() if not p.requires_grad)
-    beside = f"; {teachers / 1e6:.1f} M of teachers" if teachers else ""
+    beside = f"; {millions(teachers)} of teachers" if teachers else ""
     for name, tower in student.model.named_children():
         adapters = [part for n, part in tower.named_modules() if n.endswith("lora_A.default")]
         if ranks := {part.out_features for part in adapters if isinstance(part, nn.Linear)}:
             beside = f"; adapters of rank {max(ranks)} on {name}{beside}"
     if any(still.values()):
-        frozen = ", ".join(f"{name} {_size(count)}" for name, count in still.items() if count)
-        return f"{_size(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
-    return f"{total / 1e6:.1f} M parameters ({shares}){beside}"
+        frozen = ", ".join(f"{name} {millions(count)}" for name, count in still.items() if count)
+        return f"{millions(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
+    return f"{millions(total)} parameters ({shares}){beside}"
 
 
 def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
@@ -120,6 +129,26 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
         f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a model that has "
         "learned, with --init, or freeze less"
     )
+
+
+def _heads_alone(student: Student) -> str:
+    """Return a warning where terms look at nothing of the model but frozen towers, so that they change none of it."""
+    idle = [
+        term.kind.name
+        for term in student.objective.written.terms
+        if not any(p.requires_grad for p in student.model.only(_own_needs(term)).parameters())
+    ]
+    if not idle:
+        return ""
+    return (
+        f"what is frozen is all that {' and '.join(idle)} looks at: that changes nothing of the model. Leave "
+        f"{' and '.join(idle)} out of --objective.loss, or freeze less"
+    )
+
+
+def _own_needs(term: Term) -> list[Need]:
+    """Return what a term needs of the model that learns."""
+    return [need for need in term.kind.needs_for(term.config) if need.by == "student"]
 
 
 def _fast(plan: Plan, student: Student, started: Start | None) -> str:
@@ -141,11 +170,6 @@ def _fast(plan: Plan, student: Student, started: Start | None) -> str:
         f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has rates "
         "for that, and --optimizer.image.lr and --optimizer.text.lr are rates of their own"
     )
-
-
-def _size(count: int) -> str:
-    """Return a number of parameters as text; of few, so that they are not rounded to none."""
-    return f"{count / 1e6:.1f} M" if count >= 5e4 else f"{count:,}"
 
 
 def _learns_from(student: Student) -> dict[str, str]:

@@ -300,12 +300,12 @@ def count(loss: Callable[[], Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def _convolution_backward(grad: Any, images: Any, weight: Any, *rest: Any, **_: Any) -> int:
+def _convolution_backward(grad: list[int], images: list[int], weight: list[int], *rest: Any, **_: Any) -> int:
     """Return the operations of a convolution's gradient: the convolution's own for each of the two that are asked for.
 
     torch's formula for the gradient of the weights takes every channel with every other, although there are groups.
     """
-    *_, transposed, _padding, _groups, asked = rest
+    transposed, asked = rest[4], rest[7]
     return sum(asked[:2]) * conv_flop_count(images, weight, grad, transposed=transposed)
 
 
