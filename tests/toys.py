@@ -44,6 +44,7 @@ TUNED: tuple[dict[str, Any], ...] = (
     {"image": "all", "text": "all"},
     {"lora": (4, 2)},
     {"image": "1", "text": "all", "lora": (4, 0)},
+    {"statistics": True},
 )
 """What `tuned` makes of the runs that tests of exactness train."""
 BY_CLASS = {"positives": "labels"}
@@ -61,12 +62,15 @@ SMALL = {"block": 4, "width": 16, "dim": 8, "teacher": TEACHER, "text": True, "k
 
 
 def small_loss(loss: str, **options: object) -> Loss:
-    """Return a loss of small heads and blocks of few rows; of `options`, each term gets those that it has."""
+    """Return a loss of small heads and blocks of few rows; of `options`, each term gets those that it has.
+
+    `preserve` stays near what the run starts from.
+    """
     wanted = {
         term.kind.name: {
             field.name: (SMALL | options)[field.name]
             for field in fields(term.kind.Config)
-            if field.name in SMALL | options
+            if field.name in SMALL | options and (term.kind.name, field.name) != ("preserve", "teacher")
         }
         for term in parse(ObjectiveConfig(loss=loss)).terms
     }
@@ -145,14 +149,28 @@ def with_loss(config: Config, loss: str, **options: object) -> Config:
     )
 
 
-def tuned(config: Config, image: str = "none", text: str = "none", lora: tuple[int, int] = (0, 0)) -> Config:
-    """Return the configuration of a run that freezes so much of its towers, and has adapters of these ranks."""
+def tuned(
+    config: Config,
+    image: str = "none",
+    text: str = "none",
+    lora: tuple[int, int] = (0, 0),
+    statistics: bool = False,
+) -> Config:
+    """Return the configuration of a run that freezes so much of its towers, and has adapters of these ranks.
+
+    statistics: the image tower has BatchNorm, and keeps the statistics.
+    """
     model, (of_image, of_text) = config.model, lora
+    kept = {"name": "test_resnet", "batchnorm": "kept"} if statistics else {}
     towers = {
-        "image": replace(model.image, freeze=image, lora=of_image),
+        "image": replace(model.image, freeze=image, lora=of_image, **kept),
         "text": replace(model.text, freeze=text, lora=of_text),
     }
-    return replace(config, model=replace(model, **towers))
+    views = config.views
+    if statistics:  # a tower without patch tokens, so that there are none to leave out
+        whole = {kind: replace(getattr(views, kind), drop_tokens=0.0) for kind in ("image", "ssl")}
+        views = replace(views, **whole)
+    return replace(config, model=replace(model, **towers), views=views)
 
 
 def make_student(config: Config, dtype: torch.dtype = torch.float64) -> Student:

@@ -152,7 +152,7 @@ class ViewsConfig:
 
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
-FOR_TRAINING = frozenset({"drop_path", "freeze", "lora"})
+FOR_TRAINING = frozenset({"batchnorm", "drop_path", "freeze", "lora"})
 """Fields of a tower that say how it trains, and not what it computes afterwards."""
 
 
@@ -185,6 +185,9 @@ class ImageTowerConfig:
     freeze: str = "none"
     """What of the tower stays as it is: `all`, `none`, or the first N blocks with all that comes before them; -N: all
     but the last N blocks, and the last norm."""
+    batchnorm: Literal["batch", "kept"] = "batch"
+    """What BatchNorm normalises by in training: the statistics of the batch, or the running ones, which are kept as
+    `init` brings them. Of no effect on towers without BatchNorm."""
     lora: Annotated[int, Range("a rank, or 0 for none", 0)] = 0
     """Rank of low-rank adapters (LoRA; Hu et al. 2022) that are trained in place of the tower, with an alpha of twice
     that; 0: none. Needs the extra `lora`."""

@@ -122,7 +122,8 @@ FINETUNE = Config(
     name="finetune",
     views=ViewsConfig(size=0),
     # Of towers that the weights do not bring: a text tower for those of timm.
-    model=ModelConfig(text=SMALL_DATA.model.text, embed_dim=256),
+    # BatchNorm over a batch of one's own undoes in an epoch what the weights have learned (docs/results.md).
+    model=ModelConfig(image=ImageTowerConfig(batchnorm="kept"), text=SMALL_DATA.model.text, embed_dim=256),
     objective=ObjectiveConfig(loss="clip + 0.3 * simclr", options={"simclr": {"width": 1024, "dim": 256}}),
     optimizer=OptimizerConfig(
         lr=1e-5,

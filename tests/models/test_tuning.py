@@ -134,6 +134,30 @@ def test_what_is_frozen_stays_bit_for_bit(tiny_config, tuning, tower) -> None:
         assert {n for n in statistics if "layer3" in n} <= moved
 
 
+def test_statistics_that_are_kept_stay_and_each_row_is_computed_alone(tiny_config) -> None:
+    config = tuned(with_loss(tiny_config, "clip + byol"), statistics=True)
+    config = replace(config, model=replace(config.model, image=replace(config.model.image, drop_path=0.0)))
+    student, before = train(config)
+    after = student.state_dict()
+    running = [
+        name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
+    towers = [name for name in running if ".trunk." in name]
+    assert len({name.partition(".trunk.")[0] for name in towers}) == 2  # the student's, and its teacher's
+    assert all(torch.equal(after[name], before[name]) for name in towers)
+    assert not any(torch.equal(after[name], before[name]) for name in set(running) - set(towers))
+    scales = [name for name in before if name.startswith("model.image_tower.trunk.bn1.")]
+    assert not all(torch.equal(after[name], before[name]) for name in scales)
+
+    pictures = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    tower = student.train().model.image_tower
+    torch.testing.assert_close(tower(pictures)[:1], tower(pictures[:1]))
+    torch.testing.assert_close(tower(pictures), tower.eval()(pictures))
+    seeing = replace(config.model.image, batchnorm="batch")
+    batch = make_student(replace(config, model=replace(config.model, image=seeing))).model.image_tower
+    assert not torch.allclose(batch(pictures)[:2], batch(pictures[:2]))
+
+
 def test_frozen_towers_draw_nothing_and_keep_all_tokens(tiny_config) -> None:
     views = replace(tiny_config.views, image=ViewConfig(drop_tokens=0.5))
     config = tuned(with_loss(replace(tiny_config, views=views), "clip"), image="all")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from openslip.config import Config, EvaluationConfig, TowerRateConfig
 from openslip.data.contents import Contents
@@ -215,6 +216,17 @@ def test_what_is_frozen_is_told(tmp_path, toy_source) -> None:
     assert "frozen tensors of image_tower and text_tower have random weights, and keep them" in told
     told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh={"text_tower.norm.bias"})
     assert "WARNING    1 frozen tensors of text_tower have random weights" in told
+
+
+def test_statistics_that_are_kept_are_told(tmp_path, toy_source) -> None:
+    config = tuned(with_loss(make_tiny_config(batch=16), "clip"), statistics=True)
+    student = make_student(config, torch.float32)
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source), fresh=())
+    layers = sum(isinstance(part, nn.BatchNorm2d) for part in student.model.modules())
+    assert f"; {layers} BatchNorm layers keep their statistics\n" in told
+    assert "WARNING" not in told
+    told = describe(plan_of(config, 64), student, tmp_path, Data(toy_source))
+    assert "WARNING    the image tower's BatchNorm keeps statistics that no pictures have made" in told
 
 
 def test_a_term_that_changes_nothing_of_the_model_is_warned_of(tmp_path, toy_source) -> None:

@@ -144,15 +144,20 @@ def test_recomputed_activations_give_the_same_gradients(tiny_config, loss, how, 
 @pytest.mark.parametrize("micro_batch", [0, 3])
 def test_tuned_towers_are_recomputed_alike(tiny_config, tuning, micro_batch) -> None:
     config = tuned(with_loss(tiny_config, "clip"), **tuning)
+    if "statistics" in tuning:  # timm recomputes it, which goes together with no stochastic depth
+        config = replace(config, model=without_drop_path(config))
     plain, inputs = make_student(config), make_inputs(config)
-    for how in ("selective", "full"):
+    for how in ("full",) if "statistics" in tuning else ("selective", "full"):
         recomputed = copy.deepcopy(plain)
         prepare(recomputed.model, CPU, torch.float64, TrainingConfig(checkpoint_activations=how))
         plain.zero_grad()
         for student in (plain, recomputed):
             backward(Parallel(student), inputs, At(), micro_batch=micro_batch, seed=3)
         for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
-            assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
+            if "statistics" in tuning and a.grad is not None:  # convolutions, laid out in another order
+                torch.testing.assert_close(a.grad, b.grad)
+            else:
+                assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
 
 
 @pytest.mark.slow
@@ -280,10 +285,12 @@ def test_a_convolutional_tower_is_checkpointed_by_timm(tiny_config) -> None:
     ("name", "how", "cause"),
     [
         ("test_convnext", "selective", "towers made of transformer blocks.*or 'full'"),
+        ("test_convnext", "full", "stochastic depth would leave out other rows.*drop-path 0"),
         ("test_resnet", "full", "BatchNorm layers would count every batch twice"),
     ],
 )
 def test_towers_that_cannot_be_checkpointed_are_refused(tiny_config, name, how, cause) -> None:
+    assert tiny_config.model.image.drop_path > 0
     model = build(replace(tiny_config.model, image=replace(tiny_config.model.image, name=name)), 32, NEEDS)
     with pytest.raises(ConfigError, match=f"{cause}"):
         prepare(model, CPU, torch.float32, TrainingConfig(checkpoint_activations=how))

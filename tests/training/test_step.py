@@ -124,7 +124,7 @@ def test_micro_batches_of_tuned_towers_equal_the_whole_batch(cheap_config, tunin
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("tuning", TUNED, ids=str)
+@pytest.mark.parametrize("tuning", [each for each in TUNED if "statistics" not in each], ids=str)
 def test_tuned_towers_have_the_gradient_of_whole_ones(plain_config, tuning) -> None:
     """A frozen part computes what it did, so the others' gradients are those of a model that learns as a whole.
 

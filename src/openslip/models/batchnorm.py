@@ -1,6 +1,9 @@
-"""Batch normalisation over the batch of all processes."""
+"""Batch normalisation over the batch of all processes, or by statistics that stay."""
 
 from __future__ import annotations
+
+from functools import cache
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +57,40 @@ class GlobalBatchNorm(nn.Module):
         self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), share)
 
 
+def keep_statistics(module: nn.Module) -> int:
+    """Let every BatchNorm in `module` stay in evaluation mode, so that its running statistics stay; return how many.
+
+    In place, names stay. Scale and shift are trained like other parameters.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    for norm in norms:
+        norm.__class__ = _keeping(type(norm))
+        norm.eval()
+    return len(norms)
+
+
+def sees_the_batch(norm: nn.Module) -> bool:
+    """Whether a module is a BatchNorm that normalises by the statistics of the batch in training."""
+    return isinstance(norm, _BatchNorm) and not isinstance(norm, KeptStatistics)
+
+
+class KeptStatistics(nn.Module):
+    """In front of a BatchNorm's class: without a training mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+
+@cache
+def _keeping(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    """Return `kind` without a training mode. A class, not a wrapper: names stay, and copies are of the same kind."""
+    return type(f"Kept{kind.__name__}", (KeptStatistics, kind), {})
+
+
 def synchronise(model: nn.Module) -> None:
-    """Let every BatchNorm in `model` normalise over the batch of all processes; in place, names stay."""
+    """Let every BatchNorm in `model` that sees the batch normalise over that of all processes; in place, names stay."""
     for name, child in model.named_children():
-        if isinstance(child, _BatchNorm) and child.track_running_stats:
+        if isinstance(child, _BatchNorm) and sees_the_batch(child) and child.track_running_stats:
             setattr(model, name, GlobalBatchNorm(child))
         else:
             synchronise(child)

@@ -10,6 +10,7 @@ from torch import nn
 
 from openslip.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from openslip.errors import ConfigError
+from openslip.models.batchnorm import keep_statistics
 from openslip.models.layers import layers_of
 from openslip.models.lora import add_adapters, check_peft, linear_layers, unused_adapters
 from openslip.models.model import Model
@@ -45,6 +46,8 @@ def tune(model: Model, config: ModelConfig, size: int) -> None:
     al. 2022). N freezes the embeddings and the first N blocks. -N freezes all but the last N blocks, and the final norm
     learns with these. Of a tower that is none of transformer blocks, timm says what a block is.
 
+    Where `batchnorm` is `kept`, every BatchNorm stays in evaluation mode, whatever else of the tower learns.
+
     Adapters stand on the linear layers of attention and MLPs. Beside them all of the tower is frozen. With `freeze`,
     the layers that it freezes get none, and so need no backward pass.
 
@@ -60,6 +63,8 @@ def tune(model: Model, config: ModelConfig, size: int) -> None:
         for parameter_name, parameter in tower.named_parameters():
             if parameter_name in frozen:
                 parameter.requires_grad_(False)
+        if isinstance(tower_config, ImageTowerConfig) and tower_config.batchnorm == "kept":
+            keep_statistics(tower)
         if tower_config.lora:
             _adapt(tower, tower_config.lora, frozen, f"model.{name}.lora")
     if config.image.lora:

@@ -12,7 +12,9 @@ from openslip.data.data import Data
 from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
+from openslip.models.batchnorm import KeptStatistics
 from openslip.models.lora import plain_name
+from openslip.models.tuning import learning_modules
 from openslip.needs import Need
 from openslip.objectives.combine import Term
 from openslip.training.budget import duration
@@ -109,10 +111,17 @@ def _sizes(student: Student) -> str:
         adapters = [part for n, part in tower.named_modules() if n.endswith("lora_A.default")]
         if ranks := {part.out_features for part in adapters if isinstance(part, nn.Linear)}:
             beside = f"; adapters of rank {max(ranks)} on {name}{beside}"
+    if kept := _kept_statistics(student):
+        beside = f"; {kept} BatchNorm layers keep their statistics{beside}"
     if any(still.values()):
         frozen = ", ".join(f"{name} {millions(count)}" for name, count in still.items() if count)
         return f"{millions(total)} parameters are trained ({shares}); frozen are {frozen}{beside}"
     return f"{millions(total)} parameters ({shares}){beside}"
+
+
+def _kept_statistics(student: Student) -> int:
+    """Return how many BatchNorm layers of the image tower keep statistics beside weights that learn."""
+    return sum(isinstance(part, KeptStatistics) for part in learning_modules(student.model.image_tower))
 
 
 def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
@@ -122,6 +131,11 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
         for name, p in student.model.named_parameters()
         if not p.requires_grad and (fresh is None or plain_name(name) in fresh)
     ]
+    if not still and _kept_statistics(student) and (fresh is None or any("image_tower." in n for n in fresh)):
+        return (
+            "the image tower's BatchNorm keeps statistics that no pictures have made: start from a model that has "
+            "learned, with --init, or leave --model.image.batchnorm out"
+        )
     if not still:
         return ""
     towers = " and ".join(dict.fromkeys(name.partition(".")[0] for name in still))

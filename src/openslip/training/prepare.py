@@ -14,7 +14,8 @@ from openslip.collectives import world
 from openslip.config import TrainingConfig
 from openslip.errors import ConfigError
 from openslip.models import Model
-from openslip.models.dropping import bound
+from openslip.models.batchnorm import sees_the_batch
+from openslip.models.dropping import DropPath, bound
 from openslip.models.tuning import learning_modules
 from openslip.training.precision import convert_to_fp8
 
@@ -66,13 +67,14 @@ def check_micro_batch(model: Model, training: TrainingConfig) -> None:
             "Micro-batches would not be the step of the whole batch: the image tower has BatchNorm layers",
             got=f"training.micro_batch {training.micro_batch} of {share} rows",
             cause="Their statistics would be those of a part",
-            fix="Leave out training.micro_batch, or choose a tower without BatchNorm, a ViT or ConvNeXt say",
+            fix="Leave out training.micro_batch, or choose a tower without BatchNorm, a ViT or ConvNeXt say. Weights "
+            "that have learned may keep their statistics: --model.image.batchnorm kept",
         )
 
 
 def _has_batchnorm(module: nn.Module) -> bool:
     """Whether there is a BatchNorm whose statistics are those of the batch: one that is frozen has its own."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in learning_modules(module))
+    return any(map(sees_the_batch, learning_modules(module)))
 
 
 def image_blocks(model: Model) -> list[nn.Module]:
@@ -141,6 +143,9 @@ def _checkpoint_stages(trunk: nn.Module, selective: bool) -> None:
     elif _has_batchnorm(trunk):
         cause = "Its BatchNorm layers would count every batch twice in their running statistics"
         fix = "Choose another tower, or a smaller batch"
+    elif any(isinstance(part, DropPath) and part.drop_prob for part in learning_modules(trunk)):
+        cause = "Computed again, its stochastic depth would leave out other rows than before"
+        fix = "Set --model.image.drop-path 0, or choose another tower"
     else:
         try:
             trunk.set_grad_checkpointing(True)  # type: ignore[operator]
