@@ -61,6 +61,10 @@ class CheckpointError(SlipError):
     """A checkpoint or run folder cannot be read or written."""
 
 
+class ExportError(SlipError):
+    """A model cannot be written in another format."""
+
+
 class TrainingError(SlipError):
     """Training cannot go on."""
 

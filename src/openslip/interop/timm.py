@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from timm.models import get_arch_pretrained_cfgs
@@ -21,6 +21,7 @@ from openslip.interop.digests import Digests
 from openslip.interop.filling import described, pretrained_of
 from openslip.interop.preprocessing import views_of
 from openslip.interop.weight_files import described_by, nearest, read_config, read_weights
+from openslip.models.vision import ACTIVATIONS, POOLS
 from openslip.models.weights import Origin, Pretrained
 
 TRUNK = "image_tower.trunk."
@@ -32,6 +33,8 @@ SAFE = {
 }
 """What files that torch saved are called where the same weights are there as safetensors."""
 LISTED = "`timm.list_models()` lists the architectures, `timm.list_pretrained()` the weights"
+VITS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
+"""Architectures of timm that a plain vision transformer of any size is written as, by the eps of its norms."""
 ON_TOP = "of the layer that timm puts on top, such as its classifier"
 
 
@@ -39,12 +42,14 @@ ON_TOP = "of the layer that timm puts on top, such as its classifier"
 class Card:
     """What timm knows of weights: their architecture, and what pictures have to be like (its `pretrained_cfg`).
 
-    pool: how the feature is pooled, where that is said.
+    pool: how the feature is pooled, where that is said. image: the tower, where it is a plain vision transformer of a
+    size that has no name in timm.
     """
 
     architecture: str
     stated: Mapping[str, Any]
     pool: str = ""
+    image: ImageTowerConfig | None = None
 
 
 def read(name: str, spec: str) -> Pretrained:
@@ -109,7 +114,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
     config = Config(
         name=card.architecture,
         views=views,
-        model=ModelConfig(image=ImageTowerConfig(name=card.architecture)),
+        model=ModelConfig(image=card.image or ImageTowerConfig(name=card.architecture)),
     )
     try:
         trunk = described(config, ()).image_tower.trunk
@@ -117,7 +122,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         raise CheckpointError(
             f"timm makes no such image tower as {origin.spec} is of", cause=str(error)
         ) from None
-    if card.pool and pool_of(trunk) not in ("", card.pool):
+    if card.image is None and card.pool and pool_of(trunk) not in ("", card.pool):
         raise CheckpointError(
             f"The feature of {origin.spec} is pooled otherwise than by timm's {card.architecture}",
             got=f"{card.pool}, where timm has {pool_of(trunk)}, and slip cannot set another",
@@ -270,7 +275,8 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
     options.pop("num_classes", None)
     if options.get("in_chans") == 3:
         del options["in_chans"]
-    if options:
+    image = _sized(architecture, options, pool) if options else None
+    if options and image is None:
         raise CheckpointError(
             f"The model is a {architecture} of timm with other options than timm's, which slip cannot set",
             got=f"model_args {', '.join(sorted(options))}, in {path}",
@@ -278,7 +284,35 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
         )
     if isinstance(size, int):
         stated = {**stated, "input_size": (3, size, size)}
-    return Card(architecture, stated, str(config.get("global_pool") or pool))
+    return Card(architecture, stated, str(config.get("global_pool") or pool), image)
+
+
+def _sized(architecture: str, options: Mapping[str, Any], pool: str) -> ImageTowerConfig | None:
+    """Return the plain vision transformer that timm's options describe; None where they describe something else.
+
+    Its pooling may be one of timm's words that slip has.
+    """
+    eps = {name: eps for eps, name in VITS.items()}.get(architecture)
+    names = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+    others = {"class_token", "pre_norm", "act_layer", "mlp_ratio"}
+    pools = {theirs: ours for ours, theirs in POOLS.items()}
+    if eps is None or not names.keys() <= options.keys() or not options.keys() <= names.keys() | others:
+        return None
+    pool, activation = pool or "token", options.get("act_layer", "gelu")
+    if pool not in pools or activation not in ACTIVATIONS:
+        return None
+    sizes: dict[str, Any] = {ours: int(options[theirs]) for theirs, ours in names.items()}
+    hidden = int(sizes["width"] * float(options.get("mlp_ratio", 4.0)))
+    return ImageTowerConfig(
+        name="vit",
+        **sizes,
+        mlp=0 if hidden == 4 * sizes["width"] else hidden,
+        activation=activation,
+        pool=cast(Any, pools[pool]),
+        class_tokens=int(bool(options.get("class_token", True))),
+        pre_norm=bool(options.get("pre_norm", architecture == VITS[1e-5])),
+        norm_eps=eps,
+    )
 
 
 def pool_of(trunk: nn.Module) -> str:

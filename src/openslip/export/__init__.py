@@ -1,0 +1,142 @@
+"""A model in other people's formats, tried with their own libraries before it takes its place."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from openslip.errors import ConfigError, ExportError, did_you_mean
+from openslip.export.plan import Plan
+from openslip.export.trial import Trial, try_out
+from openslip.files import TEMPORARY, expand, sync, unwritable
+from openslip.interop import read
+from openslip.interop.filling import encoder_of
+
+FORMATS = {
+    "open_clip": "a folder for open_clip, which its hub repositories look like as well",
+    "timm": "the image tower alone, a folder for timm",
+    "huggingface": "a folder for transformers, with both towers, processor and tokenizer",
+    "reference": "a .pt file as the SLIP paper's code writes and reads it",
+}
+"""What a model can be exported to, each a module of this package with a function `plan`."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: where, what people should know, how close the library comes, and how it loads the model."""
+
+    place: Path
+    notes: tuple[str, ...]
+    trial: Trial
+    usage: str
+
+
+def export(
+    model: str | Path, to: str, out: str | Path, *, which: Literal["latest", "best"] = "latest"
+) -> Exported:
+    """Write a model in another format, with its preprocessing and tokenizer; the file or folder is whole or not there.
+
+    model, which: as `openslip.load` takes them. to: one of FORMATS. out: a file or folder that is not there yet.
+
+    Before the result takes its place, the format's own library loads it, and its embeddings of some pictures and texts
+    are compared with ours. Nothing is written where the format cannot hold the model.
+
+    Raises ExportError where the format cannot hold the model, the place is taken, there is no room, or the library
+    gives other embeddings; ConfigError for another format; and the errors of `load`.
+    """
+    if to not in FORMATS:
+        raise ConfigError("There is no such format to export to", got=to, fix=did_you_mean(to, FORMATS))
+    place = expand(out)
+    _check_free(place)
+    source = read(model, which)
+    encoder = encoder_of(source)
+    plan: Plan = importlib.import_module(f"openslip.export.{to}").plan(encoder, source)
+    _check_name(place, plan, to)
+    _check_room(place, plan)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(place) as unfinished:
+        plan.write(unfinished)
+        trial = try_out(plan, encoder, unfinished)
+        _keep(unfinished)
+        os.rename(unfinished, place)
+    sync(place.parent)
+    return Exported(place, (*plan.of_version(), *plan.notes), trial, plan.usage.replace("PLACE", str(place)))
+
+
+def _check_free(place: Path) -> None:
+    """Raise ExportError where something is at the place already, or nothing can be written there."""
+    if os.path.lexists(place):
+        raise ExportError(
+            "There is something at the place that the model is to be exported to",
+            got=str(place),
+            fix="Name a place that is not there yet with --out",
+        )
+    if place.parent.is_dir() and (why := unwritable(place)):
+        raise ExportError(
+            "The model cannot be written there",
+            got=str(place),
+            cause=why,
+            fix="Name another place with --out",
+        )
+
+
+def _check_name(place: Path, plan: Plan, to: str) -> None:
+    """Raise ExportError for a file's name where a folder is to be, and the other way round."""
+    if plan.ending and place.suffix != plan.ending:
+        raise ExportError(
+            f"The format {to} is one file, whose name ends in {plan.ending}",
+            got=f"--out {place}",
+            fix=f"Write --out {place.with_name(place.name + plan.ending)}",
+        )
+    if not plan.ending and place.suffix in (".pt", ".pth", ".bin", ".safetensors", ".onnx"):
+        raise ExportError(
+            f"The format {to} is a folder, and this is the name of a file",
+            got=f"--out {place}",
+            fix=f"Write --out {place.with_suffix('')}",
+        )
+
+
+def _check_room(place: Path, plan: Plan) -> None:
+    """Raise ExportError where the disk has less room than the weights take."""
+    parent = next(
+        folder for folder in (place.absolute().parent, *place.absolute().parents) if folder.is_dir()
+    )
+    free = shutil.disk_usage(parent).free
+    if free < plan.nbytes:
+        raise ExportError(
+            "The disk has no room for the exported model",
+            got=f"{plan.nbytes / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free at {parent}",
+            fix="Make room, or name a place on another disk with --out",
+        )
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """Give a place beside another one for what is not finished; what is left there is removed."""
+    unfinished = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
+    try:
+        yield unfinished
+    except OSError as error:
+        raise ExportError(
+            "The exported model cannot be written",
+            got=str(place),
+            cause=str(error),
+            fix="Nothing is left of it",
+        ) from None
+    finally:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
+
+
+def _keep(place: Path) -> None:
+    """Bring a file, or all files of a folder, onto the disk."""
+    for path in [place, *place.rglob("*")] if place.is_dir() else [place]:
+        sync(path)

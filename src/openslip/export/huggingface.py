@@ -1,0 +1,348 @@
+"""To transformers: a folder as `from_pretrained` and the hub's repositories are, with processor and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openslip.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from openslip.data.tokenizer import END, START, open_clip_tokenizer
+from openslip.encoder import Encoder
+from openslip.errors import ExportError
+from openslip.export import timm
+from openslip.export.plan import Consumer, Plan, cannot
+from openslip.interop.huggingface import ACTIVATIONS, IN_TRUNK, LAYER, RESAMPLING
+from openslip.models.weights import Pretrained
+
+USAGE = """from transformers import AutoModel, AutoProcessor
+model, processor = AutoModel.from_pretrained("PLACE"), AutoProcessor.from_pretrained("PLACE")
+inputs = processor(text=["a red bicycle"], images=[picture], return_tensors="pt", padding=True, truncation=True)
+outputs = model(**inputs)
+outputs.image_embeds @ outputs.text_embeds.T"""
+TEXTS = (
+    "a photo of a dog",
+    "Two men in T-shirts, one of 40 & more: they're jumping!",
+    "",
+    "one more word " * 60,
+)
+"""Texts that both tokenizers take as they are: transformers' does not repair letters, or replace `&amp;`."""
+CLEANING = (
+    "transformers' tokenizer does not clean texts as slip's does: broken letters (ftfy) and HTML such as &amp; stay, "
+    "and captions with them have other embeddings"
+)
+THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+"""transformers' names of activations, by ours."""
+SPECIAL = {START: "<|startoftext|>", END: "<|endoftext|>"}
+"""What OpenAI and transformers call the first and the last token of a text."""
+
+
+def plan(encoder: Encoder, source: Pretrained) -> Plan:
+    """Return how the model is written for transformers. Raises ExportError where transformers has no such model.
+
+    A model with CLIP's own image tower becomes a CLIPModel. Any other becomes a VisionTextDualEncoderModel with CLIP's
+    text tower: a plain vision transformer is a Dinov2Model whose layers are scaled by 1, and a tower of timm stays one.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ExportError(
+            "transformers is not installed, which writes and reads its own format",
+            fix="Run `pip install 'openslip[transformers]'`",
+        ) from None
+
+    config, model = encoder.config.model, encoder.model
+    if model.text_tower is None:
+        raise cannot("huggingface", "it has no text tower", "Export the image tower with --to timm")
+    _check(config)
+    weights = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
+    notes = [CLEANING]
+    if _is_clip(config.image):
+        settings: Any = transformers.CLIPConfig(
+            text_config=_text_options(config.text),
+            vision_config=_clip_options(config.image, encoder.size),
+            projection_dim=config.embed_dim,
+        )
+        kind: Any = transformers.CLIPModel
+        vision = _clip_state(weights)
+        projection = "visual_projection"
+    else:
+        options, vision = _other(encoder, weights, source)
+        settings = transformers.VisionTextDualEncoderConfig(
+            vision_config=options,
+            text_config=_text_options(config.text) | {"model_type": "clip_text_model"},
+            projection_dim=config.embed_dim,
+        )
+        kind = transformers.VisionTextDualEncoderModel
+        projection = "visual_projection"
+        notes.append(
+            "transformers' zero-shot pipeline does not take a VisionTextDualEncoderModel by its name alone"
+        )
+    state = (
+        vision
+        | _text_state(weights)
+        | {
+            f"{projection}.weight": weights["image_projection"].T,
+            "text_projection.weight": weights["text_projection"].T,
+            "logit_scale": weights["logit_scale"],
+        }
+    )
+
+    def write(place: Path) -> None:
+        with torch.device("meta"):
+            empty = kind(settings)
+        own = empty.state_dict()
+        filled = {
+            name: _fitting(name, state, value.shape).to(
+                torch.float32 if value.is_floating_point() else value.dtype
+            )
+            for name, value in own.items()
+        }
+        unplaced = [name for name in state if name not in own]
+        if unplaced:
+            raise ExportError(
+                "The installed transformers has no place for some weights",
+                got=", ".join(unplaced[:3]),
+                fix="Install another version of transformers",
+            )
+        empty.save_pretrained(place, state_dict={name: value.contiguous() for name, value in filled.items()})
+        _write_processor(place, encoder, kind.__name__)
+
+    return Plan(
+        write,
+        _load,
+        nbytes=sum(value.nbytes for value in state.values()),
+        library="transformers",
+        majors=(5,),
+        usage=USAGE,
+        notes=tuple(notes),
+        texts=TEXTS,
+    )
+
+
+def _load(place: Path) -> Consumer:
+    from transformers import AutoModel, AutoProcessor
+
+    model: Any = AutoModel.from_pretrained(place).eval()
+    processor: Any = AutoProcessor.from_pretrained(place)
+
+    def image(pictures: Tensor) -> Tensor:
+        return _vectors(model.get_image_features(pixel_values=pictures))
+
+    def text(texts: list[str]) -> Tensor:
+        given = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        return _vectors(model.get_text_features(**given))
+
+    def picture(one: Image.Image) -> Tensor:
+        return processor(images=[one], return_tensors="pt")["pixel_values"][0]
+
+    return Consumer(image, text, picture)
+
+
+def _vectors(given: Any) -> Tensor:
+    """Return embeddings as transformers 4 gives them, and 5 in an object."""
+    return given if isinstance(given, Tensor) else given.pooler_output
+
+
+def _check(config: ModelConfig) -> None:
+    """Raise ExportError for what none of transformers' models has."""
+    text, image = config.text, config.image
+    if text.tokenizer or text.pool != "end" or text.bidirectional:
+        raise cannot("huggingface", "it has a tokenizer of its own, or SigLIP's text tower")
+    if text.truncation != "keep-end":
+        raise cannot(
+            "huggingface",
+            f"long texts are cut with model.text.truncation {text.truncation}, and transformers keeps the end",
+            "Train with keep-end, or export with --to reference",
+        )
+    if image.unprojected or image.projection_bias or text.projection_bias:
+        raise cannot(
+            "huggingface",
+            "its projections have a bias, or there is none of images",
+            "Export it with --to open_clip",
+        )
+
+
+def _is_clip(image: ImageTowerConfig) -> bool:
+    """Say whether an image tower is one as CLIP has it."""
+    return image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and image.pre_norm
+
+
+def _sizes(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": tower.width,
+        "num_hidden_layers": tower.depth,
+        "num_attention_heads": tower.heads,
+        "hidden_act": THEIRS[tower.activation],
+        "layer_norm_eps": tower.norm_eps,
+    }
+
+
+def _text_options(text: TextTowerConfig) -> dict[str, Any]:
+    return _sizes(text) | {
+        "intermediate_size": text.mlp or 4 * text.width,
+        "max_position_embeddings": text.context,
+        "vocab_size": text.vocabulary,
+        "bos_token_id": START,
+        "eos_token_id": END,
+        "pad_token_id": END,
+    }
+
+
+def _clip_options(image: ImageTowerConfig, size: int) -> dict[str, Any]:
+    return _sizes(image) | {
+        "intermediate_size": image.mlp or 4 * image.width,
+        "image_size": size,
+        "patch_size": image.patch,
+    }
+
+
+def _text_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the text tower's tensors under transformers' names."""
+    state = {
+        "text_model.embeddings.token_embedding.weight": weights["text_tower.token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": weights["text_tower.positional_embedding"],
+        "text_model.final_layer_norm.weight": weights["text_tower.norm.weight"],
+        "text_model.final_layer_norm.bias": weights["text_tower.norm.bias"],
+    }
+    return state | _layers("text_tower.blocks.", "text_model.encoder.layers.", LAYER, {}, weights)
+
+
+def _clip_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of CLIP's own image tower under transformers' names."""
+    trunk, theirs = "image_tower.trunk.", "vision_model."
+    state = {
+        f"{theirs}embeddings.class_embedding": weights[f"{trunk}cls_token"].reshape(-1),
+        f"{theirs}embeddings.patch_embedding.weight": weights[f"{trunk}patch_embed.proj.weight"],
+        f"{theirs}embeddings.position_embedding.weight": weights[f"{trunk}pos_embed"][0],
+    }
+    for kind in ("weight", "bias"):
+        state[f"{theirs}pre_layrnorm.{kind}"] = weights[f"{trunk}norm_pre.{kind}"]
+        state[f"{theirs}post_layernorm.{kind}"] = weights[f"{trunk}norm.{kind}"]
+    return state | _layers(f"{trunk}blocks.", f"{theirs}encoder.layers.", LAYER, IN_TRUNK, weights)
+
+
+def _other(
+    encoder: Encoder, weights: dict[str, Tensor], source: Pretrained
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return transformers' description of another image tower, and its tensors under transformers' names."""
+    image, trunk, theirs = encoder.config.model.image, "image_tower.trunk.", "vision_model."
+    plain = image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and not image.mlp
+    if not plain:
+        settings = json.loads(timm.described(encoder))
+        options = {
+            "model_type": "timm_wrapper",
+            "architecture": settings["architecture"],
+            "model_args": settings.get("model_args") or {},
+            "num_labels": 0,
+            "initializer_range": 0.02,
+            "do_pooling": True,
+            "hidden_size": encoder.model.image_tower.width,
+            "pretrained_cfg": settings["pretrained_cfg"],
+        }
+        state = {
+            f"{theirs}timm_model.{name}": value.detach().cpu()
+            for name, value in encoder.model.image_tower.trunk.state_dict().items()
+        }
+        return options, state
+    options = _sizes(image) | {
+        "model_type": "dinov2",
+        "image_size": encoder.size,
+        "patch_size": image.patch,
+        "mlp_ratio": 4,
+        "layerscale_value": 1.0,
+    }
+    state = {
+        f"{theirs}embeddings.cls_token": weights[f"{trunk}cls_token"],
+        f"{theirs}embeddings.mask_token": torch.zeros(1, image.width),
+        f"{theirs}embeddings.position_embeddings": weights[f"{trunk}pos_embed"],
+    }
+    for kind in ("weight", "bias"):
+        state[f"{theirs}embeddings.patch_embeddings.projection.{kind}"] = weights[
+            f"{trunk}patch_embed.proj.{kind}"
+        ]
+        state[f"{theirs}layernorm.{kind}"] = weights[f"{trunk}norm.{kind}"]
+    layer = {
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "attention.o_proj": "proj",
+        "mlp.fc1": "fc1",
+        "mlp.fc2": "fc2",
+    }
+    state |= _layers(f"{trunk}blocks.", f"{theirs}encoder.layer.", layer, IN_TRUNK, weights, "attention.")
+    for index in range(image.depth):
+        for part in ("layer_scale1", "layer_scale2"):
+            state[f"{theirs}encoder.layer.{index}.{part}.lambda1"] = torch.ones(image.width)
+    return options, state
+
+
+def _layers(
+    ours: str,
+    theirs: str,
+    layer: dict[str, str],
+    besides: dict[str, str],
+    weights: dict[str, Tensor],
+    attention: str = "self_attn.",
+) -> dict[str, Tensor]:
+    """Return the tensors of a tower's blocks under transformers' names: queries, keys and values apart."""
+    state = {}
+    for name, value in weights.items():
+        if not name.startswith(ours):
+            continue
+        index, _, inner = name.removeprefix(ours).partition(".")
+        part, _, kind = inner.rpartition(".")
+        if part == besides.get("qkv", "qkv"):
+            for letter, third in zip("qkv", value.chunk(3)):
+                state[f"{theirs}{index}.{attention}{letter}_proj.{kind}"] = third
+            continue
+        (called,) = [one for one, plain in layer.items() if besides.get(plain, plain) == part]
+        state[f"{theirs}{index}.{called}.{kind}"] = value
+    return state
+
+
+def _fitting(name: str, state: dict[str, Tensor], shape: torch.Size) -> Tensor:
+    if name not in state or state[name].shape != shape:
+        raise ExportError(
+            "The installed transformers wants weights that the model has not",
+            got=f"{name} {tuple(shape)}",
+            fix="Install another version of transformers",
+        )
+    return state[name]
+
+
+def _write_processor(place: Path, encoder: Encoder, kind: str) -> None:
+    """Write how pictures are prepared, and the tokenizer."""
+    from transformers import CLIPTokenizer
+
+    views, size = encoder.config.views, encoder.size
+    crop = views.fit == "crop"
+    square = {"height": size, "width": size}
+    pictures = {
+        "image_processor_type": "CLIPImageProcessor" if crop else "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size} if crop else square,
+        "do_center_crop": crop,
+        **({"crop_size": square} if crop else {}),
+        "resample": next(number for number, name in RESAMPLING.items() if name == views.interpolation),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(views.mean),
+        "image_std": list(views.std),
+        "processor_class": "CLIPProcessor" if kind == "CLIPModel" else "VisionTextDualEncoderProcessor",
+    }
+    (place / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n")
+    words = open_clip_tokenizer().SimpleTokenizer()
+    vocabulary = {SPECIAL.get(number, word): number for word, number in words.encoder.items()}
+    merges = [pair for pair, _ in sorted(words.bpe_ranks.items(), key=lambda item: item[1])]
+    tokenizer = CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        model_max_length=encoder.config.model.text.context,
+    )
+    tokenizer.save_pretrained(place)

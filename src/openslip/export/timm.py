@@ -1,0 +1,108 @@
+"""To timm: the image tower alone, a folder as timm's `local-dir:` and the hub's repositories are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from openslip.encoder import Encoder
+from openslip.export.plan import Consumer, Plan, cannot
+from openslip.interop.timm import VITS, pool_of
+from openslip.models.vision import POOLS
+from openslip.models.weights import Pretrained
+
+USAGE = """import timm
+model = timm.create_model("local-dir:PLACE", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+features = model(transform(picture).unsqueeze(0))"""
+
+
+def described(encoder: Encoder) -> str:
+    """Return timm's config.json of the image tower. Raises ExportError where timm has no such tower."""
+    image, views = encoder.config.model.image, encoder.config.views
+    trunk = encoder.model.image_tower.trunk
+    width = encoder.model.image_tower.width
+    architecture, options = image.name, dict[str, Any]()
+    if image.name == "vit":
+        if image.norm_eps not in VITS:
+            raise cannot("timm", f"its norms have an eps of {image.norm_eps:g}, timm's 1e-06 or 1e-05")
+        architecture = VITS[image.norm_eps]
+        options |= {
+            "img_size": views.size,
+            "patch_size": image.patch,
+            "embed_dim": image.width,
+            "depth": image.depth,
+            "num_heads": image.heads,
+            "global_pool": POOLS[image.pool],
+            "class_token": bool(image.class_tokens),
+            "pre_norm": image.pre_norm,
+            "act_layer": image.activation,
+        }
+        if image.mlp:
+            options["mlp_ratio"] = (image.mlp + 0.5) / image.width  # which timm rounds down
+    pretrained = {
+        "custom_load": False,
+        "input_size": [3, views.size, views.size],
+        "fixed_input_size": image.name == "vit",
+        "interpolation": views.interpolation,
+        "crop_pct": 1.0,
+        "crop_mode": "squash" if views.fit == "squash" else "center",
+        "mean": list(views.mean),
+        "std": list(views.std),
+        "num_classes": 0,
+        "first_conv": getattr(trunk, "pretrained_cfg", {}).get("first_conv", "patch_embed.proj"),
+        "classifier": getattr(trunk, "pretrained_cfg", {}).get("classifier", "head"),
+    }
+    settings = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": width,
+        "pretrained_cfg": pretrained,
+        **({"global_pool": pool} if (pool := pool_of(trunk)) and not options else {}),
+        **({"model_args": options} if options else {}),
+    }
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def plan(encoder: Encoder, source: Pretrained) -> Plan:
+    """Return how the image tower is written for timm. Raises ExportError where timm has no such tower.
+
+    A plain vision transformer is one of timm's with other numbers (`model_args`); any other tower is timm's own.
+    """
+    trunk, settings = encoder.model.image_tower.trunk, described(encoder)
+    state = {
+        name: (value.detach().cpu().float() if value.is_floating_point() else value.cpu()).contiguous()
+        for name, value in trunk.state_dict().items()
+    }
+    notes = ()
+    if encoder.model.image_projection is not None:
+        notes = ("timm has the image tower's features: the projection to the space of texts is left out",)
+
+    def write(place: Path) -> None:
+        place.mkdir()
+        save_file(state, place / "model.safetensors", metadata={"format": "pt"})
+        (place / "config.json").write_text(settings)
+
+    return Plan(
+        write,
+        _load,
+        nbytes=sum(value.nbytes for value in state.values()),
+        library="timm",
+        majors=(1,),
+        usage=USAGE,
+        notes=notes,
+        features=True,
+    )
+
+
+def _load(place: Path) -> Consumer:
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
+    settings: Any = resolve_model_data_config(model)
+    picture: Any = create_transform(**settings)
+    return Consumer(image=model, picture=picture)

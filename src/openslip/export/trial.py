@@ -1,0 +1,90 @@
+"""An exported model, tried: the same pictures and texts through it, in its library, and through ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from openslip.encoder import Encoder
+from openslip.errors import ExportError
+from openslip.export.plan import Plan, version_of
+
+LEVELS = 2.0
+"""Grey levels, of 255, by which another library's resizing may differ at most."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The largest differences found, of vectors of length 1; pictures: of grey levels. None: there is no such thing."""
+
+    library: str
+    image: float
+    text: float | None
+    picture: float | None
+
+    def described(self) -> str:
+        """Return what was found in words."""
+        parts = [f"images within {self.image:.0e}"]
+        parts += [f"texts within {self.text:.0e}"] if self.text is not None else []
+        parts += (
+            [f"pictures prepared within {self.picture:.2g} grey levels"] if self.picture is not None else []
+        )
+        return f"{', '.join(parts)} of slip's own, as {self.library} computes them"
+
+
+def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
+    """Load what was exported to `place` as its library does, and compare. Raises ExportError for another model."""
+    consumer = plan.load(place)
+    pictures = list(_pictures(encoder.size))
+    ready = torch.stack([encoder.preprocess(picture) for picture in pictures])
+    with torch.no_grad():
+        ours = encoder.image_features(ready) if plan.features else encoder.encode_image(ready)
+        image = _apart(consumer.image(ready), ours)
+        texts = list(plan.texts)
+        text = None if consumer.text is None else _apart(consumer.text(texts), encoder.encode_text(texts))
+    levels = None
+    if consumer.picture is not None:
+        deviation = torch.tensor(encoder.config.views.std).view(3, 1, 1)
+        levels = max(
+            float(((consumer.picture(picture) - own) * deviation).abs().max()) * 255
+            for picture, own in zip(pictures, ready)
+        )
+    found = Trial(f"{plan.library} {version_of(plan.library)}", image, text, levels)
+    if max(image, text or 0.0) > plan.tolerance or (levels or 0.0) > LEVELS or not np.isfinite(image):
+        raise ExportError(
+            "The exported model is not the same in its own library, so nothing was written",
+            got=found.described(),
+            cause="The library, or this version of it, computes something else than slip does",
+            fix="Export to another format; and please report the model and the versions",
+        )
+    return found
+
+
+def _pictures(size: int) -> Iterable[Image.Image]:
+    """Yield pictures of several shapes: one of a smooth shade, one of noise that is small, and a wide one."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, 2 * size, dtype=np.uint8)
+    shade = np.broadcast_to(ramp[None, :, None], (size + 9, 2 * size, 3)).copy()
+    shade[..., 1] = 255 - shade[..., 1]
+    yield Image.fromarray(shade)
+    yield Image.fromarray(rng.integers(0, 256, (size - size // 4, size, 3), dtype=np.uint8))
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    yield coarse.resize((2 * size, size + size // 2), Image.Resampling.BICUBIC)
+
+
+def _apart(theirs: Tensor, ours: Tensor) -> float:
+    """Return the largest difference of two embeddings (N, D), brought to length 1."""
+    theirs = theirs.detach().cpu().float()
+    if theirs.shape != ours.shape:
+        raise ExportError(
+            "The exported model is not the same in its own library, so nothing was written",
+            got=f"embeddings of {tuple(theirs.shape)}, ours {tuple(ours.shape)}",
+        )
+    return float((F.normalize(theirs, dim=-1) - F.normalize(ours.cpu(), dim=-1)).abs().max())

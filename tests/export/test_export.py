@@ -1,0 +1,224 @@
+"""Exports of every format, tried in the format's own library, and read back."""
+
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+import openslip
+from openslip import export, recipes
+from openslip.cli import export as command
+from openslip.config import Config
+from openslip.errors import ConfigError, ExportError
+from openslip.export import FORMATS
+from openslip.export.plan import TEXTS
+from openslip.training.saving import metadata
+from toys import make_tiny_config
+
+
+def model_of(image: dict | None = None, text: dict | None = None, **views) -> Config:
+    """Return the configuration of a small model with these options of its towers."""
+    config = make_tiny_config()
+    towers = {
+        "image": replace(config.model.image, drop_path=0.0, **(image or {})),
+        "text": replace(config.model.text, **(text or {})),
+    }
+    return replace(
+        config, views=replace(config.views, size=32, **views), model=replace(config.model, **towers)
+    )
+
+
+def saved(config: Config, folder: Path) -> Path:
+    """Write a model with random weights, none of them zero or one; return the file."""
+    torch.manual_seed(0)
+    encoder = openslip.create(config)
+    with torch.no_grad():
+        for parameter in encoder.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    metadata.write_model(folder / "model.safetensors", encoder.model.state_dict(), config)
+    return folder / "model.safetensors"
+
+
+SMALL_PAPER = replace(
+    recipes.get("slip-vit-b16-yfcc15m"),
+    model=model_of(image={"patch": 16, "width": 192, "depth": 12, "heads": 3}).model,
+)
+"""Towers of two activations, of which that for images has a name in timm."""
+MODELS = {
+    "plain": model_of(),
+    "gelu": model_of(text={"activation": "gelu"}),
+    "clip": model_of(image={"activation": "quick_gelu", "pre_norm": True, "norm_eps": 1e-5}),
+    "mean": model_of(image={"pool": "mean"}, text={"activation": "gelu"}),
+    "tanh": model_of(
+        image={"activation": "gelu_tanh", "mlp": 40}, text={"activation": "gelu_tanh", "mlp": 24}
+    ),
+    "timm": model_of(image={"name": "test_resnet"}),
+    "squashed": model_of(
+        text={"activation": "gelu"},
+        fit="squash",
+        interpolation="bicubic",
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+    ),
+    "paper": SMALL_PAPER,
+}
+REFUSED = {("plain", "open_clip"): "one activation for both towers.*--to huggingface"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("to", [to for to in FORMATS if to != "reference"])
+@pytest.mark.parametrize("name", MODELS)
+def test_out_and_in_again(name, to, tmp_path) -> None:
+    model, place = saved(MODELS[name], tmp_path), tmp_path / "there"
+    if told := REFUSED.get((name, to)):
+        with pytest.raises(ExportError, match=told):
+            export.export(model, to, place)
+        assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+        return
+    done = export.export(model, to, place)
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "there"]
+    assert done.trial.image < 1e-6
+    assert done.trial.picture is not None
+    assert done.trial.picture <= 1.01
+    assert (done.trial.text is None) == (to == "timm")
+    assert str(place) in done.usage
+    assert "PLACE" not in done.usage
+    ours, again = openslip.load(model), openslip.load(place)
+    pictures = torch.randn(3, 3, ours.size, ours.size)
+    torch.testing.assert_close(
+        again.image_features(pictures), ours.image_features(pictures), rtol=0, atol=1e-5
+    )
+    views, own = again.config.views, ours.config.views
+    for part in ("size", "mean", "std", "interpolation", "fit"):
+        assert getattr(views, part) == getattr(own, part), part
+    if to != "timm":
+        torch.testing.assert_close(
+            again.encode_image(pictures), ours.encode_image(pictures), rtol=0, atol=1e-6
+        )
+        torch.testing.assert_close(again.encode_text(TEXTS), ours.encode_text(TEXTS), rtol=0, atol=1e-6)
+        assert again.logit_scale == pytest.approx(ours.logit_scale)
+
+
+@pytest.mark.slow
+def test_the_papers_code_and_transformers_take_the_papers_model(tmp_path) -> None:
+    recipe = recipes.get("slip-vit-s16-yfcc15m")
+    model = saved(recipe, tmp_path)
+    done = export.export(model, "reference", tmp_path / "there.pt")
+    assert done.trial.image == done.trial.text == 0
+    assert any("without their end" in note for note in done.notes)
+    checkpoint = torch.load(tmp_path / "there.pt", weights_only=False)  # which we wrote
+    assert checkpoint["args"].model == "CLIP_VITS16"  # these weights have no head of SimCLR
+    assert all(name.startswith("module.") for name in checkpoint["state_dict"])
+    done = export.export(tmp_path / "there.pt", "huggingface", tmp_path / "folder")
+    assert max(done.trial.image, done.trial.text) < 1e-6
+
+
+def test_the_papers_code_has_few_models(tmp_path) -> None:
+    with pytest.raises(
+        ExportError, match=r"no model with model.image.patch 8.*views.size 32.*--to huggingface"
+    ):
+        export.export(saved(model_of(), tmp_path), "reference", tmp_path / "there.pt")
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "told"),
+    [
+        ("timm", "model.safetensors", "something at the place"),
+        ("timm", "there.safetensors", "is a folder, and this is the name of a file.*there"),
+        ("reference", "there", "one file, whose name ends in .pt.*there.pt"),
+        ("tim", "there", "no such format.*timm"),
+    ],
+)
+def test_places_that_cannot_be(tmp_path, to, out, told) -> None:
+    config = recipes.get("clip-vit-s16-yfcc15m") if to == "reference" else model_of()
+    model = saved(config, tmp_path)
+    with pytest.raises((ExportError, ConfigError), match=told):
+        export.export(model, to, tmp_path / out)
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+
+
+def test_a_disk_without_room(tmp_path, monkeypatch) -> None:
+    model = saved(model_of(), tmp_path)
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(ExportError, match=r"no room.*MB needed, 0 MB free"):
+        export.export(model, "timm", tmp_path / "there")
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("how", ["other", "disk"])
+def test_what_is_not_the_same_is_not_kept(tmp_path, monkeypatch, how) -> None:
+    """Where the library computes something else, and where the disk is full in the middle."""
+    from openslip.export import timm
+
+    model, load = saved(model_of(), tmp_path), timm._load
+
+    def other(place):
+        if how == "disk":
+            raise OSError("No space left on device")
+        consumer = load(place)
+        return replace(consumer, image=lambda pictures: consumer.image(pictures) + 1e-3)
+
+    monkeypatch.setattr(timm, "_load", other)
+    with pytest.raises(
+        ExportError, match="No space left" if how == "disk" else "not the same in its own library"
+    ):
+        export.export(model, "timm", tmp_path / "there")
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("config", "to", "told"),
+    [
+        (
+            replace(model_of(), objective=replace(model_of().objective, loss="simclr", options={})),
+            "open_clip",
+            "no text",
+        ),
+        (
+            replace(model_of(), objective=replace(model_of().objective, loss="simclr", options={})),
+            "huggingface",
+            "no text",
+        ),
+        (model_of(text={"truncation": "reference"}), "open_clip", "truncation reference.*--to reference"),
+        (model_of(text={"truncation": "reference"}), "huggingface", "truncation reference"),
+        (model_of(text={"projection_bias": True}), "huggingface", "have a bias.*--to open_clip"),
+        (model_of(image={"norm_eps": 1e-3}), "timm", "eps of 0.001"),
+    ],
+)
+def test_what_a_format_has_no_place_for(tmp_path, config, to, told) -> None:
+    with pytest.raises(ExportError, match=f"The format {to} cannot hold this model: .*{told}"):
+        export.export(saved(config, tmp_path), to, tmp_path / "there")
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+
+
+def test_another_major_version_is_said(tmp_path, monkeypatch) -> None:
+    from openslip.export import plan, trial
+
+    for module in (plan, trial):
+        monkeypatch.setattr(module, "version_of", lambda _: "99.1")
+    done = export.export(saved(model_of(), tmp_path), "timm", tmp_path / "there")
+    assert "timm 99.1 is installed, and this was written for version 1" in done.notes
+
+
+def test_the_command_says_how_the_model_is_loaded(tmp_path, capsys) -> None:
+    model, place = saved(model_of(), tmp_path), tmp_path / "there"
+    command.main([str(model), "--to", "timm", "--out", str(place)])
+    said = capsys.readouterr()
+    assert "the projection to the space of texts is left out" in said.err
+    assert said.out.startswith(f"wrote {place}: images within ")
+    variables = {
+        "picture": openslip.create(model_of()) and __import__("PIL.Image").Image.new("RGB", (40, 30))
+    }
+    exec(said.out.partition("\n\n")[2], variables)
+    assert variables["features"].shape == (1, 16)
+
+
+def test_the_commands_formats_are_those_there_are() -> None:
+    (to,) = (field for field in fields(command.Options) if field.name == "to")
+    assert set(
+        get_args(eval(str(to.type), vars(command) | {"Literal": __import__("typing").Literal}))
+    ) == set(FORMATS)
