@@ -65,6 +65,7 @@ MODELS = {
     ),
     "paper": SMALL_PAPER,
 }
+WITHOUT_TEXT = replace(model_of(), objective=replace(model_of().objective, loss="simclr", options={}))
 REFUSED = {("plain", "open_clip"): "one activation for both towers.*--to huggingface"}
 
 

@@ -13,7 +13,7 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse
 
 DESCRIPTION = """Write a model as another library reads it, with its preprocessing and tokenizer. Before the file or
-folder takes its place, that library loads it, and its embeddings of some pictures and texts are compared with slip's."""
+folder takes its place, that library loads the model, and gives embeddings that are compared with slip's."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,10 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
                 got=", ".join(unplaced[:3]),
                 fix="Install another version of transformers",
             )
-        empty.save_pretrained(place, state_dict={name: value.contiguous() for name, value in filled.items()})
+        with _quiet():
+            empty.save_pretrained(
+                place, state_dict={name: value.contiguous() for name, value in filled.items()}
+            )
         _write_processor(place, encoder, kind.__name__)
 
     return Plan(
@@ -127,7 +132,8 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
 def _load(place: Path) -> Consumer:
     from transformers import AutoModel, AutoProcessor
 
-    model: Any = AutoModel.from_pretrained(place).eval()
+    with _quiet():
+        model: Any = AutoModel.from_pretrained(place).eval()
     processor: Any = AutoProcessor.from_pretrained(place)
 
     def image(pictures: Tensor) -> Tensor:
@@ -141,6 +147,20 @@ def _load(place: Path) -> Consumer:
         return processor(images=[one], return_tensors="pt")["pixel_values"][0]
 
     return Consumer(image, text, picture)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing progress bars for what takes a moment."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _vectors(given: Any) -> Tensor:

@@ -22,7 +22,7 @@ from openslip.config import (
 )
 from openslip.errors import CheckpointError
 from openslip.files import expand
-from openslip.interop import foreign, hub, open_clip, timm, tokenizers
+from openslip.interop import dual_encoder, foreign, hub, open_clip, timm, tokenizers
 from openslip.interop.digests import Digests
 from openslip.interop.filling import Mapped, pretrained_of
 from openslip.interop.preprocessing import views_of
@@ -99,7 +99,13 @@ SIGLIP: dict[str, Any] = {
     },
     "views": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
 }
-KINDS = {"clip": CLIP, "clip_vision_model": CLIP, "siglip": SIGLIP, "siglip_vision_model": SIGLIP}
+KINDS = {
+    "clip": CLIP,
+    "clip_vision_model": CLIP,
+    "siglip": SIGLIP,
+    "siglip_vision_model": SIGLIP,
+    dual_encoder.MODEL: CLIP,
+}
 """What transformers calls the models that are read here, and what their configurations leave out."""
 
 
@@ -174,7 +180,14 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
     text = TextTowerConfig()
     with described_by(spec):
         vision = {**defaults["vision"], **(config if flat else config.get("vision_config") or {})}
-        image = _image(vision, state, found, spec, siglip=siglip)
+        if kind == dual_encoder.MODEL:
+            dual_encoder.check(config, spec)
+            vision["image_size"] = dual_encoder.size_of(vision)
+            vision["intermediate_size"] = vision["hidden_size"] * int(vision.get("mlp_ratio", 4))
+            image = dual_encoder.image(vision, _sizes(vision, spec), state, found, spec)
+            _projection(state, found)
+        else:
+            image = _image(vision, state, found, spec, siglip=siglip)
         if not flat:
             stated = {**defaults["text"], **(config.get("text_config") or {})}
             text = _text(stated, state, found, spec, siglip=siglip)
@@ -299,8 +312,8 @@ def _image(
             width = len(value) // 3
             found.put(f"{trunk}attn_pool.q.{kind}", entry, value[:width])
             found.put(f"{trunk}attn_pool.kv.{kind}", entry, value[width:])
-    if not siglip and "visual_projection.weight" in state and "text_projection.weight" in state:
-        found.put("image_projection", "visual_projection.weight", state.pop("visual_projection.weight").T)
+    if not siglip and "text_projection.weight" in state:
+        _projection(state, found)
     _layers("vision_model.", f"{trunk}blocks.", IN_TRUNK, state, found)
     return ImageTowerConfig(
         name="vit",
@@ -311,6 +324,12 @@ def _image(
         unprojected=siglip,
         **_sizes(vision, spec),
     )
+
+
+def _projection(state: dict[str, Tensor], found: Mapped) -> None:
+    """Take the projection of images out of `state`, where there is one."""
+    if "visual_projection.weight" in state:
+        found.put("image_projection", "visual_projection.weight", state.pop("visual_projection.weight").T)
 
 
 def _text(

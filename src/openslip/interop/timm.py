@@ -287,6 +287,12 @@ def _card(config: Mapping[str, Any], path: Path) -> Card:
     return Card(architecture, stated, str(config.get("global_pool") or pool), image)
 
 
+def tower_in(config: Mapping[str, Any], spec: str) -> ImageTowerConfig:
+    """Return the image tower that a config.json describes. Raises CheckpointError where timm or slip has no such."""
+    card = _card(config, Path(spec))
+    return card.image or ImageTowerConfig(name=card.architecture)
+
+
 def _sized(architecture: str, options: Mapping[str, Any], pool: str) -> ImageTowerConfig | None:
     """Return the plain vision transformer that timm's options describe; None where they describe something else.
 
