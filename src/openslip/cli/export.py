@@ -16,6 +16,10 @@ DESCRIPTION = """Write a model as another library reads it, with its preprocessi
 folder takes its place, that library loads the model, and gives embeddings that are compared with slip's."""
 
 
+OF_FORMATS = ("fp16", "layout")
+"""Options that some formats have; with another, they are refused."""
+
+
 @dataclass(frozen=True)
 class Options:
     """Which model, in which format, and where it goes."""
@@ -23,24 +27,31 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, a released SLIP .pt file, or a
     public model such as open_clip:NAME/TAG."""
-    to: Literal["open_clip", "timm", "huggingface", "reference"]
+    to: Literal["open_clip", "timm", "huggingface", "reference", "onnx"]
     """open_clip: a folder for `local-dir:` or a repository of the hub. timm: the image tower alone, a folder.
-    huggingface: a folder for transformers. reference: a .pt file of the SLIP paper's code."""
+    huggingface: a folder for transformers. reference: a .pt file of the SLIP paper's code. onnx: a folder
+    for programs without torch."""
     out: Path
     """The folder or file to write, which must not be there yet."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run."""
+    fp16: bool = False
+    """onnx: weights and arithmetic in half precision, which halves the files."""
+    layout: Literal["plain", "immich", "rclip"] = "plain"
+    """onnx: files and names as a program expects them. immich: the model cache of Immich. rclip: its data folder."""
 
 
 def main(argv: list[str]) -> None:
     """Export, say how close the library comes, and how it loads the model."""
     options = parse(Options, argv, prog="slip export", description=DESCRIPTION)
-    idle.which(given(Options, argv), Path(options.model))
+    chosen = given(Options, argv)
+    idle.which(chosen, Path(options.model))
 
     from openslip.errors import printable
     from openslip.export import export
 
-    done = export(options.model, options.to, options.out, which=options.which)
+    of_format = {name: getattr(options, name) for name in OF_FORMATS if name in chosen}
+    done = export(options.model, options.to, options.out, which=options.which, **of_format)
     for note in done.notes:
         print(printable(f"slip: {note}."), file=sys.stderr, flush=True)
     print(printable(f"wrote {done.place}: {done.trial.described()}"))

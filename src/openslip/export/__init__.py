@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from openslip.errors import ConfigError, ExportError, did_you_mean
 from openslip.export.plan import Plan
@@ -23,8 +24,9 @@ FORMATS = {
     "timm": "the image tower alone, a folder for timm",
     "huggingface": "a folder for transformers, with both towers, processor and tokenizer",
     "reference": "a .pt file as the SLIP paper's code writes and reads it",
+    "onnx": "a folder for programs without torch: a graph of each tower, tokenizer, preprocessing",
 }
-"""What a model can be exported to, each a module of this package with a function `plan`."""
+"""What a model can be exported to, each a module of this package with a function `plan`, whose keywords are options."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,33 @@ class Exported:
 
 
 def export(
-    model: str | Path, to: str, out: str | Path, *, which: Literal["latest", "best"] = "latest"
+    model: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    **options: Any,
 ) -> Exported:
     """Write a model in another format, with its preprocessing and tokenizer; the file or folder is whole or not there.
 
     model, which: as `openslip.load` takes them. to: one of FORMATS. out: a file or folder that is not there yet.
+    options: of the format, as its `plan` describes them; onnx has `fp16` and `layout`.
 
     Before the result takes its place, the format's own library loads it, and its embeddings of some pictures and texts
     are compared with ours. Nothing is written where the format cannot hold the model.
 
     Raises ExportError where the format cannot hold the model, the place is taken, there is no room, or the library
-    gives other embeddings; ConfigError for another format; and the errors of `load`.
+    gives other embeddings; ConfigError for another format, or an option that it has not; and the errors of `load`.
     """
     if to not in FORMATS:
         raise ConfigError("There is no such format to export to", got=to, fix=did_you_mean(to, FORMATS))
+    plans: Callable[..., Plan] = importlib.import_module(f"openslip.export.{to}").plan
+    _check_options(to, plans, options)
     place = expand(out)
     _check_free(place)
     source = read(model, which)
     encoder = encoder_of(source)
-    plan: Plan = importlib.import_module(f"openslip.export.{to}").plan(encoder, source)
+    plan = plans(encoder, source, **options)
     _check_name(place, plan, to)
     _check_room(place, plan)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +77,20 @@ def export(
         os.rename(unfinished, place)
     sync(place.parent)
     return Exported(place, (*plan.of_version(), *plan.notes), trial, plan.usage.replace("PLACE", str(place)))
+
+
+def _check_options(to: str, plans: Callable[..., Plan], options: Collection[str]) -> None:
+    """Raise ConfigError for an option that a format has not."""
+    known = [
+        name for name, one in inspect.signature(plans).parameters.items() if one.kind is one.KEYWORD_ONLY
+    ]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"The format {to} has no such option",
+                got=name,
+                fix=f"Leave it out; the options of {to}: {', '.join(known) or 'none'}",
+            )
 
 
 def _check_free(place: Path) -> None:

@@ -97,7 +97,7 @@ class TextTower(nn.Module):
     def used(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return those columns of token ids (N, L) that features depend on, and the features' positions (N,)."""
         if self.pool == "last":
-            return tokens, torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+            return tokens, torch.full((tokens.shape[0],), tokens.shape[1] - 1, device=tokens.device)
         position = end_of_text(tokens, self.end)
         return (tokens if self.padded else cut(tokens, position)), position
 
@@ -127,7 +127,7 @@ class TextBlock(nn.Module):
         if end is None:
             x = x + self._attend(self.norm1(x))
             return x + self._mlp(self.norm2(x))
-        rows = torch.arange(len(x), device=x.device)
+        rows = torch.arange(x.shape[0], device=x.device)  # a size that torch.export keeps open, unlike len
         y = x[rows, end] + self._attend_one(self.norm1(x), rows, end)
         return y + self._mlp(self.norm2(y))
 

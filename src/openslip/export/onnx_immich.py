@@ -1,0 +1,110 @@
+"""ONNX graphs as the machine learning server of Immich lays out its models (machine-learning/immich_ml/models/clip)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openslip.encoder import Encoder
+from openslip.export.graphs import Files, runner
+from openslip.export.onnx_plain import ROUGHLY
+from openslip.export.plan import Consumer, cannot
+from openslip.export.tokenizer_json import TOKENIZER
+
+FILES = Files(
+    "visual/model.onnx",
+    "textual/model.onnx",
+    "image",
+    "text",
+    "embedding",
+    torch.int32,
+    alone=True,
+    whole=True,
+)
+USAGE = """# NAME is a model of Immich's list whose embeddings have {dim} numbers.
+mv PLACE MODEL_CACHE/clip/NAME
+# Choose NAME in Immich's settings (machine learning, smart search), and run smart search for all pictures."""
+
+
+def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
+    """Return what people should know of the folder."""
+    known = "Immich takes a model by a name of its own list, and looks for it in its cache before it downloads one"
+    squashed = "older versions of Immich crop pictures, and the model wants them squashed to a square"
+    return [ROUGHLY, known, *([squashed] if encoder.config.views.fit == "squash" else [])]
+
+
+def usage(encoder: Encoder, tokenizer: Any) -> str:
+    """Return what to do with the folder."""
+    return USAGE.format(dim=encoder.config.model.embed_dim)
+
+
+def check(encoder: Encoder, tokenizer: Any) -> None:
+    """Raise ExportError for a model that Immich cannot use."""
+    if encoder.model.text_tower is None:
+        raise cannot("onnx", "Immich searches by text, and the model has no text tower", "Use --layout plain")
+    if encoder.config.model.text.truncation != "keep-end":
+        raise cannot(
+            "onnx",
+            "Immich keeps the end of texts that are too long, and the model was trained with model.text.truncation "
+            f"{encoder.config.model.text.truncation}",
+            "Use --layout plain, or train with keep-end",
+        )
+    if tokenizer is None:
+        raise cannot(
+            "onnx",
+            "Immich reads a tokenizer.json, and with one the model's texts get other token ids",
+            "Use --layout plain",
+        )
+
+
+def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
+    """Write what lies beside the graphs."""
+    image, text = settings["image"], settings["text"]
+    described = {
+        "embed_dim": settings["embedding"]["dim"],
+        "vision_cfg": {"image_size": image["size"]},
+        "text_cfg": {"context_length": text["context"], "vocab_size": encoder.config.model.text.vocabulary},
+    }
+    _write(place / "config.json", described)
+    preprocessing = {
+        "size": [image["size"]] * 2,
+        "mode": "RGB",
+        "mean": image["mean"],
+        "std": image["std"],
+        "interpolation": image["interpolation"],
+        "resize_mode": "squash" if image["fit"] == "squash" else "shortest",
+        "fill_color": 0,
+    }
+    _write(place / "visual" / "preprocess_cfg.json", preprocessing)
+    tokenizer.save(str(place / "textual" / TOKENIZER), pretty=False)
+    padding = {"pad_token": tokenizer.id_to_token(text["padding"]), "model_max_length": text["context"]}
+    _write(place / "textual" / "tokenizer_config.json", padding)
+
+
+def load(place: Path, encoder: Encoder) -> Consumer:
+    """Read the folder as Immich does: one picture or text at a time, texts filled up with the token that is named."""
+    from tokenizers import Tokenizer
+
+    context = json.loads((place / "config.json").read_text())["text_cfg"]["context_length"]
+    padding = json.loads((place / "textual" / "tokenizer_config.json").read_text())["pad_token"]
+    tokenizer = Tokenizer.from_file(str(place / "textual" / TOKENIZER))
+    tokenizer.enable_padding(length=context, pad_token=padding, pad_id=tokenizer.token_to_id(padding))
+    tokenizer.enable_truncation(context)
+    run_image = runner(place / FILES.image, FILES.pixels)
+    run_text = runner(place / FILES.text, FILES.ids)
+
+    def text(texts: list[str]) -> Tensor:
+        rows = [tokenizer.encode(" ".join(one.split())).ids for one in texts]
+        return torch.cat([run_text(np.array([row], dtype=np.int32)) for row in rows])
+
+    # Immich cuts its square up to one pixel beside ours, which is no error of the export.
+    return Consumer(lambda pixels: torch.cat([run_image(one[None].numpy()) for one in pixels]), text)
+
+
+def _write(place: Path, content: dict[str, Any]) -> None:
+    place.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,78 @@
+"""ONNX graphs as rclip finds them in its data folder (its rclip/model_download.py and rclip/model.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from openslip.encoder import Encoder
+from openslip.export.graphs import Files, runner
+from openslip.export.onnx_plain import prepared
+from openslip.export.plan import Consumer, cannot
+
+FOLDER = "ViT-B-32-256-datacomp_s34b_b86k"
+"""Of the one model that rclip reads."""
+FILES = Files(f"{FOLDER}/visual.onnx", f"{FOLDER}/textual.onnx", "input", "input", "output", whole=True)
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+USAGE = """# rclip keeps the embeddings of pictures, so a new data folder is better than one with another model's.
+RCLIP_DATADIR=PLACE rclip "a red bicycle"
+# On macOS, set RCLIP_USE_ONNX_ON_MACOS=1 as well."""
+
+
+def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
+    """Return what people should know of the folder."""
+    return ["rclip downloads CLIP's vocabulary to the folder when it starts first"]
+
+
+def usage(encoder: Encoder, tokenizer: Any) -> str:
+    """Return what to do with the folder."""
+    return USAGE
+
+
+def check(encoder: Encoder, tokenizer: Any) -> None:
+    """Raise ExportError for what rclip has in its code, and the model has otherwise."""
+    if encoder.model.text_tower is None:
+        raise cannot("onnx", "rclip searches by text, and the model has no text tower", "Use --layout plain")
+    views, model = encoder.config.views, encoder.config.model
+    fixed = [
+        ("views.size", views.size, 256),
+        ("views.fit", views.fit, "crop"),
+        ("views.interpolation", views.interpolation, "bicubic"),
+        ("views.mean", _rounded(views.mean), _rounded(MEAN)),
+        ("views.std", _rounded(views.std), _rounded(STD)),
+        ("model.embed_dim", model.embed_dim, 512),
+        ("model.text.context", model.text.context, 77),
+        ("model.text.truncation", model.text.truncation, "keep-end"),
+        ("model.text.tokenizer", model.text.tokenizer, 0),
+    ]
+    other = [f"{name} {own} (rclip: {theirs})" for name, own, theirs in fixed if own != theirs]
+    if other:
+        raise cannot(
+            "onnx",
+            f"rclip prepares pictures and texts in one way, and the model wants {', '.join(other)}",
+            "Use --layout plain; a model that starts from open_clip:ViT-B-32-256/datacomp_s34b_b86k fits rclip",
+        )
+
+
+def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values)
+
+
+def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
+    """Write nothing more: rclip has the tokenizer and the preprocessing in its code."""
+
+
+def load(place: Path, encoder: Encoder) -> Consumer:
+    """Read the folder as rclip does, whose tokenizer is open_clip's, as ours is."""
+    run_image = runner(place / FILES.image, FILES.pixels)
+    run_text = runner(place / FILES.text, FILES.ids)
+    image = {"size": 256, "fit": "crop", "interpolation": "bicubic", "mean": MEAN, "std": STD}
+
+    def text(texts: list[str]) -> Tensor:
+        rows = encoder.tokenize(texts).numpy()
+        return run_text(np.pad(rows, ((0, 0), (0, 77 - rows.shape[1]))))
+
+    return Consumer(lambda pixels: run_image(pixels.numpy()), text, lambda one: prepared(image, one))
