@@ -126,14 +126,7 @@ def _write(
         with torch.no_grad(), _quiet():
             # Not in one call: torch.onnx would fall back to graphs whose sizes are fixed, without a word.
             graph = torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,), strict=False)
-            program: Any = torch.onnx.export(
-                graph,
-                dynamo=True,
-                input_names=[given],
-                output_names=[output],
-                opset_version=OPSET,
-                verbose=False,
-            )
+            program: Any = torch.onnx.export(graph, dynamo=True, opset_version=OPSET, verbose=False)
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # torch's, onnxscript's and those of the tower's own code have no common base
@@ -144,6 +137,7 @@ def _write(
             fix="Export it with --to open_clip, timm or huggingface; and please report the model",
         ) from error
     _forget_origins(program.model)
+    _name(program.model, given, output)
     program.save(place, external_data=_size(program.model) > LARGEST_FILE)
 
 
@@ -161,6 +155,17 @@ def _forget_origins(model: Any) -> None:
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
+
+
+def _name(model: Any, given: str, output: str) -> None:
+    """Name the input and the output; what is called so within the graph gets another name, as torch does not see to."""
+    from onnx_ir.traversal import RecursiveGraphIterator
+
+    for node in RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if value.name in (given, output):
+                value.name = f"inner_{value.name}"
+    model.graph.inputs[0].name, model.graph.outputs[0].name = given, output
 
 
 @contextmanager

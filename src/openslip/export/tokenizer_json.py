@@ -43,7 +43,7 @@ def tokenizer_json(encoder: Encoder) -> Any:
     if text.truncation == "keep-end":
         made.enable_truncation(text.context)
     made.enable_padding(
-        pad_id=pad, pad_token=made.id_to_token(pad), length=text.context if text.padded else None
+        pad_id=pad, pad_token=made.id_to_token(pad) or "[PAD]", length=text.context if text.padded else None
     )
     ours = encoder.tokenize(CHECKED)
     theirs = [one.ids[: text.context] for one in made.encode_batch(list(CHECKED))]
@@ -95,7 +95,10 @@ def _cleaning(clean: str) -> list[Any]:
             normalizers.Replace(Regex("[" + "".join(f"\\{sign}" for sign in string.punctuation) + "]"), "")
         )
     steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    return steps if clean == "whitespace" else [*steps, normalizers.Lowercase()]
+    if clean == "whitespace":
+        return steps
+    # Small letters as Python makes them, which looks at where in a word the letter is.
+    return [*steps, normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"), normalizers.Lowercase()]
 
 
 def _put_around(made: Any, start: int | None, end: int | None) -> None:

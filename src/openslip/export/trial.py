@@ -57,7 +57,9 @@ def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
             for picture, own in zip(pictures, ready)
         )
     found = Trial(f"{plan.library} {version_of(plan.library)}", image, text, levels)
-    if max(image, text or 0.0) > plan.tolerance or (levels or 0.0) > LEVELS or not np.isfinite(image):
+    apart = [image, *([] if text is None else [text])]
+    # Told this way round, numbers that are none are too far apart as well.
+    if not all(one <= plan.tolerance for one in apart) or (levels or 0.0) > LEVELS:
         raise ExportError(
             "The exported model is not the same in its own library, so nothing was written",
             got=found.described(),
