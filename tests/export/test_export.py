@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import openslip
+from interop.public import CASES as PUBLIC
 from openslip import export, recipes
 from openslip.cli import export as command
 from openslip.config import Config
@@ -101,6 +102,28 @@ def test_out_and_in_again(name, to, tmp_path) -> None:
         )
         torch.testing.assert_close(again.encode_text(TEXTS), ours.encode_text(TEXTS), rtol=0, atol=1e-6)
         assert again.logit_scale == pytest.approx(ours.logit_scale)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", PUBLIC, ids=lambda case: f"{case.library}: {case.architecture}")
+def test_public_models_leave_again_or_are_refused_in_words(case, tmp_path) -> None:
+    """A folder that is written has passed its trial; what a format has no place for is known before."""
+    (tmp_path / "model").mkdir()
+    spec = case.make(tmp_path / "model").spec
+    refused = {to: refusal(spec, to, tmp_path / to) for to in FORMATS if to != "reference"}
+    for to, told in refused.items():
+        assert (tmp_path / to).exists() == (told == "")
+        assert told == "" or "cannot hold this model" in told
+    assert refused["timm"] == ""
+
+
+def refusal(spec: str, to: str, place: Path) -> str:
+    """Return why a model is not exported; empty where it was."""
+    try:
+        export.export(spec, to, place)
+    except ExportError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.slow
