@@ -82,7 +82,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         kind = transformers.VisionTextDualEncoderModel
         projection = "visual_projection"
         notes.append(
-            "transformers' zero-shot pipeline does not take a VisionTextDualEncoderModel by its name alone"
+            "transformers' zero-shot pipeline takes the model, and says that its kind is not on a list"
         )
     state = (
         vision
