@@ -129,9 +129,18 @@ def test_public_models_leave_again_or_are_refused_in_words(case, tmp_path) -> No
     (tmp_path / "model").mkdir()
     spec = case.make(tmp_path / "model").spec
     refused = {to: refusal(spec, to, tmp_path / to) for to in FORMATS if to != "reference"}
+    ours = openslip.load(spec)
+    pictures = torch.randn(2, 3, ours.size, ours.size, generator=torch.Generator().manual_seed(0))
     for to, told in refused.items():
         assert (tmp_path / to).exists() == (told == "")
         assert told == "" or "cannot hold this model" in told
+        if not told:
+            again = openslip.load(tmp_path / to)
+            torch.testing.assert_close(
+                again.image_features(pictures), ours.image_features(pictures), rtol=1e-4, atol=1e-5
+            )
+        if not told and to != "timm":
+            torch.testing.assert_close(again.encode_text(TEXTS), ours.encode_text(TEXTS), rtol=0, atol=1e-6)
     assert refused["timm"] == ""
 
 
