@@ -21,6 +21,7 @@ from openslip.models.weights import Pretrained
 
 USAGE = """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PLACE")
+model.eval()
 tokenizer = open_clip.get_tokenizer("local-dir:PLACE")
 image = model.encode_image(preprocess(picture).unsqueeze(0), normalize=True)
 text = model.encode_text(tokenizer(["a red bicycle"]), normalize=True)"""
