@@ -260,7 +260,7 @@ def test_the_command_says_how_the_model_is_loaded(tmp_path, capsys) -> None:
     command.main([str(model), "--to", "timm", "--out", str(place)])
     said = capsys.readouterr()
     assert "the projection to the space of texts is left out" in said.err
-    assert said.out.startswith(f"wrote {place}: images within ")
+    assert said.out.startswith(f"wrote {place}: as timm 1.")
     variables = {"picture": Image.new("RGB", (40, 30))}
     exec(said.out.partition("\n\n")[2], variables)
     assert variables["features"].shape == (1, 16)
