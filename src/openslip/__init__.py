@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openslip import recipes
+    from openslip.classifier import ZeroShotClassifier
     from openslip.config import Config
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
+    from openslip.evaluation.suite import evaluate
     from openslip.interop import load
     from openslip.interop.mixing import mix
     from openslip.training.train import train
@@ -37,7 +39,9 @@ __all__ = [
     "Encoded",
     "Encoder",
     "SlipError",
+    "ZeroShotClassifier",
     "create",
+    "evaluate",
     "load",
     "mix",
     "open_source",
@@ -50,6 +54,8 @@ _HOMES = {
     "Encoded": "openslip.encoder",
     "Encoder": "openslip.encoder",
     "SlipError": "openslip.errors",
+    "ZeroShotClassifier": "openslip.classifier",
+    "evaluate": "openslip.evaluation.suite",
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",

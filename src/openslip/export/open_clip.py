@@ -12,13 +12,16 @@ from torch import Tensor
 from openslip.config import Activation, ImageTowerConfig, TextTowerConfig
 from openslip.encoder import Encoder
 from openslip.export.plan import Consumer, Plan, cannot
+from openslip.export.tokenizer_files import of_own
+from openslip.interop import tokenizers
 from openslip.interop.open_clip import FILES, SETTINGS
-from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK
+from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK, RESNETS
 from openslip.interop.timm import pool_of
 from openslip.models.weights import Pretrained
 
 USAGE = """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PLACE")
+model.eval()
 tokenizer = open_clip.get_tokenizer("local-dir:PLACE")
 image = model.encode_image(preprocess(picture).unsqueeze(0), normalize=True)
 text = model.encode_text(tokenizer(["a red bicycle"]), normalize=True)"""
@@ -43,6 +46,11 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     if model.text_tower is None:
         raise cannot("open_clip", "it has no text tower", "Export the image tower with --to timm")
     text = _text(config.text)
+    own = of_own(model.text_tower.own_tokenizer) if config.text.tokenizer else None
+    if own is not None:
+        if own.clean not in ("whitespace", "lower", "canonicalize"):
+            raise cannot("open_clip", f"its tokenizer cleans texts as open_clip does not ({own.clean})")
+        text |= {"hf_tokenizer_name": "in this folder", "tokenizer_kwargs": {"clean": own.clean}}
     weights = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
     if _is_native(config.image, config.text):
         vision, state = _native(config.image, encoder.size, weights)
@@ -73,6 +81,9 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         place.mkdir()
         save_file(state, place / FILES[0], metadata={"format": "pt"})
         (place / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+        if own is not None:
+            (place / tokenizers.FILES[0]).write_text(own.tokenizer)
+            (place / tokenizers.FILES[2]).write_text(own.config)
 
     return Plan(
         write,
@@ -95,12 +106,6 @@ def _load(place: Path) -> Consumer:
 
 def _text(text: TextTowerConfig) -> dict[str, Any]:
     """Return open_clip's description of the text tower. Raises ExportError where open_clip has no such tower."""
-    if text.tokenizer or text.pool != "end" or text.bidirectional:
-        raise cannot(
-            "open_clip",
-            "it has a tokenizer of its own",
-            "Export it with --to huggingface, where it came from",
-        )
     if text.truncation != "keep-end":
         raise cannot(
             "open_clip",
@@ -115,6 +120,8 @@ def _text(text: TextTowerConfig) -> dict[str, Any]:
         "layers": text.depth,
         "mlp_ratio": (text.mlp or 4 * text.width) / text.width,
         "norm_kwargs": {"eps": text.norm_eps},
+        "pool_type": "argmax" if text.pool == "end" else "last",
+        **({"no_causal_mask": True} if text.bidirectional else {}),
         **({"proj_bias": True} if text.projection_bias else {}),
         **_tanh(text.activation),
     }
@@ -215,6 +222,12 @@ def _of_timm(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, An
             f"{encoder.config.model.text.activation}, and timm has no such vision transformer (width {image.width}, "
             f"depth {image.depth}, heads {image.heads}, patch {image.patch})",
             "Export it with --to huggingface; a model trained with --model.text.activation gelu fits open_clip",
+        )
+    if name in RESNETS.values() and encoder.size != 224:
+        raise cannot(
+            "open_clip",
+            f"open_clip makes timm's {name} for pictures of 224 pixels alone, and this one takes {encoder.size}",
+            "Train with --views.size 224",
         )
     vision = {
         "timm_model_name": name,
