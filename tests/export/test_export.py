@@ -128,7 +128,7 @@ def test_public_models_leave_again_or_are_refused_in_words(case, tmp_path) -> No
     """A folder that is written has passed its trial; what a format has no place for is known before."""
     (tmp_path / "model").mkdir()
     spec = case.make(tmp_path / "model").spec
-    refused = {to: refusal(spec, to, tmp_path / to) for to in FORMATS if to != "reference"}
+    refused = {to: refusal(spec, to, tmp_path / to) for to in FORMATS if to not in ("reference", "onnx")}
     ours = openslip.load(spec)
     pictures = torch.randn(2, 3, ours.size, ours.size, generator=torch.Generator().manual_seed(0))
     for to, told in refused.items():

@@ -16,6 +16,8 @@ from torch import nn
 
 import openslip
 from export.test_export import MODELS, WITHOUT_TEXT, model_of, saved
+from interop.public import CASES as PUBLIC
+from interop.public import sentencepiece
 from openslip import export
 from openslip.cli import export as command
 from openslip.config import Config
@@ -72,6 +74,19 @@ def test_every_model(name: str, tmp_path: Path) -> None:
     assert max(done.trial.image, done.trial.text) < 2e-6
     assert done.trial.picture < 0.01
     check(done.place, openslip.load(model), 2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", PUBLIC, ids=lambda case: f"{case.library}: {case.architecture}")
+def test_public_models(case, tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    spec = case.make(tmp_path / "model").spec
+    done = export.export(spec, "onnx", tmp_path / "there")
+    assert max(done.trial.image, done.trial.text or 0.0) < 2e-6
+    assert not any("left out" in note for note in done.notes)
+    if done.trial.text is not None:
+        check(done.place, openslip.load(spec), 2e-6)
 
 
 def test_any_number_of_pictures_and_texts(plain) -> None:
@@ -404,8 +419,6 @@ def test_own_tokenizers_clean_texts_and_put_ends_around_them(clean, ends) -> Non
 
 
 def test_siglips_tokenizer_is_one_too() -> None:
-    from interop.public import sentencepiece
-
     encoder = with_tokenizer(from_sentencepiece(sentencepiece()), pool="last", vocabulary=40)
     texts = ["A quick, brown fox!", "", "▁cat dog " * 30]
     assert [one.ids for one in tokenizer_json(encoder).encode_batch(texts)] == encoder.tokenize(

@@ -22,7 +22,7 @@ COMMANDS = {
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
-    "export": "write a model as open_clip, transformers, timm or the paper's code reads it",
+    "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",
     "mix": "write the weights between two models: what one knew and what the other has learned (WiSE-FT)",
     "report": "turn run folders into one HTML page",
     "recipes": "list the recipes, or show one as TOML",

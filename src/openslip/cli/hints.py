@@ -11,7 +11,10 @@ from openslip.errors import ConfigError, UsageError, did_you_mean
 from openslip.toml import MOVED
 
 COMMANDS = {
-    "onnx torchscript freeze save-pretrained to-hf": (
+    "onnx onnxruntime immich rclip": (
+        "`slip export MODEL --to onnx --out PLACE` writes graphs that programs without torch run"
+    ),
+    "torchscript freeze save-pretrained to-hf": (
         "`slip export MODEL --to FORMAT --out PLACE` writes a model for another library; `slip consolidate RUN` "
         "writes the weights to one safetensors file, and in Python `openslip.load(RUN).model` is a PyTorch module"
     ),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import string
 from typing import Any
 
-from openslip.data.own_tokenizer import UNDERLINE, OwnTokenizer
+from openslip.data.own_tokenizer import OwnTokenizer
 from openslip.data.tokenizer import END, START, open_clip_tokenizer
 from openslip.encoder import Encoder
 from openslip.export.huggingface import SPECIAL, TEXTS
+from openslip.export.tokenizer_files import of_own
 
 TOKENIZER = "tokenizer.json"
 # CLIP's pattern; open_clip counts the first two as one word each. Texts that spell special tokens are split as text.
@@ -36,8 +36,7 @@ def tokenizer_json(encoder: Encoder) -> Any:
     Of what CLIP's tokenizer cleans, only the frequent is cleaned: curly quotes, and the HTML of `ENTITIES`.
     """
     own, text = encoder.tokenizer, encoder.config.model.text
-    made, start, end, pad = _own(own) if isinstance(own, OwnTokenizer) else _clip()
-    _put_around(made, start, end)
+    made, pad = (_own(own), own.pad) if isinstance(own, OwnTokenizer) else (_clip(), 0)
     made.no_padding()
     made.no_truncation()
     if text.truncation == "keep-end":
@@ -50,9 +49,9 @@ def tokenizer_json(encoder: Encoder) -> Any:
     return made if theirs == ours.tolist() else None
 
 
-def _clip() -> tuple[Any, int | None, int | None, int]:
-    """Return CLIP's tokenizer, and its tokens of start, end and padding."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+def _clip() -> Any:
+    """Return CLIP's tokenizer."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = open_clip_tokenizer().SimpleTokenizer()
     vocabulary = {SPECIAL.get(number, word): number for word, number in words.encoder.items()}
@@ -62,51 +61,37 @@ def _clip() -> tuple[Any, int | None, int | None, int]:
     split = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-    return made, START, END, 0
+    start, end = SPECIAL[START], SPECIAL[END]
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, START), (end, END)]
+    )
+    return made
 
 
-def _own(own: OwnTokenizer) -> tuple[Any, int | None, int | None, int]:
+def _own(own: OwnTokenizer) -> Any:
     """Return the tokenizer that the weights bring, with the cleaning of texts before its own steps."""
     from tokenizers import Tokenizer, normalizers
 
-    described = json.loads(own.data)
-    made = Tokenizer.from_str(described["tokenizer"])
-    steps = _cleaning(described["clean"])
-    if steps:
-        made.normalizer = normalizers.Sequence([*steps, *([made.normalizer] if made.normalizer else [])])
-    return made, own.start, own.end, own.pad
+    files = of_own(own.data)
+    made = Tokenizer.from_str(files.tokenizer)
+    if files.clean not in ("none", "siglip"):  # the second of which is among the steps already
+        steps = [] if made.normalizer is None else [made.normalizer]
+        made.normalizer = normalizers.Sequence([*_cleaning(files.clean), *steps])
+    return made
 
 
 def _cleaning(clean: str) -> list[Any]:
-    """Return the steps that clean a text as `data.own_tokenizer` does, but for broken letters and rare HTML."""
+    """Return the steps of `whitespace`, `lower` or `canonicalize` (`data.own_tokenizer`), as far as the library can."""
     from tokenizers import Regex, normalizers
 
-    if clean == "none":
-        return []
-    steps: list[Any] = []
-    if clean != "siglip":
-        steps += [normalizers.Replace(html, sign) for html, sign in ENTITIES.items()]
-        steps += [normalizers.Replace(Regex(curly), sign) for curly, sign in STRAIGHT.items()]
-        steps.append(normalizers.NFC())
-    if clean in ("canonicalize", "siglip"):
-        space = "_" if clean == "canonicalize" else UNDERLINE
-        steps.append(normalizers.Replace(space, " "))
-        steps.append(
-            normalizers.Replace(Regex("[" + "".join(f"\\{sign}" for sign in string.punctuation) + "]"), "")
-        )
+    steps: list[Any] = [normalizers.Replace(html, sign) for html, sign in ENTITIES.items()]
+    steps += [normalizers.Replace(Regex(curly), sign) for curly, sign in STRAIGHT.items()]
+    steps.append(normalizers.NFC())
+    if clean == "canonicalize":
+        punctuation = "".join(f"\\x{ord(mark):02x}" for mark in string.punctuation)
+        steps += [normalizers.Replace("_", " "), normalizers.Replace(Regex(f"[{punctuation}]"), "")]
     steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     if clean == "whitespace":
         return steps
     # Small letters as Python makes them, which looks at where in a word the letter is.
     return [*steps, normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"), normalizers.Lowercase()]
-
-
-def _put_around(made: Any, start: int | None, end: int | None) -> None:
-    """Have the tokenizer put these tokens around each text."""
-    from tokenizers import processors
-
-    around = {"start": start, "end": end}
-    template = ["$A"]
-    template = [*(["start"] if start is not None else []), *template, *(["end"] if end is not None else [])]
-    special = [(name, number) for name, number in around.items() if number is not None]
-    made.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
