@@ -11,7 +11,7 @@ from openslip.errors import ConfigError, UsageError, did_you_mean
 from openslip.toml import MOVED
 
 COMMANDS = {
-    "export onnx torchscript freeze": (
+    "onnx torchscript freeze": (
         "Export to other formats is not there yet. `slip consolidate RUN` writes a model's weights to one "
         "safetensors file, and in Python `openslip.load(RUN).model` is a PyTorch module"
     ),
@@ -90,12 +90,12 @@ COMMANDS = {
     "list ls models zoo": (
         "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise"
     ),
-    "download fetch pull get": (
-        "Nothing has to be downloaded first: sources may be addresses (`https://…`, `s3://…`) or sets of "
-        "the hub (`hf:owner/name`)"
+    "download fetch get": (
+        "`slip pull hf:owner/name` fetches a model. Data need not be downloaded first: sources may be addresses "
+        "(`https://…`, `s3://…`) or sets of the hub (`hf:owner/name`)"
     ),
-    "upload push publish share": (
-        "Publishing is not there yet. `slip consolidate RUN` writes one file to share"
+    "upload publish share": (
+        "`slip push MODEL owner/name` uploads a model to the Hugging Face hub; `slip consolidate RUN` writes one file"
     ),
     "compare plot dashboard html page logs curves status monitor tensorboard wandb": (
         "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "

@@ -1,4 +1,4 @@
-"""A model in other people's formats, tried with their own libraries before it takes its place."""
+"""A model in other people's formats, tried with their own libraries before it takes its place, with a card."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from openslip.errors import ConfigError, ExportError, did_you_mean
+from openslip.export import card
 from openslip.export.plan import Plan
 from openslip.export.trial import Trial, try_out
 from openslip.files import TEMPORARY, expand, sync, unwritable
@@ -22,6 +23,7 @@ FORMATS = {
     "open_clip": "a folder for open_clip, which its hub repositories look like as well",
     "timm": "the image tower alone, a folder for timm",
     "huggingface": "a folder for transformers, with both towers, processor and tokenizer",
+    "openslip": "a folder with one safetensors file, which `openslip.load` takes, and the card",
     "reference": "a .pt file as the SLIP paper's code writes and reads it",
 }
 """What a model can be exported to, each a module of this package with a function `plan`."""
@@ -38,11 +40,20 @@ class Exported:
 
 
 def export(
-    model: str | Path, to: str, out: str | Path, *, which: Literal["latest", "best"] = "latest"
+    model: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    license: str = "",
+    notes: Path | None = None,
+    repository: str = "",
 ) -> Exported:
     """Write a model in another format, with its preprocessing and tokenizer; the file or folder is whole or not there.
 
     model, which: as `openslip.load` takes them. to: one of FORMATS. out: a file or folder that is not there yet.
+    license, notes: for the card that a folder gets, a README.md: the licence's identifier on the hub, and a file with
+    text in Markdown. repository: of the hub that the folder is for, so that the card loads the model from there.
 
     Before the result takes its place, the format's own library loads it, and its embeddings of some pictures and texts
     are compared with ours. Nothing is written where the format cannot hold the model.
@@ -53,27 +64,31 @@ def export(
     if to not in FORMATS:
         raise ConfigError("There is no such format to export to", got=to, fix=did_you_mean(to, FORMATS))
     place = expand(out)
-    _check_free(place)
+    check_free(place, "exported to")
+    wanted = card.Wanted.given(license, notes, repository)
     source = read(model, which)
     encoder = encoder_of(source)
     plan: Plan = importlib.import_module(f"openslip.export.{to}").plan(encoder, source)
     _check_name(place, plan, to)
     _check_room(place, plan)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(place) as unfinished:
+    with beside(place) as unfinished:
         plan.write(unfinished)
         trial = try_out(plan, encoder, unfinished)
-        _keep(unfinished)
+        if unfinished.is_dir():
+            title = repository.partition("/")[2] or place.name
+            card.write(model, which, encoder, source, plan, to, unfinished, title, wanted)
+        keep(unfinished)
         os.rename(unfinished, place)
     sync(place.parent)
     return Exported(place, (*plan.of_version(), *plan.notes), trial, plan.usage.replace("PLACE", str(place)))
 
 
-def _check_free(place: Path) -> None:
+def check_free(place: Path, done: str) -> None:
     """Raise ExportError where something is at the place already, or nothing can be written there."""
     if os.path.lexists(place):
         raise ExportError(
-            "There is something at the place that the model is to be exported to",
+            f"There is something at the place that the model is to be {done}",
             got=str(place),
             fix="Name a place that is not there yet with --out",
         )
@@ -117,14 +132,14 @@ def _check_room(place: Path, plan: Plan) -> None:
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[Path]:
+def beside(place: Path) -> Iterator[Path]:
     """Give a place beside another one for what is not finished; what is left there is removed."""
     unfinished = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
     try:
         yield unfinished
     except OSError as error:
         raise ExportError(
-            "The exported model cannot be written",
+            "The model cannot be written",
             got=str(place),
             cause=str(error),
             fix="Nothing is left of it",
@@ -136,7 +151,7 @@ def _beside(place: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def _keep(place: Path) -> None:
+def keep(place: Path) -> None:
     """Bring a file, or all files of a folder, onto the disk."""
     for path in [place, *place.rglob("*")] if place.is_dir() else [place]:
         sync(path)
