@@ -25,7 +25,7 @@ def answer(words: list[str], capsys) -> str:
     ("word", "said"),
     [
         ("wise-ft", "`slip mix A B"),
-        ("export", "`slip consolidate RUN`"),
+        ("onnx", "`slip export MODEL"),
         ("split", "--data.val 10%"),
         ("predict", "not there yet"),
         ("search", "not there yet"),
@@ -41,7 +41,7 @@ def answer(words: list[str], capsys) -> str:
         ("convert", "`slip data convert SOURCE FOLDER`"),
         ("check", "`slip data check SOURCE`"),
         ("list", "`slip recipes`"),
-        ("Export", "`slip consolidate RUN`"),
+        ("Export", "It is written 'export'"),
         ("fine_tune", "finetune:FOLDER"),
         ("trian", "Did you mean 'train'?"),
         ("evalute", "Did you mean 'evaluate'?"),

@@ -120,6 +120,29 @@ def clip(**text: Any) -> Callable[[Path], Made]:
     return make
 
 
+def dual(vision: dict[str, Any]) -> Callable[[Path], Made]:
+    """Return what makes a VisionTextDualEncoderModel of transformers, with CLIP's text tower."""
+
+    def make(folder: Path) -> Made:
+        from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+        from openslip.data.tokenizer import Tokenizer
+
+        text = _transformers(vocab_size=49_408, eos_token_id=49_407, model_type="clip_text_model")
+        model = VisionTextDualEncoderModel(
+            VisionTextDualEncoderConfig(vision_config=vision, text_config=text, projection_dim=24)
+        )
+        shaken(model).save_pretrained(folder)
+        return Made(
+            f"hf:{folder}",
+            32,
+            lambda x: pooled(model.get_image_features(pixel_values=x)),
+            lambda given: pooled(model.get_text_features(Tokenizer(12, padded=True)(given))),
+        )
+
+    return make
+
+
 def siglip(folder: Path) -> Made:
     """Make a SigLIP of transformers, with a sentencepiece model of its own."""
     from transformers import SiglipConfig, SiglipModel, SiglipTokenizer
@@ -287,6 +310,12 @@ CASES = (
     Case("transformers", "CLIPModel, QuickGELU", clip()),
     Case("transformers", "CLIPModel, GELU, files of 2022 (end of text 2)", clip(hidden_act="gelu", eos_token_id=2)),
     Case("transformers", "SiglipModel", siglip),
+    Case("transformers", "VisionTextDualEncoderModel: Dinov2Model, and CLIP's text tower",
+         dual({"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+               "image_size": 32, "patch_size": 8, "layerscale_value": 0.7})),
+    Case("transformers", "VisionTextDualEncoderModel: a tower of timm, and CLIP's text tower",
+         dual({"model_type": "timm_wrapper", "architecture": "test_resnet", "num_labels": 0, "hidden_size": 96,
+               "pretrained_cfg": {"input_size": [3, 32, 32]}})),
     Case("timm", "VisionTransformer", timm("test_vit", 160)),
     Case("timm", "EfficientNet", timm("test_efficientnet", 160)),
     Case("timm", "ConvNeXt", timm("test_convnext", 160)),

@@ -11,9 +11,9 @@ from openslip.errors import ConfigError, UsageError, did_you_mean
 from openslip.toml import MOVED
 
 COMMANDS = {
-    "onnx torchscript freeze": (
-        "Export to other formats is not there yet. `slip consolidate RUN` writes a model's weights to one "
-        "safetensors file, and in Python `openslip.load(RUN).model` is a PyTorch module"
+    "onnx torchscript freeze save-pretrained to-hf": (
+        "`slip export MODEL --to FORMAT --out PLACE` writes a model for another library; `slip consolidate RUN` "
+        "writes the weights to one safetensors file, and in Python `openslip.load(RUN).model` is a PyTorch module"
     ),
     "save weights merge unshard": (
         "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file"
@@ -22,8 +22,8 @@ COMMANDS = {
         "`slip mix A B --alpha 0.5 --out FILE.safetensors` writes the weights between two models"
     ),
     "convert pack shard shards tar prepare preprocess make-shards": (
-        "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards. Models are not "
-        "converted yet"
+        "`slip data convert SOURCE FOLDER` writes pictures and captions as tar shards; `slip export MODEL "
+        "--to FORMAT --out PLACE` writes a model for another library"
     ),
     "check verify lint doctor inspect": (
         "`slip data check SOURCE` reads pictures and captions and says what is wrong with them"

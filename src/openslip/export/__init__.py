@@ -142,7 +142,7 @@ def beside(place: Path) -> Iterator[Path]:
             "The model cannot be written",
             got=str(place),
             cause=str(error),
-            fix="Nothing is left of it",
+            fix="Make room, or name another place with --out; nothing is left there",
         ) from None
     finally:
         if unfinished.is_dir():

@@ -82,7 +82,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         kind = transformers.VisionTextDualEncoderModel
         projection = "visual_projection"
         notes.append(
-            "transformers' zero-shot pipeline does not take a VisionTextDualEncoderModel by its name alone"
+            "transformers' zero-shot pipeline takes the model, and says that its kind is not on a list"
         )
     state = (
         vision
@@ -171,8 +171,12 @@ def _vectors(given: Any) -> Tensor:
 def _check(config: ModelConfig) -> None:
     """Raise ExportError for what none of transformers' models has."""
     text, image = config.text, config.image
-    if text.tokenizer or text.pool != "end" or text.bidirectional:
-        raise cannot("huggingface", "it has a tokenizer of its own, or SigLIP's text tower")
+    if text.tokenizer:
+        raise cannot("huggingface", "it has a tokenizer of its own, which slip does not write yet")
+    if text.pool != "end" or text.bidirectional:
+        raise cannot(
+            "huggingface", "its text tower sees all tokens at once, and CLIP's in transformers does not"
+        )
     if text.truncation != "keep-end":
         raise cannot(
             "huggingface",

@@ -13,7 +13,7 @@ from openslip.config import Activation, ImageTowerConfig, TextTowerConfig
 from openslip.encoder import Encoder
 from openslip.export.plan import Consumer, Plan, cannot
 from openslip.interop.open_clip import FILES, SETTINGS
-from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK
+from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK, RESNETS
 from openslip.interop.timm import pool_of
 from openslip.models.weights import Pretrained
 
@@ -95,12 +95,8 @@ def _load(place: Path) -> Consumer:
 
 def _text(text: TextTowerConfig) -> dict[str, Any]:
     """Return open_clip's description of the text tower. Raises ExportError where open_clip has no such tower."""
-    if text.tokenizer or text.pool != "end" or text.bidirectional:
-        raise cannot(
-            "open_clip",
-            "it has a tokenizer of its own",
-            "Export it with --to huggingface, where it came from",
-        )
+    if text.tokenizer:
+        raise cannot("open_clip", "it has a tokenizer of its own, which slip does not write yet")
     if text.truncation != "keep-end":
         raise cannot(
             "open_clip",
@@ -115,6 +111,8 @@ def _text(text: TextTowerConfig) -> dict[str, Any]:
         "layers": text.depth,
         "mlp_ratio": (text.mlp or 4 * text.width) / text.width,
         "norm_kwargs": {"eps": text.norm_eps},
+        "pool_type": "argmax" if text.pool == "end" else "last",
+        **({"no_causal_mask": True} if text.bidirectional else {}),
         **({"proj_bias": True} if text.projection_bias else {}),
         **_tanh(text.activation),
     }
@@ -215,6 +213,12 @@ def _of_timm(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, An
             f"{encoder.config.model.text.activation}, and timm has no such vision transformer (width {image.width}, "
             f"depth {image.depth}, heads {image.heads}, patch {image.patch})",
             "Export it with --to huggingface; a model trained with --model.text.activation gelu fits open_clip",
+        )
+    if name in RESNETS.values() and encoder.size != 224:
+        raise cannot(
+            "open_clip",
+            f"open_clip makes timm's {name} for pictures of 224 pixels alone, and this one takes {encoder.size}",
+            "Train with --views.size 224",
         )
     vision = {
         "timm_model_name": name,

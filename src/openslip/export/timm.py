@@ -20,6 +20,10 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 features = model(transform(picture).unsqueeze(0))"""
 
 
+VIT = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
+"""What timm says of each of its towers, here of a plain vision transformer."""
+
+
 def described(encoder: Encoder) -> str:
     """Return timm's config.json of the image tower. Raises ExportError where timm has no such tower."""
     image, views = encoder.config.model.image, encoder.config.views
@@ -43,18 +47,17 @@ def described(encoder: Encoder) -> str:
         }
         if image.mlp:
             options["mlp_ratio"] = (image.mlp + 0.5) / image.width  # which timm rounds down
+    usual = dict(getattr(trunk, "pretrained_cfg", None) or VIT)
     pretrained = {
         "custom_load": False,
         "input_size": [3, views.size, views.size],
-        "fixed_input_size": image.name == "vit",
         "interpolation": views.interpolation,
         "crop_pct": 1.0,
         "crop_mode": "squash" if views.fit == "squash" else "center",
         "mean": list(views.mean),
         "std": list(views.std),
         "num_classes": 0,
-        "first_conv": getattr(trunk, "pretrained_cfg", {}).get("first_conv", "patch_embed.proj"),
-        "classifier": getattr(trunk, "pretrained_cfg", {}).get("classifier", "head"),
+        **{key: usual[key] for key in VIT if key in usual},
     }
     settings = {
         "architecture": architecture,

@@ -16,8 +16,8 @@ from openslip.encoder import Encoder
 from openslip.errors import ExportError
 from openslip.export.plan import Plan, version_of
 
-LEVELS = 2.0
-"""Grey levels, of 255, by which another library's resizing may differ at most."""
+LEVELS = 4.0
+"""Grey levels, of 255, by which another library's resizing may differ at most: it may round in between."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,17 @@ class Trial:
 
 def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
     """Load what was exported to `place` as its library does, and compare. Raises ExportError for another model."""
-    consumer = plan.load(place)
+    try:
+        consumer = plan.load(place)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the library makes of it
+        raise ExportError(
+            "The exported model cannot be loaded by its own library, so nothing was written",
+            got=f"{plan.library} {version_of(plan.library)}",
+            cause=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}",
+            fix="Export to another format; and please report the model and the versions",
+        ) from error
     pictures = list(_pictures(encoder.size))
     ready = torch.stack([encoder.preprocess(picture) for picture in pictures])
     with torch.no_grad():
