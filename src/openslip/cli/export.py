@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from openslip.cli import idle
-from openslip.cli.arguments import given, parse
+from openslip.cli.arguments import given, parse, refuse_idle
 
 DESCRIPTION = """Write a model as another library reads it, with its preprocessing and tokenizer. Before the file or
 folder takes its place, that library loads the model, and gives embeddings that are compared with slip's."""
@@ -25,7 +25,8 @@ class Options:
     public model such as open_clip:NAME/TAG."""
     to: Literal["open_clip", "timm", "huggingface", "openslip", "reference"]
     """open_clip: a folder for `local-dir:` or a repository of the hub. timm: the image tower alone, a folder.
-    huggingface: a folder for transformers. openslip: a folder with one file for `openslip.load`. reference: a .pt file of the SLIP paper's code."""
+    huggingface: a folder for transformers. openslip: a folder with one file for `openslip.load`. reference: a .pt file
+    of the SLIP paper's code."""
     out: Path
     """The folder or file to write, which must not be there yet."""
     which: Literal["latest", "best"] = "latest"
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
     """Export, say how close the library comes, and how it loads the model."""
     options = parse(Options, argv, prog="slip export", description=DESCRIPTION)
     idle.which(given(Options, argv), Path(options.model))
+    if options.to == "reference":
+        refuse_idle(given(Options, argv), "license", "notes", because="A card is written into folders alone")
 
     from openslip.errors import printable
     from openslip.export import export

@@ -66,7 +66,9 @@ def main(argv: list[str]) -> None:
     )
     for note in done.notes:
         print(printable(f"slip: the hub says: {note}"), file=sys.stderr)
-    print(printable(f"{'uploaded' if done.changed else 'nothing is new, and nothing was uploaded'}: {done.url}"))
+    print(
+        printable(f"{'uploaded' if done.changed else 'nothing is new, and nothing was uploaded'}: {done.url}")
+    )
 
 
 def _show(upload: Upload) -> None:

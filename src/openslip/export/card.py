@@ -51,9 +51,13 @@ OF_THE_START = ("model.*", "views.size", "views.mean", "views.std", "views.inter
 """What a run takes over from the weights that it starts from."""
 ACCURACY = {"top1": "accuracy", "top5": "top_5_accuracy"}
 """The hub's names of metrics that mean exactly the same."""
-_ABSOLUTE = re.compile(r"(?<![\w:/\\.<])(?:[A-Za-z]:[/\\]|[/\\]{1,2}(?=[\w.~@-])|~[\w.-]*[/\\])[^\s'\"`|,;)]*")
+_ABSOLUTE = re.compile(
+    r"(?<![\w:/\\.<])(?:[A-Za-z]:[/\\]|[/\\]{1,2}(?=[\w.~@-])|~[\w.-]*[/\\])[^\s'\"`|,;)]*"
+)
 
-_PARENTS = re.compile(r"(hf(?:-stream)?:[\w.-]+/[\w.-]+)|(?:[A-Za-z]:)?[^\s'\"`:*+,;=(]*[/\\]+(?=[^\s/\\])")
+_PARENTS = re.compile(
+    r"(hf(?:-stream)?:[\w.-]+/[\w.-]+)|(?:\b[A-Za-z]:(?=[/\\]))?[^\s'\"`:*+,;=(]*[/\\]+(?=[^\s/\\])"
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,13 @@ def write(
 
 
 def card(
-    told: History | None, encoder: Encoder, source: Pretrained, plan: Plan, to: str, title: str, wanted: Wanted
+    told: History | None,
+    encoder: Encoder,
+    source: Pretrained,
+    plan: Plan,
+    to: str,
+    title: str,
+    wanted: Wanted,
 ) -> str:
     """Return the text of a card, with what the hub reads of it between lines of dashes."""
     base = _base_model(told.init if told else {"spec": source.origin.spec, "files": source.origin.files})
@@ -326,7 +336,9 @@ def _training(told: History) -> list[str]:
     if skipped:
         lines.append(f"{skipped:,} times a record could not be used, and another took its place")
     if run.data is None:
-        lines.append(f"The data are called {data_name(run.config.data.train) or 'nothing'}; no more was noted")
+        lines.append(
+            f"The data are called {data_name(run.config.data.train) or 'nothing'}; no more was noted"
+        )
     versions = ", ".join(
         f"{name} {run.versions[name]}" for name in ("openslip", "torch", "timm") if name in run.versions
     )
@@ -337,7 +349,9 @@ def _started(init: Mapping[str, Any]) -> list[str]:
     if not init:
         return ["The weights started at random"]
     taken, fresh = (tuple(map(str, init.get(key) or ())) for key in ("taken", "fresh"))
-    words = f"The weights started from {bare_spec(str(init.get('spec', '')))} ({init.get('format', 'unknown')})"
+    words = (
+        f"The weights started from {bare_spec(str(init.get('spec', '')))} ({init.get('format', 'unknown')})"
+    )
     words += f": {parts(taken)}" if taken else ""
     words += f". At random started: {parts(fresh)}" if fresh else ""
     digests = [
@@ -439,10 +453,14 @@ def _limits(told: History | None, results: Sequence[Result]) -> list[str]:
                 f"The model was trained on {records:,} records, which are few. It knows little beyond them{start}"
             )
         if any(result.task.endswith(":val") for result in results) and "%" in told.run.config.data.val:
-            limits.append("The records of `val` were held out of the training data: others differ more from these")
+            limits.append(
+                "The records of `val` were held out of the training data: others differ more from these"
+            )
         lost = told.state.get("counts", {}).get("nonfinite", 0)
         if lost:
-            limits.append(f"{lost:,} steps of the training had a loss that was not finite, and changed nothing")
+            limits.append(
+                f"{lost:,} steps of the training had a loss that was not finite, and changed nothing"
+            )
     if results:
         limits.append(
             "Only what the table names was measured. How good the model is for other pictures, languages and uses is "
@@ -483,14 +501,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["sentence"] = lambda text: text if text.endswith((".", "?", "!")) else f"{text}."
+    environment.filters["sentence"] = _sentence
     return environment
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _plain(value: object) -> object:
     """Return what the template prints as plain text in one line: no markup, no absolute path, no control character."""
     if isinstance(value, Markup):
         return value
-    text = _ABSOLUTE.sub(lambda found: found[0].rstrip("/\\").replace("\\", "/").rpartition("/")[2], str(value))
+    text = _ABSOLUTE.sub(
+        lambda found: found[0].rstrip("/\\").replace("\\", "/").rpartition("/")[2], str(value)
+    )
     text = " ".join(printable(text).split())
     return re.sub(r"[|<\[]|&(?=#?\w+;)", lambda found: "\\" + found[0], text)

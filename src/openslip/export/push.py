@@ -19,6 +19,8 @@ FOLDERS = ("huggingface", "open_clip", "timm", "openslip")
 KEPT = (".gitattributes",)
 """Files of a repository that no model is made of, and that stay."""
 LISTED = 8
+PATIENCE = 30.0
+"""Seconds that the hub has to say what a repository holds. Its library would wait without end."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,9 @@ class _Hub:
 
         with self.told("The hub cannot be asked what the repository holds"):
             try:
-                found = self.api.model_info(self.repository, revision=self.branch or None)
+                found = self.api.model_info(self.repository, revision=self.branch or None, timeout=PATIENCE)
             except RevisionNotFoundError:
-                whole = self.api.model_info(self.repository)
+                whole = self.api.model_info(self.repository, timeout=PATIENCE)
                 return _There(True, False, self._names(whole), bool(whole.private))
             except RepositoryNotFoundError:
                 return _There(False, False)
@@ -231,7 +233,10 @@ def _refused(what: str, repository: str, error: Exception, token: str) -> Export
         cause = cause.replace(token, "…")
     fix = "Try again: nothing was uploaded"
     if status == 401:
-        what, fix = "The hub does not know the token", "Run `hf auth login` again, or set HF_TOKEN to a token that holds"
+        what, fix = (
+            "The hub does not know the token",
+            "Run `hf auth login` again, or set HF_TOKEN to a token that holds",
+        )
     elif status == 403:
         what = f"The hub lets this token not write to {repository}"
         fix = (
@@ -245,10 +250,16 @@ def _refused(what: str, repository: str, error: Exception, token: str) -> Export
         what = "The repository was changed by somebody else in the meantime"
         fix = "Look at what it holds now, and push again"
     elif isinstance(error, HFValidationError):
-        what, fix = "This is no name of a repository or branch on the hub", "Write owner/name, of letters, digits, - _ ."
+        what, fix = (
+            "This is no name of a repository or branch on the hub",
+            "Write owner/name, of letters, digits, - _ .",
+        )
     elif isinstance(error, ValueError) and "metadata" in str(error).lower():
         cause = " ".join(said)
-        what, fix = "The hub does not take the model card", "Check the identifier that was given with --license"
+        what, fix = (
+            "The hub does not take the model card",
+            "Check the identifier that was given with --license",
+        )
     elif constants.is_offline_mode():
         what, cause, fix = "The hub may not be asked", "HF_HUB_OFFLINE is set", "Unset it to upload"
     elif not status:

@@ -257,9 +257,7 @@ def image_tower(config: Config) -> str:
 def text_tower(config: Config) -> str:
     """Return what a text tower is, in words."""
     tower = config.model.text
-    return (
-        f"width {tower.width}, {tower.depth} layers, {tower.heads} heads; captions up to {tower.context} tokens"
-    )
+    return f"width {tower.width}, {tower.depth} layers, {tower.heads} heads; captions up to {tower.context} tokens"
 
 
 def _planned(config: Config) -> str:
