@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
+    from openslip.export.pull import pull
+    from openslip.export.push import push
     from openslip.interop import load
     from openslip.interop.mixing import mix
     from openslip.training.train import train
@@ -41,6 +43,8 @@ __all__ = [
     "load",
     "mix",
     "open_source",
+    "pull",
+    "push",
     "recipes",
     "train",
 ]
@@ -53,6 +57,8 @@ _HOMES = {
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",
+    "pull": "openslip.export.pull",
+    "push": "openslip.export.push",
     "train": "openslip.training.train",
 }
 

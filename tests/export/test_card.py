@@ -146,6 +146,14 @@ def test_weights_without_a_run(tmp_path) -> None:
     assert "held out" not in text
 
 
+def test_a_mixed_model_says_of_what(tmp_path) -> None:
+    config = model_of()
+    weights = openslip.create(config).model.state_dict()
+    metadata.write_model(tmp_path / "mixed.safetensors", weights, config, "Mixed by `slip mix`\nalpha: 0.5")
+    _, text = written(tmp_path / "mixed.safetensors", tmp_path / "there")
+    assert "- The file says of itself: alpha: 0.5." in text
+
+
 def test_an_image_tower_alone(run, tmp_path) -> None:
     export(run, "timm", tmp_path / "there")
     text = (tmp_path / "there" / card.NAME).read_text()

@@ -87,9 +87,10 @@ def test_nothing_of_the_machine_goes_along(there, model, monkeypatch, tmp_path) 
 def test_files_that_are_there_are_not_replaced_unasked(there, model) -> None:
     push(model, "owner/mine", to="open_clip")
     stored = there.repositories["owner/mine"]
+    (stored / "LICENSE").write_text("mine")
     before = {name: (stored / name).read_bytes() for name in names_in(stored)}
     with pytest.raises(
-        ExportError, match=r"branch main has 3 files.*README.md, open_clip_config.json.*--replace"
+        ExportError, match=r"branch main has a model.*README.md, open_clip_config.json.*--replace"
     ):
         push(model, "owner/mine", to="openslip")
     assert {name: (stored / name).read_bytes() for name in names_in(stored)} == before
@@ -97,7 +98,7 @@ def test_files_that_are_there_are_not_replaced_unasked(there, model) -> None:
     push(model, "owner/mine", to="openslip", replace=True, show=shown.append)
     assert shown[0].replaced == ("README.md",)
     assert shown[0].removed == ("open_clip_config.json", "open_clip_model.safetensors")
-    assert names_in(stored) == [".gitattributes", "README.md", "model.safetensors"]
+    assert names_in(stored) == [".gitattributes", "LICENSE", "README.md", "model.safetensors"]
     torch.testing.assert_close(features("hf:owner/mine"), features(model), rtol=0, atol=0)
     assert not push(model, "owner/mine", to="openslip", replace=True).changed
 
@@ -113,7 +114,7 @@ def test_a_branch_of_its_own(there, model) -> None:
         "model.safetensors",
     ]
     torch.testing.assert_close(features("hf:owner/mine@v2"), features(model), rtol=0, atol=0)
-    with pytest.raises(ExportError, match="its branch v2 has 2 files"):
+    with pytest.raises(ExportError, match="its branch v2 has a model"):
         push(model, "owner/mine", to="openslip", branch="v2")
 
 

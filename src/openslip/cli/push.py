@@ -41,7 +41,8 @@ class Options:
     branch: str = ""
     """A branch of the repository, which is made where it is not there; main without it."""
     replace: bool = False
-    """Take the place of the files that are there. The earlier ones stay in the repository's history."""
+    """Take the place of the model that is there, whose files stay in the repository's history. Others, such as a
+    LICENSE, are left alone."""
 
 
 def main(argv: list[str]) -> None:

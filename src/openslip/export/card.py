@@ -33,7 +33,7 @@ from openslip.report.description import configuration, data_name, image_tower, t
 from openslip.report.rows import Row
 from openslip.report.runs import Run, load_run
 from openslip.training.fixed import millions
-from openslip.training.saving import checkpoint
+from openslip.training.saving import checkpoint, metadata
 from openslip.training.saving.run import FIXED, INIT, MAY_CHANGE, PLACES, matches, values_of
 from openslip.training.start import parts
 
@@ -368,11 +368,21 @@ def _unknown(source: Pretrained) -> list[str]:
     if form == "openslip":
         loss = last_parts(source.config.objective.loss)
         lines.append(f"The file says that they were trained with the loss `{loss}`")
+        lines += [f"The file says of itself: {line}" for line in _comments(source)]
     return [
         *lines,
         "On what data, how long and from what start they were trained is not known here. Whoever made them may have "
         "said so",
     ]
+
+
+def _comments(source: Pretrained) -> list[str]:
+    """Return what the header of a file of ours says in lines for people: of a mixed model, of what and how."""
+    for path in source.origin.files:
+        with suppress(SlipError):
+            text = metadata.read_header(Path(path))[1].get(metadata.KEY, "")
+            return [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    return []
 
 
 def _deviations(told: History) -> list[tuple[str, str, str]] | None:

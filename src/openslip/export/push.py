@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,11 @@ from openslip.interop import hub
 
 FOLDERS = ("huggingface", "open_clip", "timm", "openslip")
 """The formats that the hub's libraries load from a repository."""
-KEPT = (".gitattributes",)
-"""Files of a repository that no model is made of, and that stay."""
+OF_A_MODEL = (
+    "*.safetensors", "*.bin", "*.pt", "*.onnx", "*.json", "*.model", "merges.txt", "vocab.txt", "README.md",
+)  # fmt: skip
+"""Files that a model in a repository is made of. One of another format that is left there would be read instead of what
+was pushed. Others, such as a LICENSE or pictures for the card, stay."""
 LISTED = 8
 PATIENCE = 30.0
 """Seconds that the hub has to say what a repository holds. Its library would wait without end."""
@@ -79,10 +83,10 @@ def push(
     model, which, license, notes: as `openslip.export.export` takes them. repository: `owner/name`, which is made where
     it is not there. to: one of FOLDERS. private: whether a new repository is only for those who may see it. branch: a
     branch of the repository, which is made where it is not there; empty for `main`. replace: take the place of the
-    files that the branch has; the earlier ones stay in its history. show: is told what is about to be uploaded.
+    files of a model (OF_A_MODEL) that the branch has; the earlier ones stay in its history. show: is told what is about to be uploaded.
 
     The token is the one of `hf auth login` or HF_TOKEN. Raises ExportError in words where there is none, the hub
-    refuses or cannot be reached, or the branch has files and `replace` is not given; and the errors of `export`.
+    refuses or cannot be reached, or the branch has a model and `replace` is not given; and the errors of `export`.
     Nothing is uploaded then, but a new repository may be there, empty.
     """
     if to not in FOLDERS:
@@ -108,7 +112,7 @@ def push(
             for path in sorted(place.rglob("*"))
             if path.is_file()
         }
-        earlier = [name for name in there.files if name not in KEPT]
+        earlier = _of_a_model(there.files)
         removed = tuple(name for name in earlier if name not in sizes)
         replaced = tuple(name for name in earlier if name in sizes)
         show(
@@ -127,15 +131,23 @@ def _check(there: _There, repository: str, branch: str, *, private: bool, replac
             got=f"{repository}, with --private",
             fix="Make it private on its page first, or name a repository that is not there yet",
         )
-    files = [name for name in there.files if name not in KEPT]
+    files = _of_a_model(there.files)
     if there.branch and files and not replace:
         more = f" and {len(files) - LISTED:,} more" if len(files) > LISTED else ""
         raise ExportError(
-            f"The repository is there already, and its branch {branch or 'main'} has {len(files):,} files",
+            f"The repository is there already, and its branch {branch or 'main'} has a model",
             got=f"{repository}: {', '.join(files[:LISTED])}{more}",
-            cause="The model would take their place",
+            cause="What is pushed would take the place of these files",
             fix="Add --replace, which keeps them in the repository's history; or name another --branch, or repository",
         )
+
+
+def _of_a_model(files: Sequence[str]) -> list[str]:
+    return [
+        name
+        for name in files
+        if "/" not in name and any(fnmatchcase(name, pattern) for pattern in OF_A_MODEL)
+    ]
 
 
 class _Hub:
