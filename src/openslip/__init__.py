@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openslip import recipes
+    from openslip.classifier import ZeroShotClassifier
     from openslip.config import Config
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
+    from openslip.evaluation.suite import evaluate
     from openslip.export.pull import pull
     from openslip.export.push import push
     from openslip.interop import load
@@ -39,7 +41,9 @@ __all__ = [
     "Encoded",
     "Encoder",
     "SlipError",
+    "ZeroShotClassifier",
     "create",
+    "evaluate",
     "load",
     "mix",
     "open_source",
@@ -54,6 +58,8 @@ _HOMES = {
     "Encoded": "openslip.encoder",
     "Encoder": "openslip.encoder",
     "SlipError": "openslip.errors",
+    "ZeroShotClassifier": "openslip.classifier",
+    "evaluate": "openslip.evaluation.suite",
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",

@@ -103,9 +103,18 @@ def test_public_models_leave_again_or_are_refused_in_words(case, tmp_path) -> No
     (tmp_path / "model").mkdir()
     spec = case.make(tmp_path / "model").spec
     refused = {to: refusal(spec, to, tmp_path / to) for to in FORMATS if to != "reference"}
+    ours = openslip.load(spec)
+    pictures = torch.randn(2, 3, ours.size, ours.size, generator=torch.Generator().manual_seed(0))
     for to, told in refused.items():
         assert (tmp_path / to).exists() == (told == "")
         assert told == "" or "cannot hold this model" in told
+        if not told:
+            again = openslip.load(tmp_path / to)
+            torch.testing.assert_close(
+                again.image_features(pictures), ours.image_features(pictures), rtol=1e-4, atol=1e-5
+            )
+        if not told and to != "timm":
+            torch.testing.assert_close(again.encode_text(TEXTS), ours.encode_text(TEXTS), rtol=0, atol=1e-6)
     assert refused["timm"] == ""
 
 
@@ -225,7 +234,7 @@ def test_the_command_says_how_the_model_is_loaded(tmp_path, capsys) -> None:
     command.main([str(model), "--to", "timm", "--out", str(place)])
     said = capsys.readouterr()
     assert "the projection to the space of texts is left out" in said.err
-    assert said.out.startswith(f"wrote {place}: images within ")
+    assert said.out.startswith(f"wrote {place}: as timm 1.")
     variables = {"picture": Image.new("RGB", (40, 30))}
     exec(said.out.partition("\n\n")[2], variables)
     assert variables["features"].shape == (1, 16)

@@ -6,8 +6,10 @@ import base64
 import hashlib
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,16 @@ class Hub:
         self.large: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.written: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.down = self.closed = False
+        self.down = False
+        self.connections: list[socket.socket] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def parse_request(self) -> bool:
-                good = super().parse_request()
-                self.close_connection |= outer.closed
-                return good and not outer.closed
+            def setup(self) -> None:
+                super().setup()
+                outer.connections.append(self.connection)
 
             def do_HEAD(self) -> None:
                 outer.answer(self, body=False)
@@ -73,9 +75,11 @@ class Hub:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self) -> None:
-        self.closed = True  # connections that are open are answered no more
         self.http.shutdown()
         self.http.server_close()
+        for connection in self.connections:  # which the hub's library keeps open for what comes next
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def commit_of(self, repository: str) -> str:
         """Return the newest commit of a repository."""

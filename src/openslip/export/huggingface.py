@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from openslip.data.tokenizer import END, START, open_clip_tokenizer
 from openslip.encoder import Encoder
 from openslip.errors import ExportError
 from openslip.export import timm
+from openslip.export.plan import TEXTS as EVERY_TEXT
 from openslip.export.plan import Consumer, Plan, cannot
+from openslip.export.tokenizer_files import TokenizerFiles, of_own
 from openslip.interop.huggingface import ACTIVATIONS, IN_TRUNK, LAYER, RESAMPLING
 from openslip.models.weights import Pretrained
 
@@ -46,8 +49,9 @@ SPECIAL = {START: "<|startoftext|>", END: "<|endoftext|>"}
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
     """Return how the model is written for transformers. Raises ExportError where transformers has no such model.
 
-    A model with CLIP's own image tower becomes a CLIPModel. Any other becomes a VisionTextDualEncoderModel with CLIP's
-    text tower: a plain vision transformer is a Dinov2Model whose layers are scaled by 1, and a tower of timm stays one.
+    A model with CLIP's own image tower becomes a CLIPModel, a SigLIP a SiglipModel. Any other becomes a
+    VisionTextDualEncoderModel with CLIP's text tower: a plain vision transformer is a Dinov2Model whose layers are
+    scaled by 1, and a tower of timm stays one.
     """
     try:
         import transformers
@@ -62,70 +66,127 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         raise cannot("huggingface", "it has no text tower", "Export the image tower with --to timm")
     _check(config)
     weights = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
-    notes = [CLEANING]
-    if _is_clip(config.image):
-        settings: Any = transformers.CLIPConfig(
-            text_config=_text_options(config.text),
-            vision_config=_clip_options(config.image, encoder.size),
-            projection_dim=config.embed_dim,
-        )
-        kind: Any = transformers.CLIPModel
-        vision = _clip_state(weights)
-        projection = "visual_projection"
-    else:
-        options, vision = _other(encoder, weights, source)
-        settings = transformers.VisionTextDualEncoderConfig(
-            vision_config=options,
-            text_config=_text_options(config.text) | {"model_type": "clip_text_model"},
-            projection_dim=config.embed_dim,
-        )
-        kind = transformers.VisionTextDualEncoderModel
-        projection = "visual_projection"
-        notes.append(
-            "transformers' zero-shot pipeline takes the model, and says that its kind is not on a list"
-        )
-    state = (
-        vision
-        | _text_state(weights)
-        | {
-            f"{projection}.weight": weights["image_projection"].T,
-            "text_projection.weight": weights["text_projection"].T,
-            "logit_scale": weights["logit_scale"],
-        }
+    made = (
+        _siglip(encoder, weights, source)
+        if _is_siglip(config)
+        else _clip(encoder, weights)
+        if _is_clip(config.image)
+        else _dual(encoder, weights)
     )
 
     def write(place: Path) -> None:
         with torch.device("meta"):
-            empty = kind(settings)
+            empty = getattr(transformers, made.kind)(made.settings)
         own = empty.state_dict()
-        filled = {
-            name: _fitting(name, state, value.shape).to(
-                torch.float32 if value.is_floating_point() else value.dtype
-            )
-            for name, value in own.items()
-        }
-        unplaced = [name for name in state if name not in own]
-        if unplaced:
+        filled = {name: _fitting(name, made.state, value) for name, value in own.items()}
+        if unplaced := [name for name in made.state if name not in own]:
             raise ExportError(
                 "The installed transformers has no place for some weights",
                 got=", ".join(unplaced[:3]),
                 fix="Install another version of transformers",
             )
         with _quiet():
-            empty.save_pretrained(
-                place, state_dict={name: value.contiguous() for name, value in filled.items()}
-            )
-        _write_processor(place, encoder, kind.__name__)
+            empty.save_pretrained(place, state_dict=filled)
+        _write_pictures(place, encoder, made)
+        _write_tokenizer(place, encoder, made)
 
     return Plan(
         write,
         _load,
-        nbytes=sum(value.nbytes for value in state.values()),
+        nbytes=sum(value.nbytes for value in made.state.values()),
         library="transformers",
         majors=(5,),
-        usage=USAGE,
-        notes=tuple(notes),
-        texts=TEXTS,
+        usage=USAGE.replace("padding=True", f"padding={made.padding!r}"),
+        notes=made.notes,
+        texts=made.texts,
+    )
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model of transformers: its class and configuration, the tensors under its names, and what people should know.
+
+    tokenizer: the files of one that the weights bring; None for CLIP's. texts: those that the tokenizer takes as slip's
+    does. processor: the class that puts pictures and texts together. padding: as the tokenizer is to be called.
+    """
+
+    kind: str
+    settings: Any
+    state: dict[str, Tensor]
+    processor: str
+    notes: tuple[str, ...] = (CLEANING,)
+    tokenizer: TokenizerFiles | None = None
+    texts: tuple[str, ...] = TEXTS
+    padding: bool | str = True
+
+
+def _clip(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
+    """Return the CLIPModel that a model is."""
+    from transformers import CLIPConfig
+
+    config = encoder.config.model
+    settings = CLIPConfig(
+        text_config=_text_options(config.text),
+        vision_config=_vision_options(config.image, encoder.size),
+        projection_dim=config.embed_dim,
+    )
+    return Made(
+        "CLIPModel", settings, _clip_state(weights) | _texts_and_projections(weights), "CLIPProcessor"
+    )
+
+
+def _dual(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
+    """Return the VisionTextDualEncoderModel that a model is."""
+    from transformers import VisionTextDualEncoderConfig
+
+    config = encoder.config.model
+    options, vision = _other(encoder, weights)
+    settings = VisionTextDualEncoderConfig(
+        vision_config=options,
+        text_config=_text_options(config.text) | {"model_type": "clip_text_model"},
+        projection_dim=config.embed_dim,
+    )
+    listed = "transformers' zero-shot pipeline takes the model, and says that its kind is not on a list"
+    state = vision | _texts_and_projections(weights)
+    processor = "VisionTextDualEncoderProcessor"
+    return Made("VisionTextDualEncoderModel", settings, state, processor, (CLEANING, listed))
+
+
+def _siglip(encoder: Encoder, weights: dict[str, Tensor], source: Pretrained) -> Made:
+    """Return the SiglipModel that a model is."""
+    from transformers import SiglipConfig
+
+    config, tower = encoder.config.model, encoder.model.text_tower
+    assert tower is not None
+    tokenizer = of_own(tower.own_tokenizer)
+    if tokenizer.clean not in ("none", "siglip"):
+        raise cannot(
+            "huggingface", f"its tokenizer cleans texts as transformers does not ({tokenizer.clean})"
+        )
+    text = _text_options(config.text) | {"projection_size": config.embed_dim}
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        del text[token]
+    settings = SiglipConfig(text_config=text, vision_config=_vision_options(config.image, encoder.size))
+    bias = source.weights.get("objective.siglip.bias", torch.zeros(()))
+    state = (
+        _siglip_state(weights)
+        | _text_state(weights)
+        | {
+            "text_model.head.weight": weights["text_projection"].T,
+            "text_model.head.bias": weights["text_projection_bias"],
+            "logit_scale": weights["logit_scale"].reshape(1),
+            "logit_bias": bias.detach().float().reshape(1),
+        }
+    )
+    return Made(
+        "SiglipModel",
+        settings,
+        state,
+        "SiglipProcessor",
+        (),
+        tokenizer,
+        texts=EVERY_TEXT,
+        padding="max_length",
     )
 
 
@@ -140,7 +201,8 @@ def _load(place: Path) -> Consumer:
         return _vectors(model.get_image_features(pixel_values=pictures))
 
     def text(texts: list[str]) -> Tensor:
-        given = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        padding = "max_length" if model.config.model_type == "siglip" else True
+        given = processor(text=texts, return_tensors="pt", padding=padding, truncation=True)
         return _vectors(model.get_text_features(**given))
 
     def picture(one: Image.Image) -> Tensor:
@@ -170,9 +232,11 @@ def _vectors(given: Any) -> Tensor:
 
 def _check(config: ModelConfig) -> None:
     """Raise ExportError for what none of transformers' models has."""
+    if _is_siglip(config):
+        return
     text, image = config.text, config.image
     if text.tokenizer:
-        raise cannot("huggingface", "it has a tokenizer of its own, which slip does not write yet")
+        raise cannot("huggingface", "it has a tokenizer of its own, and is no SigLIP as transformers has it")
     if text.pool != "end" or text.bidirectional:
         raise cannot(
             "huggingface", "its text tower sees all tokens at once, and CLIP's in transformers does not"
@@ -189,6 +253,22 @@ def _check(config: ModelConfig) -> None:
             "its projections have a bias, or there is none of images",
             "Export it with --to open_clip",
         )
+
+
+def _is_siglip(config: ModelConfig) -> bool:
+    """Say whether both towers are as SigLIP has them in transformers."""
+    image, text = config.image, config.text
+    return (
+        image.name == "vit"
+        and image.pool == "attention"
+        and image.class_tokens == 0
+        and not image.pre_norm
+        and image.unprojected
+        and text.pool == "last"
+        and text.bidirectional
+        and text.projection_bias
+        and text.tokenizer > 0
+    )
 
 
 def _is_clip(image: ImageTowerConfig) -> bool:
@@ -217,7 +297,7 @@ def _text_options(text: TextTowerConfig) -> dict[str, Any]:
     }
 
 
-def _clip_options(image: ImageTowerConfig, size: int) -> dict[str, Any]:
+def _vision_options(image: ImageTowerConfig, size: int) -> dict[str, Any]:
     return _sizes(image) | {
         "intermediate_size": image.mlp or 4 * image.width,
         "image_size": size,
@@ -236,6 +316,33 @@ def _text_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | _layers("text_tower.blocks.", "text_model.encoder.layers.", LAYER, {}, weights)
 
 
+def _texts_and_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the text tower, both projections and the logit scale under transformers' names."""
+    return _text_state(weights) | {
+        "visual_projection.weight": weights["image_projection"].T,
+        "text_projection.weight": weights["text_projection"].T,
+        "logit_scale": weights["logit_scale"],
+    }
+
+
+def _siglip_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of SigLIP's image tower under transformers' names."""
+    trunk, theirs = "image_tower.trunk.", "vision_model."
+    state = {
+        f"{theirs}embeddings.position_embedding.weight": weights[f"{trunk}pos_embed"][0],
+        f"{theirs}head.probe": weights[f"{trunk}attn_pool.latent"],
+    }
+    parts = {"attention.out_proj": "proj", "layernorm": "norm", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    for kind in ("weight", "bias"):
+        state[f"{theirs}embeddings.patch_embedding.{kind}"] = weights[f"{trunk}patch_embed.proj.{kind}"]
+        state[f"{theirs}post_layernorm.{kind}"] = weights[f"{trunk}norm.{kind}"]
+        thirds = [weights[f"{trunk}attn_pool.{part}.{kind}"] for part in ("q", "kv")]
+        state[f"{theirs}head.attention.in_proj_{kind}"] = torch.cat(thirds)
+        for their, ours in parts.items():
+            state[f"{theirs}head.{their}.{kind}"] = weights[f"{trunk}attn_pool.{ours}.{kind}"]
+    return state | _layers(f"{trunk}blocks.", f"{theirs}encoder.layers.", LAYER, IN_TRUNK, weights)
+
+
 def _clip_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of CLIP's own image tower under transformers' names."""
     trunk, theirs = "image_tower.trunk.", "vision_model."
@@ -250,9 +357,7 @@ def _clip_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | _layers(f"{trunk}blocks.", f"{theirs}encoder.layers.", LAYER, IN_TRUNK, weights)
 
 
-def _other(
-    encoder: Encoder, weights: dict[str, Tensor], source: Pretrained
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _other(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return transformers' description of another image tower, and its tensors under transformers' names."""
     image, trunk, theirs = encoder.config.model.image, "image_tower.trunk.", "vision_model."
     plain = image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and not image.mlp
@@ -328,24 +433,24 @@ def _layers(
     return state
 
 
-def _fitting(name: str, state: dict[str, Tensor], shape: torch.Size) -> Tensor:
-    if name not in state or state[name].shape != shape:
-        raise ExportError(
-            "The installed transformers wants weights that the model has not",
-            got=f"{name} {tuple(shape)}",
-            fix="Install another version of transformers",
-        )
-    return state[name]
+def _fitting(name: str, state: dict[str, Tensor], place: Tensor) -> Tensor:
+    """Return the tensor that goes to a place in a model. Raises ExportError where there is none of its shape."""
+    if name in state and state[name].shape == place.shape:
+        return state[name].to(torch.float32 if place.is_floating_point() else place.dtype).contiguous()
+    if name.endswith("position_ids"):
+        return torch.arange(place.shape[-1]).expand(place.shape)
+    raise ExportError(
+        "The installed transformers wants weights that the model has not",
+        got=f"{name} {tuple(place.shape)}",
+        fix="Install another version of transformers",
+    )
 
 
-def _write_processor(place: Path, encoder: Encoder, kind: str) -> None:
-    """Write how pictures are prepared, and the tokenizer."""
-    from transformers import CLIPTokenizer
-
+def _write_pictures(place: Path, encoder: Encoder, made: Made) -> None:
+    """Write how pictures are prepared."""
     views, size = encoder.config.views, encoder.size
-    crop = views.fit == "crop"
-    square = {"height": size, "width": size}
-    pictures = {
+    crop, square = views.fit == "crop", {"height": size, "width": size}
+    settings = {
         "image_processor_type": "CLIPImageProcessor" if crop else "ViTImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
@@ -358,15 +463,24 @@ def _write_processor(place: Path, encoder: Encoder, kind: str) -> None:
         "do_normalize": True,
         "image_mean": list(views.mean),
         "image_std": list(views.std),
-        "processor_class": "CLIPProcessor" if kind == "CLIPModel" else "VisionTextDualEncoderProcessor",
+        "processor_class": made.processor,
     }
-    (place / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n")
+    (place / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _write_tokenizer(place: Path, encoder: Encoder, made: Made) -> None:
+    """Write the tokenizer: CLIP's, or the one that the weights bring."""
+    from transformers import CLIPTokenizer
+
+    context = encoder.config.model.text.context
+    if made.tokenizer is not None:
+        settings = json.loads(made.tokenizer.config)
+        settings |= {"model_max_length": context, "processor_class": made.processor}
+        settings["model_input_names"] = ["input_ids"]  # no mask: SigLIP's texts see their padding
+        (place / "tokenizer.json").write_text(made.tokenizer.tokenizer)
+        (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        return
     words = open_clip_tokenizer().SimpleTokenizer()
     vocabulary = {SPECIAL.get(number, word): number for word, number in words.encoder.items()}
     merges = [pair for pair, _ in sorted(words.bpe_ranks.items(), key=lambda item: item[1])]
-    tokenizer = CLIPTokenizer(
-        vocab=vocabulary,
-        merges=merges,
-        model_max_length=encoder.config.model.text.context,
-    )
-    tokenizer.save_pretrained(place)
+    CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context).save_pretrained(place)

@@ -12,6 +12,8 @@ from torch import Tensor
 from openslip.config import Activation, ImageTowerConfig, TextTowerConfig
 from openslip.encoder import Encoder
 from openslip.export.plan import Consumer, Plan, cannot
+from openslip.export.tokenizer_files import of_own
+from openslip.interop import tokenizers
 from openslip.interop.open_clip import FILES, SETTINGS
 from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK, RESNETS
 from openslip.interop.timm import pool_of
@@ -19,6 +21,7 @@ from openslip.models.weights import Pretrained
 
 USAGE = """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PLACE")
+model.eval()
 tokenizer = open_clip.get_tokenizer("local-dir:PLACE")
 image = model.encode_image(preprocess(picture).unsqueeze(0), normalize=True)
 text = model.encode_text(tokenizer(["a red bicycle"]), normalize=True)"""
@@ -43,6 +46,11 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     if model.text_tower is None:
         raise cannot("open_clip", "it has no text tower", "Export the image tower with --to timm")
     text = _text(config.text)
+    own = of_own(model.text_tower.own_tokenizer) if config.text.tokenizer else None
+    if own is not None:
+        if own.clean not in ("whitespace", "lower", "canonicalize"):
+            raise cannot("open_clip", f"its tokenizer cleans texts as open_clip does not ({own.clean})")
+        text |= {"hf_tokenizer_name": "in this folder", "tokenizer_kwargs": {"clean": own.clean}}
     weights = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
     if _is_native(config.image, config.text):
         vision, state = _native(config.image, encoder.size, weights)
@@ -73,6 +81,9 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         place.mkdir()
         save_file(state, place / FILES[0], metadata={"format": "pt"})
         (place / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+        if own is not None:
+            (place / tokenizers.FILES[0]).write_text(own.tokenizer)
+            (place / tokenizers.FILES[2]).write_text(own.config)
 
     return Plan(
         write,
@@ -95,8 +106,6 @@ def _load(place: Path) -> Consumer:
 
 def _text(text: TextTowerConfig) -> dict[str, Any]:
     """Return open_clip's description of the text tower. Raises ExportError where open_clip has no such tower."""
-    if text.tokenizer:
-        raise cannot("open_clip", "it has a tokenizer of its own, which slip does not write yet")
     if text.truncation != "keep-end":
         raise cannot(
             "open_clip",

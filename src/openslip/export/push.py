@@ -83,7 +83,8 @@ def push(
     model, which, license, notes: as `openslip.export.export` takes them. repository: `owner/name`, which is made where
     it is not there. to: one of FOLDERS. private: whether a new repository is only for those who may see it. branch: a
     branch of the repository, which is made where it is not there; empty for `main`. replace: take the place of the
-    files of a model (OF_A_MODEL) that the branch has; the earlier ones stay in its history. show: is told what is about to be uploaded.
+    files of a model (OF_A_MODEL) that the branch has; the earlier ones stay in its history. show: is told what is about
+    to be uploaded.
 
     The token is the one of `hf auth login` or HF_TOKEN. Raises ExportError in words where there is none, the hub
     refuses or cannot be reached, or the branch has a model and `replace` is not given; and the errors of `export`.

@@ -31,12 +31,16 @@ class Trial:
 
     def described(self) -> str:
         """Return what was found in words."""
-        parts = [f"images within {self.image:.0e}"]
-        parts += [f"texts within {self.text:.0e}"] if self.text is not None else []
-        parts += (
-            [f"pictures prepared within {self.picture:.2g} grey levels"] if self.picture is not None else []
-        )
-        return f"{', '.join(parts)} of slip's own, as {self.library} computes them"
+        parts = [f"images {_within(self.image)}"]
+        parts += [f"texts {_within(self.text)}"] if self.text is not None else []
+        if self.picture is not None:
+            levels = f"within {self.picture:.2g} grey levels" if self.picture > 0.01 else "equal"
+            parts.append(f"prepared pictures {levels}")
+        return f"as {self.library} computes them, beside slip: {', '.join(parts)}"
+
+
+def _within(difference: float) -> str:
+    return f"within {difference:.0e}" if difference else "equal"
 
 
 def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
