@@ -110,7 +110,7 @@ def test_a_run_says_all_that_it_knows(run, tmp_path) -> None:
         "beyond what its start knew",
         "The records of `val` were held out",
         "under the licence cc-by-4.0",
-        "The licence of [laion/some-clip]",
+        "The weights come from `laion/some-clip`, a model of the hub",
     ):
         assert words in text, words
     assert "99.0%" not in text  # of another checkpoint

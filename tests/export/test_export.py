@@ -113,7 +113,7 @@ def test_public_models_leave_again_or_are_refused_in_words(case, tmp_path) -> No
             torch.testing.assert_close(
                 again.image_features(pictures), ours.image_features(pictures), rtol=1e-4, atol=1e-5
             )
-        if not told and to != "timm":
+        if not told and to != "timm" and ours.model.text_tower is not None:
             torch.testing.assert_close(again.encode_text(TEXTS), ours.encode_text(TEXTS), rtol=0, atol=1e-6)
     assert refused["timm"] == ""
 

@@ -12,7 +12,7 @@ import torch
 import openslip
 from export.models import model_of, saved
 from interop.hub import TOKEN, Hub, names_in
-from interop.public import clip
+from interop.public import CASES, clip
 from openslip import cli
 from openslip.errors import CheckpointError, ConfigError, ExportError
 from openslip.export.pull import pull
@@ -245,3 +245,26 @@ def test_the_commands(there, model, tmp_path, capsys) -> None:
     said = capsys.readouterr().out
     assert said.startswith(f"{tmp_path / 'mine'}:\n  README.md")
     assert "image tower ViT, patch 8" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tokenizer_of_another_repository_comes_along(hub, tmp_path) -> None:
+    folder, words = tmp_path / "model", tmp_path / "words"
+    folder.mkdir()
+    words.mkdir()
+    (case,) = (case for case in CASES if "SigLIP: attention" in case.architecture)
+    made = case.make(folder)
+    expected = features_of_texts(made.spec)
+    settings = folder / "open_clip_config.json"
+    settings.write_text(settings.read_text().replace('"here"', '"owner/words"'))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).rename(words / name)
+    hub.repositories |= {"owner/mine": folder, "owner/words": words}
+    done = pull("hf:owner/mine", tmp_path / "mine")
+    hub.close()
+    assert {"tokenizer.json", "tokenizer_config.json"} < {name for name, _ in done.files}
+    assert torch.equal(features_of_texts(done.place), expected)
+
+
+def features_of_texts(spec: str | Path) -> torch.Tensor:
+    return openslip.load(spec).encode_text(["a red bicycle", ""])
