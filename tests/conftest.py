@@ -16,7 +16,7 @@ from openslip.training.fixed import FixedModels
 from openslip.training.watching import speed
 from toys import ToySource, make_tiny_config
 
-pytest_plugins = ["stored"]
+pytest_plugins = ["stored", "interop.hub"]
 
 # The same examples each time, and no clock decides: a busy machine fails no test.
 settings.register_profile(

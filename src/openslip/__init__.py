@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
     from openslip.evaluation.suite import evaluate
+    from openslip.export.pull import pull
+    from openslip.export.push import push
     from openslip.interop import load
     from openslip.interop.mixing import mix
     from openslip.training.train import train
@@ -45,6 +47,8 @@ __all__ = [
     "load",
     "mix",
     "open_source",
+    "pull",
+    "push",
     "recipes",
     "train",
 ]
@@ -59,6 +63,8 @@ _HOMES = {
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",
+    "pull": "openslip.export.pull",
+    "push": "openslip.export.push",
     "train": "openslip.training.train",
 }
 

@@ -10,39 +10,13 @@ import torch
 from PIL import Image
 
 import openslip
+from export.models import model_of, saved
 from interop.public import CASES as PUBLIC
 from openslip import export, recipes
 from openslip.cli import export as command
-from openslip.config import Config
 from openslip.errors import ConfigError, ExportError
 from openslip.export import FORMATS
 from openslip.export.plan import TEXTS
-from openslip.training.saving import metadata
-from toys import make_tiny_config
-
-
-def model_of(image: dict | None = None, text: dict | None = None, **views) -> Config:
-    """Return the configuration of a small model with these options of its towers."""
-    config = make_tiny_config()
-    towers = {
-        "image": replace(config.model.image, drop_path=0.0, **(image or {})),
-        "text": replace(config.model.text, **(text or {})),
-    }
-    return replace(
-        config, views=replace(config.views, size=32, **views), model=replace(config.model, **towers)
-    )
-
-
-def saved(config: Config, folder: Path) -> Path:
-    """Write a model with random weights, none of them zero or one; return the file."""
-    torch.manual_seed(0)
-    encoder = openslip.create(config)
-    with torch.no_grad():
-        for parameter in encoder.model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    metadata.write_model(folder / "model.safetensors", encoder.model.state_dict(), config)
-    return folder / "model.safetensors"
-
 
 SMALL_PAPER = replace(
     recipes.get("slip-vit-b16-yfcc15m"),
@@ -139,7 +113,7 @@ def test_public_models_leave_again_or_are_refused_in_words(case, tmp_path) -> No
             torch.testing.assert_close(
                 again.image_features(pictures), ours.image_features(pictures), rtol=1e-4, atol=1e-5
             )
-        if not told and to != "timm":
+        if not told and to != "timm" and ours.model.text_tower is not None:
             torch.testing.assert_close(again.encode_text(TEXTS), ours.encode_text(TEXTS), rtol=0, atol=1e-6)
     assert refused["timm"] == ""
 

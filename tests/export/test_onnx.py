@@ -141,6 +141,7 @@ def test_the_lines_that_are_printed_run(plain) -> None:
 def test_nothing_in_it_runs_or_tells_where_it_was_made(plain) -> None:
     place = plain[1].place
     assert sorted(path.name for path in place.iterdir()) == [
+        "README.md",
         "image.onnx",
         "openslip.json",
         "text.onnx",
@@ -168,7 +169,7 @@ def lone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export.Exporte
 
 def test_a_model_without_text(lone) -> None:
     model, done = lone
-    assert sorted(path.name for path in done.place.iterdir()) == ["image.onnx", "openslip.json"]
+    assert sorted(path.name for path in done.place.iterdir()) == ["README.md", "image.onnx", "openslip.json"]
     assert done.trial.image < 1e-6
     assert done.trial.text is None
     assert any("no text tower" in note for note in done.notes)
@@ -188,6 +189,7 @@ def test_half_precision_and_weights_beside_the_graph(lone, tmp_path, monkeypatch
     assert 1e-6 < half.trial.image < 5e-3
     assert any("half precision" in note for note in half.notes)
     assert sorted(path.name for path in half.place.iterdir()) == [
+        "README.md",
         "image.onnx",
         "image.onnx.data",
         "openslip.json",

@@ -23,6 +23,8 @@ COMMANDS = {
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",
+    "push": "export a model and upload it to the Hugging Face hub, with a model card",
+    "pull": "fetch a model of the hub into a folder that loads without a network",
     "mix": "write the weights between two models: what one knew and what the other has learned (WiSE-FT)",
     "report": "turn run folders into one HTML page",
     "recipes": "list the recipes, or show one as TOML",

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from openslip.cli import idle
-from openslip.cli.arguments import given, parse
+from openslip.cli.arguments import given, parse, refuse_idle
 
 DESCRIPTION = """Write a model as another library reads it, with its preprocessing and tokenizer. Before the file or
 folder takes its place, that library loads the model, and gives embeddings that are compared with slip's."""
@@ -27,14 +27,18 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, a released SLIP .pt file, or a
     public model such as open_clip:NAME/TAG."""
-    to: Literal["open_clip", "timm", "huggingface", "reference", "onnx"]
+    to: Literal["open_clip", "timm", "huggingface", "openslip", "reference", "onnx"]
     """open_clip: a folder for `local-dir:` or a repository of the hub. timm: the image tower alone, a folder.
-    huggingface: a folder for transformers. reference: a .pt file of the SLIP paper's code. onnx: a folder
-    for programs without torch."""
+    huggingface: a folder for transformers. openslip: a folder with one file for `openslip.load`. reference: a .pt file
+    of the SLIP paper's code. onnx: a folder for programs without torch."""
     out: Path
     """The folder or file to write, which must not be there yet."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run."""
+    license: str = ""
+    """The licence that the card of a folder names, by its identifier on the hub: mit, apache-2.0, cc-by-4.0, …"""
+    notes: Path | None = None
+    """A file with text in Markdown that the card begins with: what the model is for, who made it."""
     fp16: bool = False
     """onnx: weights and arithmetic in half precision, which halves the files."""
     layout: Literal["plain", "immich", "rclip"] = "plain"
@@ -46,12 +50,21 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, prog="slip export", description=DESCRIPTION)
     chosen = given(Options, argv)
     idle.which(chosen, Path(options.model))
+    if options.to == "reference":
+        refuse_idle(chosen, "license", "notes", because="A card is written into folders alone")
 
     from openslip.errors import printable
     from openslip.export import export
 
-    of_format = {name: getattr(options, name) for name in OF_FORMATS if name in chosen}
-    done = export(options.model, options.to, options.out, which=options.which, **of_format)
+    done = export(
+        options.model,
+        options.to,
+        options.out,
+        which=options.which,
+        license=options.license,
+        notes=options.notes,
+        **{name: getattr(options, name) for name in OF_FORMATS if name in chosen},
+    )
     for note in done.notes:
         print(printable(f"slip: {note}."), file=sys.stderr, flush=True)
     print(printable(f"wrote {done.place}: {done.trial.described()}"))

@@ -93,12 +93,12 @@ COMMANDS = {
     "list ls models zoo": (
         "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise"
     ),
-    "download fetch pull get": (
-        "Nothing has to be downloaded first: sources may be addresses (`https://…`, `s3://…`) or sets of "
-        "the hub (`hf:owner/name`)"
+    "download fetch get": (
+        "`slip pull hf:owner/name` fetches a model. Data need not be downloaded first: sources may be addresses "
+        "(`https://…`, `s3://…`) or sets of the hub (`hf:owner/name`)"
     ),
-    "upload push publish share": (
-        "Publishing is not there yet. `slip consolidate RUN` writes one file to share"
+    "upload publish share": (
+        "`slip push MODEL owner/name` uploads a model to the Hugging Face hub; `slip consolidate RUN` writes one file"
     ),
     "compare plot dashboard html page logs curves status monitor tensorboard wandb": (
         "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "

@@ -10,7 +10,7 @@ import codecs
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -156,3 +156,16 @@ def _spelled(letter: str) -> str:
     if "\u2580" <= letter <= "\u259f":  # blocks that draw bars
         return "#"
     return letter.encode("unicode_escape").decode()
+
+
+def listed_files(files: Sequence[tuple[str, int]]) -> str:
+    """Return names of files and their sizes, given in bytes, in aligned lines."""
+    width = max((len(name) for name, _ in files), default=0)
+    return "\n".join(f"  {name:<{width}}  {_size(size):>9}" for name, size in files)
+
+
+def _size(size: int) -> str:
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_:
+            return f"{size / bytes_:,.1f} {unit}"
+    return f"{size:,} B"

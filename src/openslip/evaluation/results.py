@@ -15,6 +15,9 @@ from openslip.evaluation import COLUMNS, Result, lower_is_better
 from openslip.evaluation.distinct import distinct
 from openslip.files import open_regular, read_json, write_bytes, write_json
 
+COLUMNS_SHOWN = ("task", "metric", "value", "95 % interval", "samples")
+"""The columns of a table of results: a short name of the task, and `cells`."""
+
 
 def save(
     results: Sequence[Result], path: str | Path, beside: Sequence[Mapping[str, Any]] | None = None
@@ -95,14 +98,7 @@ def table(results: Sequence[Result]) -> str:
 
     Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
     """
-    rows = [("task", "metric", "value", "95 % interval", "samples")]
-    for name, result in zip(distinct(results), results):
-        if lower_is_better(result.metric):
-            value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
-        else:
-            value, interval = f"{result.value:.1%}", f"{100 * result.low:.1f} – {100 * result.high:.1f}"
-        skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
-        rows.append((name, result.metric, value, interval, f"{result.count:,}{skipped}"))
+    rows = [COLUMNS_SHOWN, *((name, *cells(result)) for name, result in zip(distinct(results), results))]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
         "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
@@ -110,6 +106,16 @@ def table(results: Sequence[Result]) -> str:
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def cells(result: Result) -> tuple[str, str, str, str]:
+    """Return a result's metric, value, interval and number of samples as tables show them."""
+    if lower_is_better(result.metric):
+        value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
+    else:
+        value, interval = f"{result.value:.1%}", f"{100 * result.low:.1f} – {100 * result.high:.1f}"
+    skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
+    return result.metric, value, interval, f"{result.count:,}{skipped}"
 
 
 def _result(entry: dict[str, Any]) -> Result:

@@ -1,4 +1,4 @@
-"""A model in other people's formats, tried with their own libraries before it takes its place."""
+"""A model in other people's formats, tried with their own libraries before it takes its place, with a card."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openslip.errors import ConfigError, ExportError, did_you_mean
+from openslip.export import card
 from openslip.export.plan import Plan
 from openslip.export.trial import Trial, try_out
 from openslip.files import TEMPORARY, expand, sync, unwritable
@@ -23,6 +24,7 @@ FORMATS = {
     "open_clip": "a folder for open_clip, which its hub repositories look like as well",
     "timm": "the image tower alone, a folder for timm",
     "huggingface": "a folder for transformers, with both towers, processor and tokenizer",
+    "openslip": "a folder with one safetensors file, which `openslip.load` takes, and the card",
     "reference": "a .pt file as the SLIP paper's code writes and reads it",
     "onnx": "a folder for programs without torch: a graph of each tower, tokenizer, preprocessing",
 }
@@ -45,11 +47,16 @@ def export(
     out: str | Path,
     *,
     which: Literal["latest", "best"] = "latest",
+    license: str = "",
+    notes: Path | None = None,
+    repository: str = "",
     **options: Any,
 ) -> Exported:
     """Write a model in another format, with its preprocessing and tokenizer; the file or folder is whole or not there.
 
     model, which: as `openslip.load` takes them. to: one of FORMATS. out: a file or folder that is not there yet.
+    license, notes: for the card that a folder gets, a README.md: the licence's identifier on the hub, and a file with
+    text in Markdown. repository: of the hub that the folder is for, so that the card loads the model from there.
     options: of the format, as its `plan` describes them; onnx has `fp16` and `layout`.
 
     Before the result takes its place, the format's own library loads it, and its embeddings of some pictures and texts
@@ -63,17 +70,21 @@ def export(
     plans: Callable[..., Plan] = importlib.import_module(f"openslip.export.{to}").plan
     _check_options(to, plans, options)
     place = expand(out)
-    _check_free(place)
+    check_free(place, "exported to")
+    wanted = card.Wanted.given(license, notes, repository)
     source = read(model, which)
     encoder = encoder_of(source)
     plan = plans(encoder, source, **options)
     _check_name(place, plan, to)
     _check_room(place, plan)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(place) as unfinished:
+    with beside(place) as unfinished:
         plan.write(unfinished)
         trial = try_out(plan, encoder, unfinished)
-        _keep(unfinished)
+        if unfinished.is_dir():
+            title = repository.partition("/")[2] or place.name
+            card.write(model, which, encoder, source, plan, to, unfinished, title, wanted)
+        keep(unfinished)
         os.rename(unfinished, place)
     sync(place.parent)
     return Exported(place, (*plan.of_version(), *plan.notes), trial, plan.usage.replace("PLACE", str(place)))
@@ -93,11 +104,11 @@ def _check_options(to: str, plans: Callable[..., Plan], options: Collection[str]
             )
 
 
-def _check_free(place: Path) -> None:
+def check_free(place: Path, done: str) -> None:
     """Raise ExportError where something is at the place already, or nothing can be written there."""
     if os.path.lexists(place):
         raise ExportError(
-            "There is something at the place that the model is to be exported to",
+            f"There is something at the place that the model is to be {done}",
             got=str(place),
             fix="Name a place that is not there yet with --out",
         )
@@ -141,14 +152,14 @@ def _check_room(place: Path, plan: Plan) -> None:
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[Path]:
+def beside(place: Path) -> Iterator[Path]:
     """Give a place beside another one for what is not finished; what is left there is removed."""
     unfinished = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
     try:
         yield unfinished
     except OSError as error:
         raise ExportError(
-            "The exported model cannot be written",
+            "The model cannot be written",
             got=str(place),
             cause=str(error),
             fix="Make room, or name another place with --out; nothing is left there",
@@ -160,7 +171,7 @@ def _beside(place: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def _keep(place: Path) -> None:
+def keep(place: Path) -> None:
     """Bring a file, or all files of a folder, onto the disk."""
     for path in [place, *place.rglob("*")] if place.is_dir() else [place]:
         sync(path)

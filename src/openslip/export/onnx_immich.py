@@ -27,8 +27,8 @@ FILES = Files(
     whole=True,
 )
 USAGE = """# NAME is a model of Immich's list whose embeddings have {dim} numbers.
-mv PLACE MODEL_CACHE/clip/NAME
-# Choose NAME in Immich's settings (machine learning, smart search), and run smart search for all pictures."""
+# Move PLACE to clip/NAME in Immich's model cache.
+# Choose NAME in Immich's settings (machine learning, smart search), and run smart search for all pictures again."""
 
 
 def notes(encoder: Encoder, tokenizer: Any) -> list[str]:

@@ -17,14 +17,16 @@ FOLDER = "ViT-B-32-256-datacomp_s34b_b86k"
 """Of the one model that rclip reads."""
 FILES = Files(f"{FOLDER}/visual.onnx", f"{FOLDER}/textual.onnx", "input", "input", "output", whole=True)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-USAGE = """# rclip keeps the embeddings of pictures, so a new data folder is better than one with another model's.
-RCLIP_DATADIR=PLACE rclip "a red bicycle"
+USAGE = """# In a shell: RCLIP_DATADIR=PLACE rclip "a red bicycle"
 # On macOS, set RCLIP_USE_ONNX_ON_MACOS=1 as well."""
 
 
 def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
     """Return what people should know of the folder."""
-    return ["rclip downloads CLIP's vocabulary to the folder when it starts first"]
+    return [
+        "rclip keeps the embeddings of pictures in its data folder, so those of another model have to go",
+        "rclip downloads CLIP's vocabulary to the folder when it starts first",
+    ]
 
 
 def usage(encoder: Encoder, tokenizer: Any) -> str:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from openslip.errors import CheckpointError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 """A repository, `owner/name`, and perhaps which revision of it: a branch, a tag or a commit."""
+
+_FETCHED: ContextVar[dict[Path, tuple[str, str]] | None] = ContextVar("fetched", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[dict[Path, tuple[str, str]]]:
+    """Give, for what is fetched within: where each file lies → its repository, and what the file is called there."""
+    found: dict[Path, tuple[str, str]] = {}
+    token = _FETCHED.set(found)
+    try:
+        yield found
+    finally:
+        _FETCHED.reset(token)
 
 
 def is_name(text: str) -> bool:
@@ -36,7 +51,10 @@ def fetch(name: str, files: Sequence[str], *, optional: bool = False) -> Path | 
             away = _unreachable(repository, file, revision)
         try:
             local = away is not None
-            return Path(hf_hub_download(repository, file, revision=revision or None, local_files_only=local))
+            path = Path(hf_hub_download(repository, file, revision=revision or None, local_files_only=local))
+            if (found := _FETCHED.get()) is not None:
+                found[path] = (repository, file)
+            return path
         except LocalEntryNotFoundError as error:  # it may be there, and the hub cannot be asked
             away = away or error
         except EntryNotFoundError:

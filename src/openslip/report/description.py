@@ -25,19 +25,16 @@ _NUMBERS = {2: "two", 3: "three", 4: "four"}
 def configuration(row: Row) -> dict[str, str]:
     """Return what was trained and how: topic → sentence. Topics that the objective does not use are left out."""
     loss, config = row.first.loss, row.first.config
-    model, optimizer = config.model, config.optimizer
+    optimizer = config.optimizer
     words = {
         "Loss": config.objective.loss,
         "Training data": shown(config.data.train) or "not recorded",
-        "Image tower": _image_tower(config),
+        "Image tower": image_tower(config),
         **({"Starts from": shown(config.init)} if config.init else {}),
         **({"Frozen": frozen} if (frozen := _frozen(config)) else {}),
     }
     if loss.text_tower:
-        words["Text tower"] = (
-            f"width {model.text.width}, {model.text.depth} layers, {model.text.heads} heads; captions up to "
-            f"{model.text.context} tokens; shared space of {model.embed_dim} dimensions"
-        )
+        words["Text tower"] = f"{text_tower(config)}; shared space of {config.model.embed_dim} dimensions"
     for name, options in loss.options.items():
         if options:
             words[f"Options of {name}"] = "; ".join(
@@ -249,11 +246,18 @@ def data_name(spec: str) -> str:
     return f"{folder}/{name}" if name[:1] in ("*", "{") and folder else name
 
 
-def _image_tower(config: Config) -> str:
+def image_tower(config: Config) -> str:
+    """Return what an image tower is, in words."""
     tower, size = config.model.image, config.views.size
     if tower.name != "vit":
         return f"{tower.name} (timm) at {size} px"
     return f"ViT, patch {tower.patch}, width {tower.width}, {tower.depth} blocks, {tower.heads} heads, at {size} px"
+
+
+def text_tower(config: Config) -> str:
+    """Return what a text tower is, in words."""
+    tower = config.model.text
+    return f"width {tower.width}, {tower.depth} layers, {tower.heads} heads; captions up to {tower.context} tokens"
 
 
 def _planned(config: Config) -> str:

@@ -188,11 +188,11 @@ class Start:
         """Return what people are told before training starts."""
         views = config.views
         told = [
-            f"{self.origin.spec} ({self.origin.format}): {_parts(self.taken)}",
+            f"{self.origin.spec} ({self.origin.format}): {parts(self.taken)}",
             *(f"resampled: {what}" for what in self.resampled),
         ]
         if self.fresh:
-            told.append(f"fresh, because it has none: {_parts(self.fresh)}")
+            told.append(f"fresh, because it has none: {parts(self.fresh)}")
         reasons: dict[str, list[str]] = {}
         for name, why in self.unused.items():
             reasons.setdefault(why, []).append(name)
@@ -256,7 +256,7 @@ def _by_part(names: Mapping[str, Any]) -> dict[str, list[str]]:
     return parts
 
 
-def _parts(names: Sequence[str]) -> str:
+def parts(names: Sequence[str]) -> str:
     """Return the parts that tensors belong to, in words: `image tower, text projection, head of simclr`."""
     parts = dict.fromkeys(map(_part_of, names))
     return ", ".join(map(_told, sorted(parts, key=lambda part: not part.endswith("_tower"))))

@@ -1,0 +1,40 @@
+"""slip pull hf:owner/name [--out FOLDER]"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from openslip.cli.arguments import parse
+
+DESCRIPTION = """Fetch a model of the Hugging Face hub: what slip needs of its repository, and the model card. Nothing
+that is fetched is executed. With --out the folder loads without a network; without it the hub's cache has the files."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which model, and where it goes."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf:OWNER/NAME")]
+    """A repository of the hub, perhaps with @ and a branch, tag or commit: hf:owner/name@v2."""
+    out: Path | None = None
+    """The folder to write, which must not be there yet."""
+
+
+def main(argv: list[str]) -> None:
+    """Fetch, and say what the model is and where it lies."""
+    options = parse(Options, argv, prog="slip pull", description=DESCRIPTION)
+
+    from openslip.cli.output import listed_files
+    from openslip.errors import printable
+    from openslip.export.pull import pull
+
+    done = pull(options.model, options.out)
+    for note in done.notes:
+        print(printable(f"slip: {note}."), file=sys.stderr, flush=True)
+    print(printable(f"{done.place}:\n{listed_files(done.files)}"))
+    print(printable(done.what))

@@ -1,0 +1,42 @@
+"""To our own format: one safetensors file that says of itself what model it is, in a folder with the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openslip.encoder import Encoder
+from openslip.export.plan import Consumer, Plan
+from openslip.interop import load, ours
+from openslip.models.weights import Pretrained
+from openslip.training.saving import metadata
+
+USAGE = """import openslip
+model = openslip.load("PLACE")
+image = model.encode_image(["a.jpg"])
+text = model.encode_text(["a red bicycle"])"""
+
+
+def plan(encoder: Encoder, source: Pretrained) -> Plan:
+    """Return how the model is written for `openslip.load`, which every model can be."""
+    weights = encoder.model.state_dict()
+
+    def write(place: Path) -> None:
+        place.mkdir()
+        metadata.write_model(place / ours.WEIGHTS, weights, encoder.config)
+
+    return Plan(
+        write,
+        _load,
+        nbytes=sum(value.nbytes for value in weights.values()),
+        library="openslip",
+        majors=(0,),
+        usage=USAGE if encoder.model.text_tower is not None else USAGE.rpartition("\n")[0],
+        features=encoder.model.text_tower is None,
+    )
+
+
+def _load(place: Path) -> Consumer:
+    model = load(place)
+    if model.model.text_tower is None:
+        return Consumer(model.image_features, picture=model.preprocess)
+    return Consumer(model.encode_image, model.encode_text, model.preprocess)

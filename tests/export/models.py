@@ -1,0 +1,36 @@
+"""Small models with random weights, for tests of what leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import openslip
+from openslip.config import Config
+from openslip.training.saving import metadata
+from toys import make_tiny_config
+
+
+def model_of(image: dict | None = None, text: dict | None = None, **views) -> Config:
+    """Return the configuration of a small model with these options of its towers."""
+    config = make_tiny_config()
+    towers = {
+        "image": replace(config.model.image, drop_path=0.0, **(image or {})),
+        "text": replace(config.model.text, **(text or {})),
+    }
+    return replace(
+        config, views=replace(config.views, size=32, **views), model=replace(config.model, **towers)
+    )
+
+
+def saved(config: Config, folder: Path) -> Path:
+    """Write a model with random weights, none of them zero or one; return the file."""
+    torch.manual_seed(0)
+    encoder = openslip.create(config)
+    with torch.no_grad():
+        for parameter in encoder.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    metadata.write_model(folder / "model.safetensors", encoder.model.state_dict(), config)
+    return folder / "model.safetensors"
