@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
     from openslip.evaluation.suite import evaluate
-    from openslip.export.pull import pull
-    from openslip.export.push import push
+    from openslip.exports import export
+    from openslip.exports.pull import pull
+    from openslip.exports.push import push
     from openslip.interop import load
     from openslip.interop.mixing import mix
     from openslip.training.train import train
@@ -44,6 +45,7 @@ __all__ = [
     "ZeroShotClassifier",
     "create",
     "evaluate",
+    "export",
     "load",
     "mix",
     "open_source",
@@ -60,11 +62,12 @@ _HOMES = {
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
     "evaluate": "openslip.evaluation.suite",
+    "export": "openslip.exports",
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",
-    "pull": "openslip.export.pull",
-    "push": "openslip.export.push",
+    "pull": "openslip.exports.pull",
+    "push": "openslip.exports.push",
     "train": "openslip.training.train",
 }
 

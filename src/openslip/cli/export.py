@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         refuse_idle(chosen, "license", "notes", because="A card is written into folders alone")
 
     from openslip.errors import printable
-    from openslip.export import export
+    from openslip.exports import export
 
     done = export(
         options.model,

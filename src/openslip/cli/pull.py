@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
     from openslip.cli.output import listed_files
     from openslip.errors import printable
-    from openslip.export.pull import pull
+    from openslip.exports.pull import pull
 
     done = pull(options.model, options.out)
     for note in done.notes:

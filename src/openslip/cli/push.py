@@ -13,7 +13,7 @@ from openslip.cli import idle
 from openslip.cli.arguments import given, parse
 
 if TYPE_CHECKING:
-    from openslip.export.push import Upload
+    from openslip.exports.push import Upload
 
 DESCRIPTION = """Export a model, write its model card, and upload both to a repository of the Hugging Face hub as one
 commit. What will be uploaded is shown before. Log in once with `hf auth login`, or set HF_TOKEN."""
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     idle.which(given(Options, argv), Path(options.model))
 
     from openslip.errors import printable
-    from openslip.export.push import push
+    from openslip.exports.push import push
 
     done = push(
         options.model,

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from openslip.encoder import Encoder
-from openslip.export.graphs import Files, runner
-from openslip.export.plan import Consumer
-from openslip.export.tokenizer_json import TOKENIZER
+from openslip.exports.graphs import Files, runner
+from openslip.exports.plan import Consumer
+from openslip.exports.tokenizer_json import TOKENIZER
 
 FILES = Files("image.onnx", "text.onnx", "pixels", "ids", "embeddings")
 SETTINGS = "openslip.json"

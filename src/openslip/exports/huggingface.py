@@ -17,10 +17,10 @@ from openslip.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from openslip.data.tokenizer import END, START, open_clip_tokenizer
 from openslip.encoder import Encoder
 from openslip.errors import ExportError
-from openslip.export import timm
-from openslip.export.plan import TEXTS as EVERY_TEXT
-from openslip.export.plan import Consumer, Plan, cannot
-from openslip.export.tokenizer_files import TokenizerFiles, of_own
+from openslip.exports import timm
+from openslip.exports.plan import TEXTS as EVERY_TEXT
+from openslip.exports.plan import Consumer, Plan, cannot
+from openslip.exports.tokenizer_files import TokenizerFiles, of_own
 from openslip.interop.huggingface import ACTIVATIONS, IN_TRUNK, LAYER, RESAMPLING
 from openslip.models.weights import Pretrained
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openslip.errors import ConfigError, ExportError, did_you_mean
-from openslip.export import card
-from openslip.export.plan import Plan
-from openslip.export.trial import Trial, try_out
+from openslip.exports import card
+from openslip.exports.plan import Plan
+from openslip.exports.trial import Trial, try_out
 from openslip.files import TEMPORARY, expand, sync, unwritable
 from openslip.interop import read
 from openslip.interop.filling import encoder_of
@@ -67,7 +67,7 @@ def export(
     """
     if to not in FORMATS:
         raise ConfigError("There is no such format to export to", got=to, fix=did_you_mean(to, FORMATS))
-    plans: Callable[..., Plan] = importlib.import_module(f"openslip.export.{to}").plan
+    plans: Callable[..., Plan] = importlib.import_module(f"openslip.exports.{to}").plan
     _check_options(to, plans, options)
     place = expand(out)
     check_free(place, "exported to")

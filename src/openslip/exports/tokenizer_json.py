@@ -8,8 +8,8 @@ from typing import Any
 from openslip.data.own_tokenizer import OwnTokenizer
 from openslip.data.tokenizer import END, START, open_clip_tokenizer
 from openslip.encoder import Encoder
-from openslip.export.huggingface import SPECIAL, TEXTS
-from openslip.export.tokenizer_files import of_own
+from openslip.exports.huggingface import SPECIAL, TEXTS
+from openslip.exports.tokenizer_files import of_own
 
 TOKENIZER = "tokenizer.json"
 # CLIP's pattern; open_clip counts the first two as one word each. Texts that spell special tokens are split as text.

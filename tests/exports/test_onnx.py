@@ -15,17 +15,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 
 import openslip
-from export.test_export import MODELS, WITHOUT_TEXT, model_of, saved
+from exports.test_export import MODELS, WITHOUT_TEXT, model_of, saved
 from interop.public import CASES as PUBLIC
 from interop.public import sentencepiece
-from openslip import export
+from openslip import exports as export
 from openslip.cli import export as command
 from openslip.config import Config
 from openslip.data.own_tokenizer import from_json, from_sentencepiece
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, ExportError
-from openslip.export import graphs, onnx_plain, onnx_rclip
-from openslip.export.tokenizer_json import CHECKED, ENTITIES, tokenizer_json
+from openslip.exports import graphs, onnx_plain, onnx_rclip
+from openslip.exports.tokenizer_json import CHECKED, ENTITIES, tokenizer_json
 from openslip.training.saving import metadata
 
 BATCHES = (1, 2, 5)
@@ -429,7 +429,7 @@ def test_siglips_tokenizer_is_one_too() -> None:
 
 
 def test_a_tokenizer_that_cannot_be_one_file_is_left_out(monkeypatch) -> None:
-    from openslip.export import tokenizer_json as module
+    from openslip.exports import tokenizer_json as module
 
     monkeypatch.setattr(module, "ENTITIES", {"dog": "cat"})
     encoder = openslip.create(model_of())

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from openslip.encoder import Encoder
 from openslip.errors import ExportError
-from openslip.export.plan import Plan, version_of
+from openslip.exports.plan import Plan, version_of
 
 LEVELS = 4.0
 """Grey levels, of 255, by which another library's resizing may differ at most: it may round in between."""

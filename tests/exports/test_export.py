@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 import openslip
-from export.models import model_of, saved
+from exports.models import model_of, saved
 from interop.public import CASES as PUBLIC
-from openslip import export, recipes
+from openslip import exports as export
+from openslip import recipes
 from openslip.cli import export as command
 from openslip.errors import ConfigError, ExportError
-from openslip.export import FORMATS
-from openslip.export.plan import TEXTS
+from openslip.exports import FORMATS
+from openslip.exports.plan import TEXTS
 
 SMALL_PAPER = replace(
     recipes.get("slip-vit-b16-yfcc15m"),
@@ -177,7 +178,7 @@ def test_a_disk_without_room(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("how", ["other", "disk"])
 def test_what_is_not_the_same_is_not_kept(tmp_path, monkeypatch, how) -> None:
     """Where the library computes something else, and where the disk is full in the middle."""
-    from openslip.export import timm
+    from openslip.exports import timm
 
     model, load = saved(model_of(), tmp_path), timm._load
 
@@ -221,7 +222,7 @@ def test_what_a_format_has_no_place_for(tmp_path, config, to, told) -> None:
 
 
 def test_another_major_version_is_said(tmp_path, monkeypatch) -> None:
-    from openslip.export import plan, trial
+    from openslip.exports import plan, trial
 
     for module in (plan, trial):
         monkeypatch.setattr(module, "version_of", lambda _: "99.1")

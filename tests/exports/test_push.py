@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import openslip
-from export.models import model_of, saved
+from exports.models import model_of, saved
 from interop.hub import TOKEN, Hub, names_in
 from interop.public import CASES, clip
 from openslip import cli
 from openslip.errors import CheckpointError, ConfigError, ExportError
-from openslip.export.pull import pull
-from openslip.export.push import FOLDERS, push
+from openslip.exports.pull import pull
+from openslip.exports.push import FOLDERS, push
 
 CLIP = model_of(image={"activation": "quick_gelu", "pre_norm": True, "norm_eps": 1e-5})
 """A model that every format has a place for."""

@@ -13,10 +13,10 @@ import yaml
 from report_fakes import result, write_run
 
 import openslip
-from export.models import model_of, saved
+from exports.models import model_of, saved
 from openslip import recipes
 from openslip.errors import ConfigError
-from openslip.export import card, export
+from openslip.exports import card, export
 from openslip.training.saving import metadata
 
 SECRET = "/home/alice/secret"

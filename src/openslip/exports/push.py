@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openslip.errors import ConfigError, ExportError, did_you_mean
-from openslip.export import Exported, export
+from openslip.exports import Exported, export
 from openslip.interop import hub
 
 FOLDERS = ("huggingface", "open_clip", "timm", "openslip")
@@ -80,7 +80,7 @@ def push(
 ) -> Pushed:
     """Export a model with its card, and upload it to a repository of the hub as one commit.
 
-    model, which, license, notes: as `openslip.export.export` takes them. repository: `owner/name`, which is made where
+    model, which, license, notes: as `openslip.exports.export` takes them. repository: `owner/name`, which is made where
     it is not there. to: one of FOLDERS. private: whether a new repository is only for those who may see it. branch: a
     branch of the repository, which is made where it is not there; empty for `main`. replace: take the place of the
     files of a model (OF_A_MODEL) that the branch has; the earlier ones stay in its history. show: is told what is about

@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from openslip.encoder import Encoder
-from openslip.export.graphs import Files, runner
-from openslip.export.onnx_plain import prepared
-from openslip.export.plan import Consumer, cannot
+from openslip.exports.graphs import Files, runner
+from openslip.exports.onnx_plain import prepared
+from openslip.exports.plan import Consumer, cannot
 
 FOLDER = "ViT-B-32-256-datacomp_s34b_b86k"
 """Of the one model that rclip reads."""

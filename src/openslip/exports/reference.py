@@ -12,7 +12,7 @@ import torch
 from openslip import recipes
 from openslip.config import FOR_TRAINING, ModelConfig
 from openslip.encoder import Encoder
-from openslip.export.plan import Consumer, Plan, cannot
+from openslip.exports.plan import Consumer, Plan, cannot
 from openslip.interop.filling import PARTS, encoder_of
 from openslip.interop.reference import IMAGE_SIZES, method_of, read, to_reference
 from openslip.interop.torch_files import plain_names, read_checkpoint

@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, ExportError, did_you_mean
-from openslip.export import graphs
-from openslip.export.huggingface import TEXTS
-from openslip.export.plan import Plan
-from openslip.export.tokenizer_json import TOKENIZER, tokenizer_json
+from openslip.exports import graphs
+from openslip.exports.huggingface import TEXTS
+from openslip.exports.plan import Plan
+from openslip.exports.tokenizer_json import TOKENIZER, tokenizer_json
 from openslip.models.weights import Pretrained
 
 VERSION = 1
@@ -36,7 +36,7 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
             "There is no such layout", got=layout, fix=did_you_mean(str(layout), get_args(Layout))
         )
     _check_libraries()
-    laid_out: Any = importlib.import_module(f"openslip.export.onnx_{layout}")
+    laid_out: Any = importlib.import_module(f"openslip.exports.onnx_{layout}")
     files: graphs.Files = laid_out.FILES
     tokenizer = None if encoder.model.text_tower is None else tokenizer_json(encoder)
     laid_out.check(encoder, tokenizer)

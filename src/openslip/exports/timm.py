@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from openslip.encoder import Encoder
-from openslip.export.plan import Consumer, Plan, cannot
+from openslip.exports.plan import Consumer, Plan, cannot
 from openslip.interop.timm import VITS, pool_of
 from openslip.models.vision import POOLS
 from openslip.models.weights import Pretrained

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from openslip.encoder import Encoder
-from openslip.export.plan import Consumer, Plan
+from openslip.exports.plan import Consumer, Plan
 from openslip.interop import load, ours
 from openslip.models.weights import Pretrained
 from openslip.training.saving import metadata

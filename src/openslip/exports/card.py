@@ -25,7 +25,7 @@ from openslip.errors import ConfigError, ExportError, SlipError, printable
 from openslip.evaluation import Result
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.results import COLUMNS_SHOWN, cells
-from openslip.export.plan import Plan
+from openslip.exports.plan import Plan
 from openslip.files import expand, read_json, read_whole
 from openslip.interop import hub, ours
 from openslip.models.weights import Pretrained
@@ -503,7 +503,7 @@ def last_parts(text: str) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("openslip.export"),
+        loader=PackageLoader("openslip.exports"),
         autoescape=False,  # it is Markdown, which `_plain` escapes
         undefined=StrictUndefined,
         finalize=_plain,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from openslip.encoder import Encoder
-from openslip.export.graphs import Files, runner
-from openslip.export.onnx_plain import ROUGHLY
-from openslip.export.plan import Consumer, cannot
-from openslip.export.tokenizer_json import TOKENIZER
+from openslip.exports.graphs import Files, runner
+from openslip.exports.onnx_plain import ROUGHLY
+from openslip.exports.plan import Consumer, cannot
+from openslip.exports.tokenizer_json import TOKENIZER
 
 FILES = Files(
     "visual/model.onnx",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from openslip.config import Activation, ImageTowerConfig, TextTowerConfig
 from openslip.encoder import Encoder
-from openslip.export.plan import Consumer, Plan, cannot
-from openslip.export.tokenizer_files import of_own
+from openslip.exports.plan import Consumer, Plan, cannot
+from openslip.exports.tokenizer_files import of_own
 from openslip.interop import tokenizers
 from openslip.interop.open_clip import FILES, SETTINGS
 from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK, RESNETS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openslip.errors import CheckpointError, ConfigError
-from openslip.export import beside, check_free, keep
+from openslip.exports import beside, check_free, keep
 from openslip.files import expand, sync
 from openslip.interop import hub, ours, read
 from openslip.interop.filling import of_model
