@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from openslip import recipes
 from openslip.config import Config, ImageTowerConfig
@@ -50,9 +48,7 @@ def counted_for_real(config: Config, batch: Batch, scheduled: bool = True) -> in
     """The same count with real numbers in a real student."""
     student = make_student(config, torch.float32)
     inputs = Inputs({name: view.float() for name, view in batch.views.items()}, batch.tokens)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        student(inputs, At(scheduled=scheduled))["loss"].backward()
-    return counter.get_total_flops()
+    return count(lambda: student(inputs, At(scheduled=scheduled))["loss"])
 
 
 def work_of(config: Config) -> tuple[Work, Loss]:
@@ -86,7 +82,8 @@ def test_work_of_tuned_towers_is_what_a_real_step_computes(tuning) -> None:
     work, loss = work_of(config)
     batch = batch_of(loss, length=config.model.text.context)
     assert work(batch) == counted_for_real(config, batch)
-    assert work(batch) < 0.9 * work_of(with_loss(make_tiny_config(), "clip"))[0](batch)
+    if "statistics" not in tuning:  # which is another tower, and all of it learns
+        assert work(batch) < 0.9 * work_of(with_loss(make_tiny_config(), "clip"))[0](batch)
 
 
 def test_the_line_between_the_shortest_and_the_longest_captions_is_close() -> None:
