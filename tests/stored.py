@@ -9,13 +9,14 @@ import struct
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from openslip.data.storage import remote, retry
+from serving import Handler, serve
 
 
 @pytest.fixture(scope="session")
@@ -58,19 +59,11 @@ class Server:
         self.released = threading.Event()  # of what stalls
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def do_GET(self) -> None:
                 outer.answer(self)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.http, self.url = serve(Answering)
 
     def close(self) -> None:
         self.released.set()

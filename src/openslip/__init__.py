@@ -21,13 +21,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from openslip import recipes
     from openslip.classifier import ZeroShotClassifier
     from openslip.config import Config
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
-    from openslip.evaluation.suite import evaluate
+    from openslip.evaluation import Result
     from openslip.exports import export
     from openslip.exports.pull import pull
     from openslip.exports.push import push
@@ -61,7 +63,6 @@ _HOMES = {
     "Encoder": "openslip.encoder",
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
-    "evaluate": "openslip.evaluation.suite",
     "export": "openslip.exports",
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
@@ -85,6 +86,26 @@ def create(recipe: str | Config) -> Encoder:
     from openslip.encoder import Encoder
 
     return Encoder.from_config(recipes.get(recipe) if isinstance(recipe, str) else recipe)
+
+
+def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> list[Result]:
+    """Measure a model, and return every number with its interval and sample count; nothing is written.
+
+    model: a loaded model, or what `load` takes. tasks: `zeroshot:photos/`, `retrieval:test.csv`, and what else
+    `slip evaluate` takes. options: fields of the protocols' classes that all these tasks have, such as `k`.
+
+    Raises ConfigError for no task or a wrong one, DataError and EvaluationError for what cannot be measured, and what
+    `load` raises.
+    """
+    from openslip.encoder import Encoder
+    from openslip.errors import ConfigError
+    from openslip.evaluation import suite
+    from openslip.interop import load
+
+    if not tasks:
+        raise ConfigError("There is no task to measure", fix='Name one: evaluate(model, "zeroshot:photos/")')
+    parsed = [suite.parse_task(task, **options) for task in tasks]
+    return suite.run(model if isinstance(model, Encoder) else load(model), parsed)
 
 
 def __getattr__(name: str) -> Any:

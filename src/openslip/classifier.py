@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -15,7 +14,7 @@ from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, r
 from openslip.encoder import Encoded, Encoder, Images
 from openslip.errors import ConfigError
 from openslip.evaluation.features import require_text
-from openslip.evaluation.zeroshot import classifier
+from openslip.evaluation.zeroshot import classifier, named_twice
 
 
 class ZeroShotClassifier:
@@ -78,8 +77,7 @@ def _checked(names: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError("The name of a class must be text, and not empty", got=repr(odd[0]))
     if not found:
         raise ConfigError("There are no classes to choose from", fix="Give the names of the classes")
-    counts = Counter(" ".join(name.lower().split()) for name in found)
-    if twice := [name for name, count in counts.items() if count > 1]:
+    if twice := named_twice(found):
         raise ConfigError(
             "Classes of one name cannot be told apart", got=", ".join(twice[:5]), fix="Name each class once"
         )

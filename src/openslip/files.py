@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from openslip.errors import ConfigError
+
 RUN_FILE = 64 << 20
 """Bytes of a JSON or TOML file, or of a line of one, that is read: a run's own have some kilobytes."""
 LARGEST = 2**63
@@ -168,6 +170,20 @@ def unwritable(path: Path) -> str:
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
+
+
+def check_free(place: Path, what: str) -> None:
+    """Raise ConfigError where something is at a place that is to be written, or nothing can be written there."""
+    if os.path.lexists(place):
+        raise ConfigError(
+            f"{what} would take the place of something that is there",
+            got=str(place),
+            fix="Name a place that is not there yet with --out",
+        )
+    if place.parent.is_dir() and (why := unwritable(place)):
+        raise ConfigError(
+            f"{what} cannot be written there", got=str(place), cause=why, fix="Name another place with --out"
+        )
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_the_best_checkpoint_of_a_run(run, tmp_path) -> None:
         (["A", "nowhere"], "no such file or folder", 1),
         (["A", "B", "--out", "mixed.pt"], "--out mixed.pt.safetensors", 1),
         (["A", "B", "--out", "."], "--out mixed.safetensors", 1),
-        (["A", "B", "--out", "there.safetensors"], "There is something at the place", 1),
+        (["A", "B", "--out", "there.safetensors"], "would take the place of something that is there", 1),
         (["A", "B", "--out", "A/mixed.safetensors"], "into a checkpoint", 1),
         (["A", "B", "--out", "there.safetensors/x.safetensors"], "could not be written", 1),
         (["A", "B", "--which", "best"], "--which has no effect here", 2),

@@ -153,7 +153,7 @@ def test_the_papers_code_has_few_models(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("to", "out", "told"),
     [
-        ("timm", "model.safetensors", "something at the place"),
+        ("timm", "model.safetensors", "take the place of something that is there"),
         ("timm", "there.safetensors", "is a folder, and this is the name of a file.*there"),
         ("reference", "there", "one file, whose name ends in .pt.*there.pt"),
         ("tim", "there", "no such format.*timm"),
@@ -221,13 +221,29 @@ def test_what_a_format_has_no_place_for(tmp_path, config, to, told) -> None:
     assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
 
 
-def test_another_major_version_is_said(tmp_path, monkeypatch) -> None:
-    from openslip.exports import plan, trial
+def test_another_major_version_is_said_before_anything_is_written(tmp_path, monkeypatch, caplog) -> None:
+    from openslip.exports import plan, timm, trial
 
     for module in (plan, trial):
         monkeypatch.setattr(module, "version_of", lambda _: "99.1")
-    done = export.export(saved(model_of(), tmp_path), "timm", tmp_path / "there")
-    assert "timm 99.1 is installed, and this was written for version 1" in done.notes
+    monkeypatch.setattr(
+        timm, "save_file", lambda *_, **__: pytest.fail("said by now") if not caplog.text else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        export.export(saved(model_of(), tmp_path), "timm", tmp_path / "there")
+    assert "timm 99.1 is installed, and this was written for version 1" in caplog.text
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("to", ["open_clip", "huggingface", "timm", "openslip"])
+def test_the_lines_that_load_the_model_run(tmp_path, to) -> None:
+    done = export.export(saved(MODELS["clip"], tmp_path), to, tmp_path / "there")
+    picture = Image.linear_gradient("L").resize((50, 40)).convert("RGB")
+    picture.save(tmp_path / "a.jpg")
+    found = {"picture": picture}
+    exec(done.usage.replace("a.jpg", str(tmp_path / "a.jpg")), found)
+    assert {"image", "features", "outputs"} & found.keys()
 
 
 def test_the_command_says_how_the_model_is_loaded(tmp_path, capsys) -> None:

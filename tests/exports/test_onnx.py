@@ -25,7 +25,7 @@ from openslip.data.own_tokenizer import from_json, from_sentencepiece
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, ExportError
 from openslip.exports import graphs, onnx_plain, onnx_rclip
-from openslip.exports.tokenizer_json import CHECKED, ENTITIES, tokenizer_json
+from openslip.exports.tokenizer_files import CHECKED, ENTITIES, tokenizer_json
 from openslip.training.saving import metadata
 
 BATCHES = (1, 2, 5)
@@ -429,7 +429,7 @@ def test_siglips_tokenizer_is_one_too() -> None:
 
 
 def test_a_tokenizer_that_cannot_be_one_file_is_left_out(monkeypatch) -> None:
-    from openslip.exports import tokenizer_json as module
+    from openslip.exports import tokenizer_files as module
 
     monkeypatch.setattr(module, "ENTITIES", {"dog": "cat"})
     encoder = openslip.create(model_of())

@@ -223,7 +223,7 @@ def test_what_is_not_fetched(there, model, tmp_path, monkeypatch) -> None:
         with pytest.raises((ConfigError, CheckpointError), match=told):
             pull(spec, tmp_path / "mine")
     assert sorted(os.listdir(tmp_path)) == ["model.safetensors"]
-    with pytest.raises(ExportError, match="something at the place that the model is to be fetched"):
+    with pytest.raises(ConfigError, match="take the place of something that is there"):
         pull("hf:owner/mine", model)
     Path("owner/mine").mkdir(parents=True)
     with pytest.raises(ConfigError, match="a folder of this name"):

@@ -7,16 +7,17 @@ import hashlib
 import json
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants
+
+from serving import Handler, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_standinstandinstandin"
@@ -47,9 +48,7 @@ class Hub:
         self.connections: list[socket.socket] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def setup(self) -> None:
                 super().setup()
                 outer.connections.append(self.connection)
@@ -66,13 +65,7 @@ class Hub:
             def do_PUT(self) -> None:
                 outer.take(self)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.http, self.url = serve(Answering)
 
     def close(self) -> None:
         self.http.shutdown()

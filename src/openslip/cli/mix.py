@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
     idle.which(given(Options, argv), Path(options.a), Path(options.b))
 
     from openslip.errors import ConfigError, printable
+    from openslip.files import check_free
     from openslip.interop import mixing, read
     from openslip.interop.filling import encoder_of
     from openslip.training.saving import metadata
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError("Each alpha is given once", got=f"--alpha {' '.join(map(_plain, options.alpha))}")
     files = _files(options)
     for file in files.values():
-        _check_free(file)
+        check_free(file, "The mixed model")
         metadata.check_place(file)
     models = (options.a, options.b)
     runs = [os.path.isfile(os.path.join(os.path.expanduser(model), "config.toml")) for model in models]
@@ -94,26 +95,6 @@ def _files(options: Options) -> dict[float, Path]:
     if len(options.alpha) == 1:
         return {options.alpha[0]: out}
     return {alpha: out.with_name(f"{out.stem}-{_plain(alpha)}{ENDING}") for alpha in options.alpha}
-
-
-def _check_free(file: Path) -> None:
-    """Raise ConfigError where something is at the place of a file, or none can be."""
-    from openslip.errors import ConfigError
-    from openslip.files import unwritable
-
-    if os.path.lexists(file):
-        raise ConfigError(
-            "There is something at the place that the weights are to be written to",
-            got=str(file),
-            fix="Name a file that is not there yet with --out",
-        )
-    if file.parent.is_dir() and (why := unwritable(file)):
-        raise ConfigError(
-            "The weights cannot be written there",
-            got=str(file),
-            cause=why,
-            fix="Name another place with --out",
-        )
 
 
 def _plain(number: float) -> str:

@@ -155,9 +155,9 @@ def from_json(
     ):  # it splits a text otherwise each time, as only training wants it
         tokenizer.model.dropout = None
     if lowercase:
-        small = _library().normalizers.Lowercase()
+        small = library().normalizers.Lowercase()
         steps = [small] if tokenizer.normalizer is None else [small, tokenizer.normalizer]
-        tokenizer.normalizer = _library().normalizers.Sequence(steps)
+        tokenizer.normalizer = library().normalizers.Sequence(steps)
     return _packed(clean, _id(of, pad), start, end, tokenizer.to_str())
 
 
@@ -177,7 +177,7 @@ def from_sentencepiece(
         from sentencepiece import sentencepiece_model_pb2 as protocol
     except (ImportError, TypeError) as error:
         raise _missing("sentencepiece and protobuf") from error
-    tokenizers = _library()
+    tokenizers = library()
     model = protocol.ModelProto()  # type: ignore[missing-attribute]
     try:
         model.ParseFromString(content)
@@ -275,7 +275,7 @@ def _parsed(text: str) -> Any:
         raise CheckpointError(
             "The tokenizer is too large", got=f"{len(text):,} characters, at most {LARGEST:,}"
         )
-    tokenizers = _library()
+    tokenizers = library()
     try:
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -342,7 +342,7 @@ def _id(of: Callable[[str], int | None], token: Token | None) -> int | None:
     return found
 
 
-def _library() -> ModuleType:
+def library() -> ModuleType:
     try:
         import tokenizers
     except ImportError as error:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openslip.errors import ConfigError, EvaluationError, SlipError, did_you_mean, note
@@ -22,7 +21,6 @@ __all__ = [
     "Done",
     "check",
     "distinct",
-    "evaluate",
     "keep",
     "keys",
     "parse_task",
@@ -154,23 +152,6 @@ class Done:
     results: list[Result]
     error: SlipError | None
     seconds: float
-
-
-def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> list[Result]:
-    """Measure a model, and return every number with its interval and sample count.
-
-    model: a loaded model, or what `openslip.load` takes. tasks: `zeroshot:photos/`, `retrieval:test.csv`, and what else
-    `slip evaluate` takes. options: fields of the protocols' classes that all these tasks have, such as `k`.
-
-    Nothing is written. Raises what `openslip.load` and `run` raise, and ConfigError for no task.
-    """
-    from openslip.encoder import Encoder
-    from openslip.interop import load
-
-    if not tasks:
-        raise ConfigError("There is no task to measure", fix='Name one: evaluate(model, "zeroshot:photos/")')
-    parsed = [parse_task(task, **options) for task in tasks]
-    return run(model if isinstance(model, Encoder) else load(model), parsed)
 
 
 def run(

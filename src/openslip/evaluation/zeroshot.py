@@ -66,7 +66,7 @@ class ZeroShot(OnLabelled):
             lines.append(
                 f"{data.name} has no splits: {self.name} measures all {count:,} images, as nothing is trained."
             )
-        if twice := _named_twice(self._asked(data).class_names):
+        if twice := named_twice(self._asked(data).class_names):
             lines.append(
                 f"{data.name} has classes of one name, which {self.name} cannot tell apart and counts as wrong: "
                 + ", ".join(twice[:5])
@@ -110,7 +110,7 @@ def _called(templates: Sequence[str]) -> str:
     return repr(list(templates)) if any("|" in one for one in templates) else " | ".join(templates)
 
 
-def _named_twice(class_names: Sequence[str]) -> list[str]:
+def named_twice(class_names: Sequence[str]) -> list[str]:
     """Return the names that several classes have, as a text tower reads them: in lower case."""
     counts = Counter(" ".join(name.lower().split()) for name in class_names)
     return [name for name, count in counts.items() if count > 1]

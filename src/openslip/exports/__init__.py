@@ -16,9 +16,9 @@ from openslip.errors import ConfigError, ExportError, did_you_mean
 from openslip.exports import card
 from openslip.exports.plan import Plan
 from openslip.exports.trial import Trial, try_out
-from openslip.files import TEMPORARY, expand, sync, unwritable
+from openslip.files import TEMPORARY, check_free, expand, sync
 from openslip.interop import read
-from openslip.interop.filling import encoder_of
+from openslip.interop.filling import encoder_of, note
 
 FORMATS = {
     "open_clip": "a folder for open_clip, which its hub repositories look like as well",
@@ -70,11 +70,13 @@ def export(
     plans: Callable[..., Plan] = importlib.import_module(f"openslip.exports.{to}").plan
     _check_options(to, plans, options)
     place = expand(out)
-    check_free(place, "exported to")
+    check_free(place, "The model")
     wanted = card.Wanted.given(license, notes, repository)
     source = read(model, which)
     encoder = encoder_of(source)
     plan = plans(encoder, source, **options)
+    for line in plan.of_version():
+        note(line)
     _check_name(place, plan, to)
     _check_room(place, plan)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def export(
         keep(unfinished)
         os.rename(unfinished, place)
     sync(place.parent)
-    return Exported(place, (*plan.of_version(), *plan.notes), trial, plan.usage.replace("PLACE", str(place)))
+    return Exported(place, plan.notes, trial, plan.usage.replace("PLACE", str(place)))
 
 
 def _check_options(to: str, plans: Callable[..., Plan], options: Collection[str]) -> None:
@@ -102,23 +104,6 @@ def _check_options(to: str, plans: Callable[..., Plan], options: Collection[str]
                 got=name,
                 fix=f"Leave it out; the options of {to}: {', '.join(known) or 'none'}",
             )
-
-
-def check_free(place: Path, done: str) -> None:
-    """Raise ExportError where something is at the place already, or nothing can be written there."""
-    if os.path.lexists(place):
-        raise ExportError(
-            f"There is something at the place that the model is to be {done}",
-            got=str(place),
-            fix="Name a place that is not there yet with --out",
-        )
-    if place.parent.is_dir() and (why := unwritable(place)):
-        raise ExportError(
-            "The model cannot be written there",
-            got=str(place),
-            cause=why,
-            fix="Name another place with --out",
-        )
 
 
 def _check_name(place: Path, plan: Plan, to: str) -> None:

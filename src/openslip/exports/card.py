@@ -6,11 +6,10 @@ The card is for others. Nothing of the machine goes along: of paths only the las
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,17 @@ from openslip.errors import ConfigError, ExportError, SlipError, printable
 from openslip.evaluation import Result
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.results import COLUMNS_SHOWN, cells
+from openslip.exports.history import History, history
 from openslip.exports.plan import Plan
-from openslip.files import expand, read_json, read_whole
-from openslip.interop import hub, ours
+from openslip.files import expand, read_whole
+from openslip.interop import hub
 from openslip.models.weights import Pretrained
 from openslip.report.description import configuration, data_name, image_tower, text_tower
 from openslip.report.rows import Row
-from openslip.report.runs import Run, load_run
+from openslip.report.runs import Run
 from openslip.training.fixed import millions
-from openslip.training.saving import checkpoint, metadata
-from openslip.training.saving.run import FIXED, INIT, MAY_CHANGE, PLACES, matches, values_of
+from openslip.training.saving import metadata
+from openslip.training.saving.run import MAY_CHANGE, PLACES, matches, values_of
 from openslip.training.start import parts
 
 NAME = "README.md"
@@ -93,62 +93,6 @@ class Wanted:
                     fix="Give a text file in UTF-8",
                 ) from None
         return cls(license.lower(), text, repository)
-
-
-@dataclass(frozen=True)
-class History:
-    """What a run folder says of the model: the run, which checkpoint it is, what it started and learned from."""
-
-    run: Run
-    name: str = ""
-    state: Mapping[str, Any] = field(default_factory=dict)
-    init: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def results(self) -> list[Result]:
-        """The results of this checkpoint, and those of which it is not known of which they are."""
-        return [result for result in self.run.results if result.checkpoint in ("", self.name)]
-
-    @property
-    def progress(self) -> float | None:
-        """How much of the training the checkpoint has behind it, from 0 to 1, as far as the log says."""
-        step = self.state.get("step")
-        lines = [line for line in self.run.metrics if step is None or line.get("step") == step]
-        found = lines[-1].get("progress") if lines else None
-        return found if isinstance(found, int | float) else None
-
-
-def history(model: str | Path, which: str) -> History | None:
-    """Return what the run folder of a model says; None where the model is of no run, or the run cannot be read."""
-    folder, found = _run_of(Path(os.path.abspath(expand(model))), which)
-    if folder is None:
-        return None
-    try:
-        run = load_run(folder)
-        state = checkpoint.read_state(found) if found and (found / "state.json").is_file() else {}
-    except SlipError:  # of another version: what embeddings depend on was read nevertheless
-        return None
-    return History(run, found.name if found else "", state, _noted(folder / INIT), _noted(folder / FIXED))
-
-
-def _run_of(given: Path, which: str) -> tuple[Path | None, Path | None]:
-    """Return the run's folder that a model lies in, and its checkpoint's; None where it lies in none."""
-    if (given / ours.SETTINGS).is_file():
-        return given, ours.pick(given, which, lambda _: None)
-    folder = given.parent if given.name == ours.WEIGHTS else given
-    if (folder / ours.SETTINGS).is_file():
-        return folder, None
-    if folder.parent.name == "checkpoints" and (folder.parent.parent / ours.SETTINGS).is_file():
-        return folder.parent.parent, folder
-    return None, None
-
-
-def _noted(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        found = read_json(path)
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def write(

@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from openslip.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-from openslip.data.tokenizer import END, START, open_clip_tokenizer
+from openslip.data.tokenizer import END, START
 from openslip.encoder import Encoder
 from openslip.errors import ExportError
 from openslip.exports import timm
 from openslip.exports.plan import TEXTS as EVERY_TEXT
 from openslip.exports.plan import Consumer, Plan, cannot
-from openslip.exports.tokenizer_files import TokenizerFiles, of_own
+from openslip.exports.tokenizer_files import TEXTS, TokenizerFiles, clip_vocabulary, of_own
+from openslip.interop.filling import in_full_precision
 from openslip.interop.huggingface import ACTIVATIONS, IN_TRUNK, LAYER, RESAMPLING
 from openslip.models.weights import Pretrained
 
@@ -29,21 +30,12 @@ model, processor = AutoModel.from_pretrained("PLACE"), AutoProcessor.from_pretra
 inputs = processor(text=["a red bicycle"], images=[picture], return_tensors="pt", padding=True, truncation=True)
 outputs = model(**inputs)
 outputs.image_embeds @ outputs.text_embeds.T"""
-TEXTS = (
-    "a photo of a dog",
-    "Two men in T-shirts, one of 40 & more: they're jumping!",
-    "",
-    "one more word " * 60,
-)
-"""Texts that both tokenizers take as they are: transformers' does not repair letters, or replace `&amp;`."""
 CLEANING = (
     "transformers' tokenizer does not clean texts as slip's does: broken letters (ftfy) and HTML such as &amp; stay, "
     "and captions with them have other embeddings"
 )
 THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 """transformers' names of activations, by ours."""
-SPECIAL = {START: "<|startoftext|>", END: "<|endoftext|>"}
-"""What OpenAI and transformers call the first and the last token of a text."""
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
@@ -65,9 +57,9 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     if model.text_tower is None:
         raise cannot("huggingface", "it has no text tower", "Export the image tower with --to timm")
     _check(config)
-    weights = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
+    weights = in_full_precision(model.state_dict())
     made = (
-        _siglip(encoder, weights, source)
+        _siglip(encoder, weights, source, model.text_tower.own_tokenizer)
         if _is_siglip(config)
         else _clip(encoder, weights)
         if _is_clip(config.image)
@@ -152,13 +144,11 @@ def _dual(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
     return Made("VisionTextDualEncoderModel", settings, state, processor, (CLEANING, listed))
 
 
-def _siglip(encoder: Encoder, weights: dict[str, Tensor], source: Pretrained) -> Made:
-    """Return the SiglipModel that a model is."""
+def _siglip(encoder: Encoder, weights: dict[str, Tensor], source: Pretrained, own: bytes) -> Made:
+    """Return the SiglipModel that a model with a tokenizer of these bytes is."""
     from transformers import SiglipConfig
 
-    config, tower = encoder.config.model, encoder.model.text_tower
-    assert tower is not None
-    tokenizer = of_own(tower.own_tokenizer)
+    config, tokenizer = encoder.config.model, of_own(own)
     if tokenizer.clean not in ("none", "siglip"):
         raise cannot(
             "huggingface", f"its tokenizer cleans texts as transformers does not ({tokenizer.clean})"
@@ -362,7 +352,7 @@ def _other(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, Any]
     image, trunk, theirs = encoder.config.model.image, "image_tower.trunk.", "vision_model."
     plain = image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and not image.mlp
     if not plain:
-        settings = json.loads(timm.described(encoder))
+        settings = json.loads(timm.described(encoder, "huggingface"))
         options = {
             "model_type": "timm_wrapper",
             "architecture": settings["architecture"],
@@ -374,8 +364,9 @@ def _other(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, Any]
             "pretrained_cfg": settings["pretrained_cfg"],
         }
         state = {
-            f"{theirs}timm_model.{name}": value.detach().cpu()
-            for name, value in encoder.model.image_tower.trunk.state_dict().items()
+            name.replace(trunk, f"{theirs}timm_model.", 1): value
+            for name, value in weights.items()
+            if name.startswith(trunk)
         }
         return options, state
     options = _sizes(image) | {
@@ -480,7 +471,6 @@ def _write_tokenizer(place: Path, encoder: Encoder, made: Made) -> None:
         (place / "tokenizer.json").write_text(made.tokenizer.tokenizer)
         (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
         return
-    words = open_clip_tokenizer().SimpleTokenizer()
-    vocabulary = {SPECIAL.get(number, word): number for word, number in words.encoder.items()}
-    merges = [pair for pair, _ in sorted(words.bpe_ranks.items(), key=lambda item: item[1])]
-    CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context).save_pretrained(place)
+    vocabulary, merges = clip_vocabulary()
+    pairs: Any = merges
+    CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=context).save_pretrained(place)

@@ -9,9 +9,8 @@ from typing import Any, Literal, get_args
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, ExportError, did_you_mean
 from openslip.exports import graphs
-from openslip.exports.huggingface import TEXTS
 from openslip.exports.plan import Plan
-from openslip.exports.tokenizer_json import TOKENIZER, tokenizer_json
+from openslip.exports.tokenizer_files import TEXTS, TOKENIZER, tokenizer_json
 from openslip.models.weights import Pretrained
 
 VERSION = 1

@@ -14,7 +14,7 @@ from openslip.encoder import Encoder
 from openslip.exports.graphs import Files, runner
 from openslip.exports.onnx_plain import ROUGHLY
 from openslip.exports.plan import Consumer, cannot
-from openslip.exports.tokenizer_json import TOKENIZER
+from openslip.exports.tokenizer_files import TOKENIZER
 
 FILES = Files(
     "visual/model.onnx",

@@ -14,7 +14,7 @@ from torch import Tensor
 from openslip.encoder import Encoder
 from openslip.exports.graphs import Files, runner
 from openslip.exports.plan import Consumer
-from openslip.exports.tokenizer_json import TOKENIZER
+from openslip.exports.tokenizer_files import TOKENIZER
 
 FILES = Files("image.onnx", "text.onnx", "pixels", "ids", "embeddings")
 SETTINGS = "openslip.json"

@@ -14,6 +14,7 @@ from openslip.encoder import Encoder
 from openslip.exports.plan import Consumer, Plan, cannot
 from openslip.exports.tokenizer_files import of_own
 from openslip.interop import tokenizers
+from openslip.interop.filling import in_full_precision
 from openslip.interop.open_clip import FILES, SETTINGS
 from openslip.interop.open_clip_towers import BLOCK, IN_TRUNK, RESNETS
 from openslip.interop.timm import pool_of
@@ -51,7 +52,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         if own.clean not in ("whitespace", "lower", "canonicalize"):
             raise cannot("open_clip", f"its tokenizer cleans texts as open_clip does not ({own.clean})")
         text |= {"hf_tokenizer_name": "in this folder", "tokenizer_kwargs": {"clean": own.clean}}
-    weights = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
+    weights = in_full_precision(model.state_dict())
     if _is_native(config.image, config.text):
         vision, state = _native(config.image, encoder.size, weights)
     else:
@@ -238,13 +239,9 @@ def _of_timm(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, An
         "image_size": encoder.size,
     }
     state = {
-        name.replace("image_tower.trunk.", "visual.trunk."): value
-        for name, value in encoder.model.state_dict().items()
+        name.replace("image_tower.trunk.", "visual.trunk.", 1): value
+        for name, value in weights.items()
         if name.startswith("image_tower.trunk.")
-    }
-    state = {
-        name: value.detach().cpu().float() if value.is_floating_point() else value.cpu()
-        for name, value in state.items()
     }
     if not image.unprojected:
         state["visual.head.proj.weight"] = weights["image_projection"].T

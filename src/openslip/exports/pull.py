@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openslip.errors import CheckpointError, ConfigError
-from openslip.exports import beside, check_free, keep
-from openslip.files import expand, sync
+from openslip.exports import beside, keep
+from openslip.files import check_free, expand, sync
 from openslip.interop import hub, ours, read
 from openslip.interop.filling import of_model
 from openslip.models.weights import Pretrained
@@ -37,7 +37,7 @@ def pull(spec: str, out: str | Path | None = None) -> Pulled:
     Safetensors are preferred. Where the repository has only weights that torch saved, which another program might
     execute, the folder gets the same weights as a safetensors file of ours.
 
-    Raises ConfigError for another spec, ExportError where something is at `out`, CheckpointError as `openslip.load`.
+    Raises ConfigError for another spec, ConfigError where something is at `out`, CheckpointError as `openslip.load`.
     """
     kind, _, name = spec.partition(":")
     if kind != "hf" or not hub.is_name(name):
@@ -54,7 +54,7 @@ def pull(spec: str, out: str | Path | None = None) -> Pulled:
         )
     place = None if out is None else expand(out)
     if place is not None:
-        check_free(place, "fetched")
+        check_free(place, "The model")
     with hub.watched() as fetched:
         found = read(spec)
         hub.fetch(name, [CARD], optional=True)

@@ -13,7 +13,7 @@ from openslip import recipes
 from openslip.config import FOR_TRAINING, ModelConfig
 from openslip.encoder import Encoder
 from openslip.exports.plan import Consumer, Plan, cannot
-from openslip.interop.filling import PARTS, encoder_of
+from openslip.interop.filling import PARTS, encoder_of, in_full_precision
 from openslip.interop.reference import IMAGE_SIZES, method_of, read, to_reference
 from openslip.interop.torch_files import plain_names, read_checkpoint
 from openslip.models.weights import Pretrained
@@ -48,7 +48,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
             f"the paper's code has no model with {', '.join(other)}",
             "Export it with --to huggingface, open_clip or timm",
         )
-    state = {to_reference(name): value.detach().cpu().float().contiguous() for name, value in ours.items()}
+    state = {to_reference(name): value.contiguous() for name, value in in_full_precision(ours).items()}
     method = method_of(state)
     if not method:
         raise cannot(

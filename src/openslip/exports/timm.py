@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from openslip.encoder import Encoder
 from openslip.exports.plan import Consumer, Plan, cannot
+from openslip.interop.filling import in_full_precision
 from openslip.interop.timm import VITS, pool_of
 from openslip.models.vision import POOLS
 from openslip.models.weights import Pretrained
@@ -18,21 +19,19 @@ USAGE = """import timm
 model = timm.create_model("local-dir:PLACE", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 features = model(transform(picture).unsqueeze(0))"""
-
-
 VIT = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
 """What timm says of each of its towers, here of a plain vision transformer."""
 
 
-def described(encoder: Encoder) -> str:
-    """Return timm's config.json of the image tower. Raises ExportError where timm has no such tower."""
+def described(encoder: Encoder, to: str = "timm") -> str:
+    """Return timm's config.json of the image tower. Raises ExportError for a format where timm has no such."""
     image, views = encoder.config.model.image, encoder.config.views
     trunk = encoder.model.image_tower.trunk
     width = encoder.model.image_tower.width
     architecture, options = image.name, dict[str, Any]()
     if image.name == "vit":
         if image.norm_eps not in VITS:
-            raise cannot("timm", f"its norms have an eps of {image.norm_eps:g}, timm's 1e-06 or 1e-05")
+            raise cannot(to, f"its norms have an eps of {image.norm_eps:g}, timm's 1e-06 or 1e-05")
         architecture = VITS[image.norm_eps]
         options |= {
             "img_size": views.size,
@@ -76,10 +75,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     A plain vision transformer is one of timm's with other numbers (`model_args`); any other tower is timm's own.
     """
     trunk, settings = encoder.model.image_tower.trunk, described(encoder)
-    state = {
-        name: (value.detach().cpu().float() if value.is_floating_point() else value.cpu()).contiguous()
-        for name, value in trunk.state_dict().items()
-    }
+    state = {name: value.contiguous() for name, value in in_full_precision(trunk.state_dict()).items()}
     notes = ()
     if encoder.model.image_projection is not None:
         notes = ("timm has the image tower's features: the projection to the space of texts is left out",)

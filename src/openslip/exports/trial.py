@@ -46,34 +46,20 @@ def _within(difference: float) -> str:
 def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
     """Load what was exported to `place` as its library does, and compare. Raises ExportError for another model."""
     try:
-        consumer = plan.load(place)
-    except OSError:
+        found = _compared(plan, encoder, place)
+    except (OSError, ExportError):
         raise
     except Exception as error:  # whatever the library makes of it
+        lines = str(error).strip().splitlines() or [""]
         raise ExportError(
-            "The exported model cannot be loaded by its own library, so nothing was written",
+            "The exported model does not work in its own library, so nothing was written",
             got=f"{plan.library} {version_of(plan.library)}",
-            cause=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}",
+            cause=f"{type(error).__name__}: {lines[-1].strip()}",
             fix="Export to another format; and please report the model and the versions",
         ) from error
-    pictures = list(_pictures(encoder.size))
-    ready = torch.stack([encoder.preprocess(picture) for picture in pictures])
-    with torch.no_grad():
-        ours = encoder.image_features(ready) if plan.features else encoder.encode_image(ready)
-        image = _apart(consumer.image(ready), ours)
-        texts = list(plan.texts)
-        text = None if consumer.text is None else _apart(consumer.text(texts), encoder.encode_text(texts))
-    levels = None
-    if consumer.picture is not None:
-        deviation = torch.tensor(encoder.config.views.std).view(3, 1, 1)
-        levels = max(
-            float(((consumer.picture(picture) - own) * deviation).abs().max()) * 255
-            for picture, own in zip(pictures, ready)
-        )
-    found = Trial(f"{plan.library} {version_of(plan.library)}", image, text, levels)
-    apart = [image, *([] if text is None else [text])]
+    apart = [found.image, *([] if found.text is None else [found.text])]
     # Told this way round, numbers that are none are too far apart as well.
-    if not all(one <= plan.tolerance for one in apart) or (levels or 0.0) > LEVELS:
+    if not all(one <= plan.tolerance for one in apart) or (found.picture or 0.0) > LEVELS:
         raise ExportError(
             "The exported model is not the same in its own library, so nothing was written",
             got=found.described(),
@@ -81,6 +67,25 @@ def try_out(plan: Plan, encoder: Encoder, place: Path) -> Trial:
             fix="Export to another format; and please report the model and the versions",
         )
     return found
+
+
+@torch.no_grad()
+def _compared(plan: Plan, encoder: Encoder, place: Path) -> Trial:
+    """Return how far what the library makes of pictures and texts is from what we do."""
+    consumer = plan.load(place)
+    pictures, texts = list(_pictures(encoder.size)), list(plan.texts)
+    ready = torch.stack([encoder.preprocess(picture) for picture in pictures])
+    ours = encoder.image_features(ready) if plan.features else encoder.encode_image(ready)
+    image = _apart(consumer.image(ready), ours)
+    text = None if consumer.text is None else _apart(consumer.text(texts), encoder.encode_text(texts))
+    levels = None
+    if consumer.picture is not None:
+        deviation = torch.tensor(encoder.config.views.std).view(3, 1, 1)
+        levels = max(
+            float(((consumer.picture(picture) - own) * deviation).abs().max()) * 255
+            for picture, own in zip(pictures, ready)
+        )
+    return Trial(f"{plan.library} {version_of(plan.library)}", image, text, levels)
 
 
 def _pictures(size: int) -> Iterable[Image.Image]:

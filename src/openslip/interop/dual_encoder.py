@@ -48,20 +48,22 @@ def check(config: Mapping[str, Any], spec: str) -> None:
         )
 
 
-def size_of(vision: Mapping[str, Any]) -> int:
-    """Return the side of the pictures that the image tower takes, in pixels."""
-    if vision["model_type"] == "dinov2":
-        return int(vision["image_size"])
-    return int((vision.get("pretrained_cfg") or {})["input_size"][-1])
+def sizes_of(vision: Mapping[str, Any]) -> dict[str, int]:
+    """Return the side of the pictures that the image tower takes, and the hidden width of a Dinov2Model's MLPs."""
+    if vision["model_type"] == "timm_wrapper":
+        return {"image_size": int(vision["pretrained_cfg"]["input_size"][-1])}
+    return {"intermediate_size": int(vision["hidden_size"]) * int(vision.get("mlp_ratio", 4))}
 
 
 def image(
     vision: Mapping[str, Any], sizes: Mapping[str, Any], state: dict[str, Tensor], found: Mapped, spec: str
 ) -> ImageTowerConfig:
-    """Take the image tower's tensors out of `state`; return its configuration.
+    """Take the image tower's tensors, and its projection, out of `state`; return its configuration.
 
     sizes: those of a Dinov2Model, by our names. Raises CheckpointError.
     """
+    if "visual_projection.weight" in state:
+        found.put("image_projection", "visual_projection.weight", state.pop("visual_projection.weight").T)
     if vision["model_type"] == "timm_wrapper":
         prefix = f"{THEIRS}timm_model."
         for entry in [entry for entry in state if entry.startswith(prefix)]:

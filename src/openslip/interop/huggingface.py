@@ -182,10 +182,8 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
         vision = {**defaults["vision"], **(config if flat else config.get("vision_config") or {})}
         if kind == dual_encoder.MODEL:
             dual_encoder.check(config, spec)
-            vision["image_size"] = dual_encoder.size_of(vision)
-            vision["intermediate_size"] = vision["hidden_size"] * int(vision.get("mlp_ratio", 4))
+            vision |= dual_encoder.sizes_of(vision)
             image = dual_encoder.image(vision, _sizes(vision, spec), state, found, spec)
-            _projection(state, found)
         else:
             image = _image(vision, state, found, spec, siglip=siglip)
         if not flat:
@@ -312,8 +310,8 @@ def _image(
             width = len(value) // 3
             found.put(f"{trunk}attn_pool.q.{kind}", entry, value[:width])
             found.put(f"{trunk}attn_pool.kv.{kind}", entry, value[width:])
-    if not siglip and "text_projection.weight" in state:
-        _projection(state, found)
+    if not siglip and "text_projection.weight" in state and "visual_projection.weight" in state:
+        found.put("image_projection", "visual_projection.weight", state.pop("visual_projection.weight").T)
     _layers("vision_model.", f"{trunk}blocks.", IN_TRUNK, state, found)
     return ImageTowerConfig(
         name="vit",
@@ -324,12 +322,6 @@ def _image(
         unprojected=siglip,
         **_sizes(vision, spec),
     )
-
-
-def _projection(state: dict[str, Tensor], found: Mapped) -> None:
-    """Take the projection of images out of `state`, where there is one."""
-    if "visual_projection.weight" in state:
-        found.put("image_projection", "visual_projection.weight", state.pop("visual_projection.weight").T)
 
 
 def _text(

@@ -57,16 +57,15 @@ class GlobalBatchNorm(nn.Module):
         self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), share)
 
 
-def keep_statistics(module: nn.Module) -> int:
-    """Let every BatchNorm in `module` stay in evaluation mode, so that its running statistics stay; return how many.
+def keep_statistics(module: nn.Module) -> None:
+    """Let every BatchNorm in `module` stay in evaluation mode, so that its running statistics stay.
 
     In place, names stay. Scale and shift are trained like other parameters.
     """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    for norm in norms:
-        norm.__class__ = _keeping(type(norm))
-        norm.eval()
-    return len(norms)
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm) and norm.track_running_stats:
+            norm.__class__ = _keeping(type(norm))
+            norm.eval()
 
 
 def sees_the_batch(norm: nn.Module) -> bool:

@@ -257,7 +257,7 @@ def read_fixed(
                     f"The model that {names} learns from cannot be read: {error.what}",
                     got=error.got,
                     cause=error.cause,
-                    fix=f"{error.fix}. Where the model lies elsewhere by now, name it with {anew}"
+                    fix=f"{error.fix.rstrip('.')}. Where the model lies elsewhere by now, name it with {anew}"
                     if anew
                     else error.fix,
                 ) from None

@@ -83,6 +83,7 @@ def describe(
         [
             plan.part_of_an_epoch,
             _frozen_at_random(student, fresh),
+            _kept_at_random(student, fresh),
             _heads_alone(student),
             _fast(plan, student, started),
             useless,
@@ -131,17 +132,23 @@ def _frozen_at_random(student: Student, fresh: Collection[str] | None) -> str:
         for name, p in student.model.named_parameters()
         if not p.requires_grad and (fresh is None or plain_name(name) in fresh)
     ]
-    if not still and _kept_statistics(student) and (fresh is None or any("image_tower." in n for n in fresh)):
-        return (
-            "the image tower's BatchNorm keeps statistics that no pictures have made: start from a model that has "
-            "learned, with --init, or leave --model.image.batchnorm out"
-        )
     if not still:
         return ""
     towers = " and ".join(dict.fromkeys(name.partition(".")[0] for name in still))
     return (
         f"{len(still)} frozen tensors of {towers} have random weights, and keep them: start from a model that has "
         "learned, with --init, or freeze less"
+    )
+
+
+def _kept_at_random(student: Student, fresh: Collection[str] | None) -> str:
+    """Return a warning where BatchNorm keeps statistics beside random weights; else ""."""
+    learned = fresh is not None and not any(name.startswith("image_tower.") for name in fresh)
+    if learned or not _kept_statistics(student):
+        return ""
+    return (
+        "the image tower's BatchNorm keeps statistics that no pictures have made: start from a model that has learned, "
+        "with --init, or leave --model.image.batchnorm out"
     )
 
 

@@ -51,7 +51,9 @@ def prepare(model: Model, device: torch.device, dtype: torch.dtype, training: Tr
     if training.precision == "fp8":
         convert_to_fp8(model.towers)
     if training.checkpoint_activations != "none":
-        checkpoint_activations(model, selective=training.checkpoint_activations == "selective")
+        checkpoint_activations(
+            model, selective=training.checkpoint_activations == "selective", parts=_in_parts(training)
+        )
     if training.compile:
         compile_blocks(model)
 
@@ -70,6 +72,11 @@ def check_micro_batch(model: Model, training: TrainingConfig) -> None:
             fix="Leave out training.micro_batch, or choose a tower without BatchNorm, a ViT or ConvNeXt say. Weights "
             "that have learned may keep their statistics: --model.image.batchnorm kept",
         )
+
+
+def _in_parts(training: TrainingConfig) -> bool:
+    """Whether the towers see a part of the batch at a time: a micro-batch, or the share of one of several processes."""
+    return world() > 1 or 0 < training.micro_batch < training.batch
 
 
 def _has_batchnorm(module: nn.Module) -> bool:
@@ -101,8 +108,10 @@ def unfuse_attention(model: Model) -> None:
             module.fused_attn = False  # type: ignore[assignment]
 
 
-def checkpoint_activations(model: Model, *, selective: bool) -> None:
+def checkpoint_activations(model: Model, *, selective: bool, parts: bool = False) -> None:
     """Let the towers' blocks compute their activations again in backward instead of keeping them.
+
+    parts: whether the towers see parts of the batch, for which randomness is drawn as for the whole of it.
 
     Keeps a block's input alone, or with `selective` also the outputs of its matrix products and attention, so
     that only the cheap rest is repeated. Losses and gradients stay what they were, stochastic depth included.
@@ -110,7 +119,7 @@ def checkpoint_activations(model: Model, *, selective: bool) -> None:
     that is not possible.
     """
     if not image_blocks(model):
-        _checkpoint_stages(model.image_tower.trunk, selective)
+        _checkpoint_stages(model.image_tower.trunk, selective, parts)
     for block in image_blocks(model) + text_blocks(model):
         block.__class__ = _recomputing(type(block), selective)
 
@@ -135,7 +144,7 @@ def _recomputing(kind: type[nn.Module], selective: bool) -> type[nn.Module]:
     return type(f"Recomputing{kind.__name__}", (kind,), {"forward": forward})
 
 
-def _checkpoint_stages(trunk: nn.Module, selective: bool) -> None:
+def _checkpoint_stages(trunk: nn.Module, selective: bool, parts: bool) -> None:
     """Switch on timm's own checkpointing; ConfigError where it is not offered, or would not be exact."""
     name, cause, fix = type(trunk).__name__, "", "Lower training.micro_batch instead, or choose another tower"
     if selective:
@@ -143,9 +152,9 @@ def _checkpoint_stages(trunk: nn.Module, selective: bool) -> None:
     elif _has_batchnorm(trunk):
         cause = "Its BatchNorm layers would count every batch twice in their running statistics"
         fix = "Choose another tower, or a smaller batch"
-    elif any(isinstance(part, DropPath) and part.drop_prob for part in learning_modules(trunk)):
-        cause = "Computed again, its stochastic depth would leave out other rows than before"
-        fix = "Set --model.image.drop-path 0, or choose another tower"
+    elif parts and any(isinstance(part, DropPath) and part.drop_prob for part in learning_modules(trunk)):
+        cause = "Computed again for a part of the batch, its stochastic depth would leave out other rows than before"
+        fix = "Set --model.image.drop-path 0, or leave out training.micro_batch on one process"
     else:
         try:
             trunk.set_grad_checkpointing(True)  # type: ignore[operator]
