@@ -119,7 +119,8 @@ def test_of_two_that_come_at_once_where_no_locks_are_kept_one_gets_in(tmp_path, 
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["in", "refused"]
-    assert not (tmp_path / "run").exists()
+    # Whoever made the folder may be the one who was refused, while the other was in it: then it stays, empty.
+    assert [path.name for path in tmp_path.rglob("*")] in ([], ["run"])
 
 
 def test_a_holder_on_another_machine_is_heard_of(tmp_path, monkeypatch) -> None:
