@@ -43,7 +43,8 @@ def held(folder: Path, patience: float | None = None, inform: Inform = lambda te
     """Be the only process within the block, of all that ask for this folder; make the folder where it is not there.
 
     A process that dies, however that may be, holds no lock. What was made for the lock alone goes with it, but for a
-    folder that another process is in by then. Where no file can be written, everybody is let in. inform: tells people what is waited for.
+    folder that another process is in by then. Where no file can be written, everybody is let in. inform: tells people
+    what is waited for.
 
     Raises ConfigError when another process has held it for `patience` seconds (default: PATIENCE), OSError when the
     folder cannot be made.
