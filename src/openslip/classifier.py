@@ -1,20 +1,25 @@
-"""Zero-shot classification as a call: pictures in, probabilities out."""
+"""Classification as a call, zero-shot or by a finetuned classifier: pictures in, probabilities out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from openslip.data.given import Picture, pixels_of
 from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, read_templates
 from openslip.encoder import Encoded, Encoder, Images
 from openslip.errors import ConfigError
 from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier, named_twice
+
+if TYPE_CHECKING:
+    from openslip.interop.finetuned import Finetuned
 
 
 class ZeroShotClassifier:
@@ -66,6 +71,60 @@ class ZeroShotClassifier:
     def _probabilities(self, embeddings: Tensor) -> Tensor:
         weights = self.weights.to(embeddings.device)
         return (self.model.logit_scale * embeddings @ weights.T).softmax(dim=-1)
+
+
+class FinetunedClassifier:
+    """Says which of its classes a picture shows: a tower and a head that `slip evaluate RUN finetune:DATA` trained.
+
+    path: what that command keeps, RUN/finetune/NAME, or a copy of the folder; or what
+    `slip export RUN/finetune/NAME --to openslip` wrote. `names` are those of the C classes, in the order of the
+    columns. `recipe` is the finetuning's. `model` is an `Encoder` whose image features are the logits; move it with
+    `classifier.model.to("cuda")`.
+
+    Pictures are prepared as the finetuning's own test did, with its crop. Any number of threads may call one
+    classifier. Raises CheckpointError for a finetuning that is not complete, and what is missing or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from openslip.interop import finetuned
+
+        found = finetuned.read(path)
+        self.names, self.recipe = found.names, found.recipe
+        self.model: Encoder = _Logits(found)
+
+    @overload
+    def __call__(self, images: Images, *, errors: Literal["raise"] = "raise") -> Tensor: ...
+
+    @overload
+    def __call__(self, images: Images, *, errors: Literal["skip"]) -> Encoded: ...
+
+    def __call__(self, images: Images, *, errors: Literal["raise", "skip"] = "raise") -> Tensor | Encoded:
+        """Return probabilities (N, C) float32, in the order of the names; each row adds up to 1.
+
+        They are a softmax over the classes. So a picture of none of the classes has a most probable one, too. images,
+        errors: as in `Encoder.encode_image`. Tensors are preprocessed pictures, as `classifier.model.preprocess` gives.
+        """
+        if errors == "skip":
+            found = self.model.image_features(images, errors="skip")
+            return found._replace(values=found.values.softmax(dim=-1))
+        return self.model.image_features(images, errors=errors).softmax(dim=-1)
+
+    def __repr__(self) -> str:
+        return f"FinetunedClassifier({len(self.names)} classes, {self.model.size} pixels)"
+
+
+class _Logits(Encoder):
+    """An encoder whose image features are a classifier's logits, and whose pictures are prepared for the classifier."""
+
+    def __init__(self, found: Finetuned) -> None:
+        from openslip.evaluation.finetune.data import test_transform
+
+        super().__init__(found.model, found.config)
+        self._prepare = test_transform(found.recipe, found.config.views)
+
+    def _preprocessed(self, image: Picture) -> Tensor:
+        # Of the whole size, as the finetuning's test decodes them.
+        return self._prepare(Image.fromarray(pixels_of(image)))
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:

@@ -100,6 +100,9 @@ def _read(spec: str | Path, which: Literal["latest", "best"]) -> Pretrained:
             found = read(downloads.fetch(url))
             return replace(found, origin=replace(found.origin, spec=text))
         raise _nothing(text, path)
+    if foreign.a_classifier(path):
+        what, fix = foreign.CLASSIFIER_READ
+        raise CheckpointError(what, got=str(path), fix=fix)
     if os.path.isdir(path):
         return _of_folder(path, which)
     ours.check_alone(path, which)

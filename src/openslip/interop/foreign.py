@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from openslip.errors import CheckpointError
+from openslip.files import read_json
+from openslip.training.saving import metadata
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,32 @@ def folder_of_others(folder: Path) -> CheckpointError | None:
             fix=KINDS[0].fix,
         )  # fmt: skip
     return None
+
+
+def a_classifier(path: Path) -> bool:
+    """Say whether a file or folder is a finetuned classifier of ours, complete or not, or one of its checkpoints."""
+    if os.path.isdir(path):
+        of_state = path.parent if path.name.startswith("step-") else path
+        with suppress(OSError, ValueError):
+            about = read_json(of_state / "finetune.json")
+            return isinstance(about, dict) and {"classes", "recipe"} <= about.keys()
+        path = path / "model.safetensors"
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with suppress(CheckpointError):  # what is wrong with it, whoever reads it says
+        entries, texts = metadata.read_header(path)
+        head = {"head.weight", "head.bias"} < entries.keys()
+        return metadata.CLASSIFIER in texts or (
+            head and all(name.startswith(("tower.", "head.")) for name in entries)
+        )
+    return False
+
+
+CLASSIFIER_READ = (
+    "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
+    "openslip.FinetunedClassifier(PATH) reads it, and `slip export` writes it for other libraries",
+)
+"""What such a path is, and what reads it."""
 
 
 def torchscript(path: Path) -> CheckpointError:

@@ -28,6 +28,7 @@ class Classifier(nn.Module):
         self.tower = copy.deepcopy(tower).requires_grad_(True)
         set_drop_path(self.tower, recipe.drop_path)
         self.head = nn.Linear(int(tower.width), classes)  # type: ignore[arg-type]
+        self.width = classes  # of what comes out, as towers have it
         with torch.no_grad():
             trunc_normal_(self.head.weight, std=0.02)
             self.head.weight.mul_(recipe.head_scale)
