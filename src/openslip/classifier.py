@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier, named_twice
 
 if TYPE_CHECKING:
+    from openslip.evaluation.finetune.layers import Classifier
     from openslip.interop.finetuned import Finetuned
 
 
@@ -77,9 +78,10 @@ class FinetunedClassifier:
     """Says which of its classes a picture shows: a tower and a head that `slip evaluate RUN finetune:DATA` trained.
 
     path: what that command keeps, RUN/finetune/NAME, or a copy of the folder; or what
-    `slip export RUN/finetune/NAME --to openslip` wrote. `names` are those of the C classes, in the order of the
-    columns. `recipe` is the finetuning's. `model` is an `Encoder` whose image features are the logits; move it with
-    `classifier.model.to("cuda")`.
+    `slip export RUN/finetune/NAME --to openslip` wrote, also as `hf:owner/name` on the hub.
+
+    `names` are those of the C classes, in the order of the columns. `recipe` is the finetuning's, and `about` says what
+    it was of. `model` is an `Encoder` whose image features are the logits; `classifier.model.to("cuda")` moves it.
 
     Pictures are prepared as the finetuning's own test did, with its crop. Any number of threads may call one
     classifier. Raises CheckpointError for a finetuning that is not complete, and what is missing or damaged.
@@ -89,7 +91,7 @@ class FinetunedClassifier:
         from openslip.interop import finetuned
 
         found = finetuned.read(path)
-        self.names, self.recipe = found.names, found.recipe
+        self.names, self.recipe, self.about = found.names, found.recipe, found.about
         self.model: Encoder = _Logits(found)
 
     @overload
@@ -108,6 +110,11 @@ class FinetunedClassifier:
             found = self.model.image_features(images, errors="skip")
             return found._replace(values=found.values.softmax(dim=-1))
         return self.model.image_features(images, errors=errors).softmax(dim=-1)
+
+    @property
+    def module(self) -> Classifier:
+        """The image tower with its head, a module from prepared pictures (N, 3, S, S) to logits (N, C)."""
+        return cast("Classifier", self.model.model.image_tower)
 
     def __repr__(self) -> str:
         return f"FinetunedClassifier({len(self.names)} classes, {self.model.size} pixels)"

@@ -11,6 +11,7 @@ import torch
 
 import openslip
 from exports.models import model_of, saved
+from finetunings import finetuned
 from interop.hub import TOKEN, Hub, names_in
 from interop.public import CASES, clip
 from openslip import cli
@@ -63,6 +64,26 @@ def test_out_to_the_hub_and_in_again(there, model, tmp_path, to) -> None:
     assert "README.md" in {name for name, _ in fetched.files}
     assert "parameters" in fetched.what
     torch.testing.assert_close(features(fetched.place), features("hf:owner/mine"), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_finetuned_classifier(there, tmp_path) -> None:
+    kept = finetuned(tmp_path)
+    expected = openslip.FinetunedClassifier(kept)
+    push(kept, "owner/mine", to="openslip")
+    card = (there.repositories["owner/mine"] / "README.md").read_text()
+    assert 'openslip.FinetunedClassifier("hf:owner/mine")' in card
+    found = openslip.FinetunedClassifier("hf:owner/mine")
+    pictures = torch.randn(2, 3, 32, 32)
+    assert torch.equal(found(pictures), expected(pictures))
+    with pytest.raises(CheckpointError, match=r"finetuned classifier.*openslip.FinetunedClassifier"):
+        openslip.load("hf:owner/mine")
+    push(kept, "owner/theirs", to="huggingface")
+    card = (there.repositories["owner/theirs"] / "README.md").read_text()
+    assert 'pipeline("image-classification", model="owner/theirs")' in card
+    assert "pipeline_tag: image-classification" in card
+    with pytest.raises(CheckpointError, match="not the weights of a finetuned classifier"):
+        openslip.FinetunedClassifier("hf:owner/theirs")
 
 
 def test_nothing_of_the_machine_goes_along(there, model, monkeypatch, tmp_path) -> None:

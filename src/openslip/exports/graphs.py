@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -47,6 +47,9 @@ class Files:
     whole: bool = False
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
+
 class _Images(nn.Module):
     """Pixels (N, 3, S, S) float32 → embeddings (N, D) float32 of length 1."""
 
@@ -78,7 +81,7 @@ class _Texts(nn.Module):
         return F.normalize(self.model.encode_text(ids).float(), dim=-1)
 
 
-def in_precision(model: Model, fp16: bool) -> Model:
+def in_precision(model: Module, fp16: bool) -> Module:
     """Return the model itself, or a copy whose weights and arithmetic are in half precision."""
     return copy.deepcopy(model).half() if fp16 else model
 
@@ -93,7 +96,9 @@ def write_images(model: Model, encoder: Encoder, place: Path, files: Files) -> N
     pixels = torch.zeros(1 if files.alone else 2, 3, encoder.size, encoder.size)
     shapes = {} if files.alone else {0: Dim("batch")}
     called = f"image tower '{encoder.config.model.image.name}'"
-    _write(_Images(model, dtype), pixels, shapes, place / files.image, files.pixels, files.output, called)
+    write_graph(
+        _Images(model, dtype), pixels, shapes, place / files.image, files.pixels, files.output, called
+    )
 
 
 def write_texts(model: Model, encoder: Encoder, place: Path, files: Files) -> None:
@@ -108,10 +113,10 @@ def write_texts(model: Model, encoder: Encoder, place: Path, files: Files) -> No
     shapes: dict[int, Any] = {} if files.alone else {0: Dim("batch")}
     if not whole:
         shapes[1] = Dim("length", max=tower.context)
-    _write(_Texts(model, tower), ids, shapes, place / files.text, files.ids, files.output, "text tower")
+    write_graph(_Texts(model, tower), ids, shapes, place / files.text, files.ids, files.output, "text tower")
 
 
-def _write(
+def write_graph(
     module: nn.Module,
     example: Tensor,
     shapes: dict[int, Any],

@@ -34,7 +34,7 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
         raise ConfigError(
             "There is no such layout", got=layout, fix=did_you_mean(str(layout), get_args(Layout))
         )
-    _check_libraries()
+    check_libraries()
     laid_out: Any = importlib.import_module(f"openslip.exports.onnx_{layout}")
     files: graphs.Files = laid_out.FILES
     tokenizer = None if encoder.model.text_tower is None else tokenizer_json(encoder)
@@ -63,7 +63,7 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
     )
 
 
-def _check_libraries() -> None:
+def check_libraries() -> None:
     for library in NEEDED:
         try:
             importlib.import_module(library)

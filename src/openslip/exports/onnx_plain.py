@@ -110,8 +110,10 @@ def prepared(image: dict[str, Any], picture: Image.Image) -> Tensor:
     if image["fit"] == "squash":
         picture = picture.resize((size, size), resampling)
     else:
-        short = min(picture.size)
-        picture = picture.resize((size * picture.width // short, size * picture.height // short), resampling)
+        short, resized = min(picture.size), image.get("resize", size)
+        picture = picture.resize(
+            (resized * picture.width // short, resized * picture.height // short), resampling
+        )
         left, upper = (round((side - size) / 2) for side in picture.size)
         picture = picture.crop((left, upper, left + size, upper + size))
     levels = np.asarray(picture, np.float32) / 255

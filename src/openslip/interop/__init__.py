@@ -101,8 +101,7 @@ def _read(spec: str | Path, which: Literal["latest", "best"]) -> Pretrained:
             return replace(found, origin=replace(found.origin, spec=text))
         raise _nothing(text, path)
     if foreign.a_classifier(path):
-        what, fix = foreign.CLASSIFIER_READ
-        raise CheckpointError(what, got=str(path), fix=fix)
+        raise foreign.no_embeddings(path)
     if os.path.isdir(path):
         return _of_folder(path, which)
     ours.check_alone(path, which)

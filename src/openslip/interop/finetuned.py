@@ -22,9 +22,9 @@ from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.layers import Classifier
 from openslip.evaluation.finetune.recipe import FinetuneRecipe
 from openslip.files import expand, parse_json, read_json
-from openslip.interop import ours
+from openslip.interop import hub, ours
 from openslip.interop.filling import described, differences
-from openslip.interop.foreign import CLASSIFIER_READ, a_classifier
+from openslip.interop.foreign import a_classifier
 from openslip.models import Model
 from openslip.models.blank import fill
 from openslip.models.weights import not_finite
@@ -62,11 +62,11 @@ def read(path: str | Path) -> Finetuned:
     """Return a finetuned classifier.
 
     path: the folder of a finetuning, `RUN/finetune/NAME`, or a copy; a folder that `slip export … --to openslip` wrote;
-    or the file of weights in either.
+    or the file of weights in either. `hf:owner/name` is such an export in a repository of the hub.
 
     Raises CheckpointError where there is none, the finetuning is not complete, or something is missing or damaged.
     """
-    given = expand(path)
+    given = _fetched(os.fspath(path)) or expand(path)
     weights, folder = _weights_of(given)
     _, texts = metadata.read_header(weights)
     try:
@@ -106,6 +106,22 @@ def read(path: str | Path) -> Finetuned:
 def is_one(path: str | Path) -> bool:
     """Say whether a path is that of a finetuned classifier, complete or not, by the files there."""
     return a_classifier(expand(path))
+
+
+def _fetched(spec: str) -> Path | None:
+    """Return the file of weights of a repository of the hub; None for what is none. Raises CheckpointError."""
+    name = spec.removeprefix("hf:")
+    if name == spec or not hub.is_name(name) or expand(spec).exists():
+        return None
+    found = hub.fetch(name, [ours.WEIGHTS])
+    if found is None:
+        raise CheckpointError(
+            "The repository of the hub holds no finetuned classifier",
+            got=name,
+            cause=f"It has no {ours.WEIGHTS}",
+            fix="Give one that `slip push RUN/finetune/NAME owner/name --to openslip` wrote",
+        )
+    return found
 
 
 def _weights_of(given: Path) -> tuple[Path, Path | None]:
@@ -151,7 +167,7 @@ def _described_beside(weights: Path, folder: Path | None) -> tuple[dict[str, Any
         raise CheckpointError(
             "These are not the weights of a finetuned classifier, or they do not say of which",
             got=str(weights),
-            fix=f"Give RUN/finetune/NAME, with its {state.DESCRIPTION}. {CLASSIFIER_READ[1]}",
+            fix=f"Give RUN/finetune/NAME, with its {state.DESCRIPTION}, or what `slip export … --to openslip` wrote",
         )
     try:
         about = read_json(folder / state.DESCRIPTION)
@@ -179,8 +195,11 @@ def _settings_beside(folder: Path | None, about: Mapping[str, Any]) -> Path:
 def _recipe(values: Mapping[str, Any]) -> FinetuneRecipe:
     """Return the recipe of a finetuning; what another version has besides is left out, as it is for training."""
     known = {field.name for field in dataclasses.fields(FinetuneRecipe)}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    recipe = FinetuneRecipe(**{name: value for name, value in plain.items() if name in known})
+    given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+    for name, value in given.items():
+        if isinstance(value, list):
+            given[name] = tuple(value)
+    recipe = FinetuneRecipe(**given)
     if recipe.interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"The interpolation {recipe.interpolation!r} is not known")
     return recipe

@@ -107,11 +107,13 @@ def a_classifier(path: Path) -> bool:
     return False
 
 
-CLASSIFIER_READ = (
-    "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
-    "openslip.FinetunedClassifier(PATH) reads it, and `slip export` writes it for other libraries",
-)
-"""What such a path is, and what reads it."""
+def no_embeddings(path: str | Path) -> CheckpointError:
+    """Return the error for a finetuned classifier where a model is wanted."""
+    return CheckpointError(
+        "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
+        got=str(path),
+        fix="openslip.FinetunedClassifier(PATH) reads it, and `slip export` writes it for other libraries",
+    )
 
 
 def torchscript(path: Path) -> CheckpointError:

@@ -146,6 +146,8 @@ def read(name: str, spec: str) -> Pretrained:
 
         found = ours.read_file(weights)
         return replace(found, origin=replace(found.origin, spec=spec))
+    if foreign.a_classifier(weights):
+        raise foreign.no_embeddings(spec)
     if config is None:
         raise foreign.unknown(weights, read_weights(weights)[0])
     if "architecture" in read_config(config):

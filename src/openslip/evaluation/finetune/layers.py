@@ -25,7 +25,7 @@ class Classifier(nn.Module):
 
     def __init__(self, tower: nn.Module, classes: int, recipe: FinetuneRecipe) -> None:
         super().__init__()
-        self.tower = copy.deepcopy(tower).requires_grad_(True)
+        self.tower: Any = copy.deepcopy(tower).requires_grad_(True)
         set_drop_path(self.tower, recipe.drop_path)
         self.head = nn.Linear(int(tower.width), classes)  # type: ignore[arg-type]
         self.width = classes  # of what comes out, as towers have it
