@@ -30,14 +30,14 @@ def on_terminal(console: Console) -> bool:
 class Bar:
     """A live line: a title, what is done of a total, numbers beside it, time left. Nothing where there is no terminal.
 
-    `console`: default the standard error output. `transient`: it is gone when the work is done. `shown`: whether it is
-    shown at all.
+    `total`: None where it is not known. `console`: default the standard error output. `transient`: it is gone when the
+    work is done. `shown`: whether it is shown at all.
     """
 
     def __init__(
         self,
         title: str,
-        total: int,
+        total: int | None,
         *,
         done: int = 0,
         console: Console | None = None,
@@ -52,11 +52,12 @@ class Bar:
         self.live = shown and on_terminal(self.console)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TextColumn("{task.completed:,.0f}{task.fields[of]}"),
             TextColumn("{task.fields[numbers]}", markup=False), TextColumn("ETA"), TimeRemainingColumn(compact=True),
             console=self.console, refresh_per_second=4, transient=transient, disable=not self.live,
         )  # fmt: skip
-        self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="")
+        of = "" if total is None else f" of {total:,.0f}"
+        self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="", of=of)
         self._progress.start()
 
     def __enter__(self) -> Self:
@@ -104,7 +105,7 @@ class Progress(Bar):
     def __init__(
         self,
         title: str,
-        total: int,
+        total: int | None,
         *,
         console: Console | None = None,
         transient: bool = False,
@@ -114,7 +115,7 @@ class Progress(Bar):
         super().__init__(title, total, console=console, transient=transient, shown=shown)
         self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
         if not self.live and not brief:
-            print_text(self.console, f"{self.title} {total:,} records")
+            print_text(self.console, f"{self.title} {'' if total is None else f'{total:,} '}records")
         self.lines.wait()
 
     def advance(self, count: int) -> None:
@@ -123,7 +124,9 @@ class Progress(Bar):
         seconds = max(1e-9, time.monotonic() - self.started)
         speed = done / seconds
         self.update(done=done, numbers=f"{speed:,.0f}/s")
-        if done < self.total:
+        if self.total is None:
+            self.lines.print(f"{self.title}: {done:,}, {speed:,.0f}/s")
+        elif done < self.total:
             left = (self.total - done) / max(1e-9, speed) / 60
             self.lines.print(
                 f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left"
