@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
 from openslip.errors import printable
@@ -21,9 +22,14 @@ def print_text(console: Console, text: str) -> None:
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def on_terminal(console: Console) -> bool:
-    """Return whether a line can be drawn anew where `console` prints: not in a file or pipe, even if FORCE_COLOR asks
-    for colours there, nor on a terminal that cannot move its cursor (`TERM=dumb`)."""
+def redraws(console: Console) -> bool:
+    """Return whether a line can be drawn anew where `console` prints.
+
+    It can on a terminal that moves its cursor (not `TERM=dumb`), and in a notebook that has ipywidgets. It cannot in a
+    file or pipe, even if FORCE_COLOR asks for colours there.
+    """
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
     return console.is_interactive and (not os.environ.get("FORCE_COLOR") or console.file.isatty())
 
 
@@ -49,7 +55,7 @@ class Bar:
 
         self.title, self.total, self.done, self.numbers = printable(title), total, done, ""
         self.console = console or consoles.Console(stderr=True, quiet=not shown)
-        self.live = shown and on_terminal(self.console)
+        self.live = shown and redraws(self.console)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}{task.fields[of]}"),
@@ -90,7 +96,7 @@ class PlainLines:
         self._said = time.monotonic()
 
     def print(self, text: str) -> None:
-        if not on_terminal(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
+        if not redraws(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
             self.wait()
             print_text(self.console, text)
 
