@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
+from typing_extensions import Unpack
 
 from openslip.data.given import Picture, pixels_of
 from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, read_templates
-from openslip.encoder import Encoded, Encoder, Images
+from openslip.data.preprocess import Preprocess
+from openslip.encoder import Encoded, Encoder, Options
 from openslip.errors import ConfigError
 from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier, named_twice
+from openslip.pictures import Images
 
 if TYPE_CHECKING:
     from openslip.evaluation.finetune.layers import Classifier
@@ -50,21 +54,25 @@ class ZeroShotClassifier:
         self.weights = torch.from_numpy(classifier(self.model, self.names, self.templates))
 
     @overload
-    def __call__(self, images: Images, *, errors: Literal["raise"] = "raise") -> Tensor: ...
+    def __call__(
+        self, images: Images, *, errors: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
 
     @overload
-    def __call__(self, images: Images, *, errors: Literal["skip"]) -> Encoded: ...
+    def __call__(self, images: Images, *, errors: Literal["skip"], **options: Unpack[Options]) -> Encoded: ...
 
-    def __call__(self, images: Images, *, errors: Literal["raise", "skip"] = "raise") -> Tensor | Encoded:
+    def __call__(
+        self, images: Images, *, errors: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
+    ) -> Tensor | Encoded:
         """Return probabilities (N, C) float32, in the order of the names; each row adds up to 1.
 
         They are a softmax over the names of cosine similarities times the model's logit scale. So a picture of none of
-        the classes has a most probable one, too. images, errors: as in `Encoder.encode_image`.
+        the classes has a most probable one, too. images, errors, options: as in `Encoder.encode_image`.
         """
         if errors == "skip":
-            found = self.model.encode_image(images, errors="skip")
+            found = self.model.encode_image(images, errors="skip", **options)
             return found._replace(values=self._probabilities(found.values))
-        return self._probabilities(self.model.encode_image(images, errors=errors))
+        return self._probabilities(self.model.encode_image(images, errors=errors, **options))
 
     def __repr__(self) -> str:
         return f"ZeroShotClassifier({len(self.names)} classes, {len(self.templates)} templates)"
@@ -95,21 +103,25 @@ class FinetunedClassifier:
         self.model: Encoder = _Logits(found)
 
     @overload
-    def __call__(self, images: Images, *, errors: Literal["raise"] = "raise") -> Tensor: ...
+    def __call__(
+        self, images: Images, *, errors: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
 
     @overload
-    def __call__(self, images: Images, *, errors: Literal["skip"]) -> Encoded: ...
+    def __call__(self, images: Images, *, errors: Literal["skip"], **options: Unpack[Options]) -> Encoded: ...
 
-    def __call__(self, images: Images, *, errors: Literal["raise", "skip"] = "raise") -> Tensor | Encoded:
+    def __call__(
+        self, images: Images, *, errors: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
+    ) -> Tensor | Encoded:
         """Return probabilities (N, C) float32, in the order of the names; each row adds up to 1.
 
         They are a softmax over the classes. So a picture of none of the classes has a most probable one, too. images,
-        errors: as in `Encoder.encode_image`. Tensors are preprocessed pictures, as `classifier.model.preprocess` gives.
+        errors, options: as in `Encoder.encode_image`. Tensors are pictures that `classifier.model.preprocess` made.
         """
         if errors == "skip":
-            found = self.model.image_features(images, errors="skip")
+            found = self.model.image_features(images, errors="skip", **options)
             return found._replace(values=found.values.softmax(dim=-1))
-        return self.model.image_features(images, errors=errors).softmax(dim=-1)
+        return self.model.image_features(images, errors=errors, **options).softmax(dim=-1)
 
     @property
     def module(self) -> Classifier:
@@ -127,11 +139,23 @@ class _Logits(Encoder):
         from openslip.evaluation.finetune.data import test_transform
 
         super().__init__(found.model, found.config)
-        self._prepare = test_transform(found.recipe, found.config.views)
+        views = found.config.views
+        usual = asdict(Preprocess.of(views)) | {"interpolation": found.recipe.interpolation}
+        self._prepare = _AsTested(**usual, transform=test_transform(found.recipe, views))
 
-    def _preprocessed(self, image: Picture) -> Tensor:
+    @property
+    def preprocess(self) -> Preprocess:
+        """What turns one picture into the (3, S, S) float32 tensor that the classifier takes, as its test did."""
+        return self._prepare
+
+
+@dataclass(frozen=True)
+class _AsTested(Preprocess):
+    transform: Callable[[Image.Image], Tensor]
+
+    def unnamed(self, image: Picture) -> Tensor:
         # Of the whole size, as the finetuning's test decodes them.
-        return self._prepare(Image.fromarray(pixels_of(image)))
+        return self.transform(Image.fromarray(pixels_of(image)))
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
