@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from PIL import Image
@@ -140,7 +140,7 @@ class _Logits(Encoder):
 
         super().__init__(found.model, found.config)
         views = found.config.views
-        usual = asdict(Preprocess.of(views)) | {"interpolation": found.recipe.interpolation}
+        usual: dict[str, Any] = asdict(Preprocess.of(views)) | {"interpolation": found.recipe.interpolation}
         self._prepare = _AsTested(**usual, transform=test_transform(found.recipe, views))
 
     @property

@@ -322,7 +322,7 @@ class _Fixed(nn.Module):
 
 
 def test_a_size_that_cannot_vary_is_no_graph(tmp_path) -> None:
-    with pytest.raises(ExportError, match="cannot make an ONNX graph of the model's tower.*batch"):
+    with pytest.raises(ExportError, match="cannot make a graph of the model's tower.*batch"):
         graphs.write_graph(
             _Fixed(),
             torch.zeros(2, 3),

@@ -30,6 +30,7 @@ FORMATS = {
     "openslip": "a folder with one safetensors file, which `openslip.load` takes, and the card",
     "reference": "a .pt file as the SLIP paper's code writes and reads it",
     "onnx": "a folder for programs without torch: a graph of each tower, tokenizer, preprocessing",
+    "torch_export": "a folder for programs with torch, without slip: a program of each tower, tokenizer, preprocessing",
 }
 """What a model can be exported to, each a module of this package with a function `plan`, whose keywords are options."""
 

@@ -40,7 +40,7 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
     tokenizer = None if encoder.model.text_tower is None else tokenizer_json(encoder)
     laid_out.check(encoder, tokenizer)
     precision = "fp16" if fp16 else "fp32"
-    settings = _settings(encoder, source, files, precision, TOKENIZER if tokenizer else None)
+    settings = described(encoder, source, files, precision, TOKENIZER if tokenizer else None)
 
     def write(place: Path) -> None:
         place.mkdir()
@@ -74,14 +74,19 @@ def check_libraries() -> None:
             ) from None
 
 
-def _settings(
-    encoder: Encoder, source: Pretrained, files: graphs.Files, precision: str, tokenizer: str | None
+def described(
+    encoder: Encoder,
+    source: Pretrained,
+    files: graphs.Files,
+    precision: str,
+    tokenizer: str | None,
+    form: str = "openslip-onnx",
 ) -> dict[str, Any]:
     """Return what a program has to know to use the graphs."""
     views, text, model = encoder.config.views, encoder.config.model.text, encoder.model
     dim = model.image_tower.width if model.image_projection is None else model.image_projection.shape[1]
     settings: dict[str, Any] = {
-        "format": "openslip-onnx",
+        "format": form,
         "version": VERSION,
         "precision": precision,
         "embedding": {

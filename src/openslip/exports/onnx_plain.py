@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,29 @@ WITHOUT_TOKENIZER = (
     "the library `tokenizers` alone gives other token ids than the tokenizer of the model, so tokenizer.json is left "
     "out"
 )
-IMAGE = """import json, numpy as np, onnxruntime
+PIXELS = """import json, numpy as np, {library}
 from PIL import Image
 about = json.load(open("PLACE/openslip.json"))["image"]
 size, resampling = about["size"], Image.Resampling[about["interpolation"].upper()]
 {fit}
 levels = (np.float32(picture) / 255 - np.float32(about["mean"])) / np.float32(about["std"])
-session = onnxruntime.InferenceSession("PLACE/image.onnx")
-image = session.run(None, {{"pixels": levels.transpose(2, 0, 1)[None]}})[0]"""
+pixels = levels.transpose(2, 0, 1)[None]
+"""
+"""Lines of Python that make `pixels` of a `picture`."""
+RUN = """session = onnxruntime.InferenceSession("PLACE/image.onnx")
+{output} = session.run(None, {{"pixels": pixels}})[0]"""
 CROP = """picture = picture.resize([size * side // min(picture.size) for side in picture.size], resampling)
 left, upper = (round((side - size) / 2) for side in picture.size)
 picture = picture.crop((left, upper, left + size, upper + size))"""
 SQUASH = "picture = picture.resize((size, size), resampling)"
-TEXT = """
+IDS = """
 from tokenizers import Tokenizer
 tokens = Tokenizer.from_file("PLACE/tokenizer.json").encode_batch(["a red bicycle", "a dog"])
-session = onnxruntime.InferenceSession("PLACE/text.onnx")
-text = session.run(None, {"ids": np.int64([one.ids for one in tokens])})[0]
+ids = np.int64([one.ids for one in tokens])
+"""
+"""Lines of Python that make `ids` of texts."""
+TEXT = """session = onnxruntime.InferenceSession("PLACE/text.onnx")
+text = session.run(None, {"ids": ids})[0]
 image @ text.T"""
 
 
@@ -59,8 +66,13 @@ def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
 
 def usage(encoder: Encoder, tokenizer: Any) -> str:
     """Return lines that embed a `picture` and texts, without torch and without slip."""
-    lines = IMAGE.format(fit=SQUASH if encoder.config.views.fit == "squash" else CROP)
-    return lines + (TEXT if tokenizer is not None else "")
+    lines = pixels("onnxruntime", encoder.config.views.fit) + RUN.format(output="image")
+    return lines + (IDS + TEXT if tokenizer is not None else "")
+
+
+def pixels(library: str, fit: str) -> str:
+    """Return lines that make `pixels` of a `picture`. library: what else they import. fit: as in `config.views`."""
+    return PIXELS.format(library=library, fit=SQUASH if fit == "squash" else CROP)
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
@@ -78,20 +90,7 @@ def load(place: Path, encoder: Encoder) -> Consumer:
     if "text" not in settings:
         return Consumer(lambda pixels: run_image(pixels.numpy()), None, lambda one: prepared(image, one))
     described = settings["text"]
-    run_text = runner(place / described["file"], described["input"])
-    if described["tokenizer"]:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(place / described["tokenizer"]))
-
-        def ids(texts: list[str]) -> np.ndarray:
-            rows = [one.ids[: described["context"]] for one in tokenizer.encode_batch(texts)]
-            return np.array(rows, dtype=np.int64)
-
-    else:
-
-        def ids(texts: list[str]) -> np.ndarray:
-            return encoder.tokenize(texts).numpy()
+    run_text, ids = runner(place / described["file"], described["input"]), ids_of(place, settings, encoder)
 
     def text(texts: list[str]) -> Tensor:
         # The first alone: another batch, of another length, than the example that the graph was made of.
@@ -101,6 +100,22 @@ def load(place: Path, encoder: Encoder) -> Consumer:
         return torch.cat([run_image(pixels[:1].numpy()), run_image(pixels[1:].numpy())])
 
     return Consumer(pictures, text, lambda one: prepared(image, one))
+
+
+def ids_of(place: Path, settings: dict[str, Any], encoder: Encoder) -> Callable[[list[str]], np.ndarray]:
+    """Return what makes ids (N, L) int64 of texts: a folder's tokenizer, or where it has none the model's own."""
+    described = settings["text"]
+    if not described["tokenizer"]:
+        return lambda texts: encoder.tokenize(texts).numpy()
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(place / described["tokenizer"]))
+
+    def ids(texts: list[str]) -> np.ndarray:
+        rows = [one.ids[: described["context"]] for one in tokenizer.encode_batch(texts)]
+        return np.array(rows, dtype=np.int64)
+
+    return ids
 
 
 def prepared(image: dict[str, Any], picture: Image.Image) -> Tensor:

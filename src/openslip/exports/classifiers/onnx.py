@@ -14,7 +14,7 @@ from torch.export import Dim
 from openslip.classifier import FinetunedClassifier
 from openslip.exports.graphs import Files, in_precision, runner, write_graph
 from openslip.exports.onnx import HALF, TOLERANCES, VERSION, check_libraries
-from openslip.exports.onnx_plain import CROP, IMAGE, SETTINGS, SQUASH, prepared
+from openslip.exports.onnx_plain import RUN, SETTINGS, pixels, prepared
 from openslip.exports.plan import Consumer, Plan
 
 FILES = Files("image.onnx", "", "pixels", "", "probabilities")
@@ -96,9 +96,8 @@ def _settings(classifier: FinetunedClassifier, precision: str) -> dict[str, Any]
 
 def _usage(classifier: FinetunedClassifier) -> str:
     """Return lines that classify a `picture`, without torch and without slip."""
-    squash = classifier.model.config.views.fit == "squash"
-    lines = IMAGE.format(fit=SQUASH if squash else CROP.replace("[size *", '[about["resize"] *'))
-    lines = lines.replace("image = session", "probabilities = session")
+    lines = pixels("onnxruntime", classifier.model.config.views.fit)
+    lines = lines.replace("[size *", '[about["resize"] *') + RUN.format(output="probabilities")
     return f'{lines}\nnames = json.load(open("PLACE/{SETTINGS}"))["names"]\nprint(names[probabilities[0].argmax()])'
 
 
@@ -106,7 +105,7 @@ def _load(place: Path) -> Consumer:
     image = json.loads((place / SETTINGS).read_text())["image"]
     run = runner(place / image["file"], image["input"])
 
-    def pictures(pixels: Tensor) -> Tensor:
-        return torch.cat([run(pixels[:1].numpy()), run(pixels[1:].numpy())])
+    def pictures(ready: Tensor) -> Tensor:
+        return torch.cat([run(ready[:1].numpy()), run(ready[1:].numpy())])
 
     return Consumer(pictures, picture=lambda one: prepared(image, one))
