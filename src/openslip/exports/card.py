@@ -127,7 +127,7 @@ def card(
         "dims": encoder.config.model.embed_dim if text else encoder.model.image_tower.width,
         "notes": Markup(wanted.notes),
         "usage": Markup(usage(plan, wanted.repository or title, hub=bool(wanted.repository))),
-        "repository": wanted.repository,
+        "repository": wanted.repository if to != "onnx" else "",  # whose graphs slip does not read
         "remarks": (*plan.of_version(), *plan.notes),
         "model": _model(encoder, text=text),
         "run": told is not None,
@@ -149,6 +149,9 @@ def card(
 def usage(plan: Plan, name: str, *, hub: bool) -> str:
     """Return the lines of Python that load the model by the name of its folder, or of its repository on the hub."""
     lines = plan.usage.replace("local-dir:PLACE", f"hf-hub:{name}") if hub else plan.usage
+    if hub and '"PLACE/' in lines:  # files that a program opens by itself
+        fetched = f'from huggingface_hub import snapshot_download\nplace = snapshot_download("{name}")\n'
+        return fetched + lines.replace('"PLACE/', 'f"{place}/')
     if hub and plan.library == "openslip":
         name = f"hf:{name}"
     return lines.replace("PLACE", name)

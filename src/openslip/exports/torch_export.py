@@ -18,7 +18,9 @@ from openslip.exports.tokenizer_files import TEXTS, TOKENIZER, tokenizer_json
 from openslip.models.weights import Pretrained
 
 FILES = graphs.Files("image.pt2", "text.pt2", "pixels", "ids", "embeddings")
-UNTRUSTED = "torch.export.load uses pickle, so load only programs that you trust; other versions of torch may not read them"
+UNTRUSTED = (
+    "torch.export.load uses pickle, so load only what you trust; other versions of torch may not read it"
+)
 RUN = """image = torch.export.load("PLACE/image.pt2").module()(torch.from_numpy(pixels))"""
 TEXT = """text = torch.export.load("PLACE/text.pt2").module()(torch.from_numpy(ids))
 image @ text.T"""

@@ -107,6 +107,28 @@ def a_classifier(path: Path) -> bool:
     return False
 
 
+GRAPHS = (".onnx", ".pt2")
+"""How the names of files end that hold graphs."""
+
+
+def graphs(path: str | Path) -> CheckpointError:
+    """Return the error for a model that is kept as graphs, which run as they are and give no weights by name."""
+    return CheckpointError(
+        "This holds a model as graphs (ONNX, or programs of torch.export), and not as weights that slip reads",
+        got=str(path),
+        fix="onnxruntime runs .onnx, `torch.export.load` reads .pt2, and the folder's card has the lines. For slip, give "
+        "the model that was exported",
+    )
+
+
+def holds_graphs(folder: Path) -> bool:
+    """Say whether a folder is one of graphs, as `slip export` writes them in each layout, by its files."""
+    endings = {path.suffix for path in folder.iterdir()}
+    if endings & {".safetensors", ".bin", ".pt", ".pth", ".toml"}:
+        return False
+    return bool(endings & {*GRAPHS}) or any(True for ending in GRAPHS for _ in folder.glob(f"*/*{ending}"))
+
+
 def no_embeddings(path: str | Path) -> CheckpointError:
     """Return the error for a finetuned classifier where a model is wanted."""
     return CheckpointError(

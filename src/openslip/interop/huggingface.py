@@ -134,6 +134,8 @@ def read(name: str, spec: str) -> Pretrained:
             f"The repository of the hub holds {foreign.KINDS[0].what}", got=name, fix=foreign.KINDS[0].fix
         )
     weights = hub.fetch(name, FILES)
+    if weights is None and hub.fetch(name, ["openslip.json"], optional=True):
+        raise foreign.graphs(spec)
     if weights is None:
         raise CheckpointError(
             "The repository of the hub holds no weights that slip reads",
