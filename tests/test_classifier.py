@@ -1,3 +1,5 @@
+import copy
+import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +175,8 @@ def test_pictures_of_every_kind_and_those_that_cannot_be_used(kept) -> None:
     with pytest.raises(SlipError, match="index 1"):
         classify([images[0], b""])
     assert classify([]).shape == (0, 3)
+    for copied in (copy.deepcopy(classify), pickle.loads(pickle.dumps(classify))):
+        assert torch.equal(copied(images), expected)
 
 
 def test_threads_share_a_finetuned_classifier(kept) -> None:

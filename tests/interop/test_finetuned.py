@@ -141,6 +141,7 @@ def test_a_damaged_file(kept, tmp_path) -> None:
     [
         (lambda about: about["classes"].append("more"), "another number of classes.*4 names, 3 rows"),
         (lambda about: about.update(classes=[]), "cannot be read.*not named"),
+        (lambda about: about.update(images="many"), "cannot be read.*no whole numbers"),
         (lambda about: about.pop("recipe"), "cannot be read.*recipe"),
         (lambda about: about["recipe"].update(crop=-1), "cannot be read.*crop"),
         (lambda about: about["recipe"].update(interpolation="odd"), "cannot be read.*odd"),

@@ -77,8 +77,10 @@ def read(path: str | Path) -> Finetuned:
             about, epochs = _described_beside(weights, folder)
             settings = _settings_beside(folder, about)
         recipe, names = _recipe(about["recipe"]), tuple(about["classes"])
-        if not names or not all(isinstance(name, str) for name in names) or not isinstance(epochs, int):
+        if not names or not all(isinstance(name, str) for name in names):
             raise ValueError("The classes are not named")
+        if not all(isinstance(number, int) for number in (epochs, about["images"], about["seed"])):
+            raise ValueError("Numbers of epochs, images and seed are no whole numbers")
         if not isinstance(settings, str | Path):
             raise ValueError("There is no configuration of the model")
     except (ConfigError, LookupError, TypeError, ValueError) as error:

@@ -116,8 +116,8 @@ def graphs(path: str | Path) -> CheckpointError:
     return CheckpointError(
         "This holds a model as graphs (ONNX, or programs of torch.export), and not as weights that slip reads",
         got=str(path),
-        fix="onnxruntime runs .onnx, `torch.export.load` reads .pt2, and the folder's card has the lines. For slip, give "
-        "the model that was exported",
+        fix="onnxruntime runs .onnx, `torch.export.load` reads .pt2, and the folder's card has the lines. For slip, "
+        "give the model that was exported",
     )
 
 
@@ -134,7 +134,7 @@ def no_embeddings(path: str | Path) -> CheckpointError:
     return CheckpointError(
         "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
         got=str(path),
-        fix="openslip.FinetunedClassifier(PATH) reads it, and `slip export` writes it for other libraries",
+        fix="openslip.FinetunedClassifier(PATH) reads it, and `slip export FOLDER` writes it for other libraries",
     )
 
 
