@@ -212,3 +212,12 @@ def test_the_command(kept, tmp_path, capsys) -> None:
     assert "logits equal" in said
     assert "openslip.FinetunedClassifier" in said
     assert reading.is_one(tmp_path / "there")
+
+
+def test_the_docs_show_the_lines_that_are_printed() -> None:
+    from openslip.exports.classifiers import huggingface, timm
+
+    docs = Path(__file__).parents[2] / "docs" / "export.md"
+    section = docs.read_text().partition("\n## A finetuned classifier\n")[2].partition("\n## ")[0]
+    for lines, place in ((timm.USAGE, "photos-timm"), (huggingface.USAGE, "photos-transformers")):
+        assert f"```python\n{lines.replace('PLACE', place)}\n```" in section

@@ -31,13 +31,12 @@ PIXELS = """import json, numpy as np, {library}
 from PIL import Image
 about = json.load(open("PLACE/openslip.json"))["image"]
 size, resampling = about["size"], Image.Resampling[about["interpolation"].upper()]
+picture = picture.convert("RGB")
 {fit}
-levels = (np.float32(picture) / 255 - np.float32(about["mean"])) / np.float32(about["std"])
-pixels = levels.transpose(2, 0, 1)[None]
+pixels = np.float32((np.float32(picture) / 255 - about["mean"]) / about["std"]).transpose(2, 0, 1)[None]
 """
 """Lines of Python that make `pixels` of a `picture`."""
-RUN = """session = onnxruntime.InferenceSession("PLACE/image.onnx")
-{output} = session.run(None, {{"pixels": pixels}})[0]"""
+RUN = """{output} = onnxruntime.InferenceSession("PLACE/image.onnx").run(None, {{"pixels": pixels}})[0]"""
 CROP = """picture = picture.resize([size * side // min(picture.size) for side in picture.size], resampling)
 left, upper = (round((side - size) / 2) for side in picture.size)
 picture = picture.crop((left, upper, left + size, upper + size))"""
@@ -48,9 +47,10 @@ tokens = Tokenizer.from_file("PLACE/tokenizer.json").encode_batch(["a red bicycl
 ids = np.int64([one.ids for one in tokens])
 """
 """Lines of Python that make `ids` of texts."""
-TEXT = """session = onnxruntime.InferenceSession("PLACE/text.onnx")
-text = session.run(None, {"ids": ids})[0]
-image @ text.T"""
+TEXT = """text = onnxruntime.InferenceSession("PLACE/text.onnx").run(None, {"ids": ids})[0]
+print(image @ text.T)"""
+UNCUT, CUT = "one.ids for", "one.ids[:{context}] for"
+"""Of the lines: token ids as the tokenizer gives them, and where it does not cut texts that are too long."""
 
 
 def check(encoder: Encoder, tokenizer: Any) -> None:
@@ -67,12 +67,18 @@ def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
 def usage(encoder: Encoder, tokenizer: Any) -> str:
     """Return lines that embed a `picture` and texts, without torch and without slip."""
     lines = pixels("onnxruntime", encoder.config.views.fit) + RUN.format(output="image")
-    return lines + (IDS + TEXT if tokenizer is not None else "")
+    return lines + (ids(encoder, tokenizer) + TEXT if tokenizer is not None else "")
 
 
 def pixels(library: str, fit: str) -> str:
     """Return lines that make `pixels` of a `picture`. library: what else they import. fit: as in `config.views`."""
     return PIXELS.format(library=library, fit=SQUASH if fit == "squash" else CROP)
+
+
+def ids(encoder: Encoder, tokenizer: Any) -> str:
+    """Return lines that make `ids` of texts."""
+    text = encoder.config.model.text
+    return IDS.replace(UNCUT, CUT.format(context=text.context)) if tokenizer.truncation is None else IDS
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:

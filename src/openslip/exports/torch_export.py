@@ -23,7 +23,7 @@ UNTRUSTED = (
 )
 RUN = """image = torch.export.load("PLACE/image.pt2").module()(torch.from_numpy(pixels))"""
 TEXT = """text = torch.export.load("PLACE/text.pt2").module()(torch.from_numpy(ids))
-image @ text.T"""
+print(image @ text.T)"""
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
@@ -50,7 +50,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         majors=(2,),
         usage=onnx_plain.pixels("torch", encoder.config.views.fit)
         + RUN
-        + (onnx_plain.IDS + TEXT if tokenizer is not None else ""),
+        + (onnx_plain.ids(encoder, tokenizer) + TEXT if tokenizer is not None else ""),
         notes=(
             *(line.replace("image.onnx", FILES.image) for line in onnx_plain.notes(encoder, tokenizer)),
             UNTRUSTED,
