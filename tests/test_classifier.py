@@ -1,12 +1,21 @@
+import copy
+import pickle
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import openslip
-from openslip.classifier import ZeroShotClassifier
+from finetunings import RECIPE, config_of, finetuned
+from openslip.classifier import FinetunedClassifier, ZeroShotClassifier
+from openslip.data.labelled import load_labelled
 from openslip.errors import ConfigError, EvaluationError, SlipError
+from openslip.evaluation.finetune import Finetune, run
+from openslip.evaluation.finetune.data import test_loader as batches_to_test
 from toys import make_tiny_config, with_loss
 
 NAMES = ["red square", "blue circle", "a cat"]
@@ -100,3 +109,83 @@ def test_threads_get_the_same(model) -> None:
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[i], found[0]) for i in range(4))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """The state of a finetuning, its pictures beside the run."""
+    return finetuned(tmp_path_factory.mktemp("finetuned"))
+
+
+def test_a_finetuned_classifier_gives_the_protocols_logits(kept, monkeypatch) -> None:
+    """Those of which the finetuning's accuracy was made."""
+    predict, seen = run.Trainer.predict, []
+
+    def recorded(trainer, loader):
+        seen.append(predict(trainer, loader))
+        return seen[-1]
+
+    monkeypatch.setattr(run.Trainer, "predict", recorded)
+    data = kept.parent.parent.parent / "colours"
+    torch.manual_seed(0)
+    encoder = openslip.create(config_of())
+    Finetune(str(data), folder=kept, recipe=RECIPE, precision="fp32").evaluate(encoder)
+    (logits, indices, _) = seen[0]
+    classify = FinetunedClassifier(kept)
+    paths = sorted((data / "test").glob("*/*.png"))
+    found = classify.model.image_features(paths)
+    torch.testing.assert_close(found[indices], torch.from_numpy(logits), rtol=0, atol=1e-6)
+    torch.testing.assert_close(classify(paths), found.softmax(1), rtol=0, atol=0)
+    assert classify.names == ("dark blue", "green", "red")
+    assert repr(classify) == "FinetunedClassifier(3 classes, 32 pixels)"
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_its_pictures_are_prepared_as_the_protocol_does(tmp_path, kept, fit) -> None:
+    """A large JPEG as well, of which encoding would decode a part of the resolution."""
+    rng, paths = np.random.default_rng(0), []
+    for name, size in (("a", (700, 400)), ("b", (90, 64))):
+        paths.append(tmp_path / "data" / "test" / name / "one.jpg")
+        paths[-1].parent.mkdir(parents=True)
+        noise = Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8))
+        noise.resize(size).save(paths[-1])
+    classify = FinetunedClassifier(kept)
+    views = replace(classify.model.config.views, fit=fit)
+    labelled = load_labelled(str(tmp_path / "data"), "test")
+    (batch,) = batches_to_test(labelled, classify.recipe, views, batch=9, workers=0)
+    if fit == "squash":
+        config = replace(config_of(), views=views)
+        (tmp_path / "other").mkdir()
+        classify = FinetunedClassifier(finetuned(tmp_path / "other", config))
+    assert torch.equal(torch.stack([classify.model.preprocess(path) for path in paths]), batch.images)
+
+
+def test_pictures_of_every_kind_and_those_that_cannot_be_used(kept) -> None:
+    classify = FinetunedClassifier(kept)
+    images = pictures(3)
+    expected = classify(images)
+    assert expected.shape == (3, 3)
+    torch.testing.assert_close(expected.sum(1), torch.ones(3))
+    torch.testing.assert_close(classify([Image.fromarray(one) for one in images]), expected)
+    ready = torch.stack([classify.model.preprocess(one) for one in images])
+    torch.testing.assert_close(classify(ready), expected)
+    found = classify([images[0], b"", images[2]], errors="skip")
+    assert found.kept == [0, 2]
+    torch.testing.assert_close(found.values, expected[[0, 2]])
+    with pytest.raises(SlipError, match="index 1"):
+        classify([images[0], b""])
+    assert classify([]).shape == (0, 3)
+    for copied in (copy.deepcopy(classify), pickle.loads(pickle.dumps(classify))):
+        assert torch.equal(copied(images), expected)
+
+
+def test_threads_share_a_finetuned_classifier(kept) -> None:
+    classify = FinetunedClassifier(kept)
+    expected, found = classify(pictures(3)), []
+    threads = [threading.Thread(target=lambda: found.append(classify(pictures(3)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all(torch.equal(one, expected) for one in found)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from openslip import recipes
-    from openslip.classifier import ZeroShotClassifier
+    from openslip.classifier import FinetunedClassifier, ZeroShotClassifier
     from openslip.config import Config
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
@@ -44,6 +44,7 @@ __all__ = [
     "Config",
     "Encoded",
     "Encoder",
+    "FinetunedClassifier",
     "SlipError",
     "ZeroShotClassifier",
     "create",
@@ -63,6 +64,7 @@ _HOMES = {
     "Config": "openslip.config",
     "Encoded": "openslip.encoder",
     "Encoder": "openslip.encoder",
+    "FinetunedClassifier": "openslip.classifier",
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
     "export": "openslip.exports",

@@ -1,22 +1,30 @@
-"""Zero-shot classification as a call: pictures in, probabilities out."""
+"""Classification as a call, zero-shot or by a finetuned classifier: pictures in, probabilities out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
+from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
+from openslip.data.given import Picture, pixels_of
 from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, read_templates
+from openslip.data.preprocess import Preprocess
 from openslip.encoder import Encoded, Encoder, Options
 from openslip.errors import ConfigError
 from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier, named_twice
 from openslip.pictures import Images
+
+if TYPE_CHECKING:
+    from openslip.evaluation.finetune.layers import Classifier
+    from openslip.interop.finetuned import Finetuned
 
 
 class ZeroShotClassifier:
@@ -72,6 +80,82 @@ class ZeroShotClassifier:
     def _probabilities(self, embeddings: Tensor) -> Tensor:
         weights = self.weights.to(embeddings.device)
         return (self.model.logit_scale * embeddings @ weights.T).softmax(dim=-1)
+
+
+class FinetunedClassifier:
+    """Says which of its classes a picture shows: a tower and a head that `slip evaluate RUN finetune:DATA` trained.
+
+    path: what that command keeps, RUN/finetune/NAME, or a copy of the folder; or what
+    `slip export RUN/finetune/NAME --to openslip` wrote, also as `hf:owner/name` on the hub.
+
+    `names` are those of the C classes, in the order of the columns. `recipe` is the finetuning's, and `about` says what
+    it was of. `model` is an `Encoder` whose image features are the logits; `classifier.model.to("cuda")` moves it.
+
+    Pictures are prepared as the finetuning's own test did, with its crop. Any number of threads may call one
+    classifier. Raises CheckpointError for a finetuning that is not complete, and what is missing or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from openslip.interop import finetuned
+
+        found = finetuned.read(path)
+        self.names, self.recipe, self.about = found.names, found.recipe, found.about
+        self.model: Encoder = _Logits(found)
+
+    @overload
+    def __call__(
+        self, images: Images, *, errors: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(self, images: Images, *, errors: Literal["skip"], **options: Unpack[Options]) -> Encoded: ...
+
+    def __call__(
+        self, images: Images, *, errors: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
+    ) -> Tensor | Encoded:
+        """Return probabilities (N, C) float32, in the order of the names; each row adds up to 1.
+
+        They are a softmax over the classes. So a picture of none of the classes has a most probable one, too. images,
+        errors, options: as in `Encoder.encode_image`. Tensors are pictures that `classifier.model.preprocess` made.
+        """
+        if errors == "skip":
+            found = self.model.image_features(images, errors="skip", **options)
+            return found._replace(values=found.values.softmax(dim=-1))
+        return self.model.image_features(images, errors=errors, **options).softmax(dim=-1)
+
+    @property
+    def module(self) -> Classifier:
+        """The image tower with its head, a module from prepared pictures (N, 3, S, S) to logits (N, C)."""
+        return cast("Classifier", self.model.model.image_tower)
+
+    def __repr__(self) -> str:
+        return f"FinetunedClassifier({len(self.names)} classes, {self.model.size} pixels)"
+
+
+class _Logits(Encoder):
+    """An encoder whose image features are a classifier's logits, and whose pictures are prepared for the classifier."""
+
+    def __init__(self, found: Finetuned) -> None:
+        from openslip.evaluation.finetune.data import test_transform
+
+        super().__init__(found.model, found.config)
+        views = found.config.views
+        usual: dict[str, Any] = asdict(Preprocess.of(views)) | {"interpolation": found.recipe.interpolation}
+        self._prepare = _AsTested(**usual, transform=test_transform(found.recipe, views))
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What turns one picture into the (3, S, S) float32 tensor that the classifier takes, as its test did."""
+        return self._prepare
+
+
+@dataclass(frozen=True)
+class _AsTested(Preprocess):
+    transform: Callable[[Image.Image], Tensor]
+
+    def unnamed(self, image: Picture) -> Tensor:
+        # Of the whole size, as the finetuning's test decodes them.
+        return self.transform(Image.fromarray(pixels_of(image)))
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ EXAMPLES = {
     "openslip": Example("mine-openslip", ("openslip",)),
     "reference": Example("mine.pt", ("torch",), "", ""),
     "onnx": Example("mine-onnx", ("onnxruntime", "tokenizers", "numpy", "pillow")),
+    "torch_export": Example("mine-torch", ("torch", "tokenizers", "numpy", "pillow")),
 }
 
 
@@ -148,6 +149,7 @@ CASES = (
         tolerance=1e-4,
         slow=True,
     ),
+    Case("torch_export", "programs", "plain"),
     Case("openslip", "one file", "plain"),
     Case("reference", "the paper's ViT-S, -B or -L", "vit-s", slow=True),
 )
@@ -180,7 +182,7 @@ def measured(case: Case) -> Measured:
     """Return how far a model is from itself in the format's library, and when it has come back."""
     model, done = exported(case.model, case.to, **dict(case.options))
     out = max(done.trial.image, done.trial.text or 0.0)
-    if case.to == "onnx":
+    if case.to in ("onnx", "torch_export"):
         return Measured(done.trial.library, out, None)
     ours, back = openslip.load(model), openslip.load(done.place)
     pictures = torch.randn(3, 3, ours.size, ours.size, generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,12 @@ SHAPES = ROOT / "tests" / "golden" / "reference_state_dict_shapes.json"
 TRANSFORMERS = EXAMPLES["huggingface"].install
 ENVIRONMENTS = (
     (("torch",), ("timm",), ("open_clip_torch",), ("openslip",)),
-    (TRANSFORMERS, (*TRANSFORMERS, "timm"), ("open_clip_torch", "transformers")),
+    (
+        EXAMPLES["torch_export"].install,
+        TRANSFORMERS,
+        (*TRANSFORMERS, "timm"),
+        ("open_clip_torch", "transformers"),
+    ),
     (EXAMPLES["onnx"].install,),
     (("rclip",),),
 )

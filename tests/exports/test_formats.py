@@ -38,7 +38,7 @@ def docs_line(case: Case) -> str:
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines())
     library = f"{case.library} {pins[case.library]}" if case.library in pins else case.library
     tolerance = f"{case.tolerance:.0e}".replace("e-0", "e-")
-    again = "–" if case.to == "onnx" else tolerance
+    again = "–" if case.to in ("onnx", "torch_export") else tolerance
     cells = (f"`{case.to}`", case.becomes, library, tolerance, again, " ".join(case.install) or "–")
     return f"| {' | '.join(cells)} |"
 
@@ -56,7 +56,7 @@ def test_every_format_is_in_the_table_and_has_an_example() -> None:
     for to in FORMATS:
         lines = example(to)
         assert EXAMPLES[to].place in lines
-        assert len(lines.splitlines()) <= (16 if to == "onnx" else 6)
+        assert len(lines.splitlines()) <= (16 if to in ("onnx", "torch_export") else 6)
 
 
 @pytest.mark.filterwarnings("ignore")

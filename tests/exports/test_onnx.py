@@ -319,8 +319,8 @@ class _Fixed(nn.Module):
 
 
 def test_a_size_that_cannot_vary_is_no_graph(tmp_path) -> None:
-    with pytest.raises(ExportError, match="cannot make an ONNX graph of the model's tower.*batch"):
-        graphs._write(
+    with pytest.raises(ExportError, match="cannot make a graph of the model's tower.*batch"):
+        graphs.write_graph(
             _Fixed(),
             torch.zeros(2, 3),
             {0: torch.export.Dim("batch")},
@@ -334,7 +334,7 @@ def test_a_size_that_cannot_vary_is_no_graph(tmp_path) -> None:
 
 def test_names_that_the_graph_has_already(tmp_path) -> None:
     """torch gives the output of an operation the operation's name."""
-    graphs._write(
+    graphs.write_graph(
         nn.Embedding(5, 3),
         torch.zeros(2, dtype=torch.long),
         {},

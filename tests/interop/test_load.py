@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import openslip
+from interop.public import clip
 from openslip import toml
 from openslip.encoder import Encoder
 from openslip.errors import CheckpointError
@@ -144,3 +145,24 @@ def test_a_path_from_home(tmp_path, monkeypatch) -> None:
     with pytest.raises(CheckpointError, match="neither a run folder") as error:
         openslip.load("~/run")
     assert error.value.got == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "visual/model.onnx", "text.pt2"])
+def test_graphs_say_what_runs_them(tmp_path, name) -> None:
+    file = tmp_path / "there" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"graph")
+    (tmp_path / "there" / "config.json").write_text("{}")
+    for place in (tmp_path / "there", file):
+        with pytest.raises(CheckpointError, match=r"as graphs.*onnxruntime.*torch.export.load"):
+            openslip.load(place)
+
+
+def test_graphs_beside_weights_are_left_alone(tmp_path) -> None:
+    """Repositories of the hub often have both."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    clip()(folder)
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"graph")
+    assert openslip.load(folder).size

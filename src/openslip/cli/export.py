@@ -26,11 +26,12 @@ class Options:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, a released SLIP .pt file, or a
-    public model such as open_clip:NAME/TAG."""
-    to: Literal["open_clip", "timm", "huggingface", "openslip", "reference", "onnx"]
+    public model such as open_clip:NAME/TAG. Or a finetuned classifier, RUN/finetune/NAME."""
+    to: Literal["open_clip", "timm", "huggingface", "openslip", "reference", "onnx", "torch_export"]
     """open_clip: a folder for `local-dir:` or a repository of the hub. timm: the image tower alone, a folder.
     huggingface: a folder for transformers. openslip: a folder with one file for `openslip.load`. reference: a .pt file
-    of the SLIP paper's code. onnx: a folder for programs without torch."""
+    of the SLIP paper's code. onnx: a folder for programs without torch. torch_export: one for programs that have
+    torch, and none of slip."""
     out: Path
     """The folder or file to write, which must not be there yet."""
     which: Literal["latest", "best"] = "latest"

@@ -24,12 +24,13 @@ class Options:
     """Which model, where it goes, and how it is shared."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, or a public model."""
+    """What `openslip.load` takes: a run folder, a checkpoint folder, a file of weights, or a public model.
+    Or a finetuned classifier, RUN/finetune/NAME."""
     repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
     """The repository on the hub, which is made where it is not there."""
-    to: Literal["huggingface", "open_clip", "timm", "openslip"] = "huggingface"
+    to: Literal["huggingface", "open_clip", "timm", "openslip", "onnx"] = "huggingface"
     """Whose format the files have. huggingface: transformers. timm: the image tower alone. openslip: one file for
-    `openslip.load`, which every model can be. `hf:owner/name` reads all of them."""
+    `openslip.load`, which every model can be. onnx: for programs without torch. `hf:owner/name` reads all but ONNX."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of a run."""
     license: str = ""

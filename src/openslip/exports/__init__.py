@@ -9,15 +9,18 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from openslip.classifier import FinetunedClassifier
 from openslip.errors import ConfigError, ExportError, did_you_mean
-from openslip.exports import card
-from openslip.exports.plan import Plan
+from openslip.exports import card, classifiers
+from openslip.exports.classifiers import card as classifier_card
+from openslip.exports.plan import Plan, cannot
 from openslip.exports.trial import Trial, try_out
 from openslip.files import TEMPORARY, check_free, expand, sync
-from openslip.interop import read
+from openslip.interop import finetuned, ours, read
 from openslip.interop.filling import encoder_of, note
 
 FORMATS = {
@@ -27,6 +30,7 @@ FORMATS = {
     "openslip": "a folder with one safetensors file, which `openslip.load` takes, and the card",
     "reference": "a .pt file as the SLIP paper's code writes and reads it",
     "onnx": "a folder for programs without torch: a graph of each tower, tokenizer, preprocessing",
+    "torch_export": "a folder for programs with torch, without slip: a program of each tower, tokenizer, preprocessing",
 }
 """What a model can be exported to, each a module of this package with a function `plan`, whose keywords are options."""
 
@@ -54,7 +58,8 @@ def export(
 ) -> Exported:
     """Write a model in another format, with its preprocessing and tokenizer; the file or folder is whole or not there.
 
-    model, which: as `openslip.load` takes them. to: one of FORMATS. out: a file or folder that is not there yet.
+    model, which: as `openslip.load` takes them; or a finetuned classifier as `openslip.FinetunedClassifier` takes it,
+    in a format of `classifiers.FORMATS`. to: one of FORMATS. out: a file or folder that is not there yet.
     license, notes: for the card that a folder gets, a README.md: the licence's identifier on the hub, and a file with
     text in Markdown. repository: of the hub that the folder is for, so that the card loads the model from there.
     options: of the format, as its `plan` describes them; onnx has `fp16` and `layout`.
@@ -67,14 +72,26 @@ def export(
     """
     if to not in FORMATS:
         raise ConfigError("There is no such format to export to", got=to, fix=did_you_mean(to, FORMATS))
-    plans: Callable[..., Plan] = importlib.import_module(f"openslip.exports.{to}").plan
+    of_classifier = finetuned.is_one(model)
+    if of_classifier and to not in classifiers.FORMATS:
+        fix = f"Use one of {', '.join(classifiers.FORMATS)}"
+        raise cannot(to, "it is a finetuned classifier, an image tower and a head without texts", fix)
+    home = "openslip.exports.classifiers" if of_classifier else "openslip.exports"
+    plans: Callable[..., Plan] = importlib.import_module(f"{home}.{to}").plan
     _check_options(to, plans, options)
     place = expand(out)
     check_free(place, "The model")
     wanted = card.Wanted.given(license, notes, repository)
-    source = read(model, which)
-    encoder = encoder_of(source)
-    plan = plans(encoder, source, **options)
+    if of_classifier:
+        ours.check_alone(expand(model), which)
+        classifier = FinetunedClassifier(model)
+        encoder, plan = classifier.model, plans(classifier, **options)
+        write_card = partial(classifier_card.write, expand(model), classifier)
+    else:
+        source = read(model, which)
+        encoder = encoder_of(source)
+        plan = plans(encoder, source, **options)
+        write_card = partial(card.write, model, which, encoder, source)
     for line in plan.of_version():
         note(line)
     _check_name(place, plan, to)
@@ -85,7 +102,7 @@ def export(
         trial = try_out(plan, encoder, unfinished)
         if unfinished.is_dir():
             title = repository.partition("/")[2] or place.name
-            card.write(model, which, encoder, source, plan, to, unfinished, title, wanted)
+            write_card(plan, to, unfinished, title, wanted)
         keep(unfinished)
         os.rename(unfinished, place)
     sync(place.parent)

@@ -117,7 +117,7 @@ def card(
     wanted: Wanted,
 ) -> str:
     """Return the text of a card, with what the hub reads of it between lines of dashes."""
-    base = _base_model(told.init if told else {"spec": source.origin.spec, "files": source.origin.files})
+    base = base_model(told.init if told else {"spec": source.origin.spec, "files": source.origin.files})
     results = told.results if told else []
     text = encoder.model.text_tower is not None and to != "timm"
     data = {
@@ -127,33 +127,41 @@ def card(
         "dims": encoder.config.model.embed_dim if text else encoder.model.image_tower.width,
         "notes": Markup(wanted.notes),
         "usage": Markup(usage(plan, wanted.repository or title, hub=bool(wanted.repository))),
-        "repository": wanted.repository,
+        "repository": wanted.repository if to != "onnx" else "",  # whose graphs slip does not read
         "remarks": (*plan.of_version(), *plan.notes),
         "model": _model(encoder, text=text),
         "run": told is not None,
-        "sources": _sources(told) if told else [],
+        "sources": sources(told) if told else [],
         "training": _training(told) if told else _unknown(source),
         "recipe": told.run.config.name if told else "",
         "deviations": _deviations(told) if told else [],
         "how": _how(told.run) if told else [],
         "columns": COLUMNS_SHOWN,
-        "results": _rows(results),
+        "results": rows(results),
         "unmeasured": _unmeasured(told),
         "limits": _limits(told, results),
-        "license": f"The model is given under the licence {wanted.license}"
-        if wanted.license
-        else "No licence was given. Ask whoever shares the model before you use it",
+        "license": licence(wanted),
         "base_model": base,
     }
-    return _environment().get_template("card.md.j2").render(data)
+    return environment().get_template("card.md.j2").render(data)
 
 
 def usage(plan: Plan, name: str, *, hub: bool) -> str:
     """Return the lines of Python that load the model by the name of its folder, or of its repository on the hub."""
     lines = plan.usage.replace("local-dir:PLACE", f"hf-hub:{name}") if hub else plan.usage
+    if hub and '"PLACE/' in lines:  # files that a program opens by itself
+        fetched = f'from huggingface_hub import snapshot_download\nplace = snapshot_download("{name}")\n'
+        return fetched + lines.replace('"PLACE/', 'f"{place}/')
     if hub and plan.library == "openslip":
         name = f"hf:{name}"
     return lines.replace("PLACE", name)
+
+
+def licence(wanted: Wanted) -> str:
+    """Return in words under which licence a model is given."""
+    if wanted.license:
+        return f"The model is given under the licence {wanted.license}"
+    return "No licence was given. Ask whoever shares the model before you use it"
 
 
 def _front_matter(
@@ -215,7 +223,7 @@ def _datasets(told: History | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _base_model(init: Mapping[str, Any]) -> str:
+def base_model(init: Mapping[str, Any]) -> str:
     """Return the repository of the hub that weights came from, empty where they are not from there."""
     for path in init.get("files") or {}:
         if found := CACHED.search(str(path)):
@@ -250,7 +258,7 @@ def _count(module: Any) -> int:
     return sum(value.numel() for value in module.parameters())
 
 
-def _sources(told: History) -> list[tuple[str, str]]:
+def sources(told: History) -> list[tuple[str, str]]:
     """Return each training source by its last name, with how many records it has."""
     data = told.run.data or {}
     rows = []
@@ -375,16 +383,16 @@ def _shareable(config: Config) -> Config:
     )
 
 
-def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the rows of a table of results, those of a task together; names that end up equal are numbered."""
-    rows, seen = [], dict[tuple[str, str], int]()
+    table, seen = [], dict[tuple[str, str], int]()
     for name, result in zip(distinct(results), results):
         key = last_parts(name), result.metric
         seen[key] = seen.get(key, 0) + 1
         label = key[0] + (f" ({seen[key]})" if seen[key] > 1 else "")
         about = [f"split {result.split}" if result.split else "", last_parts(result.settings)]
-        rows.append((label, *cells(result), "; ".join(filter(None, about))))
-    return rows
+        table.append((label, *cells(result), "; ".join(filter(None, about))))
+    return table
 
 
 def _unmeasured(told: History | None) -> str:
@@ -445,7 +453,7 @@ def last_parts(text: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("openslip.exports"),
         autoescape=False,  # it is Markdown, which `_plain` escapes

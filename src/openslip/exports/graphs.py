@@ -1,4 +1,4 @@
-"""The towers as ONNX graphs: preprocessed pixels or token ids in, embeddings of length 1 out."""
+"""The towers as graphs, ONNX's or torch's own: preprocessed pixels or token ids in, embeddings of length 1 out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from openslip.models.text import TextTower
 
 OPSET = 18
 """Of ONNX 1.13 (2022): the oldest that torch's exporter writes without converting, so that most programs read it."""
+ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
+"""What torch notes at the nodes of its graphs: lines of source, and paths on this machine."""
 LARGEST_FILE = 1_800_000_000
 """Bytes of weights that stay in the graph's file, which protobuf lets have 2 GB; others lie beside, in `NAME.data`."""
 
@@ -47,12 +49,18 @@ class Files:
     whole: bool = False
 
 
+Writer = Callable[[nn.Module, Tensor, dict[int, Any], Path, str, str, str], None]
+"""Writes a module of one input: the module, an example, the sizes that vary, the file, names of input and output, and
+what messages call the module."""
+Module = TypeVar("Module", bound=nn.Module)
+
+
 class _Images(nn.Module):
     """Pixels (N, 3, S, S) float32 → embeddings (N, D) float32 of length 1."""
 
     def __init__(self, model: Model, dtype: torch.dtype) -> None:
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype = _without(model, "text"), dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.model.encode_image(pixels.to(self.dtype)).float(), dim=-1)
@@ -67,7 +75,7 @@ class _Texts(nn.Module):
 
     def __init__(self, model: Model, tower: TextTower) -> None:
         super().__init__()
-        self.model, self.end = model, None if tower.pool == "last" else tower.end
+        self.model, self.end = _without(model, "image"), None if tower.pool == "last" else tower.end
 
     def forward(self, ids: Tensor) -> Tensor:
         ids = ids.long()
@@ -78,25 +86,41 @@ class _Texts(nn.Module):
         return F.normalize(self.model.encode_text(ids).float(), dim=-1)
 
 
-def in_precision(model: Model, fp16: bool) -> Model:
+def _without(model: Model, kind: str) -> Model:
+    """Return a model without one tower and its projection, and without the logit scale; its weights are the model's."""
+    part = copy.copy(model)
+    for name in ("_modules", "_parameters"):
+        held = getattr(model, name)
+        left = {key: None if key.startswith((kind, "logit")) else value for key, value in held.items()}
+        object.__setattr__(part, name, left)
+    return part
+
+
+def in_precision(model: Module, fp16: bool) -> Module:
     """Return the model itself, or a copy whose weights and arithmetic are in half precision."""
     return copy.deepcopy(model).half() if fp16 else model
 
 
-def write_images(model: Model, encoder: Encoder, place: Path, files: Files) -> None:
+def write_images(
+    model: Model, encoder: Encoder, place: Path, files: Files, write: Writer | None = None
+) -> None:
     """Write the image tower with its projection to a folder.
 
-    model: as `in_precision` gives it. Raises ExportError where torch cannot make a graph of the tower.
+    model: as `in_precision` gives it. write: `write_graph` for ONNX, which is what None stands for, or `write_program`.
+    Raises ExportError where torch cannot make a graph of the tower.
     """
     dtype = next(model.image_tower.parameters()).dtype
     # No size of an example may be 1 where it is to vary: torch takes ones for constants.
     pixels = torch.zeros(1 if files.alone else 2, 3, encoder.size, encoder.size)
     shapes = {} if files.alone else {0: Dim("batch")}
     called = f"image tower '{encoder.config.model.image.name}'"
-    _write(_Images(model, dtype), pixels, shapes, place / files.image, files.pixels, files.output, called)
+    write = write or write_graph
+    write(_Images(model, dtype), pixels, shapes, place / files.image, files.pixels, files.output, called)
 
 
-def write_texts(model: Model, encoder: Encoder, place: Path, files: Files) -> None:
+def write_texts(
+    model: Model, encoder: Encoder, place: Path, files: Files, write: Writer | None = None
+) -> None:
     """Write the text tower with its projection to a folder; arguments and errors of `write_images`.
 
     The graph of a tower that is `padded` takes texts that are filled up to the context, whatever the files say.
@@ -108,10 +132,11 @@ def write_texts(model: Model, encoder: Encoder, place: Path, files: Files) -> No
     shapes: dict[int, Any] = {} if files.alone else {0: Dim("batch")}
     if not whole:
         shapes[1] = Dim("length", max=tower.context)
-    _write(_Texts(model, tower), ids, shapes, place / files.text, files.ids, files.output, "text tower")
+    write = write or write_graph
+    write(_Texts(model, tower), ids, shapes, place / files.text, files.ids, files.output, "text tower")
 
 
-def _write(
+def write_graph(
     module: nn.Module,
     example: Tensor,
     shapes: dict[int, Any],
@@ -120,25 +145,57 @@ def _write(
     output: str,
     called: str,
 ) -> None:
-    """Write a module of one input as a graph. Raises ExportError where torch cannot, or a size cannot vary."""
+    """Write a module of one input as an ONNX graph. Raises ExportError where torch cannot, or a size cannot vary."""
     place.parent.mkdir(parents=True, exist_ok=True)
+    with _told(called):
+        # Not in one call: torch.onnx would fall back to graphs whose sizes are fixed, without a word.
+        graph = _exported(module, example, shapes)
+        program: Any = torch.onnx.export(graph, dynamo=True, opset_version=OPSET, verbose=False)
+    _forget_origins(program.model)
+    _name(program.model, given, output)
+    program.save(place, external_data=_size(program.model) > LARGEST_FILE)
+
+
+def write_program(
+    module: nn.Module,
+    example: Tensor,
+    shapes: dict[int, Any],
+    place: Path,
+    given: str,
+    output: str,
+    called: str,
+) -> None:
+    """Write a module of one input as a program for `torch.export.load`; arguments and errors of `write_graph`."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _told(called):
+        program = _exported(module, example, shapes)
+        for part in program.graph_module.modules():
+            for node in getattr(getattr(part, "graph", None), "nodes", ()):
+                for noted in ORIGINS:
+                    node.meta.pop(noted, None)
+        torch.export.save(program, place)
+
+
+def _exported(module: nn.Module, example: Tensor, shapes: dict[int, Any]) -> torch.export.ExportedProgram:
+    """Return a module of one input as torch's graph."""
+    return torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,), strict=False)
+
+
+@contextmanager
+def _told(called: str) -> Iterator[None]:
+    """Within, nothing is printed or computed for gradients, and what torch raises becomes an ExportError."""
     try:
         with torch.no_grad(), _quiet():
-            # Not in one call: torch.onnx would fall back to graphs whose sizes are fixed, without a word.
-            graph = torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,), strict=False)
-            program: Any = torch.onnx.export(graph, dynamo=True, opset_version=OPSET, verbose=False)
-    except (KeyboardInterrupt, MemoryError):
+            yield
+    except (KeyboardInterrupt, MemoryError, OSError):
         raise
     except Exception as error:  # torch's, onnxscript's and those of the tower's own code have no common base
         lines = [line.strip() for line in str(error).strip().splitlines()[:3]]
         raise ExportError(
-            f"torch cannot make an ONNX graph of the model's {called}",
+            f"torch cannot make a graph of the model's {called}",
             cause=f"{type(error).__name__}: {' '.join(lines):.400}",
             fix="Export it with --to open_clip, timm or huggingface; and please report the model",
         ) from error
-    _forget_origins(program.model)
-    _name(program.model, given, output)
-    program.save(place, external_data=_size(program.model) > LARGEST_FILE)
 
 
 def _size(model: Any) -> int:

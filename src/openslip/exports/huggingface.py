@@ -77,7 +77,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
                 got=", ".join(unplaced[:3]),
                 fix="Install another version of transformers",
             )
-        with _quiet():
+        with quiet():
             empty.save_pretrained(place, state_dict=filled)
         _write_pictures(place, encoder, made)
         _write_tokenizer(place, encoder, made)
@@ -184,7 +184,7 @@ def _siglip(encoder: Encoder, weights: dict[str, Tensor], source: Pretrained, ow
 def _load(place: Path) -> Consumer:
     from transformers import AutoModel, AutoProcessor
 
-    with _quiet():
+    with quiet():
         model: Any = AutoModel.from_pretrained(place).eval()
     processor: Any = AutoProcessor.from_pretrained(place)
 
@@ -203,7 +203,7 @@ def _load(place: Path) -> Consumer:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from drawing progress bars for what takes a moment."""
     from transformers.utils import logging
 
@@ -267,7 +267,7 @@ def _is_clip(image: ImageTowerConfig) -> bool:
     return image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and image.pre_norm
 
 
-def _sizes(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
+def sizes(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
     return {
         "hidden_size": tower.width,
         "num_hidden_layers": tower.depth,
@@ -278,7 +278,7 @@ def _sizes(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
 
 
 def _text_options(text: TextTowerConfig) -> dict[str, Any]:
-    return _sizes(text) | {
+    return sizes(text) | {
         "intermediate_size": text.mlp or 4 * text.width,
         "max_position_embeddings": text.context,
         "vocab_size": text.vocabulary,
@@ -289,7 +289,7 @@ def _text_options(text: TextTowerConfig) -> dict[str, Any]:
 
 
 def _vision_options(image: ImageTowerConfig, size: int) -> dict[str, Any]:
-    return _sizes(image) | {
+    return sizes(image) | {
         "intermediate_size": image.mlp or 4 * image.width,
         "image_size": size,
         "patch_size": image.patch,
@@ -353,7 +353,7 @@ def _other(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, Any]
     image, trunk, theirs = encoder.config.model.image, "image_tower.trunk.", "vision_model."
     plain = image.name == "vit" and image.pool == "token" and image.class_tokens == 1 and not image.mlp
     if not plain:
-        settings = json.loads(timm.described(encoder, "huggingface"))
+        settings = timm.described(encoder.config, encoder.model.image_tower, "huggingface")
         options = {
             "model_type": "timm_wrapper",
             "architecture": settings["architecture"],
@@ -370,7 +370,7 @@ def _other(encoder: Encoder, weights: dict[str, Tensor]) -> tuple[dict[str, Any]
             if name.startswith(trunk)
         }
         return options, state
-    options = _sizes(image) | {
+    options = sizes(image) | {
         "model_type": "dinov2",
         "image_size": encoder.size,
         "patch_size": image.patch,

@@ -34,13 +34,13 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
         raise ConfigError(
             "There is no such layout", got=layout, fix=did_you_mean(str(layout), get_args(Layout))
         )
-    _check_libraries()
+    check_libraries()
     laid_out: Any = importlib.import_module(f"openslip.exports.onnx_{layout}")
     files: graphs.Files = laid_out.FILES
     tokenizer = None if encoder.model.text_tower is None else tokenizer_json(encoder)
     laid_out.check(encoder, tokenizer)
     precision = "fp16" if fp16 else "fp32"
-    settings = _settings(encoder, source, files, precision, TOKENIZER if tokenizer else None)
+    settings = described(encoder, source, files, precision, TOKENIZER if tokenizer else None)
 
     def write(place: Path) -> None:
         place.mkdir()
@@ -63,7 +63,7 @@ def plan(encoder: Encoder, source: Pretrained, *, fp16: bool = False, layout: La
     )
 
 
-def _check_libraries() -> None:
+def check_libraries() -> None:
     for library in NEEDED:
         try:
             importlib.import_module(library)
@@ -74,14 +74,19 @@ def _check_libraries() -> None:
             ) from None
 
 
-def _settings(
-    encoder: Encoder, source: Pretrained, files: graphs.Files, precision: str, tokenizer: str | None
+def described(
+    encoder: Encoder,
+    source: Pretrained,
+    files: graphs.Files,
+    precision: str,
+    tokenizer: str | None,
+    form: str = "openslip-onnx",
 ) -> dict[str, Any]:
     """Return what a program has to know to use the graphs."""
     views, text, model = encoder.config.views, encoder.config.model.text, encoder.model
     dim = model.image_tower.width if model.image_projection is None else model.image_projection.shape[1]
     settings: dict[str, Any] = {
-        "format": "openslip-onnx",
+        "format": form,
         "version": VERSION,
         "precision": precision,
         "embedding": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,27 @@ WITHOUT_TOKENIZER = (
     "the library `tokenizers` alone gives other token ids than the tokenizer of the model, so tokenizer.json is left "
     "out"
 )
-IMAGE = """import json, numpy as np, onnxruntime
+PIXELS = """import json, numpy as np, {library}
 from PIL import Image
 about = json.load(open("PLACE/openslip.json"))["image"]
 size, resampling = about["size"], Image.Resampling[about["interpolation"].upper()]
 picture = picture.convert("RGB")
 {fit}
-levels = (np.float32(picture) / 255 - np.float32(about["mean"])) / np.float32(about["std"])
-session = onnxruntime.InferenceSession("PLACE/image.onnx")
-image = session.run(None, {{"pixels": levels.transpose(2, 0, 1)[None]}})[0]"""
+pixels = np.float32((np.float32(picture) / 255 - about["mean"]) / about["std"]).transpose(2, 0, 1)[None]
+"""
+"""Lines of Python that make `pixels` of a `picture`."""
+RUN = """{output} = onnxruntime.InferenceSession("PLACE/image.onnx").run(None, {{"pixels": pixels}})[0]"""
 CROP = """picture = picture.resize([size * side // min(picture.size) for side in picture.size], resampling)
 left, upper = (round((side - size) / 2) for side in picture.size)
 picture = picture.crop((left, upper, left + size, upper + size))"""
 SQUASH = "picture = picture.resize((size, size), resampling)"
-TEXT = """
+IDS = """
 from tokenizers import Tokenizer
 tokens = Tokenizer.from_file("PLACE/tokenizer.json").encode_batch(["a red bicycle", "a dog"])
-session = onnxruntime.InferenceSession("PLACE/text.onnx")
-text = session.run(None, {"ids": np.int64([one.ids for one in tokens])})[0]
+ids = np.int64([one.ids for one in tokens])
+"""
+"""Lines of Python that make `ids` of texts."""
+TEXT = """text = onnxruntime.InferenceSession("PLACE/text.onnx").run(None, {"ids": ids})[0]
 print(image @ text.T)"""
 UNCUT, CUT = "one.ids for", "one.ids[:{context}] for"
 """Of the lines: token ids as the tokenizer gives them, and where it does not cut texts that are too long."""
@@ -62,12 +66,19 @@ def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
 
 def usage(encoder: Encoder, tokenizer: Any) -> str:
     """Return lines that embed a `picture` and texts, without torch and without slip."""
-    lines = IMAGE.format(fit=SQUASH if encoder.config.views.fit == "squash" else CROP)
-    if tokenizer is None:
-        return lines
+    lines = pixels("onnxruntime", encoder.config.views.fit) + RUN.format(output="image")
+    return lines + (ids(encoder, tokenizer) + TEXT if tokenizer is not None else "")
+
+
+def pixels(library: str, fit: str) -> str:
+    """Return lines that make `pixels` of a `picture`. library: what else they import. fit: as in `config.views`."""
+    return PIXELS.format(library=library, fit=SQUASH if fit == "squash" else CROP)
+
+
+def ids(encoder: Encoder, tokenizer: Any) -> str:
+    """Return lines that make `ids` of texts."""
     text = encoder.config.model.text
-    cut = CUT.format(context=text.context) if tokenizer.truncation is None else UNCUT
-    return lines + TEXT.replace(UNCUT, cut)
+    return IDS.replace(UNCUT, CUT.format(context=text.context)) if tokenizer.truncation is None else IDS
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
@@ -85,20 +96,7 @@ def load(place: Path, encoder: Encoder) -> Consumer:
     if "text" not in settings:
         return Consumer(lambda pixels: run_image(pixels.numpy()), None, lambda one: prepared(image, one))
     described = settings["text"]
-    run_text = runner(place / described["file"], described["input"])
-    if described["tokenizer"]:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(place / described["tokenizer"]))
-
-        def ids(texts: list[str]) -> np.ndarray:
-            rows = [one.ids[: described["context"]] for one in tokenizer.encode_batch(texts)]
-            return np.array(rows, dtype=np.int64)
-
-    else:
-
-        def ids(texts: list[str]) -> np.ndarray:
-            return encoder.tokenize(texts).numpy()
+    run_text, ids = runner(place / described["file"], described["input"]), ids_of(place, settings, encoder)
 
     def text(texts: list[str]) -> Tensor:
         # The first alone: another batch, of another length, than the example that the graph was made of.
@@ -110,6 +108,22 @@ def load(place: Path, encoder: Encoder) -> Consumer:
     return Consumer(pictures, text, lambda one: prepared(image, one))
 
 
+def ids_of(place: Path, settings: dict[str, Any], encoder: Encoder) -> Callable[[list[str]], np.ndarray]:
+    """Return what makes ids (N, L) int64 of texts: a folder's tokenizer, or where it has none the model's own."""
+    described = settings["text"]
+    if not described["tokenizer"]:
+        return lambda texts: encoder.tokenize(texts).numpy()
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(place / described["tokenizer"]))
+
+    def ids(texts: list[str]) -> np.ndarray:
+        rows = [one.ids[: described["context"]] for one in tokenizer.encode_batch(texts)]
+        return np.array(rows, dtype=np.int64)
+
+    return ids
+
+
 def prepared(image: dict[str, Any], picture: Image.Image) -> Tensor:
     """Prepare a picture by what the settings say of it, with Pillow and numpy alone."""
     size, resampling = image["size"], Image.Resampling[image["interpolation"].upper()]
@@ -117,8 +131,10 @@ def prepared(image: dict[str, Any], picture: Image.Image) -> Tensor:
     if image["fit"] == "squash":
         picture = picture.resize((size, size), resampling)
     else:
-        short = min(picture.size)
-        picture = picture.resize((size * picture.width // short, size * picture.height // short), resampling)
+        short, resized = min(picture.size), image.get("resize", size)
+        picture = picture.resize(
+            (resized * picture.width // short, resized * picture.height // short), resampling
+        )
         left, upper = (round((side - size) / 2) for side in picture.size)
         picture = picture.crop((left, upper, left + size, upper + size))
     levels = np.asarray(picture, np.float32) / 255

@@ -31,7 +31,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         library="openslip",
         majors=(0,),
         usage=USAGE if encoder.model.text_tower is not None else USAGE.rpartition("\n")[0],
-        features=encoder.model.text_tower is None,
+        gives="features" if encoder.model.text_tower is None else "embeddings",
     )
 
 

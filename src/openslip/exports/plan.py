@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from torch import Tensor
@@ -21,13 +22,18 @@ TEXTS = (
 """Short and long, odd, and none."""
 
 
+Gives = Literal["embeddings", "features", "logits", "probabilities"]
+"""What a model makes of pictures: embeddings, the tower's features where the format has no space that images share with
+texts, or what a classifier gives of each class."""
+
+
 @dataclass(frozen=True)
 class Consumer:
     """What a library makes of pictures and texts with a model that was exported for it.
 
-    image: preprocessed pictures (N, 3, S, S) float32 → embeddings (N, D), or features where the format has no shared
-    space. text: texts → embeddings (N, D). picture: a picture → (3, S, S), as the export tells the library to prepare
-    pictures. None: the format has no such thing.
+    image: preprocessed pictures (N, 3, S, S) float32 → what the plan says that the library gives, (N, D). text: texts →
+    embeddings (N, D). picture: a picture → (3, S, S), as the export tells the library to prepare pictures. None: the
+    format has no such thing.
     """
 
     image: Callable[[Tensor], Tensor]
@@ -42,8 +48,9 @@ class Plan:
     write: writes it at a place where nothing is, a file or a folder. load: the library's own reading of that place.
     nbytes: about what it takes on the disk. library: the distribution that reads it, and the major versions that this
     was written for. notes: what people should know. usage: lines of Python that load it, with PLACE for the place.
-    texts: those that are tried. ending: of the file's name; empty for a folder. features: whether images give the
-    tower's features. tolerance: the largest difference, of vectors of length 1, that is let through.
+    texts: those that are tried. ending: of the file's name; empty for a folder. gives: what the library makes of
+    pictures. tolerance: the largest difference that is let through, of vectors of length 1; of a classifier's
+    probabilities, or of its logits as a share of the largest.
     """
 
     write: Callable[[Path], None]
@@ -55,7 +62,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = TEXTS
     ending: str = ""
-    features: bool = False
+    gives: Gives = "embeddings"
     tolerance: float = 1e-5
 
     def of_version(self) -> tuple[str, ...]:

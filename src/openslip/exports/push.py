@@ -15,10 +15,11 @@ from openslip.errors import ConfigError, ExportError, did_you_mean
 from openslip.exports import Exported, export
 from openslip.interop import hub
 
-FOLDERS = ("huggingface", "open_clip", "timm", "openslip")
-"""The formats that the hub's libraries load from a repository."""
+FOLDERS = ("huggingface", "open_clip", "timm", "openslip", "onnx")
+"""The formats that a repository of the hub is used in: the first ones by the hub's libraries, ONNX once fetched."""
 OF_A_MODEL = (
-    "*.safetensors", "*.bin", "*.pt", "*.onnx", "*.json", "*.model", "merges.txt", "vocab.txt", "README.md",
+    "*.safetensors", "*.bin", "*.pt", "*.onnx", "*.onnx.data", "*.json", "*.model", "merges.txt", "vocab.txt",
+    "README.md",
 )  # fmt: skip
 """Files that a model in a repository is made of. One of another format that is left there would be read instead of what
 was pushed. Others, such as a LICENSE or pictures for the card, stay."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from openslip.config import Config
 from openslip.encoder import Encoder
 from openslip.exports.plan import Consumer, Plan, cannot
 from openslip.interop.filling import in_full_precision
 from openslip.interop.timm import VITS, pool_of
-from openslip.models.vision import POOLS
+from openslip.models.vision import POOLS, ImageTower
 from openslip.models.weights import Pretrained
 
 USAGE = """import timm
@@ -23,11 +24,9 @@ VIT = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier":
 """What timm says of each of its towers, here of a plain vision transformer."""
 
 
-def described(encoder: Encoder, to: str = "timm") -> str:
-    """Return timm's config.json of the image tower. Raises ExportError for a format where timm has no such."""
-    image, views = encoder.config.model.image, encoder.config.views
-    trunk = encoder.model.image_tower.trunk
-    width = encoder.model.image_tower.width
+def described(config: Config, tower: ImageTower, to: str = "timm") -> dict[str, Any]:
+    """Return timm's config.json of an image tower. Raises ExportError for a format where timm has no such."""
+    image, views, trunk = config.model.image, config.views, tower.trunk
     architecture, options = image.name, dict[str, Any]()
     if image.name == "vit":
         if image.norm_eps not in VITS:
@@ -58,15 +57,14 @@ def described(encoder: Encoder, to: str = "timm") -> str:
         "num_classes": 0,
         **{key: usual[key] for key in VIT if key in usual},
     }
-    settings = {
+    return {
         "architecture": architecture,
         "num_classes": 0,
-        "num_features": width,
+        "num_features": tower.width,
         "pretrained_cfg": pretrained,
         **({"global_pool": pool} if (pool := pool_of(trunk)) and not options else {}),
         **({"model_args": options} if options else {}),
     }
-    return json.dumps(settings, indent=2) + "\n"
 
 
 def plan(encoder: Encoder, source: Pretrained) -> Plan:
@@ -74,7 +72,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
 
     A plain vision transformer is one of timm's with other numbers (`model_args`); any other tower is timm's own.
     """
-    trunk, settings = encoder.model.image_tower.trunk, described(encoder)
+    trunk, settings = encoder.model.image_tower.trunk, described(encoder.config, encoder.model.image_tower)
     state = {name: value.contiguous() for name, value in in_full_precision(trunk.state_dict()).items()}
     notes = ()
     if encoder.model.image_projection is not None:
@@ -83,7 +81,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     def write(place: Path) -> None:
         place.mkdir()
         save_file(state, place / "model.safetensors", metadata={"format": "pt"})
-        (place / "config.json").write_text(settings)
+        (place / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     return Plan(
         write,
@@ -93,7 +91,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         majors=(1,),
         usage=USAGE,
         notes=notes,
-        features=True,
+        gives="features",
     )
 
 

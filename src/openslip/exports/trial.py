@@ -16,22 +16,25 @@ from openslip.encoder import Encoder
 from openslip.errors import ExportError
 from openslip.exports.plan import Plan, version_of
 
+CLASSES = ("logits", "probabilities")
+"""What plans of classifiers give."""
 LEVELS = 4.0
 """Grey levels, of 255, by which another library's resizing may differ at most: it may round in between."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The largest differences found, of vectors of length 1; pictures: of grey levels. None: there is no such thing."""
+    """The largest differences found (`Plan.tolerance`); pictures: of grey levels. None: there is no such thing."""
 
     library: str
     image: float
     text: float | None
     picture: float | None
+    of: str = "images"
 
     def described(self) -> str:
         """Return what was found in words."""
-        parts = [f"images {_within(self.image)}"]
+        parts = [f"{self.of} {_within(self.image)}"]
         parts += [f"texts {_within(self.text)}"] if self.text is not None else []
         if self.picture is not None:
             levels = f"within {self.picture:.2g} grey levels" if self.picture > 0.01 else "equal"
@@ -75,9 +78,13 @@ def _compared(plan: Plan, encoder: Encoder, place: Path) -> Trial:
     consumer = plan.load(place)
     pictures, texts = list(_pictures(encoder.size)), list(plan.texts)
     ready = torch.stack([encoder.preprocess(picture) for picture in pictures])
-    ours = encoder.image_features(ready) if plan.features else encoder.encode_image(ready)
-    image = _apart(consumer.image(ready), ours)
-    text = None if consumer.text is None else _apart(consumer.text(texts), encoder.encode_text(texts))
+    ours = encoder.encode_image(ready) if plan.gives == "embeddings" else encoder.image_features(ready)
+    image = (_of_classes if plan.gives in CLASSES else _apart)(consumer.image(ready), ours, plan.gives)
+    text = (
+        None
+        if consumer.text is None
+        else _apart(consumer.text(texts), encoder.encode_text(texts), "embeddings")
+    )
     levels = None
     if consumer.picture is not None:
         deviation = torch.tensor(encoder.config.views.std).view(3, 1, 1)
@@ -85,7 +92,8 @@ def _compared(plan: Plan, encoder: Encoder, place: Path) -> Trial:
             float(((consumer.picture(picture) - own) * deviation).abs().max()) * 255
             for picture, own in zip(pictures, ready)
         )
-    return Trial(f"{plan.library} {version_of(plan.library)}", image, text, levels)
+    of = plan.gives if plan.gives in CLASSES else "images"
+    return Trial(f"{plan.library} {version_of(plan.library)}", image, text, levels, of)
 
 
 def _pictures(size: int) -> Iterable[Image.Image]:
@@ -100,12 +108,25 @@ def _pictures(size: int) -> Iterable[Image.Image]:
     yield coarse.resize((2 * size, size + size // 2), Image.Resampling.BICUBIC)
 
 
-def _apart(theirs: Tensor, ours: Tensor) -> float:
+def _apart(theirs: Tensor, ours: Tensor, what: str) -> float:
     """Return the largest difference of two embeddings (N, D), brought to length 1."""
-    theirs = theirs.detach().cpu().float()
-    if theirs.shape != ours.shape:
-        raise ExportError(
-            "The exported model is not the same in its own library, so nothing was written",
-            got=f"embeddings of {tuple(theirs.shape)}, ours {tuple(ours.shape)}",
-        )
+    theirs = _of_our_shape(theirs, ours, what)
     return float((F.normalize(theirs, dim=-1) - F.normalize(ours.cpu(), dim=-1)).abs().max())
+
+
+def _of_classes(theirs: Tensor, logits: Tensor, what: str) -> float:
+    """Return the largest difference of probabilities (N, C), or that of logits, as a share of the largest above 1."""
+    theirs, ours = _of_our_shape(theirs, logits, what), logits.cpu()
+    if what == "probabilities":
+        return float((theirs - ours.softmax(dim=-1)).abs().max())
+    return float((theirs - ours).abs().max() / ours.abs().max().clamp(min=1.0))
+
+
+def _of_our_shape(theirs: Tensor, ours: Tensor, what: str) -> Tensor:
+    """Return what a library gives, in float32 on the CPU. Raises ExportError where its shape is not ours."""
+    if theirs.shape == ours.shape:
+        return theirs.detach().cpu().float()
+    raise ExportError(
+        "The exported model is not the same in its own library, so nothing was written",
+        got=f"{what} of {tuple(theirs.shape)}, ours {tuple(ours.shape)}",
+    )

@@ -100,6 +100,10 @@ def _read(spec: str | Path, which: Literal["latest", "best"]) -> Pretrained:
             found = read(downloads.fetch(url))
             return replace(found, origin=replace(found.origin, spec=text))
         raise _nothing(text, path)
+    if foreign.a_classifier(path):
+        raise foreign.no_embeddings(path)
+    if path.suffix in foreign.GRAPHS or (os.path.isdir(path) and foreign.holds_graphs(path)):
+        raise foreign.graphs(path)
     if os.path.isdir(path):
         return _of_folder(path, which)
     ours.check_alone(path, which)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from openslip.errors import CheckpointError
+from openslip.files import read_json
+from openslip.training.saving import metadata
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,56 @@ def folder_of_others(folder: Path) -> CheckpointError | None:
             fix=KINDS[0].fix,
         )  # fmt: skip
     return None
+
+
+def a_classifier(path: Path) -> bool:
+    """Say whether a file or folder is a finetuned classifier of ours, complete or not, or one of its checkpoints."""
+    if os.path.isdir(path):
+        of_state = path.parent if path.name.startswith("step-") else path
+        with suppress(OSError, ValueError):
+            about = read_json(of_state / "finetune.json")
+            return isinstance(about, dict) and {"classes", "recipe"} <= about.keys()
+        path = path / "model.safetensors"
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with suppress(CheckpointError):  # what is wrong with it, whoever reads it says
+        entries, texts = metadata.read_header(path)
+        head = {"head.weight", "head.bias"} < entries.keys()
+        return metadata.CLASSIFIER in texts or (
+            head and all(name.startswith(("tower.", "head.")) for name in entries)
+        )
+    return False
+
+
+GRAPHS = (".onnx", ".pt2")
+"""How the names of files end that hold graphs."""
+
+
+def graphs(path: str | Path) -> CheckpointError:
+    """Return the error for a model that is kept as graphs, which run as they are and give no weights by name."""
+    return CheckpointError(
+        "This holds a model as graphs (ONNX, or programs of torch.export), and not as weights that slip reads",
+        got=str(path),
+        fix="onnxruntime runs .onnx, `torch.export.load` reads .pt2, and the folder's card has the lines. For slip, "
+        "give the model that was exported",
+    )
+
+
+def holds_graphs(folder: Path) -> bool:
+    """Say whether a folder is one of graphs, as `slip export` writes them in each layout, by its files."""
+    endings = {path.suffix for path in folder.iterdir()}
+    if endings & {".safetensors", ".bin", ".pt", ".pth", ".toml"}:
+        return False
+    return bool(endings & {*GRAPHS}) or any(True for ending in GRAPHS for _ in folder.glob(f"*/*{ending}"))
+
+
+def no_embeddings(path: str | Path) -> CheckpointError:
+    """Return the error for a finetuned classifier where a model is wanted."""
+    return CheckpointError(
+        "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
+        got=str(path),
+        fix="openslip.FinetunedClassifier(PATH) reads it, and `slip export FOLDER` writes it for other libraries",
+    )
 
 
 def torchscript(path: Path) -> CheckpointError:

@@ -134,6 +134,8 @@ def read(name: str, spec: str) -> Pretrained:
             f"The repository of the hub holds {foreign.KINDS[0].what}", got=name, fix=foreign.KINDS[0].fix
         )
     weights = hub.fetch(name, FILES)
+    if weights is None and hub.fetch(name, ["openslip.json"], optional=True):
+        raise foreign.graphs(spec)
     if weights is None:
         raise CheckpointError(
             "The repository of the hub holds no weights that slip reads",
@@ -146,6 +148,8 @@ def read(name: str, spec: str) -> Pretrained:
 
         found = ours.read_file(weights)
         return replace(found, origin=replace(found.origin, spec=spec))
+    if foreign.a_classifier(weights):
+        raise foreign.no_embeddings(spec)
     if config is None:
         raise foreign.unknown(weights, read_weights(weights)[0])
     if "architecture" in read_config(config):

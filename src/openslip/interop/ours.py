@@ -158,8 +158,7 @@ def pretrained_of(
     here. given: what the user named. where: what holds the weights, and files: all that was read, where that is not the
     same. Raises CheckpointError where the weights are not those of the model.
     """
-    _check_name(config, where or given)
-    _check_views(config, where or given)
+    check_settings(config, where or given)
     weights = merged({_renamed(name): value for name, value in weights.items()})
     other = [
         name for name in weights if name.partition(".")[0] not in PARTS and not name.startswith(OBJECTIVE)
@@ -294,6 +293,12 @@ def _nothing_in(folder: Path) -> CheckpointError:
         cause=f"There is neither {SETTINGS} nor {WEIGHTS} in it",
         fix="Give the folder that `slip train` wrote, a checkpoint's folder, or a file of weights",
     )
+
+
+def check_settings(config: Config, where: Path) -> None:
+    """Raise CheckpointError for a configuration, of the weights at `where`, that must not or cannot be followed."""
+    _check_name(config, where)
+    _check_views(config, where)
 
 
 def _check_name(config: Config, where: Path) -> None:

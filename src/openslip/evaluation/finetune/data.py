@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,19 +114,28 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 def test_loader(
     labelled: Labelled, recipe: FinetuneRecipe, views: ViewsConfig, *, batch: int, workers: int
 ) -> DataLoader:
-    """Return every image once, in order, resized and centre-cropped; squashed whole where the model takes them so."""
-    squash = views.fit == "squash"
-    transform = create_transform(
-        views.size,
-        interpolation=recipe.interpolation,
-        mean=views.mean,
-        std=views.std,
-        crop_pct=1.0 if squash else recipe.crop,
-        crop_mode="squash" if squash else "center",
-    )
+    """Return every image once, in order, prepared by `test_transform`."""
+    transform = test_transform(recipe, views)
     keys = [(0, index) for index in range(len(labelled.images))]
     batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
     return _loader(Samples(labelled, transform, 0), batches, workers)
+
+
+def test_transform(recipe: FinetuneRecipe, views: ViewsConfig) -> Callable[[Image.Image], Tensor]:
+    """Return what makes (3, S, S) of a picture to classify: resized and centre-cropped as `prepared` says."""
+    transform: Any = create_transform(views.size, mean=views.mean, std=views.std, **prepared(recipe, views))
+    return transform
+
+
+def prepared(recipe: FinetuneRecipe, views: ViewsConfig) -> dict[str, Any]:
+    """Return timm's options for pictures to classify. The crop is the recipe's share of the resized short side; where
+    the model takes pictures squashed to a square, they are squashed whole."""
+    squash = views.fit == "squash"
+    return {
+        "interpolation": recipe.interpolation,
+        "crop_pct": 1.0 if squash else recipe.crop,
+        "crop_mode": "squash" if squash else "center",
+    }
 
 
 def _loader(samples: Samples, batches: Any, workers: int) -> DataLoader:

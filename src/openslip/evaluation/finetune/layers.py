@@ -25,9 +25,10 @@ class Classifier(nn.Module):
 
     def __init__(self, tower: nn.Module, classes: int, recipe: FinetuneRecipe) -> None:
         super().__init__()
-        self.tower = copy.deepcopy(tower).requires_grad_(True)
+        self.tower: Any = copy.deepcopy(tower).requires_grad_(True)
         set_drop_path(self.tower, recipe.drop_path)
         self.head = nn.Linear(int(tower.width), classes)  # type: ignore[arg-type]
+        self.width = classes  # of what comes out, as towers have it
         with torch.no_grad():
             trunc_normal_(self.head.weight, std=0.02)
             self.head.weight.mul_(recipe.head_scale)

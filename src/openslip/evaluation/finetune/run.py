@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,7 +19,7 @@ from openslip.data.labelled import Labelled
 from openslip.data.labelled.labelled_set import require_common
 from openslip.data.workers import default_processes, reading_threads
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean, note
-from openslip.evaluation import Result, fingerprint
+from openslip.evaluation import Result, fingerprint, results
 from openslip.evaluation.features import counting, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
@@ -130,9 +131,15 @@ class Finetune(OnLabelled):
         description = state.describe(tower, train, pictures, recipe, views, self.seed)
         with state.claimed(self.folder, description, self.name) if self.folder else nullcontext() as kept:
             logits, labels, damaged = self._logits(encoder, train, test, recipe, kept)
-        content = fingerprint.of_all([pictures, tested])
-        about = self.about() | {"split": test.split, "content": content}
-        return classification(self.name, logits, labels, damaged, **about)
+            content = fingerprint.of_all([pictures, tested])
+            about = self.about() | {"split": test.split, "content": content}
+            found = classification(self.name, logits, labels, damaged, **about)
+            if kept and kept.writable:
+                with suppress(
+                    EvaluationError
+                ):  # of a damaged file, or a full disk: whoever asked has the results
+                    results.keep(found, kept.folder / state.RESULTS)
+        return found
 
     def _content(self, split: Labelled) -> str:
         with counting(len(split), f"reading {split.name} {split.split}") as advance:
@@ -161,22 +168,24 @@ class Finetune(OnLabelled):
         workers = self.workers if self.workers >= 0 else _auto_workers(device)
         if epochs := range(len(losses), recipe.epochs):
             options = {"batch": batch, "seed": self.seed, "epochs": epochs, "workers": workers}
-            folder = kept.folder if kept and kept.writable else None
-            self._train(trainer, train_loader(train, recipe, views, **options), losses, folder)
+            saved = partial(state.save, kept, encoder.config) if kept and kept.writable else None
+            self._train(trainer, train_loader(train, recipe, views, **options), losses, saved)
         loader = test_loader(test, recipe, views, batch=self.micro_batch or min(256, batch), workers=workers)
         logits, indices, damaged = trainer.predict(loader)
         return logits, test.labels[indices], damaged
 
-    def _train(self, trainer: Trainer, loader: DataLoader, losses: list[float], folder: Path | None) -> None:
-        """Train the epochs that `losses` does not hold yet, adding theirs; save the state after each in `folder`."""
+    def _train(
+        self, trainer: Trainer, loader: DataLoader, losses: list[float], save: Callable[..., None] | None
+    ) -> None:
+        """Train the epochs that `losses` does not hold yet, adding theirs; `save` the state after each."""
         epochs, steps = trainer.recipe.epochs, trainer.steps
         batches = iter(loader)
         with progress(self.name, epochs * steps, len(losses) * steps) as report:
             for epoch in range(len(losses), epochs):
                 with seeded(self.seed, MODEL, epoch, device=trainer.device):
                     losses.append(trainer.epoch(epoch, batches, report))
-                if folder:
-                    state.save(folder, trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
+                if save:
+                    save(trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
         if trainer.damaged:
             note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
 

@@ -2,6 +2,9 @@
 
 finetune.json     recipe, data and fingerprint of the model that was started from
 step-00000120/    the last epoch's weights, optimiser state and losses
+results.json      what was measured of the finished classifier
+
+The weights say in their header what they are of, so that `openslip.interop.finetuned` reads them without the run.
 
 Two finetunings that differ in any of it keep their states side by side: the second one's folder is called like the
 first one's, with a digest.
@@ -29,21 +32,24 @@ from openslip.evaluation.finetune.recipe import FinetuneRecipe
 from openslip.files import TEMPORARY, read_json, write_json
 from openslip.models.weights import digest
 from openslip.training.optimizer import load_state_tensors, state_tensors
-from openslip.training.saving import checkpoint, lock
+from openslip.training.saving import checkpoint, lock, metadata
 
 if TYPE_CHECKING:
-    from openslip.config import ViewsConfig
+    from openslip.config import Config, ViewsConfig
     from openslip.data.labelled import Labelled
 
 DESCRIPTION = "finetune.json"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a finetuning keeps its state. writable: whether it can, or the folder is only read."""
+    """Where a finetuning keeps its state, and what it is of (`describe`). writable: whether it can, or the folder is
+    only read."""
 
     folder: Path
     writable: bool
+    description: dict[str, Any]
 
 
 def describe(
@@ -127,13 +133,13 @@ def _claim(
                 cause=differences,
                 fix=_REMOVE,
             )
-        return Kept(folder, _writable(folder))
+        return Kept(folder, _writable(folder), description)
     if any(name.startswith(checkpoint.PREFIX) for name in before):
         raise CheckpointError(
             "The folder holds a finetuning's state, but not what it is of", got=str(folder), fix=_REMOVE
         )
     write_json(path, description)
-    return Kept(folder, True)
+    return Kept(folder, True, description)
 
 
 _REMOVE = "Remove the folder; the same command then starts over"
@@ -171,12 +177,30 @@ def _writable(folder: Path) -> bool:
     return True
 
 
+def header(config: Config, description: dict[str, Any], epochs: int) -> dict[str, str]:
+    """Return the text for the header of a classifier's weights: its model's configuration, and what it is of.
+
+    description: as `describe` gives it. epochs: how many the weights have behind them.
+    """
+    about = {**description, "epochs": epochs, "config": metadata.describe(config)[metadata.KEY]}
+    return {metadata.CLASSIFIER: json.dumps(about, sort_keys=True)}
+
+
 def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, losses: list[float]
+    kept: Kept,
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    losses: list[float],
 ) -> None:
-    """Write the state after an epoch; the one before it goes only when the new one is complete."""
+    """Write the state after an epoch; the one before it goes only when the new one is complete.
+
+    config: of the model that was started from.
+    """
+    folder, texts = kept.folder, header(config, kept.description, len(losses))
     try:
-        checkpoint.save(folder, step, model.state_dict(), state_tensors(optimizer), {"losses": losses})
+        checkpoint.save(folder, step, model.state_dict(), state_tensors(optimizer), {"losses": losses}, texts)
     except CheckpointError as error:
         raise CheckpointError(
             error.what,

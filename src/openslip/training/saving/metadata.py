@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "openslip"
+CLASSIFIER = "openslip.classifier"
+"""The text that says, in JSON, what a finetuned classifier is of (`openslip.evaluation.finetune.state.header`)."""
 HEADER = 16 << 20
 """Bytes of a header that is read at all; that of a model with a thousand tensors has 150 thousand."""
 
