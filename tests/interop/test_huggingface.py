@@ -67,6 +67,7 @@ def test_a_folder_with_and_without_the_format(folder) -> None:
     first = openslip.load(f"hf:{folder}")
     assert same(openslip.load(folder), first)
     assert same(openslip.load(folder / "model.safetensors"), first)
+    assert same(openslip.load(f"hf:{folder / 'model.safetensors'}"), first)
     found = read(folder)
     assert (found.origin.format, found.notes, found.unused) == ("transformers", (), {})
     assert {Path(file).name for file in found.origin.files} == {

@@ -73,6 +73,7 @@ def test_a_folder_with_and_without_the_format(folder) -> None:
     for spec in (
         folder,
         folder / "open_clip_model.safetensors",
+        f"open_clip:{folder / 'open_clip_model.safetensors'}",
         f"open_clip:local-dir:{folder}",
         f"hf:{folder}",
     ):

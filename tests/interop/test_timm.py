@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 import openslip
 from interop.public import shaken
@@ -115,6 +116,29 @@ def test_published_weights_come_from_the_hub(model, weights, monkeypatch) -> Non
     for spec in (f"timm:{NAME}", f"timm:{NAME}.r160_in1k", f"timm:{NAME}/r160_in1k"):
         assert same(openslip.load(spec), model)
     assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors", "pytorch_model.bin")] * 3
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224.augreg_in21k", "flexivit_base.1200ep_in1k"])
+def test_weights_that_their_authors_keep_in_another_format_come_from_the_hub(monkeypatch, name) -> None:
+    """timm's table has an address of .npz files for them as well, which the hub's copies go before."""
+    asked = []
+    monkeypatch.setattr(hub, "fetch", lambda *args, **_: asked.append(args))
+    with pytest.raises(CheckpointError, match="timm has no weights of this model"):  # as this hub has none
+        read(f"timm:{name}")
+    assert asked == [(f"timm/{name}", ["model.safetensors", "pytorch_model.bin"])]
+
+
+def test_a_file_that_says_what_it_is_of_needs_no_name(model, weights, tmp_path) -> None:
+    """A config.json beside it says so, or its own name."""
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
+    assert same(openslip.load(f"timm:{tmp_path / 'model.safetensors'}"), model)
+    named = tmp_path / "named" / f"{NAME}.safetensors"
+    named.parent.mkdir()
+    shutil.copy(weights, named)
+    assert same(openslip.load(f"timm:{named}"), model)
+    other = named.rename(named.with_name("weights.safetensors"))
+    with pytest.raises(CheckpointError, match=f"no config.json beside it.*timm:NAME@{other}"):
+        read(f"timm:{other}")
 
 
 def test_old_files_without_counters_of_batches(model, tmp_path) -> None:

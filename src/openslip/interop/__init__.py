@@ -171,8 +171,7 @@ def _of_others(path: Path, entries: Collection[str]) -> Pretrained:
         return reader.read_folder(path.parent, str(path), weights=path)
     if kind.may_be_timms and (card := timm.guessed(path)):
         found = timm.read_file(path, card, str(path))
-        told = f"{path} is taken for timm's {card.architecture}, by its name; all its weights fit"
-        return replace(found, notes=(told, *found.notes))
+        return replace(found, notes=(timm.taken_for(path, card), *found.notes))
     raise foreign.unknown(path, entries)
 
 
