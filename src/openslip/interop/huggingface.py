@@ -112,7 +112,7 @@ KINDS = {
 def read(name: str, spec: str) -> Pretrained:
     """Return the model that follows `hf:`: a repository of the hub, `owner/name`, or a folder, or a file in one.
 
-    What the repository or folder holds decides: a model of transformers, open_clip, timm, or one of ours. Raises CheckpointError.
+    What it holds decides: a model of transformers, open_clip, timm, or one of ours. Raises CheckpointError.
     """
     path = expand(name)
     if path.exists():
