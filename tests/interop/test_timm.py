@@ -177,3 +177,15 @@ def test_names_that_timm_has_not(name, told) -> None:
 def test_another_architecture_says_what_the_file_holds(weights) -> None:
     with pytest.raises(CheckpointError, match=r"missing.*unexpected.*The file holds an image model of timm"):
         read(f"timm:test_vit@{weights}")
+
+
+def test_what_a_file_holds_is_told_by_its_own_names(tmp_path) -> None:
+    """timm takes the image tower out of a CLIP's weights and renames its entries before they are compared."""
+    sizes = {
+        "visual.class_embedding": (8,), "visual.positional_embedding": (5, 8), "visual.conv1.weight": (8, 3, 16, 16),
+        "visual.ln_pre.weight": (8,), "visual.ln_post.weight": (8,), "visual.proj": (8, 4),
+        "transformer.resblocks.0.ln_1.weight": (8,),
+    }  # fmt: skip
+    save_file({name: torch.zeros(size) for name, size in sizes.items()}, tmp_path / "clip.safetensors")
+    with pytest.raises(CheckpointError, match="The file holds a CLIP of OpenAI or open_clip"):
+        read(f"timm:test_vit@{tmp_path / 'clip.safetensors'}")

@@ -125,9 +125,11 @@ def _nothing(text: str, path: Path) -> CheckpointError:
         "Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file. Public "
         f"models are written {WRITTEN}"
     )
-    if hub.is_name(text) and not path.parent.exists():
-        fix = f"For a model of the hub, write hf:{text}. {fix}"
-    return CheckpointError("There is no such file or folder", got=str(path), fix=fix)
+    page = re.match(r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", text)
+    name = page[1] if page else text if hub.is_name(text) and not path.parent.exists() else ""
+    if name:
+        fix = f"For a model of the hub, write hf:{name}. {fix}"
+    return CheckpointError("There is no such file or folder", got=text if page else str(path), fix=fix)
 
 
 def _of_folder(folder: Path, which: str) -> Pretrained:

@@ -83,10 +83,13 @@ def read(name: str, spec: str) -> Pretrained:
     repository = name.removeprefix("hf-hub:")
     if repository != name or (slash and hub.is_name(name) and not _close(architecture, known)):
         return read_hub(repository, spec)
+    first, colon, tag = name.partition(":")
     raise CheckpointError(
         "open_clip has no such architecture, and there is no such folder",
         got=architecture or name,
-        fix=nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
+        fix=f"Write open_clip:{first}/{tag}"
+        if colon and _plain(first) in known
+        else nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
     )
 
 

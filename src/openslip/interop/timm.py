@@ -153,7 +153,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
             got=f"{card.pool}, where timm has {pool_of(trunk)}, and slip cannot set another",
             fix="Take a model with timm's own options",
         )
-    own = trunk.state_dict()
+    own, held = trunk.state_dict(), [*weights]
     weights = _as_timm_names_them(weights, trunk, origin)
     unused = {
         name: ON_TOP
@@ -172,6 +172,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         theirs=theirs,
         unused=unused,
         notes=notes,
+        held=held,
     )
 
 
