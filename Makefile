@@ -3,7 +3,7 @@ BIN = .venv/bin
 STAMP = .venv/.installed
 WORKERS = 2
 
-.PHONY: quickstart test test-all lint types check clean
+.PHONY: quickstart test test-all consumers lint types check clean
 
 quickstart: $(STAMP)          ## train CLIP, SimCLR and SLIP on the embedded scenes, compare them in a report
 	$(BIN)/slip quickstart
@@ -13,6 +13,9 @@ test: $(STAMP)                ## the test suite on two workers, without what tak
 
 test-all: $(STAMP)            ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow'
+
+consumers: $(STAMP)           ## the examples of docs/export.md, each where its library alone is installed: 7 GB of disk at a time
+	PYTHONPATH=tests $(BIN)/python -m exports.consumers $(FORMATS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
