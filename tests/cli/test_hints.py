@@ -112,6 +112,13 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
             "It is --objective.clip.block and --objective.simclr.block now",
         ),
         (["train", "small-data", "--lr=1e-3"], "called --optimizer.lr"),
+        (["train", "lit", "--lock-image"], "called --model.image.freeze, and takes a value: all"),
+        (
+            ["train", "lit", "--lock-image-unlocked-groups", "2"],
+            "--model.image.freeze, and takes -2 for all but",
+        ),
+        (["train", "lit", "--lora-rank", "8"], "one of --model.image.lora, --model.text.lora"),
+        (["train", "lit", "--distill-model", "x"], "called --objective.distil.teacher"),
         (["train", "small-data", "--batch-size", "3"], "called --training.batch"),
         (["train", "small-data", "--batch_size", "3"], "called --training.batch"),
         (["train", "small-data", "--workers", "3"], "called --data.workers"),

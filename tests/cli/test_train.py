@@ -68,6 +68,27 @@ def test_resume_knows_the_runs_recipe_and_data(tmp_path, monkeypatch, capsys, wo
     assert ("training.batch = 77" in capsys.readouterr().err) is bool(words)  # in place of the recipe's
 
 
+def test_what_came_with_the_weights_is_no_setting_of_the_runs_own(tmp_path, monkeypatch, capsys) -> None:
+    """The recipe leaves it to them. So the command that started a run says nothing of it when the run goes on."""
+    monkeypatch.chdir(tmp_path)
+    base = recipes.get("finetune")
+    image = replace(base.model.image, width=32, activation="quick_gelu")
+    views = replace(base.views, size=32, mean=(0.5, 0.5, 0.5))
+    model = replace(base.model, image=image, embed_dim=24)
+    config = replace(
+        base, init="their.pt", views=views, model=model, data=replace(base.data, train="own.csv")
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.toml").write_text(toml.dumps(config))
+    again = ["finetune", "--resume", "--out", "mine"]
+    assert resolve([*again, "--init", "their.pt"]).config.model == model
+    assert "goes on with its own settings" not in capsys.readouterr().err
+    resolve(again)
+    told = capsys.readouterr().err
+    assert "init = 'their.pt'" in told
+    assert "width" not in told
+
+
 def test_resume_of_a_named_file_takes_the_data_that_it_does_not_name(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     made_run(tmp_path / "mine", image_root="pictures")

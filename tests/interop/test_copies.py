@@ -299,6 +299,24 @@ def test_a_header_that_someone_has_made_up_is_refused(tmp_path, monkeypatch, hea
 
 
 @pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        (0, "It is empty"),
+        (5, "It begins with b"),
+        (60, r"Its header would have [\d,]+ bytes, 52 are there"),
+        (-1, r"Its weights would have [\d,]+ bytes, [\d,]+ are there"),
+    ],
+)
+def test_a_file_that_is_cut_off_says_so(tmp_path, kept, told) -> None:
+    """Whatever else could be said of it, such as that it is another library's and lacks a configuration."""
+    path = tmp_path / "a.safetensors"
+    save_file({"visual.conv1.weight": torch.zeros(3, 4)}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=f"cut off, damaged.*{told}.*compare the sizes"):
+        openslip.load(path)
+
+
+@pytest.mark.parametrize(
     "place", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}]
 )
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])

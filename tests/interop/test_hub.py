@@ -77,5 +77,5 @@ def test_weights_without_a_description(hub, tmp_path) -> None:
     folder.mkdir()
     save_file({"x": torch.zeros(2)}, folder / "model.safetensors")
     hub.repositories["owner/name"] = folder
-    with pytest.raises(CheckpointError, match="another architecture or project.*It has 1 entries: x"):
+    with pytest.raises(CheckpointError, match="another architecture or project.*It has 1 entry: x"):
         read("hf:owner/name")

@@ -67,6 +67,7 @@ def test_a_folder_with_and_without_the_format(folder) -> None:
     first = openslip.load(f"hf:{folder}")
     assert same(openslip.load(folder), first)
     assert same(openslip.load(folder / "model.safetensors"), first)
+    assert same(openslip.load(f"hf:{folder / 'model.safetensors'}"), first)
     found = read(folder)
     assert (found.origin.format, found.notes, found.unused) == ("transformers", (), {})
     assert {Path(file).name for file in found.origin.files} == {
@@ -272,7 +273,9 @@ def test_a_hub_that_is_away_is_asked_once(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", away)
-    with pytest.raises(CheckpointError, match=r"cannot be asked.*owner/name: a or b.*no route"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be asked.*owner/name: a or b.*https?://\S+ does not answer: no route"
+    ):
         hub.fetch("owner/name", ["a", "b"])
     assert len(asked) == 1
 
@@ -324,6 +327,7 @@ def test_what_the_hub_refuses(monkeypatch, error, told) -> None:
         ("hf-hub:owner/name", "no format 'hf-hub'"),
         ("owner/name", "no such file or folder.*write hf:owner/name"),
         ("https://example.org/a.pt", "no such file or folder"),
+        ("https://huggingface.co/owner/name/tree/main", "Got: 'https://hugg.*write hf:owner/name. Give"),
         ("hf:", "Nothing follows the format.*hf:owner/name"),
         ("timm:", "Nothing follows the format.*timm:NAME"),
     ],

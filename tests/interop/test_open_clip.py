@@ -73,6 +73,7 @@ def test_a_folder_with_and_without_the_format(folder) -> None:
     for spec in (
         folder,
         folder / "open_clip_model.safetensors",
+        f"open_clip:{folder / 'open_clip_model.safetensors'}",
         f"open_clip:local-dir:{folder}",
         f"hf:{folder}",
     ):
@@ -159,6 +160,7 @@ def test_names_of_texts_within_a_table_of_their_own_and_a_logit_bias(folder, tmp
     [
         ("ViT-T-9/hub", "no such architecture, and there is no such folder.*'ViT-T-4'"),
         (NAME, r"that of its weights is missing.*open_clip:ViT-T-4/hub, open_clip:ViT-T-4/file_of_hub"),
+        (f"{NAME}:hub", "no such architecture.*Write open_clip:ViT-T-4/hub"),
         (f"{NAME}/hubb", "no weights of ViT-T-4 with this name.*'hub'"),
         (f"{NAME}/other", "no weights of ViT-T-4.*Write open_clip:ViT-T-4-quickgelu/other"),
     ],

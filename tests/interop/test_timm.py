@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 import openslip
 from interop.public import shaken
@@ -117,6 +118,29 @@ def test_published_weights_come_from_the_hub(model, weights, monkeypatch) -> Non
     assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors", "pytorch_model.bin")] * 3
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch16_224.augreg_in21k", "flexivit_base.1200ep_in1k"])
+def test_weights_that_their_authors_keep_in_another_format_come_from_the_hub(monkeypatch, name) -> None:
+    """timm's table has an address of .npz files for them as well, which the hub's copies go before."""
+    asked = []
+    monkeypatch.setattr(hub, "fetch", lambda *args, **_: asked.append(args))
+    with pytest.raises(CheckpointError, match="timm has no weights of this model"):  # as this hub has none
+        read(f"timm:{name}")
+    assert asked == [(f"timm/{name}", ["model.safetensors", "pytorch_model.bin"])]
+
+
+def test_a_file_that_says_what_it_is_of_needs_no_name(model, weights, tmp_path) -> None:
+    """A config.json beside it says so, or its own name."""
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
+    assert same(openslip.load(f"timm:{tmp_path / 'model.safetensors'}"), model)
+    named = tmp_path / "named" / f"{NAME}.safetensors"
+    named.parent.mkdir()
+    shutil.copy(weights, named)
+    assert same(openslip.load(f"timm:{named}"), model)
+    other = named.rename(named.with_name("weights.safetensors"))
+    with pytest.raises(CheckpointError, match=f"no config.json beside it.*timm:NAME@{other}"):
+        read(f"timm:{other}")
+
+
 def test_old_files_without_counters_of_batches(model, tmp_path) -> None:
     kept = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
     save_file(kept, tmp_path / "old.safetensors")
@@ -153,3 +177,15 @@ def test_names_that_timm_has_not(name, told) -> None:
 def test_another_architecture_says_what_the_file_holds(weights) -> None:
     with pytest.raises(CheckpointError, match=r"missing.*unexpected.*The file holds an image model of timm"):
         read(f"timm:test_vit@{weights}")
+
+
+def test_what_a_file_holds_is_told_by_its_own_names(tmp_path) -> None:
+    """timm takes the image tower out of a CLIP's weights and renames its entries before they are compared."""
+    sizes = {
+        "visual.class_embedding": (8,), "visual.positional_embedding": (5, 8), "visual.conv1.weight": (8, 3, 16, 16),
+        "visual.ln_pre.weight": (8,), "visual.ln_post.weight": (8,), "visual.proj": (8, 4),
+        "transformer.resblocks.0.ln_1.weight": (8,),
+    }  # fmt: skip
+    save_file({name: torch.zeros(size) for name, size in sizes.items()}, tmp_path / "clip.safetensors")
+    with pytest.raises(CheckpointError, match="The file holds a CLIP of OpenAI or open_clip"):
+        read(f"timm:test_vit@{tmp_path / 'clip.safetensors'}")

@@ -99,6 +99,11 @@ def test_views_of_other_rows_or_pictures_are_not_compared(monkeypatch) -> None:
     with pytest.raises(ConfigError, match="--data.ssl would give the objective across"):
         check_ssl(plan_of(cheap(loss="clip + across"), 64).loss)
     check_ssl(plan_of(cheap(ssl_share=0.5), 64).loss)
+    own = {"preserve": {"pictures": "other", "text": True}}
+    with pytest.raises(
+        ConfigError, match="Leave --data.ssl out, or --objective.preserve.text, which compares"
+    ):
+        check_ssl(plan_of(cheap(loss="clip + preserve", options=own), 64).loss)
 
 
 def told_memory(tmp_path, source, **data: object) -> str:

@@ -1,9 +1,11 @@
 """Runs with frozen blocks, adapters and rates of their own: how they go on, and what is loaded of them."""
 
+import io
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from openslip import load, toml
 from openslip.cli import main
@@ -80,6 +82,19 @@ def test_a_run_with_adapters_starts_from_another(config, tmp_path) -> None:
     a, b = read(str(first.path)).weights, read(str(second.path)).weights
     for name in (name for name in a if not name.startswith("objective.")):
         assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize(("rate", "slow"), [(1e-5, True), (3e-4, False)])
+def test_adapters_at_the_rate_of_whole_towers_are_warned_of(config, tmp_path, rate, slow) -> None:
+    rates = replace(config.optimizer, lr=1e-5, image=TowerRateConfig(lr=rate))
+    told = io.StringIO()
+    train(
+        replace(config, optimizer=rates), ToySource(), tmp_path / "run", console=Console(file=told, width=500)
+    )
+    advised = "learn at 1e-05 (image tower), at which they change little" in told.getvalue()
+    assert advised is slow
+    assert ("--optimizer.image.lr 3e-4" in told.getvalue()) is slow
+    assert "--optimizer.text.lr" not in told.getvalue()
 
 
 def test_only_fresh_weights_learn_at_first(tmp_path) -> None:

@@ -81,7 +81,7 @@ class Side:
         from openslip.interop import load
 
         self.encoder = load(self.path, which=self.which if self.path == self.run else "latest")
-        _refuse_nothing(self.tasks, text=self.text)
+        _refuse_nothing(self.name, self.tasks, text=self.text)
 
     @property
     def text(self) -> bool:
@@ -339,16 +339,16 @@ def _checkpoint(model: Path, which: Literal["latest", "best"]) -> tuple[Path, Pa
     return pick(model, which) or model, model
 
 
-def _refuse_nothing(tasks: Sequence[Evaluator], *, text: bool) -> None:
+def _refuse_nothing(model: Path, tasks: Sequence[Evaluator], *, text: bool) -> None:
     """Raise EvaluationError where every task would be left out."""
     from openslip.errors import EvaluationError
 
     if not text and all(getattr(task, "needs_text", False) for task in tasks):
         raise EvaluationError(
-            "Nothing can be measured: the model has no text tower, which every task needs",
+            f"Nothing can be measured of {model}: it has no text tower, which every task needs",
             got=", ".join(task.name for task in tasks),
-            cause="It was trained with an image-only objective such as SimCLR",
-            fix="Measure it with knn, linear or finetune",
+            cause="It is an image tower alone, such as one of timm or of SimCLR",
+            fix="Add knn, linear or finetune, which need no texts",
         )
 
 

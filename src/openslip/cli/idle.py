@@ -78,7 +78,8 @@ def train(given: Collection[str], config: Config) -> None:
     sources = (config.data.train, val, config.data.ssl)
     terms = [name for spec in sources for _, name in split_mixture(spec)]
     if not any(name.startswith(LABELS) for name in terms):
-        fix = f"Write --data.train {LABELS}FOLDER for pictures in folders of classes, or leave it out"
+        fix = f"Write --data.train {LABELS}FOLDER for pictures in folders of classes, {LABELS}FILE for a table with a "
+        fix += "column of labels, or leave it out"
         refuse_idle(given, *OF_CLASSES, because=f"No source is of labelled images, {LABELS}…", fix=fix)
     elif all(name.startswith(LABELS) for name in terms if name):
         because = "Captions of labelled images are made of the names of their classes"

@@ -86,9 +86,16 @@ def data_of(run: DataConfig, given: DataConfig) -> DataConfig:
 
 
 def print_settings(config: Config, asked: Config, folder: str) -> None:
-    """Tell where a run goes on with settings of its own in place of the recipe's."""
+    """Tell where a run goes on with settings of its own in place of the recipe's.
+
+    Settings that the recipe leaves to the weights which the run started from are none of these.
+    """
     from openslip.objectives import complete
 
+    if config.init:
+        from openslip.training.start import adopted_as_in_run
+
+        asked = replace(adopted_as_in_run(replace(asked, init=config.init), config), init=asked.init)
     recipe = toml.flat(replace(asked, objective=complete(asked.objective)))
     others = {key: value for key, value in toml.flat(config).items() if value != recipe.get(key)}
     others = {key: value for key, value in others.items() if not key.startswith("data.") and key != "name"}

@@ -129,9 +129,11 @@ def _nothing(text: str, path: Path) -> CheckpointError:
         "Give the folder that `slip train` wrote, a file that `slip consolidate` wrote, or a released .pt file. Public "
         f"models are written {WRITTEN}"
     )
-    if hub.is_name(text) and not path.parent.exists():
-        fix = f"For a model of the hub, write hf:{text}. {fix}"
-    return CheckpointError("There is no such file or folder", got=str(path), fix=fix)
+    page = re.match(r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", text)
+    name = page[1] if page else text if hub.is_name(text) and not path.parent.exists() else ""
+    if name:
+        fix = f"For a model of the hub, write hf:{name}. {fix}"
+    return CheckpointError("There is no such file or folder", got=text if page else str(path), fix=fix)
 
 
 def _of_folder(folder: Path, which: str) -> Pretrained:
@@ -175,8 +177,7 @@ def _of_others(path: Path, entries: Collection[str]) -> Pretrained:
         return reader.read_folder(path.parent, str(path), weights=path)
     if kind.may_be_timms and (card := timm.guessed(path)):
         found = timm.read_file(path, card, str(path))
-        told = f"{path} is taken for timm's {card.architecture}, by its name; all its weights fit"
-        return replace(found, notes=(told, *found.notes))
+        return replace(found, notes=(timm.taken_for(path, card), *found.notes))
     raise foreign.unknown(path, entries)
 
 

@@ -70,10 +70,12 @@ def pretrained_of(
     theirs: Mapping[str, str] | None = None,
     unused: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    held: Collection[str] | None = None,
 ) -> Pretrained:
     """Return what a reader of another library's format gives, checked: the weights are those of the model, all of them.
 
-    theirs: what the library calls the weights that have our names, as far as it calls them otherwise.
+    theirs: what the library calls the weights that have our names, as far as it calls them otherwise. held: what the
+    file itself calls them, where that is another name still.
     Raises CheckpointError, which lists what is missing, has another shape, or is of a part that the model has not; and
     where weights are no real numbers, such as integers that stand for others.
     """
@@ -95,7 +97,7 @@ def pretrained_of(
         raise CheckpointError(
             f"The weights of {origin.spec} are not those of the model that {origin.format} says they are of",
             got=told,
-            cause=f"The file holds {kind_of(names.get(name, name) for name in weights).what}",
+            cause=f"The file holds {kind_of(held or [names.get(name, name) for name in weights]).what}",
             fix="Name the architecture that they are of, or give the model's own configuration with its weights",
         )
     real = [name for name, value in own.items() if value.is_floating_point()]

@@ -73,7 +73,7 @@ def unknown(path: Path, names: Iterable[str]) -> CheckpointError:
             else ""
         ),
         got=str(path),
-        cause=f"It has {len(names)} entries{shown}",
+        cause=f"It has {len(names)} {'entry' if len(names) == 1 else 'entries'}{shown}",
         fix=kind.fix.replace("{path}", str(path)),
     )
 

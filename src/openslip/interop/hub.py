@@ -123,12 +123,15 @@ def _refused(name: str, error: Exception) -> CheckpointError:
 def _away(name: str, files: Sequence[str], error: Exception) -> CheckpointError:
     import os
 
+    from huggingface_hub import constants
+
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     return CheckpointError(
         f"The model is not on this disk, and the hub {'may not' if offline else 'cannot'} be asked for it",
         got=f"{name}: {' or '.join(files)}",
         cause="HF_HUB_OFFLINE is set"
         if offline
-        else (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0],
+        else f"{constants.ENDPOINT} does not answer: "
+        + (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0],
         fix="Fetch the model once with a network, or give a folder with its files",
     )

@@ -110,15 +110,15 @@ KINDS = {
 
 
 def read(name: str, spec: str) -> Pretrained:
-    """Return the model that follows `hf:`: a repository of the hub, `owner/name`, or a folder.
+    """Return the model that follows `hf:`: a repository of the hub, `owner/name`, or a folder, or a file in one.
 
-    What the repository holds decides: a model of transformers, open_clip, timm, or one of ours. Raises CheckpointError.
+    What it holds decides: a model of transformers, open_clip, timm, or one of ours. Raises CheckpointError.
     """
-    folder = expand(name)
-    if folder.is_dir():
+    path = expand(name)
+    if path.exists():
         from openslip import interop
 
-        found = interop.read(folder)
+        found = interop.read(path)
         return replace(found, origin=replace(found.origin, spec=spec))
     if not hub.is_name(name):
         raise CheckpointError(

@@ -54,7 +54,8 @@ def read(name: str, spec: str) -> Pretrained:
     """Return the model that follows `open_clip:`.
 
     name: architecture and weights that open_clip knows (`ViT-B-32/laion2b_s34b_b79k`), which are fetched; a folder or a
-    repository of the hub with an open_clip_config.json; or `NAME@FILE`, weights in a file and their architecture.
+    repository of the hub with an open_clip_config.json; `NAME@FILE`, weights in a file and their architecture; or that
+    file alone, where an open_clip_config.json lies beside it.
 
     Raises CheckpointError.
     """
@@ -65,6 +66,8 @@ def read(name: str, spec: str) -> Pretrained:
     folder = expand(name.removeprefix("local-dir:"))
     if folder.is_dir():
         return read_folder(folder, spec)
+    if folder.is_file():
+        return _beside_settings(folder, spec)
     architecture, slash, tag = name.rpartition("/")
     if _plain(architecture) in known:
         return _published(_plain(architecture), tag, spec)
@@ -80,10 +83,25 @@ def read(name: str, spec: str) -> Pretrained:
     repository = name.removeprefix("hf-hub:")
     if repository != name or (slash and hub.is_name(name) and not _close(architecture, known)):
         return read_hub(repository, spec)
+    first, colon, tag = name.partition(":")
     raise CheckpointError(
         "open_clip has no such architecture, and there is no such folder",
         got=architecture or name,
-        fix=nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
+        fix=f"Write open_clip:{first}/{tag}"
+        if colon and _plain(first) in known
+        else nearest(architecture or name, known, "`open_clip.list_models()` lists them"),
+    )
+
+
+def _beside_settings(path: Path, spec: str) -> Pretrained:
+    """Return the model of weights in a file, which an open_clip_config.json beside it describes."""
+    if (path.parent / SETTINGS).is_file():
+        return read_folder(path.parent, spec, weights=path)
+    raise CheckpointError(
+        f"The file does not say of which architecture its weights are, and there is no {SETTINGS} beside it",
+        got=spec,
+        fix=f"Name the architecture: open_clip:NAME@{path}, such as open_clip:ViT-B-32@{path}. "
+        "`open_clip.list_models()` lists the names",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +56,8 @@ def read(name: str, spec: str) -> Pretrained:
     """Return the image tower that follows `timm:`.
 
     name: a model of timm with or without a tag (`resnet50.a1_in1k`), of which timm's weights are fetched; a repository
-    of the hub or a folder with timm's config.json; or `NAME@FILE`, weights in a file and what they are of.
+    of the hub or a folder with timm's config.json; `NAME@FILE`, weights in a file and what they are of; or that file
+    alone, where a config.json beside it or its own name says what they are of.
 
     Raises CheckpointError.
     """
@@ -66,6 +67,8 @@ def read(name: str, spec: str) -> Pretrained:
     folder = expand(name)
     if folder.is_dir():
         return read_folder(folder, spec)
+    if folder.is_file():
+        return _of_file(folder, spec)
     plain = name.removeprefix("local-dir:")
     if plain != name:
         return read(plain, spec)
@@ -76,6 +79,28 @@ def read(name: str, spec: str) -> Pretrained:
         return _of_hub(name.removeprefix("hf-hub:"), spec)
     card = known(name)
     return _published(card, spec)
+
+
+def _of_file(path: Path, spec: str) -> Pretrained:
+    """Return the image tower of weights in a file of which a config.json beside it, or its own name, says what it is.
+
+    Raises CheckpointError.
+    """
+    if (path.parent / "config.json").is_file():
+        return read_folder(path.parent, spec, weights=path)
+    if card := guessed(path):
+        found = read_file(path, card, spec)
+        return replace(found, notes=(taken_for(path, card), *found.notes))
+    raise CheckpointError(
+        "The file does not say of which architecture its weights are, and there is no config.json beside it",
+        got=spec,
+        fix=f"Name the architecture: timm:NAME@{path}, such as timm:resnet50@{path}. {LISTED}",
+    )
+
+
+def taken_for(path: Path, card: Card) -> str:
+    """Return what people are told of weights whose architecture is taken from the name of their file."""
+    return f"{path} is taken for timm's {card.architecture}, by its name; all its weights fit"
 
 
 def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pretrained:
@@ -128,7 +153,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
             got=f"{card.pool}, where timm has {pool_of(trunk)}, and slip cannot set another",
             fix="Take a model with timm's own options",
         )
-    own = trunk.state_dict()
+    own, held = trunk.state_dict(), [*weights]
     weights = _as_timm_names_them(weights, trunk, origin)
     unused = {
         name: ON_TOP
@@ -147,6 +172,7 @@ def tower_of(weights: Mapping[str, Tensor], card: Card, origin: Origin) -> Pretr
         theirs=theirs,
         unused=unused,
         notes=notes,
+        held=held,
     )
 
 
@@ -225,7 +251,8 @@ def _of_hub(name: str, spec: str) -> Pretrained:
 def _published(card: Card, spec: str) -> Pretrained:
     """Return a tower with the weights that timm points to: on the hub, else behind a web address."""
     stated = card.stated
-    if stated.get("custom_load"):
+    # Where the hub has them, too, they lie there in a format of torch. "hf": those there are in another one as well.
+    if stated.get("custom_load") and (stated["custom_load"] == "hf" or not stated.get("hf_hub_id")):
         raise CheckpointError(
             "These weights are not in a format of torch, and slip does not convert them",
             got=spec,

@@ -110,7 +110,7 @@ def _adapt(tower: nn.Module, rank: int, frozen: Collection[str], option: str) ->
     if not layers:
         raise ConfigError(
             "The tower has no linear layers that adapters could stand on",
-            got=f"{option} {rank}, of a {type(getattr(tower, 'trunk', tower)).__name__}",
+            got=f"{option} {rank}, of {type(getattr(tower, 'trunk', tower)).__name__}",
             cause="It is convolutional, or all its blocks are frozen",
             fix="Leave adapters out, and freeze less: all but the last block, with `freeze -1`",
         )

@@ -220,7 +220,12 @@ def _check_same_rows(loss: Loss, option: str) -> None:
             raise ConfigError(
                 f"{option} would give the objective {term.kind.name} views that do not belong together",
                 got=f"scheduled: {', '.join(scheduled)}; drawn of every row: {', '.join(fixed)}",
-                fix=f"Leave {option.split()[0]} out, or draw all its views of every row: View(…, scheduled=False)",
+                fix=f"Leave {option.split()[0]} out, or "
+                + (
+                    f"--objective.{term.kind.name}.text, which compares with the captions"
+                    if fixed == captions and hasattr(term.config, "text")
+                    else "draw all its views of every row: View(…, scheduled=False)"
+                ),
             )
 
 

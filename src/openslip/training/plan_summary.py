@@ -13,7 +13,7 @@ from openslip.data.loader import default_workers
 from openslip.data.prefetch import choose_prefetch, sample_bytes
 from openslip.data.sources.mixture import labelled_ones
 from openslip.models.batchnorm import KeptStatistics
-from openslip.models.lora import plain_name
+from openslip.models.lora import is_adapted, plain_name
 from openslip.models.tuning import learning_modules
 from openslip.needs import Need
 from openslip.objectives.combine import Term
@@ -27,6 +27,8 @@ from openslip.training.watching.speed import peak
 
 TOO_FAST = 3e-4
 """A learning rate above which fine-tuning is told to be fast; recipes for it have 1e-5 to 1e-4."""
+TOO_SLOW = 5e-5
+"""A learning rate below which adapters are told to be slow."""
 _TITLES = {"train": "data", "ssl": "ssl data"}
 
 
@@ -86,6 +88,7 @@ def describe(
             _kept_at_random(student, fresh),
             _heads_alone(student),
             _fast(plan, student, started),
+            _slow_adapters(plan, student),
             useless,
         ],
     )
@@ -190,6 +193,25 @@ def _fast(plan: Plan, student: Student, started: Start | None) -> str:
     return (
         f"{' and '.join(towers)}, which may undo what the weights have learned: the recipe finetune has rates "
         "for that, and --optimizer.image.lr and --optimizer.text.lr are rates of their own"
+    )
+
+
+def _slow_adapters(plan: Plan, student: Student) -> str:
+    """Return a warning where adapters learn at a rate at which whole towers are fine-tuned; else ""."""
+    config, slow = plan.config.optimizer, []
+    for name, tower, rate in (
+        ("image", student.model.image_tower, config.image),
+        ("text", student.model.text_tower, config.text),
+    ):
+        lr = rate.lr if rate.lr >= 0 else config.lr
+        if tower is not None and lr < TOO_SLOW and is_adapted(tower):
+            slow.append((name, lr))
+    if not slow:
+        return ""
+    return (
+        f"adapters begin at 0 and learn at {' and '.join(f'{lr:g} ({name} tower)' for name, lr in slow)}, at which "
+        "they change little. Theirs are rates of 1e-4 to 5e-4 (Hu et al. 2022): "
+        + " ".join(f"--optimizer.{name}.lr 3e-4" for name, _ in slow)
     )
 
 

@@ -80,24 +80,39 @@ def _lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the entries of a safetensors file by name, and the texts in its header; no tensor is read.
 
-    Raises CheckpointError for what is no such file, or has a header of more than HEADER bytes.
+    Raises CheckpointError for what is no such file, has a header of more than HEADER bytes, or is cut off.
     """
     try:
         with open_regular(path) as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > HEADER:
-                raise ValueError(f"Its header would have {size:,} bytes")
+            start = file.read(8)
+            size = int.from_bytes(start, "little")
+            if len(start) < 8 or size > HEADER:
+                raise ValueError(
+                    f"It begins with {start!r}, which is no length of a header" if start else "It is empty"
+                )
+            there = os.fstat(file.fileno()).st_size - 8 - size
+            if there < 0:
+                raise ValueError(f"Its header would have {size:,} bytes, {size + there:,} are there")
             header = parse_json(file.read(size))
         if not isinstance(header, dict):
             raise ValueError("Its header is no table of tensors")
         texts = header.pop("__metadata__", None) or {}
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("Its header holds other than texts")
+        if (told := _end_of(header)) > there:
+            raise ValueError(f"Its weights would have {told:,} bytes, {there:,} are there")
         return header, texts
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            "The weights cannot be read",
+            "The weights cannot be read: the file is cut off, damaged, or no safetensors file",
             got=str(path),
             cause=str(error),
-            fix="Copy or download the file anew",
+            fix="Copy or download the file anew, and compare the sizes",
         ) from None
+
+
+def _end_of(entries: Mapping[str, Any]) -> int:
+    """Return how many bytes the tensors of a header take, as far as the header says so."""
+    places = [entry.get("data_offsets") for entry in entries.values() if isinstance(entry, dict)]
+    ends = [place[-1] for place in places if isinstance(place, list) and place]
+    return max((end for end in ends if isinstance(end, int)), default=0)
