@@ -73,7 +73,7 @@ def describe(
         "length": length(plan),
         "schedule": _schedule(plan, started),
         "machine": f"{_processes(plan)}{plan.device.type}, towers in {dtype}{how}, "
-        f"{torch.get_num_threads()} threads, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
+        f"{_several(torch.get_num_threads(), 'thread')}, peak {fastest / 1e12:.3g} TFLOP/s ({origin})",
         "memory": f"{state_bytes(plan, student) / 2**30:.2f} GiB of weights, gradients and optimiser; "
         "the most that a step takes is printed after the second one"
         + _ready(plan, student, keeps, data.longest_block),
@@ -263,10 +263,12 @@ def length(plan: Plan) -> str:
     share = training.batch // plan.processes
     at_a_time = training.micro_batch or share
     micro = f", {at_a_time} at a time through the towers" if at_a_time < share else ""
-    samples = f"{plan.steps * training.batch:,} samples = {plan.steps:,} steps of {training.batch}{micro}"
+    samples = (
+        f"{plan.steps * training.batch:,} samples = {_several(plan.steps, 'step')} of {training.batch}{micro}"
+    )
     if training.budget:
-        return f"{plan.steps / plan.steps_per_epoch:.3g} epochs = {samples}"
-    return f"{training.epochs:g} epochs = {samples}"
+        return f"{_several(plan.steps / plan.steps_per_epoch, 'epoch', '.3g')} = {samples}"
+    return f"{_several(training.epochs, 'epoch', 'g')} = {samples}"
 
 
 def _schedule(plan: Plan, started: Start | None) -> str:
@@ -347,3 +349,9 @@ def _ready(plan: Plan, student: Student, keeps: Keeping, block: int) -> str:
         f"\nand {ready.bytes / 2**30:.2f} GiB of shared memory for what {workers} loader processes keep ready: "
         f"{ready.samples:,} samples, {ready.samples / share:.3g} batches{scarce}"
     )
+
+
+def _several(number: float, what: str, form: str = ",") -> str:
+    """Return a number of things in words: `1 epoch`, `2 epochs`."""
+    told = format(number, form)
+    return f"{told} {what}{'s' * (told != '1')}"
