@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 WORKERS = 2
 
-.PHONY: quickstart test test-all test-oldest test-newest lint types check clean
+.PHONY: quickstart test test-all test-oldest test-newest consumers lint types check clean
 
 quickstart: $(STAMP)          ## train CLIP, SimCLR and SLIP on the embedded scenes, compare them in a report
 	$(BIN)/slip quickstart
@@ -21,6 +21,9 @@ test-oldest:                  ## the test suite with the lowest versions that py
 
 test-newest:                  ## the test suite with the newest versions that pip finds today
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
+
+consumers: $(STAMP)           ## the examples of docs/export.md, each where its library alone is installed: 7 GB of disk at a time
+	PYTHONPATH=tests $(BIN)/python -m exports.consumers $(FORMATS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

@@ -35,6 +35,16 @@ def test_probabilities_are_those_of_the_definition(model) -> None:
     torch.testing.assert_close(found.sum(1), torch.ones(4))
 
 
+def test_options_of_encoding_are_passed_on(model) -> None:
+    classify = ZeroShotClassifier(model, NAMES)
+    right = torch.cat([classify(pictures(4)[:2]), classify(pictures(4)[2:])])
+    assert torch.equal(classify(pictures(4), batch=2, workers=2), right)
+    found = classify([*pictures(4), b""], batch=2, errors="skip")
+    assert torch.equal(found.values, right)
+    with pytest.raises(ConfigError, match="no such option"):
+        classify(pictures(1), bach=2)
+
+
 def test_one_class_and_one_picture(model) -> None:
     classify = ZeroShotClassifier(model, ("cat",))
     assert classify(pictures(1)[0]).tolist() == [[1.0]]

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
 import io
 import math
+import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 import openslip
+from openslip import progress
 from openslip.config import (
     Config,
     ImageTowerConfig,
@@ -24,7 +29,7 @@ from openslip.config import (
     ViewsConfig,
 )
 from openslip.data.tokenizer import END
-from openslip.encoder import CHUNK, Encoder
+from openslip.encoder import BATCH, Encoder
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.models import build
 from openslip.objectives import parse
@@ -139,19 +144,19 @@ def test_over_long_texts_are_cut_to_the_context(encoder: Encoder) -> None:
 
 
 def test_many_are_encoded_in_chunks(encoder: Encoder) -> None:
-    images = torch.randn(CHUNK + 3, 3, 16, 16)
+    images = torch.randn(BATCH + 3, 3, 16, 16)
     sizes = []
     hook = encoder.model.image_tower.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     whole = encoder.image_features(images)
     hook.remove()
-    assert sizes == [CHUNK, 3]
+    assert sizes == [BATCH, 3]
     torch.testing.assert_close(whole[-1:], encoder.image_features(images[-1]), rtol=1e-4, atol=1e-5)
-    texts = [f"number {i}" for i in range(CHUNK + 3)]
+    texts = [f"number {i}" for i in range(BATCH + 3)]
     torch.testing.assert_close(
         encoder.encode_text(texts)[-1:], encoder.encode_text(texts[-1]), rtol=1e-4, atol=1e-5
     )
-    lazily = encoder.encode_image(_pixels() for _ in range(CHUNK + 1))
-    assert lazily.shape == (CHUNK + 1, 10)
+    lazily = encoder.encode_image(_pixels() for _ in range(BATCH + 1))
+    assert lazily.shape == (BATCH + 1, 10)
 
 
 def test_nothing_in_gives_nothing_out(encoder: Encoder) -> None:
@@ -390,8 +395,8 @@ def test_logit_scale_and_device(encoder: Encoder) -> None:
         (np.array([b"a.jpg"]), r"astype\(str\)"),
         ("nothing/here.jpg", "^nothing/here.jpg: The image cannot be read"),
         (Path("nothing/here.jpg"), "^nothing/here.jpg: The image cannot be read"),
-        (".", r"It is a folder.*glob"),
-        ("photos/*.jpg", r"glob\.glob"),
+        (["."], r"\.: The image cannot be read.*find_pictures\(folder\)"),
+        ("photos/*.jpg", r"find_pictures\(pattern\)"),
         ("~/a.jpg", "expanduser"),
         ("https://example.org/a.jpg", "Fetch it first"),
         (b"not a picture", "^The file is not an image"),
@@ -442,7 +447,7 @@ def test_all_pictures_that_cannot_be_used_are_named_or_counted(encoder: Encoder,
         assert name in line.partition(": ")[0]
     assert lines[6] == "  and 3 others. "
     assert lines[7:] == ['  Pass errors="skip" to go on without them.']
-    many = [*[_pixels()] * CHUNK, b"", *[_pixels()] * CHUNK, b"x"]  # in other chunks than the first bad one
+    many = [*[_pixels()] * BATCH, b"", *[_pixels()] * BATCH, b"x"]  # in other chunks than the first bad one
     with pytest.raises(DataError, match=f"^2 of {len(many)} pictures"):
         encoder.encode_image(iter(many))
     with pytest.raises(
@@ -507,3 +512,178 @@ def test_from_config_builds_what_the_objective_needs(loss: str, captioned: bool)
     norms = encoder.encode_image([_pixels(), _pixels(40, 20)]).norm(dim=1)
     assert norms.tolist() == pytest.approx([1.0, 1.0])
     assert math.isfinite(encoder.image_features(_pixels()).sum())
+
+
+def _folder(folder: Path, count: int = 7) -> list[str]:
+    """Write pictures into a folder; return their paths."""
+    paths = [folder / f"{index:02}.png" for index in range(count)]
+    for index, path in enumerate(paths):
+        path.write_bytes(_png(np.roll(_pixels(), 3 * index, axis=0)))
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("workers", [-1, 0, 1, 3])
+def test_workers_change_nothing(encoder: Encoder, tmp_path: Path, workers: int) -> None:
+    paths = _folder(tmp_path)
+    right = torch.cat(
+        [encoder.encode_image(paths[:3]), encoder.encode_image(paths[3:6]), encoder.encode_image(paths[6:])]
+    )
+    for images in (
+        paths,
+        iter(paths),
+        tmp_path,
+        str(tmp_path),
+        np.array(paths),
+        (Path(path).read_bytes() for path in paths),
+    ):
+        assert torch.equal(encoder.encode_image(images, batch=3, workers=workers), right)
+    found = encoder.image_features([*paths, b"none"], batch=3, workers=workers, errors="skip")
+    assert torch.equal(
+        found.values[:6], torch.cat([encoder.image_features(paths[:3]), encoder.image_features(paths[3:6])])
+    )
+    assert found.kept == list(range(7))
+    assert found.skipped[0].index == 7
+
+
+def test_one_pil_image_many_times_is_read_by_one_thread_at_a_time(encoder: Encoder, tmp_path: Path) -> None:
+    (path, *_) = _folder(tmp_path, 1)
+    right = encoder.encode_image([path] * 40)
+    with Image.open(path) as opened:
+        assert torch.equal(encoder.encode_image([opened] * 40, workers=8), right)
+
+
+def test_arrays_are_the_tensors(encoder: Encoder) -> None:
+    pictures = [_pixels(), _pixels(40, 20)]
+    array = encoder.encode_image(pictures, numpy=True)
+    assert isinstance(array, np.ndarray)
+    assert array.dtype == np.float32
+    assert np.array_equal(array, encoder.encode_image(pictures).numpy())
+    found = encoder.encode_image([*pictures, b""], numpy=True, errors="skip")
+    assert np.array_equal(found.values, array)
+    assert repr(found) == "Encoded(values (2, 10), 1 skipped)"
+    assert np.array_equal(
+        encoder.image_features(pictures, numpy=True), encoder.image_features(pictures).numpy()
+    )
+    assert np.array_equal(
+        encoder.encode_text(["a", "b"], numpy=True), encoder.encode_text(["a", "b"]).numpy()
+    )
+    assert encoder.encode_image([], numpy=True).shape == (0, 10)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_autocast_computes_in_another_precision_and_leaves_the_weights(
+    encoder: Encoder, name: Any, dtype: torch.dtype
+) -> None:
+    pixels, seen = torch.randn(4, 3, 16, 16), []
+    hook = encoder.model.image_tower.trunk.blocks[0].mlp.fc1.register_forward_hook(
+        lambda _, inputs, output: seen.append(output.dtype)
+    )
+    cast = encoder.encode_image(pixels, autocast=name)
+    hook.remove()
+    assert seen == [dtype]
+    assert cast.dtype == torch.float32
+    assert encoder.dtype == torch.float32
+    whole = encoder.encode_image(pixels)
+    assert not torch.equal(cast, whole)
+    torch.testing.assert_close(cast, whole, atol=0.03, rtol=0)
+    torch.testing.assert_close(cast.norm(dim=-1), torch.ones(4))
+    texts = ["a red bicycle", "two dogs"]
+    torch.testing.assert_close(
+        encoder.encode_text(texts, autocast=name), encoder.encode_text(texts), atol=0.03, rtol=0
+    )
+
+
+def test_progress_is_shown_where_it_is_asked_for(encoder: Encoder, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", -1.0)
+    pictures = [_pixels()] * 5
+    encoder.encode_image(pictures, batch=2)
+    assert capsys.readouterr().err == ""
+    encoder.encode_image(pictures, batch=2, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [
+        "encoding images: 2 of 5",
+        "encoding images: 4 of 5",
+    ]
+    encoder.encode_image(iter(pictures), batch=2, progress=True)  # nobody knows how many there are
+    assert capsys.readouterr().err.startswith("encoding images: 2, ")
+    encoder.encode_text(["a", "b", "c"], batch=2, progress=True)
+    assert capsys.readouterr().err.startswith("encoding texts: 2 of 3, ")
+    encoder.encode_image(torch.zeros(3, 3, 16, 16), batch=2, progress=True)
+    assert capsys.readouterr().err.startswith("encoding images: 2 of 3, ")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"worker": 2}, "no such option. Got: 'worker'.*workers"),
+        ({"batch": 0}, "`batch` is at least 1"),
+        ({"workers": -2}, "workers -2"),
+        ({"autocast": "bfloat16"}, "`autocast` has no such value.*bf16"),
+    ],
+)
+def test_other_options_are_refused(encoder: Encoder, options: Any, told: str) -> None:
+    for call in (encoder.encode_image, encoder.image_features, encoder.encode_text):
+        with pytest.raises(ConfigError, match=told):
+            call([], **options)
+
+
+def test_a_copy_and_a_pickle_are_the_same_model(encoder: Encoder) -> None:
+    pixels, texts = torch.randn(2, 3, 16, 16), ["a cat", "a dog &amp; more"]
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(other.encode_image(pixels), encoder.encode_image(pixels))
+        assert torch.equal(other.encode_text(texts), encoder.encode_text(texts))
+        assert not {p.data_ptr() for p in other.model.parameters()} & {
+            p.data_ptr() for p in encoder.model.parameters()
+        }
+
+
+class _Pictures(Dataset):
+    """A data set as people write them, with a transform."""
+
+    def __init__(self, paths: list[str], transform: Any) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(self.paths[index])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_preprocessing_goes_to_worker_processes_without_the_weights(
+    encoder: Encoder, tmp_path: Path, method: str
+) -> None:
+    paths = _folder(tmp_path)
+    right = encoder.encode_image(paths)  # this process has computed, and may be forked all the same
+    assert len(pickle.dumps(encoder.preprocess)) < 1000
+    loader = DataLoader(
+        _Pictures(paths, encoder.preprocess), batch_size=7, num_workers=1, multiprocessing_context=method
+    )
+    (batch,) = loader
+    assert torch.equal(encoder.encode_image(batch), right)
+
+
+@pytest.mark.slow
+def test_compiled_towers_differ_by_rounding() -> None:
+    encoder = _encoder()
+    pixels, texts = torch.randn(3, 3, 16, 16), ["a cat", "two dogs in the snow"]
+    images, words = encoder.encode_image(pixels), encoder.encode_text(texts)
+    assert encoder.compile() is encoder
+    for tower in encoder.model.towers:
+        assert tower._compiled_call_impl is not None
+    torch.testing.assert_close(encoder.encode_image(pixels), images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(encoder.encode_text(texts), words, atol=1e-6, rtol=0)
+    other = pickle.loads(pickle.dumps(encoder))
+    torch.testing.assert_close(other.encode_image(pixels), images, atol=1e-6, rtol=0)
+
+
+def test_what_it_is_is_shown(encoder: Encoder, simclr: Encoder) -> None:
+    shown = repr(encoder)
+    assert re.fullmatch(
+        r"Encoder\(model \S+, image tower 0\.0 M parameters, text tower 0\.8 M parameters, pictures 16 × 16, "
+        r"embeddings 10 numbers, on cpu, float32\)",
+        shown,
+    ), shown
+    assert "text tower" not in repr(simclr)
+    assert "<tr><th>pictures</th><td>16 × 16</td></tr>" in encoder._repr_html_()

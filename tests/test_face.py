@@ -32,5 +32,16 @@ def test_evaluate_measures_a_loaded_model() -> None:
     (result, *_) = openslip.evaluate(model, "knn:scenes:test:60", k=3)
     assert result.task == "knn:scenes"
     assert result.low <= result.value <= result.high
+    measured = openslip.evaluate(model, "knn:scenes:test:60", k=3)
+    assert repr(measured).splitlines()[0].split() == [
+        "task",
+        "metric",
+        "value",
+        "95",
+        "%",
+        "interval",
+        "samples",
+    ]
+    assert f"<td>{result.metric}</td><td>{result.value:.1%}</td>" in measured._repr_html_()
     with pytest.raises(ConfigError, match="no task to measure"):
         openslip.evaluate(model)

@@ -20,6 +20,15 @@ def said(console: Console) -> str:
     return console.file.getvalue()
 
 
+def test_a_bar_without_a_total() -> None:
+    console = screen()
+    with Progress("reading", None, console=console) as bar:
+        bar.advance(1500)
+    assert "reading" in said(console)
+    assert "1,500 " in said(console)
+    assert " of " not in said(console)
+
+
 def test_a_live_bar() -> None:
     console = screen()
     with Bar("reading [this]", 4000, done=1000, console=console) as bar:
@@ -70,6 +79,12 @@ def test_no_live_line_where_it_cannot_be_drawn(monkeypatch, environment: dict[st
         assert bar.live == live
         bar.update(done=2000)
     assert bool(said(console)) == live
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_has_a_bar_where_it_has_widgets(monkeypatch, widgets: bool) -> None:
+    monkeypatch.setattr(progress, "find_spec", lambda name: name if widgets else None)
+    assert progress.redraws(Console(force_jupyter=True)) is widgets
 
 
 def test_lines_in_a_log_are_few_and_none_on_a_terminal() -> None:

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
     from openslip.errors import SlipError
-    from openslip.evaluation import Result
+    from openslip.evaluation.results import Results
     from openslip.exports import export
     from openslip.exports.pull import pull
     from openslip.exports.push import push
     from openslip.interop import load
     from openslip.interop.mixing import mix
+    from openslip.pictures import find_pictures
     from openslip.training.train import train
 
     __version__: str
@@ -48,6 +49,7 @@ __all__ = [
     "create",
     "evaluate",
     "export",
+    "find_pictures",
     "load",
     "mix",
     "open_source",
@@ -64,6 +66,7 @@ _HOMES = {
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
     "export": "openslip.exports",
+    "find_pictures": "openslip.pictures",
     "load": "openslip.interop",
     "mix": "openslip.interop.mixing",
     "open_source": "openslip.data.sources",
@@ -88,8 +91,10 @@ def create(recipe: str | Config) -> Encoder:
     return Encoder.from_config(recipes.get(recipe) if isinstance(recipe, str) else recipe)
 
 
-def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> list[Result]:
+def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> Results:
     """Measure a model, and return every number with its interval and sample count; nothing is written.
+
+    The list of results shows itself as a table.
 
     model: a loaded model, or what `load` takes. tasks: `zeroshot:photos/`, `retrieval:test.csv`, and what else
     `slip evaluate` takes. options: fields of the protocols' classes that all these tasks have, such as `k`.
@@ -100,12 +105,13 @@ def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> list[R
     from openslip.encoder import Encoder
     from openslip.errors import ConfigError
     from openslip.evaluation import suite
+    from openslip.evaluation.results import Results
     from openslip.interop import load
 
     if not tasks:
         raise ConfigError("There is no task to measure", fix='Name one: evaluate(model, "zeroshot:photos/")')
     parsed = [suite.parse_task(task, **options) for task in tasks]
-    return suite.run(model if isinstance(model, Encoder) else load(model), parsed)
+    return Results(suite.run(model if isinstance(model, Encoder) else load(model), parsed))
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,14 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, read_templates
-from openslip.encoder import Encoded, Encoder, Images
+from openslip.encoder import Encoded, Encoder, Options
 from openslip.errors import ConfigError
 from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier, named_twice
+from openslip.pictures import Images
 
 
 class ZeroShotClassifier:
@@ -44,21 +46,25 @@ class ZeroShotClassifier:
         self.weights = torch.from_numpy(classifier(self.model, self.names, self.templates))
 
     @overload
-    def __call__(self, images: Images, *, errors: Literal["raise"] = "raise") -> Tensor: ...
+    def __call__(
+        self, images: Images, *, errors: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
 
     @overload
-    def __call__(self, images: Images, *, errors: Literal["skip"]) -> Encoded: ...
+    def __call__(self, images: Images, *, errors: Literal["skip"], **options: Unpack[Options]) -> Encoded: ...
 
-    def __call__(self, images: Images, *, errors: Literal["raise", "skip"] = "raise") -> Tensor | Encoded:
+    def __call__(
+        self, images: Images, *, errors: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
+    ) -> Tensor | Encoded:
         """Return probabilities (N, C) float32, in the order of the names; each row adds up to 1.
 
         They are a softmax over the names of cosine similarities times the model's logit scale. So a picture of none of
-        the classes has a most probable one, too. images, errors: as in `Encoder.encode_image`.
+        the classes has a most probable one, too. images, errors, options: as in `Encoder.encode_image`.
         """
         if errors == "skip":
-            found = self.model.encode_image(images, errors="skip")
+            found = self.model.encode_image(images, errors="skip", **options)
             return found._replace(values=self._probabilities(found.values))
-        return self._probabilities(self.model.encode_image(images, errors=errors))
+        return self._probabilities(self.model.encode_image(images, errors=errors, **options))
 
     def __repr__(self) -> str:
         return f"ZeroShotClassifier({len(self.names)} classes, {len(self.templates)} templates)"

@@ -2,55 +2,95 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import TypeVar, Unpack
 
 from openslip.config import Config
-from openslip.data.given import Picture, check_array, not_a_picture, pixels_of
+from openslip.data.given import Picture
 from openslip.data.own_tokenizer import OwnTokenizer, tokenizer_of
+from openslip.data.preprocess import Preprocess
 from openslip.data.tokenizer import Tokenizer
-from openslip.data.views import center
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
 from openslip.models import Model, build
 from openslip.models.text import TextTower
+from openslip.pictures import ALONE, Images, Unusable, chunks_ahead, in_turn, name_of, refusal, several
+from openslip.progress import Progress
 
-Images = Tensor | Picture | Iterable[Tensor | Picture]
-
-CHUNK = 256
-"""Pictures or texts that go through the model at a time."""
-LISTED = 5
-"""Unusable pictures that an error shows; the others are counted."""
+BATCH = 256
 ERRORS = ("raise", "skip")
-ALONE = (Tensor, np.ndarray, Image.Image, bytes, bytearray, memoryview, str, os.PathLike)
-"""What one picture can be, apart from arrays and tensors that hold several."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Values = TypeVar("Values", Tensor, np.ndarray, default=Tensor)
 
 
-class Unusable(NamedTuple):
-    """A picture that could not be used: its place among those that were given, what to call it, and why."""
+class Options(TypedDict, total=False):
+    """How a call goes about many pictures or texts; but for `autocast`, the result is the same.
 
-    index: int
-    name: str
-    reason: str
-
-
-class Encoded(NamedTuple):
-    """What a call with `errors="skip"` returns: the K of N pictures that could be used, and those that could not.
-
-    values: (K, D) float32, in the order of the pictures. kept: their K indices among the N, a list, with which arrays,
-    tensors and data frames can be indexed. skipped: the N - K others.
+    batch: how many go through the model at a time, 256 by default. workers: threads that read and decode pictures while
+    the model computes; -1, the default, takes one for each core, up to 8, and 0 none. autocast: "bf16" or "fp16" lets
+    torch compute in this precision where it deems it safe, with weights as they are. progress: whether to show how far
+    it is, with a bar on a terminal, else with a line now and then.
     """
 
-    values: Tensor
+    batch: int
+    workers: int
+    autocast: Literal["bf16", "fp16"] | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class _How:
+    """`Options`, complete and checked."""
+
+    batch: int = BATCH
+    workers: int = -1
+    autocast: Literal["bf16", "fp16"] | None = None
+    progress: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> _How:
+        """Raises ConfigError for an unknown option or value."""
+        names = ("batch", "workers", "autocast", "progress")
+        for name in options:
+            if name not in names:
+                raise ConfigError("There is no such option", got=name, fix=did_you_mean(name, names))
+        how = cls(**options)
+        if how.batch < 1 or how.workers < -1:
+            raise ConfigError(
+                "`batch` is at least 1, and `workers` at least 0, or -1 for the machine's number",
+                got=f"batch {how.batch}, workers {how.workers}",
+            )
+        if how.autocast not in (None, *AUTOCAST):
+            raise ConfigError(
+                "`autocast` has no such value",
+                got=how.autocast,
+                fix=did_you_mean(str(how.autocast), AUTOCAST),
+            )
+        return how
+
+
+class Encoded(NamedTuple, Generic[Values]):
+    """What a call with `errors="skip"` returns: the K of N pictures that could be used, and those that could not.
+
+    values: (K, D) float32, a tensor or an array, in the order of the pictures. kept: their K indices among the N, a
+    list, with which arrays, tensors and data frames can be indexed. skipped: the N - K others.
+    """
+
+    values: Values
     kept: list[int]
     skipped: list[Unusable]
+
+    def __repr__(self) -> str:
+        return f"Encoded(values {tuple(self.values.shape)}, {len(self.skipped):,} skipped)"
 
 
 class Encoder:
@@ -146,65 +186,180 @@ class Encoder:
 
     @overload
     def encode_image(
-        self, images: Images, *, normalize: bool = True, errors: Literal["raise"] = "raise"
+        self,
+        images: Images,
+        *,
+        normalize: bool = True,
+        errors: Literal["raise"] = "raise",
+        numpy: Literal[False] = False,
+        **options: Unpack[Options],
     ) -> Tensor: ...
 
     @overload
-    def encode_image(self, images: Images, *, normalize: bool = True, errors: Literal["skip"]) -> Encoded: ...
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        normalize: bool = True,
+        errors: Literal["raise"] = "raise",
+        numpy: Literal[True],
+        **options: Unpack[Options],
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        normalize: bool = True,
+        errors: Literal["skip"],
+        numpy: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> Encoded: ...
+
+    @overload
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        normalize: bool = True,
+        errors: Literal["skip"],
+        numpy: Literal[True],
+        **options: Unpack[Options],
+    ) -> Encoded[np.ndarray]: ...
 
     def encode_image(
-        self, images: Images, *, normalize: bool = True, errors: Literal["raise", "skip"] = "raise"
-    ) -> Tensor | Encoded:
+        self,
+        images: Images,
+        *,
+        normalize: bool = True,
+        errors: Literal["raise", "skip"] = "raise",
+        numpy: bool = False,
+        **options: Unpack[Options],
+    ) -> Tensor | np.ndarray | Encoded | Encoded[np.ndarray]:
         """Return image embeddings (N, embed_dim), of length 1 unless `normalize` is false.
 
         images: a preprocessed tensor (N, 3, S, S) or (3, S, S), of any floating precision; or a picture as a path, the
         bytes of a file, a PIL image or an RGB uint8 array (H, W, 3); or any number of these in a list, an array of
-        paths, a column of a data frame or another iterable. One picture gives N = 1. A model without text gives its
-        image tower's features.
+        paths, a column of a data frame, a generator or another iterable; or a folder, whose pictures are taken as
+        `openslip.find_pictures` lists them. One picture gives N = 1. A model without text gives its image tower's
+        features.
 
         errors: with "raise" the result is a tensor, and an unusable picture raises DataError, which names it and
         counts all others that are. With "skip" the result is an `Encoded`: the embeddings of those that can be used,
-        their indices, and which were left out and why.
+        their indices, and which were left out and why. numpy: whether the values are an array; each batch then leaves
+        the model's device when it is done. options: see `Options`.
 
-        Raises DataError on what is no picture, ConfigError on another value of `errors`, EvaluationError on a model in
+        Raises DataError on what is no picture, ConfigError on another value of an option, EvaluationError on a model in
         training mode.
         """
         projection, width = self.model.image_projection, self.model.image_tower.width
         dim = width if projection is None else projection.shape[1]
-        encoded = self._pictures(self.model.encode_image, images, dim, errors)
-        if normalize:
-            encoded = encoded._replace(values=F.normalize(encoded.values, dim=-1))
+        how = _How.of(options)
+        encoded = self._pictures(self.model.encode_image, images, dim, errors, how, normalize, numpy)
         return encoded if errors == "skip" else encoded.values
 
     @overload
-    def image_features(self, images: Images, *, errors: Literal["raise"] = "raise") -> Tensor: ...
+    def image_features(
+        self,
+        images: Images,
+        *,
+        errors: Literal["raise"] = "raise",
+        numpy: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> Tensor: ...
 
     @overload
-    def image_features(self, images: Images, *, errors: Literal["skip"]) -> Encoded: ...
+    def image_features(
+        self,
+        images: Images,
+        *,
+        errors: Literal["raise"] = "raise",
+        numpy: Literal[True],
+        **options: Unpack[Options],
+    ) -> np.ndarray: ...
+
+    @overload
+    def image_features(
+        self,
+        images: Images,
+        *,
+        errors: Literal["skip"],
+        numpy: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> Encoded: ...
+
+    @overload
+    def image_features(
+        self,
+        images: Images,
+        *,
+        errors: Literal["skip"],
+        numpy: Literal[True],
+        **options: Unpack[Options],
+    ) -> Encoded[np.ndarray]: ...
 
     def image_features(
-        self, images: Images, *, errors: Literal["raise", "skip"] = "raise"
-    ) -> Tensor | Encoded:
+        self,
+        images: Images,
+        *,
+        errors: Literal["raise", "skip"] = "raise",
+        numpy: bool = False,
+        **options: Unpack[Options],
+    ) -> Tensor | np.ndarray | Encoded | Encoded[np.ndarray]:
         """Return the image tower's features (N, width), before projection; arguments and errors of `encode_image`."""
-        encoded = self._pictures(self.model.image_features, images, self.model.image_tower.width, errors)
+        call, dim = self.model.image_features, self.model.image_tower.width
+        encoded = self._pictures(call, images, dim, errors, _How.of(options), normalize=False, numpy=numpy)
         return encoded if errors == "skip" else encoded.values
 
-    def encode_text(self, texts: str | Iterable[str] | Tensor, *, normalize: bool = True) -> Tensor:
+    @overload
+    def encode_text(
+        self,
+        texts: str | Iterable[str] | Tensor,
+        *,
+        normalize: bool = True,
+        numpy: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> Tensor: ...
+
+    @overload
+    def encode_text(
+        self,
+        texts: str | Iterable[str] | Tensor,
+        *,
+        normalize: bool = True,
+        numpy: Literal[True],
+        **options: Unpack[Options],
+    ) -> np.ndarray: ...
+
+    def encode_text(
+        self,
+        texts: str | Iterable[str] | Tensor,
+        *,
+        normalize: bool = True,
+        numpy: bool = False,
+        **options: Unpack[Options],
+    ) -> Tensor | np.ndarray:
         """Return text embeddings (N, embed_dim), of length 1 unless `normalize` is false.
 
-        texts: one text, several, or token ids (N, L) or (L,) as `tokenize` gives. Raises EvaluationError when
-        the model has no text tower or is in training mode, DataError for what is no text.
+        texts: one text, several, or token ids (N, L) or (L,) as `tokenize` gives. numpy, options: as in `encode_image`;
+        texts need no workers. Raises EvaluationError when the model has no text tower or is in training mode,
+        DataError for what is no text, ConfigError on another value of an option.
         """
+        how = _How.of(options)
         if self.model.text_tower is None:
             raise self._no_text("encode_text")
         if isinstance(texts, Tensor):
-            rows = self._checked_tokens(texts, self.model.text_tower).split(CHUNK)
-            parts = (self.model.text_tower.used(part)[0] for part in rows)
+            rows = self._checked_tokens(texts, self.model.text_tower)
+            parts, total = (self.model.text_tower.used(part)[0] for part in rows.split(how.batch)), len(rows)
         else:
-            several = _texts(texts)
-            parts = (self.tokenize(several[i : i + CHUNK]) for i in range(0, len(several), CHUNK))
-        embeddings = self._through(self.model.encode_text, parts, self.config.model.embed_dim)
-        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+            given = _texts(texts)
+            total = len(given)
+            parts = (self.tokenize(given[i : i + how.batch]) for i in range(0, total, how.batch))
+        dim = self.config.model.embed_dim
+        with _counting("encoding texts", total, how.progress) as advance:
+            done = (_told(part, advance) for part in parts)
+            return self._through(self.model.encode_text, done, dim, how, normalize, numpy)
 
     def tokenize(self, texts: str | Iterable[str]) -> Tensor:
         """Return token ids (N, longest), int64, zero-padded; of a model whose features depend on it, (N, context).
@@ -215,52 +370,111 @@ class Encoder:
             raise self._no_text("tokenize")
         return self.tokenizer(_texts(texts))
 
-    def preprocess(self, image: Picture) -> Tensor:
-        """Turn one picture into the (3, S, S) float32 tensor that the model takes.
+    @property
+    def preprocess(self) -> Preprocess:
+        """What turns one picture into the (3, S, S) float32 tensor that the model takes, as the configuration's `views`
+        say. It holds no weights, and can be a data set's `transform`."""
+        return Preprocess.of(self.config.views)
 
-        Decoded to RGB; short side resized to S and centre cropped, or squashed to a square; normalised by the mean and
-        deviation. All of it is as the configuration's `views` say. Raises DataError on a picture that cannot be used.
+    def compile(self, **options: Any) -> Encoder:
+        """Have `torch.compile` compile the towers, at their first call for each kind of shape; return this encoder.
+
+        options: those of `torch.compile`. Results differ by rounding. Assigning `torch.compile(encoder.model)` instead
+        would compile nothing: that compiles `forward`, which training calls, and encoding does not.
         """
-        try:
-            return self._preprocessed(image)
-        except DataError as error:
-            raise _named(error, _path(image)) from None
+        for tower in self.model.towers:
+            tower.compile(**options)
+        return self
 
-    def _pictures(self, call: Callable[[Tensor], Tensor], images: Images, dim: int, errors: str) -> Encoded:
+    def __repr__(self) -> str:
+        return f"Encoder({', '.join(' '.join(row) for row in self._described())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in self._described())
+        return f"<table>{rows}</table>"
+
+    def _described(self) -> list[tuple[str, str]]:
+        """Return what the model is, in pairs of a name and a value."""
+        millions = {
+            name: sum(p.numel() for p in tower.parameters()) / 1e6
+            for name, tower in (
+                ("image tower", self.model.image_tower),
+                ("text tower", self.model.text_tower),
+            )
+            if tower is not None
+        }
+        projection = self.model.image_projection
+        dim = self.model.image_tower.width if projection is None else projection.shape[1]
+        return [
+            ("model", self.config.name or self.config.model.image.name),
+            *((name, f"{count:,.1f} M parameters") for name, count in millions.items()),
+            ("pictures", f"{self.size} × {self.size}"),
+            ("embeddings", f"{dim:,} numbers"),
+            ("on", f"{self.device}, {str(self.dtype).removeprefix('torch.')}"),
+        ]
+
+    def _pictures(
+        self,
+        call: Callable[[Tensor], Tensor],
+        images: Images,
+        dim: int,
+        errors: str,
+        how: _How,
+        normalize: bool,
+        numpy: bool,
+    ) -> Encoded[Any]:
         """Return `call` of all pictures that can be used; raise DataError for the others unless they are skipped."""
         if errors not in ERRORS:
             raise ConfigError("`errors` has no such value", got=errors, fix=did_you_mean(str(errors), ERRORS))
         if isinstance(images, Tensor) and images.ndim == 4:
-            values = self._through(call, self._checked(images).split(CHUNK), dim)
-            return Encoded(values, list(range(len(values))), [])
+            total = len(images)
+            with _counting("encoding images", total, how.progress) as advance:
+                parts = (_told(part, advance) for part in self._checked(images).split(how.batch))
+                return Encoded(self._through(call, parts, dim, how, normalize, numpy), list(range(total)), [])
         kept: list[int] = []
         bad: list[tuple[Unusable, DataError]] = []
+        given = several(images)
+        size = len(given) if hasattr(given, "__len__") else None  # type: ignore[arg-type]
         total = 0
 
-        def batches() -> Iterator[Tensor]:
+        def prepare(
+            numbered: tuple[int, Tensor | Picture],
+        ) -> tuple[int, Tensor | Picture, Tensor | DataError]:
+            index, picture = numbered
+            try:
+                return index, picture, self._prepared(picture)
+            except DataError as error:
+                return index, picture, error
+
+        def batches(chunks: Iterator[list[Any]], advance: Callable[[int], None]) -> Iterator[Tensor]:
             nonlocal total
-            pictures = enumerate(_several(images))
-            while chunk := list(islice(pictures, CHUNK)):
+            for chunk in chunks:
                 total += len(chunk)
                 ready = []
-                for index, picture in chunk:
-                    try:
-                        ready.append(self._prepared(picture))
+                for index, picture, made in chunk:
+                    if isinstance(made, Tensor):
+                        ready.append(made)
                         kept.append(index)
-                    except DataError as error:
-                        bad.append((Unusable(index, _name(picture, index), str(error)), error))
+                    else:
+                        bad.append((Unusable(index, name_of(picture, index), str(made)), made))
                 if ready and (errors == "skip" or not bad):  # else the rest is looked at, to be counted
                     yield torch.stack([pixels.to(ready[0].device, self.dtype) for pixels in ready])
+                advance(len(chunk))
 
-        values = self._through(call, batches(), dim)
+        with (
+            chunks_ahead(prepare, enumerate(given), how.batch, how.workers) as chunks,
+            _counting("encoding images", size, how.progress) as advance,
+        ):
+            values = self._through(call, batches(chunks, advance), dim, how, normalize, numpy)
         if bad and errors == "raise":
-            raise _refusal(bad, total, alone=total == 1 and isinstance(images, ALONE))
+            raise refusal(bad, total, alone=total == 1 and isinstance(images, ALONE))
         return Encoded(values, kept, [unusable for unusable, _ in bad])
 
     def _prepared(self, image: Tensor | Picture) -> Tensor:
         """Return one picture, preprocessed now or before."""
         if not isinstance(image, Tensor):
-            return self._preprocessed(image)
+            with in_turn(image):
+                return self.preprocess.unnamed(image)
         if image.ndim == 4:
             raise DataError(
                 "This tensor holds several images, and stands for one",
@@ -268,13 +482,6 @@ class Encoder:
                 fix="Pass them as one tensor, `torch.cat(tensors)`, or one after the other",
             )
         return self._checked(image)
-
-    def _preprocessed(self, image: Picture) -> Tensor:
-        """`preprocess`, whose error does not name the picture."""
-        views = self.config.views
-        pixels = center(pixels_of(image, min_side=self.size), self.size, views.interpolation, views.fit)
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
-        return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return a tensor (N, 3, S, S) or (3, S, S) of preprocessed images, or raise DataError."""
@@ -325,17 +532,30 @@ class Encoder:
         filled[:, 1:] = ends[:, 1:] & ends[:, :-1]
         return rows.masked_fill(filled, 0)
 
-    def _through(self, call: Callable[[Tensor], Tensor], parts: Iterable[Tensor], dim: int) -> Tensor:
+    def _through(
+        self,
+        call: Callable[[Tensor], Tensor],
+        parts: Iterable[Tensor],
+        dim: int,
+        how: _How,
+        normalize: bool,
+        numpy: bool,
+    ) -> Any:
+        """Return `call` of all parts in one tensor or array (N, dim), float32."""
         self._check_mode()
         device, dtype = self.device, self.dtype
+        results = []
+        precision = torch.autocast(device.type, AUTOCAST.get(how.autocast or ""), enabled=bool(how.autocast))
         # Not inference_mode: its tensors could not be what a linear probe is trained on.
         with torch.no_grad():
-            results = [
-                call(part.to(device, dtype if part.is_floating_point() else part.dtype)).float()
-                for part in parts
-                if len(part)
-            ]
-        return torch.cat(results) if results else torch.empty(0, dim, device=device)
+            for part in parts:
+                if len(part):
+                    with precision:
+                        values = call(part.to(device, dtype if part.is_floating_point() else part.dtype))
+                    values = F.normalize(values.float(), dim=-1) if normalize else values.float()
+                    results.append(values.cpu() if numpy else values)
+        values = torch.cat(results) if results else torch.empty(0, dim, device="cpu" if numpy else device)
+        return values.numpy() if numpy else values
 
     def _check_mode(self) -> None:
         """Raise EvaluationError for a model in training mode.
@@ -361,40 +581,20 @@ def _within(tokens: Tensor, vocabulary: int) -> bool:
     return not tokens.numel() or bool((tokens.min() >= 0) & (tokens.max() < vocabulary))
 
 
-def _several(images: Any) -> Iterable[Tensor | Picture]:
-    """Return the pictures in what a call was given, one or many. Raises DataError for what is neither."""
-    if isinstance(images, np.ndarray):
-        return _in_array(images)
-    if isinstance(images, ALONE):
-        return [images]
-    # Going through these would give names of columns, keys, or lines of a file.
-    if isinstance(images, Mapping) or hasattr(images, "read") or type(images).__name__ == "DataFrame":
-        raise not_a_picture(images)
-    try:
-        return iter(images)
-    except TypeError:
-        raise not_a_picture(images) from None
+@contextmanager
+def _counting(what: str, total: int | None, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Yield a function that counts what is done, and shows it where that is asked for."""
+    if not shown:
+        yield lambda done: None
+        return
+    with Progress(what, total, transient=True, brief=True) as bar:
+        yield bar.advance
 
 
-def _in_array(images: np.ndarray) -> Iterable[Any]:
-    """Return the pictures of an array: of paths, of objects, or of pixels."""
-    if images.dtype.kind in "OUT":
-        if images.ndim <= 1:
-            return images.reshape(-1).tolist()
-        fix = "Pass `array.ravel()`"
-    elif images.dtype.kind in "SV":
-        fix = "If these are paths, pass `array.astype(str)`; if these are files, a list of `bytes`"
-    elif images.ndim == 4:
-        if len(images):
-            check_array(images, several=True)
-        return list(images)
-    else:
-        return [] if images.shape == (0,) else [images]
-    raise DataError(
-        "An array of paths must have one dimension, and hold text or objects",
-        got=f"{images.dtype}, shape {images.shape}",
-        fix=fix,
-    )
+def _told(part: Tensor, advance: Callable[[int], None]) -> Tensor:
+    """Return a part that is about to go through the model, and count its rows."""
+    advance(len(part))
+    return part
 
 
 def _texts(texts: Any) -> list[str]:
@@ -413,41 +613,3 @@ def _texts(texts: Any) -> list[str]:
             got=type(texts).__name__,
             fix="Pass a `str`, or a list of these",
         ) from None
-
-
-def _path(picture: object) -> str:
-    """Return the path that a picture comes from, "" where it tells none."""
-    if isinstance(picture, str | os.PathLike):
-        return str(picture)
-    return str(getattr(picture, "filename", "")) if isinstance(picture, Image.Image) else ""
-
-
-def _name(picture: object, index: int) -> str:
-    """Return what to call one picture of several: its path, else what and where it is."""
-    if path := _path(picture):
-        return path
-    kinds = ((Image.Image, "PIL image"), (np.ndarray, "array"), (Tensor, "tensor"))
-    kind = next((name for cls, name in kinds if isinstance(picture, cls)), type(picture).__name__)
-    return f"the {kind} at index {index}"
-
-
-def _named(error: DataError, name: str) -> DataError:
-    """Return an error about a picture that names it."""
-    what = f"{name}: {error.what}" if name else error.what
-    return DataError(what, got=error.got, cause=error.cause, fix=error.fix)
-
-
-def _refusal(bad: Sequence[tuple[Unusable, DataError]], total: int, *, alone: bool) -> DataError:
-    """Return the error about pictures that cannot be used: of `total` that were given, or of the one given alone."""
-    (first, error), *others = bad
-    if alone:
-        return _named(error, "" if first.name.startswith("the ") else first.name)
-    skip = 'pass errors="skip" to go on without'
-    if not others:
-        what = f"1 of {total:,} pictures cannot be used: {first.name}: {error.what}"
-        fix = f"{error.fix.rstrip('.')}; or {skip} it" if error.fix else f"P{skip[1:]} it"
-        return DataError(what, got=error.got, cause=error.cause, fix=fix)
-    shown = [f"\n  {unusable.name}: {unusable.reason}" for unusable, _ in bad[:LISTED]]
-    more = f"\n  and {len(bad) - LISTED:,} others." if len(bad) > LISTED else ""
-    what = f"{len(bad):,} of {total:,} pictures cannot be used:{''.join(shown)}{more}"
-    return DataError(what, fix=f"\n  P{skip[1:]} them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
 from openslip.errors import printable
@@ -21,23 +22,28 @@ def print_text(console: Console, text: str) -> None:
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def on_terminal(console: Console) -> bool:
-    """Return whether a line can be drawn anew where `console` prints: not in a file or pipe, even if FORCE_COLOR asks
-    for colours there, nor on a terminal that cannot move its cursor (`TERM=dumb`)."""
+def redraws(console: Console) -> bool:
+    """Return whether a line can be drawn anew where `console` prints.
+
+    It can on a terminal that moves its cursor (not `TERM=dumb`), and in a notebook that has ipywidgets. It cannot in a
+    file or pipe, even if FORCE_COLOR asks for colours there.
+    """
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
     return console.is_interactive and (not os.environ.get("FORCE_COLOR") or console.file.isatty())
 
 
 class Bar:
     """A live line: a title, what is done of a total, numbers beside it, time left. Nothing where there is no terminal.
 
-    `console`: default the standard error output. `transient`: it is gone when the work is done. `shown`: whether it is
-    shown at all.
+    `total`: None where it is not known. `console`: default the standard error output. `transient`: it is gone when the
+    work is done. `shown`: whether it is shown at all.
     """
 
     def __init__(
         self,
         title: str,
-        total: int,
+        total: int | None,
         *,
         done: int = 0,
         console: Console | None = None,
@@ -49,14 +55,15 @@ class Bar:
 
         self.title, self.total, self.done, self.numbers = printable(title), total, done, ""
         self.console = console or consoles.Console(stderr=True, quiet=not shown)
-        self.live = shown and on_terminal(self.console)
+        self.live = shown and redraws(self.console)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TextColumn("{task.completed:,.0f}{task.fields[of]}"),
             TextColumn("{task.fields[numbers]}", markup=False), TextColumn("ETA"), TimeRemainingColumn(compact=True),
             console=self.console, refresh_per_second=4, transient=transient, disable=not self.live,
         )  # fmt: skip
-        self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="")
+        of = "" if total is None else f" of {total:,.0f}"
+        self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="", of=of)
         self._progress.start()
 
     def __enter__(self) -> Self:
@@ -89,7 +96,7 @@ class PlainLines:
         self._said = time.monotonic()
 
     def print(self, text: str) -> None:
-        if not on_terminal(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
+        if not redraws(self.console) and time.monotonic() - self._said > PLAIN_LINE_SECONDS:
             self.wait()
             print_text(self.console, text)
 
@@ -104,7 +111,7 @@ class Progress(Bar):
     def __init__(
         self,
         title: str,
-        total: int,
+        total: int | None,
         *,
         console: Console | None = None,
         transient: bool = False,
@@ -114,7 +121,7 @@ class Progress(Bar):
         super().__init__(title, total, console=console, transient=transient, shown=shown)
         self.started, self.lines, self.brief = time.monotonic(), PlainLines(self.console), brief
         if not self.live and not brief:
-            print_text(self.console, f"{self.title} {total:,} records")
+            print_text(self.console, f"{self.title} {'' if total is None else f'{total:,} '}records")
         self.lines.wait()
 
     def advance(self, count: int) -> None:
@@ -123,7 +130,9 @@ class Progress(Bar):
         seconds = max(1e-9, time.monotonic() - self.started)
         speed = done / seconds
         self.update(done=done, numbers=f"{speed:,.0f}/s")
-        if done < self.total:
+        if self.total is None:
+            self.lines.print(f"{self.title}: {done:,}, {speed:,.0f}/s")
+        elif done < self.total:
             left = (self.total - done) / max(1e-9, speed) / 60
             self.lines.print(
                 f"{self.title}: {done:,} of {self.total:,}, {speed:,.0f}/s, {left:,.0f} min left"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import openslip
+from openslip import recipes
 from openslip.config import Config
 from openslip.training.saving import metadata
 from toys import make_tiny_config
@@ -34,3 +35,29 @@ def saved(config: Config, folder: Path) -> Path:
             parameter.add_(0.05 * torch.randn_like(parameter))
     metadata.write_model(folder / "model.safetensors", encoder.model.state_dict(), config)
     return folder / "model.safetensors"
+
+
+SMALL_PAPER = replace(
+    recipes.get("slip-vit-b16-yfcc15m"),
+    model=model_of(image={"patch": 16, "width": 192, "depth": 12, "heads": 3}).model,
+)
+"""Towers of two activations, of which that for images has a name in timm."""
+MODELS = {
+    "plain": model_of(),
+    "gelu": model_of(text={"activation": "gelu"}),
+    "clip": model_of(image={"activation": "quick_gelu", "pre_norm": True, "norm_eps": 1e-5}),
+    "mean": model_of(image={"pool": "mean"}, text={"activation": "gelu"}),
+    "tanh": model_of(
+        image={"activation": "gelu_tanh", "mlp": 40}, text={"activation": "gelu_tanh", "mlp": 24}
+    ),
+    "timm": model_of(image={"name": "test_resnet"}),
+    "squashed": model_of(
+        text={"activation": "gelu"},
+        fit="squash",
+        interpolation="bicubic",
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+    ),
+    "paper": SMALL_PAPER,
+}
+WITHOUT_TEXT = replace(model_of(), objective=replace(model_of().objective, loss="simclr", options={}))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import open_clip.tokenizer
 import pytest
 import torch
 from PIL import Image
@@ -15,16 +16,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 
 import openslip
-from exports.test_export import MODELS, WITHOUT_TEXT, model_of, saved
+from exports.cases import exported
+from exports.models import MODELS, WITHOUT_TEXT, model_of, saved
 from interop.public import CASES as PUBLIC
 from interop.public import sentencepiece
 from openslip import exports as export
 from openslip.cli import export as command
-from openslip.config import Config
 from openslip.data.own_tokenizer import from_json, from_sentencepiece
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, ExportError
-from openslip.exports import graphs, onnx_plain, onnx_rclip
+from openslip.exports import graphs, onnx_plain
 from openslip.exports.tokenizer_files import CHECKED, ENTITIES, tokenizer_json
 from openslip.training.saving import metadata
 
@@ -60,17 +61,15 @@ def check(place: Path, encoder: Encoder, far: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, export.Exported]:
-    folder = tmp_path_factory.mktemp("plain")
-    model = saved(MODELS["plain"], folder)
-    return openslip.load(model), export.export(model, "onnx", folder / "there")
+def plain() -> tuple[Encoder, export.Exported]:
+    model, done = exported("plain", "onnx")
+    return openslip.load(model), done
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model(name: str, tmp_path: Path) -> None:
-    model = saved(MODELS[name], tmp_path)
-    done = export.export(model, "onnx", tmp_path / "there")
+def test_every_model(name: str) -> None:
+    model, done = exported(name, "onnx")
     assert max(done.trial.image, done.trial.text) < 2e-6
     assert done.trial.picture < 0.01
     check(done.place, openslip.load(model), 2e-6)
@@ -128,14 +127,23 @@ def test_the_settings_say_what_a_program_has_to_know(plain) -> None:
     assert (text["context"], text["padding"], text["filled_up"], text["end"]) == (12, 0, False, 49407)
 
 
-def test_the_lines_that_are_printed_run(plain) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_the_lines_that_are_printed_run(plain, mode) -> None:
     encoder, done = plain
     levels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    variables = {"picture": Image.fromarray(levels)}
+    picture = Image.fromarray(levels).convert(mode)
+    variables = {"picture": picture}
     exec(done.usage, variables)
-    assert apart(variables["image"], encoder.encode_image(levels)) < 2e-6
+    assert apart(variables["image"], encoder.encode_image(picture)) < 2e-6
     assert apart(variables["text"], encoder.encode_text(["a red bicycle", "a dog"])) < 2e-6
     assert "torch" not in done.usage
+
+
+def test_the_lines_cut_texts_that_the_tokenizer_does_not_cut(plain) -> None:
+    assert "[one.ids for one in tokens]" in plain[1].usage
+    encoder = openslip.create(model_of(text={"truncation": "reference"}))
+    lines = onnx_plain.usage(encoder, tokenizer_json(encoder))
+    assert "[one.ids[:12] for one in tokens]" in lines
 
 
 def test_nothing_in_it_runs_or_tells_where_it_was_made(plain) -> None:
@@ -205,18 +213,17 @@ def test_half_precision_and_weights_beside_the_graph(lone, tmp_path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "timm", "tanh"])
-def test_half_precision_of_both_towers(name, tmp_path) -> None:
-    model = saved(MODELS[name], tmp_path)
-    done = export.export(model, "onnx", tmp_path / "there", fp16=True)
+def test_half_precision_of_both_towers(name) -> None:
+    model, done = exported(name, "onnx", fp16=True)
     assert 1e-6 < max(done.trial.image, done.trial.text) < 5e-3
     check(done.place, openslip.load(model), 5e-3)
 
 
-def test_immich_reads_its_layout(tmp_path) -> None:
+def test_immich_reads_its_layout() -> None:
     """As machine-learning/immich_ml/models/clip does, in a few lines."""
-    model = saved(MODELS["squashed"], tmp_path)
-    done = export.export(model, "onnx", tmp_path / "there", layout="immich")
+    model, done = exported("squashed", "onnx", layout="immich")
     assert any("name of its own list" in note for note in done.notes)
+    assert any("no model whose embeddings have 8 numbers, they have 512" in note for note in done.notes)
     assert "embeddings have 8 numbers" in done.usage
     place, encoder = done.place, openslip.load(model)
     config = json.loads((place / "config.json").read_text())
@@ -246,24 +253,14 @@ def test_immich_reads_its_layout(tmp_path) -> None:
             assert apart(run.run(None, {"text": ids})[0], encoder.encode_text(text)) < 2e-6, text
 
 
-def rclip_model() -> Config:
-    config = model_of(
-        image={"patch": 64},
-        text={"context": 77},
-        interpolation="bicubic",
-        mean=onnx_rclip.MEAN,
-        std=onnx_rclip.STD,
-    )
-    return replace(config, views=replace(config.views, size=256), model=replace(config.model, embed_dim=512))
-
-
 @pytest.mark.slow
-def test_rclip_reads_its_layout(tmp_path) -> None:
-    model = saved(rclip_model(), tmp_path)
-    done = export.export(model, "onnx", tmp_path / "there", layout="rclip")
+def test_rclip_reads_its_layout() -> None:
+    model, done = exported("rclip", "onnx", layout="rclip")
     encoder = openslip.load(model)
     assert max(done.trial.image, done.trial.text) < 2e-6
     assert done.trial.picture < 0.01
+    vocabulary = done.place / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz"  # without which rclip asks the hub
+    assert vocabulary.read_bytes() == Path(open_clip.tokenizer.default_bpe()).read_bytes()
     folder = done.place / "ViT-B-32-256-datacomp_s34b_b86k"
     pixels = torch.randn(3, 3, 256, 256)
     found = session(folder / "visual.onnx").run(None, {"input": pixels.numpy()})[0]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
 import openslip
 from exports.models import model_of, saved
@@ -63,6 +67,27 @@ def test_out_to_the_hub_and_in_again(there, model, tmp_path, to) -> None:
     assert "README.md" in {name for name, _ in fetched.files}
     assert "parameters" in fetched.what
     torch.testing.assert_close(features(fetched.place), features("hf:owner/mine"), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("to", FOLDERS)
+def test_the_cards_lines_load_the_model_from_the_hub(there, model, tmp_path, monkeypatch, to) -> None:
+    push(model, "owner/mine", to=to, license="MIT")
+    card = (there.repositories["owner/mine"] / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "owner/mine" in lines
+    picture = Image.linear_gradient("L").resize((50, 40)).convert("RGB")
+    picture.save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {"picture": picture}
+    exec(lines.replace("a.jpg", "a.png"), found)
+    ours = openslip.load(model)
+    right = ours.image_features(picture) if to == "timm" else ours.encode_image(picture)
+    name = {"timm": "features", "huggingface": "outputs"}.get(to, "image")
+    given = found[name].image_embeds if to == "huggingface" else found[name]
+    given, right = (F.normalize(values.detach(), dim=-1) for values in (given, right))
+    # Transformers rounds while it prepares a picture, which differs by two of 255 levels at most.
+    torch.testing.assert_close(given, right, rtol=0, atol=5e-3 if to == "huggingface" else 1e-5)
 
 
 def test_nothing_of_the_machine_goes_along(there, model, monkeypatch, tmp_path) -> None:

@@ -110,9 +110,10 @@ class Hub:
             handler.wfile.write(data)
 
     def describe(self, handler: BaseHTTPRequestHandler, path: str) -> None:
-        """Answer what a repository holds: `/api/models/owner/name`, perhaps with `/revision/BRANCH`."""
+        """Answer what a repository holds: `/api/models/owner/name`, perhaps with `/revision/BRANCH` or `/tree/…`."""
         if not (who := self.known(handler)):
             return
+        path, _, inside = path.partition("/tree/")
         repository, _, branch = path.removeprefix("/api/models/").partition("/revision/")
         branch = unquote(branch)
         if repository not in self.repositories or (repository in self.private and who == "nobody"):
@@ -122,6 +123,8 @@ class Hub:
             if (repository, branch) not in self.branches:
                 return self.refuse(handler, 404, "RevisionNotFound")
             folder = self.branches[repository, branch]
+        if inside:
+            return self.list(handler, folder, inside.partition("/")[2])
         self.reply(
             handler,
             {
@@ -130,6 +133,19 @@ class Hub:
                 "private": repository in self.private,
                 "siblings": [{"rfilename": name} for name in names_in(folder)],
             },
+        )
+
+    def list(self, handler: BaseHTTPRequestHandler, folder: Path, inside: str) -> None:
+        """Answer what files lie in a folder of a repository: `/api/models/owner/name/tree/BRANCH/FOLDER`."""
+        if not (folder / inside).is_dir():
+            return self.refuse(handler, 404, "EntryNotFound")
+        files = [name for name in names_in(folder) if name.startswith(f"{inside}/" if inside else "")]
+        self.reply(
+            handler,
+            [
+                {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": COMMIT}
+                for name in files
+            ],
         )
 
     def take(self, handler: BaseHTTPRequestHandler) -> None:

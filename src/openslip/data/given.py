@@ -119,12 +119,14 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 def _instead(path: str) -> str:
     """Return what to pass in place of a path that is no file's."""
     if os.path.isdir(path):
-        return "Pass the files in it: `sorted(pathlib.Path(folder).glob('*.jpg'))`, say"
+        return "Pass the files in it: `openslip.find_pictures(folder)`"
     if is_url(path):
         return "Fetch it first, and pass its bytes: addresses are for `openslip.open_source`"
     if path.startswith("~"):
         return "Pass `os.path.expanduser(path)`"
-    return "Pass the files that the pattern stands for: `glob.glob(pattern)`" if "*" in path else ""
+    return (
+        "Pass the files that the pattern stands for: `openslip.find_pictures(pattern)`" if "*" in path else ""
+    )
 
 
 def _of_pillow(image: Image.Image, min_side: int) -> np.ndarray:

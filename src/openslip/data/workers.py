@@ -22,6 +22,11 @@ def default_processes() -> int:
     return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
+def reading_threads() -> int:
+    """Return how many threads read and decode pictures beside a model."""
+    return min(8, default_processes())
+
+
 def start_context(modules: Iterable[str]) -> Any:
     """Return how processes are started: from a server that has `modules` loaded, never by forking this process.
 

@@ -8,7 +8,6 @@ evaluation mode meanwhile, and afterwards in the mode it was in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from openslip.data.labelled import Labelled, LabelledSet
 from openslip.data.record import Skipped
-from openslip.data.workers import default_processes
 from openslip.errors import DataError, EvaluationError, note
 from openslip.evaluation import fingerprint
 from openslip.evaluation.opened import labelled_set, shared
+from openslip.pictures import chunks_ahead
 from openslip.progress import Progress
 
 if TYPE_CHECKING:
@@ -159,8 +158,20 @@ def extract(
     kept: list[int] = []
     digests: list[bytes] = []
     skipped: list[Skipped] = []
-    with _pool() as pool, counting(len(images), label) as advance, evaluating(encoder):
-        for batch in _batches(encoder, images, batch_size, pool):
+
+    def prepare(index: int) -> _Prepared:
+        try:
+            image = images[index]
+            return _Prepared(index, encoder.preprocess(image), fingerprint.of_picture(image))
+        except DataError as error:
+            return _Prepared(index, None, why=str(error))
+
+    with (
+        chunks_ahead(prepare, range(len(images)), batch_size) as batches,
+        counting(len(images), label) as advance,
+        evaluating(encoder),
+    ):
+        for batch in batches:
             good = [(one.index, one.pixels) for one in batch if one.pixels is not None]
             skipped += [Skipped(one.index, str(one.index), label, one.why) for one in batch if one.why]
             if good:
@@ -218,27 +229,6 @@ class _Prepared(NamedTuple):
     why: str = ""
 
 
-def _batches(
-    encoder: Encoder, images: Sequence[Any], batch_size: int, pool: ThreadPoolExecutor
-) -> Iterator[list[_Prepared]]:
-    """Yield batches of prepared images, preparing the next one meanwhile."""
-
-    def prepare(index: int) -> _Prepared:
-        try:
-            image = images[index]
-            return _Prepared(index, encoder.preprocess(image), fingerprint.of_picture(image))
-        except DataError as error:
-            return _Prepared(index, None, why=str(error))
-
-    def submit(start: int) -> list[Any]:
-        return [pool.submit(prepare, i) for i in range(start, min(start + batch_size, len(images)))]
-
-    ahead = submit(0)
-    for start in range(0, len(images), batch_size):
-        current, ahead = ahead, submit(start + batch_size)
-        yield [future.result() for future in current]
-
-
 def _finite(values: np.ndarray, label: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise EvaluationError(
@@ -247,21 +237,6 @@ def _finite(values: np.ndarray, label: str) -> np.ndarray:
             fix="Take an earlier checkpoint, or train with a lower learning rate.",
         )
     return values
-
-
-def reading_threads() -> int:
-    """Return how many threads read and decode images."""
-    return min(8, default_processes())
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Yield threads, which leave what they have not begun when the block is left, as by Ctrl-C."""
-    pool = ThreadPoolExecutor(reading_threads())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def shows_progress() -> bool:

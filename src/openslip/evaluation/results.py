@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,27 @@ def holds_results(path: Path) -> bool:
         return False
 
 
+class Results(list[Result]):
+    """Results as a call in Python returns them: a list, which shows itself as a table, also in a notebook."""
+
+    def __repr__(self) -> str:
+        return table(self) if self else "no results"
+
+    def _repr_html_(self) -> str:
+        rows = [[escape(cell) for cell in row] for row in _rows(self)]
+        lines = [f"<td>{'</td><td>'.join(row)}</td>" for row in rows[1:]]
+        return (
+            f"<table><thead><tr><th>{'</th><th>'.join(rows[0])}</th></tr></thead>"
+            f"<tbody><tr>{'</tr><tr>'.join(lines)}</tr></tbody></table>"
+        )
+
+
 def table(results: Sequence[Result]) -> str:
     """Return the results as aligned plain text: percent (ranks as they are), 95 % interval, samples.
 
     Tasks go by short names, which say more where one name stands for several measurements (see `distinct`).
     """
-    rows = [COLUMNS_SHOWN, *((name, *cells(result)) for name, result in zip(distinct(results), results))]
+    rows = _rows(results)
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
         "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
@@ -106,6 +122,11 @@ def table(results: Sequence[Result]) -> str:
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return a table's titles and rows."""
+    return [COLUMNS_SHOWN, *((name, *cells(result)) for name, result in zip(distinct(results), results))]
 
 
 def cells(result: Result) -> tuple[str, str, str, str]:

@@ -29,7 +29,7 @@ USAGE = """from transformers import AutoModel, AutoProcessor
 model, processor = AutoModel.from_pretrained("PLACE"), AutoProcessor.from_pretrained("PLACE")
 inputs = processor(text=["a red bicycle"], images=[picture], return_tensors="pt", padding=True, truncation=True)
 outputs = model(**inputs)
-outputs.image_embeds @ outputs.text_embeds.T"""
+print(outputs.image_embeds @ outputs.text_embeds.T)"""
 CLEANING = (
     "transformers' tokenizer does not clean texts as slip's does: broken letters (ftfy) and HTML such as &amp; stay, "
     "and captions with them have other embeddings"
@@ -88,7 +88,7 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
         nbytes=sum(value.nbytes for value in made.state.values()),
         library="transformers",
         majors=(5,),
-        usage=USAGE.replace("padding=True", f"padding={made.padding!r}"),
+        usage=USAGE.replace("padding=True", f"padding={made.padding}"),
         notes=made.notes,
         texts=made.texts,
     )
@@ -99,7 +99,8 @@ class Made:
     """A model of transformers: its class and configuration, the tensors under its names, and what people should know.
 
     tokenizer: the files of one that the weights bring; None for CLIP's. texts: those that the tokenizer takes as slip's
-    does. processor: the class that puts pictures and texts together. padding: as the tokenizer is to be called.
+    does. processor: the class that puts pictures and texts together. padding: of calls of the tokenizer, as Python is
+    written.
     """
 
     kind: str
@@ -109,7 +110,7 @@ class Made:
     notes: tuple[str, ...] = (CLEANING,)
     tokenizer: TokenizerFiles | None = None
     texts: tuple[str, ...] = TEXTS
-    padding: bool | str = True
+    padding: str = "True"
 
 
 def _clip(encoder: Encoder, weights: dict[str, Tensor]) -> Made:
@@ -176,7 +177,7 @@ def _siglip(encoder: Encoder, weights: dict[str, Tensor], source: Pretrained, ow
         (),
         tokenizer,
         texts=EVERY_TEXT,
-        padding="max_length",
+        padding='"max_length"',
     )
 
 

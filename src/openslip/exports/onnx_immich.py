@@ -26,16 +26,26 @@ FILES = Files(
     alone=True,
     whole=True,
 )
-USAGE = """# NAME is a model of Immich's list whose embeddings have {dim} numbers.
+DIMS = (512, 640, 768, 1024, 1152, 1536)
+"""How many numbers the embeddings of the models have whose names begin with ViT- in Immich's list."""
+USAGE = """# NAME is a model of Immich's list that begins with ViT- and whose embeddings have {dim} numbers.
 # Move PLACE to clip/NAME in Immich's model cache.
 # Choose NAME in Immich's settings (machine learning, smart search), and run smart search for all pictures again."""
 
 
 def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
     """Return what people should know of the folder."""
-    known = "Immich takes a model by a name of its own list, and looks for it in its cache before it downloads one"
-    squashed = "older versions of Immich crop pictures, and the model wants them squashed to a square"
-    return [ROUGHLY, known, *([squashed] if encoder.config.views.fit == "squash" else [])]
+    dim, fit = encoder.config.model.embed_dim, encoder.config.views.fit
+    told = [
+        ROUGHLY,
+        "Immich takes a model by a name of its own list, and looks for it in its cache before it downloads one",
+    ]
+    if dim not in DIMS:
+        known = ", ".join(map(str, DIMS))
+        told.append(f"Immich's list has no model whose embeddings have {dim} numbers, they have {known}")
+    if fit == "squash":
+        told.append("older versions of Immich crop pictures, and the model wants them squashed to a square")
+    return told
 
 
 def usage(encoder: Encoder, tokenizer: Any) -> str:

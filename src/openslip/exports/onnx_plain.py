@@ -30,6 +30,7 @@ IMAGE = """import json, numpy as np, onnxruntime
 from PIL import Image
 about = json.load(open("PLACE/openslip.json"))["image"]
 size, resampling = about["size"], Image.Resampling[about["interpolation"].upper()]
+picture = picture.convert("RGB")
 {fit}
 levels = (np.float32(picture) / 255 - np.float32(about["mean"])) / np.float32(about["std"])
 session = onnxruntime.InferenceSession("PLACE/image.onnx")
@@ -43,7 +44,9 @@ from tokenizers import Tokenizer
 tokens = Tokenizer.from_file("PLACE/tokenizer.json").encode_batch(["a red bicycle", "a dog"])
 session = onnxruntime.InferenceSession("PLACE/text.onnx")
 text = session.run(None, {"ids": np.int64([one.ids for one in tokens])})[0]
-image @ text.T"""
+print(image @ text.T)"""
+UNCUT, CUT = "one.ids for", "one.ids[:{context}] for"
+"""Of the lines: token ids as the tokenizer gives them, and where it does not cut texts that are too long."""
 
 
 def check(encoder: Encoder, tokenizer: Any) -> None:
@@ -60,7 +63,11 @@ def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
 def usage(encoder: Encoder, tokenizer: Any) -> str:
     """Return lines that embed a `picture` and texts, without torch and without slip."""
     lines = IMAGE.format(fit=SQUASH if encoder.config.views.fit == "squash" else CROP)
-    return lines + (TEXT if tokenizer is not None else "")
+    if tokenizer is None:
+        return lines
+    text = encoder.config.model.text
+    cut = CUT.format(context=text.context) if tokenizer.truncation is None else UNCUT
+    return lines + TEXT.replace(UNCUT, cut)
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:

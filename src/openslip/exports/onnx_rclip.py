@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from openslip.data.tokenizer import open_clip_tokenizer
 from openslip.encoder import Encoder
 from openslip.exports.graphs import Files, runner
 from openslip.exports.onnx_plain import prepared
@@ -15,9 +17,12 @@ from openslip.exports.plan import Consumer, cannot
 
 FOLDER = "ViT-B-32-256-datacomp_s34b_b86k"
 """Of the one model that rclip reads."""
+VOCABULARY = "tokenizer/bpe_simple_vocab_16e6.txt.gz"
+"""CLIP's, which rclip downloads where it is not."""
 FILES = Files(f"{FOLDER}/visual.onnx", f"{FOLDER}/textual.onnx", "input", "input", "output", whole=True)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-USAGE = """# In a shell: RCLIP_DATADIR=PLACE rclip "a red bicycle"
+USAGE = """# In a shell, in the folder of your pictures. With a path where nothing is, rclip downloads its own model:
+# RCLIP_DATADIR=PLACE rclip "a red bicycle"
 # On macOS, set RCLIP_USE_ONNX_ON_MACOS=1 as well."""
 
 
@@ -25,7 +30,7 @@ def notes(encoder: Encoder, tokenizer: Any) -> list[str]:
     """Return what people should know of the folder."""
     return [
         "rclip keeps the embeddings of pictures in its data folder, so those of another model have to go",
-        "rclip downloads CLIP's vocabulary to the folder when it starts first",
+        "rclip 4 puts licences of its own model into the folder when it starts first, and a README.md over the card",
     ]
 
 
@@ -64,7 +69,9 @@ def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def write(place: Path, encoder: Encoder, settings: dict[str, Any], tokenizer: Any) -> None:
-    """Write nothing more: rclip has the tokenizer and the preprocessing in its code."""
+    """Write CLIP's vocabulary, as open_clip has it: rclip has the rest in its code."""
+    (place / VOCABULARY).parent.mkdir()
+    shutil.copyfile(open_clip_tokenizer().default_bpe(), place / VOCABULARY)
 
 
 def load(place: Path, encoder: Encoder) -> Consumer:

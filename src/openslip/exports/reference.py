@@ -18,8 +18,9 @@ from openslip.interop.reference import IMAGE_SIZES, method_of, read, to_referenc
 from openslip.interop.torch_files import plain_names, read_checkpoint
 from openslip.models.weights import Pretrained
 
-USAGE = """import torch, models  # the paper's models.py
-checkpoint = torch.load("PLACE", map_location="cpu", weights_only=False)
+USAGE = """import argparse, torch, models  # the paper's models.py
+torch.serialization.add_safe_globals([argparse.Namespace])
+checkpoint = torch.load("PLACE", map_location="cpu", weights_only=True)
 args, state = checkpoint["args"], checkpoint["state_dict"]
 model = getattr(models, args.model)(rand_embed=False, ssl_mlp_dim=args.ssl_mlp_dim, ssl_emb_dim=args.ssl_emb_dim)
 model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})"""

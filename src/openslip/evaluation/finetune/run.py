@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from openslip.data.labelled import Labelled
 from openslip.data.labelled.labelled_set import require_common
-from openslip.data.workers import default_processes
+from openslip.data.workers import default_processes, reading_threads
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean, note
 from openslip.evaluation import Result, fingerprint
-from openslip.evaluation.features import counting, reading_threads, shows_progress
+from openslip.evaluation.features import counting, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
 from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule
