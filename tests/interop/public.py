@@ -30,6 +30,11 @@ TEXTS = [
 VISION: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT: dict[str, Any] = {"context_length": 12, "vocab_size": 49_408, "width": 32, "heads": 2, "layers": 2}
 
+DINOV2: dict[str, Any] = {
+    "model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8, "layerscale_value": 0.7,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Made:
@@ -310,9 +315,7 @@ CASES = (
     Case("transformers", "CLIPModel, QuickGELU", clip()),
     Case("transformers", "CLIPModel, GELU, files of 2022 (end of text 2)", clip(hidden_act="gelu", eos_token_id=2)),
     Case("transformers", "SiglipModel", siglip),
-    Case("transformers", "VisionTextDualEncoderModel: Dinov2Model, and CLIP's text tower",
-         dual({"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-               "image_size": 32, "patch_size": 8, "layerscale_value": 0.7})),
+    Case("transformers", "VisionTextDualEncoderModel: Dinov2Model, and CLIP's text tower", dual(DINOV2)),
     Case("transformers", "VisionTextDualEncoderModel: a tower of timm, and CLIP's text tower",
          dual({"model_type": "timm_wrapper", "architecture": "test_resnet", "num_labels": 0, "hidden_size": 96,
                "pretrained_cfg": {"input_size": [3, 32, 32]}})),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import openslip
-from interop.public import clip, siglip
+from interop.public import DINOV2, clip, dual, siglip
 from interop.test_load import write_run
 from openslip.errors import CheckpointError
 from openslip.interop import hub, read
@@ -92,6 +93,16 @@ def test_a_siglip_has_its_bias_and_its_tokenizer(tmp_path) -> None:
         CheckpointError, match=r"tokenizer of its own.*neither tokenizer.json nor spiece.model"
     ):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("within", ["text_model.", "text_model.text_model."])
+def test_a_dual_encoder_of_transformers_before_and_since_5_6(tmp_path, within) -> None:
+    dual(DINOV2)(tmp_path / "one")
+    state = load_file(tmp_path / "one" / "model.safetensors")
+    state = {re.sub(r"^(text_model\.)+", within, name): value for name, value in state.items()}
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    save_file(state, tmp_path / "other" / "model.safetensors")
+    assert same(openslip.load(tmp_path / "one"), openslip.load(tmp_path / "other"))
 
 
 def test_weights_in_several_files(copy, folder) -> None:

@@ -65,7 +65,7 @@ def test_adapters_change_nothing_at_first_and_start_where_the_seed_says(tiny_con
         make_student(tuned(with_loss(tiny_config, "clip"), lora=(4, 2))).eval() for _ in range(2)
     )
     for a, b in zip(embeddings(plain.model, tiny_config), embeddings(first.model, tiny_config)):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-15, atol=1e-15)  # the last bit is another with torch 2.10
     states = [student.state_dict() for student in (first, second)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(value.any() for name, value in states[0].items() if "lora_A" in name)

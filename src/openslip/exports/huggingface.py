@@ -69,12 +69,12 @@ def plan(encoder: Encoder, source: Pretrained) -> Plan:
     def write(place: Path) -> None:
         with torch.device("meta"):
             empty = getattr(transformers, made.kind)(made.settings)
-        own = empty.state_dict()
-        filled = {name: _fitting(name, made.state, value) for name, value in own.items()}
-        if unplaced := [name for name in made.state if name not in own]:
+        own = {name: (_newer(name), value) for name, value in empty.state_dict().items()}
+        filled = {name: _fitting(newer, made.state, value) for name, (newer, value) in own.items()}
+        if unplaced := made.state.keys() - {newer for newer, _ in own.values()}:
             raise ExportError(
                 "The installed transformers has no place for some weights",
-                got=", ".join(unplaced[:3]),
+                got=", ".join(sorted(unplaced)[:3]),
                 fix="Install another version of transformers",
             )
         with quiet():
@@ -423,6 +423,23 @@ def _layers(
         (called,) = [one for one, plain in layer.items() if besides.get(plain, plain) == part]
         state[f"{theirs}{index}.{called}.{kind}"] = value
     return state
+
+
+NEWER = {
+    "text_model.text_model.": "text_model.",
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+"""What transformers called parts of a model before 5.6 (text towers) and 5.18 (Dinov2Model) → what it does now."""
+
+
+def _newer(name: str) -> str:
+    """Return what today's transformers calls the parameter of a model that the installed one calls so."""
+    for older, newer in NEWER.items():
+        name = name.replace(older, newer)
+    return name
 
 
 def _fitting(name: str, state: dict[str, Tensor], place: Tensor) -> Tensor:

@@ -48,6 +48,11 @@ def check(config: Mapping[str, Any], spec: str) -> None:
         )
 
 
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights by the names of transformers 5.6 and later; before, the text tower was a model in a model."""
+    return {entry.replace("text_model.text_model.", "text_model."): value for entry, value in state.items()}
+
+
 def sizes_of(vision: Mapping[str, Any]) -> dict[str, int]:
     """Return the side of the pictures that the image tower takes, and the hidden width of a Dinov2Model's MLPs."""
     if vision["model_type"] == "timm_wrapper":

@@ -186,6 +186,7 @@ def read_folder(folder: Path, spec: str, *, weights: Path | None = None) -> Pret
         vision = {**defaults["vision"], **(config if flat else config.get("vision_config") or {})}
         if kind == dual_encoder.MODEL:
             dual_encoder.check(config, spec)
+            state = dual_encoder.renamed(state)
             vision |= dual_encoder.sizes_of(vision)
             image = dual_encoder.image(vision, _sizes(vision, spec), state, found, spec)
         else:

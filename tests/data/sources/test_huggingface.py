@@ -169,7 +169,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(huggingface, "list_hub", list_hub)
 
     yield fill
-    memory.rm("/owner", recursive=True) if memory.exists("/owner") else None
+    memory.store.clear()
 
 
 def test_streaming_takes_the_hubs_copy(hub):
