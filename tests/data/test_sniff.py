@@ -50,7 +50,7 @@ KINDS = {
     "a PDF": [b"%PDF-1.7\n%\xe2\xe3"],
     "a zip archive": [packed()],
     "a tar archive": [tarred()],
-    "gzip data": [gzip.compress(b"x")],
+    "gzip data": [gzip.compress(b"x", mtime=0)],
     "a Photoshop file": [b"8BPS\0\1"],
     "an icon": [b"\0\0\1\0\1\0\x10\x10"],
     "zeros": [bytes(500)],
