@@ -175,7 +175,7 @@ def test_loading_needs_no_peft(tiny_config, monkeypatch) -> None:
 def test_towers_that_adapters_do_not_fit(tiny_config) -> None:
     image = replace(tiny_config.model.image, name="test_resnet", lora=4)
     config = replace(with_loss(tiny_config, "clip"), model=replace(tiny_config.model, image=image))
-    with pytest.raises(ConfigError, match="no linear layers.*model.image.lora 4, of a ResNet.*convolutional"):
+    with pytest.raises(ConfigError, match="no linear layers.*model.image.lora 4, of ResNet.*convolutional"):
         make_student(config)
     with pytest.raises(ConfigError, match="frozen whole, and is to have adapters.*model.text.freeze all"):
         plan_of(tuned(tiny_config, text="all", lora=(0, 2)), 64)
