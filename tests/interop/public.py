@@ -135,7 +135,7 @@ def dual(vision: dict[str, Any]) -> Callable[[Path], Made]:
 
         text = _transformers(vocab_size=49_408, eos_token_id=49_407, model_type="clip_text_model")
         model = VisionTextDualEncoderModel(
-            VisionTextDualEncoderConfig(vision_config=vision, text_config=text, projection_dim=24)
+            VisionTextDualEncoderConfig(vision_config=dict(vision), text_config=text, projection_dim=24)
         )
         shaken(model).save_pretrained(folder)
         return Made(

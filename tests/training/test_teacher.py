@@ -111,7 +111,8 @@ def test_nothing_of_it_is_random_in_training() -> None:
     before = torch.get_rng_state()
     found = teacher("image_tower", images())
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(found, tower.eval()(images()))
+    # Not to the bit: torch 2.10 computes attention otherwise where there is a gradient.
+    torch.testing.assert_close(found, tower.eval()(images()), rtol=0, atol=1e-6)
     rates = [m.drop_prob for m in tower.modules() if isinstance(m, DropPath)]
     assert rates == [0.25, 0.25, 0.5, 0.5]  # the student keeps its own
     assert tower.trunk.pos_drop.p == 0.5
@@ -140,9 +141,9 @@ def test_norms_use_and_gather_the_statistics_of_its_own_batches(name: str) -> No
         teacher.follow(followed, 1.0)
         found = teacher("head", teacher("image_tower", images(seed=step)))
         expected = twin["head"](twin["image_tower"](images(seed=step)))
-        assert torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     for key, value in twin.state_dict().items():
-        assert torch.equal(teacher.state_dict()[key], value), key
+        torch.testing.assert_close(teacher.state_dict()[key], value, rtol=0, atol=1e-6)
     assert not torch.equal(teacher["head"].bn1.running_mean, followed["head"].bn1.running_mean)
     teacher.eval()
     assert not torch.equal(teacher("head", teacher("image_tower", images(seed=2))), found)

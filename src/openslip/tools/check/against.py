@@ -62,8 +62,8 @@ def compare(here: Summary, there: Summary) -> Against:
     near, near_back, complete = _near(here, there)
     near[same != NONE] = NONE
     texts, texts_back, common = _texts(here, there)
-    known = np.isin(theirs[0], ours[0])
-    same_back = np.isin(there.records["content"], theirs[0][known]) & there.fine
+    known = _among(theirs[0], ours[0])
+    same_back = _among(there.records["content"], theirs[0][known]) & there.fine
     near_back &= ~same_back
     back = {PICTURE: int(same_back.sum()), NEAR: int(near_back.sum()), CAPTION: texts_back}
     return Against(here, there, {PICTURE: same, NEAR: near, CAPTION: texts}, back, common, complete)
@@ -210,8 +210,14 @@ def _texts(here: Summary, there: Summary) -> tuple[np.ndarray, int, int]:
     counted = telling[ours] & their_telling[theirs]
     shared, firsts = both[counted], their_owners[first[theirs[counted]]]
     of = np.full(here.checked, here.checked + there.checked)
-    mine = np.isin(texts, shared)
+    mine = _among(texts, shared)
     if len(shared):
         np.minimum.at(of, owners[mine], firsts[np.searchsorted(shared, texts[mine])])
     of[of == here.checked + there.checked] = NONE
-    return of, len(np.unique(their_owners[np.isin(their_texts, shared)])), int((~counted).sum())
+    return of, len(np.unique(their_owners[_among(their_texts, shared)])), int((~counted).sum())
+
+
+def _among(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return whether each of these hashes is one of the others. By sorting: numpy 2.0 takes a table of the numbers, and
+    raises OverflowError for those from 2**63 on."""
+    return np.isin(hashes, others, kind="sort")
