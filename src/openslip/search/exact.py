@@ -26,8 +26,8 @@ class Found(NamedTuple):
 def nearest(queries: np.ndarray, vectors: np.ndarray, count: int, among: np.ndarray | None = None) -> Found:
     """Return the `count` rows of `vectors` with the largest inner products with each query.
 
-    queries: (Q, D) float32. vectors: (N, D), float16 or float32, of length 1 or so. They may be a memory-map, of which no
-    more than a block is in memory at a time. among: int64 row numbers, increasing, that may be found; None: all.
+    queries: (Q, D) float32. vectors: (N, D), float16 or float32, of length 1 or so. They may be a memory-map, of which
+    no more than a block is in memory at a time. among: int64 row numbers, increasing, that may be found; None: all.
 
     The order is exact and the same every time. Scores are summed in float64 and rounded once, and of equal scores the
     lower row comes first. So equal vectors lie side by side, whatever block they are in.
