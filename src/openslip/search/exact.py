@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-BLOCK = 8192
+BLOCK = 4096
 """Rows that are compared at a time: few enough for a processor's cache, enough to keep its cores busy."""
 MARGIN = 1e-4
 """Twice what a float32 product of vectors of length 1 may be wrong by. Rows that are this near are computed anew."""
@@ -36,17 +37,27 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, count: int, among: np.ndar
     count = min(count, rows)
     best = [_Best(np.asarray(query, dtype=np.float64), count) for query in queries]
     asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).T
+    # One buffer for all blocks: pages that are new to a process cost more than the products.
+    buffer = torch.empty(min(BLOCK, rows), vectors.shape[1])
     for start in range(0, rows if count else 0, BLOCK):
-        part = slice(start, start + BLOCK)
-        numbers = np.arange(start, min(start + BLOCK, rows)) if among is None else among[part]
+        part = slice(start, min(start + BLOCK, rows))
+        numbers = np.arange(part.start, part.stop) if among is None else among[part]
         block = vectors[part] if among is None else vectors[numbers]
-        scores = (torch.from_numpy(np.array(block)).float() @ asked).numpy()
+        floats = buffer[: len(numbers)].copy_(_tensor(block))
+        scores = (floats @ asked).numpy()
         for column, one in enumerate(best):
             one.add(numbers, block, scores[:, column])
     return Found(
         np.stack([one.rows for one in best]) if best else np.empty((0, count), np.int64),
         np.stack([one.scores for one in best]) if best else np.empty((0, count), np.float32),
     )
+
+
+def _tensor(block: np.ndarray) -> torch.Tensor:
+    """Return a block that is only read as a tensor of the same memory, which torch would warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(block)
 
 
 class _Best:
