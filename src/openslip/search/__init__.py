@@ -1,0 +1,1 @@
+"""Embeddings of many pictures, and what can be found among them."""
