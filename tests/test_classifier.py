@@ -50,8 +50,9 @@ def test_options_of_encoding_are_passed_on(model) -> None:
     assert torch.equal(classify(pictures(4), batch=2, workers=2), right)
     found = classify([*pictures(4), b""], batch=2, errors="skip")
     assert torch.equal(found.values, right)
-    with pytest.raises(ConfigError, match="no such option"):
-        classify(pictures(1), bach=2)
+    for option in ({"bach": 2}, {"numpy": True}, {"normalize": False}):
+        with pytest.raises(ConfigError, match="no such option"):
+            classify(pictures(1), **option)
 
 
 def test_one_class_and_one_picture(model) -> None:
@@ -138,6 +139,8 @@ def test_a_finetuned_classifier_gives_the_protocols_logits(kept, monkeypatch) ->
     torch.testing.assert_close(classify(paths), found.softmax(1), rtol=0, atol=0)
     assert classify.names == ("dark blue", "green", "red")
     assert repr(classify) == "FinetunedClassifier(3 classes, 32 pixels)"
+    with pytest.raises(ConfigError, match="no such option. Got: 'numpy'"):
+        classify([], numpy=True)
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])

@@ -29,10 +29,11 @@ from openslip.config import (
     ViewsConfig,
 )
 from openslip.data.tokenizer import END
-from openslip.encoder import BATCH, Encoder
+from openslip.encoder import Encoder
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.models import build
 from openslip.objectives import parse
+from openslip.options import BATCH
 
 CONFIG = Config(
     views=ViewsConfig(size=16),
@@ -616,7 +617,9 @@ def test_progress_is_shown_where_it_is_asked_for(encoder: Encoder, monkeypatch, 
     ("options", "told"),
     [
         ({"worker": 2}, "no such option. Got: 'worker'.*workers"),
-        ({"batch": 0}, "`batch` is at least 1"),
+        ({"batch": 0}, "`batch` is a whole number from 1 on"),
+        ({"batch": "64"}, "Got: \"batch '64'"),
+        ({"workers": 1.5}, "whole number"),
         ({"workers": -2}, "workers -2"),
         ({"autocast": "bfloat16"}, "`autocast` has no such value.*bf16"),
     ],

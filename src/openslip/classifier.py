@@ -16,10 +16,11 @@ from typing_extensions import Unpack
 from openslip.data.given import Picture, pixels_of
 from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, read_templates
 from openslip.data.preprocess import Preprocess
-from openslip.encoder import Encoded, Encoder, Options
+from openslip.encoder import Encoded, Encoder
 from openslip.errors import ConfigError
 from openslip.evaluation.features import require_text
 from openslip.evaluation.zeroshot import classifier, named_twice
+from openslip.options import How, Options
 from openslip.pictures import Images
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ZeroShotClassifier:
         They are a softmax over the names of cosine similarities times the model's logit scale. So a picture of none of
         the classes has a most probable one, too. images, errors, options: as in `Encoder.encode_image`.
         """
+        How.of(options)  # others that the encoder has, such as `normalize`, are none of these
         if errors == "skip":
             found = self.model.encode_image(images, errors="skip", **options)
             return found._replace(values=self._probabilities(found.values))
@@ -118,6 +120,7 @@ class FinetunedClassifier:
         They are a softmax over the classes. So a picture of none of the classes has a most probable one, too. images,
         errors, options: as in `Encoder.encode_image`. Tensors are pictures that `classifier.model.preprocess` made.
         """
+        How.of(options)  # others that the encoder has, such as `normalize`, are none of these
         if errors == "skip":
             found = self.model.image_features(images, errors="skip", **options)
             return found._replace(values=found.values.softmax(dim=-1))

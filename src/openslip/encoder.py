@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from html import escape
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, overload
+from typing import Any, Generic, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -22,60 +21,13 @@ from openslip.data.tokenizer import Tokenizer
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean
 from openslip.models import Model, build
 from openslip.models.text import TextTower
+from openslip.options import AUTOCAST, How, Options
 from openslip.pictures import ALONE, Images, Unusable, chunks_ahead, in_turn, name_of, refusal, several
 from openslip.progress import Progress
 
-BATCH = 256
 ERRORS = ("raise", "skip")
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Values = TypeVar("Values", Tensor, np.ndarray, default=Tensor)
-
-
-class Options(TypedDict, total=False):
-    """How a call goes about many pictures or texts; but for `autocast`, the result is the same.
-
-    batch: how many go through the model at a time, 256 by default. workers: threads that read and decode pictures while
-    the model computes; -1, the default, takes one for each core, up to 8, and 0 none. autocast: "bf16" or "fp16" lets
-    torch compute in this precision where it deems it safe, with weights as they are. progress: whether to show how far
-    it is, with a bar on a terminal, else with a line now and then.
-    """
-
-    batch: int
-    workers: int
-    autocast: Literal["bf16", "fp16"] | None
-    progress: bool
-
-
-@dataclass(frozen=True)
-class _How:
-    """`Options`, complete and checked."""
-
-    batch: int = BATCH
-    workers: int = -1
-    autocast: Literal["bf16", "fp16"] | None = None
-    progress: bool = False
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> _How:
-        """Raises ConfigError for an unknown option or value."""
-        names = ("batch", "workers", "autocast", "progress")
-        for name in options:
-            if name not in names:
-                raise ConfigError("There is no such option", got=name, fix=did_you_mean(name, names))
-        how = cls(**options)
-        if how.batch < 1 or how.workers < -1:
-            raise ConfigError(
-                "`batch` is at least 1, and `workers` at least 0, or -1 for the machine's number",
-                got=f"batch {how.batch}, workers {how.workers}",
-            )
-        if how.autocast not in (None, *AUTOCAST):
-            raise ConfigError(
-                "`autocast` has no such value",
-                got=how.autocast,
-                fix=did_you_mean(str(how.autocast), AUTOCAST),
-            )
-        return how
 
 
 class Encoded(NamedTuple, Generic[Values]):
@@ -255,7 +207,7 @@ class Encoder:
         """
         projection, width = self.model.image_projection, self.model.image_tower.width
         dim = width if projection is None else projection.shape[1]
-        how = _How.of(options)
+        how = How.of(options)
         encoded = self._pictures(self.model.encode_image, images, dim, errors, how, normalize, numpy)
         return encoded if errors == "skip" else encoded.values
 
@@ -309,7 +261,7 @@ class Encoder:
     ) -> Tensor | np.ndarray | Encoded | Encoded[np.ndarray]:
         """Return the image tower's features (N, width), before projection; arguments and errors of `encode_image`."""
         call, dim = self.model.image_features, self.model.image_tower.width
-        encoded = self._pictures(call, images, dim, errors, _How.of(options), normalize=False, numpy=numpy)
+        encoded = self._pictures(call, images, dim, errors, How.of(options), normalize=False, numpy=numpy)
         return encoded if errors == "skip" else encoded.values
 
     @overload
@@ -346,7 +298,7 @@ class Encoder:
         texts need no workers. Raises EvaluationError when the model has no text tower or is in training mode,
         DataError for what is no text, ConfigError on another value of an option.
         """
-        how = _How.of(options)
+        how = How.of(options)
         if self.model.text_tower is None:
             raise self._no_text("encode_text")
         if isinstance(texts, Tensor):
@@ -419,7 +371,7 @@ class Encoder:
         images: Images,
         dim: int,
         errors: str,
-        how: _How,
+        how: How,
         normalize: bool,
         numpy: bool,
     ) -> Encoded[Any]:
@@ -537,7 +489,7 @@ class Encoder:
         call: Callable[[Tensor], Tensor],
         parts: Iterable[Tensor],
         dim: int,
-        how: _How,
+        how: How,
         normalize: bool,
         numpy: bool,
     ) -> Any:

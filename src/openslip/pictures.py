@@ -140,7 +140,7 @@ def chunks_ahead(
         nonlocal pool
         items = iter(given)
         current = list(islice(items, chunk))
-        if most == 0 or len(current) <= 1:
+        if most == 0 or len(current) <= 1 < chunk:
             while current:
                 yield [prepare(item) for item in current]
                 current = list(islice(items, chunk))

@@ -343,6 +343,7 @@ def _id(of: Callable[[str], int | None], token: Token | None) -> int | None:
 
 
 def library() -> ModuleType:
+    """Return the library `tokenizers`. Raises ConfigError where it is not installed."""
     try:
         import tokenizers
     except ImportError as error:

@@ -74,8 +74,7 @@ def read(path: str | Path) -> Finetuned:
             about = parse_json(texts[metadata.CLASSIFIER])
             epochs, settings = about["epochs"], about["config"]
         else:
-            about, epochs = _described_beside(weights, folder)
-            settings = _settings_beside(folder, about)
+            about, epochs, settings = _told_beside(weights, folder)
         recipe, names = _recipe(about["recipe"]), tuple(about["classes"])
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError("The classes are not named")
@@ -163,8 +162,9 @@ def _verify(folder: Path) -> None:
         raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix) from None
 
 
-def _described_beside(weights: Path, folder: Path | None) -> tuple[dict[str, Any], int]:
-    """Return what a finetuning of an earlier version is of, and how many epochs are done. Raises CheckpointError."""
+def _told_beside(weights: Path, folder: Path | None) -> tuple[dict[str, Any], int, Path]:
+    """Return of a finetuning of an earlier version what it is of, how many epochs are done, and where the model's
+    configuration is. Raises CheckpointError."""
     if folder is None:
         raise CheckpointError(
             "These are not the weights of a finetuned classifier, or they do not say of which",
@@ -175,12 +175,11 @@ def _described_beside(weights: Path, folder: Path | None) -> tuple[dict[str, Any
         about = read_json(folder / state.DESCRIPTION)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
-    return about, len(checkpoint.read_state(weights.parent)["losses"])
+    return about, len(checkpoint.read_state(weights.parent)["losses"]), _settings_beside(folder)
 
 
-def _settings_beside(folder: Path | None, about: Mapping[str, Any]) -> Path:
+def _settings_beside(folder: Path) -> Path:
     """Return the config.toml in a finetuning's folder, or in that of its run. Raises CheckpointError."""
-    assert folder is not None  # or nothing said what the weights are of
     folder = Path(os.path.abspath(folder))
     of_run = [folder.parent.parent] if folder.parent.name == "finetune" else []
     for place in (folder, *of_run):
