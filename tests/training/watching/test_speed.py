@@ -33,6 +33,8 @@ from toys import LOSSES, TUNED, make_student, make_tiny_config, toy_model, tuned
 
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.usefixtures("counted")
+
 
 def batch_of(
     loss: Loss | None, rows=6, size=16, length=5, scheduled=True, more: tuple[View, ...] = ()
