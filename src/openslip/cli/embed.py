@@ -10,7 +10,7 @@ import tyro
 
 from openslip.cli import idle
 from openslip.cli.arguments import given, parse, print_notes
-from openslip.cli.source import ColumnOptions, refuse_unheeded
+from openslip.cli.source import ColumnOptions
 from openslip.config import SOURCES
 from openslip.errors import ConfigError, printable
 

@@ -49,14 +49,14 @@ class Hits(Sequence[Hit]):
     """
 
     def __init__(self, index: Index, rows: np.ndarray, scores: np.ndarray, among: int) -> None:
-        self.index, self.rows, self.scores, self.among = index, rows, scores, among
+        self.searched, self.rows, self.scores, self.among = index, rows, scores, among
 
     @cached_property
     def table(self) -> pa.Table:
         """All columns of the records that were found, with `row` and `score` before them."""
         import pyarrow as pa
 
-        found = self.index.records(self.rows)
+        found = self.searched.records(self.rows)
         return found.add_column(0, "row", pa.array(self.rows)).add_column(1, "score", pa.array(self.scores))
 
     @property
@@ -66,7 +66,7 @@ class Hits(Sequence[Hit]):
 
     def picture(self, number: int) -> Image.Image:
         """Return the picture of hit `number`. Raises DataError as `Index.picture` does."""
-        return Image.fromarray(pixels_of(self.index.picture(int(self.rows[number]))))
+        return Image.fromarray(pixels_of(self.searched.picture(int(self.rows[number]))))
 
     @cached_property
     def _hits(self) -> list[Hit]:
