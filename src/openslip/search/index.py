@@ -50,8 +50,8 @@ FORMAT = 1
 OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp")
 """Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it.
 
-path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the number
-of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file.
+path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the
+number of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file.
 """
 
 
