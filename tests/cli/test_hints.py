@@ -29,7 +29,6 @@ def answer(words: list[str], capsys) -> str:
         ("split", "--data.val 10%"),
         ("predict", "not there yet"),
         ("search", "not there yet"),
-        ("embed", "encode_image"),
         ("index", "not there yet"),
         ("classify", "zeroshot:FOLDER"),
         ("finetune", "finetune:FOLDER"),

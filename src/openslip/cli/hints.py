@@ -52,8 +52,8 @@ COMMANDS = {
         "Searching pictures is not there yet as a command. `slip report RUN --pictures SOURCE` shows what a"
         " model finds among some; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
     ),
-    "embed encode embeddings features extract": (
-        "Writing embeddings is not there yet as a command. In Python: `openslip.load(MODEL).encode_image(paths)`"
+    "encode embeddings features extract": (
+        "`slip embed MODEL PICTURES --out FOLDER` writes embeddings; in Python `openslip.load(MODEL).encode_image(paths)`"
     ),
     "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
     "caption generate describe": (
