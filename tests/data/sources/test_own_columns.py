@@ -1,0 +1,171 @@
+"""What sources have beside image and captions: whole, in order, and read only when it is asked for."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from openslip.data.record import Source
+from openslip.data.sources import open_source
+from openslip.data.sources.table import Table
+from openslip.errors import DataError
+
+NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures, which is the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        (tmp_path / name).write_bytes(jpeg)
+    return tmp_path
+
+
+def told(source: Source, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
+    """Return the own columns; in parts, alone, and of another process they are the same."""
+    everything = range(len(source)) if indices is None else indices
+    table = source.columns(everything)
+    assert table is not None
+    assert table.num_rows == len(everything)
+    for other in (source, pickle.loads(pickle.dumps(source))):
+        for index, row in zip(everything, table.to_pylist()):
+            alone = other.columns([index])
+            assert alone is not None
+            assert {name: cell for name, cell in alone.to_pylist()[0].items() if cell is not None} == {
+                name: cell for name, cell in row.items() if cell is not None
+            }
+    return table.to_pydict()
+
+
+def test_all_columns_but_image_and_captions(folder: Path) -> None:
+    lines = [
+        "id,image,price,caption,size,new",
+        "007,a.jpg,1.5,one,L,true",
+        "08,b.jpg,,two,,false",
+        "9,c.jpg,2,x,M,",
+    ]
+    (folder / "t.csv").write_text("\n".join(lines))
+    source = open_source("t.csv")
+    assert told(source) == {
+        "id": ["007", "08", "9"],
+        "price": [1.5, None, 2.0],
+        "size": ["L", None, "M"],
+        "new": [True, False, None],
+    }
+    assert told(source, [2, 0])["id"] == ["9", "007"]
+    assert source.columns_note == ""
+    chosen = open_source("t.csv", caption_column="size,caption")
+    assert list(told(chosen)) == ["id", "price", "new"]
+
+
+def test_a_table_without_other_columns_has_none(folder: Path) -> None:
+    (folder / "t.csv").write_text("image,caption,caption\na.jpg,one,two\n")
+    assert open_source("t.csv").columns([0]) is None
+
+
+def test_rows_that_name_one_picture(folder: Path) -> None:
+    lines = ["file\tcaption\tsize\tprice", "a.jpg#0\tone\tL\t1", "b.jpg#0\ttwo\tL\t2", "a.jpg#1\tthree\tM\t1"]
+    lines += ["\tnone\tX\t9", "a.jpg#2\tfour\tS\t1", "b.jpg#1\tfive\tL\t2", "c.jpg#0\tsix\tXL\t3"]
+    (folder / "t.tsv").write_text("\n".join(lines) + "\n")
+    source = open_source("t.tsv")
+    assert len(source) == 3
+    assert told(source) == {"size": ["L", "L", "XL"], "price": [1, 2, 3]}
+    note = "Pictures of t.tsv whose rows differ in a column: 1, such as 'size' of a.jpg; the first row's is taken"
+    assert source.columns_note == note
+
+
+def test_names_that_come_twice(folder: Path) -> None:
+    (folder / "t.csv").write_text(",image,caption,size,size,\n1,a.jpg,one,L,5,\n2,b.jpg,two,M,6,\n")
+    assert told(open_source("t.csv")) == {"column": [1, 2], "size": ["L", "M"], "size_2": [5, 6]}
+    (folder / "t.csv").write_text("image,caption,image\na.jpg,one,a.jpg\nb.jpg,two,b.jpg\n")
+    assert told(open_source("t.csv")) == {"image": ["a.jpg", "b.jpg"]}
+
+
+def test_json_lines_have_types(folder: Path) -> None:
+    rows = [
+        {"image": "a.jpg", "captions": ["one"], "n": 1, "s": "007", "mixed": 1, "sizes": ["L", "M"]},
+        {"image": "b.jpg", "captions": ["two"], "n": 2.5, "s": "", "mixed": "x", "sizes": {"ä": None}},
+        {"image": "", "n": "none", "lost": 1},
+        {"image": "a.jpg", "captions": ["three"], "n": 1, "sizes": ["L"]},
+        {"image": "c.jpg", "captions": ["three"], "late": False, "n": None},
+    ]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source("t.jsonl")
+    assert told(source) == {
+        "n": [1.0, 2.5, None],
+        "s": ["007", "", None],
+        "mixed": ["1", "x", None],
+        "sizes": ['["L", "M"]', '{"ä": null}', None],
+        "late": [None, None, False],
+    }
+    assert "'s' of a.jpg" in source.columns_note
+
+
+def test_keys_that_only_later_objects_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openslip.data.sources.sheet.HEAD", 1)
+    rows = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "two", "late": 1}]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert told(open_source("t.jsonl")) == {"late": [None, 1]}
+
+
+def test_workbooks_have_types(folder: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    day, noon = datetime.datetime(2026, 11, 30), datetime.datetime(2026, 11, 30, 12)
+    for row in (
+        ["Foto", "Text", "code", "n", "price", "day", "time", "yes", "mixed", None],
+        ["a.jpg", "one", "007", 1, 1.5, day, noon, True, 1],
+        ["b.jpg", "two", "8", 2, 2, day, day, False, "x"],
+        [None] * 9,
+        ["c.jpg", 5, None, None, 3],
+    ):
+        book.active.append(row)
+    book.save(folder / "t.xlsx")
+    source = open_source("t.xlsx")
+    assert [record.captions for record in map(source.__getitem__, range(3))] == [("one",), ("two",), ("5",)]
+    assert told(source) == {
+        "code": ["007", "8", None],
+        "n": [1, 2, None],
+        "price": [1.5, 2.0, 3.0],
+        "day": [day.date(), day.date(), None],
+        "time": [noon, day, None],
+        "yes": [True, False, None],
+        "mixed": ["1", "x", None],
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,caption,n\nb.jpg,one,1\na.jpg,two,2\n",
+        "image,caption,n\na.jpg,one,1\n",
+        "image,caption,n\na.jpg,one,1\nb.jpg,two,2\nc.jpg,three,3\n",
+        "image,caption,n\na.jpg,one,1\na.jpg,two,2\n",
+    ],
+)
+def test_a_table_that_has_changed(folder: Path, text: str) -> None:
+    (folder / "t.csv").write_text("image,caption,n\na.jpg,one,1\nb.jpg,two,2\n")
+    source = open_source("t.csv")
+    (folder / "t.csv").write_text(text)
+    with pytest.raises(DataError, match="changed since it was opened"):
+        source.columns([0])
+    (folder / "t.csv").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        source.columns([0])
+
+
+def test_nothing_is_kept_until_columns_are_asked_for(folder: Path) -> None:
+    (folder / "t.csv").write_text("image,caption,n\na.jpg,one,1\n")
+    source = open_source("t.csv")
+    assert isinstance(source, Table)
+    assert not any(isinstance(value, pa.Table) for value in vars(source).values())
+    assert source.columns([0]) is not None
+    assert not any(isinstance(v, pa.Table) for v in vars(pickle.loads(pickle.dumps(source))).values())
