@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from openslip.data.own_columns import unify
 from openslip.data.record import Source
 from openslip.data.sources import open_source
+from openslip.data.sources.sidecars import Asked, own_fields
 from openslip.data.sources.table import Table
 from openslip.errors import DataError
 
@@ -169,3 +171,91 @@ def test_nothing_is_kept_until_columns_are_asked_for(folder: Path) -> None:
     assert not any(isinstance(value, pa.Table) for value in vars(source).values())
     assert source.columns([0]) is not None
     assert not any(isinstance(v, pa.Table) for v in vars(pickle.loads(pickle.dumps(source))).values())
+
+
+SIDECARS: dict[str, Any] = {
+    "a": {"key": "a", "captions": ["one", "two"], "attributes": {"colour": "red", "tags": ["x", 1]}, "n": 1},
+    "b": {
+        "key": "b",
+        "captions": ["three"],
+        "attributes": {"colour": None},
+        "n": 2.5,
+        "deep": {"a": {"b": 1}},
+    },
+    "c": None,
+    "d": {"n": "none", "attributes": "plain", "empty": {}},
+}
+FIELDS = {
+    "key": ["a", "b", None, None],
+    "attributes.colour": ["red", None, None, None],
+    "attributes.tags": ['["x", 1]', None, None, None],
+    "n": ["1", "2.5", None, "none"],
+    "deep.a": [None, '{"b": 1}', None, None],
+    "attributes": [None, None, None, "plain"],
+    "empty": [None, None, None, "{}"],
+}
+
+
+def test_fields_of_the_json_in_shards(tmp_path: Path, write_tar: Any, jpeg: bytes) -> None:
+    members = []
+    for key, found in SIDECARS.items():
+        members += [(f"{key}.jpg", jpeg), (f"{key}.txt", b"a text")]
+        members += [(f"{key}.json", json.dumps(found).encode() if found else b'{"captions": ')]
+    write_tar(tmp_path / "s-0.tar", members[:6])
+    write_tar(tmp_path / "s-1.tar", members[6:])
+    source = open_source(str(tmp_path / "s-*.tar"))
+    table = source.columns(range(4))
+    assert table is not None
+    assert table.to_pydict() == FIELDS
+    parts = [source.columns([index]) for index in range(4)]
+    assert unify([part for part in parts if part is not None]).to_pydict() == FIELDS
+    assert pickle.loads(pickle.dumps(source)).columns([3, 0]).to_pydict()["n"] == ["none", "1"]
+    with pytest.raises(DataError, match="caption cannot be read"):
+        source[2]
+
+
+def test_fields_of_the_json_in_folders(folder: Path) -> None:
+    for key, found in SIDECARS.items():
+        (folder / f"{key}.json").write_text(json.dumps(found) if found else '{"n": ')
+    (folder / "e.jpg").write_bytes(b"")
+    source = open_source(".")
+    table = source.columns(range(5))
+    assert table is not None
+    assert table.slice(0, 4).to_pydict() == FIELDS
+    assert set(table.to_pylist()[4].values()) == {None}
+    (folder / "a.json").unlink()  # since it was opened
+    assert source.columns([0, 1]).to_pydict()["key"] == [None, "b"]  # type: ignore[union-attr]
+
+
+def test_no_json_no_columns(folder: Path, write_tar: Any, jpeg: bytes) -> None:
+    (folder / "a.txt").write_text("one")
+    assert open_source("*.jpg").columns([0, 1]) is None
+    write_tar(folder / "s.tar", [("1.jpg", jpeg), ("1.txt", b"one")])
+    assert open_source("s.tar").columns([0]) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "found", "expected"),
+    [
+        ("", None, {"caption": "x", "Title": "y"}, {"Title": "y"}),
+        ("", "x", {"caption": "x", "url": "u"}, {"url": "u"}),
+        ("", "x", {"caption": "other", "captions": []}, {"caption": "other"}),
+        ("", "x", {"captions": ["y"], "title": "x"}, {"title": "x"}),
+        ("", None, {"caption_0": "a", "caption_1": "b", "n": 0}, {"n": 0}),
+        ("title", None, {"TITLE": "x", "caption": "y"}, {"caption": "y"}),
+        ("title", None, {"TITLE": "x", "title": "y"}, {"TITLE": "x"}),
+        ("meta.alt", None, {"meta": {"ALT": "x", "id": 5}}, {"meta.id": 5}),
+        ("a,b", None, {"a": "x", "b": "y", "c": "z"}, {"c": "z"}),
+        ("", None, {"a.b": 1, "a": {"b": 2}}, {"a.b": 1, "a.b_2": 2}),
+        ("", None, {"captions": [{"text": "x"}]}, {"captions": [{"text": "x"}]}),
+        ("", None, ["a", "b"], {}),
+        ("", None, 5, {}),
+    ],
+)
+def test_what_is_no_caption(option: str, text: str | None, found: Any, expected: dict[str, Any]) -> None:
+    beside = json.dumps(found).encode(), None if text is None else text.encode()
+    assert own_fields(*beside, Asked.parse(option)) == expected
+
+
+def test_fields_of_nothing() -> None:
+    assert own_fields(None, b"x") == own_fields(b"{", None) == own_fields(b"\xff", None) == {}
