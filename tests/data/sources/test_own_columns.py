@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from openslip.data.own_columns import unify
@@ -259,3 +260,128 @@ def test_what_is_no_caption(option: str, text: str | None, found: Any, expected:
 
 def test_fields_of_nothing() -> None:
     assert own_fields(None, b"x") == own_fields(b"{", None) == own_fields(b"\xff", None) == {}
+
+
+def parquet(path: Path, columns: dict[str, Any], rows: int = 2) -> None:
+    pq.write_table(pa.table(columns), path, row_group_size=rows)
+
+
+def test_other_columns_of_parquet(tmp_path: Path) -> None:
+    nested = pa.array([{"a": [1]}, {"a": []}, None], pa.struct({"a": pa.list_(pa.int8())}))
+    common = {"image": [b"\xff\xd8 1", b"\xff\xd8 2", b"\xff\xd8 3"], "caption": ["x", "y", "z"]}
+    parquet(tmp_path / "t-0.parquet", {**common, "n": pa.array([1, 2, 3], pa.int8()), "nested": nested})
+    more = {
+        "thumbnail": [b"a", b"b", b"c"],
+        "pages": [[b"a"], [], None],
+        "n": [0.5, None, 1.0],
+        "id.x": [*"abc"],
+    }
+    parquet(tmp_path / "t-1.parquet", common | more)
+    source = open_source(str(tmp_path / "t-*.parquet"))
+    assert told(source) == {
+        "n": [1.0, 2.0, 3.0, 0.5, None, 1.0],
+        "nested": [{"a": [1]}, {"a": []}, None, None, None, None],
+        "id.x": [None, None, None, "a", "b", "c"],
+    }
+    assert source.columns([0, 2]).schema.field("n").type == pa.int8()  # type: ignore[union-attr]
+    assert told(source, [5, 0, 4])["n"] == [1.0, 1.0, None]
+    assert "that hold bytes are left out: 'thumbnail', 'pages'" in source.columns_note
+    assert source.file(0) is None
+
+
+def test_parquet_without_other_columns(tmp_path: Path) -> None:
+    parquet(tmp_path / "t.parquet", {"image": [b"\xff\xd8", b"\xff\xd8"], "caption": ["x", "y"]})
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert (source.columns([]), source.columns([0, 1]), source.columns_note) == (None, None, "")
+
+
+def test_cells_of_parquet_that_cannot_be_read(tmp_path: Path) -> None:
+    values = [f"value {i:03}" * 40 for i in range(6)]
+    columns = {"image": [b"\xff\xd8"] * 6, "caption": ["x"] * 6, "a": values, "b": list(range(6))}
+    pq.write_table(
+        pa.table(columns), tmp_path / "t.parquet", row_group_size=2, compression="none", use_dictionary=False,
+        write_page_checksum=True,
+    )  # fmt: skip
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(data.replace(values[3][:200].encode(), b"!" * 200))
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert source.columns(range(6)).to_pydict()["b"] == [0, 1, None, None, 4, 5]  # type: ignore[union-attr]
+    assert "cannot be read are empty: in 2 rows" in source.columns_note
+
+
+def test_texts_of_parquet_that_are_none(tmp_path: Path) -> None:
+    table = pa.table(
+        {"image": [b"\xff\xd8"] * 2, "caption": ["x"] * 2, "a": [b"ok", b"\xff\xfe"], "b": [1, 2]}
+    )
+    text = pa.StringArray.from_buffers(2, *table["a"].chunk(0).buffers()[1:])  # type: ignore[arg-type]
+    table = table.set_column(2, "a", text)
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert source.columns([0, 1]).to_pydict() == {"b": [1, 2]}  # type: ignore[union-attr]
+    assert "cannot be read are empty" in source.columns_note
+
+
+def test_parquet_that_names_files(folder: Path) -> None:
+    rows = {"path": ["a.jpg", "", "b.jpg", "a.jpg", "c.jpg"], "caption": [*"vwxyz"], "n": [1, 2, 3, 4, 5]}
+    parquet(folder / "t.parquet", rows)
+    source = open_source("t.parquet")
+    assert told(source) == {"n": [1, 3, 5]}
+    assert told(source, [2, 0]) == {"n": [5, 1]}
+    assert (
+        source.columns_note
+        == "Of rows of t.parquet that name one picture, the columns of the first are taken"
+    )
+    parquet(folder / "t.parquet", {name: cells[2:3] + cells[4:] for name, cells in rows.items()})
+    plain = open_source("t.parquet")
+    assert (told(plain), plain.columns_note) == ({"n": [3, 5]}, "")
+
+
+def test_sets_of_the_datasets_library(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from openslip.data.sources.huggingface import HubDataset
+
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["cat", "dog"]),
+            "n": datasets.Value("int16"),
+            "thumb": datasets.Image(),
+        }
+    )
+    rows = {
+        "image": ["a.jpg", {"bytes": b"\xff\xd8", "path": None}, "d.jpg", "gone.jpg"],
+        "text": [*"wxyz"], "label": [0, 1, 1, 0], "n": [1, None, 3, 4], "thumb": ["a.jpg"] * 4,
+    }  # fmt: skip
+    for row in range(4):
+        if isinstance(rows["image"][row], str):
+            rows["image"][row] = {"bytes": None, "path": str(folder / rows["image"][row])}
+    dataset = datasets.Dataset.from_dict(rows, features)
+    source = HubDataset(dataset, name="pets", image_column="image")
+    assert told(source) == {"label": [0, 1, 1, 0], "n": [1, None, 3, 4]}
+    assert source.columns([1, 0]).schema.field("n").type == pa.int16()  # type: ignore[union-attr]
+    assert source.columns_note == "Columns of pets that hold bytes are left out: 'thumb'"
+    shuffled = HubDataset(dataset.select([2, 0, 1]), name="pets", image_column="image")
+    assert told(shuffled) == {"label": [1, 0, 1], "n": [3, 1, None]}
+    files = [source.file(index) for index in range(3)]
+    assert [None if found is None else found.path for found in files] == [
+        str(folder / "a.jpg"),
+        None,
+        str(folder / "d.jpg"),
+    ]
+    for index in (0, 2):
+        record, found = source[index], files[index]
+        assert found is not None
+        assert (record.image, record.captions, record.key) == (
+            Path(found.path).read_bytes(),
+            found.captions,
+            found.key,
+        )
+    for ask in (source.file, source.__getitem__):
+        with pytest.raises(DataError, match=r"does not exist.*gone\.jpg"):
+            ask(3)
+    alone = HubDataset(dataset.select_columns(["image", "text"]), name="pets", image_column="image")
+    assert (alone.columns([0]), alone.columns_note) == (None, "")
+    paths = datasets.Dataset.from_dict({"path": ["a.jpg"], "text": ["x"]})
+    assert HubDataset(paths, name="pets", image_root=str(folder)).file(0).path == str(folder / "a.jpg")  # type: ignore[union-attr]
