@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from openslip.data.own_columns import unify
 from openslip.data.record import Source
 from openslip.data.sources import open_source
+from openslip.data.sources.sidecars import Asked, own_fields
 from openslip.data.sources.table import Table
 from openslip.errors import DataError
 
@@ -169,3 +172,216 @@ def test_nothing_is_kept_until_columns_are_asked_for(folder: Path) -> None:
     assert not any(isinstance(value, pa.Table) for value in vars(source).values())
     assert source.columns([0]) is not None
     assert not any(isinstance(v, pa.Table) for v in vars(pickle.loads(pickle.dumps(source))).values())
+
+
+SIDECARS: dict[str, Any] = {
+    "a": {"key": "a", "captions": ["one", "two"], "attributes": {"colour": "red", "tags": ["x", 1]}, "n": 1},
+    "b": {
+        "key": "b",
+        "captions": ["three"],
+        "attributes": {"colour": None},
+        "n": 2.5,
+        "deep": {"a": {"b": 1}},
+    },
+    "c": None,
+    "d": {"n": "none", "attributes": "plain", "empty": {}},
+}
+FIELDS = {
+    "key": ["a", "b", None, None],
+    "attributes.colour": ["red", None, None, None],
+    "attributes.tags": ['["x", 1]', None, None, None],
+    "n": ["1", "2.5", None, "none"],
+    "deep.a": [None, '{"b": 1}', None, None],
+    "attributes": [None, None, None, "plain"],
+    "empty": [None, None, None, "{}"],
+}
+
+
+def test_fields_of_the_json_in_shards(tmp_path: Path, write_tar: Any, jpeg: bytes) -> None:
+    members = []
+    for key, found in SIDECARS.items():
+        members += [(f"{key}.jpg", jpeg), (f"{key}.txt", b"a text")]
+        members += [(f"{key}.json", json.dumps(found).encode() if found else b'{"captions": ')]
+    write_tar(tmp_path / "s-0.tar", members[:6])
+    write_tar(tmp_path / "s-1.tar", members[6:])
+    source = open_source(str(tmp_path / "s-*.tar"))
+    table = source.columns(range(4))
+    assert table is not None
+    assert table.to_pydict() == FIELDS
+    parts = [source.columns([index]) for index in range(4)]
+    assert unify([part for part in parts if part is not None]).to_pydict() == FIELDS
+    assert pickle.loads(pickle.dumps(source)).columns([3, 0]).to_pydict()["n"] == ["none", "1"]
+    with pytest.raises(DataError, match="caption cannot be read"):
+        source[2]
+
+
+def test_fields_of_the_json_in_folders(folder: Path) -> None:
+    for key, found in SIDECARS.items():
+        (folder / f"{key}.json").write_text(json.dumps(found) if found else '{"n": ')
+    (folder / "e.jpg").write_bytes(b"")
+    source = open_source(".")
+    table = source.columns(range(5))
+    assert table is not None
+    assert table.slice(0, 4).to_pydict() == FIELDS
+    assert set(table.to_pylist()[4].values()) == {None}
+    (folder / "a.json").unlink()  # since it was opened
+    assert source.columns([0, 1]).to_pydict()["key"] == [None, "b"]  # type: ignore[union-attr]
+
+
+def test_no_json_no_columns(folder: Path, write_tar: Any, jpeg: bytes) -> None:
+    (folder / "a.txt").write_text("one")
+    assert open_source("*.jpg").columns([0, 1]) is None
+    write_tar(folder / "s.tar", [("1.jpg", jpeg), ("1.txt", b"one")])
+    assert open_source("s.tar").columns([0]) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "found", "expected"),
+    [
+        ("", None, {"caption": "x", "Title": "y"}, {"Title": "y"}),
+        ("", "x", {"caption": "x", "url": "u"}, {"url": "u"}),
+        ("", "x", {"caption": "other", "captions": []}, {"caption": "other"}),
+        ("", "x", {"captions": ["y"], "title": "x"}, {"title": "x"}),
+        ("", None, {"caption_0": "a", "caption_1": "b", "n": 0}, {"n": 0}),
+        ("title", None, {"TITLE": "x", "caption": "y"}, {"caption": "y"}),
+        ("title", None, {"TITLE": "x", "title": "y"}, {"TITLE": "x"}),
+        ("meta.alt", None, {"meta": {"ALT": "x", "id": 5}}, {"meta.id": 5}),
+        ("a,b", None, {"a": "x", "b": "y", "c": "z"}, {"c": "z"}),
+        ("", None, {"a.b": 1, "a": {"b": 2}}, {"a.b": 1, "a.b_2": 2}),
+        ("", None, {"captions": [{"text": "x"}]}, {"captions": [{"text": "x"}]}),
+        ("", None, ["a", "b"], {}),
+        ("", None, 5, {}),
+    ],
+)
+def test_what_is_no_caption(option: str, text: str | None, found: Any, expected: dict[str, Any]) -> None:
+    beside = json.dumps(found).encode(), None if text is None else text.encode()
+    assert own_fields(*beside, Asked.parse(option)) == expected
+
+
+def test_fields_of_nothing() -> None:
+    assert own_fields(None, b"x") == own_fields(b"{", None) == own_fields(b"\xff", None) == {}
+
+
+def parquet(path: Path, columns: dict[str, Any], rows: int = 2) -> None:
+    pq.write_table(pa.table(columns), path, row_group_size=rows)
+
+
+def test_other_columns_of_parquet(tmp_path: Path) -> None:
+    nested = pa.array([{"a": [1]}, {"a": []}, None], pa.struct({"a": pa.list_(pa.int8())}))
+    common = {"image": [b"\xff\xd8 1", b"\xff\xd8 2", b"\xff\xd8 3"], "caption": ["x", "y", "z"]}
+    parquet(tmp_path / "t-0.parquet", {**common, "n": pa.array([1, 2, 3], pa.int8()), "nested": nested})
+    more = {
+        "thumbnail": [b"a", b"b", b"c"],
+        "pages": [[b"a"], [], None],
+        "n": [0.5, None, 1.0],
+        "id.x": [*"abc"],
+    }
+    parquet(tmp_path / "t-1.parquet", common | more)
+    source = open_source(str(tmp_path / "t-*.parquet"))
+    assert told(source) == {
+        "n": [1.0, 2.0, 3.0, 0.5, None, 1.0],
+        "nested": [{"a": [1]}, {"a": []}, None, None, None, None],
+        "id.x": [None, None, None, "a", "b", "c"],
+    }
+    assert source.columns([0, 2]).schema.field("n").type == pa.int8()  # type: ignore[union-attr]
+    assert told(source, [5, 0, 4])["n"] == [1.0, 1.0, None]
+    assert "that hold bytes are left out: 'thumbnail', 'pages'" in source.columns_note
+    assert source.file(0) is None
+
+
+def test_parquet_without_other_columns(tmp_path: Path) -> None:
+    parquet(tmp_path / "t.parquet", {"image": [b"\xff\xd8", b"\xff\xd8"], "caption": ["x", "y"]})
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert (source.columns([]), source.columns([0, 1]), source.columns_note) == (None, None, "")
+
+
+def test_cells_of_parquet_that_cannot_be_read(tmp_path: Path) -> None:
+    values = [f"value {i:03}" * 40 for i in range(6)]
+    columns = {"image": [b"\xff\xd8"] * 6, "caption": ["x"] * 6, "a": values, "b": list(range(6))}
+    pq.write_table(
+        pa.table(columns), tmp_path / "t.parquet", row_group_size=2, compression="none", use_dictionary=False,
+        write_page_checksum=True,
+    )  # fmt: skip
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(data.replace(values[3][:200].encode(), b"!" * 200))
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert source.columns(range(6)).to_pydict()["b"] == [0, 1, None, None, 4, 5]  # type: ignore[union-attr]
+    assert "cannot be read are empty: in 2 rows" in source.columns_note
+
+
+def test_texts_of_parquet_that_are_none(tmp_path: Path) -> None:
+    table = pa.table(
+        {"image": [b"\xff\xd8"] * 2, "caption": ["x"] * 2, "a": [b"ok", b"\xff\xfe"], "b": [1, 2]}
+    )
+    text = pa.StringArray.from_buffers(2, *table["a"].chunk(0).buffers()[1:])  # type: ignore[arg-type]
+    table = table.set_column(2, "a", text)
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert source.columns([0, 1]).to_pydict() == {"b": [1, 2]}  # type: ignore[union-attr]
+    assert "cannot be read are empty" in source.columns_note
+
+
+def test_parquet_that_names_files(folder: Path) -> None:
+    rows = {"path": ["a.jpg", "", "b.jpg", "a.jpg", "c.jpg"], "caption": [*"vwxyz"], "n": [1, 2, 3, 4, 5]}
+    parquet(folder / "t.parquet", rows)
+    source = open_source("t.parquet")
+    assert told(source) == {"n": [1, 3, 5]}
+    assert told(source, [2, 0]) == {"n": [5, 1]}
+    assert (
+        source.columns_note
+        == "Of rows of t.parquet that name one picture, the columns of the first are taken"
+    )
+    parquet(folder / "t.parquet", {name: cells[2:3] + cells[4:] for name, cells in rows.items()})
+    plain = open_source("t.parquet")
+    assert (told(plain), plain.columns_note) == ({"n": [3, 5]}, "")
+
+
+def test_sets_of_the_datasets_library(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from openslip.data.sources.huggingface import HubDataset
+
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["cat", "dog"]),
+            "n": datasets.Value("int16"),
+            "thumb": datasets.Image(),
+        }
+    )
+    rows = {
+        "image": ["a.jpg", {"bytes": b"\xff\xd8", "path": None}, "d.jpg", "gone.jpg"],
+        "text": [*"wxyz"], "label": [0, 1, 1, 0], "n": [1, None, 3, 4], "thumb": ["a.jpg"] * 4,
+    }  # fmt: skip
+    for row in range(4):
+        if isinstance(rows["image"][row], str):
+            rows["image"][row] = {"bytes": None, "path": str(folder / rows["image"][row])}
+    dataset = datasets.Dataset.from_dict(rows, features)
+    source = HubDataset(dataset, name="pets", image_column="image")
+    assert told(source) == {"label": [0, 1, 1, 0], "n": [1, None, 3, 4]}
+    assert source.columns([1, 0]).schema.field("n").type == pa.int16()  # type: ignore[union-attr]
+    assert source.columns_note == "Columns of pets that hold bytes are left out: 'thumb'"
+    shuffled = HubDataset(dataset.select([2, 0, 1]), name="pets", image_column="image")
+    assert told(shuffled) == {"label": [1, 0, 1], "n": [3, 1, None]}
+    files = [source.file(index) for index in range(3)]
+    assert [None if found is None else found.path for found in files] == [
+        str(folder / "a.jpg"),
+        None,
+        str(folder / "d.jpg"),
+    ]
+    for index in (0, 2):
+        record, found = source[index], files[index]
+        assert found is not None
+        assert (record.image, record.captions, record.key) == (
+            Path(found.path).read_bytes(),
+            found.captions,
+            found.key,
+        )
+    for ask in (source.file, source.__getitem__):
+        with pytest.raises(DataError, match=r"does not exist.*gone\.jpg"):
+            ask(3)
+    alone = HubDataset(dataset.select_columns(["image", "text"]), name="pets", image_column="image")
+    assert (alone.columns([0]), alone.columns_note) == (None, "")
+    paths = datasets.Dataset.from_dict({"path": ["a.jpg"], "text": ["x"]})
+    assert HubDataset(paths, name="pets", image_root=str(folder)).file(0).path == str(folder / "a.jpg")  # type: ignore[union-attr]

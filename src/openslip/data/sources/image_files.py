@@ -193,28 +193,37 @@ class ImageFiles(Source):
 
         Raises DataError where they are others than they were.
         """
-        merged = self.entries != len(self)
-        records: dict[int, int] = {}  # by the hash of their paths
         told, differ, example = array("q"), set[int](), ""
-        for number, (path, row) in enumerate(entries):
-            record = records.setdefault(hash(path), len(records)) if merged else number
+        for record, path, row in self._by_record(entries):
             if record == len(cells):
-                if record == len(self) or self._paths[record] != path:
-                    raise self._changed(f"entry {number:,} names {path}")
                 cells.add(row)
-                if merged:
-                    told.append(_digest(row))
+                told.append(_digest(row))
             elif told[record] != _digest(row) and record not in differ:
                 example = example or f"'{cells.unequal(record, row)}' of {path}"
                 differ.add(record)
-        if len(cells) != len(self):
-            raise self._changed(f"{len(cells):,} images, and {len(self):,} before")
         if differ:
             self.columns_note = (
                 f"Pictures of {self.name} whose rows differ in a column: {len(differ):,}, such as {example}; "
                 "the first row's is taken"
             )
         return cells.table()
+
+    def _by_record(self, entries: Iterable[tuple[str, T]]) -> Iterator[tuple[int, str, T]]:
+        """Yield the record of each of the (path, anything) of all entries, and these; records by the first in order.
+
+        Raises DataError where they are others than those that the source was opened with.
+        """
+        merged, count = self.entries != len(self), 0
+        records: dict[int, int] = {}  # by the hash of their paths
+        for number, (path, row) in enumerate(entries):
+            record = records.setdefault(hash(path), len(records)) if merged else number
+            if record == count:
+                if record == len(self) or self._paths[record] != path:
+                    raise self._changed(f"entry {number:,} names {path}")
+                count += 1
+            yield record, path, row
+        if count != len(self):
+            raise self._changed(f"{count:,} images, and {len(self):,} before")
 
     def _changed(self, got: str) -> DataError:
         return DataError(f"{self.name} has changed since it was opened", got=got, fix="Start again")
