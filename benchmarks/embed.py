@@ -3,16 +3,17 @@
     python benchmarks/embed.py                                      # both models, 3 rounds: about 10 minutes on 2 cores
     python benchmarks/embed.py --models ViT-B-32 --pictures 2048 --rounds 5 --device cuda
 
-All sides have the same weights, drawn at random, and the same JPEG files of 500 × 375 pixels: rendered scenes with grain, of
-quality 90. Each run is a process of its own. Its time goes from the first picture to the last byte on disk, without
-imports and the loading of the model. Sides take turns, so that a machine that is busy for a while is busy for all; ratios
-are medians over rounds. Memory is the most that a process and its workers held, less what the process held before.
+All sides have the same weights, drawn at random, and the same JPEG files of 500 × 375 pixels: rendered scenes with
+grain, of quality 90. Each run is a process of its own. Its time goes from the first picture to the last byte on disk,
+without imports and the loading of the model. Sides take turns, so that a machine that is busy for a while is busy for
+all; ratios are medians over rounds. Memory is the most that a process and its workers held, less what the process held
+before.
 
 - loop: what open_clip's README has. Its own preprocessing (Pillow, torchvision) in the workers of a DataLoader,
   `encode_image`, `np.save`. For `small-data` the same with the tower's size, mean and deviation.
-- retrieval: the formulation of clip-retrieval's inference. A reader as an iterable data set gives dictionaries, one share
-  of the files for each worker; batches become normalised half-precision arrays; a Parquet of paths lies beside. Written
-  anew from what its documentation says: it cannot be installed beside today's libraries.
+- retrieval: the formulation of clip-retrieval's inference. A reader as an iterable data set gives dictionaries, one
+  share of the files for each worker; batches become normalised half-precision arrays; a Parquet of paths lies beside.
+  Written anew from what its documentation says: it cannot be installed beside today's libraries.
 - slip, in fp32 and in bf16.
 """
 
