@@ -339,7 +339,7 @@ def test_memory_holds_a_chunk_and_two_batches(tmp_path, model, monkeypatch) -> N
         "_write",
         lambda self, chunk, ready: [seen.append(len(waiting) - one.index) for one, _ in ready],
     )
-    monkeypatch.setattr(module._Work, "finish", lambda self: None)
+    monkeypatch.setattr(module._Work, "finish", lambda self, **_: None)
     run(model, ToySource(40), tmp_path / "index")
     assert len(seen) == 40
     assert max(seen) <= 3 * 2 + 1

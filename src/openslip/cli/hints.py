@@ -53,7 +53,8 @@ COMMANDS = {
         " model finds among some; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
     ),
     "encode embeddings features extract": (
-        "`slip embed MODEL PICTURES --out FOLDER` writes embeddings; in Python `openslip.load(MODEL).encode_image(paths)`"
+        "`slip embed MODEL PICTURES --out FOLDER` writes embeddings; in Python "
+        "`openslip.load(MODEL).encode_image(paths)`"
     ),
     "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
     "caption generate describe": (

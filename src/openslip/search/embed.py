@@ -47,7 +47,8 @@ from openslip.search.index import (
     Index,
     fingerprint,
 )
-from openslip.search.parts import Old, Part, Pool, join
+from openslip.search.map import make_map
+from openslip.search.parts import Old, Part, Pool, join, load
 from openslip.training.precision import choose_precision
 from openslip.training.saving import lock
 
@@ -88,6 +89,7 @@ def embed(
     *,
     which: Literal["latest", "best"] = "latest",
     captions: bool = False,
+    mapped: bool = False,
     replace: bool = False,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     batch: int = 256,
@@ -101,10 +103,10 @@ def embed(
 
     model: a loaded model, or what `openslip.load` takes with `which`. source: what `open_source` takes with `columns`,
     or an open source, and `spec` what opens it anew; without, only pictures that are files can be shown later.
-    captions: embed all captions, too. replace: an index of another model or source is there, and may go. precision: of
-    the arithmetic, as in training; vectors are float16 in any case. batch: pictures that go through the model at a
-    time; workers: threads that read and decode. ranks: the processes that share the work, which need one folder in
-    common.
+    captions: embed all captions, too. mapped: lay the pictures out on a plane (see `openslip.search.map`). replace: an
+    index of another model or source is there, and may go. precision: of the arithmetic, as in training; vectors are
+    float16 in any case. batch: pictures that go through the model at a time; workers: threads that read and decode.
+    ranks: the processes that share the work, which need one folder in common.
 
     Of an index that is there, embeddings are taken over for files of the same path, size and time of change, and for
     pictures of the same bytes. Whatever the number of processes, and after a kill, the result is the same.
@@ -151,7 +153,7 @@ def embed(
         with ranks.together(), _writing(out):
             work.do(ranks, shown=shown)
         with ranks.first_goes_ahead(), _writing(out):
-            return work.finish() if ranks.first else Embedded(out, 0, 0, 0, 0, [])
+            return work.finish(mapped=mapped, shown=shown) if ranks.first else Embedded(out, 0, 0, 0, 0, [])
 
 
 def absolute(spec: str) -> str:
@@ -415,7 +417,7 @@ class _Work:
                 table = table.append_column(_free(name, {*OWN, *table.column_names}), theirs[name])
         return table
 
-    def finish(self) -> Embedded:
+    def finish(self, *, mapped: bool, shown: bool) -> Embedded:
         """Join all parts to an index, and remove the parts."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -434,6 +436,13 @@ class _Work:
                 cause=skipped[0].reason if skipped else "There are none",
             )
         schema = unify([pq.read_schema(part.records).empty_table() for part in parts]).schema
+        layout = (
+            make_map(np.concatenate([load(part.vectors) for part in parts]), shown=shown) if mapped else None
+        )
+        if layout:
+            for name, column in layout.columns(0, 0).items():
+                schema = schema.append(pa.field(name, column.type))
+        first = 0
         with ExitStack() as files:
             vectors = files.enter_context(whole_or_not(self.out / VECTORS))
             dim = join(vectors, [part.vectors for part in parts])
@@ -442,9 +451,12 @@ class _Work:
             records = files.enter_context(whole_or_not(self.out / RECORDS))
             with pq.ParquetWriter(records, schema, compression="zstd") as writer:
                 for part in parts:
-                    table = unify([schema.empty_table(), pq.read_table(part.records)])
+                    table = pq.read_table(part.records)
+                    for name, column in layout.columns(first, len(table)).items() if layout else ():
+                        table = table.append_column(name, column)
+                    first += len(table)
                     if len(table):
-                        writer.write_table(pa.table(table, schema=schema))
+                        writer.write_table(unify([schema.empty_table(), table]).cast(schema))
             # From here to the end there is no index, rather than files that do not belong together.
             (self.out / ABOUT).unlink(missing_ok=True)
         if not self.about["captions"]:

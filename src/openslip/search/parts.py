@@ -137,8 +137,13 @@ def join(file: IO[bytes], paths: Sequence[Path]) -> int:
     np.lib.format.write_array_header_1_0(file, header)
     for path, shape in zip(paths, shapes):
         if shape[0]:
-            file.write(np.ascontiguousarray(np.load(path, allow_pickle=False)).data)
+            file.write(np.ascontiguousarray(load(path)).data)
     return dim
+
+
+def load(path: Path) -> np.ndarray:
+    """Return the array (n, D) of a file of ours; (0, D) fits between others of any D."""
+    return np.load(path, allow_pickle=False)
 
 
 def _shape(path: Path) -> tuple[int, ...]:
