@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from openslip.data.record import Source
 from openslip.data.sources import open_source
 from openslip.data.sources.sidecars import Asked, own_fields
 from openslip.data.sources.table import Table
+from openslip.data.subset import Subset
 from openslip.errors import DataError
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
@@ -385,3 +387,56 @@ def test_sets_of_the_datasets_library(folder: Path) -> None:
     assert (alone.columns([0]), alone.columns_note) == (None, "")
     paths = datasets.Dataset.from_dict({"path": ["a.jpg"], "text": ["x"]})
     assert HubDataset(paths, name="pets", image_root=str(folder)).file(0).path == str(folder / "a.jpg")  # type: ignore[union-attr]
+
+
+def test_annotation_files(folder: Path, jpeg: bytes) -> None:
+    images = [
+        {"id": 7, "file_name": "a.jpg", "width": 640, "license": {"id": 1}},
+        {"id": "x", "file_name": " "},
+        {"id": 8, "file_name": "b.jpg", "width": 480, "coco_url": "https://example.org/b.jpg"},
+        {"id": "7.", "file_name": "a.jpg", "width": 320},
+        {"id": 7, "file_name": "a.jpg", "width": 1},
+    ]
+    coco = {"images": images, "annotations": [{"id": 1, "image_id": 8, "caption": "x"}]}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    source = open_source("coco.json")
+    assert told(source) == {
+        "id": [7, 8],
+        "width": [640, 480],
+        "license": ['{"id": 1}', None],
+        "coco_url": [None, "https://example.org/b.jpg"],
+    }
+    assert "'id' of a.jpg" in source.columns_note
+    (folder / "images" / "cats").mkdir(parents=True)
+    for name in ("x1", "x2"):
+        (folder / "images" / "cats" / f"{name}.jpg").write_bytes(jpeg)
+    annotations = [
+        {"image_id": "x1", "subreddit": "cats", "caption": "a cat", "raw_caption": "A CAT", "score": 3},
+        {"image_id": "x2", "subreddit": ["cats", "pets"], "caption": None, "raw_caption": "Cat"},
+    ]
+    (folder / "redcaps.json").write_text(json.dumps({"annotations": annotations}))
+    assert told(open_source("redcaps.json")) == {
+        "image_id": ["x1", "x2"],
+        "subreddit": ["cats", '["cats", "pets"]'],
+        "raw_caption": ["A CAT", None],
+        "score": [3, None],
+    }
+    entries = [{"image_id": "a", "captions": ["x"], "n": 1}, {"image_id": "b", "captions": ["y"], "n": 2.5}]
+    np.save(folder / "cc.npy", np.array(entries, dtype=object))
+    assert told(open_source("cc.npy")) == {"n": [1.0, 2.5]}
+    assert open_source("scenes:test:3").columns([0]) is None
+
+
+def test_mixtures_and_subsets(folder: Path) -> None:
+    (folder / "t.csv").write_text("image,caption,n,size\na.jpg,one,1,L\nb.jpg,two,2,M\n")
+    (folder / "u.jsonl").write_text('{"image": "c.jpg", "caption": "x", "n": 2.5, "size": 7}\n')
+    mixed = open_source("t.csv + 0.5 * scenes:test:2 + u.jsonl")
+    for source, indices in ((mixed, range(5)), (Subset(mixed, [0, 3]), range(3)), (mixed, [4, 2, 0])):
+        whole = [source.whole_index(index) for index in indices]
+        table = pickle.loads(pickle.dumps(source)).columns(indices)
+        assert table.to_pydict() == {
+            "n": [[1.0, 2.0, None, None, 2.5][index] for index in whole],
+            "size": [["L", "M", None, None, "7"][index] for index in whole],
+        }
+    assert mixed.columns([0, 1]).schema.field("n").type == pa.int64()  # type: ignore[union-attr]
+    assert mixed.columns([2]) is None
