@@ -122,7 +122,9 @@ def _embedding(index: Index, term: Term) -> np.ndarray:
     return found / max(1e-12, float(np.linalg.norm(found)))
 
 
-def _of_text(index: Index, text: str) -> np.ndarray:
+def check_text(index: Index, text: str) -> None:
+    """Raise ConfigError for an empty text, DataError for one that is too long, EvaluationError for a model without a
+    text tower."""
     if not text.strip():
         raise ConfigError(
             "There is nothing to search for", fix='Give a text, "a red bicycle", or the path of a picture'
@@ -138,6 +140,10 @@ def _of_text(index: Index, text: str) -> np.ndarray:
             got=text,
             fix="Search with a picture, or embed the pictures with a model that was trained with captions",
         )
+
+
+def _of_text(index: Index, text: str) -> np.ndarray:
+    check_text(index, text)
     return index.model.encode_text([text], numpy=True)[0].astype(np.float64)
 
 

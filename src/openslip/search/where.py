@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,8 @@ import numpy as np
 from openslip.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from openslip.search.index import Index
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "contains", "in", "is null", "is not null"]
@@ -59,13 +61,19 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
         values += value
     path = str((index.folder / "records.parquet").resolve())
     with duckdb.connect(":memory:", config={"threads": 2}) as database:
-        quoted = path.replace("'", "''")
-        database.execute(f"SET allowed_paths = ['{quoted}']")
+        if where.strip():
+            quoted = path.replace("'", "''")
+            database.execute(f"SET allowed_paths = ['{quoted}']")
+            number, records = "file_row_number", f"read_parquet('{quoted}', file_row_number = true)"
+        else:
+            # By the file that the index has open, which `slip embed` may have replaced in the meantime.
+            number, records = _beside(index.columns), "records"
+            database.register(records, _columns(index, {one.column for one in filters}, number))
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        query = f"SELECT file_row_number FROM read_parquet('{quoted}', file_row_number = true) WHERE {' AND '.join(parts)}"
+        query = f"SELECT {number} FROM {records} WHERE {' AND '.join(parts)}"
         try:
-            found = database.execute(query + " ORDER BY 1", values).fetchnumpy()["file_row_number"]
+            found = database.execute(query + " ORDER BY 1", values).fetchnumpy()[number]
         except duckdb.Error as error:
             raise ConfigError(
                 "The condition cannot be read",
@@ -74,6 +82,18 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
                 fix=f"Columns: {', '.join(index.columns)}. Write texts in single quotes: --where \"colour = 'red'\"",
             ) from None
     return np.asarray(found, dtype=np.int64)
+
+
+def _beside(columns: Collection[str]) -> str:
+    """Return the name of a column that is not among these."""
+    return "row" + "_" * max((len(name) for name in columns), default=0)
+
+
+def _columns(index: Index, names: Collection[str], number: str) -> pa.Table:
+    """Return these columns of all records, with their rows in a column called `number`."""
+    import pyarrow as pa
+
+    return pa.table({name: index.column(name) for name in names} | {number: pa.array(np.arange(len(index)))})
 
 
 def _sql(index: Index, one: Filter) -> tuple[str, list[Any]]:

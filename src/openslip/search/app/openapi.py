@@ -1,0 +1,1 @@
+def described(index, max_upload): return {}
