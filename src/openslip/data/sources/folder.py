@@ -15,7 +15,7 @@ import numpy as np
 from openslip.data.contents import Contents
 from openslip.data.formats import EXTENSIONS, FILMS, NOT_READ, image_endings, is_picture, why_not
 from openslip.data.limits import TEXT_BYTES
-from openslip.data.record import Record
+from openslip.data.record import ImageFile, Record
 from openslip.data.sources import sidecars
 from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.options import Misfit
@@ -82,8 +82,15 @@ class ImageFolder(ImageFiles):
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when a file of it cannot be read, IndexError beyond the end."""
         record = super().__getitem__(index)
+        return replace(record, captions=self._captions_beside(range(len(self))[index]))
+
+    def file(self, index: int) -> ImageFile:
+        file = super().file(index)
+        return replace(file, captions=self._captions_beside(range(len(self))[index]))
+
+    def _captions_beside(self, index: int) -> tuple[str, ...]:
         try:
-            captions = sidecars.read(*self._read(range(len(self))[index]), self._asked)
+            return sidecars.read(*self._read(index), self._asked)
         except (
             OSError,
             ValueError,
@@ -92,7 +99,6 @@ class ImageFolder(ImageFiles):
             raise DataError(
                 "The caption cannot be read", got=f"that of {self.path(index)}", cause=str(error)
             ) from None
-        return replace(record, captions=captions)
 
     def _read(self, index: int) -> tuple[bytes | None, bytes | None]:
         """Return what the `.json` and the text of an image hold, None for none."""

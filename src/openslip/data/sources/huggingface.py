@@ -150,7 +150,7 @@ class HubDataset(Source):
             raise DataError("The set has no rows", got=name)
         schema = dataset.features.arrow_schema
         self.name, self.root = name, os.path.expanduser(image_root)
-        self.columns = choose_typed(
+        self.chosen = choose_typed(
             schema,
             name,
             image_column=image_column,
@@ -158,15 +158,15 @@ class HubDataset(Source):
             captions_required=captions_required,
             look=partial(_first_values, dataset),
         )
-        self.note = self.columns.note(name)
-        self._names = (self.columns.image, *self.columns.captions)
+        self.note = self.chosen.note(name)
+        self._names = (self.chosen.image, *self.chosen.captions)
         self._rows = dataset.select_columns(list(dict.fromkeys(self._names)))
         self.contents = Contents("rows", len(dataset))
         self._columns: _Checked | None = None
-        if holds(schema.field(self.columns.image).type) == "text":
+        if holds(schema.field(self.chosen.image).type) == "text":
             for index in range(min(100, len(self))):
                 with suppress(ValueError, IndexError):
-                    refuse_urls([self._values(index)[0]], self.columns.image, name)
+                    refuse_urls([self._values(index)[0]], self.chosen.image, name)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -179,7 +179,7 @@ class HubDataset(Source):
             values = self._values(index)
         except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is no UTF-8
             raise DataError("The row cannot be read", got=key, cause=str(error)) from None
-        return make_record(values, self.columns, key=key, name=self.name, root=self.root)
+        return make_record(values, self.chosen, key=key, name=self.name, root=self.root)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_columns": None}

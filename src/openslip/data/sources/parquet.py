@@ -85,7 +85,7 @@ class ParquetTable(Source):
     options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
-        self.name, self.columns, self.root = name, columns, root
+        self.name, self.chosen, self.root = name, columns, root
         self._rows = rows = RowGroups(files, (columns.image, *columns.captions))
         self.contents = Contents("rows", len(rows))
         if not len(rows):
@@ -100,7 +100,7 @@ class ParquetTable(Source):
         """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
         index = range(len(self))[index]
         key = self._rows.key(index)
-        return make_record(self._rows[index], self.columns, key=key, name=self.name, root=self.root)
+        return make_record(self._rows[index], self.chosen, key=key, name=self.name, root=self.root)
 
 
 class ParquetPaths(ImageFiles):
@@ -114,7 +114,7 @@ class ParquetPaths(ImageFiles):
     options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
-        self.columns = columns
+        self.chosen = columns
         rows = RowGroups(files, (columns.image, *columns.captions))
         self.contents = Contents("rows", len(rows))
         super().__init__(name, Path(root), self._entries(rows), merge=True)
@@ -136,9 +136,9 @@ class ParquetPaths(ImageFiles):
     def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
         for number, (path, *captions) in enumerate(rows.scan()):
             if number < 100:
-                refuse_urls([path_of(path)], self.columns.image, self.name)
+                refuse_urls([path_of(path)], self.chosen.image, self.name)
             if found := path_of(path):
-                yield found, self.columns.texts(captions)
+                yield found, self.chosen.texts(captions)
             else:
                 self.contents.leave_out("the row names no image", f"row {number:,}")
 
