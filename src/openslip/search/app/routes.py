@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -69,6 +69,7 @@ class Service:
                 Route("/about", self._about, methods=["GET"]),
                 Route("/openapi.json", self._openapi, methods=["GET"]),
                 Route("/map", self._places, methods=["GET"]),
+                Route("/record/{row:int}", self._record, methods=["GET"]),
                 Route("/picture/{row:int}", self._picture, methods=["GET"]),
                 Route("/thumbnail/{row:int}", self._thumbnail, methods=["GET"]),
                 Route("/search", self._post(self._search), methods=["POST"]),
@@ -189,9 +190,17 @@ class Service:
 
     def _found(self, answer: Answer) -> dict[str, Any]:
         """Return what was found with what is known of each."""
-        records = self.index.records(answer.rows).to_pylist()
-        scores = [None] * len(records) if answer.scores is None else answer.scores.tolist()
-        hits = [
+        rows = answer.rows.tolist()
+        scores = [None] * len(rows) if answer.scores is None else answer.scores.tolist()
+        return {
+            "among": answer.among,
+            "more": answer.more,
+            "hits": self._hits(rows, scores),
+            "newer": self._newer(),
+        }
+
+    def _hits(self, rows: list[int], scores: Sequence[float | None]) -> list[dict[str, Any]]:
+        return [
             {
                 "row": row,
                 "score": score,
@@ -201,12 +210,11 @@ class Service:
                 "columns": {
                     name: _plain(value)
                     for name, value in record.items()
-                    if (name not in OWN or name == "class") and name not in (columns.NEIGHBOURS,)
+                    if (name not in OWN or name == "class") and name != columns.NEIGHBOURS
                 },
             }
-            for row, score, record in zip(answer.rows.tolist(), scores, records)
+            for row, score, record in zip(rows, scores, self.index.records(rows).to_pylist())
         ]
-        return {"among": answer.among, "more": answer.more, "hits": hits, "newer": self._newer()}
 
     def _newer(self) -> bool:
         """Whether `slip embed` has written the index anew. What is served is the one that was there at the start."""
@@ -237,6 +245,11 @@ class Service:
         if self._map is None:
             return Json({"state": "The map is being made"}, 202, {"retry-after": str(AGAIN)})
         return Response(self._map, 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _record(self, request: Request) -> Response:
+        row = request.path_params["row"]
+        self._check_row(row)
+        return Json((await self._aside(self._hits, [row], [None]))[0])
 
     async def _picture(self, request: Request) -> Response:
         return await self._shown(request, self.pictures.whole)

@@ -7,11 +7,12 @@ import errno
 import ipaddress
 import os
 import secrets
+import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -124,6 +125,16 @@ class Server(uvicorn.Server):
         finally:
             self.service.close()
             self.socket.close()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Within, signals end the server; those that the process was started to ignore stay ignored."""
+        ignored = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is signal.SIG_IGN]
+        with super().capture_signals():
+            if threading.current_thread() is threading.main_thread():
+                for one in ignored:
+                    signal.signal(one, signal.SIG_IGN)
+            yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
