@@ -215,7 +215,9 @@ def _of_picture(index: Index, picture: Picture) -> np.ndarray:
         ) from None
 
 
-def _of_text(index: Index, text: str) -> np.ndarray:
+def check_text(index: Index, text: str) -> None:
+    """Raise ConfigError for an empty text, DataError for one that is too long, EvaluationError for a model without a
+    text tower."""
     if not text.strip():
         raise _nothing()
     if len(text) > LONGEST:
@@ -226,6 +228,10 @@ def _of_text(index: Index, text: str) -> np.ndarray:
             got=text,
             fix="Search with a picture, or embed the pictures with a model that was trained with captions",
         )
+
+
+def _of_text(index: Index, text: str) -> np.ndarray:
+    check_text(index, text)
     return index.model.encode_text([_whole(text)], numpy=True)[0].astype(np.float64)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from openslip.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from openslip.search.index import Index
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "contains", "in", "is null", "is not null"]
@@ -68,9 +70,16 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
         )
     if "\0" in where or where != where.encode("utf-8", "replace").decode():
         raise ConfigError("The condition has characters that no text has", got=where)
+    for one in filters:
+        if one.column not in index.columns:
+            raise ConfigError(
+                "The records have no such column", got=one.column, fix=did_you_mean(one.column, index.columns)
+            )
     duckdb = _duckdb()
     try:
-        with _records(duckdb, index) as (records, names, number), _in_time(records[0]):
+        # Without SQL, by the file that the index has open, which `slip embed` may have replaced in the meantime.
+        columns = None if where.strip() else list(dict.fromkeys(one.column for one in filters))
+        with _records(duckdb, index, columns) as (records, names, number), _in_time(records[0]):
             relation = records[1]
             conditions = [_expression(duckdb, index, relation, one, names) for one in filters]
             if where.strip():
@@ -98,10 +107,13 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
 
 
 @contextmanager
-def _records(duckdb: Any, index: Index) -> Iterator[tuple[tuple[Any, Any], dict[str, str], str]]:
+def _records(
+    duckdb: Any, index: Index, columns: Sequence[str] | None
+) -> Iterator[tuple[tuple[Any, Any], dict[str, str], str]]:
     """Open the records; give the database with the relation, the columns' names there, and that of the row's number.
 
-    DuckDB's names have no case: of `price` and `Price` the second is called otherwise.
+    columns: those that are wanted; None: all, of the file that is there now. DuckDB's names have no case: of `price` and
+    `Price` the second is called otherwise.
     """
     path = str((index.folder / "records.parquet").resolve())
     quoted = path.replace("'", "''")
@@ -118,13 +130,22 @@ def _records(duckdb: Any, index: Index) -> Iterator[tuple[tuple[Any, Any], dict[
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
         # A name with signs of a pattern is one file's nevertheless, for no other is allowed.
-        relation = database.read_parquet(path)
-        names = dict(zip(index.columns, relation.columns))
+        if columns is None:
+            relation = database.read_parquet(path)
+        else:
+            relation = database.from_arrow(_columns(index, columns))
+        names = dict(zip(index.columns if columns is None else columns, relation.columns))
         number = "row"
         while number in {name.lower() for name in relation.columns}:
             number += "_"
         relation = relation.project(f"*, row_number() OVER () - 1 AS {number}")
         yield (database, relation), names, number
+
+
+def _columns(index: Index, names: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table([index.column(name) for name in names], names=list(names))
 
 
 @contextmanager
@@ -151,10 +172,6 @@ def _check_condition(types: Sequence[Any], where: str) -> None:
 
 def _expression(duckdb: Any, index: Index, relation: Any, one: Filter, names: dict[str, str]) -> Any:
     """Return a filter as an expression of DuckDB."""
-    if one.column not in index.columns:
-        raise ConfigError(
-            "The records have no such column", got=one.column, fix=did_you_mean(one.column, index.columns)
-        )
     if one.operator not in OPERATORS:
         raise ConfigError(
             "There is no such comparison", got=one.operator, fix=f"Known: {', '.join(OPERATORS)}"
