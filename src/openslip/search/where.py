@@ -112,8 +112,8 @@ def _records(
 ) -> Iterator[tuple[tuple[Any, Any], dict[str, str], str]]:
     """Open the records; give the database with the relation, the columns' names there, and that of the row's number.
 
-    columns: those that are wanted; None: all, of the file that is there now. DuckDB's names have no case: of `price` and
-    `Price` the second is called otherwise.
+    columns: those that are wanted; None: all, of the file that is there now. DuckDB's names have no case: of `price`
+    and `Price` the second is called otherwise.
     """
     path = str((index.folder / "records.parquet").resolve())
     quoted = path.replace("'", "''")
