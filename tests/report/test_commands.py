@@ -93,7 +93,7 @@ def test_the_quickstart_s_next_steps(tmp_path: Path) -> None:
     steps = [understood(line) for _, line in next_steps(tmp_path, folders)]
     embed, search, show, train, evaluate, report = steps
     assert (embed.model, embed.source) == (str(folders[-1]), str(tmp_path / "scenes"))
-    assert embed.out == search.index
+    assert embed.out == search.folder
     assert show.source == str(tmp_path / "scenes")
     assert train.config.data.train == "pairs.csv"
     assert evaluate.model == folders[-1]
