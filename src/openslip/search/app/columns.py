@@ -6,7 +6,7 @@ from typing import Any
 
 from openslip.search.index import OWN, Index
 
-CHOICES = 40
+CHOICES = 120
 """Values of a column up to which one chooses among them."""
 MOST = 64
 """Columns that can be filtered by on the page; the API takes all."""

@@ -84,7 +84,7 @@ function summary(answer) {
   const count = results.hits.length;
   const all = `${number(answer.among)} ${answer.among === 1 ? "picture" : "pictures"}`;
   const fit = state.filters.length ? `${all} that fit the filters` : all;
-  if (count === 0) return `None of ${fit}`;
+  if (count === 0) return answer.among ? `None of ${fit}` : "Nothing was found";
   if (!isSearch()) return count === answer.among ? fit : `${number(count)} of ${fit}, in their order`;
   const least = state.threshold === null ? "" : ` with a score from ${state.threshold}`;
   return `${number(count)} of ${fit}${least}, the most similar first`;
@@ -125,7 +125,8 @@ function notice(text, { error = false, button = "", done } = {}) {
 function fail(error, again) {
   $("grid").removeAttribute("aria-busy");
   tell("");
-  notice(error.message, { error: true, button: "Try again", done: again });
+  const passing = !error.status || error.status >= 500; // others would be the same again
+  notice(error.message, { error: true, ...(passing && { button: "Try again", done: again }) });
 }
 
 function act(name, hit) {
@@ -302,6 +303,8 @@ async function begin() {
   if (!about.text) {
     $("text").disabled = true;
     $("text").placeholder = "This model knows no texts: drop a picture";
+  } else if (matchMedia("(max-width: 620px)").matches) {
+    $("text").placeholder = "Write what you look for";
   }
   state = withKnown(state);
   listen();
