@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from openslip.data.given import pixels_of
-from openslip.errors import DataError
+from openslip.data.own_columns import told_apart
+from openslip.errors import DataError, shortened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,23 +44,41 @@ class Hit:
     captions: tuple[str, ...]
     columns: dict[str, Any] = field(default_factory=dict)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON: dates as texts (ISO 8601), bytes in base64, numbers that are none as null."""
+        return {
+            "row": self.row,
+            "score": self.score,
+            "key": self.key,
+            "path": self.path,
+            "captions": list(self.captions),
+            "columns": _plain(self.columns),
+        }
+
 
 class Hits(Sequence[Hit]):
     """K pictures, the most similar first; of equal scores the lower row first. Shows its pictures in a notebook.
 
-    rows: (K,) int64. scores: (K,) float32. among: how many pictures were compared, after filters.
+    rows: (K,) int64. scores: (K,) float32. among: how many pictures were compared, after filters. notes: what there is
+    to say about the query, a sentence each.
     """
 
-    def __init__(self, index: Index, rows: np.ndarray, scores: np.ndarray, among: int) -> None:
-        self.searched, self.rows, self.scores, self.among = index, rows, scores, among
+    def __init__(
+        self, index: Index, rows: np.ndarray, scores: np.ndarray, among: int, notes: Sequence[str] = ()
+    ) -> None:
+        self.searched, self.rows, self.scores, self.among, self.notes = index, rows, scores, among, (*notes,)
 
     @cached_property
     def table(self) -> pa.Table:
-        """All columns of the records that were found, with `row` and `score` before them."""
+        """All columns of the records that were found, with `row` and `score` before them.
+
+        A column of the user's that has such a name has a `_2` behind it.
+        """
         import pyarrow as pa
 
-        found = self.searched.records(self.rows)
-        return found.add_column(0, "row", pa.array(self.rows)).add_column(1, "score", pa.array(self.scores))
+        found = self._records
+        named = found.rename_columns(told_apart(["row", "score", *found.column_names])[2:])
+        return named.add_column(0, "row", pa.array(self.rows)).add_column(1, "score", pa.array(self.scores))
 
     @property
     def paths(self) -> list[str]:
@@ -69,23 +90,25 @@ class Hits(Sequence[Hit]):
         return Image.fromarray(pixels_of(self.searched.picture(int(self.rows[number]))))
 
     @cached_property
+    def _records(self) -> pa.Table:
+        return self.searched.records(self.rows)
+
+    @cached_property
     def _hits(self) -> list[Hit]:
-        from openslip.search.index import OWN
+        from openslip.search.index import own_columns
 
         return [
             Hit(
-                found["row"],
-                found["score"],
+                row,
+                score,
                 found["key"],
                 found["path"] or "",
-                tuple(found["captions"]),
-                {
-                    name: value
-                    for name, value in found.items()
-                    if name not in (*OWN, "row", "score") or name == "class"
-                },
+                tuple(found["captions"] or ()),
+                {name: found[name] for name in own_columns(found)},
             )
-            for found in self.table.to_pylist()
+            for row, score, found in zip(
+                self.rows.tolist(), self.scores.tolist(), self._records.to_pylist(), strict=True
+            )
         ]
 
     def __len__(self) -> int:
@@ -109,7 +132,7 @@ class Hits(Sequence[Hit]):
     def _repr_html_(self) -> str:
         cells = []
         for number, hit in enumerate(self[:SHOWN]):
-            label = escape(f"{hit.score:.3f} {hit.captions[0] if hit.captions else hit.key}")
+            label = escape(f"{hit.score:.3f} {shortened(hit.captions[0] if hit.captions else hit.key, 200)}")
             try:
                 picture = f'<img src="{_data_address(self.picture(number))}" alt="{label}">'
             except DataError as error:
@@ -119,7 +142,9 @@ class Hits(Sequence[Hit]):
                 f'<figcaption style="overflow-wrap:anywhere">{label}</figcaption></figure>'
             )
         more = f"<p>and {len(self) - SHOWN:,} more</p>" if len(self) > SHOWN else ""
-        return f"<div>{''.join(cells)}</div>{more}"
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        nothing = "" if len(self) else f"<p>{escape(repr(self))}</p>"
+        return f"{notes}{nothing}<div>{''.join(cells)}</div>{more}"
 
 
 def _data_address(picture: Image.Image) -> str:
@@ -128,3 +153,18 @@ def _data_address(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a column as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)

@@ -1,7 +1,7 @@
 """A folder of embeddings with what they are of: `slip embed` writes the folder, all other commands of search read it.
 
     vectors.npy       (N, D) float16, of length 1: a memory-map, of which a search reads blocks
-    records.parquet   N rows: key, path, caption, captions, class, the user's own columns; and record, digest, stamp
+    records.parquet   N rows: key, path, caption, captions, class, the user's own columns; record, digest, stamp; a map
     captions.npy      where captions were embedded: as many rows as there are captions, in the order of the records
     skipped.jsonl     the records without embedding, and why
     index.json        what made them: the model with its fingerprint, the source. Written last: without it, there is no
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -47,11 +47,14 @@ VECTORS, CAPTIONS, RECORDS, SKIPPED, ABOUT = (
 PARTS = "parts"
 """Folder of what an unfinished run of `slip embed` has done."""
 FORMAT = 1
-OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp")
+MAPPED = ("x", "y", "neighbors")
+"""Columns of a map of the collection, which an index may have."""
+OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp", *MAPPED)
 """Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it.
 
-path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the number
-of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file.
+path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the
+number of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file. x, y,
+neighbors: see `openslip.search.map`.
 """
 
 
@@ -120,7 +123,7 @@ class Index:
         one; the row of a picture of this index; an embedding (D,); or a mixture, as a text
         `"2:dress" + ./a.jpg - "long sleeves"` or as [(2, "dress"), (1, Path("a.jpg")), (-1, "long sleeves")].
         where: a condition on the columns, in SQL; filters: conditions that a program has put together. top: how many
-        pictures at most. threshold: the least cosine similarity.
+        pictures at most. threshold: the least cosine similarity, -1 to 1.
 
         All pictures are compared, so the result is exact, and the same every time.
 
@@ -128,17 +131,23 @@ class Index:
         """
         from openslip.search import exact
         from openslip.search.hits import Hits
-        from openslip.search.query import terms_of, vector_of
+        from openslip.search.query import notes_of, terms_of, vector_of
         from openslip.search.where import rows_where
 
-        if top < 1:
+        if not isinstance(top, int) or top < 1:
             raise ConfigError("A search returns 1 picture or more", got=f"top {top}")
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ConfigError(
+                "A threshold is a cosine similarity, from -1 to 1", got=f"threshold {threshold}"
+            )
+        terms = terms_of(query)
         among = rows_where(self, where, filters)
-        found = exact.nearest(vector_of(self, terms_of(query))[None], self.vectors, top, among)
+        found = exact.nearest(vector_of(self, terms)[None], self.vectors, top, among)
         rows, scores = found.rows[0], found.scores[0]
         if threshold is not None:
             rows, scores = rows[scores >= threshold], scores[scores >= threshold]
-        return Hits(self, rows, scores, len(self) if among is None else len(among))
+        notes = notes_of(self.model, terms) if any(term.text for term in terms) else []
+        return Hits(self, rows, scores, len(self) if among is None else len(among), notes)
 
     def records(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """Return these rows of the records, in this order; `columns`: those that are wanted, None for all."""
@@ -270,11 +279,16 @@ class Index:
             )
         if self._parquet.metadata.num_rows != rows:
             raise _damaged(self.folder, RECORDS, f"{self._parquet.metadata.num_rows} rows, not {rows}")
-        if missing := [name for name in OWN if name != "class" and name not in self.columns]:
+        if missing := [name for name in OWN if name not in ("class", *MAPPED) and name not in self.columns]:
             raise _damaged(self.folder, RECORDS, f"no column {', '.join(missing)}")
 
     def __repr__(self) -> str:
         return f"Index({str(self.folder)!r}, {len(self):,} pictures × {self.dim})"
+
+
+def own_columns(names: Iterable[str]) -> list[str]:
+    """Return those of the columns of records that are the user's, and the class."""
+    return [name for name in names if name not in OWN or name == "class"]
 
 
 def fingerprint(encoder: Encoder) -> str:

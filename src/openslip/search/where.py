@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import datetime
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -16,26 +20,26 @@ if TYPE_CHECKING:
     from openslip.search.index import Index
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "contains", "in", "is null", "is not null"]
-OPERATORS: tuple[Operator, ...] = (
-    "=",
-    "!=",
-    "<",
-    "<=",
-    ">",
-    ">=",
-    "contains",
-    "in",
-    "is null",
-    "is not null",
-)
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
+SECONDS = 30.0
+"""How long a condition may take. Of a million records most take less than one second."""
+LONGEST = 10_000
+"""Characters of a condition in SQL."""
+MEMORY = "1GB"
+
+_NUMBERS = re.compile(r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(\d+,\s?\d+\)")
+"""DuckDB's types of numbers."""
 
 
 @dataclass(frozen=True)
 class Filter:
     """A condition on one column, as programs and the page give it; none of it is read as SQL.
 
-    value: a number, text, truth value; of `in` a list of these, of `is null` and `is not null` nothing. `contains`
-    looks for a text in a text, whatever the case.
+    value: a number, text, truth value, date; of `in` a list of these, of `is null` and `is not null` nothing. A text is
+    read as what the column holds, "2024-05-01" as a date, say. `contains` looks for a text in a text, whatever the
+    case, and in the texts of a list.
+
+    Of a record without a value (NULL) no condition holds but `is null`.
     """
 
     column: str
@@ -47,56 +51,126 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
     """Return the rows that a condition holds for, increasing int64; None where there is no condition.
 
     where: a condition in SQL, `price < 50 and colour = 'red'`, as DuckDB reads it. filters: conditions that must hold,
-    too. What the condition says is computed on the records alone: it can read no file and write none.
+    too. What the condition says is computed on the records alone: it can read no other file and write none, load no
+    extension, reach no network and change no setting, and it takes SECONDS at most. It is one expression: what would
+    close a bracket that is not its own, or begin another statement, is an error.
 
-    Raises ConfigError for a condition that cannot be read, a column that is not there, and without DuckDB.
+    That is enough against mistakes and against what a condition from elsewhere could read. A text that a condition
+    builds may take memory, `repeat('x', 3000000000)`. So a server takes `filters` of its clients, and no SQL.
+
+    Raises ConfigError for a condition that cannot be read, is no condition, takes too long or too much memory; for a
+    column that is not there; and without DuckDB.
     """
     if not where.strip() and not filters:
         return None
+    if len(where) > LONGEST:
+        raise ConfigError(
+            f"A condition has at most {LONGEST:,} characters",
+            got=f"{where[:80]} … ({len(where):,} characters)",
+        )
+    if "\0" in where or where != where.encode("utf-8", "replace").decode():
+        raise ConfigError("The condition has characters that no text has", got=where)
     duckdb = _duckdb()
-    parts, values = ([f"({where}\n)"] if where.strip() else []), list[Any]()
-    for one in filters:
-        text, value = _sql(index, one)
-        parts.append(text)
-        values += value
+    try:
+        needed = None if where.strip() else {one.column: None for one in filters}
+        with _records(duckdb, index, needed) as (records, names, number), _in_time(records[0]):
+            relation = records[1]
+            conditions = [_expression(duckdb, index, relation, one, names) for one in filters]
+            if where.strip():
+                written = duckdb.SQLExpression(where)
+                _check_condition(relation.project(written).types, where)
+                conditions.append(written)
+            for condition in conditions:
+                relation = relation.filter(condition)
+            found = relation.project(duckdb.ColumnExpression(number)).fetchnumpy()[number]
+    except duckdb.InterruptException:
+        raise ConfigError(
+            f"The condition takes longer than {SECONDS:g} seconds",
+            got=where or str(list(filters)),
+            fix="Compare columns with values; leave tables and ranges out",
+        ) from None
+    except (duckdb.Error, OverflowError, UnicodeError, ValueError) as error:
+        raise ConfigError(
+            "The condition cannot be used",
+            got=where or str(list(filters)),
+            cause=str(error).partition("\n")[0][:300],
+            fix=f"Columns: {', '.join(index.columns)}. Write texts in single quotes, --where \"colour = 'red'\", and "
+            "a name with spaces, or one that is a word of SQL, in double quotes: '\"unit price\" < 50'",
+        ) from None
+    return np.sort(np.asarray(found, dtype=np.int64))
+
+
+@contextmanager
+def _records(
+    duckdb: Any, index: Index, needed: Iterable[str] | None
+) -> Iterator[tuple[tuple[Any, Any], dict[str, str], str]]:
+    """Open the records; give the database with the relation, the columns' names there, and that of the row's number.
+
+    needed: the columns that conditions are about; None where only their SQL says so. What is needed is read from the
+    file that the index has open, which `slip embed` may have replaced since: a server goes on with what it has.
+
+    DuckDB's names have no case: of `price` and `Price` the second is called otherwise.
+    """
     path = str((index.folder / "records.parquet").resolve())
-    with duckdb.connect(":memory:", config={"threads": 2}) as database:
-        if where.strip():
-            quoted = path.replace("'", "''")
-            database.execute(f"SET allowed_paths = ['{quoted}']")
-            number, records = "file_row_number", f"read_parquet('{quoted}', file_row_number = true)"
-        else:
-            # By the file that the index has open, which `slip embed` may have replaced in the meantime.
-            number, records = _beside(index.columns), "records"
-            database.register(records, _columns(index, {one.column for one in filters}, number))
+    quoted = path.replace("'", "''")
+    settings = {
+        "threads": 2,
+        "memory_limit": MEMORY,
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
+    with duckdb.connect(":memory:", config=settings) as database:
+        database.execute(f"SET allowed_paths = ['{quoted}']")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        query = f"SELECT {number} FROM {records} WHERE {' AND '.join(parts)}"
-        try:
-            found = database.execute(query + " ORDER BY 1", values).fetchnumpy()[number]
-        except duckdb.Error as error:
-            raise ConfigError(
-                "The condition cannot be read",
-                got=where or str(filters),
-                cause=str(error).partition("\n")[0],
-                fix=f"Columns: {', '.join(index.columns)}. Write texts in single quotes: --where \"colour = 'red'\"",
-            ) from None
-    return np.asarray(found, dtype=np.int64)
+        if needed is None:
+            # A name with signs of a pattern is one file's nevertheless, for no other is allowed.
+            relation, columns = database.read_parquet(path), list(index.columns)
+        else:
+            columns = [name for name in needed if name in index.columns]
+            relation = database.from_arrow(_columns(index, columns))
+        names = dict(zip(columns, relation.columns))
+        number = "row"
+        while number in {name.lower() for name in relation.columns}:
+            number += "_"
+        relation = relation.project(f"*, row_number() OVER () - 1 AS {number}")
+        yield (database, relation), names, number
 
 
-def _beside(columns: Collection[str]) -> str:
-    """Return the name of a column that is not among these."""
-    return "row" + "_" * max((len(name) for name in columns), default=0)
-
-
-def _columns(index: Index, names: Collection[str], number: str) -> pa.Table:
-    """Return these columns of all records, with their rows in a column called `number`."""
+def _columns(index: Index, names: Sequence[str]) -> pa.Table:
+    """Return columns of all records, and one beside them, for a table of no columns has no rows."""
     import pyarrow as pa
 
-    return pa.table({name: index.column(name) for name in names} | {number: pa.array(np.arange(len(index)))})
+    values = [index.column(name) for name in names]
+    return pa.table([*values, pa.nulls(len(index))], [*names, ""])
 
 
-def _sql(index: Index, one: Filter) -> tuple[str, list[Any]]:
+@contextmanager
+def _in_time(database: Any) -> Iterator[None]:
+    """Interrupt what the database does after SECONDS."""
+    timer = threading.Timer(SECONDS, database.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _check_condition(types: Sequence[Any], where: str) -> None:
+    if [str(one) for one in types] != ["BOOLEAN"]:
+        raise ConfigError(
+            "The condition says neither yes nor no",
+            got=where,
+            cause=f"It is a value ({', '.join(map(str, types))})",
+            fix="Compare it with something: `price < 50`",
+        )
+
+
+def _expression(duckdb: Any, index: Index, relation: Any, one: Filter, names: dict[str, str]) -> Any:
+    """Return a filter as an expression of DuckDB."""
     if one.column not in index.columns:
         raise ConfigError(
             "The records have no such column", got=one.column, fix=did_you_mean(one.column, index.columns)
@@ -105,14 +179,64 @@ def _sql(index: Index, one: Filter) -> tuple[str, list[Any]]:
         raise ConfigError(
             "There is no such comparison", got=one.operator, fix=f"Known: {', '.join(OPERATORS)}"
         )
-    name = '"' + one.column.replace('"', '""') + '"'
-    if one.operator in ("is null", "is not null"):
-        return f"{name} {one.operator}", []
-    if one.operator == "contains":
-        return f"contains(lower(CAST({name} AS VARCHAR)), lower(?))", [str(one.value)]
+    column = duckdb.SQLExpression('"' + names[one.column].replace('"', '""') + '"')
+    kind = str(relation.types[relation.columns.index(names[one.column])])
+    if one.operator == "is null":
+        return column.isnull()
+    if one.operator == "is not null":
+        return column.isnotnull()
     if one.operator == "in":
-        return f"{name} IN ({', '.join('?' * len(one.value))})", list(one.value)
-    return f"{name} {one.operator} ?", [one.value]
+        if not isinstance(one.value, list | tuple):
+            raise _wrong_value(one, kind)
+        values = [_constant(duckdb, one, value, kind) for value in one.value]
+        return column.isin(*values) if values else duckdb.SQLExpression("false")
+    if one.operator == "contains":
+        if not isinstance(one.value, str):
+            raise _wrong_value(one, kind)
+        text = duckdb.FunctionExpression("lower", column.cast("VARCHAR"))
+        return duckdb.FunctionExpression("contains", text, duckdb.ConstantExpression(one.value.lower()))
+    value = _constant(duckdb, one, one.value, kind)
+    match one.operator:
+        case "=":
+            return column == value
+        case "!=":
+            return column != value
+        case "<":
+            return column < value
+        case "<=":
+            return column <= value
+        case ">":
+            return column > value
+        case _:
+            return column >= value
+
+
+def _constant(duckdb: Any, one: Filter, value: Any, kind: str) -> Any:
+    """Return a value to compare a column of some type with. Raises ConfigError for one that cannot be compared."""
+    if value is None or not isinstance(value, str | int | float | datetime.date):
+        raise _wrong_value(one, kind)
+    if _NUMBERS.fullmatch(kind):
+        if isinstance(value, str):
+            try:
+                value = float(value) if not value.strip().lstrip("+-").isdecimal() else int(value)
+            except ValueError:
+                raise _wrong_value(one, kind) from None
+        if isinstance(value, datetime.date):
+            raise _wrong_value(one, kind)
+        return duckdb.ConstantExpression(value)
+    if kind == "VARCHAR":
+        return duckdb.ConstantExpression(str(value))
+    return duckdb.ConstantExpression(value).cast(kind)
+
+
+def _wrong_value(one: Filter, kind: str) -> ConfigError:
+    fix = {
+        "in": "Give a list of values",
+        "contains": "Give a text",
+    }.get(one.operator, f"Give a value as the column has them, {kind}; for records without one use 'is null'")
+    return ConfigError(
+        f"The column {one.column} cannot be compared so", got=f"{one.operator} {one.value!r:.100}", fix=fix
+    )
 
 
 def _duckdb() -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from openslip.classifier import ZeroShotClassifier
+from openslip.search.app import routes
 from openslip.search.index import Index
 from openslip.search.query import Term
 from openslip.search.where import Filter, rows_where
@@ -66,7 +67,7 @@ def test_a_threshold_ends_the_answer(client: Client) -> None:
     reply = client.post("/search", {"text": "green", "top": COUNT, "threshold": least}).json
     assert [hit["score"] for hit in reply["hits"]] == scores[:10]
     assert not reply["more"]
-    assert client.post("/search", {"text": "green", "threshold": 1.5}).json["hits"] == []
+    assert client.post("/search", {"text": "green", "threshold": 1}).json["hits"] == []
 
 
 def test_without_terms_pictures_come_in_their_order(client: Client) -> None:
@@ -103,6 +104,18 @@ def test_a_text_of_a_client_is_never_a_path(client: Client, index: Index) -> Non
     for text in ("/etc/passwd", "./a.jpg", str(index.folder / "index.json"), '"a" + ./b.png'):
         expected = index.search([Term(text=text)], top=3)
         assert [row for row, _ in found(client, text=text, top=3)] == expected.rows.tolist()
+
+
+def test_what_there_is_to_say_of_a_text_is_said(client: Client) -> None:
+    assert client.post("/search", {"text": "short", "top": 1}).json["notes"] == []
+    notes = client.post("/search", {"text": "many words " * 40, "top": 1}).json["notes"]
+    assert "is left out" in notes[0]
+
+
+def test_long_texts_of_records_have_an_end() -> None:
+    found = routes._shortened({"a": "x" * 5000, "b": [["y" * 3000] * 200], "c": 1, "d": None})
+    assert (len(found["a"]), len(found["b"][0]), len(found["b"][0][0])) == (2001, 100, 2001)
+    assert (found["c"], found["d"]) == (1, None)
 
 
 def test_a_picture_as_the_body_takes_options_from_the_address(client: Client, index: Index) -> None:
@@ -169,12 +182,13 @@ def test_about_tells_what_is_served(client: Client) -> None:
         ("/search", {"terms": [{"vector": [1, 2]}]}, 400, "8 numbers"),
         ("/search", {"terms": [{"vector": ["a"]}]}, 400, "list of numbers"),
         ("/search", {"terms": [{"vector": [0] * 8}]}, 400, "finite numbers"),
+        ("/search", {"text": "a", "threshold": 1.5}, 400, "from -1 to 1"),
         ("/search", {"text": "a", "top": 0}, 400, "`top` is a whole number"),
         ("/search", {"text": "a", "top": 501}, 400, "`top` is a whole number"),
         ("/search", {"text": "a", "offset": 10**9}, 400, "`offset`"),
         ("/search", {"filters": [{"column": "prise", "operator": "<", "value": 1}]}, 400, "Did you mean 'price'"),
         ("/search", {"filters": [{"column": "price", "operator": "; DROP", "value": 1}]}, 400, "Known:"),
-        ("/search", {"filters": [{"column": "price", "operator": "<", "value": "x"}]}, 400, "cannot be read"),
+        ("/search", {"filters": [{"column": "price", "operator": "<", "value": "x"}]}, 400, "cannot be compared"),
         ("/search", {"filters": [{"column": "price", "operator": "<", "value": {"a": 1}}]}, 400, "a number"),
         ("/search", {"filters": [{"column": "price", "operator": "in", "value": []}]}, 400, "list of 1"),
         ("/search", {"image": "no base64!"}, 400, "base64"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from openslip.data.sources.sidecars import Asked
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
 from openslip.files import open_regular, read_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CONTAINERS = frozenset(("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy"))
 """Extensions of files that hold many things: whoever has some in a folder of pictures would miss them."""
@@ -87,6 +90,23 @@ class ImageFolder(ImageFiles):
     def file(self, index: int) -> ImageFile:
         file = super().file(index)
         return replace(file, captions=self._captions_beside(range(len(self))[index]))
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the fields of the `.json` beside these images but for captions (see `sidecars.own_fields`).
+
+        Types are JSON's, of these images alone. Of an image whose `.json` cannot be read all are null.
+        """
+        if not any(sidecar for sidecar, _ in self._kinds):
+            return None
+        from openslip.data.typed_cells import Cells
+
+        cells = Cells()
+        for index in indices:
+            try:
+                cells.add(sidecars.own_fields(*self._read(index), self._asked))
+            except (OSError, ValueError):  # which reading the record says
+                cells.add({})
+        return cells.table()
 
     def _captions_beside(self, index: int) -> tuple[str, ...]:
         try:

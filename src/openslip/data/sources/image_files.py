@@ -8,9 +8,9 @@ import re
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from openslip.data.sources.spelling import BELOW, Found, Spelling, is_file
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, printable
 from openslip.files import open_descriptor, read_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from openslip.data.typed_cells import Cells
 
 PROBED = 8
 """Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
@@ -104,6 +109,7 @@ class ImageFiles(Source):
 
     options: tuple[str, ...] = ("image_root",)
     _ending = ""  # added to all names
+    _own: pa.Table | None = None  # the own columns, once they are read
 
     def __init__(
         self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]], *, merge: bool = False
@@ -160,6 +166,70 @@ class ImageFiles(Source):
         index = range(len(self))[index]
         path, status = find_named(*self._named(index))
         return image_file(path, status, self._texts(index), self._paths[index])
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the own columns of these records (see `Source.columns`): of entries with one path those of the first.
+
+        The first call reads the file that names the images once more, and keeps the columns of all records in memory.
+        """
+        if self._own is None:
+            self._own = self._read_own()
+        if not self._own.num_columns:
+            return None
+        from openslip.data.own_columns import rows_of
+
+        return rows_of(self._own, indices)
+
+    def _read_own(self) -> pa.Table:
+        """Read the own columns of all records, and say in `columns_note` what is to be said of them."""
+        from openslip.data.own_columns import without_columns
+
+        return without_columns(len(self))
+
+    def _of_entries(
+        self, entries: Iterable[tuple[str, Sequence[Any] | Mapping[str, Any]]], cells: Cells
+    ) -> pa.Table:
+        """Return the columns that grow in `cells` by the entries of all records: (path, cells), as they were opened.
+
+        Raises DataError where they are others than they were.
+        """
+        told, differ, example = array("q"), set[int](), ""
+        for record, path, row in self._by_record(entries):
+            if record == len(cells):
+                cells.add(row)
+                told.append(_digest(row))
+            elif told[record] != _digest(row) and record not in differ:
+                example = example or f"'{cells.unequal(record, row)}' of {path}"
+                differ.add(record)
+        if differ:
+            self.columns_note = (
+                f"Pictures of {self.name} whose rows differ in a column: {len(differ):,}, such as {example}; "
+                "the first row's is taken"
+            )
+        return cells.table()
+
+    def _by_record(self, entries: Iterable[tuple[str, T]]) -> Iterator[tuple[int, str, T]]:
+        """Yield the record of each of the (path, anything) of all entries, and these; records by the first in order.
+
+        Raises DataError where they are others than those that the source was opened with.
+        """
+        merged, count = self.entries != len(self), 0
+        records: dict[int, int] = {}  # by the hash of their paths
+        for number, (path, row) in enumerate(entries):
+            record = records.setdefault(hash(path), len(records)) if merged else number
+            if record == count:
+                if record == len(self) or self._paths[record] != path:
+                    raise self._changed(f"entry {number:,} names {path}")
+                count += 1
+            yield record, path, row
+        if count != len(self):
+            raise self._changed(f"{count:,} images, and {len(self):,} before")
+
+    def _changed(self, got: str) -> DataError:
+        return DataError(f"{self.name} has changed since it was opened", got=got, fix="Start again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_own": None}
 
     def _texts(self, index: int) -> tuple[str, ...]:
         return tuple(self._captions[i] for i in range(*self._first.array[index : index + 2]))
@@ -370,6 +440,16 @@ def warn_outside(name: str, root: str, path: str) -> None:
         _said.add(name)
         line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these copied"
         print(printable(line), file=sys.stderr, flush=True)
+
+
+def _digest(row: Sequence[Any] | Mapping[str, Any]) -> int:
+    """Return a number that tells the cells of a row from others."""
+    if isinstance(row, Mapping):
+        row = [(name, row[name]) for name in sorted(row) if row[name] is not None]
+    try:
+        return hash(tuple(row))
+    except TypeError:  # lists and objects
+        return hash(repr(row))
 
 
 def reason_of(error: Exception) -> str:

@@ -65,12 +65,9 @@ async function find(behind = false) {
   }
   if (signal.aborted) return;
   $("grid").removeAttribute("aria-busy");
-  notice(
-    answer.newer && !lost
-      ? "The pictures have been embedded anew since this server started. End it with Ctrl-C, and start `slip serve` again to see them."
-      : lost,
-    { error: Boolean(lost) },
-  );
+  const newer =
+    "The pictures have been embedded anew since this server started. End it with Ctrl-C, and start `slip serve` again to see them.";
+  notice(lost || [answer.newer ? newer : "", ...answer.notes.map((note) => `${note}.`)].filter(Boolean).join(" "), { error: Boolean(lost) });
   results.show(answer.hits, about.version, behind);
   $("more").hidden = !answer.more || results.hits.length >= 10000;
   nothing(answer);
