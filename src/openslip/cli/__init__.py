@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
     "embed": "embed all pictures of a source, to search them",
     "search": "find pictures by a text, a picture, or a mixture of both",
+    "duplicates": "find copies and near copies among pictures, without deleting any",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",
     "push": "export a model and upload it to the Hugging Face hub, with a model card",
