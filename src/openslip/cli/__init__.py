@@ -24,6 +24,7 @@ COMMANDS = {
     "embed": "embed all pictures of a source, to search them",
     "search": "find pictures by a text, a picture, or a mixture of both",
     "serve": "a page to search embedded pictures and look at them, and a JSON API",
+    "duplicates": "find copies and near copies among pictures, without deleting any",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",
     "push": "export a model and upload it to the Hugging Face hub, with a model card",
