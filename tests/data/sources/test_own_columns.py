@@ -440,3 +440,47 @@ def test_mixtures_and_subsets(folder: Path) -> None:
         }
     assert mixed.columns([0, 1]).schema.field("n").type == pa.int64()  # type: ignore[union-attr]
     assert mixed.columns([2]) is None
+
+
+def test_columns_beside_labels(folder: Path, write_tar: Any, jpeg: bytes) -> None:
+    rows = [
+        "image,label,n,split",
+        "a.jpg,cat,1,train",
+        ",cat,9,train",
+        "b.jpg,dog,2,train",
+        "a.jpg,cat,3,train",
+    ]
+    (folder / "t.csv").write_text("\n".join([*rows, "c.jpg,dog,4,test", "d.jpg,cat,5,train"]))
+    assert told(open_source("labels:t.csv")) == {
+        "label": ["cat", "dog", "cat"],
+        "n": [1, 2, 5],
+        "split": ["train"] * 3,
+    }
+    (folder / "set").mkdir()
+    for name, cells in {"train-1.csv": "a.jpg,cat,7\nb.jpg,dog,8", "train-2.csv": "c.jpg,cat,0.5"}.items():
+        (folder / "set" / name).write_text(f"image,label,n\n../{cells.replace(chr(10), chr(10) + '../')}\n")
+    source = open_source("labels:set/*.csv")
+    assert source.columns(range(3)).to_pydict()["n"] == [7.0, 8.0, 0.5]  # type: ignore[union-attr]
+    named = {
+        "path": ["a.jpg", "b.jpg", "c.jpg"],
+        "label": ["cat", "dog", None],
+        "n": [1, 2, 3],
+        "x": [b"", b"", b""],
+    }
+    parquet(folder / "p.parquet", named)
+    source = open_source("labels:p.parquet")
+    assert told(source) == {"label": ["cat", "dog"], "n": [1, 2]}
+    assert "left out: 'x'" in source.columns_note
+    parquet(folder / "b.parquet", {"image": [jpeg] * 2, "label": ["cat", "dog"], "n": [1, 2]})
+    source = open_source("labels:b.parquet")
+    assert (told(source), source.columns_note) == ({"label": ["cat", "dog"], "n": [1, 2]}, "")
+    found = {"1": {"label": "cat", "n": 1}, "2": {"label": "dog", "n": 2}}
+    members = [(f"{key}.{end}", data) for key, fields in found.items()
+               for end, data in (("jpg", jpeg), ("json", json.dumps(fields).encode()))]  # fmt: skip
+    write_tar(folder / "s.tar", members)
+    assert told(open_source("labels:s.tar")) == {"n": [1, 2]}  # the label is the class, as a caption would be
+    (folder / "k" / "cat").mkdir(parents=True)
+    (folder / "k" / "dog").mkdir()
+    for name in ("cat/1.jpg", "dog/2.jpg"):
+        (folder / "k" / name).write_bytes(jpeg)
+    assert open_source("labels:k").columns([0, 1]) is None

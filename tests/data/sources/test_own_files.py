@@ -63,6 +63,7 @@ def data(tmp_path, write_tar, jpeg, monkeypatch):
     pq.write_table(
         pa.table({"path": ["a.jpg", "d.jpg", "sub/b.jpg"], "label": ["x", "y", "x"]}), tmp_path / "l.parquet"
     )
+    pq.write_table(pa.table({"image": [jpeg] * 2, "label": ["x", "y"]}), tmp_path / "lb.parquet")
     write_tar(tmp_path / "s.tar", [("1.jpg", jpeg), ("1.txt", b"one")])
     (tmp_path / "images" / "00").mkdir()
     with zipfile.ZipFile(tmp_path / "images" / "00" / "000.zip", "w") as file:
@@ -99,6 +100,8 @@ def agrees(source: Source, index: int) -> bool:
     [
         *(("x", 2), ("sub", 1), ("*.jpg", 2), ("t.csv", 3), ("t.jsonl", 1), ("coco.json", 2), ("cc.npy", 1)),
         *(("redcaps.json", 1), ("p.parquet", 2)),
+        *(("labels:x", 2), ("labels:labels.csv", 3), ("labels:l.parquet", 3), ("labels:lb.parquet", 0)),
+        ("labels:x + 2 * labels:l.parquet", 5),
         *(("bytes.parquet", 0), ("s.tar", 0), ("yfcc.pkl", 0), ("scenes:test:3", 0)),
         *(("t.csv + s.tar + 0.5 * *.jpg", 5), ("subset of t.csv", 2), ("subset of s.tar + p.parquet", 2)),
         *(("own t.csv", 3), ("own s.tar", 0)),

@@ -27,7 +27,9 @@ def found(client: Client, **asked: Any) -> list[tuple[int, float]]:
     return [(hit["row"], hit["score"]) for hit in reply.json["hits"]]
 
 
-def test_text_pictures_rows_vectors_and_mixtures_find_what_the_index_finds(client: Client, index: Index) -> None:
+def test_text_pictures_rows_vectors_and_mixtures_find_what_the_index_finds(
+    client: Client, index: Index
+) -> None:
     vector = np.random.default_rng(0).standard_normal(index.dim)
     asked: list[tuple[dict[str, Any], list[Term]]] = [
         ({"text": "a red square"}, [Term(text="a red square")]),
@@ -52,7 +54,9 @@ def test_pages_of_answers_follow_one_another(client: Client, index: Index) -> No
     whole = found(client, text="green", top=30)
     parts = [found(client, text="green", top=12, offset=offset) for offset in (0, 12, 24)]
     assert sum(parts, [])[:30] == whole
-    replies = [client.post("/search", {"text": "green", "top": 20, "offset": n}).json for n in (0, 39, 40, 41)]
+    replies = [
+        client.post("/search", {"text": "green", "top": 20, "offset": n}).json for n in (0, 39, 40, 41)
+    ]
     assert [(reply["more"], len(reply["hits"])) for reply in replies] == [
         (True, 20),
         (True, 20),
@@ -136,7 +140,13 @@ def test_embeddings_are_those_of_the_model(client: Client, index: Index) -> None
 def test_probabilities_are_those_of_the_classifier(client: Client, index: Index) -> None:
     names, templates = ["red", "green", "a cat"], ["a {}.", "{}"]
     expected = ZeroShotClassifier(index.model, names, templates)([jpeg(0), jpeg(1)]).numpy()
-    asked = {"names": names, "templates": templates, "images": [base(jpeg(0)), base(jpeg(1))], "rows": [4], "top": 3}
+    asked = {
+        "names": names,
+        "templates": templates,
+        "images": [base(jpeg(0)), base(jpeg(1))],
+        "rows": [4],
+        "top": 3,
+    }
     for _ in range(2):  # the second time the names are known
         reply = client.post("/classify", asked).json
         for answer, row in zip(reply["images"], expected):

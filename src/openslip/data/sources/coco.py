@@ -64,7 +64,7 @@ class CocoCaptions(ImageFiles):
         """Read what the file says of each image, such as its `id` and `width`."""
         from openslip.data.typed_cells import Cells
 
-        return self._of_entries(_fields(_load(self._path)["images"]), Cells())
+        return self.of_entries(_fields(_load(self._path)["images"]), Cells())
 
 
 def _load(path: Path) -> dict[str, list[Any]]:

@@ -66,7 +66,7 @@ class Conceptual(ImageFiles):
         from openslip.data.typed_cells import Cells
 
         entries = _entries(*self._asked, Contents("entries"))
-        return self._of_entries(((image, own) for image, _, own in entries), Cells())
+        return self.of_entries(((image, own) for image, _, own in entries), Cells())
 
 
 def _entries(

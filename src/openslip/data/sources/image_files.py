@@ -186,7 +186,7 @@ class ImageFiles(Source):
 
         return without_columns(len(self))
 
-    def _of_entries(
+    def of_entries(
         self, entries: Iterable[tuple[str, Sequence[Any] | Mapping[str, Any]]], cells: Cells
     ) -> pa.Table:
         """Return the columns that grow in `cells` by the entries of all records: (path, cells), as they were opened.

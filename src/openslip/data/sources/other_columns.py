@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -31,7 +32,6 @@ class OtherColumns:
         self._bytes: dict[str, None] = {}
         self._twice: dict[str, None] = {}
         self._lost, self._reason = 0, ""
-        self._some = bool(self._names(rows.files[0]))
 
     def rows(self, indices: Sequence[int]) -> pa.Table | None:
         """Return these rows, in the order of `indices`; None where there are no other columns."""
@@ -39,6 +39,11 @@ class OtherColumns:
             return without_columns(0) if self._some else None
         table = in_parts(indices, self._places.place, self._of_file)
         return table if self._some or (table and table.num_columns) else None
+
+    @cached_property
+    def _some(self) -> bool:
+        """Whether the first file has other columns."""
+        return bool(self._names(self._places.files[0]))
 
     @property
     def note(self) -> str:

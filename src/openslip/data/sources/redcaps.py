@@ -76,7 +76,7 @@ class RedCaps(ImageFiles):
 
         contents = Contents("annotations")
         entries = ((image, own) for file in self._files for image, _, own in _entries(file, contents))
-        return self._of_entries(entries, Cells())
+        return self.of_entries(entries, Cells())
 
 
 def is_redcaps(path: str | Path) -> bool:

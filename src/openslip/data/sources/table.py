@@ -116,12 +116,12 @@ class Table(ImageFiles):
         head = [list(map(sheet.as_text, row)) for row in sheet.head()]
         rows = _Rows(sheet, self._chosen, head, self._path)
         if self._path.suffix.lower() == ".jsonl":
-            return self._of_entries(rows.own_objects(), Cells())
+            return self.of_entries(rows.own_objects(), Cells())
         own = [number for number in range(len(sheet.columns)) if number not in rows.used]
         if not own:
             return without_columns(len(self))
         cells = Cells([sheet.columns[n] for n in own], spelled=self._path.suffix.lower() != ".xlsx")
-        return self._of_entries(rows.own_cells(own), cells)
+        return self.of_entries(rows.own_cells(own), cells)
 
 
 def read_sheet(path: Path, wanted: Sequence[str], *, typed: bool = False) -> Sheet:

@@ -13,6 +13,7 @@ MOST = 64
 LOOKED_AT = 2_000_000
 """Records up to which columns are looked at when the server starts; in more, texts are only looked for."""
 
+
 def described(index: Index) -> list[dict[str, Any]]:
     """Return of each column that people filter by its name, its kind and what it holds.
 

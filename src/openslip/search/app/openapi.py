@@ -150,7 +150,9 @@ def _classify() -> _Json:
         "With a picture as the body, the address has `name` once for each name, and `top`.",
         _object(
             names=_list_of({"type": "string"}, requests.NAMES, "The names, each once."),
-            templates=_list_of({"type": "string"}, requests.TEMPLATES, "Sentences with `{}` where a name goes."),
+            templates=_list_of(
+                {"type": "string"}, requests.TEMPLATES, "Sentences with `{}` where a name goes."
+            ),
             images=_list_of({"type": "string"}, requests.IMAGES, "Pictures in base64."),
             rows=_list_of({"type": "integer"}, requests.TEXTS, "Rows of the index."),
             top=_number("integer", 1, requests.NAMES, 5, "How many names of each picture."),

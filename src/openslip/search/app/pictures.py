@@ -99,7 +99,10 @@ class Pictures:
     def _of(self, row: int) -> bytes | np.ndarray:
         if not 0 <= row < len(self.index):
             raise Refusal(
-                UNKNOWN, "There is no such row in the index", got=row, fix=f"Rows: 0 to {len(self.index) - 1:,}"
+                UNKNOWN,
+                "There is no such row in the index",
+                got=row,
+                fix=f"Rows: 0 to {len(self.index) - 1:,}",
             )
         with _missing():
             return self.index.picture(row)

@@ -175,7 +175,8 @@ def classifying(values: Mapping[str, Any]) -> Classifying:
     )
     if not found.images and not found.rows:
         raise ConfigError(
-            "There is no picture to classify", fix="Send a picture, `images` in base64, or `rows` of the index"
+            "There is no picture to classify",
+            fix="Send a picture, `images` in base64, or `rows` of the index",
         )
     return found
 
@@ -216,7 +217,9 @@ def _filter(value: Any) -> Filter:
     column, operator, given = value.get("column"), value.get("operator", "="), value.get("value")
     if not isinstance(column, str) or operator not in OPERATORS:
         raise ConfigError(
-            "A filter has a `column` and an `operator`", got=str(operator), fix=f"Known: {', '.join(OPERATORS)}"
+            "A filter has a `column` and an `operator`",
+            got=str(operator),
+            fix=f"Known: {', '.join(OPERATORS)}",
         )
     if operator in ("is null", "is not null"):
         return Filter(column, operator)
@@ -304,4 +307,6 @@ def _is_number(value: Any) -> bool:
 def _check_names(values: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in values:
         if name not in known:
-            raise ConfigError("The request has a name that is not known", got=name, fix=did_you_mean(name, known))
+            raise ConfigError(
+                "The request has a name that is not known", got=name, fix=did_you_mean(name, known)
+            )

@@ -185,7 +185,10 @@ class Service:
     def _check_row(self, row: int) -> None:
         if row >= len(self.index):
             raise Refusal(
-                UNKNOWN, "There is no such row in the index", got=row, fix=f"Rows: 0 to {len(self.index) - 1:,}"
+                UNKNOWN,
+                "There is no such row in the index",
+                got=row,
+                fix=f"Rows: 0 to {len(self.index) - 1:,}",
             )
 
     def _found(self, terms: Sequence[Term], answer: Answer) -> dict[str, Any]:
@@ -316,5 +319,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 async def _on_mistake(_: Request, error: Exception) -> Response:
     """Answer where slip itself is wrong; the server prints the traceback."""
     return refused(
-        Refusal(500, "The request failed by a mistake of slip's own", fix="The terminal of `slip serve` says more")
+        Refusal(
+            500, "The request failed by a mistake of slip's own", fix="The terminal of `slip serve` says more"
+        )
     )

@@ -140,7 +140,9 @@ def _name(host: str) -> str:
 
 def _page(error: Refusal) -> Response:
     """Return a refusal for people."""
-    text = html.escape(" ".join(filter(None, [error.cause and error.cause + ".", error.fix and error.fix + "."])))
+    text = html.escape(
+        " ".join(filter(None, [error.cause and error.cause + ".", error.fix and error.fix + "."]))
+    )
     content = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<title>openslip</title><link rel="stylesheet" href="/static/tokens.css">'
