@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from openslip import recipes
-    from openslip.classifier import FinetunedClassifier, ZeroShotClassifier
+    from openslip.classifier import FinetunedClassifier, LinearClassifier, ZeroShotClassifier
     from openslip.config import Config
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
@@ -45,6 +45,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "FinetunedClassifier",
+    "LinearClassifier",
     "SlipError",
     "ZeroShotClassifier",
     "create",
@@ -65,6 +66,7 @@ _HOMES = {
     "Encoded": "openslip.encoder",
     "Encoder": "openslip.encoder",
     "FinetunedClassifier": "openslip.classifier",
+    "LinearClassifier": "openslip.classifier",
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
     "export": "openslip.exports",

@@ -138,6 +138,25 @@ def no_embeddings(path: str | Path) -> CheckpointError:
     )
 
 
+def a_probe(path: Path) -> bool:
+    """Say whether a file or folder is a kept linear probe (`openslip.evaluation.kept_probe`), by the file's header."""
+    path = path / "probe.safetensors" if os.path.isdir(path) else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with suppress(CheckpointError):
+        return metadata.PROBE in metadata.read_header(path)[1]
+    return False
+
+
+def a_layer(path: str | Path) -> CheckpointError:
+    """Return the error for a linear probe where a model is wanted."""
+    return CheckpointError(
+        "This is a linear probe: one layer on the features of a model, and not the model",
+        got=str(path),
+        fix="`slip classify FOLDER PICTURES` and openslip.LinearClassifier(PATH) use it; give the model itself here",
+    )
+
+
 def torchscript(path: Path) -> CheckpointError:
     """Return the error for a TorchScript archive, as OpenAI hands out CLIP."""
     return CheckpointError(
