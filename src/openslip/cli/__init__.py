@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
+    "classify": "say which class each picture shows: zero-shot, or by a classifier that `slip evaluate` trained",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",
     "push": "export a model and upload it to the Hugging Face hub, with a model card",
