@@ -19,7 +19,8 @@ from openslip.data.loader import Loader
 from openslip.data.record import Record, Source
 from openslip.errors import ConfigError, DataError
 from openslip.needs import IMAGE, SSL_VIEWS, View
-from openslip.tools.show import MOST, contact_sheet, look, printable, titles, wrap, write_sheet
+from openslip.tools.sheet import printable, wrap, write_sheet
+from openslip.tools.show import MOST, contact_sheet, look, titles
 
 CONFIG = ViewsConfig(size=24)
 VIEWS = (IMAGE, *SSL_VIEWS)

@@ -21,6 +21,11 @@ COMMANDS = {
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
+    "embed": "embed all pictures of a source, to search them",
+    "search": "find pictures by a text, a picture, or a mixture of both",
+    "classify": "say which class each picture shows: zero-shot, or by a classifier that `slip evaluate` trained",
+    "duplicates": "find copies and near copies among pictures, without deleting any",
+    "serve": "a page to search embedded pictures and look at them, and a JSON API",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",
     "push": "export a model and upload it to the Hugging Face hub, with a model card",
@@ -31,7 +36,7 @@ COMMANDS = {
     "scenes": "render the embedded scenes to WebDataset shards",
 }
 STATUSES = {
-    0: "done",
+    0: "done, also where `slip search` finds nothing",
     1: "an error, said in words; for `slip data check` also: these data cannot be trained on",
     2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
     129: "ended by SIGHUP, as when a terminal is closed",

@@ -44,16 +44,18 @@ COMMANDS = {
         "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
         "SOURCE FOLDER --without FILE` leaves them out"
     ),
-    "predict classify label infer inference": (
-        "Labelling pictures is not there yet as a command. `slip evaluate MODEL zeroshot:FOLDER` measures "
-        "it on pictures that have labels; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
+    "predict label infer inference tag sort": (
+        "`slip classify MODEL PICTURES --classes classes.txt` says which class each picture shows; `--sort-into "
+        "FOLDER` copies pictures into folders of classes. `slip evaluate MODEL zeroshot:FOLDER` measures how often "
+        "that is right"
     ),
-    "search query find index": (
-        "Searching pictures is not there yet as a command. `slip report RUN --pictures SOURCE` shows what a"
-        " model finds among some; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
+    "query find lookup similar nearest retrieve": (
+        "`slip search FOLDER QUERY` finds pictures by a text or a picture, once `slip embed MODEL SOURCE --out FOLDER` "
+        "has embedded them"
     ),
-    "embed encode embeddings features extract": (
-        "Writing embeddings is not there yet as a command. In Python: `openslip.load(MODEL).encode_image(paths)`"
+    "index encode embeddings features extract vectors": (
+        "`slip embed MODEL SOURCE --out FOLDER` embeds pictures, to search them; in Python "
+        "`openslip.load(MODEL).encode_image(paths)`"
     ),
     "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
     "caption generate describe": (

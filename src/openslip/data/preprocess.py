@@ -48,9 +48,18 @@ class Preprocess:
 
     def unnamed(self, image: Picture) -> Tensor:
         """Do the same, with an error that does not name the picture."""
-        pixels = center(pixels_of(image, min_side=self.size), self.size, self.interpolation, self.fit)
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
-        return (torch.from_numpy(pixels).float() / 255 - mean) / std
+        return self.normalised(self.pixels(image))
+
+    def pixels(self, image: Picture) -> Tensor:
+        """Return one picture as (3, S, S) uint8: a quarter of the memory. Raises DataError, which does not name it."""
+        return torch.from_numpy(
+            center(pixels_of(image, min_side=self.size), self.size, self.interpolation, self.fit)
+        )
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return what `pixels` gave, (..., 3, S, S) uint8 on any device, as the float32 that a model takes."""
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
 
 
 def path_of(picture: object) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from torch import Tensor
 
     from openslip.data.contents import Contents
@@ -29,6 +30,21 @@ class Record:
     captions: tuple[str, ...]
     key: str
     source: str
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Where a record's picture lies as a file of its own, and all of the record but the picture.
+
+    path: absolute, as it is read. size: bytes. changed: when it was last written, st_mtime_ns, nanoseconds since 1970.
+    captions, key: those of the record.
+    """
+
+    path: str
+    size: int
+    changed: int
+    captions: tuple[str, ...]
+    key: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,8 @@ class Source(ABC):
     """Names of the classes that `label` counts."""
     captions_name_classes: bool = False
     """Whether captions say no more than the class, so that those of a class fit all its pictures."""
+    columns_note: str = ""
+    """What `columns` leaves out or chooses among, for people; whole once `columns` was called for all records."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -85,6 +103,26 @@ class Source(ABC):
 
     def label(self, index: int) -> int | None:
         """Return the class of record `index`, an index into `class_names`; None where the source knows of none."""
+        return None
+
+    def file(self, index: int) -> ImageFile | None:
+        """Return where the picture of record `index` lies as a file of its own, without reading the picture.
+
+        None where it is no file of its own on this machine: it lies in a tar, in Parquet, at a URL, or is rendered.
+        Raises DataError where the record names a file that `source[index]` could not read, or whose captions it could
+        not.
+        """
+        return None
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return what the source has of these records beside image and captions, in the order of `indices`.
+
+        A table with a row for each record; None where the source has no such columns. Types are those of the data, or
+        are told by the cells; what cannot be read is null. Meant for some thousand increasing indices at a time, of
+        which types may differ (see `openslip.data.own_columns.unify`). No picture is read. What it takes to answer is
+        read at the first call, in each process anew.
+        Raises DataError where the data have changed since they were opened, or are gone.
+        """
         return None
 
     @property
@@ -148,6 +186,16 @@ class Foreign(Source):
 
     def label(self, index: int) -> int | None:
         return self.source.label(index) if hasattr(self.source, "label") else None
+
+    def file(self, index: int) -> ImageFile | None:
+        return self.source.file(index) if callable(getattr(self.source, "file", None)) else None
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        return self.source.columns(indices) if callable(getattr(self.source, "columns", None)) else None
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        return getattr(self.source, "columns_note", "")
 
     @property
     def parts(self) -> tuple[Part, ...]:

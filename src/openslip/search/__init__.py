@@ -1,1 +1,1 @@
-"""Embeddings of many pictures, and what can be found among them."""
+"""Use a model on a collection: embed its pictures once, then search them, find duplicates, and look at them."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from openslip.config import ViewsConfig
@@ -20,26 +16,28 @@ from openslip.data.decode import decode
 from openslip.data.record import Source, as_source
 from openslip.data.views import check_views
 from openslip.errors import ConfigError, DataError
-from openslip.files import write_bytes
 from openslip.needs import IMAGE, SSL_VIEWS, View
+from openslip.tools.sheet import (
+    BAD,
+    GAP,
+    INK,
+    LINE,
+    PAPER,
+    QUIET,
+    SIDE,
+    place,
+    printable,
+    write_line,
+    write_lines,
+)
 
 Augment = Callable[[Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
 """`openslip.data.augment.augment`, or what stands in for it."""
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-SIDE = 224
-"""Side of the box that a picture or a view is shown in, in pixels."""
 MOST = 200
 """Records on a sheet: programs that show pictures take sides of up to 65,535 pixels, or less."""
-_GAP, _TEXT_WIDTH, _TEXT_SIZE, _LINE = 24, 400, 19, 26
-_PAPER, _INK, _QUIET, _WASH, _BAD = "#fcfbf9", "#1b1c20", "#6a6c74", "#eeebe5", "#b3261e"
+_TEXT_WIDTH = 400
 _TITLES = {"image": "view with the caption", "ssl": "self-supervised", "local": "local crop"}
-_PLAIN = frozenset(map(chr, range(33, 127)))
-_OTHER_FONTS = (
-    *("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc"),
-    *("PingFang.ttc", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf", "wqy-zenhei.ttc"),
-)
-"""Looked for on the machine for letters that Pillow's own font lacks."""
 
 
 @dataclass(frozen=True)
@@ -116,123 +114,35 @@ def look(reader: SampleReader, position: int, augment: Augment) -> Shown:
     return Shown(key, captions, picture, views)
 
 
-def wrap(text: str, width: float, length: Callable[[str], float]) -> list[str]:
-    """Break a text into lines of at most `width`, at spaces where there are any; line breaks count as spaces."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".lstrip()
-        if length(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [""] if lines[-1] else []
-        for letter in word:  # a word too long for a line, or of a script without spaces
-            if lines[-1] and length(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines
-
-
-def printable(text: str) -> str:
-    """Return a text without what would break or hide a line: control and half characters become question marks."""
-    return "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
-
-
 def _sheet(head: list[str], views: list[str], rows: list[Shown]) -> Image.Image:
-    columns = [_GAP, 2 * _GAP + SIDE + _TEXT_WIDTH]
-    columns += [columns[1] + k * (SIDE + _GAP // 2) for k in range(1, len(views))]
-    top = 2 * _GAP + 2 * _LINE + 40
-    size = columns[-1] + SIDE + _GAP, top + len(rows) * (SIDE + _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
+    columns = [GAP, 2 * GAP + SIDE + _TEXT_WIDTH]
+    columns += [columns[1] + k * (SIDE + GAP // 2) for k in range(1, len(views))]
+    top = 2 * GAP + 2 * LINE + 40
+    size = columns[-1] + SIDE + GAP, top + len(rows) * (SIDE + GAP)
+    sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     for k, text in enumerate(head):
-        _write(pen, (_GAP, _GAP + k * _LINE), printable(text), [_INK, _QUIET][k], size[0] - 2 * _GAP)
+        write_line(pen, (GAP, GAP + k * LINE), printable(text), [INK, QUIET][k], size[0] - 2 * GAP)
     for left, title in zip(columns, ("picture, captions", *views)):
-        _write(pen, (left, top - _LINE - 8), title, _QUIET, SIDE)
+        write_line(pen, (left, top - LINE - 8), title, QUIET, SIDE)
     for k, row in enumerate(rows):
-        y = top + k * (SIDE + _GAP)
-        pixels = row.picture if row.picture is not None else np.full((SIDE, SIDE, 3), 238, np.uint8)
-        sheet.paste(_fitted(pixels), (columns[0], y))
-        if row.trouble:
-            pen.line([(columns[0], y), (columns[0] + SIDE, y + SIDE)], fill=_BAD, width=2)
-            pen.line([(columns[0] + SIDE, y), (columns[0], y + SIDE)], fill=_BAD, width=2)
+        y = top + k * (SIDE + GAP)
+        place(sheet, (columns[0], y), row.picture)
         for left, view in zip(columns[1:], row.views.values()):
             sheet.paste(_enlarged(view), (left, y))
-        _captions(pen, (columns[0] + SIDE + _GAP // 2, y), row)
+        _captions(pen, (columns[0] + SIDE + GAP // 2, y), row)
     return sheet
 
 
 def _captions(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None:
     """Write the key, what is wrong, and as many captions as fit."""
-    x, y = at
-    width, most = _TEXT_WIDTH - _GAP // 2, SIDE // _LINE
-    entries = [(row.trouble, _BAD)] if row.trouble else []
+    entries = [(row.trouble, BAD)] if row.trouble else []
     dash = "- " if len(row.captions) > 1 else ""
-    entries += [(dash + (caption or "(empty caption)"), _INK) for caption in row.captions]
+    entries += [(dash + (caption or "(empty caption)"), INK) for caption in row.captions]
     if not row.captions and not row.trouble:
-        entries.append(("no caption", _QUIET))
-    lines: list[tuple[str, str, Font]] = []
-    for k, (text, colour) in enumerate([(row.key, _QUIET), *entries]):
-        text = printable(text[:2000])
-        font = _font(text)  # one for all lines of a caption
-        broken = wrap(text, width, font.getlength)
-        lines += [(line, colour, font) for line in (broken[:1] if k == 0 else broken)]
-    if len(lines) > most:
-        lines = [*lines[: most - 1], (f"and {len(lines) - most + 1} more lines", _QUIET, _fonts()[0])]
-    for k, (line, colour, font) in enumerate(lines):
-        pen.text((x, y + k * _LINE), line, fill=colour, font=font)
-
-
-def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, colour: str, width: float) -> None:
-    """Write one line, cut to the width."""
-    font = _font(text)
-    if font.getlength(text) > width:
-        text = wrap(text.replace(" ", "\u00a0"), width - font.getlength("..."), font.getlength)[0] + "..."
-    pen.text(at, text, fill=colour, font=font)
-
-
-def _fitted(pixels: np.ndarray) -> Image.Image:
-    """Return a picture within SIDE × SIDE, in its own shape, on a square of paper."""
-    image, box = Image.fromarray(pixels), Image.new("RGB", (SIDE, SIDE), _WASH)
-    scale = SIDE / max(image.size)
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    box.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-    return box
+        entries.append(("no caption", QUIET))
+    write_lines(pen, at, [(row.key, QUIET), *entries], _TEXT_WIDTH - GAP // 2, SIDE // LINE)
 
 
 def _enlarged(view: np.ndarray) -> Image.Image:
     return Image.fromarray(view).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-
-
-def _font(text: str) -> Font:
-    """Return Pillow's own font, or one of the machine's where that lacks fewer of the letters."""
-    letters = {letter for letter in text if not letter.isspace()} - _PLAIN
-    best = min(range(len(_fonts())), key=lambda k: sum(_lacks(k, letter) for letter in letters))
-    return _fonts()[best]
-
-
-@cache
-def _fonts() -> list[Font]:
-    fonts = [ImageFont.load_default(_TEXT_SIZE)]
-    for name in _OTHER_FONTS:
-        try:
-            fonts.append(ImageFont.truetype(name, _TEXT_SIZE))
-        except OSError:
-            continue
-    return fonts
-
-
-@cache
-def _lacks(font: int, letter: str) -> bool:
-    """Whether a font draws a letter as it draws one that no font has."""
-    drawn, nothing = (cast(Any, _fonts()[font].getmask(c)) for c in (letter, "\U0010ffff"))
-    return drawn.size == nothing.size and bytes(drawn) == bytes(nothing)
-
-
-def write_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as PNG. Raises DataError when that cannot be done."""
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    try:
-        write_bytes(path, buffer.getvalue())
-    except OSError as error:
-        raise DataError("The contact sheet cannot be written", got=str(path), cause=str(error)) from None

@@ -35,7 +35,8 @@ model sees of it in the first epoch, cropped and augmented as the recipe says.""
     from openslip import recipes
     from openslip.data.augment import augment
     from openslip.errors import printable
-    from openslip.tools.show import contact_sheet, write_sheet
+    from openslip.tools.sheet import write_sheet
+    from openslip.tools.show import contact_sheet
 
     views = recipes.get(options.recipe).views
     sheet = contact_sheet(

@@ -16,7 +16,8 @@ from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.splits import split_called
 from openslip.data.labelled.tree import scan
 from openslip.data.labelled.within import CONTAINERS
-from openslip.data.sources.image_files import Strings, read_image
+from openslip.data.record import ImageFile
+from openslip.data.sources.image_files import Strings, find_image, image_file, read_image
 from openslip.errors import DataError
 
 
@@ -58,6 +59,9 @@ class Files(Sequence[Image]):
 
     def key(self, index: int) -> str:
         return self.paths[index]
+
+    def file(self, index: int) -> ImageFile:
+        return image_file(*find_image(os.path.join(self.root, self.paths[index])), (), self.paths[index])
 
 
 def _part(classes: dict[str, list[str]], root: Path) -> Part:

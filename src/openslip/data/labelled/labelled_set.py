@@ -10,13 +10,18 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openslip.data.labelled.class_names import class_names as named_by_values
 from openslip.data.labelled.classes import Naming, Value, folded, in_order, number, same_number
 from openslip.data.labelled.splits import held_out, split_asked_for, standing_for
+from openslip.data.record import ImageFile
 from openslip.errors import DataError, note, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Image = bytes | np.ndarray
 
@@ -284,10 +289,33 @@ class Subset(Sequence[Image]):
     def key(self, index: int) -> str:
         return key_of(self.images, int(self.indices[index]))
 
+    def file(self, index: int) -> ImageFile | None:
+        return file_of(self.images, int(self.indices[index]))
+
+    def own_columns(self, indices: Sequence[int]) -> pa.Table | None:
+        return columns_of(self.images, self.indices[np.asarray(indices, np.int64)].tolist())
+
+    @property
+    def columns_note(self) -> str:
+        return getattr(self.images, "columns_note", "")
+
 
 def key_of(images: Sequence[Image], index: int) -> str:
     """Return what names an image for people: its file, or its row."""
     return images.key(index) if hasattr(images, "key") else f"#{index}"
+
+
+def file_of(images: Sequence[Image], index: int) -> ImageFile | None:
+    """Return where an image lies as a file of its own, None where it is none; captions and key are not the record's.
+
+    Raises DataError where `images[index]` does.
+    """
+    return images.file(index) if hasattr(images, "file") else None
+
+
+def columns_of(images: Sequence[Image], indices: Sequence[int]) -> pa.Table | None:
+    """Return what lies beside these images in other columns, as `openslip.data.record.Source.columns` does."""
+    return images.own_columns(indices) if hasattr(images, "own_columns") else None
 
 
 def _some(labelled: Labelled, chosen: np.ndarray, split: str) -> Labelled:

@@ -30,6 +30,7 @@ from openslip.data.labelled.pictures import Pictures
 from openslip.data.sources.arrow import choose_image, features, first_cells, make_record
 from openslip.data.sources.cells import path_of
 from openslip.data.sources.columns import Columns
+from openslip.data.sources.other_columns import OtherColumns
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 
@@ -75,7 +76,8 @@ class ParquetImages(Sequence[Image]):
 
     def __init__(self, files: Sequence[str], column: str, root: str = "") -> None:
         self.rows = RowGroups(files, [column], cache_bytes=CACHE_BYTES)
-        self.columns, self.root = Columns(column, ()), root
+        self.chosen, self.root = Columns(column, ()), root
+        self._other = OtherColumns(self.rows, [column])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,11 +85,16 @@ class ParquetImages(Sequence[Image]):
     def key(self, index: int) -> str:
         return self.rows.key(index)
 
+    def own_columns(self, indices: Sequence[int]) -> pa.Table | None:
+        return self._other.rows(indices)
+
+    @property
+    def columns_note(self) -> str:
+        return self._other.note
+
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
         key = self.rows.key(index)
-        image = make_record(
-            self.rows[index], self.columns, key=key, name=self.rows.name, root=self.root
-        ).image
+        image = make_record(self.rows[index], self.chosen, key=key, name=self.rows.name, root=self.root).image
         if not isinstance(image, bytes):
             raise DataError(f"Row {key} holds no image bytes")
         return image
@@ -194,8 +201,9 @@ class _Columns:
         return of_arrays(_arrays(files, self.label), self.label, names)
 
     def _named_images(self, files: Sequence[str], image_root: str) -> Pictures:
-        paths = (path_of(path) for (path,) in RowGroups(files, [self.image]).scan())
-        pictures = Pictures(files[0], paths, image_root, self.image)
+        rows = RowGroups(files, [self.image])
+        pictures = Pictures(files[0], (path_of(path) for (path,) in rows.scan()), image_root, self.image)
+        pictures.own = OtherColumns(rows, [self.image])
         self.notes += filter(None, [pictures.note])
         return pictures
 

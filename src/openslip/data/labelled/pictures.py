@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.labelled.labelled_set import Image
+from openslip.data.record import ImageFile
 from openslip.data.sources.image_files import ImageFiles
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 from openslip.files import expand
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Pictures(Sequence[Image]):
     """The files at `paths`, which the table at `table` names in a column, read when indexed. Picklable.
 
     Relative paths are taken from `image_root`, else from the table's folder or one beside it, which `note` says.
-    Raises DataError where no file is there.
+    own: gives what lies beside them in other columns, by `rows(indices)`, if anything does; it may say something of
+    that in `note`. Raises DataError where no file is there.
     """
+
+    own: Any = None
 
     def __init__(self, table: str, paths: Iterable[str], image_root: str, column: str) -> None:
         if is_url(table) and not image_root:
@@ -26,8 +34,8 @@ class Pictures(Sequence[Image]):
                 fix="Give the folder that they are relative to with --data.image-root",
             )
         root = expand(image_root).absolute() if image_root else Path(table).absolute().parent
-        self._files = ImageFiles(shown(table), root, ((path, ()) for path in paths))
-        self._files.probe(
+        self.files = ImageFiles(shown(table), root, ((path, ()) for path in paths))
+        self.files.probe(
             "Give the folder that the paths are relative to with --data.image-root, or the column that names the files "
             "with --data.image-column",
             table="" if image_root else Path(table).absolute(),
@@ -36,13 +44,23 @@ class Pictures(Sequence[Image]):
     @property
     def note(self) -> str:
         """What was guessed of the places and spellings of the files, "" where nothing was."""
-        return getattr(self._files, "note", "")
+        return getattr(self.files, "note", "")
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> Image:  # type: ignore[override]
-        return self._files[index].image
+        return self.files[index].image
 
     def key(self, index: int) -> str:
-        return self._files.path(index)
+        return self.files.path(index)
+
+    def file(self, index: int) -> ImageFile:
+        return self.files.file(index)
+
+    def own_columns(self, indices: Sequence[int]) -> pa.Table | None:
+        return self.own.rows(indices) if self.own else None
+
+    @property
+    def columns_note(self) -> str:
+        return self.own.note if self.own else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,16 +14,23 @@ from openslip.data.contents import Contents
 from openslip.data.labelled.classes import number
 from openslip.data.labelled.data_files import Asked, DataFiles
 from openslip.data.labelled.label_column import NoLabels, choose_label, choose_split
-from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble, key_of
+from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble, columns_of, file_of, key_of
 from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
 from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.pictures import Pictures
+from openslip.data.record import ImageFile
 from openslip.data.sources.cells import path_of, refuse_pictures, refuse_urls
 from openslip.data.sources.columns import choose, guess_images
+from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.sheet import Sheet
 from openslip.data.sources.table import read_sheet
 from openslip.errors import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_Numbers = tuple[int, int, int | None]
+"""The numbers of the columns of image, label and split, None where there is none."""
 SEVERAL = 0.01
 """Share of pictures with several different labels from which on a table is one of several labels a picture."""
 
@@ -83,6 +91,19 @@ class Joined(Sequence[Image]):
         part, own = self._origin(index)
         return key_of(self.parts[part], own)
 
+    def file(self, index: int) -> ImageFile | None:
+        part, own = self._origin(index)
+        return file_of(self.parts[part], own)
+
+    def own_columns(self, indices: Sequence[int]) -> pa.Table | None:
+        from openslip.data.own_columns import in_parts
+
+        return in_parts(indices, self._origin, lambda part, own: columns_of(self.parts[part], own))
+
+    @property
+    def columns_note(self) -> str:
+        return "\n".join(filter(None, (getattr(part, "columns_note", "") for part in self.parts)))
+
     def _origin(self, index: int) -> tuple[int, int]:
         index = range(len(self))[index]
         part = int(np.searchsorted(self._ends, index, side="right"))
@@ -133,12 +154,14 @@ class _Table:
         self.splits: list[Any] = []
         self.contents = Contents("rows")
         self.conflicts = ""
-        self._read(sheet, where)
+        numbers = self._numbers(sheet, where)
+        self._read(sheet, where, numbers)
         if not self.paths:
             raise DataError(
                 f"Column '{self.image}' of {where} names no image", fix="Name another: --data.image-column"
             )
         self.pictures = Pictures(where, self.paths, asked.image_root, self.image)
+        self.pictures.own = _OtherColumns(path, (asked.image, asked.label), numbers, self.pictures.files)
         guessed = [f"image from '{self.image}'"] * (not asked.image)
         if not (asked.label or chosen.note):  # which says it, too
             guessed.append(f"label from '{self.label}'")
@@ -148,41 +171,27 @@ class _Table:
         self.notes = [sentence for sentence in told if sentence]
         self.notes += [f"{path.name}: {left_out}"] if left_out else []
 
-    def _read(self, sheet: Sheet, where: str) -> None:
-        """Take what the rows say. Raises DataError where many pictures have several labels."""
+    def _numbers(self, sheet: Sheet, where: str) -> _Numbers:
+        """Return where image, label and split are."""
         image, label = sheet.numbers_of(self.image)[0], self._only(sheet, self.label, where)
-        split = sheet.numbers_of(self.split)[0] if self.split else None
-        seen: dict[tuple[str, str], str] = {}
-        several, example = 0, ""
-        for row in sheet.rows:
-            self.contents.see()
-            path, cell, told = path_of(row[image]), row[label], None if split is None else row[split]
-            if not path:
-                empty = not any(c.strip() if isinstance(c, str) else c for c in row)
-                reason = "the row is empty" if empty else "the row names no image"
-                self.contents.leave_out(reason, f"row {self.contents.seen:,}", lost=not empty)
-                continue
-            said = str(cell).strip()
-            before = seen.setdefault((path, str(told)), said)
-            if before != said:
-                several, example = several + 1, f"{path}: {before!r} and {said!r}"
-            elif len(seen) + several == len(self.paths):  # not a new one
-                reason = "the row says the same as one before"
-                self.contents.leave_out(reason, f"row {self.contents.seen:,}", lost=False)
-                continue
+        return image, label, sheet.numbers_of(self.split)[0] if self.split else None
+
+    def _read(self, sheet: Sheet, where: str, numbers: _Numbers) -> None:
+        """Take what the rows say. Raises DataError where many pictures have several labels."""
+        kept = _Kept(sheet, numbers, self.contents)
+        for path, cell, told, _ in kept:
             self.paths.append(path)
             self.labels.append(cell)
             self.splits.append(told)
-        if several > SEVERAL * len(seen):
+        if kept.several > SEVERAL * kept.different:
             raise DataError(
-                f"{several:,} rows of {where} give a picture another label than a row before (multi-label)",
-                got=example,
+                f"{kept.several:,} rows of {where} give a picture another label than a row before (multi-label)",
+                got=kept.example,
                 fix="Write a table with one class a picture; only that can be measured",
             )
-        if several:
-            self.conflicts = (
-                f"{several:,} rows give a picture another label than a row before, such as {example}"
-            )
+        if kept.several:
+            what = "rows give a picture another label than a row before"
+            self.conflicts = f"{kept.several:,} {what}, such as {kept.example}"
 
     def _only(self, sheet: Sheet, column: str, where: str) -> int:
         numbers = sheet.numbers_of(column)
@@ -191,3 +200,70 @@ class _Table:
                 f"{where} has {len(numbers)} columns called '{column}'", fix="Give them different names"
             )
         return numbers[0]
+
+
+class _Kept:
+    """The path, the label's cell and the split's of each row that says something new, and the row.
+
+    several: rows that give a picture another label than a row before, such as `example`. different: pictures.
+    """
+
+    def __init__(self, sheet: Sheet, numbers: _Numbers, contents: Contents) -> None:
+        self._sheet, self._numbers, self._contents = sheet, numbers, contents
+        self.several = self.different = 0
+        self.example = ""
+
+    def __iter__(self) -> Iterator[tuple[str, Any, Any, Sequence[Any]]]:
+        (image, label, split), contents, as_text = self._numbers, self._contents, self._sheet.as_text
+        seen: dict[tuple[str, str], str] = {}
+        for row in self._sheet.rows:
+            contents.see()
+            cell, told = as_text(row[label]), None if split is None else as_text(row[split])
+            if not (path := path_of(as_text(row[image]))):
+                empty = not any(c.strip() if isinstance(c, str) else c for c in row)
+                reason = "the row is empty" if empty else "the row names no image"
+                contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
+                continue
+            said = str(cell).strip()
+            before = seen.setdefault((path, str(told)), said)
+            if before != said:
+                self.several, self.example = self.several + 1, f"{path}: {before!r} and {said!r}"
+            elif len(seen) == self.different:  # not a new one
+                reason = "the row says the same as one before"
+                contents.leave_out(reason, f"row {contents.seen:,}", lost=False)
+                continue
+            self.different = len(seen)
+            yield path, cell, told, row
+
+
+@dataclass
+class _OtherColumns:
+    """The columns of a table's rows beside the image, read anew when they are first asked for."""
+
+    path: Path
+    wanted: tuple[str, str]
+    numbers: _Numbers
+    files: ImageFiles
+    table: pa.Table | None = None
+    note = ""
+
+    def rows(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return these rows, in the order of `indices`; None where there are no other columns."""
+        from openslip.data.own_columns import rows_of
+
+        if self.table is None:
+            self.table = self._read()
+        return rows_of(self.table, indices) if self.table.num_columns else None
+
+    def _read(self) -> pa.Table:
+        from openslip.data.typed_cells import Cells
+
+        sheet = read_sheet(self.path, self.wanted, typed=True)
+        own = [number for number in range(len(sheet.columns)) if number != self.numbers[0]]
+        typed = self.path.suffix.lower() in (".jsonl", ".xlsx")
+        kept = _Kept(sheet, self.numbers, Contents("rows"))
+        entries = ((path, [row[number] for number in own]) for path, _, _, row in kept)
+        return self.files.of_entries(entries, Cells([sheet.columns[n] for n in own], spelled=not typed))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"table": None}

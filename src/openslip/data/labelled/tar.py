@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.contents import losses
 from openslip.data.labelled.classes import number
@@ -19,6 +19,9 @@ from openslip.data.sources.options import Misfit
 from openslip.data.sources.webdataset import TarShards
 from openslip.errors import DataError
 from openslip.files import parse_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LABELS = ("cls", "class", "label", "cls.txt", "class.txt", "label.txt")
 """Endings of members that hold a class, best first."""
@@ -77,6 +80,9 @@ class TarImages(Sequence[Image]):
 
     def key(self, index: int) -> str:
         return self.shards.beside_image(index)[0]
+
+    def own_columns(self, indices: Sequence[int]) -> pa.Table | None:
+        return self.shards.columns(indices)
 
 
 class _Samples:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +19,19 @@ from openslip.data.containers.row_groups import CACHE_BYTES
 from openslip.data.contents import Contents
 from openslip.data.labelled import Image, Labelled, LabelledSet, open_named, prompts
 from openslip.data.labelled.folder import Files
-from openslip.data.labelled.labelled_set import Subset, key_of
+from openslip.data.labelled.labelled_set import Subset, columns_of, file_of, key_of
 from openslip.data.labelled.names import named_by
 from openslip.data.labelled.parquet import ParquetImages
-from openslip.data.record import Part, Record, Source
+from openslip.data.record import ImageFile, Part, Record, Source
 from openslip.data.sources.mixture import LABELS
 from openslip.data.sources.parquet import how_to_read
 from openslip.data.storage.shared_array import SharedArray
 from openslip.data.subset import ends_of_blocks
 from openslip.errors import DataError
 from openslip.files import expand
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 OPTIONS, COLUMNS = ("templates", "class_names"), ("label_column", "image_column", "image_root")
 """Options for data that such a source heeds; where images do not lie in folders of classes, COLUMNS as well."""
@@ -123,6 +128,20 @@ class ClassCaptions(Source):
         index = range(len(self))[index]
         image, captions = self._images[index], self._captions[self.label(index)]
         return Record(image, captions, key_of(self._images, index), self.name)
+
+    def file(self, index: int) -> ImageFile | None:
+        index = range(len(self))[index]
+        if (found := file_of(self._images, index)) is None:
+            return None
+        return replace(found, captions=self._captions[self.label(index)], key=key_of(self._images, index))
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return what the table of the labelled images has in other columns; the class's as the table has it."""
+        return columns_of(self._images, indices)
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        return getattr(self._images, "columns_note", "")
 
     def label(self, index: int) -> int:
         return int(self._labels.array[index])

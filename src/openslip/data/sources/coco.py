@@ -6,9 +6,9 @@ import errno
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.captions import texts
 from openslip.data.contents import Contents
@@ -18,6 +18,9 @@ from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.roots import FOLDER_NAMES, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import expand, read_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Id = int | str
 
@@ -38,7 +41,7 @@ class CocoCaptions(ImageFiles):
     """
 
     def __init__(self, path: str | Path, *, image_root: str = "") -> None:
-        path = Path(path)
+        self._path = path = Path(path)
         data = _load(path)
         if not data["images"]:
             raise DataError("The COCO file lists no images", got=str(path))
@@ -56,6 +59,12 @@ class CocoCaptions(ImageFiles):
                 "with the captions of its ids"
             )
         self.probe("Give the folder that holds them with --data.image-root")
+
+    def _read_own(self) -> pa.Table:
+        """Read what the file says of each image, such as its `id` and `width`."""
+        from openslip.data.typed_cells import Cells
+
+        return self.of_entries(_fields(_load(self._path)["images"]), Cells())
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -141,6 +150,17 @@ def _images(entries: list[Any], contents: Contents, path: Path) -> dict[Id, str]
     )  # the things that are counted are annotations; images only where they are left out
     contents.add(seen)
     return images
+
+
+def _fields(entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the file name of each image that `_images` gives, and what else its entry says."""
+    seen = set()
+    for entry in entries:
+        number = _identity(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("file_name") if number is not None else None
+        if number not in seen and isinstance(name, str) and name.strip():
+            seen.add(number)
+            yield name, {key: value for key, value in entry.items() if key != "file_name"}
 
 
 def _captions_by_image(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.captions import texts
 from openslip.data.containers.pickles import read_object_array
@@ -15,6 +15,9 @@ from openslip.data.sources.options import Misfit
 from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError, did_you_mean
 from openslip.files import expand
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 IMAGE_KEYS = ("image_name", "image_id", "image", "file_name", "filename", "path")
 CAPTION_KEYS = ("captions", "caption")
@@ -41,7 +44,9 @@ class Conceptual(ImageFiles):
         images = (image_column,) if image_column else IMAGE_KEYS
         captions = (caption_column,) if caption_column else CAPTION_KEYS
         self.contents = Contents("entries")
-        super().__init__(str(path), Path(), _entries(path, images, captions, self.contents), merge=True)
+        self._asked = path, images, captions
+        entries = ((image, texts) for image, texts, _ in _entries(*self._asked, self.contents))
+        super().__init__(str(path), Path(), entries, merge=True)
         if not len(self):
             raise DataError("The array has no entries", got=str(path))
         roots = [expand(image_root)] if image_root else around(path, Path(path).stem)
@@ -56,11 +61,21 @@ class Conceptual(ImageFiles):
         self.note = " ".join(filter(None, [guessed, merged]))
         self.probe("Give the folder that holds them with --data.image-root")
 
+    def _read_own(self) -> pa.Table:
+        """Read what else the entries say."""
+        from openslip.data.typed_cells import Cells
+
+        entries = _entries(*self._asked, Contents("entries"))
+        return self.of_entries(((image, own) for image, _, own in entries), Cells())
+
 
 def _entries(
     path: str | Path, image_keys: tuple[str, ...], caption_keys: tuple[str, ...], contents: Contents
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the image and the captions of each entry that names an image; count all in `contents`."""
+) -> Iterator[tuple[str, tuple[str, ...], dict[str, Any]]]:
+    """Yield the image, the captions and what else there is of each entry that names an image.
+
+    All entries are counted in `contents`.
+    """
     unusable, drawn = Unusable(contents), Texts(path)
     for number, entry in enumerate(read_object_array(path)):
         contents.see()
@@ -71,7 +86,8 @@ def _entries(
             image = str(image) if abs(image) < 10**30 else ""
         if isinstance(image, str) and image:
             drawn.draw(image, captions := _first(entry, caption_keys))
-            yield image, texts(captions)
+            used = [next((key for key in keys if key in entry), "") for keys in (image_keys, caption_keys)]
+            yield image, texts(captions), {str(k): value for k, value in entry.items() if k not in used}
             continue
         error = DataError(
             f"Entry {number:,} of the array names no image",

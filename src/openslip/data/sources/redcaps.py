@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from openslip.data.captions import texts
 from openslip.data.contents import Contents
@@ -18,6 +18,9 @@ from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.roots import around, choose_root, spread
 from openslip.errors import DataError
 from openslip.files import expand, open_regular, read_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HEAD = 1 << 16
 """Characters in which a file must show what it is."""
@@ -44,10 +47,13 @@ class RedCaps(ImageFiles):
     def __init__(
         self, paths: str | Path | Sequence[str | Path], *, image_root: str = "", name: str = ""
     ) -> None:
-        found, files = _files(paths)
+        found, self._files = _files(paths)
+        files = self._files
         name = name or found
         self.contents = Contents("annotations")
-        entries = (entry for file in files for entry in _entries(file, self.contents))
+        entries = (
+            (image, captions) for file in files for image, captions, _ in _entries(file, self.contents)
+        )
         super().__init__(name, Path(), entries, merge=True)
         if not len(self):
             raise DataError("The RedCaps annotations list no images", got=name)
@@ -63,6 +69,14 @@ class RedCaps(ImageFiles):
         )
         self.note = " ".join(filter(None, [guessed, merged]))
         self.probe("Give the folder that holds the subreddits' folders with --data.image-root")
+
+    def _read_own(self) -> pa.Table:
+        """Read what else the annotations say, such as `author` and `score`."""
+        from openslip.data.typed_cells import Cells
+
+        contents = Contents("annotations")
+        entries = ((image, own) for file in self._files for image, _, own in _entries(file, contents))
+        return self.of_entries(entries, Cells())
 
 
 def is_redcaps(path: str | Path) -> bool:
@@ -163,8 +177,11 @@ def _elements(file: TextIO) -> Iterator[Any]:
         size = CHUNK
 
 
-def _entries(path: Path, contents: Contents) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the image and the captions of each annotation of a file that names an image; count all in `contents`."""
+def _entries(path: Path, contents: Contents) -> Iterator[tuple[str, tuple[str, ...], dict[str, Any]]]:
+    """Yield the image, the captions and the other fields of each annotation of a file that names an image.
+
+    All annotations are counted in `contents`.
+    """
     unusable = Unusable(seen := Contents(contents.things))
     for annotation in _annotations(path):
         seen.see()
@@ -180,9 +197,9 @@ def _entries(path: Path, contents: Contents) -> Iterator[tuple[str, tuple[str, .
                 )
                 unusable.count("the annotation has no usable 'image_id' and 'subreddit'", error)
                 continue
-        yield (
-            f"{subreddit}/{image}.jpg",
-            texts(annotation.get("caption")) or texts(annotation.get("raw_caption")),
-        )
+        key = "caption" if (captions := texts(annotation.get("caption"))) else "raw_caption"
+        captions = captions or texts(annotation.get(key))
+        others = {name: value for name, value in annotation.items() if name not in ("caption", key)}
+        yield f"{subreddit}/{image}.jpg", captions, others
     unusable.judge()
     contents.add(seen)

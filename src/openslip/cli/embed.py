@@ -1,0 +1,108 @@
+"""slip embed MODEL SOURCE --out FOLDER"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from openslip.cli import idle
+from openslip.cli.arguments import given, parse, print_notes
+from openslip.cli.source import ColumnOptions
+from openslip.config import SOURCES
+from openslip.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from openslip.processes import Processes
+
+DESCRIPTION = """Embed all pictures of a source, once, for `slip search`, `slip duplicates` and `slip serve`. The folder
+holds vectors.npy, a memory-map in half precision, and records.parquet with keys, paths, captions and your own columns,
+which other programs open as they are. Interrupted, the same command goes on where it was; run again, it embeds what is
+new or has changed. Under `torchrun` the pictures are shared out among the ranks, which need one folder in common."""
+
+
+@dataclass(frozen=True)
+class Options(ColumnOptions):
+    """Which model, which pictures, and where the embeddings go."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """What `openslip.load` takes: a run folder, a file of weights, or a public model such as open_clip:NAME/TAG."""
+    source: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SOURCE", help=f"What `slip train` reads: {SOURCES}. Several: 'A + B'."),
+    ]
+    out: Path
+    """Folder of the index. Of an index that is there, embeddings of the same pictures are kept."""
+    which: Literal["latest", "best"] = "latest"
+    """Which checkpoint of a run."""
+    captions: bool = False
+    """Embed all captions as well, into captions.npy."""
+    map: bool = False
+    """Lay the pictures out on a plane, by UMAP (extra `map`) or else PCA: columns x, y and neighbors of the records."""
+    replace: bool = False
+    """Let an index go that was made with another model, or of other pictures."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the arithmetic; auto: bf16 where the hardware computes in it, else fp32. Vectors are kept in fp16."""
+    batch: int = 256
+    """Pictures that go through the model at a time."""
+    workers: int = -1
+    """Threads that read and decode pictures; -1: one for each core, up to 8."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+def main(argv: list[str]) -> None:
+    """Embed, and say what has become of the records."""
+    options = parse(Options, argv, prog="slip embed", description=DESCRIPTION)
+    idle.which(given(Options, argv), Path(options.model))
+
+    from openslip.processes import joined
+    from openslip.training.precision import choose_device
+
+    try:
+        device = choose_device(options.device)
+    except ConfigError as error:
+        raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
+    with joined(device) as ranks:
+        run(options, ranks)
+
+
+def run(options: Options, ranks: Processes) -> None:
+    """Embed what is this process's to embed; the first one says what has become of it all."""
+    from openslip.data.contents import described
+    from openslip.search.embed import embed
+
+    with ranks.first_goes_ahead():
+        source = options.open_source(options.source, captions_required=False)
+        if ranks.first:
+            print_notes(source)
+    done = embed(
+        options.model,
+        source,
+        options.out,
+        which=options.which,
+        captions=options.captions,
+        mapped=options.map,
+        replace=options.replace,
+        precision=options.precision,
+        batch=options.batch,
+        workers=options.workers,
+        columns=options.columns,
+        spec=options.source,
+        ranks=ranks,
+        shown=True,
+    )
+    if not ranks.first:
+        return
+    lines = [f"{options.out}: {done.rows:,} embeddings, {done.new:,} of them new"]
+    lines += [
+        f"{done.gone:,} of the index before are gone: their pictures are not in the source any more"
+    ] * bool(done.gone)
+    lines += [*described(source), *done.notes]
+    if done.skipped:
+        lines.append(f"{len(done.skipped):,} left out, listed in {options.out / 'skipped.jsonl'}:")
+        lines += [f"  {reason}" for reason in done.reasons()]
+    lines.append(f'Search them: slip search {options.out} "a red bicycle"')
+    print(printable("\n".join(lines)))

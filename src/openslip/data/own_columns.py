@@ -1,0 +1,174 @@
+"""Own columns: what a source tells of its records beside image and captions, as Arrow tables of a row a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from openslip.data.containers.row_groups import plain_type
+
+
+def without_columns(rows: int) -> pa.Table:
+    """Return a table of so many rows without a column: for `unify`, of records that tell nothing."""
+    return pa.table({"": pa.nulls(rows)}).select([])
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Return names of which no two are equal and none is empty: `size`, `size_2`; `column`, `column_2` for empty ones.
+
+    A name that is there already is nobody else's new one: of `a`, `a`, `a_2` the second is `a_3`.
+    """
+    given = [name or "column" for name in names]
+    taken, used, told = set(given), set[str](), []
+    for name in given:
+        called, number = name, 2
+        while called in used or (called != name and called in taken):
+            called, number = f"{name}_{number}", number + 1
+        used.add(called)
+        told.append(called)
+    return told
+
+
+def rows_of(table: pa.Table, indices: Sequence[int]) -> pa.Table:
+    """Return rows of a table, in the order of `indices`; what lies in a row is not copied."""
+    if not len(indices):
+        return table.slice(0, 0)
+    first, last = min(indices), max(indices)
+    part = table.slice(first, last - first + 1)  # of what is beyond it, `take` would make a copy
+    if list(indices) == list(range(first, last + 1)):
+        return part
+    return part.take(pa.array([index - first for index in indices], pa.int64()))
+
+
+def in_parts(
+    indices: Sequence[int],
+    part_of: Callable[[int], tuple[int, int]],
+    columns_of: Callable[[int, list[int]], pa.Table | None],
+) -> pa.Table | None:
+    """Return the columns of records that lie in several parts, a row each, in the order of `indices`.
+
+    part_of: gives the part of an index, and the index there. columns_of: gives the columns of records of one part,
+    None where it has none. None: no part of these records has any.
+    """
+    rows: dict[int, list[int]] = {}
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        part, own = part_of(index)
+        rows.setdefault(part, []).append(own)
+        places.setdefault(part, []).append(place)
+    tables = [columns_of(part, own) for part, own in rows.items()]
+    if all(table is None for table in tables):
+        return None
+    joined = unify(
+        [without_columns(len(own)) if one is None else one for one, own in zip(tables, rows.values())]
+    )
+    order = [place for part in places.values() for place in part]  # where each row of `joined` belongs
+    if order == list(range(len(order))):
+        return joined
+    return joined.take(pa.array(sorted(range(len(order)), key=order.__getitem__), pa.int64()))
+
+
+def unify(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of all tables, one table after the other, with the columns of all, in the order of their first.
+
+    A column that a table lacks is null there. Where the types of a column differ, nulls take the others' type, whole
+    numbers become wider ones or fractions, times finer ones, and all else becomes text, nested values JSON. Numbers
+    that a wider type cannot hold exactly become text, too. Numbers become text as they are, 3.0 as `3`.
+
+    Whether a column becomes text depends on all tables: unify all of them at once rather than one after the other.
+    Names that occur twice in one table are told apart (`told_apart`).
+    """
+    renamed = [table.rename_columns(told_apart(table.column_names)) for table in tables]
+    names = dict.fromkeys(name for table in renamed for name in table.column_names)
+    if not names:
+        return without_columns(sum(table.num_rows for table in tables))
+    columns = [
+        _joined([table[name] if name in table.column_names else pa.nulls(len(table)) for table in renamed])
+        for name in names
+    ]
+    return pa.table(columns, names=list(names))
+
+
+def _joined(parts: Sequence[pa.Array | pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Return the values of all parts, in a type that fits all."""
+    kind = pa.null()
+    for other in dict.fromkeys(part.type for part in parts):
+        kind = _common(kind, other)
+    chunks: list[pa.Array] = []
+    try:
+        for part in parts:
+            chunks += _chunks(_decoded(part).cast(kind) if part.type != kind else part)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # beyond what the type can hold
+        kind, chunks = pa.string(), []
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        chunks = [chunk for part in parts for chunk in _chunks(part if part.type == kind else as_text(part))]
+        kind = pa.large_string() if any(chunk.type == pa.large_string() for chunk in chunks) else kind
+        chunks = [chunk if chunk.type == kind else chunk.cast(kind) for chunk in chunks]
+    return pa.chunked_array(chunks, kind)
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return the type that holds values of both."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    one, other = plain_type(one), plain_type(other)
+    large = pa.types.is_large_string(one) or pa.types.is_large_string(other)
+    if any(all(map(alike, (one, other))) for alike in (_is_number, pa.types.is_timestamp, pa.types.is_date)):
+        try:
+            fields = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
+            return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+        except pa.ArrowTypeError:  # times with and without zone
+            pass
+    return pa.large_string() if large else pa.string()
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _chunks(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _decoded(column: Any) -> Any:
+    """Return a column whose values lie as they are, not in a dictionary, in runs or as an extension."""
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([_decoded(chunk) for chunk in column.chunks], plain_type(column.type))
+    while True:
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage
+        elif isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()
+        elif isinstance(column, pa.RunEndEncodedArray):
+            column = pc.call_function("run_end_decode", [column])
+        else:
+            return column
+
+
+def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return a column's values as text: numbers as they are spelled, dates in ISO 8601, nested values as JSON."""
+    column = _decoded(column)
+    kind = column.type
+    if pa.types.is_large_string(kind) or pa.types.is_string(kind):
+        return column
+    if pa.types.is_null(kind) or pa.types.is_boolean(kind) or _is_number(kind) or pa.types.is_date(kind):
+        return column.cast(pa.string())
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array(map(as_text, column.chunks), pa.string())
+    return pa.array(map(_spelled, column.to_pylist()), pa.string())
+
+
+def _spelled(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list | dict | tuple):
+        return json.dumps(value, ensure_ascii=False, default=_spelled)
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

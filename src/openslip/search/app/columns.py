@@ -1,0 +1,57 @@
+"""What the records can be filtered by: of each column its kind, and between which values, or which there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openslip.search.index import Index, own_columns
+
+CHOICES = 120
+"""Values of a column up to which one chooses among them, if most are there several times."""
+MOST = 64
+"""Columns that can be filtered by on the page; the API takes all."""
+LOOKED_AT = 2_000_000
+"""Records up to which columns are looked at when the server starts; in more, texts are only looked for."""
+
+
+def described(index: Index) -> list[dict[str, Any]]:
+    """Return of each column that people filter by its name, its kind and what it holds.
+
+    numbers: `least` and `most`. choice: `values`, the most frequent first. truth: nothing more. text: nothing more.
+    """
+    names = [name for name in index.columns if name == "caption" or name in own_columns(index.columns)]
+    found = [one for name in names if (one := _described(index, name))]
+    return found[:MOST]
+
+
+def _described(index: Index, name: str) -> dict[str, Any] | None:
+    """Return what a column holds; None for one that nobody filters by."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = index.records([]).schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if pa.types.is_boolean(kind):
+        return {"name": name, "kind": "truth"}
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        values = index.column(name)
+        if pa.types.is_floating(kind):
+            values = values.filter(pc.is_finite(values))
+        ends = pc.min_max(values).as_py()
+        if ends["min"] is None:
+            return None
+        whole = pa.types.is_integer(kind)
+        return {"name": name, "kind": "number", "least": ends["min"], "most": ends["max"], "whole": whole}
+    if not (text or pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_temporal(kind)):
+        return None
+    if text and name != "caption" and len(index) <= LOOKED_AT:
+        counts = pc.value_counts(index.column(name)).to_pylist()
+        some = [(one["values"], one["counts"]) for one in counts if one["values"] is not None]
+        if not some:
+            return None
+        if len(some) <= min(CHOICES, len(index) // 2):
+            some.sort(key=lambda one: (-one[1], one[0]))
+            return {"name": name, "kind": "choice", "values": [{"value": v, "count": n} for v, n in some]}
+    return {"name": name, "kind": "text"}

@@ -1,0 +1,325 @@
+"""What each path answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from openslip.data.labelled import prompts
+from openslip.errors import ConfigError, SlipError
+from openslip.evaluation.features import has_text, require_text
+from openslip.search.app import columns, openapi, places, requests
+from openslip.search.app.bodies import HELD, Room, body_of, unless_gone
+from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, prepared
+from openslip.search.app.refusals import AGAIN, UNKNOWN, ClientGone, Json, Refusal, encoded, refused
+from openslip.search.app.requests import Part
+from openslip.search.app.worker import Answer, Recent, Worker
+from openslip.search.hits import Hits
+from openslip.search.index import ABOUT, Index
+from openslip.search.query import Term, check_text, notes_of
+
+WAITING, LOOKING = 256, 2048
+"""Requests that may be computed or wait for it, and pictures that may be on their way."""
+SLICE = 64
+"""Prompts of `/classify` that are computed at a time, so that others get in between."""
+CLASSES = 16
+"""Sets of names whose embeddings are kept."""
+CELL, LIST = 2000, 100
+"""Characters of a text, and values of a list in captions and columns that are sent."""
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+
+class Service:
+    """An index, served: the answers to all paths, and what computes them.
+
+    max_upload: bytes of a picture that a client sends. Raises what `Index.model` does. `app` is the application.
+    """
+
+    def __init__(self, index: Index, *, max_upload: int = 20_000_000) -> None:
+        self.index, self.max_upload = index, max_upload
+        self.model = index.model
+        self.version = _version(index)
+        self.worker = Worker(index)
+        self.pictures = Pictures(index)
+        self.bodies = Room(HELD, "Others are sending pictures, and there is no room for more")
+        self.waiting = Room(WAITING, f"{WAITING} requests wait already")
+        self.looking = Room(LOOKING, f"{LOOKING:,} pictures are on their way already")
+        self._pool = ThreadPoolExecutor(4, "serve")
+        self._classes: Recent[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = Recent(CLASSES)
+        self._static = dict(_static())
+        self._columns: list[dict[str, Any]] | None = None
+        self._map: bytes | SlipError | None = None
+        threading.Thread(target=self._look, name="map", daemon=True).start()
+        self.app = Starlette(
+            routes=[
+                *(Route(path, self._file, methods=["GET"]) for path in ("/", "/docs", "/static/{name}")),
+                Route("/about", self._about, methods=["GET"]),
+                Route("/openapi.json", self._openapi, methods=["GET"]),
+                Route("/map", self._places, methods=["GET"]),
+                Route("/record/{row:int}", self._record, methods=["GET"]),
+                Route("/picture/{row:int}", self._picture, methods=["GET"]),
+                Route("/thumbnail/{row:int}", self._thumbnail, methods=["GET"]),
+                Route("/search", self._post(self._search), methods=["POST"]),
+                Route("/embed", self._post(self._embed), methods=["POST"]),
+                Route("/classify", self._post(self._classify), methods=["POST"]),
+            ],
+            exception_handlers={SlipError: _on_error, HTTPException: _on_http, Exception: _on_mistake},
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self.worker.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _look(self) -> None:
+        """Look at the columns, and make the map: in the background, because it may take a while."""
+        self._columns = columns.described(self.index)
+        found = places.places(self.index)
+        x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
+        self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
+
+    async def _aside(self, call: Callable[..., Any], *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *given)
+
+    def _post(
+        self, answer: Callable[[dict[str, Any]], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return the endpoint that reads a request and has it answered."""
+
+        async def endpoint(request: Request) -> Response:
+            kind = request.headers.get("content-type", "")
+            most = self.max_upload
+            if kind.startswith("application/json"):  # with base64
+                most = most * 4 // 3 + 1_000_000
+            try:
+                async with body_of(request, most, self.bodies) as body:
+                    with self.waiting.place():
+                        address = request.query_params.multi_items()
+                        values = await self._aside(requests.values_of, kind, body, address)
+                        return await unless_gone(request, answer(values))
+            except ClientGone:
+                return Response(status_code=499)
+
+        return endpoint
+
+    async def _search(self, values: dict[str, Any]) -> Response:
+        asked = requests.searching(values)
+        terms = await asyncio.gather(*map(self._term, asked.parts))
+        found = await asyncio.wrap_future(self.worker.search(terms, asked.search))
+        return Json(await self._aside(self._found, terms, found))
+
+    async def _embed(self, values: dict[str, Any]) -> Response:
+        asked = requests.embedding(values)
+        parts = [*(Part(text=text) for text in asked.texts), *(Part(image=image) for image in asked.images)]
+        terms = await asyncio.gather(*map(self._term, parts))
+        vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
+        count = len(asked.texts)
+        return Json({"dim": self.index.dim, "texts": vectors[:count], "images": vectors[count:]})
+
+    async def _classify(self, values: dict[str, Any]) -> Response:
+        asked = requests.classifying(values)
+        require_text(self.model, "Classification by names")
+        for row in asked.rows:
+            self._check_row(row)
+        terms = await asyncio.gather(*(self._term(Part(image=image)) for image in asked.images))
+        classes = await self._weights(asked.names, asked.templates)
+        vectors = self.index.vectors[list(asked.rows)].astype(np.float32)
+        if terms:
+            vectors = np.concatenate([await asyncio.wrap_future(self.worker.embed(terms)), vectors])
+        logits = self.model.logit_scale * vectors @ classes.T
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, : asked.top]
+        results = [
+            [{"name": asked.names[i], "probability": float(row[i])} for i in order]
+            for row, order in zip(shares, best)
+        ]
+        count = len(asked.images)
+        return Json({"images": results[:count], "rows": results[count:]})
+
+    async def _weights(self, names: tuple[str, ...], templates: tuple[str, ...]) -> np.ndarray:
+        """Return the embeddings of classes (C, D) as `evaluation.zeroshot.classifier` makes them."""
+        if (names, templates) not in self._classes:
+            texts = [prompts.fill(template, name) for name in names for template in templates]
+            parts = []
+            for start in range(0, len(texts), SLICE):
+                some = [Term(text=text) for text in texts[start : start + SLICE]]
+                parts.append(await asyncio.wrap_future(self.worker.embed(some)))
+            mean = np.concatenate(parts).reshape(len(names), len(templates), -1).mean(axis=1)
+            length = np.linalg.norm(mean, axis=1, keepdims=True)
+            self._classes[names, templates] = mean / np.maximum(length, 1e-12)
+        return self._classes.used((names, templates))
+
+    async def _term(self, part: Part) -> Term:
+        """Return a part of a request as the worker takes it. Raises what makes it unusable."""
+        if part.text:
+            check_text(self.index, part.text)
+            return Term(part.weight, text=part.text)
+        if part.image:
+            pixels = await self._aside(prepared, self.model.preprocess, part.image)
+            return Term(part.weight, picture=pixels)
+        if part.vector is not None:
+            if part.vector.shape != (self.index.dim,):
+                raise ConfigError(
+                    f"A vector to search for has {self.index.dim} numbers", got=f"{len(part.vector)}"
+                )
+            return Term(part.weight, vector=part.vector)
+        if part.row is None:
+            raise ConfigError("A picture in the request is empty")
+        self._check_row(part.row)
+        return Term(part.weight, row=part.row)
+
+    def _check_row(self, row: int) -> None:
+        if row >= len(self.index):
+            raise Refusal(
+                UNKNOWN,
+                "There is no such row in the index",
+                got=row,
+                fix=f"Rows: 0 to {len(self.index) - 1:,}",
+            )
+
+    def _found(self, terms: Sequence[Term], answer: Answer) -> dict[str, Any]:
+        """Return what was found with what is known of each, and what there is to say of the terms."""
+        scores = np.zeros(len(answer.rows)) if answer.scores is None else answer.scores
+        hits = self._hits(answer.rows, scores)
+        if answer.scores is None:
+            hits = [hit | {"score": None} for hit in hits]
+        return {
+            "among": answer.among,
+            "more": answer.more,
+            "hits": hits,
+            "notes": notes_of(self.model, terms),
+            "newer": self._newer(),
+        }
+
+    def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        return [_shortened(hit.as_json()) for hit in Hits(self.index, rows, scores, len(rows))]
+
+    def _newer(self) -> bool:
+        """Whether `slip embed` has written the index anew. What is served is the one that was there at the start."""
+        return _version(self.index) != self.version
+
+    async def _about(self, _: Request) -> Response:
+        about = self.index.about
+        return Json(
+            {
+                "name": self.index.folder.resolve().name,
+                "version": self.version,
+                "pictures": len(self.index),
+                "dim": self.index.dim,
+                "model": self.model.config.name,
+                "model_path": about["model"]["spec"],
+                "source": about["source"]["name"],
+                "text": has_text(self.model),
+                "columns": self._columns,
+                "newer": self._newer(),
+                "limits": {"bytes": self.max_upload, "pixels": MOST_PIXELS, "top": requests.TOP},
+            }
+        )
+
+    async def _openapi(self, request: Request) -> Response:
+        return Json(openapi.described(self.index, self.max_upload))
+
+    async def _places(self, _: Request) -> Response:
+        if self._map is None:
+            return Json({"state": "The map is being made"}, 202, {"retry-after": str(AGAIN)})
+        return Response(self._map, 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _record(self, request: Request) -> Response:
+        row = request.path_params["row"]
+        self._check_row(row)
+        found = await self._aside(self._hits, np.array([row]), np.zeros(1))
+        return Json(found[0] | {"score": None})
+
+    async def _picture(self, request: Request) -> Response:
+        return await self._shown(request, self.pictures.whole)
+
+    async def _thumbnail(self, request: Request) -> Response:
+        return await self._shown(request, self.pictures.thumbnail)
+
+    async def _shown(self, request: Request, make: Callable[[int], Shown]) -> Response:
+        with self.looking.place():
+            shown: Shown = await self._aside(make, request.path_params["row"])
+        kept = request.query_params.get("v") == self.version
+        headers = {
+            "etag": shown.tag,
+            "cache-control": "private, max-age=86400, immutable" if kept else "private, no-cache",
+        }
+        if shown.tag in request.headers.get("if-none-match", ""):
+            return Response(None, 304, headers)
+        return Response(shown.content, 200, headers, shown.kind)
+
+    async def _file(self, request: Request) -> Response:
+        path = request.url.path
+        name = {"/": "index.html", "/docs": "docs.html"}.get(path) or request.path_params["name"]
+        if name not in self._static or (name.endswith(".html") and path not in ("/", "/docs")):
+            raise HTTPException(404)
+        content, tag = self._static[name]
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(None, 304, headers)
+        return Response(content, 200, headers, KINDS[PurePosixPath(name).suffix] + "; charset=utf-8")
+
+
+def _static() -> list[tuple[str, tuple[bytes, str]]]:
+    """Return the files of the page by their names, with what tells their versions apart."""
+    here = [file for file in files("openslip.search.app").joinpath("static").iterdir() if file.is_file()]
+    shared = files("openslip.report").joinpath("templates", "tokens.css")
+    found = []
+    for file in (*here, shared):
+        content = file.read_bytes()
+        found.append((file.name, (content, f'"{hashlib.sha256(content).hexdigest()[:24]}"')))
+    return found
+
+
+def _version(index: Index) -> str:
+    """Return what tells an index from the one that `slip embed` makes of it later; "" while there is none."""
+    try:
+        found = (index.folder / ABOUT).stat()
+    except OSError:
+        return ""
+    return hashlib.sha256(f"{found.st_mtime_ns} {found.st_size} {found.st_ino}".encode()).hexdigest()[:12]
+
+
+def _shortened(value: Any) -> Any:
+    """Return a value of JSON whose texts and lists have an end."""
+    if isinstance(value, str):
+        return value if len(value) <= CELL else value[:CELL] + "…"
+    if isinstance(value, list):
+        return [_shortened(one) for one in value[:LIST]]
+    return {name: _shortened(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    return refused(error if isinstance(error, SlipError) else SlipError(str(error)))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        return refused(Refusal(405, "The path is not asked in this way", got=request.method))
+    return refused(
+        Refusal(status, "There is nothing at this path", got=request.url.path, fix="`/docs` lists all paths")
+    )
+
+
+async def _on_mistake(_: Request, error: Exception) -> Response:
+    """Answer where slip itself is wrong; the server prints the traceback."""
+    return refused(
+        Refusal(
+            500, "The request failed by a mistake of slip's own", fix="The terminal of `slip serve` says more"
+        )
+    )

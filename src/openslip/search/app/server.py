@@ -1,0 +1,199 @@
+"""The address, the words at the start and the end, and patience with clients that stall."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from openslip.errors import ConfigError
+from openslip.search.app.routes import Service
+from openslip.search.app.security import LOOPBACK, TOKEN, Guard
+from openslip.search.index import Index
+
+PORT = 8420
+BEGINNING, STUCK, IDLE = 20.0, 60.0, 30
+"""Seconds until a client must have asked something, in which it must read some of an answer, and between requests."""
+FILES = 8192
+"""Open files that are asked for, as every connection is one."""
+
+
+class Patient(H11Protocol):
+    """HTTP with an end to the patience: a client that asks nothing, or reads nothing, loses its connection."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._limit(BEGINNING, lambda: None if self.cycle else transport.close())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._limit()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._limit(STUCK, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._limit()
+        super().resume_writing()
+
+    def _limit(self, seconds: float = 0, end: Callable[[], object] | None = None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, end) if end else None
+
+
+class Server(uvicorn.Server):
+    """A server of one index.
+
+    host: a name or address of this machine; port: 0 for any that is free. token: what clients must know; where others
+    than this machine can reach the server, one is drawn. Raises ConfigError for an address that cannot be had, and what
+    `Service` does. `run` serves until a signal, or until `should_exit` is set.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        host: str = "127.0.0.1",
+        port: int = PORT,
+        token: str = "",
+        max_upload: int = 20_000_000,
+        ready: Callable[[Server], None] | None = None,
+    ) -> None:
+        if token and not TOKEN.fullmatch(token):
+            raise ConfigError(
+                "A token has 16 to 128 letters, digits, `-` and `_`",
+                got=f"{len(token)} characters",
+                fix="Leave --token out where the server is reached from other machines: one is drawn then",
+            )
+        self.socket = _listening(host, port)
+        bound, self.port = self.socket.getsockname()[:2]
+        self.alone = ipaddress.ip_address(bound).is_loopback
+        self.token = token or ("" if self.alone else secrets.token_urlsafe(24))
+        shown = f"[{bound}]" if ":" in bound else bound
+        self.host = host if self.alone and host == "localhost" else shown
+        self._ready = ready
+        try:
+            self.service = Service(index, max_upload=max_upload)
+        except BaseException:
+            self.socket.close()
+            raise
+        names = LOOPBACK | {shown} if self.alone else None
+        guard = Guard(self.service.app, names=names, token=self.token, port=self.port)
+        config: Any = {"timeout_keep_alive": IDLE, "timeout_graceful_shutdown": 2, "log_level": "error"}
+        super().__init__(
+            uvicorn.Config(
+                guard,
+                http=Patient,
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=2048,
+                **config,
+            )
+        )
+
+    @property
+    def address(self) -> str:
+        """What a browser on this machine opens."""
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        _more_files()
+        try:
+            super().run([self.socket])
+        finally:
+            self.service.close()
+            self.socket.close()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Within, signals end the server; those that the process was started to ignore stay ignored."""
+        ignored = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is signal.SIG_IGN]
+        with super().capture_signals():
+            if threading.current_thread() is threading.main_thread():
+                for one in ignored:
+                    signal.signal(one, signal.SIG_IGN)
+            yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._ready:
+            self._ready(self)
+
+
+def open_page(server: Server) -> None:
+    """Open the page in the browser of this machine, if it has one."""
+    threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket at an address. Raises ConfigError where it cannot be had."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise ConfigError(
+            "This machine has no such name or address",
+            got=f"--host {host}",
+            fix="127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it",
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(2048)
+    except OSError as error:
+        made.close()
+        raise _no_address(host, port, error) from None
+    made.setblocking(False)
+    return made
+
+
+def _no_address(host: str, port: int, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(
+            "The port is in use",
+            got=f"--port {port}",
+            cause="Another `slip serve`, or another program, listens there",
+            fix="Take another with --port, or --port 0 for any that is free",
+        )
+    if error.errno == errno.EACCES:
+        return ConfigError("The port is not for everybody", got=f"--port {port}", fix="Take one from 1024 on")
+    return ConfigError(
+        "The server cannot listen there",
+        got=f"--host {host} --port {port}",
+        cause=os.strerror(error.errno) if error.errno else str(error),
+        fix="127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it",
+    )
+
+
+def _more_files() -> None:
+    """Let this process have as many connections as the system allows it, up to FILES."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

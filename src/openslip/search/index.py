@@ -1,0 +1,358 @@
+"""A folder of embeddings with what they are of: `slip embed` writes the folder, all other commands of search read it.
+
+    vectors.npy       (N, D) float16, of length 1: a memory-map, of which a search reads blocks
+    records.parquet   N rows: key, path, caption, captions, class, the user's own columns; record, digest, stamp; a map
+    captions.npy      where captions were embedded: as many rows as there are captions, in the order of the records
+    skipped.jsonl     the records without embedding, and why
+    index.json        what made them: the model with its fingerprint, the source. Written last: without it, there is no
+                      index
+
+All of them open without slip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from openslip.data.preprocess import Preprocess
+from openslip.errors import ConfigError, DataError, SlipError
+from openslip.files import expand, read_json
+from openslip.models.weights import digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from openslip.data.record import Source
+    from openslip.encoder import Encoder
+    from openslip.search.hits import Hits
+    from openslip.search.where import Filter
+
+VECTORS, CAPTIONS, RECORDS, SKIPPED, ABOUT = (
+    "vectors.npy",
+    "captions.npy",
+    "records.parquet",
+    "skipped.jsonl",
+    "index.json",
+)
+PARTS = "parts"
+"""Folder of what an unfinished run of `slip embed` has done."""
+FORMAT = 1
+MAPPED = ("x", "y", "neighbors")
+"""Columns of a map of the collection, which an index may have."""
+OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp", *MAPPED)
+"""Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it.
+
+path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the
+number of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file. x, y,
+neighbors: see `openslip.search.map`.
+"""
+
+
+class Index:
+    """Embeddings of N pictures, and what is known of each.
+
+    vectors: (N, D) float16, a memory-map. about: what `index.json` says.
+
+    Any number of threads may use one index.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any], model: Encoder | None = None) -> None:
+        self.folder, self.about = folder, about
+        self.vectors: np.ndarray = _mapped(folder / VECTORS)
+        self._lock = threading.RLock()
+        self._given = model
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        model: Encoder | str | Path | None = None,
+        which: str = "",
+    ) -> Self:
+        """Open what `slip embed` wrote.
+
+        model: the model that the embeddings were made with, or what `openslip.load` takes, where it is not any more
+        where it was; its fingerprint is compared. which: the checkpoint of a run, as `load` takes it.
+
+        Raises DataError where there is no index, an unfinished or damaged one, or one of another model.
+        """
+        folder = expand(folder)
+        about = _read_about(folder)
+        index = cls(folder, about)
+        index._check()
+        if model is not None:
+            index._given = index._same(_loaded(model, which or "latest"))
+        return index
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        """The numbers of an embedding."""
+        return self.vectors.shape[1]
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The names of the columns of the records, with their types in Arrow's words."""
+        return {field.name: str(field.type) for field in self._parquet.schema_arrow}
+
+    def search(
+        self,
+        query: Any,
+        *,
+        where: str = "",
+        filters: Sequence[Filter] = (),
+        top: int = 10,
+        threshold: float | None = None,
+    ) -> Hits:
+        """Return the pictures that are most similar to what is searched for.
+
+        query: a text; a picture as `Encoder.encode_image` takes one, a path as a `Path` or as a text that looks like
+        one; the row of a picture of this index; an embedding (D,); or a mixture, as a text
+        `"2:dress" + ./a.jpg - "long sleeves"` or as [(2, "dress"), (1, Path("a.jpg")), (-1, "long sleeves")].
+        where: a condition on the columns, in SQL; filters: conditions that a program has put together. top: how many
+        pictures at most. threshold: the least cosine similarity, -1 to 1.
+
+        All pictures are compared, so the result is exact, and the same every time.
+
+        Raises ConfigError, DataError and EvaluationError as `query.vector_of` and `where.rows_where` do.
+        """
+        from openslip.search import exact
+        from openslip.search.hits import Hits
+        from openslip.search.query import notes_of, terms_of, vector_of
+        from openslip.search.where import rows_where
+
+        if not isinstance(top, int) or top < 1:
+            raise ConfigError("A search returns 1 picture or more", got=f"top {top}")
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ConfigError(
+                "A threshold is a cosine similarity, from -1 to 1", got=f"threshold {threshold}"
+            )
+        terms = terms_of(query)
+        among = rows_where(self, where, filters)
+        found = exact.nearest(vector_of(self, terms)[None], self.vectors, top, among)
+        rows, scores = found.rows[0], found.scores[0]
+        if threshold is not None:
+            rows, scores = rows[scores >= threshold], scores[scores >= threshold]
+        notes = notes_of(self.model, terms) if any(term.text for term in terms) else []
+        return Hits(self, rows, scores, len(self) if among is None else len(among), notes)
+
+    def records(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return these rows of the records, in this order; `columns`: those that are wanted, None for all."""
+        import pyarrow as pa
+
+        wanted = np.asarray(rows, dtype=np.int64)
+        groups, inverse = np.unique(np.searchsorted(self._ends, wanted, side="right"), return_inverse=True)
+        with self._lock:
+            tables = [self._parquet.read_row_group(int(group), columns=columns) for group in groups]
+        if not tables:
+            return self._parquet.schema_arrow.empty_table().select(
+                columns or self._parquet.schema_arrow.names
+            )
+        lengths = np.cumsum([0, *(len(table) for table in tables)])
+        firsts = np.concatenate([[0], self._ends])[groups]
+        return pa.concat_tables(tables).take(wanted - firsts[inverse] + lengths[inverse])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return one column of all records. Raises DataError where there is none of that name."""
+        if name not in self.columns:
+            raise DataError(
+                "The records have no such column", got=name, fix=f"Columns: {', '.join(self.columns)}"
+            )
+        with self._lock:
+            return self._parquet.read(columns=[name]).column(0)
+
+    def picture(self, row: int) -> bytes | np.ndarray:
+        """Return the picture of a row: the bytes of its file, or RGB pixels (H, W, 3) uint8 of a rendered one.
+
+        Raises DataError where the picture is not there any more, or is another one than was embedded.
+        """
+        from openslip.data.sources.image_files import read_image
+        from openslip.evaluation.fingerprint import of_picture
+
+        found = self.records([row], ["key", "path", "record", "digest"]).to_pylist()[0]
+        if found["path"]:
+            picture: Any = read_image(found["path"])
+        else:
+            with self._lock:
+                try:
+                    picture = self.source[found["record"]].image
+                except IndexError:
+                    picture = b""
+        if of_picture(picture).hex() != found["digest"]:
+            raise DataError(
+                "The picture is another one than was embedded",
+                got=found["path"] or found["key"],
+                cause="It has changed since",
+                fix=f"Run `slip embed` with --out {self.folder} again: it takes what is new or has changed",
+            )
+        return picture
+
+    @cached_property
+    def source(self) -> Source:
+        """The source of the pictures, opened anew. Raises DataError where it is not there any more."""
+        from openslip.data.sources import open_source
+
+        about = self.about["source"]
+        if not about["spec"]:
+            raise DataError(
+                "The pictures of this index came from a source of a program, and no path leads to them",
+                got=about["name"],
+            )
+        with self._lock:
+            return open_source(about["spec"], **about["options"], captions_required=False, must_fit=False)
+
+    @property
+    def model(self) -> Encoder:
+        """The model of the embeddings, loaded when it is first needed.
+
+        Raises DataError where it is not there any more, or has other weights by now.
+        """
+        with self._lock:
+            if self._given is None:
+                about = self.about["model"]
+                if not about["spec"]:
+                    raise DataError(
+                        "The index does not say where its model is",
+                        cause="A program handed the model in",
+                        fix="Name it with --model, in Python Index.open(folder, model=…)",
+                    )
+                try:
+                    found = _loaded(about["spec"], about["which"])
+                except SlipError as error:
+                    raise DataError(
+                        "The model of the index cannot be loaded",
+                        got=about["spec"],
+                        cause=str(error),
+                        fix="Name it with --model, in Python Index.open(folder, model=…)",
+                    ) from None
+                self._given = self._same(found)
+            return self._given
+
+    def _same(self, model: Encoder) -> Encoder:
+        """Return the model. Raises DataError where the embeddings were made with another."""
+        if fingerprint(model) != self.about["model"]["fingerprint"]:
+            raise DataError(
+                "The embeddings were made with another model",
+                got=model.config.name or "a model",
+                cause=f"They were made with {self.about['model']['spec'] or 'that of a program'}, whose weights and "
+                "preprocessing were others then. A run that has been trained on has others, too",
+                fix="Name the model or checkpoint that they were made with by --model, or embed the pictures anew with "
+                "`slip embed … --replace`",
+            )
+        return model
+
+    @cached_property
+    def _parquet(self) -> pq.ParquetFile:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(self.folder / RECORDS, memory_map=True)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self.folder, RECORDS, str(error)) from None
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each row group of the records ends, (groups,)."""
+        found = self._parquet.metadata
+        return np.cumsum([found.row_group(i).num_rows for i in range(found.num_row_groups)], dtype=np.int64)
+
+    def _check(self) -> None:
+        """Raise DataError where the files do not belong together."""
+        rows, dim = self.about["rows"], self.about["dim"]
+        if self.vectors.shape != (rows, dim) or self.vectors.dtype != np.float16:
+            raise _damaged(
+                self.folder, VECTORS, f"{self.vectors.dtype} {self.vectors.shape}, not ({rows}, {dim})"
+            )
+        if self._parquet.metadata.num_rows != rows:
+            raise _damaged(self.folder, RECORDS, f"{self._parquet.metadata.num_rows} rows, not {rows}")
+        if missing := [name for name in OWN if name not in ("class", *MAPPED) and name not in self.columns]:
+            raise _damaged(self.folder, RECORDS, f"no column {', '.join(missing)}")
+
+    def __repr__(self) -> str:
+        return f"Index({str(self.folder)!r}, {len(self):,} pictures × {self.dim})"
+
+
+def own_columns(names: Iterable[str]) -> list[str]:
+    """Return those of the columns of records that are the user's, and the class."""
+    return [name for name in names if name not in OWN or name == "class"]
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Return what tells a model from others whose embeddings differ: of its weights and preprocessing, 32 digits."""
+    about = json.dumps(asdict(Preprocess.of(encoder.config.views)), sort_keys=True, default=str)
+    return hashlib.sha256(f"{digest(encoder.model)} {about}".encode()).hexdigest()[:32]
+
+
+def _loaded(model: Encoder | str | Path, which: str) -> Encoder:
+    from openslip.encoder import Encoder
+    from openslip.interop import load
+
+    return model if isinstance(model, Encoder) else load(model, which=which)  # type: ignore[bad-argument-type]
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Return what `index.json` says. Raises DataError where there is none, or none of ours."""
+    try:
+        about = read_json(folder / ABOUT)
+        kinds = {"rows": int, "dim": int, "model": dict, "source": dict, "format": int}
+        if not isinstance(about, dict) or any(
+            not isinstance(about.get(name), kind) for name, kind in kinds.items()
+        ):
+            raise ValueError("it is no index's")
+    except FileNotFoundError:
+        raise _no_index(folder) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, ABOUT, str(error)) from None
+    if about["format"] > FORMAT:
+        raise DataError(
+            "The index was written by a later version of slip",
+            got=f"format {about['format']}",
+            fix="Update slip, or embed the pictures anew",
+        )
+    return about
+
+
+def _no_index(folder: Path) -> DataError:
+    if (folder / PARTS).is_dir() or (folder / VECTORS).exists():
+        return DataError(
+            "The index is not finished",
+            got=str(folder),
+            cause="`slip embed` is still writing it, or was ended before it was through",
+            fix="Run the same `slip embed` command again: it goes on where it was",
+        )
+    return DataError(
+        "There is no index here" if folder.exists() else "There is no such folder",
+        got=str(folder),
+        fix="`slip embed MODEL PICTURES --out FOLDER` makes one of pictures",
+    )
+
+
+def _damaged(folder: Path, name: str, why: str) -> DataError:
+    return DataError(
+        f"{name} of the index is damaged",
+        got=str(folder),
+        cause=why,
+        fix="Embed the pictures anew: remove the folder, and run `slip embed`",
+    )
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return an array of a file as a memory-map. Raises DataError where there is none."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path.parent, path.name, str(error)) from None
