@@ -215,7 +215,7 @@ def _calibrated(options: Options, classifier: Classifier) -> Rule:
     labelled = open_labelled(options.calibrate, label_column=options.label_column)
     for line in (labelled.describe(), *labelled.notes):
         _print(line)
-    pictures = labelled.untrained()
+    pictures = calibration.untrained(classifier, labelled)
     with Progress("calibrating", len(pictures), transient=True, brief=True) as bar:
         sample = calibration.read_sample(
             classifier, pictures, options.none_class, batch=options.batch, advance=bar.advance
