@@ -319,7 +319,7 @@ def _summarise(
 ) -> None:
     rejected = counts.pop(rule.none, 0) if rule.threshold else 0
     of_classes = counts.most_common()
-    told = f"{counts.total() + rejected + bad:,} pictures: {counts.total():,} of "
+    told = f"{counts.total() + rejected + bad:,} pictures: {counts.total():,} in "
     told += f"{len(of_classes):,} of {len(classifier.names):,} classes"
     if rule.threshold:
         told += f", {rejected:,} {rule.none} (below {rule.threshold:.4g})"
