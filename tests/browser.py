@@ -6,6 +6,7 @@ Tests that need it are skipped where no Chromium is found in PATH.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import queue
@@ -41,24 +42,30 @@ class Browser:
     """A Chromium, with any number of pages. `close` ends it."""
 
     def __init__(self, folder: Path) -> None:
-        to_browser, ours_out = os.pipe()
-        ours_in, from_browser = os.pipe()
+        commands, ours_out = os.pipe()
+        ours_in, answers = os.pipe()
+        # Out of the way of 3 and 4, from which the browser reads commands and to which it writes.
+        pipes = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 64) for one in (commands, answers)]
         options = [
             "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run",
             "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
             "--disable-sync", "--mute-audio", "--hide-scrollbars", f"--user-data-dir={folder}",
         ]  # fmt: skip
-        # The browser reads commands from its descriptor 3 and writes to 4.
-        script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+
+        def give_pipes() -> None:
+            os.dup2(pipes[0], 3)
+            os.dup2(pipes[1], 4)
+
         self.process = subprocess.Popen(
-            ["sh", "-c", script, "sh", found() or "chromium", *options, "about:blank"],
-            pass_fds=(to_browser, from_browser),
+            [found() or "chromium", *options, "about:blank"],
+            pass_fds=(3, 4),
+            preexec_fn=give_pipes,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        for one in (commands, answers, *pipes):
+            os.close(one)
         self._out, self._in = os.fdopen(ours_out, "wb", buffering=0), os.fdopen(ours_in, "rb", buffering=0)
         self._answers: dict[int, queue.Queue[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}
@@ -103,13 +110,7 @@ class Browser:
             for domain in ("Page", "Runtime", "Network", "Log"):
                 page.call(f"{domain}.enable")
             page.size(width, height)
-            page.call(
-                "Emulation.setEmulatedMedia",
-                features=[
-                    {"name": name.replace("_", "-"), "value": value}
-                    for name, value in ({"prefers_color_scheme": "light"} | media).items()
-                ],
-            )
+            page.media(**({"prefers_color_scheme": "light"} | media))
             page.go(address)
             yield page
         finally:
@@ -157,6 +158,11 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600, **more,
         )  # fmt: skip
+
+    def media(self, **features: str) -> None:
+        """Set features such as prefers_color_scheme="dark"."""
+        given = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.call("Emulation.setEmulatedMedia", features=given)
 
     def value(self, script: str) -> Any:
         """Return what an expression gives, awaited."""

@@ -24,7 +24,12 @@ from openslip.cli import main
     ],
 )
 def test_what_is_wrong_is_said(
-    words: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+    words: list[str],
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["serve", *words]) == status

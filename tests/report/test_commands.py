@@ -90,7 +90,10 @@ def test_runs_without_results_show_how_to_measure_them(tmp_path: Path, loss: str
 
 def test_the_quickstart_s_next_steps(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("it's clip", "slip")]
-    show, train, evaluate, report = (understood(line) for _, line in next_steps(tmp_path, folders))
+    steps = [understood(line) for _, line in next_steps(tmp_path, folders)]
+    embed, search, show, train, evaluate, report = steps
+    assert (embed.model, embed.source) == (str(folders[-1]), str(tmp_path / "scenes"))
+    assert embed.out == search.folder
     assert show.source == str(tmp_path / "scenes")
     assert train.config.data.train == "pairs.csv"
     assert evaluate.model == folders[-1]

@@ -102,7 +102,12 @@ def test_pictures_are_paths_that_look_like_some(pictures) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["a.jpg", "my photo.png"], ["red", "./a.jpg"], ["red", "+", "a.jpg", "a.jpg"], ["a.jpg", "red", "-", "blue"]],
+    [
+        ["a.jpg", "my photo.png"],
+        ["red", "./a.jpg"],
+        ["red", "+", "a.jpg", "a.jpg"],
+        ["a.jpg", "red", "-", "blue"],
+    ],
 )
 def test_pictures_side_by_side_are_no_text(pictures, words: list[str]) -> None:
     with pytest.raises(ConfigError, match="without a sign"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -70,16 +70,10 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
         )
     if "\0" in where or where != where.encode("utf-8", "replace").decode():
         raise ConfigError("The condition has characters that no text has", got=where)
-    for one in filters:
-        if one.column not in index.columns:
-            raise ConfigError(
-                "The records have no such column", got=one.column, fix=did_you_mean(one.column, index.columns)
-            )
     duckdb = _duckdb()
     try:
-        # Without SQL, by the file that the index has open, which `slip embed` may have replaced in the meantime.
-        columns = None if where.strip() else list(dict.fromkeys(one.column for one in filters))
-        with _records(duckdb, index, columns) as (records, names, number), _in_time(records[0]):
+        needed = None if where.strip() else {one.column: None for one in filters}
+        with _records(duckdb, index, needed) as (records, names, number), _in_time(records[0]):
             relation = records[1]
             conditions = [_expression(duckdb, index, relation, one, names) for one in filters]
             if where.strip():
@@ -108,12 +102,14 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
 
 @contextmanager
 def _records(
-    duckdb: Any, index: Index, columns: Sequence[str] | None
+    duckdb: Any, index: Index, needed: Iterable[str] | None
 ) -> Iterator[tuple[tuple[Any, Any], dict[str, str], str]]:
     """Open the records; give the database with the relation, the columns' names there, and that of the row's number.
 
-    columns: those that are wanted; None: all, of the file that is there now. DuckDB's names have no case: of `price` and
-    `Price` the second is called otherwise.
+    needed: the columns that conditions are about; None where only their SQL says so. What is needed is read from the
+    file that the index has open, which `slip embed` may have replaced since: a server goes on with what it has.
+
+    DuckDB's names have no case: of `price` and `Price` the second is called otherwise.
     """
     path = str((index.folder / "records.parquet").resolve())
     quoted = path.replace("'", "''")
@@ -129,12 +125,13 @@ def _records(
         database.execute(f"SET allowed_paths = ['{quoted}']")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        # A name with signs of a pattern is one file's nevertheless, for no other is allowed.
-        if columns is None:
-            relation = database.read_parquet(path)
+        if needed is None:
+            # A name with signs of a pattern is one file's nevertheless, for no other is allowed.
+            relation, columns = database.read_parquet(path), list(index.columns)
         else:
+            columns = [name for name in needed if name in index.columns]
             relation = database.from_arrow(_columns(index, columns))
-        names = dict(zip(index.columns if columns is None else columns, relation.columns))
+        names = dict(zip(columns, relation.columns))
         number = "row"
         while number in {name.lower() for name in relation.columns}:
             number += "_"
@@ -143,9 +140,11 @@ def _records(
 
 
 def _columns(index: Index, names: Sequence[str]) -> pa.Table:
+    """Return columns of all records, and one beside them, for a table of no columns has no rows."""
     import pyarrow as pa
 
-    return pa.table([index.column(name) for name in names], names=list(names))
+    values = [index.column(name) for name in names]
+    return pa.table([*values, pa.nulls(len(index))], [*names, ""])
 
 
 @contextmanager
@@ -172,6 +171,10 @@ def _check_condition(types: Sequence[Any], where: str) -> None:
 
 def _expression(duckdb: Any, index: Index, relation: Any, one: Filter, names: dict[str, str]) -> Any:
     """Return a filter as an expression of DuckDB."""
+    if one.column not in index.columns:
+        raise ConfigError(
+            "The records have no such column", got=one.column, fix=did_you_mean(one.column, index.columns)
+        )
     if one.operator not in OPERATORS:
         raise ConfigError(
             "There is no such comparison", got=one.operator, fix=f"Known: {', '.join(OPERATORS)}"

@@ -90,7 +90,12 @@ class Client:
         self.port = port
 
     def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = 60,
     ) -> Reply:
         """body: bytes as they are, others as JSON."""
         sent = dict(headers or {})

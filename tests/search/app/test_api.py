@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from openslip.classifier import ZeroShotClassifier
+from openslip.search.app import routes
 from openslip.search.index import Index
 from openslip.search.query import Term
 from openslip.search.where import Filter, rows_where
@@ -26,7 +27,9 @@ def found(client: Client, **asked: Any) -> list[tuple[int, float]]:
     return [(hit["row"], hit["score"]) for hit in reply.json["hits"]]
 
 
-def test_text_pictures_rows_vectors_and_mixtures_find_what_the_index_finds(client: Client, index: Index) -> None:
+def test_text_pictures_rows_vectors_and_mixtures_find_what_the_index_finds(
+    client: Client, index: Index
+) -> None:
     vector = np.random.default_rng(0).standard_normal(index.dim)
     asked: list[tuple[dict[str, Any], list[Term]]] = [
         ({"text": "a red square"}, [Term(text="a red square")]),
@@ -51,7 +54,9 @@ def test_pages_of_answers_follow_one_another(client: Client, index: Index) -> No
     whole = found(client, text="green", top=30)
     parts = [found(client, text="green", top=12, offset=offset) for offset in (0, 12, 24)]
     assert sum(parts, [])[:30] == whole
-    replies = [client.post("/search", {"text": "green", "top": 20, "offset": n}).json for n in (0, 39, 40, 41)]
+    replies = [
+        client.post("/search", {"text": "green", "top": 20, "offset": n}).json for n in (0, 39, 40, 41)
+    ]
     assert [(reply["more"], len(reply["hits"])) for reply in replies] == [
         (True, 20),
         (True, 20),
@@ -66,7 +71,7 @@ def test_a_threshold_ends_the_answer(client: Client) -> None:
     reply = client.post("/search", {"text": "green", "top": COUNT, "threshold": least}).json
     assert [hit["score"] for hit in reply["hits"]] == scores[:10]
     assert not reply["more"]
-    assert client.post("/search", {"text": "green", "threshold": 1.5}).json["hits"] == []
+    assert client.post("/search", {"text": "green", "threshold": 1}).json["hits"] == []
 
 
 def test_without_terms_pictures_come_in_their_order(client: Client) -> None:
@@ -105,6 +110,18 @@ def test_a_text_of_a_client_is_never_a_path(client: Client, index: Index) -> Non
         assert [row for row, _ in found(client, text=text, top=3)] == expected.rows.tolist()
 
 
+def test_what_there_is_to_say_of_a_text_is_said(client: Client) -> None:
+    assert client.post("/search", {"text": "short", "top": 1}).json["notes"] == []
+    notes = client.post("/search", {"text": "many words " * 40, "top": 1}).json["notes"]
+    assert "is left out" in notes[0]
+
+
+def test_long_texts_of_records_have_an_end() -> None:
+    found = routes._shortened({"a": "x" * 5000, "b": [["y" * 3000] * 200], "c": 1, "d": None})
+    assert (len(found["a"]), len(found["b"][0]), len(found["b"][0][0])) == (2001, 100, 2001)
+    assert (found["c"], found["d"]) == (1, None)
+
+
 def test_a_picture_as_the_body_takes_options_from_the_address(client: Client, index: Index) -> None:
     reply = client.post("/search?top=4", jpeg(2), Content_Type="image/jpeg").json
     assert [hit["row"] for hit in reply["hits"]] == index.search([Term(picture=jpeg(2))], top=4).rows.tolist()
@@ -123,7 +140,13 @@ def test_embeddings_are_those_of_the_model(client: Client, index: Index) -> None
 def test_probabilities_are_those_of_the_classifier(client: Client, index: Index) -> None:
     names, templates = ["red", "green", "a cat"], ["a {}.", "{}"]
     expected = ZeroShotClassifier(index.model, names, templates)([jpeg(0), jpeg(1)]).numpy()
-    asked = {"names": names, "templates": templates, "images": [base(jpeg(0)), base(jpeg(1))], "rows": [4], "top": 3}
+    asked = {
+        "names": names,
+        "templates": templates,
+        "images": [base(jpeg(0)), base(jpeg(1))],
+        "rows": [4],
+        "top": 3,
+    }
     for _ in range(2):  # the second time the names are known
         reply = client.post("/classify", asked).json
         for answer, row in zip(reply["images"], expected):
@@ -169,12 +192,13 @@ def test_about_tells_what_is_served(client: Client) -> None:
         ("/search", {"terms": [{"vector": [1, 2]}]}, 400, "8 numbers"),
         ("/search", {"terms": [{"vector": ["a"]}]}, 400, "list of numbers"),
         ("/search", {"terms": [{"vector": [0] * 8}]}, 400, "finite numbers"),
+        ("/search", {"text": "a", "threshold": 1.5}, 400, "from -1 to 1"),
         ("/search", {"text": "a", "top": 0}, 400, "`top` is a whole number"),
         ("/search", {"text": "a", "top": 501}, 400, "`top` is a whole number"),
         ("/search", {"text": "a", "offset": 10**9}, 400, "`offset`"),
         ("/search", {"filters": [{"column": "prise", "operator": "<", "value": 1}]}, 400, "Did you mean 'price'"),
         ("/search", {"filters": [{"column": "price", "operator": "; DROP", "value": 1}]}, 400, "Known:"),
-        ("/search", {"filters": [{"column": "price", "operator": "<", "value": "x"}]}, 400, "cannot be read"),
+        ("/search", {"filters": [{"column": "price", "operator": "<", "value": "x"}]}, 400, "cannot be compared"),
         ("/search", {"filters": [{"column": "price", "operator": "<", "value": {"a": 1}}]}, 400, "a number"),
         ("/search", {"filters": [{"column": "price", "operator": "in", "value": []}]}, 400, "list of 1"),
         ("/search", {"image": "no base64!"}, 400, "base64"),

@@ -51,7 +51,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
         go.set()
 
 
-def test_fifty_clients_at_once_each_get_the_right_answer(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_clients_at_once_each_get_the_right_answer(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = [
         {
             "text": f"a {COLOURS[n % 3]} square, number {n}",
@@ -82,7 +84,8 @@ def test_without_the_model_answers_are_those_of_the_index_to_the_bit(index: Inde
     worker = Worker(index)
     try:
         futures = [
-            worker.search([Term(row=n), Term(-0.3, row=n + 1)], Search(5 + n, offset=n % 3)) for n in range(20)
+            worker.search([Term(row=n), Term(-0.3, row=n + 1)], Search(5 + n, offset=n % 3))
+            for n in range(20)
         ]
         for n, future in enumerate(futures):
             first, answer = n % 3, future.result(60)
@@ -113,7 +116,9 @@ def test_an_error_is_that_of_one_request_alone(index: Index, monkeypatch: pytest
         with pytest.raises(Exception, match="no such column"):
             found[3].result(60)
         for n in (0, 2):
-            assert found[n].result(60).rows.tolist() == index.search([Term(text=texts[n])], top=3).rows.tolist()
+            assert (
+                found[n].result(60).rows.tolist() == index.search([Term(text=texts[n])], top=3).rows.tolist()
+            )
     finally:
         worker.close()
 
@@ -124,7 +129,9 @@ def test_a_closed_worker_cancels_what_waits(index: Index) -> None:
     assert worker.search([Term(row=0)], Search(1)).cancelled()
 
 
-def test_more_requests_than_may_wait_are_sent_away_in_words(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_requests_than_may_wait_are_sent_away_in_words(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(index) as (server, client), ThreadPoolExecutor(4) as clients:
         server.service.waiting.most = 4
         with held(monkeypatch):
@@ -216,7 +223,9 @@ def test_a_client_that_never_reads_holds_nobody_up_and_is_ended(
             one.close()
 
 
-def test_a_body_that_is_too_large_is_refused_while_it_comes(client: Client, server: tuple[Server, Client]) -> None:
+def test_a_body_that_is_too_large_is_refused_while_it_comes(
+    client: Client, server: tuple[Server, Client]
+) -> None:
     """Of 200 kB that may come, in base64 and with a JSON around it 1.3 MB."""
     announced = connected(client, POST + b"Expect: 100-continue\r\nContent-Length: 10000000000\r\n\r\n")
     assert b" 413 " in answer_of(announced).partition(b"\r\n")[0]
@@ -247,7 +256,9 @@ def test_all_bodies_together_have_a_limit(client: Client, server: tuple[Server, 
     assert client.post("/search", {"text": "a text that is longer"}).status == 200
 
 
-def test_nothing_is_computed_for_clients_that_have_gone(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_computed_for_clients_that_have_gone(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(index) as (server, client), ThreadPoolExecutor(1) as clients:
         with held(monkeypatch) as seen:
             first = clients.submit(client.post, "/search", {"text": "first"})

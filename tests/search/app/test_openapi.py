@@ -44,7 +44,9 @@ def test_what_is_described_is_read_and_nothing_else(client: Client) -> None:
         ("/embed", requests.embedding),
         ("/classify", requests.classifying),
     ):
-        fields: dict[str, Any] = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        fields: dict[str, Any] = described["paths"][path]["post"]["requestBody"]["content"][
+            "application/json"
+        ]["schema"]
         names = {*fields["properties"]}
         error = ""
         try:

@@ -61,7 +61,12 @@ def test_pictures_come_as_they_are_with_the_kind_that_their_bytes_tell(client: C
 def test_formats_that_browsers_do_not_show_are_encoded_anew(tmp_path: Path) -> None:
     files = [file_of(pixels(0), "TIFF"), file_of(pixels(0), "BMP"), file_of(pixels(0), "WEBP", lossless=True)]
     found = shown([*files, pixels(0)], tmp_path / "vectors")
-    assert [found.whole(row).kind for row in range(4)] == ["image/jpeg", "image/jpeg", "image/webp", "image/png"]
+    assert [found.whole(row).kind for row in range(4)] == [
+        "image/jpeg",
+        "image/jpeg",
+        "image/webp",
+        "image/png",
+    ]
     assert found.whole(2).content == files[2]
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found.whole(3).content))), pixels(0))
 
@@ -137,7 +142,9 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
         (b"MZ" + bytes(200), "a program"),
     ],
 )
-def test_what_is_no_picture_is_refused_whatever_it_is_called(client: Client, content: bytes, words: str) -> None:
+def test_what_is_no_picture_is_refused_whatever_it_is_called(
+    client: Client, content: bytes, words: str
+) -> None:
     for path in ("/search", "/embed", "/classify?name=a"):
         reply = client.post(path, content, Content_Type="image/jpeg")
         assert reply.status == 415

@@ -94,7 +94,9 @@ def test_with_a_token_nothing_is_answered_without_it(guarded: tuple[Server, Clie
     for path in ("/", "/docs", "/about", "/openapi.json", "/thumbnail/0", "/map"):
         assert client.get(path).status == 401
         assert client.get(path, Authorization="Bearer " + TOKEN[:-1]).status == 401
-        assert client.get(path, Authorization="Bearer ünrecht".encode("latin-1").decode("latin-1")).status == 401
+        assert (
+            client.get(path, Authorization="Bearer ünrecht".encode("latin-1").decode("latin-1")).status == 401
+        )
         assert client.get(path, Cookie="x; openslip-0=" + TOKEN).status == 401
         assert TOKEN.encode() not in client.get(path).body
     assert client.post("/search", {}).status == 401

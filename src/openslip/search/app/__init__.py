@@ -8,7 +8,7 @@ worker      one thread that computes what many clients ask for, together
 security    who may ask at all, and what browsers may do with the answers
 pictures    pictures that clients send, and those of the index as they are shown
 columns     what the records can be filtered by
-map         where each picture lies on the map
+places      where each picture lies on the map
 openapi     the description of the API
 static/     the page: HTML, CSS and JavaScript modules, as they are
 """

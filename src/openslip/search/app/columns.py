@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from openslip.search.index import OWN, Index
+from openslip.search.index import Index, own_columns
 
-CHOICES = 40
-"""Values of a column up to which one chooses among them."""
+CHOICES = 120
+"""Values of a column up to which one chooses among them, if most are there several times."""
 MOST = 64
 """Columns that can be filtered by on the page; the API takes all."""
 LOOKED_AT = 2_000_000
 """Records up to which columns are looked at when the server starts; in more, texts are only looked for."""
-PLACES = ("x", "y")
-"""Columns with which `slip embed --map` says where each picture lies."""
-NEIGHBOURS = "neighbors"
 
 
 def described(index: Index) -> list[dict[str, Any]]:
@@ -22,10 +19,7 @@ def described(index: Index) -> list[dict[str, Any]]:
 
     numbers: `least` and `most`. choice: `values`, the most frequent first. truth: nothing more. text: nothing more.
     """
-    hidden = {*OWN, NEIGHBOURS} - {"class", "caption"}
-    if all(name in index.columns for name in PLACES):
-        hidden |= {*PLACES}
-    names = [name for name in index.columns if name not in hidden]
+    names = [name for name in index.columns if name == "caption" or name in own_columns(index.columns)]
     found = [one for name in names if (one := _described(index, name))]
     return found[:MOST]
 
@@ -57,7 +51,7 @@ def _described(index: Index, name: str) -> dict[str, Any] | None:
         some = [(one["values"], one["counts"]) for one in counts if one["values"] is not None]
         if not some:
             return None
-        if len(some) <= CHOICES:
+        if len(some) <= min(CHOICES, len(index) // 2):
             some.sort(key=lambda one: (-one[1], one[0]))
             return {"name": name, "kind": "choice", "values": [{"value": v, "count": n} for v, n in some]}
     return {"name": name, "kind": "text"}

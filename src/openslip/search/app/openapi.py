@@ -94,7 +94,7 @@ def _search() -> _Json:
         filters=_list_of(_ref("Filter"), requests.FILTERS, "Conditions that all must hold."),
         top=_number("integer", 1, requests.TOP, 10, "How many pictures at most."),
         offset=_number("integer", 0, requests.FARTHEST, 0, "How many to pass over, for the next page."),
-        threshold={"type": "number", "description": "The least score."},
+        threshold={"type": "number", "minimum": -1, "maximum": 1, "description": "The least score."},
     )
     answer = _object(
         among={"type": "integer", "description": "How many pictures the conditions hold for."},
@@ -104,6 +104,7 @@ def _search() -> _Json:
             "description": "Whether the index has been written anew since the server started.",
         },
         hits=_list_of(_ref("Hit")),
+        notes=_list_of({"type": "string"}, description="What there is to say of the request."),
     )
     return _post(
         "The most similar pictures to a text, a picture, or a mixture.",
@@ -234,10 +235,7 @@ def _hit() -> _Json:
         row={"type": "integer"},
         score={"type": ["number", "null"], "description": "Cosine similarity, from -1 to 1."},
         key={"type": "string"},
-        path={
-            "type": ["string", "null"],
-            "description": "Of its file, null where it lies in a shard or table.",
-        },
+        path={"type": "string", "description": "Of its file, empty where it lies in a shard or table."},
         captions=_list_of({"type": "string"}),
         columns={"type": "object", "description": "Your own columns."},
     )

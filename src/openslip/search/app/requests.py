@@ -137,7 +137,7 @@ def searching(values: Mapping[str, Any]) -> Searching:
             _whole(values, "top", 10, 1, TOP),
             _whole(values, "offset", 0, 0, FARTHEST),
             tuple(_filter(one) for one in _list(values, "filters", FILTERS)),
-            None if threshold is None else _float("threshold", threshold),
+            None if threshold is None else _threshold(threshold),
         ),
     )
 
@@ -286,6 +286,12 @@ def _whole(values: Mapping[str, Any], name: str, usual: int, least: int, most: i
         end = f"to {most:,}" if most is not None else "on"
         raise ConfigError(f"`{name}` is a whole number from {least} {end}", got=str(value)[:80])
     return value
+
+
+def _threshold(value: Any) -> float:
+    if not -1 <= _float("threshold", value) <= 1:
+        raise ConfigError("`threshold` is a cosine similarity, from -1 to 1", got=value)
+    return float(value)
 
 
 def _float(name: str, value: Any) -> float:

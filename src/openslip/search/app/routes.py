@@ -21,15 +21,15 @@ from starlette.routing import Route
 from openslip.data.labelled import prompts
 from openslip.errors import ConfigError, SlipError
 from openslip.evaluation.features import has_text, require_text
-from openslip.search.app import columns, openapi, requests
-from openslip.search.app import map as maps
+from openslip.search.app import columns, openapi, places, requests
 from openslip.search.app.bodies import HELD, Room, body_of, unless_gone
 from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, prepared
 from openslip.search.app.refusals import AGAIN, UNKNOWN, ClientGone, Json, Refusal, encoded, refused
 from openslip.search.app.requests import Part
 from openslip.search.app.worker import Answer, Recent, Worker
-from openslip.search.index import ABOUT, OWN, Index
-from openslip.search.query import Term, check_text
+from openslip.search.hits import Hits
+from openslip.search.index import ABOUT, Index
+from openslip.search.query import Term, check_text, notes_of
 
 WAITING, LOOKING = 256, 2048
 """Requests that may be computed or wait for it, and pictures that may be on their way."""
@@ -37,8 +37,8 @@ SLICE = 64
 """Prompts of `/classify` that are computed at a time, so that others get in between."""
 CLASSES = 16
 """Sets of names whose embeddings are kept."""
-CELL = 2000
-"""Characters of a text in a column that are sent."""
+CELL, LIST = 2000, 100
+"""Characters of a text, and values of a list in captions and columns that are sent."""
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
@@ -87,7 +87,7 @@ class Service:
     def _look(self) -> None:
         """Look at the columns, and make the map: in the background, because it may take a while."""
         self._columns = columns.described(self.index)
-        found = maps.places(self.index)
+        found = places.places(self.index)
         x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
         self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
 
@@ -119,7 +119,7 @@ class Service:
         asked = requests.searching(values)
         terms = await asyncio.gather(*map(self._term, asked.parts))
         found = await asyncio.wrap_future(self.worker.search(terms, asked.search))
-        return Json(await self._aside(self._found, found))
+        return Json(await self._aside(self._found, terms, found))
 
     async def _embed(self, values: dict[str, Any]) -> Response:
         asked = requests.embedding(values)
@@ -191,33 +191,22 @@ class Service:
                 fix=f"Rows: 0 to {len(self.index) - 1:,}",
             )
 
-    def _found(self, answer: Answer) -> dict[str, Any]:
-        """Return what was found with what is known of each."""
-        rows = answer.rows.tolist()
-        scores = [None] * len(rows) if answer.scores is None else answer.scores.tolist()
+    def _found(self, terms: Sequence[Term], answer: Answer) -> dict[str, Any]:
+        """Return what was found with what is known of each, and what there is to say of the terms."""
+        scores = np.zeros(len(answer.rows)) if answer.scores is None else answer.scores
+        hits = self._hits(answer.rows, scores)
+        if answer.scores is None:
+            hits = [hit | {"score": None} for hit in hits]
         return {
             "among": answer.among,
             "more": answer.more,
-            "hits": self._hits(rows, scores),
+            "hits": hits,
+            "notes": notes_of(self.model, terms),
             "newer": self._newer(),
         }
 
-    def _hits(self, rows: list[int], scores: Sequence[float | None]) -> list[dict[str, Any]]:
-        return [
-            {
-                "row": row,
-                "score": score,
-                "key": record["key"],
-                "path": record["path"],
-                "captions": [_plain(caption) for caption in record["captions"]],
-                "columns": {
-                    name: _plain(value)
-                    for name, value in record.items()
-                    if (name not in OWN or name == "class") and name != columns.NEIGHBOURS
-                },
-            }
-            for row, score, record in zip(rows, scores, self.index.records(rows).to_pylist())
-        ]
+    def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        return [_shortened(hit.as_json()) for hit in Hits(self.index, rows, scores, len(rows))]
 
     def _newer(self) -> bool:
         """Whether `slip embed` has written the index anew. What is served is the one that was there at the start."""
@@ -252,7 +241,8 @@ class Service:
     async def _record(self, request: Request) -> Response:
         row = request.path_params["row"]
         self._check_row(row)
-        return Json((await self._aside(self._hits, [row], [None]))[0])
+        found = await self._aside(self._hits, np.array([row]), np.zeros(1))
+        return Json(found[0] | {"score": None})
 
     async def _picture(self, request: Request) -> Response:
         return await self._shown(request, self.pictures.whole)
@@ -304,19 +294,13 @@ def _version(index: Index) -> str:
     return hashlib.sha256(f"{found.st_mtime_ns} {found.st_size} {found.st_ino}".encode()).hexdigest()[:12]
 
 
-def _plain(value: Any) -> Any:
-    """Return a value of a column as JSON has it."""
+def _shortened(value: Any) -> Any:
+    """Return a value of JSON whose texts and lists have an end."""
     if isinstance(value, str):
         return value if len(value) <= CELL else value[:CELL] + "…"
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
     if isinstance(value, list):
-        return [_plain(one) for one in value[:100]]
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    return str(value)
+        return [_shortened(one) for one in value[:LIST]]
+    return {name: _shortened(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

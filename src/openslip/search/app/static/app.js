@@ -65,12 +65,9 @@ async function find(behind = false) {
   }
   if (signal.aborted) return;
   $("grid").removeAttribute("aria-busy");
-  notice(
-    answer.newer && !lost
-      ? "The pictures have been embedded anew since this server started. End it with Ctrl-C, and start `slip serve` again to see them."
-      : lost,
-    { error: Boolean(lost) },
-  );
+  const newer =
+    "The pictures have been embedded anew since this server started. End it with Ctrl-C, and start `slip serve` again to see them.";
+  notice(lost || [answer.newer ? newer : "", ...answer.notes.map((note) => `${note}.`)].filter(Boolean).join(" "), { error: Boolean(lost) });
   results.show(answer.hits, about.version, behind);
   $("more").hidden = !answer.more || results.hits.length >= 10000;
   nothing(answer);
@@ -84,7 +81,7 @@ function summary(answer) {
   const count = results.hits.length;
   const all = `${number(answer.among)} ${answer.among === 1 ? "picture" : "pictures"}`;
   const fit = state.filters.length ? `${all} that fit the filters` : all;
-  if (count === 0) return `None of ${fit}`;
+  if (count === 0) return answer.among ? `None of ${fit}` : "Nothing was found";
   if (!isSearch()) return count === answer.among ? fit : `${number(count)} of ${fit}, in their order`;
   const least = state.threshold === null ? "" : ` with a score from ${state.threshold}`;
   return `${number(count)} of ${fit}${least}, the most similar first`;
@@ -125,7 +122,8 @@ function notice(text, { error = false, button = "", done } = {}) {
 function fail(error, again) {
   $("grid").removeAttribute("aria-busy");
   tell("");
-  notice(error.message, { error: true, button: "Try again", done: again });
+  const passing = !error.status || error.status >= 500; // others would be the same again
+  notice(error.message, { error: true, ...(passing && { button: "Try again", done: again }) });
 }
 
 function act(name, hit) {
@@ -302,6 +300,8 @@ async function begin() {
   if (!about.text) {
     $("text").disabled = true;
     $("text").placeholder = "This model knows no texts: drop a picture";
+  } else if (matchMedia("(max-width: 620px)").matches) {
+    $("text").placeholder = "Write what you look for";
   }
   state = withKnown(state);
   listen();

@@ -26,7 +26,7 @@ export function showFilters(columns, state, change) {
   least.addEventListener("change", tell);
   const count = state.filters.length + (state.threshold !== null);
   box.replaceChildren(
-    make("fieldset", {}, make("label", {}, make("span", { class: "legend" }, "Score, from"), least)),
+    make("label", {}, make("span", { class: "legend" }, "Score, from"), least),
     ...fields.map((field) => field.element),
     make(
       "p",

@@ -2,7 +2,7 @@
 
 import { reduced } from "./dom.js";
 
-const CELL = 64; // pixels of a cell's side at least, twice as many at most; each cell shows one picture
+const CELL = 52; // pixels of a cell's side at least, twice as many at most; each cell shows one picture
 const KEPT = 700; // pictures in memory
 const NEAR = 22; // pixels from a click to the picture that is meant
 
@@ -69,7 +69,7 @@ export class PictureMap {
   }
 
   whole() {
-    return Math.max(1, Math.min(this.width, this.height) * 0.88);
+    return Math.max(1, Math.min(this.width, this.height) * 0.8);
   }
 
   all() {
@@ -141,7 +141,7 @@ export class PictureMap {
     const size = Math.min(5, Math.max(1.6, 1.6 * Math.sqrt(zoomed)));
     const seen = this.seen();
     context.fillStyle = ink;
-    context.globalAlpha = Math.min(0.7, Math.max(0.16, 900 / (seen.length + 1)));
+    context.globalAlpha = Math.min(0.7, Math.max(0.3, 900 / (seen.length + 1)));
     for (const [, left, top] of seen) context.fillRect(left - size / 2, top - size / 2, size, size);
     context.globalAlpha = 1;
     this.drawn = this.chosen(seen);
@@ -188,7 +188,7 @@ export class PictureMap {
   chosen(seen) {
     const level = Math.ceil(Math.log2(CELL / this.at[2]));
     const cell = 2 ** level;
-    const side = Math.round(cell * this.at[2] * 0.66);
+    const side = Math.round(cell * this.at[2] * 0.72);
     const cells = new Map();
     const near = (column, row, left, top) => {
       for (let i = -1; i <= 1; i++) {

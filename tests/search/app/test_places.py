@@ -8,27 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from openslip.search.app import map as maps
+from openslip.search.app import places
 from openslip.search.index import Index
+from openslip.search.map import principal
 from search.app.served import COUNT, Client, add_columns
 
 
-def test_components_are_those_of_a_singular_value_decomposition() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((500, 12)) * np.linspace(3, 0.1, 12) + 5
-    found = maps.components(values.astype(np.float16), np.arange(500))
-    centred = values - values.mean(axis=0)
-    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
-    for one, direction in zip(found.T, directions):
-        one, expected = one - one.mean(), centred @ direction
-        np.testing.assert_allclose(abs(np.corrcoef(one, expected)[0, 1]), 1, atol=1e-3)
-        np.testing.assert_allclose(one.std(), expected.std(), rtol=1e-2)
-
-
 def test_of_many_pictures_some_are_shown_evenly_spread() -> None:
-    assert maps.spread(5, 10).tolist() == [0, 1, 2, 3, 4]
-    assert maps.spread(1000, 4).tolist() == [0, 250, 500, 750]
-    found = maps.spread(10**9 + 7, 50_000)
+    assert places.spread(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert places.spread(1000, 4).tolist() == [0, 250, 500, 750]
+    found = places.spread(10**9 + 7, 50_000)
     assert (len(np.unique(found)), found.max() < 10**9 + 7) == (50_000, True)
 
 
@@ -36,7 +25,7 @@ def test_the_frame_holds_all_but_a_few_and_keeps_the_shape() -> None:
     rng = np.random.default_rng(0)
     values = rng.uniform(0, 1, (1000, 2)) * [20, 5] + [100, -7]
     values[0] = 1e6
-    found = maps.framed(values)
+    found = places.framed(values)
     inside = (found > -0.02) & (found < 1.02)
     assert inside.all(axis=1).mean() > 0.97
     spans = np.ptp(found[1:], axis=0)
@@ -47,7 +36,7 @@ def test_columns_of_the_records_take_the_place_of_components(collection: Path, t
     folder = shutil.copytree(collection, tmp_path / "copy")
     x = [float(n) for n in range(COUNT)]
     add_columns(folder, x=x, y=[None if n == 3 else -n / 2 for n in range(COUNT)])
-    found = maps.places(Index.open(folder))
+    found = places.places(Index.open(folder))
     assert found.made_of == "columns"
     assert found.rows.tolist() == [n for n in range(COUNT) if n != 3]
     assert (np.diff(found.places[:, 0]) > 0).all()
@@ -56,7 +45,7 @@ def test_columns_of_the_records_take_the_place_of_components(collection: Path, t
 
 def test_few_and_equal_pictures_have_places_too() -> None:
     for vectors in (np.ones((1, 8)), np.ones((3, 8)), np.ones((4, 1))):
-        found = maps.framed(maps.components(vectors.astype(np.float16), np.arange(len(vectors))))
+        found = places.framed(principal(vectors.astype(np.float16)))
         assert np.isfinite(found).all()
 
 
@@ -65,7 +54,7 @@ def test_the_server_gives_the_map_when_it_is_made(client: Client, index: Index) 
     while (reply := client.get("/map")).status == 202:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    expected = maps.places(index)
+    expected = places.places(index)
     assert reply.json["made_of"] == "components"
     assert reply.json["rows"] == expected.rows.tolist()
     np.testing.assert_allclose(reply.json["x"], expected.places[:, 0], atol=1e-4)
