@@ -1,5 +1,6 @@
 import copy
 import pickle
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from openslip.data.labelled import load_labelled
 from openslip.errors import ConfigError, EvaluationError, SlipError
 from openslip.evaluation.finetune import Finetune, run
 from openslip.evaluation.finetune.data import test_loader as batches_to_test
-from toys import make_tiny_config, with_loss
+from openslip.evaluation.kept_probe import Origin
+from openslip.evaluation.linear import Linear
+from toys import make_tiny_config, save_photos, save_toy_model, with_loss
 
 NAMES = ["red square", "blue circle", "a cat"]
 
@@ -192,3 +195,61 @@ def test_threads_share_a_finetuned_classifier(kept) -> None:
         thread.join()
     assert len(found) == 4
     assert all(torch.equal(one, expected) for one in found)
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory) -> Path:
+    """A linear probe in the folder of its model."""
+    folder = tmp_path_factory.mktemp("probed")
+    run = Path(save_toy_model(folder / "run"))
+    photos, place = save_photos(folder / "photos", test=3), run / "linear" / "photos"
+    Linear(str(photos), folder=place, origin=Origin(str(run), run)).evaluate(openslip.load(run))
+    return place
+
+
+def test_a_linear_classifier_gives_the_probes_scores(probed) -> None:
+    classify = openslip.LinearClassifier(probed)
+    assert classify.names == ("blue", "red")
+    assert repr(classify) == "LinearClassifier(2 classes, 24 pixels)"
+    images = pictures(5)
+    features = openslip.load(probed.parent.parent).image_features(images).double().numpy()
+    probe = classify.probe
+    scores = torch.from_numpy((features - probe.mean) / probe.scale @ probe.weight.T + probe.bias)
+    torch.testing.assert_close(classify.logits(images), scores.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(classify(images), scores.softmax(1).float(), rtol=1e-4, atol=1e-5)
+    found = classify([images[0], b"", images[2]], errors="skip")
+    assert found.kept == [0, 2]
+    torch.testing.assert_close(found.values, classify(images)[[0, 2]])
+    with pytest.raises(SlipError, match="index 1"):
+        classify([images[0], b""])
+    with pytest.raises(ConfigError, match="no such option. Got: 'numpy'"):
+        classify([], numpy=True)
+    for copied in (copy.deepcopy(classify), pickle.loads(pickle.dumps(classify))):
+        assert torch.equal(copied(images), classify(images))
+
+
+def test_a_linear_classifier_takes_its_model_where_it_is(probed, tmp_path) -> None:
+    alone = shutil.copytree(probed, tmp_path / "alone")
+    run = shutil.copytree(probed.parent.parent, tmp_path / "moved")
+    expected = openslip.LinearClassifier(probed)(pictures(2))
+    for model in (run, openslip.load(run)):
+        assert torch.equal(openslip.LinearClassifier(alone, model)(pictures(2)), expected)
+    assert torch.equal(openslip.LinearClassifier(run / "linear" / "photos")(pictures(2)), expected)
+    with pytest.raises(SlipError, match="other weights than this model has"):
+        openslip.LinearClassifier(alone, openslip.create(make_tiny_config()))
+
+
+def test_names_are_told_apart_from_the_words_for_them(model) -> None:
+    named = ZeroShotClassifier(model, {"Tops": "red square", "TOPS": "blue circle"})
+    plain = ZeroShotClassifier(model, ["red square", "blue circle"])
+    assert named.names == ("Tops", "TOPS")
+    assert named.words == plain.names == plain.words
+    assert torch.equal(named(pictures(2)), plain(pictures(2)))
+    with pytest.raises(ConfigError, match="cannot be told apart"):
+        ZeroShotClassifier(model, {"a": "cat", "b": "Cat"})
+
+
+def test_probabilities_are_a_softmax_of_logits(model, kept) -> None:
+    for classify in (ZeroShotClassifier(model, NAMES), FinetunedClassifier(kept)):
+        assert torch.equal(classify.logits(pictures(3)).softmax(1), classify(pictures(3)))
+        assert classify.logits([b"", *pictures(1)], errors="skip").kept == [1]

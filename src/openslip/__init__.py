@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from openslip import recipes
-    from openslip.classifier import FinetunedClassifier, ZeroShotClassifier
+    from openslip.classifier import FinetunedClassifier, LinearClassifier, ZeroShotClassifier
     from openslip.config import Config
     from openslip.data.sources import open_source
     from openslip.encoder import Encoded, Encoder
@@ -51,6 +51,7 @@ __all__ = [
     "Encoder",
     "FinetunedClassifier",
     "Index",
+    "LinearClassifier",
     "SlipError",
     "ZeroShotClassifier",
     "create",
@@ -73,6 +74,7 @@ _HOMES = {
     "Encoder": "openslip.encoder",
     "FinetunedClassifier": "openslip.classifier",
     "Index": "openslip.search.index",
+    "LinearClassifier": "openslip.classifier",
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
     "embed": "openslip.search.embed",

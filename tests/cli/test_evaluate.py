@@ -194,7 +194,7 @@ def test_what_is_wrong_is_known_before_anything_is_measured(
 def test_several_processes_are_refused_by_the_first_alone(run, photos, monkeypatch, capsys) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, said in (("0", "measures in one process"), ("1", "")):
+    for rank, said in (("0", "works in one process"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         try:
             status = main(["evaluate", str(run), f"knn:{photos}"])

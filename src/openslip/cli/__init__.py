@@ -23,6 +23,8 @@ COMMANDS = {
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
     "embed": "embed all pictures of a source, to search them",
     "search": "find pictures by a text, a picture, or a mixture of both",
+    "classify": "say which class each picture shows: zero-shot, or by a classifier that `slip evaluate` trained",
+    "duplicates": "find copies and near copies among pictures, without deleting any",
     "serve": "a page to search embedded pictures and look at them, and a JSON API",
     "consolidate": "write a model's weights to one safetensors file, however many processes trained it",
     "export": "write a model as open_clip, transformers, timm, onnxruntime or the paper's code reads it",

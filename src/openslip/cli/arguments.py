@@ -17,6 +17,8 @@ from openslip.errors import ConfigError, DataError, UsageError, printable
 from openslip.ranges import Range, range_of
 
 if TYPE_CHECKING:
+    import torch
+
     from openslip.data.record import Source
 
 T = TypeVar("T")
@@ -231,6 +233,16 @@ def _found(pattern: str) -> set[str]:
         return set(find_paths(pattern))
     except DataError:
         return set()
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device that --device names. Raises ConfigError where the machine has none."""
+    from openslip.training.precision import choose_device
+
+    try:
+        return choose_device(name)
+    except ConfigError as error:
+        raise ConfigError(error.what, got=f"--device {name}", fix="Use --device auto") from None
 
 
 def print_notes(source: Source) -> None:

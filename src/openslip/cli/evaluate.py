@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli import hints, idle
-from openslip.cli.arguments import given, parse
+from openslip.cli.alone import refuse_several_processes
+from openslip.cli.arguments import chosen_device, given, parse
 from openslip.cli.source import ColumnOptions
 from openslip.errors import UsageError
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.compare import Difference
 
+TRAINED = ("linear", "finetune")
+"""Protocols that train a classifier, which is kept."""
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
@@ -58,15 +59,21 @@ class Options(ColumnOptions):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     out: Path | None = None
     """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
+    keep: Path | None = None
+    """Folder for trained classifiers, in its linear/NAME and finetune/NAME. A run has them in its own folder."""
 
 
 @dataclass
 class Side:
-    """A model that is measured: as it was named, what is loaded, its run if it has one, and where its results go."""
+    """A model that is measured: as it was named, what is loaded, its run if it has one, and where its results go.
+
+    keep: a folder for trained classifiers, in place of the run's.
+    """
 
     name: Path
     which: Literal["latest", "best"]
-    out: Path | None
+    out: Path | None = None
+    keep: Path | None = None
     encoder: Encoder = field(init=False)
     tasks: list[Evaluator] = field(init=False)
 
@@ -82,6 +89,20 @@ class Side:
 
         self.encoder = load(self.path, which=self.which if self.path == self.run else "latest")
         _refuse_nothing(self.name, self.tasks, text=self.text)
+
+    def keeping(self, protocol: str, dataset: str) -> dict[str, Any]:
+        """Return the options of a task that trains a classifier: where the classifier is kept, if anywhere."""
+        from openslip.data.labelled import dataset_name
+
+        place = self.keep or self.run
+        if place is None or not dataset:
+            return {}
+        folder = {"folder": place / protocol / dataset_name(dataset).replace(":", "-")}
+        if protocol == "finetune":
+            return folder
+        from openslip.evaluation.kept_probe import Origin
+
+        return {**folder, "origin": Origin(str(self.path), self.run, self.checkpoint)}
 
     @property
     def text(self) -> bool:
@@ -103,7 +124,11 @@ class Side:
 
 def main(argv: list[str]) -> int:
     """Check, load, measure, keep and print; return the exit status."""
-    _refuse_several_processes()
+    refuse_several_processes(
+        "slip evaluate",
+        "Several would measure the same things, and write over each other's results",
+        "Start it without torchrun; it reads what any number of processes have trained",
+    )
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
@@ -111,13 +136,15 @@ def main(argv: list[str]) -> int:
 
     from openslip.evaluation import suite
 
-    tasks = _tasks(options, options.model)
-    device = _device(options)
-    after = Side(options.model, options.which, options.out)
-    before = None if options.against is None else Side(options.against, options.which, None)
-    after.tasks, sides = tasks, [after]
+    if not every:
+        raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
+    after = Side(options.model, options.which, options.out, options.keep)
+    tasks = after.tasks = _tasks(options, after)
+    device = chosen_device(options.device)
+    before = None if options.against is None else Side(options.against, options.which)
+    sides = [after]
     if before:
-        before.tasks, sides = _tasks(options, before.name, like=tasks), [before, after]
+        before.tasks, sides = _tasks(options, before, like=tasks), [before, after]
     for side in sides:
         for note in side.ledger.notes:
             _print(note)
@@ -127,9 +154,10 @@ def main(argv: list[str]) -> int:
         raise _same(options)
     for side in sides:
         _print(f"Measuring {side} on {device}.")
-        if not side.run and any(task.name.startswith("finetune:") for task in tasks):
+        if not (side.run or side.keep) and any(task.name.startswith("finetune:") for task in tasks):
             _print(
-                "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew."
+                "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew. "
+                "--keep FOLDER keeps it there."
             )
     opened = {id(task): task for side in sides for task in side.tasks}.values()
     for line in suite.check([*opened], text=any(side.text for side in sides)):
@@ -212,6 +240,9 @@ class Comparison:
         _print(
             many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would.")
         )
+        for classifier in dict.fromkeys(one.classifier for side in sides for one in side.ledger.results):
+            if classifier:
+                _print(_how_to_use(classifier))
 
     def _print_differences(self, before: Side) -> None:
         from openslip.errors import printable
@@ -256,41 +287,19 @@ def _same(options: Options) -> ConfigError:
     )
 
 
-def _refuse_several_processes() -> None:
-    """Raise ConfigError under torchrun with several processes, on the first of them: each would measure everything."""
-    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
-        return
-    from openslip.errors import ConfigError
-
-    if os.environ.get("RANK", "0") != "0":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a word
-        time.sleep(10)  # torchrun ends all when one has ended: the first, which says why
-        sys.exit(1)
-    raise ConfigError(
-        "`slip evaluate` measures in one process",
-        got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
-        cause="Several would measure the same things, and write over each other's results",
-        fix="Start it without torchrun; it reads what any number of processes have trained",
-    )
-
-
-def _tasks(options: Options, model: Path, like: Sequence[Evaluator] = ()) -> list[Evaluator]:
+def _tasks(options: Options, side: Side, like: Sequence[Evaluator] = ()) -> list[Evaluator]:
     """Return what is to be measured of a model; `like` of another one, whose data it shares."""
-    if not options.tasks and not options.general:
-        raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
-    run = model if os.path.isfile(model / "config.toml") else None
     named = [*options.tasks, *options.general]
     if not like:
-        return [_evaluator(task, options, run) for task in named]
-    # A finetuning keeps its state in the folder of its own run.
+        return [_evaluator(task, options, side) for task in named]
+    # What is trained to be measured is kept by the model that it is of.
     return [
-        _evaluator(task, options, run) if task.partition(":")[0] == "finetune" else one
+        _evaluator(task, options, side) if task.partition(":")[0] in TRAINED else one
         for task, one in zip(named, like)
     ]
 
 
-def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
-    from openslip.data.labelled import dataset_name
+def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     from openslip.evaluation import suite
 
     protocol, separator, dataset = task.partition(":")
@@ -304,10 +313,12 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     }
     if protocol == "zeroshot" and options.templates:
         return suite.parse_task(task, templates=options.templates, columns=columns)
-    if protocol == "finetune" and dataset:
-        # A run keeps the state of its finetuning, so that the same command goes on after an interruption.
-        folder = run / "finetune" / dataset_name(dataset).replace(":", "-") if run else None
-        return suite.parse_task(task, preset=options.preset, folder=folder, columns=columns)
+    if protocol == "finetune":
+        # So that the same command goes on after an interruption.
+        kept = side.keeping(protocol, dataset)
+        return suite.parse_task(task, preset=options.preset, columns=columns, **kept)
+    if protocol == "linear":
+        return suite.parse_task(task, columns=columns, **side.keeping(protocol, dataset))
     if protocol == "retrieval":
         names = ("image_root", "image_column", "caption_column")
         captioned = {name: options.columns[name] for name in names}
@@ -315,16 +326,6 @@ def _evaluator(task: str, options: Options, run: Path | None) -> Evaluator:
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)
-
-
-def _device(options: Options) -> torch.device:
-    from openslip.errors import ConfigError
-    from openslip.training.precision import choose_device
-
-    try:
-        return choose_device(options.device)
-    except ConfigError as error:
-        raise ConfigError(error.what, got=f"--device {options.device}", fix="Use --device auto") from None
 
 
 def _checkpoint(model: Path, which: Literal["latest", "best"]) -> tuple[Path, Path | None]:
@@ -350,6 +351,14 @@ def _refuse_nothing(model: Path, tasks: Sequence[Evaluator], *, text: bool) -> N
             cause="It is an image tower alone, such as one of timm or of SimCLR",
             fix="Add knn, linear or finetune, which need no texts",
         )
+
+
+def _how_to_use(classifier: str) -> str:
+    from openslip.shell import command
+
+    place = os.path.relpath(classifier)
+    place = classifier if place.startswith("..") else place
+    return f"The classifier is kept: {command('slip', 'classify', place, 'PICTURES')}"
 
 
 def _main_number(results: Sequence[Result]) -> str:

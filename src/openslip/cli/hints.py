@@ -44,9 +44,10 @@ COMMANDS = {
         "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
         "SOURCE FOLDER --without FILE` leaves them out"
     ),
-    "predict classify label infer inference": (
-        "Labelling pictures is not there yet as a command. `slip evaluate MODEL zeroshot:FOLDER` measures "
-        "it on pictures that have labels; in Python `openslip.load(MODEL)` has `encode_image` and `encode_text`"
+    "predict label infer inference tag sort": (
+        "`slip classify MODEL PICTURES --classes classes.txt` says which class each picture shows; `--sort-into "
+        "FOLDER` copies pictures into folders of classes. `slip evaluate MODEL zeroshot:FOLDER` measures how often "
+        "that is right"
     ),
     "query find lookup similar nearest retrieve": (
         "`slip search FOLDER QUERY` finds pictures by a text or a picture, once `slip embed MODEL SOURCE --out FOLDER` "

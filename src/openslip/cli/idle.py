@@ -37,6 +37,8 @@ def evaluate(
         refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
+    if not protocols & {"linear", "finetune"}:
+        refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
     if "retrieval" not in protocols:
         refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")
     if protocols == {"retrieval"}:
@@ -45,6 +47,31 @@ def evaluate(
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"
         )
+
+
+def classify(given: Collection[str], model: Path, pictures: bool) -> None:
+    """Raise UsageError for an option among those `given` to `slip classify` that has no effect with the others.
+
+    model: whose checkpoint --which would pick. pictures: whether some were named, rather than a sample alone.
+    """
+    which(given, model)
+    if "calibrate" not in given:
+        names = ("keep_temperature", "label_column")
+        refuse_idle(given, *names, because="It is for the pictures of --calibrate, which is not there")
+        if not {"threshold", "calibration"} & {*given}:
+            refuse_idle(
+                given,
+                "none_class",
+                because="Without a threshold every picture gets a class",
+                fix="Add --threshold P or --calibrate SAMPLE, or leave it out",
+            )
+    else:
+        refuse_idle(given, "threshold", because="--calibrate chooses the threshold")
+    if "sort_into" not in given:
+        refuse_idle(given, "link", because="It is for --sort-into, which is not there")
+    if not pictures:
+        names = ("out", "sort_into", "link", "top", *IMAGES, "leave_broken")
+        refuse_idle(given, *names, because="No PICTURES are named, only those to calibrate on")
 
 
 def _without_columns(spec: str) -> bool:

@@ -46,8 +46,9 @@ class Result:
     split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
     settings: what else differs from the protocol's defaults, for example `k=5`.
     checkpoint: of which state of the model, for example `step-00000400`. content: a digest of the pictures, labels and
-    names that were measured, which tells them from others that lay at the same location. Each is empty where it is
-    not known, as in files of earlier versions.
+    names that were measured, which tells them from others that lay at the same location. classifier: the folder that
+    keeps what was trained to be measured, a linear probe or a finetuned classifier. Each is empty where it is not
+    known, as in files of earlier versions.
     outcomes: what the value was computed from, for comparisons with another model; it is in memory alone, and no part
     of files.
     """
@@ -65,6 +66,7 @@ class Result:
     settings: str = ""
     checkpoint: str = ""
     content: str = ""
+    classifier: str = dataclasses.field(default="", compare=False)
     outcomes: Outcomes | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property

@@ -8,8 +8,11 @@ no learning rate, takes seconds, and gives the same number each time.)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,17 +20,20 @@ import torch
 from torch import Tensor
 
 from openslip.errors import ConfigError, EvaluationError
-from openslip.evaluation import Result, settings
-from openslip.evaluation.features import BATCH, labelled_features
+from openslip.evaluation import Result, results, settings
+from openslip.evaluation.features import BATCH, LabelledFeatures, labelled_features
 from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
+    from openslip.evaluation.kept_probe import Origin
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Grid of `l2`, strong to weak: each fit starts at the one before, and stronger wins a tie."""
 VALIDATION = 0.2
+RESULTS = "results.json"
+"""What was measured of a kept probe, beside it."""
 PATIENCE = 2
 """The search ends after so many penalties in a row that are worse than the best: the weak end is the slow one."""
 DOUBLE_UP_TO = 10**8
@@ -38,13 +44,19 @@ ROWS = 2**16
 
 @dataclass(frozen=True)
 class Linear(OnLabelled):
-    """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split."""
+    """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split.
+
+    folder, origin: where the classifier is kept (see `openslip.evaluation.kept_probe`), and which model it belongs to;
+    without a folder it is not kept.
+    """
 
     dataset: str
     penalties: tuple[float, ...] = PENALTIES
     batch_size: int = BATCH
     seed: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    origin: Origin | None = None
 
     protocol = "linear"
 
@@ -79,7 +91,28 @@ class Linear(OnLabelled):
             device=encoder.device,
         )
         about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
-        return classification(self.name, probe.scores(test.values), test.labels, test.skipped, **about)
+        if place := self._keep_probe(encoder, probe, train):
+            about["classifier"] = os.path.abspath(place)
+        found = classification(self.name, probe.scores(test.values), test.labels, test.skipped, **about)
+        if place:
+            with suppress(EvaluationError):  # of a full disk: whoever asked has the results
+                results.save(found, place / RESULTS)
+        return found
+
+    def _keep_probe(self, encoder: Encoder, probe: Probe, train: LabelledFeatures) -> Path | None:
+        """Keep the probe where that was asked for; return in which folder."""
+        from openslip.evaluation import kept_probe
+
+        if self.folder is None or self.origin is None:
+            return None
+        about = {
+            "classes": train.class_names,
+            "content": train.content,
+            "images": len(train.labels),
+            "penalties": self.penalties,
+            "seed": self.seed,
+        }
+        return kept_probe.save(self.folder, self.name, encoder, self.origin, probe, about)
 
     def _require_classes(self, labels: np.ndarray) -> None:
         if len(np.unique(labels)) < 2:

@@ -102,6 +102,8 @@ def _read(spec: str | Path, which: Literal["latest", "best"]) -> Pretrained:
         raise _nothing(text, path)
     if foreign.a_classifier(path):
         raise foreign.no_embeddings(path)
+    if foreign.a_probe(path):
+        raise foreign.a_layer(path)
     if path.suffix in foreign.GRAPHS or (os.path.isdir(path) and foreign.holds_graphs(path)):
         raise foreign.graphs(path)
     if os.path.isdir(path):

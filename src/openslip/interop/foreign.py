@@ -134,7 +134,27 @@ def no_embeddings(path: str | Path) -> CheckpointError:
     return CheckpointError(
         "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
         got=str(path),
-        fix="openslip.FinetunedClassifier(PATH) reads it, and `slip export FOLDER` writes it for other libraries",
+        fix="`slip classify FOLDER PICTURES` and openslip.FinetunedClassifier(PATH) use it; `slip export FOLDER` writes "
+        "it for other libraries",
+    )
+
+
+def a_probe(path: Path) -> bool:
+    """Say whether a file or folder is a kept linear probe (`openslip.evaluation.kept_probe`), by the file's header."""
+    path = path / "probe.safetensors" if os.path.isdir(path) else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with suppress(CheckpointError):
+        return metadata.PROBE in metadata.read_header(path)[1]
+    return False
+
+
+def a_layer(path: str | Path) -> CheckpointError:
+    """Return the error for a linear probe where a model is wanted."""
+    return CheckpointError(
+        "This is a linear probe: one layer on the features of a model, and not the model",
+        got=str(path),
+        fix="`slip classify FOLDER PICTURES` and openslip.LinearClassifier(PATH) use it; give the model itself here",
     )
 
 

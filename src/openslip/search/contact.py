@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from openslip.data.decode import decode
 from openslip.errors import DataError
+from openslip.tools.check.listing import NEAR, NEAR_RECAPTIONED
 from openslip.tools.sheet import BAD, INK, QUIET, SIDE, Cell, grid
 
 if TYPE_CHECKING:
+    from openslip.search.duplicates import Duplicates
     from openslip.search.hits import Hits
     from openslip.search.index import Index
 
 MOST = 200
 """Pictures on a sheet."""
 ACROSS = 5
+GROUPS = 40
+"""Groups of duplicates on a sheet."""
 
 
 def cell(index: Index, row: int, *texts: str) -> Cell:
@@ -47,3 +52,31 @@ def hits_sheet(hits: Hits, query: str) -> tuple[Image.Image, int]:
         head[1] += f"; the first {MOST}"
     rows = [cells[start : start + ACROSS] for start in range(0, len(cells), ACROSS)]
     return grid(head, rows), sum(one.picture is None for one in cells)
+
+
+def duplicates_sheet(found: Duplicates) -> tuple[Image.Image, int, int]:
+    """Draw groups that have near copies, a row each: the first, and the least similar of its near copies.
+
+    The group with the least similar near copy comes first: if that one is a copy, all others are.
+    Returns the sheet, how many groups it shows, and how many of their pictures cannot be shown.
+    """
+    near = np.array([what in (NEAR, NEAR_RECAPTIONED) for what in found.whats], bool)
+    # Of equal similarities, the lower row first.
+    order = np.flatnonzero(near)[np.argsort(found.similarity[near], kind="stable")]
+    by_group: dict[int, list[int]] = {}
+    for row in order.tolist():
+        by_group.setdefault(int(found.lookalikes[row]), []).append(row)
+    rows = []
+    for first, copies in list(by_group.items())[:GROUPS]:
+        cells = []
+        for row in (first, *copies[: ACROSS - 1]):
+            record = found.index.records([row], ["key", "path", "caption"]).to_pylist()[0]
+            name = (record["path"] or "").rpartition("/")[2] or record["key"]
+            score = "" if row == first else f"{found.similarity[row]:.3f}  "
+            cells.append(cell(found.index, row, score + name, *filter(None, [record["caption"]])))
+        rows.append(cells)
+    head = [
+        f"Near copies of {found.index.folder.name}, threshold {found.threshold:g}",
+        f"{int(near.sum()):,} in {len(by_group):,} groups; the least similar first; the first picture of a row is kept",
+    ]
+    return grid(head, rows), len(rows), sum(one.picture is None for cells in rows for one in cells)

@@ -43,7 +43,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, count: int, among: np.ndar
         part = slice(start, min(start + BLOCK, rows))
         numbers = np.arange(part.start, part.stop) if among is None else among[part]
         block = vectors[part] if among is None else vectors[numbers]
-        floats = buffer[: len(numbers)].copy_(_tensor(block))
+        floats = buffer[: len(numbers)].copy_(as_tensor(block))
         scores = (floats @ asked).numpy()
         for column, one in enumerate(best):
             one.add(numbers, block, scores[:, column])
@@ -53,7 +53,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, count: int, among: np.ndar
     )
 
 
-def _tensor(block: np.ndarray) -> torch.Tensor:
+def as_tensor(block: np.ndarray) -> torch.Tensor:
     """Return a block that is only read as a tensor of the same memory, which torch would warn of."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -133,6 +134,8 @@ class Finetune(OnLabelled):
             logits, labels, damaged = self._logits(encoder, train, test, recipe, kept)
             content = fingerprint.of_all([pictures, tested])
             about = self.about() | {"split": test.split, "content": content}
+            if kept and kept.writable:
+                about["classifier"] = os.path.abspath(kept.folder)
             found = classification(self.name, logits, labels, damaged, **about)
             if kept and kept.writable:
                 with suppress(

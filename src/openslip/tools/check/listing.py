@@ -21,6 +21,8 @@ from openslip.tools.check.fingerprints import of_image
 from openslip.tools.check.summary import Summary
 
 EXACT, NEAR, RECAPTIONED = "exact copy", "near copy", "same picture, other captions"
+NEAR_RECAPTIONED = "near copy, other captions"
+"""What `slip duplicates` calls a near copy whose captions say something that those of its group do not."""
 
 
 def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str, Any]]:
@@ -76,11 +78,11 @@ def write_list(path: Path, summary: Summary, against: Against | None = None) -> 
 def read_list(path: Path, *, near: bool = False) -> dict[int, dict[str, Any]]:
     """Return index → line of the records to leave out by a list that `write_list` wrote, perhaps shortened by hand.
 
-    Near copies are left out only if `near`, for two products can look alike; records whose picture is there with
-    other captions never are. What is in another set, too, is left out, near copies of its pictures among them. A line
-    that does not say what is wrong counts. Raises DataError.
+    Near copies are left out only if `near`, for two products can look alike; records whose picture, or nearly that, is
+    there with other captions never are. What is in another set, too, is left out, near copies of its pictures among
+    them. A line that does not say what is wrong counts. Raises DataError.
     """
-    harmless = {RECAPTIONED} if near else {RECAPTIONED, NEAR}
+    harmless = {RECAPTIONED, NEAR_RECAPTIONED} | (set() if near else {NEAR})
     try:
         # splitlines would split at U+2028, in a key, too.
         lines = read_whole(path, TABLE_BYTES).decode().split("\n")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 KEY = "openslip"
 CLASSIFIER = "openslip.classifier"
 """The text that says, in JSON, what a finetuned classifier is of (`openslip.evaluation.finetune.state.header`)."""
+PROBE = "openslip.linear"
+"""The text that says, in JSON, what a linear probe is of (`openslip.evaluation.kept_probe`)."""
 HEADER = 16 << 20
 """Bytes of a header that is read at all; that of a model with a thousand tensors has 150 thousand."""
 

@@ -1,0 +1,153 @@
+"""Classes as a person names them for zero-shot classification: a file of them, or a list on the command line."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openslip.data.labelled.class_names import class_names
+from openslip.data.labelled.prompts import MOST_BYTES, check_templates, for_set, read_templates
+from openslip.errors import ConfigError, did_you_mean, printable
+from openslip.files import expand, read_json, read_whole
+
+WAYS = "a text file with a class a line, a .json list or mapping, or a list such as 'dress,shirt,shoe'"
+_FIX = 'Write ["dress", "shirt"] or {"Dresses": "dress", "Tops": "shirt"} as JSON, or one class a line of a text file'
+
+
+@dataclass(frozen=True)
+class Asked:
+    """C classes as zero-shot classification asks for them.
+
+    names: what each is called in the output. words: what goes into the templates in its place, "great white shark" of
+    `great_white_shark`. templates: sentences with {}. notes: what was made of the names, in sentences.
+    """
+
+    names: tuple[str, ...]
+    words: tuple[str, ...]
+    templates: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """The words by the names, as `openslip.ZeroShotClassifier` takes them."""
+        return dict(zip(self.names, self.words))
+
+
+@dataclass(frozen=True)
+class _Words:
+    class_names: tuple[str, ...]
+
+
+def read_classes(spec: str, templates: Sequence[str] = ()) -> Asked:
+    """Return the classes that `spec` names: a file, or names with commas between.
+
+    A text file has a name a line. A .json file has a list of names, or a mapping from the name of a class to the words
+    for it, {"Tops": "shirt"}. Elsewhere words are made of names as of those of labelled pictures: `_` is a space,
+    numbers before all names go, WordNet ids become their names.
+
+    templates: sentences with {}; or alone the name of a set of them, or a file; empty: those that suit the classes.
+
+    Raises ConfigError for a file that cannot be read, fewer than two classes, names that are empty, there twice, or
+    numbers without names, and for templates without {}.
+    """
+    path = expand(spec)
+    given: dict[str, str] = {}
+    if os.path.isfile(path):
+        names, given = _of_file(spec)
+    elif "," in spec:
+        names = [name.strip() for name in spec.split(",")]
+        names = names[:-1] if not names[-1] else names
+    else:
+        raise ConfigError(
+            "There is no such file of classes, and one name alone is no choice",
+            got=spec,
+            fix=f"Name {WAYS}",
+        )
+    _check(names, spec)
+    found = class_names(names, "--classes", declared=False)
+    if not given and not found.named:
+        raise ConfigError(
+            "The classes are numbers without names, and a text tower knows nothing of numbers",
+            got=", ".join(names[:5]),
+            fix='Say what they stand for, in a .json: {"0": "cat", "1": "dog"}',
+        )
+    words = tuple(given[name] for name in names) if given else found.names
+    asked = for_set(_Words(words))
+    return Asked(
+        tuple(names),
+        asked.class_names,
+        _templates(templates) or asked.templates,
+        () if given else found.notes,
+    )
+
+
+def _templates(given: Sequence[str]) -> tuple[str, ...]:
+    if len(given) == 1 and "{}" not in given[0]:
+        if "{" not in given[0] and " " in given[0]:
+            check_templates(given)  # a sentence that lacks its {}, and no name of a file
+        return read_templates(given[0])
+    check_templates(given)
+    return tuple(dict.fromkeys(given))
+
+
+def _of_file(spec: str) -> tuple[list[str], dict[str, str]]:
+    """Return the names in a file, and the words for each, where the file has them. Raises ConfigError."""
+    path = expand(spec)
+    try:
+        if path.suffix.lower() != ".json":
+            lines = read_whole(path, MOST_BYTES).decode("utf-8-sig").splitlines()
+            return [line.strip() for line in lines if line.strip()], {}
+        found = read_json(path, MOST_BYTES)
+        if isinstance(found, list):
+            return [_text(name) for name in found], {}
+        if not isinstance(found, dict):
+            raise TypeError(f"It holds a {type(found).__name__}")
+        given = {_text(name): _text(words) for name, words in found.items()}
+        return list(given), given
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            "The classes are not written in UTF-8", got=spec, cause=str(error), fix="Save the file as UTF-8"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError("The file holds no classes", got=spec, cause=str(error), fix=_FIX) from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value.strip()
+
+
+def _check(names: Sequence[str], spec: str) -> None:
+    if not names:
+        raise ConfigError("There are no classes to choose from", got=spec, fix=_FIX)
+    if "" in names:
+        raise ConfigError("The name of a class is empty", got=spec, fix="Remove the comma or the entry")
+    if odd := [name for name in names if printable(name) != name or "\n" in name]:
+        raise ConfigError("The name of a class holds control characters", got=odd[0])
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError("A class is named twice", got=", ".join(twice[:5]), fix="Name each class once")
+    if len(names) < 2:
+        raise ConfigError(
+            "One class is no choice: every picture would be of it, with a probability of 1",
+            got=names[0],
+            fix="Name what the other pictures show as well, if only 'something else'",
+        )
+
+
+def check_none(none: str, names: Sequence[str]) -> None:
+    """Raise ConfigError where what pictures of no class are called is the name of a class."""
+    if none in names:
+        raise ConfigError(
+            "Pictures below the threshold would be called like a class",
+            got=none,
+            fix="Call them otherwise with --none-class NAME",
+        )
+
+
+def unknown(name: str, names: Sequence[str]) -> str:
+    """Return a sentence about a class that is not among those of the classifier, "" where nothing is near."""
+    told = did_you_mean(name, names)
+    return told if told.startswith("Did") else ""

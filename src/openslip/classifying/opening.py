@@ -1,0 +1,117 @@
+"""The classifier that a command names, of whatever kind, and the pictures that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from openslip.classifier import Classifier, FinetunedClassifier, LinearClassifier, ZeroShotClassifier
+from openslip.classifying import classes as reading
+from openslip.data.record import Source
+from openslip.data.sources import open_source
+from openslip.errors import CheckpointError, ConfigError, EvaluationError, note
+from openslip.files import expand
+from openslip.interop import finetuned, foreign, load, ours
+from openslip.shell import command
+
+KEPT = ("linear", "finetune")
+"""Folders of a run that keep classifiers, which `slip evaluate` trains."""
+
+
+def open_classifier(
+    model: str,
+    classes: str = "",
+    templates: Sequence[str] = (),
+    *,
+    which: Literal["latest", "best"] = "latest",
+    encoder: str = "",
+) -> Classifier:
+    """Return the classifier that `model` names: a linear probe, a finetuned classifier, or a model with `classes`.
+
+    model: RUN/linear/NAME or RUN/finetune/NAME, which bring their classes; or what `openslip.load` takes. classes,
+    templates: as `read_classes` takes them. encoder: of a linear probe, the model that it belongs to, if that is not
+    where it was.
+
+    Raises ConfigError for classes that are missing or given where they are known, EvaluationError for a model without a
+    text tower, and what reading a model raises.
+    """
+    path = expand(model)
+    probe, tuned = foreign.a_probe(path), finetuned.is_one(path)
+    if encoder and not probe:
+        raise ConfigError(
+            "--encoder says where the model of a linear probe is, and this is none",
+            got=model,
+            fix="Leave it out, or give RUN/linear/NAME",
+        )
+    if probe or tuned or (not classes and model.startswith("hf:")):
+        if classes or templates:
+            raise ConfigError(
+                "The classifier brings its own classes, and others have no effect",
+                got=classes or " ".join(templates),
+                fix="Leave --classes and --templates out, or give the model itself to ask it for other classes",
+            )
+        if probe:
+            return LinearClassifier(path, load(encoder, which=which) if encoder else None)
+        ours.check_alone(path, which)
+        return _finetuned(model)
+    if not classes:
+        raise _no_classes(model, path)
+    asked = reading.read_classes(classes, templates)
+    for line in asked.notes:
+        note(line)
+    loaded = load(model, which=which)
+    if loaded.model.text_tower is None:
+        raise EvaluationError(
+            "The model has no text tower, and so it cannot be asked for classes by their names",
+            got=model,
+            cause="It is an image tower alone, such as one of timm or of SimCLR",
+            fix="With some pictures of each class in a folder, `slip evaluate MODEL linear:FOLDER` trains a classifier "
+            "on it in minutes and keeps it for `slip classify`",
+        )
+    return ZeroShotClassifier(loaded, asked.mapping, asked.templates)
+
+
+def _finetuned(model: str) -> FinetunedClassifier:
+    try:
+        return FinetunedClassifier(model)
+    except CheckpointError as error:
+        if not model.startswith("hf:"):
+            raise
+        fix = "Name classes with --classes to ask a model for them, or give a repository with a finetuned classifier"
+        raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=fix) from None
+
+
+def _no_classes(model: str, path: Path) -> ConfigError:
+    """Return the error for a model without classes; a run may keep classifiers that have some."""
+    kept = [str(place) for kind in KEPT for place in sorted(path.glob(f"{kind}/*")) if _is_kept(place)]
+    if kept:
+        return ConfigError(
+            "There are no classes to choose from",
+            got=model,
+            fix=f"Name some with --classes, {reading.WAYS}; or use a classifier that the run keeps: "
+            + ", ".join(command("slip", "classify", place, "…") for place in kept[:5]),
+        )
+    return ConfigError(
+        "There are no classes to choose from", got=model, fix=f"Name {reading.WAYS} with --classes"
+    )
+
+
+def _is_kept(place: Path) -> bool:
+    return foreign.a_probe(place) or finetuned.is_one(place)
+
+
+def open_pictures(
+    spec: str, *, image_root: str = "", image_column: str = "", leave_broken: bool = False
+) -> Source:
+    """Return the pictures that `spec` names: a folder, a pattern, one picture, or any other source; captions or none.
+
+    Raises DataError for what cannot be opened.
+    """
+    return open_source(
+        spec,
+        image_root=image_root,
+        image_column=image_column,
+        captions_required=False,
+        leave_broken=leave_broken,
+    )

@@ -1,0 +1,298 @@
+"""Copies of pictures, or links to them, in folders of classes: FOLDER/CLASS/NAME. Nothing there is ever overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import secrets
+import shutil
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from openslip.classifying.labels import Image, Label, Names, path_shown
+from openslip.data.formats import EXTENSIONS, FORMATS
+from openslip.data.record import Source
+from openslip.data.sniff import looks_like
+from openslip.data.sources.folder import ImageFolder
+from openslip.data.sources.image_files import ImageFiles
+from openslip.data.sources.webdataset import TarShards
+from openslip.errors import ConfigError, DataError
+from openslip.files import TEMPORARY, expand, unwritable
+
+LONGEST = 120
+"""Bytes of UTF-8 that a name here has at most, without its ending and what tells it from others."""
+RESERVED = frozenset(
+    ("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)))
+)
+"""Names that Windows keeps for itself."""
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
+_KINDS = {
+    **{f"a {name} picture": FORMATS[name][0] for name in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "AVIF")},
+    "a WebP picture": "webp",
+    "a JPEG 2000 picture": "jp2",
+}
+
+
+class Sorter:
+    """Puts pictures into folders of classes below one folder.
+
+    folder: which may be there. names: of the C classes. none: what pictures of no class are called, a folder as well.
+    source, spec: the pictures, and what they were named. link: make symbolic links to the files instead of copies.
+
+    A picture keeps its name. Of several of one name in a class the first has it; the others get a digest of where they
+    come from. What an earlier run has put there stays and counts as done, so that the same call changes nothing.
+
+    Raises ConfigError, before anything is written, where links are asked for of pictures that are no files, the folder
+    lies among the pictures or cannot be written, something in it is in the way, or the disk has no room.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], none: str, source: Source, spec: str, *, link: bool = False
+    ) -> None:
+        self.folder, self.link, self.names_of = expand(folder), link, Names(source, spec)
+        self.folders = folder_names([*dict.fromkeys([*names, none])])
+        self.placed = self.found = 0
+        self._taken: set[bytes] = set()
+        if link and not all(isinstance(origin, ImageFiles) for origin in _origins(source)):
+            raise ConfigError(
+                "Links lead to files, and these pictures are no files of their own",
+                got=spec,
+                fix="Leave --link out, and copies are written",
+            )
+        self._check(source, spec)
+
+    def __call__(self, label: Label, image: Image | None) -> str:
+        """Put a picture into the folder of its answer; return where, from the folder on; "" for one with an error.
+
+        image: as it was read; links need none. Raises DataError where the disk does not take it.
+        """
+        if label.error:
+            return ""
+        below = self.folders[label.answer]
+        try:
+            os.makedirs(self.folder / below, exist_ok=True)
+            path = self.names_of.path(label.index)
+            stem, ending = self._name(label.picture, path, image)
+            place = self._place(below, stem, ending, label.picture, path, image)
+        except OSError as error:
+            raise DataError(
+                f"The picture cannot be put into {self.folder / below}",
+                got=label.picture,
+                cause=error.strerror or str(error),
+                fix=f"{self.placed:,} pictures are there. When there is room, the same command goes on",
+            ) from None
+        return path_shown(place)
+
+    def _name(self, picture: str, path: str, image: Image | None) -> tuple[str, str]:
+        """Return the safe name of a picture without its ending, and the ending that its content has."""
+        base = os.path.basename(path or picture.rstrip("/"))
+        stem, ending = os.path.splitext(base)
+        if ending[1:].lower() not in EXTENSIONS:
+            stem, ending = base, ""
+        if not path or not ending:  # a key, which may look as if it had one
+            ending = f".{ending_of(image)}"
+        return safe_name(stem), ending
+
+    def _place(self, below: str, stem: str, ending: str, picture: str, path: str, image: Image | None) -> str:
+        """Put a picture at the first of its names that is free, or where it already is; return where."""
+        digest = hashlib.blake2b(
+            (path or picture).encode("utf-8", "surrogatepass"), digest_size=16
+        ).hexdigest()
+        for length in (0, 8, 32):
+            name = f"{stem}-{digest[:length]}{ending}" if length else f"{stem}{ending}"
+            place = os.path.join(below, name)
+            key = hashlib.blake2b(_folded(place).encode("utf-8", "replace"), digest_size=8).digest()
+            if key in self._taken:
+                continue
+            target = self.folder / place
+            if not os.path.lexists(target):
+                if not self._put(target, path, image):
+                    continue
+                self.placed += 1
+            elif self._is_there(target, path, image):
+                self.found += 1
+            else:
+                continue
+            self._taken.add(key)
+            return place
+        # The same picture twice, as by a list that names it again.
+        return os.path.join(below, f"{stem}-{digest}{ending}")
+
+    def _put(self, target: Path, path: str, image: Image | None) -> bool:
+        """Make the copy or link, whole or not at all; return whether nothing was there."""
+        if self.link:
+            try:
+                os.symlink(os.path.abspath(path), target)
+            except FileExistsError:
+                return False
+            return True
+        unfinished = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            with open(unfinished, "xb") as file:
+                file.write(_bytes(image))
+            if path:
+                with suppress(OSError):
+                    status = os.stat(path)
+                    os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))
+            try:
+                os.link(unfinished, target)  # which fails where anything is
+            except FileExistsError:
+                return False
+            except OSError:  # a disk without hard links
+                if os.path.lexists(target):
+                    return False
+                os.rename(unfinished, target)
+            return True
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _is_there(self, target: Path, path: str, image: Image | None) -> bool:
+        """Whether a place holds this very picture: the file itself, a link to it, or the same bytes."""
+        if path and os.path.exists(target) and os.path.samefile(path, target):
+            return True
+        if self.link or os.path.islink(target) or not target.is_file():
+            return False
+        content = _bytes(image)
+        return target.stat().st_size == len(content) and target.read_bytes() == content
+
+    def _check(self, source: Source, spec: str) -> None:
+        inside = os.path.realpath(self.folder)
+        of_folder = {
+            os.path.realpath(origin.root) for origin in _origins(source) if isinstance(origin, ImageFolder)
+        }
+        for root in of_folder if os.path.isdir(expand(spec)) or "**" in spec else ():
+            if inside == root or inside.startswith(root.rstrip(os.sep) + os.sep):
+                raise ConfigError(
+                    "The folder to sort into lies among the pictures, and copies would be pictures the next time",
+                    got=f"--sort-into {self.folder}, in {root}",
+                    fix="Name a folder beside the pictures",
+                )
+        there = next(
+            place for place in (self.folder, *self.folder.absolute().parents) if os.path.lexists(place)
+        )
+        if not there.is_dir():
+            raise ConfigError(
+                "There is something else where the folder to sort into would be",
+                got=str(there),
+                fix="Name another folder with --sort-into",
+            )
+        if why := unwritable(there / "probe"):
+            raise ConfigError(
+                "The folder to sort into cannot be written", got=str(there), cause=why, fix="Name another one"
+            )
+        for below in self.folders.values():
+            place = self.folder / below
+            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
+                raise ConfigError(
+                    "Something is in the way of the folder of a class",
+                    got=str(place),
+                    cause="It is a link or a file, and pictures are put into real folders alone",
+                    fix="Remove it, or name another folder with --sort-into",
+                )
+        if not self.link:
+            self._check_room(source, there)
+
+    def _check_room(self, source: Source, there: Path) -> None:
+        needed = _size(source) - (_below(self.folder) if self.folder.is_dir() else 0)
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            raise ConfigError(
+                "The disk has no room for copies of the pictures",
+                got=f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free at {there}",
+                fix="Make room, name a folder on another disk, or add --link, which copies nothing",
+            )
+
+
+def folder_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the name of a folder for each class: safe on any system, and different even without regard to capitals."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        safe = safe_name(name)
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        choices = [safe, *(f"{safe}-{digest[:length]}" for length in (6, 12, 32))]
+        found[name] = next(choice for choice in choices if _folded(choice) not in taken)
+        taken.add(_folded(found[name]))
+    return found
+
+
+def safe_name(name: str) -> str:
+    """Return a name that any system takes for one file or folder, and that leads nowhere: `a_b` of `a/b`, `_` of `..`.
+
+    What is forbidden becomes `_`: separators, control characters, `: * ? " < > |`, dots in front, dots and spaces at
+    the end, and names that Windows keeps for itself. Long names are cut.
+    """
+    text = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", name))
+    text = re.sub(r"^\s+|[\s.]+$", "", text)
+    text = re.sub(r"^\.+", "_", text)
+    text = (
+        text.encode()[:LONGEST].decode("utf-8", "ignore").rstrip(" .")
+        if len(text.encode()) > LONGEST
+        else text
+    )
+    return f"_{text}" if not text or text.split(".")[0].lower() in RESERVED else text
+
+
+def ending_of(image: Image | None) -> str:
+    """Return the ending of a picture's name, by its content; of pixels, which are written as PNG, `png`."""
+    if image is None or isinstance(image, np.ndarray):
+        return "png"
+    kind = looks_like(image)
+    if image[:1] == b"P" and image[1:2] in b"123456":
+        return "ppm"
+    return _KINDS.get(kind, "jpg" if not kind.endswith("picture") else "img")
+
+
+def _bytes(image: Image | None) -> bytes:
+    if not isinstance(image, np.ndarray):
+        return image or b""
+    from PIL import Image as Pillow
+
+    file = io.BytesIO()
+    Pillow.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def _folded(name: str) -> str:
+    """Return what two names have in common that a disk may take for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _origins(source: Source) -> list[Source]:
+    """Return the sources that a source has its records from."""
+    firsts, start = [], 0
+    for part in source.parts:
+        if part.length:
+            firsts.append(source.origin(start)[0])
+        start += part.length
+    return firsts
+
+
+def _size(source: Source) -> int:
+    """Return how many bytes the pictures have, as far as that is known without reading them."""
+    total = 0
+    names = Names(source)
+    for origin in _origins(source):
+        if isinstance(origin, TarShards):
+            total += sum(os.path.getsize(path) for path in origin.paths if os.path.exists(path))
+    for index in range(len(source)):
+        if path := names.path(index):
+            with suppress(OSError, ValueError):
+                total += os.path.getsize(path)
+    return total
+
+
+def _below(folder: Path) -> int:
+    """Return how many bytes the files in a folder have, which a second run does not write again."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total

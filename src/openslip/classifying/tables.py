@@ -1,0 +1,207 @@
+"""Tables of labels: CSV, JSON lines or Parquet by the ending of the name, written as the labels come."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, cast
+
+from openslip.classifying.labels import Label
+from openslip.errors import ConfigError, DataError, printable
+from openslip.files import expand, open_regular, unwritable, whole_or_not
+
+ENDINGS = (".csv", ".jsonl", ".parquet")
+FIRST = ("picture", "class")
+"""The first columns of every table, by which a file of labels is known."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""Spreadsheets take a cell that begins so for a formula, or pass over the sign before one."""
+CRLF = "\r\n"
+ROW_GROUP = 1 << 16
+"""Rows of a Parquet file that are held until they are written."""
+
+Add = Callable[[Sequence[Label]], None]
+
+
+def columns(top: int, *, sorted_into: bool = False) -> tuple[str, ...]:
+    """Return the columns of a table: picture, class, top_1, probability_1, …, and error."""
+    ranked = [name for rank in range(1, top + 1) for name in (f"top_{rank}", f"probability_{rank}")]
+    return (*FIRST, *ranked, *(("sorted_as",) if sorted_into else ()), "error")
+
+
+def row(label: Label, top: int, placed: str | None = None) -> dict[str, Any]:
+    """Return a label by column; what there is nothing to say of is None. placed: where a copy of the picture is."""
+    cells: dict[str, Any] = {"picture": label.picture, "class": label.answer or None}
+    for rank in range(top):
+        name, probability = label.top[rank] if rank < len(label.top) else (None, None)
+        cells |= {f"top_{rank + 1}": name, f"probability_{rank + 1}": probability}
+    return cells | ({} if placed is None else {"sorted_as": placed or None}) | {"error": label.error or None}
+
+
+def check_out(out: Path) -> Path:
+    """Return the path of a table that can be written. Raises ConfigError before anything is computed."""
+    out = expand(out)
+    if out.suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            "Labels are written as CSV, JSON lines or Parquet",
+            got=f"--out {out}",
+            fix=f"Call the file {', '.join(ENDINGS)}",
+        )
+    if out.is_dir():
+        raise ConfigError(
+            "A folder is where the labels are to be written",
+            got=f"--out {out}",
+            fix=f"Name a file, as in --out {out / 'labels.csv'}",
+        )
+    if not out.parent.is_dir():
+        raise ConfigError(
+            "The labels would be written into a folder that is not there",
+            got=f"--out {out}",
+            fix="Make the folder, or name one that is there",
+        )
+    if os.path.lexists(out) and not holds_labels(out):
+        raise ConfigError(
+            "The file that labels are to be written to holds something else, or is none",
+            got=f"--out {out}",
+            fix="Name a file that is not there yet",
+        )
+    if why := unwritable(out):
+        raise ConfigError(
+            "The labels cannot be written there", got=f"--out {out}", cause=why, fix="Name another path"
+        )
+    return out
+
+
+def holds_labels(path: Path) -> bool:
+    """Whether a file is a table of labels, or empty: one that new labels may replace."""
+    try:
+        with open_regular(path) as file:
+            begin = file.read(4096)
+        if path.suffix.lower() != ".parquet":
+            wanted = ",".join(FIRST) if path.suffix.lower() == ".csv" else f'{{"{FIRST[0]}": '
+            return not begin.strip() or begin.startswith(wanted.encode())
+        import pyarrow.parquet as pq
+
+        return not begin or tuple(pq.read_schema(path).names[: len(FIRST)]) == FIRST
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def writing(path: Path, names: Sequence[str]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    """Yield what writes further rows of a table, which appears when all of them are there, in place of one before it.
+
+    names: the columns. Raises DataError where the disk does not take it.
+    """
+    kinds = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    try:
+        with whole_or_not(path) as file, kinds[path.suffix.lower()](file, names) as add:
+            yield add
+    except OSError as error:
+        raise DataError(
+            "The labels cannot be written",
+            got=str(path),
+            cause=error.strerror or str(error),
+            fix="Make room, or name another file with --out",
+        ) from None
+
+
+def csv_text(rows: Sequence[dict[str, Any]], names: Sequence[str], *, header: bool = False) -> str:
+    """Return rows as CSV: quoted where it must be, lines ended by a line feed.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front; paths never begin so (see
+    `path_shown`). Bytes of a file's name that are no UTF-8 are written `\\xff`.
+    """
+    lines: list[str] = []
+    # With both ends of lines for its own, the library quotes cells that hold either.
+    table = csv.writer(cast(IO[str], SimpleNamespace(write=lines.append)), lineterminator=CRLF)
+    if header:
+        table.writerow(names)
+    table.writerows([_cell(row[name]) for name in names] for row in rows)
+    return "".join(f"{line.removesuffix(CRLF)}\n" for line in lines)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if not isinstance(value, str):
+        return value
+    value = spelled(value)
+    return f"'{value}" if value.startswith(FORMULA) else value
+
+
+def spelled(name: str) -> str:
+    """Return a name of a file as text that UTF-8 can hold: other bytes are spelled `\\xff`."""
+    try:
+        data = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # halves of characters, which no file's name has
+        data = name.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _csv(file: IO[bytes], names: Sequence[str]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    file.write(csv_text([], names, header=True).encode())
+    yield lambda rows: _write(file, csv_text(rows, names))
+
+
+@contextmanager
+def _jsonl(file: IO[bytes], names: Sequence[str]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    yield lambda rows: _write(
+        file,
+        "".join(json.dumps({name: one[name] for name in names}, ensure_ascii=False) + "\n" for one in rows),
+    )
+
+
+def _write(file: IO[bytes], text: str) -> None:
+    # Bytes of names that are no UTF-8 become JSON's escapes, which Python reads as the same name.
+    file.write(text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def _parquet(file: IO[bytes], names: Sequence[str]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [(name, pa.float32() if name.startswith("probability_") else pa.string()) for name in names]
+    )
+    held: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        cells = {
+            name: [spelled(one[name]) if isinstance(one[name], str) else one[name] for one in held]
+            for name in names
+        }
+        table.write_table(pa.table(cells, schema=schema))
+        held.clear()
+
+    def add(rows: Sequence[dict[str, Any]]) -> None:
+        held.extend(rows)
+        if len(held) >= ROW_GROUP:
+            flush()
+
+    with pq.ParquetWriter(file, schema) as table:
+        yield add
+        flush()
+
+
+def lines(labels: Sequence[Label], width: int = 0) -> tuple[list[str], int]:
+    """Return labels as a person reads them on a terminal, and how wide their first column is; width: that of those
+    before."""
+    names = [printable(spelled(label.picture)).replace("\n", "\\n") for label in labels]
+    width = min(60, max([width, *map(len, names)]))
+    told = []
+    for name, label in zip(names, labels):
+        best = "  ".join(f"{printable(one)} {probability:.1%}" for one, probability in label.top)
+        none = f"{label.answer}: " if label.top and label.answer != label.top[0][0] else ""
+        told.append(
+            f"{name:<{width}}  {none}{best}"
+            if label.top
+            else f"{name:<{width}}  cannot be used: {label.error}"
+        )
+    return told, width

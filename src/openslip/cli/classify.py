@@ -1,0 +1,340 @@
+"""slip classify MODEL PICTURES --classes classes.txt [--out labels.csv] [--sort-into FOLDER] [--calibrate SAMPLE]"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from openslip.cli import idle
+from openslip.cli.alone import refuse_several_processes
+from openslip.cli.arguments import chosen_device, given, parse, print_notes
+from openslip.cli.source import refuse_unheeded
+from openslip.errors import UsageError
+
+if TYPE_CHECKING:
+    from openslip.classifier import Classifier
+    from openslip.classifying.labels import Label, Rule
+    from openslip.classifying.sorting import Sorter
+    from openslip.data.record import Source
+
+DESCRIPTION = """Say which class each picture shows.
+
+MODEL is a model with --classes, which are asked for by their names (zero-shot); or a classifier that `slip evaluate`
+trained and kept, RUN/linear/NAME or RUN/finetune/NAME, which brings its classes. PICTURES is a folder, a pattern in
+quotes, one picture, or whatever else `slip train` reads: tar shards, Parquet, a table; captions are not needed.
+
+Without --out the answers go to standard output: as CSV in a pipe or file, as lines on a terminal. Every picture has a
+row; one that cannot be used has its reason in the column `error`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which classifier, which pictures, and where the answers go."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run folder or whatever else `openslip.load` takes; or RUN/linear/NAME, RUN/finetune/NAME."""
+    pictures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")] = ""
+    """Folder, pattern, picture or source. May be left out to calibrate alone."""
+    classes: str = ""
+    """A text file with a class a line; a .json list, or mapping from a class to its words; or 'dress,shirt,shoe'."""
+    templates: tuple[str, ...] = ()
+    """Sentences with {} for the class; or the name of a set of them, or a file. By default those that suit the
+    classes."""
+    top: int = 3
+    """How many of the most probable classes are told of each picture."""
+    threshold: float | None = None
+    """Probability from 0 to 1 below which the answer is none of the classes. By default there is none, or the
+    calibration's."""
+    none_class: str = "none"
+    """What a picture below the threshold is called, and the class of --calibrate whose pictures are none of the
+    classes."""
+    calibrate: str = ""
+    """Labelled pictures, in any layout that `slip evaluate` reads, to choose threshold and temperature on."""
+    keep_temperature: bool = False
+    """With --calibrate: leave the probabilities as the model gives them, and choose the threshold alone."""
+    calibration: Path | None = None
+    """A .json file: with --calibrate the calibration is kept there, without it is read from there."""
+    out: Path | None = None
+    """The file of answers: .csv, .jsonl or .parquet."""
+    sort_into: Path | None = None
+    """Copy each picture into FOLDER/CLASS/. Nothing there is overwritten."""
+    link: bool = False
+    """With --sort-into: make symbolic links instead of copies."""
+    which: Literal["latest", "best"] = "latest"
+    """Which checkpoint of a run folder."""
+    encoder: str = ""
+    """Of a linear probe: the model that it belongs to, if that is not where it was."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    batch: int = 64
+    """Pictures that go through the model at a time."""
+    image_root: Annotated[str, tyro.conf.arg(aliases=["--data.image-root"])] = ""
+    """Folder that image paths in a table of PICTURES are relative to; empty: guessed."""
+    image_column: Annotated[str, tyro.conf.arg(aliases=["--data.image-column"])] = ""
+    """Column of a table of PICTURES that holds the image, or its ending in tar shards; empty: guessed."""
+    label_column: Annotated[str, tyro.conf.arg(aliases=["--data.label-column"])] = ""
+    """Column or key of --calibrate that holds the class; empty: guessed."""
+    leave_broken: Annotated[bool, tyro.conf.arg(aliases=["--data.leave-broken"])] = False
+    """Leave out tar shards of PICTURES that cannot be read to their end, instead of refusing them."""
+
+
+def main(argv: list[str]) -> None:
+    """Check everything, load, classify, and say what there is."""
+    refuse_several_processes("slip classify", "Several would classify the same pictures, each all of them")
+    options = parse(Options, argv, prog="slip classify", description=DESCRIPTION)
+    if not options.pictures and not options.calibrate:
+        raise UsageError(
+            "No pictures were named", fix="For example `slip classify RUN photos/ --classes classes.txt`"
+        )
+    chosen = given(Options, argv)
+    idle.classify(chosen, Path(options.encoder or options.model), bool(options.pictures))
+    _check(options)
+
+    from openslip.classifying import opening, tables
+    from openslip.classifying.classes import check_none
+    from openslip.classifying.sorting import Sorter
+
+    out = None if options.out is None else tables.check_out(options.out)
+    device = chosen_device(options.device)
+    source = _open(options) if options.pictures else None
+    classifier = opening.open_classifier(
+        options.model, options.classes, options.templates, which=options.which, encoder=options.encoder
+    )
+    if options.threshold is not None or options.calibrate or options.calibration is not None:
+        check_none(options.none_class, classifier.names)
+    sorter = None
+    if options.sort_into is not None and source is not None:
+        names, none = classifier.names, options.none_class
+        sorter = Sorter(options.sort_into, names, none, source, options.pictures, link=options.link)
+    classifier.model.to(device)
+    rule = _rule(options, classifier)
+    if source is not None:
+        _classify(options, classifier, source, rule, out, sorter)
+
+
+def _check(options: Options) -> None:
+    from openslip.errors import ConfigError
+
+    if options.top < 1 or options.batch < 1:
+        raise ConfigError(
+            "--top and --batch count from 1 on", got=f"--top {options.top} --batch {options.batch}"
+        )
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ConfigError(
+            "A threshold is a probability",
+            got=f"--threshold {options.threshold:g}",
+            fix="Give one from 0 to 1",
+        )
+    if not options.none_class.strip():
+        raise ConfigError("--none-class is what pictures of no class are called, and not empty")
+    if options.calibration is not None:
+        _check_calibration(options.calibration, written=bool(options.calibrate))
+
+
+def _check_calibration(path: Path, *, written: bool) -> None:
+    """Raise ConfigError for a file of a calibration that cannot be written, or is not there to be read."""
+    from openslip.errors import ConfigError
+    from openslip.files import expand, read_json, unwritable
+
+    path = expand(path)
+    if not written:
+        if not path.is_file():
+            raise ConfigError(
+                "There is no such calibration",
+                got=f"--calibration {path}",
+                fix="Make one with --calibrate SAMPLE --calibration FILE",
+            )
+        return
+    if path.exists():
+        try:
+            ours = read_json(path).get("format") == "openslip.calibration"
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise ConfigError(
+                "The file that the calibration is to be written to holds something else",
+                got=f"--calibration {path}",
+                fix="Name a file that is not there yet",
+            )
+    if not path.absolute().parent.is_dir() or (why := unwritable(path)):
+        raise ConfigError(
+            "The calibration cannot be written there",
+            got=f"--calibration {path}",
+            cause=why if path.absolute().parent.is_dir() else "There is no such folder",
+            fix="Name another path",
+        )
+
+
+def _open(options: Options) -> Source:
+    """Open the pictures, and say what was guessed and what is left out."""
+    from openslip.classifying.opening import open_pictures
+    from openslip.data.contents import described
+
+    source = open_pictures(
+        options.pictures,
+        image_root=options.image_root,
+        image_column=options.image_column,
+        leave_broken=options.leave_broken,
+    )
+    refuse_unheeded({"image_root": options.image_root, "image_column": options.image_column}, source)
+    print_notes(source)
+    if any(found.lost and not found.large_loss for _, found in source.contents_by_name()):
+        _print("\n".join(described(source)))
+    return source
+
+
+def _rule(options: Options, classifier: Classifier) -> Rule:
+    """Return how logits become answers: as a calibration says, made now or read, or as the options say."""
+    from openslip.classifying import calibration
+    from openslip.classifying.labels import Rule
+
+    if options.calibrate:
+        return _calibrated(options, classifier)
+    if options.calibration is None:
+        return Rule(threshold=options.threshold or 0.0, none=options.none_class)
+    found = calibration.read(options.calibration.expanduser(), classifier).rule(options.none_class)
+    if options.threshold is not None:
+        return Rule(found.temperature, options.threshold, options.none_class)
+    _print(
+        f"Temperature {found.temperature:.4g} and threshold {found.threshold:.4g} of {options.calibration}."
+    )
+    return found
+
+
+def _calibrated(options: Options, classifier: Classifier) -> Rule:
+    from openslip.classifying import calibration
+    from openslip.data.labelled import open_labelled
+    from openslip.progress import Progress
+
+    labelled = open_labelled(options.calibrate, label_column=options.label_column)
+    for line in (labelled.describe(), *labelled.notes):
+        _print(line)
+    pictures = labelled.untrained()
+    with Progress("calibrating", len(pictures), transient=True, brief=True) as bar:
+        sample = calibration.read_sample(
+            classifier, pictures, options.none_class, batch=options.batch, advance=bar.advance
+        )
+    for line in sample.notes:
+        _print(line)
+    found, report, notes = calibration.calibrate(
+        classifier, sample, keep_temperature=options.keep_temperature
+    )
+    if options.calibration is not None:
+        found.save(options.calibration.expanduser())
+    for line in (*notes, *calibration.told(found, report, options.none_class)):
+        _print(line)
+    if options.calibration is not None:
+        _print(f"Calibration kept in {options.calibration}.")
+    return found.rule(options.none_class)
+
+
+def _classify(
+    options: Options,
+    classifier: Classifier,
+    source: Source,
+    rule: Rule,
+    out: Path | None,
+    sorter: Sorter | None,
+) -> None:
+    """Classify, write and sort the pictures a batch at a time, and say how many there are of what."""
+    from openslip.classifying import tables
+    from openslip.classifying.labels import label_pictures
+    from openslip.errors import DataError
+    from openslip.progress import Progress
+
+    names = tables.columns(top := min(options.top, len(classifier.names)), sorted_into=sorter is not None)
+    counts: Counter[str] = Counter()
+    unusable: list[Label] = []
+    human = out is None and sys.stdout.isatty()
+    with ExitStack() as stack:
+        add = stack.enter_context(tables.writing(out, names)) if out else _printing(names, human=human)
+        bar = stack.enter_context(Progress("classifying", len(source), shown=not human, transient=True))
+        for batch in label_pictures(
+            classifier,
+            source,
+            rule,
+            top=top,
+            spec=options.pictures,
+            batch=options.batch,
+            images=sorter is not None and not options.link,
+        ):
+            placed = [sorter(label, image) if sorter else None for label, image in batch]
+            labels = [label for label, _ in batch]
+            rows: Sequence[Any] = labels
+            if not human:
+                rows = [tables.row(label, top, place) for label, place in zip(labels, placed)]
+            add(rows)
+            counts.update(label.answer for label in labels if not label.error)
+            unusable += [label for label in labels if label.error][: max(0, 5 - len(unusable))]
+            bar.advance(len(batch))
+        if not counts.total():
+            raise DataError(
+                f"None of the {len(source):,} pictures of {options.pictures} can be used",
+                cause=unusable[0].error if unusable else "There are none",
+            )
+    _summarise(options, classifier, rule, counts, len(source) - counts.total(), unusable)
+    if sorter:
+        told = f"{sorter.placed:,} {'links' if options.link else 'copies'} made in {options.sort_into}"
+        _print(told + (f", {sorter.found:,} were there." if sorter.found else "."))
+    if out:
+        _print(f"Answers in {out}.")
+
+
+def _printing(names: Sequence[str], *, human: bool) -> Callable[[Sequence[Any]], None]:
+    """Return what prints answers: lines on a terminal, else CSV, whose header is printed now."""
+    from openslip.classifying import tables
+
+    width = 0
+
+    def show(rows: Sequence[Any]) -> None:
+        nonlocal width
+        if not human:
+            sys.stdout.write(tables.csv_text(rows, names))
+            return
+        told, width = tables.lines(rows, width)
+        print("\n".join(told), flush=True)
+
+    if not human:
+        sys.stdout.write(tables.csv_text([], names, header=True))
+    return show
+
+
+SHOWN = 20
+"""Classes that the summary counts one by one."""
+
+
+def _summarise(
+    options: Options,
+    classifier: Classifier,
+    rule: Rule,
+    counts: Counter[str],
+    bad: int,
+    unusable: Sequence[Label],
+) -> None:
+    rejected = counts.pop(rule.none, 0) if rule.threshold else 0
+    of_classes = counts.most_common()
+    told = f"{counts.total() + rejected + bad:,} pictures: {counts.total():,} of "
+    told += f"{len(of_classes):,} of {len(classifier.names):,} classes"
+    if rule.threshold:
+        told += f", {rejected:,} {rule.none} (below {rule.threshold:.4g})"
+    _print(told + (f", {bad:,} cannot be used" if bad else "") + ".")
+    for name, count in of_classes[:SHOWN]:
+        _print(f"  {count:>7,}  {name}")
+    if rest := of_classes[SHOWN:]:
+        _print(f"  {sum(count for _, count in rest):>7,}  of {len(rest):,} other classes")
+    for label in unusable:
+        _print(f"  cannot be used: {label.picture}: {label.error}")
+    if bad > len(unusable):
+        _print(f"  and {bad - len(unusable):,} others; the column `error` has all of them")
+
+
+def _print(text: str) -> None:
+    from openslip.errors import printable
+
+    print(printable(text), file=sys.stderr, flush=True)

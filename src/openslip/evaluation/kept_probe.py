@@ -1,0 +1,216 @@
+"""A linear probe's file: `RUN/linear/NAME/probe.safetensors`, from which the probe classifies later.
+
+The file holds the four arrays of a `Probe`. Its header says in JSON which classes they are for, how the probe was
+fitted, and which model it belongs to: where that model was, and a fingerprint of its image tower and preprocessing.
+
+Two probes that differ in the model, the pictures, the classes or the settings lie side by side: the second one's folder
+is called like the first one's, with a digest. A probe whose checkpoint is gone makes room for the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from openslip.errors import CheckpointError, EvaluationError, note
+from openslip.evaluation import fingerprint
+from openslip.evaluation.linear import Probe
+from openslip.files import expand, parse_json, whole_or_not
+from openslip.models.weights import digest
+from openslip.training.saving import metadata
+from openslip.training.saving.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
+FILE = "probe.safetensors"
+ARRAYS = ("mean", "scale", "weight", "bias")
+_IDENTITY = ("model", "preprocess", "content", "classes", "penalties", "seed")
+_AGAIN = "Run `slip evaluate MODEL linear:DATA` again, which fits the probe anew"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which model a probe belongs to, for whoever loads it later.
+
+    spec: what `openslip.load` took, a path or a name. run: its run folder, if it is one. checkpoint: which of the run's
+    it was.
+    """
+
+    spec: str
+    run: Path | None = None
+    checkpoint: str = ""
+
+    def noted(self, folder: Path) -> dict[str, str]:
+        """Return it for a probe in `folder`: the run relative to that, so that both may move together."""
+        spec = self.spec
+        if os.path.exists(expand(spec)):
+            spec = os.path.abspath(expand(spec))
+        run = os.path.relpath(os.path.abspath(self.run), os.path.abspath(folder)) if self.run else ""
+        return {"spec": spec, "run": run, "checkpoint": self.checkpoint}
+
+
+@dataclass(frozen=True)
+class KeptProbe:
+    """A probe as it was read. about: what its header says; path: of its file."""
+
+    probe: Probe
+    names: tuple[str, ...]
+    about: Mapping[str, Any]
+    path: Path
+
+    def model(self) -> str:
+        """Return what `openslip.load` takes for the model that the probe belongs to.
+
+        The run is looked for from the probe's own folder, then where it was. Raises CheckpointError where it is gone.
+        """
+        origin = self.about["origin"]
+        if origin["run"]:
+            run = Path(os.path.normpath(self.path.parent.absolute() / origin["run"]))
+            for checkpoint in (run / "checkpoints" / origin["checkpoint"], run / origin["checkpoint"]):
+                if origin["checkpoint"] and checkpoint.is_dir():
+                    return str(checkpoint)
+            if (run / "config.toml").is_file():
+                return str(run)
+        if os.path.isabs(origin["spec"]) and not os.path.exists(origin["spec"]):
+            raise CheckpointError(
+                "The model that the linear probe belongs to is not where it was",
+                got=origin["spec"],
+                cause=f"The probe {self.path} holds a layer on its features, and not the model",
+                fix="Say where the model is: --encoder MODEL, or in Python LinearClassifier(PATH, model=MODEL)",
+            )
+        return origin["spec"]
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise CheckpointError unless `encoder` gives the features that the probe was fitted on."""
+        here, there = described(encoder), self.about
+        wrong = [
+            f"{name} {here[name]} there, {there[name]} here" for name in here if here[name] != there[name]
+        ]
+        if not wrong:
+            return
+        checkpoint = there["origin"]["checkpoint"]
+        raise CheckpointError(
+            "The linear probe belongs to other weights than this model has, and would answer at random",
+            got=f"{self.path}: {'; '.join(wrong)}",
+            cause=f"It was fitted on {checkpoint}, and the run has gone on since or was measured at another checkpoint"
+            if checkpoint
+            else "The file of weights was replaced, or the probe is of another model",
+            fix=_AGAIN,
+        )
+
+
+def described(encoder: Encoder) -> dict[str, Any]:
+    """Return what features depend on: a fingerprint of the image tower's weights, and the preprocessing."""
+    tower = digest(encoder.model.image_tower)[:16]
+    return json.loads(json.dumps({"model": tower, "preprocess": asdict(encoder.preprocess)}))
+
+
+def save(
+    folder: Path, name: str, encoder: Encoder, origin: Origin, probe: Probe, about: Mapping[str, Any]
+) -> Path | None:
+    """Keep a probe in `folder`, or beside it where that holds another one; return where, None where it cannot be.
+
+    name: the task's, for messages. about: `classes`, `content`, `images`, `penalties` and `seed`.
+    """
+    told = {**described(encoder), **json.loads(json.dumps(dict(about)))}
+    identity = fingerprint.of_all([json.dumps([told[key] for key in _IDENTITY], sort_keys=True)])
+    place = folder
+    if (other := _held_by_another(folder, told)) is not None:
+        place = folder.with_name(f"{folder.name}-{identity[:8]}")
+        note(f"{name}: {folder} keeps another probe ({other}). This one lies beside it, in {place}.")
+    header = {**told, "l2": probe.l2, "validation_top1": probe.validation_top1, "origin": origin.noted(place)}
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(getattr(probe, key))) for key in ARRAYS}
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with whole_or_not(place / FILE) as file:
+            write_tensors(
+                Path(file.name), tensors, metadata={metadata.PROBE: json.dumps(header, sort_keys=True)}
+            )
+    except OSError as error:
+        note(
+            f"{name}: the probe is not kept, as nothing can be written to {place} ({error.strerror or error})."
+        )
+        return None
+    return place
+
+
+def _held_by_another(folder: Path, told: Mapping[str, Any]) -> str | None:
+    """Return how the probe in a folder differs from one that is to be kept there; None where it may take its place."""
+    if not (folder / FILE).exists():
+        return None
+    try:
+        found = read(folder).about
+    except (CheckpointError, EvaluationError):
+        return None  # damaged, and of no use
+    differences = [key for key in _IDENTITY if found[key] != told[key]]
+    if not differences:
+        return None
+    origin = found["origin"]
+    gone = (
+        origin["checkpoint"] and not (folder / origin["run"] / "checkpoints" / origin["checkpoint"]).exists()
+    )
+    if gone and differences == ["model"]:
+        return None  # the same question to a model that is no more
+    words = {"content": "pictures", "preprocess": "preprocessing"}
+    return "it differs in " + ", ".join(words.get(key, key) for key in differences)
+
+
+def file_of(path: str | Path) -> Path:
+    """Return the file of weights that a path to a probe means: itself, or that in the folder."""
+    given = expand(path)
+    return given / FILE if os.path.isdir(given) else given
+
+
+def read(path: str | Path) -> KeptProbe:
+    """Return a kept probe: `RUN/linear/NAME`, a copy of that folder, or the file in it.
+
+    Raises CheckpointError where there is none, or it is damaged.
+    """
+    file = file_of(path)
+    if not file.is_file():
+        raise CheckpointError(
+            "There is no linear probe",
+            got=str(path),
+            cause=f"There is no {FILE} in it"
+            if os.path.isdir(expand(path))
+            else "There is no such file or folder",
+            fix="Give RUN/linear/NAME, which `slip evaluate RUN linear:DATA` keeps",
+        )
+    _, texts = metadata.read_header(file)
+    try:
+        about = parse_json(texts[metadata.PROBE])
+        names, origin = tuple(about["classes"]), about["origin"]
+        tensors = read_tensors(file)
+        arrays = {key: tensors[key].numpy().astype(np.float32) for key in ARRAYS}
+        classes, width = arrays["weight"].shape
+        shapes = {"mean": (width,), "scale": (width,), "weight": (classes, width), "bias": (classes,)}
+        if {key: array.shape for key, array in arrays.items()} != shapes or classes != len(names):
+            raise ValueError(
+                f"It has {len(names)} classes, and arrays of {[a.shape for a in arrays.values()]}"
+            )
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("The classes are not named")
+        if not all(isinstance(origin[key], str) for key in ("spec", "run", "checkpoint")):
+            raise ValueError("The model is not named")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("It holds what is no finite number")
+        missing = [key for key in _IDENTITY if key not in about]
+        if missing:
+            raise ValueError(f"It does not say {', '.join(missing)}")
+        probe = Probe(**arrays, l2=float(about["l2"]), validation_top1=float(about["validation_top1"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "The linear probe cannot be read",
+            got=str(file),
+            cause=f"{type(error).__name__}: {error}",
+            fix=f"Copy the folder anew. {_AGAIN}",
+        ) from None
+    return KeptProbe(probe, names, about, file)
