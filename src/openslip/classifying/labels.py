@@ -192,6 +192,13 @@ class Names:
         except DataError:  # a row that names no image
             return ""
 
+    def within(self, index: int, name: str) -> str:
+        """Return what tells a picture from the others of its source, wherever the source lies and however it is named:
+        the path below its folder, else its key, which is its `name`."""
+        origin, _ = self.source.origin(index)
+        path = self.path(index)
+        return os.path.relpath(path, origin.root) if path and isinstance(origin, ImageFiles) else name
+
     def file(self, index: int) -> str:
         """Return the path of the file, also where it is spelled otherwise than the source has it."""
         path = self.path(index)

@@ -42,7 +42,8 @@ class Summary:
             told.append(f"{none:,} {self.rule.none} (below {self.rule.threshold:.4g})")
         if self.unusable:
             told.append(f"{self.unusable:,} cannot be used")
-        lines = [f"{self.usable + self.unusable:,} pictures: {', '.join(told)}."]
+        count = self.usable + self.unusable
+        lines = [f"{count:,} picture{'' if count == 1 else 's'}: {', '.join(told)}."]
         lines += [f"  {count:>7,}  {name}" for name, count in ranked[:CLASSES]]
         if rest := ranked[CLASSES:]:
             lines.append(f"  {sum(count for _, count in rest):>7,}  in {len(rest):,} other classes")
