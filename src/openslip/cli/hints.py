@@ -57,7 +57,9 @@ COMMANDS = {
         "`slip embed MODEL SOURCE --out FOLDER` embeds pictures, to search them; in Python "
         "`openslip.load(MODEL).encode_image(paths)`"
     ),
-    "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
+    "server app api web gradio ui": (
+        "`slip serve VECTORS` shows a page to search embedded pictures, with a JSON API; `slip embed` makes them"
+    ),
     "caption generate describe": (
         "These models compare pictures with texts, they write none. Captions of one's own are given as "
         "`--data.train`"

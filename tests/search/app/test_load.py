@@ -26,6 +26,8 @@ from openslip.search.query import Term
 from openslip.search.where import Filter
 from search.app.served import COLOURS, Client, running
 
+POST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
 
 def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
@@ -148,8 +150,7 @@ def test_more_requests_than_may_wait_are_sent_away_in_words(
 
 def test_a_thousand_requests_at_once_are_each_answered(server: tuple[Server, Client]) -> None:
     body = json.dumps({"terms": [{"row": 3}], "top": 2}).encode()
-    head = f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    request = head.encode() + b"Connection: close\r\n\r\n" + body
+    request = POST + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
 
     async def ask() -> tuple[int, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server[1].port)
@@ -183,9 +184,6 @@ def answer_of(one: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(parts)
-
-
-POST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def test_clients_that_never_finish_hold_nobody_up_and_are_ended(

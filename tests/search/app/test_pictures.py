@@ -1,4 +1,4 @@
-"""Pictures that are sent and shown: their kind is told by their bytes, their size is limited, and no path leads to them."""
+"""Pictures that are sent and shown: their bytes tell their kind, their size is limited, and no path leads to them."""
 
 from __future__ import annotations
 

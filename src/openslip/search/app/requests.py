@@ -88,12 +88,12 @@ def values_of(kind: str, body: bytes, address: Sequence[tuple[str, str]]) -> dic
         if address:
             raise ConfigError("With JSON, options stand in the JSON, not in the address", got=address[0][0])
         try:
-            values = parse_json(body)
+            found = parse_json(body)
         except ValueError as error:
             raise ConfigError("The request is no JSON", cause=str(error)) from None
-        if not isinstance(values, dict):
-            raise ConfigError("The request must be an object in JSON", got=type(values).__name__)
-        return values
+        if not isinstance(found, dict):
+            raise ConfigError("The request must be an object in JSON", got=type(found).__name__)
+        return found
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise Refusal(
             UNREADABLE,
@@ -101,7 +101,7 @@ def values_of(kind: str, body: bytes, address: Sequence[tuple[str, str]]) -> dic
             got=kind or "none",
             fix="Send JSON with `Content-Type: application/json`, or a picture with `Content-Type: image/jpeg`",
         )
-    values = {"image": body}
+    values: dict[str, Any] = {"image": body}
     for name, text in address:
         if name in ("name", "template"):
             values.setdefault(f"{name}s", []).append(text)
