@@ -10,6 +10,9 @@
     found = model.encode_image(paths, errors="skip")  # goes on without pictures that cannot be used
     found.values, found.kept, found.skipped           # (K, embed_dim), K indices, and which were left out and why
 
+    openslip.embed(model, "photos/", "vectors")       # once; then only what is new or has changed
+    openslip.Index.open("vectors").search("a red bicycle", top=5)
+
 Models come in evaluation mode, and any number of threads may use one at once. docs/use.md has the whole of it.
 
 Importing this package is cheap; PyTorch is imported when something is first used.
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from openslip.interop import load
     from openslip.interop.mixing import mix
     from openslip.pictures import find_pictures
+    from openslip.search.embed import embed
+    from openslip.search.index import Index
     from openslip.training.train import train
 
     __version__: str
@@ -45,9 +50,11 @@ __all__ = [
     "Encoded",
     "Encoder",
     "FinetunedClassifier",
+    "Index",
     "SlipError",
     "ZeroShotClassifier",
     "create",
+    "embed",
     "evaluate",
     "export",
     "find_pictures",
@@ -65,8 +72,10 @@ _HOMES = {
     "Encoded": "openslip.encoder",
     "Encoder": "openslip.encoder",
     "FinetunedClassifier": "openslip.classifier",
+    "Index": "openslip.search.index",
     "SlipError": "openslip.errors",
     "ZeroShotClassifier": "openslip.classifier",
+    "embed": "openslip.search.embed",
     "export": "openslip.exports",
     "find_pictures": "openslip.pictures",
     "load": "openslip.interop",

@@ -35,7 +35,16 @@ colours that training never showed them in."""
 
 def commands(out: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
     """Return what there is to do next: (what it does, command) pairs. They work where quickstart was called."""
+    vectors = out / "vectors"
     return [
+        (
+            "Search: embed the scenes once",
+            command("slip", "embed", folders[-1], out / "scenes", "--out", vectors),
+        ),
+        (
+            "and find some by words, or by a picture",
+            command("slip", "search", vectors, "a red car at night", "--sheet", out / "found.png"),
+        ),
         (
             "Look at the scenes, and at the views that the models saw of them",
             command("slip", "data", "show", out / "scenes"),

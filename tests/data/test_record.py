@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
 import pytest
 
 from openslip.data.contents import Contents
@@ -51,6 +52,11 @@ class Rich(Plain):
     def whole_index(self, index: int) -> int:
         return index + 10
 
+    columns_note = "Chosen."
+
+    def columns(self, indices: Sequence[int]) -> pa.Table:
+        return pa.table({"own": list(indices)})
+
 
 def test_a_source_says_what_is_in_it_and_nothing_more() -> None:
     class Bare(Source):
@@ -68,6 +74,7 @@ def test_a_source_says_what_is_in_it_and_nothing_more() -> None:
     assert (source.origin(3), source.whole_index(3), source.label(3)) == ((source, 3), 3, None)
     assert (source.note, source.options, source.held_out, source.class_names) == ("", (), None, ())
     assert source.contents_by_name() == []
+    assert (source.file(3), source.columns([3]), source.columns_note) == (None, None, "")
 
 
 def test_a_source_has_a_length_and_records() -> None:
@@ -89,6 +96,9 @@ def test_a_plain_class_is_a_source() -> None:
     assert (source.parts, source.part_names) == ((Part(4, 4),), ("mine",))
     assert source.origin(1) == (source, 1)
     assert (source.whole_index(1), source.label(1), source.contents_by_name()) == (1, None, [])
+    assert (source.file(1), source.columns([1]), source.columns_note) == (None, None, "")
+    source.source.columns = ["a", "list"]  # of a program that means something else by it
+    assert source.columns([1]) is None
 
 
 def test_what_a_plain_class_has_besides_is_taken_over() -> None:
@@ -98,11 +108,15 @@ def test_what_a_plain_class_has_besides_is_taken_over() -> None:
     assert (source.options, source.class_names, source.label(3)) == (("caption_column",), ("cat", "dog"), 1)
     assert (source.parts, source.epoch_length) == ((Part(3, 6, 2), Part(1, 1)), 7)
     assert (source.part_names, source.whole_index(2)) == (("mine", "toy"), 12)
+    assert (source.columns([2, 3]).to_pydict(), source.columns_note) == ({"own": [2, 3]}, "Chosen.")  # type: ignore[union-attr]
 
 
 def test_plain_classes_may_be_mixed_and_cut() -> None:
     mixed = Mixture([Plain(3), Rich()], [1, 2])
     assert mixed.parts == (Part(3, 3), Part(3, 12, 2), Part(1, 2))
     assert (mixed.options, mixed[4].key) == (("caption_column",), "mine/1")
+    assert mixed.columns([1, 4]).to_pydict() == {"own": [None, 1]}  # type: ignore[union-attr]
+    assert (mixed.columns([0, 2]), mixed.columns_note) == (None, "Chosen.")
     left = Subset(Rich(), [0])
+    assert (left.columns([0, 2]).to_pydict(), left.columns_note) == ({"own": [1, 3]}, "Chosen.")  # type: ignore[union-attr]
     assert ([left.label(k) for k in range(3)], left.class_names) == ([1, 0, 1], ("cat", "dog"))

@@ -41,7 +41,7 @@ def test_the_graph_is_built_once_and_kept(index: Index, monkeypatch: pytest.Monk
     built = index.graph
     assert built.built
     assert index.graph is built
-    assert {hnsw.GRAPH, hnsw.ABOUT} < {path.name for path in index.folder.iterdir()}
+    assert {hnsw.GRAPH, hnsw.GRAPH_ABOUT} < {path.name for path in index.folder.iterdir()}
     again = Graph.of(Index.open(index.folder))
     assert not again.built
     assert again.recall == built.recall
@@ -68,7 +68,7 @@ def test_a_copy_of_the_vectors_is_known_and_others_are_not(index: Index) -> None
 @pytest.mark.parametrize("what", ["graph", "about", "no about", "cut", "lies"])
 def test_a_damaged_graph_is_built_anew(index: Index, what: str) -> None:
     assert index.graph.built
-    graph, about = index.folder / hnsw.GRAPH, index.folder / hnsw.ABOUT
+    graph, about = index.folder / hnsw.GRAPH, index.folder / hnsw.GRAPH_ABOUT
     if what == "graph":
         graph.write_bytes(b"\0" * graph.stat().st_size)
     elif what == "about":

@@ -40,6 +40,8 @@ class Options(ColumnOptions):
     """Which checkpoint of a run."""
     captions: bool = False
     """Embed all captions as well, into captions.npy."""
+    map: bool = False
+    """Lay the pictures out on a plane, by UMAP (extra `map`) or else PCA: columns x, y and neighbors of the records."""
     replace: bool = False
     """Let an index go that was made with another model, or of other pictures."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -82,6 +84,7 @@ def run(options: Options, ranks: Processes) -> None:
         options.out,
         which=options.which,
         captions=options.captions,
+        mapped=options.map,
         replace=options.replace,
         precision=options.precision,
         batch=options.batch,

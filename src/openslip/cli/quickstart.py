@@ -28,7 +28,9 @@ def main(argv: list[str]) -> None:
     """Run it and say where the report is."""
     options = parse(Options, argv, prog="slip quickstart", description=DESCRIPTION)
 
-    from openslip.quickstart import quickstart
+    from openslip.quickstart import METHODS, commands, quickstart
 
     report = quickstart(options.out, scenes=options.scenes, seed=options.seed, seeds=options.seeds)
-    print(f"\nThe report: {report.resolve().as_uri()}")
+    print(f"\nThe report: {report.resolve().as_uri()}\n\nSearch the scenes with the last of these models:")
+    for _, line in commands(options.out, [options.out / METHODS[-1].lower()])[:2]:
+        print(f"  {line}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openslip.data.contents import Contents
-from openslip.data.record import Part, Record, Source, as_source
+from openslip.data.record import ImageFile, Part, Record, Source, as_source
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,16 @@ class Subset(Source):
 
     def label(self, index: int) -> int | None:
         return self.source.label(self.whole_index(index))
+
+    def file(self, index: int) -> ImageFile | None:
+        return self.source.file(self.whole_index(index))
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        return self.source.columns(list(map(self.whole_index, indices)))
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        return self.source.columns_note
 
     def contents_by_name(self) -> list[tuple[str, Contents]]:
         return self.source.contents_by_name()

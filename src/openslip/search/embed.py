@@ -14,10 +14,10 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from openslip.search.index import (
     ABOUT,
     CAPTIONS,
     FORMAT,
+    GRAPH,
+    GRAPH_ABOUT,
     OWN,
     PARTS,
     RECORDS,
@@ -47,6 +49,8 @@ from openslip.search.index import (
     Index,
     fingerprint,
 )
+from openslip.search.map import make_map
+from openslip.search.parts import Old, Part, Pool, join, load
 from openslip.training.precision import choose_precision
 from openslip.training.saving import lock
 
@@ -87,6 +91,7 @@ def embed(
     *,
     which: Literal["latest", "best"] = "latest",
     captions: bool = False,
+    mapped: bool = False,
     replace: bool = False,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     batch: int = 256,
@@ -99,10 +104,11 @@ def embed(
     """Embed the pictures of a source into the folder `out`, and return what became of them.
 
     model: a loaded model, or what `openslip.load` takes with `which`. source: what `open_source` takes with `columns`,
-    or an open source, and `spec` what opens it anew; without, only pictures that are files can be shown later. captions:
-    embed all captions, too. replace: an index of another model or source is there, and may go. precision: of the
-    arithmetic, as in training; vectors are float16 in any case. batch: pictures that go through the model at a time;
-    workers: threads that read and decode. ranks: the processes that share the work, which need one folder in common.
+    or an open source, and `spec` what opens it anew; without, only pictures that are files can be shown later.
+    captions: embed all captions, too. mapped: lay the pictures out on a plane (see `openslip.search.map`). replace: an
+    index of another model or source is there, and may go. precision: of the arithmetic, as in training; vectors are
+    float16 in any case. batch: pictures that go through the model at a time; workers: threads that read and decode.
+    ranks: the processes that share the work, which need one folder in common.
 
     Of an index that is there, embeddings are taken over for files of the same path, size and time of change, and for
     pictures of the same bytes. Whatever the number of processes, and after a kill, the result is the same.
@@ -138,28 +144,18 @@ def embed(
         "precision": str(choose_precision(precision, model.device)).removeprefix("torch."),
         "captions": captions,
     }
-    with ExitStack() as stack:
-        with ranks.first_goes_ahead():
+    with ExitStack() as held:
+        with ranks.first_goes_ahead(), _writing(out):
             if ranks.first:
-                try:
-                    stack.enter_context(lock.held(out))
-                    _check_before(out, about, replace=replace)
-                    (out / PARTS).mkdir(exist_ok=True)
-                except OSError as error:
-                    raise _unwritable(out, error) from None
+                held.enter_context(lock.held(out))
+                _check_before(out, about, replace=replace)
+                (out / PARTS).mkdir(exist_ok=True)
         run = ranks.bytes_from_first(secrets.token_hex(8).encode()).decode()
         work = _Work(model, opened, out, out / PARTS / run, about, batch, workers)
-        with ranks.together():
+        with ranks.together(), _writing(out):
             work.do(ranks, shown=shown)
-        with ranks.first_goes_ahead():
-            if ranks.first:
-                try:
-                    done = work.finish()
-                except OSError as error:
-                    raise _unwritable(out, error) from None
-            else:
-                done = Embedded(out, 0, 0, 0, 0, [])
-    return done
+        with ranks.first_goes_ahead(), _writing(out):
+            return work.finish(mapped=mapped, shown=shown) if ranks.first else Embedded(out, 0, 0, 0, 0, [])
 
 
 def absolute(spec: str) -> str:
@@ -197,10 +193,16 @@ def _opened(source: Source | str, columns: Mapping[str, str]) -> Source:
     return opened
 
 
-def _unwritable(out: Path, error: OSError) -> DataError:
-    return DataError(
-        "The index cannot be written", got=str(error.filename or out), cause=error.strerror or str(error)
-    )
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raise DataError where the folder cannot be written. What is done by then stays, and is taken over later."""
+    try:
+        yield
+    except OSError as error:
+        place = str(error.filename or out)
+        raise DataError(
+            "The index cannot be written", got=place, cause=error.strerror or str(error)
+        ) from None
 
 
 def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None:
@@ -209,7 +211,7 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
         others = [
             name
             for name in os.listdir(out)
-            if name not in (PARTS, VECTORS, CAPTIONS, RECORDS, SKIPPED, lock.NAME)
+            if name not in (PARTS, VECTORS, CAPTIONS, RECORDS, SKIPPED, GRAPH, GRAPH_ABOUT, lock.NAME)
             and not name.startswith(TEMPORARY)
         ]
         if others and not replace:
@@ -249,118 +251,6 @@ def _terms(spec: str) -> list[str]:
     return [spec] if os.path.exists(spec) else [term for _, term in split_mixture(spec)]
 
 
-class _Old(NamedTuple):
-    """Where an embedding of an earlier run is: which of `_Pool.stores`, and its row."""
-
-    store: int
-    row: int
-
-
-class _Store(NamedTuple):
-    """Embeddings of an earlier run: (N, D), their captions with (M, D) if embedded, and which each record has."""
-
-    vectors: np.ndarray
-    texts: np.ndarray | None
-    captions: pa.ChunkedArray
-    firsts: np.ndarray
-    digests: pa.ChunkedArray
-
-
-class _Pool:
-    """What earlier runs with the same model have embedded, by file and by content; about 300 bytes a picture."""
-
-    def __init__(self, out: Path, about: Mapping[str, Any], but: Path) -> None:
-        """but: the folder of parts that other ranks may have begun to fill."""
-        self.stores: list[_Store] = []
-        self._by_file: dict[tuple[str, str], _Old] = {}
-        self._by_content: dict[str, _Old] = {}
-        self.whole: _Store | None = None
-        try:
-            index = Index.open(out)
-        except DataError:
-            index = None
-        if index and _same_numbers(index.about, about):
-            self._add(out / VECTORS, out / CAPTIONS, out / RECORDS)
-            self.whole = self.stores[0] if self.stores else None
-        for described in sorted((out / PARTS).glob(f"*/*{_Part.DONE}")):
-            part = _Part(described.parent, int(described.name.removesuffix(_Part.DONE)))
-            if described.parent == but:
-                continue
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                if _same_numbers(read_json(described)["about"], about) and part.vectors.exists():
-                    self._add(part.vectors, part.texts, part.records)
-
-    def of_file(self, path: str, stamp: str) -> _Old | None:
-        return self._by_file.get((path, stamp))
-
-    def of_content(self, digest: str) -> _Old | None:
-        return self._by_content.get(digest)
-
-    def gone(self, digests: pa.ChunkedArray) -> int:
-        """Return how many pictures of the earlier index are none of these."""
-        import pyarrow.compute as pc
-
-        return 0 if self.whole is None else pc.sum(pc.invert(pc.is_in(self.whole.digests, digests))).as_py()
-
-    def digest(self, old: _Old) -> str:
-        return self.stores[old.store].digests[old.row].as_py()
-
-    def vector(self, old: _Old) -> np.ndarray:
-        return self.stores[old.store].vectors[old.row]
-
-    def texts(self, old: _Old, captions: tuple[str, ...]) -> np.ndarray | None:
-        """Return the embeddings of a record's captions (n, D), if it has had the same ones; else None."""
-        store = self.stores[old.store]
-        if store.texts is None or tuple(store.captions[old.row].as_py()) != captions:
-            return None
-        first = int(store.firsts[old.row])
-        return store.texts[first : first + len(captions)]
-
-    def _add(self, vectors: Path, texts: Path, records: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
-        try:
-            found = pq.read_table(records, columns=["path", "stamp", "digest", "captions"], memory_map=True)
-            mapped = np.load(vectors, mmap_mode="r", allow_pickle=False)
-            mapped_texts = np.load(texts, mmap_mode="r", allow_pickle=False) if texts.exists() else None
-        except (OSError, ValueError, pa.ArrowException):
-            return  # of a run that was killed: its pictures are embedded again
-        if len(mapped) != len(found):
-            return
-        lengths = pc.list_value_length(found["captions"]).to_numpy()
-        firsts = np.concatenate([[0], np.cumsum(lengths)])
-        number = len(self.stores)
-        self.stores.append(_Store(mapped, mapped_texts, found["captions"], firsts, found["digest"]))
-        files = zip(found["path"].to_pylist(), found["stamp"].to_pylist(), found["digest"].to_pylist())
-        for row, (path, stamp, digest) in enumerate(files):
-            old = _Old(number, row)
-            self._by_content[digest] = old
-            if path and stamp:
-                self._by_file[path, stamp] = old
-
-
-def _same_numbers(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether embeddings of an earlier run are what this run would compute."""
-    return (
-        before["model"]["fingerprint"] == now["model"]["fingerprint"]
-        and before["precision"] == now["precision"]
-    )
-
-
-class _Part:
-    """The files of one finished chunk; the description is written last."""
-
-    DONE = ".json"
-
-    def __init__(self, folder: Path, number: int) -> None:
-        self.vectors = folder / f"{number:06d}.npy"
-        self.texts = folder / f"{number:06d}.captions.npy"
-        self.records = folder / f"{number:06d}.parquet"
-        self.described = folder / f"{number:06d}{self.DONE}"
-
-
 @dataclass
 class _Ready:
     """One record on its way: pixels to embed, or the earlier embedding `old`, or `why` there is neither."""
@@ -372,7 +262,7 @@ class _Ready:
     stamp: str = ""
     digest: str = ""
     pixels: Tensor | None = None
-    old: _Old | None = None
+    old: Old | None = None
     why: str = ""
 
 
@@ -390,7 +280,7 @@ class _Work:
     reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.pool = _Pool(self.out, self.about, self.folder)
+        self.pool = Pool(self.out, self.about, self.folder)
         self.preprocess = self.model.preprocess
         self.autocast = {"bfloat16": "bf16", "float16": "fp16"}.get(self.about["precision"])
         # Batches do not reach over the end of a chunk, so that they are the same for any number of processes.
@@ -478,7 +368,7 @@ class _Work:
                 vectors.append(vector)
                 kept.append(one)
                 new += one.old is None
-        part = _Part(self.folder, chunk.start // self.chunk)
+        part = Part(self.folder, chunk.start // self.chunk)
         dim = vectors[0].shape[0] if vectors else 0
         stacked = np.stack(vectors) if vectors else np.empty((0, dim), np.float16)
         with whole_or_not(part.vectors, durable=False) as file:
@@ -508,10 +398,12 @@ class _Work:
 
         text = pa.string()
         own = {
-            "key": pa.array([one.key for one in kept], text),
-            "path": pa.array([one.path or None for one in kept], text),
-            "caption": pa.array([one.captions[0] if one.captions else None for one in kept], text),
-            "captions": pa.array([list(one.captions) for one in kept], pa.list_(text)),
+            "key": pa.array([_whole(one.key) for one in kept], text),
+            "path": pa.array(
+                [one.path if one.path and one.path == _whole(one.path) else None for one in kept], text
+            ),
+            "caption": pa.array([_whole(one.captions[0]) if one.captions else None for one in kept], text),
+            "captions": pa.array([[*map(_whole, one.captions)] for one in kept], pa.list_(text)),
             "record": pa.array([one.index for one in kept], pa.int64()),
             "digest": pa.array([one.digest for one in kept], text),
             "stamp": pa.array([one.stamp or None for one in kept], text),
@@ -522,19 +414,20 @@ class _Work:
         table = pa.table({name: own[name] for name in OWN if name in own})
         with self.reading:
             theirs = self.source.columns([one.index for one in kept])
-        for name in theirs.column_names if theirs is not None else ():
-            table = table.append_column(_free(name, {*OWN, *table.column_names}), theirs[name])
+        if theirs is not None:
+            for name in theirs.column_names:
+                table = table.append_column(_free(name, {*OWN, *table.column_names}), theirs[name])
         return table
 
-    def finish(self) -> Embedded:
+    def finish(self, *, mapped: bool, shown: bool) -> Embedded:
         """Join all parts to an index, and remove the parts."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         from openslip.data.own_columns import unify
 
-        parts = [_Part(self.folder, number) for number in range(len(self.chunks))]
-        described = [read_json(part.described, 1 << 32) for part in parts]
+        parts = [Part(self.folder, number) for number in range(len(self.chunks))]
+        described = [read_json(part.described) for part in parts]
         skipped = [Skipped(*entry) for one in described for entry in one["skipped"]]
         rows, new = (sum(one[name] for one in described) for name in ("rows", "new"))
         if not rows:
@@ -545,17 +438,27 @@ class _Work:
                 cause=skipped[0].reason if skipped else "There are none",
             )
         schema = unify([pq.read_schema(part.records).empty_table() for part in parts]).schema
+        layout = (
+            make_map(np.concatenate([load(part.vectors) for part in parts]), shown=shown) if mapped else None
+        )
+        if layout:
+            for name, column in layout.columns(0, 0).items():
+                schema = schema.append(pa.field(name, column.type))
+        first = 0
         with ExitStack() as files:
             vectors = files.enter_context(whole_or_not(self.out / VECTORS))
-            dim = _join(vectors, [part.vectors for part in parts])
+            dim = join(vectors, [part.vectors for part in parts])
             if self.about["captions"]:
-                _join(files.enter_context(whole_or_not(self.out / CAPTIONS)), [part.texts for part in parts])
+                join(files.enter_context(whole_or_not(self.out / CAPTIONS)), [part.texts for part in parts])
             records = files.enter_context(whole_or_not(self.out / RECORDS))
             with pq.ParquetWriter(records, schema, compression="zstd") as writer:
                 for part in parts:
-                    table = unify([schema.empty_table(), pq.read_table(part.records)])
+                    table = pq.read_table(part.records)
+                    for name, column in layout.columns(first, len(table)).items() if layout else ():
+                        table = table.append_column(name, column)
+                    first += len(table)
                     if len(table):
-                        writer.write_table(pa.table(table, schema=schema))
+                        writer.write_table(unify([schema.empty_table(), table]).cast(schema))
             # From here to the end there is no index, rather than files that do not belong together.
             (self.out / ABOUT).unlink(missing_ok=True)
         if not self.about["captions"]:
@@ -569,28 +472,14 @@ class _Work:
         return Embedded(self.out, rows, new, rows - new, gone, skipped, (note,) if note else ())
 
 
+def _whole(text: str) -> str:
+    """Return text without halves of characters, which neither UTF-8 nor Arrow can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _free(name: str, taken: set[str]) -> str:
     """Return a column's name, with a number behind it where it is taken."""
     found, number = name, 2
     while found in taken:
         found, number = f"{name}_{number}", number + 1
     return found
-
-
-def _join(file: Any, paths: list[Path]) -> int:
-    """Write the arrays (n, D) of some files as one (N, D) float16; return D."""
-    shapes = list(map(_shape, paths))
-    dim = max(shape[1] for shape in shapes)
-    header = {"descr": "<f2", "fortran_order": False, "shape": (sum(shape[0] for shape in shapes), dim)}
-    np.lib.format.write_array_header_1_0(file, header)
-    for path, shape in zip(paths, shapes):
-        if shape[0]:
-            file.write(np.ascontiguousarray(np.load(path, allow_pickle=False)).data)
-    return dim
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    """Return the shape of an array in a file of ours, also of an empty one, which cannot be mapped."""
-    with open(path, "rb") as file:
-        np.lib.format.read_magic(file)
-        return np.lib.format.read_array_header_1_0(file)[0]

@@ -18,11 +18,11 @@ from openslip.errors import ConfigError, DataError
 from openslip.files import read_json, whole_or_not, write_json
 from openslip.progress import Progress
 from openslip.search import exact
+from openslip.search.index import CAPTIONS, GRAPH, GRAPH_ABOUT, VECTORS
 
 if TYPE_CHECKING:
     from openslip.search.index import Index
 
-GRAPH, ABOUT = "vectors.usearch", "vectors.usearch.json"
 FORMAT = 1
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
 """Edges of a node; candidates kept while a node is added, and while one is searched for: usearch's and faiss's M,
@@ -66,7 +66,7 @@ class Graph:
         """
         usearch = _usearch()
         stamp, content = _stamp(index), ""
-        about = _read_about(index.folder / ABOUT)
+        about = _read_about(index.folder / GRAPH_ABOUT)
         if about and about["stamp"] != stamp:
             # Copied, or written again: what counts is what the vectors are.
             content = _content(index)
@@ -74,7 +74,7 @@ class Graph:
             about = about | {"stamp": stamp} if same else None
             if about:
                 with suppress(OSError):  # a folder that is only read
-                    write_json(index.folder / ABOUT, about)
+                    write_json(index.folder / GRAPH_ABOUT, about)
         if about and (graph := _read(usearch, index, about)) is not None:
             return cls(index, graph, Recall(*about["recall"]), built=False)
         return cls._build(usearch, index, stamp, content or _content(index), shown=shown)
@@ -98,12 +98,14 @@ class Graph:
         made.recall = made.measure()
         recall = made.recall
         try:
-            (index.folder / ABOUT).unlink(missing_ok=True)
+            (index.folder / GRAPH_ABOUT).unlink(missing_ok=True)
             with whole_or_not(index.folder / GRAPH) as file:
                 file.write(graph.save())
                 size = file.tell()
             about = {"format": FORMAT, "vectors": content, "stamp": stamp, "bytes": size}
-            write_json(index.folder / ABOUT, about | {"recall": [recall.value, recall.queries, recall.of]})
+            write_json(
+                index.folder / GRAPH_ABOUT, about | {"recall": [recall.value, recall.queries, recall.of]}
+            )
         except OSError as error:
             raise DataError(
                 "The graph cannot be written",
@@ -175,7 +177,7 @@ class Graph:
 
 def _queries(index: Index) -> tuple[np.ndarray, np.ndarray, str]:
     """Return queries (Q, D) float32 spread over the set, of each the row not to count (-1: none), and what they are."""
-    texts = index.folder / "captions.npy"
+    texts = index.folder / CAPTIONS
     if texts.exists():
         with suppress(OSError, ValueError, EOFError):
             captions = np.load(texts, mmap_mode="r", allow_pickle=False)
@@ -212,7 +214,7 @@ def _read(usearch: Any, index: Index, about: dict[str, Any]) -> Any:
 
 
 def _stamp(index: Index) -> list[int]:
-    found = (index.folder / "vectors.npy").stat()
+    found = (index.folder / VECTORS).stat()
     return [found.st_size, found.st_mtime_ns]
 
 

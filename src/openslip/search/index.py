@@ -1,7 +1,7 @@
 """A folder of embeddings with what they are of: `slip embed` writes the folder, all other commands of search read it.
 
     vectors.npy       (N, D) float16, of length 1: a memory-map, of which a search reads blocks
-    records.parquet   N rows: key, path, caption, captions, class, the user's own columns; and record, digest, stamp
+    records.parquet   N rows: key, path, caption, captions, class, the user's own columns; record, digest, stamp; a map
     captions.npy      where captions were embedded: as many rows as there are captions, in the order of the records
     skipped.jsonl     the records without embedding, and why
     index.json        what made them: the model with its fingerprint, the source. Written last: without it, there is no
@@ -45,14 +45,19 @@ VECTORS, CAPTIONS, RECORDS, SKIPPED, ABOUT = (
     "skipped.jsonl",
     "index.json",
 )
+GRAPH, GRAPH_ABOUT = "vectors.usearch", "vectors.usearch.json"
+"""What `openslip.search.hnsw` keeps beside the vectors, if it was asked to."""
 PARTS = "parts"
 """Folder of what an unfinished run of `slip embed` has done."""
 FORMAT = 1
-OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp")
+MAPPED = ("x", "y", "neighbors")
+"""Columns of a map of the collection, which an index may have."""
+OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp", *MAPPED)
 """Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it.
 
-path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the number
-of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file.
+path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the
+number of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file. x, y,
+neighbors: see `openslip.search.map`.
 """
 
 
@@ -301,7 +306,7 @@ class Index:
             )
         if self._parquet.metadata.num_rows != rows:
             raise _damaged(self.folder, RECORDS, f"{self._parquet.metadata.num_rows} rows, not {rows}")
-        if missing := [name for name in OWN if name != "class" and name not in self.columns]:
+        if missing := [name for name in OWN if name not in ("class", *MAPPED) and name not in self.columns]:
             raise _damaged(self.folder, RECORDS, f"no column {', '.join(missing)}")
 
     def __repr__(self) -> str:

@@ -70,7 +70,7 @@ def test_columns_are_guessed_by_type_then_by_name(tmp_path):
     plain = pa.array(images(0, 2), pa.large_binary())
 
     def guess(columns, features=None, **options):
-        return open_parquet(write(tmp_path / "t.parquet", columns, features), **options).columns
+        return open_parquet(write(tmp_path / "t.parquet", columns, features), **options).chosen
 
     text = {"caption": ["a", "b"]}
     assert guess({"zebra": plain} | text).image == "zebra"  # the only column of bytes
@@ -100,7 +100,7 @@ def test_columns_are_looked_at_where_their_names_do_not_tell(tmp_path, jpeg):
     paths, text = pa.array(["a.jpg", "a.jpg"]), {"caption": ["a", "b"]}
 
     def guess(columns, **options):
-        return open_parquet(write(tmp_path / "t.parquet", columns | text), **options).columns
+        return open_parquet(write(tmp_path / "t.parquet", columns | text), **options).chosen
 
     assert guess({"image": paths, "phash": hashes}).image == "image"
     assert guess({"phash": hashes, "path": paths}).image == "path"
@@ -153,7 +153,7 @@ def test_objects_as_captions(tmp_path):
     )
     told = pa.array([{"en": "a", "de": "b"}, {"en": None, "de": "c"}])
     path = write(tmp_path / "t.parquet", {"image": structs(0, 2), "captions": told, "alt": ["x", "y"]})
-    assert open_parquet(path).columns.captions == ("alt",)
+    assert open_parquet(path).chosen.captions == ("alt",)
     assert [r.captions for r in open_parquet(path, caption_column="captions.de")] == [("b",), ("c",)]
     for asked, message in (("captions", "not texts"), ("captions.fr", "without a key 'fr'")):
         with pytest.raises(

@@ -7,6 +7,7 @@ loader processes of a machine are likely to need the same one at about the same 
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -76,7 +77,7 @@ class RowGroups:
         """Return the columns' values in a row, nulls as None. Raises DataError when they cannot be read."""
         index = range(len(self))[index]
         group = int(np.searchsorted(self._ends, index, side="right"))
-        table, row = self._read(group), index - self._start(group)
+        table, row = self.read(group), index - self._start(group)
         try:
             return tuple(table.column(name)[row].as_py() for name in self.columns)
         except ValueError as error:
@@ -84,9 +85,20 @@ class RowGroups:
 
     def key(self, index: int) -> str:
         """Return where row `index` lies: file:row."""
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        file = self._file(group)
-        return f"{os.path.basename(shown(self.files[file]))}:{index - self._start(int(self._first[file]))}"
+        file, row = self.place(index)
+        return f"{os.path.basename(shown(self.files[file]))}:{row}"
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return which of the files row `index` lies in, and which row of that file it is."""
+        file = self._file(int(np.searchsorted(self._ends, index, side="right")))
+        return file, index - self._start(int(self._first[file]))
+
+    def by_group(self, indices: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield these rows in their order, in stretches of one row group: the group, and the rows within it."""
+        groups = np.searchsorted(self._ends, np.asarray(indices, np.int64), side="right").tolist()
+        for group, members in itertools.groupby(zip(groups, indices), key=lambda one: one[0]):
+            start = self._start(group)
+            yield group, [index - start for _, index in members]
 
     def scan(self) -> Iterator[tuple[Any, ...]]:
         """Yield the values of all rows in order, in little memory. Raises DataError when a file cannot be read."""
@@ -168,7 +180,8 @@ class RowGroups:
     def _start(self, group: int) -> int:
         return int(self._ends[group - 1]) if group else 0
 
-    def _read(self, group: int) -> pa.Table:
+    def read(self, group: int) -> pa.Table:
+        """Return the columns of a row group, counted through all files. Raises DataError when it cannot be read."""
         with self._lock:
             return self.kept.get(group, lambda: self._fetch(group), lambda table: table.nbytes)
 
@@ -238,12 +251,12 @@ def holds(kind: pa.DataType) -> str:
     them, of any kind of list), "nothing" (nulls), or "".
     """
     kind = plain_type(kind)
-    if _is_bytes(kind):
+    if is_bytes(kind):
         return "image"
     if pa.types.is_struct(kind):
         if kind.get_field_index("bytes") >= 0:
             inner = plain_type(kind.field("bytes").type)
-            return "image" if _is_bytes(inner) or pa.types.is_null(inner) else ""
+            return "image" if is_bytes(inner) or pa.types.is_null(inner) else ""
         names = ("path", "file_name", "filename", "file")
         named = [kind.field(name).type for name in names if kind.get_field_index(name) >= 0]
         return "path" if any(_is_text(plain_type(inner)) for inner in named) else ""
@@ -364,7 +377,8 @@ def _unreadable(path: str, error: Exception) -> DataError:
     )
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds bytes of any length."""
     return str(kind) in ("binary", "large_binary", "binary_view")
 
 

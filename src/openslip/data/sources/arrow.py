@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from openslip.data.containers.row_groups import RowGroups, holds, is_list, plain_type
-from openslip.data.record import Record
+from openslip.data.containers.row_groups import RowGroups, holds, is_bytes, is_list, plain_type
+from openslip.data.record import ImageFile, Record
 from openslip.data.sources.cells import looks_like_paths, path_of, refuse_pictures
 from openslip.data.sources.columns import Columns, choose, find_keys, guess_captions, guess_images
-from openslip.data.sources.image_files import read_named, warn_outside
+from openslip.data.sources.image_files import find_named, image_file, read_named, warn_outside
 from openslip.data.sources.spelling import Spelling
 from openslip.data.storage.retry import is_url
 from openslip.errors import DataError
@@ -255,18 +257,32 @@ def make_record(values: Sequence[Any], columns: Columns, *, key: str, name: str,
     folder. Raises DataError when there is no image, or its file cannot be read.
     """
     image, *captions = values
-    path = None
-    if isinstance(image, dict):
-        image, path = image.get("bytes"), path_of(image)
-    elif isinstance(image, str):
-        image, path = None, image
-    if not isinstance(image, bytes):
-        image = _read(path, columns.image, key, root, name)
-    return Record(image, columns.texts(captions), key, name)
+    found = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(found, bytes):
+        found = read_named(root, _path(image, columns.image, key, root, name), _SPELLING)
+    return Record(found, columns.texts(captions), key, name)
 
 
-def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
-    """Return the bytes of an image that the row only names."""
+def find_file(values: Sequence[Any], columns: Columns, *, key: str, name: str, root: str) -> ImageFile:
+    """Return the file that the image of a row without image bytes is read from, as `make_record` reads it.
+
+    Raises DataError as that does.
+    """
+    image, *captions = values
+    path, status = find_named(root, _path(image, columns.image, key, root, name), _SPELLING)
+    return image_file(path, status, columns.texts(captions), key)
+
+
+def has_bytes(image: pa.Scalar) -> bool:
+    """Whether a value of an image column holds the image's bytes, as `make_record` sees it; they are not copied."""
+    if isinstance(image, pa.StructScalar) and "bytes" in image:
+        image = image["bytes"]
+    return image.is_valid and is_bytes(image.type)
+
+
+def _path(image: Any, column: str, key: str, root: str, name: str) -> str:
+    """Return the path of an image that the row only names."""
+    path = path_of(image) if isinstance(image, dict) else image
     if not isinstance(path, str) or not path:
         raise DataError(f"The row has no image in column '{column}'", got=key)
     elsewhere = is_url(name) or name.startswith("hf-stream:")  # whose rows know no place on this machine
@@ -275,7 +291,7 @@ def _read(path: Any, column: str, key: str, root: str, name: str) -> bytes:
             "The row does not hold its image, only the name of it", got=path, cause=f"It is row {key}"
         )
     warn_outside(name, root, path)
-    return read_named(root, path, _SPELLING)
+    return path
 
 
 class CheckedColumn:
@@ -286,7 +302,7 @@ class CheckedColumn:
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
-        self._chunks = column.chunks
+        self._chunks, self._kind = column.chunks, column.type
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
         self._sound: set[int] = set()
 
@@ -295,6 +311,10 @@ class CheckedColumn:
 
     def __getitem__(self, index: int) -> Any:
         """Return a value, nulls as None. Raises ValueError when it, or the chunk that it is in, is damaged."""
+        return self.scalar(index).as_py()
+
+    def scalar(self, index: int) -> pa.Scalar:
+        """Return a value as it lies. Raises ValueError as `column[index]` does."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         chunk = self._chunks[number]
         index -= int(self._ends[number]) - len(chunk)
@@ -306,4 +326,26 @@ class CheckedColumn:
                 chunk = chunk.slice(index, 1)
                 chunk.validate(full=True)  # as far as Arrow tells the values of a chunk apart
                 index = 0
-        return chunk[index].as_py()
+        return chunk[index]
+
+    def take(self, indices: Sequence[int]) -> pa.ChunkedArray:
+        """Return values in the order of `indices`; nulls for those of which `column[index]` raises ValueError."""
+        parts, numbers = [], np.searchsorted(self._ends, np.asarray(indices, np.int64), side="right").tolist()
+        for number, members in itertools.groupby(zip(numbers, indices), key=lambda one: one[0]):
+            chunk = self._chunks[number]
+            own = [index - int(self._ends[number]) + len(chunk) for _, index in members]
+            with suppress(ValueError, pa.ArrowException):
+                self.scalar(own[0] + int(self._ends[number]) - len(chunk))  # which validates the chunk
+            if number in self._sound:
+                parts.append(chunk.take(pa.array(own, pa.int64())))
+            else:
+                parts += [_sound_or_null(chunk.slice(index, 1)) for index in own]
+        return pa.chunked_array(parts, self._kind)
+
+
+def _sound_or_null(value: pa.Array) -> pa.Array:
+    try:
+        value.validate(full=True)
+        return value
+    except (ValueError, pa.ArrowException):
+        return pa.nulls(1, value.type)

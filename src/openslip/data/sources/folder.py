@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from openslip.data.contents import Contents
 from openslip.data.formats import EXTENSIONS, FILMS, NOT_READ, image_endings, is_picture, why_not
 from openslip.data.limits import TEXT_BYTES
-from openslip.data.record import Record
+from openslip.data.record import ImageFile, Record
 from openslip.data.sources import sidecars
 from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.options import Misfit
@@ -24,6 +24,9 @@ from openslip.data.sources.sidecars import Asked
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError
 from openslip.files import open_regular, read_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CONTAINERS = frozenset(("tar", "tgz", "zip", "7z", "rar", "gz", "parquet", "arrow", "npy"))
 """Extensions of files that hold many things: whoever has some in a folder of pictures would miss them."""
@@ -82,8 +85,32 @@ class ImageFolder(ImageFiles):
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when a file of it cannot be read, IndexError beyond the end."""
         record = super().__getitem__(index)
+        return replace(record, captions=self._captions_beside(range(len(self))[index]))
+
+    def file(self, index: int) -> ImageFile:
+        file = super().file(index)
+        return replace(file, captions=self._captions_beside(range(len(self))[index]))
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the fields of the `.json` beside these images but for captions (see `sidecars.own_fields`).
+
+        Types are JSON's, of these images alone. Of an image whose `.json` cannot be read all are null.
+        """
+        if not any(sidecar for sidecar, _ in self._kinds):
+            return None
+        from openslip.data.typed_cells import Cells
+
+        cells = Cells()
+        for index in indices:
+            try:
+                cells.add(sidecars.own_fields(*self._read(index), self._asked))
+            except (OSError, ValueError):  # which reading the record says
+                cells.add({})
+        return cells.table()
+
+    def _captions_beside(self, index: int) -> tuple[str, ...]:
         try:
-            captions = sidecars.read(*self._read(range(len(self))[index]), self._asked)
+            return sidecars.read(*self._read(index), self._asked)
         except (
             OSError,
             ValueError,
@@ -92,7 +119,6 @@ class ImageFolder(ImageFiles):
             raise DataError(
                 "The caption cannot be read", got=f"that of {self.path(index)}", cause=str(error)
             ) from None
-        return replace(record, captions=captions)
 
     def _read(self, index: int) -> tuple[bytes | None, bytes | None]:
         """Return what the `.json` and the text of an image hold, None for none."""

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from openslip.data.contents import Contents
-from openslip.data.record import Record, Source
-from openslip.data.sources.arrow import LOOKED_AT, CheckedColumn, choose_typed, holds, make_record
+from openslip.data.record import ImageFile, Record, Source
+from openslip.data.sources.arrow import (
+    LOOKED_AT,
+    CheckedColumn,
+    choose_typed,
+    find_file,
+    has_bytes,
+    holds,
+    make_record,
+)
 from openslip.data.sources.cells import refuse_urls
+from openslip.data.sources.other_columns import holds_bytes
 from openslip.data.sources.parquet import open_parquet
 from openslip.errors import DataError, did_you_mean
 from openslip.files import expand
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
+T = TypeVar("T")
 _HOW = (
     "Write hf:owner/name, hf:owner/name/config or hf:folder, each with :split behind it if it is not train; "
     "hf-stream: instead of hf: downloads nothing"
@@ -150,7 +161,7 @@ class HubDataset(Source):
             raise DataError("The set has no rows", got=name)
         schema = dataset.features.arrow_schema
         self.name, self.root = name, os.path.expanduser(image_root)
-        self.columns = choose_typed(
+        self.chosen = choose_typed(
             schema,
             name,
             image_column=image_column,
@@ -158,39 +169,84 @@ class HubDataset(Source):
             captions_required=captions_required,
             look=partial(_first_values, dataset),
         )
-        self.note = self.columns.note(name)
-        self._names = (self.columns.image, *self.columns.captions)
+        self.note = self.chosen.note(name)
+        self._names = (self.chosen.image, *self.chosen.captions)
         self._rows = dataset.select_columns(list(dict.fromkeys(self._names)))
+        others = [field for field in dataset.data.schema if field.name not in self._names]
+        self._other_names = [field.name for field in others if not holds_bytes(field.type)]
+        self._others = dataset.select_columns(self._other_names) if self._other_names else None
+        self._in_bytes = [field.name for field in others if holds_bytes(field.type)]
         self.contents = Contents("rows", len(dataset))
         self._columns: _Checked | None = None
-        if holds(schema.field(self.columns.image).type) == "text":
+        self._other_columns: _Checked | None = None
+        if holds(schema.field(self.chosen.image).type) == "text":
             for index in range(min(100, len(self))):
                 with suppress(ValueError, IndexError):
-                    refuse_urls([self._values(index)[0]], self.columns.image, name)
+                    refuse_urls([self._values(index)[0]], self.chosen.image, name)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
-        index = range(len(self))[index]
+        key, values = self._read(range(len(self))[index], self._values)
+        return make_record(values, self.chosen, key=key, name=self.name, root=self.root)
+
+    def file(self, index: int) -> ImageFile | None:
+        key, values = self._read(range(len(self))[index], self._values_of_file)
+        if values is None:
+            return None
+        return find_file(values, self.chosen, key=key, name=self.name, root=self.root)
+
+    def _read(self, index: int, read: Callable[[int], T]) -> tuple[str, T]:
+        """Return the key of a row, and what `read` gives of it. Raises DataError when it cannot be read."""
         key = f"{self.name}:{index}"
         try:
-            values = self._values(index)
+            return key, read(index)
         except (OSError, ValueError, LookupError) as error:  # files gone or damaged; text that is no UTF-8
             raise DataError("The row cannot be read", got=key, cause=str(error)) from None
-        return make_record(values, self.columns, key=key, name=self.name, root=self.root)
+
+    def _values_of_file(self, index: int) -> list[Any] | None:
+        """Return the columns' values in a row without the bytes of an image, None of one that has them."""
+        index, (image, *captions) = self._place(index)
+        if has_bytes(scalar := image.scalar(index)):
+            return None
+        return [scalar.as_py(), *(column[index] for column in captions)]
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the other columns of these rows, with the types they have, those that hold bytes left out.
+
+        What is damaged is null.
+        """
+        if self._others is None:
+            return None
+        import pyarrow as pa
+
+        if self._other_columns is None:
+            self._other_columns = _checked(self._others, self._other_names)
+        order, columns = self._other_columns
+        rows = indices if order is None else [order[index] for index in indices]
+        return pa.table([column.take(rows) for column in columns], names=self._other_names)
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        left_out = ", ".join(map(repr, self._in_bytes))
+        return f"Columns of {self.name} that hold bytes are left out: {left_out}" if left_out else ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_columns": None}
+        return self.__dict__ | {"_columns": None, "_other_columns": None}
 
     def _values(self, index: int) -> list[Any]:
         """Return the columns' values in a row, from the table itself: the set's features would decode them."""
+        index, columns = self._place(index)
+        return [column[index] for column in columns]
+
+    def _place(self, index: int) -> tuple[int, list[CheckedColumn]]:
+        """Return where a row lies in the table, and the columns of image and captions."""
         if self._columns is None:
             self._columns = _checked(self._rows, self._names)
         order, columns = self._columns
-        index = index if order is None else order[index]
-        return [column[index] for column in columns]
+        return index if order is None else order[index], columns
 
 
 _Checked = tuple[CheckedColumn | None, list[CheckedColumn]]

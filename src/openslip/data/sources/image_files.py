@@ -8,24 +8,31 @@ import re
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from openslip.data.limits import FILE_BYTES
-from openslip.data.record import Record, Source
+from openslip.data.record import ImageFile, Record, Source
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.roots import advice, beside, spread
 from openslip.data.sources.spelling import BELOW, Found, Spelling, is_file
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, printable
-from openslip.files import read_whole
+from openslip.files import open_descriptor, read_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from openslip.data.typed_cells import Cells
 
 PROBED = 8
 """Files looked for when a source is opened, spread over it: none there means a wrong image folder."""
 LOOKED_FOR = 256
 """Files looked for, if some of those are there, to say how their names are spelled."""
+T = TypeVar("T")
 _said: set[str] = set()
 """Sources of which this process has said that they take pictures from elsewhere."""
 
@@ -102,6 +109,7 @@ class ImageFiles(Source):
 
     options: tuple[str, ...] = ("image_root",)
     _ending = ""  # added to all names
+    _own: pa.Table | None = None  # the own columns, once they are read
 
     def __init__(
         self, name: str, root: Path, entries: Iterable[tuple[str, tuple[str, ...]]], *, merge: bool = False
@@ -152,8 +160,79 @@ class ImageFiles(Source):
     def __getitem__(self, index: int) -> Record:
         """Return record `index`. Raises DataError when its file cannot be read, IndexError beyond the end."""
         index = range(len(self))[index]
-        captions = tuple(self._captions[i] for i in range(*self._first.array[index : index + 2]))
-        return Record(self._image(index), captions, self._paths[index], self.name)
+        return Record(self._image(index), self._texts(index), self._paths[index], self.name)
+
+    def file(self, index: int) -> ImageFile:
+        index = range(len(self))[index]
+        path, status = find_named(*self._named(index))
+        return image_file(path, status, self._texts(index), self._paths[index])
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the own columns of these records (see `Source.columns`): of entries with one path those of the first.
+
+        The first call reads the file that names the images once more, and keeps the columns of all records in memory.
+        """
+        if self._own is None:
+            self._own = self._read_own()
+        if not self._own.num_columns:
+            return None
+        from openslip.data.own_columns import rows_of
+
+        return rows_of(self._own, indices)
+
+    def _read_own(self) -> pa.Table:
+        """Read the own columns of all records, and say in `columns_note` what is to be said of them."""
+        from openslip.data.own_columns import without_columns
+
+        return without_columns(len(self))
+
+    def _of_entries(
+        self, entries: Iterable[tuple[str, Sequence[Any] | Mapping[str, Any]]], cells: Cells
+    ) -> pa.Table:
+        """Return the columns that grow in `cells` by the entries of all records: (path, cells), as they were opened.
+
+        Raises DataError where they are others than they were.
+        """
+        told, differ, example = array("q"), set[int](), ""
+        for record, path, row in self._by_record(entries):
+            if record == len(cells):
+                cells.add(row)
+                told.append(_digest(row))
+            elif told[record] != _digest(row) and record not in differ:
+                example = example or f"'{cells.unequal(record, row)}' of {path}"
+                differ.add(record)
+        if differ:
+            self.columns_note = (
+                f"Pictures of {self.name} whose rows differ in a column: {len(differ):,}, such as {example}; "
+                "the first row's is taken"
+            )
+        return cells.table()
+
+    def _by_record(self, entries: Iterable[tuple[str, T]]) -> Iterator[tuple[int, str, T]]:
+        """Yield the record of each of the (path, anything) of all entries, and these; records by the first in order.
+
+        Raises DataError where they are others than those that the source was opened with.
+        """
+        merged, count = self.entries != len(self), 0
+        records: dict[int, int] = {}  # by the hash of their paths
+        for number, (path, row) in enumerate(entries):
+            record = records.setdefault(hash(path), len(records)) if merged else number
+            if record == count:
+                if record == len(self) or self._paths[record] != path:
+                    raise self._changed(f"entry {number:,} names {path}")
+                count += 1
+            yield record, path, row
+        if count != len(self):
+            raise self._changed(f"{count:,} images, and {len(self):,} before")
+
+    def _changed(self, got: str) -> DataError:
+        return DataError(f"{self.name} has changed since it was opened", got=got, fix="Start again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_own": None}
+
+    def _texts(self, index: int) -> tuple[str, ...]:
+        return tuple(self._captions[i] for i in range(*self._first.array[index : index + 2]))
 
     def path(self, index: int) -> str:
         """Return where the image file of record `index` should be. Raises DataError when it names none."""
@@ -163,10 +242,14 @@ class ImageFiles(Source):
         return os.path.join(self.root, path + self._ending)
 
     def _image(self, index: int) -> bytes:
+        return read_named(*self._named(index))
+
+    def _named(self, index: int) -> tuple[str, str, Spelling, str]:
+        """Return how the image file of a record is found: the arguments of `read_named`."""
         path, name = self.path(index), self._paths[index] + self._ending
         if self.spelling.below:  # such a name is no place on this machine, even where there is something
             path = self.root + "/" + name.lstrip("/")
-        return read_named(self.root, name, self.spelling, path)
+        return self.root, name, self.spelling, path
 
     def probe(self, fix: str, *, table: str | Path = "") -> None:
         """Look for a few files, spread over the source, and add to `note` how their names are spelled, where they are
@@ -260,10 +343,7 @@ def read_image(path: str) -> bytes:
 
     Raises DataError when there is no such file, it cannot be read, is not a regular one, or has more than FILE_BYTES.
     """
-    try:
-        return _read(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError("The image file does not exist", got=path) from None
+    return _existing(path, _bytes)
 
 
 def read_named(root: str, name: str, spelling: Spelling, path: str = "") -> bytes:
@@ -271,9 +351,39 @@ def read_named(root: str, name: str, spelling: Spelling, path: str = "") -> byte
 
     path: where it should be, if not at `root`/`name`. Raises DataError as `read_image` does.
     """
+    return _of_named(root, name, spelling, path, _bytes)
+
+
+def find_image(path: str) -> tuple[str, os.stat_result]:
+    """Return the path and the status of a file that `read_image` can read. Raises DataError as that does."""
+    return _existing(path, _status)
+
+
+def find_named(root: str, name: str, spelling: Spelling, path: str = "") -> tuple[str, os.stat_result]:
+    """Return the path and the status of the file that `read_named` reads. Raises DataError as that does."""
+    return _of_named(root, name, spelling, path, _status)
+
+
+def image_file(path: str, status: os.stat_result, captions: tuple[str, ...], key: str) -> ImageFile:
+    """Return what there is to say of the file at a path, which may be relative to the working folder."""
+    if ".." in path.split("/"):  # of a folder that is a link, the parent is not the folder before it
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return ImageFile(os.path.abspath(path), status.st_size, status.st_mtime_ns, captions, key)
+
+
+def _existing(path: str, take: Callable[[str], T]) -> T:
+    """Return what `take` gives of a file. Raises DataError as `read_image` does."""
+    try:
+        return _tried(path, take)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("The image file does not exist", got=path) from None
+
+
+def _of_named(root: str, name: str, spelling: Spelling, path: str, take: Callable[[str], T]) -> T:
+    """Return what `take` gives of a file, found as `read_named` says."""
     path = path or os.path.join(root, name)
     try:
-        return _read(path)
+        return _tried(path, take)
     except (FileNotFoundError, NotADirectoryError):
         found = spelling.find(root, name)
     except DataError:
@@ -283,12 +393,12 @@ def read_named(root: str, name: str, spelling: Spelling, path: str = "") -> byte
             raise
     if found is None:
         raise DataError("The image file does not exist", got=path, cause=spelling.nearly(root, name))
-    return read_image(found.path)
+    return _existing(found.path, take)
 
 
-def _read(path: str) -> bytes:
+def _tried(path: str, take: Callable[[str], T]) -> T:
     try:
-        return read_whole(path, FILE_BYTES)
+        return take(path)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as error:  # ValueError: NULs or lone surrogates in the path
@@ -302,6 +412,23 @@ def _read(path: str) -> bytes:
     )
 
 
+def _bytes(path: str) -> bytes:
+    return read_whole(path, FILE_BYTES)
+
+
+def _status(path: str) -> tuple[str, os.stat_result]:
+    descriptor, _ = open_descriptor(
+        path
+    )  # which says what reading would say: that it may not be read, that it is a pipe
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if status.st_size > FILE_BYTES:
+        raise OSError(errno.EFBIG, "It is too large", path)
+    return path, status
+
+
 def warn_outside(name: str, root: str, path: str) -> None:
     """Print to stderr, once a process, that the source called `name` takes pictures from outside of its folder `root`.
 
@@ -313,6 +440,16 @@ def warn_outside(name: str, root: str, path: str) -> None:
         _said.add(name)
         line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these copied"
         print(printable(line), file=sys.stderr, flush=True)
+
+
+def _digest(row: Sequence[Any] | Mapping[str, Any]) -> int:
+    """Return a number that tells the cells of a row from others."""
+    if isinstance(row, Mapping):
+        row = [(name, row[name]) for name in sorted(row) if row[name] is not None]
+    try:
+        return hash(tuple(row))
+    except TypeError:  # lists and objects
+        return hash(repr(row))
 
 
 def reason_of(error: Exception) -> str:

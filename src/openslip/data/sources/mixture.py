@@ -8,11 +8,15 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from openslip.data.contents import Contents
-from openslip.data.record import Part, Record, Source, as_source
+from openslip.data.record import ImageFile, Part, Record, Source, as_source
 from openslip.data.storage.paths import stands_for_something
 from openslip.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LABELS = "labels:"
 """What a spec of labelled images begins with (see `openslip.data.sources.class_captions`)."""
@@ -68,6 +72,20 @@ class Mixture(Source):
         number, own = self._origin(index)
         label = self.sources[number].label(own) if self._classes[number] else None
         return None if label is None else self._classes[number][label]
+
+    def file(self, index: int) -> ImageFile | None:
+        source, own = self.origin(index)
+        return source.file(own)
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the columns of all sources that these records are of; a column that a source lacks is null there."""
+        from openslip.data.own_columns import in_parts
+
+        return in_parts(indices, self._origin, lambda number, own: self.sources[number].columns(own))
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        return "\n".join(filter(None, (source.columns_note for source in self.sources)))
 
     def _origin(self, index: int) -> tuple[int, int]:
         index = range(len(self))[index]

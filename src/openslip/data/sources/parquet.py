@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from openslip.data.containers.row_groups import CACHE_BYTES, RowGroups, holds, open_file
 from openslip.data.contents import Contents
@@ -14,6 +19,7 @@ from openslip.data.sources.arrow import choose_typed, first_cells, make_record
 from openslip.data.sources.cells import path_of, refuse_urls
 from openslip.data.sources.columns import Columns
 from openslip.data.sources.image_files import ImageFiles
+from openslip.data.sources.other_columns import OtherColumns
 from openslip.data.storage.retry import is_url, shown
 from openslip.errors import DataError
 
@@ -79,13 +85,14 @@ class ParquetTable(Source):
     are kept, so that its records can be read in any order; but not above LARGE_GROUP (`as_they_lie`).
 
     A record's key is file:row. A row that has no image bytes but a path is read from the file of that path, relative
-    to `root`, "" if there is no such folder.
+    to `root`, "" if there is no such folder; `file` does not tell of it, because that would read the pictures.
     """
 
+    _other: OtherColumns | None = None
     options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
-        self.name, self.columns, self.root = name, columns, root
+        self.name, self.chosen, self.root = name, columns, root
         self._rows = rows = RowGroups(files, (columns.image, *columns.captions))
         self.contents = Contents("rows", len(rows))
         if not len(rows):
@@ -100,7 +107,23 @@ class ParquetTable(Source):
         """Return record `index`. Raises DataError when it cannot be read, IndexError beyond the end."""
         index = range(len(self))[index]
         key = self._rows.key(index)
-        return make_record(self._rows[index], self.columns, key=key, name=self.name, root=self.root)
+        return make_record(self._rows[index], self.chosen, key=key, name=self.name, root=self.root)
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the other columns of these rows, with the types they have, those that hold bytes left out.
+
+        Row groups are read as those of the records are: of one that is asked for the other columns are read whole.
+        """
+        if self._other is None:
+            self._other = OtherColumns(self._rows, (self.chosen.image, *self.chosen.captions))
+        return self._other.rows(indices)
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        return self._other.note if self._other else ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_other": None}
 
 
 class ParquetPaths(ImageFiles):
@@ -111,10 +134,11 @@ class ParquetPaths(ImageFiles):
     """
 
     contents: Contents  # type: ignore[override]  # never None
+    _other: tuple[OtherColumns, np.ndarray | None] | None = None
     options = ("image_root", "image_column", "caption_column")
 
     def __init__(self, files: Sequence[str], columns: Columns, *, name: str, root: str = "") -> None:
-        self.columns = columns
+        self.chosen, self._files = columns, files
         rows = RowGroups(files, (columns.image, *columns.captions))
         self.contents = Contents("rows", len(rows))
         super().__init__(name, Path(root), self._entries(rows), merge=True)
@@ -133,12 +157,44 @@ class ParquetPaths(ImageFiles):
             table=files[0] if root == os.path.dirname(files[0]) else "",
         )
 
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the other columns of these records as `ParquetTable.columns` does, of several rows those of the first.
+
+        Where rows are no record of their own, the first call reads the image column once more.
+        """
+        if self._other is None:
+            rows = RowGroups(self._files, (self.chosen.image,))
+            used = (self.chosen.image, *self.chosen.captions)
+            firsts = self._first_rows(rows) if len(rows) != len(self) else None
+            self._other = OtherColumns(rows, used), firsts
+        other, firsts = self._other
+        return other.rows(indices if firsts is None else firsts[np.asarray(indices, np.int64)].tolist())
+
+    @property
+    def columns_note(self) -> str:  # type: ignore[override]
+        if self._other is None:
+            return ""
+        several = f"Of rows of {self.name} that name one picture, the columns of the first are taken"
+        return ". ".join(filter(None, [several if self.merged else "", self._other[0].note]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_other": None}
+
+    def _first_rows(self, rows: RowGroups) -> np.ndarray:
+        """Return which row each record is, the first of several."""
+        named = ((found, row) for row, (path,) in enumerate(rows.scan()) if (found := path_of(path)))
+        firsts = array("q")
+        for record, _, row in self._by_record(named):
+            if record == len(firsts):
+                firsts.append(row)
+        return np.frombuffer(firsts, np.int64)
+
     def _entries(self, rows: RowGroups) -> Iterator[tuple[str, tuple[str, ...]]]:
         for number, (path, *captions) in enumerate(rows.scan()):
             if number < 100:
-                refuse_urls([path_of(path)], self.columns.image, self.name)
+                refuse_urls([path_of(path)], self.chosen.image, self.name)
             if found := path_of(path):
-                yield found, self.columns.texts(captions)
+                yield found, self.chosen.texts(captions)
             else:
                 self.contents.leave_out("the row names no image", f"row {number:,}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -29,12 +29,14 @@ class Sheet:
     """`columns`: names in order, "" where there is none; a name may come twice. `rows`: at least as many cells each.
 
     remarks: what was noticed about the table, sentences for people. cause: why the columns' names may be wrong.
+    as_text: what a cell is as text, where cells have types.
     """
 
     columns: list[str]
     rows: Iterator[Sequence[Any]]
     remarks: list[str] = field(default_factory=list)
     cause: str = ""
+    as_text: Callable[[Any], Any] = lambda cell: cell
 
     def head(self) -> list[Sequence[Any]]:
         """Return the first rows, which `rows` will still give."""
@@ -63,14 +65,15 @@ def read_json_lines(path: Path) -> Sheet:
 
     Raises DataError, now or as rows are taken, for a line that is no JSON object.
     """
-    rows = _objects(path)
+    rows = read_objects(path)
     first = list(islice(rows, HEAD))
     columns = list(dict.fromkeys(key for row in first for key in row))
     check_columns(path, len(columns))
     return Sheet(columns, ([row.get(name) for name in columns] for row in chain(first, rows)))
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file. Raises DataError as `read_json_lines` says."""
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue

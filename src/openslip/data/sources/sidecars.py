@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -55,19 +56,37 @@ def read(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) -> tup
     return _chosen(_object(sidecar), text, asked)[1]
 
 
+def own_fields(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) -> dict[str, Any]:
+    """Return the fields of a picture's `.json` but for those that `read` takes captions from; {} where it is broken.
+
+    Those of an object within are fields of their own, as `attributes.colour`. A field `caption` or `captions` that says
+    no more than the captions do, as beside the texts of img2dataset, is none.
+    """
+    try:
+        found = None if sidecar is None else json.loads(_bounded(sidecar))
+        if not isinstance(found, dict):
+            return {}
+        keys, captions = _chosen(found, text, asked)
+    except (ValueError, RecursionError):
+        return {}
+    used = {_name(found, key) for key in keys}
+    again = {name for name in found if name.lower() in _CAPTIONS and _says_no_more(found[name], captions)}
+    return {name: value for name, value in _flat(found).items() if name not in used | again}
+
+
 def look(sidecar: bytes | None, text: bytes | None, asked: Asked) -> Counter[str]:
     """Return what there is to say about the captions of one sample, to be added up over some and put into `words`."""
     try:
         found, captions = _object(sidecar), _texts(text, asked)
-        key, chosen = _chosen(found, text, asked)
+        keys, chosen = _chosen(found, text, asked)
     except (ValueError, RecursionError):
         return Counter()
-    facts = Counter({"looked": 1})
+    facts, key = Counter({"looked": 1}), keys[0] if keys else ""
     if chosen:
         facts[f"used {key}" if key else "text used"] += 1
         others = _of_keys(found, _usual(found))[1] if not key else captions
         if others and not asked.names and set(others).isdisjoint(chosen):
-            facts[f"differ {key or _of_keys(found, _usual(found))[0]}"] += 1
+            facts[f"differ {key or _of_keys(found, _usual(found))[0][0]}"] += 1
     else:
         facts["none"] += 1
         facts.update(f"key {name[:100]}" for name, value in list(found.items())[:20] if texts(value))
@@ -106,7 +125,8 @@ def notes(facts: Counter[str], name: str) -> list[str]:
     return said
 
 
-_EXPECTED = ("used caption", "used captions")
+_CAPTIONS = ("caption", "captions")
+_EXPECTED = tuple(f"used {key}" for key in _CAPTIONS)
 
 
 def _object(sidecar: bytes | None) -> dict[str, Any]:
@@ -130,13 +150,15 @@ def _bounded(data: bytes) -> bytes:
     return data
 
 
-def _chosen(found: dict[str, Any], text: bytes | None, asked: Asked) -> tuple[str, tuple[str, ...]]:
-    """Return which key of the `.json` gives the captions, "" for the text, and the captions."""
+def _chosen(
+    found: dict[str, Any], text: bytes | None, asked: Asked
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which keys of the `.json` give the captions, none for the text, and the captions."""
     listed = texts(found.get("captions")) if not asked.keys else ()
     if listed:
-        return "captions", listed
+        return ("captions",), listed
     if captions := _texts(text, asked):
-        return "", captions
+        return (), captions
     return _of_keys(found, asked.keys or _usual(found), every=bool(asked.keys))
 
 
@@ -149,16 +171,15 @@ def _usual(found: dict[str, Any]) -> tuple[str, ...]:
 
 def _of_keys(
     found: dict[str, Any], keys: tuple[str, ...], *, every: bool = False
-) -> tuple[str, tuple[str, ...]]:
-    """Return the first key that holds captions, and these; with `every` those of all keys."""
-    first, captions = "", ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the first key that holds captions, or all numbered ones, and these; with `every` all keys that do."""
+    used, captions = (), ()
     for key in keys:
-        more = texts(_value(found, key))
-        first = first or (key if more else "")
-        captions += more
+        if more := texts(_value(found, key)):
+            used, captions = (*used, key), captions + more
         if captions and not every and not key[-1:].isdigit():
             break
-    return first, captions
+    return used, captions
 
 
 def _value(found: Any, key: str) -> Any:
@@ -172,3 +193,35 @@ def _value(found: Any, key: str) -> Any:
             return value
     head, dot, rest = key.partition(".")
     return _value(found[head], rest) if dot and head in found else None
+
+
+def _name(found: Any, key: str) -> str:
+    """Return what `_flat` calls the field whose value `_value` gives for a key."""
+    if not isinstance(found, dict) or key in found:
+        return key
+    for name in found:
+        if name.lower() == key.lower():
+            return name
+    head, dot, rest = key.partition(".")
+    return f"{head}.{_name(found[head], rest)}" if dot and head in found else key
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an object, those of objects in it by the names of both; equal names are told apart."""
+    flat: dict[str, Any] = {}
+    for name, value in found.items():
+        inner = value.items() if isinstance(value, dict) and value else [(None, value)]
+        for own, cell in inner:
+            called = whole = name if own is None else f"{name}.{own}"
+            for number in itertools.count(2):
+                if called not in flat:
+                    break
+                called = f"{whole}_{number}"
+            flat[called] = cell
+    return flat
+
+
+def _says_no_more(value: Any, captions: tuple[str, ...]) -> bool:
+    """Whether a value is nothing but texts that are among the captions."""
+    listed = value if isinstance(value, list) else [value]
+    return all(item is None or isinstance(item, str) for item in listed) and {*texts(value)} <= {*captions}

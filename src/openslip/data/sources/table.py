@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.captions import is_placeholder
 from openslip.data.contents import Contents
@@ -27,9 +27,12 @@ from openslip.data.sources.columns import (
 )
 from openslip.data.sources.delimited import read_delimited
 from openslip.data.sources.image_files import ImageFiles
-from openslip.data.sources.sheet import Sheet, read_json_lines
+from openslip.data.sources.sheet import Sheet, read_json_lines, read_objects
 from openslip.errors import DataError
 from openslip.files import expand
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Table(ImageFiles):
@@ -89,6 +92,7 @@ class Table(ImageFiles):
             raise _no_paths(columns.image, cells(columns.image), path)
         for name in columns.captions:
             _refuse_no_texts(name, cells(name), path)
+        self._path, self._wanted, self._chosen = path, (image_column, caption_column), columns
         rows = _Rows(sheet, columns, head, path)
         root = expand(image_root) if image_root else path.parent
         super().__init__(str(path), root, rows, merge=True)
@@ -103,16 +107,35 @@ class Table(ImageFiles):
         fix = cannot_be_files([path_of(cell) for cell in cells(columns.image)]) or fix
         self.probe(fix, table="" if image_root else path)
 
+    def _read_own(self) -> pa.Table:
+        """Read all columns but the image's and the captions'. Cells of text files have the types that they spell."""
+        from openslip.data.own_columns import without_columns
+        from openslip.data.typed_cells import Cells
 
-def read_sheet(path: Path, wanted: Sequence[str]) -> Sheet:
-    """Return the rows of a table; `wanted`: columns that were asked for. Raises DataError, also as rows are taken."""
+        sheet = read_sheet(self._path, self._wanted, typed=True)
+        head = [list(map(sheet.as_text, row)) for row in sheet.head()]
+        rows = _Rows(sheet, self._chosen, head, self._path)
+        if self._path.suffix.lower() == ".jsonl":
+            return self._of_entries(rows.own_objects(), Cells())
+        own = [number for number in range(len(sheet.columns)) if number not in rows.used]
+        if not own:
+            return without_columns(len(self))
+        cells = Cells([sheet.columns[n] for n in own], spelled=self._path.suffix.lower() != ".xlsx")
+        return self._of_entries(rows.own_cells(own), cells)
+
+
+def read_sheet(path: Path, wanted: Sequence[str], *, typed: bool = False) -> Sheet:
+    """Return the rows of a table; `wanted`: columns that were asked for. typed: cells of workbooks are not texts.
+
+    Raises DataError, also as rows are taken.
+    """
     match path.suffix.lower():
         case ".jsonl":
             return read_json_lines(path)
         case ".xlsx":
             from openslip.data.sources.workbook import read_workbook
 
-            return read_workbook(path, wanted)
+            return read_workbook(path, wanted, typed=typed)
     return read_delimited(path, wanted)
 
 
@@ -143,22 +166,48 @@ class _Rows:
         width = len(captions)
         for row in self._sheet.rows:
             contents.seen += 1
-            path = path_of(row[image])
+            path = self._path_of(row[image])
             found = texts([row[number] for number in captions])
-            if not path or (len(path) < 20 and is_placeholder(path)):
+            if not path:
                 empty = not any(cell.strip() if isinstance(cell, str) else cell for cell in row)
                 reason = "the row is empty" if empty else "the row names no image"
                 contents.leave_out(reason, f"row {contents.seen:,}", lost=not empty)
                 continue
             if len(found) > width:
                 self.lists += any(isinstance(row[number], str) for number in captions)
-            if self._numbered:
-                path = without_number(path)
             for text in found:
                 if len(text) < 20 and is_placeholder(text):
                     self.placeholders += 1
                     self.example = self.example or text
             yield path, found
+
+    def _path_of(self, cell: Any) -> str:
+        """Return the path that a cell of the image column names, "" if none."""
+        path = path_of(cell)
+        if not path or (len(path) < 20 and is_placeholder(path)):
+            return ""
+        return without_number(path) if self._numbered else path
+
+    @property
+    def used(self) -> set[int]:
+        """The numbers of the columns of image and captions."""
+        return {self._image, *self._captions}
+
+    def own_cells(self, own: Sequence[int]) -> Iterator[tuple[str, list[Any]]]:
+        """Yield the path of each row that names an image, and its cells in the columns `own`."""
+        for row in self._sheet.rows:
+            if path := self._path_of(self._sheet.as_text(row[self._image])):
+                yield path, [row[number] for number in own]
+
+    def own_objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the path of each object of JSON lines that names an image, and the object without image and captions.
+
+        It has also the keys that are in none of the first objects.
+        """
+        used = {self._sheet.columns[number] for number in self.used}
+        for found in read_objects(self.path):
+            if path := self._path_of(found.get(self._columns.image)):
+                yield path, {key: cell for key, cell in found.items() if key not in used}
 
     def remarks(self) -> list[str]:
         """Return what was noticed, sentences for people."""

@@ -12,8 +12,10 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +34,9 @@ from openslip.data.storage.reading import File, Recent, Spans, open_file
 from openslip.data.storage.retry import is_url, shown
 from openslip.data.storage.shared_array import SharedArray
 from openslip.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 OPEN_SHARDS = 128
 """Files kept open in each process."""
@@ -209,14 +214,45 @@ class TarShards(Source):
         The image is not read, which makes it quick for local shards alone. Raises DataError where it cannot be read.
         """
         index = range(len(self))[index]
+        sidecar, text = self._beside(index)
+        if not (key := self._key(index)):
+            file = self._file(bisect_right(self._first, index) - 1, index)
+            key = split_name(
+                header_name(file.read((int(self._extents.array[index, 0, 0]) - 1) * BLOCK, BLOCK))
+            )[0]
+        return key, sidecar, text
+
+    def _beside(self, index: int) -> tuple[bytes | None, bytes | None]:
         shard = bisect_right(self._first, index) - 1
-        file = self._file(shard, index)
-        (block, _), *others = self._extents.array[index].tolist()
+        _, *others = self._extents.array[index].tolist()
         if any(size > TEXT_BYTES for _, size in others):
             raise DataError("A text beside a picture is too large", got=shown(self.paths[shard]))
+        file = self._file(shard, index)
         sidecar, text = (file.read(at * BLOCK, size) if at else None for at, size in others)
-        key = self._key(index) or split_name(header_name(file.read((block - 1) * BLOCK, BLOCK)))[0]
-        return key, sidecar, text
+        return sidecar, text
+
+    def columns(self, indices: Sequence[int]) -> pa.Table | None:
+        """Return the fields of the records' `.json` but for captions (see `sidecars.own_fields`), with JSON's types.
+
+        Types are those of these records alone. Of a record whose `.json` cannot be read all are null. Of local shards
+        the `.json` and texts alone are read. Of remote ones whole blocks of records are fetched, pictures as well,
+        which costs what reading the records costs.
+        """
+        if not self._has_json:
+            return None
+        from openslip.data.typed_cells import Cells
+
+        cells = Cells()
+        for index in indices:
+            try:
+                cells.add(sidecars.own_fields(*self._beside(index), self._wanted.captions))
+            except DataError:  # which reading the record says
+                cells.add({})
+        return cells.table()
+
+    @cached_property
+    def _has_json(self) -> bool:
+        return bool(self._extents.array[:, 1, 0].any())
 
     def _key(self, index: int) -> str:
         """Return the key of a sample if it is not in the header of its image, else ""."""

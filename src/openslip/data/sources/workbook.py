@@ -34,10 +34,11 @@ _DESCRIPTION = 4 << 20
 """Unpacked bytes of what is neither a sheet, nor its texts, nor a picture: styles, names, relations."""
 
 
-def read_workbook(path: Path, wanted: Sequence[str] = ()) -> Sheet:
+def read_workbook(path: Path, wanted: Sequence[str] = (), *, typed: bool = False) -> Sheet:
     """Return the first sheet of a workbook whose first row has well-known names, or those `wanted`, else the first.
 
-    Cells are texts, as a CSV file would have them; of formulas it is the values that Excel has stored with them.
+    Cells are texts, as a CSV file would have them, or with `typed` as they are, None where there is nothing. Of
+    formulas it is the values that Excel has stored with them.
     Pictures that lie in the sheet are not read. A cell beneath a column without a name counts for nothing.
     Raises DataError, now or as rows are taken, when the file is no workbook, it unpacks to too much, or openpyxl is not
     installed.
@@ -68,9 +69,10 @@ def read_workbook(path: Path, wanted: Sequence[str] = ()) -> Sheet:
         )
     return Sheet(
         names,
-        _cells(path, rows, len(names), close),
+        _cells(path, rows, len(names), close, typed),
         remarks,
         "The first row of the sheet must name its columns",
+        _text,
     )
 
 
@@ -106,7 +108,9 @@ def _known(names: Sequence[str], wanted: Sequence[str]) -> int:
     return max(asked, bool(guess_images(names)) + bool(guess_captions(names)))
 
 
-def _cells(path: Path, rows: Iterator[Sequence[Any]], width: int, files: ExitStack) -> Iterator[list[str]]:
+def _cells(
+    path: Path, rows: Iterator[Sequence[Any]], width: int, files: ExitStack, typed: bool
+) -> Iterator[list[Any]]:
     with files, _readable(path):
         for number, row in enumerate(rows):
             if number == _MOST_ROWS:
@@ -116,8 +120,8 @@ def _cells(path: Path, rows: Iterator[Sequence[Any]], width: int, files: ExitSta
                     cause="It is damaged, or may be an attack",
                     fix=AS_CSV,
                 )
-            cells = [_text(cell) for cell in row[:width]]
-            yield cells + [""] * (width - len(cells))
+            cells = list(row[:width]) if typed else [_text(cell) for cell in row[:width]]
+            yield cells + [None if typed else ""] * (width - len(cells))
 
 
 def _text(cell: Any) -> str:
