@@ -39,6 +39,8 @@ from openslip.search.index import (
     ABOUT,
     CAPTIONS,
     FORMAT,
+    GRAPH,
+    GRAPH_ABOUT,
     OWN,
     PARTS,
     RECORDS,
@@ -209,7 +211,7 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
         others = [
             name
             for name in os.listdir(out)
-            if name not in (PARTS, VECTORS, CAPTIONS, RECORDS, SKIPPED, lock.NAME)
+            if name not in (PARTS, VECTORS, CAPTIONS, RECORDS, SKIPPED, GRAPH, GRAPH_ABOUT, lock.NAME)
             and not name.startswith(TEMPORARY)
         ]
         if others and not replace:
