@@ -57,7 +57,9 @@ COMMANDS = {
         "`slip embed MODEL SOURCE --out FOLDER` embeds pictures, to search them; in Python "
         "`openslip.load(MODEL).encode_image(paths)`"
     ),
-    "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
+    "server app api web gradio ui browse explore": (
+        "`slip serve FOLDER` opens a page, and a JSON API, to search what `slip embed MODEL SOURCE --out FOLDER` has embedded"
+    ),
     "caption generate describe": (
         "These models compare pictures with texts, they write none. Captions of one's own are given as "
         "`--data.train`"
