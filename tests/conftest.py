@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,11 +11,10 @@ from hypothesis import HealthCheck, settings
 
 import forked
 from openslip.config import Config
-from openslip.objectives import Loss
-from openslip.training.fixed import FixedModels
 from openslip.training.watching import speed
 from toys import ToySource, make_tiny_config
 
+COUNT_STEP = speed._count_step
 pytest_plugins = ["stored", "interop.hub"]
 
 # The same examples each time, and no clock decides: a busy machine fails no test.
@@ -40,27 +39,17 @@ def _server_of_processes(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _count_once() -> Iterator[None]:
-    """Runs of one model and loss share the count of a step's operations, which takes longer than their few steps."""
-    counted: dict[str, int] = {}
-    original = speed._count_step
-
-    def count_step(
-        config: Config,
-        loss: Loss,
-        kind: speed.Kind,
-        length: int,
-        fixed: FixedModels | None = None,
-        outputs: Iterable = (),
-    ) -> int:
-        key = repr((config.model, config.views, loss, kind, length, fixed and fixed.noted(), tuple(outputs)))
-        if key not in counted:
-            counted[key] = original(config, loss, kind, length, fixed, outputs)
-        return counted[key]
-
+def _uncounted() -> Iterator[None]:
+    """Runs do not count a step's operations, which takes longer than their few steps; see `forked.uncounted`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "_count_step", count_step)
+        forked.uncounted(patch.setattr)
         yield
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count a step's operations after all."""
+    monkeypatch.setattr(speed, "_count_step", COUNT_STEP)
 
 
 @pytest.fixture

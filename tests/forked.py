@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 
-PRELOADED = ["pytest", "openslip.cli.train", "openslip.training.train", "torch.distributed.run"]
+from openslip.training.watching import speed
+
+PRELOADED = ["pytest", "peft", "openslip.cli.train", "openslip.training.train", "torch.distributed.run"]
 
 
 def context() -> ForkServerContext:
@@ -34,6 +36,14 @@ def start_server() -> None:
     """Start the server now, before a test does whose code needs less, or one that has changed the environment."""
     context()
     forkserver.ensure_running()
+
+
+def uncounted(patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Have a number at once for a step's operations. To count them takes longer than the few steps of a test's run.
+
+    Tests that are about the count ask for the fixture `counted`.
+    """
+    patch(speed, "_count_step", lambda *arguments, **options: 10**9)
 
 
 class Command:
@@ -108,6 +118,7 @@ class Command:
 def _run(
     function: Callable[[list[str]], Any], arguments: list[str], output: str, environment: dict[str, str]
 ) -> None:
+    uncounted()
     os.environ.update(environment)
     if threads := environment.get("OMP_NUM_THREADS"):  # which the server's torch has read long ago
         torch.set_num_threads(int(threads))

@@ -194,6 +194,7 @@ def test_classes_of_a_sample_meet_those_of_the_classifier(classify) -> None:
     found, notes = match(["blues", "RED", "None", "green", "Red_s"], classify, "none")
     assert found == [1, 0, OTHER, OTHER, OTHER]
     assert "3 of 5 classes of the sample are none of the classifier's" in notes[0]
+    assert "'Redss' may be meant for 'Reds'" in match(["Redss", "blue"], classify, "none")[1][0]
     assert match(["reds", "Blues"], classify, "none") == ([0, 1], [])
     assert "no pictures of 1 classes: Blues" in match(["reds", "x"], classify, "none")[1][1]
 

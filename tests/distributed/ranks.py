@@ -49,6 +49,7 @@ def _run(
     rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...], results: Any
 ) -> None:
     torch.set_num_threads(1)
+    forked.uncounted()
     store = dist.FileStore(str(Path(folder) / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     try:

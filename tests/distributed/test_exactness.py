@@ -26,6 +26,8 @@ from openslip.training.student import stored_parameters
 from toys import LABELLED, LOSSES, TUNED, make_inputs, make_student, make_tiny_config, tuned, with_loss
 
 ROWS, SIZE, STEPS = 8, 32, 3
+TOGETHER = 12
+"""Cases that processes compute before they end."""
 FP32 = torch.float32
 
 
@@ -148,15 +150,20 @@ ALL = [
 
 @pytest.fixture(scope="module")
 def on(request) -> Callable[[int, Case], list[Any]]:
-    """What each of several processes makes of a case. They are started once for all cases that are asked for."""
+    """What each of several processes makes of a case. They are started once for some cases that follow each other.
+
+    Not once for all: where two workers of pytest share this file, each would compute all of them.
+    """
     wanted = [item.callspec.params for item in request.session.items if item.path == request.path]
-    results: dict[int, list[Any]] = {}
+    results: dict[tuple[int, int], list[Any]] = {}
 
     def run(processes: int, case: Case) -> list[Any]:
-        if processes not in results:
-            cases = [params["case"] for params in wanted if params["processes"] == processes]
-            results[processes] = run_on(processes, each, cases)
-        return [found[case] for found in results[processes]]
+        cases = [params["case"] for params in wanted if params["processes"] == processes]
+        group = cases.index(case) // TOGETHER
+        if (processes, group) not in results:
+            some = cases[group * TOGETHER : (group + 1) * TOGETHER]
+            results[processes, group] = run_on(processes, each, some)
+        return [found[case] for found in results[processes, group]]
 
     return run
 

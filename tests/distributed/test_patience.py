@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,26 @@ from openslip.training.saving.writer import BackgroundWriter
 from openslip.training.train import train
 from toys import ToySource, make_tiny_config
 
+PATIENCE, LONGER = "12", 14
+"""How long a process waits for others in a step, and how long it must wait here, in seconds."""
 
-def measured(out: Path) -> list[str]:
+
+def measured(folder: Path) -> list[str]:
     """Train while the first process measures for longer than the others wait in a step."""
-    os.environ[TIMEOUT] = "10"
+    os.environ[TIMEOUT] = PATIENCE
 
     def slowly(encoder: Encoder) -> list[Any]:
-        time.sleep(12)
+        time.sleep(LONGER)
         return []
 
-    train(make_tiny_config(epochs=1), ToySource(), out, evaluate=slowly, console=Console(quiet=True))
+    config, out = make_tiny_config(epochs=1), folder / "run"
+    train(config, ToySource(), out, evaluate=slowly, console=Console(quiet=True))
     return sorted(path.name for path in checkpoint.list_checkpoints(out / "checkpoints"))
-
-
-def test_the_others_wait_while_the_first_measures(tmp_path) -> None:
-    assert run_on(2, measured, tmp_path / "run")[1][-1] == "step-00000008"
 
 
 def written(folder: Path, parts: int) -> list[str]:
     """Write a checkpoint, of which the first process's part is late."""
-    os.environ[TIMEOUT] = "6"
+    os.environ[TIMEOUT] = PATIENCE
     snapshot = LateSnapshot({"w": torch.ones(3)}, {"w|exp_avg": torch.zeros(3)}, {}, rank(), parts)
     with joined(torch.device("cpu")) as processes:
         writer = BackgroundWriter(folder, processes, pytest.fail)
@@ -59,13 +60,8 @@ def written(folder: Path, parts: int) -> list[str]:
 class LateSnapshot(Snapshot):
     def write(self, folder: Path) -> list[Path]:
         if self.part == 0:
-            time.sleep(8)
+            time.sleep(LONGER)
         return super().write(folder)
-
-
-@pytest.mark.parametrize(("parts", "files"), [(1, 3), (2, 5)])
-def test_the_others_wait_for_a_slow_disk(tmp_path, parts, files) -> None:
-    assert [len(names) for names in run_on(2, written, tmp_path, parts)] == [files, files]
 
 
 def opened(folder: Path) -> list[bool]:
@@ -92,13 +88,9 @@ def opened(folder: Path) -> list[bool]:
     return seen
 
 
-def test_all_wait_for_whoever_opens_data(tmp_path) -> None:
-    assert run_on(2, opened, tmp_path) == [[True, True], [True, True]]
-
-
 def vanished(folder: Path) -> str:
     """Measure in the first process, which stops being there meanwhile, with its connections open."""
-    os.environ[TIMEOUT] = "10"
+    os.environ[TIMEOUT] = PATIENCE
 
     def never(encoder: Encoder) -> list[Any]:
         (folder / "pid").write_text(str(os.getpid()))
@@ -116,9 +108,34 @@ def vanished(folder: Path) -> str:
     return "all is well"
 
 
-def test_a_process_that_vanishes_while_it_measures_is_noticed(tmp_path) -> None:
+@pytest.fixture(scope="module")
+def waited(tmp_path_factory) -> dict[str, Future[list[Any]]]:
+    """What two processes make of everything above, all at once: most of the time they wait."""
+    cases = {"measured": (measured,), "opened": (opened,), "vanished": (vanished,)}
+    cases |= {"whole": (written, 1), "in parts": (written, 2)}
+    with ThreadPoolExecutor(len(cases)) as threads:
+        return {
+            name: threads.submit(run_on, 2, function, tmp_path_factory.mktemp("waited"), *more)
+            for name, (function, *more) in cases.items()
+        }
+
+
+def test_the_others_wait_while_the_first_measures(waited) -> None:
+    assert waited["measured"].result()[1][-1] == "step-00000008"
+
+
+@pytest.mark.parametrize(("kind", "files"), [("whole", 3), ("in parts", 5)])
+def test_the_others_wait_for_a_slow_disk(waited, kind, files) -> None:
+    assert [len(names) for names in waited[kind].result()] == [files, files]
+
+
+def test_all_wait_for_whoever_opens_data(waited) -> None:
+    assert waited["opened"].result() == [[True, True], [True, True]]
+
+
+def test_a_process_that_vanishes_while_it_measures_is_noticed(waited) -> None:
     gone = "Another process of the run has ended, or cannot be reached"
-    assert run_on(2, vanished, tmp_path) == [gone, gone]
+    assert waited["vanished"].result() == [gone, gone]
 
 
 def failed(number: int) -> str:

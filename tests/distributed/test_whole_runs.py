@@ -51,20 +51,26 @@ def losses(config: Config, out: Path) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "change", [every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards]
-)
-def test_two_processes_are_one(tmp_path, change) -> None:
-    config = change(make_tiny_config(epochs=0.75, batch=8))
-    alone = losses(config, tmp_path / "one")
-    assert len(alone) > 1
-    found = run_on(2, losses, config, tmp_path / "two")
-    for line, expected in zip(found[0], alone, strict=True):
-        assert line == pytest.approx(expected, rel=1e-3)
-
-
 def losses_of_each(configs: dict[str, Config], out: Path) -> dict[str, list[dict[str, float]]]:
     return {name: losses(config, out / str(number)) for number, (name, config) in enumerate(configs.items())}
+
+
+CHANGES = (every_second_step, half_of_the_rows, recomputed, recomputed_shards, adapted, adapted_shards)
+CONFIGS = {change.__name__: change(make_tiny_config(epochs=0.75, batch=8)) for change in CHANGES}
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory) -> dict[str, list[dict[str, float]]]:
+    """The losses of every changed run on two processes, which are started once."""
+    return run_on(2, losses_of_each, CONFIGS, tmp_path_factory.mktemp("two"))[0]
+
+
+@pytest.mark.parametrize("change", CONFIGS)
+def test_two_processes_are_one(tmp_path, of_two, change: str) -> None:
+    alone = losses(CONFIGS[change], tmp_path / "one")
+    assert len(alone) > 1
+    for line, expected in zip(of_two[change], alone, strict=True):
+        assert line == pytest.approx(expected, rel=1e-3)
 
 
 def test_every_objective_trains_alike_on_two_processes(tmp_path) -> None:

@@ -213,6 +213,7 @@ def config(teacher, monkeypatch) -> Config:
     return following(make_tiny_config(), teacher)
 
 
+@pytest.mark.usefixtures("counted")
 def test_a_run_notes_what_it_learned_from_and_keeps_none_of_it(config, teacher, tmp_path) -> None:
     done = run(config, tmp_path / "run")
     assert not any("fixed" in name or name.startswith("text_tower") for name in weights(done))

@@ -147,6 +147,7 @@ def every_case(*quick: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases)
 
 
+@pytest.mark.usefixtures("counted")
 @every_case("slip", "own pictures", "mixture", "both towers", "classes", "distil, rare")
 def test_kept_features_train_as_those_of_the_same_views(tmp_path, monkeypatch, case: Case) -> None:
     run = case.train(tmp_path / "kept")

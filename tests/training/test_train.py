@@ -25,6 +25,7 @@ LOSS = pytest.mark.parametrize("loss", LOSSES)
 SLIP = ObjectiveConfig().loss
 
 
+@pytest.mark.usefixtures("counted")
 def test_a_run_learns_and_writes_its_folder(tmp_path, toy_source) -> None:
     config = make_tiny_config(epochs=12)
     run = train(config, toy_source, tmp_path / "run", console=QUIET)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from openslip.classifier import Classifier, LinearClassifier, ZeroShotClassifier
-from openslip.classifying.classes import unknown
+from openslip.classifying.classes import nearly
 from openslip.classifying.labels import BATCH, Image, Rule, go_through
 from openslip.data.labelled import Labelled
 from openslip.data.labelled.classes import as_words, folded
@@ -233,7 +233,7 @@ def match(sample: Sequence[str], classifier: Classifier, none: str) -> tuple[lis
     lacking = [name for label, name in enumerate(classifier.names) if label not in found]
     notes = []
     if others:
-        near = next((f" {name}: {told}" for name in others if (told := unknown(name, classifier.names))), "")
+        near = next((f" {told}" for name in others if (told := nearly(name, classifier.names))), "")
         notes.append(
             f"{len(others)} of {len(sample)} classes of the sample are none of the classifier's, and count as "
             f"{none!r}: {_some(others)}.{near}"

@@ -57,8 +57,8 @@ COMMANDS = {
         "`slip embed MODEL SOURCE --out FOLDER` embeds pictures, to search them; in Python "
         "`openslip.load(MODEL).encode_image(paths)`"
     ),
-    "server app api web gradio ui browse explore": (
-        "`slip serve FOLDER` opens a page, and a JSON API, to search what `slip embed MODEL SOURCE --out FOLDER` has embedded"
+    "server app api web gradio ui": (
+        "`slip serve VECTORS` shows a page to search embedded pictures, with a JSON API; `slip embed` makes them"
     ),
     "caption generate describe": (
         "These models compare pictures with texts, they write none. Captions of one's own are given as "
