@@ -31,6 +31,7 @@ def answer(words: list[str], capsys) -> str:
         ("query", "slip search"),
         ("encode", "slip embed"),
         ("index", "slip embed"),
+        ("gradio", "slip serve"),
         ("finetune", "finetune:FOLDER"),
         ("test", "`slip evaluate"),
         ("eval", "`slip evaluate"),

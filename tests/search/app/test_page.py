@@ -98,15 +98,15 @@ def test_a_picture_that_is_dropped_is_searched_for_and_kept_by_the_tab(
         found.drop(jpeg(3), "mine.jpg", "image/jpeg")
         expected = index.search([Term(picture=jpeg(3))], top=48).rows
         searched(found, expected)
-        assert found.texts(".part .name") == ["mine.jpg"]
-        found.until("document.querySelector('.part img').src.startsWith('data:image/jpeg')")
+        assert found.texts(".term .name") == ["mine.jpg"]
+        found.until("document.querySelector('.term img').src.startsWith('data:image/jpeg')")
         there = found.value("location.href")
         found.go(there)  # loaded anew
         searched(found, expected)
         with browser.page(there) as other:  # where nobody dropped it
             other.until("!document.querySelector('#notice').hidden")
             assert "dropped in another tab" in other.texts("#notice")[0]
-            assert other.texts(".part") == []
+            assert other.texts(".term") == []
             assert other.value("location.search") != ""
 
 
@@ -136,19 +136,19 @@ def test_more_and_less_like_this_make_a_mixture_with_weights(
         found.click(f'.hit[data-row="{second}"] .less')
         terms.append(Term(-0.5, row=second))
         searched(found, index.search(terms, top=48).rows)
-        assert found.value("[...document.querySelectorAll('.part input')].map((one) => one.value)") == [
+        assert found.value("[...document.querySelectorAll('.term input')].map((one) => one.value)") == [
             "1",
             "-0.5",
         ]
-        assert len(found.texts(".part.less")) == 1
-        found.value("(() => { const one = document.querySelector('.part input'); one.value = 2; "
+        assert len(found.texts(".term.less")) == 1
+        found.value("(() => { const one = document.querySelector('.term input'); one.value = 2; "
                     "one.dispatchEvent(new Event('change')) })()")  # fmt: skip
         terms[1] = Term(2.0, row=first)
         searched(found, index.search(terms, top=48).rows)
-        found.click(".part.less button")
+        found.click(".term.less button")
         searched(found, index.search(terms[:2], top=48).rows)
         there = found.value("location.search")
-        assert json.loads(urllib.parse.parse_qs(there)["parts"][0]) == [["row", first, 2]]
+        assert json.loads(urllib.parse.parse_qs(there)["terms"][0]) == [["row", first, 2]]
 
 
 def test_keys_lead_everywhere(browser: browsers.Browser, client: Client, index: Index) -> None:
@@ -264,7 +264,7 @@ def test_the_map_can_be_walked(browser: browsers.Browser, client: Client) -> Non
         found.until("document.querySelector('#viewer').open")
         assert found.texts("#viewed") == caption
         found.click('[data-act="more"]')
-        found.until("document.querySelectorAll('.part').length === 1")
+        found.until("document.querySelectorAll('.term').length === 1")
         assert found.value("new URLSearchParams(location.search).get('view')") == "map"
         found.call("Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=-300)
         found.until(f"new URLSearchParams(location.search).get('at') !== {there!r}")

@@ -25,7 +25,7 @@ from openslip.search.app import columns, openapi, places, requests
 from openslip.search.app.bodies import HELD, Room, body_of, unless_gone
 from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, prepared
 from openslip.search.app.refusals import AGAIN, UNKNOWN, ClientGone, Json, Refusal, encoded, refused
-from openslip.search.app.requests import Part
+from openslip.search.app.requests import SentTerm
 from openslip.search.app.worker import Answer, Recent, Worker
 from openslip.search.hits import Hits
 from openslip.search.index import ABOUT, Index
@@ -117,14 +117,14 @@ class Service:
 
     async def _search(self, values: dict[str, Any]) -> Response:
         asked = requests.searching(values)
-        terms = await asyncio.gather(*map(self._term, asked.parts))
+        terms = await asyncio.gather(*map(self._term, asked.terms))
         found = await asyncio.wrap_future(self.worker.search(terms, asked.search))
         return Json(await self._aside(self._found, terms, found))
 
     async def _embed(self, values: dict[str, Any]) -> Response:
         asked = requests.embedding(values)
-        parts = [*(Part(text=text) for text in asked.texts), *(Part(image=image) for image in asked.images)]
-        terms = await asyncio.gather(*map(self._term, parts))
+        sent = [*(SentTerm(text=text) for text in asked.texts), *(SentTerm(image=image) for image in asked.images)]
+        terms = await asyncio.gather(*map(self._term, sent))
         vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
         count = len(asked.texts)
         return Json({"dim": self.index.dim, "texts": vectors[:count], "images": vectors[count:]})
@@ -134,7 +134,7 @@ class Service:
         require_text(self.model, "Classification by names")
         for row in asked.rows:
             self._check_row(row)
-        terms = await asyncio.gather(*(self._term(Part(image=image)) for image in asked.images))
+        terms = await asyncio.gather(*(self._term(SentTerm(image=image)) for image in asked.images))
         classes = await self._weights(asked.names, asked.templates)
         vectors = self.index.vectors[list(asked.rows)].astype(np.float32)
         if terms:
@@ -163,24 +163,24 @@ class Service:
             self._classes[names, templates] = mean / np.maximum(length, 1e-12)
         return self._classes.used((names, templates))
 
-    async def _term(self, part: Part) -> Term:
-        """Return a part of a request as the worker takes it. Raises what makes it unusable."""
-        if part.text:
-            check_text(self.index, part.text)
-            return Term(part.weight, text=part.text)
-        if part.image:
-            pixels = await self._aside(prepared, self.model.preprocess, part.image)
-            return Term(part.weight, picture=pixels)
-        if part.vector is not None:
-            if part.vector.shape != (self.index.dim,):
+    async def _term(self, sent: SentTerm) -> Term:
+        """Return a term as the worker takes it. Raises what makes it unusable."""
+        if sent.text:
+            check_text(self.index, sent.text)
+            return Term(sent.weight, text=sent.text)
+        if sent.image:
+            pixels = await self._aside(prepared, self.model.preprocess, sent.image)
+            return Term(sent.weight, picture=pixels)
+        if sent.vector is not None:
+            if sent.vector.shape != (self.index.dim,):
                 raise ConfigError(
-                    f"A vector to search for has {self.index.dim} numbers", got=f"{len(part.vector)}"
+                    f"A vector to search for has {self.index.dim} numbers", got=f"{len(sent.vector)}"
                 )
-            return Term(part.weight, vector=part.vector)
-        if part.row is None:
+            return Term(sent.weight, vector=sent.vector)
+        if sent.row is None:
             raise ConfigError("A picture in the request is empty")
-        self._check_row(part.row)
-        return Term(part.weight, row=part.row)
+        self._check_row(sent.row)
+        return Term(sent.weight, row=sent.row)
 
     def _check_row(self, row: int) -> None:
         if row >= len(self.index):
