@@ -123,7 +123,10 @@ class Service:
 
     async def _embed(self, values: dict[str, Any]) -> Response:
         asked = requests.embedding(values)
-        sent = [*(SentTerm(text=text) for text in asked.texts), *(SentTerm(image=image) for image in asked.images)]
+        sent = [
+            *(SentTerm(text=text) for text in asked.texts),
+            *(SentTerm(image=image) for image in asked.images),
+        ]
         terms = await asyncio.gather(*map(self._term, sent))
         vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
         count = len(asked.texts)
