@@ -40,9 +40,9 @@ COMMANDS = {
         "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth to measure on, with "
         "copies on one side; a command that writes the two parts is not there yet"
     ),
-    "dedup dedupe deduplicate duplicates clean filter": (
-        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
-        "SOURCE FOLDER --without FILE` leaves them out"
+    "dedup dedupe deduplicate clean filter": (
+        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert SOURCE FOLDER "
+        "--without FILE` leaves them out; `slip duplicates FOLDER` finds copies by embeddings"
     ),
     "predict classify label infer inference": (
         "Labelling pictures is not there yet as a command. `slip evaluate MODEL zeroshot:FOLDER` measures "
