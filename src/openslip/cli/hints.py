@@ -40,7 +40,7 @@ COMMANDS = {
         "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth to measure on, with "
         "copies on one side; a command that writes the two parts is not there yet"
     ),
-    "dedup dedupe deduplicate duplicates clean filter": (
+    "dedup dedupe deduplicate clean filter": (
         "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
         "SOURCE FOLDER --without FILE` leaves them out"
     ),
@@ -129,7 +129,7 @@ DATA = {
         "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth; a command that writes "
         "the two parts is not there yet"
     ),
-    "dedup dedupe deduplicate duplicates clean filter": (
+    "dedup dedupe deduplicate clean filter": (
         "`slip data check SOURCE --list FILE`, then `slip data convert SOURCE FOLDER --without FILE`"
     ),
     "compare leak leakage overlap": "`slip data check SOURCE --against OTHER`",
