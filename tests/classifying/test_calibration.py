@@ -213,6 +213,13 @@ def test_a_sample_is_gone_through(classify, tmp_path) -> None:
     assert len(set(sample.digests)) == 6
 
 
+def test_what_a_classifier_may_have_been_trained_on_is_no_sample(classify, tmp_path) -> None:
+    labelled = open_labelled(str(save_photos(tmp_path / "photos", test=0) / "train"))
+    assert len(calibration.untrained(classify, labelled)) == 24
+    trained = openslip.LinearClassifier.__new__(openslip.LinearClassifier)
+    assert len(calibration.untrained(trained, labelled)) == 4
+
+
 def test_a_sample_of_other_classes_alone(classify, tmp_path) -> None:
     folder = Path(save_photos(tmp_path / "photos", test=2))
     labelled = open_labelled(str(folder)).split("test")

@@ -111,6 +111,13 @@ def test_links(photos, tmp_path, monkeypatch) -> None:
     assert (again.placed, again.found, placed_again) == (0, 2, placed)
 
 
+def test_a_link_leads_to_the_file_however_the_table_spells_it(photos, tmp_path) -> None:
+    (photos / "list.csv").write_text("image\na/1.PNG\n")
+    sorter, placed = sort(photos / "list.csv", tmp_path / "sorted", ["dress"], link=True)
+    assert sorter.placed == 1
+    assert (tmp_path / "sorted" / placed[0]).resolve() == photos / "a/1.png"
+
+
 def test_pictures_that_cannot_be_used_are_not_copied(photos, tmp_path) -> None:
     source = open_pictures(str(photos))
     sorter = Sorter(tmp_path / "sorted", ["dress"], "none", source, str(photos))

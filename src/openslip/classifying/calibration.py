@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openslip.classifier import Classifier, LinearClassifier, ZeroShotClassifier
+from openslip.classifier import Classifier, FinetunedClassifier, LinearClassifier, ZeroShotClassifier
 from openslip.classifying.classes import nearly
 from openslip.classifying.labels import BATCH, Image, Rule, go_through
-from openslip.data.labelled import Labelled
+from openslip.data.labelled import Labelled, LabelledSet
 from openslip.data.labelled.classes import as_words, folded
+from openslip.data.preprocess import Preprocess
 from openslip.errors import CheckpointError, ConfigError, DataError
 from openslip.evaluation import fingerprint
 from openslip.evaluation.metrics import wilson
@@ -150,12 +151,14 @@ def read(path: Path, classifier: Classifier) -> Calibration:
 
 def digest_of(classifier: Classifier) -> str:
     """Return what tells a classifier from others: its classes, its model, and its preprocessing."""
-    model = classifier.model.model
-    parts = [*classifier.names, repr(classifier.model.preprocess)]
+    model, prepared = classifier.model.model, classifier.model.preprocess
+    parts = [*classifier.names, *(repr(getattr(prepared, one.name)) for one in fields(Preprocess))]
     if isinstance(classifier, ZeroShotClassifier):
         # Not the classes' embeddings, in whose last bits machines differ.
         return fingerprint.of_all([*parts, *classifier.words, "", *classifier.templates, digest(model)])
     parts.append(digest(model.image_tower))
+    if isinstance(classifier, FinetunedClassifier):
+        parts.append(repr(classifier.recipe))
     if isinstance(classifier, LinearClassifier):
         probe = classifier.probe
         parts += [array.tobytes().hex() for array in (probe.mean, probe.scale, probe.weight, probe.bias)]
@@ -173,6 +176,17 @@ class Sample:
     digests: Sequence[bytes]
     skipped: int
     notes: tuple[str, ...]
+
+
+def untrained(classifier: Classifier, labelled: LabelledSet) -> Labelled:
+    """Return the pictures of a set that the classifier was not trained on, as far as the set tells.
+
+    Of a set without splits that is all of it for zero-shot classification. A probe or a finetuning may have been
+    trained on four fifths of it; so the other fifth is taken. Raises DataError for a set of training pictures alone.
+    """
+    if isinstance(classifier, ZeroShotClassifier):
+        return labelled.untrained()
+    return labelled.split("test")
 
 
 def read_sample(

@@ -181,6 +181,15 @@ class Names:
         except DataError:  # a row that names no image
             return ""
 
+    def file(self, index: int) -> str:
+        """Return the path of the file, also where it is spelled otherwise than the source has it."""
+        path = self.path(index)
+        origin, _ = self.source.origin(index)
+        if not path or os.path.exists(path) or not isinstance(origin, ImageFiles):
+            return path
+        found = origin.spelling.find(origin.root, os.path.relpath(path, origin.root))
+        return found.path if found else path
+
 
 def path_shown(path: str) -> str:
     """Return a path that no spreadsheet takes for a formula, and no command for an option: `./-a.jpg` of `-a.jpg`."""

@@ -77,7 +77,7 @@ class Sorter:
         below = self.folders[label.answer]
         try:
             os.makedirs(self.folder / below, exist_ok=True)
-            path = self.names_of.path(label.index)
+            path = self.names_of.file(label.index)
             stem, ending = self._name(label.picture, path, image)
             place = self._place(below, stem, ending, label.picture, path, image)
         except OSError as error:

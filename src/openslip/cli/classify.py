@@ -215,7 +215,7 @@ def _calibrated(options: Options, classifier: Classifier) -> Rule:
     labelled = open_labelled(options.calibrate, label_column=options.label_column)
     for line in (labelled.describe(), *labelled.notes):
         _print(line)
-    pictures = labelled.untrained()
+    pictures = calibration.untrained(classifier, labelled)
     with Progress("calibrating", len(pictures), transient=True, brief=True) as bar:
         sample = calibration.read_sample(
             classifier, pictures, options.none_class, batch=options.batch, advance=bar.advance
@@ -319,7 +319,7 @@ def _summarise(
 ) -> None:
     rejected = counts.pop(rule.none, 0) if rule.threshold else 0
     of_classes = counts.most_common()
-    told = f"{counts.total() + rejected + bad:,} pictures: {counts.total():,} of "
+    told = f"{counts.total() + rejected + bad:,} pictures: {counts.total():,} in "
     told += f"{len(of_classes):,} of {len(classifier.names):,} classes"
     if rule.threshold:
         told += f", {rejected:,} {rule.none} (below {rule.threshold:.4g})"
