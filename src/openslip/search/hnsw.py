@@ -222,7 +222,7 @@ def _content(index: Index) -> str:
     """Return a digest of all vectors."""
     found = hashlib.blake2b(repr(index.vectors.shape).encode(), digest_size=16)
     for start in range(0, len(index), 1 << 16):
-        found.update(np.ascontiguousarray(index.vectors[start : start + (1 << 16)]))
+        found.update(np.ascontiguousarray(index.vectors[start : start + (1 << 16)]).data)
     return found.hexdigest()
 
 

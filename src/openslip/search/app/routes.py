@@ -23,8 +23,8 @@ from openslip.errors import ConfigError, SlipError
 from openslip.evaluation.features import has_text, require_text
 from openslip.search.app import columns, openapi, places, requests
 from openslip.search.app.bodies import HELD, Room, body_of, unless_gone
-from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, prepared
-from openslip.search.app.refusals import AGAIN, UNKNOWN, ClientGone, Json, Refusal, encoded, refused
+from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, no_row, prepared
+from openslip.search.app.refusals import AGAIN, ClientGone, Json, Refusal, encoded, refused
 from openslip.search.app.requests import SentTerm
 from openslip.search.app.worker import Answer, Recent, Worker
 from openslip.search.hits import Hits
@@ -61,7 +61,7 @@ class Service:
         self._classes: Recent[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = Recent(CLASSES)
         self._static = dict(_static())
         self._columns: list[dict[str, Any]] | None = None
-        self._map: bytes | SlipError | None = None
+        self._map: bytes | Refusal | None = None
         threading.Thread(target=self._look, name="map", daemon=True).start()
         self.app = Starlette(
             routes=[
@@ -69,9 +69,9 @@ class Service:
                 Route("/about", self._about, methods=["GET"]),
                 Route("/openapi.json", self._openapi, methods=["GET"]),
                 Route("/map", self._places, methods=["GET"]),
-                Route("/record/{row:int}", self._record, methods=["GET"]),
-                Route("/picture/{row:int}", self._picture, methods=["GET"]),
-                Route("/thumbnail/{row:int}", self._thumbnail, methods=["GET"]),
+                Route("/record/{row}", self._record, methods=["GET"]),
+                Route("/picture/{row}", self._picture, methods=["GET"]),
+                Route("/thumbnail/{row}", self._thumbnail, methods=["GET"]),
                 Route("/search", self._post(self._search), methods=["POST"]),
                 Route("/embed", self._post(self._embed), methods=["POST"]),
                 Route("/classify", self._post(self._classify), methods=["POST"]),
@@ -86,10 +86,14 @@ class Service:
 
     def _look(self) -> None:
         """Look at the columns, and make the map: in the background, because it may take a while."""
-        self._columns = columns.described(self.index)
-        found = places.places(self.index)
-        x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
-        self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
+        try:
+            self._columns = columns.described(self.index)
+            found = places.places(self.index)
+            x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
+            self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
+        except Exception as error:  # without columns to choose from and a map, one can search nevertheless
+            self._columns = self._columns or []
+            self._map = Refusal(500, "The map cannot be made", cause=str(error) or type(error).__name__)
 
     async def _aside(self, call: Callable[..., Any], *given: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *given)
@@ -123,7 +127,10 @@ class Service:
 
     async def _embed(self, values: dict[str, Any]) -> Response:
         asked = requests.embedding(values)
-        sent = [*(SentTerm(text=text) for text in asked.texts), *(SentTerm(image=image) for image in asked.images)]
+        sent = [
+            *(SentTerm(text=text) for text in asked.texts),
+            *(SentTerm(image=image) for image in asked.images),
+        ]
         terms = await asyncio.gather(*map(self._term, sent))
         vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
         count = len(asked.texts)
@@ -184,12 +191,15 @@ class Service:
 
     def _check_row(self, row: int) -> None:
         if row >= len(self.index):
-            raise Refusal(
-                UNKNOWN,
-                "There is no such row in the index",
-                got=row,
-                fix=f"Rows: 0 to {len(self.index) - 1:,}",
-            )
+            raise no_row(self.index, row)
+
+    def _row(self, request: Request) -> int:
+        """Return the row in a path. Raises Refusal for what is none."""
+        text = request.path_params["row"]
+        if not (text.isascii() and text.isdecimal() and len(text) < 19):
+            raise no_row(self.index, text)
+        self._check_row(int(text))
+        return int(text)
 
     def _found(self, terms: Sequence[Term], answer: Answer) -> dict[str, Any]:
         """Return what was found with what is known of each, and what there is to say of the terms."""
@@ -236,12 +246,12 @@ class Service:
     async def _places(self, _: Request) -> Response:
         if self._map is None:
             return Json({"state": "The map is being made"}, 202, {"retry-after": str(AGAIN)})
+        if isinstance(self._map, Refusal):
+            raise self._map
         return Response(self._map, 200, {"cache-control": "no-store"}, "application/json")
 
     async def _record(self, request: Request) -> Response:
-        row = request.path_params["row"]
-        self._check_row(row)
-        found = await self._aside(self._hits, np.array([row]), np.zeros(1))
+        found = await self._aside(self._hits, np.array([self._row(request)]), np.zeros(1))
         return Json(found[0] | {"score": None})
 
     async def _picture(self, request: Request) -> Response:
@@ -252,7 +262,7 @@ class Service:
 
     async def _shown(self, request: Request, make: Callable[[int], Shown]) -> Response:
         with self.looking.place():
-            shown: Shown = await self._aside(make, request.path_params["row"])
+            shown: Shown = await self._aside(make, self._row(request))
         kept = request.query_params.get("v") == self.version
         headers = {
             "etag": shown.tag,

@@ -23,7 +23,7 @@ from openslip.search.where import Filter, rows_where
 
 TOGETHER = 256
 """Terms that are computed together."""
-TEXTS, CONDITIONS = 8192, 32
+TEXTS, CONDITIONS = 8192, 16
 """Texts whose embeddings, and conditions whose rows are kept for the next request."""
 
 K = TypeVar("K")
