@@ -12,8 +12,8 @@ IndexHNSWFlat with the same M, efConstruction and efSearch, of which 10 rows are
 rows, of which equal scores count as equal.
 
 The vectors are synthetic, but more like embeddings of pictures than independent Gaussians: clusters whose
-sizes fall as 1 / rank and which have a low-rank spread of their own. Queries are drawn from the same clusters, held
-out. --vectors: real ones instead, of which the last 200 are the queries.
+sizes fall as 1 / rank, each with a low-rank spread of its own. Queries are drawn from the same clusters, held out.
+--vectors: real ones instead, of which the last 200 are the queries.
 """
 
 from __future__ import annotations

@@ -161,6 +161,19 @@ def test_honest_words_about_samples(classify) -> None:
             calibrate(classify, sample_of(*problem(count, classes=2, others=others)))
 
 
+def test_places_of_a_calibration(tmp_path) -> None:
+    file = tmp_path / "x.json"
+    calibration.check_place(file, written=True)
+    with pytest.raises(ConfigError, match="no such calibration"):
+        calibration.check_place(file, written=False)
+    for content in ("[]", '{"format": "x"}', ""):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match="something else"):
+            calibration.check_place(file, written=True)
+    with pytest.raises(ConfigError, match="no such folder"):
+        calibration.check_place(tmp_path / "gone" / "x.json", written=True)
+
+
 def test_kept_and_read(classify, tmp_path) -> None:
     found, _, _ = calibrate(classify, sample_of(*problem(100, classes=2, others=50)))
     file = tmp_path / "calibration.json"

@@ -100,6 +100,31 @@ def test_two_equal_pictures_are_two(photos, tmp_path) -> None:
     assert len(set(placed)) == 2
 
 
+def test_a_picture_that_changes_lies_beside_what_it_was(photos, tmp_path) -> None:
+    into = tmp_path / "sorted"
+    for value in range(100, 105):
+        (photos / "a" / "1.png").write_bytes(picture(value))
+        _, placed = sort(photos, into, ["dress"])
+        assert (into / placed[0]).read_bytes() == picture(value)
+    assert len(tree(into)) == 5
+
+
+def test_names_do_not_depend_on_where_the_pictures_lie(photos, tmp_path, monkeypatch) -> None:
+    _, placed = sort(photos, tmp_path / "one", ["dress"] * 4)
+    monkeypatch.chdir(photos.parent)
+    assert sort(Path("photos"), tmp_path / "one", ["dress"] * 4)[1] == placed
+    moved = photos.rename(tmp_path / "moved")
+    assert sort(moved, tmp_path / "two", ["dress"] * 4)[1] == placed
+
+
+def test_a_picture_that_is_named_twice_is_there_twice(photos, tmp_path) -> None:
+    (photos / "list.csv").write_text("image\na/1.png\na/1.png\na/1.png\n")
+    source = open_pictures(str(photos / "list.csv"))
+    sorter = Sorter(tmp_path / "sorted", ["dress"], "none", source, "list.csv")
+    placed = [sorter(Label("a/1.png", "dress", index=i), source[i].image) for i in range(len(source))]
+    assert len({*placed}) == len(source)
+
+
 def test_links(photos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     into = tmp_path / "sorted"

@@ -8,6 +8,7 @@ sample chooses; what is reported comes from the other half.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +27,7 @@ from openslip.data.preprocess import Preprocess
 from openslip.errors import CheckpointError, ConfigError, DataError
 from openslip.evaluation import fingerprint
 from openslip.evaluation.metrics import wilson
-from openslip.files import parse_json, read_whole, write_json
+from openslip.files import expand, parse_json, read_whole, unwritable, write_json
 from openslip.models.weights import digest
 
 FORMAT = "openslip.calibration"
@@ -114,17 +115,47 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all. Raises ConfigError where it cannot be written."""
         try:
-            write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+            write_json(expand(path), {"format": FORMAT, "version": VERSION, **asdict(self)})
         except OSError as error:
             raise ConfigError(
                 "The calibration cannot be written", got=str(path), cause=error.strerror or str(error)
             ) from None
 
 
+def check_place(path: Path, *, written: bool) -> None:
+    """Raise ConfigError where a calibration is to be `written` and cannot be, or is to be read and is not there."""
+    path = expand(path)
+    if not written:
+        if path.is_file():
+            return
+        raise ConfigError(
+            "There is no such calibration",
+            got=str(path),
+            fix="Make one with --calibrate SAMPLE --calibration FILE",
+        )
+    if os.path.lexists(path) and not _holds_one(path):
+        raise ConfigError(
+            "The file that the calibration is to be written to holds something else",
+            got=str(path),
+            fix="Name a file that is not there yet",
+        )
+    if why := unwritable(path) if path.absolute().parent.is_dir() else "There is no such folder":
+        raise ConfigError(
+            "The calibration cannot be written there", got=str(path), cause=why, fix="Name another path"
+        )
+
+
+def _holds_one(path: Path) -> bool:
+    try:
+        return parse_json(read_whole(path, MOST_BYTES))["format"] == FORMAT
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def read(path: Path, classifier: Classifier) -> Calibration:
     """Return what `Calibration.save` wrote. Raises CheckpointError for anything else, and for another classifier's."""
     try:
-        found = parse_json(read_whole(path, MOST_BYTES))
+        found = parse_json(read_whole(expand(path), MOST_BYTES))
         if found["format"] != FORMAT or found["version"] != VERSION:
             raise ValueError(f"It is {found['format']} {found['version']}")
         temperature, threshold = float(found["temperature"]), float(found["threshold"])

@@ -41,8 +41,8 @@ COMMANDS = {
         "copies on one side; a command that writes the two parts is not there yet"
     ),
     "dedup dedupe deduplicate clean filter": (
-        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
-        "SOURCE FOLDER --without FILE` leaves them out"
+        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert SOURCE FOLDER "
+        "--without FILE` leaves them out; `slip duplicates FOLDER` finds copies by embeddings"
     ),
     "predict label infer inference tag sort": (
         "`slip classify MODEL PICTURES --classes classes.txt` says which class each picture shows; `--sort-into "
