@@ -219,8 +219,9 @@ class Page:
             const bytes = Uint8Array.from(atob('{data}'), (one) => one.charCodeAt(0));
             const held = new DataTransfer();
             held.items.add(new File([bytes], {name!r}, {{type: {kind!r}}}));
+            const given = {{dataTransfer: held, bubbles: true, cancelable: true}};
             for (const type of ['dragenter', 'dragover', 'drop']) {{
-                document.body.dispatchEvent(new DragEvent(type, {{dataTransfer: held, bubbles: true, cancelable: true}}));
+                document.body.dispatchEvent(new DragEvent(type, given));
             }}
         }})()""")
 

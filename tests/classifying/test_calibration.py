@@ -161,6 +161,19 @@ def test_honest_words_about_samples(classify) -> None:
             calibrate(classify, sample_of(*problem(count, classes=2, others=others)))
 
 
+def test_places_of_a_calibration(tmp_path) -> None:
+    file = tmp_path / "x.json"
+    calibration.check_place(file, written=True)
+    with pytest.raises(ConfigError, match="no such calibration"):
+        calibration.check_place(file, written=False)
+    for content in ("[]", '{"format": "x"}', ""):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match="something else"):
+            calibration.check_place(file, written=True)
+    with pytest.raises(ConfigError, match="no such folder"):
+        calibration.check_place(tmp_path / "gone" / "x.json", written=True)
+
+
 def test_kept_and_read(classify, tmp_path) -> None:
     found, _, _ = calibrate(classify, sample_of(*problem(100, classes=2, others=50)))
     file = tmp_path / "calibration.json"
@@ -194,6 +207,7 @@ def test_classes_of_a_sample_meet_those_of_the_classifier(classify) -> None:
     found, notes = match(["blues", "RED", "None", "green", "Red_s"], classify, "none")
     assert found == [1, 0, OTHER, OTHER, OTHER]
     assert "3 of 5 classes of the sample are none of the classifier's" in notes[0]
+    assert "'Redss' may be meant for 'Reds'" in match(["Redss", "blue"], classify, "none")[1][0]
     assert match(["reds", "Blues"], classify, "none") == ([0, 1], [])
     assert "no pictures of 1 classes: Blues" in match(["reds", "x"], classify, "none")[1][1]
 
@@ -210,6 +224,13 @@ def test_a_sample_is_gone_through(classify, tmp_path) -> None:
     paths += sorted((photos / "test/red").glob("[0-9].png"))
     np.testing.assert_allclose(sample.logits, classify.logits(paths).numpy(), rtol=1e-4, atol=1e-5)
     assert len(set(sample.digests)) == 6
+
+
+def test_what_a_classifier_may_have_been_trained_on_is_no_sample(classify, tmp_path) -> None:
+    labelled = open_labelled(str(save_photos(tmp_path / "photos", test=0) / "train"))
+    assert len(calibration.untrained(classify, labelled)) == 24
+    trained = openslip.LinearClassifier.__new__(openslip.LinearClassifier)
+    assert len(calibration.untrained(trained, labelled)) == 4
 
 
 def test_a_sample_of_other_classes_alone(classify, tmp_path) -> None:

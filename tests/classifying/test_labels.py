@@ -14,7 +14,7 @@ from PIL import Image
 import openslip
 from openslip.classifying.labels import Names, Rule, label_pictures
 from openslip.classifying.opening import open_pictures
-from openslip.errors import EvaluationError
+from openslip.errors import ConfigError, EvaluationError
 from toys import ToySource, make_tiny_config
 
 
@@ -128,3 +128,18 @@ def test_a_record_that_cannot_be_read_has_a_name(tmp_path) -> None:
     (tmp_path / "list.csv").write_text("image\na.png\ngone.png\n")
     called = Names(open_pictures(str(tmp_path / "list.csv")), str(tmp_path))
     assert called(1) == os.path.join(tmp_path, "gone.png")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"threshold": -0.1},
+        {"threshold": 1.1},
+        {"temperature": 0},
+        {"temperature": float("nan")},
+        {"none": " "},
+    ],
+)
+def test_rules_that_make_no_sense(values) -> None:
+    with pytest.raises(ConfigError, match="A threshold is a probability|A temperature is above 0"):
+        Rule(**values)

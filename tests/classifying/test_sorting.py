@@ -100,6 +100,31 @@ def test_two_equal_pictures_are_two(photos, tmp_path) -> None:
     assert len(set(placed)) == 2
 
 
+def test_a_picture_that_changes_lies_beside_what_it_was(photos, tmp_path) -> None:
+    into = tmp_path / "sorted"
+    for value in range(100, 105):
+        (photos / "a" / "1.png").write_bytes(picture(value))
+        _, placed = sort(photos, into, ["dress"])
+        assert (into / placed[0]).read_bytes() == picture(value)
+    assert len(tree(into)) == 5
+
+
+def test_names_do_not_depend_on_where_the_pictures_lie(photos, tmp_path, monkeypatch) -> None:
+    _, placed = sort(photos, tmp_path / "one", ["dress"] * 4)
+    monkeypatch.chdir(photos.parent)
+    assert sort(Path("photos"), tmp_path / "one", ["dress"] * 4)[1] == placed
+    moved = photos.rename(tmp_path / "moved")
+    assert sort(moved, tmp_path / "two", ["dress"] * 4)[1] == placed
+
+
+def test_a_picture_that_is_named_twice_is_there_twice(photos, tmp_path) -> None:
+    (photos / "list.csv").write_text("image\na/1.png\na/1.png\na/1.png\n")
+    source = open_pictures(str(photos / "list.csv"))
+    sorter = Sorter(tmp_path / "sorted", ["dress"], "none", source, "list.csv")
+    placed = [sorter(Label("a/1.png", "dress", index=i), source[i].image) for i in range(len(source))]
+    assert len({*placed}) == len(source)
+
+
 def test_links(photos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     into = tmp_path / "sorted"
@@ -109,6 +134,13 @@ def test_links(photos, tmp_path, monkeypatch) -> None:
     assert [(into / name).resolve() for name in placed] == [photos / "a/1.png", photos / "b/1.png"]
     again, placed_again = sort(Path("photos"), into, ["dress", "dress"], link=True)
     assert (again.placed, again.found, placed_again) == (0, 2, placed)
+
+
+def test_a_link_leads_to_the_file_however_the_table_spells_it(photos, tmp_path) -> None:
+    (photos / "list.csv").write_text("image\na/1.PNG\n")
+    sorter, placed = sort(photos / "list.csv", tmp_path / "sorted", ["dress"], link=True)
+    assert sorter.placed == 1
+    assert (tmp_path / "sorted" / placed[0]).resolve() == photos / "a/1.png"
 
 
 def test_pictures_that_cannot_be_used_are_not_copied(photos, tmp_path) -> None:

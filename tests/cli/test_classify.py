@@ -58,7 +58,7 @@ def test_csv_goes_to_a_pipe_and_words_to_standard_error(capsys) -> None:
     expected = openslip.ZeroShotClassifier(openslip.load("run"), ["red", "blue"])("new/red.png")
     assert float(rows[2]["probability_1"]) == pytest.approx(float(expected.max()), rel=1e-4)
     assert rows[2]["class"] == ("red", "blue")[int(expected.argmax())]
-    assert "3 pictures: 2 of" in printed.err
+    assert "3 pictures: 2 in" in printed.err
     assert "1 cannot be used" in printed.err
     assert "new/broken.jpg" in printed.err
 

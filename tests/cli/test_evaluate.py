@@ -2,16 +2,20 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file
 
+import openslip
 from openslip.cli import main
 from openslip.evaluation.finetune import FinetuneRecipe
+from openslip.training.saving import metadata
 from openslip.training.train import train
-from toys import make_tiny_config, save_photos
+from toys import make_tiny_config, save_photos, save_toy_model, toy_model
 
 
 @pytest.fixture
@@ -273,3 +277,32 @@ def test_a_table_whose_columns_are_named(run, photos, capsys) -> None:
     assert "text_recall@1" in capsys.readouterr().out
     page = ["report", str(run), "--out", str(photos / "r.html"), "--pictures", str(photos / "odd.csv")]
     assert main([*page, "--caption-column", "q7"]) == 0
+
+
+def test_a_linear_probe_is_kept_and_said(photos, tmp_path, capsys) -> None:
+    run = Path(save_toy_model(tmp_path / "toy"))
+    assert main(["evaluate", str(run), f"linear:{photos}", f"knn:{photos}"]) == 0
+    place = run / "linear" / "photos"
+    assert f"The classifier is kept: slip classify {place} PICTURES" in capsys.readouterr().err
+    assert {row["task"]: row["classifier"] for row in results_of(run)} == {
+        "linear:photos": str(place),
+        "knn:photos": "",
+    }
+    assert openslip.LinearClassifier(place).names == ("blue", "red")
+
+
+def test_classifiers_of_what_is_no_run_are_kept_where_it_is_asked_for(photos, tmp_path, capsys) -> None:
+    weights = Path(save_toy_model(tmp_path / "toy")) / "model.safetensors"
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    metadata.write_model(alone / "mine.safetensors", load_file(weights), toy_model()[1])
+    words = ["evaluate", str(alone / "mine.safetensors")]
+    assert main([*words, f"linear:{photos}"]) == 0
+    assert "classifier is kept" not in capsys.readouterr().err
+    assert [path.name for path in alone.iterdir()] == ["mine.safetensors"]
+    keep = tmp_path / "kept"
+    assert main([*words, f"linear:{photos}", "--keep", str(keep)]) == 0
+    probe = openslip.LinearClassifier(keep / "linear" / "photos")
+    assert probe.about["origin"] == {"name": "", "path": "../../../alone/mine.safetensors", "checkpoint": ""}
+    assert main([*words, f"knn:{photos}", "--keep", str(keep)]) == 2
+    assert "--keep has no effect here" in capsys.readouterr().err

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openslip.data.own_columns import in_parts, rows_of, told_apart, unify, without_columns
+from openslip.data.own_columns import (
+    common_schema,
+    conform,
+    in_parts,
+    rows_of,
+    told_apart,
+    unify,
+    without_columns,
+)
 
 DAY = datetime.date(2026, 11, 30)
 NOON = datetime.datetime(2026, 11, 30, 12, 0, 1)
@@ -145,6 +153,20 @@ def joined_slowly(parts: list[list[Value]]) -> list[Value]:
 def test_any_parts_as_the_slow_twin_joins_them(parts: list[list[Value]]) -> None:
     joined = unify([pa.table({"x": pa.array(part)}) for part in parts])
     assert joined["x"].to_pylist() == joined_slowly(parts)
+
+
+@given(PARTS)
+def test_tables_that_are_read_one_by_one(parts: list[list[Value]]) -> None:
+    tables = [pa.table({"x": pa.array(part), "y": [number] * len(part)}) for number, part in enumerate(parts)]
+    asked = []
+
+    def column(number: int, name: str) -> pa.ChunkedArray:
+        asked.append(name)
+        return tables[number][name]
+
+    schema = common_schema([table.schema for table in tables], column)
+    assert pa.concat_tables([conform(table, schema) for table in tables]).equals(unify(tables))
+    assert "y" not in asked
 
 
 @given(st.lists(st.integers(0, 19), max_size=12))

@@ -299,6 +299,19 @@ def test_types_that_differ_between_chunks_are_joined(tmp_path, model) -> None:
     assert found == [None] * 4 + ["1", "2", "3", "4", "many", "0.5"]
 
 
+def test_numbers_that_no_fraction_holds_are_kept_exactly(tmp_path, model) -> None:
+    (tmp_path / "pictures").mkdir()
+    for n, value in enumerate([2**53 + 1] * 4 + [0.5] * 2):
+        (tmp_path / "pictures" / f"{n:02d}.png").write_bytes(png(n))
+        (tmp_path / "pictures" / f"{n:02d}.json").write_text(
+            json.dumps({"size": value, "meta": {"x": 2 - value}})
+        )
+    run(model, str(tmp_path / "pictures"), tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert index.column("size").to_pylist() == ["9007199254740993"] * 4 + ["0.5"] * 2
+    assert index.column("meta.x").to_pylist() == [-(2.0**53) + 1] * 4 + [1.5] * 2
+
+
 def test_names_that_are_no_text_have_their_pictures(tmp_path, model) -> None:
     (tmp_path / "pictures").mkdir()
     name = os.fsdecode(b"\xff.png")

@@ -302,7 +302,20 @@ def test_half_characters_of_a_command_line_are_no_traceback(tmp_path: Path) -> N
 
 def test_what_the_model_does_not_read_is_told(tmp_path: Path) -> None:
     there = index(tmp_path)
-    words = [f"word{number}" for number in range(12)]
+    words = [
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
     assert there.search(" ".join(words[:10])).notes == ()
     [note] = there.search(" ".join(words)).notes
     assert note == (

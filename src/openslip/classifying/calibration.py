@@ -8,8 +8,9 @@ sample chooses; what is reported comes from the other half.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openslip.classifier import Classifier, LinearClassifier, ZeroShotClassifier
-from openslip.classifying.classes import unknown
+from openslip.classifier import Classifier, FinetunedClassifier, LinearClassifier, ZeroShotClassifier
+from openslip.classifying.classes import nearly
 from openslip.classifying.labels import BATCH, Image, Rule, go_through
-from openslip.data.labelled import Labelled
+from openslip.data.labelled import Labelled, LabelledSet
 from openslip.data.labelled.classes import as_words, folded
+from openslip.data.preprocess import Preprocess
 from openslip.errors import CheckpointError, ConfigError, DataError
 from openslip.evaluation import fingerprint
 from openslip.evaluation.metrics import wilson
-from openslip.files import parse_json, read_whole, write_json
+from openslip.files import expand, parse_json, read_whole, unwritable, write_json
 from openslip.models.weights import digest
 
 FORMAT = "openslip.calibration"
@@ -113,17 +115,47 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all. Raises ConfigError where it cannot be written."""
         try:
-            write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+            write_json(expand(path), {"format": FORMAT, "version": VERSION, **asdict(self)})
         except OSError as error:
             raise ConfigError(
                 "The calibration cannot be written", got=str(path), cause=error.strerror or str(error)
             ) from None
 
 
+def check_place(path: Path, *, written: bool) -> None:
+    """Raise ConfigError where a calibration is to be `written` and cannot be, or is to be read and is not there."""
+    path = expand(path)
+    if not written:
+        if path.is_file():
+            return
+        raise ConfigError(
+            "There is no such calibration",
+            got=str(path),
+            fix="Make one with --calibrate SAMPLE --calibration FILE",
+        )
+    if os.path.lexists(path) and not _holds_one(path):
+        raise ConfigError(
+            "The file that the calibration is to be written to holds something else",
+            got=str(path),
+            fix="Name a file that is not there yet",
+        )
+    if why := unwritable(path) if path.absolute().parent.is_dir() else "There is no such folder":
+        raise ConfigError(
+            "The calibration cannot be written there", got=str(path), cause=why, fix="Name another path"
+        )
+
+
+def _holds_one(path: Path) -> bool:
+    try:
+        return parse_json(read_whole(path, MOST_BYTES))["format"] == FORMAT
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def read(path: Path, classifier: Classifier) -> Calibration:
     """Return what `Calibration.save` wrote. Raises CheckpointError for anything else, and for another classifier's."""
     try:
-        found = parse_json(read_whole(path, MOST_BYTES))
+        found = parse_json(read_whole(expand(path), MOST_BYTES))
         if found["format"] != FORMAT or found["version"] != VERSION:
             raise ValueError(f"It is {found['format']} {found['version']}")
         temperature, threshold = float(found["temperature"]), float(found["threshold"])
@@ -150,12 +182,14 @@ def read(path: Path, classifier: Classifier) -> Calibration:
 
 def digest_of(classifier: Classifier) -> str:
     """Return what tells a classifier from others: its classes, its model, and its preprocessing."""
-    model = classifier.model.model
-    parts = [*classifier.names, repr(classifier.model.preprocess)]
+    model, prepared = classifier.model.model, classifier.model.preprocess
+    parts = [*classifier.names, *(repr(getattr(prepared, one.name)) for one in fields(Preprocess))]
     if isinstance(classifier, ZeroShotClassifier):
         # Not the classes' embeddings, in whose last bits machines differ.
         return fingerprint.of_all([*parts, *classifier.words, "", *classifier.templates, digest(model)])
     parts.append(digest(model.image_tower))
+    if isinstance(classifier, FinetunedClassifier):
+        parts.append(repr(classifier.recipe))
     if isinstance(classifier, LinearClassifier):
         probe = classifier.probe
         parts += [array.tobytes().hex() for array in (probe.mean, probe.scale, probe.weight, probe.bias)]
@@ -173,6 +207,17 @@ class Sample:
     digests: Sequence[bytes]
     skipped: int
     notes: tuple[str, ...]
+
+
+def untrained(classifier: Classifier, labelled: LabelledSet) -> Labelled:
+    """Return the pictures of a set that the classifier was not trained on, as far as the set tells.
+
+    Of a set without splits that is all of it for zero-shot classification. A probe or a finetuning may have been
+    trained on four fifths of it; so the other fifth is taken. Raises DataError for a set of training pictures alone.
+    """
+    if isinstance(classifier, ZeroShotClassifier):
+        return labelled.untrained()
+    return labelled.split("test")
 
 
 def read_sample(
@@ -233,7 +278,7 @@ def match(sample: Sequence[str], classifier: Classifier, none: str) -> tuple[lis
     lacking = [name for label, name in enumerate(classifier.names) if label not in found]
     notes = []
     if others:
-        near = next((f" {name}: {told}" for name in others if (told := unknown(name, classifier.names))), "")
+        near = next((f" {told}" for name in others if (told := nearly(name, classifier.names))), "")
         notes.append(
             f"{len(others)} of {len(sample)} classes of the sample are none of the classifier's, and count as "
             f"{none!r}: {_some(others)}.{near}"

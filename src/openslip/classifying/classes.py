@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from openslip.data.labelled.class_names import class_names
 from openslip.data.labelled.prompts import MOST_BYTES, check_templates, for_set, read_templates
-from openslip.errors import ConfigError, did_you_mean, printable
+from openslip.errors import ConfigError, printable
 from openslip.files import expand, read_json, read_whole
 
 WAYS = "a text file with a class a line, a .json list or mapping, or a list such as 'dress,shirt,shoe'"
@@ -147,7 +148,8 @@ def check_none(none: str, names: Sequence[str]) -> None:
         )
 
 
-def unknown(name: str, names: Sequence[str]) -> str:
-    """Return a sentence about a class that is not among those of the classifier, "" where nothing is near."""
-    told = did_you_mean(name, names)
-    return told if told.startswith("Did") else ""
+def nearly(name: str, names: Sequence[str]) -> str:
+    """Return a sentence about a class that is not among others, but is spelled almost as one; "" where none is."""
+    found = difflib.get_close_matches(name.lower(), [one.lower() for one in names], n=1, cutoff=0.85)
+    meant = next((one for one in names if found and one.lower() == found[0]), "")
+    return f"{name!r} may be meant for {meant!r}." if meant else ""

@@ -14,7 +14,7 @@ from torch import Tensor
 from openslip.classifier import Classifier
 from openslip.data.record import Source
 from openslip.data.sources.image_files import ImageFiles
-from openslip.errors import DataError, EvaluationError, printable
+from openslip.errors import ConfigError, DataError, EvaluationError, printable
 from openslip.pictures import chunks_ahead
 
 BATCH = 64
@@ -31,11 +31,22 @@ class Rule:
 
     temperature: what logits are divided by, above 0; more makes probabilities less sure, and changes no order.
     threshold: the answer is `none` where the highest probability is below it, in [0, 1]. none: what that is called.
+    Raises ConfigError for others.
     """
 
     temperature: float = 1.0
     threshold: float = 0.0
     none: str = NONE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            got = f"{self.threshold:g}"
+            raise ConfigError("A threshold is a probability", got=got, fix="Give one from 0 to 1")
+        if not (0 < self.temperature < float("inf") and self.none.strip()):
+            raise ConfigError(
+                "A temperature is above 0, and what pictures of no class are called is not empty",
+                got=f"{self.temperature:g}, {self.none!r}",
+            )
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities (N, C) of logits (N, C)."""
@@ -180,6 +191,22 @@ class Names:
             return origin.path(own) if isinstance(origin, ImageFiles) else ""
         except DataError:  # a row that names no image
             return ""
+
+    def within(self, index: int, name: str) -> str:
+        """Return what tells a picture from the others of its source, wherever the source lies and however it is named:
+        the path below its folder, else its key, which is its `name`."""
+        origin, _ = self.source.origin(index)
+        path = self.path(index)
+        return os.path.relpath(path, origin.root) if path and isinstance(origin, ImageFiles) else name
+
+    def file(self, index: int) -> str:
+        """Return the path of the file, also where it is spelled otherwise than the source has it."""
+        path = self.path(index)
+        origin, _ = self.source.origin(index)
+        if not path or os.path.exists(path) or not isinstance(origin, ImageFiles):
+            return path
+        found = origin.spelling.find(origin.root, os.path.relpath(path, origin.root))
+        return found.path if found else path
 
 
 def path_shown(path: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,9 +78,10 @@ class Sorter:
         below = self.folders[label.answer]
         try:
             os.makedirs(self.folder / below, exist_ok=True)
-            path = self.names_of.path(label.index)
+            path = self.names_of.file(label.index)
             stem, ending = self._name(label.picture, path, image)
-            place = self._place(below, stem, ending, label.picture, path, image)
+            told = self.names_of.within(label.index, label.picture)
+            place = self._place(os.path.join(below, stem), ending, told, path, image)
         except OSError as error:
             raise DataError(
                 f"The picture cannot be put into {self.folder / below}",
@@ -99,30 +101,27 @@ class Sorter:
             ending = f".{ending_of(image)}"
         return safe_name(stem), ending
 
-    def _place(self, below: str, stem: str, ending: str, picture: str, path: str, image: Image | None) -> str:
-        """Put a picture at the first of its names that is free, or where it already is; return where."""
-        digest = hashlib.blake2b(
-            (path or picture).encode("utf-8", "surrogatepass"), digest_size=16
-        ).hexdigest()
-        for length in (0, 8, 32):
-            name = f"{stem}-{digest[:length]}{ending}" if length else f"{stem}{ending}"
-            place = os.path.join(below, name)
+    def _place(self, stem: str, ending: str, told: str, path: str, image: Image | None) -> str:
+        """Put a picture at the first of its names that is free, or where it already is; return where.
+
+        stem: where it would be, without the ending. told: what tells it from others of its name.
+        """
+        for place in _names(stem, ending, told):
             key = hashlib.blake2b(_folded(place).encode("utf-8", "replace"), digest_size=8).digest()
-            if key in self._taken:
+            if key in self._taken:  # by another picture of this call
                 continue
             target = self.folder / place
-            if not os.path.lexists(target):
-                if not self._put(target, path, image):
+            if os.path.lexists(target):
+                if not self._is_there(target, path, image):
                     continue
-                self.placed += 1
-            elif self._is_there(target, path, image):
                 self.found += 1
+            elif self._put(target, path, image):
+                self.placed += 1
             else:
                 continue
             self._taken.add(key)
             return place
-        # The same picture twice, as by a list that names it again.
-        return os.path.join(below, f"{stem}-{digest}{ending}")
+        raise AssertionError("There is always another name")
 
     def _put(self, target: Path, path: str, image: Image | None) -> bool:
         """Make the copy or link, whole or not at all; return whether nothing was there."""
@@ -257,6 +256,15 @@ def _bytes(image: Image | None) -> bytes:
     file = io.BytesIO()
     Pillow.fromarray(image).save(file, "PNG")
     return file.getvalue()
+
+
+def _names(stem: str, ending: str, told: str) -> Iterator[str]:
+    """Yield the names that a picture may have, the usual one first. They depend on what is `told` of it alone."""
+    digest = hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    yield f"{stem}{ending}"
+    yield f"{stem}-{digest[:8]}{ending}"
+    for number in itertools.count(2):
+        yield f"{stem}-{digest}-{number}{ending}"
 
 
 def _folded(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from openslip.errors import UsageError
 
 if TYPE_CHECKING:
     from openslip.classifier import Classifier
-    from openslip.classifying.labels import Label, Rule
+    from openslip.classifying.labels import Rule
     from openslip.classifying.sorting import Sorter
     from openslip.data.record import Source
 
@@ -119,56 +118,17 @@ def main(argv: list[str]) -> None:
 
 
 def _check(options: Options) -> None:
+    """Raise ConfigError for values and places that cannot be, before anything is read."""
+    from openslip.classifying import calibration
+    from openslip.classifying.labels import Rule
     from openslip.errors import ConfigError
 
     if options.top < 1 or options.batch < 1:
-        raise ConfigError(
-            "--top and --batch count from 1 on", got=f"--top {options.top} --batch {options.batch}"
-        )
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise ConfigError(
-            "A threshold is a probability",
-            got=f"--threshold {options.threshold:g}",
-            fix="Give one from 0 to 1",
-        )
-    if not options.none_class.strip():
-        raise ConfigError("--none-class is what pictures of no class are called, and not empty")
+        got = f"--top {options.top} --batch {options.batch}"
+        raise ConfigError("--top and --batch count from 1 on", got=got)
+    Rule(threshold=options.threshold or 0.0, none=options.none_class)
     if options.calibration is not None:
-        _check_calibration(options.calibration, written=bool(options.calibrate))
-
-
-def _check_calibration(path: Path, *, written: bool) -> None:
-    """Raise ConfigError for a file of a calibration that cannot be written, or is not there to be read."""
-    from openslip.errors import ConfigError
-    from openslip.files import expand, read_json, unwritable
-
-    path = expand(path)
-    if not written:
-        if not path.is_file():
-            raise ConfigError(
-                "There is no such calibration",
-                got=f"--calibration {path}",
-                fix="Make one with --calibrate SAMPLE --calibration FILE",
-            )
-        return
-    if path.exists():
-        try:
-            ours = read_json(path).get("format") == "openslip.calibration"
-        except (OSError, ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise ConfigError(
-                "The file that the calibration is to be written to holds something else",
-                got=f"--calibration {path}",
-                fix="Name a file that is not there yet",
-            )
-    if not path.absolute().parent.is_dir() or (why := unwritable(path)):
-        raise ConfigError(
-            "The calibration cannot be written there",
-            got=f"--calibration {path}",
-            cause=why if path.absolute().parent.is_dir() else "There is no such folder",
-            fix="Name another path",
-        )
+        calibration.check_place(options.calibration, written=bool(options.calibrate))
 
 
 def _open(options: Options) -> Source:
@@ -198,7 +158,7 @@ def _rule(options: Options, classifier: Classifier) -> Rule:
         return _calibrated(options, classifier)
     if options.calibration is None:
         return Rule(threshold=options.threshold or 0.0, none=options.none_class)
-    found = calibration.read(options.calibration.expanduser(), classifier).rule(options.none_class)
+    found = calibration.read(options.calibration, classifier).rule(options.none_class)
     if options.threshold is not None:
         return Rule(found.temperature, options.threshold, options.none_class)
     _print(
@@ -215,7 +175,7 @@ def _calibrated(options: Options, classifier: Classifier) -> Rule:
     labelled = open_labelled(options.calibrate, label_column=options.label_column)
     for line in (labelled.describe(), *labelled.notes):
         _print(line)
-    pictures = labelled.untrained()
+    pictures = calibration.untrained(classifier, labelled)
     with Progress("calibrating", len(pictures), transient=True, brief=True) as bar:
         sample = calibration.read_sample(
             classifier, pictures, options.none_class, batch=options.batch, advance=bar.advance
@@ -226,7 +186,7 @@ def _calibrated(options: Options, classifier: Classifier) -> Rule:
         classifier, sample, keep_temperature=options.keep_temperature
     )
     if options.calibration is not None:
-        found.save(options.calibration.expanduser())
+        found.save(options.calibration)
     for line in (*notes, *calibration.told(found, report, options.none_class)):
         _print(line)
     if options.calibration is not None:
@@ -245,12 +205,12 @@ def _classify(
     """Classify, write and sort the pictures a batch at a time, and say how many there are of what."""
     from openslip.classifying import tables
     from openslip.classifying.labels import label_pictures
+    from openslip.classifying.summary import Summary
     from openslip.errors import DataError
     from openslip.progress import Progress
 
     names = tables.columns(top := min(options.top, len(classifier.names)), sorted_into=sorter is not None)
-    counts: Counter[str] = Counter()
-    unusable: list[Label] = []
+    summary = Summary(len(classifier.names), rule)
     human = out is None and sys.stdout.isatty()
     with ExitStack() as stack:
         add = stack.enter_context(tables.writing(out, names)) if out else _printing(names, human=human)
@@ -270,15 +230,15 @@ def _classify(
             if not human:
                 rows = [tables.row(label, top, place) for label, place in zip(labels, placed)]
             add(rows)
-            counts.update(label.answer for label in labels if not label.error)
-            unusable += [label for label in labels if label.error][: max(0, 5 - len(unusable))]
+            summary.add(labels)
             bar.advance(len(batch))
-        if not counts.total():
+        if not summary.usable:
             raise DataError(
                 f"None of the {len(source):,} pictures of {options.pictures} can be used",
-                cause=unusable[0].error if unusable else "There are none",
+                cause=summary.first[0].error if summary.first else "There are none",
             )
-    _summarise(options, classifier, rule, counts, len(source) - counts.total(), unusable)
+    for line in summary.lines():
+        _print(line)
     if sorter:
         told = f"{sorter.placed:,} {'links' if options.link else 'copies'} made in {options.sort_into}"
         _print(told + (f", {sorter.found:,} were there." if sorter.found else "."))
@@ -303,35 +263,6 @@ def _printing(names: Sequence[str], *, human: bool) -> Callable[[Sequence[Any]],
     if not human:
         sys.stdout.write(tables.csv_text([], names, header=True))
     return show
-
-
-SHOWN = 20
-"""Classes that the summary counts one by one."""
-
-
-def _summarise(
-    options: Options,
-    classifier: Classifier,
-    rule: Rule,
-    counts: Counter[str],
-    bad: int,
-    unusable: Sequence[Label],
-) -> None:
-    rejected = counts.pop(rule.none, 0) if rule.threshold else 0
-    of_classes = counts.most_common()
-    told = f"{counts.total() + rejected + bad:,} pictures: {counts.total():,} of "
-    told += f"{len(of_classes):,} of {len(classifier.names):,} classes"
-    if rule.threshold:
-        told += f", {rejected:,} {rule.none} (below {rule.threshold:.4g})"
-    _print(told + (f", {bad:,} cannot be used" if bad else "") + ".")
-    for name, count in of_classes[:SHOWN]:
-        _print(f"  {count:>7,}  {name}")
-    if rest := of_classes[SHOWN:]:
-        _print(f"  {sum(count for _, count in rest):>7,}  of {len(rest):,} other classes")
-    for label in unusable:
-        _print(f"  cannot be used: {label.picture}: {label.error}")
-    if bad > len(unusable):
-        _print(f"  and {bad - len(unusable):,} others; the column `error` has all of them")
 
 
 def _print(text: str) -> None:

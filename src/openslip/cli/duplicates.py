@@ -31,7 +31,7 @@ class Options:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """What `slip embed` wrote."""
     threshold: float = 0.97
-    """The least cosine similarity of near copies. It depends on the model: see docs/searching.md."""
+    """The least cosine similarity of near copies. It depends on the model: see docs/search.md."""
     format: Literal["auto", "table", "json"] = "auto"
     """auto: a table on a terminal, a JSON line of each copy in a pipe."""
     top: int = 20

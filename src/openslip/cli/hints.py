@@ -40,9 +40,9 @@ COMMANDS = {
         "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth to measure on, with "
         "copies on one side; a command that writes the two parts is not there yet"
     ),
-    "dedup dedupe deduplicate duplicates clean filter": (
-        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert "
-        "SOURCE FOLDER --without FILE` leaves them out"
+    "dedup dedupe deduplicate clean filter": (
+        "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert SOURCE FOLDER "
+        "--without FILE` leaves them out; `slip duplicates FOLDER` finds copies by embeddings"
     ),
     "predict label infer inference tag sort": (
         "`slip classify MODEL PICTURES --classes classes.txt` says which class each picture shows; `--sort-into "
@@ -57,7 +57,9 @@ COMMANDS = {
         "`slip embed MODEL SOURCE --out FOLDER` embeds pictures, to search them; in Python "
         "`openslip.load(MODEL).encode_image(paths)`"
     ),
-    "serve server app api web gradio": "A server is not there yet. In Python: `openslip.load(MODEL)`",
+    "server app api web gradio ui": (
+        "`slip serve VECTORS` shows a page to search embedded pictures, with a JSON API; `slip embed` makes them"
+    ),
     "caption generate describe": (
         "These models compare pictures with texts, they write none. Captions of one's own are given as "
         "`--data.train`"
@@ -127,7 +129,7 @@ DATA = {
         "`slip train RECIPE --data.train SOURCE --data.val 10%` holds out a tenth; a command that writes "
         "the two parts is not there yet"
     ),
-    "dedup dedupe deduplicate duplicates clean filter": (
+    "dedup dedupe deduplicate clean filter": (
         "`slip data check SOURCE --list FILE`, then `slip data convert SOURCE FOLDER --without FILE`"
     ),
     "compare leak leakage overlap": "`slip data check SOURCE --against OTHER`",
@@ -143,7 +145,7 @@ DATA = {
 OPTIONS = {
     "epochs num-epochs n-epochs max-epochs num-train-epochs": "training.epochs",
     "lr learning-rate base-lr": "optimizer.lr",
-    "batch-size batch bs b per-device-train-batch-size": "training.batch",
+    "batch-size batch bs b per-device-train-batch-size": "training.batch batch",
     "accum-freq accumulate accumulation gradient-accumulation-steps grad-accum micro-batch-size": (
         "training.micro-batch"
     ),
@@ -180,6 +182,10 @@ OPTIONS = {
     "strategy fsdp ddp": "training.parallel",
     "limit-records n num max-samples": "limit count",
     "prompts template prompt": "templates",
+    "labels categories names": "classes",
+    "topk top-k": "top",
+    "min-confidence confidence conf min-score score-threshold": "threshold",
+    "copy-to move-to sort-to": "sort-into",
     "task": "evaluation.tasks",
     "continue restart resume-from resume-from-checkpoint auto-resume": "resume",
 }

@@ -43,6 +43,8 @@ class Options:
     """How many pictures at most."""
     threshold: float | None = None
     """The least cosine similarity, -1 to 1."""
+    index: Literal["exact", "hnsw"] = "exact"
+    """hnsw: a graph finds most of the nearest, faster where there are millions; it is built once and kept."""
     model: str = ""
     """The model that the pictures were embedded with, where it is not any more where it was."""
     which: Literal["latest", "best"] = "latest"
@@ -86,7 +88,11 @@ def main(argv: list[str]) -> None:
     terms = parse_query(words)
     index = Index.open(options.folder, model=options.model or None, which=options.which)
     check_columns(options.columns, index.columns)
-    hits = index.search(terms, where=options.where, top=options.top, threshold=options.threshold)
+    if options.index == "hnsw" and (graph := index.open_graph(shown=True)).built:
+        print(graph.recall, file=sys.stderr)
+    hits = index.search(
+        terms, where=options.where, top=options.top, threshold=options.threshold, method=options.index
+    )
     query = described(terms)
     notes = [f"searched for {query}"] * (len(terms) > 1) + [*hits.notes]
     if options.sheet:

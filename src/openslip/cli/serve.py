@@ -14,7 +14,7 @@ from openslip.cli.arguments import given, parse, refuse_idle
 from openslip.errors import ConfigError, UsageError, printable
 
 DESCRIPTION = """A page to search an index of `slip embed` and to look at its pictures, on this machine: by text, by
-pictures that are dropped, by results that are liked, with conditions on columns, and on a map. Beneath it is a JSON API,
+pictures that are dropped, by results that are liked, with conditions on columns, and on a map. Beneath is a JSON API,
 described at /docs. Ctrl-C ends the server. Needs `pip install 'openslip[serve]'`."""
 
 

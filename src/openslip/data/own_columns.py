@@ -79,36 +79,61 @@ def unify(tables: Sequence[pa.Table]) -> pa.Table:
     numbers become wider ones or fractions, times finer ones, and all else becomes text, nested values JSON. Numbers
     that a wider type cannot hold exactly become text, too. Numbers become text as they are, 3.0 as `3`.
 
-    Whether a column becomes text depends on all tables: unify all of them at once rather than one after the other.
-    Names that occur twice in one table are told apart (`told_apart`).
+    Whether a column becomes text depends on all tables: unify all of them at once rather than one after the other; what
+    does not fit into memory by `common_schema` and `conform`. Names that occur twice in one table are told apart
+    (`told_apart`).
     """
-    renamed = [table.rename_columns(told_apart(table.column_names)) for table in tables]
-    names = dict.fromkeys(name for table in renamed for name in table.column_names)
-    if not names:
-        return without_columns(sum(table.num_rows for table in tables))
-    columns = [
-        _joined([table[name] if name in table.column_names else pa.nulls(len(table)) for table in renamed])
-        for name in names
-    ]
-    return pa.table(columns, names=list(names))
+    named = [table.rename_columns(told_apart(table.column_names)) for table in tables]
+    schema = common_schema([table.schema for table in named], lambda number, name: named[number][name])
+    if not len(schema):
+        return without_columns(sum(table.num_rows for table in named))
+    return pa.concat_tables([conform(table, schema) for table in named])
 
 
-def _joined(parts: Sequence[pa.Array | pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Return the values of all parts, in a type that fits all."""
-    kind = pa.null()
-    for other in dict.fromkeys(part.type for part in parts):
-        kind = _common(kind, other)
-    chunks: list[pa.Array] = []
-    try:
-        for part in parts:
-            chunks += _chunks(_decoded(part).cast(kind) if part.type != kind else part)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # beyond what the type can hold
-        kind, chunks = pa.string(), []
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        chunks = [chunk for part in parts for chunk in _chunks(part if part.type == kind else as_text(part))]
-        kind = pa.large_string() if any(chunk.type == pa.large_string() for chunk in chunks) else kind
-        chunks = [chunk if chunk.type == kind else chunk.cast(kind) for chunk in chunks]
-    return pa.chunked_array(chunks, kind)
+def common_schema(
+    schemas: Sequence[pa.Schema], column_of: Callable[[int, str], pa.ChunkedArray]
+) -> pa.Schema:
+    """Return the columns of `unify(tables)`, of tables with these schemas, in which no name occurs twice.
+
+    column_of: gives a column of a table, by the table's number and the column's name. It is asked for those whose
+    values the common type may not hold exactly.
+    """
+    kinds: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            kinds[field.name] = _common(kinds.get(field.name, pa.null()), field.type)
+    for number, schema in enumerate(schemas):
+        for field in schema:
+            kind = kinds[field.name]
+            if field.type == kind or pa.types.is_null(field.type) or _is_text(kind):
+                continue
+            try:
+                _decoded(column_of(number, field.name)).cast(kind)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # beyond what the type can hold
+                kinds[field.name] = pa.string()
+    return pa.schema(list(kinds.items()))
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with the columns and types of a schema that `common_schema` gave; columns that it lacks are null.
+
+    Raises pyarrow.ArrowInvalid where a column has values that the type cannot hold: none of the tables that
+    `common_schema` was asked about.
+    """
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            column = pa.nulls(table.num_rows, field.type)
+        else:
+            column = table[field.name]
+            if column.type != field.type:
+                column = (as_text if _is_text(field.type) else _decoded)(column).cast(field.type)
+        columns.append(column)
+    return pa.table(columns, schema=schema)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -132,10 +157,6 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
-def _chunks(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-
-
 def _decoded(column: Any) -> Any:
     """Return a column whose values lie as they are, not in a dictionary, in runs or as an extension."""
     if isinstance(column, pa.ChunkedArray):
@@ -155,7 +176,7 @@ def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return a column's values as text: numbers as they are spelled, dates in ISO 8601, nested values as JSON."""
     column = _decoded(column)
     kind = column.type
-    if pa.types.is_large_string(kind) or pa.types.is_string(kind):
+    if _is_text(kind):
         return column
     if pa.types.is_null(kind) or pa.types.is_boolean(kind) or _is_number(kind) or pa.types.is_date(kind):
         return column.cast(pa.string())

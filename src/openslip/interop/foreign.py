@@ -134,8 +134,8 @@ def no_embeddings(path: str | Path) -> CheckpointError:
     return CheckpointError(
         "This is a finetuned classifier: an image tower and a head for classes, without embeddings",
         got=str(path),
-        fix="`slip classify FOLDER PICTURES` and openslip.FinetunedClassifier(PATH) use it; `slip export FOLDER` writes "
-        "it for other libraries",
+        fix="`slip classify FOLDER PICTURES` and openslip.FinetunedClassifier(PATH) use it; `slip export FOLDER` "
+        "writes it for other libraries",
     )
 
 

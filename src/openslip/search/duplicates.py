@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from openslip.search.index import Index
 
 THRESHOLD = 0.97
-"""The least similarity of near copies, unless another is asked for. docs/searching.md has what it finds and misses."""
+"""The least similarity of near copies, unless another is asked for. docs/search.md has what it finds and misses."""
 BLOCK = 1024
 """Rows that are compared with all later ones at a time."""
 ACROSS = 8192

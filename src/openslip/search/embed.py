@@ -39,6 +39,8 @@ from openslip.search.index import (
     ABOUT,
     CAPTIONS,
     FORMAT,
+    GRAPH,
+    GRAPH_ABOUT,
     OWN,
     PARTS,
     RECORDS,
@@ -209,7 +211,7 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
         others = [
             name
             for name in os.listdir(out)
-            if name not in (PARTS, VECTORS, CAPTIONS, RECORDS, SKIPPED, lock.NAME)
+            if name not in (PARTS, VECTORS, CAPTIONS, RECORDS, SKIPPED, GRAPH, GRAPH_ABOUT, lock.NAME)
             and not name.startswith(TEMPORARY)
         ]
         if others and not replace:
@@ -422,7 +424,7 @@ class _Work:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from openslip.data.own_columns import unify
+        from openslip.data.own_columns import common_schema, conform
 
         parts = [Part(self.folder, number) for number in range(len(self.chunks))]
         described = [read_json(part.described) for part in parts]
@@ -435,7 +437,10 @@ class _Work:
                 got=self.source.name,
                 cause=skipped[0].reason if skipped else "There are none",
             )
-        schema = unify([pq.read_schema(part.records).empty_table() for part in parts]).schema
+        schema = common_schema(
+            [pq.read_schema(part.records) for part in parts],
+            lambda number, name: pq.read_table(parts[number].records, columns=[name])[name],
+        )
         layout = (
             make_map(np.concatenate([load(part.vectors) for part in parts]), shown=shown) if mapped else None
         )
@@ -456,7 +461,7 @@ class _Work:
                         table = table.append_column(name, column)
                     first += len(table)
                     if len(table):
-                        writer.write_table(unify([schema.empty_table(), table]).cast(schema))
+                        writer.write_table(conform(table, schema))
             # From here to the end there is no index, rather than files that do not belong together.
             (self.out / ABOUT).unlink(missing_ok=True)
         if not self.about["captions"]:

@@ -53,6 +53,11 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, count: int, among: np.ndar
     )
 
 
+def scores_of(query: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return the inner products of a query (D,) float64 and rows (n, D), (n,) float32, the same in any block."""
+    return (block.astype(np.float64) * query).sum(axis=1).astype(np.float32)
+
+
 def as_tensor(block: np.ndarray) -> torch.Tensor:
     """Return a block that is only read as a tensor of the same memory, which torch would warn of."""
     with warnings.catch_warnings():
@@ -78,7 +83,7 @@ class _Best:
         near = np.flatnonzero(rough >= bound)
         if not len(near):
             return
-        scores = (block[near].astype(np.float64) * self.query).sum(axis=1).astype(np.float32)
+        scores = scores_of(self.query, block[near])
         rows = np.concatenate([self.rows, numbers[near]])
         scores = np.concatenate([self.scores, scores])
         order = np.lexsort((rows, -scores))[: self.count]

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from openslip.data.record import Source
     from openslip.encoder import Encoder
     from openslip.search.hits import Hits
+    from openslip.search.hnsw import Graph
     from openslip.search.where import Filter
 
 VECTORS, CAPTIONS, RECORDS, SKIPPED, ABOUT = (
@@ -44,6 +45,8 @@ VECTORS, CAPTIONS, RECORDS, SKIPPED, ABOUT = (
     "skipped.jsonl",
     "index.json",
 )
+GRAPH, GRAPH_ABOUT = "vectors.usearch", "vectors.usearch.json"
+"""What `openslip.search.hnsw` keeps beside the vectors, if it was asked to."""
 PARTS = "parts"
 """Folder of what an unfinished run of `slip embed` has done."""
 FORMAT = 1
@@ -71,6 +74,7 @@ class Index:
         self.vectors: np.ndarray = _mapped(folder / VECTORS)
         self._lock = threading.RLock()
         self._given = model
+        self._graph: Graph | None = None
 
     @classmethod
     def open(
@@ -116,6 +120,7 @@ class Index:
         filters: Sequence[Filter] = (),
         top: int = 10,
         threshold: float | None = None,
+        method: Literal["exact", "hnsw"] = "exact",
     ) -> Hits:
         """Return the pictures that are most similar to what is searched for.
 
@@ -125,7 +130,8 @@ class Index:
         where: a condition on the columns, in SQL; filters: conditions that a program has put together. top: how many
         pictures at most. threshold: the least cosine similarity, -1 to 1.
 
-        All pictures are compared, so the result is exact, and the same every time.
+        method: with "exact" all pictures are compared, and the result is the same every time. With "hnsw" a graph finds
+        most of them, and is built first where there is none (see `openslip.search.hnsw`); scores and order are exact.
 
         Raises ConfigError, DataError and EvaluationError as `query.vector_of` and `where.rows_where` do.
         """
@@ -140,14 +146,35 @@ class Index:
             raise ConfigError(
                 "A threshold is a cosine similarity, from -1 to 1", got=f"threshold {threshold}"
             )
+        if method not in ("exact", "hnsw"):
+            raise ConfigError("There is no such way to search", got=method, fix="Known: exact, hnsw")
         terms = terms_of(query)
         among = rows_where(self, where, filters)
-        found = exact.nearest(vector_of(self, terms)[None], self.vectors, top, among)
-        rows, scores = found.rows[0], found.scores[0]
+        vector = vector_of(self, terms)
+        notes = notes_of(self.model, terms) if any(term.text for term in terms) else []
+        if method == "hnsw":
+            rows, scores, note = self.graph.nearest(vector, top, among)
+            notes += [note] * bool(note)
+        else:
+            found = exact.nearest(vector[None], self.vectors, top, among)
+            rows, scores = found.rows[0], found.scores[0]
         if threshold is not None:
             rows, scores = rows[scores >= threshold], scores[scores >= threshold]
-        notes = notes_of(self.model, terms) if any(term.text for term in terms) else []
         return Hits(self, rows, scores, len(self) if among is None else len(among), notes)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that finds most of the nearest rows; it is built when there is none. Raises as `Graph.of` does."""
+        return self.open_graph()
+
+    def open_graph(self, *, shown: bool = False) -> Graph:
+        """Return `graph`; shown: whether the progress of building it is."""
+        from openslip.search.hnsw import Graph
+
+        with self._lock:
+            if self._graph is None:
+                self._graph = Graph.of(self, shown=shown)
+            return self._graph
 
     def records(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """Return these rows of the records, in this order; `columns`: those that are wanted, None for all."""

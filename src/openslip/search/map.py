@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,9 +123,7 @@ def principal(vectors: np.ndarray) -> np.ndarray:
 def _umap(vectors: np.ndarray, rows: np.ndarray, distances: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads and of what `transform` would need
-        from umap import UMAP
-
-        layout = UMAP(
+        layout = import_module("umap").UMAP(
             n_neighbors=rows.shape[1],
             metric="cosine",
             init="pca",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from openslip.classifier import ZeroShotClassifier
+from openslip.encoder import Encoder
 from openslip.search.app import routes
+from openslip.search.embed import embed
 from openslip.search.index import Index
 from openslip.search.query import Term
 from openslip.search.where import Filter, rows_where
-from search.app.served import COUNT, EVIL, Client, jpeg
+from search.app.served import COUNT, EVIL, Client, jpeg, running
+from toys import ToySource, make_tiny_config, with_loss
 
 
 def base(content: bytes) -> str:
@@ -53,7 +57,7 @@ def test_text_pictures_rows_vectors_and_mixtures_find_what_the_index_finds(
 def test_pages_of_answers_follow_one_another(client: Client, index: Index) -> None:
     whole = found(client, text="green", top=30)
     parts = [found(client, text="green", top=12, offset=offset) for offset in (0, 12, 24)]
-    assert sum(parts, [])[:30] == whole
+    assert [one for part in parts for one in part][:30] == whole
     replies = [
         client.post("/search", {"text": "green", "top": 20, "offset": n}).json for n in (0, 39, 40, 41)
     ]
@@ -120,6 +124,25 @@ def test_long_texts_of_records_have_an_end() -> None:
     found = routes._shortened({"a": "x" * 5000, "b": [["y" * 3000] * 200], "c": 1, "d": None})
     assert (len(found["a"]), len(found["b"][0]), len(found["b"][0][0])) == (2001, 100, 2001)
     assert (found["c"], found["d"]) == (1, None)
+
+
+def test_a_model_without_text_searches_by_pictures(tmp_path: Path) -> None:
+    model = Encoder.from_config(with_loss(make_tiny_config(), "simclr"))
+    embed(model, ToySource(9), tmp_path / "vectors", precision="fp32")
+    index = Index.open(tmp_path / "vectors", model=model)
+    with running(index) as (_, client):
+        assert not client.get("/about").json["text"]
+        for path, body in (
+            ("/search", {"text": "red"}),
+            ("/embed", {"texts": ["red"]}),
+            ("/classify", {"names": ["red"], "rows": [0]}),
+        ):
+            reply = client.post(path, body)
+            assert (reply.status, "text" in reply.json["error"]) == (400, True)
+        expected = index.search([Term(picture=jpeg(0))], top=3).rows.tolist()
+        assert [row for row, _ in found(client, image=base(jpeg(0)), top=3)] == expected
+        reply = client.get("/picture/0")  # of a source of a program, to which no path leads
+        assert (reply.status, "no path leads to them" in reply.json["error"]) == (404, True)
 
 
 def test_a_picture_as_the_body_takes_options_from_the_address(client: Client, index: Index) -> None:

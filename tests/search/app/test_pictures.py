@@ -1,4 +1,4 @@
-"""Pictures that are sent and shown: their kind is told by their bytes, their size is limited, and no path leads to them."""
+"""Pictures that are sent and shown: their bytes tell their kind, their size is limited, and no path leads to them."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ def test_pictures_that_have_gone_or_changed_are_said_to_have(tmp_path: Path) -> 
             assert caught.value.http == 404
 
 
-@pytest.mark.parametrize("row", [str(COUNT), "9" * 30])
+@pytest.mark.parametrize("row", [str(COUNT), "9" * 30, "9" * 5000, "-1", "1.0", "%C2%B2", "..%2f0"])
 def test_rows_that_are_not_there(client: Client, row: str) -> None:
-    for path in ("picture", "thumbnail"):
+    for path in ("picture", "thumbnail", "record"):
         reply = client.get(f"/{path}/{row}")
         assert reply.status == 404
-        assert "no such row" in reply.json["error"]
+        assert "%2f" in row or "no such row" in reply.json["error"]
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from openslip.search.app import places
 from openslip.search.index import Index
 from openslip.search.map import principal
-from search.app.served import COUNT, Client, add_columns
+from search.app.served import COUNT, Client, add_columns, running
 
 
 def test_of_many_pictures_some_are_shown_evenly_spread() -> None:
@@ -47,6 +48,19 @@ def test_few_and_equal_pictures_have_places_too() -> None:
     for vectors in (np.ones((1, 8)), np.ones((3, 8)), np.ones((4, 1))):
         found = places.framed(principal(vectors.astype(np.float16)))
         assert np.isfinite(found).all()
+
+
+def test_without_a_map_one_can_search_nevertheless(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Index) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(places, "places", fail)
+    with running(index) as (_, client):
+        deadline = time.monotonic() + 60
+        while (reply := client.get("/map")).status == 202:
+            assert time.monotonic() < deadline
+        assert (reply.status, "The map cannot be made" in reply.json["error"]) == (500, True)
+        assert client.post("/search", {}).status == 200
 
 
 def test_the_server_gives_the_map_when_it_is_made(client: Client, index: Index) -> None:

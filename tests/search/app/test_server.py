@@ -68,9 +68,11 @@ def test_the_command_says_where_it_is_and_that_it_ends(collection: Path) -> None
         assert lines[0] == f"60 pictures of {collection}, searched by toy\n"
         assert lines[1].startswith("http://127.0.0.1:")
         port = int(lines[1].split("/")[2].split(":")[1])
-        silent = socket.create_connection(("127.0.0.1", port))  # which the server does not wait for
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]  # for which nobody waits
+        silent[0].sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
         assert Client(port).get("/about").json["pictures"] == 60
         process.send_signal(signal.SIGINT)
         rest, complaint = process.communicate(timeout=60)
-        silent.close()
+        for one in silent:
+            one.close()
     assert (rest, complaint, process.returncode) == ("", "slip: Interrupted.\n", 130)

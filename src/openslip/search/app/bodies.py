@@ -61,7 +61,7 @@ async def body_of(request: Request, most: int, room: Room) -> AsyncIterator[byte
     try:
         try:
             announced = request.headers.get("content-length", "")
-            if announced.isdigit() and int(announced) > most:
+            if announced.isdecimal() and int(announced) > most:
                 raise _too_large(most)
             async with asyncio.timeout(WHOLE):
                 async for part in _parts(request):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from openslip.search.index import Index, own_columns
 
 CHOICES = 120
@@ -26,9 +29,6 @@ def described(index: Index) -> list[dict[str, Any]]:
 
 def _described(index: Index, name: str) -> dict[str, Any] | None:
     """Return what a column holds; None for one that nobody filters by."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = index.records([]).schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -38,8 +38,8 @@ def _described(index: Index, name: str) -> dict[str, Any] | None:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         values = index.column(name)
         if pa.types.is_floating(kind):
-            values = values.filter(pc.is_finite(values))
-        ends = pc.min_max(values).as_py()
+            values = values.filter(pc.is_finite(values))  # type: ignore[missing-attribute]
+        ends = pc.min_max(values).as_py()  # type: ignore[missing-attribute]
         if ends["min"] is None:
             return None
         whole = pa.types.is_integer(kind)
@@ -47,7 +47,7 @@ def _described(index: Index, name: str) -> dict[str, Any] | None:
     if not (text or pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_temporal(kind)):
         return None
     if text and name != "caption" and len(index) <= LOOKED_AT:
-        counts = pc.value_counts(index.column(name)).to_pylist()
+        counts = index.column(name).value_counts().to_pylist()
         some = [(one["values"], one["counts"]) for one in counts if one["values"] is not None]
         if not some:
             return None

@@ -22,9 +22,9 @@ def described(index: Index, max_upload: int) -> _Json:
         "info": {
             "title": "openslip",
             "version": openslip.__version__,
-            "description": f"Search {len(index):,} pictures, embed texts and pictures, and classify pictures. Requests are "
-            f"JSON, or one picture as the body, of at most {megabytes}. Answers are JSON. What cannot be answered has an "
-            "`error` that says why and what to do.",
+            "description": f"Search {len(index):,} pictures, embed texts and pictures, and classify pictures. Requests "
+            f"are JSON, or one picture as the body, of at most {megabytes}. Answers are JSON. What cannot be answered "
+            "has an `error` that says why and what to do.",
         },
         "paths": {
             "/search": {"post": _search()},
@@ -47,8 +47,9 @@ def described(index: Index, max_upload: int) -> _Json:
                     "summary": "Where each picture lies on the map.",
                     "responses": {
                         "200": _json(
-                            "`rows`, `x` and `y` are of equal length. Most places lie from 0 to 1. `made_of`: `columns`, x "
-                            "and y of the records, or `components`, the two directions in which embeddings differ most.",
+                            "`rows`, `x` and `y` are of equal length. Most places lie from 0 to 1. `made_of`: "
+                            "`columns`, x and y of the records, or `components`, the two directions in which "
+                            "embeddings differ most.",
                             _object(
                                 made_of={"type": "string"},
                                 rows=_list_of({"type": "integer"}),
@@ -65,8 +66,8 @@ def described(index: Index, max_upload: int) -> _Json:
                     "summary": "What is served: how many pictures, which model, which columns, which limits.",
                     "responses": {
                         "200": _json(
-                            "`text`: whether one can search by text. `newer`: whether the index has been written anew since "
-                            "the server started. `columns` is null until they have been looked at.",
+                            "`text`: whether one can search by text. `newer`: whether the index has been written anew "
+                            "since the server started. `columns` is null until they have been looked at.",
                             {"type": "object"},
                         )
                     },
@@ -158,7 +159,8 @@ def _classify() -> _Json:
             top=_number("integer", 1, requests.NAMES, 5, "How many names of each picture."),
         ),
         {"rows": {"names": ["dress", "shirt", "shoe"], "rows": [0, 1], "top": 2}},
-        "Of each picture the most probable names. Probabilities of all names add up to 1, also where none of them fits.",
+        "Of each picture the most probable names. Probabilities of all names add up to 1, also where none of them "
+        "fits.",
         _object(images=answers, rows=answers),
         address=("name", "template", "top"),
     )

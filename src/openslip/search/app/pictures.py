@@ -98,14 +98,15 @@ class Pictures:
 
     def _of(self, row: int) -> bytes | np.ndarray:
         if not 0 <= row < len(self.index):
-            raise Refusal(
-                UNKNOWN,
-                "There is no such row in the index",
-                got=row,
-                fix=f"Rows: 0 to {len(self.index) - 1:,}",
-            )
+            raise no_row(self.index, row)
         with _missing():
             return self.index.picture(row)
+
+
+def no_row(index: Index, got: object) -> Refusal:
+    """Return the refusal of what is no row of the index."""
+    fix = f"Rows: 0 to {len(index) - 1:,}"
+    return Refusal(UNKNOWN, "There is no such row in the index", got=got, fix=fix)
 
 
 class _missing:

@@ -39,8 +39,8 @@ WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """One term of a search: one of text, image (the bytes of a picture), row, vector."""
+class SentTerm:
+    """One term of a search as it came: one of text, image (the bytes of a picture), row, vector."""
 
     weight: float = 1.0
     text: str = ""
@@ -51,9 +51,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Searching:
-    """A request of `/search`: no parts mean the pictures in their order."""
+    """A request of `/search`: no terms mean the pictures in their order."""
 
-    parts: tuple[Part, ...]
+    terms: tuple[SentTerm, ...]
     search: Search
 
 
@@ -88,12 +88,12 @@ def values_of(kind: str, body: bytes, address: Sequence[tuple[str, str]]) -> dic
         if address:
             raise ConfigError("With JSON, options stand in the JSON, not in the address", got=address[0][0])
         try:
-            values = parse_json(body)
+            found = parse_json(body)
         except ValueError as error:
             raise ConfigError("The request is no JSON", cause=str(error)) from None
-        if not isinstance(values, dict):
-            raise ConfigError("The request must be an object in JSON", got=type(values).__name__)
-        return values
+        if not isinstance(found, dict):
+            raise ConfigError("The request must be an object in JSON", got=type(found).__name__)
+        return found
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise Refusal(
             UNREADABLE,
@@ -101,7 +101,7 @@ def values_of(kind: str, body: bytes, address: Sequence[tuple[str, str]]) -> dic
             got=kind or "none",
             fix="Send JSON with `Content-Type: application/json`, or a picture with `Content-Type: image/jpeg`",
         )
-    values = {"image": body}
+    values: dict[str, Any] = {"image": body}
     for name, text in address:
         if name in ("name", "template"):
             values.setdefault(f"{name}s", []).append(text)
@@ -124,15 +124,15 @@ def searching(values: Mapping[str, Any]) -> Searching:
     """Return what a request of `/search` asks for. Raises ConfigError for what is none, DataError for a text that is
     too long."""
     _check_names(values, ("text", "image", "terms", "filters", "top", "offset", "threshold"))
-    parts = [
-        _part({name: values[name]}) for name in ("text", "image") if values.get(name) not in (None, "", b"")
+    terms = [
+        _term({name: values[name]}) for name in ("text", "image") if values.get(name) not in (None, "", b"")
     ]
-    parts += [_part(one) for one in _list(values, "terms", MOST)]
-    if len(parts) > MOST:
-        raise ConfigError(f"A search has at most {MOST} terms", got=len(parts))
+    terms += [_term(one) for one in _list(values, "terms", MOST)]
+    if len(terms) > MOST:
+        raise ConfigError(f"A search has at most {MOST} terms", got=len(terms))
     threshold = values.get("threshold")
     return Searching(
-        tuple(parts),
+        tuple(terms),
         Search(
             _whole(values, "top", 10, 1, TOP),
             _whole(values, "offset", 0, 0, FARTHEST),
@@ -181,7 +181,7 @@ def classifying(values: Mapping[str, Any]) -> Classifying:
     return found
 
 
-def _part(value: Any) -> Part:
+def _term(value: Any) -> SentTerm:
     if not isinstance(value, Mapping):
         raise ConfigError("A term is an object in JSON", got=str(value)[:80], fix='As in {"text": "a dress"}')
     _check_names(value, ("text", "image", "row", "vector", "weight"))
@@ -190,16 +190,16 @@ def _part(value: Any) -> Part:
         raise ConfigError(f"The weight of a term is from -{WEIGHT:,.0f} to {WEIGHT:,.0f}", got=weight)
     match [name for name in ("text", "image", "row", "vector") if value.get(name) is not None]:
         case ["text"]:
-            return Part(weight, text=_text(value["text"], "A text", LONGEST))
+            return SentTerm(weight, text=_text(value["text"], "A text", LONGEST))
         case ["image"]:
-            return Part(weight, image=_image(value["image"]))
+            return SentTerm(weight, image=_image(value["image"]))
         case ["row"]:
-            return Part(weight, row=_whole(value, "row", 0, 0, None))
+            return SentTerm(weight, row=_whole(value, "row", 0, 0, None))
         case ["vector"]:
             vector = value["vector"]
             if not isinstance(vector, list) or not all(_is_number(one) for one in vector):
                 raise ConfigError("A vector is a list of numbers", got=str(vector)[:80])
-            return Part(weight, vector=np.array(vector, dtype=np.float64))
+            return SentTerm(weight, vector=np.array(vector, dtype=np.float64))
         case found:
             raise ConfigError(
                 "A term is one of `text`, `image`, `row` and `vector`", got=", ".join(found) or "none of them"

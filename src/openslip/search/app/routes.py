@@ -23,9 +23,9 @@ from openslip.errors import ConfigError, SlipError
 from openslip.evaluation.features import has_text, require_text
 from openslip.search.app import columns, openapi, places, requests
 from openslip.search.app.bodies import HELD, Room, body_of, unless_gone
-from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, prepared
-from openslip.search.app.refusals import AGAIN, UNKNOWN, ClientGone, Json, Refusal, encoded, refused
-from openslip.search.app.requests import Part
+from openslip.search.app.pictures import MOST_PIXELS, Pictures, Shown, no_row, prepared
+from openslip.search.app.refusals import AGAIN, ClientGone, Json, Refusal, encoded, refused
+from openslip.search.app.requests import SentTerm
 from openslip.search.app.worker import Answer, Recent, Worker
 from openslip.search.hits import Hits
 from openslip.search.index import ABOUT, Index
@@ -61,7 +61,7 @@ class Service:
         self._classes: Recent[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = Recent(CLASSES)
         self._static = dict(_static())
         self._columns: list[dict[str, Any]] | None = None
-        self._map: bytes | SlipError | None = None
+        self._map: bytes | Refusal | None = None
         threading.Thread(target=self._look, name="map", daemon=True).start()
         self.app = Starlette(
             routes=[
@@ -69,9 +69,9 @@ class Service:
                 Route("/about", self._about, methods=["GET"]),
                 Route("/openapi.json", self._openapi, methods=["GET"]),
                 Route("/map", self._places, methods=["GET"]),
-                Route("/record/{row:int}", self._record, methods=["GET"]),
-                Route("/picture/{row:int}", self._picture, methods=["GET"]),
-                Route("/thumbnail/{row:int}", self._thumbnail, methods=["GET"]),
+                Route("/record/{row}", self._record, methods=["GET"]),
+                Route("/picture/{row}", self._picture, methods=["GET"]),
+                Route("/thumbnail/{row}", self._thumbnail, methods=["GET"]),
                 Route("/search", self._post(self._search), methods=["POST"]),
                 Route("/embed", self._post(self._embed), methods=["POST"]),
                 Route("/classify", self._post(self._classify), methods=["POST"]),
@@ -86,10 +86,14 @@ class Service:
 
     def _look(self) -> None:
         """Look at the columns, and make the map: in the background, because it may take a while."""
-        self._columns = columns.described(self.index)
-        found = places.places(self.index)
-        x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
-        self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
+        try:
+            self._columns = columns.described(self.index)
+            found = places.places(self.index)
+            x, y = (np.round(found.places[:, i].astype(np.float64), 5).tolist() for i in (0, 1))
+            self._map = encoded({"made_of": found.made_of, "rows": found.rows.tolist(), "x": x, "y": y})
+        except Exception as error:  # without columns to choose from and a map, one can search nevertheless
+            self._columns = self._columns or []
+            self._map = Refusal(500, "The map cannot be made", cause=str(error) or type(error).__name__)
 
     async def _aside(self, call: Callable[..., Any], *given: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *given)
@@ -117,14 +121,17 @@ class Service:
 
     async def _search(self, values: dict[str, Any]) -> Response:
         asked = requests.searching(values)
-        terms = await asyncio.gather(*map(self._term, asked.parts))
+        terms = await asyncio.gather(*map(self._term, asked.terms))
         found = await asyncio.wrap_future(self.worker.search(terms, asked.search))
         return Json(await self._aside(self._found, terms, found))
 
     async def _embed(self, values: dict[str, Any]) -> Response:
         asked = requests.embedding(values)
-        parts = [*(Part(text=text) for text in asked.texts), *(Part(image=image) for image in asked.images)]
-        terms = await asyncio.gather(*map(self._term, parts))
+        sent = [
+            *(SentTerm(text=text) for text in asked.texts),
+            *(SentTerm(image=image) for image in asked.images),
+        ]
+        terms = await asyncio.gather(*map(self._term, sent))
         vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
         count = len(asked.texts)
         return Json({"dim": self.index.dim, "texts": vectors[:count], "images": vectors[count:]})
@@ -134,7 +141,7 @@ class Service:
         require_text(self.model, "Classification by names")
         for row in asked.rows:
             self._check_row(row)
-        terms = await asyncio.gather(*(self._term(Part(image=image)) for image in asked.images))
+        terms = await asyncio.gather(*(self._term(SentTerm(image=image)) for image in asked.images))
         classes = await self._weights(asked.names, asked.templates)
         vectors = self.index.vectors[list(asked.rows)].astype(np.float32)
         if terms:
@@ -163,33 +170,36 @@ class Service:
             self._classes[names, templates] = mean / np.maximum(length, 1e-12)
         return self._classes.used((names, templates))
 
-    async def _term(self, part: Part) -> Term:
-        """Return a part of a request as the worker takes it. Raises what makes it unusable."""
-        if part.text:
-            check_text(self.index, part.text)
-            return Term(part.weight, text=part.text)
-        if part.image:
-            pixels = await self._aside(prepared, self.model.preprocess, part.image)
-            return Term(part.weight, picture=pixels)
-        if part.vector is not None:
-            if part.vector.shape != (self.index.dim,):
+    async def _term(self, sent: SentTerm) -> Term:
+        """Return a term as the worker takes it. Raises what makes it unusable."""
+        if sent.text:
+            check_text(self.index, sent.text)
+            return Term(sent.weight, text=sent.text)
+        if sent.image:
+            pixels = await self._aside(prepared, self.model.preprocess, sent.image)
+            return Term(sent.weight, picture=pixels)
+        if sent.vector is not None:
+            if sent.vector.shape != (self.index.dim,):
                 raise ConfigError(
-                    f"A vector to search for has {self.index.dim} numbers", got=f"{len(part.vector)}"
+                    f"A vector to search for has {self.index.dim} numbers", got=f"{len(sent.vector)}"
                 )
-            return Term(part.weight, vector=part.vector)
-        if part.row is None:
+            return Term(sent.weight, vector=sent.vector)
+        if sent.row is None:
             raise ConfigError("A picture in the request is empty")
-        self._check_row(part.row)
-        return Term(part.weight, row=part.row)
+        self._check_row(sent.row)
+        return Term(sent.weight, row=sent.row)
 
     def _check_row(self, row: int) -> None:
         if row >= len(self.index):
-            raise Refusal(
-                UNKNOWN,
-                "There is no such row in the index",
-                got=row,
-                fix=f"Rows: 0 to {len(self.index) - 1:,}",
-            )
+            raise no_row(self.index, row)
+
+    def _row(self, request: Request) -> int:
+        """Return the row in a path. Raises Refusal for what is none."""
+        text = request.path_params["row"]
+        if not (text.isascii() and text.isdecimal() and len(text) < 19):
+            raise no_row(self.index, text)
+        self._check_row(int(text))
+        return int(text)
 
     def _found(self, terms: Sequence[Term], answer: Answer) -> dict[str, Any]:
         """Return what was found with what is known of each, and what there is to say of the terms."""
@@ -236,12 +246,12 @@ class Service:
     async def _places(self, _: Request) -> Response:
         if self._map is None:
             return Json({"state": "The map is being made"}, 202, {"retry-after": str(AGAIN)})
+        if isinstance(self._map, Refusal):
+            raise self._map
         return Response(self._map, 200, {"cache-control": "no-store"}, "application/json")
 
     async def _record(self, request: Request) -> Response:
-        row = request.path_params["row"]
-        self._check_row(row)
-        found = await self._aside(self._hits, np.array([row]), np.zeros(1))
+        found = await self._aside(self._hits, np.array([self._row(request)]), np.zeros(1))
         return Json(found[0] | {"score": None})
 
     async def _picture(self, request: Request) -> Response:
@@ -252,7 +262,7 @@ class Service:
 
     async def _shown(self, request: Request, make: Callable[[int], Shown]) -> Response:
         with self.looking.place():
-            shown: Shown = await self._aside(make, request.path_params["row"])
+            shown: Shown = await self._aside(make, self._row(request))
         kept = request.query_params.get("v") == self.version
         headers = {
             "etag": shown.tag,

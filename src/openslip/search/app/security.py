@@ -1,8 +1,8 @@
 """Who may ask, and what browsers may do with the answers.
 
-A server on this machine can be reached by every page that its owner's browser shows. Hence: a name in the address that is
-this machine's own, so that nobody's domain can be pointed here (DNS rebinding); answers for pages of this server alone; and
-a token where other machines can reach the server.
+Every page that a browser shows can reach a server on the browser's machine. Hence an address must have this machine's
+own name, so that nobody's domain can be pointed here (DNS rebinding). Pages of this server alone get answers. Where
+other machines can reach the server, clients must know a token.
 """
 
 from __future__ import annotations

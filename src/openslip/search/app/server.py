@@ -26,6 +26,8 @@ from openslip.search.index import Index
 PORT = 8420
 BEGINNING, STUCK, IDLE = 20.0, 60.0, 30
 """Seconds until a client must have asked something, in which it must read some of an answer, and between requests."""
+GRACE = 1.5
+"""Seconds in which answers come to an end when the server does."""
 FILES = 8192
 """Open files that are asked for, as every connection is one."""
 
@@ -95,7 +97,7 @@ class Server(uvicorn.Server):
             raise
         names = LOOPBACK | {shown} if self.alone else None
         guard = Guard(self.service.app, names=names, token=self.token, port=self.port)
-        config: Any = {"timeout_keep_alive": IDLE, "timeout_graceful_shutdown": 2, "log_level": "error"}
+        config: Any = {"timeout_keep_alive": IDLE, "timeout_graceful_shutdown": 10, "log_level": "error"}
         super().__init__(
             uvicorn.Config(
                 guard,
@@ -135,6 +137,17 @@ class Server(uvicorn.Server):
                 for one in ignored:
                     signal.signal(one, signal.SIG_IGN)
             yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let what is being answered come to an end, and part from clients that take longer than GRACE."""
+
+        def part() -> None:
+            for connection in [*self.server_state.connections]:
+                connection.transport.abort()
+
+        timer = asyncio.get_running_loop().call_later(GRACE, part)
+        await super().shutdown(sockets)
+        timer.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -23,10 +23,11 @@ from openslip.search.where import Filter, rows_where
 
 TOGETHER = 256
 """Terms that are computed together."""
-TEXTS, CONDITIONS = 8192, 32
+TEXTS, CONDITIONS = 8192, 16
 """Texts whose embeddings, and conditions whose rows are kept for the next request."""
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Worker:
             conditions: dict[str, list[_Job]] = {}
             for job in jobs:
                 if job.search is None:
-                    job.result.set_result(np.stack([term.vector for term in job.embedded]))
+                    job.result.set_result(np.array([term.vector for term in job.embedded]))
                 else:
                     conditions.setdefault(repr(job.search.filters), []).append(job)
             for condition, some in conditions.items():
@@ -163,7 +164,7 @@ class Worker:
         return True
 
     def _embed(self, jobs: list[_Job]) -> None:
-        """Put embeddings in the place of the texts and pictures of all jobs, those of a kind by one call of the model."""
+        """Put embeddings in the place of texts and pictures of all jobs, those of a kind by one call of the model."""
         terms = [term for job in jobs for term in job.terms]
         texts = dict.fromkeys(term.text for term in terms if term.text)
         known = {text: self._texts.used(text) for text in texts if text in self._texts}

@@ -4,7 +4,7 @@ import { ask, post } from "./api.js";
 import { $, make, number, words } from "./dom.js";
 import { showCount, showFilters } from "./filters.js";
 import { PictureMap } from "./map.js";
-import { addPicture, showParts, takePictures, withPart } from "./parts.js";
+import { addPicture, showTerms, takePictures, withTerm } from "./terms.js";
 import { Results } from "./results.js";
 import { PAGE, empty, fromAddress, picture, request, toAddress } from "./state.js";
 import { Viewer } from "./viewer.js";
@@ -37,7 +37,7 @@ function show() {
   clearTimeout(typing);
   if ($("text").value !== state.text) $("text").value = state.text;
   $("keep").hidden = !state.text.trim();
-  showParts(state.parts, about.version, (parts) => change({ parts }));
+  showTerms(state.terms, about.version, (terms) => change({ terms }));
   showCount(state);
   document.title = state.text.trim() ? `${state.text.trim()} · ${about.name}` : `${about.name} · openslip`;
   for (const button of document.querySelectorAll("[data-view]")) {
@@ -75,7 +75,7 @@ async function find(behind = false) {
   tell(summary(answer));
 }
 
-const isSearch = () => Boolean(state.text.trim() || state.parts.length);
+const isSearch = () => Boolean(state.text.trim() || state.terms.length);
 
 function summary(answer) {
   const count = results.hits.length;
@@ -128,13 +128,13 @@ function fail(error, again) {
 
 function act(name, hit) {
   if (name === "open") viewer.show(hit, about.version);
-  else if (name === "more") change({ parts: withPart(state.parts, "row", hit.row, MORE) });
-  else if (name === "less") change({ parts: withPart(state.parts, "row", hit.row, LESS) });
-  else if (name === "only") change({ text: "", parts: [{ kind: "row", value: hit.row, weight: 1 }], view: "pictures" });
+  else if (name === "more") change({ terms: withTerm(state.terms, "row", hit.row, MORE) });
+  else if (name === "less") change({ terms: withTerm(state.terms, "row", hit.row, LESS) });
+  else if (name === "only") change({ text: "", terms: [{ kind: "row", value: hit.row, weight: 1 }], view: "pictures" });
   else if (name === "map") {
     change({ view: "map" });
     showMap().then(() => {
-      if (!map.goTo(hit.row)) tell("This picture is not on the map, which shows a part of so many.");
+      if (!map.goTo(hit.row)) tell("This picture is not on the map, which shows some of so many.");
     });
   }
 }
@@ -183,16 +183,16 @@ async function take(files) {
     return;
   }
   tell("Looking at the picture …");
-  let parts = state.parts;
+  let terms = state.terms;
   try {
     for (const file of pictures.slice(0, 8)) {
-      parts = withPart(parts, "picture", await addPicture(file, about.limits), 1);
+      terms = withTerm(terms, "picture", await addPicture(file, about.limits), 1);
     }
   } catch (error) {
     fail(error, () => take(files));
     return;
   }
-  change({ parts, view: "pictures" });
+  change({ terms, view: "pictures" });
 }
 
 function listen() {
@@ -218,7 +218,7 @@ function listen() {
     } else if (event.key === "Escape") {
       event.preventDefault();
       if ($("text").value) change({ text: "" });
-      else if (state.parts.length || state.filters.length) change({ ...empty(), view: state.view, at: state.at });
+      else if (state.terms.length || state.filters.length) change({ ...empty(), view: state.view, at: state.at });
     }
   });
   $("more").addEventListener("click", () => find(true));
@@ -255,11 +255,11 @@ function listen() {
   takePictures(take);
 }
 
-/** Keep the text as a part, and make room for another. */
+/** Keep the text as a term, and make room for another. */
 function keep() {
   const text = $("text").value.trim();
   if (!text) return;
-  change({ text: "", parts: withPart(state.parts, "text", text, 1) });
+  change({ text: "", terms: withTerm(state.terms, "text", text, 1) });
   $("text").focus();
 }
 
@@ -281,12 +281,12 @@ async function filters() {
 
 /** The state without pictures that this tab does not have, about which something is said. */
 function withKnown(found) {
-  const parts = found.parts.filter((part) => part.kind !== "picture" || picture(part.value));
+  const terms = found.terms.filter((term) => term.kind !== "picture" || picture(term.value));
   lost =
-    parts.length < found.parts.length
+    terms.length < found.terms.length
       ? "A picture of this address was dropped in another tab, and is not kept anywhere. Drop it here again."
       : "";
-  return { ...found, parts };
+  return { ...found, terms };
 }
 
 async function begin() {
@@ -306,7 +306,7 @@ async function begin() {
   state = withKnown(state);
   listen();
   show();
-  if (!state.text && !state.parts.length && matchMedia("(hover: hover)").matches) $("text").focus();
+  if (!state.text && !state.terms.length && matchMedia("(hover: hover)").matches) $("text").focus();
 }
 
 begin();

@@ -146,15 +146,15 @@ export class PictureMap {
     context.globalAlpha = 1;
     this.drawn = this.chosen(seen);
     this.fetched = 0;
-    for (const [number, left, top, side] of this.drawn) this.picture(number, left, top, side, accent);
     context.fillStyle = accent;
     for (const [number, left, top] of seen) {
-      if (this.marked.has(number) && !this.drawn.some((one) => one[0] === number)) {
+      if (this.marked.has(number)) {
         context.beginPath();
         context.arc(left, top, 4.5, 0, 7);
         context.fill();
       }
     }
+    for (const [number, left, top, side] of this.drawn) this.picture(number, left, top, side, accent);
     const ring = this.hover >= 0 ? this.hover : this.canvas.matches(":focus-visible") ? this.nearest(this.width / 2, this.height / 2, Infinity) : -1;
     if (ring >= 0) {
       const [left, top] = this.place(ring);

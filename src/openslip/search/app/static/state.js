@@ -5,10 +5,16 @@
 export const PAGE = 48;
 
 /**
- * text: what stands in the box. parts: [{kind: "text" | "row" | "picture", value, weight}]. filters: [[column, operator,
+ * text: what stands in the box. terms: [{kind: "text" | "row" | "picture", value, weight}]. filters: [[column, operator,
  * value]]. threshold: the least score, or null. view: "pictures" or "map". at: the place on the map, or null.
  */
-export const empty = () => ({ text: "", parts: [], filters: [], threshold: null, view: "pictures", at: null });
+export const empty = () => ({ text: "", terms: [], filters: [], threshold: null, view: "pictures", at: null });
+
+const KINDS = {
+  text: (value) => typeof value === "string" && value.trim(),
+  row: (value) => Number.isInteger(value) && value >= 0,
+  picture: (value) => typeof value === "string",
+};
 
 export function fromAddress(search) {
   const state = empty();
@@ -19,8 +25,8 @@ export function fromAddress(search) {
   if (least !== null && least !== "" && Number.isFinite(Number(least))) state.threshold = Number(least);
   const at = (given.get("at") ?? "").split(",").map(Number);
   if (at.length === 3 && at.every(Number.isFinite) && at[2] > 0) state.at = at;
-  state.parts = list(given.get("parts"))
-    .filter((one) => Array.isArray(one) && ["text", "row", "picture"].includes(one[0]) && Number.isFinite(one[2]))
+  state.terms = list(given.get("terms"))
+    .filter((one) => Array.isArray(one) && KINDS[one[0]]?.(one[1]) && Number.isFinite(one[2]))
     .map(([kind, value, weight]) => ({ kind, value, weight }));
   state.filters = list(given.get("filters")).filter((one) => Array.isArray(one) && typeof one[0] === "string");
   return state;
@@ -29,7 +35,7 @@ export function fromAddress(search) {
 export function toAddress(state) {
   const said = new URLSearchParams();
   if (state.text.trim()) said.set("q", state.text);
-  if (state.parts.length) said.set("parts", JSON.stringify(state.parts.map((one) => [one.kind, one.value, one.weight])));
+  if (state.terms.length) said.set("terms", JSON.stringify(state.terms.map((one) => [one.kind, one.value, one.weight])));
   if (state.filters.length) said.set("filters", JSON.stringify(state.filters));
   if (state.threshold !== null) said.set("min", state.threshold);
   if (state.view !== "pictures") said.set("view", state.view);
@@ -75,7 +81,7 @@ export function picture(id) {
 
 /** The state as the server is asked. */
 export function request(state, offset, top = PAGE) {
-  const terms = state.parts.map(({ kind, value, weight }) =>
+  const terms = state.terms.map(({ kind, value, weight }) =>
     kind === "picture" ? { vector: picture(value).vector, weight } : { [kind]: value, weight },
   );
   if (state.text.trim()) terms.unshift({ text: state.text });

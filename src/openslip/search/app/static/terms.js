@@ -1,4 +1,4 @@
-// The parts of a search beside the text in the box: texts, results that are liked or not, pictures that were dropped.
+// The terms of a search beside the text in the box: texts, results that are liked or not, pictures that were dropped.
 
 import { ask } from "./api.js";
 import { $, icon, make } from "./dom.js";
@@ -6,30 +6,30 @@ import { keepPicture, picture } from "./state.js";
 
 const SMALL = 96;
 
-/** Show the parts. `change` is called with the new list. */
-export function showParts(parts, version, change) {
-  $("parts").replaceChildren(
-    ...parts.map((part, number) => {
-      const name = nameOf(part);
+/** Show the terms. `change` is called with the new list. */
+export function showTerms(terms, version, change) {
+  $("terms").replaceChildren(
+    ...terms.map((term, number) => {
+      const name = nameOf(term);
       const weight = make("input", {
         type: "number",
         step: "0.5",
         min: -1000,
         max: 1000,
-        value: part.weight,
+        value: term.weight,
         "aria-label": `Weight of ${name}`,
         title: "How much it counts; below zero leads away",
         onchange: (event) => {
           const value = Number(event.target.value);
-          if (Number.isFinite(value) && value !== 0) change(parts.with(number, { ...part, weight: clamp(value) }));
-          else change(parts.toSpliced(number, 1));
+          if (Number.isFinite(value) && value !== 0) change(terms.with(number, { ...term, weight: clamp(value) }));
+          else change(terms.toSpliced(number, 1));
         },
       });
       return make(
         "li",
-        { class: part.weight < 0 ? "part less" : "part" },
-        drawing(part, version),
-        make("span", { class: "name", title: name }, part.kind === "text" ? `“${part.value}”` : name),
+        { class: term.weight < 0 ? "term less" : "term" },
+        drawing(term, version),
+        make("span", { class: "name", title: name }, term.kind === "text" ? `“${term.value}”` : name),
         weight,
         make(
           "button",
@@ -38,8 +38,8 @@ export function showParts(parts, version, change) {
             "aria-label": `Leave out ${name}`,
             title: "Leave it out",
             onclick: () => {
-              change(parts.toSpliced(number, 1));
-              ($("parts").querySelectorAll(".part button")[Math.max(0, number - 1)] ?? $("text")).focus();
+              change(terms.toSpliced(number, 1));
+              ($("terms").querySelectorAll(".term button")[Math.max(0, number - 1)] ?? $("text")).focus();
             },
           },
           icon("cross"),
@@ -51,24 +51,24 @@ export function showParts(parts, version, change) {
 
 const clamp = (value) => Math.max(-1000, Math.min(1000, value));
 
-function nameOf(part) {
-  if (part.kind === "text") return part.value;
-  if (part.kind === "picture") return picture(part.value)?.name ?? "a picture";
-  return part.weight < 0 ? "less like this" : "like this";
+function nameOf(term) {
+  if (term.kind === "text") return term.value;
+  if (term.kind === "picture") return picture(term.value)?.name ?? "a picture";
+  return term.weight < 0 ? "less like this" : "like this";
 }
 
-function drawing(part, version) {
-  if (part.kind === "row") return make("img", { src: `/thumbnail/${part.value}?v=${version}`, alt: "" });
-  if (part.kind === "picture") return make("img", { src: picture(part.value)?.image ?? "", alt: "" });
+function drawing(term, version) {
+  if (term.kind === "row") return make("img", { src: `/thumbnail/${term.value}?v=${version}`, alt: "" });
+  if (term.kind === "picture") return make("img", { src: picture(term.value)?.image ?? "", alt: "" });
   return null;
 }
 
-/** The parts with one more of a kind, or with another weight for one that is there. */
-export function withPart(parts, kind, value, weight) {
-  const found = parts.findIndex((part) => part.kind === kind && part.value === value);
-  if (found < 0) return [...parts, { kind, value, weight }];
-  const sum = parts[found].weight + weight;
-  return sum === 0 ? parts.toSpliced(found, 1) : parts.with(found, { ...parts[found], weight: clamp(sum) });
+/** The terms with one more of a kind, or with another weight for one that is there. */
+export function withTerm(terms, kind, value, weight) {
+  const found = terms.findIndex((term) => term.kind === kind && term.value === value);
+  if (found < 0) return [...terms, { kind, value, weight }];
+  const sum = terms[found].weight + weight;
+  return sum === 0 ? terms.toSpliced(found, 1) : terms.with(found, { ...terms[found], weight: clamp(sum) });
 }
 
 /** Have a picture of a person's embedded, and keep it in this tab; return its name there. */
