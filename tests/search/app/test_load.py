@@ -61,7 +61,7 @@ def test_fifty_clients_at_once_each_get_the_right_answer(
             "text": f"a {COLOURS[n % 3]} square, number {n}",
             "terms": [{"row": n, "weight": 0.5 - n % 2}],
             "top": 3 + n % 5,
-            "filters": [{"column": "price", "operator": ">", "value": n % 4 * 10}] if n % 2 else [],
+            "filters": [{"column": "price", "operator": ">", "value": n}] if n % 10 == 5 else [],
         }
         for n in range(50)
     ]
@@ -76,7 +76,7 @@ def test_fifty_clients_at_once_each_get_the_right_answer(
         assert sum(server.service.worker.batches) == 50
     for n, (body, reply) in enumerate(zip(asked, replies)):
         terms = [Term(text=body["text"]), Term(0.5 - n % 2, row=n)]
-        filters = [Filter("price", ">", n % 4 * 10)] if n % 2 else []
+        filters = [Filter("price", ">", n)] if n % 10 == 5 else []
         expected = index.search(terms, top=body["top"], filters=filters)
         assert [hit["row"] for hit in reply.json["hits"]] == expected.rows.tolist()
         np.testing.assert_allclose([hit["score"] for hit in reply.json["hits"]], expected.scores, atol=1e-6)
