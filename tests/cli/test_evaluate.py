@@ -302,6 +302,7 @@ def test_classifiers_of_what_is_no_run_are_kept_where_it_is_asked_for(photos, tm
     assert [path.name for path in alone.iterdir()] == ["mine.safetensors"]
     keep = tmp_path / "kept"
     assert main([*words, f"linear:{photos}", "--keep", str(keep)]) == 0
-    assert openslip.LinearClassifier(keep / "linear" / "photos").about["origin"]["spec"] == words[1]
+    probe = openslip.LinearClassifier(keep / "linear" / "photos")
+    assert probe.about["origin"] == {"name": "", "path": "../../../alone/mine.safetensors", "checkpoint": ""}
     assert main([*words, f"knn:{photos}", "--keep", str(keep)]) == 2
     assert "--keep has no effect here" in capsys.readouterr().err

@@ -94,6 +94,7 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
             assert option in options
     assert not {name for name in cli.COMMANDS if name in " ".join(hints.COMMANDS).split()}
     known = options | {"out", "processes", "limit", "count", "templates", "device", "against"}
+    known |= {"batch", "classes", "top", "threshold", "sort-into"}
     assert {name for names in hints.OPTIONS.values() for name in names.split()} <= known
 
 
@@ -135,6 +136,9 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
         (["data", "check", "x", "--num-workers", "0"], "called --processes"),
         (["data", "show", "x", "-n", "3"], "called --count"),
         (["report", "runs/x", "--output", "x"], "called --out"),
+        (["classify", "x", "y", "--labels", "a,b"], "called --classes"),
+        (["classify", "x", "y", "--batch-size", "3"], "called --batch"),
+        (["classify", "x", "y", "--confidence", "0.5"], "called --threshold"),
     ],
 )
 def test_options_elsewhere(words, said, capsys) -> None:

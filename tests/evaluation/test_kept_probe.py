@@ -149,7 +149,7 @@ def test_damaged_and_missing(tmp_path) -> None:
         lambda: save_file(tensors, file),
         lambda: save_file(tensors, file, metadata=header),
         lambda: save_file(tensors, file, metadata={"openslip.linear": "[1"}),
-        lambda: file.write_bytes(content.replace(b'\\"spec\\"', b'\\"spoc\\"')),
+        lambda: file.write_bytes(content.replace(b'\\"path\\"', b'\\"poth\\"')),
     )
     for damage in wrong:
         damage()

@@ -145,7 +145,7 @@ DATA = {
 OPTIONS = {
     "epochs num-epochs n-epochs max-epochs num-train-epochs": "training.epochs",
     "lr learning-rate base-lr": "optimizer.lr",
-    "batch-size batch bs b per-device-train-batch-size": "training.batch",
+    "batch-size batch bs b per-device-train-batch-size": "training.batch batch",
     "accum-freq accumulate accumulation gradient-accumulation-steps grad-accum micro-batch-size": (
         "training.micro-batch"
     ),
@@ -182,6 +182,10 @@ OPTIONS = {
     "strategy fsdp ddp": "training.parallel",
     "limit-records n num max-samples": "limit count",
     "prompts template prompt": "templates",
+    "labels categories names": "classes",
+    "topk top-k": "top",
+    "min-confidence confidence conf min-score score-threshold": "threshold",
+    "copy-to move-to sort-to": "sort-into",
     "task": "evaluation.tasks",
     "continue restart resume-from resume-from-checkpoint auto-resume": "resume",
 }

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FILE = "probe.safetensors"
 ARRAYS = ("mean", "scale", "weight", "bias")
 _IDENTITY = ("model", "preprocess", "content", "classes", "penalties", "seed")
+_OF_MODELS = (".toml", ".safetensors", ".json", ".bin")
+"""How names of files end that lie in a model's folder, whoever wrote it."""
 _AGAIN = "Run `slip evaluate MODEL linear:DATA` again, which fits the probe anew"
 
 
@@ -49,12 +51,13 @@ class Origin:
     checkpoint: str = ""
 
     def noted(self, folder: Path) -> dict[str, str]:
-        """Return it for a probe in `folder`: the run relative to that, so that both may move together."""
-        spec = self.spec
-        if os.path.exists(expand(spec)):
-            spec = os.path.abspath(expand(spec))
-        run = os.path.relpath(os.path.abspath(self.run), os.path.abspath(folder)) if self.run else ""
-        return {"spec": spec, "run": run, "checkpoint": self.checkpoint}
+        """Return it for a probe in `folder`: the path of the model from there, so that both may move together, and
+        nothing of the machine goes along; of a public model its name."""
+        place = self.run or expand(self.spec)
+        if not os.path.exists(place):
+            return {"name": self.spec, "path": "", "checkpoint": ""}
+        path = os.path.relpath(os.path.abspath(place), os.path.abspath(folder))
+        return {"name": "", "path": path, "checkpoint": self.checkpoint if self.run else ""}
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,23 @@ class KeptProbe:
     def model(self) -> str:
         """Return what `openslip.load` takes for the model that the probe belongs to.
 
-        The run is looked for from the probe's own folder, then where it was. Raises CheckpointError where it is gone.
+        Raises CheckpointError where that is not there any more.
         """
         origin = self.about["origin"]
-        if origin["run"]:
-            run = Path(os.path.normpath(self.path.parent.absolute() / origin["run"]))
-            for checkpoint in (run / "checkpoints" / origin["checkpoint"], run / origin["checkpoint"]):
-                if origin["checkpoint"] and checkpoint.is_dir():
-                    return str(checkpoint)
-            if (run / "config.toml").is_file():
-                return str(run)
-        if os.path.isabs(origin["spec"]) and not os.path.exists(origin["spec"]):
-            raise CheckpointError(
-                "The model that the linear probe belongs to is not where it was",
-                got=origin["spec"],
-                cause=f"The probe {self.path} holds a layer on its features, and not the model",
-                fix="Say where the model is: --encoder MODEL, or in Python LinearClassifier(PATH, model=MODEL)",
-            )
-        return origin["spec"]
+        if origin["name"]:
+            return origin["name"]
+        place = Path(os.path.normpath(self.path.parent.absolute() / origin["path"]))
+        for checkpoint in (place / "checkpoints" / origin["checkpoint"], place / origin["checkpoint"]):
+            if origin["checkpoint"] and checkpoint.is_dir():
+                return str(checkpoint)
+        if place.is_file() or any(True for ending in _OF_MODELS for _ in place.glob(f"*{ending}")):
+            return str(place)
+        raise CheckpointError(
+            "The model that the linear probe belongs to is not where it was",
+            got=str(place),
+            cause=f"The probe {self.path} holds a layer on its features, and not the model",
+            fix="Say where the model is: --encoder MODEL, or in Python LinearClassifier(PATH, model=MODEL)",
+        )
 
     def check(self, encoder: Encoder) -> None:
         """Raise CheckpointError unless `encoder` gives the features that the probe was fitted on."""
@@ -154,9 +156,8 @@ def _held_by_another(folder: Path, told: Mapping[str, Any]) -> str | None:
     if not differences:
         return None
     origin = found["origin"]
-    gone = (
-        origin["checkpoint"] and not (folder / origin["run"] / "checkpoints" / origin["checkpoint"]).exists()
-    )
+    places = (folder / origin["path"] / "checkpoints", folder / origin["path"])
+    gone = origin["checkpoint"] and not any((place / origin["checkpoint"]).exists() for place in places)
     if gone and differences == ["model"]:
         return None  # the same question to a model that is no more
     words = {"content": "pictures", "preprocess": "preprocessing"}
@@ -198,7 +199,7 @@ def read(path: str | Path) -> KeptProbe:
             )
         if not all(isinstance(name, str) for name in names):
             raise ValueError("The classes are not named")
-        if not all(isinstance(origin[key], str) for key in ("spec", "run", "checkpoint")):
+        if not all(isinstance(origin[key], str) for key in ("name", "path", "checkpoint")):
             raise ValueError("The model is not named")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("It holds what is no finite number")
