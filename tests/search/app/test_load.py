@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -229,12 +229,9 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(
     assert b" 413 " in answer_of(announced).partition(b"\r\n")[0]
     endless = connected(client, POST + b"Transfer-Encoding: chunked\r\n\r\n")
     part = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    try:
-        for _ in range(10_000):
+    with suppress(ConnectionError):  # when the server has closed it
+        while True:
             endless.sendall(part)
-        raise AssertionError("all of it was taken")
-    except OSError:
-        pass
     reply = client.post("/search", {"text": "x" * 10_000_000})
     assert reply.status == 413
     assert "--max-upload" in reply.json["error"]
