@@ -19,7 +19,7 @@ from openslip.cli import main
 from openslip.config import ObjectiveConfig
 from openslip.training.saving.checkpoint import newest_good
 from openslip.training.saving.run import read_lines
-from toys import LOSSES, ToySource, make_tiny_config, with_loss
+from toys import LOSSES, ToySource, make_tiny_config, with_loss, with_saved_teacher
 
 LAST = "step-00000060"
 LOSS = ObjectiveConfig().loss
@@ -44,6 +44,7 @@ def train(pictures: Path, out: Path) -> list[str]:
 def new_run(folder: Path, loss: str, every: int = 4) -> Path:
     """Write the configuration of a run that saves every few steps, and return the run's folder."""
     config = with_loss(make_tiny_config(epochs=6, log_every=2), loss)
+    config = with_saved_teacher(config, folder / "teacher")
     config = replace(
         config,
         data=replace(config.data, train=""),
