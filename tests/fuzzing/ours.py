@@ -176,7 +176,7 @@ def _weights() -> Files:
     from openslip.training.saving import metadata
 
     model = ModelConfig(image=ImageTowerConfig(patch=8, width=8, depth=1, heads=2))
-    weights = Model(model, 16, ()).state_dict()
+    weights = Model(model, 16).state_dict()
     return {
         "a.safetensors": save(
             weights, metadata.describe(Config(name="tiny", views=ViewsConfig(size=16), model=model))

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -230,12 +230,9 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(
     monkeypatch.setattr(bodies, "AWAY", 0.2)
     endless = connected(client, POST + b"Transfer-Encoding: chunked\r\n\r\n")
     part = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    try:
-        for _ in range(10_000):
+    with suppress(ConnectionError):  # when the server has closed it
+        while True:
             endless.sendall(part)
-        raise AssertionError("all of it was taken")
-    except OSError:
-        pass
     monkeypatch.setattr(bodies, "AWAY", 30)  # a busy machine sends slowly
     reply = client.post("/search", {"text": "x" * 10_000_000})
     assert reply.status == 413
