@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Records of a part: what an interruption costs at most, and what is in memory beside the batches."""
 
+GROUP = 1024
+"""Records of a row group of `records.parquet`: what is decoded to show one of them."""
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -461,7 +464,7 @@ class _Work:
                         table = table.append_column(name, column)
                     first += len(table)
                     if len(table):
-                        writer.write_table(conform(table, schema))
+                        writer.write_table(conform(table, schema), row_group_size=GROUP)
             # From here to the end there is no index, rather than files that do not belong together.
             (self.out / ABOUT).unlink(missing_ok=True)
         if not self.about["captions"]:

@@ -14,7 +14,7 @@ from openslip.search.app.refusals import SLOW, TOO_LARGE, ClientGone, Refusal, b
 
 SILENCE, WHOLE = 15.0, 300.0
 """Seconds that a client may be silent while its body comes, and that all of the body may take."""
-AWAY = 1.0
+AWAY = 5.0
 """Seconds in which a body that is refused is still taken, and dropped: a client that sends reads no answer."""
 HELD = 256 << 20
 """Bytes of bodies in memory, of all clients together."""
@@ -74,6 +74,8 @@ async def body_of(request: Request, most: int, room: Room) -> AsyncIterator[byte
             raise Refusal(SLOW, "The request did not come to an end in time", close=True) from None
         except Refusal:
             parts.clear()
+            room.leave(taken)
+            taken = 0
             if request.headers.get("expect", "").lower() != "100-continue":
                 await _drop(request)
             raise
