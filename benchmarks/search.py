@@ -176,7 +176,8 @@ def main() -> None:
         f"{os.cpu_count()} cores, {options.threads} threads, load average {os.getloadavg()[0]:.1f} at the start\n"
     )
     print(
-        "| rows | side | ms a query, median (quartiles) | ms of work | ours, exact / this side | recall@10 | built in s |"
+        "| rows | side | ms a query, median (quartiles) | ms of work | ours, exact / this side | recall@10 | "
+        "built in s |"
     )
     print("|--:|---|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
