@@ -27,6 +27,7 @@ from toys import ToySource
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "CHUNKS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_killed_while_it_is_written_no_index_is_half_old(moment, tmp_path, model
 
 def embed_here(spec: str, out: Path, captions: bool) -> tuple[int, int]:
     """Embed as one of several processes."""
-    module.CHUNK = 4
+    module.CHUNK, module.CHUNKS = 4, 1
     with joined() as ranks:
         done = run(small_model(), spec, out, captions=captions, ranks=ranks)
     return done.rows, done.new
@@ -323,6 +324,21 @@ def test_names_that_are_no_text_have_their_pictures(tmp_path, model) -> None:
     index = Index.open(tmp_path / "index")
     assert index.column("path").to_pylist() == [None]
     assert index.picture(0) == png(1)
+
+
+def test_a_small_set_is_shared_out_among_many(tmp_path, model, monkeypatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 4096)
+    monkeypatch.setattr(module, "CHUNKS", 4)
+    chunks: list[int] = []
+    original = module._Work._write
+    monkeypatch.setattr(
+        module._Work,
+        "_write",
+        lambda self, chunk, ready: (chunks.append(len(chunk)), original(self, chunk, ready)),
+    )
+    run(model, ToySource(40), tmp_path / "index")
+    run(model, ToySource(3), tmp_path / "few")
+    assert chunks == [10, 10, 10, 10, 2, 1]
 
 
 def test_specs_hold_wherever_the_program_is_started(tmp_path, monkeypatch) -> None:

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Records of a part: what an interruption costs at most, and what is in memory beside the batches."""
 
+CHUNKS = 64
+"""Chunks that a source makes at least, if it has as many batches: each process has some, and a small set has parts."""
 GROUP = 1024
 """Records of a row group of `records.parquet`: what is decoded to show one of them."""
 
@@ -287,7 +289,8 @@ class _Work:
         self.preprocess = self.model.preprocess
         self.autocast = {"bfloat16": "bf16", "float16": "fp16"}.get(self.about["precision"])
         # Batches do not reach over the end of a chunk, so that they are the same for any number of processes.
-        self.chunk = max(1, CHUNK // self.batch) * self.batch
+        batches = min(CHUNK // self.batch, len(self.source) // (CHUNKS * self.batch))
+        self.chunk = max(1, batches) * self.batch
         self.chunks = [
             range(start, min(start + self.chunk, len(self.source)))
             for start in range(0, len(self.source), self.chunk)
