@@ -43,7 +43,7 @@ def commands(out: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
         ),
         (
             "and find some by words, or by a picture",
-            command("slip", "search", vectors, "a red car at night", "--sheet", out / "found.png"),
+            command("slip", "search", vectors, "a yellow car at night", "--sheet", out / "found.png"),
         ),
         (
             "Look at the scenes, and at the views that the models saw of them",
