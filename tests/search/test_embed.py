@@ -289,6 +289,17 @@ def test_a_column_of_ones_own_keeps_its_values_beside_ours(tmp_path, model) -> N
     assert found["digest"] == fingerprint.of_picture(png(0)).hex()
 
 
+def test_names_have_no_dots_which_other_programs_do_not_take(tmp_path, model) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png(0))
+    (tmp_path / "pictures" / "a.json").write_text(
+        json.dumps({"attributes": {"colour": "red"}, "unit.price": 3})
+    )
+    run(model, str(tmp_path / "pictures"), tmp_path / "index")
+    found = pq.read_table(tmp_path / "index" / "records.parquet").to_pylist()[0]
+    assert (found["attributes_colour"], found["unit_price"]) == ("red", 3)
+
+
 def test_types_that_differ_between_chunks_are_joined(tmp_path, model) -> None:
     (tmp_path / "pictures").mkdir()
     values = [None, None, None, None, 1, 2, 3, 4, "many", 0.5]
@@ -310,7 +321,7 @@ def test_numbers_that_no_fraction_holds_are_kept_exactly(tmp_path, model) -> Non
     run(model, str(tmp_path / "pictures"), tmp_path / "index")
     index = Index.open(tmp_path / "index")
     assert index.column("size").to_pylist() == ["9007199254740993"] * 4 + ["0.5"] * 2
-    assert index.column("meta.x").to_pylist() == [-(2.0**53) + 1] * 4 + [1.5] * 2
+    assert index.column("meta_x").to_pylist() == [-(2.0**53) + 1] * 4 + [1.5] * 2
 
 
 def test_names_that_are_no_text_have_their_pictures(tmp_path, model) -> None:

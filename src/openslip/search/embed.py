@@ -421,8 +421,11 @@ class _Work:
         with self.reading:
             theirs = self.source.columns([one.index for one in kept])
         if theirs is not None:
+            # LanceDB takes no dots in names, and SQL reads them as fields of an object.
             for name in theirs.column_names:
-                table = table.append_column(_free(name, {*OWN, *table.column_names}), theirs[name])
+                table = table.append_column(
+                    _free(name.replace(".", "_"), {*OWN, *table.column_names}), theirs[name]
+                )
         return table
 
     def finish(self, *, mapped: bool, shown: bool) -> Embedded:

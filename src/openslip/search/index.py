@@ -53,7 +53,8 @@ FORMAT = 1
 MAPPED = ("x", "y", "neighbors")
 """Columns of a map of the collection, which an index may have."""
 OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp", *MAPPED)
-"""Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it.
+"""Columns of `records.parquet` that are ours. A column of the user's with such a name has a `_2` behind it;
+a dot in such a name becomes `_`.
 
 path: of the picture's file, null where it lies in a shard or table. caption: the first of `captions`. record: the
 number of the record in the source. digest: of the picture's bytes. stamp: size and time of change of its file. x, y,
