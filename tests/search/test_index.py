@@ -170,7 +170,9 @@ def test_damage_is_said(copied, name, damage, message) -> None:
 
 def test_records_that_are_damaged_within_are_an_error_in_words(copied) -> None:
     content = (copied / "records.parquet").read_bytes()
-    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # of the values; then the file describes them
+    end = (
+        len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    )  # of the values; then the file describes them
     (copied / "records.parquet").write_bytes(content[:4] + bytes([255]) * (end - 4) + content[end:])
     index = Index.open(copied)
     for read in (lambda: index.records([0]), lambda: index.column("key"), lambda: index.picture(0)):
