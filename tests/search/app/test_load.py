@@ -210,9 +210,13 @@ def test_clients_that_never_finish_are_ended(index: Index, monkeypatch: pytest.M
         stalled = connected(client, POST + b'Content-Length: 100\r\n\r\n{"te')
         assert b" 408 " in answer_of(stalled).partition(b"\r\n")[0]
         until(lambda: server.service.bodies.taken == 0)
+        again = connected(client, b"GET /record/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert again.recv(1) == b"H"
         monkeypatch.setattr(servers, "BEGINNING", 0.3)  # only now: on a busy machine the others begin late
         for sent in (b"", b"POST /sea"):
             assert answer_of(connected(client, sent)) == b""
+        again.sendall(b"GET /rec")
+        assert answer_of(again).endswith(b"}")
 
 
 def test_a_client_that_never_reads_holds_nobody_up_and_is_ended(

@@ -45,6 +45,14 @@ class Patient(H11Protocol):
         self._limit()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle and not self.flow.write_paused:
+            if not self.cycle.response_complete:
+                self._limit()
+            elif not self._timer:  # another request has begun, whose head is not whole
+                self._limit(BEGINNING, self.transport.close)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._expect_reading()
