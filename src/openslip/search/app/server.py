@@ -23,7 +23,6 @@ from openslip.search.app.routes import Service
 from openslip.search.app.security import LOOPBACK, TOKEN, Guard
 from openslip.search.index import Index
 
-PORT = 8420
 BEGINNING, STUCK, IDLE = 20.0, 60.0, 30
 """Seconds until a client must have asked something, in which it must read more of an answer, and between requests."""
 GRACE = 1.5
@@ -92,7 +91,7 @@ class Server(uvicorn.Server):
         index: Index,
         *,
         host: str = "127.0.0.1",
-        port: int = PORT,
+        port: int,
         token: str = "",
         max_upload: int = 20_000_000,
         ready: Callable[[Server], None] | None = None,
