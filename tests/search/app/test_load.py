@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import threading
@@ -25,7 +26,7 @@ from openslip.search.app.worker import Search, Worker
 from openslip.search.index import Index
 from openslip.search.query import Term
 from openslip.search.where import Filter
-from search.app.served import COLOURS, COUNT, Client, running
+from search.app.served import COLOURS, COUNT, Client, jpeg, running
 
 POST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -151,6 +152,18 @@ def test_more_requests_than_may_wait_are_sent_away_in_words(
             assert client.get("/thumbnail/0").status == 200
         assert [answer.result().status for answer in answers] == [200] * 4
         assert client.post("/search", {"text": "now"}).status == 200
+
+
+def test_more_pictures_than_may_wait_are_sent_away_in_words(index: Index) -> None:
+    image = base64.b64encode(jpeg(0)).decode()
+    with running(index) as (server, client):
+        server.service.prepared.most = 2
+        for path, others in (("/embed", {}), ("/classify", {"names": ["a", "b"]})):
+            assert client.post(path, {"images": [image] * 2, **others}).status == 200
+            reply = client.post(path, {"images": [image] * 3, **others})
+            assert (reply.status, reply.headers["retry-after"]) == (503, "2")
+            assert "pictures that were sent wait already" in reply.json["error"]
+        assert server.service.prepared.taken == 0
 
 
 def test_a_thousand_requests_at_once_are_each_answered(server: tuple[Server, Client]) -> None:

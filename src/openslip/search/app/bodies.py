@@ -41,13 +41,13 @@ class Room:
             self.taken -= much
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take room for one within the block."""
-        self.take(1)
+    def place(self, much: int = 1) -> Iterator[None]:
+        """Take room for so much within the block."""
+        self.take(much)
         try:
             yield
         finally:
-            self.leave(1)
+            self.leave(much)
 
 
 @asynccontextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,8 +32,9 @@ from openslip.search.hits import Hits
 from openslip.search.index import ABOUT, Index
 from openslip.search.query import Term, check_text, notes_of
 
-WAITING, LOOKING = 256, 2048
-"""Requests that may be computed or wait for it, and pictures that may be on their way."""
+WAITING, PREPARED, LOOKING = 256, 1024, 2048
+"""Requests that may be computed or wait for it, pictures that these have sent, and pictures that may be on their way
+to a client."""
 SLICE = 64
 """Prompts of `/classify` that are computed at a time, so that others get in between."""
 CLASSES = 16
@@ -56,6 +58,7 @@ class Service:
         self.pictures = Pictures(index)
         self.bodies = Room(HELD, "Others are sending pictures, and there is no room for more")
         self.waiting = Room(WAITING, f"{WAITING} requests wait already")
+        self.prepared = Room(PREPARED, f"{PREPARED:,} pictures that were sent wait already")
         self.looking = Room(LOOKING, f"{LOOKING:,} pictures are on their way already")
         self._pool = ThreadPoolExecutor(4, "serve")
         self._classes: Recent[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = Recent(CLASSES)
@@ -121,8 +124,8 @@ class Service:
 
     async def _search(self, values: dict[str, Any]) -> Response:
         asked = requests.searching(values)
-        terms = await asyncio.gather(*map(self._term, asked.terms))
-        found = await asyncio.wrap_future(self.worker.search(terms, asked.search))
+        async with self._terms(asked.terms) as terms:
+            found = await asyncio.wrap_future(self.worker.search(terms, asked.search))
         return Json(await self._aside(self._found, terms, found))
 
     async def _embed(self, values: dict[str, Any]) -> Response:
@@ -131,8 +134,8 @@ class Service:
             *(SentTerm(text=text) for text in asked.texts),
             *(SentTerm(image=image) for image in asked.images),
         ]
-        terms = await asyncio.gather(*map(self._term, sent))
-        vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
+        async with self._terms(sent) as terms:
+            vectors = (await asyncio.wrap_future(self.worker.embed(terms))).tolist()
         count = len(asked.texts)
         return Json({"dim": self.index.dim, "texts": vectors[:count], "images": vectors[count:]})
 
@@ -141,11 +144,11 @@ class Service:
         require_text(self.model, "Classification by names")
         for row in asked.rows:
             self._check_row(row)
-        terms = await asyncio.gather(*(self._term(SentTerm(image=image)) for image in asked.images))
         classes = await self._weights(asked.names, asked.templates)
         vectors = self.index.vectors[list(asked.rows)].astype(np.float32)
-        if terms:
-            vectors = np.concatenate([await asyncio.wrap_future(self.worker.embed(terms)), vectors])
+        async with self._terms([SentTerm(image=image) for image in asked.images]) as terms:
+            if terms:
+                vectors = np.concatenate([await asyncio.wrap_future(self.worker.embed(terms)), vectors])
         logits = self.model.logit_scale * vectors @ classes.T
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -169,6 +172,12 @@ class Service:
             length = np.linalg.norm(mean, axis=1, keepdims=True)
             self._classes[names, templates] = mean / np.maximum(length, 1e-12)
         return self._classes.used((names, templates))
+
+    @asynccontextmanager
+    async def _terms(self, sent: Sequence[SentTerm]) -> AsyncIterator[list[Term]]:
+        """Give terms as the worker takes them within the block, in which pictures among them take room."""
+        with self.prepared.place(sum(bool(one.image) for one in sent)):
+            yield await asyncio.gather(*map(self._term, sent))
 
     async def _term(self, sent: SentTerm) -> Term:
         """Return a term as the worker takes it. Raises what makes it unusable."""
