@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli import idle
-from openslip.cli.alone import refuse_several_processes
-from openslip.cli.arguments import chosen_device, given, parse, print_notes
+from openslip.cli.arguments import chosen_device, given, parse, print_notes, refuse_several_processes
 from openslip.cli.source import refuse_unheeded
 from openslip.errors import UsageError
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli import hints, idle
-from openslip.cli.alone import refuse_several_processes
-from openslip.cli.arguments import chosen_device, given, parse
+from openslip.cli.arguments import chosen_device, given, parse, refuse_several_processes
 from openslip.cli.source import ColumnOptions
 from openslip.errors import UsageError
 
