@@ -131,15 +131,15 @@ def test_a_record_that_cannot_be_read_has_a_name(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "told"),
     [
-        {"threshold": -0.1},
-        {"threshold": 1.1},
-        {"temperature": 0},
-        {"temperature": float("nan")},
-        {"none": " "},
+        ({"threshold": -0.1}, "A threshold is a probability"),
+        ({"threshold": 1.1}, "A threshold is a probability"),
+        ({"temperature": 0}, "A temperature is a number above 0"),
+        ({"temperature": float("nan")}, "A temperature is a number above 0"),
+        ({"none": " "}, "Pictures of no class need a name"),
     ],
 )
-def test_rules_that_make_no_sense(values) -> None:
-    with pytest.raises(ConfigError, match="A threshold is a probability|A temperature is above 0"):
+def test_rules_that_make_no_sense(values, told) -> None:
+    with pytest.raises(ConfigError, match=told):
         Rule(**values)
