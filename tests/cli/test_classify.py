@@ -152,6 +152,7 @@ def test_calibrated_kept_and_read_again(tmp_path, capsys) -> None:
     [
         (["run"], 2, "No pictures were named"),
         (["run", "new"], 1, "no classes to choose from.*run/linear/photos"),
+        (["run/linear/phots", "new"], 1, "no classes to choose from.*run/linear/photos"),
         (["run", "new", "--classes", "red"], 1, "no such file of classes"),
         (["run", "new", "--classes", "red,red"], 1, "named twice"),
         (["run", "new", "--classes", "a,b", "--templates", "no place"], 1, "once, where the class name goes"),

@@ -132,13 +132,14 @@ def _check(options: Options) -> None:
 
 def _open(options: Options) -> Source:
     """Open the pictures, and say what was guessed and what is left out."""
-    from openslip.classifying.opening import open_pictures
     from openslip.data.contents import described
+    from openslip.data.sources import open_source
 
-    source = open_pictures(
+    source = open_source(
         options.pictures,
         image_root=options.image_root,
         image_column=options.image_column,
+        captions_required=False,
         leave_broken=options.leave_broken,
     )
     refuse_unheeded({"image_root": options.image_root, "image_column": options.image_column}, source)

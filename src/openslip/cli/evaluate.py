@@ -15,6 +15,8 @@ from openslip.cli import hints, idle
 from openslip.cli.arguments import chosen_device, given, parse, refuse_several_processes
 from openslip.cli.source import ColumnOptions
 from openslip.errors import UsageError
+from openslip.evaluation import TRAINED
+from openslip.files import expand
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.compare import Difference
 
-TRAINED = ("linear", "finetune")
-"""Protocols that train a classifier, which is kept."""
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
@@ -93,7 +93,7 @@ class Side:
         """Return the options of a task that trains a classifier: where the classifier is kept, if anywhere."""
         from openslip.data.labelled import dataset_name
 
-        place = self.keep or self.run
+        place = expand(self.keep) if self.keep else self.run
         if place is None or not dataset:
             return {}
         folder = {"folder": place / protocol / dataset_name(dataset).replace(":", "-")}
