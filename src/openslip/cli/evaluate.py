@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 
 from openslip.cli import hints, idle
 from openslip.cli.arguments import chosen_device, given, parse, refuse_several_processes
+from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
 from openslip.errors import UsageError
 from openslip.evaluation import TRAINED
@@ -146,21 +146,21 @@ def main(argv: list[str]) -> int:
         before.tasks, sides = _tasks(options, before, like=tasks), [before, after]
     for side in sides:
         for note in side.ledger.notes:
-            _print(note)
+            say(note)
     for side in sides:
         side.load()
     if before and _is_same(before.path, after.path):
         raise _same(options)
     for side in sides:
-        _print(f"Measuring {side} on {device}.")
+        say(f"Measuring {side} on {device}.")
         if not (side.run or side.keep) and any(task.name.startswith("finetune:") for task in tasks):
-            _print(
+            say(
                 "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew. "
                 "--keep FOLDER keeps it there."
             )
     opened = {id(task): task for side in sides for task in side.tasks}.values()
     for line in suite.check([*opened], text=any(side.text for side in sides)):
-        _print(line)
+        say(line)
     names = suite.distinct(after.needed)
     own = {name for name, task in zip(names, after.needed) if task in tasks[: len(options.tasks)]}
     comparison = Comparison(before, after, own)
@@ -194,10 +194,10 @@ class Comparison:
             of = f" ({side.name})" if self.before else ""
             for error in filter(None, (task.error, *errors)):
                 failed += 1
-                _print(f"slip: {task.name}{of}: {error}")
+                say(f"slip: {task.name}{of}: {error}")
             if results:
                 self.done += side is self.after
-                _print(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
+                say(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
 
         suite.run(side.encoder.to(device), side.tasks, on_task=through, progress=True)
         side.encoder.to("cpu")
@@ -236,12 +236,10 @@ class Comparison:
                 print(printable(suite.table(rest)))
         many = "" if self.done == len(wanted) else f"{self.done} of {len(wanted)} tasks measured. "
         files = " and ".join(str(file) for side in sides for file in side.ledger.files)
-        _print(
-            many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would.")
-        )
+        say(many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would."))
         for classifier in dict.fromkeys(one.classifier for side in sides for one in side.ledger.results):
             if classifier:
-                _print(_how_to_use(classifier))
+                say(_how_to_use(classifier))
 
     def _print_differences(self, before: Side) -> None:
         from openslip.errors import printable
@@ -366,9 +364,3 @@ def _main_number(results: Sequence[Result]) -> str:
     first = results[0]
     value = f"{first.value:.1f}" if lower_is_better(first.metric) else f"{first.value:.1%}"
     return f"{first.metric} {value} of {first.count:,}"
-
-
-def _print(text: str) -> None:
-    from openslip.errors import printable
-
-    print(printable(text), file=sys.stderr, flush=True)
