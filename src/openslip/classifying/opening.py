@@ -88,7 +88,7 @@ def _no_classes(model: str, path: Path) -> ConfigError:
             "There are no classes to choose from",
             got=model,
             fix=f"Name some with --classes, {reading.WAYS}; or use a classifier that the run keeps: "
-            + ", ".join(command("slip", "classify", place, "…") for place in kept[:5]),
+            + ", ".join(command("slip", "classify", place, "PICTURES") for place in kept[:5]),
         )
     return ConfigError(
         "There are no classes to choose from", got=model, fix=f"Name {reading.WAYS} with --classes"

@@ -14,7 +14,7 @@ from openslip.cli import hints, idle
 from openslip.cli.arguments import chosen_device, given, parse, refuse_several_processes
 from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
-from openslip.errors import UsageError
+from openslip.errors import ConfigError, UsageError
 from openslip.evaluation import TRAINED
 from openslip.files import expand
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from openslip.encoder import Encoder
-    from openslip.errors import ConfigError
     from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.compare import Difference
 
@@ -137,6 +136,12 @@ def main(argv: list[str]) -> int:
 
     if not every:
         raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
+    if options.keep is not None and os.path.lexists(keep := expand(options.keep)) and not keep.is_dir():
+        raise ConfigError(
+            "Trained classifiers are kept in a folder, and this is none",
+            got=f"--keep {options.keep}",
+            fix="Name a folder, which need not be there yet",
+        )
     after = Side(options.model, options.which, options.out, options.keep)
     tasks = after.tasks = _tasks(options, after)
     device = chosen_device(options.device)
@@ -275,8 +280,6 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _same(options: Options) -> ConfigError:
-    from openslip.errors import ConfigError
-
     return ConfigError(
         "A model is compared with itself",
         got=f"{options.model} --against {options.against}",
