@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -184,6 +184,35 @@ def check_free(place: Path, what: str) -> None:
         raise ConfigError(
             f"{what} cannot be written there", got=str(place), cause=why, fix="Name another place with --out"
         )
+
+
+def check_replaceable(out: Path, what: str, example: str, ours: Callable[[Path], bool]) -> None:
+    """Raise ConfigError unless a table can be written to `out`, and no other file is lost by it.
+
+    what: what it is of, in the plural, for messages. example: how it may be called. ours: says whether a file is such a
+    table, or empty.
+    """
+    got = f"--out {out}"
+    if out.is_dir():
+        raise ConfigError(
+            f"A folder is where the {what} are to be written",
+            got=got,
+            fix=f"Name a file, as in --out {out / example}",
+        )
+    if not out.parent.is_dir():
+        raise ConfigError(
+            f"The {what} would be written into a folder that is not there",
+            got=got,
+            fix="Make the folder, or name one that is there",
+        )
+    if os.path.lexists(out) and not ours(out):
+        raise ConfigError(
+            f"The file that {what} are to be written to holds something else, or is none",
+            got=got,
+            fix="Name a file that is not there yet",
+        )
+    if why := unwritable(out):
+        raise ConfigError(f"The {what} cannot be written there", got=got, cause=why, fix="Name another path")
 
 
 @contextmanager

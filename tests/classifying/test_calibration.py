@@ -192,7 +192,8 @@ def test_kept_and_read(classify, tmp_path) -> None:
         with pytest.raises(CheckpointError, match="belongs to another classifier"):
             calibration.read(file, other)
     content = json.loads(file.read_text())
-    for wrong in ({"threshold": 2}, {"temperature": 0}, {"format": "x"}, {"version": 9}, {"report": None}):
+    damaged = ({"threshold": 2}, {"temperature": 0}, {"temperature": 1e-310}, {"temperature": float("nan")})
+    for wrong in (*damaged, {"format": "x"}, {"version": 9}, {"report": None}):
         file.write_text(json.dumps(content | wrong))
         with pytest.raises(CheckpointError, match="cannot be read"):
             calibration.read(file, classify)

@@ -71,6 +71,7 @@ def test_lists_that_are_none(spec, told) -> None:
         ("c.json", b"3", "holds a int"),
         ("c.json", b'["a", 3]', "3 is no text"),
         ("c.json", b'{"a": ["b"]}', "is no text"),
+        ("c.json", b'{"a": "x", "a ": "y", "b": "z"}', "named twice"),
         ("c.json", b"[" * 100_000, "holds no classes"),
         ("c.txt", b"a\n" * 600_000, "more than 1 MB"),
     ],

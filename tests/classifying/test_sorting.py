@@ -16,8 +16,8 @@ from PIL import Image
 
 from openslip.classifying import sorting
 from openslip.classifying.labels import Label, Names
-from openslip.classifying.opening import open_pictures
 from openslip.classifying.sorting import Sorter, ending_of, folder_names, safe_name
+from openslip.data.sources import open_source
 from openslip.errors import ConfigError, DataError
 from toys import ToySource
 
@@ -39,7 +39,7 @@ def photos(tmp_path) -> Path:
 
 
 def sort(photos: Path, into: Path, answers: list[str], **options) -> tuple[Sorter, list[str]]:
-    source = open_pictures(str(photos))
+    source = open_source(str(photos), captions_required=False)
     sorter = Sorter(into, ["dress", "shirt"], "none", source, str(photos), **options)
     called = Names(source)
     labels = [Label(called(i), answer, index=i) for i, answer in enumerate(answers)]
@@ -119,7 +119,7 @@ def test_names_do_not_depend_on_where_the_pictures_lie(photos, tmp_path, monkeyp
 
 def test_a_picture_that_is_named_twice_is_there_twice(photos, tmp_path) -> None:
     (photos / "list.csv").write_text("image\na/1.png\na/1.png\na/1.png\n")
-    source = open_pictures(str(photos / "list.csv"))
+    source = open_source(str(photos / "list.csv"), captions_required=False)
     sorter = Sorter(tmp_path / "sorted", ["dress"], "none", source, "list.csv")
     placed = [sorter(Label("a/1.png", "dress", index=i), source[i].image) for i in range(len(source))]
     assert len({*placed}) == len(source)
@@ -144,7 +144,7 @@ def test_a_link_leads_to_the_file_however_the_table_spells_it(photos, tmp_path) 
 
 
 def test_pictures_that_cannot_be_used_are_not_copied(photos, tmp_path) -> None:
-    source = open_pictures(str(photos))
+    source = open_source(str(photos), captions_required=False)
     sorter = Sorter(tmp_path / "sorted", ["dress"], "none", source, str(photos))
     assert sorter(Label("a", "", error="broken", index=0), None) == ""
     assert not (tmp_path / "sorted").exists()
@@ -168,7 +168,7 @@ def test_keys_and_endings_of_pictures_in_shards(tmp_path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    source = open_pictures(str(tmp_path / "a.tar"))
+    source = open_source(str(tmp_path / "a.tar"), captions_required=False)
     into = tmp_path / "deep" / "sorted"
     sorter = Sorter(into, ["dress"], "none", source, str(tmp_path / "a.tar"))
     placed = []

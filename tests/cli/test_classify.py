@@ -89,6 +89,14 @@ def test_a_kept_probe_and_every_kind_of_table(tmp_path, capsys) -> None:
         assert [*rows[0]][-2:] == ["probability_2", "error"]  # there are no three classes
 
 
+def test_a_damaged_probe_is_said_to_be_one(tmp_path, capsys) -> None:
+    place = Path(shutil.copytree("run/linear/photos", tmp_path / "photos"))
+    for content in ((place / "probe.safetensors").read_bytes()[:-5], b""):
+        (place / "probe.safetensors").write_bytes(content)
+        assert main(["classify", str(place), "new"]) == 1
+        assert "linear probe cannot be read" in capsys.readouterr().err
+
+
 def test_a_finetuned_classifier(tmp_path, capsys) -> None:
     kept = finetuned(tmp_path)
     assert main(["classify", str(kept), "new", "--top", "3"]) == 0
@@ -144,6 +152,7 @@ def test_calibrated_kept_and_read_again(tmp_path, capsys) -> None:
     [
         (["run"], 2, "No pictures were named"),
         (["run", "new"], 1, "no classes to choose from.*run/linear/photos"),
+        (["run/linear/phots", "new"], 1, "no classes to choose from.*run/linear/photos"),
         (["run", "new", "--classes", "red"], 1, "no such file of classes"),
         (["run", "new", "--classes", "red,red"], 1, "named twice"),
         (["run", "new", "--classes", "a,b", "--templates", "no place"], 1, "once, where the class name goes"),

@@ -181,6 +181,10 @@ def test_what_is_wrong_is_known_before_anything_is_measured(
     run, photos, tmp_path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr("openslip.evaluation.suite.run", lambda *_, **__: pytest.fail("measured"))
+    task, file = f"linear:{photos}", tmp_path / "file"
+    file.touch()
+    assert main(["evaluate", str(run), task, "--keep", str(file)]) == 1
+    assert "kept in a folder, and this is none" in capsys.readouterr().err
     task = f"zeroshot:{photos}"
     for words, message in (
         (["--templates", "a photo"], "holds {} once"),

@@ -153,10 +153,18 @@ def test_damaged_and_missing(tmp_path) -> None:
     )
     for damage in wrong:
         damage()
-        with pytest.raises(CheckpointError, match="cannot be read"):
+        with pytest.raises(CheckpointError, match="cannot be read.*linear:DATA"):
             kept_probe.read(place)
     file.write_bytes(content)
     kept_probe.read(place)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "x\0y", "gone"])
+def test_a_model_where_none_can_be_is_not_there(tmp_path, path) -> None:
+    origin = {"name": "", "path": path, "checkpoint": path}
+    found = kept_probe.KeptProbe(make_probe(16), ("a", "b"), {"origin": origin}, tmp_path / kept_probe.FILE)
+    with pytest.raises(CheckpointError, match="not where it was"):
+        found.model()
 
 
 def test_it_is_no_model(run, photos) -> None:

@@ -27,12 +27,11 @@ from openslip.data.preprocess import Preprocess
 from openslip.errors import CheckpointError, ConfigError, DataError
 from openslip.evaluation import fingerprint
 from openslip.evaluation.metrics import wilson
-from openslip.files import expand, parse_json, read_whole, unwritable, write_json
+from openslip.files import expand, read_json, unwritable, write_json
 from openslip.models.weights import digest
 
 FORMAT = "openslip.calibration"
 VERSION = 1
-MOST_BYTES = 64 << 20
 LEAST = 20
 """Pictures of the classes, and others where there are any, below which nothing can be chosen and checked."""
 FEW = 200
@@ -147,7 +146,7 @@ def check_place(path: Path, *, written: bool) -> None:
 
 def _holds_one(path: Path) -> bool:
     try:
-        return parse_json(read_whole(path, MOST_BYTES))["format"] == FORMAT
+        return read_json(path)["format"] == FORMAT
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
@@ -155,11 +154,11 @@ def _holds_one(path: Path) -> bool:
 def read(path: Path, classifier: Classifier) -> Calibration:
     """Return what `Calibration.save` wrote. Raises CheckpointError for anything else, and for another classifier's."""
     try:
-        found = parse_json(read_whole(expand(path), MOST_BYTES))
+        found = read_json(expand(path))
         if found["format"] != FORMAT or found["version"] != VERSION:
             raise ValueError(f"It is {found['format']} {found['version']}")
         temperature, threshold = float(found["temperature"]), float(found["threshold"])
-        if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
+        if not (COLDEST <= temperature <= HOTTEST and 0 <= threshold <= 1):
             raise ValueError(f"The temperature is {temperature}, and the threshold {threshold}")
         texts = str(found["criterion"]), str(found["classifier"])
         kept = Calibration(temperature, threshold, *texts, dict(found["sample"]), dict(found["report"]))

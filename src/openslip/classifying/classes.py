@@ -106,7 +106,7 @@ def _of_file(spec: str) -> tuple[list[str], dict[str, str]]:
         if not isinstance(found, dict):
             raise TypeError(f"It holds a {type(found).__name__}")
         given = {_text(name): _text(words) for name, words in found.items()}
-        return list(given), given
+        return [_text(name) for name in found], given  # two may differ in spaces alone, which is said
     except UnicodeDecodeError as error:
         raise ConfigError(
             "The classes are not written in UTF-8", got=spec, cause=str(error), fix="Save the file as UTF-8"

@@ -42,11 +42,10 @@ class Rule:
         if not 0 <= self.threshold <= 1:
             got = f"{self.threshold:g}"
             raise ConfigError("A threshold is a probability", got=got, fix="Give one from 0 to 1")
-        if not (0 < self.temperature < float("inf") and self.none.strip()):
-            raise ConfigError(
-                "A temperature is above 0, and what pictures of no class are called is not empty",
-                got=f"{self.temperature:g}, {self.none!r}",
-            )
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError("A temperature is a number above 0", got=f"{self.temperature:g}")
+        if not self.none.strip():
+            raise ConfigError("Pictures of no class need a name", got=repr(self.none))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities (N, C) of logits (N, C)."""

@@ -1,4 +1,4 @@
-"""The classifier that a command names, of whatever kind, and the pictures that it is for."""
+"""The classifier that a command names, of whatever kind."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from typing import Literal
 
 from openslip.classifier import Classifier, FinetunedClassifier, LinearClassifier, ZeroShotClassifier
 from openslip.classifying import classes as reading
-from openslip.data.record import Source
-from openslip.data.sources import open_source
 from openslip.errors import CheckpointError, ConfigError, EvaluationError, note
+from openslip.evaluation import TRAINED
 from openslip.files import expand
 from openslip.interop import finetuned, foreign, load, ours
 from openslip.shell import command
-
-KEPT = ("linear", "finetune")
-"""Folders of a run that keep classifiers, which `slip evaluate` trains."""
 
 
 def open_classifier(
@@ -83,14 +79,16 @@ def _finetuned(model: str) -> FinetunedClassifier:
 
 
 def _no_classes(model: str, path: Path) -> ConfigError:
-    """Return the error for a model without classes; a run may keep classifiers that have some."""
-    kept = [str(place) for kind in KEPT for place in sorted(path.glob(f"{kind}/*")) if _is_kept(place)]
+    """Return the error for a model without classes, or for a classifier that is not there. It names those that the run
+    keeps."""
+    run = path.parent.parent if path.parent.name in TRAINED else path
+    kept = [str(place) for kind in TRAINED for place in sorted(run.glob(f"{kind}/*")) if _is_kept(place)]
     if kept:
         return ConfigError(
             "There are no classes to choose from",
             got=model,
             fix=f"Name some with --classes, {reading.WAYS}; or use a classifier that the run keeps: "
-            + ", ".join(command("slip", "classify", place, "…") for place in kept[:5]),
+            + ", ".join(command("slip", "classify", place, "PICTURES") for place in kept[:5]),
         )
     return ConfigError(
         "There are no classes to choose from", got=model, fix=f"Name {reading.WAYS} with --classes"
@@ -99,19 +97,3 @@ def _no_classes(model: str, path: Path) -> ConfigError:
 
 def _is_kept(place: Path) -> bool:
     return foreign.a_probe(place) or finetuned.is_one(place)
-
-
-def open_pictures(
-    spec: str, *, image_root: str = "", image_column: str = "", leave_broken: bool = False
-) -> Source:
-    """Return the pictures that `spec` names: a folder, a pattern, one picture, or any other source; captions or none.
-
-    Raises DataError for what cannot be opened.
-    """
-    return open_source(
-        spec,
-        image_root=image_root,
-        image_column=image_column,
-        captions_required=False,
-        leave_broken=leave_broken,
-    )

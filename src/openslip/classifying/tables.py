@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import IO, Any, cast
 
 from openslip.classifying.labels import Label
 from openslip.errors import ConfigError, DataError, printable
-from openslip.files import expand, open_regular, unwritable, whole_or_not
+from openslip.files import check_replaceable, expand, open_regular, whole_or_not
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 FIRST = ("picture", "class")
@@ -49,30 +48,9 @@ def check_out(out: Path) -> Path:
         raise ConfigError(
             "Labels are written as CSV, JSON lines or Parquet",
             got=f"--out {out}",
-            fix=f"Call the file {', '.join(ENDINGS)}",
+            fix=f"End its name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}",
         )
-    if out.is_dir():
-        raise ConfigError(
-            "A folder is where the labels are to be written",
-            got=f"--out {out}",
-            fix=f"Name a file, as in --out {out / 'labels.csv'}",
-        )
-    if not out.parent.is_dir():
-        raise ConfigError(
-            "The labels would be written into a folder that is not there",
-            got=f"--out {out}",
-            fix="Make the folder, or name one that is there",
-        )
-    if os.path.lexists(out) and not holds_labels(out):
-        raise ConfigError(
-            "The file that labels are to be written to holds something else, or is none",
-            got=f"--out {out}",
-            fix="Name a file that is not there yet",
-        )
-    if why := unwritable(out):
-        raise ConfigError(
-            "The labels cannot be written there", got=f"--out {out}", cause=why, fix="Name another path"
-        )
+    check_replaceable(out, "labels", "labels.csv", holds_labels)
     return out
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import signal
 import sys
+import time
 import typing
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -243,6 +245,22 @@ def chosen_device(name: str) -> torch.device:
         return choose_device(name)
     except ConfigError as error:
         raise ConfigError(error.what, got=f"--device {name}", fix="Use --device auto") from None
+
+
+def refuse_several_processes(command: str, why: str, fix: str = "Start it without torchrun") -> None:
+    """Raise ConfigError under torchrun with several processes, on the first of them: each would do the same.
+
+    command: what works in one process, as `slip evaluate` does. why: what several would do.
+    """
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return
+    if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a word
+        time.sleep(10)  # torchrun ends all when one has ended: the first, which says why
+        sys.exit(1)
+    raise ConfigError(
+        f"`{command}` works in one process", got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}", cause=why, fix=fix
+    )
 
 
 def print_notes(source: Source) -> None:

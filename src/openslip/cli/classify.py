@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli import idle
-from openslip.cli.alone import refuse_several_processes
-from openslip.cli.arguments import chosen_device, given, parse, print_notes
+from openslip.cli.arguments import chosen_device, given, parse, print_notes, refuse_several_processes
+from openslip.cli.output import say
 from openslip.cli.source import refuse_unheeded
 from openslip.errors import UsageError
 
@@ -133,19 +133,20 @@ def _check(options: Options) -> None:
 
 def _open(options: Options) -> Source:
     """Open the pictures, and say what was guessed and what is left out."""
-    from openslip.classifying.opening import open_pictures
     from openslip.data.contents import described
+    from openslip.data.sources import open_source
 
-    source = open_pictures(
+    source = open_source(
         options.pictures,
         image_root=options.image_root,
         image_column=options.image_column,
+        captions_required=False,
         leave_broken=options.leave_broken,
     )
     refuse_unheeded({"image_root": options.image_root, "image_column": options.image_column}, source)
     print_notes(source)
     if any(found.lost and not found.large_loss for _, found in source.contents_by_name()):
-        _print("\n".join(described(source)))
+        say("\n".join(described(source)))
     return source
 
 
@@ -161,9 +162,7 @@ def _rule(options: Options, classifier: Classifier) -> Rule:
     found = calibration.read(options.calibration, classifier).rule(options.none_class)
     if options.threshold is not None:
         return Rule(found.temperature, options.threshold, options.none_class)
-    _print(
-        f"Temperature {found.temperature:.4g} and threshold {found.threshold:.4g} of {options.calibration}."
-    )
+    say(f"Temperature {found.temperature:.4g} and threshold {found.threshold:.4g} of {options.calibration}.")
     return found
 
 
@@ -174,23 +173,23 @@ def _calibrated(options: Options, classifier: Classifier) -> Rule:
 
     labelled = open_labelled(options.calibrate, label_column=options.label_column)
     for line in (labelled.describe(), *labelled.notes):
-        _print(line)
+        say(line)
     pictures = calibration.untrained(classifier, labelled)
     with Progress("calibrating", len(pictures), transient=True, brief=True) as bar:
         sample = calibration.read_sample(
             classifier, pictures, options.none_class, batch=options.batch, advance=bar.advance
         )
     for line in sample.notes:
-        _print(line)
+        say(line)
     found, report, notes = calibration.calibrate(
         classifier, sample, keep_temperature=options.keep_temperature
     )
     if options.calibration is not None:
         found.save(options.calibration)
     for line in (*notes, *calibration.told(found, report, options.none_class)):
-        _print(line)
+        say(line)
     if options.calibration is not None:
-        _print(f"Calibration kept in {options.calibration}.")
+        say(f"Calibration kept in {options.calibration}.")
     return found.rule(options.none_class)
 
 
@@ -238,12 +237,12 @@ def _classify(
                 cause=summary.first[0].error if summary.first else "There are none",
             )
     for line in summary.lines():
-        _print(line)
+        say(line)
     if sorter:
         told = f"{sorter.placed:,} {'links' if options.link else 'copies'} made in {options.sort_into}"
-        _print(told + (f", {sorter.found:,} were there." if sorter.found else "."))
+        say(told + (f", {sorter.found:,} were there." if sorter.found else "."))
     if out:
-        _print(f"Answers in {out}.")
+        say(f"Answers in {out}.")
 
 
 def _printing(names: Sequence[str], *, human: bool) -> Callable[[Sequence[Any]], None]:
@@ -263,9 +262,3 @@ def _printing(names: Sequence[str], *, human: bool) -> Callable[[Sequence[Any]],
     if not human:
         sys.stdout.write(tables.csv_text([], names, header=True))
     return show
-
-
-def _print(text: str) -> None:
-    from openslip.errors import printable
-
-    print(printable(text), file=sys.stderr, flush=True)

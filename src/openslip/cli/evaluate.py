@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,21 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli import hints, idle
-from openslip.cli.alone import refuse_several_processes
-from openslip.cli.arguments import chosen_device, given, parse
+from openslip.cli.arguments import chosen_device, given, parse, refuse_several_processes
+from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
-from openslip.errors import UsageError
+from openslip.errors import ConfigError, UsageError
+from openslip.evaluation import TRAINED
+from openslip.files import expand
 
 if TYPE_CHECKING:
     import torch
 
     from openslip.encoder import Encoder
-    from openslip.errors import ConfigError
     from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.compare import Difference
 
-TRAINED = ("linear", "finetune")
-"""Protocols that train a classifier, which is kept."""
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
@@ -94,7 +92,7 @@ class Side:
         """Return the options of a task that trains a classifier: where the classifier is kept, if anywhere."""
         from openslip.data.labelled import dataset_name
 
-        place = self.keep or self.run
+        place = expand(self.keep) if self.keep else self.run
         if place is None or not dataset:
             return {}
         folder = {"folder": place / protocol / dataset_name(dataset).replace(":", "-")}
@@ -138,6 +136,12 @@ def main(argv: list[str]) -> int:
 
     if not every:
         raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
+    if options.keep is not None and os.path.lexists(keep := expand(options.keep)) and not keep.is_dir():
+        raise ConfigError(
+            "Trained classifiers are kept in a folder, and this is none",
+            got=f"--keep {options.keep}",
+            fix="Name a folder, which need not be there yet",
+        )
     after = Side(options.model, options.which, options.out, options.keep)
     tasks = after.tasks = _tasks(options, after)
     device = chosen_device(options.device)
@@ -147,21 +151,21 @@ def main(argv: list[str]) -> int:
         before.tasks, sides = _tasks(options, before, like=tasks), [before, after]
     for side in sides:
         for note in side.ledger.notes:
-            _print(note)
+            say(note)
     for side in sides:
         side.load()
     if before and _is_same(before.path, after.path):
         raise _same(options)
     for side in sides:
-        _print(f"Measuring {side} on {device}.")
+        say(f"Measuring {side} on {device}.")
         if not (side.run or side.keep) and any(task.name.startswith("finetune:") for task in tasks):
-            _print(
+            say(
                 "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew. "
                 "--keep FOLDER keeps it there."
             )
     opened = {id(task): task for side in sides for task in side.tasks}.values()
     for line in suite.check([*opened], text=any(side.text for side in sides)):
-        _print(line)
+        say(line)
     names = suite.distinct(after.needed)
     own = {name for name, task in zip(names, after.needed) if task in tasks[: len(options.tasks)]}
     comparison = Comparison(before, after, own)
@@ -195,10 +199,10 @@ class Comparison:
             of = f" ({side.name})" if self.before else ""
             for error in filter(None, (task.error, *errors)):
                 failed += 1
-                _print(f"slip: {task.name}{of}: {error}")
+                say(f"slip: {task.name}{of}: {error}")
             if results:
                 self.done += side is self.after
-                _print(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
+                say(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
 
         suite.run(side.encoder.to(device), side.tasks, on_task=through, progress=True)
         side.encoder.to("cpu")
@@ -237,12 +241,10 @@ class Comparison:
                 print(printable(suite.table(rest)))
         many = "" if self.done == len(wanted) else f"{self.done} of {len(wanted)} tasks measured. "
         files = " and ".join(str(file) for side in sides for file in side.ledger.files)
-        _print(
-            many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would.")
-        )
+        say(many + (f"Results kept in {files}." if files else "No file keeps the results; --out FILE would."))
         for classifier in dict.fromkeys(one.classifier for side in sides for one in side.ledger.results):
             if classifier:
-                _print(_how_to_use(classifier))
+                say(_how_to_use(classifier))
 
     def _print_differences(self, before: Side) -> None:
         from openslip.errors import printable
@@ -278,8 +280,6 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _same(options: Options) -> ConfigError:
-    from openslip.errors import ConfigError
-
     return ConfigError(
         "A model is compared with itself",
         got=f"{options.model} --against {options.against}",
@@ -367,9 +367,3 @@ def _main_number(results: Sequence[Result]) -> str:
     first = results[0]
     value = f"{first.value:.1f}" if lower_is_better(first.metric) else f"{first.value:.1%}"
     return f"{first.metric} {value} of {first.count:,}"
-
-
-def _print(text: str) -> None:
-    from openslip.errors import printable
-
-    print(printable(text), file=sys.stderr, flush=True)

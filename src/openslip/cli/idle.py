@@ -9,6 +9,7 @@ from pathlib import Path
 
 from openslip.cli.arguments import refuse_idle
 from openslip.config import Config, ViewConfig, ViewsConfig
+from openslip.evaluation import TRAINED
 
 CAPTIONED = ("caption_column", "leave_broken")
 LABELLED = ("label_column",)
@@ -37,7 +38,7 @@ def evaluate(
         refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
-    if not protocols & {"linear", "finetune"}:
+    if not protocols & {*TRAINED}:
         refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
     if "retrieval" not in protocols:
         refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from openslip.errors import SlipError
+from openslip.errors import SlipError, printable
 
 T = TypeVar("T")
 
@@ -156,6 +156,11 @@ def _spelled(letter: str) -> str:
     if "\u2580" <= letter <= "\u259f":  # blocks that draw bars
         return "#"
     return letter.encode("unicode_escape").decode()
+
+
+def say(text: str) -> None:
+    """Print a sentence for people to standard error, at once."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def listed_files(files: Sequence[tuple[str, int]]) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from openslip.encoder import Encoder
 
+TRAINED = ("linear", "finetune")
+"""Protocols that train a classifier; a run keeps it in its folder PROTOCOL/NAME."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from openslip.errors import CheckpointError, EvaluationError, note
+from openslip.errors import CheckpointError, note
 from openslip.evaluation import fingerprint
 from openslip.evaluation.linear import Probe
 from openslip.files import expand, parse_json, whole_or_not
@@ -79,9 +79,11 @@ class KeptProbe:
             return origin["name"]
         place = Path(os.path.normpath(self.path.parent.absolute() / origin["path"]))
         for checkpoint in (place / "checkpoints" / origin["checkpoint"], place / origin["checkpoint"]):
-            if origin["checkpoint"] and checkpoint.is_dir():
+            if origin["checkpoint"] and os.path.isdir(checkpoint):
                 return str(checkpoint)
-        if place.is_file() or any(True for ending in _OF_MODELS for _ in place.glob(f"*{ending}")):
+        if os.path.isfile(place) or (
+            os.path.isdir(place) and any(path.suffix in _OF_MODELS for path in place.glob("*"))
+        ):
             return str(place)
         raise CheckpointError(
             "The model that the linear probe belongs to is not where it was",
@@ -150,14 +152,14 @@ def _held_by_another(folder: Path, told: Mapping[str, Any]) -> str | None:
         return None
     try:
         found = read(folder).about
-    except (CheckpointError, EvaluationError):
+    except CheckpointError:
         return None  # damaged, and of no use
     differences = [key for key in _IDENTITY if found[key] != told[key]]
     if not differences:
         return None
     origin = found["origin"]
     places = (folder / origin["path"] / "checkpoints", folder / origin["path"])
-    gone = origin["checkpoint"] and not any((place / origin["checkpoint"]).exists() for place in places)
+    gone = origin["checkpoint"] and not any(os.path.exists(place / origin["checkpoint"]) for place in places)
     if gone and differences == ["model"]:
         return None  # the same question to a model that is no more
     words = {"content": "pictures", "preprocess": "preprocessing"}
@@ -185,9 +187,8 @@ def read(path: str | Path) -> KeptProbe:
             else "There is no such file or folder",
             fix="Give RUN/linear/NAME, which `slip evaluate RUN linear:DATA` keeps",
         )
-    _, texts = metadata.read_header(file)
     try:
-        about = parse_json(texts[metadata.PROBE])
+        about = parse_json(metadata.read_header(file)[1][metadata.PROBE])
         names, origin = tuple(about["classes"]), about["origin"]
         tensors = read_tensors(file)
         arrays = {key: tensors[key].numpy().astype(np.float32) for key in ARRAYS}
@@ -207,11 +208,11 @@ def read(path: str | Path) -> KeptProbe:
         if missing:
             raise ValueError(f"It does not say {', '.join(missing)}")
         probe = Probe(**arrays, l2=float(about["l2"]), validation_top1=float(about["validation_top1"]))
-    except (LookupError, TypeError, ValueError) as error:
+    except (CheckpointError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             "The linear probe cannot be read",
             got=str(file),
-            cause=f"{type(error).__name__}: {error}",
+            cause=error.cause if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}",
             fix=f"Copy the folder anew. {_AGAIN}",
         ) from None
     return KeptProbe(probe, names, about, file)

@@ -11,10 +11,9 @@ from typing import Any
 
 from openslip.errors import ConfigError, EvaluationError
 from openslip.evaluation import Result
-from openslip.evaluation.results import holds_results, keep, read, save
-from openslip.files import expand, unwritable
+from openslip.evaluation.results import FILE, holds_results, keep, read, save
+from openslip.files import check_replaceable, expand, unwritable
 
-RUN_FILE = "results.json"
 ENDINGS = (".json", ".csv", "")
 
 
@@ -37,7 +36,7 @@ class Ledger:
     notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        path = self.run / RUN_FILE if self.run else None
+        path = self.run / FILE if self.run else None
         if self.out is not None:
             self.out = expand(self.out)
             _check_out(self.out, path)
@@ -88,27 +87,4 @@ def _check_out(out: Path, kept: Path | None) -> None:
             got=f"--out {out}",
             fix="Leave --out away, or name another file",
         )
-    if out.is_dir():
-        raise ConfigError(
-            "A folder is where the results are to be written", got=f"--out {out}", fix=_file_in(out)
-        )
-    if not out.parent.is_dir():
-        raise ConfigError(
-            "The results would be written into a folder that is not there",
-            got=f"--out {out}",
-            fix="Make the folder, or name one that is there",
-        )
-    if os.path.lexists(out) and not holds_results(out):
-        raise ConfigError(
-            "The file that results are to be written to holds something else, or is none",
-            got=f"--out {out}",
-            fix="Name a file that is not there yet",
-        )
-    if why := unwritable(out):
-        raise ConfigError(
-            "The results cannot be written there", got=f"--out {out}", cause=why, fix="Name another path"
-        )
-
-
-def _file_in(folder: Path) -> str:
-    return f"Name a file, as in --out {folder / 'results.json'}"
+    check_replaceable(out, "results", FILE, holds_results)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Grid of `l2`, strong to weak: each fit starts at the one before, and stronger wins a tie."""
 VALIDATION = 0.2
-RESULTS = "results.json"
-"""What was measured of a kept probe, beside it."""
 PATIENCE = 2
 """The search ends after so many penalties in a row that are worse than the best: the weak end is the slow one."""
 DOUBLE_UP_TO = 10**8
@@ -96,7 +94,7 @@ class Linear(OnLabelled):
         found = classification(self.name, probe.scores(test.values), test.labels, test.skipped, **about)
         if place:
             with suppress(EvaluationError):  # of a full disk: whoever asked has the results
-                results.save(found, place / RESULTS)
+                results.save(found, place / results.FILE)
         return found
 
     def _keep_probe(self, encoder: Encoder, probe: Probe, train: LabelledFeatures) -> Path | None:

@@ -16,6 +16,8 @@ from openslip.evaluation import COLUMNS, Result, lower_is_better
 from openslip.evaluation.distinct import distinct
 from openslip.files import open_regular, read_json, write_bytes, write_json
 
+FILE = "results.json"
+"""Where a run keeps its results, and a trained classifier those of its own."""
 COLUMNS_SHOWN = ("task", "metric", "value", "95 % interval", "samples")
 """The columns of a table of results: a short name of the task, and `cells`."""
 

@@ -140,13 +140,15 @@ def no_embeddings(path: str | Path) -> CheckpointError:
 
 
 def a_probe(path: Path) -> bool:
-    """Say whether a file or folder is a kept linear probe (`openslip.evaluation.kept_probe`), by the file's header."""
+    """Say whether a file or folder is a kept linear probe (`openslip.evaluation.kept_probe`), by the file's header; by
+    its name where the header is damaged, which whoever reads it says."""
     path = path / "probe.safetensors" if os.path.isdir(path) else path
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    with suppress(CheckpointError):
+    try:
         return metadata.PROBE in metadata.read_header(path)[1]
-    return False
+    except CheckpointError:
+        return path.name == "probe.safetensors"
 
 
 def a_layer(path: str | Path) -> CheckpointError:

@@ -141,7 +141,7 @@ class Finetune(OnLabelled):
                 with suppress(
                     EvaluationError
                 ):  # of a damaged file, or a full disk: whoever asked has the results
-                    results.keep(found, kept.folder / state.RESULTS)
+                    results.keep(found, kept.folder / results.FILE)
         return found
 
     def _content(self, split: Labelled) -> str:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from openslip.data.labelled import Labelled
 
 DESCRIPTION = "finetune.json"
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)

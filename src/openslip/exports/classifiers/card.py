@@ -12,8 +12,7 @@ from openslip.classifier import FinetunedClassifier
 from openslip.config import as_typed
 from openslip.errors import SlipError
 from openslip.evaluation import Result
-from openslip.evaluation.finetune import state
-from openslip.evaluation.results import COLUMNS_SHOWN
+from openslip.evaluation.results import COLUMNS_SHOWN, FILE
 from openslip.evaluation.results import read as read_results
 from openslip.exports import card
 from openslip.exports.history import History, history
@@ -123,7 +122,7 @@ def _training(
 def _results(given: Path) -> list[Result]:
     """Return what was measured of the classifier in a folder."""
     try:
-        return read_results(given / state.RESULTS) if given.is_dir() else []
+        return read_results(given / FILE) if given.is_dir() else []
     except SlipError:
         return []
 
