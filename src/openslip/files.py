@@ -92,7 +92,7 @@ def parse_json(data: bytes | str) -> Any:
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
         value = json.loads(text, parse_int=_whole_number)
-        return _whole_characters(value) if "\\ud" in text or "\\uD" in text else value
+        return _whole_value(value) if "\\ud" in text or "\\uD" in text else value
     except RecursionError:
         raise ValueError("Its values lie within each other too deeply") from None
 
@@ -104,15 +104,20 @@ def _whole_number(digits: str) -> int:
     return number
 
 
-def _whole_characters(value: Any) -> Any:
+def _whole_value(value: Any) -> Any:
     """Return a JSON value without halves of characters."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return whole_characters(value)
     if isinstance(value, list):
-        return [_whole_characters(item) for item in value]
+        return [_whole_value(item) for item in value]
     if isinstance(value, dict):
-        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
+        return {whole_characters(key): _whole_value(item) for key, item in value.items()}
     return value
+
+
+def whole_characters(text: str) -> str:
+    """Return a text in which halves of characters are `?`: JSON can spell them, and UTF-8 cannot hold them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @cache

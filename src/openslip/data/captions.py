@@ -9,6 +9,7 @@ from html import unescape
 from typing import Any
 
 from openslip.data.limits import TEXT_BYTES
+from openslip.files import whole_characters
 
 WITHOUT_CAPTIONS = "--objective.loss simclr"
 """The option of `slip train` that is advised where there are no captions: a loss that needs none."""
@@ -56,10 +57,12 @@ def texts(value: Any, keys: Sequence[str] = ()) -> tuple[str, ...]:
     if isinstance(value, str):
         text = value.strip()
         if not text.startswith(("[", "(")):
-            return (_whole(text),) if is_caption(value) else ()
+            return (whole_characters(text),) if is_caption(value) else ()
         value = _listed(text)
     return tuple(
-        _whole(item.strip()) for item in _leaves(value) if isinstance(item, str) and is_caption(item)
+        whole_characters(item.strip())
+        for item in _leaves(value)
+        if isinstance(item, str) and is_caption(item)
     )
 
 
@@ -144,7 +147,3 @@ def _unquoted(item: str) -> str:
         return _ESCAPED.get(escape[4], escape[4])
 
     return _ESCAPE.sub(meant, body)
-
-
-def _whole(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -31,7 +31,15 @@ from openslip.encoder import Encoder
 from openslip.errors import ConfigError, DataError
 from openslip.evaluation.features import encode_texts, require_text
 from openslip.evaluation.fingerprint import of_picture
-from openslip.files import TEMPORARY, expand, read_json, whole_or_not, write_bytes, write_json
+from openslip.files import (
+    TEMPORARY,
+    expand,
+    read_json,
+    whole_characters,
+    whole_or_not,
+    write_bytes,
+    write_json,
+)
 from openslip.pictures import chunks_ahead
 from openslip.processes import Processes
 from openslip.progress import Progress
@@ -404,12 +412,15 @@ class _Work:
 
         text = pa.string()
         own = {
-            "key": pa.array([_whole(one.key) for one in kept], text),
+            "key": pa.array([whole_characters(one.key) for one in kept], text),
             "path": pa.array(
-                [one.path if one.path and one.path == _whole(one.path) else None for one in kept], text
+                [one.path if one.path and one.path == whole_characters(one.path) else None for one in kept],
+                text,
             ),
-            "caption": pa.array([_whole(one.captions[0]) if one.captions else None for one in kept], text),
-            "captions": pa.array([[*map(_whole, one.captions)] for one in kept], pa.list_(text)),
+            "caption": pa.array(
+                [whole_characters(one.captions[0]) if one.captions else None for one in kept], text
+            ),
+            "captions": pa.array([[*map(whole_characters, one.captions)] for one in kept], pa.list_(text)),
             "record": pa.array([one.index for one in kept], pa.int64()),
             "digest": pa.array([one.digest for one in kept], text),
             "stamp": pa.array([one.stamp or None for one in kept], text),
@@ -482,11 +493,6 @@ class _Work:
         gone = self.pool.gone(pq.read_table(self.out / RECORDS, columns=["digest"])["digest"])
         note = self.source.columns_note
         return Embedded(self.out, rows, new, rows - new, gone, skipped, (note,) if note else ())
-
-
-def _whole(text: str) -> str:
-    """Return text without halves of characters, which neither UTF-8 nor Arrow can hold."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from openslip.errors import ConfigError, did_you_mean
+from openslip.files import whole_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -233,7 +234,7 @@ def _constant(duckdb: Any, one: Filter, value: Any, kind: str) -> Any:
 
 def _whole(text: str) -> bool:
     """Whether a text has no halves of characters, which DuckDB cannot hold."""
-    return text == text.encode("utf-8", "replace").decode()
+    return text == whole_characters(text)
 
 
 def _wrong_value(one: Filter, kind: str) -> ConfigError:
