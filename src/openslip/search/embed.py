@@ -410,6 +410,8 @@ class _Work:
         """Return what is known of these records, a row each."""
         import pyarrow as pa
 
+        from openslip.data.own_columns import told_apart
+
         text = pa.string()
         own = {
             "key": pa.array([whole_characters(one.key) for one in kept], text),
@@ -433,10 +435,9 @@ class _Work:
             theirs = self.source.columns([one.index for one in kept])
         if theirs is not None:
             # LanceDB takes no dots in names, and SQL reads them as fields of an object.
-            for name in theirs.column_names:
-                table = table.append_column(
-                    _free(name.replace(".", "_"), {*OWN, *table.column_names}), theirs[name]
-                )
+            names = told_apart([*OWN, *(name.replace(".", "_") for name in theirs.column_names)])
+            for name, column in zip(names[len(OWN) :], theirs.columns):
+                table = table.append_column(name, column)
         return table
 
     def finish(self, *, mapped: bool, shown: bool) -> Embedded:
@@ -493,11 +494,3 @@ class _Work:
         gone = self.pool.gone(pq.read_table(self.out / RECORDS, columns=["digest"])["digest"])
         note = self.source.columns_note
         return Embedded(self.out, rows, new, rows - new, gone, skipped, (note,) if note else ())
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Return a column's name, with a number behind it where it is taken."""
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name}_{number}", number + 1
-    return found

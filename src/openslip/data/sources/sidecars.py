@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -208,17 +207,15 @@ def _name(found: Any, key: str) -> str:
 
 def _flat(found: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of an object, those of objects in it by the names of both; equal names are told apart."""
-    flat: dict[str, Any] = {}
+    from openslip.data.own_columns import told_apart
+
+    flat: list[tuple[str, Any]] = []
     for name, value in found.items():
-        inner = value.items() if isinstance(value, dict) and value else [(None, value)]
-        for own, cell in inner:
-            called = whole = name if own is None else f"{name}.{own}"
-            for number in itertools.count(2):
-                if called not in flat:
-                    break
-                called = f"{whole}_{number}"
-            flat[called] = cell
-    return flat
+        if isinstance(value, dict) and value:
+            flat += [(f"{name}.{own}", cell) for own, cell in value.items()]
+        else:
+            flat.append((name, value))
+    return dict(zip(told_apart(name for name, _ in flat), (cell for _, cell in flat)))
 
 
 def _says_no_more(value: Any, captions: tuple[str, ...]) -> bool:
