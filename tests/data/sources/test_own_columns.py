@@ -297,6 +297,14 @@ def test_parquet_without_other_columns(tmp_path: Path) -> None:
     assert (source.columns([]), source.columns([0, 1]), source.columns_note) == (None, None, "")
 
 
+def test_columns_of_parquet_that_share_a_name(tmp_path: Path) -> None:
+    cells = [[b"\xff\xd8"], ["x"], [1], [2], [3]]
+    pq.write_table(pa.table(cells, ["image", "caption", "n", "n", "m"]), tmp_path / "t.parquet")
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert told(source) == {"m": [3]}
+    assert "that share a name are left out: 'n'" in source.columns_note
+
+
 def test_cells_of_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     values = [f"value {i:03}" * 40 for i in range(6)]
     columns = {"image": [b"\xff\xd8"] * 6, "caption": ["x"] * 6, "a": values, "b": list(range(6))}
