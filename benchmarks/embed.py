@@ -2,6 +2,7 @@
 
     python benchmarks/embed.py                                      # both models, 3 rounds: about 10 minutes on 2 cores
     python benchmarks/embed.py --models ViT-B-32 --pictures 2048 --rounds 5 --device cuda
+    python benchmarks/embed.py --parts                              # milliseconds of one core for each part of it
 
 All sides have the same weights, drawn at random, and the same JPEG files of 500 × 375 pixels: rendered scenes with
 grain, of quality 90. Each run is a process of its own. Its time goes from the first picture to the last byte on disk,
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--run", nargs=3, metavar=("SIDE", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -62,9 +64,41 @@ def main() -> None:
         print(
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.pictures} pictures"
         )
+        if options.parts:
+            parts(folder / "pictures")
+            return
         for model in options.models:
             save(model, folder / f"{model}.pt")
             measure(model, folder, options)
+
+
+def parts(folder: Path) -> None:
+    """Print what reading and the small tower take of one core, in milliseconds a picture."""
+    import io
+
+    import torch
+    from PIL import Image
+
+    import openslip
+    from openslip.data.decode import decode
+
+    torch.set_num_threads(1)
+    encoder = openslip.create("small-data")
+    files = [path.read_bytes() for path in sorted(folder.iterdir())[:128]]
+    pixels = torch.stack([encoder.preprocess(file) for file in files])
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        work()
+        begun = time.perf_counter()
+        work()
+        print(f"{name}: {(time.perf_counter() - begun) / len(files) * 1e3:.2f} ms")
+
+    timed("reading, as slip does", lambda: [encoder.preprocess.pixels(file) for file in files])
+    timed("decoding by Pillow", lambda: [Image.open(io.BytesIO(file)).convert("RGB") for file in files])
+    timed("small-data's tower, fp32", lambda: encoder.encode_image(pixels))
+    whole = torch.stack([encoder.preprocess(decode(file)) for file in files])
+    cosine = (encoder.encode_image(pixels) * encoder.encode_image(whole)).sum(1).min()
+    print(f"cosine of reduced to full decoding: {float(cosine):.4f} at least")
 
 
 def measure(model: str, folder: Path, options: argparse.Namespace) -> None:

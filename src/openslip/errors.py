@@ -85,6 +85,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def encodable(text: str) -> str:
+    """Return text with question marks for halves of characters (`\\ud800`), which neither UTF-8 nor Arrow can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 @lru_cache(maxsize=1024)
 def note(message: str) -> None:
     """Tell the user something that the numbers alone would hide; each message once a process."""

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from openslip.errors import ConfigError
+from openslip.errors import ConfigError, encodable
 
 RUN_FILE = 64 << 20
 """Bytes of a JSON or TOML file, or of a line of one, that is read: a run's own have some kilobytes."""
@@ -92,7 +92,7 @@ def parse_json(data: bytes | str) -> Any:
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
         value = json.loads(text, parse_int=_whole_number)
-        return _whole_value(value) if "\\ud" in text or "\\uD" in text else value
+        return _whole_characters(value) if "\\ud" in text or "\\uD" in text else value
     except RecursionError:
         raise ValueError("Its values lie within each other too deeply") from None
 
@@ -104,20 +104,15 @@ def _whole_number(digits: str) -> int:
     return number
 
 
-def _whole_value(value: Any) -> Any:
+def _whole_characters(value: Any) -> Any:
     """Return a JSON value without halves of characters."""
     if isinstance(value, str):
-        return whole_characters(value)
+        return encodable(value)
     if isinstance(value, list):
-        return [_whole_value(item) for item in value]
+        return [_whole_characters(item) for item in value]
     if isinstance(value, dict):
-        return {whole_characters(key): _whole_value(item) for key, item in value.items()}
+        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
     return value
-
-
-def whole_characters(text: str) -> str:
-    """Return a text in which halves of characters are `?`: JSON can spell them, and UTF-8 cannot hold them."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @cache

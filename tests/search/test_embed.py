@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed.ranks import run_on
+from openslip.data.record import reasons
 from openslip.data.sources import open_source
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, DataError, EvaluationError
@@ -94,7 +95,7 @@ def test_what_has_no_embedding_is_listed(tmp_path, model) -> None:
     lines = (tmp_path / "index" / "skipped.jsonl").read_text().splitlines()
     assert [json.loads(line)["reason"] for line in lines] == [done.skipped[0].reason]
     assert json.loads((tmp_path / "index" / "index.json").read_text())["skipped"] == 1
-    assert done.reasons()[0].startswith("1 × ")
+    assert reasons(done.skipped)[0].startswith("1 × ")
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path, model) -> None:

@@ -143,6 +143,13 @@ def test_fingerprints_tell_weights_and_preprocessing(model) -> None:
         ("index.json", b"", "index.json of the index is damaged"),
         ("index.json", b"[]", "index.json of the index is damaged"),
         ("index.json", b'{"format": 1}', "index.json of the index is damaged"),
+        ("index.json", {"model": {}}, "index.json of the index is damaged"),
+        ("index.json", {"rows": True}, "index.json of the index is damaged"),
+        (
+            "index.json",
+            {"source": {"spec": "", "name": "", "options": []}},
+            "index.json of the index is damaged",
+        ),
         ("index.json", None, "not finished"),
         ("vectors.npy", b"nothing", "vectors.npy of the index is damaged"),
         ("vectors.npy", None, "vectors.npy of the index is damaged"),
@@ -151,7 +158,9 @@ def test_fingerprints_tell_weights_and_preprocessing(model) -> None:
     ],
 )
 def test_damage_is_said(copied, name, damage, message) -> None:
-    if damage is None:
+    if isinstance(damage, dict):
+        (copied / name).write_text(json.dumps(json.loads((copied / name).read_text()) | damage))
+    elif damage is None:
         (copied / name).unlink()
     else:
         (copied / name).write_bytes(damage)

@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
 def run(options: Options, ranks: Processes) -> None:
     """Embed what is this process's to embed; the first one says what has become of it all."""
     from openslip.data.contents import described
+    from openslip.data.record import reasons
     from openslip.search.embed import embed
 
     with ranks.first_goes_ahead():
@@ -103,6 +104,6 @@ def run(options: Options, ranks: Processes) -> None:
     lines += [*described(source), *done.notes]
     if done.skipped:
         lines.append(f"{len(done.skipped):,} left out, listed in {options.out / 'skipped.jsonl'}:")
-        lines += [f"  {reason}" for reason in done.reasons()]
+        lines += [f"  {reason}" for reason in reasons(done.skipped)]
     lines.append(f'Search them: slip search {options.out} "a red bicycle"')
     print(printable("\n".join(lines)))

@@ -9,7 +9,7 @@ from html import unescape
 from typing import Any
 
 from openslip.data.limits import TEXT_BYTES
-from openslip.files import whole_characters
+from openslip.errors import encodable
 
 WITHOUT_CAPTIONS = "--objective.loss simclr"
 """The option of `slip train` that is advised where there are no captions: a loss that needs none."""
@@ -57,12 +57,10 @@ def texts(value: Any, keys: Sequence[str] = ()) -> tuple[str, ...]:
     if isinstance(value, str):
         text = value.strip()
         if not text.startswith(("[", "(")):
-            return (whole_characters(text),) if is_caption(value) else ()
+            return (encodable(text),) if is_caption(value) else ()
         value = _listed(text)
     return tuple(
-        whole_characters(item.strip())
-        for item in _leaves(value)
-        if isinstance(item, str) and is_caption(item)
+        encodable(item.strip()) for item in _leaves(value) if isinstance(item, str) and is_caption(item)
     )
 
 

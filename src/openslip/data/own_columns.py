@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from openslip.data.containers.row_groups import plain_type
-from openslip.files import whole_characters
+from openslip.errors import encodable
 
 
 def without_columns(rows: int) -> pa.Table:
@@ -195,7 +195,7 @@ def spelled(value: Any) -> str | None:
         text = _spelled(value)
     except (RecursionError, ValueError):  # ValueError: also for whole numbers of thousands of digits
         return None
-    return None if text is None else whole_characters(text)
+    return None if text is None else encodable(text)
 
 
 def _spelled(value: Any) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +222,13 @@ class Skipped:
     key: str
     source: str
     reason: str
+
+
+def reasons(skipped: Iterable[Skipped], most: int = 5) -> list[str]:
+    """Return in words how often which reason came, the most frequent first, a line each."""
+    counts = Counter(entry.reason.split(". ")[0].rstrip(".") for entry in skipped)
+    lines = [f"{count:,} × {reason}" for reason, count in counts.most_common(most)]
+    return [*lines, f"and {len(counts) - most} other reasons"] if len(counts) > most else lines
 
 
 @dataclass

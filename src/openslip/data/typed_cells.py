@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from openslip.data.own_columns import spelled, told_apart, without_columns
-from openslip.files import whole_characters
+from openslip.errors import encodable
 
 STEP = 4096
 """Rows that are made an Arrow array at a time."""
@@ -97,7 +97,7 @@ class Cells:
         if not named:
             return without_columns(len(self))
         return pa.table(
-            [column for _, column in named], names=told_apart(whole_characters(name) for name, _ in named)
+            [column for _, column in named], names=told_apart(encodable(name) for name, _ in named)
         )
 
     def _flush(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from openslip.errors import ConfigError, DataError
-from openslip.files import write_bytes
+from openslip.errors import ConfigError
 from openslip.progress import Progress
 from openslip.search.exact import MARGIN, as_tensor
 from openslip.tools.check.caption_text import normal
 from openslip.tools.check.fingerprints import same
-from openslip.tools.check.listing import EXACT, NEAR, NEAR_RECAPTIONED, RECAPTIONED
+from openslip.tools.check.listing import EXACT, NEAR, NEAR_RECAPTIONED, RECAPTIONED, write_entries
 
 if TYPE_CHECKING:
     from openslip.search.index import Index
@@ -233,9 +231,4 @@ def write_list(path: Path, found: Duplicates) -> int:
 
     Raises DataError when that cannot be done.
     """
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in found.entries()]
-    try:
-        write_bytes(path, "".join(lines).encode(errors="replace"))
-    except OSError as error:
-        raise DataError("The list cannot be written", got=str(path), cause=str(error)) from None
-    return len(lines)
+    return write_entries(path, found.entries())

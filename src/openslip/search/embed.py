@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,23 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openslip.data.own_columns import told_apart
 from openslip.data.record import Skipped, Source, as_source
 from openslip.data.sources.image_files import read_image
 from openslip.data.sources.mixture import LABELS, Mixture, split_mixture
 from openslip.data.storage.retry import is_url
 from openslip.encoder import Encoder
-from openslip.errors import ConfigError, DataError
+from openslip.errors import ConfigError, DataError, encodable
 from openslip.evaluation.features import encode_texts, require_text
 from openslip.evaluation.fingerprint import of_picture
-from openslip.files import (
-    TEMPORARY,
-    expand,
-    read_json,
-    whole_characters,
-    whole_or_not,
-    write_bytes,
-    write_json,
-)
+from openslip.files import TEMPORARY, expand, read_json, whole_or_not, write_bytes, write_json
 from openslip.pictures import chunks_ahead
 from openslip.processes import Processes
 from openslip.progress import Progress
@@ -90,12 +82,6 @@ class Embedded:
     skipped: list[Skipped]
     notes: tuple[str, ...] = ()
 
-    def reasons(self, most: int = 5) -> list[str]:
-        """Return how often which reason came for records without embedding, the most frequent first."""
-        counts = Counter(entry.reason.split(". ")[0].rstrip(".") for entry in self.skipped)
-        lines = [f"{count:,} × {reason}" for reason, count in counts.most_common(most)]
-        return [*lines, f"and {len(counts) - most} other reasons"] if len(counts) > most else lines
-
 
 def embed(
     model: Encoder | str | Path,
@@ -145,15 +131,10 @@ def embed(
         model.to(ranks.device)
     if captions:
         require_text(model, "Embedding captions")
-    options = {name: value for name, value in (columns or {}).items() if value}
-    about: dict[str, Any] = {
+    about = {
         "format": FORMAT,
         "model": {**named, "name": model.config.name, "fingerprint": fingerprint(model)},
-        "source": {
-            "spec": absolute(spec) if spec else "",
-            "name": opened.name,
-            "options": {n: os.path.abspath(v) if n == "image_root" else v for n, v in options.items()},
-        },
+        "source": _about_source(opened, spec, columns or {}),
         "precision": str(choose_precision(precision, model.device)).removeprefix("torch."),
         "captions": captions,
     }
@@ -169,6 +150,14 @@ def embed(
             work.do(ranks, shown=shown)
         with ranks.first_goes_ahead(), _writing(out):
             return work.finish(mapped=mapped, shown=shown) if ranks.first else Embedded(out, 0, 0, 0, 0, [])
+
+
+def _about_source(source: Source, spec: str, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return what opens a source again, wherever the program is started."""
+    options = {name: value for name, value in columns.items() if value}
+    if "image_root" in options:
+        options["image_root"] = os.path.abspath(options["image_root"])
+    return {"spec": absolute(spec) if spec else "", "name": source.name, "options": options}
 
 
 def absolute(spec: str) -> str:
@@ -410,19 +399,14 @@ class _Work:
         """Return what is known of these records, a row each."""
         import pyarrow as pa
 
-        from openslip.data.own_columns import told_apart
-
         text = pa.string()
         own = {
-            "key": pa.array([whole_characters(one.key) for one in kept], text),
+            "key": pa.array([encodable(one.key) for one in kept], text),
             "path": pa.array(
-                [one.path if one.path and one.path == whole_characters(one.path) else None for one in kept],
-                text,
+                [one.path if one.path and one.path == encodable(one.path) else None for one in kept], text
             ),
-            "caption": pa.array(
-                [whole_characters(one.captions[0]) if one.captions else None for one in kept], text
-            ),
-            "captions": pa.array([[*map(whole_characters, one.captions)] for one in kept], pa.list_(text)),
+            "caption": pa.array([encodable(one.captions[0]) if one.captions else None for one in kept], text),
+            "captions": pa.array([[*map(encodable, one.captions)] for one in kept], pa.list_(text)),
             "record": pa.array([one.index for one in kept], pa.int64()),
             "digest": pa.array([one.digest for one in kept], text),
             "stamp": pa.array([one.stamp or None for one in kept], text),
@@ -435,8 +419,8 @@ class _Work:
             theirs = self.source.columns([one.index for one in kept])
         if theirs is not None:
             # LanceDB takes no dots in names, and SQL reads them as fields of an object.
-            names = told_apart([*OWN, *(name.replace(".", "_") for name in theirs.column_names)])
-            for name, column in zip(names[len(OWN) :], theirs.columns):
+            names = told_apart([*OWN, *(name.replace(".", "_") for name in theirs.column_names)])[len(OWN) :]
+            for name, column in zip(names, theirs.columns):
                 table = table.append_column(name, column)
         return table
 

@@ -50,6 +50,13 @@ GRAPH, GRAPH_ABOUT = "vectors.usearch", "vectors.usearch.json"
 PARTS = "parts"
 """Folder of what an unfinished run of `slip embed` has done."""
 FORMAT = 1
+_OPTIONS = ("image_root", "image_column", "caption_column", "label_column", "templates", "class_names")
+ABOUT_KINDS: dict[str, Any] = {
+    **{"format": int, "rows": int, "dim": int, "precision": str, "captions": bool},
+    "model": {"spec": str, "which": str, "name": str, "fingerprint": str},
+    "source": {"spec": str, "name": str, "options": {}},
+}
+"""What `index.json` has, with the types of the values."""
 MAPPED = ("x", "y", "neighbors")
 """Columns of a map of the collection, which an index may have."""
 OWN = ("key", "path", "caption", "captions", "class", "record", "digest", "stamp", *MAPPED)
@@ -70,11 +77,11 @@ class Index:
     Any number of threads may use one index.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], model: Encoder | None = None) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder, self.about = folder, about
         self.vectors: np.ndarray = _mapped(folder / VECTORS)
         self._lock = threading.RLock()
-        self._given = model
+        self._given: Encoder | None = None
         self._graph: Graph | None = None
 
     @classmethod
@@ -240,7 +247,11 @@ class Index:
                 got=about["name"],
             )
         with self._lock:
-            return open_source(about["spec"], **about["options"], captions_required=False, must_fit=False)
+            options: Any = {name: str(value) for name, value in about["options"].items() if name in _OPTIONS}
+            # Shards that are broken now are left out: that a picture is another one is seen by its digest.
+            return open_source(
+                about["spec"], **options, captions_required=False, must_fit=False, leave_broken=True
+            )
 
     @property
     def model(self) -> Encoder:
@@ -336,11 +347,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
     """Return what `index.json` says. Raises DataError where there is none, or none of ours."""
     try:
         about = read_json(folder / ABOUT)
-        kinds = {"rows": int, "dim": int, "model": dict, "source": dict, "format": int}
-        if not isinstance(about, dict) or any(
-            not isinstance(about.get(name), kind) for name, kind in kinds.items()
-        ):
-            raise ValueError("it is no index's")
+        if not _fits(about, ABOUT_KINDS):
+            raise ValueError("it is no index's, or of an index that somebody has edited")
     except FileNotFoundError:
         raise _no_index(folder) from None
     except (OSError, ValueError) as error:
@@ -352,6 +360,14 @@ def _read_about(folder: Path) -> dict[str, Any]:
             fix="Update slip, or embed the pictures anew",
         )
     return about
+
+
+def _fits(value: Any, kinds: dict[str, Any]) -> bool:
+    """Whether a JSON object has all these names, with values of these types; a dictionary stands for an object."""
+    return isinstance(value, dict) and all(
+        _fits(value.get(name), kind) if isinstance(kind, dict) else type(value.get(name)) is kind
+        for name, kind in kinds.items()
+    )
 
 
 def _no_index(folder: Path) -> DataError:

@@ -14,9 +14,8 @@ import numpy as np
 from openslip.data.formats import EXTENSIONS
 from openslip.data.given import Picture
 from openslip.data.storage.retry import is_url
-from openslip.errors import ConfigError, DataError, EvaluationError, shortened
+from openslip.errors import ConfigError, DataError, EvaluationError, encodable, shortened
 from openslip.evaluation.features import has_text
-from openslip.files import whole_characters
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
@@ -138,7 +137,7 @@ def notes_of(model: Encoder, terms: Sequence[Term]) -> list[str]:
     notes, tokenizer = [], model.tokenizer
     ends = [tokenizer.start, tokenizer.end]
     most = tokenizer.context - sum(one is not None for one in ends)
-    for text in (whole_characters(term.text) for term in terms if term.text):
+    for text in (encodable(term.text) for term in terms if term.text):
         if (count := len(tokenizer.encode(text))) <= most:
             continue
         words = text.split()
@@ -233,7 +232,7 @@ def check_text(index: Index, text: str) -> None:
 
 def _of_text(index: Index, text: str) -> np.ndarray:
     check_text(index, text)
-    return index.model.encode_text([whole_characters(text)], numpy=True)[0].astype(np.float64)
+    return index.model.encode_text([encodable(text)], numpy=True)[0].astype(np.float64)
 
 
 def _parts(text: str) -> Iterator[_Part]:

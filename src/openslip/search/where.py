@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from openslip.errors import ConfigError, did_you_mean
-from openslip.files import whole_characters
+from openslip.errors import ConfigError, did_you_mean, encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +68,7 @@ def rows_where(index: Index, where: str = "", filters: Sequence[Filter] = ()) ->
             f"A condition has at most {LONGEST:,} characters",
             got=f"{where[:80]} … ({len(where):,} characters)",
         )
-    if "\0" in where or not _whole(where):
+    if "\0" in where or where != encodable(where):
         raise ConfigError("The condition has characters that no text has", got=where)
     duckdb = _duckdb()
     try:
@@ -192,7 +191,7 @@ def _expression(duckdb: Any, index: Index, relation: Any, one: Filter, names: di
         values = [_constant(duckdb, one, value, kind) for value in one.value]
         return column.isin(*values) if values else duckdb.SQLExpression("false")
     if one.operator == "contains":
-        if not isinstance(one.value, str) or not _whole(one.value):
+        if not isinstance(one.value, str) or one.value != encodable(one.value):
             raise _wrong_value(one, kind)
         text = duckdb.FunctionExpression("lower", column.cast("VARCHAR"))
         return duckdb.FunctionExpression("contains", text, duckdb.ConstantExpression(one.value.lower()))
@@ -216,7 +215,7 @@ def _constant(duckdb: Any, one: Filter, value: Any, kind: str) -> Any:
     """Return a value to compare a column of some type with. Raises ConfigError for one that cannot be compared."""
     if value is None or not isinstance(value, str | int | float | datetime.date):
         raise _wrong_value(one, kind)
-    if isinstance(value, str) and not _whole(value):
+    if isinstance(value, str) and value != encodable(value):
         raise _wrong_value(one, kind)
     if _NUMBERS.fullmatch(kind):
         if isinstance(value, str):
@@ -230,11 +229,6 @@ def _constant(duckdb: Any, one: Filter, value: Any, kind: str) -> Any:
     if kind == "VARCHAR":
         return duckdb.ConstantExpression(str(value))
     return duckdb.ConstantExpression(value).cast(kind)
-
-
-def _whole(text: str) -> bool:
-    """Whether a text has no halves of characters, which DuckDB cannot hold."""
-    return text == whole_characters(text)
 
 
 def _wrong_value(one: Filter, kind: str) -> ConfigError:

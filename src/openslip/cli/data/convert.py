@@ -82,6 +82,7 @@ def _check(options: Options, given: set[str]) -> None:
 def run(options: Options, ranks: Processes) -> None:
     """Write what is this process's to write; the first one says what has become of it all."""
     from openslip.data.contents import described
+    from openslip.data.record import reasons
     from openslip.data.subset import Subset
     from openslip.tools.check.listing import compare, read_list
     from openslip.tools.convert import write_shards
@@ -118,6 +119,8 @@ def run(options: Options, ranks: Processes) -> None:
         print(printable(f"{len(source.source) - len(source):,} left out as {options.without} says"))
     if done.skipped:
         listed = options.folder / f"{options.prefix}skipped.jsonl"
-        print(printable(f"{len(done.skipped):,} left out, listed in {listed}:\n{done.reasons()}"))
+        print(printable(f"{len(done.skipped):,} left out, listed in {listed}:"))
+        for reason in reasons(done.skipped):
+            print(printable(f"  {reason}"))
     if not done.written:
         raise DataError("Not one record could be written", got=options.source, cause=done.skipped[0].reason)

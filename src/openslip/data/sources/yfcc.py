@@ -20,7 +20,7 @@ from openslip.data.sources.entries import Texts, Unusable, short
 from openslip.data.sources.image_files import Strings
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.roots import around, choose_root, spread
-from openslip.errors import DataError
+from openslip.errors import DataError, encodable
 from openslip.files import TEMPORARY, expand, open_regular, sync
 
 INDICES = 10**8
@@ -178,7 +178,7 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             while batch := list(islice(rows, ROWS)):
-                columns = (map(_encodable, column) if i else column for i, column in enumerate(zip(*batch)))
+                columns = (map(encodable, column) if i else column for i, column in enumerate(zip(*batch)))
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, schema)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
                 count += len(batch)
@@ -195,11 +195,6 @@ def write_metadata(rows: Iterable[Row], path: str | Path) -> int:
         with suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
     return count
-
-
-def _encodable(text: str) -> str:
-    """Return the text with question marks for lone surrogates, which have no UTF-8."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[object, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,12 @@ def wrong(summary: Summary, against: Against | None = None) -> Iterator[dict[str
 
 def write_list(path: Path, summary: Summary, against: Against | None = None) -> int:
     """Write what `wrong` yields as JSON lines and return their number. Raises DataError when that cannot be done."""
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in wrong(summary, against)]
+    return write_entries(path, wrong(summary, against))
+
+
+def write_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> int:
+    """Write objects as JSON lines and return their number. Raises DataError when that cannot be done."""
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
     try:
         write_bytes(path, "".join(lines).encode(errors="replace"))
     except OSError as error:

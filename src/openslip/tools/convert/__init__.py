@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -42,13 +41,6 @@ class Conversion:
     records: int
     written: int
     skipped: list[Skipped]
-
-    def reasons(self, most: int = 5) -> str:
-        """Return how often which reason came for what could not be written, the most frequent first, a line each."""
-        counts = Counter(entry.reason.split(". ")[0].rstrip(".") for entry in self.skipped)
-        lines = [f"  {count:,} × {reason}" for reason, count in counts.most_common(most)]
-        rest = len(counts) - most
-        return "\n".join([*lines, f"  and {rest} other reasons"] if rest > 0 else lines)
 
 
 def write_shards(
