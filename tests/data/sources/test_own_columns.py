@@ -109,6 +109,7 @@ def test_json_lines_have_types(folder: Path) -> None:
         "s": ["007", "", None],
         "mixed": ["1", "x", None],
         "sizes": ['["L", "M"]', '{"ä": null}', None],
+        "lost": [None, None, None],
         "late": [None, None, False],
     }
     assert "'s' of a.jpg" in source.columns_note
@@ -119,6 +120,9 @@ def test_keys_that_only_later_objects_have(folder: Path, monkeypatch: pytest.Mon
     rows = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "two", "late": 1}]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert told(open_source("t.jsonl")) == {"late": [None, 1]}
+    rows = [{"image": "a.jpg", "label": "cat"}, {"image": "b.jpg", "label": "dog", "late": 1}]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert told(open_source("labels:labels.jsonl")) == {"label": ["cat", "dog"], "late": [None, 1]}
 
 
 def test_workbooks_have_types(folder: Path) -> None:
