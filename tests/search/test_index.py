@@ -168,6 +168,18 @@ def test_damage_is_said(copied, name, damage, message) -> None:
         Index.open(copied)
 
 
+def test_records_that_are_damaged_within_are_an_error_in_words(copied) -> None:
+    content = (copied / "records.parquet").read_bytes()
+    end = (
+        len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    )  # of the values; then the file describes them
+    (copied / "records.parquet").write_bytes(content[:4] + bytes([255]) * (end - 4) + content[end:])
+    index = Index.open(copied)
+    for read in (lambda: index.records([0]), lambda: index.column("key"), lambda: index.picture(0)):
+        with pytest.raises(DataError, match=r"records\.parquet of the index is damaged"):
+            read()
+
+
 def test_files_that_do_not_belong_together_are_refused(copied) -> None:
     np.save(copied / "vectors.npy", np.zeros((3, 8), np.float16))
     with pytest.raises(DataError, match="damaged"):

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -190,7 +191,7 @@ class Index:
 
         wanted = np.asarray(rows, dtype=np.int64)
         groups, inverse = np.unique(np.searchsorted(self._ends, wanted, side="right"), return_inverse=True)
-        with self._lock:
+        with self._reading():
             tables = [self._parquet.read_row_group(int(group), columns=columns) for group in groups]
         if not tables:
             return self._parquet.schema_arrow.empty_table().select(
@@ -206,7 +207,7 @@ class Index:
             raise DataError(
                 "The records have no such column", got=name, fix=f"Columns: {', '.join(self.columns)}"
             )
-        with self._lock:
+        with self._reading():
             return self._parquet.read(columns=[name]).column(0)
 
     def picture(self, row: int) -> bytes | np.ndarray:
@@ -295,13 +296,21 @@ class Index:
 
     @cached_property
     def _parquet(self) -> pq.ParquetFile:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with self._reading():
             return pq.ParquetFile(self.folder / RECORDS, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.folder, RECORDS, str(error)) from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Read the records within, one thread at a time. Raises DataError where they are damaged."""
+        import pyarrow as pa
+
+        with self._lock:
+            try:
+                yield
+            except (OSError, pa.ArrowException) as error:
+                raise _damaged(self.folder, RECORDS, " ".join(str(error).split())) from None
 
     @cached_property
     def _ends(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import pytest
 
 from openslip.classifier import ZeroShotClassifier
 from openslip.encoder import Encoder
-from openslip.search.app import routes
+from openslip.search.app import columns, routes
 from openslip.search.embed import embed
 from openslip.search.index import Index
 from openslip.search.query import Term
 from openslip.search.where import Filter, rows_where
-from search.app.served import COUNT, EVIL, Client, jpeg, running
+from search.app.served import COUNT, EVIL, Client, add_columns, jpeg, running
 from toys import ToySource, make_tiny_config, with_loss
 
 
@@ -198,6 +199,13 @@ def test_about_tells_what_is_served(client: Client) -> None:
     assert (price["least"], price["most"]) == (0.5, COUNT - 0.5)
 
 
+def test_columns_that_nobody_can_compare_are_left_out(collection: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(collection, tmp_path / "copy")
+    add_columns(folder, half=np.zeros(COUNT, np.float16), whole=[*range(COUNT)], nothing=[None] * COUNT)
+    names = [one["name"] for one in columns.described(Index.open(folder))]
+    assert names == ["caption", "price", "colour", "sold", "note", "whole"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
@@ -261,8 +269,6 @@ def test_other_kinds_of_bodies_paths_and_methods_are_refused_in_words(client: Cl
 def test_conditions_hold_for_the_records_that_are_open_even_if_others_take_their_place(
     index: Index, collection: Any, tmp_path: Any
 ) -> None:
-    import shutil
-
     import pyarrow.parquet as pq
 
     folder = shutil.copytree(collection, tmp_path / "copy")

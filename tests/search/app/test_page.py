@@ -225,6 +225,27 @@ def test_filters_and_threshold_and_nothing_found(
         assert "No picture fits the filters" in found.texts("#nothing")[0]
 
 
+def test_filters_of_a_server_that_ends_say_so(browser: browsers.Browser, index: Index) -> None:
+    with running(index) as (server, client):
+        while server.service._columns is None:
+            client.get("/about")
+        columns, server.service._columns = server.service._columns, None
+        there = address(filters=[["colour", "in", 5]])  # which somebody has edited
+        with browser.page(f"http://127.0.0.1:{client.port}{there}") as found:
+            found.until("document.querySelector('#notice').innerText.includes('The value of in is a list')")
+            server.service._columns = columns
+            found.click("#filtering")
+            found.until("document.querySelectorAll('#filters fieldset').length === 5")
+            found.click("#filtering")
+        server.service._columns = None
+        with browser.page(f"http://127.0.0.1:{client.port}/") as found:
+            found.until(QUIET)
+            found.click("#filtering")
+            assert "Looking at the columns" in found.texts("#filters")[0]
+            server.should_exit = True
+            found.until("document.querySelector('#notice').innerText.includes('The server does not answer')")
+
+
 def test_texts_of_records_are_text(browser: browsers.Browser, client: Client) -> None:
     with page(browser, client) as found:
         assert found.texts(".hit[data-row='7'] .caption") == [EVIL]

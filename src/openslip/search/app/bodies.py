@@ -57,14 +57,14 @@ async def body_of(request: Request, most: int, room: Room) -> AsyncIterator[byte
     Raises Refusal for more than `most` bytes, as soon as these have come or are announced, for a client that is too
     slow, and where all bodies together are too many; ClientGone where the client goes.
     """
-    taken, parts = 0, list[bytes]()
+    taken, parts, coming = 0, list[bytes](), _parts(request)
     try:
         try:
             announced = request.headers.get("content-length", "")
             if announced.isdecimal() and int(announced) > most:
                 raise _too_large(most)
             async with asyncio.timeout(WHOLE):
-                async for part in _parts(request):
+                async for part in coming:
                     if taken + len(part) > most:
                         raise _too_large(most)
                     room.take(len(part))
@@ -77,7 +77,7 @@ async def body_of(request: Request, most: int, room: Room) -> AsyncIterator[byte
             room.leave(taken)
             taken = 0
             if request.headers.get("expect", "").lower() != "100-continue":
-                await _drop(request)
+                await _drop(coming)
             raise
         body = b"".join(parts)
         parts.clear()
@@ -97,10 +97,11 @@ async def _parts(request: Request) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
 
 
-async def _drop(request: Request) -> None:
+async def _drop(coming: AsyncIterator[bytes]) -> None:
+    """Take what is still to come of a body, and forget it."""
     with suppress(TimeoutError, ClientGone):
         async with asyncio.timeout(AWAY):
-            async for _ in _parts(request):
+            async for _ in coming:
                 pass
 
 

@@ -80,6 +80,7 @@ def described(index: Index, max_upload: int) -> _Json:
                 }
             },
         },
+        "security": [{}, {"token": []}],  # where other machines reach the server
         "components": {
             "schemas": {"Term": _term(index.dim), "Filter": _filter(), "Hit": _hit(), "Error": _error()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},

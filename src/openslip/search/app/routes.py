@@ -264,11 +264,12 @@ class Service:
         with self.looking.place():
             shown: Shown = await self._aside(make, self._row(request))
         kept = request.query_params.get("v") == self.version
+        tag = shown.tag
         headers = {
-            "etag": shown.tag,
+            "etag": tag,
             "cache-control": "private, max-age=86400, immutable" if kept else "private, no-cache",
         }
-        if shown.tag in request.headers.get("if-none-match", ""):
+        if tag in request.headers.get("if-none-match", ""):
             return Response(None, 304, headers)
         return Response(shown.content, 200, headers, shown.kind)
 

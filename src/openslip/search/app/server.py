@@ -23,9 +23,8 @@ from openslip.search.app.routes import Service
 from openslip.search.app.security import LOOPBACK, TOKEN, Guard
 from openslip.search.index import Index
 
-PORT = 8420
 BEGINNING, STUCK, IDLE = 20.0, 60.0, 30
-"""Seconds until a client must have asked something, in which it must read some of an answer, and between requests."""
+"""Seconds until a client must have asked something, in which it must read more of an answer, and between requests."""
 GRACE = 1.5
 """Seconds in which answers come to an end when the server does."""
 FILES = 8192
@@ -45,13 +44,33 @@ class Patient(H11Protocol):
         self._limit()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle and not self.flow.write_paused:
+            if not self.cycle.response_complete:
+                self._limit()
+            elif not self._timer:  # another request has begun, whose head is not whole
+                self._limit(BEGINNING, self.transport.close)
+
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._limit(STUCK, self.transport.abort)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         self._limit()
         super().resume_writing()
+
+    def _expect_reading(self) -> None:
+        """End the connection unless some of the answer has been read by then; all of it may take longer."""
+        unread = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() < unread:
+                self._expect_reading()
+            else:
+                self.transport.abort()
+
+        self._limit(STUCK, look)
 
     def _limit(self, seconds: float = 0, end: Callable[[], object] | None = None) -> None:
         if self._timer:
@@ -72,7 +91,7 @@ class Server(uvicorn.Server):
         index: Index,
         *,
         host: str = "127.0.0.1",
-        port: int = PORT,
+        port: int,
         token: str = "",
         max_upload: int = 20_000_000,
         ready: Callable[[Server], None] | None = None,
@@ -97,7 +116,6 @@ class Server(uvicorn.Server):
             raise
         names = LOOPBACK | {shown} if self.alone else None
         guard = Guard(self.service.app, names=names, token=self.token, port=self.port)
-        config: Any = {"timeout_keep_alive": IDLE, "timeout_graceful_shutdown": 10, "log_level": "error"}
         super().__init__(
             uvicorn.Config(
                 guard,
@@ -110,7 +128,9 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=2048,
-                **config,
+                timeout_keep_alive=IDLE,
+                timeout_graceful_shutdown=10,
+                log_level="error",
             )
         )
 

@@ -274,7 +274,12 @@ async function filters() {
   draw();
   while (!about.columns) {
     await new Promise((resolve) => setTimeout(resolve, 500));
-    about = await ask("/about");
+    try {
+      about = await ask("/about");
+    } catch (error) {
+      fail(error, filters);
+      return;
+    }
     if (about.columns) draw();
   }
 }

@@ -8,7 +8,7 @@ const named = (reference) => reference.split("/").at(-1);
 /** What kind of value a schema describes. */
 function kind(schema) {
   if (schema.$ref) return named(schema.$ref);
-  if (schema.type === "array") return `list of ${schema.items.$ref ? named(schema.items.$ref) : kind(schema.items)}`;
+  if (schema.type === "array") return `list of ${kind(schema.items)}`;
   const ends = schema.minimum === undefined ? "" : schema.maximum === undefined ? `, from ${schema.minimum}` : `, ${schema.minimum} to ${schema.maximum}`;
   return [schema.type].flat().filter(Boolean).join(" or ") + ends;
 }
@@ -30,7 +30,7 @@ function table(properties) {
   );
 }
 
-function command(path, how, example) {
+function command(path, example) {
   const data = example ? ` --json '${JSON.stringify(example).replaceAll("'", "'\\''")}'` : "";
   return make("pre", {}, `curl${data} ${location.origin}${path.replace("{row}", "0")}`);
 }
@@ -49,7 +49,7 @@ function operation(path, how, about) {
     content ? table(content.schema.properties) : null,
     picture && about.description ? make("p", {}, ...words(about.description)) : null,
     make("h3", {}, "For example"),
-    ...(content ? Object.values(content.examples).map((one) => command(path, how, one.value)) : [command(path, how)]),
+    ...(content ? Object.values(content.examples).map((one) => command(path, one.value)) : [command(path)]),
     picture
       ? make("pre", {}, `curl -H 'Content-Type: image/jpeg' --data-binary @a.jpg '${location.origin}${path}${path === "/classify" ? "?name=dress&name=shirt" : ""}'`)
       : null,

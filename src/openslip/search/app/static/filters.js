@@ -68,7 +68,7 @@ function fieldOf(column, filters) {
     );
   }
   if (column.kind === "choice") {
-    const chosen = new Set(value("in") ?? (value("=") === undefined ? [] : [value("=")]));
+    const chosen = new Set([value("in") ?? value("=") ?? []].flat());
     const boxes = column.values.map(({ value, count }) => ({
       value,
       input: make("input", { type: "checkbox", checked: chosen.has(value) }),

@@ -40,7 +40,7 @@ export class Results {
     const fields = Object.values(hit.columns).map(shown).filter(Boolean).slice(0, FIELDS).join(" · ");
     const score = hit.score === null ? "" : `, score ${hit.score.toFixed(3)}`;
     const image = make("img", { src: `/thumbnail/${hit.row}?v=${version}`, alt: "", loading: "lazy", decoding: "async" });
-    image.addEventListener("error", () => image.replaceWith(make("span", {}, "This picture is not there any more")));
+    image.addEventListener("error", () => image.replaceWith(make("span", {}, "This picture cannot be shown")));
     const button = (kind, words) =>
       make(
         "button",
