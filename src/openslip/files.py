@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from openslip.errors import ConfigError
+from openslip.errors import ConfigError, encodable
 
 RUN_FILE = 64 << 20
 """Bytes of a JSON or TOML file, or of a line of one, that is read: a run's own have some kilobytes."""
@@ -107,7 +107,7 @@ def _whole_number(digits: str) -> int:
 def _whole_characters(value: Any) -> Any:
     """Return a JSON value without halves of characters."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return encodable(value)
     if isinstance(value, list):
         return [_whole_characters(item) for item in value]
     if isinstance(value, dict):

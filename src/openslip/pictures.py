@@ -129,9 +129,9 @@ def chunks_ahead(
 ) -> Iterator[Iterator[list[Ready]]]:
     """Give an iterator of lists: what `prepare` makes of each, `chunk` at a time, in their order.
 
-    While a list is in use, threads prepare the next one; a single item is prepared where it is asked for. threads: -1
-    takes one for each core, up to 8; 0 prepares all where it is asked for. `given` is gone through by the caller's
-    thread. What threads have not begun is dropped when the block is left, as by Ctrl-C.
+    While a list is in use, threads prepare the next one. A single item is prepared where it is asked for, unless
+    `chunk` is 1. threads: -1 takes one for each core, up to 8; 0 prepares all where it is asked for. `given` is gone
+    through by the caller's thread. What threads have not begun is dropped when the block is left, as by Ctrl-C.
     """
     pool: ThreadPoolExecutor | None = None
     most = reading_threads() if threads < 0 else threads

@@ -17,6 +17,8 @@ from openslip.data import typed_cells
 from openslip.data.typed_cells import Cells
 
 NOON = datetime.datetime(2026, 11, 30, 12)
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 UTC = pa.timestamp("us", "UTC")
 
 
@@ -87,6 +89,9 @@ def test_what_texts_spell(texts: list[str], kind: pa.DataType, expected: list[An
         ([[1, "ä"], {"a": None}], pa.string(), ['[1, "ä"]', '{"a": null}']),
         ([[1], 2], pa.string(), ["[1]", "2"]),
         (["\ud800x"], pa.string(), ["?x"]),
+        ([{b"a": 1}, b"\xff", (1, "\udfff")], pa.string(), ["{b'a': 1}", "ff", '[1, "?"]']),
+        ([ENDLESS, [10**5000], "x"], pa.string(), [None, None, "x"]),
+        ([10**5000, 1], pa.int64(), [None, 1]),
         ([float("inf"), 1], pa.float64(), [math.inf, 1.0]),
         ([NOON, None], pa.timestamp("us"), [NOON, None]),
         ([datetime.datetime(2026, 11, 30), datetime.date(2026, 12, 1)], pa.date32(), None),
@@ -117,6 +122,33 @@ def test_objects_have_what_columns_they_have() -> None:
         "", "d", "b",
     ]  # fmt: skip
     assert (cells.unequal(6, {"a": 3, "d": False}), cells.unequal(6, {"d": True, "a": 3})) == ("d", "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        ({"a": -1}, {"a": -2}, "a"),
+        ({"a": 1}, {"a": True}, "a"),
+        ({"a": "1"}, {"a": None, "b": 1}, "a"),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a"),
+        ({"a": 1}, {"a": 1.0}, ""),
+        ({"a": [math.nan]}, {"a": [float("nan")], "b": None}, ""),
+        ({"a": "\ud800", "b": None}, {"a": "\ud801"}, ""),
+    ],
+)
+def test_rows_that_differ(one: dict[str, Any], other: dict[str, Any], differs: str) -> None:
+    cells = Cells()
+    cells.add(one)
+    assert cells.unequal(0, other) == differs
+    assert (cells.digest(one) != cells.digest(other)) == bool(differs)
+    cells.table()
+    assert cells.unequal(0, other) == differs
+
+
+def test_halves_of_characters_in_names() -> None:
+    cells = Cells()
+    cells.add({"\ud800": 1, "?": 2})
+    assert cells.table().to_pydict() == {"?": [1], "?_2": [2]}
 
 
 def test_names_that_are_none_or_come_twice() -> None:

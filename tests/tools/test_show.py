@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from openslip.config import ViewConfig, ViewsConfig
@@ -19,7 +17,7 @@ from openslip.data.loader import Loader
 from openslip.data.record import Record, Source
 from openslip.errors import ConfigError, DataError
 from openslip.needs import IMAGE, SSL_VIEWS, View
-from openslip.tools.sheet import printable, wrap, write_sheet
+from openslip.tools.sheet import printable
 from openslip.tools.show import MOST, contact_sheet, look, titles
 
 CONFIG = ViewsConfig(size=24)
@@ -100,20 +98,6 @@ def test_a_view_is_shown_without_smoothing() -> None:
     assert (views[..., 0] == views[..., 1]).all()
 
 
-@given(st.text(st.characters(codec="utf-8")), st.integers(1, 20))
-def test_wrapping_loses_nothing_and_fits(text: str, width: int) -> None:
-    lines = wrap(text, width, len)
-    assert "".join(lines).replace(" ", "") == "".join(text.split())
-    assert all(len(line) <= width for line in lines)
-    assert all(line == line.strip() for line in lines)
-
-
-def test_wrapping_breaks_at_spaces() -> None:
-    assert wrap("a dog\nruns  over the beach", 9, len) == ["a dog", "runs over", "the beach"]
-    assert wrap("", 9, len) == [""]
-    assert wrap("沙滩上奔跑的狗", 3, len) == ["沙滩上", "奔跑的", "狗"]
-
-
 def test_any_caption_can_be_drawn() -> None:
     captions = ("a\0b\x1b[31m", "\ud800", "🏖️ كلب 沙滩", "x" * 100_000, "", " ")
     assert printable(captions[0] + captions[1]) == "a?b?[31m?"
@@ -128,7 +112,7 @@ def test_any_caption_can_be_drawn() -> None:
     assert sheet.width < 1500
 
 
-def test_bad_calls(tmp_path) -> None:
+def test_bad_calls() -> None:
     for count in (0, MOST + 1):
         with pytest.raises(ConfigError, match=f"1 to {MOST} records.*{count}"):
             contact_sheet(Pictures(), CONFIG, augment=augment, count=count)
@@ -136,10 +120,6 @@ def test_bad_calls(tmp_path) -> None:
         contact_sheet(Pictures(), ViewsConfig(ssl=ViewConfig(flip=2)), augment=augment)
     with pytest.raises(DataError, match="no records"):
         contact_sheet(Pictures(0), CONFIG, augment=augment)
-    write_sheet(tmp_path / "sheet.png", Image.new("RGB", (3, 2), "red"))
-    assert Image.open(tmp_path / "sheet.png").size == (3, 2)
-    with pytest.raises(DataError, match="cannot be written"):
-        write_sheet(tmp_path / "nowhere" / "sheet.png", Image.new("RGB", (3, 2)))
 
 
 def test_the_sheet_shows_the_views_of_a_loss() -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from openslip.data.containers.row_groups import plain_type
+from openslip.errors import encodable
 
 
 def without_columns(rows: int) -> pa.Table:
@@ -182,14 +183,33 @@ def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         return column.cast(pa.string())
     if isinstance(column, pa.ChunkedArray):
         return pa.chunked_array(map(as_text, column.chunks), pa.string())
-    return pa.array(map(_spelled, column.to_pylist()), pa.string())
+    return pa.array(map(spelled, column.to_pylist()), pa.string())
+
+
+def spelled(value: Any) -> str | None:
+    """Return a value as text: numbers as they are spelled, 3.0 as `3`, dates in ISO 8601, nested values as JSON.
+
+    Bytes are hexadecimal digits, halves of characters `?`. None: what no program reads, a list within itself, say.
+    """
+    try:
+        text = _spelled(value)
+    except (RecursionError, ValueError):  # ValueError: also for whole numbers of thousands of digits
+        return None
+    return None if text is None else encodable(text)
 
 
 def _spelled(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(value, ensure_ascii=False, default=_spelled)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, list | dict | tuple):
+        try:
+            return json.dumps(value, ensure_ascii=False, default=_spelled)
+        except TypeError:  # keys that are bytes
+            return str(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openslip.data.own_columns import told_apart, without_columns
+from openslip.data.own_columns import spelled, told_apart, without_columns
+from openslip.errors import encodable
 
 STEP = 4096
 """Rows that are made an Arrow array at a time."""
@@ -72,14 +72,22 @@ class Cells:
         if row >= self._count:
             own = self._rows[row - self._count]
             cells = own if isinstance(own, Mapping) else dict(enumerate(own))
-            one = {name: _text(cell) for name, cell in cells.items()}
+            one = {name: spelled(cell) for name, cell in cells.items()}
         else:
             texts = [column.text(row) for column in self._columns]
             one = dict(zip(self._names, texts) if isinstance(other, Mapping) else enumerate(texts))
         cells = other if isinstance(other, Mapping) else dict(enumerate(other))
-        two = {name: _text(cell) for name, cell in cells.items()}
+        two = {name: spelled(cell) for name, cell in cells.items()}
         found = next((name for name in one | two if one.get(name) != two.get(name)), "")
         return self._names[found] if isinstance(found, int) else found
+
+    @staticmethod
+    def digest(row: Sequence[Any] | Mapping[str, Any]) -> int:
+        """Return a number that tells rows apart, and is the same for those in which `unequal` finds nothing."""
+        if isinstance(row, Mapping):
+            texts = ((name, spelled(cell)) for name, cell in row.items())
+            return hash(frozenset((name, text) for name, text in texts if text is not None))
+        return hash(tuple(map(spelled, row)))
 
     def table(self) -> pa.Table:
         """Return the rows so far, names told apart (see `own_columns.told_apart`), without nameless empty columns."""
@@ -88,7 +96,9 @@ class Cells:
         named = [(name, column) for name, column in named if name or column.null_count < len(column)]
         if not named:
             return without_columns(len(self))
-        return pa.table([column for _, column in named], names=told_apart(name for name, _ in named))
+        return pa.table(
+            [column for _, column in named], names=told_apart(encodable(name) for name, _ in named)
+        )
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
@@ -117,7 +127,7 @@ class _Column:
         self._kinds: set[str] = set()
 
     def add(self, cells: Sequence[Any]) -> None:
-        texts = _array(cells if self._spelled else list(map(_text, cells)))
+        texts = pa.array(cells if self._spelled else map(spelled, cells), pa.string())
         self._texts.append(texts)
         if self._spelled:
             if "text" not in self._kinds:
@@ -156,9 +166,8 @@ class _Column:
         found = texts.cast(kind)
         if pa.types.is_floating(kind):
             if "whole" in self._kinds:
-                texts.filter(_fits(texts, _WHOLE)).cast(pa.int64()).cast(
-                    kind
-                )  # which tells what is not exact
+                # This raises where a whole number has no fraction that equals it.
+                texts.filter(_fits(texts, _WHOLE)).cast(pa.int64()).cast(kind)
             if self._spelled and pc.any(pc.is_inf(found)).as_py():  # type: ignore[missing-attribute]
                 raise ValueError("there is no such number")
         elif pa.types.is_temporal(kind):
@@ -188,17 +197,6 @@ def _without(empty: Any, column: Any) -> Any:
     return pc.if_else(empty, pa.scalar(None, pa.string()), column)  # type: ignore[missing-attribute]
 
 
-def _array(texts: Sequence[str | None]) -> pa.Array:
-    """Return texts as an Arrow array; half characters, which JSON can spell, become question marks."""
-    try:
-        return pa.array(texts, pa.string())
-    except UnicodeEncodeError:
-        whole: Iterable[str | None] = (
-            text if text is None else text.encode("utf-8", "replace").decode() for text in texts
-        )
-        return pa.array(list(whole), pa.string())
-
-
 def _kind(cell: Any) -> str:
     """Return the kind of a cell that has a type, "" of none."""
     if cell is None:
@@ -210,19 +208,3 @@ def _kind(cell: Any) -> str:
     if isinstance(cell, datetime.datetime) and cell.tzinfo is None:
         return "time" if cell.time() != datetime.time() else "midnight"
     return "day" if isinstance(cell, datetime.date) and not isinstance(cell, datetime.datetime) else "text"
-
-
-def _text(cell: Any) -> str | None:
-    """Return a cell as text: numbers as they are spelled, 3.0 as `3`, dates in ISO 8601, nested values as JSON."""
-    if cell is None or isinstance(cell, str):
-        return cell
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float):
-        return repr(cell).removesuffix(".0")
-    if isinstance(cell, list | dict):
-        try:
-            return json.dumps(cell, ensure_ascii=False, default=str)
-        except RecursionError:  # which no program reads either
-            return None
-    return cell.isoformat() if hasattr(cell, "isoformat") else str(cell)

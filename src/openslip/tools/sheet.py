@@ -20,6 +20,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SIDE = 224
 """Side of the box that a picture or a view is shown in, in pixels."""
 GAP, TEXT_SIZE, LINE = 24, 19, 26
+LINES = 4
+"""Lines of text below a picture of a grid."""
 PAPER, INK, QUIET, WASH, BAD = "#fcfbf9", "#1b1c20", "#6a6c74", "#eeebe5", "#b3261e"
 _PLAIN = frozenset(map(chr, range(33, 127)))
 _OTHER_FONTS = (
@@ -38,26 +40,26 @@ class Cell:
     texts: tuple[tuple[str, str], ...]
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[Cell]], lines: int = 4) -> Image.Image:
-    """Draw rows of pictures, each with up to so many lines of text below it, under some lines of text.
+def grid(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Image.Image:
+    """Draw rows of pictures, each with up to LINES lines of text below it, under some lines of text.
 
     head: the first line stands out.
     """
     across = max(1, *map(len, rows)) if rows else 1
     size = (
         max(across * (SIDE + GAP) + GAP, 3 * SIDE),
-        2 * GAP + len(head) * LINE + len(rows) * (SIDE + lines * LINE + GAP),
+        2 * GAP + len(head) * LINE + len(rows) * (SIDE + LINES * LINE + GAP),
     )
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     for k, text in enumerate(head):
         write_line(pen, (GAP, GAP + k * LINE), printable(text), QUIET if k else INK, size[0] - 2 * GAP)
     for r, row in enumerate(rows):
-        y = 2 * GAP + len(head) * LINE + r * (SIDE + lines * LINE + GAP)
+        y = 2 * GAP + len(head) * LINE + r * (SIDE + LINES * LINE + GAP)
         for c, cell in enumerate(row):
             x = GAP + c * (SIDE + GAP)
             place(sheet, (x, y), cell.picture)
-            write_lines(pen, (x, y + SIDE + 4), cell.texts, SIDE, lines)
+            write_lines(pen, (x, y + SIDE + 4), cell.texts, SIDE, LINES)
     return sheet
 
 

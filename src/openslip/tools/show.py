@@ -101,9 +101,8 @@ def look(reader: SampleReader, position: int, augment: Augment) -> Shown:
         record = reader.source[index]
         key, captions = record.key, record.captions
         picture = decode(record.image, SIDE)
-        image = decode(
-            record.image, reader.min_side(reader.configs)
-        )  # the loader's size, for the crops are drawn in its pixels
+        # The loader's size, for the crops are drawn in its pixels.
+        image = decode(record.image, reader.min_side(reader.configs))
     except DataError as error:
         return Shown(key, captions, None, {}, str(error))
     views = {}

@@ -109,6 +109,7 @@ def test_json_lines_have_types(folder: Path) -> None:
         "s": ["007", "", None],
         "mixed": ["1", "x", None],
         "sizes": ['["L", "M"]', '{"ä": null}', None],
+        "lost": [None, None, None],
         "late": [None, None, False],
     }
     assert "'s' of a.jpg" in source.columns_note
@@ -119,6 +120,9 @@ def test_keys_that_only_later_objects_have(folder: Path, monkeypatch: pytest.Mon
     rows = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "two", "late": 1}]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert told(open_source("t.jsonl")) == {"late": [None, 1]}
+    rows = [{"image": "a.jpg", "label": "cat"}, {"image": "b.jpg", "label": "dog", "late": 1}]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert told(open_source("labels:labels.jsonl")) == {"label": ["cat", "dog"], "late": [None, 1]}
 
 
 def test_workbooks_have_types(folder: Path) -> None:
@@ -295,6 +299,14 @@ def test_parquet_without_other_columns(tmp_path: Path) -> None:
     parquet(tmp_path / "t.parquet", {"image": [b"\xff\xd8", b"\xff\xd8"], "caption": ["x", "y"]})
     source = open_source(str(tmp_path / "t.parquet"))
     assert (source.columns([]), source.columns([0, 1]), source.columns_note) == (None, None, "")
+
+
+def test_columns_of_parquet_that_share_a_name(tmp_path: Path) -> None:
+    cells = [[b"\xff\xd8"], ["x"], [1], [2], [3]]
+    pq.write_table(pa.table(cells, ["image", "caption", "n", "n", "m"]), tmp_path / "t.parquet")
+    source = open_source(str(tmp_path / "t.parquet"))
+    assert told(source) == {"m": [3]}
+    assert "that share a name are left out: 'n'" in source.columns_note
 
 
 def test_cells_of_parquet_that_cannot_be_read(tmp_path: Path) -> None:

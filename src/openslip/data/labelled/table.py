@@ -23,7 +23,7 @@ from openslip.data.sources.cells import path_of, refuse_pictures, refuse_urls
 from openslip.data.sources.columns import choose, guess_images
 from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.sheet import Sheet
-from openslip.data.sources.table import read_sheet
+from openslip.data.sources.table import TYPED, read_sheet
 from openslip.errors import DataError
 
 if TYPE_CHECKING:
@@ -260,10 +260,10 @@ class _OtherColumns:
 
         sheet = read_sheet(self.path, self.wanted, typed=True)
         own = [number for number in range(len(sheet.columns)) if number != self.numbers[0]]
-        typed = self.path.suffix.lower() in (".jsonl", ".xlsx")
+        spelled = self.path.suffix.lower() not in TYPED
         kept = _Kept(sheet, self.numbers, Contents("rows"))
         entries = ((path, [row[number] for number in own]) for path, _, _, row in kept)
-        return self.files.of_entries(entries, Cells([sheet.columns[n] for n in own], spelled=not typed))
+        return self.files.of_entries(entries, Cells([sheet.columns[n] for n in own], spelled=spelled))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"table": None}

@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -318,14 +317,10 @@ class CheckedColumn:
         number = int(np.searchsorted(self._ends, index, side="right"))
         chunk = self._chunks[number]
         index -= int(self._ends[number]) - len(chunk)
-        if number not in self._sound:
-            try:
-                chunk.validate(full=True)
-                self._sound.add(number)
-            except (pa.ArrowException, ValueError):
-                chunk = chunk.slice(index, 1)
-                chunk.validate(full=True)  # as far as Arrow tells the values of a chunk apart
-                index = 0
+        if not self._is_sound(number):
+            chunk = chunk.slice(index, 1)
+            chunk.validate(full=True)  # as far as Arrow tells the values of a chunk apart
+            index = 0
         return chunk[index]
 
     def take(self, indices: Sequence[int]) -> pa.ChunkedArray:
@@ -334,13 +329,21 @@ class CheckedColumn:
         for number, members in itertools.groupby(zip(numbers, indices), key=lambda one: one[0]):
             chunk = self._chunks[number]
             own = [index - int(self._ends[number]) + len(chunk) for _, index in members]
-            with suppress(ValueError, pa.ArrowException):
-                self.scalar(own[0] + int(self._ends[number]) - len(chunk))  # which validates the chunk
-            if number in self._sound:
+            if self._is_sound(number):
                 parts.append(chunk.take(pa.array(own, pa.int64())))
             else:
                 parts += [_sound_or_null(chunk.slice(index, 1)) for index in own]
         return pa.chunked_array(parts, self._kind)
+
+    def _is_sound(self, number: int) -> bool:
+        """Whether all values of a chunk are sound."""
+        if number not in self._sound:
+            try:
+                self._chunks[number].validate(full=True)
+                self._sound.add(number)
+            except (pa.ArrowException, ValueError):
+                return False
+        return True
 
 
 def _sound_or_null(value: pa.Array) -> pa.Array:

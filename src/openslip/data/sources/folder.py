@@ -98,15 +98,7 @@ class ImageFolder(ImageFiles):
         """
         if not any(sidecar for sidecar, _ in self._kinds):
             return None
-        from openslip.data.typed_cells import Cells
-
-        cells = Cells()
-        for index in indices:
-            try:
-                cells.add(sidecars.own_fields(*self._read(index), self._asked))
-            except (OSError, ValueError):  # which reading the record says
-                cells.add({})
-        return cells.table()
+        return sidecars.own_columns(self._read, indices, self._asked)
 
     def _captions_beside(self, index: int) -> tuple[str, ...]:
         try:

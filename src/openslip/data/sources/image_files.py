@@ -199,8 +199,8 @@ class ImageFiles(Source):
             if record == len(cells):
                 cells.add(row)
                 if merged:
-                    told.append(_digest(row))
-            elif told[record] != _digest(row) and record not in differ:
+                    told.append(cells.digest(row))
+            elif told[record] != cells.digest(row) and record not in differ:
                 example = example or f"'{cells.unequal(record, row)}' of {path}"
                 differ.add(record)
         if differ:
@@ -419,9 +419,8 @@ def _bytes(path: str) -> bytes:
 
 
 def _status(path: str) -> tuple[str, os.stat_result]:
-    descriptor, _ = open_descriptor(
-        path
-    )  # which says what reading would say: that it may not be read, that it is a pipe
+    # Opening says what reading would say: that it may not be read, that it is a pipe.
+    descriptor, _ = open_descriptor(path)
     try:
         status = os.fstat(descriptor)
     finally:
@@ -442,16 +441,6 @@ def warn_outside(name: str, root: str, path: str) -> None:
         _said.add(name)
         line = f"{name} takes pictures from outside of its folder, such as {path}: check that you want these copied"
         print(printable(line), file=sys.stderr, flush=True)
-
-
-def _digest(row: Sequence[Any] | Mapping[str, Any]) -> int:
-    """Return a number that tells the cells of a row from others."""
-    if isinstance(row, Mapping):
-        row = [(name, row[name]) for name in sorted(row) if row[name] is not None]
-    try:
-        return hash(tuple(row))
-    except TypeError:  # lists and objects
-        return hash(repr(row))
 
 
 def reason_of(error: Exception) -> str:

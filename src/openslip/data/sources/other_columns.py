@@ -22,8 +22,8 @@ KEPT_BYTES = 64 * 2**20
 class OtherColumns:
     """The columns of Parquet files but those `used`, by row of all files. Each file may have others.
 
-    Columns that hold bytes, which may be pictures, are left out, as are several of one name; `notes` says so. What
-    cannot be read is null, which `notes` says as well.
+    Left out are columns that hold bytes, which may be pictures, and columns that share a name. What cannot be read is
+    null. `note` says both.
     """
 
     def __init__(self, rows: RowGroups, used: Collection[str]) -> None:
@@ -52,7 +52,7 @@ class OtherColumns:
         if self._bytes:
             said.append(f"Columns of {name} that hold bytes are left out: {_listed(self._bytes)}")
         if self._twice:
-            said.append(f"Columns of {name} with one name are left out: {_listed(self._twice)}")
+            said.append(f"Columns of {name} that share a name are left out: {_listed(self._twice)}")
         if self._lost:
             said.append(
                 f"Cells of {name} that cannot be read are empty: in {self._lost:,} rows. {self._reason}"

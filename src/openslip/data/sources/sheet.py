@@ -60,20 +60,23 @@ def check_columns(path: Path, count: int) -> None:
         )
 
 
-def read_json_lines(path: Path) -> Sheet:
-    """Return the objects of a JSON-lines file; its columns are the keys of the first ones.
+def read_json_lines(path: Path, *, every: bool = False) -> Sheet:
+    """Return the objects of a JSON-lines file; its columns are the keys of the first ones, with `every` those of all.
 
     Raises DataError, now or as rows are taken, for a line that is no JSON object.
     """
-    rows = read_objects(path)
+    rows = _objects(path)
+    if every:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        check_columns(path, len(columns))
+        return Sheet(columns, ([row.get(name) for name in columns] for row in _objects(path)))
     first = list(islice(rows, HEAD))
     columns = list(dict.fromkeys(key for row in first for key in row))
     check_columns(path, len(columns))
     return Sheet(columns, ([row.get(name) for name in columns] for row in chain(first, rows)))
 
 
-def read_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file. Raises DataError as `read_json_lines` says."""
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue

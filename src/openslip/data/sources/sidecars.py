@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openslip.data.captions import texts
 from openslip.data.limits import TEXT_BYTES
 from openslip.data.sources.columns import CAPTION_COLUMNS, guess_captions
+from openslip.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEXTS = ("txt", "caption", "cap", "text")
 """Extensions of members and files that hold a caption as plain text, best first."""
@@ -72,6 +76,24 @@ def own_fields(sidecar: bytes | None, text: bytes | None, asked: Asked = USUAL) 
     used = {_name(found, key) for key in keys}
     again = {name for name in found if name.lower() in _CAPTIONS and _says_no_more(found[name], captions)}
     return {name: value for name, value in _flat(found).items() if name not in used | again}
+
+
+def own_columns(
+    beside: Callable[[int], tuple[bytes | None, bytes | None]], indices: Iterable[int], asked: Asked
+) -> pa.Table:
+    """Return the own fields of pictures as columns; of one whose `.json` or text cannot be read all are null.
+
+    beside: gives the `.json` and the text of a picture. Reading the record says what is wrong with them.
+    """
+    from openslip.data.typed_cells import Cells
+
+    cells = Cells()
+    for index in indices:
+        try:
+            cells.add(own_fields(*beside(index), asked))
+        except (OSError, ValueError, DataError):
+            cells.add({})
+    return cells.table()
 
 
 def look(sidecar: bytes | None, text: bytes | None, asked: Asked) -> Counter[str]:
@@ -208,17 +230,15 @@ def _name(found: Any, key: str) -> str:
 
 def _flat(found: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of an object, those of objects in it by the names of both; equal names are told apart."""
-    flat: dict[str, Any] = {}
+    from openslip.data.own_columns import told_apart
+
+    flat: list[tuple[str, Any]] = []
     for name, value in found.items():
-        inner = value.items() if isinstance(value, dict) and value else [(None, value)]
-        for own, cell in inner:
-            called = whole = name if own is None else f"{name}.{own}"
-            for number in itertools.count(2):
-                if called not in flat:
-                    break
-                called = f"{whole}_{number}"
-            flat[called] = cell
-    return flat
+        if isinstance(value, dict) and value:
+            flat += [(f"{name}.{own}", cell) for own, cell in value.items()]
+        else:
+            flat.append((name, value))
+    return dict(zip(told_apart(name for name, _ in flat), (cell for _, cell in flat)))
 
 
 def _says_no_more(value: Any, captions: tuple[str, ...]) -> bool:

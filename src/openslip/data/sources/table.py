@@ -27,12 +27,15 @@ from openslip.data.sources.columns import (
 )
 from openslip.data.sources.delimited import read_delimited
 from openslip.data.sources.image_files import ImageFiles
-from openslip.data.sources.sheet import Sheet, read_json_lines, read_objects
+from openslip.data.sources.sheet import Sheet, read_json_lines
 from openslip.errors import DataError
 from openslip.files import expand
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TYPED = (".jsonl", ".xlsx")
+"""Extensions of tables whose cells have types; those of others are texts."""
 
 
 class Table(ImageFiles):
@@ -115,23 +118,23 @@ class Table(ImageFiles):
         sheet = read_sheet(self._path, self._wanted, typed=True)
         head = [list(map(sheet.as_text, row)) for row in sheet.head()]
         rows = _Rows(sheet, self._chosen, head, self._path)
-        if self._path.suffix.lower() == ".jsonl":
-            return self.of_entries(rows.own_objects(), Cells())
         own = [number for number in range(len(sheet.columns)) if number not in rows.used]
         if not own:
             return without_columns(len(self))
-        cells = Cells([sheet.columns[n] for n in own], spelled=self._path.suffix.lower() != ".xlsx")
+        cells = Cells([sheet.columns[n] for n in own], spelled=self._path.suffix.lower() not in TYPED)
         return self.of_entries(rows.own_cells(own), cells)
 
 
 def read_sheet(path: Path, wanted: Sequence[str], *, typed: bool = False) -> Sheet:
-    """Return the rows of a table; `wanted`: columns that were asked for. typed: cells of workbooks are not texts.
+    """Return the rows of a table; `wanted`: columns that were asked for.
+
+    typed: cells of workbooks are not texts, and all keys of JSON lines are columns.
 
     Raises DataError, also as rows are taken.
     """
     match path.suffix.lower():
         case ".jsonl":
-            return read_json_lines(path)
+            return read_json_lines(path, every=typed)
         case ".xlsx":
             from openslip.data.sources.workbook import read_workbook
 
@@ -198,16 +201,6 @@ class _Rows:
         for row in self._sheet.rows:
             if path := self._path_of(self._sheet.as_text(row[self._image])):
                 yield path, [row[number] for number in own]
-
-    def own_objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the path of each object of JSON lines that names an image, and the object without image and captions.
-
-        It has also the keys that are in none of the first objects.
-        """
-        used = {self._sheet.columns[number] for number in self.used}
-        for found in read_objects(self.path):
-            if path := self._path_of(found.get(self._columns.image)):
-                yield path, {key: cell for key, cell in found.items() if key not in used}
 
     def remarks(self) -> list[str]:
         """Return what was noticed, sentences for people."""

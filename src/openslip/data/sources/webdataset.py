@@ -240,15 +240,7 @@ class TarShards(Source):
         """
         if not self._has_json:
             return None
-        from openslip.data.typed_cells import Cells
-
-        cells = Cells()
-        for index in indices:
-            try:
-                cells.add(sidecars.own_fields(*self._beside(index), self._wanted.captions))
-            except DataError:  # which reading the record says
-                cells.add({})
-        return cells.table()
+        return sidecars.own_columns(self._beside, indices, self._wanted.captions)
 
     @cached_property
     def _has_json(self) -> bool:
