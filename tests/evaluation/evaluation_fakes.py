@@ -29,6 +29,8 @@ def png(array: np.ndarray) -> bytes:
 class ColorEncoder:
     """Has the encoder's calls; embeds pictures by their mean colour, texts by the first colour word."""
 
+    logit_scale = 100.0
+
     def __init__(self, embeddings: tuple[str, ...] = ("image", "text")) -> None:
         self.model = SimpleNamespace(text_tower="text" in embeddings or None)
         self.device = torch.device("cpu")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 
-from openslip.evaluation import Outcomes, Result, results, suite
+from openslip.evaluation import Result, results, suite
+from openslip.evaluation.classification import classification
 from openslip.evaluation.compare import (
     compare,
     difference,
@@ -18,7 +19,7 @@ from openslip.evaluation.compare import (
     table,
     verdict,
 )
-from openslip.evaluation.metrics import classification
+from openslip.evaluation.outcomes import Outcomes
 from openslip.evaluation.retrieval import Retrieval
 
 
@@ -27,8 +28,7 @@ def of_hits(before, after, metric="top1", task="knn:birds", **outcomes):
     pair = []
     for hits in (before, after):
         known = Outcomes(np.asarray(hits), **outcomes)
-        value = float(np.median(hits) if known.median else np.mean(hits))
-        pair.append(Result(task, metric, value, len(hits), 0.0, 1.0, content="same", outcomes=known))
+        pair.append(Result(task, metric, known.value(), len(hits), 0.0, 1.0, content="same", outcomes=known))
     return difference(*pair)
 
 
@@ -59,7 +59,10 @@ def test_the_verdict_agrees_with_the_exact_test_where_nothing_was_lost() -> None
 
 def test_equal_models_differ_in_nothing_and_nothing_is_certain() -> None:
     hits = np.arange(50) % 3 == 0
-    for one in (of_hits(hits, hits), of_hits(hits, hits, classes=np.arange(50) % 5)):
+    for one in (
+        of_hits(hits, hits),
+        of_hits(hits, hits, statistic="mean_per_class", classes=np.arange(50) % 5),
+    ):
         assert one.value == 0
         assert one.low < 0 < one.high
         assert one.verdict == "undecided"
@@ -209,7 +212,7 @@ def test_fewer_false_verdicts_than_one_in_twenty() -> None:
 
 def test_ranks_are_better_where_they_are_lower() -> None:
     before = np.arange(1, 201)
-    one = of_hits(before, np.maximum(1, before - 60), "text_median_rank", median=True)
+    one = of_hits(before, np.maximum(1, before - 60), "text_median_rank", statistic="median")
     assert one.value < 0
     assert one.verdict == "better"
     assert "100.5  " in table([one])
@@ -271,14 +274,11 @@ def test_what_protocols_measure_is_paired(tmp_path) -> None:
 
     before, after = (suite.run(encoder, tasks) for encoder in (Blind(), ColorEncoder()))
     found = compare(before, after)
-    assert len(found) == len(after) == 2 + 2 + 2 + 8
+    assert len(found) == len(after) == 3 + 2 + 3 + 8
     assert not any(one.unpaired for one in found)
     for one in found:
-        outcomes, value = one.after.outcomes, one.after.value
-        if outcomes.median:
-            assert value == np.median(outcomes.values)
-        elif outcomes.classes is None:
-            assert value == outcomes.values.mean()
+        outcomes = one.after.outcomes
+        assert outcomes.value() == one.after.value
         assert len(outcomes.values) == one.after.count
     told = {f"{one.after.task}/{one.after.metric}": one.verdict for one in found}
     assert told["zeroshot:colors/top1"] == "better"

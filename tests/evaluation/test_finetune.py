@@ -75,7 +75,7 @@ def test_it_learns_and_leaves_the_encoder_as_it_was(encoder, pictures):
     )
     with torch.inference_mode():
         results = finetune(pictures, recipe=recipe).evaluate(encoder)
-    top1, per_class = results
+    top1, per_class, *_ = results
     assert (top1.task, top1.metric, per_class.metric) == ("finetune:pictures", "top1", "mean_per_class")
     assert top1.value > 0.9
     assert top1.count == 18
@@ -141,7 +141,7 @@ def test_damaged_images_are_left_out_and_counted(encoder, pictures):
     for split, count in (("train", 3), ("test", 2)):
         for i in range(count):
             (pictures / split / "red" / f"{i}.png").write_bytes(b"no picture")
-    top1, _ = finetune(pictures).evaluate(encoder)
+    top1, *_ = finetune(pictures).evaluate(encoder)
     assert (top1.count, top1.skipped) == (16, 2)
 
 

@@ -52,7 +52,7 @@ def test_what_is_kept_is_what_was_measured(run, photos) -> None:
     scores = found.probe.scores(encoder.image_features(pictures).numpy())
     assert (scores.argmax(axis=1) == labels).mean() == results[0].value
     told = json.loads((folder / "results.json").read_text())
-    assert [row["metric"] for row in told] == ["top1", "mean_per_class"]
+    assert [row["metric"] for row in told] == ["top1", "mean_per_class", "ece"]
     assert not list(folder.glob(".writing*"))
 
 

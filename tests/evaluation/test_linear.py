@@ -103,6 +103,6 @@ def test_constant_feature_and_absent_class_do_no_harm():
 
 def test_finds_the_colours(tmp_path):
     spec = str(color_folder(tmp_path / "colors", {"red": 6, "green": 8, "blue": 7, "gold": 5}))
-    top1, per_class = linear.Linear(spec).evaluate(ColorEncoder(("ssl_1", "ssl_2")))
+    top1, per_class, *_ = linear.Linear(spec).evaluate(ColorEncoder(("ssl_1", "ssl_2")))
     assert (top1.key, top1.value, top1.count) == ("linear:colors/top1", 1.0, 26)
     assert (per_class.metric, per_class.value) == ("mean_per_class", 1.0)

@@ -9,6 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accura
 
 from openslip.errors import EvaluationError
 from openslip.evaluation import metrics
+from openslip.evaluation.classification import classification
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -34,7 +35,7 @@ def test_ties_count_against_the_model_in_any_order_of_the_classes(drawn, data):
 
 @pytest.mark.parametrize("score", [0.0, 0.7, np.nan, np.inf])
 def test_a_model_for_which_all_is_alike_scores_nothing(score):
-    results = metrics.classification("t", np.full((12, 6), score), np.arange(12) % 6)
+    results = classification("t", np.full((12, 6), score), np.arange(12) % 6)
     assert [(r.metric, r.value) for r in results] == [("top1", 0), ("top5", 0), ("mean_per_class", 0)]
 
 
@@ -120,19 +121,19 @@ def test_median_interval_covers_the_median():
 
 def test_classification_reports_counts_and_top5_only_for_many_classes():
     scores, labels = np.eye(6), np.arange(6)
-    results = metrics.classification("knn:x", scores, labels, skipped=2)
+    results = classification("knn:x", scores, labels, skipped=2)
     assert [(r.metric, r.value, r.count, r.skipped) for r in results] == [
         ("top1", 1.0, 6, 2),
         ("top5", 1.0, 6, 2),
         ("mean_per_class", 1.0, 6, 2),
     ]
     assert all(r.low <= r.value <= r.high for r in results)
-    assert [r.metric for r in metrics.classification("knn:x", np.eye(3), np.arange(3))] == [
+    assert [r.metric for r in classification("knn:x", np.eye(3), np.arange(3))] == [
         "top1",
         "mean_per_class",
     ]
     with pytest.raises(EvaluationError, match="no sample"):
-        metrics.classification("knn:x", np.zeros((0, 3)), np.zeros(0, int))
+        classification("knn:x", np.zeros((0, 3)), np.zeros(0, int))
 
 
 @pytest.mark.parametrize("count", range(1, 60))

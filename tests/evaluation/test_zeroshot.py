@@ -36,10 +36,10 @@ def test_finds_the_colours(tmp_path):
     spec = str(
         color_folder(tmp_path / "colors", {"red": 3, "green": 4, "blue": 5, "gold": 6}, splits=("test",))
     )
-    top1, per_class = ZeroShot(spec).evaluate(ColorEncoder())
+    top1, per_class, *_ = ZeroShot(spec).evaluate(ColorEncoder())
     assert (top1.task, top1.metric, top1.value, top1.count) == ("zeroshot:colors", "top1", 1.0, 18)
     assert per_class.metric == "mean_per_class"
-    blind, _ = ZeroShot(spec, templates=("what is {}?",)).evaluate(ColorEncoder())
+    blind, *_ = ZeroShot(spec, templates=("what is {}?",)).evaluate(ColorEncoder())
     assert blind.value < 1.0
 
 

@@ -362,8 +362,8 @@ def _how_to_use(classifier: str) -> str:
 
 
 def _main_number(results: Sequence[Result]) -> str:
-    from openslip.evaluation import lower_is_better
+    from openslip.evaluation import measure
 
     first = results[0]
-    value = f"{first.value:.1f}" if lower_is_better(first.metric) else f"{first.value:.1%}"
-    return f"{first.metric} {value} of {first.count:,}"
+    of = measure(first.metric)
+    return f"{first.metric} {of.text(first.value)}{of.mark} of {first.count:,}"

@@ -11,28 +11,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
+from openslip.evaluation.measures import lower_is_better, measure
 
+if TYPE_CHECKING:
     from openslip.encoder import Encoder
+    from openslip.evaluation.outcomes import Answers, Outcomes
+
+__all__ = ["COLUMNS", "TRAINED", "Evaluator", "Result", "lower_is_better", "measure", "settings"]
 
 TRAINED = ("linear", "finetune")
 """Protocols that train a classifier; a run keeps it in its folder PROTOCOL/NAME."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What a number was computed from: N samples (or queries) one by one, in the order of the data.
-
-    values: (N,), whether a sample was a hit, 0 or 1, or which rank it had. classes: (N,) their classes where the number
-    is a mean over classes. groups: (N,) what samples belong together, such as captions of one image. median: whether
-    the number is the median of the values, not their mean.
-    """
-
-    values: np.ndarray
-    classes: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    median: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +29,8 @@ class Result:
 
     task: what was measured, `protocol:dataset`, for example `zeroshot:cifar10`.
     metric: for example `top1`, `mean_per_class`, `text_recall@10`.
-    value: in [0, 1], more is better; only metrics whose name ends in `median_rank` count from 1, and less is better.
+    value: in the unit that `openslip.evaluation.measures` has for the metric, mostly a share in [0, 1]. The first
+    result of a task stands for the task.
     count: samples (or queries) that the value is a mean over.
     low, high: 95 % interval of the value, for other samples drawn as these were (see `openslip.evaluation.metrics`).
     skipped: samples that could not be read, and so are not in `count`.
@@ -52,8 +41,8 @@ class Result:
     names that were measured, which tells them from others that lay at the same location. classifier: the folder that
     keeps what was trained to be measured, a linear probe or a finetuned classifier. Each is empty where it is not
     known, as in files of earlier versions.
-    outcomes: what the value was computed from, for comparisons with another model; it is in memory alone, and no part
-    of files.
+    outcomes: what the value was computed from, for comparisons with another model. answers: on the first result of a
+    classifier's task, what was said of each sample. Both are kept in a file of their own, and are no part of others.
     """
 
     task: str
@@ -71,6 +60,7 @@ class Result:
     content: str = ""
     classifier: str = dataclasses.field(default="", compare=False)
     outcomes: Outcomes | None = dataclasses.field(default=None, repr=False, compare=False)
+    answers: Answers | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -88,13 +78,10 @@ class Result:
         return {name: getattr(self, name) for name in COLUMNS}
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Result) if field.name != "outcomes")
+COLUMNS = tuple(
+    field.name for field in dataclasses.fields(Result) if field.name not in ("outcomes", "answers")
+)
 """The fields of a result that files have."""
-
-
-def lower_is_better(key: str) -> bool:
-    """Say whether a metric counts ranks from 1 instead of shares."""
-    return key.endswith("rank")
 
 
 class Evaluator(Protocol):

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from openslip.evaluation import Outcomes, Result, lower_is_better
+from openslip.evaluation import Result, lower_is_better, measure
 from openslip.evaluation.distinct import distinct
-from openslip.evaluation.metrics import Z95, per_class
+from openslip.evaluation.metrics import Z95, per_class, resampled
+from openslip.evaluation.outcomes import Outcomes
 
 RESAMPLES = 2000
 """Of a bootstrap, which is used for medians alone."""
@@ -41,7 +42,7 @@ class Difference:
     @property
     def verdict(self) -> Verdict:
         """Better or worse where the interval does not hold 0, else undecided."""
-        if not (self.low > 0 or self.high < 0):
+        if not (self.low > 0 or self.high < 0) or not measure(self.after.metric).better:
             return "undecided"
         return "better" if (self.low > 0) != lower_is_better(self.after.metric) else "worse"
 
@@ -78,14 +79,21 @@ def difference(before: Result, after: Result) -> Difference:
         why = "the models were measured on other pictures, or other ones could be read"
     elif not _alike(one, other):
         why = "the samples of the two models are not the same"
-    elif other.median:
-        return Difference(before, after, value, *median_interval(one.values, other.values, other.groups))
-    elif other.classes is not None:
-        interval = mean_per_class_interval(one.values, other.values, other.classes)
-        return Difference(before, after, value, *interval)
     else:
-        return Difference(before, after, value, *proportion_interval(one.values, other.values, other.groups))
+        return Difference(before, after, value, *interval(one, other))
     return Difference(before, after, value, *_independent(before, after), why)
+
+
+def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
+    """Return the interval of the difference of a number, of two models on the same samples."""
+    match after.statistic:
+        case "mean":
+            return proportion_interval(before.values, after.values, after.groups)
+        case "median":
+            return median_interval(before.values, after.values, after.groups)
+        case "mean_per_class" if after.classes is not None:
+            return mean_per_class_interval(before.values, after.values, after.classes)
+    return resampled(lambda rows: after.value(rows) - before.value(rows), len(after.values), after.groups)
 
 
 def proportion_interval(
@@ -147,8 +155,8 @@ def table(differences: Sequence[Difference]) -> str:
     """Return the differences as aligned plain text: percent and percentage points (ranks as they are)."""
     rows = [("task", "metric", "before", "after", "difference", "95 % interval", "samples", "verdict")]
     for name, one in zip(distinct([one.after for one in differences]), differences):
-        scale, digits = (1, 1) if lower_is_better(one.after.metric) else (100, 1)
-        signed = [f"{scale * number:+.{digits}f}" for number in (one.value, one.low, one.high)]
+        of = measure(one.after.metric)
+        signed = [of.text(number, sign=True) for number in (one.value, one.low, one.high)]
         rows.append(
             (
                 name,
@@ -212,7 +220,8 @@ def _told(name: str, one: Difference) -> str:
 
 
 def _number(result: Result) -> str:
-    return f"{result.value:.1f}" if lower_is_better(result.metric) else f"{result.value:.1%}"
+    of = measure(result.metric)
+    return of.text(result.value) + of.mark
 
 
 def _measured(result: Result) -> tuple[str, ...]:
@@ -227,7 +236,7 @@ def _measured(result: Result) -> tuple[str, ...]:
 
 
 def _alike(one: Outcomes, other: Outcomes) -> bool:
-    if one.median != other.median or one.values.shape != other.values.shape:
+    if one.statistic != other.statistic or one.values.shape != other.values.shape:
         return False
     pairs = ((one.classes, other.classes), (one.groups, other.groups))
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)

@@ -21,6 +21,7 @@ from openslip.data.labelled import Labelled, LabelledSet
 from openslip.data.record import Skipped
 from openslip.errors import DataError, EvaluationError, note
 from openslip.evaluation import fingerprint
+from openslip.evaluation.classification import Samples
 from openslip.evaluation.opened import labelled_set, shared
 from openslip.pictures import chunks_ahead
 from openslip.progress import Progress
@@ -51,7 +52,7 @@ class Features:
 class LabelledFeatures:
     """One split as a classifier sees it: (K, D) float32 values, (K,) int64 labels, and what could not be read.
 
-    content: a digest of pictures, labels and class names.
+    content: a digest of pictures, labels and class names. samples: which of the split's pictures these are.
     """
 
     name: str
@@ -62,7 +63,8 @@ class LabelledFeatures:
     skipped: int
     split: str
     location: str
-    content: str = ""
+    content: str
+    samples: Samples
 
     def about(self, train: LabelledFeatures | None = None) -> dict[str, str]:
         """Return what results on them say of the data; train: what a classifier was fitted on."""
@@ -119,6 +121,7 @@ def labelled_features(
         labelled.split,
         labelled.location,
         fingerprint.of_labelled(found.digests, labels.tolist(), labelled.class_names),
+        Samples(found.kept, found.digests, labelled.class_names),
     )
     if current is not None:
         current.memory[key] = opened, result  # with the set, so that no other gets its id

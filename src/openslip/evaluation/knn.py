@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from openslip.errors import ConfigError
 from openslip.evaluation import Result, settings
+from openslip.evaluation.classification import classification
 from openslip.evaluation.features import BATCH, labelled_features
-from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class Knn(OnLabelled):
             temperature=self.temperature,
             device=encoder.device,
         )
-        about = test.about(train) | {"settings": settings(self, "k", "temperature")}
-        return classification(self.name, votes, test.labels, test.skipped, **about)
+        about: dict[str, Any] = test.about(train) | {"settings": settings(self, "k", "temperature")}
+        return classification(self.name, votes, test.labels, test.skipped, samples=test.samples, **about)
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from openslip.errors import ConfigError, EvaluationError
 from openslip.evaluation import Result, results, settings
+from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.features import BATCH, LabelledFeatures, labelled_features
-from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -91,7 +91,16 @@ class Linear(OnLabelled):
         about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
         if place := self._keep_probe(encoder, probe, train):
             about["classifier"] = os.path.abspath(place)
-        found = classification(self.name, probe.scores(test.values), test.labels, test.skipped, **about)
+        scores = probe.scores(test.values)
+        found = classification(
+            self.name,
+            scores,
+            test.labels,
+            test.skipped,
+            probabilities=softmax(scores),
+            samples=test.samples,
+            **about,
+        )
         if place:
             with suppress(EvaluationError):  # of a full disk: whoever asked has the results
                 results.save(found, place / results.FILE)

@@ -7,14 +7,16 @@ another training run's seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import Outcomes, Result
 
 Z95 = 1.959963984540054
 """The standard normal's 97.5 % point."""
+RESAMPLES = 1000
+"""Of a bootstrap, for numbers whose interval has no formula."""
 
 
 def correct_topk(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -102,33 +104,37 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
-def classification(
-    task: str, scores: np.ndarray, labels: np.ndarray, skipped: int = 0, **about: str
-) -> list[Result]:
-    """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class.
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Return how far confidence is from the share of right answers, in [0, 1]: the expected calibration error.
 
-    scores: (N, C), higher is likelier; labels: (N,) in [0, C). about: other fields of the results.
-
-    Raises EvaluationError when N is 0.
+    confidence: (N,) the likeliest class's probability; correct: (N,) whether that class is right. The mean over `bins`
+    of equal width of |mean confidence - share correct|, each weighted by its samples (Guo et al. 2017, equation 3).
     """
-    count = len(labels)
-    if count == 0:
-        raise EvaluationError(
-            f"{task} has no sample left to measure", fix="Check that its images can be read."
-        )
-    results = []
-    for k in (1, 5) if scores.shape[1] > 5 else (1,):
-        correct = correct_topk(scores, labels, k)
-        interval = wilson(float(correct.sum()), count)
-        value, outcomes = float(correct.mean()), Outcomes(correct)
-        results.append(Result(task, f"top{k}", value, count, *interval, skipped, **about, outcomes=outcomes))
-    correct = correct_topk(scores, labels, 1)
-    interval, value = mean_per_class_interval(correct, labels), mean_per_class(correct, labels)
-    outcomes = Outcomes(correct, classes=labels)
-    return [
-        *results,
-        Result(task, "mean_per_class", value, count, *interval, skipped, **about, outcomes=outcomes),
-    ]
+    bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(np.int64)
+    gap = np.bincount(bin_of, weights=correct - confidence.astype(np.float64), minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def resampled(
+    statistic: Callable[[np.ndarray], float], count: int, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Return the interval of a statistic of `count` samples by the percentile bootstrap (Efron 1979).
+
+    statistic: takes indices of samples, with repetition. groups: (count,) samples that are drawn together. The seed is
+    fixed, so equal samples give equal intervals. The interval holds the statistic of the samples themselves.
+    """
+    group = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    rng = np.random.Generator(np.random.Philox(0))
+    found = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        drawn = rng.integers(0, len(members), len(members))
+        found[i] = statistic(drawn if groups is None else np.concatenate([members[one] for one in drawn]))
+    value, found = statistic(np.arange(count)), found[np.isfinite(found)]
+    if not len(found):
+        return value, value
+    low, high = np.quantile(found, 0.025, method="lower"), np.quantile(found, 0.975, method="higher")
+    return min(value, float(low)), max(value, float(high))
 
 
 def per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import COLUMNS, Result, lower_is_better
+from openslip.evaluation import COLUMNS, Result, measure
 from openslip.evaluation.distinct import distinct
 from openslip.files import open_regular, read_json, write_bytes, write_json
 
@@ -133,10 +133,14 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 def cells(result: Result) -> tuple[str, str, str, str]:
     """Return a result's metric, value, interval and number of samples as tables show them."""
-    if lower_is_better(result.metric):
+    of = measure(result.metric)
+    if of.unit == "rank":
         value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
     else:
-        value, interval = f"{result.value:.1%}", f"{100 * result.low:.1f} – {100 * result.high:.1f}"
+        value, interval = (
+            of.text(result.value) + of.mark,
+            f"{of.text(result.low)} – {of.text(result.high)}",
+        )
     skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
     return result.metric, value, interval, f"{result.count:,}{skipped}"
 

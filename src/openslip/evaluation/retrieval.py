@@ -23,10 +23,11 @@ from openslip.data.contents import losses
 from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, DataError, note
-from openslip.evaluation import Outcomes, Result, fingerprint, settings
+from openslip.evaluation import Result, fingerprint, settings
 from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
 from openslip.evaluation.opened import Kept, location
+from openslip.evaluation.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
@@ -93,7 +94,7 @@ class Retrieval(Kept[Source]):
             text_ids,
             encoder.device,
         )
-        about = self.about() | {"content": captioned.content(found.kept)}
+        about: dict[str, Any] = self.about() | {"content": captioned.content(found.kept)}
         return [
             *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped), about),
             *self._results("image", image_ranks, image_ids, len(found.skipped), about),
@@ -114,7 +115,7 @@ class Retrieval(Kept[Source]):
         )
 
     def _results(
-        self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int, about: dict[str, str]
+        self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int, about: dict[str, Any]
     ) -> list[Result]:
         """Recall@k and median rank of one direction; queries of one group are of one image."""
         results = []
@@ -127,7 +128,7 @@ class Retrieval(Kept[Source]):
                 Result(self.name, f"{side}_recall@{k}", *found, skipped, **about, outcomes=outcomes)
             )
         found = float(np.median(rank)), len(rank), *median_interval(rank)
-        outcomes = Outcomes(rank, groups=groups, median=True)
+        outcomes = Outcomes(rank, "median", groups=groups)
         return [
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),

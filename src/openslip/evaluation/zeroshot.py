@@ -13,8 +13,8 @@ from openslip.data.labelled import LabelledSet, prompts
 from openslip.data.labelled.prompts import PromptSet, check_templates
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result
+from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
-from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -86,7 +86,16 @@ class ZeroShot(OnLabelled):
         weights = classifier(encoder, asked.class_names, asked.templates, self.batch_size)
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
         about = images.about() | {"prompts": asked.name}
-        return classification(self.name, images.values @ weights.T, images.labels, images.skipped, **about)
+        scores = images.values @ weights.T
+        return classification(
+            self.name,
+            scores,
+            images.labels,
+            images.skipped,
+            probabilities=softmax(encoder.logit_scale * scores),
+            samples=images.samples,
+            **about,
+        )
 
     def _asked(self, data: LabelledSet) -> PromptSet:
         """Return what the classes are asked for with: the templates that were given, else those that suit the set."""

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from openslip.evaluation import lower_is_better
+from openslip.evaluation import measure
 from openslip.objectives import Curve
 from openslip.report.charts import Chart, Line
 from openslip.report.rows import Colours, Rows
@@ -70,7 +70,7 @@ def evaluation_charts(rows: Rows, colours: Colours, most: int = 6) -> list[Chart
         )
         if lines and max(len(line.x) for line in lines) > 1:
             protocol, dataset, metric = describe(key)
-            rank = lower_is_better(key)
+            rank = measure(key).unit != "share"
             text: Callable[[float], str] = (lambda v, key=key: number(key, v)) if rank else percent
             title = f"{protocol}, {dataset}" if dataset else protocol
             charts.append(Chart(title, metric, lines, text=text, noisy=False, zero=not rank))

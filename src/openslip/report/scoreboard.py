@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from openslip.evaluation import measure
 from openslip.report import description
 from openslip.report.rows import Colours, Row, Rows
 from openslip.report.scores import Score
@@ -200,7 +201,7 @@ def _cell(column: Column, row: Row) -> Cell:
         return Cell("no text tower" if needs_text and not row.first.loss.text_tower else "not measured")
     return Cell(
         value=number(column.key, found.value),
-        unit="" if column.lower_is_better else "%",
+        unit=measure(column.key).mark,
         interval=interval(column.key, found),
         seeds=_seeds(column.key, found, len(row.runs)) if len(row.runs) > 1 else "",
         count=_counts(found) if column.count is None else "",
@@ -230,7 +231,7 @@ def _bar(column: Column, found: Score) -> Bar:
 
 def _value(column: Column, name: str) -> Sentence:
     found = column.scores[name]
-    unit = "" if column.lower_is_better else " %"
+    unit = " %" if measure(column.key).mark else ""
     return [
         Span(number(column.key, found.value) + unit),
         f" ({interval(column.key, found)}, n\u00a0=\u00a0{_counts(found)})",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, mean, stdev
 
-from openslip.evaluation import Result, lower_is_better
+from openslip.evaluation import Result, measure
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's 97.5 % points of 1 to 9 degrees of freedom."""
@@ -53,7 +53,7 @@ def score(results: Sequence[Result]) -> Score:
     seeds = t95(len(values) - 1) * spread / math.sqrt(len(values))
     below = math.hypot(_root_mean_square([result.value - result.low for result in results]), seeds)
     above = math.hypot(_root_mean_square([result.high - result.value for result in results]), seeds)
-    least, most = (1.0, math.inf) if lower_is_better(results[0].key) else (0.0, 1.0)
+    least, most = measure(results[0].key).bounds
     return Score(value, max(least, value - below), min(most, value + above), spread, len(results), counts)
 
 

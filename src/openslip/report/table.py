@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from openslip.evaluation import Result, lower_is_better
+from openslip.evaluation import Result, lower_is_better, measure
 from openslip.evaluation.distinct import distinct
 from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
@@ -23,8 +23,6 @@ _PROTOCOLS = {
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
 }
-_METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "roc_auc": "ROC AUC"}
-_DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture "}
 _HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
 """Metrics that stand for their task where there are several; of a task that has none of them, all do."""
 
@@ -145,18 +143,15 @@ def describe(key: str, name: str = "") -> tuple[str, str, str]:
         dataset = dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
     dataset = dataset.replace(":heldout", ", held out").removesuffix(".tar")
     dataset += f", {marks.removesuffix(']')}" if marks else ""
-    words = _METRICS.get(metric)
-    if words is None:
-        prefix = next((prefix for prefix in _DIRECTIONS if metric.startswith(prefix)), "")
-        words = (_DIRECTIONS.get(prefix, "") + metric.removeprefix(prefix)).replace("_", " ")
-    return _PROTOCOLS.get(protocol, protocol or metric), dataset, words
+    return _PROTOCOLS.get(protocol, protocol or metric), dataset, measure(metric).title
 
 
 def number(key: str, value: float) -> str:
     """Return a value without its unit: a share in percent, a rank as it is."""
     if not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if lower_is_better(key) else f"{100 * value:.1f}"
+    of = measure(key)
+    return f"{value:.0f}" if of.unit == "rank" else of.text(value)
 
 
 def interval(key: str, score: Score) -> str:

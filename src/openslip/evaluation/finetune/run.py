@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from openslip.data.labelled.labelled_set import require_common
 from openslip.data.workers import default_processes, reading_threads
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean, note
 from openslip.evaluation import Result, fingerprint, results
+from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.features import counting, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
 from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule
 from openslip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, Preset, recipe_for
-from openslip.evaluation.metrics import classification
 from openslip.evaluation.opened import NOTHING_ASKED, OnLabelled
 from openslip.progress import Bar, PlainLines
 from openslip.training.precision import autocast, choose_precision
@@ -133,10 +133,10 @@ class Finetune(OnLabelled):
         with state.claimed(self.folder, description, self.name) if self.folder else nullcontext() as kept:
             logits, labels, damaged = self._logits(encoder, train, test, recipe, kept)
             content = fingerprint.of_all([pictures, tested])
-            about = self.about() | {"split": test.split, "content": content}
+            about: dict[str, Any] = self.about() | {"split": test.split, "content": content}
             if kept and kept.writable:
                 about["classifier"] = os.path.abspath(kept.folder)
-            found = classification(self.name, logits, labels, damaged, **about)
+            found = classification(self.name, logits, labels, damaged, probabilities=softmax(logits), **about)
             if kept and kept.writable:
                 with suppress(
                     EvaluationError

@@ -1,0 +1,82 @@
+"""From a classifier's scores to its results: the same metrics for every protocol that classifies."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from openslip.errors import EvaluationError
+from openslip.evaluation import Result
+from openslip.evaluation.metrics import (
+    correct_topk,
+    mean_per_class_interval,
+    resampled,
+    wilson,
+)
+from openslip.evaluation.outcomes import Outcomes, answers
+
+
+class Samples(NamedTuple):
+    """Which pictures N scores are of. rows: (N,) indices in their split; digests: N times 16 bytes; class_names: C."""
+
+    rows: np.ndarray
+    digests: tuple[bytes, ...]
+    class_names: tuple[str, ...]
+
+
+def classification(
+    task: str,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    skipped: int = 0,
+    *,
+    probabilities: np.ndarray | None = None,
+    samples: Samples | None = None,
+    **about: Any,
+) -> list[Result]:
+    """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class, and ece where it
+    has probabilities.
+
+    scores: (N, C), higher is likelier; labels: (N,) in [0, C). probabilities: (N, C), of rows that add up to 1.
+    samples: which pictures these are, so that the answers to each are part of the results. about: other fields of the
+    results.
+
+    Raises EvaluationError when N is 0.
+    """
+    count = len(labels)
+    if count == 0:
+        raise EvaluationError(
+            f"{task} has no sample left to measure", fix="Check that its images can be read."
+        )
+    found: list[tuple[str, Outcomes, tuple[float, float]]] = []
+    for k in (1, 5) if scores.shape[1] > 5 else (1,):
+        correct = correct_topk(scores, labels, k)
+        found.append((f"top{k}", Outcomes(correct), wilson(float(correct.sum()), count)))
+    correct = correct_topk(scores, labels, 1)
+    of_classes = Outcomes(correct, "mean_per_class", labels)
+    found.append(("mean_per_class", of_classes, mean_per_class_interval(correct, labels)))
+    if probabilities is not None:
+        sure = Outcomes(np.stack([probabilities.max(axis=1), correct], axis=1), "ece")
+        found.append(("ece", sure, resampled(sure.value, count)))
+    said = None if samples is None else answers(scores, labels, probabilities, **samples._asdict())
+    return [
+        Result(
+            task,
+            metric,
+            outcomes.value(),
+            count,
+            *interval,
+            skipped,
+            **about,
+            outcomes=outcomes,
+            answers=None if number else said,
+        )
+        for number, (metric, outcomes, interval) in enumerate(found)
+    ]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (N, C) of logits (N, C)."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,83 @@
+"""What the metrics are: what each is called, in which unit it is, and whether more or less of it is better."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A kind of number. title: in words.
+
+    unit: `share`, a number in [0, 1] that tables show in percent; `rank`, from 1; `number`, of any size. better:
+    `higher`, `lower`, or empty for what describes a model and is neither good nor bad.
+    """
+
+    title: str
+    unit: Literal["share", "rank", "number"] = "share"
+    better: Literal["higher", "lower", ""] = "higher"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value."""
+        return {"share": (0.0, 1.0), "rank": (1.0, math.inf), "number": (-math.inf, math.inf)}[self.unit]
+
+    def text(self, value: float, *, sign: bool = False) -> str:
+        """Return a value, or with `sign` a difference, as tables show it: a share in percent, without the unit."""
+        plus = "+" if sign else ""
+        match self.unit:
+            case "share":
+                return f"{100 * value:{plus}.1f}"
+            case "rank":
+                return f"{value:{plus}.1f}"
+        return f"{value:{plus}.3g}"
+
+    @property
+    def mark(self) -> str:
+        """What stands behind a value: `%` of a share, else nothing."""
+        return "%" if self.unit == "share" else ""
+
+
+MEASURES = {
+    "top1": Measure("top-1"),
+    "top5": Measure("top-5"),
+    "top1_top5": Measure("mean of top-1 and top-5"),
+    "mean_per_class": Measure("mean per class"),
+    "roc_auc": Measure("ROC AUC"),
+    "mean_average_precision": Measure("mean average precision"),
+    "ece": Measure("calibration error", better="lower"),
+    "mean_iou": Measure("mean IoU"),
+    "pixel_accuracy": Measure("pixel accuracy"),
+    "text_score": Measure("right caption of a pair"),
+    "image_score": Measure("right picture of a pair"),
+    "group_score": Measure("both pairs right"),
+    "alignment": Measure("alignment", "number", "lower"),
+    "image_uniformity": Measure("uniformity of pictures", "number", "lower"),
+    "text_uniformity": Measure("uniformity of captions", "number", "lower"),
+    "modality_gap": Measure("modality gap", "number", ""),
+    "image_effective_rank": Measure("effective rank of pictures", "number", "higher"),
+    "text_effective_rank": Measure("effective rank of captions", "number", "higher"),
+    "logit_scale": Measure("logit scale", "number", ""),
+}
+"""The metrics by name; recall at a rank, and ranks, are told by how their names end."""
+_DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture ", "": ""}
+
+
+def measure(metric: str) -> Measure:
+    """Return what a metric is, given its name or a key `task/metric`. What nobody knows is a share, more is better."""
+    name = metric.rpartition("/")[2]
+    if known := MEASURES.get(name):
+        return known
+    if found := re.fullmatch(r"(text_|image_|)recall@(\d+)", name):
+        return Measure(f"{_DIRECTIONS[found[1]]}recall@{found[2]}")
+    if found := re.fullmatch(r"(text_|image_|)(\w*rank)", name):
+        return Measure(f"{_DIRECTIONS[found[1]]}{found[2].replace('_', ' ')}", "rank", "lower")
+    return Measure(name.replace("_", " "))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Say whether less is better of a metric, given its name or a key `task/metric`."""
+    return measure(metric).better == "lower"

@@ -1,0 +1,87 @@
+"""What numbers are computed from, sample by sample, so that two models can be compared and examples be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from openslip.evaluation.metrics import calibration_error, mean_per_class, roc_auc
+
+Statistic = Literal["mean", "median", "mean_per_class", "roc_auc", "ece"]
+BEST = 5
+"""Classes of a sample that answers keep, likeliest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What a number was computed from: N samples (or queries) one by one, in the order of the data.
+
+    values: (N, …), what there is of each sample. statistic: what the number is of them:
+    - `mean`, `median` of values (N,), such as hits (0 or 1) and ranks;
+    - `mean_per_class`: the mean over `classes` of the means of values (N,);
+    - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
+    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right.
+
+    classes: (N,) the samples' classes. groups: (N,) what samples belong together, such as captions of one image.
+    """
+
+    values: np.ndarray
+    statistic: Statistic = "mean"
+    classes: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def value(self, rows: np.ndarray | slice = slice(None)) -> float:
+        """Return the number, of all samples or of some (indices, with repetition)."""
+        values = self.values[rows]
+        match self.statistic:
+            case "mean":
+                return float(values.mean())
+            case "median":
+                return float(np.median(values))
+            case "ece":
+                return calibration_error(values[:, 0], values[:, 1])
+        assert self.classes is not None  # by construction: both are numbers of samples in classes
+        of_classes = mean_per_class if self.statistic == "mean_per_class" else roc_auc
+        return of_classes(values, self.classes[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier said of N samples with C classes, K = min(C, 5).
+
+    labels: (N,) the right classes. ranks: (N,) the right class's rank, from 1, ties against it. best: (N, K) the
+    likeliest classes. probabilities: (N, K) theirs, nan where the classifier has none. rows: (N,) which pictures of the
+    split the samples are. digests: N times 16 bytes, which tell the pictures from others. class_names: C names.
+    """
+
+    labels: np.ndarray
+    ranks: np.ndarray
+    best: np.ndarray
+    probabilities: np.ndarray
+    rows: np.ndarray
+    digests: tuple[bytes, ...]
+    class_names: tuple[str, ...]
+
+
+def answers(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray | None = None,
+    *,
+    rows: np.ndarray,
+    digests: tuple[bytes, ...],
+    class_names: tuple[str, ...],
+) -> Answers:
+    """Return what a classifier said, given its scores (N, C), labels (N,) in [0, C), and probabilities (N, C) if it has
+    any. Of equally scored classes the first is named first."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    likely = (
+        np.full(best.shape, np.nan, np.float32)
+        if probabilities is None
+        else np.take_along_axis(probabilities, best, axis=1).astype(np.float32)
+    )
+    ranks = (~(scores < own)).sum(axis=1)
+    return Answers(labels, ranks, best.astype(np.int32), likely, rows, digests, class_names)

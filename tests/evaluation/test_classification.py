@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+from openslip.evaluation.classification import Samples, classification, softmax
+from openslip.evaluation.metrics import calibration_error, resampled
+
+
+def scores(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    return rng.normal(size=(count, classes)) + 1.5 * np.eye(classes)[labels], labels
+
+
+def test_calibration_error_is_that_of_equal_bins() -> None:
+    logits, labels = scores(4000, 3)
+    probabilities = softmax(logits)
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    # scikit-learn's bins are the same; it leaves out the weights.
+    share, mean = calibration_curve(right, sure, n_bins=15)
+    counts = np.histogram(sure, bins=np.linspace(0, 1, 16))[0]
+    expected = (np.abs(share - mean) * counts[counts > 0]).sum() / len(labels)
+    assert calibration_error(sure, right) == pytest.approx(expected, abs=1e-9)
+
+
+def test_certain_and_always_right_is_no_error() -> None:
+    assert calibration_error(np.ones(5), np.ones(5)) == 0
+    assert calibration_error(np.ones(5), np.zeros(5)) == 1
+
+
+def test_answers_say_what_was_said_of_each_sample() -> None:
+    logits, labels = scores(40, 7)
+    samples = Samples(np.arange(40) * 2, tuple(bytes([i]) * 16 for i in range(40)), tuple("abcdefg"))
+    results = classification("knn:x", logits, labels, probabilities=softmax(logits), samples=samples)
+    assert [result.metric for result in results] == ["top1", "top5", "mean_per_class", "ece"]
+    said = results[0].answers
+    assert said is not None
+    assert all(result.answers is None for result in results[1:])
+    order = np.argsort(-logits, axis=1)
+    np.testing.assert_array_equal(said.best, order[:, :5])
+    np.testing.assert_array_equal(
+        said.ranks, [list(row).index(label) + 1 for row, label in zip(order, labels)]
+    )
+    np.testing.assert_allclose(
+        said.probabilities, np.take_along_axis(softmax(logits), order[:, :5], 1), rtol=1e-6
+    )
+    np.testing.assert_array_equal(said.rows, np.arange(40) * 2)
+
+
+def test_every_number_is_its_outcomes_value_and_in_its_interval() -> None:
+    logits, labels = scores(60, 6)
+    for result in classification("knn:x", logits, labels, probabilities=softmax(logits)):
+        assert result.outcomes is not None
+        assert result.outcomes.value() == result.value
+        assert result.low <= result.value <= result.high
+
+
+def test_the_bootstrap_holds_the_mean_nineteen_times_of_twenty() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(200):
+        values = rng.normal(size=80)
+        low, high = resampled(lambda rows, values=values: float(values[rows].mean()), 80)
+        held += low <= 0 <= high
+    assert 178 <= held <= 199  # binomial, outside with a chance below 1 in 1,000
+
+
+def test_the_bootstrap_draws_whole_groups() -> None:
+    values = np.repeat([0.0, 1.0], 50)
+    alone = resampled(lambda rows: float(values[rows].mean()), 100)
+    together = resampled(lambda rows: float(values[rows].mean()), 100, np.repeat([0, 1], 50))
+    assert together == (0.0, 1.0)
+    assert 0.3 < alone[0] < alone[1] < 0.7
