@@ -21,9 +21,6 @@ pytest.importorskip("usearch")
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     """600 vectors of which some are equal, of which a graph is asked."""
     monkeypatch.setattr(hnsw, "FEW_ROWS", 50)
-    # Threads add the vectors in any order, and so make other graphs each time: such a thorough one finds all.
-    monkeypatch.setattr(hnsw, "EXPANSION_ADD", 600)
-    monkeypatch.setattr(hnsw, "EXPANSION_SEARCH", 600)
     vectors = some_vectors(600)
     vectors[[5, 300, 599]] = vectors[5]
     return write_index(tmp_path / "index", vectors, {"price": range(600)})

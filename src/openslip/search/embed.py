@@ -152,7 +152,11 @@ def embed(
             work.do(ranks, shown=shown)
         notes = ranks.gather(opened.columns_note.encode())
         with ranks.first_goes_ahead(), _writing(out):
-            return work.finish(notes, mapped=mapped, shown=shown) if ranks.first else Embedded(out, 0, 0, 0, 0, [])
+            return (
+                work.finish(notes, mapped=mapped, shown=shown)
+                if ranks.first
+                else Embedded(out, 0, 0, 0, 0, [])
+            )
 
 
 def _about_source(source: Source, spec: str, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -475,7 +479,9 @@ class _Work:
             records = files.enter_context(whole_or_not(self.out / RECORDS))
             with pq.ParquetWriter(records, schema, compression="zstd") as writer:
                 for part in parts:
-                    table = conform(pq.read_table(part.records), in_parts).rename_columns(_names(in_parts.names))
+                    table = conform(pq.read_table(part.records), in_parts).rename_columns(
+                        _names(in_parts.names)
+                    )
                     for name, column in layout.columns(first, len(table)).items() if layout else ():
                         table = table.append_column(name, column)
                     first += len(table)
