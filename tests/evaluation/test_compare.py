@@ -286,7 +286,7 @@ def test_what_protocols_measure_is_paired(tmp_path) -> None:
     assert verdict(found) == ("Better on 1 of 4 tasks (zeroshot:colors top1 0.0% → 100.0%), undecided on 3.")
 
 
-def test_samples_stay_in_memory(tmp_path) -> None:
+def test_samples_are_no_part_of_tables_and_lists(tmp_path) -> None:
     one = classification("knn:birds", np.eye(6), np.arange(6), content="x")
     assert all(result.outcomes is not None and "outcomes" not in result.to_dict() for result in one)
     assert "outcomes" not in repr(one[0])
