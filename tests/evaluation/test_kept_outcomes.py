@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
+from measured_fakes import measured
 
 from openslip.errors import EvaluationError
 from openslip.evaluation import kept_outcomes, results, suite
-from openslip.evaluation.classification import Samples, classification, softmax
 from openslip.evaluation.compare import compare
 from openslip.evaluation.ledger import Ledger
 from openslip.evaluation.retrieval import Retrieval
@@ -25,24 +25,6 @@ class Blind(ColorEncoder):
 
     def encode_text(self, texts, *, normalize=True):
         return super().encode_text(["red"] * len(texts), normalize=normalize)
-
-
-def measured(seed=0, count=60, task="zeroshot:birds", **about):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 7
-    scores = rng.normal(size=(count, 7)).astype(np.float32) + 2 * np.eye(7, dtype=np.float32)[labels]
-    return classification(
-        task,
-        scores,
-        labels,
-        probabilities=softmax(scores),
-        samples=Samples(
-            np.arange(count),
-            tuple(bytes([i + 1]) * 16 for i in range(count)),
-            tuple("abcdefg"),
-        ),
-        **{"content": "same", "data": "/d", **about},
-    )
 
 
 def files(folder):
@@ -259,7 +241,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
-from test_kept_outcomes import measured
+from measured_fakes import measured
 from openslip.evaluation import results
 
 results.keep(measured(0), sys.argv[1])

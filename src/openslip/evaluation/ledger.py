@@ -39,7 +39,7 @@ class Ledger:
         path = self.run / FILE if self.run else None
         if self.out is not None:
             self.out = expand(self.out)
-            _check_out(self.out, path)
+            check_out(self.out, path)
         if path is not None:
             read(path)
             if why := unwritable(path):
@@ -81,7 +81,7 @@ class Ledger:
             kept_outcomes.keep(results, path)
 
 
-def _check_out(out: Path, kept: Path | None) -> None:
+def check_out(out: Path, kept: Path | None = None) -> None:
     """Raise ConfigError unless the results can be written to `out`, and nothing else is lost by it."""
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(

@@ -35,6 +35,11 @@ class Outcomes:
     groups: np.ndarray | None = None
     samples: np.ndarray | None = None
 
+    def rows(self, rows: np.ndarray) -> Outcomes:
+        """Return the outcomes of some samples (indices), in that order."""
+        of = (None if one is None else one[rows] for one in (self.classes, self.groups, self.samples))
+        return Outcomes(self.values[rows], self.statistic, *of)
+
     def value(self, rows: np.ndarray | slice = slice(None)) -> float:
         """Return the number, of all samples or of some (indices, with repetition)."""
         values = self.values[rows]
