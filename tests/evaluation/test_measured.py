@@ -121,6 +121,19 @@ def test_the_newest_checkpoint_of_each_measurement_counts(tmp_path) -> None:
     assert [result.value for result in open_measured(tmp_path / "a").results] == [0.9]
 
 
+def test_a_checkpoint_folder_stands_for_its_own_results(tmp_path) -> None:
+    older = replace(TOP1, checkpoint="step-00000008", value=0.3)
+    run = run_folder(tmp_path / "a", found=(TOP1, older))
+    folders = [run / "checkpoints" / name for name in ("step-00000008", "step-00000020")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (one, other), notes = open_models([*map(str, folders)])
+    assert [model.runs[0].results for model in (one, other)] == [(older,), (TOP1,)]
+    assert [one.name, other.name] == ["a/step-00000008", "a/step-00000020"]
+    assert not notes
+    assert open_measured(run / "results.json").name == "a"
+
+
 def test_names_of_seeds_together() -> None:
     assert name_of(["clip-seed0", "clip-seed1"]) == "clip"
     assert name_of(["run10", "run11"]) == "run"

@@ -30,7 +30,7 @@ class Options:
     """What to compare, and how."""
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run folders, files of results, or patterns in quotes; NAME=PATH names one."""
+    """Run or checkpoint folders, files of results, or patterns in quotes; NAME=PATH names one."""
     all: bool = False
     """All metrics, rather than the first of each task."""
     by_seed: bool = False

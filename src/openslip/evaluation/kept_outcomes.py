@@ -39,7 +39,7 @@ _ARRAYS = ("values", "classes", "groups", "samples")
 _NAME = re.compile(r".+-[0-9a-f]{16}\.npz")
 _DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, RuntimeError,
-    zipfile.BadZipFile, zlib.error, MemoryError,
+    zipfile.BadZipFile, zlib.error, MemoryError, EvaluationError,
 )  # fmt: skip
 
 Arrays = dict[str, np.ndarray]

@@ -79,8 +79,8 @@ class Model:
 def open_models(words: Sequence[str]) -> tuple[list[Model], list[str]]:
     """Return the models that words name, and notes for people.
 
-    A word is a run folder, a file of results, or a pattern of either; with `NAME=` in front, all words of that name are
-    one model. The runs of a pattern or a name are seeds of one configuration.
+    A word is a run folder, one of its checkpoint folders, a file of results, or a pattern of any; with `NAME=` in
+    front, all words of that name are one model. The runs of a pattern or a name are seeds of one configuration.
 
     Raises ConfigError for a word that names nothing, and for a run that is there twice;
     EvaluationError for a file that does not hold results.
@@ -125,12 +125,17 @@ def _opened(places: Sequence[str]) -> tuple[list[Measured], list[Path]]:
 
 
 def open_measured(path: Path) -> Measured:
-    """Return what has been measured of a run, or what a file has. Raises ConfigError where neither is there,
-    EvaluationError for a file that does not hold results."""
+    """Return what has been measured of a run, of one checkpoint folder of it, or what a file has.
+
+    Raises ConfigError where none of them is there, EvaluationError for a file that does not hold results.
+    """
+    run = path.absolute().parent.parent
+    if _STEP.fullmatch(path.name) and path.is_dir() and os.path.isfile(run / "config.toml"):
+        of = tuple(result for result in read(run / FILE) if result.checkpoint == path.name)
+        return Measured(f"{run.name}/{path.name}", run / FILE, of, 0, _training(run))
     if os.path.isfile(path / "config.toml"):
         steps = [int(found[1]) for name in _names(path / "checkpoints") if (found := _STEP.fullmatch(name))]
-        training: Training | None = toml.load(path / "config.toml"), noted_data(path)
-        file, last = path / FILE, max(steps, default=None)
+        file, training, last = path / FILE, _training(path), max(steps, default=None)
     elif os.path.isfile(path / FILE) or os.path.isfile(path):
         file, training, last = path / FILE if path.is_dir() else path, None, None
     else:
@@ -145,8 +150,13 @@ def open_measured(path: Path) -> Measured:
         )
     aged = _by_age(read(file), last)
     latest = tuple(result for result, _, new in aged if new)
-    name = os.path.basename(os.path.abspath(path.with_suffix("") if path.suffix == ".json" else path))
+    called = path.parent if path.name == FILE else path.with_suffix("") if path.suffix == ".json" else path
+    name = os.path.basename(os.path.abspath(called))
     return Measured(name, file, latest, len(aged) - len(latest), training)
+
+
+def _training(run: Path) -> Training:
+    return toml.load(run / "config.toml"), noted_data(run)
 
 
 _STEP = re.compile(r"step-(\d+)")
@@ -155,7 +165,11 @@ _STEP = re.compile(r"step-(\d+)")
 def _matching(pattern: str) -> list[Path]:
     """Return the runs that a pattern matches, or where there are none the files."""
     paths = sorted(map(Path, glob(str(expand(pattern)))), key=_by_number)
-    runs = [path for path in paths if os.path.isfile(path / "config.toml") or os.path.isfile(path / FILE)]
+    runs = [
+        path
+        for path in paths
+        if os.path.isfile(path / "config.toml") or os.path.isfile(path / FILE) or _STEP.fullmatch(path.name)
+    ]
     files = [path for path in paths if path.suffix == ".json" and path.is_file()]
     if not (runs or files):
         raise ConfigError(
@@ -263,7 +277,7 @@ def _check_seeds(name: str, runs: Sequence[Measured]) -> list[str]:
 
 def _check_once(runs: Sequence[Measured]) -> None:
     """Raise ConfigError where a run is there twice."""
-    places = [os.path.realpath(run.path) for run in runs]
+    places = [(os.path.realpath(run.path), {result.checkpoint for result in run.results}) for run in runs]
     if twice := [run for run, place in zip(runs, places) if places.count(place) > 1]:
         raise ConfigError(
             "The same run is named twice", got=str(twice[0].path), fix="Name another one to compare"
