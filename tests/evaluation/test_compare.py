@@ -366,6 +366,30 @@ def test_samples_are_found_in_whatever_order_they_lie(statistic) -> None:
     assert not difference(in_order, pair[1]).unpaired
 
 
+def test_captioned_pictures_are_found_in_whatever_order_they_lie() -> None:
+    """What the protocol says of its queries: pictures by their bytes, captions with their pictures."""
+    rng = np.random.default_rng(2)
+    colors = [["red", "green", "blue"][k] for k in rng.integers(0, 3, 24)]
+    records = [(png(picture(c, rng)), (f"a {c} thing", f"{c} {k // 2}")) for k, c in enumerate(colors)]
+
+    class Blind(ColorEncoder):
+        def encode_text(self, texts, *, normalize=True):
+            return super().encode_text([text.replace("blue", "red") for text in texts], normalize=normalize)
+
+    turned = [records[k] for k in rng.permutation(24)]
+    task = "retrieval:given"
+    before = Retrieval(Captioned(records), task=task).evaluate(Blind())
+    for source in (records, turned):
+        after = Retrieval(Captioned(source), task=task).evaluate(ColorEncoder())
+        found = [(one.value, one.low, one.high, one.unpaired) for one in compare(before, after)]
+        assert len(found) == 8
+        if source is records:
+            expected = found
+        for one, other in zip(found, expected, strict=True):
+            assert one[:3] == pytest.approx(other[:3], abs=0.5 if max(map(abs, one[:3])) > 1 else 1e-9)
+            assert not one[3]
+
+
 def test_a_picture_that_is_there_twice_is_paired_with_either() -> None:
     samples = np.array([7, 7, 8, 9], dtype=np.uint64)
     pair = [
