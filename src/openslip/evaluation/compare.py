@@ -87,13 +87,17 @@ def difference(before: Result, after: Result) -> Difference:
 def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
     """Return the interval of the difference of a number, of two models on the same samples."""
     match after.statistic:
-        case "mean":
+        case "mean" if _are_hits(before.values) and _are_hits(after.values):
             return proportion_interval(before.values, after.values, after.groups)
         case "median":
             return median_interval(before.values, after.values, after.groups)
         case "mean_per_class" if after.classes is not None:
             return mean_per_class_interval(before.values, after.values, after.classes)
     return resampled(lambda rows: after.value(rows) - before.value(rows), len(after.values), after.groups)
+
+
+def _are_hits(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0, 1)).all())
 
 
 def proportion_interval(

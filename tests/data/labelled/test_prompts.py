@@ -8,6 +8,7 @@ import pytest
 
 from openslip.data.labelled import imagenet, prompts
 from openslip.errors import ConfigError
+from openslip.evaluation import datasets
 from openslip.scenes import TEMPLATES, Scenes
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -17,16 +18,21 @@ def asked(names):
     return prompts.for_set(SimpleNamespace(class_names=tuple(names)))
 
 
+def some_of(card, count):
+    """Names that tell a set, among others that tell nothing."""
+    telling = [one.split("|")[0] for one in datasets.get(card).told_by]
+    return [*telling, *(f"thing {i}" for i in range(count - len(telling)))]
+
+
 def test_sets_are_known_by_their_classes():
     assert (asked(CIFAR10).name, len(asked(CIFAR10).templates)) == ("cifar", 18)
     assert asked(reversed(["plane", "car", *CIFAR10[2:]])).name == "cifar"
     assert asked(CIFAR10[1:]).name == "default"
     assert asked(Scenes.class_names).templates == TEMPLATES
-    caltech = [*prompts._OF_CALTECH101, *(f"thing {i}" for i in range(101 - len(prompts._OF_CALTECH101)))]
+    caltech = some_of("caltech101", 101)
     assert (asked(caltech).name, len(asked(caltech).templates)) == ("caltech101", 34)
     assert asked(name.replace(" ", "_").title() for name in caltech).name == "caltech101"
-    hundred = [*prompts._OF_CIFAR100, *(f"thing {i}" for i in range(100 - len(prompts._OF_CIFAR100)))]
-    assert asked(hundred).name == "cifar"
+    assert asked(some_of("cifar100", 100)).name == "cifar"
     assert asked(["cat", "dog"]) == prompts.PromptSet("default", prompts.DEFAULT_TEMPLATES, ("cat", "dog"))
 
 

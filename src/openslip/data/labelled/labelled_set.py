@@ -71,7 +71,8 @@ class LabelledSet:
 
     splits: by `train`, `val`, `test`, all with the same C classes; `all` alone where the data came without splits.
     values: what the data have for each of the C classes, a number, a text or a folder's name.
-    notes: what was guessed, or is odd about them, in sentences.
+    notes: what was guessed, or is odd about them, in sentences. templates: the prompts that lie beside the data, with
+    `{}` for the class.
     """
 
     name: str
@@ -82,6 +83,7 @@ class LabelledSet:
     keys: Sequence[str] = ()
     notes: tuple[str, ...] = field(default=())
     values: tuple[Value, ...] = ()
+    templates: tuple[str, ...] = ()
 
     @property
     def undivided(self) -> bool:

@@ -136,7 +136,8 @@ class Finetune(OnLabelled):
             about: dict[str, Any] = self.about() | {"split": test.split, "content": content}
             if kept and kept.writable:
                 about["classifier"] = os.path.abspath(kept.folder)
-            found = classification(self.name, logits, labels, damaged, probabilities=softmax(logits), **about)
+            about |= {"probabilities": softmax(logits), "first": self.metric(train)}
+            found = classification(self.name, logits, labels, damaged, **about)
             if kept and kept.writable:
                 with suppress(
                     EvaluationError
