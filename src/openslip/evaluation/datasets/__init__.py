@@ -37,8 +37,8 @@ class Card:
     other names of tasks and folders. classes: how many. splits: how many samples are published, by split. prompts: the
     name of its set of templates; "" for the default ones. told_by: what tells the set from others by its classes:
     "labels", all of them; "imagenet", that all are ImageNet's; "name", nothing; or names of which the set has one of
-    each `a|b`. hub: what its shards are called. paper: whether it is one of the paper's 26. note: what is special about
-    its protocol.
+    each `a|b`. file: the one in its folder that is measured. hub: what its shards are called. paper: whether it is one
+    of the paper's 26. note: what is special about its protocol.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Card:
     splits: Mapping[str, int] = field(default_factory=dict)
     prompts: str = ""
     told_by: str | tuple[str, ...] = "name"
+    file: str = ""
     hub: str = ""
     paper: bool = False
     note: str = ""

@@ -15,6 +15,9 @@ from openslip.files import expand
 ROOTS = "OPENSLIP_DATASETS"
 """The environment variable that names folders of data sets, with the system's separator of paths between."""
 
+TEST_SHARDS = ("test/*.tar", "*-test-*.tar", "test-*.tar", "test.tar")
+"""Shards of the test split in the folder of a set with captions."""
+
 
 def roots() -> tuple[Path, ...]:
     """Return the folders that data sets are looked for in."""
@@ -70,10 +73,23 @@ def place_of(dataset: str, *kinds: Kind) -> str:
             fix=f"`slip datasets show {card.name}` says what the set is for",
         )
     if place := dataset.partition("@")[2]:
-        return place
+        return _inside(card, place)
     if found := on_disk(card):
-        return str(found)
+        return _inside(card, str(found))
     raise missing(card)
+
+
+def _inside(card: Card, place: str) -> str:
+    """Return what of the folder of a set is measured: of captions its file, or the shards of the test split."""
+    folder = expand(place)
+    if card.kind != "captions" or not folder.is_dir():
+        return place
+    if card.file and (folder / card.file).is_file():
+        return str(folder / card.file)
+    for pattern in TEST_SHARDS:
+        if next(folder.glob(pattern), None):
+            return str(folder / pattern)
+    return place
 
 
 def on_disk(card: Card, folders: Sequence[Path] | None = None) -> Path | None:
