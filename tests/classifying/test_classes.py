@@ -8,8 +8,8 @@ import pytest
 
 from openslip.classifying.classes import check_none, read_classes
 from openslip.data.labelled.prompts import DEFAULT_TEMPLATES
-from openslip.evaluation.datasets import templates
 from openslip.errors import ConfigError
+from openslip.evaluation.datasets import templates
 
 
 def test_a_file_a_list_and_json_say_the_same(tmp_path) -> None:

@@ -87,7 +87,8 @@ def parse_task(task: str, **options: Any) -> Evaluator:
     """Return the evaluator that `protocol:dataset` names; nothing is opened yet.
 
     dataset: for retrieval a captioned source (see `openslip.data.sources.open_source`), else labelled images (see
-    `openslip.data.labelled.load_labelled`); or the name of a set with a card (see `openslip.evaluation.datasets`). options: fields of the protocol's class, such as `templates`, `k`.
+    `openslip.data.labelled.load_labelled`); or the name of a set with a card (see `openslip.evaluation.datasets`).
+    options: fields of the protocol's class, such as `templates`, `k`.
 
     Raises ConfigError for an unknown protocol, an unknown option or a missing dataset.
     """

@@ -33,7 +33,7 @@ class PromptSet:
     """What the classes of a set are asked for with. name: short, for results; class_names: C names, in their order.
 
     synonyms: all names of each class, where some have several, whose embeddings are averaged. named: whether these are
-    names, rather than numbers.
+    names, rather than numbers. whose: whose names they are, where they are not the data's.
     """
 
     name: str
@@ -41,6 +41,7 @@ class PromptSet:
     class_names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...] = ()
     named: bool = True
+    whose: str = ""
 
     @property
     def names(self) -> tuple[tuple[str, ...], ...]:
@@ -53,16 +54,23 @@ class PromptSet:
         synonyms = tuple(map(tuple, names)) if any(len(some) > 1 for some in names) else ()
         return replace(
             self,
-            name=f"{self.name}, {whose}" if whose else self.name,
+            name=f"{self._of_templates}, {whose}" if whose else self._of_templates,
             class_names=tuple(some[0] for some in names),
             synonyms=synonyms,
             named=True,
+            whose=whose,
         )
 
     def with_templates(self, templates: Sequence[str]) -> PromptSet:
         """Return the same with other templates; their text tells them from others, unless it is these that they are."""
         given = tuple(templates)
-        return self if given in ((), self.templates) else replace(self, name=_called(given), templates=given)
+        if given in ((), self.templates):
+            return self
+        return replace(self, name=_called(given) + (f", {self.whose}" if self.whose else ""), templates=given)
+
+    @property
+    def _of_templates(self) -> str:
+        return self.name.removesuffix(f", {self.whose}") if self.whose else self.name
 
 
 class HasClasses(Protocol):
