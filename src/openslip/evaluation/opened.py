@@ -93,7 +93,13 @@ class OnLabelled(Kept[LabelledSet]):
         def columns(self) -> Mapping[str, str]: ...
 
     def open(self) -> LabelledSet:
-        return labelled_set(places.place_of(self.dataset, "classes"), self.columns)
+        place, card = places.place_of(self.dataset, "classes"), places.named(self.dataset)
+        found = labelled_set(place, self.columns)
+        if card and card.name == "objectnet":
+            from openslip.evaluation.datasets.objectnet import shared_with_imagenet
+
+            return shared_with_imagenet(found, expand(place))
+        return found
 
     @property
     def name(self) -> str:
