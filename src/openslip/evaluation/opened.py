@@ -17,6 +17,9 @@ from openslip.evaluation import datasets, measure
 from openslip.evaluation.datasets import Card, places
 from openslip.files import expand
 
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
 T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
@@ -81,10 +84,14 @@ class Kept(Generic[T]):
 
 class OnLabelled(Kept[LabelledSet]):
     """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
-    tables, as `open_labelled` takes it (`label_column`, …)."""
+    tables, as `open_labelled` takes it (`label_column`, …). measured_on: the splits whose features it asks for."""
 
     protocol = ""
+    measured_on: tuple[str, ...] = ()
     if TYPE_CHECKING:
+
+        @property
+        def batch_size(self) -> int: ...
 
         @property
         def dataset(self) -> str: ...
@@ -114,6 +121,13 @@ class OnLabelled(Kept[LabelledSet]):
         """Return the metric that comes first among the results: its card's, else top1."""
         card = self.card(data)
         return card.metric if card else "top1"
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        from openslip.evaluation.features import share
+
+        if self.measured_on:
+            share(encoder, self.opened(), self.measured_on, self.batch_size)
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
