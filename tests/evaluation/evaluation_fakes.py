@@ -26,6 +26,12 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def tokens_of(texts: list[str]) -> torch.Tensor:
+    """Return a token for each word, zero-padded."""
+    words = [[1] * len(text.split()) for text in texts]
+    return torch.tensor([row + [0] * (max(map(len, words)) - len(row)) for row in words])
+
+
 class ColorEncoder:
     """Has the encoder's calls; embeds pictures by their mean colour, texts by the first colour word."""
 
@@ -52,6 +58,9 @@ class ColorEncoder:
         self.encoded += len(images)
         embeddings = images.mean(dim=(2, 3))
         return torch.nn.functional.normalize(embeddings, dim=1) if normalize else embeddings
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return tokens_of(texts)
 
     def encode_text(self, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
         rows = []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ Kind = Literal["features", "embeddings"]
 """`features`: the image tower's, before any projection. `embeddings`: in the space shared with text, normalised."""
 
 BATCH = 256
+TOKENIZED = 2**14
+"""Texts whose tokens are held at a time."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class LabelledFeatures:
 class _Session:
     progress: bool = False
     memory: dict[tuple[object, ...], tuple[LabelledSet, LabelledFeatures]] = field(default_factory=dict)
+    once: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
 
 _session: ContextVar[_Session | None] = ContextVar("slip_evaluation_session", default=None)
@@ -209,9 +213,25 @@ def require_text(encoder: Encoder, task: str) -> None:
         )
 
 
+def once(key: tuple[object, ...], compute: Callable[[], T]) -> T:
+    """Return what `compute` gives, within a session computed once for each key.
+
+    The encoder and whatever else the value depends on are part of the key, by their identity or their content.
+    """
+    current = _session.get()
+    if current is None:
+        return compute()
+    if key not in current.once:
+        current.once[key] = compute()
+    return current.once[key]
+
+
 def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
-    """Return the (N, D) float32 normalised embeddings of N texts; long ones go together, so padding stays short."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    """Return the (N, D) float32 normalised embeddings of N texts.
+
+    Texts of as many tokens go together, whatever their order, so hardly anything is computed for padding.
+    """
+    order = np.argsort(_lengths(encoder, texts), kind="stable").tolist()
     rows = []
     with evaluating(encoder):
         for start in range(0, len(order), batch_size):
@@ -221,6 +241,12 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH
     result = np.empty_like(values)
     result[order] = values
     return result
+
+
+def _lengths(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+    """Return how many tokens each of N texts has. They are made again for the tower, which takes 0.1 % of its time."""
+    parts = (encoder.tokenize(texts[i : i + TOKENIZED]) for i in range(0, len(texts), TOKENIZED))
+    return np.concatenate([(tokens != 0).sum(dim=1).cpu().numpy() for tokens in parts])
 
 
 class _Prepared(NamedTuple):

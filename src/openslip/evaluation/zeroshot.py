@@ -14,11 +14,14 @@ from openslip.data.labelled.prompts import PromptSet, check_templates
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result
 from openslip.evaluation.classification import classification, softmax
-from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
+from openslip.evaluation.features import BATCH, encode_texts, labelled_features, once, require_text
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
+
+PROMPTS = 2**15
+"""Prompts whose embeddings are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,18 @@ def classifier(
 ) -> np.ndarray:
     """Return the (C, D) float32 class embeddings: normalised text embeddings, mean over the templates, normalised.
 
-    Cosine similarity with image embeddings scores the classes. Raises ConfigError for a template without `{}`.
+    Cosine similarity with image embeddings scores the classes. Prompts of many classes go through the text tower
+    together, sorted by their length, because a class's own are few and of different lengths. Within a session equal
+    prompts are computed once. Raises ConfigError for a template without `{}`.
     """
-    at_once = max(1, batch_size // len(templates))
+    key = ("classifier", id(encoder), tuple(class_names), tuple(templates))
+    return once(key, lambda: _classifier(encoder, class_names, templates, batch_size))
+
+
+def _classifier(
+    encoder: Encoder, class_names: Sequence[str], templates: Sequence[str], batch_size: int
+) -> np.ndarray:
+    at_once = max(1, PROMPTS // len(templates))
     means = []
     for start in range(0, len(class_names), at_once):
         names = class_names[start : start + at_once]
