@@ -15,7 +15,7 @@ from openslip.cli.arguments import chosen_device, given, parse, refuse_several_p
 from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
 from openslip.errors import ConfigError, UsageError
-from openslip.evaluation import TRAINED
+from openslip.evaluation import ON_CAPTIONED, TRAINED
 from openslip.files import expand
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
-A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
-reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
-stay. With --against BASE both models are measured, and the differences have intervals and a verdict."""
+A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, fewshot, knn, finetune (DATASET is a folder of images by class,
+Parquet files, a table of images and classes, tar shards with classes, or `scenes`), retrieval and geometry (DATASET is
+what `slip train` reads). A run keeps its results in results.json: those of the same model, data and settings are
+replaced, all others stay. With --against BASE both models are measured, and the differences have intervals and a
+verdict."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
         return suite.parse_task(task, preset=options.preset, columns=columns, **kept)
     if protocol == "linear":
         return suite.parse_task(task, columns=columns, **side.keeping(protocol, dataset))
-    if protocol == "retrieval":
+    if protocol in ON_CAPTIONED:
         names = ("image_root", "image_column", "caption_column")
         captioned = {name: options.columns[name] for name in names}
         return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)

@@ -104,6 +104,16 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
+def mean_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the interval of `values.mean()`, of N numbers of any size, taken as normal. groups: (N,) samples that go
+    together; each group is one draw."""
+    error = values - values.mean(dtype=np.float64)
+    if groups is not None:
+        error = np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), weights=error)
+    half = Z95 * math.sqrt(float(error @ error) * len(error) / max(1, len(error) - 1)) / len(values)
+    return float(values.mean(dtype=np.float64)) - half, float(values.mean(dtype=np.float64)) + half
+
+
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Return how far confidence is from the share of right answers, in [0, 1]: the expected calibration error.
 

@@ -22,8 +22,12 @@ _PROTOCOLS = {
     "knn": "k-NN",
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
+    "fewshot": "Few-shot",
+    "geometry": "Geometry",
 }
-_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
+_HEADLINE = re.compile(
+    r"top1(@\d+shot)?|roc_auc|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
+)
 """Metrics that stand for their task where there are several; of a task that has none of them, all do."""
 
 
@@ -52,7 +56,7 @@ class Column:
 
     def best(self) -> str | None:
         """Return the row that is ahead of every other, None where there is none or nothing to compare."""
-        return ahead(self.scores, lower=self.lower_is_better)
+        return ahead(self.scores, lower=self.lower_is_better) if measure(self.key).better else None
 
 
 def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
@@ -126,7 +130,7 @@ def _newest_unmarked(run: Run) -> list[Result]:
 def headline(keys: Iterable[str]) -> list[str]:
     """Return those of the `task/metric` names that stand for their task."""
     keys = list(keys)
-    chosen = {key for key in keys if key.rpartition("/")[2] in _HEADLINE}
+    chosen = {key for key in keys if _HEADLINE.fullmatch(key.rpartition("/")[2])}
     covered = {key.rpartition("/")[0] for key in chosen}
     return [key for key in keys if key in chosen or key.rpartition("/")[0] not in covered]
 
