@@ -43,6 +43,12 @@ def _linear(dataset: str, options: dict[str, Any]) -> Evaluator:
     return Linear(dataset, **options)
 
 
+def _fewshot(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.fewshot import FewShot
+
+    return FewShot(dataset, **options)
+
+
 def _knn(dataset: str, options: dict[str, Any]) -> Evaluator:
     from openslip.evaluation.knn import Knn
 
@@ -84,6 +90,7 @@ def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
 PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "zeroshot": _zeroshot,
     "linear": _linear,
+    "fewshot": _fewshot,
     "knn": _knn,
     "retrieval": _retrieval,
     "finetune": _finetune,
@@ -108,8 +115,8 @@ def parse_task(task: str, **options: Any) -> Evaluator:
         raise ConfigError(
             "A task says how to measure before it says on what: PROTOCOL:DATASET",
             got=task,
-            fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, finetune:{task}, retrieval:{task} or "
-            f"geometry:{task}.",
+            fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, fewshot:{task}, finetune:{task}, "
+            f"retrieval:{task} or geometry:{task}.",
         )
     if not dataset:
         raise ConfigError(
