@@ -50,7 +50,8 @@ class Options(ColumnOptions):
     templates: tuple[str, ...] = ()
     """Zero-shot prompts, each with {} for the class name; by default those that suit the data set."""
     preset: Literal["auto", "paper", "small-data"] = "auto"
-    """Finetuning recipe."""
+    """Recipe of finetune; with paper also linear is measured as in the paper, by SGD on augmented pictures, and not by
+    L-BFGS on features."""
     against: Path | None = None
     """A second model, mostly the one that training started from: measured on the same, before and after."""
     general: tuple[str, ...] = ()
@@ -59,7 +60,8 @@ class Options(ColumnOptions):
     out: Path | None = None
     """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
     keep: Path | None = None
-    """Folder for trained classifiers, in its linear/NAME and finetune/NAME. A run has them in its own folder."""
+    """Folder for trained classifiers, in its linear/NAME, linear-paper/NAME and finetune/NAME. A run has them in its
+    own folder."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Side:
         if place is None or not dataset:
             return {}
         folder = {"folder": place / protocol / dataset_name(dataset).replace(":", "-")}
-        if protocol == "finetune":
+        if protocol != "linear":
             return folder
         from openslip.evaluation.kept_probe import Origin
 
@@ -159,10 +161,10 @@ def main(argv: list[str]) -> int:
         raise _same(options)
     for side in sides:
         say(f"Measuring {side} on {device}.")
-        if not (side.run or side.keep) and any(task.name.startswith("finetune:") for task in tasks):
+        if not (side.run or side.keep) and any(hasattr(task, "recipe_for") for task in tasks):
             say(
-                "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew. "
-                "--keep FOLDER keeps it there."
+                "A finetuning, or a linear layer by SGD, keeps its state in a run folder, and this is none: "
+                "interrupted, it starts anew. --keep FOLDER keeps it there."
             )
     opened = {id(task): task for side in sides for task in side.tasks}.values()
     for line in suite.check([*opened], text=any(side.text for side in sides)):
@@ -318,6 +320,9 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
         # So that the same command goes on after an interruption.
         kept = side.keeping(protocol, dataset)
         return suite.parse_task(task, preset=options.preset, columns=columns, **kept)
+    if protocol == "linear" and options.preset == "paper":
+        kept = side.keeping("linear-paper", dataset)
+        return suite.parse_task(task, preset="paper", columns=columns, **kept)
     if protocol == "linear":
         return suite.parse_task(task, columns=columns, **side.keeping(protocol, dataset))
     if protocol in ON_CAPTIONED:

@@ -36,8 +36,8 @@ def evaluate(
         refuse_idle(given, "data", because="Every task names its own data set")
     if "zeroshot" not in protocols:
         refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
-    if "finetune" not in protocols:
-        refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
+    if not protocols & {*TRAINED}:
+        refuse_idle(given, "preset", because="It is for linear and finetune, which are not among the tasks")
     if not protocols & {*TRAINED}:
         refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
     if not protocols & {*ON_CAPTIONED}:

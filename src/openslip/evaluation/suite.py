@@ -40,7 +40,11 @@ def _zeroshot(dataset: str, options: dict[str, Any]) -> Evaluator:
 def _linear(dataset: str, options: dict[str, Any]) -> Evaluator:
     from openslip.evaluation.linear import Linear
 
-    return Linear(dataset, **options)
+    if options.pop("preset", "auto") != "paper":
+        return Linear(dataset, **options)
+    from openslip.evaluation.finetune import LinearBySgd
+
+    return LinearBySgd(dataset, **options)
 
 
 def _fewshot(dataset: str, options: dict[str, Any]) -> Evaluator:
