@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from embed import paint, save
 
@@ -157,7 +159,7 @@ def classifier(part: str, models: Models, peer: Any, folder: Path, options: argp
 
     templates, names = prompts.called("imagenet"), imagenet.clip_names()
     names = [names[i] for i in np.linspace(0, len(names) - 1, options.classes).round().astype(int)]
-    some = names[:: max(1, len(names) // 4)][:4]
+    some = names[:: max(1, len(names) // 2)][:2]
     theirs = [template.replace("{}", "{c}") for template in templates]
     sides: dict[str, Callable[[], Any]] = {
         "clip-benchmark": lambda: peer.zero_shot_classifier(
@@ -168,7 +170,20 @@ def classifier(part: str, models: Models, peer: Any, folder: Path, options: argp
     found = turns(sides, options.rounds)
     rows = [names.index(name) for name in some]
     apart = np.abs(found["clip-benchmark"][1].T.numpy() - found["ours"][1][rows]).max()
-    show(part, found, {"clip-benchmark": len(some), "ours": len(names)}, float(apart))
+    units = {"clip-benchmark": len(some), "ours": len(names)}
+    show(part, found, units, float(apart))
+    work = {side: arithmetic(call) / units[side] for side, call in sides.items()}
+    print(
+        f"\nArithmetic of a class: {work['clip-benchmark'] / 1e9:.0f} and {work['ours'] / 1e9:.1f} GFLOP, "
+        f"{work['clip-benchmark'] / work['ours']:.1f} times as much\n"
+    )
+
+
+def arithmetic(call: Callable[[], Any]) -> int:
+    """Return the floating-point operations of a call."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 def whole(part: str, models: Models, peer: Any, folder: Path, options: argparse.Namespace) -> None:
