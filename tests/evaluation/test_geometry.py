@@ -121,8 +121,8 @@ def test_all_numbers_are_there_and_their_outcomes_give_them(source):
 
 def test_a_model_that_maps_everything_to_one_point(source):
     class Collapsed(ColorEncoder):
-        def encode_image(self, images, *, normalize=True):
-            return images.new_tensor([[1.0, 0.0]]).expand(len(images), 2)
+        def project(self, features):
+            return features.new_tensor([[1.0, 0.0]]).expand(len(features), 2)
 
         def encode_text(self, texts, *, normalize=True):
             return torch.tensor([[0.0, 1.0]]).expand(len(texts), 2)

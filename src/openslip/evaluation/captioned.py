@@ -7,8 +7,9 @@ of one row a caption) are one image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,21 @@ import numpy as np
 from openslip.data.contents import losses
 from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
-from openslip.errors import DataError, note
+from openslip.errors import DataError, SlipError, note
 from openslip.evaluation import fingerprint, settings
-from openslip.evaluation.features import BATCH, encode_texts, extract, has_text, once
-from openslip.evaluation.opened import Kept, location
+from openslip.evaluation.feature_cache import Batch
+from openslip.evaluation.features import (
+    BATCH,
+    Features,
+    batches_of,
+    checked,
+    embeddings,
+    encode_texts,
+    has_text,
+    once,
+    remembered,
+)
+from openslip.evaluation.opened import Kept, location, opened_once
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
@@ -59,7 +71,7 @@ class OnCaptioned(Kept[Source]):
     batch_size: int = BATCH
     leave_broken: bool = False
     protocol = ""
-    captions_required = True
+    captions_required = True  # a table without any cannot be opened
 
     @property
     def name(self) -> str:
@@ -82,55 +94,81 @@ class OnCaptioned(Kept[Source]):
         return [*lines, *filter(None, (source.note, *losses(source)))]
 
     def open(self) -> Source:
-        """Open the source, unless it was given open."""
+        """Open the source, unless it was given open; within `opened.shared` once for all protocols."""
         from openslip.data.sources import open_source
 
-        if not isinstance(self.source, str):
-            return as_source(self.source)
-        return open_source(
-            self.source,
-            image_root=self.image_root,
-            image_column=self.image_column,
-            caption_column=self.caption_column,
-            leave_broken=self.leave_broken,
-            captions_required=self.captions_required,
-        )
+        spec = self.source
+        if not isinstance(spec, str):
+            return as_source(spec)
+        options: dict[str, Any] = {
+            "image_root": self.image_root,
+            "image_column": self.image_column,
+            "caption_column": self.caption_column,
+            "leave_broken": self.leave_broken,
+        }
 
-    def embeddings(self, encoder: Encoder) -> Embeddings:
+        def opened() -> Source:
+            try:
+                return open_source(spec, **options)
+            except SlipError:
+                if self.captions_required:
+                    raise
+                return open_source(spec, **options, captions_required=False)
+
+        return opened_once(("captioned", spec, *options.values()), opened)
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        self._extracted(encoder, self.opened())
+
+    def embedded(self, encoder: Encoder) -> Embeddings:
         """Return the embeddings of all pictures and captions, within a session computed once for all protocols.
 
-        Raises DataError without any caption.
+        Raises DataError where a model with text finds no caption.
         """
-        given = self.source if isinstance(self.source, str) else id(self.source)
-        options = (self.image_root, self.image_column, self.caption_column, self.leave_broken)
-        # With the source, so that no other gets its id.
-        made = once(
-            ("captioned", id(encoder), given, *options),
-            lambda: (self.source, _embed(encoder, self.opened(), self.name, self.batch_size)),
+        source = self.opened()
+        extracted = self._extracted(encoder, source)
+        assert extracted is not None  # nobody evaluates while processes share the images
+        # The session keeps the source, whose features it has.
+        return remembered(
+            encoder, "captioned", id(source), compute=lambda: self._embedded(encoder, source, *extracted)
         )
-        return made[1]
 
+    def _embedded(
+        self, encoder: Encoder, source: Source, captioned: _Captioned, found: Features
+    ) -> Embeddings:
+        skipped, content = len(found.skipped), captioned.content(found.kept)
+        if not has_text(encoder):
+            rows, none = captioned.distinct(found.kept), np.empty(0, dtype=np.int64)
+            return Embeddings(embeddings(encoder, found.values)[rows], None, none, none, skipped, content)
+        rows, texts, image_ids, text_ids = captioned.pairs(found.kept)
+        if not texts:
+            raise DataError(f"{self.name} has no image with a caption", got=len(source))
+        if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
+            note(f"{self.name}: {without} images without a caption left out.")
+        return Embeddings(
+            embeddings(encoder, found.values)[rows],
+            encode_texts(encoder, texts, self.batch_size),
+            image_ids,
+            text_ids,
+            skipped,
+            content,
+        )
 
-def _embed(encoder: Encoder, source: Source, name: str, batch_size: int) -> Embeddings:
-    captioned = _Captioned(source)
-    found = extract(encoder, captioned, "embeddings", batch_size, label=name)
-    if not has_text(encoder):
-        images, none = captioned.distinct(found.kept), np.empty(0, dtype=np.int64)
-        content = captioned.content(found.kept)
-        return Embeddings(found.values[images], None, none, none, len(found.skipped), content)
-    images, texts, image_ids, text_ids = captioned.pairs(found.kept)
-    if not texts:
-        raise DataError(f"{name} has no image with a caption", got=len(source))
-    if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
-        note(f"{name}: {without} images without a caption left out.")
-    return Embeddings(
-        found.values[images],
-        encode_texts(encoder, texts, batch_size),
-        image_ids,
-        text_ids,
-        len(found.skipped),
-        captioned.content(found.kept),
-    )
+    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:
+        def part(share: Callable[[range], Sequence[int]]) -> Batch:
+            captioned = _Captioned(source)
+            found = batches_of(encoder, captioned, self.batch_size, self.name, share)
+            told = [json.dumps(captioned.captions[index]) for index in found.kept.tolist()]
+            return replace(found, beside=tuple(told))
+
+        def join(batch: Batch) -> tuple[_Captioned, Features]:
+            captioned = _Captioned(source)
+            for index, told, digest in zip(batch.kept.tolist(), batch.beside, batch.digests):
+                captioned.captions[index], captioned.digests[index] = tuple(json.loads(told)), digest
+            return captioned, checked(batch, len(source), self.name)
+
+        return once(encoder, source, part=part, join=join)
 
 
 class _Captioned(Sequence[Any]):

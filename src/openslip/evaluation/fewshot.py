@@ -50,6 +50,7 @@ class FewShot(OnLabelled):
     columns: Mapping[str, str] = field(default_factory=dict)
 
     protocol = "fewshot"
+    measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""

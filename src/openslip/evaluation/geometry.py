@@ -51,7 +51,7 @@ class Geometry(OnCaptioned):
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises DataError where a model with text finds no caption, EvaluationError for too few
         pictures or captions."""
-        found = self.embeddings(encoder)
+        found = self.embedded(encoder)
         for what, values in (("pictures", found.images), ("captions", found.texts)):
             if values is not None and len(values) < LEAST:
                 raise EvaluationError(

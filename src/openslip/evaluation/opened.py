@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -14,18 +14,21 @@ from openslip.addresses import is_url, shown
 from openslip.data.labelled import LabelledSet, dataset_name, open_labelled
 from openslip.files import expand
 
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
 T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
 
-_memory: ContextVar[dict[tuple[object, ...], LabelledSet] | None] = ContextVar(
+_memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar(
     "slip_evaluation_opened", default=None
 )
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Open each labelled set once for all that ask for it within."""
+    """Open each labelled set and each captioned source once for all that ask for it within."""
     if _memory.get() is not None:
         yield
         return
@@ -38,12 +41,17 @@ def shared() -> Iterator[None]:
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
     """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    key = ("labelled", spec, *sorted(columns.items()))
+    return opened_once(key, lambda: open_labelled(spec, **columns))
+
+
+def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
+    """Return what `open_it` gives, within `shared` what it gave for this key before."""
     memory = _memory.get()
     if memory is None:
-        return open_labelled(spec, **columns)
-    key = (spec, *sorted(columns.items()))
+        return open_it()
     if key not in memory:
-        memory[key] = open_labelled(spec, **columns)
+        memory[key] = open_it()
     return memory[key]
 
 
@@ -78,10 +86,14 @@ class Kept(Generic[T]):
 
 class OnLabelled(Kept[LabelledSet]):
     """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
-    tables, as `open_labelled` takes it (`label_column`, …)."""
+    tables, as `open_labelled` takes it (`label_column`, …). measured_on: the splits whose features it asks for."""
 
     protocol = ""
+    measured_on: tuple[str, ...] = ()
     if TYPE_CHECKING:
+
+        @property
+        def batch_size(self) -> int: ...
 
         @property
         def dataset(self) -> str: ...
@@ -96,6 +108,13 @@ class OnLabelled(Kept[LabelledSet]):
     def name(self) -> str:
         """The protocol and the data set's short name."""
         return f"{self.protocol}:{dataset_name(self.dataset)}"
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        from openslip.evaluation.features import share
+
+        if self.measured_on:
+            share(encoder, self.opened(), self.measured_on, self.batch_size)
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""

@@ -47,7 +47,7 @@ class Retrieval(OnCaptioned):
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
-        found = self.embeddings(encoder)
+        found = self.embedded(encoder)
         assert found.texts is not None  # by construction: the model has a text tower
         text_ranks, image_ranks = ranks(
             found.images, found.texts, found.image_ids, found.text_ids, encoder.device

@@ -14,7 +14,7 @@ from openslip.data.labelled.prompts import PromptSet, check_templates
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result
 from openslip.evaluation.classification import classification, softmax
-from openslip.evaluation.features import BATCH, encode_texts, labelled_features, once, require_text
+from openslip.evaluation.features import BATCH, encode_texts, labelled_features, remembered, require_text
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class ZeroShot(OnLabelled):
     labelled: LabelledSet | None = None
     needs_text = True
     protocol = "zeroshot"
+    measured_on = ("untrained",)
 
     def open(self) -> LabelledSet:
         return super().open() if self.labelled is None else self.labelled
@@ -137,8 +138,11 @@ def classifier(
     together, sorted by their length, because a class's own are few and of different lengths. Within a session equal
     prompts are computed once. Raises ConfigError for a template without `{}`.
     """
-    key = ("classifier", id(encoder), tuple(class_names), tuple(templates))
-    return once(key, lambda: _classifier(encoder, class_names, templates, batch_size))
+    return remembered(
+        encoder,
+        *("classifier", tuple(class_names), tuple(templates)),
+        compute=lambda: _classifier(encoder, class_names, templates, batch_size),
+    )
 
 
 def _classifier(
