@@ -117,8 +117,9 @@ def test_features_of_the_suite_are_taken_from_the_cache(tmp_path, caplog) -> Non
     cache, model = FeatureCache(tmp_path / "cache"), tiny_model()
     plain = suite.run(model, tasks, precision="fp32")
     first = suite.run(model, tasks, precision="fp32", cache=cache)
-    model.model.image_tower.register_forward_pre_hook(lambda *_: pytest.fail("it was computed"))
+    hook = model.model.image_tower.register_forward_pre_hook(lambda *_: pytest.fail("it was computed"))
     again = suite.run(model, tasks, precision="fp32", cache=cache)
+    hook.remove()  # the model is that of other tests too
     assert plain == first == again
 
 

@@ -21,9 +21,7 @@ T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
 
-_memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar(
-    "slip_evaluation_opened", default=None
-)
+_memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar("slip_evaluation_opened", default=None)
 
 
 @contextmanager
