@@ -5,6 +5,8 @@
     python benchmarks/evaluation.py --peer FOLDER         # after `pip install --no-deps --target FOLDER clip-benchmark`
 
 Both sides have one open_clip model with weights drawn at random. Sides take turns; ratios are medians over rounds.
+"Work" is the time of all cores, of the main process alone: on a busy machine its ratio says more than that of the
+clock. `--threads 1` keeps threads from waiting for each other there.
 
 - classifier: ImageNet's class names × 80 prompts. clip-benchmark takes one class after the other, 80 prompts padded to
   77 tokens each, so its time a class is the same for any classes: it is timed on some. Ours sorts all prompts by their
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -52,16 +53,18 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     peer = _peer(options.peer)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save(MODEL, folder / "weights.pt")
         models = Models(folder / "weights.pt")
         print(f"{MODEL}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, peer: {peer.about}\n")
-        print(
-            "| part | side | a unit, ms | clip-benchmark / side | largest difference |\n|---|---|--:|--:|--:|"
-        )
+        print("| part | side | a unit, ms | first / side | work, first / side | largest difference |")
+        print("|---|---|--:|--:|--:|--:|")
         for part in options.parts:
             {"classifier": classifier, "extract": extract}.get(part, whole)(
                 part, models, peer, folder, options
@@ -126,30 +129,32 @@ def _peer(folder: Path | None) -> Any:
     return zeroshot_classification
 
 
-def turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple[list[float], Any]]:
-    """Call all sides in turns; return the seconds of each call, and what the last one gave."""
-    found: dict[str, tuple[list[float], Any]] = {side: ([], None) for side in sides}
+Found = dict[str, tuple[list[tuple[float, float]], Any]]
+"""By side: of each call the seconds by the clock and of work, and what the last one gave."""
+
+
+def turns(sides: dict[str, Callable[[], Any]], rounds: int) -> Found:
+    """Call all sides in turns."""
+    found: Found = {side: ([], None) for side in sides}
     for _ in range(rounds):
         for side, call in sides.items():
-            begun = time.perf_counter()
+            begun, work = time.perf_counter(), time.process_time()
             value = call()
-            found[side] = ([*found[side][0], time.perf_counter() - begun], value)
+            took = time.perf_counter() - begun, time.process_time() - work
+            found[side] = ([*found[side][0], took], value)
     return found
 
 
-def show(
-    part: str, found: dict[str, tuple[list[float], Any]], units: dict[str, int], difference: float
-) -> None:
+def show(part: str, found: Found, units: dict[str, int], difference: float) -> None:
     """Print a row for each side; the first one is what the others are compared with."""
     first, *_ = found
-    base = [seconds / units[first] for seconds in found[first][0]]
+    base = np.array(found[first][0]) / units[first]
     for side, (seconds, _) in found.items():
-        each = [one / units[side] for one in seconds]
-        ratio = statistics.median(a / b for a, b in zip(base, each))
+        each = np.array(seconds) / units[side]
+        clock, work = np.median(base / each, axis=0)
         apart = "" if side == first else f"{difference:.0e}"
-        print(
-            f"| {part} | {side} | {1e3 * statistics.median(each):.1f} | {ratio:.2f} | {apart} |", flush=True
-        )
+        took = 1e3 * np.median(each[:, 0])
+        print(f"| {part} | {side} | {took:.1f} | {clock:.2f} | {work:.2f} | {apart} |", flush=True)
 
 
 def classifier(part: str, models: Models, peer: Any, folder: Path, options: argparse.Namespace) -> None:
