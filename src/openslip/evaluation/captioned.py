@@ -43,14 +43,16 @@ class Embeddings:
 
     images: (I, D), texts: (T, D), each image and each distinct caption once. (image_ids[p], text_ids[p]), p < P: the
     distinct pairs of an image and a caption of it, every image and caption in at least one. Of an image-only model
-    there are no texts, and all images, with captions or without. skipped: images that could not be read. content: a
-    digest of pictures and captions.
+    there are no texts, and all images, with captions or without. digests: I times 16 bytes; captions: T texts. skipped:
+    images that could not be read. content: a digest of pictures and captions.
     """
 
     images: np.ndarray
     texts: np.ndarray | None
     image_ids: np.ndarray
     text_ids: np.ndarray
+    digests: tuple[bytes, ...]
+    captions: tuple[str, ...]
     skipped: int
     content: str
 
@@ -137,22 +139,24 @@ class OnCaptioned(Kept[Source]):
     def _embedded(
         self, encoder: Encoder, source: Source, captioned: _Captioned, found: Features
     ) -> Embeddings:
-        skipped, content = len(found.skipped), captioned.content(found.kept)
-        if not has_text(encoder):
-            rows, none = captioned.distinct(found.kept), np.empty(0, dtype=np.int64)
-            return Embeddings(embeddings(encoder, found.values)[rows], None, none, none, skipped, content)
-        rows, texts, image_ids, text_ids = captioned.pairs(found.kept)
-        if not texts:
-            raise DataError(f"{self.name} has no image with a caption", got=len(source))
-        if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
-            note(f"{self.name}: {without} images without a caption left out.")
+        texts: list[str] = []
+        image_ids = text_ids = np.empty(0, dtype=np.int64)
+        rows = captioned.distinct(found.kept)
+        if has_text(encoder):
+            rows, texts, image_ids, text_ids = captioned.pairs(found.kept)
+            if not texts:
+                raise DataError(f"{self.name} has no image with a caption", got=len(source))
+            if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
+                note(f"{self.name}: {without} images without a caption left out.")
         return Embeddings(
             embeddings(encoder, found.values)[rows],
-            encode_texts(encoder, texts, self.batch_size),
+            encode_texts(encoder, texts, self.batch_size) if texts else None,
             image_ids,
             text_ids,
-            skipped,
-            content,
+            tuple(captioned.digests[index] for index in found.kept[rows].tolist()),
+            tuple(texts),
+            len(found.skipped),
+            captioned.content(found.kept),
         )
 
     def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:

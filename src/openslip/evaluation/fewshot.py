@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from openslip.errors import ConfigError, EvaluationError
-from openslip.evaluation import Result, settings
+from openslip.evaluation import Result, fingerprint, settings
 from openslip.evaluation.features import BATCH, labelled_features
 from openslip.evaluation.linear import Probe, fit
 from openslip.evaluation.metrics import correct_topk, crossed_interval, deviation_interval
@@ -114,11 +114,13 @@ class FewShot(OnLabelled):
                 values, labels = train.values[rows], train.labels[rows]
                 probe = fit_few(values, labels, len(train.class_names), self.penalty, encoder.device)
                 hits[number][draw] = correct_topk(probe.scores(test.values), test.labels, 1)
+        classes = (test.class_names[label] for label in test.labels.tolist())
+        samples = fingerprint.of_samples(zip(test.samples.digests, classes))
         accuracies, spreads = [], []
         for number, found in hits.items():
             one, each = found.mean(axis=0), found.mean(axis=1)
             value, interval = float(one.mean()), crossed_interval(found)
-            outcomes = Outcomes(one, "mean_value")
+            outcomes = Outcomes(one, samples=samples)
             accuracies.append(
                 Result(
                     self.name,

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import Result
+from openslip.evaluation import Result, fingerprint
 from openslip.evaluation.captioned import OnCaptioned
 from openslip.evaluation.metrics import mean_interval
 from openslip.evaluation.outcomes import Outcomes
@@ -68,24 +68,29 @@ class Geometry(OnCaptioned):
             skipped = found.skipped
             return Result(self.name, metric, value, count, *interval, skipped, **about, outcomes=outcomes)
 
-        def side(name: str, values: np.ndarray, groups: np.ndarray | None) -> list[Result]:
-            spread = Outcomes(uniformity_parts(values, device), "log_mean", groups=groups)
-            rank = Outcomes(effective_rank_parts(values), "mean_value", groups=groups)
+        pictures = fingerprint.of_samples((digest,) for digest in found.digests)
+        captions = fingerprint.of_samples((caption,) for caption in found.captions)
+
+        def side(
+            name: str, values: np.ndarray, groups: np.ndarray | None, samples: np.ndarray
+        ) -> list[Result]:
+            spread = Outcomes(uniformity_parts(values, device), "log_mean", groups=groups, samples=samples)
+            rank = Outcomes(effective_rank_parts(values), "mean_value", groups=groups, samples=samples)
             return [
                 result(f"{name}_uniformity", spread, (-8.0, 0.0)),
                 result(f"{name}_effective_rank", rank, (1.0, float(min(values.shape)))),
             ]
 
         if found.texts is None:
-            return side("image", found.images, None)
+            return side("image", found.images, None, pictures)
         near, apart = pair_parts(found.images, found.texts, found.image_ids, found.text_ids)
         groups = _first_images(found.image_ids, found.text_ids)
         scale, count = encoder.logit_scale, len(found.images)
         return [
-            result("alignment", Outcomes(near, "mean_value"), (0.0, 4.0)),
-            *side("image", found.images, None),
-            *side("text", found.texts, groups),
-            result("modality_gap", Outcomes(apart, "mean_value"), (0.0, 2.0)),
+            result("alignment", Outcomes(near, "mean_value", samples=pictures), (0.0, 4.0)),
+            *side("image", found.images, None, pictures),
+            *side("text", found.texts, groups, captions),
+            result("modality_gap", Outcomes(apart, "mean_value", samples=pictures), (0.0, 2.0)),
             Result(self.name, "logit_scale", scale, count, scale, scale, found.skipped, **about),
         ]
 

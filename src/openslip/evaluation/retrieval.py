@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from openslip.errors import ConfigError
-from openslip.evaluation import Result
+from openslip.evaluation import Result, fingerprint
 from openslip.evaluation.captioned import OnCaptioned
 from openslip.evaluation.features import require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
@@ -53,26 +53,41 @@ class Retrieval(OnCaptioned):
             found.images, found.texts, found.image_ids, found.text_ids, encoder.device
         )
         about: dict[str, Any] = self.about() | {"content": found.content}
+        ids = zip(found.image_ids.tolist(), found.text_ids.tolist())
+        asked = [(found.digests[image], found.captions[text]) for image, text in ids]
+        sides = (
+            ("text", text_ranks, np.arange(len(text_ranks)), [(digest,) for digest in found.digests]),
+            ("image", image_ranks, found.image_ids, asked),
+        )
         return [
-            *self._results("text", text_ranks, np.arange(len(text_ranks)), found.skipped, about),
-            *self._results("image", image_ranks, found.image_ids, found.skipped, about),
+            result
+            for side, rank, groups, samples in sides
+            for result in self._results(
+                side, rank, groups, fingerprint.of_samples(samples), found.skipped, about
+            )
         ]
 
     def _results(
-        self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int, about: dict[str, Any]
+        self,
+        side: str,
+        rank: np.ndarray,
+        groups: np.ndarray,
+        samples: np.ndarray,
+        skipped: int,
+        about: dict[str, Any],
     ) -> list[Result]:
-        """Recall@k and median rank of one direction; queries of one group are of one image."""
+        """Recall@k and median rank of one direction; queries of one group are of one image. samples: the queries."""
         results = []
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
             interval = wilson(hits.sum(), len(hits)) if side == "text" else wilson_clustered(hits, groups)
             found = float(hits.mean()), len(hits), *interval
-            outcomes = Outcomes(hits, groups=groups)
+            outcomes = Outcomes(hits, groups=groups, samples=samples)
             results.append(
                 Result(self.name, f"{side}_recall@{k}", *found, skipped, **about, outcomes=outcomes)
             )
         found = float(np.median(rank)), len(rank), *median_interval(rank)
-        outcomes = Outcomes(rank, "median", groups=groups)
+        outcomes = Outcomes(rank, "median", groups=groups, samples=samples)
         return [
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),
