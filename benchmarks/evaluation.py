@@ -11,7 +11,7 @@ clock. `--threads 1` keeps threads from waiting for each other there.
 - classifier: ImageNet's class names × 80 prompts. clip-benchmark takes one class after the other, 80 prompts padded to
   77 tokens each, so its time a class is the same for any classes: it is timed on some. Ours sorts all prompts by their
   length; it is timed on `--classes` classes that are spread over all 1,000, so with fewer of them it batches worse.
-- cifar10, jpeg: zero-shot classification whole, from bytes to accuracies. cifar10 is the first `--pictures` of its test
+- cifar10, jpeg: zero-shot classification whole, from bytes to accuracies. cifar10 is `--pictures` of its test
   split, else pictures that were made up; jpeg is a folder of 500 × 375 photographs' size. clip-benchmark's path is a
   DataLoader with open_clip's preprocessing and 2 workers, `zero_shot_classifier` and `run_classification`.
 - extract: features of arrays that need no decoding against the image tower alone, on batches that are made ready.
@@ -237,7 +237,7 @@ def _pictures(part: str, folder: Path, options: argparse.Namespace) -> str:
 
         data = open_labelled(str(options.cifar10))
         split, names = data.split("test"), data.class_names
-        for number in range(count):
+        for number in np.random.default_rng(0).permutation(len(split))[:count].tolist():
             place = root / "test" / names[int(split.labels[number])]
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number:05d}.png").write_bytes(split.images[number])
