@@ -26,10 +26,10 @@ _PROTOCOLS = {
     "fewshot": "Few-shot",
     "geometry": "Geometry",
 }
-_HEADLINE = re.compile(
-    r"top1(@\d+shot)?|roc_auc|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
+_SEVERAL = re.compile(
+    r"top1@\d+shot|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
 )
-"""Metrics that stand for their task where there are several; of a task that has none of them, all do."""
+"""Metrics that stand for their task where it has them; of other tasks the first metric does."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,13 @@ def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
 def headline(keys: Iterable[str]) -> list[str]:
     """Return those of the `task/metric` names that stand for their task."""
     keys = list(keys)
-    chosen = {key for key in keys if _HEADLINE.fullmatch(key.rpartition("/")[2])}
+    chosen = {key for key in keys if _SEVERAL.fullmatch(key.rpartition("/")[2])}
     covered = {key.rpartition("/")[0] for key in chosen}
-    return [key for key in keys if key in chosen or key.rpartition("/")[0] not in covered]
+    for key in keys:
+        if (task := key.rpartition("/")[0]) not in covered:
+            covered.add(task)
+            chosen.add(key)
+    return [key for key in keys if key in chosen]
 
 
 def describe(key: str, name: str = "") -> tuple[str, str, str]:
