@@ -50,7 +50,7 @@ def captioned(folder: Path) -> str:
     return str(folder / "pairs.csv")
 
 
-DATA = {"retrieval": captioned}
+DATA = {"retrieval": captioned, "geometry": captioned}
 """What writes the data of a protocol; of all others it is `labelled`."""
 
 

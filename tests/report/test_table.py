@@ -18,6 +18,8 @@ def test_best_is_of_the_metric_s_direction() -> None:
     ranks = Column("retrieval:x/text_median_rank", "", "", "", {"a": high, "b": low})
     assert ranks.best() == "b"
     assert Column("retrieval:x/text_recall@1", "", "", "", {"a": high, "b": low}).best() == "a"
+    assert Column("geometry:x/image_uniformity", "", "", "", {"a": high, "b": low}).best() == "b"
+    assert Column("geometry:x/modality_gap", "", "", "", {"a": high, "b": low}).best() is None
 
 
 @pytest.mark.parametrize(

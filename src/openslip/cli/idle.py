@@ -9,7 +9,7 @@ from pathlib import Path
 
 from openslip.cli.arguments import refuse_idle
 from openslip.config import Config, ViewConfig, ViewsConfig
-from openslip.evaluation import TRAINED
+from openslip.evaluation import ON_CAPTIONED, TRAINED
 
 CAPTIONED = ("caption_column", "leave_broken")
 LABELLED = ("label_column",)
@@ -37,14 +37,16 @@ def evaluate(
     if "zeroshot" not in protocols:
         names = ("templates", "classnames")
         refuse_idle(given, *names, because="Prompts are for zeroshot, which is not among the tasks")
-    if "finetune" not in protocols:
-        refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
+    if not protocols & {*TRAINED}:
+        refuse_idle(given, "preset", because="It is for linear and finetune, which are not among the tasks")
     if not protocols & {*TRAINED}:
         refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
-    if "retrieval" not in protocols:
-        refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")
-    if protocols == {"retrieval"}:
-        refuse_idle(given, *LABELLED, because="Retrieval reads captions, and no labels")
+    if not protocols & {*ON_CAPTIONED}:
+        refuse_idle(
+            given, *CAPTIONED, because="It is for retrieval and geometry, which are not among the tasks"
+        )
+    if protocols and protocols <= {*ON_CAPTIONED}:
+        refuse_idle(given, *LABELLED, because="Retrieval and geometry read captions, and no labels")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"

@@ -62,7 +62,7 @@ MEASURES = {
     "text_effective_rank": Measure("effective rank of captions", "number", "higher"),
     "logit_scale": Measure("logit scale", "number", ""),
 }
-"""The metrics by name; recall at a rank, and ranks, are told by how their names end."""
+"""The metrics by name; recall at a rank, few-shot accuracies and ranks are told by how their names end."""
 _DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture ", "": ""}
 
 
@@ -73,6 +73,9 @@ def measure(metric: str) -> Measure:
         return known
     if found := re.fullmatch(r"(text_|image_|)recall@(\d+)", name):
         return Measure(f"{_DIRECTIONS[found[1]]}recall@{found[2]}")
+    if found := re.fullmatch(r"(\w+?)(_spread)?@(\d+)shot", name):
+        title = f"{measure(found[1]).title}, {found[3]} a class"
+        return Measure(f"spread of {title}", better="") if found[2] else Measure(title)
     if found := re.fullmatch(r"(text_|image_|)(\w*rank)", name):
         return Measure(f"{_DIRECTIONS[found[1]]}{found[2].replace('_', ' ')}", "rank", "lower")
     return Measure(name.replace("_", " "))

@@ -104,6 +104,62 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
+def mean_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the interval of `values.mean()`, of N numbers of any size, taken as normal. groups: (N,) samples that go
+    together; each group is one draw."""
+    error = values - values.mean(dtype=np.float64)
+    if groups is not None:
+        error = np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), weights=error)
+    half = Z95 * math.sqrt(float(error @ error) * len(error) / max(1, len(error) - 1)) / len(values)
+    return float(values.mean(dtype=np.float64)) - half, float(values.mean(dtype=np.float64)) + half
+
+
+def crossed_interval(hits: np.ndarray) -> tuple[float, float]:
+    """Return the interval of `hits.mean()` for other samples and other draws.
+
+    hits: (D, N), whether the classifier of draw d is right about sample n; D, N at least 2. The variance is that of a
+    mean over crossed draws and samples, both of which are drawn: of the samples' means over N, and of the draws' means
+    over D, less what both hold of single hits (Searle et al. 1992, the two-way random model). The draws' part is taken
+    times Student's quantile, because they are few.
+    """
+    draws, count = hits.shape
+    of_samples, of_draws = hits.mean(axis=0), hits.mean(axis=1)
+    value = float(of_samples.mean())
+    rest = hits - of_samples - of_draws[:, None] + value
+    single = float(np.square(rest).sum()) / ((draws - 1) * (count - 1)) / (draws * count)
+    # Few samples of which all or none are right do not pass for certain: their Wilson interval is about as wide.
+    samples = max(float(of_samples.var(ddof=1)) / count, 1 / count**2)
+    between = max(0.0, float(of_draws.var(ddof=1)) / draws - single)
+    half = math.sqrt(Z95**2 * samples + student(draws - 1) ** 2 * between)
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def deviation_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the interval of the standard deviation of N numbers, taken as normal: by chi-square's quantiles, of
+    Wilson and Hilferty 1931."""
+    free, deviation = len(values) - 1, float(values.std(ddof=1))
+    step = Z95 * math.sqrt(2 / (9 * free))
+    least, most = (free * max(0.05, 1 - 2 / (9 * free) + sign * step) ** 3 for sign in (-1, 1))
+    return deviation * math.sqrt(free / most), deviation * math.sqrt(free / least)
+
+
+def student(free: int) -> float:
+    """Return the 97.5 % point of Student's t with `free` degrees of freedom (Abramowitz and Stegun 26.7.5; the first
+    ones, for which that is too low, as they are tabled)."""
+    if free <= len(_STUDENT):
+        return _STUDENT[free - 1]
+    z = Z95
+    return (
+        z
+        + (z**3 + z) / (4 * free)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    )
+
+
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764)
+
+
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Return how far confidence is from the share of right answers, in [0, 1]: the expected calibration error.
 

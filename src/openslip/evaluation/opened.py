@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -24,14 +24,12 @@ T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
 
-_memory: ContextVar[dict[tuple[object, ...], LabelledSet] | None] = ContextVar(
-    "slip_evaluation_opened", default=None
-)
+_memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar("slip_evaluation_opened", default=None)
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Open each labelled set once for all that ask for it within."""
+    """Open each labelled set and each captioned source once for all that ask for it within."""
     if _memory.get() is not None:
         yield
         return
@@ -44,12 +42,17 @@ def shared() -> Iterator[None]:
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
     """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    key = ("labelled", spec, *sorted(columns.items()))
+    return opened_once(key, lambda: open_labelled(spec, **columns))
+
+
+def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
+    """Return what `open_it` gives, within `shared` what it gave for this key before."""
     memory = _memory.get()
     if memory is None:
-        return open_labelled(spec, **columns)
-    key = (spec, *sorted(columns.items()))
+        return open_it()
     if key not in memory:
-        memory[key] = open_labelled(spec, **columns)
+        memory[key] = open_it()
     return memory[key]
 
 

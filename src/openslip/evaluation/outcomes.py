@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from openslip.evaluation.metrics import calibration_error, mean_per_class, roc_auc
 
-Statistic = Literal["mean", "median", "mean_per_class", "roc_auc", "ece"]
+Statistic = Literal["mean", "mean_value", "log_mean", "median", "mean_per_class", "roc_auc", "ece"]
 BEST = 5
 """Classes of a sample that answers keep, likeliest first."""
 
@@ -20,6 +21,7 @@ class Outcomes:
 
     values: (N, …), what there is of each sample. statistic: what the number is of them:
     - `mean`, `median` of values (N,), such as hits (0 or 1) and ranks;
+    - `mean_value`: the mean of values (N,) of any size, which are no hits; `log_mean`: the logarithm of that mean;
     - `mean_per_class`: the mean over `classes` of the means of values (N,);
     - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
     - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right.
@@ -44,8 +46,10 @@ class Outcomes:
         """Return the number, of all samples or of some (indices, with repetition)."""
         values = self.values[rows]
         match self.statistic:
-            case "mean":
+            case "mean" | "mean_value":
                 return float(values.mean())
+            case "log_mean":  # of few samples drawn again and again the mean may be below 0
+                return math.log(mean) if (mean := float(values.mean())) > 0 else -math.inf
             case "median":
                 return float(np.median(values))
             case "ece":

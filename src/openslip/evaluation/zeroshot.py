@@ -16,11 +16,14 @@ from openslip.errors import EvaluationError
 from openslip.evaluation import Result, datasets
 from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.datasets import Card
-from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
+from openslip.evaluation.features import BATCH, encode_texts, labelled_features, remembered, require_text
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
+
+PROMPTS = 2**15
+"""Prompts whose embeddings are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,22 @@ def classifier(
     """Return the (C, D) float32 class embeddings: normalised text embeddings, mean over the templates, normalised.
 
     class_names: C names, or several names of a class, over which the mean is as well. Cosine similarity with image
-    embeddings scores the classes. Raises ConfigError for a template without `{}`.
+    embeddings scores the classes. Prompts of many classes go through the text tower together, sorted by their length,
+    because a class's own are few and of different lengths. Within a session equal prompts are computed once. Raises
+    ConfigError for a template without `{}`.
     """
-    every = [(names,) if isinstance(names, str) else tuple(names) for names in class_names]
-    at_once = max(1, batch_size // len(templates))
+    every = tuple((names,) if isinstance(names, str) else tuple(names) for names in class_names)
+    return remembered(
+        encoder,
+        *("classifier", every, tuple(templates)),
+        compute=lambda: _classifier(encoder, every, templates, batch_size),
+    )
+
+
+def _classifier(
+    encoder: Encoder, every: Sequence[Sequence[str]], templates: Sequence[str], batch_size: int
+) -> np.ndarray:
+    at_once = max(1, PROMPTS // len(templates))
     means = []
     for start in range(0, len(every), at_once):
         some = every[start : start + at_once]

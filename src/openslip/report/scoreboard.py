@@ -206,7 +206,7 @@ def _cell(column: Column, row: Row) -> Cell:
         seeds=_seeds(column.key, found, len(row.runs)) if len(row.runs) > 1 else "",
         count=_counts(found) if column.count is None else "",
         ahead=column.best() == row.label,
-        bar=_bar(column, found) if found.certain else None,
+        bar=_bar(column, found) if found.certain and measure(column.key).unit != "number" else None,
     )
 
 

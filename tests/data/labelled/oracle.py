@@ -71,6 +71,9 @@ class Oracle:
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return features
 
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.ones(len(texts), 1, dtype=torch.int64)
+
     def encode_text(self, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
         def meant(text: str) -> int:
             text = " ".join(re.split(r"[\s_-]+", text.lower()))
