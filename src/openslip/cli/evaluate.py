@@ -30,8 +30,9 @@ model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`t
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
 files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
-reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
-stay. With --against BASE both models are measured, and the differences have intervals and a verdict."""
+reads), pairs (Winoground, SugarCrepe, or a table of pictures with right and wrong captions). A run keeps its results in
+results.json: those of the same model, data and settings are replaced, all others stay. With --against BASE both models
+are measured, and the differences have intervals and a verdict."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,9 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
         names = ("image_root", "image_column", "caption_column")
         captioned = {name: options.columns[name] for name in names}
         return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)
+    if protocol == "pairs":
+        names = ("image_root", "image_column", "caption_column")
+        return suite.parse_task(task, **{name: options.columns[name] for name in names})
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)

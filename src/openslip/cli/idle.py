@@ -40,10 +40,14 @@ def evaluate(
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
     if not protocols & {*TRAINED}:
         refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
+    if not protocols & {"retrieval", "pairs"}:
+        refuse_idle(
+            given, "caption_column", because="It is for retrieval and pairs, which are not among the tasks"
+        )
     if "retrieval" not in protocols:
-        refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")
-    if protocols == {"retrieval"}:
-        refuse_idle(given, *LABELLED, because="Retrieval reads captions, and no labels")
+        refuse_idle(given, "leave_broken", because="It is for retrieval, which is not among the tasks")
+    if protocols and protocols <= {"retrieval", "pairs"}:
+        refuse_idle(given, *LABELLED, because="Retrieval and pairs read captions, and no labels")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"

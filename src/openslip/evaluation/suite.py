@@ -63,6 +63,12 @@ def _retrieval(dataset: str, options: dict[str, Any]) -> Evaluator:
     return Retrieval(dataset, **options)
 
 
+def _pairs(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.pairs import Pairs
+
+    return Pairs(dataset, **options)
+
+
 def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
     from openslip.evaluation.finetune import Finetune
 
@@ -74,6 +80,7 @@ PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "linear": _linear,
     "knn": _knn,
     "retrieval": _retrieval,
+    "pairs": _pairs,
     "finetune": _finetune,
 }
 

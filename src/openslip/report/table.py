@@ -22,8 +22,9 @@ _PROTOCOLS = {
     "knn": "k-NN",
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
+    "pairs": "Pair choice",
 }
-_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
+_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10", "group_score")
 """Metrics that stand for their task where there are several; of a task that has none of them, all do."""
 
 
