@@ -51,6 +51,10 @@ class Options(ColumnOptions):
     """Zero-shot prompts, each with {} for the class name; by default those that suit the data set."""
     preset: Literal["auto", "paper", "small-data"] = "auto"
     """Finetuning recipe."""
+    captions: int = 0
+    """Retrieval: the first so many captions of a picture; 0: all. COCO's protocol has 5."""
+    folds: int = 1
+    """Retrieval: parts of the pictures, in their order, that are ranked each for itself. COCO's 1k protocol has 5."""
     against: Path | None = None
     """A second model, mostly the one that training started from: measured on the same, before and after."""
     general: tuple[str, ...] = ()
@@ -323,7 +327,8 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     if protocol == "retrieval":
         names = ("image_root", "image_column", "caption_column")
         captioned = {name: options.columns[name] for name in names}
-        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)
+        how = {"captions": options.captions, "folds": options.folds}
+        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken, **how)
     if protocol == "pairs":
         names = ("image_root", "image_column", "caption_column")
         return suite.parse_task(task, **{name: options.columns[name] for name in names})

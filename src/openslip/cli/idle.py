@@ -45,7 +45,8 @@ def evaluate(
             given, "caption_column", because="It is for retrieval and pairs, which are not among the tasks"
         )
     if "retrieval" not in protocols:
-        refuse_idle(given, "leave_broken", because="It is for retrieval, which is not among the tasks")
+        names = ("leave_broken", "captions", "folds")
+        refuse_idle(given, *names, because="It is for retrieval, which is not among the tasks")
     if protocols and protocols <= {"retrieval", "pairs"}:
         refuse_idle(given, *LABELLED, because="Retrieval and pairs read captions, and no labels")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):

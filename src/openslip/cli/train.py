@@ -259,9 +259,13 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         if (
             loss.captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
         ):  # columns as in training
-            tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
+            tasks[number] = Retrieval(source(task.source, must_fit=False, split="test"), task=task.name)
     shared = bool(data.val) and _share(config) is not None
-    val = _on_val(config, train if shared else source(data.val, must_fit=False)) if data.val else []
+    val = (
+        _on_val(config, train if shared else source(data.val, must_fit=False, split="val"))
+        if data.val
+        else []
+    )
     if first:
         # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
         known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from openslip.addresses import is_url, shown
 from openslip.data.labelled import LabelledSet, dataset_name, open_labelled
+from openslip.data.sources.karpathy import split_of
 from openslip.files import expand
 
 T = TypeVar("T")
@@ -111,6 +112,9 @@ def location(source: Any) -> str:
     spec = source if isinstance(source, str) else str(source.name)
     if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
         return shown(spec)
+    file, split = split_of(spec)
+    if split and os.path.isfile(expand(file)):
+        return f"{os.path.realpath(expand(file))}:{split}"
     if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
         return shown(spec)
     return shown(os.path.realpath(expand(spec)))

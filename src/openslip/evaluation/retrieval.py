@@ -22,6 +22,7 @@ import torch
 from openslip.data.contents import losses
 from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
+from openslip.data.sources.karpathy import with_split
 from openslip.errors import ConfigError, DataError, note
 from openslip.evaluation import Result, fingerprint, settings
 from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
@@ -41,7 +42,9 @@ class Retrieval(Kept[Source]):
     """Recall both ways on a captioned source, given open or as what `open_source` takes.
 
     task: the name of the results; empty: `retrieval:` and the source's name. image_root, image_column, caption_column,
-    leave_broken: as `open_source` takes them. Images without any caption are left out.
+    leave_broken: as `open_source` takes them. Images without any caption are left out. captions: of an image only the
+    first so many count; 0: all. folds: the records, in their order, are cut into so many parts, each ranks its own
+    images and captions alone, and numbers are over the queries of all parts.
     """
 
     source: Source | str
@@ -52,6 +55,8 @@ class Retrieval(Kept[Source]):
     ks: tuple[int, ...] = (1, 5, 10)
     batch_size: int = BATCH
     leave_broken: bool = False
+    captions: int = 0
+    folds: int = 1
     needs_text = True
 
     @property
@@ -61,14 +66,24 @@ class Retrieval(Kept[Source]):
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
-        columns = settings(self, "image_root", "image_column", "caption_column", "leave_broken")
-        return {"data": location(self.source), "settings": columns}
+        names = ("image_root", "image_column", "caption_column", "leave_broken", "captions", "folds")
+        source = with_split(self.source, "test") if isinstance(self.source, str) else self.source
+        return {"data": location(source), "settings": settings(self, *names)}
 
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""
         if not self.ks or min(self.ks) < 1:
             raise ConfigError("Recall is counted among the k nearest, at least 1", got=f"ks={self.ks}")
-        self.keep()
+        if self.captions < 0 or self.folds < 1:
+            raise ConfigError(
+                "Retrieval takes 1 fold or more, and as many captions of an image as are said, or 0 for all",
+                got=f"folds={self.folds}, captions={self.captions}",
+            )
+        records = len(self.keep())
+        if self.folds > records:
+            raise ConfigError(
+                "There are more folds than records", got=f"folds={self.folds}, records {records:,}"
+            )
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
@@ -80,18 +95,19 @@ class Retrieval(Kept[Source]):
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
         source = self.opened()
-        captioned = _Captioned(source)
+        captioned = _Captioned(source, self.captions)
         found = extract(encoder, captioned, "embeddings", self.batch_size, label=self.name)
         images, texts, image_ids, text_ids = captioned.pairs(found.kept)
         if not texts:
             raise DataError(f"{self.name} has no image with a caption", got=len(source))
         if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
             note(f"{self.name}: {without} images without a caption left out.")
-        text_ranks, image_ranks = ranks(
+        text_ranks, image_ranks = _ranks_in_folds(
             found.values[images],
             encode_texts(encoder, texts, self.batch_size),
             image_ids,
             text_ids,
+            found.kept[images] * self.folds // len(source),
             encoder.device,
         )
         about: dict[str, Any] = self.about() | {"content": captioned.content(found.kept)}
@@ -112,6 +128,7 @@ class Retrieval(Kept[Source]):
             image_column=self.image_column,
             caption_column=self.caption_column,
             leave_broken=self.leave_broken,
+            split="test",
         )
 
     def _results(
@@ -133,6 +150,27 @@ class Retrieval(Kept[Source]):
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),
         ]
+
+
+def _ranks_in_folds(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_ids: np.ndarray,
+    text_ids: np.ndarray,
+    folds: np.ndarray,
+    device: torch.device | str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ranks`, each image among those of its fold, `folds` (I,), and each caption too."""
+    text_ranks = np.zeros(len(images), dtype=np.int64)
+    image_ranks = np.zeros(len(image_ids), dtype=np.int64)
+    for fold in np.unique(folds):
+        own, pairs = np.flatnonzero(folds == fold), np.flatnonzero(folds[image_ids] == fold)
+        captions, text_of = np.unique(text_ids[pairs], return_inverse=True)
+        image_of = np.searchsorted(own, image_ids[pairs])
+        text_ranks[own], image_ranks[pairs] = ranks(
+            images[own], texts[captions], image_of, text_of.ravel(), device
+        )
+    return text_ranks, image_ranks
 
 
 @torch.no_grad()
@@ -185,8 +223,8 @@ def _best_ranks(
 class _Captioned(Sequence[Any]):
     """A source's images, whose captions are remembered as they pass, so that each record is read once."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, most: int = 0) -> None:
+        self.source, self.most = source, most or None
         self.captions: dict[int, tuple[str, ...]] = {}
         self.digests: dict[int, bytes] = {}
 
@@ -195,7 +233,7 @@ class _Captioned(Sequence[Any]):
 
     def __getitem__(self, index: int) -> Any:  # type: ignore[override]
         record = self.source[index]
-        plain = (" ".join(caption.lower().split()) for caption in record.captions)
+        plain = (" ".join(caption.lower().split()) for caption in record.captions[: self.most])
         self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
         self.digests[index] = fingerprint.of_picture(record.image)
         return record.image

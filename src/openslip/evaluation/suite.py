@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -95,9 +96,10 @@ def parse_task(task: str, **options: Any) -> Evaluator:
     """
     protocol, separator, dataset = task.strip().partition(":")
     if protocol not in PROTOCOLS:
-        close = did_you_mean(protocol, PROTOCOLS)
+        close = "" if re.search(r"[/\\.]", protocol) and not separator else did_you_mean(protocol, PROTOCOLS)
         if separator or close.startswith("Did"):
-            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close)
+            alone = "" if separator else f" A data set stands behind one: zeroshot:{task}"
+            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close + alone)
         raise ConfigError(
             "A task says how to measure before it says on what: PROTOCOL:DATASET",
             got=task,
