@@ -318,6 +318,10 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     }
     if protocol == "zeroshot" and options.templates:
         return suite.parse_task(task, templates=options.templates, columns=columns)
+    if protocol == "zeroshot-segmentation" and options.templates:
+        return suite.parse_task(task, templates=options.templates)
+    if protocol.endswith("segmentation"):
+        return suite.parse_task(task)
     if protocol == "finetune":
         # So that the same command goes on after an interruption.
         kept = side.keeping(protocol, dataset)

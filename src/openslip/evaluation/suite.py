@@ -70,6 +70,18 @@ def _pairs(dataset: str, options: dict[str, Any]) -> Evaluator:
     return Pairs(dataset, **options)
 
 
+def _segmentation(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.segmentation import Segmentation
+
+    return Segmentation(dataset, **options)
+
+
+def _zeroshot_segmentation(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.zeroshot_segmentation import ZeroShotSegmentation
+
+    return ZeroShotSegmentation(dataset, **options)
+
+
 def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
     from openslip.evaluation.finetune import Finetune
 
@@ -82,6 +94,8 @@ PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "knn": _knn,
     "retrieval": _retrieval,
     "pairs": _pairs,
+    "segmentation": _segmentation,
+    "zeroshot-segmentation": _zeroshot_segmentation,
     "finetune": _finetune,
 }
 

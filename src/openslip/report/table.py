@@ -23,8 +23,10 @@ _PROTOCOLS = {
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
     "pairs": "Pair choice",
+    "segmentation": "Linear segmentation",
+    "zeroshot-segmentation": "Zero-shot segmentation",
 }
-_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10", "group_score")
+_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10", "group_score", "mean_iou")
 """Metrics that stand for their task where there are several; of a task that has none of them, all do."""
 
 
