@@ -20,7 +20,7 @@ COMMANDS = {
     "quickstart": "train CLIP, SimCLR and SLIP on the embedded scenes and compare them in a report (5 minutes)",
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
-    "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, pair choice, finetuning",
+    "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, pairs, segmentation, finetuning",
     "embed": "embed all pictures of a source, to search them",
     "search": "find pictures by a text, a picture, or a mixture of both",
     "classify": "say which class each picture shows: zero-shot, or by a classifier that `slip evaluate` trained",

@@ -30,9 +30,10 @@ model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`t
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
 files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
-reads), pairs (Winoground, SugarCrepe, or a table of pictures with right and wrong captions). A run keeps its results in
-results.json: those of the same model, data and settings are replaced, all others stay. With --against BASE both models
-are measured, and the differences have intervals and a verdict."""
+reads), pairs (Winoground, SugarCrepe, or a table of pictures with right and wrong captions), segmentation and
+zeroshot-segmentation (pictures with masks, or `scenes`). A run keeps its results in results.json: those of the same
+model, data and settings are replaced, all others stay. With --against BASE both models are measured, and the
+differences have intervals and a verdict."""
 
 
 @dataclass(frozen=True)

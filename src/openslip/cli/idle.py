@@ -34,7 +34,7 @@ def evaluate(
         )
     if pairs and all(dataset for _, dataset in pairs):
         refuse_idle(given, "data", because="Every task names its own data set")
-    if "zeroshot" not in protocols:
+    if not protocols & {"zeroshot", "zeroshot-segmentation"}:
         refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
@@ -49,6 +49,8 @@ def evaluate(
         refuse_idle(given, *names, because="It is for retrieval, which is not among the tasks")
     if protocols and protocols <= {"retrieval", "pairs"}:
         refuse_idle(given, *LABELLED, because="Retrieval and pairs read captions, and no labels")
+    if protocols and protocols <= {"segmentation", "zeroshot-segmentation"}:
+        refuse_idle(given, *LABELLED, *IMAGES, because="Folders of pictures and masks have no columns")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"

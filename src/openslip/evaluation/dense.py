@@ -141,7 +141,7 @@ def upsampled(logits: Tensor, size: int) -> Tensor:
     each time on every device, which its gradient is not.
     """
     rows, columns = (_weights(count, size, logits) for count in logits.shape[1:3])
-    return torch.einsum("brck,rs,ct->bkst", logits, rows, columns)
+    return (logits.permute(0, 3, 2, 1) @ rows).transpose(2, 3) @ columns
 
 
 def _weights(count: int, size: int, like: Tensor) -> Tensor:

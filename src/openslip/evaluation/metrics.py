@@ -119,7 +119,7 @@ def mean_iou(areas: np.ndarray) -> float:
     """Return the mean over classes of intersection over union, in [0, 1].
 
     areas: (N, 2, C), each class's intersection and union in each of N pictures; they are added up over the pictures
-    first (Everingham et al. 2010, section 4.3.2, as VOC's segmentation has it). Classes without a pixel are left out.
+    first, as VOC's segmentation has it (Everingham et al. 2015). Classes without a pixel are left out.
     """
     both, either = areas.sum(axis=0)
     return float((both[either > 0] / either[either > 0]).mean()) if either.any() else math.nan

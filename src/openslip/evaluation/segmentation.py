@@ -30,7 +30,7 @@ STEPS = 1000
 EPOCHS = 20
 TRAIN_BATCH = 16
 """Pictures a step."""
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-2
 WEIGHT_DECAY = 1e-4
 
 
