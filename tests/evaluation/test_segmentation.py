@@ -18,7 +18,7 @@ from openslip.data.masks import IGNORED, open_masks
 from openslip.encoder import Encoder
 from openslip.errors import ConfigError, DataError, EvaluationError
 from openslip.evaluation import compare, dense, segmentation
-from openslip.evaluation.dense import areas, prepare, results, upsampled
+from openslip.evaluation.dense import Seen, areas, prepare, results, upsampled
 from openslip.evaluation.metrics import mean_iou, pixel_accuracy
 from openslip.evaluation.segmentation import Segmentation, fit
 from openslip.evaluation.suite import parse_task
@@ -59,9 +59,10 @@ def test_numbers_equal_scikit_learns(seed, ignored):
 def test_results_are_of_all_pictures_with_intervals_that_pair():
     rng = np.random.default_rng(0)
     masks, predicted = labels_of(rng, size=(30, 8, 8)), labels_of(rng, False, size=(30, 8, 8))
+    seen = Seen(tuple(bytes([i]) for i in range(30)), 0)
     better = np.where(rng.random(masks.shape) < 0.3, np.where(masks == IGNORED, 0, masks), predicted)
     one, other = (
-        results("segmentation:x", areas(p.astype(np.uint8), masks, 4), content="c")
+        results("segmentation:x", areas(p.astype(np.uint8), masks, 4), seen, content="c")
         for p in (predicted, better)
     )
     assert [result.metric for result in one] == ["mean_iou", "pixel_accuracy"]
@@ -73,7 +74,7 @@ def test_results_are_of_all_pictures_with_intervals_that_pair():
     assert [d.verdict for d in differences] == ["better", "better"]
     assert not any(d.unpaired for d in differences)
     with pytest.raises(EvaluationError, match="no pixel to measure on"):
-        results("segmentation:x", np.zeros((3, 2, 4), dtype=np.int64))
+        results("segmentation:x", np.zeros((3, 2, 4), dtype=np.int64), Seen((b"", b"", b""), 0))
 
 
 @pytest.mark.parametrize(("grid", "size"), [((3, 4), 13), ((1, 1), 5), ((4, 4), 4), ((7, 7), 32)])

@@ -174,16 +174,20 @@ def areas(predicted: np.ndarray, masks: np.ndarray, classes: int) -> np.ndarray:
     return np.stack([both, sizes(masks, counts) + sizes(predicted, counts) - both], axis=1)
 
 
-def results(task: str, values: np.ndarray, **about: Any) -> list[Result]:
-    """Return mean_iou and pixel_accuracy of `areas` (N, 2, C) of N pictures. about: other fields of the results.
+def results(task: str, values: np.ndarray, seen: Seen, **about: Any) -> list[Result]:
+    """Return mean_iou and pixel_accuracy of `areas` (N, 2, C) of the N pictures seen. about: other fields of the
+    results.
 
     Raises EvaluationError where no pixel counts.
     """
     if not values.sum():
         raise EvaluationError(f"{task} has no pixel to measure on", cause="All labels are 255, or background")
+    values = values[seen.order]
+    samples = fingerprint.of_samples((seen.digests[number],) for number in seen.order)
+    about["skipped"] = seen.skipped
     found = []
     for metric in METRICS:
-        outcomes = Outcomes(values, metric)
+        outcomes = Outcomes(values, metric, samples=samples)
         interval = resampled(outcomes.value, len(values))
         found.append(
             Result(task, metric, outcomes.value(), len(values), *interval, **about, outcomes=outcomes)

@@ -57,6 +57,7 @@ class Linear(OnLabelled):
     origin: Origin | None = None
 
     protocol = "linear"
+    measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""

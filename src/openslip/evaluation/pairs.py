@@ -22,7 +22,16 @@ from openslip.data.choices import Choices, open_choices
 from openslip.data.labelled import dataset_name
 from openslip.errors import EvaluationError, note
 from openslip.evaluation import Result, fingerprint, settings
-from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
+from openslip.evaluation.features import (
+    BATCH,
+    Features,
+    batches_of,
+    checked,
+    embeddings,
+    encode_texts,
+    once,
+    require_text,
+)
 from openslip.evaluation.metrics import mean_per_class_interval, wilson_clustered
 from openslip.evaluation.opened import Kept, location
 from openslip.evaluation.outcomes import Outcomes
@@ -80,7 +89,9 @@ class Pairs(Kept[Choices]):
         """Measure `encoder`. Raises EvaluationError for a model without text, or where no example is left."""
         require_text(encoder, self.name)
         data = self.opened()
-        found = extract(encoder, data.images, "embeddings", self.batch_size, label=self.name)
+        found = self._extracted(encoder, data)
+        assert found is not None  # nobody evaluates while processes share the images
+        pictured = embeddings(encoder, found.values).astype(np.float64)
         # Pictures of equal bytes have one embedding, and texts too, so that no rounding decides between equal things.
         first: dict[bytes, int] = {}
         rows = {
@@ -104,7 +115,7 @@ class Pairs(Kept[Choices]):
                 [*(found.digests[row].hex() for row in pictures), *data.captions[i], data.categories[i]]
             )
             similarities = _similarities(
-                found.values[pictures].astype(np.float64),
+                pictured[pictures],
                 embedded[[texts[caption] for caption in data.captions[i]]],
             )
             scored.append((told, pictures[0], data.categories[i], similarities))
@@ -114,27 +125,45 @@ class Pairs(Kept[Choices]):
         groups = np.array([picture for _, picture, *_ in scored])
         categories = [category for *_, category, _ in scored]
         hits = (both_scores if data.both else right_caption)([similarities for *_, similarities in scored])
-        results = [self._result(metric, each, groups, about) for metric, each in hits.items()]
+        samples = fingerprint.of_samples((told,) for told, *_ in scored)
+        results = [self._result(metric, each, groups, samples, about) for metric, each in hits.items()]
         if len({*categories}) > 1 and not data.both:
-            results.append(self._mean_per_category(hits["top1"], categories, about))
+            results.append(self._mean_per_category(hits["top1"], categories, samples, about))
         for kind in sorted({*categories} - {""}):
             rows_of = np.array([category == kind for category in categories])
             name = kind.replace("/", "-").replace("[", "(").replace("]", ")")
             results += [
-                self._result(f"{metric}[{name}]", each[rows_of], groups[rows_of], about)
+                self._result(f"{metric}[{name}]", each[rows_of], groups[rows_of], samples[rows_of], about)
                 for metric, each in hits.items()
             ]
         return results
 
-    def _result(self, metric: str, hits: np.ndarray, groups: np.ndarray, about: dict[str, Any]) -> Result:
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        self._extracted(encoder, self.opened())
+
+    def _extracted(self, encoder: Encoder, data: Choices) -> Features | None:
+        images = data.images
+        return once(
+            encoder,
+            images,
+            part=lambda share: batches_of(encoder, images, self.batch_size, self.name, share),
+            join=lambda batch: checked(batch, len(images), self.name),
+        )
+
+    def _result(
+        self, metric: str, hits: np.ndarray, groups: np.ndarray, samples: np.ndarray, about: dict[str, Any]
+    ) -> Result:
         """Return the share of hits; examples of one picture go together."""
-        outcomes = Outcomes(hits, groups=groups)
+        outcomes = Outcomes(hits, groups=groups, samples=samples)
         found = outcomes.value(), len(hits), *wilson_clustered(hits, groups)
         return Result(self.name, metric, *found, **about, outcomes=outcomes)
 
-    def _mean_per_category(self, hits: np.ndarray, categories: list[str], about: dict[str, Any]) -> Result:
+    def _mean_per_category(
+        self, hits: np.ndarray, categories: list[str], samples: np.ndarray, about: dict[str, Any]
+    ) -> Result:
         classes = np.unique(categories, return_inverse=True)[1].ravel()
-        outcomes = Outcomes(hits, "mean_per_class", classes)
+        outcomes = Outcomes(hits, "mean_per_class", classes, samples=samples)
         found = outcomes.value(), len(hits), *mean_per_class_interval(hits, classes)
         return Result(self.name, "mean_per_category", *found, **about, outcomes=outcomes)
 

@@ -12,8 +12,9 @@ so a model that maps everything to one point scores 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,17 @@ from openslip.data.record import Source, as_source
 from openslip.data.sources.karpathy import with_split
 from openslip.errors import ConfigError, DataError, note
 from openslip.evaluation import Result, fingerprint, settings
-from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
+from openslip.evaluation.feature_cache import Batch
+from openslip.evaluation.features import (
+    BATCH,
+    Features,
+    batches_of,
+    checked,
+    embeddings,
+    encode_texts,
+    once,
+    require_text,
+)
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
 from openslip.evaluation.opened import Kept, location
 from openslip.evaluation.outcomes import Outcomes
@@ -95,15 +106,16 @@ class Retrieval(Kept[Source]):
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
         source = self.opened()
-        captioned = _Captioned(source, self.captions)
-        found = extract(encoder, captioned, "embeddings", self.batch_size, label=self.name)
+        extracted = self._extracted(encoder, source)
+        assert extracted is not None  # nobody evaluates while processes share the images
+        captioned, found = extracted
         images, texts, image_ids, text_ids = captioned.pairs(found.kept)
         if not texts:
             raise DataError(f"{self.name} has no image with a caption", got=len(source))
         if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
             note(f"{self.name}: {without} images without a caption left out.")
         text_ranks, image_ranks = _ranks_in_folds(
-            found.values[images],
+            embeddings(encoder, found.values)[images],
             encode_texts(encoder, texts, self.batch_size),
             image_ids,
             text_ids,
@@ -111,10 +123,38 @@ class Retrieval(Kept[Source]):
             encoder.device,
         )
         about: dict[str, Any] = self.about() | {"content": captioned.content(found.kept)}
+        digests = [captioned.digests[index] for index in found.kept[images].tolist()]
+        asked = [(digests[image], texts[text]) for image, text in zip(image_ids.tolist(), text_ids.tolist())]
+        sides = (
+            ("text", text_ranks, np.arange(len(text_ranks)), [(digest,) for digest in digests]),
+            ("image", image_ranks, image_ids, asked),
+        )
         return [
-            *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped), about),
-            *self._results("image", image_ranks, image_ids, len(found.skipped), about),
+            result
+            for side, rank, groups, samples in sides
+            for result in self._results(
+                side, rank, groups, fingerprint.of_samples(samples), len(found.skipped), about
+            )
         ]
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        self._extracted(encoder, self.opened())
+
+    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:
+        def part(share: Callable[[range], Sequence[int]]) -> Batch:
+            captioned = _Captioned(source, self.captions)
+            found = batches_of(encoder, captioned, self.batch_size, self.name, share)
+            told = [json.dumps(captioned.captions[index]) for index in found.kept.tolist()]
+            return replace(found, beside=tuple(told))
+
+        def join(batch: Batch) -> tuple[_Captioned, Features]:
+            captioned = _Captioned(source, self.captions)
+            for index, told, digest in zip(batch.kept.tolist(), batch.beside, batch.digests):
+                captioned.captions[index], captioned.digests[index] = tuple(json.loads(told)), digest
+            return captioned, checked(batch, len(source), self.name)
+
+        return once(encoder, source, self.captions, part=part, join=join)
 
     def open(self) -> Source:
         """Open the source, unless it was given open."""
@@ -132,20 +172,26 @@ class Retrieval(Kept[Source]):
         )
 
     def _results(
-        self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int, about: dict[str, Any]
+        self,
+        side: str,
+        rank: np.ndarray,
+        groups: np.ndarray,
+        samples: np.ndarray,
+        skipped: int,
+        about: dict[str, Any],
     ) -> list[Result]:
-        """Recall@k and median rank of one direction; queries of one group are of one image."""
+        """Recall@k and median rank of one direction; queries of one group are of one image. samples: the queries."""
         results = []
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
             interval = wilson(hits.sum(), len(hits)) if side == "text" else wilson_clustered(hits, groups)
             found = float(hits.mean()), len(hits), *interval
-            outcomes = Outcomes(hits, groups=groups)
+            outcomes = Outcomes(hits, groups=groups, samples=samples)
             results.append(
                 Result(self.name, f"{side}_recall@{k}", *found, skipped, **about, outcomes=outcomes)
             )
         found = float(np.median(rank)), len(rank), *median_interval(rank)
-        outcomes = Outcomes(rank, "median", groups=groups)
+        outcomes = Outcomes(rank, "median", groups=groups, samples=samples)
         return [
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),

@@ -101,8 +101,7 @@ class Segmentation(OnMasks):
         test = through(encoder, data.splits[data.test], measure, self.batch_size, f"{data.name} {data.test}")
         content = fingerprint.of_all([train.content(data.class_names), test.content(data.class_names)])
         about = self.about() | {"split": data.test, "content": content}
-        values = np.concatenate(found)[test.order]
-        return results(self.name, values, skipped=test.skipped, **about)
+        return results(self.name, np.concatenate(found), test, **about)
 
 
 @dataclass(frozen=True)

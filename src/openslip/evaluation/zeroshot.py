@@ -37,6 +37,7 @@ class ZeroShot(OnLabelled):
     labelled: LabelledSet | None = None
     needs_text = True
     protocol = "zeroshot"
+    measured_on = ("untrained",)
 
     def open(self) -> LabelledSet:
         return super().open() if self.labelled is None else self.labelled

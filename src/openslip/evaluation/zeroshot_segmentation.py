@@ -84,8 +84,7 @@ class ZeroShotSegmentation(OnMasks):
 
         seen = through(encoder, data.splits[data.test], measure, self.batch_size, f"{data.name} {data.test}")
         about = self.about() | {"split": data.test, "content": seen.content(data.class_names)}
-        values = np.concatenate(found)[seen.order]
-        return results(self.name, values, skipped=seen.skipped, **about)
+        return results(self.name, np.concatenate(found), seen, **about)
 
     def _asked(self, data: MaskedSet) -> PromptSet:
         """Return what the classes are asked for with: the templates that were given, else those that suit them."""
