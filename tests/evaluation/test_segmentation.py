@@ -104,19 +104,22 @@ def test_the_linear_layer_finds_what_is_linear_and_the_same_each_time():
 
 
 def test_the_loss_is_the_cross_entropy_of_the_upsampled_logits():
-    """One step from zero with plain numbers: Adam's first step is the sign of the gradient."""
+    """One step from the shares of the classes with plain numbers: Adam's first step is the sign of the gradient."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 2, 2, 3, generator=generator)
     masks = torch.randint(0, 2, (2, 6, 6), generator=generator).to(torch.uint8)
     masks[0, :3] = IGNORED
     layer = fit(features, masks, 2, steps=1, learning_rate=0.1)
-    weight, bias = torch.zeros(3, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    weight = torch.zeros(3, 2, requires_grad=True)
+    pixels = torch.tensor([1 + (masks == label).sum() for label in (0, 1)])
+    bias = (pixels / pixels.sum()).log().requires_grad_()
     flat = features.flatten(0, 2)
     x = (features - flat.mean(0)) / flat.std(0, correction=0)
     logits = F.interpolate((x @ weight + bias).permute(0, 3, 1, 2), (6, 6), mode="bilinear")
     F.cross_entropy(logits, masks.long(), ignore_index=IGNORED).backward()
     torch.testing.assert_close(layer.weight, -0.1 * weight.grad.sign(), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(layer.bias, -0.1 * bias.grad.sign(), rtol=1e-3, atol=1e-4)
+    stepped = bias * (1 - 0.1 * segmentation.WEIGHT_DECAY) - 0.1 * bias.grad.sign()
+    torch.testing.assert_close(layer.bias, stepped.detach(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture

@@ -128,7 +128,8 @@ def fit(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> LinearLayer:
-    """Train the linear layer by AdamW, from zero, with a cosine schedule to 0.
+    """Train the linear layer by AdamW with a cosine schedule to 0, from what is best without any feature: weights of 0,
+    and a bias that gives each class its share of the pixels.
 
     features: (N, R, C, D) float32 and masks: (N, S, S) uint8, on the CPU. steps: as `Segmentation` has them. The order
     of pictures is a function of the seed alone: each epoch a permutation, cut into batches of TRAIN_BATCH.
@@ -146,7 +147,8 @@ def fit(
     scale, mean = torch.std_mean(flat.double(), dim=0, correction=0)
     mean, scale = mean.float().to(device), torch.where(scale > 1e-8, scale, 1).float().to(device)
     weight = torch.zeros(features.shape[-1], classes, device=device, requires_grad=True)
-    bias = torch.zeros(classes, device=device, requires_grad=True)
+    pixels = torch.bincount(masks[masks != IGNORED].flatten(), minlength=classes)
+    bias = ((pixels + 1) / (pixels + 1).sum()).log().to(device).requires_grad_()
     layer = LinearLayer(mean, scale, weight, bias)
     batch = min(TRAIN_BATCH, len(features))
     steps = steps or max(STEPS, EPOCHS * len(features) // batch)
