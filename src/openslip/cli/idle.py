@@ -36,6 +36,8 @@ def evaluate(
         refuse_idle(given, "data", because="Every task names its own data set")
     if not protocols & {"zeroshot", "zeroshot-segmentation"}:
         refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
+    if "zeroshot" not in protocols:
+        refuse_idle(given, "classnames", because="Prompts are for zeroshot, which is not among the tasks")
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
     if not protocols & {*TRAINED}:
