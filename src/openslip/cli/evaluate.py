@@ -34,7 +34,8 @@ model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`t
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, fewshot, knn, finetune (DATASET is a folder of images by class,
 Parquet files, a table of images and classes, tar shards with classes, `scenes`, or the name of a set that `slip
-datasets` lists), retrieval and geometry (DATASET is what `slip train` reads).
+datasets` lists), retrieval and geometry (DATASET is what `slip train` reads), pairs (Winoground, SugarCrepe, or a table
+of pictures with right and wrong captions), segmentation and zeroshot-segmentation (pictures with masks, or `scenes`).
 
 A run keeps its results in results.json: those of the same model, data and settings are replaced, all others stay. With
 --against BASE both models are measured, and the differences have intervals and a verdict."""
@@ -62,6 +63,10 @@ class Options(ColumnOptions):
     preset: Literal["auto", "paper", "small-data"] = "auto"
     """Recipe of finetune; with paper also linear is measured as in the paper, by SGD on augmented pictures, and not by
     L-BFGS on features."""
+    captions: int = 0
+    """Retrieval: the first so many captions of a picture; 0: all. COCO's protocol has 5."""
+    folds: int = 1
+    """Retrieval: parts of the pictures, in their order, that are ranked each for itself. COCO's 1k protocol has 5."""
     against: Path | None = None
     """A second model, mostly the one that training started from: measured on the same, before and after."""
     general: tuple[str, ...] = ()
@@ -357,6 +362,11 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     }
     if protocol == "zeroshot":
         return suite.parse_task(task, columns=columns, **_prompts(options))
+    if protocol == "zeroshot-segmentation":
+        templates = _prompts(options).get("templates", ())
+        return suite.parse_task(task, templates=templates)
+    if protocol == "segmentation":
+        return suite.parse_task(task)
     if protocol == "finetune":
         # So that the same command goes on after an interruption.
         kept = side.keeping(protocol, dataset)
@@ -369,7 +379,11 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     if protocol in ON_CAPTIONED:
         names = ("image_root", "image_column", "caption_column")
         captioned = {name: options.columns[name] for name in names}
-        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)
+        how = {"captions": options.captions} | ({"folds": options.folds} if protocol == "retrieval" else {})
+        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken, **how)
+    if protocol == "pairs":
+        names = ("image_root", "image_column", "caption_column")
+        return suite.parse_task(task, **{name: options.columns[name] for name in names})
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)

@@ -34,19 +34,28 @@ def evaluate(
         )
     if pairs and all(dataset for _, dataset in pairs):
         refuse_idle(given, "data", because="Every task names its own data set")
+    if not protocols & {"zeroshot", "zeroshot-segmentation"}:
+        refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
     if "zeroshot" not in protocols:
-        names = ("templates", "classnames")
-        refuse_idle(given, *names, because="Prompts are for zeroshot, which is not among the tasks")
+        refuse_idle(given, "classnames", because="Prompts are for zeroshot, which is not among the tasks")
     if not protocols & {*TRAINED}:
         refuse_idle(given, "preset", because="It is for linear and finetune, which are not among the tasks")
-    if not protocols & {*TRAINED}:
         refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
-    if not protocols & {*ON_CAPTIONED}:
+    if not protocols & {*ON_CAPTIONED, "pairs"}:
         refuse_idle(
-            given, *CAPTIONED, because="It is for retrieval and geometry, which are not among the tasks"
+            given,
+            "caption_column",
+            because="It is for retrieval, geometry and pairs, which are not among the tasks",
         )
-    if protocols and protocols <= {*ON_CAPTIONED}:
-        refuse_idle(given, *LABELLED, because="Retrieval and geometry read captions, and no labels")
+    if not protocols & {*ON_CAPTIONED}:
+        names = ("leave_broken", "captions")
+        refuse_idle(given, *names, because="It is for retrieval and geometry, which are not among the tasks")
+    if "retrieval" not in protocols:
+        refuse_idle(given, "folds", because="It is for retrieval, which is not among the tasks")
+    if protocols and protocols <= {*ON_CAPTIONED, "pairs"}:
+        refuse_idle(given, *LABELLED, because="Retrieval, geometry and pairs read captions, and no labels")
+    if protocols and protocols <= {"segmentation", "zeroshot-segmentation"}:
+        refuse_idle(given, *LABELLED, *IMAGES, because="Folders of pictures and masks have no columns")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"

@@ -259,14 +259,18 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
     tasks = suite.Suite(config.evaluation.tasks)
     tasks.check_cadences()
     # Each source is opened once for all tasks, which share what the model makes of it.
-    opened = cache(partial(source, must_fit=False))
+    opened = cache(partial(source, must_fit=False, split="test"))
     for number, task in enumerate(tasks.tasks):
         if (
             loss.captioned and isinstance(task, OnCaptioned) and isinstance(task.source, str)
         ):  # columns as in training
             tasks.tasks[number] = replace(task, source=opened(task.source), task=task.name)
     shared = bool(data.val) and _share(config) is not None
-    val = _on_val(config, train if shared else source(data.val, must_fit=False)) if data.val else []
+    val = (
+        _on_val(config, train if shared else source(data.val, must_fit=False, split="val"))
+        if data.val
+        else []
+    )
     # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
     known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
     with nullcontext() if first else unsaid():

@@ -1,8 +1,8 @@
 """Honest measurements of a model: one file a protocol, all behind one small interface.
 
 Every number is a `Result`: it carries how many samples it rests on and its 95 % interval. Importing this package is
-cheap; the protocols (`zeroshot`, `linear`, `fewshot`, `knn`, `finetune`, `retrieval`, `geometry`) import what they
-need, and `suite` turns names such as `zeroshot:scenes` into evaluators and runs them.
+cheap; the protocols (one file each) import what they need, and `suite` turns names such as `zeroshot:scenes` into
+evaluators and runs them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ import numpy as np
 from openslip.data.contents import losses
 from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
-from openslip.errors import DataError, SlipError, note
+from openslip.data.sources.karpathy import with_split
+from openslip.errors import ConfigError, DataError, SlipError, note
 from openslip.evaluation import fingerprint, settings
 from openslip.evaluation.feature_cache import Batch
 from openslip.evaluation.features import (
@@ -44,7 +45,8 @@ class Embeddings:
     images: (I, D), texts: (T, D), each image and each distinct caption once. (image_ids[p], text_ids[p]), p < P: the
     distinct pairs of an image and a caption of it, every image and caption in at least one. Of an image-only model
     there are no texts, and all images, with captions or without. digests: I times 16 bytes; captions: T texts. skipped:
-    images that could not be read. content: a digest of pictures and captions.
+    images that could not be read. content: a digest of pictures and captions. records: (I,) which record of the source
+    each image is of.
     """
 
     images: np.ndarray
@@ -55,6 +57,7 @@ class Embeddings:
     captions: tuple[str, ...]
     skipped: int
     content: str
+    records: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class OnCaptioned(Kept[Source]):
 
     task: the name of the results; empty: the protocol and the source's name. image_root, image_column, caption_column,
     leave_broken: as `open_source` takes them. Images without any caption are left out, but for image-only models.
+    captions: of an image only the first so many count; 0: all.
     """
 
     source: Source | str
@@ -72,6 +76,7 @@ class OnCaptioned(Kept[Source]):
     caption_column: str = ""
     batch_size: int = BATCH
     leave_broken: bool = False
+    captions: int = 0
     protocol = ""
     captions_required = True  # a table without any cannot be opened
 
@@ -82,11 +87,16 @@ class OnCaptioned(Kept[Source]):
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
-        columns = settings(self, "image_root", "image_column", "caption_column", "leave_broken")
-        return {"data": location(self.source), "settings": columns}
+        names = ("image_root", "image_column", "caption_column", "leave_broken", "captions")
+        source = with_split(self.source, "test") if isinstance(self.source, str) else self.source
+        return {"data": location(source), "settings": settings(self, *names)}
 
     def check(self) -> None:
-        """Raise DataError or ConfigError for a source that cannot be opened."""
+        """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for less than 0 captions."""
+        if self.captions < 0:
+            raise ConfigError(
+                "Of an image so many captions count, or 0 for all", got=f"captions={self.captions}"
+            )
         self.keep()
 
     def lines(self) -> list[str]:
@@ -107,6 +117,7 @@ class OnCaptioned(Kept[Source]):
             "image_column": self.image_column,
             "caption_column": self.caption_column,
             "leave_broken": self.leave_broken,
+            "split": "test",
         }
 
         def opened() -> Source:
@@ -133,7 +144,11 @@ class OnCaptioned(Kept[Source]):
         assert extracted is not None  # nobody evaluates while processes share the images
         # The session keeps the source, whose features it has.
         return remembered(
-            encoder, "captioned", id(source), compute=lambda: self._embedded(encoder, source, *extracted)
+            encoder,
+            "captioned",
+            id(source),
+            self.captions,
+            compute=lambda: self._embedded(encoder, source, *extracted),
         )
 
     def _embedded(
@@ -157,29 +172,30 @@ class OnCaptioned(Kept[Source]):
             tuple(texts),
             len(found.skipped),
             captioned.content(found.kept),
+            found.kept[rows],
         )
 
     def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:
         def part(share: Callable[[range], Sequence[int]]) -> Batch:
-            captioned = _Captioned(source)
+            captioned = _Captioned(source, self.captions)
             found = batches_of(encoder, captioned, self.batch_size, self.name, share)
             told = [json.dumps(captioned.captions[index]) for index in found.kept.tolist()]
             return replace(found, beside=tuple(told))
 
         def join(batch: Batch) -> tuple[_Captioned, Features]:
-            captioned = _Captioned(source)
+            captioned = _Captioned(source, self.captions)
             for index, told, digest in zip(batch.kept.tolist(), batch.beside, batch.digests):
                 captioned.captions[index], captioned.digests[index] = tuple(json.loads(told)), digest
             return captioned, checked(batch, len(source), self.name)
 
-        return once(encoder, source, part=part, join=join)
+        return once(encoder, source, self.captions, part=part, join=join)
 
 
 class _Captioned(Sequence[Any]):
     """A source's images, whose captions are remembered as they pass, so that each record is read once."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, most: int = 0) -> None:
+        self.source, self.most = source, most or None
         self.captions: dict[int, tuple[str, ...]] = {}
         self.digests: dict[int, bytes] = {}
 
@@ -188,7 +204,7 @@ class _Captioned(Sequence[Any]):
 
     def __getitem__(self, index: int) -> Any:  # type: ignore[override]
         record = self.source[index]
-        plain = (" ".join(caption.lower().split()) for caption in record.captions)
+        plain = (" ".join(caption.lower().split()) for caption in record.captions[: self.most])
         self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
         self.digests[index] = fingerprint.of_picture(record.image)
         return record.image

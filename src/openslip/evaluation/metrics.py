@@ -171,6 +171,26 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     return float(np.abs(gap).sum() / len(confidence))
 
 
+def mean_iou(areas: np.ndarray) -> float:
+    """Return the mean over classes of intersection over union, in [0, 1].
+
+    areas: (N, 2, C), each class's intersection and union in each of N pictures; they are added up over the pictures
+    first, as VOC's segmentation has it (Everingham et al. 2015). Classes without a pixel are left out.
+    """
+    both, either = areas.sum(axis=0)
+    return float((both[either > 0] / either[either > 0]).mean()) if either.any() else math.nan
+
+
+def pixel_accuracy(areas: np.ndarray) -> float:
+    """Return the share of pixels whose class is right, in [0, 1]. areas: as `mean_iou` takes them.
+
+    A right pixel is in one intersection and one union, a wrong one in two unions, so there are (intersections +
+    unions) / 2 pixels.
+    """
+    both, either = areas.sum(axis=(0, 2))
+    return float(2 * both / (both + either)) if either else math.nan
+
+
 def resampled(
     statistic: Callable[[np.ndarray], float], count: int, groups: np.ndarray | None = None
 ) -> tuple[float, float]:

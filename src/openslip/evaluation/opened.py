@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from openslip.addresses import is_url, shown
 from openslip.data.labelled import LabelledSet, open_labelled
 from openslip.data.labelled.prompts import HasClasses
+from openslip.data.sources.karpathy import split_of
 from openslip.evaluation import datasets, measure
 from openslip.evaluation.datasets import Card, places
 from openslip.files import expand
@@ -173,6 +174,9 @@ def location(source: Any) -> str:
     spec = source if isinstance(source, str) else str(source.name)
     if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
         return shown(spec)
+    file, split = split_of(spec)
+    if split and os.path.isfile(expand(file)):
+        return f"{os.path.realpath(expand(file))}:{split}"
     if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
         return shown(spec)
     return shown(os.path.realpath(expand(spec)))

@@ -8,9 +8,19 @@ from typing import Literal
 
 import numpy as np
 
-from openslip.evaluation.metrics import calibration_error, mean_per_class, roc_auc
+from openslip.evaluation.metrics import calibration_error, mean_iou, mean_per_class, pixel_accuracy, roc_auc
 
-Statistic = Literal["mean", "mean_value", "log_mean", "median", "mean_per_class", "roc_auc", "ece"]
+Statistic = Literal[
+    "mean",
+    "mean_value",
+    "log_mean",
+    "median",
+    "mean_per_class",
+    "roc_auc",
+    "ece",
+    "mean_iou",
+    "pixel_accuracy",
+]
 BEST = 5
 """Classes of a sample that answers keep, likeliest first."""
 
@@ -24,7 +34,8 @@ class Outcomes:
     - `mean_value`: the mean of values (N,) of any size, which are no hits; `log_mean`: the logarithm of that mean;
     - `mean_per_class`: the mean over `classes` of the means of values (N,);
     - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
-    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right.
+    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right;
+    - `mean_iou`, `pixel_accuracy` of values (N, 2, C): each class's intersection and union in each picture, in pixels.
 
     classes: (N,) the samples' classes. groups: (N,) what samples belong together, such as captions of one image.
     samples: (N,) numbers that tell samples from others, in whatever order and wherever the data lie (see
@@ -54,6 +65,10 @@ class Outcomes:
                 return float(np.median(values))
             case "ece":
                 return calibration_error(values[:, 0], values[:, 1])
+            case "mean_iou":
+                return mean_iou(values)
+            case "pixel_accuracy":
+                return pixel_accuracy(values)
         assert self.classes is not None  # by construction: both are numbers of samples in classes
         of_classes = mean_per_class if self.statistic == "mean_per_class" else roc_auc
         return of_classes(values, self.classes[rows])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from openslip.errors import ConfigError
-from openslip.evaluation import Result, fingerprint
+from openslip.evaluation import Result, fingerprint, settings
 from openslip.evaluation.captioned import OnCaptioned
 from openslip.evaluation.features import require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
@@ -32,25 +32,46 @@ SIMILARITIES = 2**24
 
 @dataclass(frozen=True)
 class Retrieval(OnCaptioned):
-    """Recall both ways on a captioned source. ks: among how many nearest the right answer is to be."""
+    """Recall both ways on a captioned source. ks: among how many nearest the right answer is to be.
+
+    folds: the records, in their order, are cut into so many parts, each ranks its own images and captions alone, and
+    numbers are over the queries of all parts.
+    """
 
     ks: tuple[int, ...] = (1, 5, 10)
+    folds: int = 1
     needs_text = True
     protocol = "retrieval"
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        about, folds = super().about(), settings(self, "folds")
+        return about | {"settings": ", ".join(filter(None, (about["settings"], folds)))}
 
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""
         if not self.ks or min(self.ks) < 1:
             raise ConfigError("Recall is counted among the k nearest, at least 1", got=f"ks={self.ks}")
+        if self.folds < 1:
+            raise ConfigError("Retrieval takes 1 fold or more", got=f"folds={self.folds}")
         super().check()
+        if self.folds > (records := len(self.opened())):
+            raise ConfigError(
+                "There are more folds than records", got=f"folds={self.folds}, records {records:,}"
+            )
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
         found = self.embedded(encoder)
         assert found.texts is not None  # by construction: the model has a text tower
-        text_ranks, image_ranks = ranks(
-            found.images, found.texts, found.image_ids, found.text_ids, encoder.device
+        text_ranks, image_ranks = _ranks_in_folds(
+            found.images,
+            found.texts,
+            found.image_ids,
+            found.text_ids,
+            found.records * self.folds // len(self.opened()),
+            encoder.device,
         )
         about: dict[str, Any] = self.about() | {"content": found.content}
         ids = zip(found.image_ids.tolist(), found.text_ids.tolist())
@@ -92,6 +113,27 @@ class Retrieval(OnCaptioned):
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),
         ]
+
+
+def _ranks_in_folds(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_ids: np.ndarray,
+    text_ids: np.ndarray,
+    folds: np.ndarray,
+    device: torch.device | str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ranks`, each image among those of its fold, `folds` (I,), and each caption too."""
+    text_ranks = np.zeros(len(images), dtype=np.int64)
+    image_ranks = np.zeros(len(image_ids), dtype=np.int64)
+    for fold in np.unique(folds):
+        own, pairs = np.flatnonzero(folds == fold), np.flatnonzero(folds[image_ids] == fold)
+        captions, text_of = np.unique(text_ids[pairs], return_inverse=True)
+        image_of = np.searchsorted(own, image_ids[pairs])
+        text_ranks[own], image_ranks[pairs] = ranks(
+            images[own], texts[captions], image_of, text_of.ravel(), device
+        )
+    return text_ranks, image_ranks
 
 
 @torch.no_grad()

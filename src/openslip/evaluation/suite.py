@@ -98,6 +98,24 @@ def _require_own_captions(protocol: str, dataset: str) -> None:
         )
 
 
+def _pairs(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.pairs import Pairs
+
+    return Pairs(dataset, **options)
+
+
+def _segmentation(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.segmentation import Segmentation
+
+    return Segmentation(dataset, **options)
+
+
+def _zeroshot_segmentation(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.zeroshot_segmentation import ZeroShotSegmentation
+
+    return ZeroShotSegmentation(dataset, **options)
+
+
 def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
     from openslip.evaluation.finetune import Finetune
 
@@ -110,6 +128,9 @@ PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "fewshot": _fewshot,
     "knn": _knn,
     "retrieval": _retrieval,
+    "pairs": _pairs,
+    "segmentation": _segmentation,
+    "zeroshot-segmentation": _zeroshot_segmentation,
     "finetune": _finetune,
     "geometry": _geometry,
 }
@@ -135,9 +156,10 @@ def parse_task(task: str, **options: Any) -> Evaluator:
     """
     protocol, separator, dataset = task.strip().partition(":")
     if protocol not in PROTOCOLS:
-        close = did_you_mean(protocol, PROTOCOLS)
+        close = "" if re.search(r"[/\\.]", protocol) and not separator else did_you_mean(protocol, PROTOCOLS)
         if separator or close.startswith("Did"):
-            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close)
+            alone = "" if separator else f" A data set stands behind one: zeroshot:{task}"
+            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close + alone)
         raise ConfigError(
             "A task says how to measure before it says on what: PROTOCOL:DATASET",
             got=task,

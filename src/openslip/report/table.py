@@ -25,6 +25,9 @@ _PROTOCOLS = {
     "retrieval": "Retrieval",
     "fewshot": "Few-shot",
     "geometry": "Geometry",
+    "pairs": "Pair choice",
+    "segmentation": "Linear segmentation",
+    "zeroshot-segmentation": "Zero-shot segmentation",
 }
 _SEVERAL = re.compile(
     r"top1@\d+shot|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"

@@ -109,6 +109,9 @@ def dataset_name(spec: str) -> str:
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
+    if of_split := re.fullmatch(r"(.+\.json):(\w+)", spec, re.DOTALL):  # of a file of Karpathy's
+        name = dataset_name(of_split[1])
+        return name if of_split[2] == "test" else f"{name}:{of_split[2]}"
     path = Path(os.path.abspath(expand(shown(spec))))
     names = "|".join(split_aliases())
     file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"
