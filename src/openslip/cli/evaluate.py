@@ -52,7 +52,7 @@ class Options(ColumnOptions):
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint of a run folder, also of --against."""
-    sets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    datasets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Folder that data sets named by their card, as zeroshot:food101, are looked for in; may be given several times."""
     templates: tuple[str, ...] = ()
     """Zero-shot prompts, each with {} for the class name; or a file of them, or the name of a set of them; by default
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
-    places.add_roots(options.sets)
+    places.add_roots(options.datasets)
     idle.evaluate(given(Options, argv), options.model, every, options.data, options.against)
 
     if not every:
