@@ -34,6 +34,8 @@ def put(path: Path, number: int) -> None:
 class Oracle:
     """Has the encoder's calls. names: what class 0, 1, … is called in words."""
 
+    logit_scale = 100.0
+
     def __init__(self, names: list[str]) -> None:
         self.names = [" ".join(re.split(r"[\s_-]+", name.lower())) for name in names]
         self.longest_first = sorted(range(len(names)), key=lambda i: -len(self.names[i]))

@@ -33,6 +33,7 @@ def open_labelled(
     - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image files and classes, perhaps with a column `split`
     - WebDataset shards (`.tar`), or a folder or pattern of them: the class in `.cls`, `.json`, or the folder's name
     - a folder of images, `<split>/<class>/*` or `<class>/*`
+    - a folder with a published set in the layout of its archive (see `openslip.data.labelled.published`)
 
     Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
     the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
@@ -57,6 +58,11 @@ def _open(spec: str, asked: Asked, *, beside: bool) -> LabelledSet:
         return open_scenes(spec, name)
     path = expand(spec)
     try:
+        if not (asked.image or asked.label or is_url(spec)) and os.path.exists(path):
+            from openslip.data.labelled.published import open_published
+
+            if published := open_published(path, name):
+                return published
         files = find(spec)
         if files and files.beside and not beside:
             files = _without_training(files, [])
