@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 
 from openslip.data.labelled.labelled_set import LabelledSet, assemble
-from openslip.data.labelled.published import text_lists
+from openslip.data.labelled.published import binaries, text_lists
 from openslip.data.labelled.published.archive import Archive
 from openslip.data.labelled.tree import JUNK
 from openslip.errors import DataError
 
-ARCHIVES: tuple[Archive, ...] = (*text_lists.ARCHIVES,)
+ARCHIVES: tuple[Archive, ...] = (*text_lists.ARCHIVES, *binaries.ARCHIVES)
 """All layouts that are recognised."""
 DEEP = 3
 """Folders in each other, each alone in the one above, that are gone through."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from openslip.data.labelled.classes import Naming, Value
 from openslip.data.labelled.folder import Files
-from openslip.data.labelled.labelled_set import Part
+from openslip.data.labelled.labelled_set import Image, Part
 from openslip.data.labelled.tree import scan
 from openslip.errors import DataError, shortened
 from openslip.files import read_whole
@@ -103,11 +103,11 @@ def numbered(names: Iterable[str], start: int = 0) -> Naming:
     return Naming(dict(enumerate(names, start)), declared=True)
 
 
-def part_of(images: Files, labels: list[Value]) -> Part:
+def part_of(images: Sequence[Image], labels: Sequence[Value], keys: Sequence[str] = ()) -> Part:
     """Return the images of a split, and their classes one by one."""
     numbers: dict[Value, int] = {}
     codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
-    return Part(images, list(numbers), codes, cast(Sequence[str], images.paths))
+    return Part(images, list(numbers), codes, keys)
 
 
 class Listing:
@@ -153,7 +153,8 @@ class Listing:
                     there.append((path, value))
             if there:
                 images = Files(os.fspath(self.folder), (path for path, _ in there))
-                found[split] = part_of(images, [value for _, value in there])
+                keys = cast(Sequence[str], images.paths)
+                found[split] = part_of(images, [value for _, value in there], keys)
         if not found:
             raise DataError(
                 f"None of the pictures that are listed is in {self.folder}",
@@ -166,7 +167,8 @@ class Listing:
     def notes(self) -> list[str]:
         """What is to be said about pictures that are missing, and those that no list names."""
         said = [
-            f"{count:,} pictures of {split} that are listed are not there and are left out, such as {self._lost[split]}."
+            f"{count:,} pictures of {split} that are listed are not there and are left out, such as "
+            f"{self._lost[split]}."
             for split, count in self._gone.items()
         ]
         if self._unnamed:

@@ -47,7 +47,7 @@ def _food101(root: Path) -> Contents:
 
 
 def _dtd(root: Path) -> Contents:
-    """`labels/train1.txt`: `banded/banded_0002.jpg`. Ten partitions of the same pictures; the first is the usual one."""
+    """`labels/train1.txt`: `banded/banded_0002.jpg`. The first of ten partitions is the usual one."""
     splits: Entries = {
         split: _by_folder(lines(root / f"labels/{split}1.txt"))
         for split in ("train", "val", "test")
