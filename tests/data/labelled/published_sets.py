@@ -8,11 +8,39 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import pickle
 import struct
 from pathlib import Path
 
 import numpy as np
 from oracle import put
+from scipy.io import savemat
+
+
+def ours(found, split):
+    """Return class by file of a split, relative to the folder that the files lie in."""
+    part = found.splits[split]
+    return {
+        os.path.join(part.images.root, path): int(label)
+        for path, label in zip(part.images.paths, part.labels)
+    }
+
+
+def theirs(dataset, files, labels="_labels"):
+    return dict(zip(map(str, getattr(dataset, files)), map(int, getattr(dataset, labels))))
+
+
+def same(ours, theirs):
+    """Whether a split has the pictures and labels of torchvision's dataset, in the same order."""
+    pairs = list(theirs)
+    assert ours.labels.tolist() == [int(label) for _, label in pairs]
+    for i, (image, _) in enumerate(pairs):
+        assert np.array_equal(ours.images[i], np.asarray(image.convert("RGB")))
+        assert ours.images[i].dtype == np.uint8
+    again = pickle.loads(pickle.dumps(ours.images))
+    assert np.array_equal(again[len(pairs) - 1], ours.images[-1])
+    return True
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -321,4 +349,166 @@ def fer2013(root: Path, icml: bool = False) -> Path:
         rows.append(f'{i % 7}, {usage}, "{text}"' if icml else f"{i % 7},{text},{usage}")
     head = "emotion, Usage, pixels" if icml else "emotion,pixels,Usage"
     write(folder / ("icml_face_data.csv" if icml else "fer2013.csv"), head, *rows)
+    return folder
+
+
+def structs(**columns: list) -> np.ndarray:
+    """Return a struct array of MATLAB's, as scipy writes it: one row of structs."""
+    rows = np.empty((1, len(next(iter(columns.values())))), dtype=[(name, object) for name in columns])
+    for name, values in columns.items():
+        for i, value in enumerate(values):
+            rows[0, i][name] = value
+    return rows
+
+
+def cells(*values: str) -> np.ndarray:
+    row = np.empty((1, len(values)), dtype=object)
+    row[0, :] = values
+    return row
+
+
+def svhn(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for number, (split, count) in enumerate((("train", 12), ("test", 10))):
+        digits = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]
+        pictures = pixels(32, 32, 3, count, seed=number)
+        savemat(root / f"{split}_32x32.mat", {"X": pictures, "y": digits}, do_compression=True)
+    return root
+
+
+def flowers(root: Path) -> Path:
+    folder = root / "flowers-102"
+    labels = [77, 1, 77, 102, 1, 1, 102, 77, 77]
+    for number, label in enumerate(labels, 1):
+        jpg(folder / f"jpg/image_{number:05d}.jpg", label)
+    savemat(folder / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
+    ids = {"trnid": [9, 2, 4], "valid": [1, 5], "tstid": [3, 6, 7, 8]}
+    savemat(folder / "setid.mat", {name: np.array([some], np.uint16) for name, some in ids.items()})
+    return folder
+
+
+CARS = ("AM General Hummer SUV 2000", "Acura RL Sedan 2012", "smart fortwo Convertible 2012")
+
+
+def cars(root: Path) -> Path:
+    folder = root / "stanford_cars"
+    (folder / "devkit").mkdir(parents=True)
+    for split, classes, path in (
+        ("train", [3, 1, 2, 1], "devkit/cars_train_annos.mat"),
+        ("test", [2, 3, 1], "cars_test_annos_withlabels.mat"),
+    ):
+        names = [f"{i:05d}.jpg" for i in range(1, len(classes) + 1)]
+        for name, label in zip(names, classes):
+            jpg(folder / f"cars_{split}/{name}", label - 1)
+        boxes = {f"bbox_{side}": [np.uint16(30)] * len(names) for side in ("x1", "y1", "x2", "y2")}
+        rows = structs(**boxes, **{"class": [np.uint8(one) for one in classes]}, fname=names)
+        savemat(folder / path, {"annotations": rows})
+    savemat(folder / "devkit/cars_meta.mat", {"class_names": cells(*CARS)})
+    return folder
+
+
+def cars_together(root: Path) -> Path:
+    folder, classes, tested = root / "cars", [3, 1, 2, 1, 2, 3], [0, 0, 0, 1, 1, 1]
+    names = [f"car_ims/{i:06d}.jpg" for i in range(1, 7)]
+    for name, label in zip(names, classes):
+        jpg(folder / name, label - 1)
+    columns = {"class": [np.uint8(one) for one in classes], "test": [np.uint8(one) for one in tested]}
+    savemat(
+        folder / "cars_annos.mat",
+        {"annotations": structs(relative_im_path=names, **columns), "class_names": cells(*CARS)},
+    )
+    return folder
+
+
+def imagenet(root: Path, ids: list[str]) -> Path:
+    """ILSVRC2012 with its development kit: `ids` are numbered in another order than that of their names."""
+    folder, kit = root / "ILSVRC2012", root / "ILSVRC2012/ILSVRC2012_devkit_t12/data"
+    kit.mkdir(parents=True)
+    order = [*reversed(ids), "n00001740"]
+    rows = structs(
+        ILSVRC2012_ID=[np.float64(i) for i in range(1, len(order) + 1)],
+        WNID=order,
+        words=[f"{one} word, other word" for one in order],
+        gloss=["a text"] * len(order),
+        num_children=[np.float64(i == len(ids)) for i in range(len(order))],
+    )
+    savemat(kit / "meta.mat", {"synsets": rows.reshape(-1, 1)})
+    truth = [i % len(ids) + 1 for i in range(2 * len(ids))]
+    write(kit / "ILSVRC2012_validation_ground_truth.txt", *map(str, truth))
+    for number, label in enumerate(truth, 1):
+        jpg(folder / f"val/ILSVRC2012_val_{number:08d}.JPEG", ids.index(order[label - 1]))
+    for number, one in enumerate(ids):
+        jpg(folder / f"train/{one}/{one}_1.JPEG", number)
+    return folder
+
+
+def pcam(root: Path) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
+    """Return the folder of PatchCamelyon, and what is in each of its files, which `h5py` has to write."""
+    folder = root / "pcam"
+    folder.mkdir(parents=True)
+    files = {}
+    for number, (split, count) in enumerate((("train", 6), ("valid", 4), ("test", 5))):
+        name = f"camelyonpatch_level_2_split_{split}"
+        files[f"{name}_x.h5"] = {"x": pixels(count, 96, 96, 3, seed=number)}
+        files[f"{name}_y.h5"] = {"y": (np.arange(count) % 2).astype(np.uint8).reshape(-1, 1, 1, 1)}
+    return folder, files
+
+
+def clevr(root: Path) -> Path:
+    folder = root / "clevr/CLEVR_v1.0"
+    for split, counts in (("train", [3, 10, 4, 3]), ("val", [4, 10, 3]), ("test", [5])):
+        scenes = []
+        for i, count in enumerate(counts):
+            name = f"CLEVR_{split}_{i:06d}.png"
+            put(folder / f"images/{split}/{name}", {3: 0, 4: 1}.get(count, 7))
+            objects = [{"color": "red", "shape": "cube", "3d_coords": [0.0, 1.0, 2.0]}] * count
+            scenes.append({"split": split, "image_filename": name, "objects": objects, "image_index": i})
+        if split != "test":
+            write(folder / f"scenes/CLEVR_{split}_scenes.json", json.dumps({"info": {}, "scenes": scenes}))
+    return folder
+
+
+KITTI = {
+    0: ["Car 0.00 0 1.5 600 150 630 180 1.6 1.8 3.7 2.9 1.6 7.99 1.4"],
+    1: ["Car 0.00 0 1.5 600 150 630 180 1.6 1.8 3.7 2.9 1.6 45.5 1.4", "Van 0 0 1 1 1 2 2 1 1 1 0 0 8.01 1"],
+    2: ["Pedestrian 0 0 1 1 1 2 2 1 1 1 0 0 2.5 1", "Truck 0 0 1 1 1 2 2 1 1 1 0 0 20.5 1"],
+    3: ["Cyclist 0 0 1 1 1 2 2 1 1 1 0 0 5 1", "DontCare -1 -1 -10 1 1 2 2 -1 -1 -1 -1000 -1000 -1000 -10"],
+}
+"""What is annotated in a picture of each class of distance."""
+
+
+def kitti(root: Path, videos: int = 0) -> Path:
+    """videos: how many videos the development kit parts the pictures into; 0 for no such kit."""
+    folder = root / "Kitti/raw"
+    for i in range(40):
+        put(folder / f"training/image_2/{i:06d}.png", i % 4)
+        write(folder / f"training/label_2/{i:06d}.txt", *KITTI[i % 4])
+        put(folder / f"testing/image_2/{i:06d}.png", i % 4)
+    if videos:
+        mapping, order = folder / "devkit_object/mapping", np.random.default_rng(0).permutation(40)
+        rows = [f"2011_09_26 2011_09_26_drive_{i % videos:04d}_sync {i:010d}" for i in range(40)]
+        write(mapping / "train_mapping.txt", *rows)
+        (mapping / "train_rand.txt").write_text(",".join(str(one + 1) for one in order))
+    return folder
+
+
+def hateful_memes(root: Path, labels: bool = True) -> Path:
+    folder = root / "hateful_memes"
+    number = 42000
+    for split, count in (
+        ("train", 4),
+        ("dev_seen", 2),
+        ("dev_unseen", 2),
+        ("test_seen", 2),
+        ("test_unseen", 2),
+    ):
+        rows = []
+        for i in range(count):
+            number += 1
+            put(folder / f"img/{number}.png", i % 2)
+            row = {"id": number, "img": f"img/{number}.png", "label": i % 2, "text": "a caption"}
+            if not labels and split.startswith("test"):
+                del row["label"]
+            rows.append(json.dumps(row))
+        write(folder / f"{split}.jsonl", *rows)
     return folder

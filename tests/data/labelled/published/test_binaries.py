@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import pickle
 
 import numpy as np
 import published_sets as sets
 import pytest
+from published_sets import same
 from torchvision import datasets
 
 from openslip.data.labelled import open_labelled
@@ -18,18 +18,6 @@ from openslip.errors import DataError
 def _any_checksum(monkeypatch):
     for module in (datasets.cifar, datasets.stl10, datasets.fer2013, datasets.mnist):
         monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: True)
-
-
-def same(ours, theirs):
-    """Whether a split has the pictures and labels of torchvision's dataset, in the same order."""
-    pairs = list(theirs)
-    assert ours.labels.tolist() == [int(label) for _, label in pairs]
-    for i, (image, _) in enumerate(pairs):
-        assert np.array_equal(ours.images[i], np.asarray(image.convert("RGB")))
-        assert ours.images[i].dtype == np.uint8
-    again = pickle.loads(pickle.dumps(ours.images))
-    assert np.array_equal(again[len(pairs) - 1], ours.images[-1])
-    return True
 
 
 @pytest.mark.parametrize(

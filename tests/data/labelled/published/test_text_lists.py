@@ -8,24 +8,11 @@ from collections import Counter
 import published_sets as sets
 import pytest
 from oracle import knn, zeroshot
+from published_sets import ours, theirs
 from torchvision import datasets
 
 from openslip.data.labelled import open_labelled
 from openslip.errors import DataError
-
-
-def ours(found, split):
-    """Return class by file of a split, relative to the folder that the files lie in."""
-    part = found.splits[split]
-    return {
-        os.path.join(part.images.root, path): int(label)
-        for path, label in zip(part.images.paths, part.labels)
-    }
-
-
-def theirs(dataset, files, labels="_labels"):
-    return dict(zip(map(str, getattr(dataset, files)), map(int, getattr(dataset, labels))))
-
 
 TORCHVISION = {
     "food101": (datasets.Food101, "_image_files", {"train": "train", "test": "test"}),

@@ -2,7 +2,7 @@
 
 `open_published` recognises a layout by the files that it consists of, never by the name of a folder. One file here is
 one family of layouts: `text_lists` (pictures, and text files that list them), `binaries` (pictures as bytes of one
-file), `matlab` (lists or pictures in `.mat` files), `hdf5`, `annotations` (labels that follow from what is in a
+file), `matlab` (lists or pictures in `.mat` files), `hdf5`, `annotation_files` (labels that follow from what is in a
 picture). Sets of one folder a class need no layout: `openslip.data.labelled.folder` reads them.
 """
 
@@ -12,12 +12,18 @@ import os
 from pathlib import Path
 
 from openslip.data.labelled.labelled_set import LabelledSet, assemble
-from openslip.data.labelled.published import binaries, text_lists
+from openslip.data.labelled.published import annotation_files, binaries, hdf5, matlab, text_lists
 from openslip.data.labelled.published.archive import Archive
 from openslip.data.labelled.tree import JUNK
 from openslip.errors import DataError
 
-ARCHIVES: tuple[Archive, ...] = (*text_lists.ARCHIVES, *binaries.ARCHIVES)
+ARCHIVES: tuple[Archive, ...] = (
+    *text_lists.ARCHIVES,
+    *binaries.ARCHIVES,
+    *matlab.ARCHIVES,
+    *hdf5.ARCHIVES,
+    *annotation_files.ARCHIVES,
+)
 """All layouts that are recognised."""
 DEEP = 3
 """Folders in each other, each alone in the one above, that are gone through."""
