@@ -301,6 +301,18 @@ def test_names_have_no_dots_which_other_programs_do_not_take(tmp_path, model) ->
     assert (found["attributes_colour"], found["unit_price"]) == ("red", 3)
 
 
+def test_columns_of_several_parts_whose_names_differ_by_a_dot_stay_two(tmp_path, model) -> None:
+    (tmp_path / "pictures").mkdir()
+    for n in range(8):
+        (tmp_path / "pictures" / f"{n:02d}.png").write_bytes(png(n))
+        told = {"unit.price": n} if n < 4 else {"unit_price": 10 * n}
+        (tmp_path / "pictures" / f"{n:02d}.json").write_text(json.dumps(told))
+    run(model, str(tmp_path / "pictures"), tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert index.column("unit_price").to_pylist() == [None] * 4 + [40, 50, 60, 70]
+    assert index.column("unit_price_2").to_pylist() == [0, 1, 2, 3] + [None] * 4
+
+
 def test_types_that_differ_between_chunks_are_joined(tmp_path, model) -> None:
     (tmp_path / "pictures").mkdir()
     values = [None, None, None, None, 1, 2, 3, 4, "many", 0.5]
@@ -380,7 +392,7 @@ def test_memory_holds_a_chunk_and_two_batches(tmp_path, model, monkeypatch) -> N
         "_write",
         lambda self, chunk, ready: [seen.append(len(waiting) - one.index) for one, _ in ready],
     )
-    monkeypatch.setattr(module._Work, "finish", lambda self, **_: None)
+    monkeypatch.setattr(module._Work, "finish", lambda self, *_, **__: None)
     run(model, ToySource(40), tmp_path / "index")
     assert len(seen) == 40
     assert max(seen) <= 3 * 2 + 1

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,8 @@ CHUNK = 4096
 
 CHUNKS = 64
 """Chunks that a source makes at least, if it has as many batches: each process has some, and a small set has parts."""
+THEIRS = ":"
+"""What the names of the source's own columns begin with in parts, so that none is taken for one of ours."""
 GROUP = 1024
 """Records of a row group of `records.parquet`: what is decoded to show one of them."""
 
@@ -148,8 +150,13 @@ def embed(
         work = _Work(model, opened, out, out / PARTS / run, about, batch, workers)
         with ranks.together(), _writing(out):
             work.do(ranks, shown=shown)
+        notes = ranks.gather(opened.columns_note.encode())
         with ranks.first_goes_ahead(), _writing(out):
-            return work.finish(mapped=mapped, shown=shown) if ranks.first else Embedded(out, 0, 0, 0, 0, [])
+            return (
+                work.finish(notes, mapped=mapped, shown=shown)
+                if ranks.first
+                else Embedded(out, 0, 0, 0, 0, [])
+            )
 
 
 def _about_source(source: Source, spec: str, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -251,6 +258,18 @@ def _check_before(out: Path, about: Mapping[str, Any], *, replace: bool) -> None
 
 def _terms(spec: str) -> list[str]:
     return [spec] if os.path.exists(spec) else [term for _, term in split_mixture(spec)]
+
+
+def _names(columns: Sequence[str]) -> list[str]:
+    """Return what the index calls the columns of its parts, no two alike.
+
+    The source's own columns lose their dots: LanceDB takes none, and SQL reads them as fields of an object. A column
+    that is called so without a dot keeps its name.
+    """
+    theirs = sorted((name for name in columns if name.startswith(THEIRS)), key=lambda name: "." in name)
+    told = told_apart([*OWN, *(name.removeprefix(THEIRS).replace(".", "_") for name in theirs)])
+    called = dict(zip(theirs, told[len(OWN) :]))
+    return [called.get(name, name) for name in columns]
 
 
 @dataclass
@@ -418,14 +437,12 @@ class _Work:
         with self.reading:
             theirs = self.source.columns([one.index for one in kept])
         if theirs is not None:
-            # LanceDB takes no dots in names, and SQL reads them as fields of an object.
-            names = told_apart([*OWN, *(name.replace(".", "_") for name in theirs.column_names)])[len(OWN) :]
-            for name, column in zip(names, theirs.columns):
-                table = table.append_column(name, column)
+            for name, column in zip(told_apart(theirs.column_names), theirs.columns):
+                table = table.append_column(THEIRS + name, column)
         return table
 
-    def finish(self, *, mapped: bool, shown: bool) -> Embedded:
-        """Join all parts to an index, and remove the parts."""
+    def finish(self, notes: Sequence[bytes], *, mapped: bool, shown: bool) -> Embedded:
+        """Join all parts to an index, and remove the parts. notes: what each process has to say of the columns."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -442,10 +459,11 @@ class _Work:
                 got=self.source.name,
                 cause=skipped[0].reason if skipped else "There are none",
             )
-        schema = common_schema(
+        in_parts = common_schema(
             [pq.read_schema(part.records) for part in parts],
             lambda number, name: pq.read_table(parts[number].records, columns=[name])[name],
         )
+        schema = pa.schema([field.with_name(name) for field, name in zip(in_parts, _names(in_parts.names))])
         layout = (
             make_map(np.concatenate([load(part.vectors) for part in parts]), shown=shown) if mapped else None
         )
@@ -461,12 +479,14 @@ class _Work:
             records = files.enter_context(whole_or_not(self.out / RECORDS))
             with pq.ParquetWriter(records, schema, compression="zstd") as writer:
                 for part in parts:
-                    table = pq.read_table(part.records)
+                    table = conform(pq.read_table(part.records), in_parts).rename_columns(
+                        _names(in_parts.names)
+                    )
                     for name, column in layout.columns(first, len(table)).items() if layout else ():
                         table = table.append_column(name, column)
                     first += len(table)
                     if len(table):
-                        writer.write_table(conform(table, schema), row_group_size=GROUP)
+                        writer.write_table(table.cast(schema), row_group_size=GROUP)
             # From here to the end there is no index, rather than files that do not belong together.
             (self.out / ABOUT).unlink(missing_ok=True)
         if not self.about["captions"]:
@@ -476,5 +496,5 @@ class _Work:
         write_json(self.out / ABOUT, self.about | {"rows": rows, "dim": dim, "skipped": len(skipped)})
         shutil.rmtree(self.out / PARTS)
         gone = self.pool.gone(pq.read_table(self.out / RECORDS, columns=["digest"])["digest"])
-        note = self.source.columns_note
-        return Embedded(self.out, rows, new, rows - new, gone, skipped, (note,) if note else ())
+        told = tuple(dict.fromkeys(note.decode() for note in notes if note))
+        return Embedded(self.out, rows, new, rows - new, gone, skipped, told)

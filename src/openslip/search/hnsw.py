@@ -92,7 +92,9 @@ class Graph:
         with Progress("building the graph of", len(index), shown=shown) as bar:
             for start in range(0, len(index), _CHUNK):
                 part = np.arange(start, min(start + _CHUNK, len(index)))
-                graph.add(part, np.ascontiguousarray(index.vectors[part]))
+                # Threads that add to a graph of few nodes can leave some of them out of reach.
+                threads = 1 if start == 0 else 0
+                graph.add(part, np.ascontiguousarray(index.vectors[part]), threads=threads)
                 bar.advance(len(part))
         made = cls(index, graph, Recall(0.0, 0, ""), built=True)
         made.recall = made.measure()
