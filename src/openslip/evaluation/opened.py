@@ -37,13 +37,13 @@ def shared() -> Iterator[None]:
 
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
-    """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    """Return `open_labelled(spec, **columns)`, also of several labels an image; within `shared` one opened before."""
     memory = _memory.get()
     if memory is None:
-        return open_labelled(spec, **columns)
+        return open_labelled(spec, **columns, several=True)
     key = (spec, *sorted(columns.items()))
     if key not in memory:
-        memory[key] = open_labelled(spec, **columns)
+        memory[key] = open_labelled(spec, **columns, several=True)
     return memory[key]
 
 
@@ -77,10 +77,12 @@ class Kept(Generic[T]):
 
 
 class OnLabelled(Kept[LabelledSet]):
-    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
-    tables, as `open_labelled` takes it (`label_column`, …)."""
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. several: whether it
+    measures several labels an image. columns: what is asked of tables, as `open_labelled` takes it (`label_column`, …).
+    """
 
     protocol = ""
+    several = False
     if TYPE_CHECKING:
 
         @property
@@ -90,7 +92,10 @@ class OnLabelled(Kept[LabelledSet]):
         def columns(self) -> Mapping[str, str]: ...
 
     def open(self) -> LabelledSet:
-        return labelled_set(self.dataset, self.columns)
+        data = labelled_set(self.dataset, self.columns)
+        if not self.several:
+            data.require_single()
+        return data
 
     @property
     def name(self) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from openslip.evaluation.metrics import calibration_error, mean_per_class, roc_auc
+from openslip.evaluation.ranking import Ranking
 
-Statistic = Literal["mean", "median", "mean_per_class", "roc_auc", "ece"]
+Statistic = Literal[
+    "mean", "median", "mean_per_class", "roc_auc", "ece", "mean_average_precision", "mean_roc_auc"
+]
 BEST = 5
 """Classes of a sample that answers keep, likeliest first."""
 
@@ -22,9 +26,12 @@ class Outcomes:
     - `mean`, `median` of values (N,), such as hits (0 or 1) and ranks;
     - `mean_per_class`: the mean over `classes` of the means of values (N,);
     - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
-    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right.
+    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right;
+    - `mean_average_precision`, `mean_roc_auc` of values (N, C), the scores of C classes of which a sample may have
+      several: the mean over classes that have such a number among these samples.
 
-    classes: (N,) the samples' classes. groups: (N,) what samples belong together, such as captions of one image.
+    classes: (N,) the samples' classes; of several (N, C): 1, 0, or -1 for what is not known. groups: (N,) what samples
+    belong together, such as captions of one image.
     """
 
     values: np.ndarray
@@ -42,9 +49,22 @@ class Outcomes:
                 return float(np.median(values))
             case "ece":
                 return calibration_error(values[:, 0], values[:, 1])
+            case "mean_average_precision" | "mean_roc_auc":
+                weights = np.bincount(np.arange(len(self.values))[rows], minlength=len(self.values))
+                of_classes = (
+                    self._ranking.average_precision(weights)
+                    if self.statistic == "mean_average_precision"
+                    else self._ranking.roc_auc(weights)
+                )
+                return float(np.nanmean(of_classes)) if np.isfinite(of_classes).any() else float("nan")
         assert self.classes is not None  # by construction: both are numbers of samples in classes
-        of_classes = mean_per_class if self.statistic == "mean_per_class" else roc_auc
-        return of_classes(values, self.classes[rows])
+        by_class = mean_per_class if self.statistic == "mean_per_class" else roc_auc
+        return by_class(values, self.classes[rows])
+
+    @cached_property
+    def _ranking(self) -> Ranking:
+        assert self.classes is not None  # by construction
+        return Ranking(self.values, self.classes)
 
 
 @dataclass(frozen=True, eq=False)

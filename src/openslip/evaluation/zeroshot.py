@@ -15,6 +15,7 @@ from openslip.errors import EvaluationError
 from openslip.evaluation import Result
 from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
+from openslip.evaluation.multilabel import multilabel
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ZeroShot(OnLabelled):
     """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
-    or of all of a set without splits: nothing is trained, so no picture need be held out.
+    or of all of a set without splits: nothing is trained, so no picture need be held out. Of a set with several labels
+    an image mean_average_precision and roc_auc.
 
     templates: sentences with `{}` where the class name goes; empty for those that suit the data set. labelled: an open
     set, to be measured in place of one that is opened; `dataset` is what it is called.
@@ -36,6 +38,7 @@ class ZeroShot(OnLabelled):
     columns: Mapping[str, str] = field(default_factory=dict)
     labelled: LabelledSet | None = None
     needs_text = True
+    several = True
     protocol = "zeroshot"
 
     def open(self) -> LabelledSet:
@@ -87,6 +90,8 @@ class ZeroShot(OnLabelled):
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
         about = images.about() | {"prompts": asked.name}
         scores = images.values @ weights.T
+        if images.labels.ndim == 2:
+            return multilabel(self.name, scores, images.labels, images.skipped, images.class_names, **about)
         return classification(
             self.name,
             scores,

@@ -512,3 +512,42 @@ def hateful_memes(root: Path, labels: bool = True) -> Path:
             rows.append(json.dumps(row))
         write(folder / f"{split}.jsonl", *rows)
     return folder
+
+
+VOC = {
+    "000001": ["cat"],
+    "000002": ["dog", "dog", "person"],
+    "000003": ["person", "-cat"],
+    "000004": ["-dog", "dog"],
+    "000005": ["-person"],
+    "000006": ["cat", "person"],
+}
+"""The objects in each picture; those with a minus are difficult to see."""
+
+
+def voc(root: Path, lists: dict[str, list[str]] | None = None) -> Path:
+    folder = root / "VOCdevkit/VOC2007"
+    names = list(VOC)
+    lists = lists or {"train": names[:2], "val": names[2:3], "trainval": names[:3], "test": names[3:]}
+    for number, (name, objects) in enumerate(VOC.items()):
+        jpg(folder / f"JPEGImages/{name}.jpg", number)
+        described = "".join(
+            f"<object><name>{one.lstrip('-')}</name><pose>Left</pose><difficult>{int(one[0] == '-')}</difficult>"
+            "<bndbox><xmin>1</xmin></bndbox><part><name>head</name></part></object>"
+            for one in objects
+        )
+        write(
+            folder / f"Annotations/{name}.xml",
+            f"<annotation><folder>VOC2007</folder>{described}</annotation>",
+        )
+    for split, some in lists.items():
+        write(folder / f"ImageSets/Main/{split}.txt", *some)
+        for kind in ("cat", "dog", "person"):  # the official labels: 1, -1, and 0 for what is only difficult
+            rows = [
+                f"{name} {1 if kind in VOC[name] else 0 if f'-{kind}' in VOC[name] else -1:2d}"
+                for name in some
+            ]
+            write(folder / f"ImageSets/Main/{kind}_{split}.txt", *rows)
+    write(folder / "ImageSets/Layout/test.txt", "000004")
+    (folder / "SegmentationClass").mkdir()
+    return folder

@@ -86,3 +86,35 @@ def test_damaged_annotations_are_refused(tmp_path):
     sets.write(folder / "train.jsonl", "[]")
     with pytest.raises(DataError, match=r"list of memes cannot be read.*train\.jsonl"):
         open_labelled(str(folder))
+
+
+def test_voc_labels_are_those_of_its_lists(tmp_path):
+    folder = sets.voc(tmp_path)
+    found = open_labelled(str(tmp_path), several=True)
+    assert found.class_names == ("cat", "dog", "person")
+    for split, called in (("train", "trainval"), ("test", "test")):
+        dataset = datasets.VOCDetection(str(tmp_path), year="2007", image_set=called, download=False)
+        part = found.splits[split]
+        assert [os.path.join(part.images.root, path) for path in part.images.paths] == list(
+            map(str, dataset.images)
+        )
+        for number, kind in enumerate(found.class_names):
+            rows = (folder / f"ImageSets/Main/{kind}_{called}.txt").read_text().splitlines()
+            official = {1: 1, -1: 0, 0: -1}
+            assert part.labels[:, number].tolist() == [official[int(row.split()[1])] for row in rows]
+    assert found.several
+    assert "labels an image" in found.describe()
+    with pytest.raises(DataError, match=r"several labels each \(multi-label\).*zeroshot: or linear:"):
+        open_labelled(str(tmp_path))
+
+
+def test_voc_without_test_set_or_annotations(tmp_path):
+    names = list(sets.VOC)
+    folder = sets.voc(tmp_path, {"train": names[:3], "val": names[3:]})
+    (folder / "Annotations/000006.xml").unlink()
+    found = open_labelled(str(folder), several=True)
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 3, "val": 2}
+    assert "1 pictures without a file in Annotations are left out." in found.notes
+    sets.write(folder / "Annotations/000001.xml", "<annotation><object>")
+    with pytest.raises(DataError, match="An annotation cannot be read"):
+        open_labelled(str(folder), several=True)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
 from openslip.data.labelled.classes import Value
+from openslip.data.labelled.folder import Files
+from openslip.data.labelled.labelled_set import Part
 from openslip.data.labelled.published.archive import (
     Archive,
     Contents,
+    Listing,
     as_number,
     fields,
     first_of,
+    in_order_of,
     lines,
     listed,
     numbered,
 )
 from openslip.data.limits import TABLE_BYTES
 from openslip.errors import DataError, shortened
-from openslip.files import parse_json, read_json
+from openslip.files import parse_json, read_json, read_whole
 
 COUNTS = ("three", "four", "five", "six", "seven", "eight", "nine", "ten")
 """How many objects CLEVR has in a picture."""
@@ -137,12 +142,75 @@ def _memes(root: Path) -> Contents:
     return listed(root / "img", splits, HATE, notes)
 
 
+def _voc(root: Path) -> Contents:
+    """`ImageSets/Main/test.txt`: names of pictures; `Annotations/000001.xml`: the objects in each.
+
+    A picture has the classes of its objects. A class of which it has only objects that are marked as difficult counts
+    for nothing in it, as in VOC's own measurements. Where there is a test set, all other pictures are for training.
+    """
+    lists = {
+        name: [line.split()[0] for line in lines(path)]
+        for name in ("train", "val", "trainval", "test")
+        if (path := root / f"ImageSets/Main/{name}.txt").is_file()
+    }
+    notes = []
+    if "test" in lists and "trainval" in lists:
+        splits = {"train": lists["trainval"], "test": lists["test"]}
+        notes.append("All pictures of trainval.txt are for training.")
+    else:
+        splits = {name: lists[name] for name in ("train", "val", "test") if name in lists}
+        splits = splits or {"all": lists.get("trainval", [])}
+    pictures = Listing(root / "JPEGImages")
+    found: dict[str, tuple[list[str], list[dict[str, int]]]] = {}
+    bare = 0
+    for split, names in splits.items():
+        for name in names:
+            path = root / f"Annotations/{name}.xml"
+            if not path.is_file():
+                bare += 1
+            elif place := pictures.find(name, split):
+                places, labels = found.setdefault(split, ([], []))
+                places.append(place)
+                labels.append(_objects(path))
+    if not found:
+        raise DataError(f"None of the pictures that {root} lists is there with its annotations")
+    if bare:
+        notes.append(f"{bare:,} pictures without a file in Annotations are left out.")
+    classes = sorted({name for _, labels in found.values() for one in labels for name in one})
+    parts: dict[str, Part] = {}
+    for split, (places, labels) in found.items():
+        has = np.array([[one.get(name, 0) for name in classes] for one in labels], np.int8)
+        images = Files(os.fspath(pictures.folder), places)
+        parts[split] = Part(images, list(classes), np.zeros(len(places), np.int64), places, has)
+    return Contents(parts, in_order_of(classes), [*notes, *pictures.notes])
+
+
+def _objects(path: Path) -> dict[str, int]:
+    """Return which classes a picture has by an annotation of VOC: 1, or -1 where all objects of it are difficult."""
+    try:
+        top = ElementTree.fromstring(read_whole(path, _ANNOTATION))
+        found: dict[str, int] = {}
+        for one in top.iter("object"):
+            name = (one.findtext("name") or "").strip()
+            if name:
+                easy = (one.findtext("difficult") or "0").strip() != "1"
+                found[name] = max(found.get(name, -1), 1 if easy else -1)
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        raise DataError("An annotation cannot be read", got=str(path), cause=str(error)) from None
+    return found
+
+
+_ANNOTATION = 4 << 20
+"""Bytes of a picture's annotations."""
 _MAPPING = " | ".join(
     f"{folder}mapping/train_mapping.txt" for folder in ("", "devkit_object/", "devkit/", "training/", "../")
 )
 
+_VOC = " | ".join(f"ImageSets/Main/{name}.txt" for name in ("test", "val", "trainval", "train"))
+
 ARCHIVES = (
     Archive("CLEVR", ("images/", "scenes/CLEVR_val_scenes.json"), _clevr),
     Archive("KITTI", ("training/image_2/", "training/label_2/"), _kitti),
+    Archive("Pascal VOC", ("Annotations/", "JPEGImages/", _VOC), _voc),
     Archive("Hateful Memes", ("img/", "train.jsonl", "dev_seen.jsonl | dev.jsonl"), _memes),
 )

@@ -1,0 +1,135 @@
+"""Several labels a picture: zero-shot and linear measure them, the others refuse them, and models are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fakes import COLORS, ColorEncoder, picture, png
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from openslip.errors import DataError, EvaluationError
+from openslip.evaluation.compare import difference
+from openslip.evaluation.finetune import Finetune
+from openslip.evaluation.knn import Knn
+from openslip.evaluation.linear import Linear
+from openslip.evaluation.multilabel import fit, multilabel, probe_scores
+from openslip.evaluation.zeroshot import ZeroShot
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """A table of pictures of one colour, each with the colour and one or two other labels."""
+    rng, rows = np.random.default_rng(0), ["image,labels,split"]
+    for i in range(48):
+        color = list(COLORS)[i % 4]
+        (tmp_path / f"{i}.png").write_bytes(png(picture(color, rng)))
+        warm = "|warm" if color in ("red", "gold") else ""
+        rows.append(f"{i}.png,{color}{warm},{'test' if i % 3 == 0 else 'train'}")
+    (tmp_path / "tags.csv").write_text("\n".join(rows) + "\n")
+    return str(tmp_path / "tags.csv")
+
+
+def test_zeroshot(spec):
+    evaluator = ZeroShot(spec)
+    evaluator.check()
+    found = {result.metric: result for result in evaluator.evaluate(ColorEncoder())}
+    assert list(found) == ["mean_average_precision", "roc_auc"]
+    first = found["mean_average_precision"]
+    scores, labels = first.outcomes.values, first.outcomes.classes
+    assert first.count == 16
+    assert first.value == pytest.approx(average_precision_score(labels, scores, average="macro"))
+    assert found["roc_auc"].value == pytest.approx(roc_auc_score(labels, scores, average="macro"))
+    assert first.low <= first.value <= first.high
+    assert first.prompts
+    assert first.content
+    colors = [i for i, name in enumerate(evaluator.opened().class_names) if name in COLORS]
+    assert average_precision_score(labels[:, colors], scores[:, colors], average="macro") > 0.5
+
+
+def test_linear(spec):
+    results = Linear(spec, penalties=(1e-2, 1e-3)).evaluate(ColorEncoder())
+    assert [result.metric for result in results] == ["mean_average_precision", "roc_auc"]
+    assert results[0].value == pytest.approx(1.0)
+    assert results[0].settings == "penalties=(0.01, 0.001)"
+
+
+@pytest.mark.parametrize("evaluator", [Knn, Finetune])
+def test_others_say_what_measures_them(spec, evaluator):
+    with pytest.raises(DataError, match=r"several labels each \(multi-label\).*zeroshot: or linear:"):
+        evaluator(spec).check()
+
+
+def test_each_class_is_scikit_learns_logistic_regression():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(120, 5))
+    y = (x @ rng.normal(size=(5, 3)) + rng.normal(size=(120, 3)) > 0).astype(np.int8)
+    weight = fit(torch.from_numpy(x), torch.from_numpy(y).double(), 1e-2)
+    for c in range(3):
+        theirs = LogisticRegression(C=1 / (1e-2 * 120), tol=1e-8, max_iter=1000).fit(x, y[:, c])
+        assert np.allclose(weight[c, :-1], theirs.coef_[0], atol=1e-3)
+        assert float(weight[c, -1]) == pytest.approx(float(theirs.intercept_[0]), abs=1e-3)
+
+
+def test_what_is_not_known_is_not_learned():
+    rng = np.random.default_rng(1)
+    x, y = torch.from_numpy(rng.normal(size=(60, 4))), torch.from_numpy(rng.integers(0, 2, (60, 2))).double()
+    y[40:, 1] = -1
+    weight = fit(x, y, 1e-2)
+    alone = fit(x[:40], y[:40, 1:], 1e-2 * 60 / 40)  # the mean is over all samples
+    assert torch.allclose(weight[1], alone[0], atol=1e-4)
+
+
+def test_the_penalty_is_chosen_and_scores_repeat():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(80, 30)).astype(np.float32)
+    y = (x[:, :2] + 0.5 * rng.normal(size=(80, 2)) > 0).astype(np.int8)
+    new = rng.normal(size=(500, 30)).astype(np.float32)
+    truth = (new[:, :2] > 0).astype(np.int8)
+    options = {"penalties": (1.0, 1e-1, 1e-2, 1e-6)}
+    scores = probe_scores(x, y, new, **options)
+    assert np.array_equal(scores, probe_scores(x, y, new, **options))
+    weak = probe_scores(x, y, new, penalties=(1e-6,))
+    chosen, unchosen = (average_precision_score(truth, one) for one in (scores, weak))
+    assert chosen > unchosen
+
+
+def test_classes_without_a_positive_are_counted(caplog):
+    rng = np.random.default_rng(0)
+    labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]], np.int8)
+    found = multilabel("zeroshot:x", rng.random((4, 3)), labels, 2, ["a", "b", "c"])
+    assert [result.skipped for result in found] == [2, 2]
+    assert (
+        "1 of 3 classes without a positive picture are left out of mean_average_precision: b." in caplog.text
+    )
+    assert (
+        "2 of 3 classes without a positive or without a negative one are left out of roc_auc: b, c."
+        in caplog.text
+    )
+    only = multilabel("zeroshot:x", rng.random((4, 1)), labels[:, 2:], 0, ["c"])
+    assert [result.metric for result in only] == ["mean_average_precision"]
+    with pytest.raises(EvaluationError, match="no picture has any of the classes"):
+        multilabel("zeroshot:x", rng.random((4, 1)), labels[:, 1:2], 0, ["b"])
+
+
+def test_training_pictures_that_all_have_a_label_are_refused(tmp_path):
+    rows = ["image,labels,split", "0.png,a|b,train", "1.png,a|b,train", "2.png,a|b|c,test"]
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(picture("red", np.random.default_rng(i))))
+    (tmp_path / "tags.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(EvaluationError, match="needs a class that some training images have"):
+        Linear(str(tmp_path / "tags.csv")).check()
+
+
+def test_models_are_compared_by_picture(spec):
+    class Worse(ColorEncoder):
+        def encode_image(self, images, *, normalize=True):
+            found = super().encode_image(images, normalize=normalize)
+            return found + torch.linspace(-0.7, 0.7, len(found))[:, None]
+
+    before, after = (ZeroShot(spec).evaluate(encoder())[0] for encoder in (Worse, ColorEncoder))
+    found = difference(before, after)
+    assert not found.unpaired
+    assert found.value == pytest.approx(after.value - before.value)
+    assert found.low <= found.value <= found.high
