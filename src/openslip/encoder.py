@@ -264,6 +264,16 @@ class Encoder:
         encoded = self._pictures(call, images, dim, errors, How.of(options), normalize=False, numpy=numpy)
         return encoded if errors == "skip" else encoded.values
 
+    def project(self, features: Tensor, *, normalize: bool = True) -> Tensor:
+        """Return the embeddings (N, embed_dim) float32 of features (N, width), as `image_features` gives them.
+
+        They are what `encode_image` gives of the same images. A model without text gives the features themselves. Their
+        length is 1 unless `normalize` is false. Raises EvaluationError on a model in training mode.
+        """
+        return self._through(
+            self.model.project_image, [features], features.shape[-1], How(), normalize, False
+        )
+
     @overload
     def encode_text(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from openslip.addresses import without_keys
@@ -94,6 +95,18 @@ def encodable(text: str) -> str:
 def note(message: str) -> None:
     """Tell the user something that the numbers alone would hide; each message once a process."""
     logging.getLogger("openslip").warning(printable(message))
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Within, nothing is told the user by `note`: the first process says the same."""
+    logger = logging.getLogger("openslip")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,7 +162,7 @@ def _trained(
     from openslip.evaluation import suite
     from openslip.training.train import train
 
-    evaluate = partial(suite.run, tasks=[suite.parse_task(task) for task in base.evaluation.tasks])
+    evaluate = suite.Suite(base.evaluation.tasks)
     folders: dict[tuple[str, int], Path] = {}
     for seed in seeds:
         for method in methods:

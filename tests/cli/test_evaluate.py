@@ -199,21 +199,6 @@ def test_what_is_wrong_is_known_before_anything_is_measured(
     assert "does not hold results" in capsys.readouterr().err
 
 
-def test_several_processes_are_refused_by_the_first_alone(run, photos, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, said in (("0", "works in one process"), ("1", "")):
-        monkeypatch.setenv("RANK", rank)
-        try:
-            status = main(["evaluate", str(run), f"knn:{photos}"])
-        except SystemExit as end:
-            status = end.code
-        assert status == 1
-        error = capsys.readouterr().err
-        assert said in error if said else not error
-    assert not (run / "results.json").exists()
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is the device that is asked for")
 def test_a_device_that_is_not_there_is_named_by_its_option(run, photos, capsys) -> None:
     assert main(["evaluate", str(run), f"knn:{photos}", "--device", "cuda"]) == 1

@@ -283,7 +283,7 @@ def test_a_share_of_the_training_data_is_held_out(tmp_path, monkeypatch) -> None
     monkeypatch.setenv("OPENSLIP_CACHE", str(tmp_path / "cache"))
 
     def train(config, source, out, *, evaluate, **_):
-        raise Asked(source, evaluate.keywords["tasks"])
+        raise Asked(source, evaluate.tasks)
 
     monkeypatch.setattr("openslip.training.train.train", train)
     options = resolve(
@@ -381,7 +381,8 @@ def test_other_retrieval_tasks_know_the_columns_and_keep_their_names(tmp_path) -
         data=DataConfig(train=str(folder), caption_column="q7"),
         evaluation=EvaluationConfig(tasks=(f"retrieval:{folder}",)),
     )
-    *_, (task,) = _open(config, first=True)
+    *_, tasks = _open(config, first=True)
+    (task,) = tasks.tasks
     assert task.name == parse_task(f"retrieval:{folder}").name
     assert task.source[0].captions == ("a teal square",)
 
@@ -431,7 +432,7 @@ def test_of_a_mixture_captions_are_measured_as_captions(tmp_path, monkeypatch) -
     *command, spec = photos(tmp_path)
 
     def train(config, source, out, *, evaluate, **_):
-        raise Asked(source, evaluate.keywords["tasks"])
+        raise Asked(source, evaluate.tasks)
 
     monkeypatch.setattr("openslip.training.train.train", train)
     more = ["--data.val", "30%", "--evaluation.tasks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,25 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class ColorPreprocess:
+    """Decodes, and resizes nothing."""
+
+    def pixels(self, image: object) -> torch.Tensor:
+        if isinstance(image, bytes):
+            try:
+                image = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+            except OSError:
+                raise DataError("The image is damaged") from None
+        return torch.tensor(image).permute(2, 0, 1)
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float() / 255 - 0.5
+
+    def __call__(self, image: object) -> torch.Tensor:
+        return self.normalised(self.pixels(image))
+
+
 class ColorEncoder:
     """Has the encoder's calls; embeds pictures by their mean colour, texts by the first colour word."""
 
@@ -36,22 +56,16 @@ class ColorEncoder:
         self.device = torch.device("cpu")
         self.encoded = 0
 
-    def preprocess(self, image: object) -> torch.Tensor:
-        if isinstance(image, bytes):
-            try:
-                image = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
-            except OSError:
-                raise DataError("The image is damaged") from None
-        return torch.tensor(image).permute(2, 0, 1).float() / 255 - 0.5
+    @property
+    def preprocess(self) -> ColorPreprocess:
+        return ColorPreprocess()
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         self.encoded += len(images)
         return images.flatten(1)
 
-    def encode_image(self, images: torch.Tensor, *, normalize: bool = True) -> torch.Tensor:
-        self.encoded += len(images)
-        embeddings = images.mean(dim=(2, 3))
-        return torch.nn.functional.normalize(embeddings, dim=1) if normalize else embeddings
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(features.unflatten(1, (3, -1)).mean(dim=2), dim=1)
 
     def encode_text(self, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
         rows = []

@@ -59,13 +59,16 @@ def test_session_computes_a_split_once_and_forgets_it_afterwards(tmp_path):
     encoder = ColorEncoder()
     with features.session():
         first = features.labelled_features(encoder, spec, "test")
-        assert features.labelled_features(encoder, spec, "test") is first
+        again = features.labelled_features(encoder, spec, "test")
+        assert again.values is first.values
         assert encoder.encoded == 5
-        features.labelled_features(encoder, spec, "test", "embeddings")
+        projected = features.labelled_features(encoder, spec, "test", "embeddings")
+        assert np.array_equal(projected.values, encoder.project(torch.from_numpy(first.values)).numpy())
+        assert encoder.encoded == 5
         features.labelled_features(encoder, spec, "train")
-        assert encoder.encoded == 15
+        assert encoder.encoded == 10
     features.labelled_features(encoder, spec, "test")
-    assert encoder.encoded == 20
+    assert encoder.encoded == 15
 
 
 def test_labels_follow_the_images_that_were_kept(tmp_path):
@@ -85,8 +88,8 @@ class Dropping(ColorEncoder):
         )
         self.model.text_tower = torch.nn.Identity().eval()
 
-    def encode_image(self, images, *, normalize=True):
-        return self.model(super().encode_image(images, normalize=normalize))
+    def project(self, features):
+        return self.model(super().project(features))
 
     def encode_text(self, texts, *, normalize=True):
         return self.model(super().encode_text(texts, normalize=normalize))

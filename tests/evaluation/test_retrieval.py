@@ -110,8 +110,8 @@ def test_records_of_one_picture_are_one_image(pictures):
 
 def test_a_collapsed_model_finds_nothing(pictures):
     class Collapsed(ColorEncoder):
-        def encode_image(self, images, *, normalize=True):
-            return images.new_tensor([[1.0, 0.0]]).expand(len(images), 2)
+        def project(self, features):
+            return features.new_tensor([[1.0, 0.0]]).expand(len(features), 2)
 
         def encode_text(self, texts, *, normalize=True):
             import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from openslip.cli import hints, idle
-from openslip.cli.arguments import chosen_device, given, parse, refuse_several_processes
+from openslip.cli.arguments import chosen_device, given, parse
 from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
-from openslip.errors import ConfigError, UsageError
+from openslip.errors import ConfigError, UsageError, unsaid
 from openslip.evaluation import TRAINED
 from openslip.files import expand
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoder
     from openslip.evaluation import Evaluator, Result
     from openslip.evaluation.compare import Difference
+    from openslip.processes import Processes
 
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
@@ -55,6 +57,10 @@ class Options(ColumnOptions):
     general: tuple[str, ...] = ()
     """Further tasks, on what the model was not trained for; with --against they have a verdict of their own."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What the image tower computes in; auto: what training computed in, fp32 where that is not known."""
+    cache: Path | None = None
+    """Folder that keeps features of pictures, from which they are taken when the same model is measured again."""
     out: Path | None = None
     """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
     keep: Path | None = None
@@ -65,13 +71,15 @@ class Options(ColumnOptions):
 class Side:
     """A model that is measured: as it was named, what is loaded, its run if it has one, and where its results go.
 
-    keep: a folder for trained classifiers, in place of the run's.
+    keep: a folder for trained classifiers, in place of the run's. ranks: the processes that share the work; the first
+    one keeps the results.
     """
 
     name: Path
     which: Literal["latest", "best"]
     out: Path | None = None
     keep: Path | None = None
+    ranks: Processes | None = None
     encoder: Encoder = field(init=False)
     tasks: list[Evaluator] = field(init=False)
 
@@ -79,7 +87,8 @@ class Side:
         from openslip.evaluation.ledger import Ledger
 
         self.path, self.run = _checkpoint(self.name, self.which)
-        self.ledger = Ledger(self.run, self.out)
+        first = self.ranks is None or self.ranks.first
+        self.ledger = Ledger(self.run, self.out) if first else Ledger()
 
     def load(self) -> None:
         """Load the model. Raises EvaluationError where every task would be left out."""
@@ -122,17 +131,10 @@ class Side:
 
 def main(argv: list[str]) -> int:
     """Check, load, measure, keep and print; return the exit status."""
-    refuse_several_processes(
-        "slip evaluate",
-        "Several would measure the same things, and write over each other's results",
-        "Start it without torchrun; it reads what any number of processes have trained",
-    )
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
     idle.evaluate(given(Options, argv), options.model, every, options.data, options.against)
-
-    from openslip.evaluation import suite
 
     if not every:
         raise UsageError("No task was named", fix="For example `slip evaluate RUN zeroshot:scenes`")
@@ -142,10 +144,25 @@ def main(argv: list[str]) -> int:
             got=f"--keep {options.keep}",
             fix="Name a folder, which need not be there yet",
         )
-    after = Side(options.model, options.which, options.out, options.keep)
-    tasks = after.tasks = _tasks(options, after)
+    from openslip.processes import joined
+
     device = chosen_device(options.device)
-    before = None if options.against is None else Side(options.against, options.which)
+    with joined(device) as ranks:
+        if ranks.first:
+            return _measure(options, device, ranks)
+        # The first process says and writes all there is; the others compute.
+        with unsaid(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+            return _measure(options, device, ranks)
+
+
+def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
+    """Measure one model or two, the work shared between processes; return the exit status."""
+    from openslip.evaluation import suite
+
+    kept = {"out": options.out, "keep": options.keep, "ranks": ranks}
+    after = Side(options.model, options.which, **kept)
+    tasks = after.tasks = _tasks(options, after)
+    before = None if options.against is None else Side(options.against, options.which, ranks=ranks)
     sides = [after]
     if before:
         before.tasks, sides = _tasks(options, before, like=tasks), [before, after]
@@ -153,7 +170,8 @@ def main(argv: list[str]) -> int:
         for note in side.ledger.notes:
             say(note)
     for side in sides:
-        side.load()
+        with ranks.first_goes_ahead():
+            side.load()
     if before and _is_same(before.path, after.path):
         raise _same(options)
     for side in sides:
@@ -164,11 +182,13 @@ def main(argv: list[str]) -> int:
                 "--keep FOLDER keeps it there."
             )
     opened = {id(task): task for side in sides for task in side.tasks}.values()
-    for line in suite.check([*opened], text=any(side.text for side in sides)):
+    with ranks.first_goes_ahead():
+        lines = suite.check([*opened], text=any(side.text for side in sides))
+    for line in lines:
         say(line)
     names = suite.distinct(after.needed)
     own = {name for name, task in zip(names, after.needed) if task in tasks[: len(options.tasks)]}
-    comparison = Comparison(before, after, own)
+    comparison = Comparison(before, after, own, options, ranks)
     try:
         failed = sum(comparison.measure(side, device) for side in sides)
     finally:  # also when it is interrupted
@@ -178,17 +198,21 @@ def main(argv: list[str]) -> int:
 
 @dataclass
 class Comparison:
-    """What is measured of one model, or of two. before: the one of --against. own: names of the tasks not general."""
+    """What is measured of one model, or of two. before: the one of --against. own: names of the tasks not general.
+    ranks: the processes that share the work."""
 
     before: Side | None
     after: Side
     own: set[str]
+    options: Options
+    ranks: Processes
     differences: dict[str, list[Difference]] = field(default_factory=lambda: {"own": [], "general": []})
     done: int = 0
 
     def measure(self, side: Side, device: torch.device) -> int:
         """Measure one of the models; return how much went wrong, which has been said."""
         from openslip.evaluation import suite
+        from openslip.evaluation.feature_cache import FeatureCache
 
         failed = 0
 
@@ -204,7 +228,15 @@ class Comparison:
                 self.done += side is self.after
                 say(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
 
-        suite.run(side.encoder.to(device), side.tasks, on_task=through, progress=True)
+        suite.run(
+            side.encoder.to(device),
+            side.tasks,
+            on_task=through,
+            progress=True,
+            precision=self.options.precision,
+            cache=None if self.options.cache is None else FeatureCache(self.options.cache),
+            ranks=self.ranks,
+        )
         side.encoder.to("cpu")
         return failed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,13 @@ from openslip import recipes, toml
 from openslip.cli import hints, idle, resuming, sections
 from openslip.cli.arguments import asks_for_help, given, parse, take_option, take_positional
 from openslip.config import SOURCES, Config
-from openslip.errors import ConfigError, UsageError, printable
+from openslip.errors import ConfigError, UsageError, printable, unsaid
 from openslip.objectives import own
 
 if TYPE_CHECKING:
     from openslip.data.record import Source
     from openslip.evaluation import Evaluator
+    from openslip.evaluation.suite import Suite
     from openslip.objectives import Loss
     from openslip.processes import Processes
 
@@ -193,19 +195,19 @@ def run(config: Config, out: str, resume: bool, typed: Collection[str] = ()) -> 
         if share:
             source, held_out = _hold_out(config, source, share, processes)
             val = _on_val(config, held_out)
-        tasks = [*val, *tasks]
+        tasks = tasks.after(val)
         folder = train(
             config,
             source,
             out,
             ssl=ssl,
-            evaluate=partial(suite.run, tasks=tasks) if tasks else None,
+            evaluate=tasks if tasks.tasks else None,
             resume=resume,
             init=read_already.pop() if read_already else None,
             console=console,
             processes=processes,
         )
-        results = suite.read(folder.path / "results.json") if processes.first and tasks else []
+        results = suite.read(folder.path / "results.json") if processes.first and tasks.tasks else []
         newest = max((result.checkpoint for result in results), default="")
         if results := [result for result in results if result.checkpoint == newest]:
             print(printable(suite.table(results)))
@@ -235,7 +237,7 @@ def _loss(config: Config) -> Loss:
     return objectives.parse(config.objective)
 
 
-def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator], list[Evaluator]]:
+def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[Evaluator], Suite]:
     """Return what to train on, where the self-supervised views come from if not from there, and what to measure: on
     data.val, and besides. Where a share of the training data is held out for that, it is yet to be."""
     from openslip.data.sources import open_source
@@ -254,20 +256,22 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
         leave_broken=data.leave_broken,
     )
     train = source(data.train, captions_required=loss.captioned)
-    tasks = [suite.parse_task(task) for task in config.evaluation.tasks]
-    for number, task in enumerate(tasks):
+    tasks = suite.Suite(config.evaluation.tasks)
+    tasks.check_cadences()
+    for number, task in enumerate(tasks.tasks):
         if (
             loss.captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
         ):  # columns as in training
-            tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
+            tasks.tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
     shared = bool(data.val) and _share(config) is not None
     val = _on_val(config, train if shared else source(data.val, must_fit=False)) if data.val else []
-    if first:
-        # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
-        known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
-        for line in suite.check([*val, *tasks], text=loss.shared_space, best=config.evaluation.best):
-            if line not in known:
-                print(printable(line), file=sys.stderr)
+    # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
+    known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
+    with nullcontext() if first else unsaid():
+        lines = suite.check([*val, *tasks.tasks], text=loss.shared_space, best=config.evaluation.best)
+    for line in lines if first else ():
+        if line not in known:
+            print(printable(line), file=sys.stderr)
     ssl = None
     if data.ssl:
         ssl = source(data.ssl, captions_required=False, caption_column="", must_fit=False)

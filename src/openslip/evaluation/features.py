@@ -3,15 +3,17 @@
 `extract` does the work. Inside `with session():` a labelled split that several protocols need goes through the image
 tower once; outside, every call computes anew, because the encoder may have been trained on in between. The model is in
 evaluation mode meanwhile, and afterwards in the mode it was in.
+
+Several processes share the batches of a set, which are the same whatever their number. So the features are, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +24,16 @@ from openslip.data.record import Skipped
 from openslip.errors import DataError, EvaluationError, note
 from openslip.evaluation import fingerprint
 from openslip.evaluation.classification import Samples
+from openslip.evaluation.feature_cache import Batch, FeatureCache
 from openslip.evaluation.opened import labelled_set, shared
 from openslip.pictures import chunks_ahead
+from openslip.processes import Processes
 from openslip.progress import Progress
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
 
+T = TypeVar("T")
 Kind = Literal["features", "embeddings"]
 """`features`: the image tower's, before any projection. `embeddings`: in the space shared with text, normalised."""
 
@@ -74,25 +79,79 @@ class LabelledFeatures:
 
 @dataclass
 class _Session:
+    """What the evaluators of a suite have in common. memory: what was extracted, with what its key has the id of. told:
+    of which models was said how exact their features are."""
+
     progress: bool = False
-    memory: dict[tuple[object, ...], tuple[LabelledSet, LabelledFeatures]] = field(default_factory=dict)
+    precision: torch.dtype = torch.float32
+    cache: FeatureCache | None = None
+    ranks: Processes = field(default_factory=Processes)
+    interrupts: Callable[[], AbstractContextManager[None]] = nullcontext
+    memory: dict[tuple[object, ...], tuple[Any, ...]] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
 
 
 _session: ContextVar[_Session | None] = ContextVar("slip_evaluation_session", default=None)
 
 
 @contextmanager
-def session(progress: bool = False) -> Iterator[None]:
+def session(
+    progress: bool = False,
+    *,
+    precision: torch.dtype = torch.float32,
+    cache: FeatureCache | None = None,
+) -> Iterator[None]:
     """Share labelled features between the evaluators run inside; the encoder must not change meanwhile.
 
     progress: show a bar for each pass over images, where standard error is a terminal, else a line now and then.
+    precision: what the image tower computes in. cache: where features are kept, and found.
     """
-    token = _session.set(_Session(progress))
+    token = _session.set(_Session(progress, precision, cache))
     try:
         with shared():
             yield
     finally:
         _session.reset(token)
+
+
+@contextmanager
+def sharing(
+    ranks: Processes, interrupts: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[None]:
+    """Within, several processes share the images of what they extract; all must do so, in the same order.
+
+    interrupts: entered while features are computed, and not while processes exchange them.
+    """
+    current = _session.get()
+    assert current is not None  # there is nowhere else to leave what was extracted
+    before = current.ranks, current.interrupts
+    current.ranks, current.interrupts = ranks, interrupts
+    try:
+        yield
+    finally:
+        current.ranks, current.interrupts = before
+
+
+def sharers() -> Processes:
+    """Return the processes that share the images now."""
+    return (_session.get() or _Session()).ranks
+
+
+def once(compute: Callable[[], T], encoder: Encoder, data: object, *key: object) -> T:
+    """Return what `compute` does of a model and data, from the session where it has been computed."""
+    current = _session.get()
+    if current is None:
+        return compute()
+    whole = (id(encoder), id(data), *key)
+    if whole not in current.memory:
+        current.memory[whole] = compute(), encoder, data  # which keep their ids
+    return current.memory[whole][0]
+
+
+def share(encoder: Encoder, data: LabelledSet, splits: Sequence[str], batch_size: int = BATCH) -> None:
+    """Compute features of a set's splits, so that `labelled_features` finds them in the session."""
+    for split in splits:
+        _extracted(encoder, data, split, batch_size)
 
 
 def labelled_features(
@@ -103,17 +162,14 @@ def labelled_features(
     data: an open set, or what `open_labelled` takes. split: `train`, `val`, `test`; or `untrained`, the test split,
     else all there is, for protocols that train nothing.
     """
-    current = _session.get()
-    opened = labelled_set(data) if isinstance(data, str) else data
-    key = (id(encoder), id(opened), split, kind)
-    if current is not None and key in current.memory:
-        return current.memory[key][1]
-    labelled: Labelled = opened.untrained() if split == "untrained" else opened.split(split)
-    found = extract(encoder, labelled.images, kind, batch_size, label=f"{labelled.name} {labelled.split}")
+    labelled, found = _extracted(
+        encoder, labelled_set(data) if isinstance(data, str) else data, split, batch_size
+    )
+    assert found is not None  # the first process has them, and no other asks
     labels = labelled.labels[found.kept]
-    result = LabelledFeatures(
+    return LabelledFeatures(
         labelled.name,
-        found.values,
+        found.values if kind == "features" else embeddings(encoder, found.values),
         labels,
         labelled.class_names,
         labelled.named,
@@ -123,9 +179,20 @@ def labelled_features(
         fingerprint.of_labelled(found.digests, labels.tolist(), labelled.class_names),
         Samples(found.kept, found.digests, labelled.class_names),
     )
-    if current is not None:
-        current.memory[key] = opened, result  # with the set, so that no other gets its id
-    return result
+
+
+def _extracted(
+    encoder: Encoder, opened: LabelledSet, split: str, batch_size: int
+) -> tuple[Labelled, Features | None]:
+    """Return a split and its features, from the session where it has them."""
+
+    def compute() -> tuple[Labelled, Features | None]:
+        labelled = opened.untrained() if split == "untrained" else opened.split(split)
+        label = f"{labelled.name} {labelled.split}"
+        found = extract(encoder, labelled.images, batch_size=batch_size, label=label)
+        return labelled, found if sharers().first else None
+
+    return once(compute, encoder, opened, split)
 
 
 @contextmanager
@@ -152,46 +219,140 @@ def extract(
     """Return what `encoder` makes of N images, in their order, as float32.
 
     images: anything indexable whose items `encoder.preprocess` takes. Reading and decoding run in threads, one batch
-    ahead of the tower. An image that raises DataError is skipped, counted and said.
+    ahead of the tower. An image that raises DataError is skipped, counted and said. Of several processes the first
+    returns all, each other its share.
 
     Raises EvaluationError when no image can be read or a feature is not finite.
     """
-    encode = encoder.image_features if kind == "features" else encoder.encode_image
-    rows: list[np.ndarray] = []
-    kept: list[int] = []
-    digests: list[bytes] = []
-    skipped: list[Skipped] = []
+    current = _session.get() or _Session()
+    starts = range(0, len(images), batch_size)
+    extraction = _Extraction(encoder, images, batch_size, label, current)
+    with current.ranks.together(), current.interrupts():
+        mine = extraction.of(current.ranks.share(starts))
+    if current.ranks.world > 1:
+        parts = current.ranks.gather(mine.to_bytes())
+        mine = Batch.joined([Batch.from_bytes(part) for part in parts]) if parts else mine
+    if current.ranks.first:
+        skipped = mine.skipped
+        if not len(mine.kept):
+            raise EvaluationError(
+                f"None of the {len(images)} {label} can be read",
+                cause=skipped[0].reason if skipped else "There are none",
+            )
+        if skipped:
+            note(f"{len(skipped)} of {len(images)} {label} skipped; the first: {skipped[0].reason}")
+    values = mine.values if kind == "features" else embeddings(encoder, mine.values)
+    return Features(values, mine.kept, mine.skipped, mine.digests)
 
-    def prepare(index: int) -> _Prepared:
-        try:
-            image = images[index]
-            return _Prepared(index, encoder.preprocess(image), fingerprint.of_picture(image))
-        except DataError as error:
-            return _Prepared(index, None, why=str(error))
 
-    with (
-        chunks_ahead(prepare, range(len(images)), batch_size) as batches,
-        counting(len(images), label) as advance,
-        evaluating(encoder),
-    ):
-        for batch in batches:
-            good = [(one.index, one.pixels) for one in batch if one.pixels is not None]
-            skipped += [Skipped(one.index, str(one.index), label, one.why) for one in batch if one.why]
-            if good:
-                pixels = torch.stack([value for _, value in good]).to(encoder.device)
-                rows.append(encode(pixels).float().cpu().numpy())
-                kept += [i for i, _ in good]
-                digests += [one.digest for one in batch if one.pixels is not None]
-            advance(len(batch))
-    if not rows:
-        raise EvaluationError(
-            f"None of the {len(images)} {label} can be read",
-            cause=skipped[0].reason if skipped else "There are none",
-        )
-    if skipped:
-        note(f"{len(skipped)} of {len(images)} {label} skipped; the first: {skipped[0].reason}")
-    values = _finite(np.concatenate(rows), label)
-    return Features(values, np.array(kept, dtype=np.int64), tuple(skipped), tuple(digests))
+def embeddings(encoder: Encoder, features: np.ndarray) -> np.ndarray:
+    """Return the normalised embeddings (N, E) of features (N, D), both float32."""
+    with evaluating(encoder):
+        parts = [
+            encoder.project(torch.from_numpy(features[start : start + BATCH]).to(encoder.device))
+            .cpu()
+            .numpy()
+            for start in range(0, max(1, len(features)), BATCH)
+        ]
+    return _finite(np.concatenate(parts), "images")
+
+
+@dataclass
+class _Extraction:
+    """Features of a set's images, batch by batch. A batch is called by the index of its first image."""
+
+    encoder: Encoder
+    images: Sequence[Any]
+    size: int
+    label: str
+    session: _Session
+
+    def of(self, starts: Sequence[int]) -> Batch:
+        """Return the features of some batches, in their order, from the cache where it has them."""
+        cache = None
+        if self.session.cache:
+            cache = self.session.cache.of(self.encoder, self.session.precision)
+        found: dict[int, Batch] = {}
+        with (
+            counting(sum(map(len, map(self._indices, starts))), self.label) as advance,
+            evaluating(self.encoder),
+        ):
+            if cache and not cache.empty:
+                for start, digests in self._digests(starts):
+                    if known := cache.read(digests):
+                        found[start] = known.moved(start, self.label)
+                        advance(len(digests))
+            missing = [start for start in starts if start not in found]
+            for start, pictures, batch in self._computed(missing):
+                found[start] = batch
+                if cache:
+                    cache.write(pictures, batch.moved(-start, self.label))
+                advance(len(pictures))
+        none = Batch(np.empty((0, 0), np.float32), np.empty(0, np.int64), ())
+        return Batch.joined([none, *(found[start] for start in starts)])
+
+    def _indices(self, start: int) -> range:
+        return range(start, min(start + self.size, len(self.images)))
+
+    def _digests(self, starts: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield of each batch the digests of its pictures, for which they are read and not decoded."""
+
+        def digest(index: int) -> bytes:
+            try:
+                return fingerprint.of_picture(self.images[index])
+            except DataError as error:
+                return _unreadable(error)
+
+        indices = (index for start in starts for index in self._indices(start))
+        with chunks_ahead(digest, indices, self.size) as batches:
+            yield from zip(starts, batches)
+
+    def _computed(self, starts: Sequence[int]) -> Iterator[tuple[int, list[bytes], Batch]]:
+        """Yield of each batch the digests of its pictures, and its features."""
+        preprocess = self.encoder.preprocess
+
+        def prepare(index: int) -> _Prepared:
+            digest = b""
+            try:
+                image = self.images[index]
+                digest = fingerprint.of_picture(image)
+                return _Prepared(index, preprocess.pixels(image), digest)
+            except DataError as error:
+                return _Prepared(index, None, digest or _unreadable(error), str(error))
+
+        indices = (index for start in starts for index in self._indices(start))
+        with chunks_ahead(prepare, indices, self.size) as batches:
+            for start, batch in zip(starts, batches):
+                good = [one for one in batch if one.pixels is not None]
+                pixels = torch.stack([one.pixels for one in good if one.pixels is not None]) if good else None
+                values = np.empty((0, 0), np.float32) if pixels is None else self._features(pixels)
+                kept = np.array([one.index for one in good], dtype=np.int64)
+                skipped = [
+                    Skipped(one.index, str(one.index), self.label, one.why) for one in batch if one.why
+                ]
+                told = tuple(one.digest for one in good)
+                yield start, [one.digest for one in batch], Batch(values, kept, told, tuple(skipped))
+
+    def _features(self, pixels: Tensor) -> np.ndarray:
+        """Return the features (N, D) float32 of pixels (N, 3, S, S) uint8."""
+        images = self.encoder.preprocess.normalised(pixels.to(self.encoder.device))
+        precision, device = self.session.precision, self.encoder.device
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            values = self.encoder.image_features(images).float().cpu().numpy()
+        if precision != torch.float32 and id(self.encoder) not in self.session.told:
+            self.session.told.add(id(self.encoder))
+            exact = self.encoder.image_features(images).float().cpu().numpy()
+            apart = np.linalg.norm(values - exact, axis=1) / np.linalg.norm(exact, axis=1).clip(1e-12)
+            note(
+                f"The image tower computes in {str(precision).removeprefix('torch.')}: of {len(exact)} images its "
+                f"features are {apart.mean():.2%} from those in float32, {apart.max():.2%} at most."
+            )
+        return _finite(values, self.label)
+
+
+def _unreadable(error: DataError) -> bytes:
+    """Return a digest for a picture that cannot be read: another one when the reason is another."""
+    return fingerprint.of_picture(str(error).encode("utf-8", "surrogatepass"))
 
 
 def has_text(encoder: Encoder) -> bool:
@@ -224,11 +385,11 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH
 
 
 class _Prepared(NamedTuple):
-    """An image on its way: pixels, or `why` there are none; digest: which picture it is."""
+    """An image on its way: pixels (3, S, S) uint8, or `why` there are none; digest: which picture it is."""
 
     index: int
     pixels: Tensor | None
-    digest: bytes = b""
+    digest: bytes
     why: str = ""
 
 

@@ -41,6 +41,7 @@ class Knn(OnLabelled):
     columns: Mapping[str, str] = field(default_factory=dict)
 
     protocol = "knn"
+    measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""

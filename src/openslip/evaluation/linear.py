@@ -60,6 +60,7 @@ class Linear(OnLabelled):
 
     protocol = "linear"
     several = True
+    measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""

@@ -14,6 +14,9 @@ from openslip.addresses import is_url, shown
 from openslip.data.labelled import LabelledSet, dataset_name, open_labelled
 from openslip.files import expand
 
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
 T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
@@ -79,11 +82,15 @@ class Kept(Generic[T]):
 class OnLabelled(Kept[LabelledSet]):
     """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. several: whether it
     measures several labels an image. columns: what is asked of tables, as `open_labelled` takes it (`label_column`, …).
-    """
+    measured_on: the splits whose features it asks for."""
 
     protocol = ""
     several = False
+    measured_on: tuple[str, ...] = ()
     if TYPE_CHECKING:
+
+        @property
+        def batch_size(self) -> int: ...
 
         @property
         def dataset(self) -> str: ...
@@ -101,6 +108,13 @@ class OnLabelled(Kept[LabelledSet]):
     def name(self) -> str:
         """The protocol and the data set's short name."""
         return f"{self.protocol}:{dataset_name(self.dataset)}"
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        from openslip.evaluation.features import share
+
+        if self.measured_on:
+            share(encoder, self.opened(), self.measured_on, self.batch_size)
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""

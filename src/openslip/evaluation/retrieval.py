@@ -12,6 +12,7 @@ so a model that maps everything to one point scores 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,23 @@ from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, DataError, note
 from openslip.evaluation import Result, fingerprint, settings
-from openslip.evaluation.features import BATCH, encode_texts, extract, require_text
+from openslip.evaluation.features import (
+    BATCH,
+    Features,
+    embeddings,
+    encode_texts,
+    extract,
+    once,
+    require_text,
+    sharers,
+)
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
 from openslip.evaluation.opened import Kept, location
 from openslip.evaluation.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
+    from openslip.processes import Processes
 
 SIMILARITIES = 2**24
 """Similarities held at a time."""
@@ -80,15 +91,14 @@ class Retrieval(Kept[Source]):
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
         source = self.opened()
-        captioned = _Captioned(source)
-        found = extract(encoder, captioned, "embeddings", self.batch_size, label=self.name)
+        captioned, found = self._extracted(encoder, source)
         images, texts, image_ids, text_ids = captioned.pairs(found.kept)
         if not texts:
             raise DataError(f"{self.name} has no image with a caption", got=len(source))
         if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
             note(f"{self.name}: {without} images without a caption left out.")
         text_ranks, image_ranks = ranks(
-            found.values[images],
+            embeddings(encoder, found.values)[images],
             encode_texts(encoder, texts, self.batch_size),
             image_ids,
             text_ids,
@@ -99,6 +109,19 @@ class Retrieval(Kept[Source]):
             *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped), about),
             *self._results("image", image_ranks, image_ids, len(found.skipped), about),
         ]
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        self._extracted(encoder, self.opened())
+
+    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features]:
+        def compute() -> tuple[_Captioned, Features]:
+            captioned = _Captioned(source)
+            found = extract(encoder, captioned, batch_size=self.batch_size, label=self.name)
+            captioned.gather(sharers())
+            return captioned, found
+
+        return once(compute, encoder, source)
 
     def open(self) -> Source:
         """Open the source, unless it was given open."""
@@ -199,6 +222,13 @@ class _Captioned(Sequence[Any]):
         self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
         self.digests[index] = fingerprint.of_picture(record.image)
         return record.image
+
+    def gather(self, ranks: Processes) -> None:
+        """Have on the first process what passed on all of them."""
+        told = [[index, self.captions[index], self.digests[index].hex()] for index in self.digests]
+        for part in ranks.gather(json.dumps(told).encode()) if ranks.world > 1 else ():
+            for index, captions, digest in json.loads(part):
+                self.captions[index], self.digests[index] = tuple(captions), bytes.fromhex(digest)
 
     def content(self, kept: np.ndarray) -> str:
         """Return a digest of the pictures of `kept` and their captions, in whatever order they lie."""

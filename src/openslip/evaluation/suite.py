@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from openslip.errors import ConfigError, EvaluationError, SlipError, did_you_mean, note
+from openslip.errors import ConfigError, EvaluationError, ProcessError, SlipError, did_you_mean, note, unsaid
 from openslip.evaluation import Evaluator, Result, lower_is_better
 from openslip.evaluation.distinct import distinct, keys
 from openslip.evaluation.results import keep, read, save, table
+from openslip.processes import Processes
 
 if TYPE_CHECKING:
+    import torch
+
     from openslip.encoder import Encoder
+    from openslip.evaluation.feature_cache import FeatureCache
+
+T = TypeVar("T")
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 __all__ = [
     "PROTOCOLS",
     "Done",
+    "Suite",
     "check",
     "distinct",
     "keep",
     "keys",
+    "parse_cadence",
     "parse_task",
     "read",
     "run",
@@ -161,6 +173,10 @@ def run(
     *,
     on_task: Callable[[Done], None] | None = None,
     progress: bool = False,
+    precision: Precision = "auto",
+    cache: FeatureCache | None = None,
+    ranks: Processes | None = None,
+    interrupts: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Result]:
     """Measure `encoder` on every task, in order; image features that several tasks need are computed once.
 
@@ -168,17 +184,26 @@ def run(
     that have not been checked are checked before anything is measured (see `check`).
 
     on_result: called with each result as soon as there is one. on_task: called with each task that is through; with it,
-    a task that fails does not end the others. progress: show bars on a terminal.
+    a task that fails does not end the others. progress: show bars on a terminal. precision: what the image tower
+    computes in; `auto` is what training computed in, where the device can, and float32 where training is not known.
+    cache: a folder that keeps features. ranks: the processes that share the work; all must call it, and the first one
+    has the results. interrupts: entered around all that takes long, for a caller who must not be interrupted elsewhere.
 
     Raises ConfigError, DataError and EvaluationError for what can be known before anything is measured, and without
-    on_task as they come.
+    on_task as they come; ProcessError where another process has failed.
     """
     from openslip.evaluation.features import has_text, session
 
+    ranks = ranks or Processes()
     evaluators = [parse_task(task) if isinstance(task, str) else task for task in tasks]
     text = has_text(encoder)
     results: list[Result] = []
-    with session(progress), ExitStack() as stack:
+    dtype = chosen_precision(precision, encoder)
+    with (
+        session(progress and ranks.first, precision=dtype, cache=cache),
+        nullcontext() if ranks.first else unsaid(),
+        ExitStack() as stack,
+    ):
         measured = []
         for evaluator in evaluators:
             if getattr(evaluator, "needs_text", False) and not text:
@@ -191,14 +216,35 @@ def run(
                 # What an evaluator keeps is for its owner to know of: files may change before it is used again.
                 stack.callback(getattr(evaluator, "forget", lambda: None))
         for name, evaluator in _once(measured).items():
-            done = _measured(name, evaluator, encoder, raising=on_task is None)
-            for result in done.results:
+            start = time.monotonic()
+            done, error = _measured(name, evaluator, encoder, ranks, interrupts)
+            if error is not None and on_task is None:
+                raise error
+            for result in done:
                 results.append(result)
                 if on_result is not None:
                     on_result(result)
-            if on_task is not None:
-                on_task(done)
+            if on_task is not None and ranks.first:
+                on_task(Done(name, done, error, time.monotonic() - start))
     return results
+
+
+def chosen_precision(name: Precision, encoder: Encoder) -> torch.dtype:
+    """Return what an image tower computes in: `auto` is what training did, as far as the device can.
+
+    Raises ConfigError for fp16 on a CPU.
+    """
+    import torch
+
+    from openslip.training.precision import choose_precision
+
+    if name != "auto":
+        return choose_precision(name, encoder.device)
+    config = getattr(encoder, "config", None)
+    trained = config.training.precision if config else "fp32"
+    if trained == "fp16" and encoder.device.type not in ("cuda", "mps"):
+        return torch.float32
+    return choose_precision("bf16" if trained == "fp8" else trained, encoder.device)
 
 
 def _once(evaluators: Sequence[Evaluator]) -> dict[str, Evaluator]:
@@ -211,24 +257,130 @@ def _once(evaluators: Sequence[Evaluator]) -> dict[str, Evaluator]:
     return found
 
 
-def _measured(name: str, evaluator: Evaluator, encoder: Encoder, *, raising: bool) -> Done:
-    """Measure one task; unless `raising`, an error of ours is part of what is returned."""
-    start = time.monotonic()
+def _measured(
+    name: str,
+    evaluator: Evaluator,
+    encoder: Encoder,
+    ranks: Processes,
+    interrupts: Callable[[], AbstractContextManager[None]],
+) -> tuple[list[Result], SlipError | None]:
+    """Measure one task, the images shared between processes; return its results, or the error that ended it."""
+    from openslip.evaluation.features import sharing
+
+    share = getattr(evaluator, "share", None)
+    if ranks.world > 1 and share is not None:
+        with sharing(ranks, interrupts):
+            error = _agreed(name, partial(share, encoder), ranks)
+        if error is not None:
+            return [], error
+    results, error = [], None
+    with ranks.together():
+        if ranks.first:
+            with interrupts():
+                try:
+                    results = _without_memory(name, partial(evaluator.evaluate, encoder))
+                except SlipError as failure:
+                    error = failure
+    (failed,) = ranks.any(error is not None)
+    if failed and error is None:
+        error = EvaluationError(f"{name} has failed on the first process")
+    return results, error
+
+
+def _agreed(name: str, work: Callable[[], None], ranks: Processes) -> SlipError | None:
+    """Do what all processes do together; return the error of any of them, on all. What is no error of ours ends all."""
+    error: SlipError | None = None
+    leaving: BaseException | None = None
     try:
-        results, error = evaluator.evaluate(encoder), None
+        _without_memory(name, work)
     except SlipError as failure:
-        results, error = [], failure
+        error = failure
+    except BaseException as other:
+        leaving = other
+    failed, left = ranks.any(error is not None, leaving is not None)
+    if leaving is not None:
+        raise leaving
+    if left:
+        raise ProcessError("Another process was asked to stop, or has failed", fix="Look at what it printed")
+    if failed and error is None:
+        error = EvaluationError(f"{name} has failed on another process")
+    return error
+
+
+def _without_memory(name: str, work: Callable[[], T]) -> T:
+    """Do the work. Raises EvaluationError where the device's memory is too small for it."""
+    try:
+        return work()
     except RuntimeError as failure:
         if type(failure).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        results, error = (
-            [],
-            EvaluationError(
-                f"{name} ran out of the device's memory",
-                cause=str(failure).partition("\n")[0],
-                fix="End what else uses the device, or measure on the CPU.",
-            ),
+        raise EvaluationError(
+            f"{name} ran out of the device's memory",
+            cause=str(failure).partition("\n")[0],
+            fix="End what else uses the device, or measure on the CPU.",
+        ) from None
+
+
+class Suite:
+    """What a run measures while it trains, and when. Called with a model, it measures all tasks.
+
+    tasks: evaluators, or texts as `parse_task` takes them, perhaps with a cadence: `linear:photos every 5` is measured
+    every fifth epoch, others as often as `evaluation.every_epochs` says; at the end all are.
+    """
+
+    def __init__(self, tasks: Sequence[str | Evaluator], progress: bool = False) -> None:
+        self.progress = progress
+        self.tasks: list[Evaluator] = []
+        self.every: list[float | None] = []
+        """Epochs between two measurements of each task; None for as often as the run measures."""
+        for task in tasks:
+            name, every = parse_cadence(task) if isinstance(task, str) else (task, None)
+            self.tasks.append(parse_task(name) if isinstance(name, str) else name)
+            self.every.append(every)
+
+    def after(self, tasks: Sequence[Evaluator]) -> Suite:
+        """Return a suite that measures some other tasks first, whenever the run measures."""
+        suite = Suite([*tasks, *self.tasks], self.progress)
+        suite.every = [*[None] * len(tasks), *self.every]
+        return suite
+
+    def only(self, indices: Sequence[int]) -> Suite:
+        """Return a suite of some of the tasks."""
+        return Suite([self.tasks[index] for index in indices], self.progress)
+
+    def __call__(self, encoder: Encoder, **how: Any) -> list[Result]:
+        """Measure; how: the processes that share the work, and what is entered where one may be interrupted."""
+        return run(encoder, self.tasks, progress=self.progress, **how)
+
+    def check_cadences(self) -> None:
+        """Raise ConfigError where tasks of one name come at different times: their curves would be one."""
+        times: dict[str, float | None] = {}
+        for task, every in zip(self.tasks, self.every):
+            if times.setdefault(task.name, every) != every:
+                raise ConfigError(
+                    "Tasks of one name are measured at the same times",
+                    got=f"{task.name} every {every or 'evaluation.every_epochs'} and "
+                    f"{times[task.name] or 'evaluation.every_epochs'} epochs",
+                    fix="Give both the same `every N`, or name the data sets' folders differently",
+                )
+
+
+def parse_cadence(task: str) -> tuple[str, float | None]:
+    """Return the task and N of `TASK every N`; None where it says none.
+
+    Raises ConfigError for what is no number from 0 on; 0 is at the end alone.
+    """
+    found = re.fullmatch(r"(.*\S)\s+every\s+(\S+)", task.strip(), re.DOTALL)
+    if not found:
+        return task, None
+    try:
+        every = float(found[2])
+    except ValueError:
+        every = -1.0
+    if not 0 <= every < math.inf:
+        raise ConfigError(
+            "A task is measured every so many epochs",
+            got=task,
+            fix=f"Write `{found[1]} every 5`; 0 measures it at the end alone",
         )
-    if raising and error is not None:
-        raise error
-    return Done(name, results, error, time.monotonic() - start)
+    return found[1], every

@@ -40,6 +40,7 @@ class ZeroShot(OnLabelled):
     needs_text = True
     several = True
     protocol = "zeroshot"
+    measured_on = ("untrained",)
 
     def open(self) -> LabelledSet:
         return super().open() if self.labelled is None else self.labelled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -109,6 +109,8 @@ def pretrained_of(
             cause="They may be quantised, so that each stands for another number",
             fix="Give the weights as they were before, in fp32, fp16 or bf16",
         )
+    # In which precision they were trained is not known; they are measured in full.
+    config = replace(config, training=replace(config.training, precision="fp32"))
     return Pretrained(config, weights, origin, dict(unused or {}), tuple(notes))
 
 

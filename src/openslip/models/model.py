@@ -177,7 +177,10 @@ class Model(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Map images to the space shared with text (N, embed_dim); without one, to the tower's features."""
-        features = self.image_tower(images)
+        return self.project_image(self.image_tower(images))
+
+    def project_image(self, features: Tensor) -> Tensor:
+        """Map the image tower's features (N, width) to the space shared with text, or, without one, to themselves."""
         return features if self.image_projection is None else self._embed_image(features)
 
     def encode_text(self, tokens: Tensor) -> Tensor:

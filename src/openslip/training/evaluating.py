@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from openslip.encoder import Encoder
-from openslip.errors import did_you_mean
+from openslip.errors import ProcessError, did_you_mean
 from openslip.evaluation import Result
 from openslip.evaluation.results import keep
+from openslip.evaluation.suite import Suite
 from openslip.files import write_json
 from openslip.models import Model, build
 from openslip.models.lora import is_adapted
@@ -27,7 +28,8 @@ Evaluate = Callable[[Encoder], Sequence[Any]]
 class Evaluations:
     """The evaluations of a run by `evaluate`, if there is any: due at the configured cadence, and at the end.
 
-    log: takes a line of metrics.
+    evaluate: any function is called on the first process. An `openslip.evaluation.suite.Suite` measures each of its
+    tasks at the task's own cadence, and all processes share the work. log: takes a line of metrics.
     """
 
     def __init__(
@@ -40,12 +42,22 @@ class Evaluations:
         self.state, self.evaluate, self.stop, self.log = state, evaluate, stop, log
 
     def due(self) -> bool:
-        """Whether this step, not the last one, is to be measured and has not been."""
+        """Whether anything of this step, not the last one, is to be measured and has not been."""
+        return bool(self._due())
+
+    def _due(self) -> list[int]:
+        """Return which tasks are to be measured of this step; a function is the only one."""
         state = self.state
-        every = state.plan.config.evaluation.every_epochs * state.plan.steps_per_epoch
-        if self.evaluate is None or every <= 0 or state.step in (0, state.plan.steps, state.measured_at):
-            return False
-        return int(state.step / every) > int((state.step - 1) / every)
+        if self.evaluate is None or state.step in (0, state.plan.steps, state.measured_at):
+            return []
+        usual = state.plan.config.evaluation.every_epochs
+        cadences = self.evaluate.every if isinstance(self.evaluate, Suite) else [None]
+        steps = [(usual if every is None else every) * state.plan.steps_per_epoch for every in cadences]
+        return [
+            task
+            for task, every in enumerate(steps)
+            if every > 0 and int(state.step / every) > int((state.step - 1) / every)
+        ]
 
     def run(self) -> None:
         """Measure the model, whose state has been saved, and save once more, with the scores.
@@ -53,31 +65,47 @@ class Evaluations:
         Raises Stopped, on all processes, where one is asked to stop meanwhile: a run that goes on from this state
         measures it.
         """
-        state = self.state
+        state, evaluate = self.state, self.evaluate
+        if isinstance(evaluate, Suite) and state.step != state.plan.steps:
+            evaluate = evaluate.only(self._due())
         state.writer.catch_up()  # whatever happens while it is measured must not cost the weights
-        weights, stopped = state.parallel.whole_weights(), False
-        with state.processes.together():
-            if state.processes.first:
-                try:
-                    with self.stop.interrupts():
-                        self._measure(Encoder(self._plain_model(weights), state.plan.config))
-                except Stopped:
-                    stopped = True
+        together = isinstance(evaluate, Suite) and state.processes.world > 1
+        weights, stopped = state.parallel.whole_weights(everywhere=together), False
+        failed: ProcessError | None = None
+        try:
+            if together and isinstance(evaluate, Suite):
+                encoder = Encoder(self._plain_model(weights), state.plan.config).eval()
+                found = evaluate(encoder, ranks=state.processes, interrupts=self.stop.interrupts)
+                if state.processes.first:
+                    self._take(found)
+            else:
+                with state.processes.together():
+                    if state.processes.first and evaluate is not None:
+                        with self.stop.interrupts():
+                            # In evaluation mode, as its threads encode at once; the next step turns it off again.
+                            encoder = Encoder(self._plain_model(weights), state.plan.config).eval()
+                            self._take(evaluate(encoder))
+        except Stopped:
+            stopped = True
+        except ProcessError as error:  # perhaps as another one is asked to stop
+            if not together:
+                raise
+            failed = error
         (stopped,) = state.processes.any(stopped)
         if stopped:
             raise Stopped
+        if failed is not None:
+            raise failed
         state.measured_at = state.step
         state.save()
 
-    def _measure(self, encoder: Encoder) -> None:
-        state, evaluate = self.state, self.evaluate
-        if evaluate is None:
-            return
-        # For all of the evaluation, whose threads encode at once; the next step turns training mode on again.
-        results = asked.results_of(evaluate(encoder.eval()))
-        state.measure(results)
+    def _take(self, returned: Any) -> None:
+        """Take over what was measured, on the first process."""
+        state, results = self.state, asked.results_of(returned)
+        partly = isinstance(self.evaluate, Suite) and state.step != state.plan.steps
+        state.measure(results, partly=partly)
         best = state.plan.config.evaluation.best
-        if best and best not in state.scores:
+        if best and best not in state.scores and not partly:
             state.inform(
                 f"warning: no checkpoint is kept as the best: there is no {best}. {did_you_mean(best, state.scores)}"
             )

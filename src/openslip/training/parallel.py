@@ -71,15 +71,16 @@ class Parallel:
             raise ValueError(f"{len(wrong)} of its weights do not fit: {', '.join(wrong[:5])}")
         read_into(checkpoint, weights | make_state(optimizer, moments))
 
-    def whole_weights(self) -> dict[str, Tensor]:
-        """Return the model's weights as whole tensors, adapters merged, to the first process alone; all must call it.
+    def whole_weights(self, *, everywhere: bool = False) -> dict[str, Tensor]:
+        """Return the model's weights as whole tensors, adapters merged, to the first process alone, unless they are
+        wanted everywhere; all must call it.
 
         Those that are spread over the processes are gathered one at a time, into the CPU's memory.
         """
         weights = {}
         for name, tensor in self.student.model.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if rank() == 0:
+            if everywhere or rank() == 0:
                 weights[plain_name(name)] = whole.cpu() if isinstance(tensor, DTensor) else whole
         return merged(weights)
 

@@ -213,16 +213,20 @@ class State:
     @property
     def score_name(self) -> str:
         """The metric that picks the best checkpoint."""
-        return self.plan.config.evaluation.best or next(iter(self.scores), "")
+        return self.plan.config.evaluation.best or next(iter(self.measured), "")
 
-    def measure(self, results: Sequence[Any]) -> None:
+    def measure(self, results: Sequence[Any], *, partly: bool = False) -> None:
         """Take over what was measured at this step: the numbers by name, and of each what exactly it is of.
 
-        Says so where the best checkpoint was picked by something else until now.
+        partly: some tasks come at other steps. Says so where the best checkpoint was picked by something else until
+        now.
         """
         names = _names(results)
         self.scores = {name: result.value for name, result in zip(names, results)}
-        self.measured = {name: what_was_measured(result) for name, result in zip(names, results)}
+        measured = {name: what_was_measured(result) for name, result in zip(names, results)}
+        # In the order in which they were first measured: the first one picks the best checkpoint.
+        kept = {name: what for name, what in self.measured.items() if partly or name in measured}
+        self.measured = kept | measured
         before, now = self.score_of, self.measured.get(self.score_name, "")
         if before and now and before != now:
             apart = (

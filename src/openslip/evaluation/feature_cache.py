@@ -1,0 +1,160 @@
+"""Features on disk: what a model has made of a batch of pictures is computed once, whoever asks for it, and when.
+
+A folder holds, for every model, a folder of files, one for each batch. A file is called by a digest of its batch's
+pictures. So a picture that changes, comes or goes makes its batch another one, and nothing that is read is stale.
+Features are kept as they were computed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from openslip.data.record import Skipped
+from openslip.errors import EvaluationError, note
+from openslip.files import expand, open_regular, whole_or_not
+from openslip.models.weights import digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from openslip.encoder import Encoder
+
+FORMAT = 1
+"""Of the files, and of how features are computed: with another number all are computed anew."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Features of some neighbouring pictures of a set, K of which could be read.
+
+    values: (K, D) float32; kept: (K,) their indices in the set; digests: what tells each from others (see
+    `fingerprint.of_picture`); skipped: the others.
+    """
+
+    values: np.ndarray
+    kept: np.ndarray
+    digests: tuple[bytes, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    @classmethod
+    def joined(cls, batches: Sequence[Self]) -> Self:
+        """Return several batches as one, in their order. There is at least one."""
+        dim = max(batch.values.shape[1] for batch in batches)
+        return cls(
+            np.concatenate([batch.values.reshape(len(batch.values), dim) for batch in batches]),
+            np.concatenate([batch.kept for batch in batches]),
+            tuple(digest for batch in batches for digest in batch.digests),
+            tuple(one for batch in batches for one in batch.skipped),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return it as a file's content: arrays of NumPy."""
+        file = io.BytesIO()
+        skipped = json.dumps([[one.index, one.key, one.source, one.reason] for one in self.skipped])
+        np.savez(
+            file,
+            values=self.values,
+            kept=self.kept,
+            digests=np.array([one.hex() for one in self.digests], dtype="S32"),
+            skipped=np.frombuffer(skipped.encode("utf-8", "surrogatepass"), np.uint8),
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return what `to_bytes` wrote. Raises ValueError, LookupError, TypeError or OSError for anything else."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            values, kept, digests = (file[name] for name in ("values", "kept", "digests"))
+            skipped = json.loads(file["skipped"].tobytes().decode("utf-8", "surrogatepass"))
+        if values.ndim != 2 or values.dtype != np.float32 or not len(values) == len(kept) == len(digests):
+            raise ValueError("These are no features")
+        told = tuple(bytes.fromhex(one.decode()) for one in digests.tolist())
+        return cls(values, kept, told, tuple(Skipped(*one) for one in skipped))
+
+    def moved(self, by: int, label: str) -> Self:
+        """Return it with indices that are `by` higher. label: what the pictures are called where some are skipped."""
+        skipped = tuple(
+            Skipped(one.index + by, str(one.index + by), label, one.reason) for one in self.skipped
+        )
+        return type(self)(self.values, self.kept + by, self.digests, skipped)
+
+
+class FeatureCache:
+    """A folder of features of any number of models. Several processes may use it at once.
+
+    Raises EvaluationError where it cannot be made.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = expand(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EvaluationError(
+                "The folder for features cannot be made",
+                got=str(folder),
+                cause=error.strerror or str(error),
+                fix="Name another folder with --cache",
+            ) from None
+
+    def of(self, encoder: Encoder, dtype: torch.dtype) -> ModelCache:
+        """Return what is kept of a model whose image tower computes in a precision."""
+        told = {
+            "format": FORMAT,
+            "tower": digest(encoder.model.image_tower),
+            # Weights do not tell everything, such as which activation comes after them.
+            "model": asdict(encoder.config.model.image),
+            "preprocess": asdict(encoder.preprocess),
+            "precision": str(dtype),
+        }
+        return ModelCache(self.folder / _digest(told))
+
+
+class ModelCache:
+    """The features of one model: a file for each batch of pictures, told by the pictures' digests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._full = False
+
+    @property
+    def empty(self) -> bool:
+        return not self.folder.exists()
+
+    def read(self, pictures: Sequence[bytes]) -> Batch | None:
+        """Return what is known of pictures with these digests, with indices from 0; None where that cannot be used."""
+        try:
+            with open_regular(self.folder / _name(pictures)) as file:
+                return Batch.from_bytes(file.read())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def write(self, pictures: Sequence[bytes], batch: Batch) -> None:
+        """Keep a batch, with indices from 0. Where it cannot be written, that is said once, and nothing is kept."""
+        if self._full or not all(pictures):
+            return
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with whole_or_not(self.folder / _name(pictures), durable=False) as file:
+                file.write(batch.to_bytes())
+        except OSError as error:
+            self._full = True
+            note(
+                f"Features cannot be kept in {self.folder} ({error.strerror or error}); they are computed anew."
+            )
+
+
+def _name(pictures: Sequence[bytes]) -> str:
+    return f"{_digest([one.hex() for one in pictures])}.npz"
+
+
+def _digest(told: Any) -> str:
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
