@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from evaluation_fakes import Captioned, ColorEncoder, color_folder, picture, png
 
 from openslip.errors import ConfigError, DataError, EvaluationError
@@ -15,6 +19,7 @@ from openslip.evaluation import opened as opening
 from openslip.evaluation.knn import Knn
 from openslip.evaluation.suite import parse_task
 from openslip.evaluation.zeroshot import ZeroShot
+from searched import tiny_model
 
 
 def test_parse_task():
@@ -303,3 +308,46 @@ def test_save_is_whole_or_an_error(tmp_path):
 def test_naming_tasks_does_not_load_torch():
     code = "import sys, openslip.evaluation.suite; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_task_may_have_a_cadence_of_its_own() -> None:
+    assert suite.parse_cadence("knn:my photos every 5") == ("knn:my photos", 5.0)
+    assert suite.parse_cadence("knn:every") == ("knn:every", None)
+    assert suite.parse_cadence("knn:photos every 0.5") == ("knn:photos", 0.5)
+    for wrong in ("knn:photos every day", "knn:photos every -1", "knn:photos every inf"):
+        with pytest.raises(ConfigError, match="every 5"):
+            suite.parse_cadence(wrong)
+    several = suite.Suite(["knn:a every 2", "knn:b", "linear:a every 0"])
+    assert several.every == [2.0, None, 0.0]
+    assert [task.name for task in several.only([0, 2]).tasks] == ["knn:a", "linear:a"]
+
+
+def test_tasks_of_one_name_come_at_the_same_times() -> None:
+    suite.Suite(["knn:x/a every 2", "knn:y/a every 2"]).check_cadences()
+    with pytest.raises(ConfigError, match="same times"):
+        suite.Suite(["knn:x/a every 2", "knn:y/a"]).check_cadences()
+
+
+def test_the_precision_is_that_of_training() -> None:
+    model = tiny_model()
+    for trained, expected in (
+        ("fp32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float32),  # which CPUs do not multiply
+        ("fp8", torch.bfloat16),
+    ):
+        model.config = replace(model.config, training=replace(model.config.training, precision=trained))
+        assert suite.chosen_precision("auto", model) is expected
+    assert suite.chosen_precision("fp32", model) is torch.float32
+    with pytest.raises(ConfigError, match="fp16"):
+        suite.chosen_precision("fp16", model)
+
+
+def test_how_exact_half_precision_is_is_said(tmp_path, caplog) -> None:
+    data = str(color_folder(tmp_path / "colors", {"red": 4, "green": 3}))
+    with caplog.at_level(logging.WARNING):
+        half = suite.run(tiny_model(), [f"knn:{data}"], precision="bf16")
+    assert re.search(
+        r"computes in bfloat16: of 7 images its features are \d\.\d\d% from those in float32", caplog.text
+    )
+    assert [result.metric for result in half] == ["top1", "mean_per_class"]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -31,18 +32,32 @@ FORMAT = 1
 """Of the files, and of how features are computed: with another number all are computed anew."""
 
 
+DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    BadZipFile,
+    NotImplementedError,
+)
+"""What reading a file raises that is none of ours, or half of one."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Features of some neighbouring pictures of a set, K of which could be read.
 
     values: (K, D) float32; kept: (K,) their indices in the set; digests: what tells each from others (see
-    `fingerprint.of_picture`); skipped: the others.
+    `fingerprint.of_picture`); skipped: the others. beside: what else is to be known of each of the K, or nothing.
     """
 
     values: np.ndarray
     kept: np.ndarray
     digests: tuple[bytes, ...]
     skipped: tuple[Skipped, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def joined(cls, batches: Sequence[Self]) -> Self:
@@ -53,31 +68,33 @@ class Batch:
             np.concatenate([batch.kept for batch in batches]),
             tuple(digest for batch in batches for digest in batch.digests),
             tuple(one for batch in batches for one in batch.skipped),
+            tuple(one for batch in batches for one in batch.beside),
         )
 
     def to_bytes(self) -> bytes:
         """Return it as a file's content: arrays of NumPy."""
         file = io.BytesIO()
-        skipped = json.dumps([[one.index, one.key, one.source, one.reason] for one in self.skipped])
+        skipped = [[one.index, one.key, one.source, one.reason] for one in self.skipped]
+        told = json.dumps([skipped, self.beside]).encode("utf-8", "surrogatepass")
         np.savez(
             file,
             values=self.values,
             kept=self.kept,
             digests=np.array([one.hex() for one in self.digests], dtype="S32"),
-            skipped=np.frombuffer(skipped.encode("utf-8", "surrogatepass"), np.uint8),
+            told=np.frombuffer(told, np.uint8),
         )
         return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return what `to_bytes` wrote. Raises ValueError, LookupError, TypeError or OSError for anything else."""
+        """Return what `to_bytes` wrote. Raises one of DAMAGED for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             values, kept, digests = (file[name] for name in ("values", "kept", "digests"))
-            skipped = json.loads(file["skipped"].tobytes().decode("utf-8", "surrogatepass"))
+            skipped, beside = json.loads(file["told"].tobytes().decode("utf-8", "surrogatepass"))
         if values.ndim != 2 or values.dtype != np.float32 or not len(values) == len(kept) == len(digests):
             raise ValueError("These are no features")
         told = tuple(bytes.fromhex(one.decode()) for one in digests.tolist())
-        return cls(values, kept, told, tuple(Skipped(*one) for one in skipped))
+        return cls(values, kept, told, tuple(Skipped(*one) for one in skipped), tuple(beside))
 
     def moved(self, by: int, label: str) -> Self:
         """Return it with indices that are `by` higher. label: what the pictures are called where some are skipped."""
@@ -134,7 +151,7 @@ class ModelCache:
         try:
             with open_regular(self.folder / _name(pictures)) as file:
                 return Batch.from_bytes(file.read())
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except DAMAGED:
             return None
 
     def write(self, pictures: Sequence[bytes], batch: Batch) -> None:

@@ -10,9 +10,9 @@ Several processes share the batches of a set, which are the same whatever their 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -79,14 +79,17 @@ class LabelledFeatures:
 
 @dataclass
 class _Session:
-    """What the evaluators of a suite have in common. memory: what was extracted, with what its key has the id of. told:
+    """What the evaluators of a suite have in common. memory: what was extracted, with what its key has the id of.
+    ranks: the processes that share the images now. parts: what was computed for all, and how it is joined. told:
     of which models was said how exact their features are."""
 
     progress: bool = False
     precision: torch.dtype = torch.float32
     cache: FeatureCache | None = None
     ranks: Processes = field(default_factory=Processes)
-    interrupts: Callable[[], AbstractContextManager[None]] = nullcontext
+    parts: dict[tuple[object, ...], tuple[Batch, Callable[[Batch], Any], object, object]] = field(
+        default_factory=dict
+    )
     memory: dict[tuple[object, ...], tuple[Any, ...]] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
 
@@ -115,43 +118,56 @@ def session(
 
 
 @contextmanager
-def sharing(
-    ranks: Processes, interrupts: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> Iterator[None]:
-    """Within, several processes share the images of what they extract; all must do so, in the same order.
-
-    interrupts: entered while features are computed, and not while processes exchange them.
-    """
+def sharing(ranks: Processes) -> Iterator[None]:
+    """Within, what `once` is asked for is computed in part, for `gather` to put together; all processes must ask for
+    the same, in the same order."""
     current = _session.get()
-    assert current is not None  # there is nowhere else to leave what was extracted
-    before = current.ranks, current.interrupts
-    current.ranks, current.interrupts = ranks, interrupts
+    assert current is not None  # there is nowhere else to leave what was computed
+    current.ranks, current.parts = ranks, {}
     try:
         yield
     finally:
-        current.ranks, current.interrupts = before
+        current.ranks = Processes()
 
 
-def sharers() -> Processes:
-    """Return the processes that share the images now."""
-    return (_session.get() or _Session()).ranks
+def gather(ranks: Processes) -> None:
+    """Have on the first process what all have computed while sharing; all must call it.
 
-
-def once(compute: Callable[[], T], encoder: Encoder, data: object, *key: object) -> T:
-    """Return what `compute` does of a model and data, from the session where it has been computed."""
+    Raises EvaluationError on the first process where no image can be read.
+    """
     current = _session.get()
-    if current is None:
-        return compute()
+    assert current is not None
+    gathered = [ranks.gather(part.to_bytes()) for part, *_ in current.parts.values()]
+    for (key, (_, join, *held)), parts in zip(current.parts.items(), gathered):
+        whole = join(Batch.joined([Batch.from_bytes(part) for part in parts])) if parts else None
+        current.memory[key] = whole, *held
+    current.parts = {}
+
+
+def once(
+    encoder: Encoder,
+    data: object,
+    *key: object,
+    part: Callable[[Callable[[range], Sequence[int]]], Batch],
+    join: Callable[[Batch], T],
+) -> T | None:
+    """Return what is extracted of a model and data, from the session where it has been extracted.
+
+    part: takes a function that says which of the batches' first indices this process is to compute, and computes them.
+    join: makes of all of them what is wanted, and checks it. While sharing, the result is None.
+    """
+    current = _session.get() or _Session()
     whole = (id(encoder), id(data), *key)
-    if whole not in current.memory:
-        current.memory[whole] = compute(), encoder, data  # which keep their ids
-    return current.memory[whole][0]
-
-
-def share(encoder: Encoder, data: LabelledSet, splits: Sequence[str], batch_size: int = BATCH) -> None:
-    """Compute features of a set's splits, so that `labelled_features` finds them in the session."""
-    for split in splits:
-        _extracted(encoder, data, split, batch_size)
+    if whole in current.memory:
+        return current.memory[whole][0]
+    share: Callable[[range], Sequence[int]] = current.ranks.share
+    if current.ranks.world > 1:
+        if whole not in current.parts:
+            current.parts[whole] = part(share), join, encoder, data  # which keep their ids
+        return None
+    found = join(part(share))
+    current.memory[whole] = found, encoder, data
+    return found
 
 
 def labelled_features(
@@ -162,10 +178,9 @@ def labelled_features(
     data: an open set, or what `open_labelled` takes. split: `train`, `val`, `test`; or `untrained`, the test split,
     else all there is, for protocols that train nothing.
     """
-    labelled, found = _extracted(
-        encoder, labelled_set(data) if isinstance(data, str) else data, split, batch_size
-    )
-    assert found is not None  # the first process has them, and no other asks
+    opened = labelled_set(data) if isinstance(data, str) else data
+    labelled, found = _split(opened, split), _extracted(encoder, opened, split, batch_size)
+    assert found is not None  # nobody asks while processes share the images
     labels = labelled.labels[found.kept]
     return LabelledFeatures(
         labelled.name,
@@ -181,18 +196,27 @@ def labelled_features(
     )
 
 
-def _extracted(
-    encoder: Encoder, opened: LabelledSet, split: str, batch_size: int
-) -> tuple[Labelled, Features | None]:
-    """Return a split and its features, from the session where it has them."""
+def share(encoder: Encoder, data: LabelledSet, splits: Sequence[str], batch_size: int = BATCH) -> None:
+    """Compute features of a set's splits, so that `labelled_features` finds them in the session."""
+    for split in splits:
+        _extracted(encoder, data, split, batch_size)
 
-    def compute() -> tuple[Labelled, Features | None]:
-        labelled = opened.untrained() if split == "untrained" else opened.split(split)
-        label = f"{labelled.name} {labelled.split}"
-        found = extract(encoder, labelled.images, batch_size=batch_size, label=label)
-        return labelled, found if sharers().first else None
 
-    return once(compute, encoder, opened, split)
+def _extracted(encoder: Encoder, opened: LabelledSet, split: str, batch_size: int) -> Features | None:
+    """Return the features of a split, from the session where it has them."""
+    labelled = _split(opened, split)
+    label = f"{labelled.name} {labelled.split}"
+    return once(
+        encoder,
+        opened,
+        split,
+        part=lambda share: batches_of(encoder, labelled.images, batch_size, label, share),
+        join=lambda batch: checked(batch, len(labelled.images), label),
+    )
+
+
+def _split(opened: LabelledSet, split: str) -> Labelled:
+    return opened.untrained() if split == "untrained" else opened.split(split)
 
 
 @contextmanager
@@ -219,30 +243,38 @@ def extract(
     """Return what `encoder` makes of N images, in their order, as float32.
 
     images: anything indexable whose items `encoder.preprocess` takes. Reading and decoding run in threads, one batch
-    ahead of the tower. An image that raises DataError is skipped, counted and said. Of several processes the first
-    returns all, each other its share.
+    ahead of the tower. An image that raises DataError is skipped, counted and said.
 
     Raises EvaluationError when no image can be read or a feature is not finite.
     """
+    found = checked(batches_of(encoder, images, batch_size, label), len(images), label)
+    return found if kind == "features" else replace(found, values=embeddings(encoder, found.values))
+
+
+def batches_of(
+    encoder: Encoder,
+    images: Sequence[Any],
+    batch_size: int,
+    label: str,
+    share: Callable[[range], Sequence[int]] = lambda starts: starts,
+) -> Batch:
+    """Return the features of a set's batches as one, or of those that `share` chooses by their first indices."""
     current = _session.get() or _Session()
-    starts = range(0, len(images), batch_size)
     extraction = _Extraction(encoder, images, batch_size, label, current)
-    with current.ranks.together(), current.interrupts():
-        mine = extraction.of(current.ranks.share(starts))
-    if current.ranks.world > 1:
-        parts = current.ranks.gather(mine.to_bytes())
-        mine = Batch.joined([Batch.from_bytes(part) for part in parts]) if parts else mine
-    if current.ranks.first:
-        skipped = mine.skipped
-        if not len(mine.kept):
-            raise EvaluationError(
-                f"None of the {len(images)} {label} can be read",
-                cause=skipped[0].reason if skipped else "There are none",
-            )
-        if skipped:
-            note(f"{len(skipped)} of {len(images)} {label} skipped; the first: {skipped[0].reason}")
-    values = mine.values if kind == "features" else embeddings(encoder, mine.values)
-    return Features(values, mine.kept, mine.skipped, mine.digests)
+    return extraction.of(share(range(0, len(images), batch_size)))
+
+
+def checked(batch: Batch, total: int, label: str) -> Features:
+    """Return the features of a whole set, and say what is skipped. Raises EvaluationError without a readable image."""
+    skipped = batch.skipped
+    if not len(batch.kept):
+        raise EvaluationError(
+            f"None of the {total} {label} can be read",
+            cause=skipped[0].reason if skipped else "There are none",
+        )
+    if skipped:
+        note(f"{len(skipped)} of {total} {label} skipped; the first: {skipped[0].reason}")
+    return Features(batch.values, batch.kept, skipped, batch.digests)
 
 
 def embeddings(encoder: Encoder, features: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ so a model that maps everything to one point scores 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,15 +25,16 @@ from openslip.data.labelled import dataset_name
 from openslip.data.record import Source, as_source
 from openslip.errors import ConfigError, DataError, note
 from openslip.evaluation import Result, fingerprint, settings
+from openslip.evaluation.feature_cache import Batch
 from openslip.evaluation.features import (
     BATCH,
     Features,
+    batches_of,
+    checked,
     embeddings,
     encode_texts,
-    extract,
     once,
     require_text,
-    sharers,
 )
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
 from openslip.evaluation.opened import Kept, location
@@ -41,7 +42,6 @@ from openslip.evaluation.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
-    from openslip.processes import Processes
 
 SIMILARITIES = 2**24
 """Similarities held at a time."""
@@ -91,7 +91,9 @@ class Retrieval(Kept[Source]):
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
         source = self.opened()
-        captioned, found = self._extracted(encoder, source)
+        extracted = self._extracted(encoder, source)
+        assert extracted is not None  # nobody evaluates while processes share the images
+        captioned, found = extracted
         images, texts, image_ids, text_ids = captioned.pairs(found.kept)
         if not texts:
             raise DataError(f"{self.name} has no image with a caption", got=len(source))
@@ -114,14 +116,20 @@ class Retrieval(Kept[Source]):
         """Have all processes compute the features that `evaluate` asks for; all must call it."""
         self._extracted(encoder, self.opened())
 
-    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features]:
-        def compute() -> tuple[_Captioned, Features]:
+    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:
+        def part(share: Callable[[range], Sequence[int]]) -> Batch:
             captioned = _Captioned(source)
-            found = extract(encoder, captioned, batch_size=self.batch_size, label=self.name)
-            captioned.gather(sharers())
-            return captioned, found
+            found = batches_of(encoder, captioned, self.batch_size, self.name, share)
+            told = [json.dumps(captioned.captions[index]) for index in found.kept.tolist()]
+            return replace(found, beside=tuple(told))
 
-        return once(compute, encoder, source)
+        def join(batch: Batch) -> tuple[_Captioned, Features]:
+            captioned = _Captioned(source)
+            for index, told, digest in zip(batch.kept.tolist(), batch.beside, batch.digests):
+                captioned.captions[index], captioned.digests[index] = tuple(json.loads(told)), digest
+            return captioned, checked(batch, len(source), self.name)
+
+        return once(encoder, source, part=part, join=join)
 
     def open(self) -> Source:
         """Open the source, unless it was given open."""
@@ -222,13 +230,6 @@ class _Captioned(Sequence[Any]):
         self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
         self.digests[index] = fingerprint.of_picture(record.image)
         return record.image
-
-    def gather(self, ranks: Processes) -> None:
-        """Have on the first process what passed on all of them."""
-        told = [[index, self.captions[index], self.digests[index].hex()] for index in self.digests]
-        for part in ranks.gather(json.dumps(told).encode()) if ranks.world > 1 else ():
-            for index, captions, digest in json.loads(part):
-                self.captions[index], self.digests[index] = tuple(captions), bytes.fromhex(digest)
 
     def content(self, kept: np.ndarray) -> str:
         """Return a digest of the pictures of `kept` and their captions, in whatever order they lie."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from openslip.errors import ConfigError, EvaluationError, ProcessError, SlipError, did_you_mean, note, unsaid
+from openslip.errors import ConfigError, EvaluationError, SlipError, did_you_mean, note, unsaid
 from openslip.evaluation import Evaluator, Result, lower_is_better
 from openslip.evaluation.distinct import distinct, keys
 from openslip.evaluation.results import keep, read, save, table
@@ -265,12 +265,9 @@ def _measured(
     interrupts: Callable[[], AbstractContextManager[None]],
 ) -> tuple[list[Result], SlipError | None]:
     """Measure one task, the images shared between processes; return its results, or the error that ended it."""
-    from openslip.evaluation.features import sharing
-
     share = getattr(evaluator, "share", None)
     if ranks.world > 1 and share is not None:
-        with sharing(ranks, interrupts):
-            error = _agreed(name, partial(share, encoder), ranks)
+        error = _shared(name, partial(share, encoder), ranks, interrupts)
         if error is not None:
             return [], error
     results, error = [], None
@@ -287,23 +284,33 @@ def _measured(
     return results, error
 
 
-def _agreed(name: str, work: Callable[[], None], ranks: Processes) -> SlipError | None:
-    """Do what all processes do together; return the error of any of them, on all. What is no error of ours ends all."""
+def _shared(
+    name: str,
+    work: Callable[[], None],
+    ranks: Processes,
+    interrupts: Callable[[], AbstractContextManager[None]],
+) -> SlipError | None:
+    """Have the processes compute features together; return the error of any of them, on all.
+
+    What is no error of ours, such as being asked to stop, ends all.
+    """
+    from openslip.evaluation.features import gather, sharing
+
     error: SlipError | None = None
-    leaving: BaseException | None = None
-    try:
-        _without_memory(name, work)
-    except SlipError as failure:
-        error = failure
-    except BaseException as other:
-        leaving = other
-    failed, left = ranks.any(error is not None, leaving is not None)
-    if leaving is not None:
-        raise leaving
-    if left:
-        raise ProcessError("Another process was asked to stop, or has failed", fix="Look at what it printed")
+    with ranks.together(), interrupts(), sharing(ranks):
+        try:
+            _without_memory(name, work)
+        except SlipError as failure:
+            error = failure
+    (failed,) = ranks.any(error is not None)
+    if not failed:
+        try:
+            gather(ranks)
+        except SlipError as failure:
+            error = failure
+        (failed,) = ranks.any(error is not None)
     if failed and error is None:
-        error = EvaluationError(f"{name} has failed on another process")
+        error = EvaluationError(f"{name} has failed on another process", fix="Look at what that one printed")
     return error
 
 
