@@ -14,7 +14,9 @@ from openslip.evaluation.compare import difference
 from openslip.evaluation.finetune import Finetune
 from openslip.evaluation.knn import Knn
 from openslip.evaluation.linear import Linear
+from openslip.evaluation.metrics import resampled
 from openslip.evaluation.multilabel import fit, multilabel, probe_scores
+from openslip.evaluation.outcomes import Outcomes
 from openslip.evaluation.zeroshot import ZeroShot
 
 
@@ -133,3 +135,19 @@ def test_models_are_compared_by_picture(spec):
     assert not found.unpaired
     assert found.value == pytest.approx(after.value - before.value)
     assert found.low <= found.value <= found.high
+
+
+def test_the_interval_of_average_precision_is_around_what_other_samples_give(monkeypatch):
+    monkeypatch.setattr("openslip.evaluation.metrics.RESAMPLES", 100)
+    rng = np.random.default_rng(0)
+
+    def drawn():
+        labels = (rng.random((60, 6)) < 0.15).astype(np.int8)
+        outcomes = Outcomes(rng.normal(size=(60, 6)), "mean_average_precision", labels)
+        return outcomes.value(), *(resampled(outcomes.value, 60, centred=one) for one in (True, False))
+
+    values, centred, plain = zip(*(drawn() for _ in range(40)))
+    mean = float(np.mean(values))
+    right, too_high = ([low <= mean <= high for low, high in some] for some in (centred, plain))
+    assert sum(right) >= 36 > sum(too_high)
+    assert all(low <= value <= high for value, (low, high) in zip(values, centred))

@@ -93,7 +93,12 @@ def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
             return median_interval(before.values, after.values, after.groups)
         case "mean_per_class" if after.classes is not None:
             return mean_per_class_interval(before.values, after.values, after.classes)
-    return resampled(lambda rows: after.value(rows) - before.value(rows), len(after.values), after.groups)
+    return resampled(
+        lambda rows: after.value(rows) - before.value(rows),
+        len(after.values),
+        after.groups,
+        centred=after.raised,
+    )
 
 
 def proportion_interval(

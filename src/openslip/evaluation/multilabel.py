@@ -27,7 +27,7 @@ def multilabel(
 
     scores: (N, C), compared within a class, never between classes; labels: (N, C) of 1, 0 and -1 (not known). Classes
     without a positive picture, or for roc_auc without a negative one, have no such number: they are left out of the
-    mean, which is said. The intervals are the bootstrap's over pictures.
+    mean, which is said. The intervals are the bootstrap's over pictures, centred for average precision.
 
     Raises EvaluationError where no class has a picture.
     """
@@ -55,7 +55,8 @@ def multilabel(
                 f"{names}{', …' if lacking.sum() > 4 else ''}."
             )
         outcomes = Outcomes(scores.astype(np.float32), statistic, labels)
-        interval = resampled(outcomes.value, len(labels))
+        low, high = resampled(outcomes.value, len(labels), centred=outcomes.raised)
+        interval = max(0.0, low), min(1.0, high)
         found.append(
             Result(
                 task, metric, outcomes.value(), len(labels), *interval, skipped, **about, outcomes=outcomes

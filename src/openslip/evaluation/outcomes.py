@@ -61,6 +61,11 @@ class Outcomes:
         by_class = mean_per_class if self.statistic == "mean_per_class" else roc_auc
         return by_class(values, self.classes[rows])
 
+    @property
+    def raised(self) -> bool:
+        """Whether resamples, in which samples occur twice, raise the number."""
+        return self.statistic == "mean_average_precision"
+
     @cached_property
     def _ranking(self) -> Ranking:
         assert self.classes is not None  # by construction

@@ -138,6 +138,12 @@ def test_lists_of_captions_are_no_labels(pictures):
         open_labelled(str(pictures / "a.parquet"), several=True)
 
 
+def test_texts_of_lists_of_one_label_are_that_label(pictures):
+    found = open_labelled(table(pictures, ['[""ant""]', "['bee']", '[""ant""]']))
+    assert found.class_names == ("ant", "bee")
+    assert found.splits["all"].labels.tolist() == [0, 1, 0]
+
+
 def test_labels_of_other_kinds_are_still_single(pictures):
     images = [{"bytes": coloured(i), "path": None} for i in range(3)]
     pq.write_table(pa.table({"image": images, "label": [["a"], ["b"], []]}), pictures / "a.parquet")

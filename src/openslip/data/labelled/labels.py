@@ -6,7 +6,7 @@ import decimal
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -126,12 +126,24 @@ def parted(found: dict[str, Found], called: str) -> dict[str, Found]:
     lists = several_in(sorted(texts), called)
     if lists is None:
         return found
+    if all(len(labels) == 1 for labels in lists.values()) and all(
+        one.labels.several is None for one in found.values()
+    ):
+        alone = {text: labels[0] for text, labels in lists.items()}
+        return {split: replace(one, labels=_renamed(one.labels, alone)) for split, one in found.items()}
     made = {}
     for split, one in found.items():
         if one.labels.several is None:
             cells = [lists[value] if isinstance(value, str) else [value] for value in one.labels.values]
             made[split] = Found(one.images, _several([*cells, None], one.labels.codes, called), one.keys)
     return found | made
+
+
+def _renamed(labels: Labels, names: Mapping[str, str]) -> Labels:
+    """Return labels with other names for the texts among their values, which may be fewer."""
+    values = [names[value] if isinstance(value, str) else value for value in labels.values]
+    known = list(dict.fromkeys(values))
+    return Labels(known, np.array([*map(known.index, values), -1], np.int64)[labels.codes])
 
 
 def settle(
