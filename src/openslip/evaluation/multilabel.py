@@ -117,7 +117,7 @@ def fit(
     *,
     start: Tensor | None = None,
     max_iterations: int = 1000,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
 ) -> Tensor:
     """Minimise the mean over N samples of the sum of C binary cross-entropies, + l2/2 · ‖weight‖², by L-BFGS.
 
