@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from openslip.data.labelled.labelled_set import LabelledSet, assemble
+from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.published import annotation_files, binaries, hdf5, matlab, text_lists
 from openslip.data.labelled.published.archive import Archive
 from openslip.data.labelled.tree import JUNK
@@ -40,8 +41,13 @@ def open_published(path: Path, name: str) -> LabelledSet | None:
     if found := _recognised(path):
         folder, archive = found
         contents = archive.read(folder)
-        notes = [f"{name} is in the layout of {archive.title}.", *contents.notes]
-        return assemble(name, os.path.realpath(path), contents.parts, contents.naming, notes=notes)
+        naming, notes = contents.naming, [f"{name} is in the layout of {archive.title}.", *contents.notes]
+        if naming is None:
+            used = {value for part in contents.parts.values() for value in part.used}
+            root = path if path.is_dir() else folder
+            naming = names_beside(folder, used, root=root)
+            notes += [f"Class names from {naming.source}."] if naming and naming.source else []
+        return assemble(name, os.path.realpath(path), contents.parts, naming, notes=notes)
     return None
 
 
