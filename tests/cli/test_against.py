@@ -97,6 +97,26 @@ def test_two_models_are_measured_and_compared(run, fresh, photos, tmp_path, monk
     assert results.read(out) == results.read(run / "results.json")
 
 
+def test_measured_on_different_days_they_compare_as_in_one_command(
+    run, fresh, photos, tmp_path, capsys
+) -> None:
+    """The pictures have moved in between."""
+    both, alone = tmp_path / "both.json", tmp_path / "fresh.json"
+    tasks = [f"knn:{photos}", f"zeroshot:{photos}"]
+    assert main(["evaluate", str(run), *tasks, "--against", str(fresh), "--out", str(both)]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(photos, tmp_path / "elsewhere/photos")
+    tasks = [f"knn:{moved}", f"zeroshot:{moved}"]
+    assert main(["evaluate", str(fresh), *tasks, "--out", str(alone)]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(alone), str(run), "--all", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(one["paired"] for one in found)
+    for one, other in zip(found, json.loads(both.read_text()), strict=True):
+        for field in ("task", "metric", "difference", "difference_low", "difference_high", "verdict"):
+            assert one[field] == other[field]
+
+
 def test_what_was_lost_points_to_the_mixtures(run, fresh, photos, tmp_path, monkeypatch, capsys) -> None:
     from openslip.evaluation.compare import Difference
 

@@ -412,6 +412,7 @@ def test_one_command_trains_on_folders_of_classes(tmp_path, monkeypatch, capsys)
     assert config.objective.options["clip"]["positives"] == "labels"
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert {result["task"] for result in results} == {"zeroshot:val"}
+    assert [path.name[:13] for path in (tmp_path / "run/outcomes").iterdir()] == ["zeroshot-val-"]
     held_out = json.loads((tmp_path / "run/data.json").read_text())["held_out"][0]
     assert {result["count"] for result in results} == {held_out["records"]}
     # The same command, and the run's own name, go on with it; another say on positives is another run.

@@ -76,7 +76,7 @@ def test_batches_are_found_wherever_they_stand(images, tmp_path) -> None:
 
 
 def test_other_weights_preprocessing_and_precision_are_others(images, tmp_path) -> None:
-    model, other = tiny_model(), tiny_model()
+    model, other = tiny_model(), tiny_model.__wrapped__()
     extracted(model, images, tmp_path / "cache")
     with torch.no_grad():
         next(other.model.image_tower.parameters()).add_(1e-3)
@@ -117,8 +117,9 @@ def test_features_of_the_suite_are_taken_from_the_cache(tmp_path, caplog) -> Non
     cache, model = FeatureCache(tmp_path / "cache"), tiny_model()
     plain = suite.run(model, tasks, precision="fp32")
     first = suite.run(model, tasks, precision="fp32", cache=cache)
-    model.model.image_tower.register_forward_pre_hook(lambda *_: pytest.fail("it was computed"))
+    handle = model.model.image_tower.register_forward_pre_hook(lambda *_: pytest.fail("it was computed"))
     again = suite.run(model, tasks, precision="fp32", cache=cache)
+    handle.remove()
     assert plain == first == again
 
 

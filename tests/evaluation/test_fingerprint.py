@@ -54,11 +54,17 @@ def test_a_split_is_read_whole_in_any_number_of_threads(tmp_path, monkeypatch, t
     monkeypatch.setattr(fingerprint, "CHUNK", 4)
     root, done = color_folder(tmp_path / "colors", {"red": 5, "green": 4}), []
     split = load_labelled(str(root), "train")
-    found = fingerprint.of_split(split, threads, done.append)
-    digests = [fingerprint.of_picture(image) for image in split.images]
-    assert found == fingerprint.of_labelled(digests, split.labels.tolist(), split.class_names)
+    found = fingerprint.of_pictures(split, threads, done.append)
+    assert found == [fingerprint.of_picture(image) for image in split.images]
     assert sum(done) == 9
     (root / "train/red/000.png").unlink()
-    without = fingerprint.of_split(split, threads)
-    assert without != found
-    assert without != fingerprint.of_split(load_labelled(str(root), "train"), threads)
+    red = split.labels.tolist().index(split.class_names.index("red"))
+    assert fingerprint.of_pictures(split, threads) == [*found[:red], b"unreadable", *found[red + 1 :]]
+
+
+def test_samples_are_told_by_what_they_are_made_of():
+    parts = [(b"1", "cat"), (b"1", "dog"), (b"2", "cat"), (b"1",), (b"1c", "at")]
+    found = fingerprint.of_samples(parts)
+    assert len({*found.tolist()}) == len(parts)
+    assert fingerprint.of_samples(parts[::-1]).tolist() == found.tolist()[::-1]
+    assert fingerprint.of_samples([]).shape == (0,)

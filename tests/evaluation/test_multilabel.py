@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from openslip.errors import DataError, EvaluationError
-from openslip.evaluation.compare import difference
+from openslip.evaluation import kept_outcomes
+from openslip.evaluation.classification import Samples
+from openslip.evaluation.compare import difference, difference_of_seeds
 from openslip.evaluation.finetune import Finetune
 from openslip.evaluation.knn import Knn
 from openslip.evaluation.linear import Linear
@@ -97,10 +101,14 @@ def test_the_penalty_is_chosen_and_scores_repeat():
     assert chosen > unchosen
 
 
+def samples(count, names):
+    return Samples(np.arange(count), tuple(bytes([i + 1]) * 16 for i in range(count)), tuple(names))
+
+
 def test_classes_without_a_positive_are_counted(caplog):
     rng = np.random.default_rng(0)
     labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]], np.int8)
-    found = multilabel("zeroshot:x", rng.random((4, 3)), labels, 2, ["a", "b", "c"])
+    found = multilabel("zeroshot:x", rng.random((4, 3)), labels, 2, samples(4, "abc"))
     assert [result.skipped for result in found] == [2, 2]
     assert (
         "1 of 3 classes without a positive picture are left out of mean_average_precision: b." in caplog.text
@@ -109,10 +117,10 @@ def test_classes_without_a_positive_are_counted(caplog):
         "2 of 3 classes without a positive or without a negative one are left out of roc_auc: b, c."
         in caplog.text
     )
-    only = multilabel("zeroshot:x", rng.random((4, 1)), labels[:, 2:], 0, ["c"])
+    only = multilabel("zeroshot:x", rng.random((4, 1)), labels[:, 2:], 0, samples(4, "c"))
     assert [result.metric for result in only] == ["mean_average_precision"]
     with pytest.raises(EvaluationError, match="no picture has any of the classes"):
-        multilabel("zeroshot:x", rng.random((4, 1)), labels[:, 1:2], 0, ["b"])
+        multilabel("zeroshot:x", rng.random((4, 1)), labels[:, 1:2], 0, samples(4, "b"))
 
 
 def test_training_pictures_that_all_have_a_label_are_refused(tmp_path):
@@ -135,6 +143,38 @@ def test_models_are_compared_by_picture(spec):
     assert not found.unpaired
     assert found.value == pytest.approx(after.value - before.value)
     assert found.low <= found.value <= found.high
+    of_seeds = difference_of_seeds([before, before], [after, after])
+    assert not of_seeds.unpaired
+    assert of_seeds.value == pytest.approx(found.value)
+
+
+def test_models_are_compared_in_whatever_order_pictures_and_classes_stand():
+    rng = np.random.default_rng(0)
+    labels, names = (rng.random((30, 3)) < 0.4).astype(np.int8), samples(30, "abc")
+    about = {"data": "x", "content": "same"}
+    before = multilabel("zeroshot:x", rng.random((30, 3)), labels, 0, names, **about)[0]
+    scores, rows, columns = labels + rng.random((30, 3)), rng.permutation(30), [2, 0, 1]
+    after = multilabel("zeroshot:x", scores, labels, 0, names, **about)[0]
+    other = Samples(np.arange(30), tuple(names.digests[i] for i in rows), tuple("cab"))
+    again = multilabel("zeroshot:x", scores[rows][:, columns], labels[rows][:, columns], 0, other, **about)[0]
+    assert again.value == pytest.approx(after.value)
+    one, two = difference(before, after), difference(before, again)
+    assert not one.unpaired
+    assert not two.unpaired
+    assert two.value == pytest.approx(one.value)
+    assert two.low == pytest.approx(one.low, abs=0.03)  # of other resamples
+
+
+def test_outcomes_are_kept_with_the_results(tmp_path, spec):
+    found = ZeroShot(spec).evaluate(ColorEncoder())
+    kept_outcomes.keep(found, tmp_path / "results.json")
+    read, troubles = kept_outcomes.recall(
+        [replace(one, outcomes=None) for one in found], tmp_path / "results.json"
+    )
+    assert not troubles
+    for one, other in zip(found, read):
+        assert other.outcomes.value() == pytest.approx(one.value)
+        assert np.array_equal(other.outcomes.classes, one.outcomes.classes)
 
 
 def test_the_interval_of_average_precision_is_around_what_other_samples_give(monkeypatch):

@@ -329,7 +329,7 @@ def test_tasks_of_one_name_come_at_the_same_times() -> None:
 
 
 def test_the_precision_is_that_of_training() -> None:
-    model = tiny_model()
+    model = tiny_model.__wrapped__()
     for trained, expected in (
         ("fp32", torch.float32),
         ("bf16", torch.bfloat16),

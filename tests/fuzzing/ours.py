@@ -130,6 +130,35 @@ def _page(folder: Path) -> None:
     write_report(folder / "report.html", [load_run(folder / "run")], title="A report")
 
 
+def _measured() -> Files:
+    """Two runs of ten samples, with what their numbers were computed from."""
+    from openslip.evaluation import results
+    from openslip.evaluation.classification import Samples, classification, softmax
+
+    labels, found = np.arange(10) % 3, {}
+    samples = Samples(np.arange(10), tuple(bytes([k + 1]) * 16 for k in range(10)), ("cat", "dog", "owl"))
+    for seed, name in enumerate("ab"):
+        scores = np.random.default_rng(seed).normal(size=(10, 3))
+        about = {"probabilities": softmax(scores), "samples": samples, "data": "/d", "content": "12ab"}
+        with tempfile.TemporaryDirectory() as place:
+            results.keep(classification("knn:pets", scores, labels, **about), Path(place) / "results.json")
+            for path in Path(place).rglob("*.*"):
+                found[f"{name}/{path.relative_to(place)}"] = path.read_bytes()
+    return found
+
+
+def _compare(folder: Path) -> None:
+    from openslip.evaluation.compare import sentences, table
+    from openslip.evaluation.comparison import compare_models
+    from openslip.evaluation.measured import open_models
+
+    (before, after), _ = open_models([str(folder / name) for name in "ab"])
+    found = compare_models(before, after, everything=True)
+    assert found.rows()
+    table(found.differences)
+    sentences(found.differences, "a", "b")
+
+
 def _rewind(folder: Path) -> None:
     from openslip.training.saving.run import RunFolder
 
@@ -198,6 +227,7 @@ register("check-list", _list, _read_list)
 register("split-cache", _split_cache, _read_split_cache)
 register("convert-resumed", _converted, _resume_conversion, damaged="shards/")
 register("run", _run, _load_run)
+register("measured", _measured, _compare)
 register("report", _run, _page)
 register("run-resumed", _run, _rewind, damaged="metrics|skipped|data")
 register("checkpoint-state", _state, _read_state)

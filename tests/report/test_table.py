@@ -7,9 +7,9 @@ import pytest
 from report_fakes import result, write_run
 
 from openslip.evaluation import Result
+from openslip.evaluation.scores import Score
 from openslip.report import comparison, load_run
 from openslip.report.rows import rows
-from openslip.report.scores import Score
 from openslip.report.table import Column, columns, describe, headline
 
 

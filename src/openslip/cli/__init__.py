@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
+    "compare": "compare models that have been measured: differences with intervals and verdicts, also over seeds",
     "embed": "embed all pictures of a source, to search them",
     "search": "find pictures by a text, a picture, or a mixture of both",
     "classify": "say which class each picture shows: zero-shot, or by a classifier that `slip evaluate` trained",
@@ -37,7 +38,8 @@ COMMANDS = {
 }
 STATUSES = {
     0: "done, also where `slip search` finds nothing",
-    1: "an error, said in words; for `slip data check` also: these data cannot be trained on",
+    1: "an error, said in words; for `slip data check` also: these data cannot be trained on; for "
+    "`slip compare --fail-if worse`: a model is worse",
     2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
     129: "ended by SIGHUP, as when a terminal is closed",
     130: "ended by Ctrl-C (SIGINT)",

@@ -21,6 +21,9 @@ COMMANDS = {
     "save weights merge unshard": (
         "`slip consolidate RUN --out FILE.safetensors` writes a model's weights to one file"
     ),
+    "diff versus vs significance mcnemar bootstrap": (
+        "`slip compare A B` compares models that have been measured, with intervals and verdicts"
+    ),
     "interpolate average blend soup lerp wise-ft wiseft": (
         "`slip mix A B --alpha 0.5 --out FILE.safetensors` writes the weights between two models"
     ),
@@ -84,7 +87,7 @@ COMMANDS = {
     "launch distributed ddp torchrun": "Several GPUs: `torchrun --nproc-per-node 8 -m openslip train …`",
     "sweep tune hpo search-lr": (
         "Trying settings is not there yet. Every value is an option of `slip train`; give each run an "
-        "`--out` of its own, and compare them with `slip report RUN RUN …`"
+        "`--out` of its own, and compare them with `slip compare RUN RUN …`"
     ),
     "init new create setup": (
         "`slip recipes show small-data > mine.toml` makes a file to change, and `slip train --config "
@@ -104,7 +107,7 @@ COMMANDS = {
     "upload publish share": (
         "`slip push MODEL owner/name` uploads a model to the Hugging Face hub; `slip consolidate RUN` writes one file"
     ),
-    "compare plot dashboard html page logs curves status monitor tensorboard wandb": (
+    "plot dashboard html page logs curves status monitor tensorboard wandb": (
         "`slip report RUN RUN …` turns runs into a page, also while they train. Trackers are options of "
         "`slip train`, `--tracking.tensorboard` for one"
     ),

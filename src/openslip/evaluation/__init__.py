@@ -42,7 +42,8 @@ class Result:
     keeps what was trained to be measured, a linear probe or a finetuned classifier. Each is empty where it is not
     known, as in files of earlier versions.
     outcomes: what the value was computed from, for comparisons with another model. answers: on the first result of a
-    classifier's task, what was said of each sample. Both are kept in a file of their own, and are no part of others.
+    classifier's task, what was said of each sample. Both are kept in a file of their own, and are no part of others
+    (see `openslip.evaluation.kept_outcomes`, whose `recall` gives them to results that were read).
     """
 
     task: str

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import Result
+from openslip.evaluation import Result, fingerprint
 from openslip.evaluation.metrics import (
     correct_topk,
     mean_per_class_interval,
@@ -49,15 +49,19 @@ def classification(
         raise EvaluationError(
             f"{task} has no sample left to measure", fix="Check that its images can be read."
         )
+    known = None
+    if samples is not None and all(samples.digests):
+        classes = (samples.class_names[label] for label in labels.tolist())
+        known = fingerprint.of_samples(zip(samples.digests, classes))
     found: list[tuple[str, Outcomes, tuple[float, float]]] = []
     for k in (1, 5) if scores.shape[1] > 5 else (1,):
         correct = correct_topk(scores, labels, k)
-        found.append((f"top{k}", Outcomes(correct), wilson(float(correct.sum()), count)))
+        found.append((f"top{k}", Outcomes(correct, samples=known), wilson(float(correct.sum()), count)))
     correct = correct_topk(scores, labels, 1)
-    of_classes = Outcomes(correct, "mean_per_class", labels)
+    of_classes = Outcomes(correct, "mean_per_class", labels, samples=known)
     found.append(("mean_per_class", of_classes, mean_per_class_interval(correct, labels)))
     if probabilities is not None:
-        sure = Outcomes(np.stack([probabilities.max(axis=1), correct], axis=1), "ece")
+        sure = Outcomes(np.stack([probabilities.max(axis=1), correct], axis=1), "ece", samples=known)
         found.append(("ece", sure, resampled(sure.value, count)))
     said = None if samples is None else answers(scores, labels, probabilities, **samples._asdict())
     return [

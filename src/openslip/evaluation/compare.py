@@ -2,14 +2,16 @@
 
 Both models saw the same samples, so the intervals come from what became of each sample: they are narrower than two
 intervals side by side would have it. Like those of single numbers, they answer where the difference would lie for other
-samples drawn in the same way, and say nothing about another training run's seed.
+samples drawn in the same way, and say nothing about another training run's seed. Where each side is several runs that
+differ in the seed alone, the difference is that of their means, and its interval is for other seeds as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
 from typing import Any, Literal
 
 import numpy as np
@@ -18,18 +20,24 @@ from openslip.evaluation import Result, lower_is_better, measure
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.metrics import Z95, per_class, resampled
 from openslip.evaluation.outcomes import Outcomes
+from openslip.evaluation.scores import score, t95, welch
 
 RESAMPLES = 2000
 """Of a bootstrap, which is used for medians alone."""
+
+_FEW = 3
+"""Undecided numbers that have a sentence each."""
 
 Verdict = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of two models. value: after - before; low, high: its 95 % interval.
+    """One number of two models, or of the seeds of two. value: after - before; low, high: its 95 % interval.
 
     unpaired: why the interval is that of two independent numbers, wider than it need be; "" where samples are paired.
+    seeds: how many runs `before` and `after` are the means of. spreads: the standard deviations over them, None for
+    one. covers: what else the interval is for, beside other samples: `seeds`, or nothing.
     """
 
     before: Result
@@ -38,6 +46,9 @@ class Difference:
     low: float
     high: float
     unpaired: str = ""
+    seeds: tuple[int, int] = (1, 1)
+    spreads: tuple[float | None, float | None] = (None, None)
+    covers: Literal["", "seeds"] = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -72,26 +83,112 @@ def compare(before: Sequence[Result], after: Sequence[Result]) -> list[Differenc
 def difference(before: Result, after: Result) -> Difference:
     """Return the difference of one number of two models, paired by sample where both were measured on the same."""
     value = after.value - before.value
-    one, other = before.outcomes, after.outcomes
-    if one is None or other is None:
-        why = "what became of single samples is not known"
-    elif not after.content or before.content != after.content:
-        why = "the models were measured on other pictures, or other ones could be read"
-    elif not _alike(one, other):
-        why = "the samples of the two models are not the same"
-    else:
-        return Difference(before, after, value, *interval(one, other))
-    return Difference(before, after, value, *_independent(before, after), why)
+    sides, why = _paired([before], [after])
+    if why:
+        return Difference(before, after, value, *_independent(before, after), why)
+    ((one,), (other,)) = sides
+    return Difference(before, after, value, *interval(one, other))
+
+
+def difference_of_seeds(
+    before: Sequence[Result], after: Sequence[Result], *, by_seed: bool = False
+) -> Difference:
+    """Return the difference of the means of one number over runs that differ in their seeds alone, on either side.
+
+    Half of the interval is the square root of two squares, as if both sources of chance were independent. One is of the
+    samples: those that both sides share, each with the means of what became of it, else of two independent numbers.
+    The other is of the seeds: Welch's t, or Student's t of the differences where the runs of both sides belong together
+    in their order (`by_seed`). Where a side is one run, the interval is for other samples alone.
+
+    Raises ValueError where `by_seed` is said of sides of different lengths.
+    """
+    if len(before) == len(after) == 1:
+        return difference(before[0], after[0])
+    if by_seed and len(before) != len(after):
+        raise ValueError(f"{len(before)} and {len(after)} runs cannot be paired")
+    one, other = (_mean(side) for side in (before, after))
+    value = other.value - one.value
+    sides, why = _paired(before, after)
+    low, high = _independent(_mean(before, seeds=False), _mean(after, seeds=False)) if why else _of(*sides)
+    seeds, values = 0.0, [[result.value for result in side] for side in (before, after)]
+    several = min(len(before), len(after)) > 1
+    if several and by_seed:
+        changes = [b - a for a, b in zip(*values)]
+        seeds = t95(len(changes) - 1) * stdev(changes) / math.sqrt(len(changes))
+    elif several:
+        seeds = welch(*values)
+    return Difference(
+        one,
+        other,
+        value,
+        value - math.hypot(value - low, seeds),
+        value + math.hypot(high - value, seeds),
+        why,
+        (len(before), len(after)),
+        tuple(stdev(side) if len(side) > 1 else None for side in values),  # type: ignore[arg-type]
+        "seeds" if several else "",
+    )
+
+
+def _mean(results: Sequence[Result], *, seeds: bool = True) -> Result:
+    """Return the mean of the runs of a side as a result. seeds: its interval is for other seeds, too."""
+    if len(results) == 1:
+        return results[0]
+    found = score(results)
+    low, high = found.low, found.high
+    if not seeds:
+        below = math.sqrt(mean((result.value - result.low) ** 2 for result in results))
+        above = math.sqrt(mean((result.high - result.value) ** 2 for result in results))
+        low, high = found.value - below, found.value + above
+    return replace(results[0], value=found.value, low=low, high=high, outcomes=None, answers=None)
+
+
+def _paired(
+    before: Sequence[Result], after: Sequence[Result]
+) -> tuple[tuple[list[Outcomes], list[Outcomes]], str]:
+    """Return the outcomes of both sides in the order of the last run's, or why they cannot be paired."""
+    last = after[-1]
+    sides: tuple[list[Outcomes], list[Outcomes]] = ([], [])
+    for side, results in zip(sides, (before, after)):
+        for result in results:
+            if result.outcomes is None or last.outcomes is None:
+                return sides, "what became of single samples is not known"
+            if not last.content or result.content != last.content:
+                return sides, "the models were measured on other pictures, or other ones could be read"
+            known = last.outcomes.samples is not None and result.outcomes.samples is not None
+            if not known and result.data != last.data:
+                return sides, "which samples are the same is not known"
+            if (ordered := _in_order(last.outcomes, result.outcomes)) is None:
+                return sides, "the samples of the two models are not the same"
+            side.append(ordered)
+    return sides, ""
+
+
+def _of(before: Sequence[Outcomes], after: Sequence[Outcomes]) -> tuple[float, float]:
+    """Return the interval of the difference of the means over the runs of either side, for other samples."""
+    first = after[-1]
+    if first.statistic in ("mean", "mean_per_class"):
+        one, other = (
+            replace(first, values=np.mean([run.values for run in side], axis=0)) for side in (before, after)
+        )
+        return interval(one, other)
+    return resampled(
+        lambda rows: mean(run.value(rows) for run in after) - mean(run.value(rows) for run in before),
+        len(first.values),
+        first.groups,
+        centred=first.raised,
+    )
 
 
 def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
     """Return the interval of the difference of a number, of two models on the same samples."""
+    shares = all(side.values.min() >= 0 and side.values.max() <= 1 for side in (before, after))
     match after.statistic:
-        case "mean":
+        case "mean" if shares:
             return proportion_interval(before.values, after.values, after.groups)
         case "median":
             return median_interval(before.values, after.values, after.groups)
-        case "mean_per_class" if after.classes is not None:
+        case "mean_per_class" if shares and after.classes is not None:
             return mean_per_class_interval(before.values, after.values, after.classes)
     return resampled(
         lambda rows: after.value(rows) - before.value(rows),
@@ -104,34 +201,35 @@ def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
 def proportion_interval(
     before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Return the interval of `after.mean() - before.mean()`, of hits (N,) of two models on the same samples.
+    """Return the interval of `after.mean() - before.mean()`, of hits (N,) of two models on the same samples, or of
+    shares of hits, within 0 and 1.
 
     Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
     data": one gained and one lost sample are added, so that it holds for few samples, and where nothing changed. Where
     samples of one group go together, N is divided by the design effect of the differences, as `wilson_clustered` does.
+    Of shares, which change by less than 1, it is the same interval with the mean square of the changes.
     """
     change = after.astype(np.float64) - before
     effect = 1.0 if groups is None else _design_effect(change, groups)
-    gained, lost = float((change > 0).sum()) / effect, float((change < 0).sum()) / effect
     count = len(change) / effect + 2
-    up, down = (gained + 1) / count, (lost + 1) / count
-    half = Z95 * math.sqrt((up + down - (up - down) ** 2) / count)
-    return _around(float(change.mean()), up - down - half, up - down + half)
+    middle, square = float(change.sum()) / effect / count, (float(change @ change) / effect + 2) / count
+    half = Z95 * math.sqrt(max(0.0, square - middle**2) / count)
+    return _around(float(change.mean()), middle - half, middle + half)
 
 
 def mean_per_class_interval(
     before: np.ndarray, after: np.ndarray, classes: np.ndarray
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two models' means over classes, of hits and classes (N,).
+    """Return the interval of the difference of two models' means over classes, of hits or shares and classes (N,).
 
     The variance is that of samples drawn anew within each class. Half a gained and half a lost sample are added to a
     class for it, so that classes with few samples that stayed as they were do not pass for certain.
     """
     change = after.astype(np.float64) - before
-    (gained, counts), (lost, _) = (per_class(sign * change > 0, classes) for sign in (1, -1))
-    up, down = (gained + 0.5) / (counts + 1), (lost + 0.5) / (counts + 1)
-    half = Z95 * math.sqrt(float(((up + down - (up - down) ** 2) / counts).sum())) / len(counts)
-    value = float(((gained - lost) / counts).mean())
+    (changes, counts), (squares, _) = (per_class(moved, classes) for moved in (change, change**2))
+    middle, square = changes / (counts + 1), (squares + 1) / (counts + 1)
+    half = Z95 * math.sqrt(float(((square - middle**2) / counts).sum())) / len(counts)
+    value = float((changes / counts).mean())
     return _around(value, value - half, value + half)
 
 
@@ -156,9 +254,12 @@ def median_interval(
     return min(value, float(low)), max(value, float(high))
 
 
-def table(differences: Sequence[Difference]) -> str:
-    """Return the differences as aligned plain text: percent and percentage points (ranks as they are)."""
-    rows = [("task", "metric", "before", "after", "difference", "95 % interval", "samples", "verdict")]
+def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before", "after")) -> str:
+    """Return the differences as aligned plain text: percent and percentage points (ranks as they are).
+
+    titles: what the two models are called; a mean over seeds is followed by ± its spread.
+    """
+    rows = [("task", "metric", *titles, "difference", "95 % interval", "samples", "verdict")]
     for name, one in zip(distinct([one.after for one in differences]), differences):
         of = measure(one.after.metric)
         signed = [of.text(number, sign=True) for number in (one.value, one.low, one.high)]
@@ -166,8 +267,8 @@ def table(differences: Sequence[Difference]) -> str:
             (
                 name,
                 one.after.metric,
-                _number(one.before),
-                _number(one.after),
+                _with_spread(one.before, one.spreads[0]),
+                _with_spread(one.after, one.spreads[1]),
                 signed[0],
                 f"{signed[1]} – {signed[2]}{' *' if one.unpaired else ''}",
                 f"{one.after.count:,}",
@@ -186,6 +287,30 @@ def table(differences: Sequence[Difference]) -> str:
     if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired):
         lines.append(f"* wider than it need be, as samples are not paired: {'; '.join(whys)}.")
     return "\n".join(lines) + "\n"
+
+
+def sentences(differences: Sequence[Difference], before: str, after: str) -> list[str]:
+    """Return who is ahead of whom by how much, a sentence a difference; where nothing is decided, one for all of them.
+
+    before, after: what the models are called.
+    """
+    said, undecided = [], []
+    for name, one in zip(distinct([one.after for one in differences]), differences):
+        of = measure(one.after.metric)
+        unit = {"share": " points", "rank": " ranks", "number": ""}[of.unit]
+        where = f"{name} ({one.after.metric})"
+        if one.verdict == "undecided":
+            low, high = (of.text(number, sign=True) for number in (one.low, one.high))
+            undecided.append(f"{where}, {of.text(one.value, sign=True)}{unit} ({low} to {high})")
+            continue
+        leader, other = (after, before) if one.verdict == "better" else (before, after)
+        least, value, most = (of.text(number) for number in sorted(map(abs, (one.low, one.value, one.high))))
+        said.append(f"{leader} is ahead of {other} by {value}{unit} ({least} to {most}) on {where}.")
+    if undecided and len(undecided) <= _FEW:
+        said += [f"Undecided on {told}." for told in undecided]
+    elif undecided:
+        said.append(f"Undecided in {len(undecided)} of {len(differences)} numbers.")
+    return said
 
 
 def verdict(own: Sequence[Difference], general: Sequence[Difference] = ()) -> str:
@@ -224,6 +349,10 @@ def _told(name: str, one: Difference) -> str:
     return f"{name} {one.after.metric} {_number(one.before)} → {_number(one.after)}"
 
 
+def _with_spread(result: Result, spread: float | None) -> str:
+    return _number(result) + ("" if spread is None else f" ± {measure(result.metric).text(spread)}")
+
+
 def _number(result: Result) -> str:
     of = measure(result.metric)
     return of.text(result.value) + of.mark
@@ -240,11 +369,39 @@ def _measured(result: Result) -> tuple[str, ...]:
     )
 
 
-def _alike(one: Outcomes, other: Outcomes) -> bool:
-    if one.statistic != other.statistic or one.values.shape != other.values.shape:
-        return False
-    pairs = ((one.classes, other.classes), (one.groups, other.groups))
-    return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
+def _in_order(known: Outcomes, other: Outcomes) -> Outcomes | None:
+    """Return the outcomes of another run in the order of those that are known, None where they are of other samples.
+
+    Where both say what their samples are, they are found by that, in whatever order the data lay; else by their order.
+    Classes and groups may have other numbers, as when the classes stand in another order.
+    """
+    if known.statistic != other.statistic or known.values.shape != other.values.shape:
+        return None
+    if known.samples is not None and other.samples is not None:
+        mine, theirs = (np.argsort(side.samples, kind="stable") for side in (known, other))  # type: ignore[arg-type]
+        if not np.array_equal(known.samples[mine], other.samples[theirs]):
+            return None
+        rows = np.empty_like(theirs)
+        rows[mine] = theirs
+        other = other.rows(rows)
+    for one, of in ((known.classes, other.classes), (known.groups, other.groups)):
+        if (one is None) != (of is None) or (one is not None and of is not None and not _same_parts(one, of)):
+            return None
+    if known.statistic == "roc_auc" and not np.array_equal(known.classes, other.classes):  # type: ignore[arg-type]
+        return None
+    return other
+
+
+def _same_parts(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays (N,) part N samples alike, whatever the parts are called; of several labels a sample (N, C)
+    whether they have the same classes, in whatever order."""
+    if np.array_equal(one, other):
+        return True
+    if one.ndim == 2 or other.ndim == 2:
+        columns = ([column.tobytes() for column in labels.astype(np.int8).T] for labels in (one, other))
+        return one.shape == other.shape and sorted(next(columns)) == sorted(next(columns))
+    pairs = np.unique(np.stack([one, other], axis=1), axis=0)
+    return len(pairs) == len(np.unique(one)) == len(np.unique(other))
 
 
 def _independent(before: Result, after: Result) -> tuple[float, float]:

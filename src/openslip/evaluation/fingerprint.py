@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from openslip.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,8 +54,15 @@ def of_all(parts: Iterable[bytes | str]) -> str:
     return whole.hexdigest()
 
 
-def of_split(labelled: Labelled, threads: int, advance: Callable[[int], None] = lambda done: None) -> str:
-    """Return `of_labelled` of a split, for which all its pictures are read; one that cannot be read counts as such.
+def of_samples(parts: Iterable[Sequence[bytes | str]]) -> np.ndarray:
+    """Return (N,) uint64, which tell N samples apart, each given as what it is made of: picture, class, caption."""
+    return np.array([int(of_all(part), 16) for part in parts], dtype=np.uint64)
+
+
+def of_pictures(
+    labelled: Labelled, threads: int, advance: Callable[[int], None] = lambda done: None
+) -> list[bytes]:
+    """Return `of_picture` of all of a split, for which they are read; of one that cannot be read, `unreadable`.
 
     advance: called with how many more have been read, now and then.
     """
@@ -69,4 +78,4 @@ def of_split(labelled: Labelled, threads: int, advance: Callable[[int], None] = 
         for start in range(0, len(labelled), CHUNK):  # so that an interruption need not wait for all
             digests += pool.map(digest, range(start, min(start + CHUNK, len(labelled))))
             advance(len(digests) - start)
-    return of_labelled(digests, labelled.labels.tolist(), labelled.class_names)
+    return digests

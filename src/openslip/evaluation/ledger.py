@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from openslip.errors import ConfigError, EvaluationError
-from openslip.evaluation import Result
-from openslip.evaluation.results import FILE, holds_results, keep, read, save
+from openslip.evaluation import Result, kept_outcomes
+from openslip.evaluation.results import FILE, holds_results, is_csv, keep, read, save
 from openslip.files import check_replaceable, expand, unwritable
 
 ENDINGS = (".json", ".csv", "")
@@ -22,7 +21,8 @@ class Ledger:
     """Results on disk before anybody is told of them.
 
     run: a run folder, whose results.json keeps them beside those of other measurements. out: a file for these alone,
-    as JSON or, where its name ends in `.csv`, as CSV. beside: further fields of each result, for `out`. notes: what is
+    as JSON or, where its name ends in `.csv`, as CSV. Beside either, but for CSV, lies what they were computed from
+    (see `openslip.evaluation.kept_outcomes`). beside: further fields of each result, for `out`. notes: what is
     not kept, and why, for people.
 
     Raises, before anything is measured, ConfigError for an `out` that cannot be written or holds something else, and
@@ -39,7 +39,7 @@ class Ledger:
         path = self.run / FILE if self.run else None
         if self.out is not None:
             self.out = expand(self.out)
-            _check_out(self.out, path)
+            check_out(self.out, path)
         if path is not None:
             read(path)
             if why := unwritable(path):
@@ -65,7 +65,7 @@ class Ledger:
         self.results += results
         self.beside += beside or [{}] * len(results)
         errors = []
-        writers = ((self._kept, keep), (self.out, partial(save, beside=self.beside)))
+        writers = ((self._kept, keep), (self.out, self._save))
         for path, write in writers:
             try:
                 if path is not None:
@@ -74,8 +74,14 @@ class Ledger:
                 errors.append(error)
         return errors
 
+    def _save(self, results: Sequence[Result], path: Path) -> None:
+        save(results, path, self.beside)
+        if not is_csv(path):  # nothing reads results from a table
+            kept_outcomes.prune(results, path)
+            kept_outcomes.keep(results, path)
 
-def _check_out(out: Path, kept: Path | None) -> None:
+
+def check_out(out: Path, kept: Path | None = None) -> None:
     """Raise ConfigError unless the results can be written to `out`, and nothing else is lost by it."""
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(

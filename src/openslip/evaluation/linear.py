@@ -126,7 +126,7 @@ class Linear(OnLabelled):
         }
         scores = multilabel.probe_scores(train.values, train.labels, test.values, **options)
         about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
-        return multilabel.multilabel(self.name, scores, test.labels, test.skipped, test.class_names, **about)
+        return multilabel.multilabel(self.name, scores, test.labels, test.skipped, test.samples, **about)
 
     def _keep_probe(self, encoder: Encoder, probe: Probe, train: LabelledFeatures) -> Path | None:
         """Keep the probe where that was asked for; return in which folder."""

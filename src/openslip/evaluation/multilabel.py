@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openslip.errors import EvaluationError, note
-from openslip.evaluation import Result
+from openslip.evaluation import Result, fingerprint
+from openslip.evaluation.classification import Samples
 from openslip.evaluation.metrics import resampled
 from openslip.evaluation.outcomes import Outcomes
 from openslip.evaluation.ranking import Ranking
@@ -21,11 +22,17 @@ VALIDATION = 0.2
 
 
 def multilabel(
-    task: str, scores: np.ndarray, labels: np.ndarray, skipped: int, class_names: Sequence[str], **about: Any
+    task: str,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    skipped: int,
+    samples: Samples,
+    **about: Any,
 ) -> list[Result]:
     """Return the results where a picture may have several labels: mean_average_precision and roc_auc, over classes.
 
-    scores: (N, C), compared within a class, never between classes; labels: (N, C) of 1, 0 and -1 (not known). Classes
+    scores: (N, C), compared within a class, never between classes; labels: (N, C) of 1, 0 and -1 (not known). samples:
+    which pictures these are. Classes
     without a positive picture, or for roc_auc without a negative one, have no such number: they are left out of the
     mean, which is said. The intervals are the bootstrap's over pictures, centred for average precision.
 
@@ -36,7 +43,10 @@ def multilabel(
             f"{task} cannot be measured: no picture has any of the classes",
             fix="Check that its images can be read, and that the split has labels.",
         )
-    found = []
+    found, names, known = [], samples.class_names, None
+    if samples.digests and all(samples.digests):
+        told = (",".join(sorted(names[i] for i in np.flatnonzero(row == 1).tolist())) for row in labels)
+        known = fingerprint.of_samples(zip(samples.digests, told))
     for metric, statistic, lacking in (
         ("mean_average_precision", "mean_average_precision", ~(labels == 1).any(axis=0)),
         ("roc_auc", "mean_roc_auc", ~((labels == 1).any(axis=0) & (labels == 0).any(axis=0))),
@@ -44,7 +54,7 @@ def multilabel(
         if lacking.all():
             continue
         if lacking.any():
-            names = ", ".join(class_names[i] for i in np.flatnonzero(lacking)[:4].tolist())
+            some = ", ".join(names[i] for i in np.flatnonzero(lacking)[:4].tolist())
             what = (
                 "positive picture"
                 if metric == "mean_average_precision"
@@ -52,9 +62,9 @@ def multilabel(
             )
             note(
                 f"{task}: {int(lacking.sum())} of {len(lacking)} classes without a {what} are left out of {metric}: "
-                f"{names}{', …' if lacking.sum() > 4 else ''}."
+                f"{some}{', …' if lacking.sum() > 4 else ''}."
             )
-        outcomes = Outcomes(scores.astype(np.float32), statistic, labels)
+        outcomes = Outcomes(scores.astype(np.float32), statistic, labels, samples=known)
         low, high = resampled(outcomes.value, len(labels), centred=outcomes.raised)
         interval = max(0.0, low), min(1.0, high)
         found.append(

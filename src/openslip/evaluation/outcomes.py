@@ -31,13 +31,20 @@ class Outcomes:
       several: the mean over classes that have such a number among these samples.
 
     classes: (N,) the samples' classes; of several (N, C): 1, 0, or -1 for what is not known. groups: (N,) what samples
-    belong together, such as captions of one image.
+    belong together, such as captions of one image. samples: (N,) numbers that tell samples from others, in whatever
+    order and wherever the data lie (see `fingerprint.of_samples`); without them samples are known by their order alone.
     """
 
     values: np.ndarray
     statistic: Statistic = "mean"
     classes: np.ndarray | None = None
     groups: np.ndarray | None = None
+    samples: np.ndarray | None = None
+
+    def rows(self, rows: np.ndarray) -> Outcomes:
+        """Return the outcomes of some samples (indices), in that order."""
+        of = (None if one is None else one[rows] for one in (self.classes, self.groups, self.samples))
+        return Outcomes(self.values[rows], self.statistic, *of)
 
     def value(self, rows: np.ndarray | slice = slice(None)) -> float:
         """Return the number, of all samples or of some (indices, with repetition)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openslip.errors import EvaluationError
-from openslip.evaluation import COLUMNS, Result, measure
+from openslip.evaluation import COLUMNS, Result, kept_outcomes, measure
 from openslip.evaluation.distinct import distinct
 from openslip.files import open_regular, read_json, write_bytes, write_json
 
@@ -69,14 +69,20 @@ def read(path: str | Path) -> list[Result]:
         ) from None
 
 
-def keep(results: Sequence[Result], path: str | Path) -> None:
+def keep(results: Sequence[Result], path: str | Path, *, outcomes: bool = True) -> None:
     """Add results to those in a file. Those of an equal identity are replaced; all others stay.
 
-    Other processes may do so at the same time. Raises EvaluationError as `read` and `save` do.
+    outcomes: keep what they were computed from as well (see `openslip.evaluation.kept_outcomes`), so that it can be
+    compared with other models. Other processes may do so at the same time. Raises EvaluationError as `read`, `save` and
+    `kept_outcomes.keep` do.
     """
     with _alone(Path(path).parent):
         measured = {result.identity for result in results}
-        save([r for r in read(path) if r.identity not in measured] + list(results), path)
+        every = [r for r in read(path) if r.identity not in measured] + list(results)
+        save(every, path)
+        if outcomes:
+            kept_outcomes.prune(every, path)
+            kept_outcomes.keep(results, path)
 
 
 def is_csv(path: Path) -> bool:

@@ -107,9 +107,18 @@ class Retrieval(Kept[Source]):
             encoder.device,
         )
         about: dict[str, Any] = self.about() | {"content": captioned.content(found.kept)}
+        digests = [captioned.digests[index] for index in found.kept[images].tolist()]
+        asked = [(digests[image], texts[text]) for image, text in zip(image_ids.tolist(), text_ids.tolist())]
+        sides = (
+            ("text", text_ranks, np.arange(len(text_ranks)), [(digest,) for digest in digests]),
+            ("image", image_ranks, image_ids, asked),
+        )
         return [
-            *self._results("text", text_ranks, np.arange(len(text_ranks)), len(found.skipped), about),
-            *self._results("image", image_ranks, image_ids, len(found.skipped), about),
+            result
+            for side, rank, groups, samples in sides
+            for result in self._results(
+                side, rank, groups, fingerprint.of_samples(samples), len(found.skipped), about
+            )
         ]
 
     def share(self, encoder: Encoder) -> None:
@@ -146,20 +155,26 @@ class Retrieval(Kept[Source]):
         )
 
     def _results(
-        self, side: str, rank: np.ndarray, groups: np.ndarray, skipped: int, about: dict[str, Any]
+        self,
+        side: str,
+        rank: np.ndarray,
+        groups: np.ndarray,
+        samples: np.ndarray,
+        skipped: int,
+        about: dict[str, Any],
     ) -> list[Result]:
-        """Recall@k and median rank of one direction; queries of one group are of one image."""
+        """Recall@k and median rank of one direction; queries of one group are of one image. samples: the queries."""
         results = []
         for k in self.ks:
             hits = (rank <= k).astype(np.float64)
             interval = wilson(hits.sum(), len(hits)) if side == "text" else wilson_clustered(hits, groups)
             found = float(hits.mean()), len(hits), *interval
-            outcomes = Outcomes(hits, groups=groups)
+            outcomes = Outcomes(hits, groups=groups, samples=samples)
             results.append(
                 Result(self.name, f"{side}_recall@{k}", *found, skipped, **about, outcomes=outcomes)
             )
         found = float(np.median(rank)), len(rank), *median_interval(rank)
-        outcomes = Outcomes(rank, "median", groups=groups)
+        outcomes = Outcomes(rank, "median", groups=groups, samples=samples)
         return [
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),

@@ -92,7 +92,7 @@ class ZeroShot(OnLabelled):
         about = images.about() | {"prompts": asked.name}
         scores = images.values @ weights.T
         if images.labels.ndim == 2:
-            return multilabel(self.name, scores, images.labels, images.skipped, images.class_names, **about)
+            return multilabel(self.name, scores, images.labels, images.skipped, images.samples, **about)
         return classification(
             self.name,
             scores,

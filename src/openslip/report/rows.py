@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
-from openslip.data.identity import Identity, differences
+from openslip.evaluation.measured import common, differing, name_of
 from openslip.report.runs import Run
-from openslip.training.saving.run import MAY_CHANGE, PLACES, matches, values_of
 
 LONGEST = 32
 """Characters that a label has at most, if what tells it from others fits into them."""
@@ -65,44 +62,18 @@ def _seeds(group: Sequence[Run]) -> list[int]:
 
 
 def _alike(one: Run, other: Run) -> bool:
-    if one.last.get("position") != other.last.get("position") or bool(one.data) != bool(other.data):
-        return False
-    free = ("training.seed", *MAY_CHANGE)
-    # What data.json says goes before what they are called; without it, a share that is held out may be another.
-    free = (*free, *PLACES) if one.data else tuple(key for key in free if key != "data.val")
-    values = [
-        {key: value for key, value in values_of(run.config).items() if not matches(key, (*free, "name"))}
-        for run in (one, other)
-    ]
-    return values[0] == values[1] and _same_data(one.data, other.data)
-
-
-def _same_data(one: Identity | None, other: Identity | None) -> bool:
-    try:
-        return not (one and other and differences(one, other))
-    except (LookupError, TypeError, ValueError):  # a file that somebody has changed
-        return False
+    return one.last.get("position") == other.last.get("position") and not differing(
+        (one.config, one.data), (other.config, other.data)
+    )
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     """Return a distinct name for each row: its method where that tells them apart, else its folder, else numbered."""
-    folders = shortened_apart([_folder(group) for group in groups])
+    folders = shortened_apart([name_of([run.name for run in group]) for group in groups])
     for names in ([group[0].method for group in groups], folders):
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({number})" for number, name in enumerate(folders, start=1)]
-
-
-def _folder(group: Sequence[Run]) -> str:
-    """Return the name of a run's folder; of several, what their names begin with, without "seed"."""
-    names = [run.name for run in group]
-    if len(names) == 1:
-        return names[0]
-    common = _common(names)
-    if any(name[len(common) :][:1].isdigit() for name in names):
-        common = common.rstrip("0123456789")  # part of the seeds, as in `run10` and `run11`
-    common = re.sub(r"((^|[\s\-_.=]+)(seed|s))?[\s\-_.=]*$", "", common, flags=re.IGNORECASE)
-    return common or names[0]
 
 
 def shortened_apart(names: Sequence[str]) -> list[str]:
@@ -114,21 +85,15 @@ def shortened_apart(names: Sequence[str]) -> list[str]:
         return [*names]
     short = [*names]
     if len(set(names)) > 1:
-        head = _whole_words(_common(short))
+        head = _whole_words(common(short))
         tails = [name[len(head) :][::-1] for name in short]
-        tail = _whole_words(_common(tails))
+        tail = _whole_words(common(tails))
         middles = [name[len(head) : len(name) - len(tail)] for name in short]
         if all(middles):
             short = ["…" * bool(head) + middle + "…" * bool(tail) for middle in middles]
     half = LONGEST // 2
     cut = [name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}" for name in short]
     return cut if len(set(cut)) == len(set(names)) else short
-
-
-def _common(names: Sequence[str]) -> str:
-    """Return what all names begin with."""
-    letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
-    return "".join(letter for letter, *_ in letters)
 
 
 def _whole_words(text: str) -> str:

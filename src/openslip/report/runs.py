@@ -12,9 +12,10 @@ from typing import Any
 
 from openslip import toml
 from openslip.config import Config
-from openslip.data.identity import Identity, differences
+from openslip.data.identity import Identity
 from openslip.errors import CheckpointError, ConfigError, EvaluationError, shortened
 from openslip.evaluation import Result, suite
+from openslip.evaluation.measured import noted_data
 from openslip.files import open_regular, read_json
 from openslip.objectives import Curve, own
 from openslip.report.losses import KnownLoss
@@ -126,7 +127,7 @@ def load_run(folder: str | Path) -> Run:
         results=_read_results(folder / "results.json"),
         versions=_read_versions(folder / "versions.json"),
         damaged=damaged,
-        data=_read_data(folder / "data.json"),
+        data=noted_data(folder),
         curves=own.noted_curves(folder),
     )
 
@@ -178,16 +179,6 @@ def _read_results(path: Path) -> tuple[Result, ...]:
         return tuple(suite.read(path))
     except EvaluationError as error:
         raise CheckpointError(error.what, got=error.got, cause=error.cause, fix=error.fix) from None
-
-
-def _read_data(path: Path) -> Identity | None:
-    """Return what tells a run's data from others; None for a run of an earlier version, and what cannot be used."""
-    try:
-        data = read_json(path)
-        differences(data, data)
-        return data
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
 
 
 def _read_versions(path: Path) -> dict[str, str]:

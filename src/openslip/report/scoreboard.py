@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openslip.evaluation import measure
+from openslip.evaluation.scores import Score
 from openslip.report import description
 from openslip.report.rows import Colours, Row, Rows
-from openslip.report.scores import Score
 from openslip.report.table import Column, columns, interval, number
 
 _FEW = 3

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openslip.evaluation import Result, lower_is_better, measure
 from openslip.evaluation.distinct import distinct
+from openslip.evaluation.measured import newest, what_of
+from openslip.evaluation.scores import Score, ahead, score
 from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
-from openslip.report.scores import Score, ahead, score
 
 _PROTOCOLS = {
     "zeroshot": "Zero-shot",
@@ -66,8 +66,8 @@ def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
     samples: dict[tuple[str, ...], Result] = {}
     for row in rows:
         for run in row.runs:
-            for result in _newest_unmarked(run):
-                what = _what(result)
+            for result in newest(run.results, run.last.get("step")):
+                what = what_of(result)
                 found.setdefault(what, {}).setdefault(row.label, []).append(result)
                 samples.setdefault(what, result)
     names = dict(zip(samples, _named_apart(list(samples.values()))))
@@ -79,16 +79,6 @@ def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
     ]
 
 
-def _what(result: Result) -> tuple[str, ...]:
-    """Return what was measured; where its content is known, it is the same wherever it lies.
-
-    Where it is not, as of earlier versions' results, the number of samples tells that the data cannot be the same.
-    """
-    if result.content:
-        return replace(result, data="").identity
-    return (*result.identity, f"{result.count + result.skipped}")
-
-
 def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
     """Return protocol, dataset and metric of each in words, no two alike."""
     names = distinct(results)
@@ -98,29 +88,6 @@ def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
         words if alike[words] == 1 else (words[0], name.partition(":")[2], words[2])
         for words, name in zip(described, names)
     ]
-
-
-def _newest_unmarked(run: Run) -> list[Result]:
-    """Return a run's results, each measurement once; without the checkpoint, where it is the newest that has one.
-
-    Training measures its last step without naming it.
-    """
-    last = run.last.get("step")
-    of: dict[tuple[str, ...], dict[str, Result]] = {}
-    for result in run.results:
-        checkpoint = result.checkpoint or (f"step-{last:08}" if isinstance(last, int) else "")
-        each = of.setdefault(_what(replace(result, checkpoint="")), {})
-        each[checkpoint] = result  # the later one counts
-    found = []
-    for each in of.values():
-        newest = max(
-            each, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
-        )
-        found += [
-            replace(result, checkpoint="" if checkpoint == newest else checkpoint)
-            for checkpoint, result in each.items()
-        ]
-    return found
 
 
 def headline(keys: Iterable[str]) -> list[str]:
@@ -163,8 +130,8 @@ def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | No
     """Return the runs' results as aligned plain text, rows of the report as rows, measurements as columns.
 
     Each cell is the value in percent with its 95 % interval; of several seeds their mean and spread. `*` marks what is
-    ahead of all others (see `openslip.report.scores`). Columns that do not fit into `width` characters (default: the
-    terminal's) follow in a block below.
+    ahead of all others (see `openslip.evaluation.scores`). Columns that do not fit into `width` characters (default:
+    the terminal's) follow in a block below.
     """
     table = rows(runs)
     found = columns(table, everything=everything)

@@ -21,7 +21,7 @@ from openslip.data.labelled.labelled_set import require_common
 from openslip.data.workers import default_processes, reading_threads
 from openslip.errors import ConfigError, DataError, EvaluationError, did_you_mean, note
 from openslip.evaluation import Result, fingerprint, results
-from openslip.evaluation.classification import classification, softmax
+from openslip.evaluation.classification import Samples, classification, softmax
 from openslip.evaluation.features import counting, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
@@ -128,25 +128,37 @@ class Finetune(OnLabelled):
         tower, views = encoder.model.image_tower, encoder.config.views
         recipe = self.recipe or recipe_for(int(cast(int, tower.width)), len(train.images), self.preset)
         # The state is of these pictures, whatever others are called so. Reading them once costs less than an epoch.
-        pictures, tested = (self._content(split) for split in (train, test))
+        pictures, digests = self._content(train), self._digests(test)
+        tested = fingerprint.of_labelled(digests, test.labels.tolist(), test.class_names)
         description = state.describe(tower, train, pictures, recipe, views, self.seed)
         with state.claimed(self.folder, description, self.name) if self.folder else nullcontext() as kept:
-            logits, labels, damaged = self._logits(encoder, train, test, recipe, kept)
+            logits, rows, damaged = self._logits(encoder, train, test, recipe, kept)
             content = fingerprint.of_all([pictures, tested])
             about: dict[str, Any] = self.about() | {"split": test.split, "content": content}
             if kept and kept.writable:
                 about["classifier"] = os.path.abspath(kept.folder)
-            found = classification(self.name, logits, labels, damaged, probabilities=softmax(logits), **about)
+            found = classification(
+                self.name,
+                logits,
+                test.labels[rows],
+                damaged,
+                probabilities=softmax(logits),
+                samples=Samples(rows, tuple(digests[row] for row in rows.tolist()), test.class_names),
+                **about,
+            )
             if kept and kept.writable:
                 with suppress(
                     EvaluationError
                 ):  # of a damaged file, or a full disk: whoever asked has the results
-                    results.keep(found, kept.folder / results.FILE)
+                    results.keep(found, kept.folder / results.FILE, outcomes=False)
         return found
 
     def _content(self, split: Labelled) -> str:
+        return fingerprint.of_labelled(self._digests(split), split.labels.tolist(), split.class_names)
+
+    def _digests(self, split: Labelled) -> list[bytes]:
         with counting(len(split), f"reading {split.name} {split.split}") as advance:
-            return fingerprint.of_split(split, reading_threads(), advance)
+            return fingerprint.of_pictures(split, reading_threads(), advance)
 
     def _logits(
         self,
@@ -156,8 +168,8 @@ class Finetune(OnLabelled):
         recipe: FinetuneRecipe,
         kept: state.Kept | None,
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Finetune, from where the kept state ends; return logits and labels of the test images, and how many of these
-        are damaged."""
+        """Finetune, from where the kept state ends; return logits of the test images, their rows in the split, and how
+        many of it are damaged."""
         device, views = torch.device(encoder.device), encoder.config.views
         batch = min(recipe.batch, len(train.images) // 2 * 2)
         steps = len(train.images) // batch
@@ -175,7 +187,7 @@ class Finetune(OnLabelled):
             self._train(trainer, train_loader(train, recipe, views, **options), losses, saved)
         loader = test_loader(test, recipe, views, batch=self.micro_batch or min(256, batch), workers=workers)
         logits, indices, damaged = trainer.predict(loader)
-        return logits, test.labels[indices], damaged
+        return logits, indices, damaged
 
     def _train(
         self, trainer: Trainer, loader: DataLoader, losses: list[float], save: Callable[..., None] | None

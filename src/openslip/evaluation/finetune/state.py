@@ -56,7 +56,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return what two finetunings must share for one to go on from the other's state: plain JSON values.
 
-    pictures: a digest of the training images (see `openslip.evaluation.fingerprint.of_split`).
+    pictures: a digest of the training images (see `openslip.evaluation.fingerprint.of_labelled`).
     """
     description = {
         "model": fingerprint(tower),

@@ -13,6 +13,7 @@ trace.json.gz   what a few steps spent their time on, with `training.profile`
 lock            locked by the process that trains here
 tracker_id      by which trackers elsewhere know the run
 results.json    the final evaluation
+outcomes/       what its numbers were computed from, sample by sample (see `openslip.evaluation.kept_outcomes`)
 checkpoints/    see `openslip.training.saving.checkpoint`
 features/       what is computed once, with `training.keep_features` (see `openslip.training.saving.feature_files`)
 """

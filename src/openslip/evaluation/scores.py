@@ -1,16 +1,16 @@
-"""One measurement of a row of the report, of a run or several seeds: its value, how sure it is, and who is ahead."""
+"""One measurement of a run or of several seeds: its value, how sure it is, and who is ahead of all others."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, mean, stdev
+from functools import lru_cache
+from statistics import NormalDist, mean, stdev, variance
+
+import numpy as np
 
 from openslip.evaluation import Result, measure
-
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's 97.5 % points of 1 to 9 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,28 @@ def ahead(scores: Mapping[str, Score], *, lower: bool) -> str | None:
     return first
 
 
-def t95(freedom: int) -> float:
-    """Return Student's 97.5 % point: from 10 degrees of freedom on by Cornish and Fisher's series, to 3 digits."""
-    if freedom <= len(_T95):
-        return _T95[freedom - 1]
+def welch(before: Sequence[float], after: Sequence[float]) -> float:
+    """Return half the width of the interval of `mean(after) - mean(before)`, of two values or more each that have
+    nothing to do with each other and may vary differently (Welch 1947)."""
+    one, other = (variance(values) / len(values) for values in (before, after))
+    if not one + other > 0:
+        return 0.0
+    freedom = (one + other) ** 2 / (one**2 / (len(before) - 1) + other**2 / (len(after) - 1))
+    return t95(freedom) * math.sqrt(one + other)
+
+
+@lru_cache(maxsize=1024)
+def t95(freedom: float) -> float:
+    """Return Student's 97.5 % point, of degrees of freedom from 1 on, to 3 digits.
+
+    Up to 10 by adding up the density over the angle: with t = sqrt(f) tan(a) it is cos(a)^(f - 1). From there on by
+    Cornish and Fisher's series.
+    """
+    if freedom <= 10:
+        angle = np.linspace(0, math.pi / 2, 20_001)
+        density = np.maximum(np.cos(angle), 0.0) ** (freedom - 1)
+        below = np.cumsum(density[1:] + density[:-1])
+        return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], angle[1:])))
     z = NormalDist().inv_cdf(0.975)
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

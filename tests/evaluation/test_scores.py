@@ -8,7 +8,7 @@ from scipy import stats
 
 from openslip.evaluation import Result
 from openslip.evaluation.metrics import wilson
-from openslip.report.scores import Score, ahead, score, t95
+from openslip.evaluation.scores import Score, ahead, score, t95, welch
 
 
 def of(value: float, low: float, high: float) -> Score:
@@ -20,8 +20,17 @@ def measured(value: float, low: float, high: float, count: int = 100, metric: st
 
 
 def test_student_s_points() -> None:
-    for freedom in range(1, 200):
+    for freedom in [*range(1, 200), 1.1, 1.5, 2.5, 3.9, 9.99, 10.01, 1e6]:
         assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
+
+
+def test_welch_s_interval_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for one, other in ((2, 2), (3, 3), (3, 5), (2, 9)):
+        before, after = rng.normal(0, 1, one), rng.normal(2, 3, other)
+        low, high = stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
+        assert welch(before.tolist(), after.tolist()) == pytest.approx((high - low) / 2, rel=1e-3)
+    assert welch([0.5, 0.5], [0.7, 0.7]) == 0
 
 
 def test_one_run_is_as_it_was_measured() -> None:

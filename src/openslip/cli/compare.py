@@ -1,0 +1,100 @@
+"""slip compare A B [C ...]"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from openslip.cli.arguments import parse
+from openslip.cli.output import say
+from openslip.errors import UsageError, printable
+from openslip.files import expand
+
+if TYPE_CHECKING:
+    from openslip.evaluation.comparison import Comparison
+
+DESCRIPTION = """Compare models that `slip evaluate` or `slip train` has measured; nothing is measured. Each is a run
+folder or a results.json; the first is what the others are compared with. A pattern in quotes stands for runs that
+differ in their seeds alone ('runs/slip-*'), and so do words with the same name in front (slip=runs/a slip=runs/b):
+their means are compared, with intervals for other seeds, too."""
+LONGEST = 24
+"""Characters of a name that the table has; longer ones are A and B there."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare, and how."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run or checkpoint folders, files of results, or patterns in quotes; NAME=PATH names one."""
+    all: bool = False
+    """All metrics, rather than the first of each task."""
+    by_seed: bool = False
+    """Pair the runs of both sides by their seeds: narrower where equal seeds go up and down together, else wider."""
+    fail_if: Literal["never", "worse"] = "never"
+    """worse: exit with 1 where a model is worse than the first in a number that is shown."""
+    format: Literal["table", "json"] = "table"
+    """json: a list with everything about each difference."""
+    out: Path | None = None
+    """Also write the differences to this file: as CSV where its name ends in .csv, else as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Read, compare and print; return the exit status."""
+    options = parse(Options, argv, prog="slip compare", description=DESCRIPTION)
+
+    from openslip.evaluation.comparison import by_chance, compare_models
+    from openslip.evaluation.ledger import check_out
+    from openslip.evaluation.measured import open_models
+    from openslip.evaluation.results import save
+
+    out = None if options.out is None else expand(options.out)
+    if out is not None:
+        check_out(out)
+    models, notes = open_models(options.models)
+    if len(models) < 2:
+        raise UsageError(
+            "Two models or more are compared",
+            got=" ".join(options.models),
+            fix="For example `slip compare runs/before runs/after`, or `slip compare 'runs/clip-*' 'runs/slip-*'`",
+        )
+    first, *others = models
+    found = [
+        compare_models(first, other, everything=options.all, by_seed=options.by_seed) for other in others
+    ]
+    differences = [one for comparison in found for one in comparison.differences]
+    rows = [row for comparison in found for row in comparison.rows()]
+    if out is not None:
+        save([one.after for one in differences], out, rows)
+    for note in dict.fromkeys([*notes, *(note for comparison in found for note in comparison.notes)]):
+        say(note)
+    if options.format == "json":
+        whole = [one.after.to_dict() | row for one, row in zip(differences, rows)]
+        print(json.dumps(whole, indent=1, ensure_ascii=False))
+    else:
+        print(printable("\n".join(map(as_text, found))))
+        for meaning in dict.fromkeys(comparison.meaning for comparison in found):
+            print(meaning)
+        if chance := by_chance(len(differences)):
+            print(chance)
+    if out is not None:
+        say(f"wrote {out}")
+    worse = any(one.verdict == "worse" for one in differences)
+    return 1 if worse and options.fail_if == "worse" else 0
+
+
+def as_text(comparison: Comparison) -> str:
+    """Return who is compared, the table, and who is ahead in what."""
+    from openslip.evaluation.compare import sentences, table
+
+    models = comparison.before, comparison.after
+    short = all(len(model.name) <= LONGEST for model in models)
+    titles = (models[0].name, models[1].name) if short else ("A", "B")
+    lines = [f"{title}: {model.describe()}" for title, model in zip(titles, models)]
+    return "\n".join(
+        [*lines, "", table(comparison.differences, titles), *sentences(comparison.differences, *titles), ""]
+    )
