@@ -47,6 +47,10 @@ def test_gtsrb(tmp_path):
     assert found.values == (0, 1, 2)
     assert not found.named
     assert knn(str(folder), list("abc")) == 1
+    sets.write(folder / "classes.json", '["speed limit", "stop", "yield"]')
+    found = open_labelled(str(tmp_path))
+    assert found.class_names == ("speed limit", "stop", "yield")
+    assert "Class names from classes.json." in found.notes
 
 
 @pytest.mark.parametrize("partitions", [True, False])

@@ -131,7 +131,7 @@ def _memes(root: Path) -> Contents:
             rows = [parse_json(line) for line in lines(path)]
             named = [(os.path.relpath(row["img"], "img"), row) for row in rows]
             splits[split] = [(name, int(row["label"])) for name, row in named if "label" in row]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise DataError("A list of memes cannot be read", got=str(path), cause=str(error)) from None
         if not splits[split]:
             del splits[split]

@@ -16,7 +16,6 @@ from openslip.data.containers.pickles import read_arrays
 from openslip.data.labelled.array_images import ArrayImages, FileRows, MemoryRows
 from openslip.data.labelled.classes import Value
 from openslip.data.labelled.labelled_set import Image, Part
-from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.published.archive import Archive, Contents, first_of, lines, numbered, part_of
 from openslip.data.limits import TABLE_BYTES
 from openslip.errors import DataError
@@ -124,9 +123,7 @@ def _mnist(root: Path) -> Contents:
         values = labels.array[:, 0].tolist()
         naming = naming or _FIRST_LABELS.get(tuple(values[:10]))
         parts[split] = _part(ArrayImages([images], shape, (0, 1), f"{root.name} {split}"), values)
-    return Contents(
-        parts, naming or names_beside(root, {value for part in parts.values() for value in part.values})
-    )
+    return Contents(parts, naming)
 
 
 _KINDS = (("images", 3), ("labels", 1))

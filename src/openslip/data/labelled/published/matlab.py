@@ -11,7 +11,6 @@ import numpy as np
 from openslip.data.containers.mat import read_mat
 from openslip.data.labelled.array_images import ArrayImages, MemoryRows
 from openslip.data.labelled.classes import Value
-from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.published.archive import (
     Archive,
     Contents,
@@ -58,7 +57,7 @@ def _flowers(root: Path) -> Contents:
                 "setid.mat names pictures that have no label", got=f"{root}, {max(numbers)} of {len(labels)}"
             )
         splits[split] = [(f"image_{number:05d}.jpg", labels[number - 1]) for number in numbers]
-    return listed(root / "jpg", splits, names_beside(root, set(labels)))
+    return listed(root / "jpg", splits)
 
 
 def _cars(root: Path) -> Contents:

@@ -128,17 +128,23 @@ def _gtsrb(root: Path) -> Contents:
     assert train is not None
     assert table is not None
     assert test is not None
-    rows = list(csv.DictReader(lines(table), delimiter=";", skipinitialspace=True))
+    try:
+        rows = list(csv.DictReader(lines(table), delimiter=";", skipinitialspace=True))
+    except csv.Error as error:
+        raise DataError("A list of pictures cannot be read", got=str(table), cause=str(error)) from None
     if not rows or not {"Filename", "ClassId"} <= rows[0].keys():
         raise DataError(
-            f"{table} has no columns Filename and ClassId", got=", ".join(rows[0]) if rows else "no rows"
+            f"{table} has no columns Filename and ClassId", got=", ".join(map(str, rows[0])) if rows else ""
         )
     pictures, tested = Listing(train), Listing(test)
     names = [
         (name, as_number(os.path.dirname(name), train)) for name in pictures.names if os.path.dirname(name)
     ]
     parts = pictures.parts({"train": names})
-    parts |= tested.parts({"test": [(row["Filename"], as_number(row["ClassId"], table)) for row in rows]})
+    listed_ones: list[tuple[str, Value]] = [
+        (row["Filename"] or "", as_number(row["ClassId"] or "", table)) for row in rows
+    ]
+    parts |= tested.parts({"test": listed_ones})
     return Contents(parts, None, [*pictures.notes, *tested.notes])
 
 
