@@ -23,8 +23,8 @@ _PROTOCOLS = {
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
 }
-_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
-"""Metrics that stand for their task where there are several; of a task that has none of them, all do."""
+_BOTH_WAYS = ("text_recall@10", "image_recall@10")
+"""Metrics that stand for their task where it has them; of other tasks the first metric does."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,13 @@ def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
 def headline(keys: Iterable[str]) -> list[str]:
     """Return those of the `task/metric` names that stand for their task."""
     keys = list(keys)
-    chosen = {key for key in keys if key.rpartition("/")[2] in _HEADLINE}
+    chosen = {key for key in keys if key.rpartition("/")[2] in _BOTH_WAYS}
     covered = {key.rpartition("/")[0] for key in chosen}
-    return [key for key in keys if key in chosen or key.rpartition("/")[0] not in covered]
+    for key in keys:
+        if (task := key.rpartition("/")[0]) not in covered:
+            covered.add(task)
+            chosen.add(key)
+    return [key for key in keys if key in chosen]
 
 
 def describe(key: str, name: str = "") -> tuple[str, str, str]:
