@@ -192,12 +192,18 @@ def pixel_accuracy(areas: np.ndarray) -> float:
 
 
 def resampled(
-    statistic: Callable[[np.ndarray], float], count: int, groups: np.ndarray | None = None
+    statistic: Callable[[np.ndarray], float],
+    count: int,
+    groups: np.ndarray | None = None,
+    *,
+    centred: bool = False,
 ) -> tuple[float, float]:
     """Return the interval of a statistic of `count` samples by the percentile bootstrap (Efron 1979).
 
-    statistic: takes indices of samples, with repetition. groups: (count,) samples that are drawn together. The seed is
-    fixed, so equal samples give equal intervals. The interval holds the statistic of the samples themselves.
+    statistic: takes indices of samples, with repetition. groups: (count,) samples that are drawn together. centred: of
+    statistics that resamples raise, such as average precision, because samples that are drawn twice are found twice:
+    the resamples are shifted so that their mean is the statistic. The seed is fixed, so equal samples give equal
+    intervals. The interval holds the statistic of the samples themselves.
     """
     group = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
@@ -209,8 +215,9 @@ def resampled(
     value, found = statistic(np.arange(count)), found[np.isfinite(found)]
     if not len(found):
         return value, value
+    shift = value - float(found.mean()) if centred else 0.0
     low, high = np.quantile(found, 0.025, method="lower"), np.quantile(found, 0.975, method="higher")
-    return min(value, float(low)), max(value, float(high))
+    return min(value, float(low) + shift), max(value, float(high) + shift)
 
 
 def per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,9 +42,9 @@ def shared() -> Iterator[None]:
 
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
-    """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    """Return `open_labelled(spec, **columns)`, also of several labels an image; within `shared` one opened before."""
     key = ("labelled", spec, *sorted(columns.items()))
-    return opened_once(key, lambda: open_labelled(spec, **columns))
+    return opened_once(key, lambda: open_labelled(spec, **columns, several=True))
 
 
 def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
@@ -87,10 +87,12 @@ class Kept(Generic[T]):
 
 
 class OnLabelled(Kept[LabelledSet]):
-    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
-    tables, as `open_labelled` takes it (`label_column`, …). measured_on: the splits whose features it asks for."""
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. several: whether it
+    measures several labels an image. columns: what is asked of tables, as `open_labelled` takes it (`label_column`, …).
+    measured_on: the splits whose features it asks for."""
 
     protocol = ""
+    several = False
     measured_on: tuple[str, ...] = ()
     if TYPE_CHECKING:
 
@@ -106,6 +108,8 @@ class OnLabelled(Kept[LabelledSet]):
     def open(self) -> LabelledSet:
         place, card = places.place_of(self.dataset, "classes"), places.named(self.dataset)
         found = labelled_set(place, self.columns)
+        if not self.several:
+            found.require_single()
         if card and card.name == "objectnet":
             from openslip.evaluation.datasets.objectnet import shared_with_imagenet
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from openslip.evaluation.metrics import calibration_error, mean_iou, mean_per_class, pixel_accuracy, roc_auc
+from openslip.evaluation.ranking import Ranking
 
 Statistic = Literal[
     "mean",
@@ -20,6 +22,8 @@ Statistic = Literal[
     "ece",
     "mean_iou",
     "pixel_accuracy",
+    "mean_average_precision",
+    "mean_roc_auc",
 ]
 BEST = 5
 """Classes of a sample that answers keep, likeliest first."""
@@ -35,11 +39,13 @@ class Outcomes:
     - `mean_per_class`: the mean over `classes` of the means of values (N,);
     - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
     - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right;
-    - `mean_iou`, `pixel_accuracy` of values (N, 2, C): each class's intersection and union in each picture, in pixels.
+    - `mean_iou`, `pixel_accuracy` of values (N, 2, C): each class's intersection and union in each picture, in pixels;
+    - `mean_average_precision`, `mean_roc_auc` of values (N, C), the scores of C classes of which a sample may have
+      several: the mean over classes that have such a number among these samples.
 
-    classes: (N,) the samples' classes. groups: (N,) what samples belong together, such as captions of one image.
-    samples: (N,) numbers that tell samples from others, in whatever order and wherever the data lie (see
-    `fingerprint.of_samples`); without them samples are known by their order alone.
+    classes: (N,) the samples' classes; of several (N, C): 1, 0, or -1 for what is not known. groups: (N,) what samples
+    belong together, such as captions of one image. samples: (N,) numbers that tell samples from others, in whatever
+    order and wherever the data lie (see `fingerprint.of_samples`); without them samples are known by their order alone.
     """
 
     values: np.ndarray
@@ -69,9 +75,27 @@ class Outcomes:
                 return mean_iou(values)
             case "pixel_accuracy":
                 return pixel_accuracy(values)
+            case "mean_average_precision" | "mean_roc_auc":
+                weights = np.bincount(np.arange(len(self.values))[rows], minlength=len(self.values))
+                of_classes = (
+                    self._ranking.average_precision(weights)
+                    if self.statistic == "mean_average_precision"
+                    else self._ranking.roc_auc(weights)
+                )
+                return float(np.nanmean(of_classes)) if np.isfinite(of_classes).any() else float("nan")
         assert self.classes is not None  # by construction: both are numbers of samples in classes
-        of_classes = mean_per_class if self.statistic == "mean_per_class" else roc_auc
-        return of_classes(values, self.classes[rows])
+        by_class = mean_per_class if self.statistic == "mean_per_class" else roc_auc
+        return by_class(values, self.classes[rows])
+
+    @property
+    def raised(self) -> bool:
+        """Whether resamples, in which samples occur twice, raise the number."""
+        return self.statistic == "mean_average_precision"
+
+    @cached_property
+    def _ranking(self) -> Ranking:
+        assert self.classes is not None  # by construction
+        return Ranking(self.values, self.classes)
 
 
 @dataclass(frozen=True, eq=False)

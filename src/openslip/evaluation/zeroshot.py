@@ -17,6 +17,7 @@ from openslip.evaluation import Result, datasets
 from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.datasets import Card
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, remembered, require_text
+from openslip.evaluation.multilabel import multilabel
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ PROMPTS = 2**15
 @dataclass(frozen=True)
 class ZeroShot(OnLabelled):
     """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
-    or of all of a set without splits: nothing is trained, so no picture need be held out.
+    or of all of a set without splits: nothing is trained, so no picture need be held out. Of a set with several labels
+    an image mean_average_precision and roc_auc.
 
     The metric of the set's card comes first. templates: sentences with `{}` where the class name goes, or such by data
     set; empty for those that suit the data set. class_names: what the prompts call the classes, as `read_names` gives
@@ -44,6 +46,7 @@ class ZeroShot(OnLabelled):
     labelled: LabelledSet | None = None
     class_names: GivenNames | None = None
     needs_text = True
+    several = True
     protocol = "zeroshot"
     measured_on = ("untrained",)
 
@@ -101,6 +104,8 @@ class ZeroShot(OnLabelled):
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
         about = images.about() | {"prompts": asked.name}
         scores = images.values @ weights.T
+        if images.labels.ndim == 2:
+            return multilabel(self.name, scores, images.labels, images.skipped, images.samples, **about)
         return classification(
             self.name,
             scores,

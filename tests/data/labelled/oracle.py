@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -65,8 +66,11 @@ class Oracle:
     def preprocess(self) -> Numbers:
         return Numbers()
 
-    def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(images, 1001).float()
+    def image_features(
+        self, images: torch.Tensor, *, numpy: bool = False, autocast: str | None = None
+    ) -> Any:
+        features = torch.nn.functional.one_hot(images, 1001).float()
+        return features.numpy() if numpy else features
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return features
