@@ -90,11 +90,10 @@ def test_operations_of_a_sample_are_the_mean_of_the_steps(every, share) -> None:
         base, objective=replace(base.objective, ssl_every=every, ssl_share=share, loss=ObjectiveConfig().loss)
     )
     loss, schedule = parse(config.objective), Schedule(8, every, share)
-    views = [view for view in loss.views]
     found = speed.operations_per_sample(config, loss, schedule, 7)
     steps = []
     for step in range(every):
-        rows = {v.name: schedule.rows if v.scheduled else 8 for v in views if not (v.scheduled and step)}
+        rows = {v.name: schedule.rows if v.scheduled else 8 for v in loss.views if not (v.scheduled and step)}
         kind = tuple((name, (count, 3, 16, 16)) for name, count in rows.items()), 8, ()
         steps.append(speed._count_step(config, loss, kind, 7))
     assert found == pytest.approx(mean(steps) / 8)

@@ -78,17 +78,13 @@ def main(argv: list[str]) -> int:
         return 0
     with joined() as processes:
         planned, costs = _planned(read, processes)
-        if options.dry_run or not options.table:
-            runs = planned.runs
-            if processes.first:
-                now = table.standings(planned)
-                text = printable(table.plan_text(planned, costs, now))
-                print(text) if options.dry_run else say(text)
+        if processes.first and not options.table:
+            text = table.plan_text(planned, costs, table.standings(planned))
+            print(printable(text)) if options.dry_run else say(text)
         if options.dry_run:
             return 0
-        status = 0
-        if not options.table:
-            status = _train(planned, [runs[number] for number in chosen], processes)
+        runs = [planned.runs[number] for number in chosen]
+        status = 0 if options.table else _train(planned, runs, processes)
         if processes.first and (options.table or len(chosen) == len(read.runs)):
             found = table.collect(planned, costs, everything=options.all)
             _print(found, options, save)
