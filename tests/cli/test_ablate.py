@@ -54,7 +54,7 @@ def test_single_runs_and_the_table(grid, capfd) -> None:
     assert save.read_text().startswith("variant,seeds,")
     assert "SLIP" in page.read_text()
     assert ablate([*words, "--index", "1"]) == 0  # finished: nothing to do
-    assert "──" not in capfd.readouterr().err
+    assert "1 of 1:" not in capfd.readouterr().err
 
 
 def test_a_failure_is_the_exit_status(tmp_path, capfd) -> None:

@@ -207,11 +207,9 @@ def run_all(
         if processes.first:
             write_config(run, out)
             inform(f"── {number} of {len(runs)}: {out / run.name}")
-        status, others_too = _supervised(command, line, processes)
+        status = _supervised(command, line, processes)
         became = _became(run, out, status) if processes.first else ""
         became = processes.bytes_from_first(became.encode()).decode()
-        if others_too and not became:
-            became = "a process of the run failed"
         if became == "held":
             outcome.held.append(run.name)
         elif became:
@@ -253,7 +251,7 @@ def write_config(run: GridRun, out: Path) -> None:
 
 
 def _became(run: GridRun, out: Path, status: int) -> str:
-    """Return what went wrong with a run whose process has ended: "" where it is finished, `held` where another has it."""
+    """Return what went wrong with a run whose process has ended; "" where it is finished, `held` where it is held."""
     try:
         now = standing(run, out)
     except SlipError as error:
@@ -269,8 +267,8 @@ def _became(run: GridRun, out: Path, status: int) -> str:
     return f"exit status {status}, {now.describe()}; its message stands above"
 
 
-def _supervised(command: Command, line: list[str], processes: Processes) -> tuple[int, bool]:
-    """Run a command line in a process of its own until it ends; return its exit status, and whether any process failed.
+def _supervised(command: Command, line: list[str], processes: Processes) -> int:
+    """Run a command line in a process of its own until it ends, on all processes; return its exit status.
 
     Where this process is told to end, so is that one, which saves what it has learned first.
     """
@@ -282,7 +280,7 @@ def _supervised(command: Command, line: list[str], processes: Processes) -> tupl
             child.join(0.2 if processes.world == 1 else 1.0)
             running, failed = processes.any(child.exitcode is None, child.exitcode not in (None, 0))
             if not running:
-                return child.exitcode or 0, failed
+                return child.exitcode or 0
             failed_since = failed_since or (time.monotonic() if failed else 0.0)
             if failed_since and time.monotonic() - failed_since > PATIENCE and child.exitcode is None:
                 child.kill()  # it waits for one that is gone
