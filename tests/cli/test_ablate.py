@@ -53,6 +53,11 @@ def test_single_runs_and_the_table(grid, capfd) -> None:
     assert "clip: 1 of 2 seeds (seed 1: new)." in err
     assert save.read_text().startswith("variant,seeds,")
     assert "SLIP" in page.read_text()
+    text = grid.path.read_text()
+    grid.path.write_text(f"{text}\noptimizer.lr = 1.0\n")
+    assert main(["ablate", *words, "--table"]) == 1
+    assert "slip-seed0 was trained" in capfd.readouterr().err
+    grid.path.write_text(text)
     assert ablate([*words, "--index", "1"]) == 0  # finished: nothing to do
     assert "1 of 1:" not in capfd.readouterr().err
 

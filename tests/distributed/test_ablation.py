@@ -42,7 +42,7 @@ def test_two_at_once_train_no_run_twice(whole, tmp_path) -> None:
     assert weights(grid.out) == whole
     for run in grid.runs:
         lines = (grid.out / run.name / "metrics.jsonl").read_text().splitlines()
-        assert len(lines) == 3, lines  # steps 3 and 4, and the measurement
+        assert len(lines) == 4, lines  # steps 3 and 4, and a measurement an epoch
 
 
 def test_a_grid_that_is_killed_leaves_no_run_behind_and_goes_on(whole, tmp_path) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from openslip.cli.arguments import asks_for_help, given, parse, refuse_idle
 from openslip.cli.output import say
-from openslip.errors import UsageError, did_you_mean, printable
+from openslip.errors import DataError, UsageError, did_you_mean, printable
 from openslip.files import expand
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, prog="slip ablate", description=DESCRIPTION)
     _check(options, given(Options, argv))
 
-    from openslip.ablation import grid, table
+    from openslip.ablation import grid, running, table
     from openslip.processes import joined
 
     save = None if options.save is None else expand(options.save)
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         print(slurm_script(read, options))
         return 0
     with joined() as processes:
-        planned, costs = _planned(read, processes)
+        planned, costs = _planned(read, processes, needed=not options.table)
         if processes.first and not options.table:
             text = table.plan_text(planned, costs, table.standings(planned))
             print(printable(text)) if options.dry_run else say(text)
@@ -86,6 +86,8 @@ def main(argv: list[str]) -> int:
         runs = [planned.runs[number] for number in chosen]
         status = 0 if options.table else _train(planned, runs, processes)
         if processes.first and (options.table or len(chosen) == len(read.runs)):
+            if options.table:
+                running.check_all_unchanged(planned.runs, planned.out)
             found = table.collect(planned, costs, everything=options.all)
             _print(found, options, save)
             if options.report is not None:
@@ -127,13 +129,22 @@ def _chosen(grid: Grid, options: Options) -> list[int]:
     return list(range(len(names)))
 
 
-def _planned(grid: Grid, processes: Processes) -> tuple[Grid, dict[str, Cost]]:
-    """Return the lengths and costs. The first process opens the data before the others do."""
+def _planned(grid: Grid, processes: Processes, *, needed: bool) -> tuple[Grid, dict[str, Cost]]:
+    """Return the lengths and costs. The first process opens the data before the others do.
+
+    needed: whether the data must be there; a table can do without counts, unless lengths follow from them.
+    """
     from openslip.ablation import compute
 
-    found = []
-    with processes.first_goes_ahead():
-        found.append(compute.planned(grid))
+    found: list[tuple[Grid, dict[str, Cost]]] = []
+    try:
+        with processes.first_goes_ahead():
+            found.append(compute.planned(grid))
+    except DataError as error:
+        if needed or any(variant.equal_compute for variant in grid.variants):
+            raise
+        say(f"FLOPs are those that the logs have: {error}")
+        return grid, {}
     return found[0]
 
 

@@ -47,6 +47,10 @@ COMMANDS = {
         "`slip data check SOURCE --list FILE` lists damaged records and copies, and `slip data convert SOURCE FOLDER "
         "--without FILE` leaves them out; `slip duplicates FOLDER` finds copies by embeddings"
     ),
+    "sweep sweeps grid grid-search hparams hyperparameters experiment experiments": (
+        "`slip ablate GRID.toml` trains variants of a recipe with several seeds, and compares them in one table; "
+        "`slip ablate show` lists files to begin with"
+    ),
     "predict label infer inference tag sort": (
         "`slip classify MODEL PICTURES --classes classes.txt` says which class each picture shows; `--sort-into "
         "FOLDER` copies pictures into folders of classes. `slip evaluate MODEL zeroshot:FOLDER` measures how often "
