@@ -80,7 +80,7 @@ COMMANDS = {
         "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "
         "knn:photos/`"
     ),
-    "zeroshot zero-shot linear linear-probe probe knn k-nn retrieval": (
+    "zeroshot zero-shot linear linear-probe probe fewshot few-shot knn k-nn retrieval geometry pairs": (
         "These are tasks of `slip evaluate`, as in `slip evaluate runs/mine zeroshot:photos/ linear:photos/"
         " knn:photos/ retrieval:pairs.csv`"
     ),
@@ -101,8 +101,10 @@ COMMANDS = {
         "`slip recipes` lists the recipes, `slip recipes show NAME` prints one as TOML, and `slip train "
         "--config FILE` takes one"
     ),
+    "cards card sets benchmarks": "`slip datasets` lists the public data sets that it knows how to measure on",
     "list ls models zoo": (
-        "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise"
+        "`slip recipes` lists the recipes, `slip datasets` the public data sets. Runs are folders, in `runs/` unless "
+        "`--out` says otherwise"
     ),
     "download fetch get": (
         "`slip pull hf:owner/name` fetches a model. Data need not be downloaded first: sources may be addresses "
@@ -188,8 +190,9 @@ OPTIONS = {
     "torchcompile torch-compile": "training.compile",
     "strategy fsdp ddp": "training.parallel",
     "limit-records n num max-samples": "limit count",
-    "prompts template prompt": "templates",
-    "labels categories names": "classes",
+    "prompts template prompt custom-template-file zeroshot-templates": "templates",
+    "labels categories names custom-classname-file class-names": "classes classnames",
+    "dataset-root data-root roots": "sets",
     "topk top-k": "top",
     "min-confidence confidence conf min-score score-threshold": "threshold",
     "copy-to move-to sort-to": "sort-into",

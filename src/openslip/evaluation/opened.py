@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from openslip.addresses import is_url, shown
-from openslip.data.labelled import LabelledSet, dataset_name, open_labelled
+from openslip.data.labelled import LabelledSet, open_labelled
+from openslip.data.labelled.prompts import HasClasses
+from openslip.data.sources.karpathy import split_of
+from openslip.evaluation import datasets, measure
+from openslip.evaluation.datasets import Card, places
 from openslip.files import expand
 
 if TYPE_CHECKING:
@@ -21,14 +25,12 @@ T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
 
-_memory: ContextVar[dict[tuple[object, ...], LabelledSet] | None] = ContextVar(
-    "slip_evaluation_opened", default=None
-)
+_memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar("slip_evaluation_opened", default=None)
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Open each labelled set once for all that ask for it within."""
+    """Open each labelled set and each captioned source once for all that ask for it within."""
     if _memory.get() is not None:
         yield
         return
@@ -40,13 +42,18 @@ def shared() -> Iterator[None]:
 
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
-    """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    """Return `open_labelled(spec, **columns)`, also of several labels an image; within `shared` one opened before."""
+    key = ("labelled", spec, *sorted(columns.items()))
+    return opened_once(key, lambda: open_labelled(spec, **columns, several=True))
+
+
+def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
+    """Return what `open_it` gives, within `shared` what it gave for this key before."""
     memory = _memory.get()
     if memory is None:
-        return open_labelled(spec, **columns)
-    key = (spec, *sorted(columns.items()))
+        return open_it()
     if key not in memory:
-        memory[key] = open_labelled(spec, **columns)
+        memory[key] = open_it()
     return memory[key]
 
 
@@ -80,10 +87,12 @@ class Kept(Generic[T]):
 
 
 class OnLabelled(Kept[LabelledSet]):
-    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
-    tables, as `open_labelled` takes it (`label_column`, …). measured_on: the splits whose features it asks for."""
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. several: whether it
+    measures several labels an image. columns: what is asked of tables, as `open_labelled` takes it (`label_column`, …).
+    measured_on: the splits whose features it asks for."""
 
     protocol = ""
+    several = False
     measured_on: tuple[str, ...] = ()
     if TYPE_CHECKING:
 
@@ -97,12 +106,29 @@ class OnLabelled(Kept[LabelledSet]):
         def columns(self) -> Mapping[str, str]: ...
 
     def open(self) -> LabelledSet:
-        return labelled_set(self.dataset, self.columns)
+        place, card = places.place_of(self.dataset, "classes"), places.named(self.dataset)
+        found = labelled_set(place, self.columns)
+        if not self.several:
+            found.require_single()
+        if card and card.name == "objectnet":
+            from openslip.evaluation.datasets.objectnet import shared_with_imagenet
+
+            return shared_with_imagenet(found, expand(place))
+        return found
 
     @property
     def name(self) -> str:
         """The protocol and the data set's short name."""
-        return f"{self.protocol}:{dataset_name(self.dataset)}"
+        return f"{self.protocol}:{places.short_name(self.dataset)}"
+
+    def card(self, data: HasClasses) -> Card | None:
+        """Return the card of the set: the one that is named, else the one that its classes tell; None where none is."""
+        return places.named(self.dataset) or datasets.told(data.class_names)
+
+    def metric(self, data: HasClasses) -> str:
+        """Return the metric that comes first among the results: its card's, else top1."""
+        card = self.card(data)
+        return card.metric if card else "top1"
 
     def share(self, encoder: Encoder) -> None:
         """Have all processes compute the features that `evaluate` asks for; all must call it."""
@@ -114,7 +140,34 @@ class OnLabelled(Kept[LabelledSet]):
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
         data = self.opened()
-        return [data.describe(), *data.notes]
+        card = self.card(data)
+        return [data.describe(), *data.notes, *(about_card(data, card) if card else ())]
+
+
+def about_card(data: LabelledSet, card: Card) -> list[str]:
+    """Return sentences about how labelled images and the card that they are measured by agree."""
+    lines, classes = [], len(data.class_names)
+    if card.name != "scenes" and (
+        card.metric != "top1" or datasets.short(card.name) != datasets.short(data.name)
+    ):
+        lines.append(
+            f"{data.name} is measured as {card.title}, by {measure(card.metric).title} "
+            f"(slip datasets show {card.name})."
+        )
+    if classes != card.classes and (told := datasets.told(data.class_names)) is not card and card.classes:
+        lines.append(
+            f"{data.name} has {classes:,} classes, and {card.title} has {card.classes:,}"
+            + (f": the classes are those of {told.title}." if told else ".")
+        )
+    for split in ("test", "val"):
+        here, published = data.splits.get(split), card.splits.get(split, 0)
+        if here and published and len(here) != published and abs(classes - card.classes) <= 2:
+            lines.append(
+                f"Published numbers of {card.title} are of {published:,} {split} images, and {data.name} has "
+                f"{len(here):,}."
+            )
+            break
+    return lines
 
 
 def location(source: Any) -> str:
@@ -125,6 +178,9 @@ def location(source: Any) -> str:
     spec = source if isinstance(source, str) else str(source.name)
     if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
         return shown(spec)
+    file, split = split_of(spec)
+    if split and os.path.isfile(expand(file)):
+        return f"{os.path.realpath(expand(file))}:{split}"
     if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
         return shown(spec)
     return shown(os.path.realpath(expand(spec)))

@@ -197,7 +197,7 @@ def _meaning(rows: Rows, *, compared: bool) -> str:
 def _cell(column: Column, row: Row) -> Cell:
     found = column.scores.get(row.label)
     if found is None:
-        needs_text = column.key.startswith(("zeroshot", "retrieval"))
+        needs_text = column.key.startswith(("zeroshot", "retrieval", "pairs"))
         return Cell("no text tower" if needs_text and not row.first.loss.text_tower else "not measured")
     return Cell(
         value=number(column.key, found.value),
@@ -206,7 +206,7 @@ def _cell(column: Column, row: Row) -> Cell:
         seeds=_seeds(column.key, found, len(row.runs)) if len(row.runs) > 1 else "",
         count=_counts(found) if column.count is None else "",
         ahead=column.best() == row.label,
-        bar=_bar(column, found) if found.certain else None,
+        bar=_bar(column, found) if found.certain and measure(column.key).unit != "number" else None,
     )
 
 
