@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ablation.grids import ablate, write_grid
+from openslip.ablation import compute
 from openslip.cli import main
+from openslip.errors import DataError
 
 
 def files(folder: Path) -> list[Path]:
@@ -56,7 +58,9 @@ def test_single_runs_and_the_table(grid, capfd) -> None:
     text = grid.path.read_text()
     grid.path.write_text(f"{text}\noptimizer.lr = 1.0\n")
     assert main(["ablate", *words, "--table"]) == 1
-    assert "slip-seed0 was trained" in capfd.readouterr().err
+    assert "slip-seed0: optimizer.lr = 1.0, was 0.003" in capfd.readouterr().err
+    assert main(["ablate", *words, "--dry-run"]) == 1
+    assert "slip-seed0: optimizer.lr = 1.0, was 0.003" in capfd.readouterr().err
     grid.path.write_text(text)
     assert ablate([*words, "--index", "1"]) == 0  # finished: nothing to do
     assert "1 of 1:" not in capfd.readouterr().err
@@ -97,3 +101,16 @@ def test_the_batch_script_trains_each_run_once(grid, tmp_path, capsys) -> None:
     done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=True)
     expected = ["slip", "ablate", str(grid.path), "--out", str(grid.out), "--index", "2"]
     assert done.stdout.split("\n")[:-1] == expected
+
+
+def test_a_table_does_without_the_data(grid, monkeypatch, capsys) -> None:
+    def gone(_):
+        raise DataError("The data are gone")
+
+    monkeypatch.setattr(compute, "planned", gone)
+    words = ["ablate", str(grid.path), "--out", str(grid.out)]
+    assert main([*words, "--table"]) == 0
+    out, err = capsys.readouterr()
+    assert "clip" in out
+    assert "FLOPs are those that the logs have: The data are gone" in err
+    assert main(words) == 1

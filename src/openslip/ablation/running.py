@@ -41,6 +41,8 @@ CONFIGS = "configs"
 """Folder of the configuration of each run, as `slip train --config` takes it."""
 PATIENCE = 60.0
 """Seconds that processes which train together are given to end where one of them has failed."""
+_FEW = 8
+"""Runs that an error names."""
 STARTS_WITH = ["openslip.cli.train", "openslip.training.train"]
 """What the processes that train import, once for all of them."""
 
@@ -123,60 +125,50 @@ def _held(folder: Path) -> bool:
     return False
 
 
-def check_unchanged(run: GridRun, out: Path, counts: Counts | None = None) -> None:
-    """Raise ConfigError where the folder of a run holds one of another configuration, or of other data.
+def check_unchanged(runs: Sequence[GridRun], out: Path) -> None:
+    """Raise ConfigError where folders of runs hold runs of another configuration, or of other data.
 
-    What weights do not depend on may differ, as on resume.
+    What weights do not depend on may differ, as on resume. The error says of each run what differs.
     """
+    counts = Counts()
+    changed = {run.name: what for run in runs if (what := _changed(run, out, counts))}
+    if changed:
+        lines = [f"  {name}: {what}" for name, what in changed.items()]
+        lines = [*lines[:_FEW], *[f"  and {len(lines) - _FEW} more"] * (len(lines) > _FEW)]
+        raise ConfigError(
+            "The grid has changed since these runs were trained:\n" + "\n".join(lines),
+            fix="Give a variant that has changed another name, choose another folder with --out, or remove those runs",
+        )
+
+
+def _changed(run: GridRun, out: Path, counts: Counts) -> str:
+    """Return what differs between a run and the one that its folder holds; "" for nothing."""
     folder = RunFolder(out / run.name)
     if not (folder.exists() and folder.begun()):
-        return
+        return ""
     try:
         config = asked.with_positives(run.config, classes=bool(labelled_ones(run.config.data.train)))
         config = start.adopted_as_in_run(config, folder.config)
         shares = [share_of(one.data.val) for one in (folder.config, config)]
         if shares[0] != shares[1]:
-            raise ConfigError(
-                "Another share of the data is held out",
-                got=f"data.val = {config.data.val!r}, was {folder.config.data.val!r}",
-            )
+            return f"data.val = {config.data.val!r}, was {folder.config.data.val!r}"
         folder.check_config(config)
         if folder.config.data.train != config.data.train or folder.config.data.ssl != config.data.ssl:
-            _check_moved(config, folder, counts or Counts(), held_out=bool(shares[0]))
+            return _moved(config, folder, counts, held_out=bool(shares[0]))
     except ConfigError as error:
-        told = f" ({error.got})" if isinstance(error.got, str) and error.got else ""
-        raise ConfigError(
-            f"The grid has changed since {folder.path} was trained: {error.what}{told}",
-            fix="Give the variant another name, choose another folder for the runs with --out, or remove that run",
-        ) from None
+        return error.got if isinstance(error.got, str) else str(error)
+    return ""
 
 
-def _check_moved(config: Config, folder: RunFolder, counts: Counts, *, held_out: bool) -> None:
-    """Raise ConfigError unless the data that the grid names now are those that the run was trained on."""
-    known, changed = noted_data(folder.path), [""]
+def _moved(config: Config, folder: RunFolder, counts: Counts, *, held_out: bool) -> str:
+    """Return in what the data that the grid names now differ from those that a run was trained on."""
+    known, data = noted_data(folder.path), folder.config.data
     if known is not None and not held_out:
         loss = objectives.parse(config.objective)
-        changed = differences(known, counts.data(config).identity(captioned=loss.captioned))
-    if changed:
-        data = folder.config.data
-        told = f"data.train = {config.data.train!r}, was {data.train!r}"
-        if data.ssl != config.data.ssl:
-            told += f"; data.ssl = {config.data.ssl!r}, was {data.ssl!r}"
-        raise ConfigError("It was trained on other data", got=told)
-
-
-def check_all_unchanged(runs: Sequence[GridRun], out: Path) -> None:
-    """Raise ConfigError that names every run whose folder holds another one (see `check_unchanged`)."""
-    counts, errors = Counts(), list[ConfigError]()
-    for run in runs:
-        try:
-            check_unchanged(run, out, counts)
-        except ConfigError as error:
-            errors.append(error)
-    if errors:
-        more = "".join(f"\n  {error.what}" for error in errors[1:4])
-        more += f"\n  and {len(errors) - 4} more" if len(errors) > 4 else ""
-        raise ConfigError(errors[0].what + more, fix=errors[0].fix)
+        if not differences(known, counts.data(config).identity(captioned=loss.captioned)):
+            return ""  # they lie elsewhere
+    told = f"data.train = {config.data.train!r}, was {data.train!r}"
+    return told + f"; data.ssl = {config.data.ssl!r}, was {data.ssl!r}" * (data.ssl != config.data.ssl)
 
 
 def run_all(
@@ -197,7 +189,7 @@ def run_all(
     processes, out, outcome = processes or Processes(), grid.out, Outcome()
     with processes.first_goes_ahead():
         if processes.first:
-            check_all_unchanged(runs, out)
+            check_unchanged(runs, out)
     for number, run in enumerate(runs, 1):
         lines = [_line_of(run, out)] if processes.first else []
         line = json.loads(processes.bytes_from_first(json.dumps(lines).encode()))[0]

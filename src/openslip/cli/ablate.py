@@ -81,13 +81,13 @@ def main(argv: list[str]) -> int:
         if processes.first and not options.table:
             text = table.plan_text(planned, costs, table.standings(planned))
             print(printable(text)) if options.dry_run else say(text)
+        if options.dry_run or options.table:
+            running.check_unchanged(planned.runs, planned.out)
         if options.dry_run:
             return 0
         runs = [planned.runs[number] for number in chosen]
         status = 0 if options.table else _train(planned, runs, processes)
         if processes.first and (options.table or len(chosen) == len(read.runs)):
-            if options.table:
-                running.check_all_unchanged(planned.runs, planned.out)
             found = table.collect(planned, costs, everything=options.all)
             _print(found, options, save)
             if options.report is not None:
