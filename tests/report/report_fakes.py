@@ -15,6 +15,10 @@ from openslip import toml
 from openslip.config import Config, ObjectiveConfig, TrainingConfig
 from openslip.data.record import Record, Source
 from openslip.errors import DataError, EvaluationError
+from openslip.evaluation import results
+from openslip.evaluation.classification import Samples, classification, softmax
+from openslip.evaluation.fingerprint import of_picture
+from openslip.evaluation.outcomes import Answers
 from openslip.report.charts import Chart
 from openslip.report.histogram import Histogram
 from openslip.report.render import render
@@ -59,6 +63,36 @@ def write_run(
     if results is not None:
         (folder / "results.json").write_text(json.dumps(results))
     return folder
+
+
+def measure(
+    folder: Path,
+    seed: int = 0,
+    *,
+    task: str = "zeroshot:birds",
+    classes: int = 3,
+    count: int = 60,
+    data: str = "",
+) -> Answers:
+    """Give a run folder the results of a classifier that is right half of the time, with its answers; return these."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    names = tuple(f"kind {k}" for k in range(classes))
+    scores = rng.normal(size=(count, classes)) + 1.2 * np.eye(classes)[labels]
+    samples = Samples(np.arange(count), tuple(of_picture(b"%d" % k) for k in range(count)), names)
+    found = classification(
+        task,
+        scores,
+        labels,
+        probabilities=softmax(scores),
+        samples=samples,
+        data=data,
+        split="test",
+        content="c",
+    )
+    results.keep(found, folder / "results.json")
+    assert found[0].answers is not None
+    return found[0].answers
 
 
 def drawn(chart: Chart | Histogram) -> str:

@@ -12,7 +12,7 @@ from openslip.addresses import without_keys
 from openslip.data.record import Source
 from openslip.errors import CheckpointError, ConfigError
 from openslip.files import unwritable, write_bytes
-from openslip.report import curves, description, scoreboard
+from openslip.report import answered, curves, description, scoreboard
 from openslip.report.gallery import Gallery, gather
 from openslip.report.render import render
 from openslip.report.rows import Row, rows
@@ -100,6 +100,7 @@ def page(
     """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
     named = {row.label: row for row in rows(runs)}
     colours = choose_colours(list(named.values()))
+    tasks, troubles = answered.tasks(named, colours)
     each = [(name, description.seed_of(row, run), run) for name, row in named.items() for run in row.runs]
     return render(
         "report.html.j2",
@@ -114,6 +115,8 @@ def page(
         training_note=curves.training_note(named),
         training=[chart.figure() for chart in curves.training_charts(named, colours)],
         evaluations=[chart.figure() for chart in curves.evaluation_charts(named, colours)],
+        tasks=tasks[: answered.MOST],
+        more_tasks=[task.title for task in tasks[answered.MOST :]],
         gallery=gallery,
         model=model,
         setup=description.setup(named),
@@ -124,6 +127,7 @@ def page(
         ],
         commands=commands,
         versions=list(dict.fromkeys(tuple(run.versions.items()) for run in runs if run.versions)),
+        troubles=troubles,
         damaged=sum(run.damaged for run in runs),
     )
 

@@ -23,8 +23,8 @@ _PROTOCOLS = {
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
 }
-_HEADLINE = ("top1", "roc_auc", "text_recall@10", "image_recall@10")
-"""Metrics that stand for their task where there are several; of a task that has none of them, all do."""
+_BOTH_WAYS = ("text_recall@10", "image_recall@10")
+"""Metrics that stand for a task that has them, in the place of its first: retrieval goes both ways."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Column:
         return counts.pop() if len(counts) == 1 else None
 
     def best(self) -> str | None:
-        """Return the row that is ahead of every other, None where there is none or nothing to compare."""
+        """Return the row that is ahead of every other, None where there is none, nothing to compare, or no better."""
+        if not measure(self.key).better:
+            return None
         return ahead(self.scores, lower=self.lower_is_better)
 
 
@@ -91,11 +93,16 @@ def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
 
 
 def headline(keys: Iterable[str]) -> list[str]:
-    """Return those of the `task/metric` names that stand for their task."""
-    keys = list(keys)
-    chosen = {key for key in keys if key.rpartition("/")[2] in _HEADLINE}
-    covered = {key.rpartition("/")[0] for key in chosen}
-    return [key for key in keys if key in chosen or key.rpartition("/")[0] not in covered]
+    """Return those of the `task/metric` names that stand for their task: its first, of retrieval recall@10."""
+    metrics: dict[str, list[str]] = {}
+    for key in keys:
+        task, _, metric = key.rpartition("/")
+        metrics.setdefault(task, []).append(metric)
+    return [
+        f"{task}/{metric}" if task else metric
+        for task, found in metrics.items()
+        for metric in [one for one in dict.fromkeys(found) if one in _BOTH_WAYS] or found[:1]
+    ]
 
 
 def describe(key: str, name: str = "") -> tuple[str, str, str]:
@@ -114,7 +121,7 @@ def describe(key: str, name: str = "") -> tuple[str, str, str]:
 
 
 def number(key: str, value: float) -> str:
-    """Return a value without its unit: a share in percent, a rank as it is."""
+    """Return a value without its unit: a share in percent, a rank or another number as it is."""
     if not math.isfinite(value):
         return "–"
     of = measure(key)
@@ -151,11 +158,14 @@ def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | No
 
 def _note(table: Sequence[Row], found: Sequence[Column]) -> str:
     """Return what the numbers and marks of the plain-text table mean, as far as they are there."""
-    said = "Percent, with 95 % intervals over the n test samples."
+    numbers = (
+        "Percent" if all(measure(column.key).unit == "share" for column in found) else "Percent, or as it is"
+    )
+    said = f"{numbers}, with 95 % intervals over the n test samples."
     if any(score.spread is not None for column in found for score in column.scores.values()):
         said = (
-            "Percent: means over the seeds ± their standard deviation, with 95 % intervals over seeds and the n test "
-            "samples."
+            f"{numbers}: means over the seeds ± their standard deviation, with 95 % intervals over seeds and the n "
+            "test samples."
         )
     if len(table) > 1:
         said += " * ahead of all others: the intervals of the differences do not hold 0."
