@@ -13,6 +13,7 @@ import torch
 
 from openslip import toml
 from openslip.config import Config, ObjectiveConfig, TrainingConfig
+from openslip.data.labelled import Labelled
 from openslip.data.record import Record, Source
 from openslip.errors import DataError, EvaluationError
 from openslip.evaluation import results
@@ -72,22 +73,28 @@ def measure(
     task: str = "zeroshot:birds",
     classes: int = 3,
     count: int = 60,
-    data: str = "",
+    sure: bool = True,
+    data: Labelled | None = None,
 ) -> Answers:
-    """Give a run folder the results of a classifier that is right half of the time, with its answers; return these."""
+    """Give a run folder the results of a classifier that is right more often than not, with its answers; return these.
+
+    data: labelled pictures that it is asked about; else some that are nowhere.
+    """
     rng = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    names = tuple(f"kind {k}" for k in range(classes))
-    scores = rng.normal(size=(count, classes)) + 1.2 * np.eye(classes)[labels]
-    samples = Samples(np.arange(count), tuple(of_picture(b"%d" % k) for k in range(count)), names)
+    labels, names = np.arange(count) % classes, tuple(f"kind {k}" for k in range(classes))
+    digests = tuple(of_picture(b"%d" % k) for k in range(count))
+    if data is not None:
+        labels, names, count = data.labels, data.class_names, len(data)
+        digests = tuple(of_picture(image) for image in data.images)
+    scores = rng.normal(size=(count, len(names))) + 1.2 * np.eye(len(names))[labels]
     found = classification(
         task,
         scores,
         labels,
-        probabilities=softmax(scores),
-        samples=samples,
-        data=data,
-        split="test",
+        probabilities=softmax(scores) if sure else None,
+        samples=Samples(np.arange(count), digests, names),
+        data=data.location if data else "",
+        split=data.split if data else "test",
         content="c",
     )
     results.keep(found, folder / "results.json")

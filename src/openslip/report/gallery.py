@@ -29,11 +29,12 @@ FEWEST_WORDS = 3
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture of the pool: pixels (H, W, 3) uint8, captions, and the true class where it is known."""
+    """A picture: pixels (H, W, 3) uint8, captions, the true class where it is known, and its side in the page."""
 
     pixels: np.ndarray
     captions: tuple[str, ...]
     label: int | None
+    side: int = SIDE
 
     @property
     def alt(self) -> str:
@@ -42,7 +43,7 @@ class Picture:
 
     def data_url(self) -> str:
         """Return the middle square as a small JPEG, ready for an <img>."""
-        return data_url(self.pixels)
+        return data_url(self.pixels, self.side)
 
 
 @dataclass(frozen=True)
