@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openslip.data.record import Source, as_source
 from openslip.errors import DataError, EvaluationError
+from openslip.report.picture_map import PictureMap, picture_map
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SIDE = 192
 """Side in pixels of a picture in the page; smaller ones stay as they are."""
+NEIGHBOUR_SIDE = 128
 FEWEST_WORDS = 3
 """Captions with fewer words ("untitled", "IMG 2034") are not used as queries: nobody can say what they should find."""
 
@@ -106,6 +108,7 @@ class Gallery:
     searches: tuple[Search, ...] = ()
     readings: tuple[Reading, ...] = ()
     neighbours: tuple[Search, ...] = ()
+    map: PictureMap | None = None
     captions: int = 0
 
     @property
@@ -129,7 +132,7 @@ def gather(
     """Ask a model about `pool` pictures drawn at random from `pictures`.
 
     captions: queries to search with; default: six of the pool's own. Without an encoder only the pool is returned;
-    with one that has no text tower, neighbours in place of answers and retrieval.
+    with one that has no text tower, neighbours and a map alone.
     """
     from openslip.evaluation.zeroshot import classifier
 
@@ -137,6 +140,9 @@ def gather(
     if encoder is None or not shown:
         return Gallery(pool=tuple(shown), unreadable=unreadable)
     images = _numbers(encoder.encode_image([picture.pixels for picture in shown]))
+    alone = Gallery(
+        tuple(shown), unreadable, neighbours=_neighbours(shown, images, 4), map=picture_map(shown, images)
+    )
     candidates = _distinct(caption for picture in shown for caption in picture.captions)
     queries = list(captions) or draw_captions(candidates, 6, seed)
     try:
@@ -145,11 +151,10 @@ def gather(
             _numbers(encoder.encode_text(words)) if words else None for words in (candidates, queries)
         )
     except EvaluationError:
-        return Gallery(tuple(shown), unreadable, neighbours=_neighbours(shown, images, 4))
+        return alone
     classes = classifier(encoder, class_names, templates) if class_names else None
-    return Gallery(
-        pool=tuple(shown),
-        unreadable=unreadable,
+    return replace(
+        alone,
         examples=_examples(shown[:examples], images, classes, class_names, scale)
         if classes is not None
         else (),
@@ -266,12 +271,13 @@ def _readings(
 
 
 def _neighbours(shown: Sequence[Picture], images: np.ndarray, count: int) -> tuple[Search, ...]:
-    """Picture to pictures: the five most similar others."""
+    """Picture to pictures: the five most similar others, of the pool's last pictures, which nothing else shows."""
+    small = [replace(picture, side=NEIGHBOUR_SIDE) for picture in shown]
     searches = []
-    for i, picture in enumerate(shown[:count]):
+    for i in range(max(0, len(shown) - count), len(shown)):
         top = [j for j in _top(images @ images[i], 6) if j != i][:5]
-        same = tuple(picture.label is not None and shown[j].label == picture.label for j in top)
-        searches.append(Search(picture, tuple(shown[j] for j in top), same))
+        same = tuple(shown[i].label is not None and shown[j].label == shown[i].label for j in top)
+        searches.append(Search(small[i], tuple(small[j] for j in top), same))
     return tuple(searches)
 
 
