@@ -12,7 +12,7 @@ from openslip.addresses import without_keys
 from openslip.data.record import Source
 from openslip.errors import CheckpointError, ConfigError
 from openslip.files import unwritable, write_bytes
-from openslip.report import answered, curves, description, scoreboard
+from openslip.report import answered, curves, description, published, scoreboard
 from openslip.report.gallery import Gallery, gather
 from openslip.report.render import render
 from openslip.report.rows import Row, rows
@@ -123,6 +123,7 @@ def page(
         colours=colours,
         results=scoreboard.table(named, colours),
         everything=scoreboard.table(named, colours, everything=True),
+        published=published.beside(tasks),
         why_no_results=description.why_no_results(named),
         ways_to_measure=scoreboard.ways_to_measure(named),
         training_note=curves.training_note(named),
