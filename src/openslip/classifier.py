@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from openslip.data.given import Picture, pixels_of
-from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, read_templates
+from openslip.data.labelled.prompts import DEFAULT_TEMPLATES, check_templates, one_set, read_templates
 from openslip.data.preprocess import Preprocess
 from openslip.encoder import Encoded, Encoder
 from openslip.errors import ConfigError
@@ -118,7 +118,7 @@ class ZeroShotClassifier(Classifier):
         self.words = _checked(names.values() if isinstance(names, Mapping) else names)
         self.names = _checked(names.keys(), alike=True) if isinstance(names, Mapping) else self.words
         if isinstance(templates, str | os.PathLike):
-            self.templates = read_templates(os.fspath(templates))
+            self.templates = one_set(read_templates(os.fspath(templates)), self.words)
         else:
             self.templates = tuple(templates) or DEFAULT_TEMPLATES
             check_templates(self.templates)

@@ -358,8 +358,8 @@ class EvaluationConfig:
     every_epochs: Annotated[float, Range("at least 0, which is at the end alone", 0)] = 1.0
     """0: only at the end."""
     tasks: tuple[str, ...] = ()
-    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`. What is measured on
-    data.val is always among them."""
+    """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`; `linear:/data/birds
+    every 5` is measured every fifth epoch. What is measured on data.val is always among them."""
     best: str = ""
     """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured."""
 

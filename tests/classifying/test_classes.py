@@ -7,8 +7,9 @@ import json
 import pytest
 
 from openslip.classifying.classes import check_none, read_classes
-from openslip.data.labelled.prompts import CIFAR_TEMPLATES, DEFAULT_TEMPLATES
+from openslip.data.labelled.prompts import DEFAULT_TEMPLATES
 from openslip.errors import ConfigError
+from openslip.evaluation.datasets import templates
 
 
 def test_a_file_a_list_and_json_say_the_same(tmp_path) -> None:
@@ -36,11 +37,11 @@ def test_numbers_before_names_go_as_of_labelled_pictures() -> None:
 
 def test_templates_suit_the_classes_or_are_given(tmp_path) -> None:
     ten = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
-    assert read_classes(ten).templates == CIFAR_TEMPLATES
+    assert read_classes(ten).templates == templates("cifar")
     assert read_classes(ten, ["a {}", "the {}", "a {}"]).templates == ("a {}", "the {}")
     (tmp_path / "mine.txt").write_text("one {}\n")
     assert read_classes("a,b", [str(tmp_path / "mine.txt")]).templates == ("one {}",)
-    assert read_classes("a,b", ["cifar"]).templates == CIFAR_TEMPLATES
+    assert read_classes("a,b", ["cifar"]).templates == templates("cifar")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_answers_name_commands_and_options_that_there_are() -> None:
             assert option in options
     assert not {name for name in cli.COMMANDS if name in " ".join(hints.COMMANDS).split()}
     known = options | {"out", "processes", "limit", "count", "templates", "device", "against"}
-    known |= {"batch", "classes", "top", "threshold", "sort-into"}
+    known |= {"batch", "classes", "classnames", "sets", "top", "threshold", "sort-into"}
     assert {name for names in hints.OPTIONS.values() for name in names.split()} <= known
 
 

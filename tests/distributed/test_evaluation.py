@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_fakes import COLORS, color_folder, picture, png
+from rich.console import Console
 
 from distributed.ranks import run_on
 from openslip.encoder import Encoder
@@ -19,7 +22,11 @@ from openslip.evaluation import suite
 from openslip.evaluation.finetune import Finetune
 from openslip.evaluation.knn import Knn
 from openslip.processes import joined
+from openslip.training.saving.run import read_lines
+from openslip.training.signals import Interrupted
+from openslip.training.train import train
 from searched import tiny_model
+from toys import ToySource, make_tiny_config
 
 
 def labelled(folder: Path) -> str:
@@ -152,3 +159,59 @@ def test_what_fails_on_the_first_process_ends_all(tmp_path: Path) -> None:
 
 def test_finetuning_is_done_by_the_first_process_alone() -> None:
     assert Finetune.measured_on == ()
+
+
+def measured_while_training(folder: Path, data: str, stop: bool) -> tuple[str, int]:
+    """Train while all processes measure, one of them perhaps asked to stop meanwhile; return how it ended, and how many
+    pictures this process's part of all evaluations was."""
+    seen = 0
+
+    class Counted(Knn):
+        def share(self, encoder: Encoder) -> None:
+            nonlocal seen
+
+            def count(module: Any, inputs: Any) -> None:
+                nonlocal seen
+                seen += len(inputs[0])
+
+            handle = encoder.model.image_tower.register_forward_pre_hook(count)
+            if stop and torch.distributed.get_rank() == 1 and seen == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().share(encoder)
+            handle.remove()
+
+    tasks = suite.Suite([Counted(data, batch_size=3), f"linear:{data} every 2"])
+    try:
+        config, quiet = make_tiny_config(epochs=3), Console(quiet=True)
+        train(config, ToySource(), folder / "run", evaluate=tasks, resume=True, console=quiet)
+    except Interrupted as error:
+        return str(error), seen
+    return "done", seen
+
+
+def test_a_run_is_measured_by_all_of_its_processes_at_each_tasks_cadence(tmp_path: Path) -> None:
+    data = labelled(tmp_path / "colors")
+    ended = run_on(2, measured_while_training, tmp_path, data, False)
+    assert [how for how, _ in ended] == ["done", "done"]
+    assert sum(count for _, count in ended) == 3 * 25
+    assert min(count for _, count in ended) >= 3 * 10
+    lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "evaluation" in line]
+    assert [next(iter(line["evaluation"])).split("/")[0] for line in lines] == ["knn:colors"] * 3
+    assert [any(key.startswith("linear") for key in line["evaluation"]) for line in lines] == [
+        False,
+        True,
+        True,
+    ]
+    assert {result.task for result in suite.read(tmp_path / "run" / "results.json")} == {
+        "knn:colors",
+        "linear:colors",
+    }
+
+
+def test_who_is_asked_to_stop_while_all_measure_stops_all_and_the_run_goes_on(tmp_path: Path) -> None:
+    data = labelled(tmp_path / "colors")
+    ended = run_on(2, measured_while_training, tmp_path, data, True)
+    assert all("step 8 of 24" in how for how, _ in ended), ended
+    assert run_on(2, measured_while_training, tmp_path, data, False)[0][0] == "done"
+    lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "evaluation" in line]
+    assert [line["step"] for line in lines] == [8, 16, 24]

@@ -60,9 +60,11 @@ class ColorEncoder:
     def preprocess(self) -> ColorPreprocess:
         return ColorPreprocess()
 
-    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+    def image_features(
+        self, images: torch.Tensor, *, numpy: bool = True, autocast: str | None = None
+    ) -> np.ndarray:
         self.encoded += len(images)
-        return images.flatten(1)
+        return images.flatten(1).numpy()
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(features.unflatten(1, (3, -1)).mean(dim=2), dim=1)

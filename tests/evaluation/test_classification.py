@@ -5,7 +5,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from openslip.evaluation.classification import Samples, classification, softmax
-from openslip.evaluation.metrics import calibration_error, resampled
+from openslip.evaluation.metrics import calibration_error, resampled, roc_auc_interval
 
 
 def scores(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -73,3 +73,36 @@ def test_the_bootstrap_draws_whole_groups() -> None:
     together = resampled(lambda rows: float(values[rows].mean()), 100, np.repeat([0, 1], 50))
     assert together == (0.0, 1.0)
     assert 0.3 < alone[0] < alone[1] < 0.7
+
+
+def test_the_papers_metric_comes_first() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(60, 8)), rng.integers(0, 8, 60)
+    for first in ("mean_per_class", "top5", "top1_top5"):
+        found = {one.metric: one for one in classification("zeroshot:x", scores, labels, first=first)}
+        assert next(iter(found)) == first
+        assert {"top1", "top5", "mean_per_class"} <= set(found)
+    both = found["top1_top5"]
+    assert both.value == pytest.approx((found["top1"].value + found["top5"].value) / 2)
+    assert both.low < both.value < both.high
+    assert both.outcomes.value() == both.value
+    assert (
+        found["top1_top5"].outcomes.values.tolist()
+        == ((found["top1"].outcomes.values + found["top5"].outcomes.values.astype(float)) / 2).tolist()
+    )
+    assert classification("x", scores, labels, first="nothing")[0].metric == "top1"
+
+
+def test_roc_auc_of_two_classes_has_delongs_interval() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 80)
+    scores = rng.normal(size=(80, 2)) + np.eye(2)[labels]
+    auc, top1, *_ = classification("zeroshot:memes", scores, labels, first="roc_auc")
+    assert (auc.metric, top1.metric) == ("roc_auc", "top1")
+    assert auc.value == pytest.approx(roc_auc_score(labels, scores[:, 1] - scores[:, 0]))
+    assert (auc.low, auc.high) == pytest.approx(roc_auc_interval(scores[:, 1] - scores[:, 0], labels))
+    assert auc.outcomes.value() == auc.value
+    # Of one class alone there is none, and the other numbers are there.
+    assert classification("x", scores, np.zeros(80, int), first="roc_auc")[0].metric == "top1"

@@ -49,7 +49,7 @@ def test_nothing_readable_and_not_finite_are_errors(images):
     with pytest.raises(EvaluationError, match="None of the 0 images"):
         features.extract(ColorEncoder(), [])
     broken = ColorEncoder()
-    broken.image_features = lambda pixels: pixels.flatten(1) * torch.nan
+    broken.image_features = lambda pixels, **_: (pixels.flatten(1) * torch.nan).numpy()
     with pytest.raises(EvaluationError, match="not finite"):
         features.extract(broken, images)
 

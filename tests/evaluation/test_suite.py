@@ -233,7 +233,7 @@ def test_memory_that_runs_out_is_an_error_of_its_task(tmp_path, monkeypatch):
     spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
     encoder = ColorEncoder()
 
-    def full(images):
+    def full(images, **_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setattr(encoder, "image_features", full)
@@ -347,7 +347,7 @@ def test_how_exact_half_precision_is_is_said(tmp_path, caplog) -> None:
     data = str(color_folder(tmp_path / "colors", {"red": 4, "green": 3}))
     with caplog.at_level(logging.WARNING):
         half = suite.run(tiny_model(), [f"knn:{data}"], precision="bf16")
-    assert re.search(
-        r"computes in bfloat16: of 7 images its features are \d\.\d\d% from those in float32", caplog.text
-    )
+    told = re.search(r"of 7 images its features are (.*)% from those in float32, (.*)% at", caplog.text)
+    assert told is not None
+    assert 0.01 < float(told[1]) <= float(told[2]) < 5
     assert [result.metric for result in half] == ["top1", "mean_per_class"]

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
-from openslip.errors import EvaluationError
+from openslip.data.labelled.names import read_names
+from openslip.errors import DataError, EvaluationError
 from openslip.evaluation.zeroshot import ZeroShot, classifier
 
 
@@ -32,6 +33,14 @@ def test_classifier_equals_its_slow_twin(batch_size):
     assert classifier(encoder, names, templates, batch_size) == pytest.approx(np.array(expected), abs=1e-6)
 
 
+def test_several_names_of_a_class_are_averaged():
+    names, templates, encoder = [("happy", "smiling"), ("sad",), "bored"], ["a {}.", "{}"], TableEncoder()
+    found = classifier(encoder, names, templates)
+    for row, some in zip(found, [("happy", "smiling"), ("sad",), ("bored",)]):
+        texts = encoder.encode_text([t.replace("{}", name) for name in some for t in templates]).numpy()
+        assert row == pytest.approx(texts.mean(axis=0) / np.linalg.norm(texts.mean(axis=0)), abs=1e-6)
+
+
 def test_finds_the_colours(tmp_path):
     spec = str(
         color_folder(tmp_path / "colors", {"red": 3, "green": 4, "blue": 5, "gold": 6}, splits=("test",))
@@ -52,3 +61,63 @@ def test_a_model_without_text_and_classes_without_names_are_errors(tmp_path):
     pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "test.parquet")
     with pytest.raises(EvaluationError, match=r"have no names.*classes\.json"):
         ZeroShot(str(tmp_path / "test.parquet")).evaluate(ColorEncoder())
+
+
+def numbered(folder, *colors, each=4):
+    """Folders 0, 1, … of pictures of these colours."""
+    rng = np.random.default_rng(0)
+    for number, color in enumerate(colors):
+        (folder / f"test/{number}").mkdir(parents=True)
+        for i in range(each):
+            (folder / f"test/{number}/{i}.png").write_bytes(png(picture(color, rng)))
+    return folder
+
+
+def test_a_set_that_is_named_has_its_names_its_prompts_and_its_metric_first(tmp_path):
+    spec = numbered(tmp_path / "anything", "red", "blue")
+    task = ZeroShot(f"hateful_memes@{spec}")
+    task.check()
+    assert task.about()["prompts"] == "hateful_memes, hateful_memes's names"
+    said = " ".join(task.lines())
+    assert "anything is measured as Hateful Memes, by ROC AUC" in said
+    assert "0 is 'meme'" in said
+    found = task.evaluate(ColorEncoder())
+    assert [one.metric for one in found][:2] == ["roc_auc", "top1"]
+    assert found[0].task == "zeroshot:hateful_memes"
+    assert found[0].data == str(spec.resolve())
+    with pytest.raises(EvaluationError, match="have no names.*--classnames FILE"):
+        ZeroShot(str(spec)).check()
+
+
+def test_a_set_is_found_by_its_name_or_says_where_to_get_it(tmp_path, monkeypatch):
+    numbered(tmp_path / "Hateful-Memes", "red", "blue")
+    monkeypatch.setenv("OPENSLIP_DATASETS", str(tmp_path))
+    assert ZeroShot("hateful_memes").evaluate(ColorEncoder())[0].metric == "roc_auc"
+    with pytest.raises(DataError, match="Food-101 is not on this machine"):
+        ZeroShot("food101").check()
+
+
+def test_what_does_not_agree_with_the_card_is_said(tmp_path):
+    spec = color_folder(tmp_path / "colors", {"red": 1, "green": 1, "blue": 2}, splits=("test",))
+    task = ZeroShot(f"hateful_memes@{spec}")
+    task.check()
+    assert "colors has 3 classes, and Hateful Memes has 2." in task.lines()
+    numbers = numbered(tmp_path / "digits", *["red", "green", "blue", "gold"] * 2, "red", "green", each=1)
+    task = ZeroShot(f"mnist@{numbers}")
+    task.check()
+    assert "Published numbers of MNIST are of 10,000 test images, and digits has 10." in task.lines()
+
+
+def test_given_names_and_templates_of_several_sets(tmp_path):
+    spec = str(color_folder(tmp_path / "colors", {"red": 2, "blue": 2}, splits=("test",)))
+    names = tmp_path / "labels.json"
+    names.write_text('{"food101": ["cake"], "colors": ["blue", ["red", "dark red"]]}')
+    task = ZeroShot(spec, {"colors": ["all {}"]}, class_names=read_names(names))
+    assert task.about()["prompts"].startswith("all {}")
+    top1 = task.evaluate(ColorEncoder())[0]
+    assert top1.value == 1.0  # by name, whatever the order of the list
+    others = ZeroShot(spec, {"food101": ["all {}"]})
+    assert others.about()["prompts"] == "default"
+    assert "The templates given have none for colors, which is asked for with default." in others.lines()
+    other_names = ZeroShot(spec, class_names=read_names(names))
+    assert other_names.about()["prompts"].startswith("default, names ")

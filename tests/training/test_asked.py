@@ -116,7 +116,7 @@ class Column(dict):
         ({"source": None}, "no source of records"),
         ({"ssl": 3}, "Where the self-supervised views come from is no source"),
         ({"out": 3}, "run folder is no path. Got: 'int: 3'"),
-        ({"evaluate": ["knn:photos"]}, "no function.*functools.partial"),
+        ({"evaluate": ["knn:photos"]}, "no function.*suite.Suite"),
     ],
 )
 def test_anything_else_is_told_in_words(tmp_path, arguments, message) -> None:

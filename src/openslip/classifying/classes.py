@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openslip.data.labelled.class_names import class_names
-from openslip.data.labelled.prompts import MOST_BYTES, check_templates, for_set, read_templates
+from openslip.data.labelled.prompts import MOST_BYTES, for_set, given_templates, one_set
 from openslip.errors import ConfigError, printable
 from openslip.files import expand, read_json, read_whole
 
@@ -78,19 +78,10 @@ def read_classes(spec: str, templates: Sequence[str] = ()) -> Asked:
     asked = for_set(_Words(words))
     return Asked(
         tuple(names),
-        asked.class_names,
-        _templates(templates) or asked.templates,
+        words if given else asked.class_names,
+        one_set(given_templates(templates), words) if templates else asked.templates,
         () if given else found.notes,
     )
-
-
-def _templates(given: Sequence[str]) -> tuple[str, ...]:
-    if len(given) == 1 and "{}" not in given[0]:
-        if "{" not in given[0] and " " in given[0]:
-            check_templates(given)  # a sentence that lacks its {}, and no name of a file
-        return read_templates(given[0])
-    check_templates(given)
-    return tuple(dict.fromkeys(given))
 
 
 def _of_file(spec: str) -> tuple[list[str], dict[str, str]]:

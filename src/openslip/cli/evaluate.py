@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
 from openslip.errors import ConfigError, UsageError, unsaid
 from openslip.evaluation import TRAINED
+from openslip.evaluation.datasets import places
 from openslip.files import expand
 
 if TYPE_CHECKING:
@@ -31,9 +33,11 @@ DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of wei
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, a table of images and classes, tar shards with classes, or `scenes`), retrieval (DATASET is what `slip train`
-reads). A run keeps its results in results.json: those of the same model, data and settings are replaced, all others
-stay. With --against BASE both models are measured, and the differences have intervals and a verdict."""
+files, a table of images and classes, tar shards with classes, `scenes`, or the name of a set that `slip datasets`
+lists), retrieval (DATASET is what `slip train` reads).
+
+A run keeps its results in results.json: those of the same model, data and settings are replaced, all others stay. With
+--against BASE both models are measured, and the differences have intervals and a verdict."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,13 @@ class Options(ColumnOptions):
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint of a run folder, also of --against."""
+    sets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Folder that data sets named by their card, as zeroshot:food101, are looked for in; may be given several times."""
     templates: tuple[str, ...] = ()
-    """Zero-shot prompts, each with {} for the class name; by default those that suit the data set."""
+    """Zero-shot prompts, each with {} for the class name; or a file of them, or the name of a set of them; by default
+    those that suit the data set."""
+    classnames: Path | None = None
+    """JSON or text file with what zero-shot prompts call the classes, of one data set or by data set."""
     preset: Literal["auto", "paper", "small-data"] = "auto"
     """Finetuning recipe."""
     against: Path | None = None
@@ -99,12 +108,12 @@ class Side:
 
     def keeping(self, protocol: str, dataset: str) -> dict[str, Any]:
         """Return the options of a task that trains a classifier: where the classifier is kept, if anywhere."""
-        from openslip.data.labelled import dataset_name
+        from openslip.evaluation.datasets.places import short_name
 
         place = expand(self.keep) if self.keep else self.run
         if place is None or not dataset:
             return {}
-        folder = {"folder": place / protocol / dataset_name(dataset).replace(":", "-")}
+        folder = {"folder": place / protocol / short_name(dataset).replace(":", "-")}
         if protocol == "finetune":
             return folder
         from openslip.evaluation.kept_probe import Origin
@@ -134,6 +143,7 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
+    places.add_roots(options.sets)
     idle.evaluate(given(Options, argv), options.model, every, options.data, options.against)
 
     if not every:
@@ -343,8 +353,8 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
         for name in ("image_root", "image_column", "label_column")
         if (value := getattr(options, name))
     }
-    if protocol == "zeroshot" and options.templates:
-        return suite.parse_task(task, templates=options.templates, columns=columns)
+    if protocol == "zeroshot":
+        return suite.parse_task(task, columns=columns, **_prompts(options))
     if protocol == "finetune":
         # So that the same command goes on after an interruption.
         kept = side.keeping(protocol, dataset)
@@ -358,6 +368,16 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)
+
+
+@cache
+def _prompts(options: Options) -> dict[str, Any]:
+    """Return what zero-shot is told about names and prompts of classes."""
+    from openslip.data.labelled.names import read_names
+    from openslip.data.labelled.prompts import given_templates
+
+    templates = {"templates": given_templates(options.templates)} if options.templates else {}
+    return templates | ({"class_names": read_names(expand(options.classnames))} if options.classnames else {})
 
 
 def _checkpoint(model: Path, which: Literal["latest", "best"]) -> tuple[Path, Path | None]:

@@ -97,8 +97,10 @@ COMMANDS = {
         "`slip recipes` lists the recipes, `slip recipes show NAME` prints one as TOML, and `slip train "
         "--config FILE` takes one"
     ),
+    "cards card sets benchmarks": "`slip datasets` lists the public data sets that it knows how to measure on",
     "list ls models zoo": (
-        "`slip recipes` lists the recipes. Runs are folders, in `runs/` unless `--out` says otherwise"
+        "`slip recipes` lists the recipes, `slip datasets` the public data sets. Runs are folders, in `runs/` unless "
+        "`--out` says otherwise"
     ),
     "download fetch get": (
         "`slip pull hf:owner/name` fetches a model. Data need not be downloaded first: sources may be addresses "
@@ -184,8 +186,9 @@ OPTIONS = {
     "torchcompile torch-compile": "training.compile",
     "strategy fsdp ddp": "training.parallel",
     "limit-records n num max-samples": "limit count",
-    "prompts template prompt": "templates",
-    "labels categories names": "classes",
+    "prompts template prompt custom-template-file zeroshot-templates": "templates",
+    "labels categories names custom-classname-file class-names": "classes classnames",
+    "dataset-root data-root roots": "sets",
     "topk top-k": "top",
     "min-confidence confidence conf min-score score-threshold": "threshold",
     "copy-to move-to sort-to": "sort-into",

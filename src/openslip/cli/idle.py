@@ -35,7 +35,8 @@ def evaluate(
     if pairs and all(dataset for _, dataset in pairs):
         refuse_idle(given, "data", because="Every task names its own data set")
     if "zeroshot" not in protocols:
-        refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
+        names = ("templates", "classnames")
+        refuse_idle(given, *names, because="Prompts are for zeroshot, which is not among the tasks")
     if "finetune" not in protocols:
         refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
     if not protocols & {*TRAINED}:

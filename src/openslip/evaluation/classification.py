@@ -12,6 +12,7 @@ from openslip.evaluation.metrics import (
     correct_topk,
     mean_per_class_interval,
     resampled,
+    roc_auc_interval,
     wilson,
 )
 from openslip.evaluation.outcomes import Outcomes, answers
@@ -33,10 +34,13 @@ def classification(
     *,
     probabilities: np.ndarray | None = None,
     samples: Samples | None = None,
+    first: str = "top1",
     **about: Any,
 ) -> list[Result]:
     """Return a classifier's results: top1, top5 where there are more than 5 classes, mean_per_class, and ece where it
-    has probabilities.
+    has probabilities. The metric `first` comes before the others, if the classifier has it: one of these, or
+    - top1_top5: the mean of both;
+    - roc_auc, of two classes: scored by how much class 1 is likelier than class 0.
 
     scores: (N, C), higher is likelier; labels: (N,) in [0, C). probabilities: (N, C), of rows that add up to 1.
     samples: which pictures these are, so that the answers to each are part of the results. about: other fields of the
@@ -63,6 +67,15 @@ def classification(
     if probabilities is not None:
         sure = Outcomes(np.stack([probabilities.max(axis=1), correct], axis=1), "ece", samples=known)
         found.append(("ece", sure, resampled(sure.value, count)))
+    if first == "top1_top5" and scores.shape[1] > 5:
+        both = Outcomes((found[0][1].values.astype(np.float64) + found[1][1].values) / 2, samples=known)
+        found.append((first, both, resampled(both.value, count)))
+    if first == "roc_auc" and scores.shape[1] == 2 and len(np.unique(labels)) == 2:
+        margin = scores[:, 1].astype(np.float64) - scores[:, 0]
+        found.append(
+            (first, Outcomes(margin, "roc_auc", labels, samples=known), roc_auc_interval(margin, labels))
+        )
+    found.sort(key=lambda one: one[0] != first)
     said = None if samples is None else answers(scores, labels, probabilities, **samples._asdict())
     return [
         Result(

@@ -368,12 +368,12 @@ class _Extraction:
     def _features(self, pixels: Tensor) -> np.ndarray:
         """Return the features (N, D) float32 of pixels (N, 3, S, S) uint8."""
         images = self.encoder.preprocess.normalised(pixels.to(self.encoder.device))
-        precision, device = self.session.precision, self.encoder.device
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            values = self.encoder.image_features(images).float().cpu().numpy()
-        if precision != torch.float32 and id(self.encoder) not in self.session.told:
+        precision = self.session.precision
+        lower: Any = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision)
+        values = self.encoder.image_features(images, numpy=True, autocast=lower)
+        if lower and id(self.encoder) not in self.session.told:
             self.session.told.add(id(self.encoder))
-            exact = self.encoder.image_features(images).float().cpu().numpy()
+            exact = self.encoder.image_features(images, numpy=True)
             apart = np.linalg.norm(values - exact, axis=1) / np.linalg.norm(exact, axis=1).clip(1e-12)
             note(
                 f"The image tower computes in {str(precision).removeprefix('torch.')}: of {len(exact)} images its "

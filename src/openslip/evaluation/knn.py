@@ -71,7 +71,15 @@ class Knn(OnLabelled):
             device=encoder.device,
         )
         about: dict[str, Any] = test.about(train) | {"settings": settings(self, "k", "temperature")}
-        return classification(self.name, votes, test.labels, test.skipped, samples=test.samples, **about)
+        return classification(
+            self.name,
+            votes,
+            test.labels,
+            test.skipped,
+            samples=test.samples,
+            first=self.metric(data),
+            **about,
+        )
 
 
 @torch.no_grad()

@@ -100,6 +100,7 @@ class Linear(OnLabelled):
             test.skipped,
             probabilities=softmax(scores),
             samples=test.samples,
+            first=self.metric(data),
             **about,
         )
         if place:

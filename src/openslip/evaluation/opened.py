@@ -11,7 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from openslip.addresses import is_url, shown
-from openslip.data.labelled import LabelledSet, dataset_name, open_labelled
+from openslip.data.labelled import LabelledSet, open_labelled
+from openslip.data.labelled.prompts import HasClasses
+from openslip.evaluation import datasets, measure
+from openslip.evaluation.datasets import Card, places
 from openslip.files import expand
 
 if TYPE_CHECKING:
@@ -97,12 +100,27 @@ class OnLabelled(Kept[LabelledSet]):
         def columns(self) -> Mapping[str, str]: ...
 
     def open(self) -> LabelledSet:
-        return labelled_set(self.dataset, self.columns)
+        place, card = places.place_of(self.dataset, "classes"), places.named(self.dataset)
+        found = labelled_set(place, self.columns)
+        if card and card.name == "objectnet":
+            from openslip.evaluation.datasets.objectnet import shared_with_imagenet
+
+            return shared_with_imagenet(found, expand(place))
+        return found
 
     @property
     def name(self) -> str:
         """The protocol and the data set's short name."""
-        return f"{self.protocol}:{dataset_name(self.dataset)}"
+        return f"{self.protocol}:{places.short_name(self.dataset)}"
+
+    def card(self, data: HasClasses) -> Card | None:
+        """Return the card of the set: the one that is named, else the one that its classes tell; None where none is."""
+        return places.named(self.dataset) or datasets.told(data.class_names)
+
+    def metric(self, data: HasClasses) -> str:
+        """Return the metric that comes first among the results: its card's, else top1."""
+        card = self.card(data)
+        return card.metric if card else "top1"
 
     def share(self, encoder: Encoder) -> None:
         """Have all processes compute the features that `evaluate` asks for; all must call it."""
@@ -114,7 +132,34 @@ class OnLabelled(Kept[LabelledSet]):
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
         data = self.opened()
-        return [data.describe(), *data.notes]
+        card = self.card(data)
+        return [data.describe(), *data.notes, *(about_card(data, card) if card else ())]
+
+
+def about_card(data: LabelledSet, card: Card) -> list[str]:
+    """Return sentences about how labelled images and the card that they are measured by agree."""
+    lines, classes = [], len(data.class_names)
+    if card.name != "scenes" and (
+        card.metric != "top1" or datasets.short(card.name) != datasets.short(data.name)
+    ):
+        lines.append(
+            f"{data.name} is measured as {card.title}, by {measure(card.metric).title} "
+            f"(slip datasets show {card.name})."
+        )
+    if classes != card.classes and (told := datasets.told(data.class_names)) is not card and card.classes:
+        lines.append(
+            f"{data.name} has {classes:,} classes, and {card.title} has {card.classes:,}"
+            + (f": the classes are those of {told.title}." if told else ".")
+        )
+    for split in ("test", "val"):
+        here, published = data.splits.get(split), card.splits.get(split, 0)
+        if here and published and len(here) != published and abs(classes - card.classes) <= 2:
+            lines.append(
+                f"Published numbers of {card.title} are of {published:,} {split} images, and {data.name} has "
+                f"{len(here):,}."
+            )
+            break
+    return lines
 
 
 def location(source: Any) -> str:

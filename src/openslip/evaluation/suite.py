@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from openslip.errors import ConfigError, EvaluationError, SlipError, did_you_mean, note, unsaid
 from openslip.evaluation import Evaluator, Result, lower_is_better
+from openslip.evaluation.datasets import Kind, places
 from openslip.evaluation.distinct import distinct, keys
 from openslip.evaluation.results import keep, read, save, table
 from openslip.processes import Processes
@@ -90,11 +91,16 @@ PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
 }
 
 
+KINDS: dict[str, Kind] = {"retrieval": "captions", "pairs": "pairs", "segmentation": "masks"}
+"""What a data set has to have for protocols that take no classes."""
+
+
 def parse_task(task: str, **options: Any) -> Evaluator:
     """Return the evaluator that `protocol:dataset` names; nothing is opened yet.
 
     dataset: for retrieval a captioned source (see `openslip.data.sources.open_source`), else labelled images (see
-    `openslip.data.labelled.load_labelled`). options: fields of the protocol's class, such as `templates`, `k`.
+    `openslip.data.labelled.load_labelled`); or the name of a set with a card (see `openslip.evaluation.datasets`).
+    options: fields of the protocol's class, such as `templates`, `k`.
 
     Raises ConfigError for an unknown protocol, an unknown option or a missing dataset.
     """
@@ -113,6 +119,8 @@ def parse_task(task: str, **options: Any) -> Evaluator:
             f"The task {task!r} names no data set",
             fix=f"Write {protocol}:DATASET, for example {protocol}:scenes.",
         )
+    if protocol in KINDS and places.named(dataset):
+        dataset = places.place_of(dataset, KINDS[protocol])
     try:
         return PROTOCOLS[protocol](dataset, options)
     except TypeError as error:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openslip.data.labelled import LabelledSet, prompts
-from openslip.data.labelled.prompts import PromptSet, check_templates
+from openslip.data.labelled.names import GivenNames, renamed
+from openslip.data.labelled.prompts import HasClasses, PromptSet, Templates, check_templates
 from openslip.errors import EvaluationError
-from openslip.evaluation import Result
+from openslip.evaluation import Result, datasets
 from openslip.evaluation.classification import classification, softmax
+from openslip.evaluation.datasets import Card
 from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
 from openslip.evaluation.opened import OnLabelled
 
@@ -26,15 +28,18 @@ class ZeroShot(OnLabelled):
     """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
     or of all of a set without splits: nothing is trained, so no picture need be held out.
 
-    templates: sentences with `{}` where the class name goes; empty for those that suit the data set. labelled: an open
-    set, to be measured in place of one that is opened; `dataset` is what it is called.
+    The metric of the set's card comes first. templates: sentences with `{}` where the class name goes, or such by data
+    set; empty for those that suit the data set. class_names: what the prompts call the classes, as `read_names` gives
+    it; None for what the card or the data call them. labelled: an open set, to be measured in place of one that is
+    opened; `dataset` is what it is called.
     """
 
     dataset: str
-    templates: Sequence[str] = ()
+    templates: Templates = ()
     batch_size: int = BATCH
     columns: Mapping[str, str] = field(default_factory=dict)
     labelled: LabelledSet | None = None
+    class_names: GivenNames | None = None
     needs_text = True
     protocol = "zeroshot"
     measured_on = ("untrained",)
@@ -46,6 +51,9 @@ class ZeroShot(OnLabelled):
     def name(self) -> str:
         return super().name if self.labelled is None else f"{self.protocol}:{self.dataset}"
 
+    def card(self, data: HasClasses) -> Card | None:
+        return super().card(data) if self.labelled is None else datasets.told(data.class_names)
+
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
         data = self.opened()
@@ -54,10 +62,10 @@ class ZeroShot(OnLabelled):
     def check(self) -> None:
         """Raise DataError without a test split, EvaluationError for classes without names, ConfigError for a template
         that no class name goes into."""
-        check_templates(self.templates)
+        self._check_templates()
         data = self.keep()
         data.untrained()
-        self._require_names(data)
+        self._require_names(self._asked(data), data)
 
     def lines(self) -> list[str]:
         """Return sentences for people about what is measured on."""
@@ -67,7 +75,9 @@ class ZeroShot(OnLabelled):
             lines.append(
                 f"{data.name} has no splits: {self.name} measures all {count:,} images, as nothing is trained."
             )
-        if twice := named_twice(self._asked(data).class_names):
+        asked = self._asked(data)
+        lines += self._about_prompts(data, asked)
+        if twice := named_twice(asked.class_names):
             lines.append(
                 f"{data.name} has classes of one name, which {self.name} cannot tell apart and counts as wrong: "
                 + ", ".join(twice[:5])
@@ -79,12 +89,12 @@ class ZeroShot(OnLabelled):
         """Measure `encoder`. Raises EvaluationError for a model without text, or classes without names; ConfigError for
         templates without `{}`."""
         require_text(encoder, self.name)
-        check_templates(self.templates)
+        self._check_templates()
         data = self.opened()
-        self._require_names(data)
         asked = self._asked(data)
+        self._require_names(asked, data)
         # The prompts come first: they take seconds, and what is wrong with them is known before the pictures are read.
-        weights = classifier(encoder, asked.class_names, asked.templates, self.batch_size)
+        weights = classifier(encoder, asked.names, asked.templates, self.batch_size)
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
         about = images.about() | {"prompts": asked.name}
         scores = images.values @ weights.T
@@ -95,29 +105,55 @@ class ZeroShot(OnLabelled):
             images.skipped,
             probabilities=softmax(encoder.logit_scale * scores),
             samples=images.samples,
+            first=self.metric(data),
             **about,
         )
 
     def _asked(self, data: LabelledSet) -> PromptSet:
-        """Return what the classes are asked for with: the templates that were given, else those that suit the set."""
-        usual, given = prompts.for_set(data), tuple(self.templates)
-        return (
-            usual if given in ((), usual.templates) else replace(usual, name=_called(given), templates=given)
-        )
+        """Return what the classes are asked for with: what was given, else what suits the set.
 
-    def _require_names(self, data: LabelledSet) -> None:
-        if not data.named:
+        Raises DataError for given names that are not those of the classes.
+        """
+        card, name = self.card(data), self.name.partition(":")[2]
+        asked = prompts.for_set(data, card)
+        if self.class_names and (names := renamed(self.class_names, data, card, name)):
+            asked = asked.with_names(names, f"names {prompts.digest(names)}")
+        return asked.with_templates(self._given(data) or ())
+
+    def _given(self, data: LabelledSet) -> Sequence[str] | None:
+        """Return the templates that were given for a set, () where there are none; None where they are for others."""
+        if not isinstance(self.templates, Mapping):
+            return tuple(self.templates)
+        return prompts.of_set(self.templates, self.card(data), self.name.partition(":")[2])
+
+    def _about_prompts(self, data: LabelledSet, asked: PromptSet) -> list[str]:
+        """Return sentences about what the classes of a set are asked for with."""
+        lines = []
+        if self._given(data) is None:
+            lines.append(
+                f"The templates given have none for {data.name}, which is asked for with {asked.name}."
+            )
+        if asked.names != tuple((name,) for name in data.class_names):
+            pairs = zip(data.class_names, asked.names)
+            own, told = next((own, told) for own, told in pairs if (own,) != told)
+            lines.append(
+                f"{self.name} calls classes otherwise than the data: {own} is {' or '.join(map(repr, told))}."
+            )
+        return lines
+
+    def _check_templates(self) -> None:
+        for some in self.templates.values() if isinstance(self.templates, Mapping) else [self.templates]:
+            check_templates(some)
+
+    def _require_names(self, asked: PromptSet, data: LabelledSet) -> None:
+        if not asked.named:
             raise EvaluationError(
                 f"{self.name} cannot be measured: the classes of {data.name} have no names",
                 cause=next((said for said in data.notes if "zero-shot needs" in said), ""),
                 fix='Put a classes.json beside the data: ["cat", "dog", …] in the order of the labels, or by label: '
-                '{"1": "cat", …}.',
+                '{"1": "cat", …}. Or give such a file as --classnames FILE, or name a set that has a card: '
+                f"{self.protocol}:NAME@{self.dataset}",
             )
-
-
-def _called(templates: Sequence[str]) -> str:
-    """Return given templates in one text; of equal ones, and no others, the texts are equal."""
-    return repr(list(templates)) if any("|" in one for one in templates) else " | ".join(templates)
 
 
 def named_twice(class_names: Sequence[str]) -> list[str]:
@@ -127,18 +163,24 @@ def named_twice(class_names: Sequence[str]) -> list[str]:
 
 
 def classifier(
-    encoder: Encoder, class_names: Sequence[str], templates: Sequence[str], batch_size: int = BATCH
+    encoder: Encoder,
+    class_names: Sequence[str | Sequence[str]],
+    templates: Sequence[str],
+    batch_size: int = BATCH,
 ) -> np.ndarray:
     """Return the (C, D) float32 class embeddings: normalised text embeddings, mean over the templates, normalised.
 
-    Cosine similarity with image embeddings scores the classes. Raises ConfigError for a template without `{}`.
+    class_names: C names, or several names of a class, over which the mean is as well. Cosine similarity with image
+    embeddings scores the classes. Raises ConfigError for a template without `{}`.
     """
+    every = [(names,) if isinstance(names, str) else tuple(names) for names in class_names]
     at_once = max(1, batch_size // len(templates))
     means = []
-    for start in range(0, len(class_names), at_once):
-        names = class_names[start : start + at_once]
-        texts = [prompts.fill(template, name) for name in names for template in templates]
+    for start in range(0, len(every), at_once):
+        some = every[start : start + at_once]
+        texts = [prompts.fill(template, name) for names in some for name in names for template in templates]
         embeddings = encode_texts(encoder, texts, batch_size)
-        means.append(embeddings.reshape(len(names), len(templates), -1).mean(axis=1))
-    mean = np.concatenate(means)
+        ends = np.cumsum([len(names) * len(templates) for names in some])
+        means += [one.mean(axis=0) for one in np.split(embeddings, ends[:-1])]
+    mean = np.stack(means)
     return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)

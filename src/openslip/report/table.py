@@ -24,7 +24,7 @@ _PROTOCOLS = {
     "retrieval": "Retrieval",
 }
 _BOTH_WAYS = ("text_recall@10", "image_recall@10")
-"""Metrics that stand for a task that has them, in the place of its first: retrieval goes both ways."""
+"""Metrics that stand for their task where it has them; of other tasks the first metric does."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,15 @@ def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
 
 
 def headline(keys: Iterable[str]) -> list[str]:
-    """Return those of the `task/metric` names that stand for their task: its first, of retrieval recall@10."""
-    metrics: dict[str, list[str]] = {}
+    """Return those of the `task/metric` names that stand for their task."""
+    keys = list(keys)
+    chosen = {key for key in keys if key.rpartition("/")[2] in _BOTH_WAYS}
+    covered = {key.rpartition("/")[0] for key in chosen}
     for key in keys:
-        task, _, metric = key.rpartition("/")
-        metrics.setdefault(task, []).append(metric)
-    return [
-        f"{task}/{metric}" if task else metric
-        for task, found in metrics.items()
-        for metric in [one for one in dict.fromkeys(found) if one in _BOTH_WAYS] or found[:1]
-    ]
+        if (task := key.rpartition("/")[0]) not in covered:
+            covered.add(task)
+            chosen.add(key)
+    return [key for key in keys if key in chosen]
 
 
 def describe(key: str, name: str = "") -> tuple[str, str, str]:

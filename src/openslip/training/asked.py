@@ -189,7 +189,7 @@ def check_evaluate(evaluate: object) -> None:
             "What measures the model is no function",
             got=_kind(evaluate),
             fix="Give `evaluate` a function that takes the model and returns results, for example "
-            "functools.partial(openslip.evaluation.suite.run, tasks=['knn:photos/'])",
+            "openslip.evaluation.suite.Suite(['knn:photos/'])",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,8 +32,28 @@ def put(path: Path, number: int) -> None:
     path.write_bytes(coloured(number))
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """Makes of a picture the number that its colour says."""
+
+    def pixels(self, image: object) -> torch.Tensor:
+        if not isinstance(image, bytes):
+            raise DataError("No bytes")
+        colour = Image.open(io.BytesIO(image)).convert("RGB").getpixel((0, 0))
+        digits = [round((value - 12) / 25) for value in colour]
+        return torch.tensor(digits[0] + 10 * digits[1] + 100 * digits[2])
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+    def __call__(self, image: object) -> torch.Tensor:
+        return self.pixels(image)
+
+
 class Oracle:
     """Has the encoder's calls. names: what class 0, 1, … is called in words."""
+
+    logit_scale = 100.0
 
     def __init__(self, names: list[str]) -> None:
         self.names = [" ".join(re.split(r"[\s_-]+", name.lower())) for name in names]
@@ -40,20 +61,15 @@ class Oracle:
         self.model = SimpleNamespace(text_tower=True)
         self.device = torch.device("cpu")
 
-    def preprocess(self, image: object) -> torch.Tensor:
-        if not isinstance(image, bytes):
-            raise DataError("No bytes")
-        digits = [
-            round((value - 12) / 25)
-            for value in Image.open(io.BytesIO(image)).convert("RGB").getpixel((0, 0))
-        ]
-        return torch.tensor(digits[0] + 10 * digits[1] + 100 * digits[2])
+    @property
+    def preprocess(self) -> Numbers:
+        return Numbers()
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(images, 1001).float()
 
-    def encode_image(self, images: torch.Tensor, *, normalize: bool = True) -> torch.Tensor:
-        return self.image_features(images)
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        return features
 
     def encode_text(self, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
         def meant(text: str) -> int:

@@ -130,8 +130,9 @@ def test_addresses(tmp_path):
     place = find("https://test.example.com/set/train-0.parquet")
     assert (place.splits, place.root) == ({"all": ["https://test.example.com/set/train-0.parquet"]}, None)
     assert list(find("https://example.com/set/{train,test}-0.parquet").splits) == ["train", "test"]
-    with pytest.raises(DataError, match="only Parquet files are read.*Copy"):
-        find("https://example.com/set/train-0.tar")
+    assert find("https://example.com/set/train-0.tar").kind == "tar"
+    with pytest.raises(DataError, match="only Parquet files and tar shards are read.*Copy"):
+        find("https://example.com/set/train.csv")
     with pytest.raises(DataError, match="hf download"):
         find("hf:owner/name")
     touch(tmp_path, "a.parquet", "b.tar")

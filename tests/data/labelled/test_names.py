@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from openslip.data.labelled import open_labelled
+from openslip.data.labelled import LabelledSet, names, open_labelled
 from openslip.data.labelled.names import names_beside
 from openslip.errors import DataError
+from openslip.evaluation import datasets
 
 
 def beside(folder, data, values, name="classes.json", **options):
@@ -138,3 +139,35 @@ def test_names_lie_up_to_the_folder_of_the_set(tmp_path):
     assert names_beside(tmp_path / "set/data", [0], root=tmp_path / "set") is None
     assert names_beside(tmp_path / "set/data", [0]) is None
     assert names_beside(tmp_path / "set/data", [0], root=tmp_path).names == {0: "a", 1: "b"}
+
+
+def given(tmp_path, content, name="labels.json"):
+    (tmp_path / name).write_text(content if name.endswith(".txt") else json.dumps(content))
+    return names.read_names(tmp_path / name)
+
+
+def test_names_that_somebody_gives_for_prompts(tmp_path):
+    birds = LabelledSet("birds", "", ("fox", "bee"), True, {}, values=("a_fox", "a_bee"))
+    one = given(tmp_path, ["red fox", "honey bee"])
+    assert names.renamed(one, birds, None, "birds") == [("red fox",), ("honey bee",)]
+    by_value = given(tmp_path, {"a_bee": ["bee", "honey bee"], "a_fox": "red fox"})
+    assert names.renamed(by_value, birds, None, "birds") == [("red fox",), ("bee", "honey bee")]
+    lines = given(tmp_path, "red fox\nhoney bee\n", "names.txt")
+    assert names.renamed(lines, birds, None, "birds") == [("red fox",), ("honey bee",)]
+    with pytest.raises(DataError, match=r"labels.json lists 3 names, and birds has 2 classes"):
+        names.renamed(given(tmp_path, ["fox", "cat", "owl"]), birds, None, "birds")
+    assert names.renamed(given(tmp_path, ["owl", "bee", "fox"]), birds, None, "birds") == [("fox",), ("bee",)]
+
+
+def test_names_by_data_set_as_the_paper_has_them(tmp_path):
+    faces = LabelledSet("faces", "", ("0", "1"), False, {}, values=(0, 1))
+    keyed = given(tmp_path, {"fer2013": [["angry"], ["happy", "smiling"]], "birds": ["owl", "wren"]})
+    assert keyed.by_set
+    assert names.renamed(keyed, faces, datasets.get("fer2013"), "x") == [("angry",), ("happy", "smiling")]
+    assert names.renamed(keyed, faces, None, "birds") == [("owl",), ("wren",)]
+    assert names.renamed(keyed, faces, datasets.get("cars"), "x") is None
+    assert not given(tmp_path, {"0": ["angry"], "1": ["happy", "smiling"]}).by_set
+    with pytest.raises(DataError, match="does not list class names"):
+        given(tmp_path, "5")
+    with pytest.raises(DataError, match="does not list class names"):
+        names.read_names(tmp_path / "nothing.json")

@@ -78,3 +78,16 @@ def test_pictures_in_folders_of_classes_go_before_a_tar_of_them(tmp_path):
         (tmp_path / f"test/{name}/1.png").write_bytes(b"x")
     tar(tmp_path / "test/all.tar", [("1.jpg", b"x"), ("1.cls", b"3")])
     assert open_labelled(str(tmp_path)).class_names == ("cat", "dog")
+
+
+def test_prompts_beside_shards_come_along(tmp_path):
+    tar(tmp_path / "test/0.tar", [("1.jpg", b"x"), ("1.cls", b"0"), ("2.jpg", b"y"), ("2.cls", b"1")])
+    (tmp_path / "classnames.txt").write_text("fox\nbee\n")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a photo of a {c}\nthe {c}\n\n")
+    found = open_labelled(str(tmp_path))
+    assert (found.class_names, found.templates) == (("fox", "bee"), ("a photo of a {}", "the {}"))
+    assert "2 prompts from zeroshot_classification_templates.txt" in found.notes
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a photo\n")
+    found = open_labelled(str(tmp_path))
+    assert found.templates == ()
+    assert "zeroshot_classification_templates.txt is not used: A prompt" in " ".join(found.notes)

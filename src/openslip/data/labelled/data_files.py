@@ -58,7 +58,8 @@ class DataFiles:
     """The files of one labelled set, by `train`, `val`, `test`, or `all` alone where no name tells a split.
 
     root: the folder up to which files with the names of classes are looked for; None behind a URL. notes: what was
-    taken and what was left, in sentences. beside: whether the files for training are only those that lie beside.
+    taken and what was left, in sentences. beside: whether the files for training are only those that lie beside. kept:
+    the folder with copies of what a server has beside the files.
     """
 
     kind: Kind
@@ -66,6 +67,7 @@ class DataFiles:
     root: Path | None
     notes: list[str] = field(default_factory=list)
     beside: bool = False
+    kept: Path | None = None
 
     @property
     def files(self) -> list[str]:
@@ -92,14 +94,19 @@ def find(spec: str) -> DataFiles | None:
         raise DataError(TAKEN, got=spec, fix="Give the folder that holds it.")
     if not (is_url(spec) or glob.has_magic(spec) or "{" in spec):
         raise _missing(spec, path)
+    if is_url(spec) and ending(spec) not in KINDS and not glob.has_magic(spec):
+        from openslip.data.labelled.remote_shards import find_remote
+
+        if found := find_remote(spec):
+            return found
     paths = find_paths(spec)
     kinds = {KINDS.get(ending(found)) for found in paths}
     kind = kinds.pop()
     if kinds or kind is None:
         raise DataError(TAKEN, got=shown(spec), fix="Name files of one of these kinds.")
-    if kind != "parquet" and any(map(is_url, paths)):
+    if kind == "table" and any(map(is_url, paths)):
         raise DataError(
-            "Of what is not on this machine, only Parquet files are read as labelled images",
+            "Of what is not on this machine, only Parquet files and tar shards are read as labelled images",
             got=shown(spec),
             fix="Copy the files to a disk of this machine, and name them there.",
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +71,8 @@ class LabelledSet:
 
     splits: by `train`, `val`, `test`, all with the same C classes; `all` alone where the data came without splits.
     values: what the data have for each of the C classes, a number, a text or a folder's name.
-    notes: what was guessed, or is odd about them, in sentences.
+    notes: what was guessed, or is odd about them, in sentences. templates: the prompts that lie beside the data, with
+    `{}` for the class.
     """
 
     name: str
@@ -82,6 +83,7 @@ class LabelledSet:
     keys: Sequence[str] = ()
     notes: tuple[str, ...] = field(default=())
     values: tuple[Value, ...] = ()
+    templates: tuple[str, ...] = ()
 
     @property
     def undivided(self) -> bool:
@@ -110,6 +112,31 @@ class LabelledSet:
             cause=next((said for said in self.notes if f"The {wanted} split" in said), ""),
             fix=f"Name a folder or files of it '{wanted}'. Or give the folder or files of one split themselves: they "
             "are measured as a set without splits.",
+        )
+
+    def only(self, names: Mapping[Value, str]) -> LabelledSet:
+        """Return the images of some classes alone, given what each is called by its value, in the order of these."""
+        order = [self.values.index(value) for value in names]
+        label_of = np.full(len(self.values), -1)
+        label_of[order] = np.arange(len(order))
+        called, splits = tuple(names.values()), {}
+        for split, whole in self.splits.items():
+            part = _some(whole, np.flatnonzero(label_of[whole.labels] >= 0), split)
+            splits[split] = replace(part, labels=label_of[part.labels], class_names=called, named=True)
+        keys = (
+            [key for key, label in zip(self.keys, self.splits["all"].labels) if label_of[label] >= 0]
+            if self.keys
+            else ()
+        )
+        said = f"{len(order):,} of {len(self.values):,} classes of {self.name} are measured."
+        return replace(
+            self,
+            class_names=called,
+            named=True,
+            splits=splits,
+            keys=keys,
+            values=tuple(names),
+            notes=(*self.notes, said),
         )
 
     def require_training(self) -> None:

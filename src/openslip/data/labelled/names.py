@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openslip.data.labelled.classes import Naming, Value, as_words, in_order, number
+from openslip.data.labelled.prompts import of_set
 from openslip.errors import DataError, note, shortened
 from openslip.files import read_json, read_whole
 
 if TYPE_CHECKING:
     from openslip.data.labelled.labelled_set import LabelledSet
+    from openslip.evaluation.datasets import Card
 
 JSON = ("classes.json", "id2label.json", "class_to_idx.json", "class_names.json", "cat_to_name.json")
 TEXTS = ("classnames.txt", "classes.txt", "class_names.txt", "label_names.txt", "labels.txt")
@@ -29,7 +31,9 @@ _WNID = re.compile(r"n\d{8}")
 _DELIBERATE = "classes.json"
 """Written for this set by somebody: that it does not fit is an error."""
 
-Names = dict[Value, str]
+NamesByValue = dict[Value, str]
+Names = tuple[str, ...]
+"""What one class is called."""
 
 
 def names_beside(
@@ -73,6 +77,67 @@ def names_beside(
     return None
 
 
+@dataclass(frozen=True)
+class GivenNames:
+    """Names of classes that somebody gives in a file, for one data set or for several by what these are called.
+
+    source: the file's name. names: a list, or a mapping from labels or names, as `classes.json` holds one; where
+    `by_set`, such by data set. Of a class with a list of names each is asked for, and embeddings are averaged.
+    """
+
+    source: str
+    names: Any
+    by_set: bool = False
+
+
+def read_names(file: Path) -> GivenNames:
+    """Read names of classes: a JSON list or mapping, such by data set (the SLIP paper's labels.json), or lines of text.
+
+    Raises DataError for a file that holds none.
+    """
+    try:
+        if file.suffix == ".txt":
+            return GivenNames(file.name, [line.strip() for line in _lines(file) if line.strip()])
+        found = read_json(file, MOST_BYTES)
+        if not isinstance(found, list | dict) or not found:
+            raise TypeError("It holds neither a list nor a mapping")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE
+        ) from None
+    by_set = isinstance(found, dict) and not any(
+        number(key) is not None or _WNID.fullmatch(key) for key in found
+    )
+    return GivenNames(
+        file.name, found, by_set and all(isinstance(one, list | dict) for one in found.values())
+    )
+
+
+def renamed(given: GivenNames, labelled: LabelledSet, card: Card | None, name: str) -> list[Names] | None:
+    """Return what somebody calls each of the C classes of a set, in one name or several; None where those given are by
+    data set, and none are for this one. card, name: what the set is called.
+
+    Raises DataError for names that are not those of its classes.
+    """
+    names = of_set(given.names, card, name) if given.by_set else given.names
+    if names is None:
+        return None
+    try:
+        found = _of_lines(names) if given.source.endswith(".txt") else _of_json(names)
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise DataError(
+            f"{given.source} does not list class names", cause=shortened(str(error)), fix=_WRITE
+        ) from None
+    told = _told(*(found or ({}, False)), labelled, given.source, whole=True)
+    entries = names.values() if isinstance(names, dict) else names
+    several = {_name(one): _all_names(one) for one in entries if isinstance(one, list)}
+    return [several.get(one, (one,)) for one in told]
+
+
+def _all_names(entry: list[Any]) -> Names:
+    return tuple(str(one).strip() for one in entry if not _WNID.fullmatch(str(one)))
+
+
 def named_by(file: Path, labelled: LabelledSet) -> LabelledSet:
     """Return a labelled set whose classes are called as `file` says: a list or a mapping, as `classes.json` holds one.
 
@@ -86,18 +151,8 @@ def named_by(file: Path, labelled: LabelledSet) -> LabelledSet:
         raise DataError(
             f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE
         ) from None
-    values, before = labelled.values or labelled.class_names, labelled.class_names
-    names, listed = found or ({}, False)
-    naming = _fitted(names, listed, values, file)
-    if naming is None and (by_name := _by_text(names, before, file.name)):
-        naming = Naming({value: by_name.names[name] for value, name in zip(values, before)})
-    numbered = all(number(value) is not None for value in values)
-    if naming is None and listed and len(names) == len(values) and not numbered:
-        naming = Naming(dict(zip(values, names.values())))
-    if naming is None:
-        raise _does_not_fit(file, names, values)
-    by_number = {number(value): name for value, name in naming.names.items()} if numbered else {}
-    told = tuple(naming.names.get(value) or by_number[number(value)] for value in values)
+    told = _told(*(found or ({}, False)), labelled, file.name)
+    values = labelled.values or labelled.class_names
     splits = {split: replace(one, class_names=told, named=True) for split, one in labelled.splits.items()}
     some = ", ".join(f"{value} is {name!r}" for value, name in list(zip(values, told))[:3])
     notes = [said for said in labelled.notes if "zero-shot needs" not in said]
@@ -105,11 +160,38 @@ def named_by(file: Path, labelled: LabelledSet) -> LabelledSet:
     return replace(labelled, class_names=told, named=True, splits=splits, notes=tuple(notes))
 
 
+def _told(
+    names: NamesByValue, listed: bool, labelled: LabelledSet, source: str, *, whole: bool = False
+) -> tuple[str, ...]:
+    """Return the names of the classes of a set. whole: whether a list has to name all of them, and no others, unless
+    the names themselves say which is which. Raises DataError where one has none."""
+    values, before = labelled.values or labelled.class_names, labelled.class_names
+    if whole and listed and len(names) != len(values):
+        naming = None
+    else:
+        naming = _fitted(names, listed, values, Path(source))
+    if naming is None and (by_name := _by_text(names, before, source)):
+        naming = Naming({value: by_name.names[name] for value, name in zip(values, before)})
+    numbered = all(number(value) is not None for value in values)
+    if naming is None and listed and len(names) == len(values) and not numbered:
+        naming = Naming(dict(zip(values, names.values())))
+    if naming is None and whole and listed and len(names) != len(values):
+        raise DataError(
+            f"{source} lists {len(names):,} names, and {labelled.name} has {len(values):,} classes",
+            got=_some(list(names.values())) + f"; classes: {_some(before)}",
+            fix='Write the names by label, {"1": "cat", …}, or by what the data call the classes, {"n02123045": "cat"}',
+        )
+    if naming is None:
+        raise _does_not_fit(Path(source), names, values)
+    by_number = {number(value): name for value, name in naming.names.items()} if numbered else {}
+    return tuple(naming.names.get(value) or by_number[number(value)] for value in values)
+
+
 def _lines(file: Path) -> list[str]:
     return read_whole(file, MOST_BYTES).decode("utf-8-sig").splitlines()
 
 
-def _read(file: Path, column: str) -> tuple[Names, bool] | None:
+def _read(file: Path, column: str) -> tuple[NamesByValue, bool] | None:
     """Return the names in a file, and whether they are a list, which counts from 0; None where it is about others."""
     if file.suffix == ".txt":
         return _of_lines(_lines(file))
@@ -123,7 +205,7 @@ def _read(file: Path, column: str) -> tuple[Names, bool] | None:
     return _of_json(names) if names else None
 
 
-def _of_json(data: Any) -> tuple[Names, bool]:
+def _of_json(data: Any) -> tuple[NamesByValue, bool]:
     """Return what a list of names, a mapping in either direction, or a list of {label, name} says."""
     if isinstance(data, dict):
         for key in ("id2label", "classes", "names", "class_names", "categories"):
@@ -135,7 +217,7 @@ def _of_json(data: Any) -> tuple[Names, bool]:
         if all(isinstance(value, int) and not isinstance(value, bool) for value in data.values()):
             if numbered:
                 raise ValueError("It maps numbers to numbers")
-            inverse: Names = {}
+            inverse: NamesByValue = {}
             for name, label in data.items():  # of several names of a class the first
                 inverse.setdefault(label, _name(name))
             return {label: inverse[label] for label in in_order(inverse)}, False
@@ -143,7 +225,7 @@ def _of_json(data: Any) -> tuple[Names, bool]:
     if not isinstance(data, list):
         raise TypeError(f"It holds a {type(data).__name__}")
     if data and isinstance(data[0], dict):
-        found: Names = {}
+        found: NamesByValue = {}
         for entry in data:
             key = next((entry[key] for key in ("label", "id", "index") if key in entry), None)
             label = number(key) if isinstance(key, str | int) else None
@@ -154,7 +236,7 @@ def _of_json(data: Any) -> tuple[Names, bool]:
     return dict(enumerate(map(_name, data))), True
 
 
-def _of_lines(lines: list[str]) -> tuple[Names, bool] | None:
+def _of_lines(lines: list[str]) -> tuple[NamesByValue, bool] | None:
     """Return the names in lines of text: numbered, behind their WordNet ids, or in the order of the labels."""
     lines = [line.strip() for line in lines if line.strip()]
     for form, is_key in ((r"(\d+)[\s,:;]+(\S.*)", number), (rf"({_WNID.pattern})[\s,:;]+(\S.*)", str)):
@@ -226,7 +308,7 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
-def _fitted(found: Names, listed: bool, values: Collection[Value], file: Path) -> Naming | None:
+def _fitted(found: NamesByValue, listed: bool, values: Collection[Value], file: Path) -> Naming | None:
     """Return the names by the values that occur; None where one of these has none."""
     if not values:
         return Naming(found, declared=True, source=file.name)
@@ -266,7 +348,7 @@ def _some(values: Collection[Value]) -> str:
     return ", ".join(map(repr, in_order(values)[:3]))
 
 
-def _does_not_fit(file: Path, found: Names, values: Collection[Value]) -> DataError:
+def _does_not_fit(file: Path, found: NamesByValue, values: Collection[Value]) -> DataError:
     """Return the error for names that leave out classes which occur."""
     texts = {_folded(text) for text in (*found, *found.values())}
     missing = in_order(value for value in values if _folded(value) not in texts) or in_order(values)

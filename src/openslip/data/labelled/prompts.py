@@ -2,94 +2,75 @@
 
 Zero-shot classification averages them, and training on classes (`openslip.data.sources.class_captions`) draws one.
 
-Templates hold `{}` where the class name goes. The sets for CIFAR, Caltech-101 and ImageNet are those of Radford et al.
-2021 (CLIP), the ImageNet ones as open_clip ships them. The classes decide which set is used, not the name of the data:
-`cifar100` begins like `cifar10`.
+Templates hold `{}` where the class name goes. Those of public sets, and the names that go into them, are on the sets'
+cards (`openslip.evaluation.datasets`). The classes tell which card is a set's, not the name of the data: `cifar100`
+begins like `cifar10`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from openslip.data.labelled import imagenet
-from openslip.errors import ConfigError, printable
+from openslip.errors import ConfigError, did_you_mean, printable
 from openslip.files import expand, read_json, read_whole
 
-SETS = ("default", "cifar", "caltech101", "imagenet", "scenes")
-"""Sets of templates by name."""
+if TYPE_CHECKING:
+    from openslip.evaluation.datasets import Card
+
 MOST_BYTES = 1 << 20
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
 
-_CIFAR_FRAMES = (
-    "a photo of {article} {{}}.",
-    "a blurry photo of {article} {{}}.",
-    "a black and white photo of {article} {{}}.",
-    "a low contrast photo of {article} {{}}.",
-    "a high contrast photo of {article} {{}}.",
-    "a bad photo of {article} {{}}.",
-    "a good photo of {article} {{}}.",
-    "a photo of {article} small {{}}.",
-    "a photo of {article} big {{}}.",
-)
-_CALTECH101_FRAMES = (
-    "a photo of {article} {{}}.",
-    "a painting of {article} {{}}.",
-    "{article} plastic {{}}.",
-    "a sculpture of {article} {{}}.",
-    "a sketch of {article} {{}}.",
-    "a tattoo of {article} {{}}.",
-    "{article} toy {{}}.",
-    "a rendition of {article} {{}}.",
-    "{article} embroidered {{}}.",
-    "{article} cartoon {{}}.",
-    "{article} {{}} in a video game.",
-    "{article} plushie {{}}.",
-    "{article} origami {{}}.",
-    "art of {article} {{}}.",
-    "graffiti of {article} {{}}.",
-    "a drawing of {article} {{}}.",
-    "a doodle of {article} {{}}.",
-)
-CIFAR_TEMPLATES = tuple(frame.format(article=a) for a in ("a", "the") for frame in _CIFAR_FRAMES)
-CALTECH101_TEMPLATES = tuple(frame.format(article=a) for a in ("a", "the") for frame in _CALTECH101_FRAMES)
-
-
-_CIFAR10 = (
-    {"airplane", "aeroplane", "plane"},
-    {"automobile", "car"},
-    *({name} for name in ("bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")),
-)
-_OF_CIFAR100 = {
-    *("aquarium fish", "lawn mower", "maple tree", "willow tree", "pickup truck", "sweet pepper", "flatfish"),
-    *("shrew", "skunk", "possum", "streetcar", "wardrobe"),
-}
-_OF_CALTECH101 = {
-    *(
-        "brontosaurus",
-        "stegosaurus",
-        "ceiling fan",
-        "cougar body",
-        "euphonium",
-        "garfield",
-        "gerenuk",
-        "okapi",
-    ),
-    *("inline skate", "snoopy", "trilobite", "windsor chair", "yin yang"),
-}
-"""Of each set some names that hardly another one has together."""
+Templates = Sequence[str] | Mapping[str, Sequence[str]]
+"""Sentences for classes; or several sets of them, by the name of the data set that each is for."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What the classes of a set are asked for with. name: short, for results; class_names: C names, in their order."""
+    """What the classes of a set are asked for with. name: short, for results; class_names: C names, in their order.
+
+    synonyms: all names of each class, where some have several, whose embeddings are averaged. named: whether these are
+    names, rather than numbers. whose: whose names they are, where they are not the data's.
+    """
 
     name: str
     templates: tuple[str, ...]
     class_names: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    named: bool = True
+    whose: str = ""
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """All names of each class, C tuples."""
+        return self.synonyms or tuple((name,) for name in self.class_names)
+
+    def with_names(self, names: Sequence[Sequence[str]], whose: str) -> PromptSet:
+        """Return the same with other names of the C classes, each one or several. whose: whose they are, for results;
+        empty where the name of the set says so."""
+        synonyms = tuple(map(tuple, names)) if any(len(some) > 1 for some in names) else ()
+        return replace(
+            self,
+            name=f"{self._of_templates}, {whose}" if whose else self._of_templates,
+            class_names=tuple(some[0] for some in names),
+            synonyms=synonyms,
+            named=True,
+            whose=whose,
+        )
+
+    def with_templates(self, templates: Sequence[str]) -> PromptSet:
+        """Return the same with other templates; their text tells them from others, unless it is these that they are."""
+        given = tuple(templates)
+        if given in ((), self.templates):
+            return self
+        return replace(self, name=_called(given) + (f", {self.whose}" if self.whose else ""), templates=given)
+
+    @property
+    def _of_templates(self) -> str:
+        return self.name.removesuffix(f", {self.whose}") if self.whose else self.name
 
 
 class HasClasses(Protocol):
@@ -99,75 +80,150 @@ class HasClasses(Protocol):
     def class_names(self) -> tuple[str, ...]: ...
 
 
-def for_set(labelled: HasClasses) -> PromptSet:
-    """Return the templates that suit labelled images, told by the classes that they have, whatever their name is.
+def for_set(labelled: HasClasses, card: Card | None = None) -> PromptSet:
+    """Return what suits labelled images: by their card, or else by the classes that they have, whatever their name is.
 
-    Of all 1,000 classes of ImageNet the names become CLIP's; other names stay as they are.
+    What a card calls the classes is used where the card knows all of them. So of all 1,000 classes of ImageNet the
+    names become CLIP's. Templates that lie beside the data come before those of the card.
     """
-    names = labelled.class_names
-    told = {" ".join(re.split(r"[\s_-]+", name.lower())) for name in names}
-    if len(names) == len(_CIFAR10) and all(told & alike for alike in _CIFAR10):
-        return PromptSet("cifar", CIFAR_TEMPLATES, names)
-    if len(names) == 100 and told >= _OF_CIFAR100:
-        return PromptSet("cifar", CIFAR_TEMPLATES, names)
-    if len(names) in (100, 101, 102) and told >= _OF_CALTECH101:
-        return PromptSet("caltech101", CALTECH101_TEMPLATES, names)
-    if told == _scenes():
-        return PromptSet("scenes", called("scenes"), names)
-    if imagenet.holds(names):
-        labels, clip = imagenet.labels_of(names), imagenet.clip_names()
-        names = tuple(clip[label] for label in labels) if labels else names
-        return PromptSet("imagenet", called("imagenet"), names)
-    return PromptSet("default", DEFAULT_TEMPLATES, names)
+    from openslip.evaluation import datasets
+
+    names, card = labelled.class_names, card or datasets.told(labelled.class_names)
+    found = PromptSet("default", DEFAULT_TEMPLATES, names, named=getattr(labelled, "named", True))
+    if card is not None and card.prompts:
+        found = replace(found, name=card.prompts, templates=card.templates)
+    found = found.with_templates(getattr(labelled, "templates", ()))
+    called = card.called(getattr(labelled, "values", ()), names) if card else None
+    if card is None or called is None or (found.named and called == found.names):
+        return found
+    return found.with_names(called, "" if card.prompts == "imagenet" else f"{card.name}'s names")
+
+
+def digest(names: Sequence[Sequence[str]]) -> str:
+    """Return eight characters that tell names of classes from others."""
+    return hashlib.sha256(repr([list(some) for some in names]).encode()).hexdigest()[:8]
 
 
 def called(name: str) -> tuple[str, ...]:
-    """Return the templates of one of SETS."""
-    match name:
-        case "scenes":
-            from openslip.scenes import TEMPLATES
+    """Return a set of templates by its name, or that of a data set. Raises KeyError where there is none."""
+    from openslip.evaluation import datasets
 
-            return tuple(TEMPLATES)
-        case "imagenet":
-            from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+    if name == "default":
+        return DEFAULT_TEMPLATES
+    if name in datasets.template_sets():
+        return datasets.templates(name)
+    if (card := datasets.find(name)) and card.prompts:
+        return card.templates
+    raise KeyError(name)
 
-            return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-    return {"default": DEFAULT_TEMPLATES, "cifar": CIFAR_TEMPLATES, "caltech101": CALTECH101_TEMPLATES}[name]
+
+def given_templates(words: Sequence[str]) -> Templates:
+    """Return the templates that somebody names on a command line: sentences with `{}`, or alone the name of a set of
+    them, or a file (see `read_templates`).
+
+    Raises ConfigError as `read_templates` and `check_templates` do.
+    """
+    if len(words) == 1 and "{}" not in words[0]:
+        if "{" not in words[0] and " " in words[0] and not os.path.isfile(expand(words[0])):
+            check_templates(words)  # a sentence that lacks its {}, and no name of a file
+        return read_templates(words[0])
+    check_templates(words)
+    return tuple(dict.fromkeys(words))
 
 
-def read_templates(spec: str) -> tuple[str, ...]:
-    """Return templates given by the name of one of SETS, or in a file: a JSON list of them, else one a line.
+def one_set(templates: Templates, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return the templates for classes: of those of several data sets the ones of the set that the classes tell.
+
+    Raises ConfigError where there are none of that set.
+    """
+    if not isinstance(templates, Mapping):
+        return tuple(templates)
+    from openslip.evaluation import datasets
+
+    card = datasets.told(class_names)
+    if found := of_set(templates, card):
+        return tuple(found)
+    raise ConfigError(
+        "These are templates of several data sets, and "
+        + (f"of none that is {card.title}" if card else "the classes do not tell which set they are of"),
+        got=", ".join(list(templates)[:8]),
+        fix="Give a file with a list of templates, or the name of a set of them",
+    )
+
+
+def read_templates(spec: str) -> Templates:
+    """Return templates given by the name of a set of them, or in a file: a JSON list, else one a line. A JSON file may
+    have lists by data set, as the SLIP paper's templates.json, with `{}` for the class; clip-benchmark's have `{c}`.
 
     Raises ConfigError for another name, a file that holds none, and a template that no class name goes into.
     """
-    if spec in SETS:
-        return called(spec)
     path = expand(spec)
     if not os.path.isfile(path):
-        names = ", ".join(SETS)
-        raise ConfigError(
-            "There are no such templates",
-            got=spec,
-            fix=f"Name a file of them, as a JSON list or one a line, with {{}} for the class; or one of {names}",
-        )
+        try:
+            return called(spec)
+        except KeyError:
+            from openslip.evaluation import datasets
+
+            close = did_you_mean(spec, ("default", *datasets.template_sets()))
+            raise ConfigError(
+                "There are no such templates",
+                got=spec,
+                fix="Name a file of them, as a JSON list or one a line, with {} for the class; or a set of them. "
+                + (close if close.startswith("Did") else "`slip datasets` lists those that have one"),
+            ) from None
     try:
         if path.suffix.lower() == ".json":
-            templates = read_json(path, MOST_BYTES)
-            if not isinstance(templates, list):
-                raise TypeError(f"It holds a {type(templates).__name__}, and no list")
+            found = read_json(path, MOST_BYTES)
         else:
-            lines = read_whole(path, MOST_BYTES).decode("utf-8-sig").splitlines()
-            templates = [line.strip() for line in lines if line.strip()]
-        if not templates:
+            found = template_lines(read_whole(path, MOST_BYTES))
+        if not found:
             raise ValueError("It is empty")
+        if isinstance(found, dict):
+            return {str(name): _listed(some, f" for {name}") for name, some in found.items()}
+        return _listed(found)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{path} holds no templates",
             cause=str(error),
-            fix='Write ["a photo of a {}.", "a {}."] as JSON, or one template a line of a text file',
+            fix='Write ["a photo of a {}.", "a {}."] as JSON, or one template a line of a text file; or lists by data '
+            'set, {"food101": ["a photo of {}."]}',
         ) from None
+
+
+def template_lines(text: bytes) -> list[str]:
+    """Return the templates in lines of text. Raises ValueError for what is no UTF-8."""
+    lines = text.decode("utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _listed(found: Any, what: str = "") -> tuple[str, ...]:
+    """Return a list of templates as ours. Raises TypeError for what is no list, ConfigError for one of them."""
+    if not isinstance(found, list):
+        raise TypeError(f"It holds a {type(found).__name__}{what}, and no list")
+    templates = [as_ours(one) if isinstance(one, str) else one for one in found]
     check_templates(templates)
     return tuple(dict.fromkeys(templates))
+
+
+def as_ours(template: str) -> str:
+    """Return a template of clip-benchmark, which has `{c}` for the class, as ours."""
+    return template.replace("{c}", "{}")
+
+
+def of_set(given: Mapping[str, Any], card: Card | None, *names: str) -> Any:
+    """Return what a file that is keyed by data sets has for one, by its card's name, an alias, or other names of it.
+
+    None where it has nothing."""
+    from openslip.evaluation import datasets
+
+    by_name = {datasets.short(name): value for name, value in given.items()}
+    if card is not None:
+        if (exact := by_name.get(datasets.short(card.name))) is not None:
+            return exact
+        for name, value in given.items():
+            if datasets.find(name) is card:
+                return value
+    return next((by_name[short] for name in names if (short := datasets.short(name)) in by_name), None)
 
 
 def check_templates(templates: Sequence[str]) -> None:
@@ -199,7 +255,6 @@ def fill(template: str, class_name: str) -> str:
     return template.replace("{}", class_name)
 
 
-def _scenes() -> frozenset[str]:
-    from openslip.scenes import Scenes
-
-    return frozenset(Scenes.class_names)
+def _called(given: Sequence[str]) -> str:
+    """Return given templates in one text; of equal ones, and no others, the texts are equal."""
+    return repr(list(given)) if any("|" in one for one in given) else " | ".join(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from openslip.data.labelled.label_column import choose_label
 from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble
 from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
 from openslip.data.labelled.names import names_beside
+from openslip.data.labelled.prompts import MOST_BYTES, as_ours, check_templates, template_lines
 from openslip.data.labelled.splits import split_called
 from openslip.data.sources.options import Misfit
 from openslip.data.sources.webdataset import TarShards
-from openslip.errors import DataError
-from openslip.files import parse_json
+from openslip.errors import ConfigError, DataError
+from openslip.files import parse_json, read_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +37,7 @@ def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> Labe
     the folder that the sample lies in.
 
     Shards named after splits are these; else folders within them may be. `classnames.txt`, as CLIP_benchmark leaves it
-    beside shards, names numbered classes.
+    beside shards, names numbered classes, and the prompts in `zeroshot_classification_templates.txt` come along.
 
     Raises DataError for shards that cannot be read, and where no class can be told, as of captioned images.
     """
@@ -48,22 +50,38 @@ def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> Labe
     if "all" in found and told:
         found, more = by_rows(found["all"], of_cells(told, "folder"), "folder")
         notes += more
-    naming = None
+    naming, templates = None, ()
     if data_files.root is not None:
         folder = Path(data_files.files[0]).absolute().parent
         naming = names_beside(folder, used_values(found), root=data_files.root)
-        for parent in (folder, *folder.parents):
-            if (parent / TEMPLATES).is_file():
-                notes.append(
-                    f"{TEMPLATES} is not used; prompts are given with --templates, with {{}} for the class"
-                )
-            if parent == data_files.root or (parent / TEMPLATES).is_file():
-                break
+        templates, more = _templates_beside(folder, data_files.root)
+        notes += more
+    elif data_files.kept is not None:  # what a server has beside shards
+        naming = names_beside(data_files.kept, used_values(found))
+        templates, more = _templates_beside(data_files.kept, data_files.kept)
+        notes += more
     if naming and naming.source:
         notes.append(f"Class names from {naming.source}")
     parts, left_out = settle(name, found, naming)
     lost = [sentence for some in samples.values() for sentence in losses(some.shards)]
-    return assemble(name, where, parts, naming, notes=[*data_files.notes, *notes, *left_out, *lost])
+    made = assemble(name, where, parts, naming, notes=[*data_files.notes, *notes, *left_out, *lost])
+    return replace(made, templates=templates)
+
+
+def _templates_beside(folder: Path, root: Path) -> tuple[tuple[str, ...], list[str]]:
+    """Return the prompts in a file in `folder`, or in those above up to `root`, and what is to be said of them."""
+    for parent in (folder, *folder.parents):
+        if (file := parent / TEMPLATES).is_file():
+            try:
+                templates = [as_ours(one) for one in template_lines(read_whole(file, MOST_BYTES))]
+                check_templates(templates)
+            except (OSError, ValueError, ConfigError) as error:
+                return (), [f"{TEMPLATES} is not used: {error}"]
+            several = "s" * (len(templates) != 1)
+            return tuple(dict.fromkeys(templates)), [f"{len(templates)} prompt{several} from {TEMPLATES}"]
+        if parent == root:
+            break
+    return (), []
 
 
 class TarImages(Sequence[Image]):

@@ -72,7 +72,8 @@ def open_classes(spec: str, columns: Mapping[str, str]) -> ClassCaptions:
     names = labelled.class_names if file else usual.class_names
     templates, called = usual.templates, f"those of zero-shot classification for these classes ({usual.name})"
     if given := columns.get("templates", ""):
-        templates, called = prompts.read_templates(given), given
+        templates = prompts.one_set(prompts.read_templates(given), labelled.class_names)
+        called = given
     return ClassCaptions(labelled, names, templates, name=shown(spec), called=called)
 
 

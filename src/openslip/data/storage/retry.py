@@ -48,6 +48,9 @@ class NoRanges(Exception):
     """The server answers with the whole file when asked for a part."""
 
 
+NO_SUCH_FILE = "There is no such file on the server"
+
+
 class DiskError(Exception):
     """What was fetched cannot be written down."""
 
@@ -136,7 +139,7 @@ def _explain(url: str, error: Exception, tries: int) -> DataError:
         "The server did not answer in time" if isinstance(error, TimeoutError) else repr(error)
     )
     if code in (404, 410) or isinstance(error, FileNotFoundError):
-        what = "There is no such file on the server"
+        what = NO_SUCH_FILE
         fix = (
             "Check the address, and that a range {00000..00099} ends at the last file there; "
             "one inside is left out so: 'https://…/{000..100}.tar + https://…/{102..331}.tar'"

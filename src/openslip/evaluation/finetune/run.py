@@ -144,6 +144,7 @@ class Finetune(OnLabelled):
                 damaged,
                 probabilities=softmax(logits),
                 samples=Samples(rows, tuple(digests[row] for row in rows.tolist()), test.class_names),
+                first=self.metric(train),
                 **about,
             )
             if kept and kept.writable:

@@ -1,0 +1,67 @@
+"""slip datasets [show NAME] [--sets FOLDER] [--json]"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from openslip.cli.arguments import parse
+from openslip.errors import UsageError, did_you_mean, printable
+from openslip.evaluation import datasets
+from openslip.evaluation.datasets import places, table
+
+DESCRIPTION = """List the public data sets that have a card: what is measured of each, and where it is found on disk.
+`slip datasets show food101` prints a card with its prompts, and where to get the set.
+
+`slip evaluate MODEL zeroshot:food101` measures on such a set. It is looked for in the folders of --sets and of the
+environment variable OPENSLIP_DATASETS."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to list."""
+
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[show NAME]")] = ()
+    """Nothing for a list of all, or show and a name for one card."""
+    sets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Folder that data sets are looked for in; may be given several times."""
+    json: bool = False
+    """Print JSON."""
+
+
+def main(argv: list[str]) -> None:
+    """List cards or show one."""
+    options = parse(Options, argv, prog="slip datasets", description=DESCRIPTION)
+    places.add_roots(options.sets)
+    cards = _cards(options.words)
+    if options.json:
+        facts = [table.facts(card) for card in cards]
+        print(json.dumps(facts[0] if options.words[:1] == ("show",) else facts, indent=2, ensure_ascii=False))
+    elif options.words[:1] == ("show",):
+        print(printable(table.describe(cards[0])))
+    else:
+        print(printable(table.listed(cards)))
+
+
+def _cards(words: Sequence[str]) -> list[datasets.Card]:
+    match words:
+        case [] | ["list"]:
+            return [*datasets.cards().values()]
+        case ["show", name]:
+            return [datasets.get(name)]
+        case ["show", *_]:
+            raise UsageError("`slip datasets show` takes one name", fix="`slip datasets` lists them")
+        case [word, *_] if datasets.find(word):
+            raise UsageError(
+                f"`slip datasets` does not know {word!r}", fix=f"`slip datasets show {word}` prints it"
+            )
+        case [word, *_]:
+            raise UsageError(
+                f"`slip datasets` does not know {word!r}", fix=did_you_mean(word, ["show", "list"])
+            )
+    raise AssertionError

@@ -1,0 +1,146 @@
+"""Where data sets lie: `food101` is looked for in folders of data sets, `food101@/data/mine` says where it is."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from openslip.addresses import is_url
+from openslip.errors import DataError, shortened
+from openslip.evaluation.datasets import Card, Kind, cards, find, short
+from openslip.files import expand
+
+ROOTS = "OPENSLIP_DATASETS"
+"""The environment variable that names folders of data sets, with the system's separator of paths between."""
+
+TEST_SHARDS = ("test/*.tar", "*-test-*.tar", "test-*.tar", "test.tar")
+"""Shards of the test split in the folder of a set with captions."""
+
+
+def roots() -> tuple[Path, ...]:
+    """Return the folders that data sets are looked for in."""
+    return tuple(expand(root) for root in os.environ.get(ROOTS, "").split(os.pathsep) if root.strip())
+
+
+def add_roots(folders: Sequence[str | os.PathLike[str]]) -> None:
+    """Have this process, and those that it starts, look for data sets in further folders first.
+
+    Raises DataError for what is no folder.
+    """
+    for folder in folders:
+        if not expand(folder).is_dir():
+            raise DataError("Data sets are looked for in folders, and this is none", got=str(folder))
+    if folders:
+        named = [os.path.abspath(expand(folder)) for folder in folders]
+        os.environ[ROOTS] = os.pathsep.join([*named, *map(str, roots())])
+
+
+def named(dataset: str) -> Card | None:
+    """Return the card that a task names, as `food101` or `food101@/data/mine`; None for a path, an address or a source.
+
+    What lies at the path `food101` is meant by it, whatever its name is.
+    """
+    name, at, _ = dataset.partition("@")
+    if not _is_name(name) or os.path.lexists(expand(dataset)):
+        return None
+    card = find(name)
+    return None if card is None or (card.name == "scenes" and not at) else card
+
+
+def short_name(dataset: str) -> str:
+    """Return the short name of what a task names: its card's, else that of the path."""
+    from openslip.data.labelled import dataset_name
+
+    card = named(dataset)
+    return card.name if card else dataset_name(dataset)
+
+
+def place_of(dataset: str, *kinds: Kind) -> str:
+    """Return where lies what a task names: a path as it is, a card's set where it is found.
+
+    kinds: which sets the task is for, all if there are none. Raises DataError for a set that is not found, with where
+    to get it; and for one of another kind.
+    """
+    if (card := named(dataset)) is None:
+        _refuse_misspelt(dataset)
+        return dataset
+    if kinds and card.kind not in kinds:
+        raise DataError(
+            f"{card.title} has {card.kind}, and the task is for {' or '.join(kinds)}",
+            got=dataset,
+            fix=f"`slip datasets show {card.name}` says what the set is for",
+        )
+    if place := dataset.partition("@")[2]:
+        return _inside(card, place)
+    if found := on_disk(card):
+        return _inside(card, str(found))
+    raise missing(card)
+
+
+def _inside(card: Card, place: str) -> str:
+    """Return what of the folder of a set is measured: of captions its file, or the shards of the test split."""
+    folder = expand(place)
+    if card.kind != "captions" or not folder.is_dir():
+        return place
+    if card.file and (folder / card.file).is_file():
+        return str(folder / card.file)
+    for pattern in TEST_SHARDS:
+        if next(folder.glob(pattern), None):
+            return str(folder / pattern)
+    return place
+
+
+def on_disk(card: Card, folders: Sequence[Path] | None = None) -> Path | None:
+    """Return the folder of a card's set in the first of `folders`, by default `roots()`, that has it, or None.
+
+    It is called as the card is, or one of its aliases, in any spelling.
+    """
+    for root in roots() if folders is None else folders:
+        if found := next((path for path in _entries(root) if find(path.name) is card), None):
+            return found
+    return None
+
+
+def _entries(root: Path) -> list[Path]:
+    """Return the folders in a folder, short names before long ones."""
+    try:
+        with os.scandir(root) as entries:
+            found = [Path(entry.path) for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def missing(card: Card) -> DataError:
+    """Return the error for a set that is not on disk."""
+    folders = roots()
+    return DataError(
+        f"{card.title} is not on this machine",
+        got=card.name,
+        cause=f"It was looked for in {shortened(', '.join(map(str, folders)))}, as {card.name}"
+        if folders
+        else f"No folder of data sets is named: --sets FOLDER or the environment variable {ROOTS} do",
+        fix=f"Get it from {card.where}"
+        + (f", or as shards from {card.shards}" if card.hub and card.shards not in card.where else "")
+        + f". Another place is named by {card.name}@FOLDER",
+    )
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and not is_url(text) and not any(sign in text for sign in "*?[{:" + os.sep + "/")
+
+
+def _refuse_misspelt(dataset: str) -> None:
+    """Raise DataError for what is neither there nor the name of a card, but nearly one."""
+    name = dataset.partition("@")[0]
+    if not _is_name(name) or os.path.lexists(expand(dataset)):
+        return
+    close = difflib.get_close_matches(short(name), map(short, cards()), n=1, cutoff=0.8)
+    if close and (meant := find(close[0])) and meant.name != name:
+        raise DataError(
+            "There is neither such a folder nor a data set of this name",
+            got=dataset,
+            fix=f"Did you mean {meant.name!r}? `slip datasets` lists the sets that have names",
+        )

@@ -1,0 +1,45 @@
+"""Of ObjectNet those classes are measured that ImageNet has as well."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from evaluation_fakes import ColorEncoder, color_folder
+
+from openslip.errors import DataError
+from openslip.evaluation.datasets.objectnet import FOLDERS, SHARED
+from openslip.evaluation.zeroshot import ZeroShot
+
+
+def archive(tmp_path, shared):
+    root = tmp_path / "objectnet-1.0"
+    color_folder(root / "images", {"red": 2, "green": 3, "blue": 4}, splits=())
+    (root / "mappings").mkdir()
+    (root / "mappings" / FOLDERS).write_text(
+        json.dumps({"red": "Red", "green": "Green thing", "blue": "Blue"})
+    )
+    (root / "mappings" / SHARED).write_text(json.dumps(shared))
+    return root
+
+
+def test_classes_that_imagenet_lacks_are_left_out(tmp_path):
+    root = archive(tmp_path, {"Red": "tench; goldfish", "Blue": "crane"})
+    task = ZeroShot(f"objectnet@{root}")
+    task.check()
+    data = task.opened()
+    assert set(data.class_names) == {"red", "blue"}
+    assert "2 of 3 classes of objectnet-1.0 are measured." in data.notes
+    top1 = task.evaluate(ColorEncoder())[0]
+    assert (top1.metric, top1.value, top1.count) == ("top1", 1.0, 6)
+    assert task.about()["prompts"] == "imagenet"
+
+
+def test_without_the_mappings_it_is_refused(tmp_path):
+    root = archive(tmp_path, {"Red": "tench", "Blue": "crane"})
+    (root / "mappings" / SHARED).unlink()
+    with pytest.raises(DataError, match=r"which classes of ObjectNet are ImageNet's.*mappings"):
+        ZeroShot(f"objectnet@{root}").check()
+    (root / "mappings" / SHARED).write_text("5")
+    with pytest.raises(DataError, match="mappings of ObjectNet do not fit"):
+        ZeroShot(f"objectnet@{root}").check()
