@@ -13,6 +13,12 @@ from openslip.report.published import PUBLISHED, agrees, beside
 from openslip.report.render import render
 
 
+SEVEN = (
+    "itap of a {}. | a bad photo of the {}. | a origami {}. | a photo of the large {}. | a {} in a video game. | "
+    "art of the {}. | a photo of the small {}."
+)
+
+
 def said(task: str = "zeroshot:imagenet", **facts: object) -> Said:
     """What a run said that was measured as the paper measured, but for some facts."""
     labels = np.arange(50_000) % 1000
@@ -21,7 +27,7 @@ def said(task: str = "zeroshot:imagenet", **facts: object) -> Said:
         np.arange(50_000), (b"",) * 50_000, clip_names(),
     )  # fmt: skip
     settings = "" if task.startswith("zeroshot") else "preset=paper"
-    result = Result(task, "top1", 0.4, 50_000, 0.396, 0.404, prompts="imagenet7", settings=settings)
+    result = Result(task, "top1", 0.4, 50_000, 0.396, 0.404, prompts=SEVEN, settings=settings)
     return Said("Mine", "c0", ", seed 1", replace(result, **facts), answers)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openslip.data.labelled import imagenet
+from openslip.data.labelled.prompts import PromptSet, called
 from openslip.evaluation import Result
 from openslip.report.answered import Said, Task
 
@@ -18,13 +19,10 @@ Protocol = str
 PROTOCOLS: dict[Protocol, str] = {"zeroshot": "Zero-shot", "linear": "Linear probe", "finetune": "Finetuned"}
 VALIDATION = 50_000
 """Images of ImageNet's validation set: 50 of each class."""
-_AGREES = {
-    "zeroshot": ("imagenet7", ""),
-    "linear": (None, "preset=paper"),
-    "finetune": (None, "preset=paper"),
-}
-"""Of each protocol the prompts (None: any) and the settings with which it is the paper's: seven prompts a class, SGD,
-and BEiT's recipe."""
+_SETTINGS = {"zeroshot": "", "linear": "preset=paper", "finetune": "preset=paper"}
+"""The settings with which each protocol is the paper's: linear by SGD, and BEiT's recipe."""
+_PROMPTS = "imagenet7"
+"""The templates that the paper asks for ImageNet's classes with."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +103,17 @@ def agrees(one: Said) -> str:
     """Return the protocol of a measurement that was made as the paper made it, on the same data; else ""."""
     result = one.result
     protocol = result.task.partition(":")[0]
-    if protocol not in _AGREES or (result.metric, result.count) != ("top1", VALIDATION):
+    if (result.metric, result.count, result.settings) != ("top1", VALIDATION, _SETTINGS.get(protocol)):
         return ""
-    prompts, settings = _AGREES[protocol]
-    if result.settings != settings or (prompts is not None and result.prompts != prompts):
+    if protocol == "zeroshot" and result.prompts != asked_with(_PROMPTS):
         return ""
     sizes = Counter(one.answers.labels.tolist())
     return protocol if imagenet.labels_of(one.names) and set(sizes.values()) == {50} else ""
+
+
+def asked_with(templates: str) -> str:
+    """Return the prompts that results of a set of ImageNet's classes name where these templates were given."""
+    return PromptSet("imagenet", (), ()).with_templates(called(templates)).name
 
 
 def _text(result: Result) -> str:
