@@ -138,6 +138,10 @@ class FakeEncoder:
         self.config, self.text, self.logit_scale = make_config(), text, torch.tensor(10.0)
         self.model = None  # nothing to put into evaluation mode
 
+    @property
+    def preprocess(self) -> None:
+        raise EvaluationError("This model has no patches")
+
     def encode_image(self, images: list[np.ndarray]) -> torch.Tensor:
         vectors = np.zeros((len(images), 8))
         for row, image in zip(vectors, images):

@@ -12,7 +12,6 @@ from openslip.report.answered import Said, task
 from openslip.report.published import PUBLISHED, agrees, beside
 from openslip.report.render import render
 
-
 SEVEN = (
     "itap of a {}. | a bad photo of the {}. | a origami {}. | a photo of the large {}. | a {} in a video game. | "
     "art of the {}. | a photo of the small {}."

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from openslip.encoder import Encoder
+    from openslip.report.similarity import Heats
 
 SIDE = 192
 """Side in pixels of a picture in the page; smaller ones stay as they are."""
@@ -109,6 +110,7 @@ class Gallery:
     readings: tuple[Reading, ...] = ()
     neighbours: tuple[Search, ...] = ()
     map: PictureMap | None = None
+    heats: tuple[Heats, ...] = ()
     captions: int = 0
 
     @property
@@ -135,6 +137,7 @@ def gather(
     with one that has no text tower, neighbours and a map alone.
     """
     from openslip.evaluation.zeroshot import classifier
+    from openslip.report.similarity import similarity_maps
 
     shown, unreadable = read_pool(pictures, labels, pool, seed)
     if encoder is None or not shown:
@@ -153,13 +156,16 @@ def gather(
     except EvaluationError:
         return alone
     classes = classifier(encoder, class_names, templates) if class_names else None
+    readings = _readings(shown, images, candidates, texts, examples) if texts is not None else ()
+    owned = [(reading.picture, reading.truth) for reading in readings if reading.truth is not None]
     return replace(
         alone,
         examples=_examples(shown[:examples], images, classes, class_names, scale)
         if classes is not None
         else (),
         searches=_searches(shown, images, queries, asked) if asked is not None else (),
-        readings=_readings(shown, images, candidates, texts, examples) if texts is not None else (),
+        readings=readings,
+        heats=similarity_maps(encoder, [picture for picture, _ in owned], [caption for _, caption in owned]),
         captions=len(candidates),
     )
 
