@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from report_fakes import CLASSES, FakeEncoder, Pictures, measure, write_run
+from report_fakes import CLASSES, Pictures, measure, write_run
 
 import browser as browsers
 from check_fakes import Odds
 from openslip.data.labelled import open_labelled
+from openslip.encoder import Encoder
 from openslip.report import load_run, write_report
 from openslip.report.data_page import page as page_of_data
 from openslip.tools.check import check, judge
+from toys import make_tiny_config
 
 pytestmark = pytest.mark.skipif(browsers.found() is None, reason="no Chromium in PATH")
 
@@ -61,7 +63,7 @@ def report(folder: Path) -> Path:
         folder / "report.html",
         runs,
         title="Two ways",
-        encoder=FakeEncoder(),  # type: ignore[arg-type]
+        encoder=Encoder.from_config(make_tiny_config()),
         pictures=Pictures(),
         class_names=CLASSES,
         commands=[("Train longer", "slip train " + "--data.train a/very/long/path " * 8)],
