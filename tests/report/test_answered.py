@@ -122,3 +122,12 @@ def test_the_page_shows_the_classes_and_says_what_it_cannot_use(tmp_path: Path) 
     assert "is not used" in html
     kept.unlink()
     assert "is not used" not in write_report(tmp_path / "r.html", runs, title="x").read_text()
+
+
+def test_a_page_of_many_classes_stays_small(tmp_path: Path) -> None:
+    two(tmp_path, classes=1000, count=2000)
+    runs = [load_run(tmp_path / name) for name in ("clip", "simclr")]
+    page = write_report(tmp_path / "r.html", runs, title="x").read_text()
+    assert "All 1,000 classes" in page
+    assert page.count('<th scope="row"><bdi class="caption">kind ') == 1000 + 3 * FEW
+    assert len(page) < 400_000
