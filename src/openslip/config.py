@@ -361,7 +361,8 @@ class EvaluationConfig:
     """Measurements, each `protocol:dataset`, for example `zeroshot:scenes` or `knn:/data/birds`; `linear:/data/birds
     every 5` is measured every fifth epoch. What is measured on data.val is always among them."""
     best: str = ""
-    """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured."""
+    """Metric that picks the best checkpoint, as in `retrieval:val/text_recall@10`; empty: the first one measured of
+    which more is better."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ def _nowhere(monkeypatch) -> None:
 
 def test_all_cards_as_a_table_and_as_json(tmp_path, capsys) -> None:
     (tmp_path / "Food-101").mkdir()
-    assert main(["datasets", "--sets", str(tmp_path)]) == 0
+    assert main(["datasets", "--datasets", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line]
     assert rows[0].split() == ["name", "title", "kind", "classes", "metric", "paper", "found"]
@@ -70,7 +70,7 @@ def test_evaluating_a_set_by_its_name_with_names_and_prompts_of_a_file(tmp_path,
     words = ["evaluate", model, "zeroshot:hateful_memes"]
     assert main(words) == 1
     assert "Hateful Memes is not on this machine" in capsys.readouterr().err
-    given = ["--sets", str(tmp_path / "sets"), "--classnames", str(labels), "--templates", str(templates)]
+    given = ["--datasets", str(tmp_path / "sets"), "--classnames", str(labels), "--templates", str(templates)]
     assert main([*words, *given, "--out", str(tmp_path / "out.json")]) == 0
     first = json.loads((tmp_path / "out.json").read_text())[0]
     assert (first["task"], first["metric"]) == ("zeroshot:hateful_memes", "roc_auc")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import openslip
 from openslip.cli import main
-from openslip.evaluation.finetune import FinetuneRecipe
+from openslip.evaluation.finetune import FinetuneRecipe, LinearRecipe
 from openslip.training.saving import metadata
 from openslip.training.train import train
 from toys import make_tiny_config, save_photos, save_toy_model, toy_model
@@ -56,6 +56,31 @@ def short(monkeypatch):
 
 def results_of(run, metric="top1"):
     return [r for r in json.loads((run / "results.json").read_text()) if r["metric"] == metric]
+
+
+def test_few_shot_geometry_and_the_paper_s_linear_protocol(
+    run, photos, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        "openslip.evaluation.finetune.run.LinearRecipe", lambda: LinearRecipe(epochs=1, batch=8)
+    )
+    pairs = tmp_path / "pairs.csv"
+    rows = [f"photos/train/{name}/{i}.png,a {name} thing {i}" for name in ("red", "blue") for i in range(4)]
+    pairs.write_text("\n".join(["image,caption", *rows]))
+    tasks = [f"fewshot:{photos}", f"linear:{photos}", f"geometry:{pairs}", f"retrieval:{pairs}"]
+    assert main(["evaluate", str(run), *tasks, "--preset", "paper"]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"fewshot:photos: top1@16shot|no class of photos has 16 training images", said.err)
+    assert f"slip classify {run}/linear-paper/photos" in said.err
+    metrics = {(r["task"], r["metric"]) for r in json.loads((run / "results.json").read_text())}
+    assert {("fewshot:photos", "top1@4shot"), ("geometry:pairs", "alignment")} <= metrics
+    (linear,) = [r for r in results_of(run) if r["task"] == "linear:photos"]
+    assert linear["settings"] == "preset=paper"
+    assert main(["evaluate", str(run), f"linear:{photos}"]) == 0
+    assert sorted(r["settings"] for r in results_of(run) if r["task"] == "linear:photos") == [
+        "",
+        "preset=paper",
+    ]
 
 
 def test_each_set_and_each_task_has_a_line(run, photos, capsys) -> None:

@@ -50,7 +50,43 @@ def captioned(folder: Path) -> str:
     return str(folder / "pairs.csv")
 
 
-DATA = {"retrieval": captioned}
+def chosen(folder: Path) -> str:
+    """Write 13 pictures with a right and a wrong caption, one picture damaged."""
+    folder.mkdir()
+    rng = np.random.default_rng(2)
+    rows = []
+    for number in range(13):
+        right, wrong = (list(COLORS)[(number + n) % len(COLORS)] for n in range(2))
+        (folder / f"{number}.png").write_bytes(png(picture(right, rng)) if number != 5 else b"damaged")
+        rows.append((f"{number}.png", f"a {right} thing", f"a {wrong} thing"))
+    with open(folder / "choices.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption", "negative_caption"), *rows])
+    return str(folder / "choices.csv")
+
+
+def masked(folder: Path) -> str:
+    """Write pictures with masks of two classes, 4 for training and 5 for the test."""
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 4), ("test", 5)):
+        for kind in ("images", "masks"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros((16, 16), np.uint8)
+            mask[:, : 4 + 2 * number] = 1
+            pixels = np.where(mask[..., None] == 1, 200, 40) + rng.integers(0, 20, (16, 16, 3))
+            (folder / "images" / split / f"{number}.png").write_bytes(png(pixels.astype(np.uint8)))
+            (folder / "masks" / split / f"{number}.png").write_bytes(png(mask))
+    (folder / "classes.txt").write_text("wall\ndoor\n")
+    return str(folder)
+
+
+DATA = {
+    "retrieval": captioned,
+    "geometry": captioned,
+    "pairs": chosen,
+    "segmentation": masked,
+    "zeroshot-segmentation": masked,
+}
 """What writes the data of a protocol; of all others it is `labelled`."""
 
 

@@ -27,6 +27,12 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def tokens_of(texts: list[str]) -> torch.Tensor:
+    """Return a token for each word, zero-padded."""
+    words = [[1] * len(text.split()) for text in texts]
+    return torch.tensor([row + [0] * (max(map(len, words)) - len(row)) for row in words])
+
+
 @dataclass(frozen=True)
 class ColorPreprocess:
     """Decodes, and resizes nothing."""
@@ -68,6 +74,9 @@ class ColorEncoder:
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(features.unflatten(1, (3, -1)).mean(dim=2), dim=1)
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return tokens_of(texts)
 
     def encode_text(self, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
         rows = []

@@ -22,6 +22,8 @@ from openslip.evaluation.compare import (
     table,
     verdict,
 )
+from openslip.evaluation.fewshot import FewShot
+from openslip.evaluation.geometry import Geometry
 from openslip.evaluation.outcomes import Outcomes
 from openslip.evaluation.retrieval import Retrieval
 
@@ -287,6 +289,34 @@ def test_what_protocols_measure_is_paired(tmp_path) -> None:
     assert told["zeroshot:colors/top1"] == "better"
     assert told["knn:colors/top1"] == "undecided"
     assert verdict(found) == ("Better on 1 of 4 tasks (zeroshot:colors top1 0.0% → 100.0%), undecided on 3.")
+
+
+def test_few_shot_and_geometry_are_paired_where_they_have_samples(tmp_path) -> None:
+    spec = str(color_folder(tmp_path / "colors", {"red": 4, "green": 4}))
+    rng = np.random.default_rng(0)
+    colors = ("red", "green", "blue", "gold") * 3
+    captioned = Captioned(
+        [(png(picture(c, rng)), (f"a {c} thing", f"{c} {i}")) for i, c in enumerate(colors)]
+    )
+    tasks = [FewShot(spec, shots=(1, 2), draws=2), Geometry(captioned)]
+
+    class Far(ColorEncoder):
+        def encode_text(self, texts, *, normalize=True):
+            return -super().encode_text(texts, normalize=normalize)
+
+    found = compare(*(suite.run(encoder, tasks) for encoder in (Far(), ColorEncoder())))
+    without = {"logit_scale", "top1_spread@1shot", "top1_spread@2shot"}
+    assert {one.after.metric for one in found if one.unpaired} == without
+    assert all(one.low <= one.value <= one.high for one in found)
+    told = {one.after.metric: one.verdict for one in found}
+    assert (told["alignment"], told["text_uniformity"], told["modality_gap"]) == (
+        "better",
+        "undecided",
+        "undecided",
+    )
+    for one in found:
+        if one.after.outcomes is not None:
+            assert one.after.outcomes.value() == pytest.approx(one.after.value)
 
 
 def test_samples_are_no_part_of_tables_and_lists(tmp_path) -> None:

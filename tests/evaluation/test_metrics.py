@@ -141,3 +141,25 @@ def test_wilson_holds_the_share_itself(count: int) -> None:
     for successes in range(count + 1):
         low, high = metrics.wilson(successes, count)
         assert 0 <= low <= successes / count <= high <= 1
+
+
+def test_the_interval_over_draws_and_samples_holds_the_number():
+    rng = np.random.default_rng(0)
+    held, expected = 0, 0.6
+    for _ in range(300):
+        samples, draws = rng.normal(0, 0.15, 200), rng.normal(0, 0.04, (5, 1))
+        hits = rng.random((5, 200)) < np.clip(expected + samples + draws, 0, 1)
+        low, high = metrics.crossed_interval(hits)
+        held += low <= expected <= high
+    assert 0.93 <= held / 300 <= 0.995
+
+
+def test_the_interval_of_a_deviation_is_that_of_chi_square():
+    stats = pytest.importorskip("scipy.stats")
+    values = np.array([0.51, 0.55, 0.58, 0.5, 0.61])
+    least, most = stats.chi2.ppf([0.025, 0.975], 4)
+    expected = values.std(ddof=1) * np.sqrt(4 / np.array([most, least]))
+    assert metrics.deviation_interval(values) == pytest.approx(expected, rel=0.05)
+    assert [metrics.student(free) for free in (1, 2, 4, 5, 9, 30)] == pytest.approx(
+        stats.t.ppf(0.975, [1, 2, 4, 5, 9, 30]), rel=2e-3
+    )

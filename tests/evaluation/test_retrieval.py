@@ -170,3 +170,27 @@ def test_names():
     assert Retrieval("/data/flickr8k-test-*.tar").name == "retrieval:flickr8k-test"
     assert Retrieval(Captioned([])).name == "retrieval:given"
     assert Retrieval(Captioned([]), task="retrieval").name == "retrieval"
+
+
+def test_folds_are_measured_each_for_itself(pictures):
+    rng = np.random.default_rng(1)
+    records = [
+        (png(picture(color, rng)), (f"{color} {i}", f"some {color}", "never counted"))
+        for i, color in enumerate(["red", "green", "red", "blue", "green", "green"])
+    ]
+    whole = Retrieval(Captioned(records), folds=3, captions=2, ks=(1,))
+    whole.check()
+    found = whole.evaluate(ColorEncoder())
+    parts = [
+        Retrieval(Captioned(records[i : i + 2]), captions=2, ks=(1,)).evaluate(ColorEncoder())
+        for i in (0, 2, 4)
+    ]
+    for number, result in enumerate(found):
+        if "recall" in result.metric:  # folds of one size: the mean over them is that over all queries
+            assert result.value == pytest.approx(np.mean([part[number].value for part in parts]))
+        assert result.count == sum(part[number].count for part in parts)
+        assert result.settings == "captions=2, folds=3"
+    assert Retrieval(Captioned(records), folds=1).evaluate(ColorEncoder())[0].count == 6
+    for wrong in ({"folds": 7}, {"folds": 0}, {"captions": -1}):
+        with pytest.raises(ConfigError):
+            Retrieval(Captioned(records), **wrong).check()

@@ -135,7 +135,9 @@ def test_all_is_checked_before_anything_is_measured(tmp_path):
 def test_sets_are_opened_once_and_described_once(tmp_path, monkeypatch):
     spec = str(color_folder(tmp_path / "colors", {"red": 2, "green": 2}))
     opened, real = [], opening.open_labelled
-    monkeypatch.setattr(opening, "open_labelled", lambda spec: (opened.append(spec), real(spec))[1])
+    monkeypatch.setattr(
+        opening, "open_labelled", lambda spec, **asked: (opened.append(spec), real(spec, **asked))[1]
+    )
     tasks = [parse_task(f"{protocol}:{spec}") for protocol in ("knn", "linear", "zeroshot")]
     assert suite.check(tasks, text=True) == ["colors: 2 classes (green, red), 4 train, 4 test"]
     assert suite.distinct(tasks) == ["knn:colors", "linear:colors", "zeroshot:colors"]

@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_fakes import ColorEncoder, color_folder, picture, png
 
+from openslip import create
 from openslip.data.labelled.names import read_names
 from openslip.errors import DataError, EvaluationError
+from openslip.evaluation.features import session
 from openslip.evaluation.zeroshot import ZeroShot, classifier
 
 
@@ -31,6 +33,51 @@ def test_classifier_equals_its_slow_twin(batch_size):
         mean = sum(row / np.linalg.norm(row) for row in rows) / len(rows)
         expected.append(mean / np.linalg.norm(mean))
     assert classifier(encoder, names, templates, batch_size) == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_prompts_of_all_classes_go_through_the_tower_by_length_and_once_within_a_session(monkeypatch):
+    names, templates = ["cat", "old barn owl", "dog"], ["{}", "a {}.", "the very big {} here"]
+    batches: list[list[str]] = []
+
+    class Seen(TableEncoder):
+        def encode_text(self, texts, *, normalize=True):
+            batches.append(list(texts))
+            return super().encode_text(texts, normalize=normalize)
+
+    encoder = Seen()
+    whole = classifier(encoder, names, templates, batch_size=3)
+    lengths = [[len(text.split()) for text in batch] for batch in batches]
+    assert lengths == [[1, 1, 2], [2, 3, 4], [5, 5, 7]]
+    monkeypatch.setattr("openslip.evaluation.zeroshot.PROMPTS", 4)  # prompts of one class at a time
+    assert classifier(encoder, names, templates) == pytest.approx(whole, abs=1e-7)
+    batches.clear()
+    with session():
+        for _ in range(2):
+            assert np.array_equal(
+                classifier(encoder, names, templates), classifier(encoder, names, templates)
+            )
+        assert len(batches) == 3
+        classifier(encoder, names, templates[:2])
+        assert len(batches) == 5
+
+
+def test_the_classifier_of_a_real_tower_equals_one_text_at_a_time_padded_to_the_context():
+    import torch
+
+    torch.manual_seed(0)
+    encoder = create("scenes-tiny")
+    names, templates = ["cat", "old barn owl", "dog"], ["{}", "a photo of a {}, which is big.", "the {}"]
+    tower, projection = encoder.model.text_tower, encoder.model.text_projection
+    context, rows = tower.context, []
+    for name in names:
+        tokens = torch.zeros(len(templates), context, dtype=torch.int64)
+        made = encoder.tokenize([template.replace("{}", name) for template in templates])
+        tokens[:, : made.shape[1]] = made
+        with torch.no_grad():
+            embeddings = torch.nn.functional.normalize(tower(tokens) @ projection, dim=1)
+        mean = embeddings.mean(dim=0)
+        rows.append((mean / mean.norm()).numpy())
+    assert classifier(encoder, names, templates, batch_size=4) == pytest.approx(np.array(rows), abs=1e-6)
 
 
 def test_several_names_of_a_class_are_averaged():

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import labelled, ours, pictures, sources
+from fuzzing import labelled, ours, pictures, published, sources
 from fuzzing.registry import READERS, Reader
 from openslip.errors import DataError
 
-__all__ = ["BROKEN", "READERS", "Reader", "labelled", "ours", "pictures", "sources"]
+__all__ = ["BROKEN", "READERS", "Reader", "labelled", "ours", "pictures", "published", "sources"]
 
 
 # Readers that do what none may, for a test of the fuzz itself.

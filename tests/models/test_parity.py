@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openslip.config import Config
+from openslip.encoder import Encoder
+from openslip.evaluation.zeroshot import classifier
 from openslip.interop.reference import to_reference
 from openslip.models.inputs import Inputs
 from openslip.needs import Need
@@ -112,3 +115,39 @@ def test_losses_and_gradients_in_training_mode(student: Student, inputs: Inputs)
     for name, norm in EXPECTED["grad_norms"].items():
         # A bias in front of a BatchNorm has no effect: its gradient is rounding noise around zero.
         assert found[name] == pytest.approx(norm, rel=1e-3, abs=1e-5), name
+
+
+def _text_of_the_reference(tower, projection: Tensor, tokens: Tensor) -> Tensor:
+    """Its formula, written out: all tokens of all blocks, the feature at the largest id."""
+    x = tower.token_embedding(tokens) + tower.positional_embedding
+    mask = torch.full((tokens.shape[1], tokens.shape[1]), -torch.inf).triu(1)
+    for block in tower.blocks:
+        q, k, v = (
+            part.unflatten(2, (block.heads, -1)).transpose(1, 2)
+            for part in block.qkv(block.norm1(x)).chunk(3, dim=2)
+        )
+        attention = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5 + mask).softmax(dim=3)
+        x = x + block.proj((attention @ v).transpose(1, 2).flatten(2))
+        hidden = block.fc1(block.norm2(x))
+        x = x + block.fc2(hidden * torch.sigmoid(1.702 * hidden))
+    return tower.norm(x)[torch.arange(len(x)), tokens.argmax(dim=1)] @ projection
+
+
+def test_zero_shot_logits_are_those_of_the_reference_formula(student: Student, inputs: Inputs) -> None:
+    names = ["cat", "old barn owl", "airplane"]
+    templates = ["a photo of a {}.", "{}", "a blurry photo of the large {}, in a video game."]
+    encoder = Encoder(student.model.eval(), Config())
+    with torch.no_grad():
+        weights = []
+        for name in names:
+            made = encoder.tokenize([template.replace("{}", name) for template in templates])
+            tokens = F.pad(made, (0, 77 - made.shape[1]))
+            model: Any = student.model
+            texts = _text_of_the_reference(model.text_tower, model.text_projection, tokens)
+            mean = F.normalize(texts, dim=1).mean(dim=0)
+            weights.append(mean / mean.norm())
+        images = F.normalize(student.model.encode_image(inputs.views["image"]), dim=1)
+        expected = student.model.logit_scale.exp() * images @ torch.stack(weights).T
+    found = encoder.logit_scale * images.numpy() @ classifier(encoder, names, templates, batch_size=4).T
+    assert np.ptp(expected.numpy()) > 0.1
+    assert found == pytest.approx(expected.numpy(), abs=1e-4)

@@ -149,6 +149,9 @@ class FakeEncoder:
             row[4] = image[0, 0, 0] / 1000
         return torch.nn.functional.normalize(torch.tensor(vectors), dim=1)
 
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.ones(len(texts), 1, dtype=torch.int64)
+
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         if not self.text:
             raise EvaluationError("This model has no text tower")

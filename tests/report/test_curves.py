@@ -117,6 +117,28 @@ def test_seeds_are_lines_of_one_label(tmp_path: Path) -> None:
     assert "a line each" in training_note(table)
 
 
+def test_geometry_has_charts_of_its_own_scale(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    uniformity = {10: -1.5, 20: -2.25}
+    lines = [
+        {"step": step, "position": step * 8, "evaluation": {
+            "geometry:pairs/alignment": 1.0 / step, "geometry:pairs/image_uniformity": value,
+            "geometry:pairs/text_uniformity": value, "geometry:pairs/logit_scale": 14.0 + step,
+        }}
+        for step, value in uniformity.items()
+    ]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = {row.label: row for row in rows([load_run(run)])}
+    charts = evaluation_charts(table, dict.fromkeys(table, "c0"))
+    assert [(chart.title, chart.note) for chart in charts] == [
+        ("Geometry, pairs", "alignment"),
+        ("Geometry, pairs", "uniformity of pictures"),
+    ]
+    axis = [text for _, text in charts[1].figure().grid]
+    assert axis[0] == "-2.4"
+    assert not any("%" in text for text in axis)
+
+
 def levels(runs: list[Run]) -> dict[str, list[float]]:
     """Return the marks of each chart, over samples seen, of these runs."""
     table = {row.label: row for row in rows(runs)}

@@ -18,6 +18,8 @@ def test_best_is_of_the_metric_s_direction() -> None:
     ranks = Column("retrieval:x/text_median_rank", "", "", "", {"a": high, "b": low})
     assert ranks.best() == "b"
     assert Column("retrieval:x/text_recall@1", "", "", "", {"a": high, "b": low}).best() == "a"
+    assert Column("geometry:x/image_uniformity", "", "", "", {"a": high, "b": low}).best() == "b"
+    assert Column("geometry:x/modality_gap", "", "", "", {"a": high, "b": low}).best() is None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_numbers_that_are_no_shares_are_not_percent(tmp_path: Path) -> None:
     shown = scoreboard.table(names, dict.fromkeys(names, "c0"))
     first = shown.lines[0][2]
     assert [(cell.value, cell.unit, cell.bar is None) for cell in first] == [
-        ("0.8", "", False), ("-2.5", "", True), ("1.25", "", False),
+        ("0.8", "", True), ("-2.5", "", True), ("1.25", "", True),
     ]  # fmt: skip
     assert [column.best() for column in shown.columns] == ["CLIP", "CLIP", None]
     assert "Percent, or as it is" in comparison(runs)

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 import openslip
+from openslip.evaluation import Result
 from openslip.training import state
 from openslip.training.saving import checkpoint
 from openslip.training.saving.run import read_lines
@@ -36,6 +37,17 @@ def test_evaluations_are_logged_and_pick_the_best(tmp_path, toy_source) -> None:
     ]
     assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
     assert json.loads((run.path / "results.json").read_text()) == [FakeResult(0.4).to_dict()]
+
+
+def test_the_best_is_picked_by_a_metric_of_which_more_is_better(tmp_path, toy_source) -> None:
+    values = iter([0.2, 0.9, 0.4])
+
+    def measure(_):
+        value = next(values)
+        return [Result("geometry:x", "alignment", -value, 3, 0, 1), Result("knn:x", "top1", value, 3, 0, 1)]
+
+    run = train(make_tiny_config(epochs=3), toy_source, tmp_path / "run", evaluate=measure, console=QUIET)
+    assert checkpoint.best(checkpoint.list_checkpoints(run.checkpoints)).name == "step-00000016"
 
 
 @pytest.mark.parametrize("name", ["vit", "test_resnet"])

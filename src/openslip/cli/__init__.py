@@ -20,7 +20,7 @@ COMMANDS = {
     "quickstart": "train CLIP, SimCLR and SLIP on the embedded scenes and compare them in a report (5 minutes)",
     "train": "train a recipe on your own pictures and captions",
     "data": "check a set of pictures and captions, convert it to tar shards, show what the model sees of it",
-    "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, finetuning",
+    "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, pairs, segmentation, finetuning",
     "datasets": "list the public data sets that it knows how to measure on, or show one's card",
     "compare": "compare models that have been measured: differences with intervals and verdicts, also over seeds",
     "embed": "embed all pictures of a source, to search them",

@@ -1,4 +1,4 @@
-"""slip datasets [show NAME] [--sets FOLDER] [--json]"""
+"""slip datasets [show NAME] [--datasets FOLDER] [--json]"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from openslip.evaluation.datasets import places, table
 DESCRIPTION = """List the public data sets that have a card: what is measured of each, and where it is found on disk.
 `slip datasets show food101` prints a card with its prompts, and where to get the set.
 
-`slip evaluate MODEL zeroshot:food101` measures on such a set. It is looked for in the folders of --sets and of the
+`slip evaluate MODEL zeroshot:food101` measures on such a set. It is looked for in the folders of --datasets and of the
 environment variable OPENSLIP_DATASETS."""
 
 
@@ -28,7 +28,7 @@ class Options:
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[show NAME]")] = ()
     """Nothing for a list of all, or show and a name for one card."""
-    sets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    datasets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Folder that data sets are looked for in; may be given several times."""
     json: bool = False
     """Print JSON."""
@@ -37,7 +37,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """List cards or show one."""
     options = parse(Options, argv, prog="slip datasets", description=DESCRIPTION)
-    places.add_roots(options.sets)
+    places.add_roots(options.datasets)
     cards = _cards(options.words)
     if options.json:
         facts = [table.facts(card) for card in cards]

@@ -17,7 +17,7 @@ from openslip.cli.arguments import chosen_device, given, parse
 from openslip.cli.output import say
 from openslip.cli.source import ColumnOptions
 from openslip.errors import ConfigError, UsageError, unsaid
-from openslip.evaluation import TRAINED
+from openslip.evaluation import ON_CAPTIONED, TRAINED
 from openslip.evaluation.datasets import places
 from openslip.files import expand
 
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure a run folder, a checkpoint folder of one, a file of weights, a released SLIP .pt file, or a
 model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`timm:NAME`).
 
-A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, knn, finetune (DATASET is a folder of images by class, Parquet
-files, a table of images and classes, tar shards with classes, `scenes`, or the name of a set that `slip datasets`
-lists), retrieval (DATASET is what `slip train` reads).
+A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, fewshot, knn, finetune (DATASET is a folder of images by class,
+Parquet files, a table of images and classes, tar shards with classes, `scenes`, or the name of a set that `slip
+datasets` lists), retrieval and geometry (DATASET is what `slip train` reads), pairs (Winoground, SugarCrepe, or a table
+of pictures with right and wrong captions), segmentation and zeroshot-segmentation (pictures with masks, or `scenes`).
 
 A run keeps its results in results.json: those of the same model, data and settings are replaced, all others stay. With
 --against BASE both models are measured, and the differences have intervals and a verdict."""
@@ -52,7 +53,7 @@ class Options(ColumnOptions):
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint of a run folder, also of --against."""
-    sets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    datasets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Folder that data sets named by their card, as zeroshot:food101, are looked for in; may be given several times."""
     templates: tuple[str, ...] = ()
     """Zero-shot prompts, each with {} for the class name; or a file of them, or the name of a set of them; by default
@@ -60,7 +61,12 @@ class Options(ColumnOptions):
     classnames: Path | None = None
     """JSON or text file with what zero-shot prompts call the classes, of one data set or by data set."""
     preset: Literal["auto", "paper", "small-data"] = "auto"
-    """Finetuning recipe."""
+    """Recipe of finetune; with paper also linear is measured as in the paper, by SGD on augmented pictures, and not by
+    L-BFGS on features."""
+    captions: int = 0
+    """Retrieval: the first so many captions of a picture; 0: all. COCO's protocol has 5."""
+    folds: int = 1
+    """Retrieval: parts of the pictures, in their order, that are ranked each for itself. COCO's 1k protocol has 5."""
     against: Path | None = None
     """A second model, mostly the one that training started from: measured on the same, before and after."""
     general: tuple[str, ...] = ()
@@ -73,7 +79,8 @@ class Options(ColumnOptions):
     out: Path | None = None
     """Also write the results to this file: as CSV where its name ends in .csv, else as JSON."""
     keep: Path | None = None
-    """Folder for trained classifiers, in its linear/NAME and finetune/NAME. A run has them in its own folder."""
+    """Folder for trained classifiers, in its linear/NAME, linear-paper/NAME and finetune/NAME. A run has them in its
+    own folder."""
 
 
 @dataclass
@@ -114,7 +121,7 @@ class Side:
         if place is None or not dataset:
             return {}
         folder = {"folder": place / protocol / short_name(dataset).replace(":", "-")}
-        if protocol == "finetune":
+        if protocol != "linear":
             return folder
         from openslip.evaluation.kept_probe import Origin
 
@@ -143,7 +150,7 @@ def main(argv: list[str]) -> int:
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
-    places.add_roots(options.sets)
+    places.add_roots(options.datasets)
     idle.evaluate(given(Options, argv), options.model, every, options.data, options.against)
 
     if not every:
@@ -186,10 +193,10 @@ def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
         raise _same(options)
     for side in sides:
         say(f"Measuring {side} on {device}.")
-        if not (side.run or side.keep) and any(task.name.startswith("finetune:") for task in tasks):
+        if not (side.run or side.keep) and any(hasattr(task, "recipe_for") for task in tasks):
             say(
-                "A finetuning keeps its state in a run folder, and this is none: interrupted, it starts anew. "
-                "--keep FOLDER keeps it there."
+                "A finetuning, or a linear layer by SGD, keeps its state in a run folder, and this is none: "
+                "interrupted, it starts anew. --keep FOLDER keeps it there."
             )
     opened = {id(task): task for side in sides for task in side.tasks}.values()
     with ranks.first_goes_ahead():
@@ -355,16 +362,28 @@ def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
     }
     if protocol == "zeroshot":
         return suite.parse_task(task, columns=columns, **_prompts(options))
+    if protocol == "zeroshot-segmentation":
+        templates = _prompts(options).get("templates", ())
+        return suite.parse_task(task, templates=templates)
+    if protocol == "segmentation":
+        return suite.parse_task(task)
     if protocol == "finetune":
         # So that the same command goes on after an interruption.
         kept = side.keeping(protocol, dataset)
         return suite.parse_task(task, preset=options.preset, columns=columns, **kept)
+    if protocol == "linear" and options.preset == "paper":
+        kept = side.keeping("linear-paper", dataset)
+        return suite.parse_task(task, preset="paper", columns=columns, **kept)
     if protocol == "linear":
         return suite.parse_task(task, columns=columns, **side.keeping(protocol, dataset))
-    if protocol == "retrieval":
+    if protocol in ON_CAPTIONED:
         names = ("image_root", "image_column", "caption_column")
         captioned = {name: options.columns[name] for name in names}
-        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken)
+        how = {"captions": options.captions} | ({"folds": options.folds} if protocol == "retrieval" else {})
+        return suite.parse_task(task, **captioned, leave_broken=options.leave_broken, **how)
+    if protocol == "pairs":
+        names = ("image_root", "image_column", "caption_column")
+        return suite.parse_task(task, **{name: options.columns[name] for name in names})
     if protocol in suite.PROTOCOLS:
         return suite.parse_task(task, columns=columns)
     return suite.parse_task(task)

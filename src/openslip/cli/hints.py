@@ -76,7 +76,7 @@ COMMANDS = {
         "`slip evaluate MODEL TASK …` measures a model, as in `slip evaluate runs/mine zeroshot:photos/ "
         "knn:photos/`"
     ),
-    "zeroshot zero-shot linear linear-probe probe knn k-nn retrieval": (
+    "zeroshot zero-shot linear linear-probe probe fewshot few-shot knn k-nn retrieval geometry pairs": (
         "These are tasks of `slip evaluate`, as in `slip evaluate runs/mine zeroshot:photos/ linear:photos/"
         " knn:photos/ retrieval:pairs.csv`"
     ),

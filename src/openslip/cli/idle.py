@@ -9,7 +9,7 @@ from pathlib import Path
 
 from openslip.cli.arguments import refuse_idle
 from openslip.config import Config, ViewConfig, ViewsConfig
-from openslip.evaluation import TRAINED
+from openslip.evaluation import ON_CAPTIONED, TRAINED
 
 CAPTIONED = ("caption_column", "leave_broken")
 LABELLED = ("label_column",)
@@ -34,17 +34,28 @@ def evaluate(
         )
     if pairs and all(dataset for _, dataset in pairs):
         refuse_idle(given, "data", because="Every task names its own data set")
+    if not protocols & {"zeroshot", "zeroshot-segmentation"}:
+        refuse_idle(given, "templates", because="Prompts are for zeroshot, which is not among the tasks")
     if "zeroshot" not in protocols:
-        names = ("templates", "classnames")
-        refuse_idle(given, *names, because="Prompts are for zeroshot, which is not among the tasks")
-    if "finetune" not in protocols:
-        refuse_idle(given, "preset", because="It is for finetune, which is not among the tasks")
+        refuse_idle(given, "classnames", because="Prompts are for zeroshot, which is not among the tasks")
     if not protocols & {*TRAINED}:
+        refuse_idle(given, "preset", because="It is for linear and finetune, which are not among the tasks")
         refuse_idle(given, "keep", because="It is for linear and finetune, which train a classifier")
+    if not protocols & {*ON_CAPTIONED, "pairs"}:
+        refuse_idle(
+            given,
+            "caption_column",
+            because="It is for retrieval, geometry and pairs, which are not among the tasks",
+        )
+    if not protocols & {*ON_CAPTIONED}:
+        names = ("leave_broken", "captions")
+        refuse_idle(given, *names, because="It is for retrieval and geometry, which are not among the tasks")
     if "retrieval" not in protocols:
-        refuse_idle(given, *CAPTIONED, because="It is for retrieval, which is not among the tasks")
-    if protocols == {"retrieval"}:
-        refuse_idle(given, *LABELLED, because="Retrieval reads captions, and no labels")
+        refuse_idle(given, "folds", because="It is for retrieval, which is not among the tasks")
+    if protocols and protocols <= {*ON_CAPTIONED, "pairs"}:
+        refuse_idle(given, *LABELLED, because="Retrieval, geometry and pairs read captions, and no labels")
+    if protocols and protocols <= {"segmentation", "zeroshot-segmentation"}:
+        refuse_idle(given, *LABELLED, *IMAGES, because="Folders of pictures and masks have no columns")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field, make_dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -242,7 +242,7 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
     data.val, and besides. Where a share of the training data is held out for that, it is yet to be."""
     from openslip.data.sources import open_source
     from openslip.evaluation import suite
-    from openslip.evaluation.retrieval import Retrieval
+    from openslip.evaluation.captioned import OnCaptioned
 
     data, loss = config.data, _loss(config)
     source = partial(
@@ -258,13 +258,19 @@ def _open(config: Config, *, first: bool) -> tuple[Source, Source | None, list[E
     train = source(data.train, captions_required=loss.captioned)
     tasks = suite.Suite(config.evaluation.tasks)
     tasks.check_cadences()
+    # Each source is opened once for all tasks, which share what the model makes of it.
+    opened = cache(partial(source, must_fit=False, split="test"))
     for number, task in enumerate(tasks.tasks):
         if (
-            loss.captioned and isinstance(task, Retrieval) and isinstance(task.source, str)
+            loss.captioned and isinstance(task, OnCaptioned) and isinstance(task.source, str)
         ):  # columns as in training
-            tasks.tasks[number] = Retrieval(source(task.source, must_fit=False), task=task.name)
+            tasks.tasks[number] = replace(task, source=opened(task.source), task=task.name)
     shared = bool(data.val) and _share(config) is not None
-    val = _on_val(config, train if shared else source(data.val, must_fit=False)) if data.val else []
+    val = (
+        _on_val(config, train if shared else source(data.val, must_fit=False, split="val"))
+        if data.val
+        else []
+    )
     # What is guessed of the training data is in the plan, and of what is held out of them nothing is known yet.
     known = [line for task in val for line in getattr(task, "lines", list)()] if shared else []
     with nullcontext() if first else unsaid():

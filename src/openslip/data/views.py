@@ -93,15 +93,28 @@ def center(
     CenterCrop give on a Pillow image. squash: both sides are resized to `size`, as its Resize((size, size)) does.
     """
     resampling = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+    return _planes(_fitted(image, size, resampling, fit))
+
+
+def center_labels(labels: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
+    """Return labels of pixels (H, W) uint8 as `center` lays out the image that they are of: (size, size) uint8.
+
+    Each takes the label of the nearest pixel, so that no label is made up between two others.
+    """
+    return np.array(_fitted(labels, size, Image.Resampling.NEAREST, fit))
+
+
+def _fitted(image: np.ndarray, size: int, resampling: Image.Resampling, fit: Fit) -> Image.Image:
+    """Return the view for evaluation of an (H, W, 3) or (H, W) uint8 image, as `center` describes it."""
     if fit == "squash":
-        return _planes(Image.fromarray(image).resize((size, size), resampling))
+        return Image.fromarray(image).resize((size, size), resampling)
     short = min(image.shape[:2])
     reach = short * _LONGEST  # a strip of 1 x 100,000 pixels would be enlarged to gigabytes
     image = image[_middle(image.shape[0], reach), _middle(image.shape[1], reach)]
     height, width = (size * side // short for side in image.shape[:2])
     resized = Image.fromarray(image).resize((width, height), resampling)
     left, upper = round((width - size) / 2), round((height - size) / 2)
-    return _planes(resized.crop((left, upper, left + size, upper + size)))
+    return resized.crop((left, upper, left + size, upper + size))
 
 
 def smallest_crop(config: ViewConfig) -> float:

@@ -1,8 +1,8 @@
 """Honest measurements of a model: one file a protocol, all behind one small interface.
 
 Every number is a `Result`: it carries how many samples it rests on and its 95 % interval. Importing this package is
-cheap; the protocols (`zeroshot`, `linear`, `knn`, `retrieval`, `finetune`) import what they need, and `suite` turns
-names such as `zeroshot:scenes` into evaluators and runs them.
+cheap; the protocols (one file each) import what they need, and `suite` turns names such as `zeroshot:scenes` into
+evaluators and runs them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     from openslip.encoder import Encoder
     from openslip.evaluation.outcomes import Answers, Outcomes
 
-__all__ = ["COLUMNS", "TRAINED", "Evaluator", "Result", "lower_is_better", "measure", "settings"]
+__all__ = [
+    "COLUMNS",
+    "ON_CAPTIONED",
+    "TRAINED",
+    "Evaluator",
+    "Result",
+    "lower_is_better",
+    "measure",
+    "settings",
+]
 
+ON_CAPTIONED = ("retrieval", "geometry")
+"""Protocols that measure on captioned pictures; the others take labelled ones."""
 TRAINED = ("linear", "finetune")
 """Protocols that train a classifier; a run keeps it in its folder PROTOCOL/NAME."""
 

@@ -176,6 +176,7 @@ def _of(before: Sequence[Outcomes], after: Sequence[Outcomes]) -> tuple[float, f
         lambda rows: mean(run.value(rows) for run in after) - mean(run.value(rows) for run in before),
         len(first.values),
         first.groups,
+        centred=first.raised,
     )
 
 
@@ -189,7 +190,12 @@ def interval(before: Outcomes, after: Outcomes) -> tuple[float, float]:
             return median_interval(before.values, after.values, after.groups)
         case "mean_per_class" if shares and after.classes is not None:
             return mean_per_class_interval(before.values, after.values, after.classes)
-    return resampled(lambda rows: after.value(rows) - before.value(rows), len(after.values), after.groups)
+    return resampled(
+        lambda rows: after.value(rows) - before.value(rows),
+        len(after.values),
+        after.groups,
+        centred=after.raised,
+    )
 
 
 def proportion_interval(
@@ -387,9 +393,13 @@ def _in_order(known: Outcomes, other: Outcomes) -> Outcomes | None:
 
 
 def _same_parts(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays (N,) part N samples alike, whatever the parts are called."""
+    """Whether two arrays (N,) part N samples alike, whatever the parts are called; of several labels a sample (N, C)
+    whether they have the same classes, in whatever order."""
     if np.array_equal(one, other):
         return True
+    if one.ndim == 2 or other.ndim == 2:
+        columns = ([column.tobytes() for column in labels.astype(np.int8).T] for labels in (one, other))
+        return one.shape == other.shape and sorted(next(columns)) == sorted(next(columns))
     pairs = np.unique(np.stack([one, other], axis=1), axis=0)
     return len(pairs) == len(np.unique(one)) == len(np.unique(other))
 

@@ -28,10 +28,21 @@ def of_picture(image: Any) -> bytes:
     return hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest()
 
 
-def of_labelled(digests: Iterable[bytes], labels: Iterable[int], class_names: Sequence[str]) -> str:
-    """Return a digest of N pictures and their classes, whatever the order of either, and of all classes' names."""
+def of_labelled(
+    digests: Iterable[bytes], labels: Iterable[int | Sequence[int]], class_names: Sequence[str]
+) -> str:
+    """Return a digest of N pictures and their classes, whatever the order of either, and of all classes' names.
+
+    labels: of each picture its class, or for each class 1, 0 or -1 (not known).
+    """
     names = [name.encode("utf-8", "surrogatepass") for name in class_names]
-    return of_all([*sorted(names), *sorted(digest + names[label] for digest, label in zip(digests, labels))])
+
+    def told(label: int | Sequence[int]) -> bytes:
+        if isinstance(label, int):
+            return names[label]
+        return b"\0".join(sorted(names[i] + b"?" * (one < 0) for i, one in enumerate(label) if one))
+
+    return of_all([*sorted(names), *sorted(digest + told(label) for digest, label in zip(digests, labels))])
 
 
 def of_all(parts: Iterable[bytes | str]) -> str:

@@ -220,9 +220,11 @@ def _outcomes(facts: dict[str, Any], arrays: Arrays, result: Result) -> Outcomes
     values, *others = (None if facts[name] is None else arrays[facts[name]] for name in _ARRAYS)
     if values is None or values.ndim < 1 or values.dtype.kind not in "buif":
         raise ValueError(f"{result.metric} has no numbers")
-    if any(
-        other is not None and (other.shape != values.shape[:1] or other.dtype.kind not in "biu")
-        for other in others
+    several = facts["statistic"] in ("mean_average_precision", "mean_roc_auc")
+    shapes = (values.shape if several else values.shape[:1], values.shape[:1], values.shape[:1])
+    if (several and (values.ndim != 2 or others[0] is None)) or any(
+        other is not None and (other.shape != shape or other.dtype.kind not in "biu")
+        for other, shape in zip(others, shapes)
     ):
         raise ValueError(f"the arrays of {result.metric} do not fit each other")
     outcomes = Outcomes(values, facts["statistic"], *others)

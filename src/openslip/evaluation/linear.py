@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openslip.errors import ConfigError, EvaluationError
-from openslip.evaluation import Result, results, settings
+from openslip.errors import ConfigError, EvaluationError, note
+from openslip.evaluation import Result, multilabel, results, settings
 from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.features import BATCH, LabelledFeatures, labelled_features
 from openslip.evaluation.opened import OnLabelled
@@ -44,6 +44,8 @@ ROWS = 2**16
 class Linear(OnLabelled):
     """top1, top5 and mean_per_class on the test split, of a linear classifier fitted on the train split.
 
+    Of a set with several labels an image mean_average_precision and roc_auc, of a classifier for each class.
+
     folder, origin: where the classifier is kept (see `openslip.evaluation.kept_probe`), and which model it belongs to;
     without a folder it is not kept.
     """
@@ -57,6 +59,7 @@ class Linear(OnLabelled):
     origin: Origin | None = None
 
     protocol = "linear"
+    several = True
     measured_on = ("train", "test")
 
     def about(self) -> dict[str, str]:
@@ -81,6 +84,8 @@ class Linear(OnLabelled):
         train = labelled_features(encoder, data, "train", "features", self.batch_size)
         test = labelled_features(encoder, data, "test", "features", self.batch_size)
         self._require_classes(train.labels)
+        if train.labels.ndim == 2:
+            return self._several(encoder, train, test)
         probe = fit_probe(
             train.values,
             train.labels,
@@ -108,6 +113,22 @@ class Linear(OnLabelled):
                 results.save(found, place / results.FILE)
         return found
 
+    def _several(self, encoder: Encoder, train: LabelledFeatures, test: LabelledFeatures) -> list[Result]:
+        """Return the results of a classifier for each class, where a picture may have several labels."""
+        if self.folder is not None:
+            note(
+                f"The classifier of {self.name} is not kept: of several labels an image it says which, not one class."
+            )
+        options = {
+            "penalties": self.penalties,
+            "patience": PATIENCE,
+            "seed": self.seed,
+            "device": encoder.device,
+        }
+        scores = multilabel.probe_scores(train.values, train.labels, test.values, **options)
+        about = test.about(train) | {"settings": settings(self, "penalties", "seed")}
+        return multilabel.multilabel(self.name, scores, test.labels, test.skipped, test.samples, **about)
+
     def _keep_probe(self, encoder: Encoder, probe: Probe, train: LabelledFeatures) -> Path | None:
         """Keep the probe where that was asked for; return in which folder."""
         from openslip.evaluation import kept_probe
@@ -124,7 +145,9 @@ class Linear(OnLabelled):
         return kept_probe.save(self.folder, self.name, encoder, self.origin, probe, about)
 
     def _require_classes(self, labels: np.ndarray) -> None:
-        if len(np.unique(labels)) < 2:
+        if labels.ndim == 2:
+            multilabel.require_labels(self.name, labels)
+        elif len(np.unique(labels)) < 2:
             raise EvaluationError(f"{self.name} needs training images of two classes or more")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -46,6 +46,7 @@ MEASURES = {
     "top5": Measure("top-5"),
     "top1_top5": Measure("mean of top-1 and top-5"),
     "mean_per_class": Measure("mean per class"),
+    "mean_per_category": Measure("mean per category"),
     "roc_auc": Measure("ROC AUC"),
     "mean_average_precision": Measure("mean average precision"),
     "ece": Measure("calibration error", better="lower"),
@@ -62,17 +63,26 @@ MEASURES = {
     "text_effective_rank": Measure("effective rank of captions", "number", "higher"),
     "logit_scale": Measure("logit scale", "number", ""),
 }
-"""The metrics by name; recall at a rank, and ranks, are told by how their names end."""
+"""The metrics by name; recall at a rank, few-shot accuracies and ranks are told by how their names end."""
 _DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture ", "": ""}
 
 
 def measure(metric: str) -> Measure:
-    """Return what a metric is, given its name or a key `task/metric`. What nobody knows is a share, more is better."""
+    """Return what a metric is, given its name or a key `task/metric`. What nobody knows is a share, more is better.
+
+    `METRIC[PART]` is the metric of a part of the samples, such as a category.
+    """
     name = metric.rpartition("/")[2]
+    if part := re.fullmatch(r"([^\[]+)\[(.+)\]", name):
+        whole = measure(part[1])
+        return replace(whole, title=f"{whole.title}, {part[2]}")
     if known := MEASURES.get(name):
         return known
     if found := re.fullmatch(r"(text_|image_|)recall@(\d+)", name):
         return Measure(f"{_DIRECTIONS[found[1]]}recall@{found[2]}")
+    if found := re.fullmatch(r"(\w+?)(_spread)?@(\d+)shot", name):
+        title = f"{measure(found[1]).title}, {found[3]} a class"
+        return Measure(f"spread of {title}", better="") if found[2] else Measure(title)
     if found := re.fullmatch(r"(text_|image_|)(\w*rank)", name):
         return Measure(f"{_DIRECTIONS[found[1]]}{found[2].replace('_', ' ')}", "rank", "lower")
     return Measure(name.replace("_", " "))

@@ -104,6 +104,62 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
+def mean_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the interval of `values.mean()`, of N numbers of any size, taken as normal. groups: (N,) samples that go
+    together; each group is one draw."""
+    error = values - values.mean(dtype=np.float64)
+    if groups is not None:
+        error = np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), weights=error)
+    half = Z95 * math.sqrt(float(error @ error) * len(error) / max(1, len(error) - 1)) / len(values)
+    return float(values.mean(dtype=np.float64)) - half, float(values.mean(dtype=np.float64)) + half
+
+
+def crossed_interval(hits: np.ndarray) -> tuple[float, float]:
+    """Return the interval of `hits.mean()` for other samples and other draws.
+
+    hits: (D, N), whether the classifier of draw d is right about sample n; D, N at least 2. The variance is that of a
+    mean over crossed draws and samples, both of which are drawn: of the samples' means over N, and of the draws' means
+    over D, less what both hold of single hits (Searle et al. 1992, the two-way random model). The draws' part is taken
+    times Student's quantile, because they are few.
+    """
+    draws, count = hits.shape
+    of_samples, of_draws = hits.mean(axis=0), hits.mean(axis=1)
+    value = float(of_samples.mean())
+    rest = hits - of_samples - of_draws[:, None] + value
+    single = float(np.square(rest).sum()) / ((draws - 1) * (count - 1)) / (draws * count)
+    # Few samples of which all or none are right do not pass for certain: their Wilson interval is about as wide.
+    samples = max(float(of_samples.var(ddof=1)) / count, 1 / count**2)
+    between = max(0.0, float(of_draws.var(ddof=1)) / draws - single)
+    half = math.sqrt(Z95**2 * samples + student(draws - 1) ** 2 * between)
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def deviation_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the interval of the standard deviation of N numbers, taken as normal: by chi-square's quantiles, of
+    Wilson and Hilferty 1931."""
+    free, deviation = len(values) - 1, float(values.std(ddof=1))
+    step = Z95 * math.sqrt(2 / (9 * free))
+    least, most = (free * max(0.05, 1 - 2 / (9 * free) + sign * step) ** 3 for sign in (-1, 1))
+    return deviation * math.sqrt(free / most), deviation * math.sqrt(free / least)
+
+
+def student(free: int) -> float:
+    """Return the 97.5 % point of Student's t with `free` degrees of freedom (Abramowitz and Stegun 26.7.5; the first
+    ones, for which that is too low, as they are tabled)."""
+    if free <= len(_STUDENT):
+        return _STUDENT[free - 1]
+    z = Z95
+    return (
+        z
+        + (z**3 + z) / (4 * free)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    )
+
+
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764)
+
+
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Return how far confidence is from the share of right answers, in [0, 1]: the expected calibration error.
 
@@ -115,13 +171,39 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     return float(np.abs(gap).sum() / len(confidence))
 
 
+def mean_iou(areas: np.ndarray) -> float:
+    """Return the mean over classes of intersection over union, in [0, 1].
+
+    areas: (N, 2, C), each class's intersection and union in each of N pictures; they are added up over the pictures
+    first, as VOC's segmentation has it (Everingham et al. 2015). Classes without a pixel are left out.
+    """
+    both, either = areas.sum(axis=0)
+    return float((both[either > 0] / either[either > 0]).mean()) if either.any() else math.nan
+
+
+def pixel_accuracy(areas: np.ndarray) -> float:
+    """Return the share of pixels whose class is right, in [0, 1]. areas: as `mean_iou` takes them.
+
+    A right pixel is in one intersection and one union, a wrong one in two unions, so there are (intersections +
+    unions) / 2 pixels.
+    """
+    both, either = areas.sum(axis=(0, 2))
+    return float(2 * both / (both + either)) if either else math.nan
+
+
 def resampled(
-    statistic: Callable[[np.ndarray], float], count: int, groups: np.ndarray | None = None
+    statistic: Callable[[np.ndarray], float],
+    count: int,
+    groups: np.ndarray | None = None,
+    *,
+    centred: bool = False,
 ) -> tuple[float, float]:
     """Return the interval of a statistic of `count` samples by the percentile bootstrap (Efron 1979).
 
-    statistic: takes indices of samples, with repetition. groups: (count,) samples that are drawn together. The seed is
-    fixed, so equal samples give equal intervals. The interval holds the statistic of the samples themselves.
+    statistic: takes indices of samples, with repetition. groups: (count,) samples that are drawn together. centred: of
+    statistics that resamples raise, such as average precision, because samples that are drawn twice are found twice:
+    the resamples are shifted so that their mean is the statistic. The seed is fixed, so equal samples give equal
+    intervals. The interval holds the statistic of the samples themselves.
     """
     group = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
@@ -133,8 +215,9 @@ def resampled(
     value, found = statistic(np.arange(count)), found[np.isfinite(found)]
     if not len(found):
         return value, value
+    shift = value - float(found.mean()) if centred else 0.0
     low, high = np.quantile(found, 0.025, method="lower"), np.quantile(found, 0.975, method="higher")
-    return min(value, float(low)), max(value, float(high))
+    return min(value, float(low) + shift), max(value, float(high) + shift)
 
 
 def per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from openslip.addresses import is_url, shown
 from openslip.data.labelled import LabelledSet, open_labelled
 from openslip.data.labelled.prompts import HasClasses
+from openslip.data.sources.karpathy import split_of
 from openslip.evaluation import datasets, measure
 from openslip.evaluation.datasets import Card, places
 from openslip.files import expand
@@ -24,14 +25,12 @@ T = TypeVar("T")
 NOTHING_ASKED: Mapping[str, str] = MappingProxyType({})
 """Every column is guessed."""
 
-_memory: ContextVar[dict[tuple[object, ...], LabelledSet] | None] = ContextVar(
-    "slip_evaluation_opened", default=None
-)
+_memory: ContextVar[dict[tuple[object, ...], Any] | None] = ContextVar("slip_evaluation_opened", default=None)
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Open each labelled set once for all that ask for it within."""
+    """Open each labelled set and each captioned source once for all that ask for it within."""
     if _memory.get() is not None:
         yield
         return
@@ -43,13 +42,18 @@ def shared() -> Iterator[None]:
 
 
 def labelled_set(spec: str, columns: Mapping[str, str] = NOTHING_ASKED) -> LabelledSet:
-    """Return `open_labelled(spec, **columns)`, within `shared` one that was opened before."""
+    """Return `open_labelled(spec, **columns)`, also of several labels an image; within `shared` one opened before."""
+    key = ("labelled", spec, *sorted(columns.items()))
+    return opened_once(key, lambda: open_labelled(spec, **columns, several=True))
+
+
+def opened_once(key: tuple[object, ...], open_it: Callable[[], T]) -> T:
+    """Return what `open_it` gives, within `shared` what it gave for this key before."""
     memory = _memory.get()
     if memory is None:
-        return open_labelled(spec, **columns)
-    key = (spec, *sorted(columns.items()))
+        return open_it()
     if key not in memory:
-        memory[key] = open_labelled(spec, **columns)
+        memory[key] = open_it()
     return memory[key]
 
 
@@ -83,10 +87,12 @@ class Kept(Generic[T]):
 
 
 class OnLabelled(Kept[LabelledSet]):
-    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. columns: what is asked of
-    tables, as `open_labelled` takes it (`label_column`, …). measured_on: the splits whose features it asks for."""
+    """An evaluator of the labelled images at `dataset`. protocol: the first half of its name. several: whether it
+    measures several labels an image. columns: what is asked of tables, as `open_labelled` takes it (`label_column`, …).
+    measured_on: the splits whose features it asks for."""
 
     protocol = ""
+    several = False
     measured_on: tuple[str, ...] = ()
     if TYPE_CHECKING:
 
@@ -102,6 +108,8 @@ class OnLabelled(Kept[LabelledSet]):
     def open(self) -> LabelledSet:
         place, card = places.place_of(self.dataset, "classes"), places.named(self.dataset)
         found = labelled_set(place, self.columns)
+        if not self.several:
+            found.require_single()
         if card and card.name == "objectnet":
             from openslip.evaluation.datasets.objectnet import shared_with_imagenet
 
@@ -170,6 +178,9 @@ def location(source: Any) -> str:
     spec = source if isinstance(source, str) else str(source.name)
     if is_url(spec) or re.match(r"(hf|hf-stream|scenes)\b", spec) or re.search(r"\s\+\s", spec):
         return shown(spec)
+    file, split = split_of(spec)
+    if split and os.path.isfile(expand(file)):
+        return f"{os.path.realpath(expand(file))}:{split}"
     if not (isinstance(source, str) or os.path.exists(spec)):  # a name, which need not be one of a file
         return shown(spec)
     return shown(os.path.realpath(expand(spec)))

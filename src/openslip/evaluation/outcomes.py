@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from openslip.evaluation.metrics import calibration_error, mean_per_class, roc_auc
+from openslip.evaluation.metrics import calibration_error, mean_iou, mean_per_class, pixel_accuracy, roc_auc
+from openslip.evaluation.ranking import Ranking
 
-Statistic = Literal["mean", "median", "mean_per_class", "roc_auc", "ece"]
+Statistic = Literal[
+    "mean",
+    "mean_value",
+    "log_mean",
+    "median",
+    "mean_per_class",
+    "roc_auc",
+    "ece",
+    "mean_iou",
+    "pixel_accuracy",
+    "mean_average_precision",
+    "mean_roc_auc",
+]
 BEST = 5
 """Classes of a sample that answers keep, likeliest first."""
 
@@ -20,13 +35,17 @@ class Outcomes:
 
     values: (N, …), what there is of each sample. statistic: what the number is of them:
     - `mean`, `median` of values (N,), such as hits (0 or 1) and ranks;
+    - `mean_value`: the mean of values (N,) of any size, which are no hits; `log_mean`: the logarithm of that mean;
     - `mean_per_class`: the mean over `classes` of the means of values (N,);
     - `roc_auc` of values (N,), the scores, with `classes` 0 and 1;
-    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right.
+    - `ece` of values (N, 2): the likeliest class's probability, and whether that class is right;
+    - `mean_iou`, `pixel_accuracy` of values (N, 2, C): each class's intersection and union in each picture, in pixels;
+    - `mean_average_precision`, `mean_roc_auc` of values (N, C), the scores of C classes of which a sample may have
+      several: the mean over classes that have such a number among these samples.
 
-    classes: (N,) the samples' classes. groups: (N,) what samples belong together, such as captions of one image.
-    samples: (N,) numbers that tell samples from others, in whatever order and wherever the data lie (see
-    `fingerprint.of_samples`); without them samples are known by their order alone.
+    classes: (N,) the samples' classes; of several (N, C): 1, 0, or -1 for what is not known. groups: (N,) what samples
+    belong together, such as captions of one image. samples: (N,) numbers that tell samples from others, in whatever
+    order and wherever the data lie (see `fingerprint.of_samples`); without them samples are known by their order alone.
     """
 
     values: np.ndarray
@@ -44,15 +63,39 @@ class Outcomes:
         """Return the number, of all samples or of some (indices, with repetition)."""
         values = self.values[rows]
         match self.statistic:
-            case "mean":
+            case "mean" | "mean_value":
                 return float(values.mean())
+            case "log_mean":  # of few samples drawn again and again the mean may be below 0
+                return math.log(mean) if (mean := float(values.mean())) > 0 else -math.inf
             case "median":
                 return float(np.median(values))
             case "ece":
                 return calibration_error(values[:, 0], values[:, 1])
+            case "mean_iou":
+                return mean_iou(values)
+            case "pixel_accuracy":
+                return pixel_accuracy(values)
+            case "mean_average_precision" | "mean_roc_auc":
+                weights = np.bincount(np.arange(len(self.values))[rows], minlength=len(self.values))
+                of_classes = (
+                    self._ranking.average_precision(weights)
+                    if self.statistic == "mean_average_precision"
+                    else self._ranking.roc_auc(weights)
+                )
+                return float(np.nanmean(of_classes)) if np.isfinite(of_classes).any() else float("nan")
         assert self.classes is not None  # by construction: both are numbers of samples in classes
-        of_classes = mean_per_class if self.statistic == "mean_per_class" else roc_auc
-        return of_classes(values, self.classes[rows])
+        by_class = mean_per_class if self.statistic == "mean_per_class" else roc_auc
+        return by_class(values, self.classes[rows])
+
+    @property
+    def raised(self) -> bool:
+        """Whether resamples, in which samples occur twice, raise the number."""
+        return self.statistic == "mean_average_precision"
+
+    @cached_property
+    def _ranking(self) -> Ranking:
+        assert self.classes is not None  # by construction
+        return Ranking(self.values, self.classes)
 
 
 @dataclass(frozen=True, eq=False)

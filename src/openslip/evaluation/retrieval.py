@@ -4,40 +4,23 @@
 `image_recall@k`: the queries are captions; a hit when any image it belongs to is among the k nearest of all images.
 `text_median_rank`, `image_median_rank`: the median over the queries of the best right answer's rank, from 1.
 
-What belongs together: an image and its own captions; captions equal after lower-casing and collapsing white space are
-one caption, so an image is right for a caption if any equal one is its own; records with the same image bytes (a table
-of one row a caption) are one image. Ties count against the model: of equally near answers the wrong ones come first,
-so a model that maps everything to one point scores 0.
+What belongs together, `openslip.evaluation.captioned` says. Ties count against the model: of equally near answers the
+wrong ones come first, so a model that maps everything to one point scores 0.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from openslip.data.contents import losses
-from openslip.data.labelled import dataset_name
-from openslip.data.record import Source, as_source
-from openslip.errors import ConfigError, DataError, note
+from openslip.errors import ConfigError
 from openslip.evaluation import Result, fingerprint, settings
-from openslip.evaluation.feature_cache import Batch
-from openslip.evaluation.features import (
-    BATCH,
-    Features,
-    batches_of,
-    checked,
-    embeddings,
-    encode_texts,
-    once,
-    require_text,
-)
+from openslip.evaluation.captioned import OnCaptioned
+from openslip.evaluation.features import require_text
 from openslip.evaluation.metrics import median_interval, wilson, wilson_clustered
-from openslip.evaluation.opened import Kept, location
 from openslip.evaluation.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -48,111 +31,62 @@ SIMILARITIES = 2**24
 
 
 @dataclass(frozen=True)
-class Retrieval(Kept[Source]):
-    """Recall both ways on a captioned source, given open or as what `open_source` takes.
+class Retrieval(OnCaptioned):
+    """Recall both ways on a captioned source. ks: among how many nearest the right answer is to be.
 
-    task: the name of the results; empty: `retrieval:` and the source's name. image_root, image_column, caption_column,
-    leave_broken: as `open_source` takes them. Images without any caption are left out.
+    folds: the records, in their order, are cut into so many parts, each ranks its own images and captions alone, and
+    numbers are over the queries of all parts.
     """
 
-    source: Source | str
-    task: str = ""
-    image_root: str = ""
-    image_column: str = ""
-    caption_column: str = ""
     ks: tuple[int, ...] = (1, 5, 10)
-    batch_size: int = BATCH
-    leave_broken: bool = False
+    folds: int = 1
     needs_text = True
-
-    @property
-    def name(self) -> str:
-        spec = self.source if isinstance(self.source, str) else self.source.name
-        return self.task or f"retrieval:{dataset_name(spec)}"
+    protocol = "retrieval"
 
     def about(self) -> dict[str, str]:
         """Return what tells this measurement from others."""
-        columns = settings(self, "image_root", "image_column", "caption_column", "leave_broken")
-        return {"data": location(self.source), "settings": columns}
+        about, folds = super().about(), settings(self, "folds")
+        return about | {"settings": ", ".join(filter(None, (about["settings"], folds)))}
 
     def check(self) -> None:
         """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for ranks below 1."""
         if not self.ks or min(self.ks) < 1:
             raise ConfigError("Recall is counted among the k nearest, at least 1", got=f"ks={self.ks}")
-        self.keep()
-
-    def lines(self) -> list[str]:
-        """Return sentences for people about what is measured on."""
-        source = self.opened()
-        lines = [f"{self.name.partition(':')[2] or self.name}: {len(source):,} records"]
-        return [*lines, *filter(None, (source.note, *losses(source)))]
+        if self.folds < 1:
+            raise ConfigError("Retrieval takes 1 fold or more", got=f"folds={self.folds}")
+        super().check()
+        if self.folds > (records := len(self.opened())):
+            raise ConfigError(
+                "There are more folds than records", got=f"folds={self.folds}, records {records:,}"
+            )
 
     def evaluate(self, encoder: Encoder) -> list[Result]:
         """Measure `encoder`. Raises EvaluationError for a model without text, DataError without captions."""
         require_text(encoder, self.name)
-        source = self.opened()
-        extracted = self._extracted(encoder, source)
-        assert extracted is not None  # nobody evaluates while processes share the images
-        captioned, found = extracted
-        images, texts, image_ids, text_ids = captioned.pairs(found.kept)
-        if not texts:
-            raise DataError(f"{self.name} has no image with a caption", got=len(source))
-        if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
-            note(f"{self.name}: {without} images without a caption left out.")
-        text_ranks, image_ranks = ranks(
-            embeddings(encoder, found.values)[images],
-            encode_texts(encoder, texts, self.batch_size),
-            image_ids,
-            text_ids,
+        found = self.embedded(encoder)
+        assert found.texts is not None  # by construction: the model has a text tower
+        text_ranks, image_ranks = _ranks_in_folds(
+            found.images,
+            found.texts,
+            found.image_ids,
+            found.text_ids,
+            found.records * self.folds // len(self.opened()),
             encoder.device,
         )
-        about: dict[str, Any] = self.about() | {"content": captioned.content(found.kept)}
-        digests = [captioned.digests[index] for index in found.kept[images].tolist()]
-        asked = [(digests[image], texts[text]) for image, text in zip(image_ids.tolist(), text_ids.tolist())]
+        about: dict[str, Any] = self.about() | {"content": found.content}
+        ids = zip(found.image_ids.tolist(), found.text_ids.tolist())
+        asked = [(found.digests[image], found.captions[text]) for image, text in ids]
         sides = (
-            ("text", text_ranks, np.arange(len(text_ranks)), [(digest,) for digest in digests]),
-            ("image", image_ranks, image_ids, asked),
+            ("text", text_ranks, np.arange(len(text_ranks)), [(digest,) for digest in found.digests]),
+            ("image", image_ranks, found.image_ids, asked),
         )
         return [
             result
             for side, rank, groups, samples in sides
             for result in self._results(
-                side, rank, groups, fingerprint.of_samples(samples), len(found.skipped), about
+                side, rank, groups, fingerprint.of_samples(samples), found.skipped, about
             )
         ]
-
-    def share(self, encoder: Encoder) -> None:
-        """Have all processes compute the features that `evaluate` asks for; all must call it."""
-        self._extracted(encoder, self.opened())
-
-    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:
-        def part(share: Callable[[range], Sequence[int]]) -> Batch:
-            captioned = _Captioned(source)
-            found = batches_of(encoder, captioned, self.batch_size, self.name, share)
-            told = [json.dumps(captioned.captions[index]) for index in found.kept.tolist()]
-            return replace(found, beside=tuple(told))
-
-        def join(batch: Batch) -> tuple[_Captioned, Features]:
-            captioned = _Captioned(source)
-            for index, told, digest in zip(batch.kept.tolist(), batch.beside, batch.digests):
-                captioned.captions[index], captioned.digests[index] = tuple(json.loads(told)), digest
-            return captioned, checked(batch, len(source), self.name)
-
-        return once(encoder, source, part=part, join=join)
-
-    def open(self) -> Source:
-        """Open the source, unless it was given open."""
-        from openslip.data.sources import open_source
-
-        if not isinstance(self.source, str):
-            return as_source(self.source)
-        return open_source(
-            self.source,
-            image_root=self.image_root,
-            image_column=self.image_column,
-            caption_column=self.caption_column,
-            leave_broken=self.leave_broken,
-        )
 
     def _results(
         self,
@@ -179,6 +113,27 @@ class Retrieval(Kept[Source]):
             *results,
             Result(self.name, f"{side}_median_rank", *found, skipped, **about, outcomes=outcomes),
         ]
+
+
+def _ranks_in_folds(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_ids: np.ndarray,
+    text_ids: np.ndarray,
+    folds: np.ndarray,
+    device: torch.device | str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ranks`, each image among those of its fold, `folds` (I,), and each caption too."""
+    text_ranks = np.zeros(len(images), dtype=np.int64)
+    image_ranks = np.zeros(len(image_ids), dtype=np.int64)
+    for fold in np.unique(folds):
+        own, pairs = np.flatnonzero(folds == fold), np.flatnonzero(folds[image_ids] == fold)
+        captions, text_of = np.unique(text_ids[pairs], return_inverse=True)
+        image_of = np.searchsorted(own, image_ids[pairs])
+        text_ranks[own], image_ranks[pairs] = ranks(
+            images[own], texts[captions], image_of, text_of.ravel(), device
+        )
+    return text_ranks, image_ranks
 
 
 @torch.no_grad()
@@ -226,44 +181,3 @@ def _best_ranks(
         scores[r, c] = -torch.inf
         result.append((~(scores < best[:, None])).float() @ weight + 1)
     return torch.cat(result).long().cpu().numpy()
-
-
-class _Captioned(Sequence[Any]):
-    """A source's images, whose captions are remembered as they pass, so that each record is read once."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.captions: dict[int, tuple[str, ...]] = {}
-        self.digests: dict[int, bytes] = {}
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-        record = self.source[index]
-        plain = (" ".join(caption.lower().split()) for caption in record.captions)
-        self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
-        self.digests[index] = fingerprint.of_picture(record.image)
-        return record.image
-
-    def content(self, kept: np.ndarray) -> str:
-        """Return a digest of the pictures of `kept` and their captions, in whatever order they lie."""
-        told = (
-            "\n".join([self.digests[index].hex(), *sorted(self.captions[index])]) for index in kept.tolist()
-        )
-        return fingerprint.of_all(sorted(told))
-
-    def pairs(self, kept: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
-        """Return rows of `kept` with one record per distinct captioned image, the distinct texts, and the pairs."""
-        images: dict[bytes, int] = {}
-        rows: list[int] = []
-        texts: dict[str, int] = {}
-        pairs: dict[tuple[int, int], None] = {}
-        for row, index in enumerate(kept.tolist()):
-            for caption in self.captions[index]:
-                image = images.setdefault(self.digests[index], len(images))
-                if image == len(rows):
-                    rows.append(row)
-                pairs[image, texts.setdefault(caption, len(texts))] = None
-        ids = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
-        return np.array(rows, dtype=np.int64), list(texts), ids[:, 0].copy(), ids[:, 1].copy()

@@ -53,7 +53,17 @@ def _zeroshot(dataset: str, options: dict[str, Any]) -> Evaluator:
 def _linear(dataset: str, options: dict[str, Any]) -> Evaluator:
     from openslip.evaluation.linear import Linear
 
-    return Linear(dataset, **options)
+    if options.pop("preset", "auto") != "paper":
+        return Linear(dataset, **options)
+    from openslip.evaluation.finetune import LinearBySgd
+
+    return LinearBySgd(dataset, **options)
+
+
+def _fewshot(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.fewshot import FewShot
+
+    return FewShot(dataset, **options)
 
 
 def _knn(dataset: str, options: dict[str, Any]) -> Evaluator:
@@ -63,17 +73,47 @@ def _knn(dataset: str, options: dict[str, Any]) -> Evaluator:
 
 
 def _retrieval(dataset: str, options: dict[str, Any]) -> Evaluator:
-    from openslip.data.sources.mixture import labelled_ones
     from openslip.evaluation.retrieval import Retrieval
+
+    _require_own_captions("retrieval", dataset)
+    return Retrieval(dataset, **options)
+
+
+def _geometry(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.geometry import Geometry
+
+    _require_own_captions("geometry", dataset)
+    return Geometry(dataset, **options)
+
+
+def _require_own_captions(protocol: str, dataset: str) -> None:
+    from openslip.data.sources.mixture import labelled_ones
 
     if labelled_ones(dataset):
         raise ConfigError(
-            "Retrieval cannot be measured where captions say the class and no more",
-            got=f"retrieval:{dataset}",
+            f"{protocol.capitalize()} cannot be measured where captions say the class and no more",
+            got=f"{protocol}:{dataset}",
             cause="Most pictures have the captions of many others",
             fix=f"Measure zeroshot:{dataset.removeprefix('labels:')}",
         )
-    return Retrieval(dataset, **options)
+
+
+def _pairs(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.pairs import Pairs
+
+    return Pairs(dataset, **options)
+
+
+def _segmentation(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.segmentation import Segmentation
+
+    return Segmentation(dataset, **options)
+
+
+def _zeroshot_segmentation(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.zeroshot_segmentation import ZeroShotSegmentation
+
+    return ZeroShotSegmentation(dataset, **options)
 
 
 def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
@@ -85,34 +125,46 @@ def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
 PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "zeroshot": _zeroshot,
     "linear": _linear,
+    "fewshot": _fewshot,
     "knn": _knn,
     "retrieval": _retrieval,
+    "pairs": _pairs,
+    "segmentation": _segmentation,
+    "zeroshot-segmentation": _zeroshot_segmentation,
     "finetune": _finetune,
+    "geometry": _geometry,
 }
 
 
-KINDS: dict[str, Kind] = {"retrieval": "captions", "pairs": "pairs", "segmentation": "masks"}
+KINDS: dict[str, Kind] = {
+    "retrieval": "captions",
+    "geometry": "captions",
+    "pairs": "pairs",
+    "segmentation": "masks",
+}
 """What a data set has to have for protocols that take no classes."""
 
 
 def parse_task(task: str, **options: Any) -> Evaluator:
     """Return the evaluator that `protocol:dataset` names; nothing is opened yet.
 
-    dataset: for retrieval a captioned source (see `openslip.data.sources.open_source`), else labelled images (see
-    `openslip.data.labelled.load_labelled`); or the name of a set with a card (see `openslip.evaluation.datasets`).
-    options: fields of the protocol's class, such as `templates`, `k`.
+    dataset: for retrieval and geometry a captioned source (see `openslip.data.sources.open_source`), else labelled
+    images (see `openslip.data.labelled.load_labelled`); or the name of a set with a card (see
+    `openslip.evaluation.datasets`). options: fields of the protocol's class, such as `templates`, `k`.
 
     Raises ConfigError for an unknown protocol, an unknown option or a missing dataset.
     """
     protocol, separator, dataset = task.strip().partition(":")
     if protocol not in PROTOCOLS:
-        close = did_you_mean(protocol, PROTOCOLS)
+        close = "" if re.search(r"[/\\.]", protocol) and not separator else did_you_mean(protocol, PROTOCOLS)
         if separator or close.startswith("Did"):
-            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close)
+            alone = "" if separator else f" A data set stands behind one: zeroshot:{task}"
+            raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close + alone)
         raise ConfigError(
             "A task says how to measure before it says on what: PROTOCOL:DATASET",
             got=task,
-            fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, finetune:{task} or retrieval:{task}.",
+            fix=f"Write zeroshot:{task}, knn:{task}, linear:{task}, fewshot:{task}, finetune:{task}, "
+            f"retrieval:{task} or geometry:{task}.",
         )
     if not dataset:
         raise ConfigError(

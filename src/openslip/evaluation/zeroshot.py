@@ -16,17 +16,22 @@ from openslip.errors import EvaluationError
 from openslip.evaluation import Result, datasets
 from openslip.evaluation.classification import classification, softmax
 from openslip.evaluation.datasets import Card
-from openslip.evaluation.features import BATCH, encode_texts, labelled_features, require_text
+from openslip.evaluation.features import BATCH, encode_texts, labelled_features, remembered, require_text
+from openslip.evaluation.multilabel import multilabel
 from openslip.evaluation.opened import OnLabelled
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
 
+PROMPTS = 2**15
+"""Prompts whose embeddings are held at a time."""
+
 
 @dataclass(frozen=True)
 class ZeroShot(OnLabelled):
     """top1, top5 (more than 5 classes) and mean_per_class of zero-shot classification of a labelled set's test split,
-    or of all of a set without splits: nothing is trained, so no picture need be held out.
+    or of all of a set without splits: nothing is trained, so no picture need be held out. Of a set with several labels
+    an image mean_average_precision and roc_auc.
 
     The metric of the set's card comes first. templates: sentences with `{}` where the class name goes, or such by data
     set; empty for those that suit the data set. class_names: what the prompts call the classes, as `read_names` gives
@@ -41,6 +46,7 @@ class ZeroShot(OnLabelled):
     labelled: LabelledSet | None = None
     class_names: GivenNames | None = None
     needs_text = True
+    several = True
     protocol = "zeroshot"
     measured_on = ("untrained",)
 
@@ -98,6 +104,8 @@ class ZeroShot(OnLabelled):
         images = labelled_features(encoder, data, "untrained", "embeddings", self.batch_size)
         about = images.about() | {"prompts": asked.name}
         scores = images.values @ weights.T
+        if images.labels.ndim == 2:
+            return multilabel(self.name, scores, images.labels, images.skipped, images.samples, **about)
         return classification(
             self.name,
             scores,
@@ -171,10 +179,22 @@ def classifier(
     """Return the (C, D) float32 class embeddings: normalised text embeddings, mean over the templates, normalised.
 
     class_names: C names, or several names of a class, over which the mean is as well. Cosine similarity with image
-    embeddings scores the classes. Raises ConfigError for a template without `{}`.
+    embeddings scores the classes. Prompts of many classes go through the text tower together, sorted by their length,
+    because a class's own are few and of different lengths. Within a session equal prompts are computed once. Raises
+    ConfigError for a template without `{}`.
     """
-    every = [(names,) if isinstance(names, str) else tuple(names) for names in class_names]
-    at_once = max(1, batch_size // len(templates))
+    every = tuple((names,) if isinstance(names, str) else tuple(names) for names in class_names)
+    return remembered(
+        encoder,
+        *("classifier", every, tuple(templates)),
+        compute=lambda: _classifier(encoder, every, templates, batch_size),
+    )
+
+
+def _classifier(
+    encoder: Encoder, every: Sequence[Sequence[str]], templates: Sequence[str], batch_size: int
+) -> np.ndarray:
+    at_once = max(1, PROMPTS // len(templates))
     means = []
     for start in range(0, len(every), at_once):
         some = every[start : start + at_once]

@@ -206,7 +206,7 @@ def _meaning(rows: Rows, *, compared: bool) -> str:
 def _cell(column: Column, row: Row) -> Cell:
     found = column.scores.get(row.label)
     if found is None:
-        needs_text = column.key.startswith(("zeroshot", "retrieval"))
+        needs_text = column.key.startswith(("zeroshot", "retrieval", "pairs"))
         return Cell("no text tower" if needs_text and not row.first.loss.text_tower else "not measured")
     return Cell(
         value=number(column.key, found.value),
@@ -232,11 +232,11 @@ def _counts(found: Score) -> str:
 def _bar(column: Column, found: Score) -> Bar | None:
     """Return a bar from zero, in each column of its own scale; a share on its own, against 100 %.
 
-    There is none of numbers that may lie below zero, nor of one that is no share and has none beside it.
+    There is none of numbers that are neither shares nor ranks, and of a rank that has none beside it.
     """
     shown = [score for score in column.scores.values() if score.certain]
-    alone, share = len(shown) == 1, measure(column.key).unit == "share"
-    if min(score.low for score in shown) < 0 or (alone and not share):
+    alone, unit = len(shown) == 1, measure(column.key).unit
+    if unit == "number" or (alone and unit == "rank"):
         return None
     top = 1.0 if alone else max(score.high for score in shown) or 1.0
     value, left, right = (100 * share / top for share in (found.value, found.low, found.high))

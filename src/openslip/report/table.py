@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +23,15 @@ _PROTOCOLS = {
     "knn": "k-NN",
     "finetune": "Finetuned",
     "retrieval": "Retrieval",
+    "fewshot": "Few-shot",
+    "geometry": "Geometry",
+    "pairs": "Pair choice",
+    "segmentation": "Linear segmentation",
+    "zeroshot-segmentation": "Zero-shot segmentation",
 }
-_BOTH_WAYS = ("text_recall@10", "image_recall@10")
+_SEVERAL = re.compile(
+    r"top1@\d+shot|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
+)
 """Metrics that stand for their task where it has them; of other tasks the first metric does."""
 
 
@@ -52,9 +60,7 @@ class Column:
 
     def best(self) -> str | None:
         """Return the row that is ahead of every other, None where there is none, nothing to compare, or no better."""
-        if not measure(self.key).better:
-            return None
-        return ahead(self.scores, lower=self.lower_is_better)
+        return ahead(self.scores, lower=self.lower_is_better) if measure(self.key).better else None
 
 
 def columns(rows: Sequence[Row], *, everything: bool = False) -> list[Column]:
@@ -95,7 +101,7 @@ def _named_apart(results: Sequence[Result]) -> list[tuple[str, str, str]]:
 def headline(keys: Iterable[str]) -> list[str]:
     """Return those of the `task/metric` names that stand for their task."""
     keys = list(keys)
-    chosen = {key for key in keys if key.rpartition("/")[2] in _BOTH_WAYS}
+    chosen = {key for key in keys if _SEVERAL.fullmatch(key.rpartition("/")[2])}
     covered = {key.rpartition("/")[0] for key in chosen}
     for key in keys:
         if (task := key.rpartition("/")[0]) not in covered:

@@ -53,8 +53,12 @@ ARTISTS: dict[str, Callable[[Pen, Ink, Dice], None]] = {
 }
 
 
-def render(scene: Scene, size: int, dice: Dice) -> np.ndarray:
-    """Return the picture of a scene, (size, size, 3) uint8; `dice` adds pose and detail."""
+def render(scene: Scene, size: int, dice: Dice, mask: np.ndarray | None = None) -> np.ndarray:
+    """Return the picture of a scene, (size, size, 3) uint8; `dice` adds pose and detail.
+
+    mask: (size, size) uint8, which gets 1 + the class where one of the two things is drawn. Small things that lie in
+    front of it count as part of it, as its shadow does not.
+    """
     canvas = Canvas(SUPERSAMPLING * size)
     mood = mood_of(scene.light, dice)
     stage = PAINTERS[scene.setting](canvas, mood, dice)
@@ -67,11 +71,15 @@ def render(scene: Scene, size: int, dice: Dice) -> np.ndarray:
         x = scene.x - gap if scene.second_left else scene.x + gap
         if not 0.06 < x < 0.94:
             x = min(0.93, max(0.07, 2 * scene.x - x))
-        _set(canvas, mood, stage, dice, scene, scene.second, (x, dice.random()), reach, 0.5 * scene.angle)
+        _set(
+            canvas, mood, stage, dice, scene, scene.second, (x, dice.random()), reach, 0.5 * scene.angle, mask
+        )
     for name in scene.clutter[::2]:
         if name not in FLOATING:
             scatter(canvas, mood, stage, dice, name)
-    _set(canvas, mood, stage, dice, scene, scene.main, (scene.x, scene.y), 0.5 * scene.size, scene.angle)
+    _set(
+        canvas, mood, stage, dice, scene, scene.main, (scene.x, scene.y), 0.5 * scene.size, scene.angle, mask
+    )
     for name in scene.clutter[1::2]:
         if name not in FLOATING:
             scatter(canvas, mood, stage, dice, name)
@@ -89,6 +97,7 @@ def _set(
     spot: tuple[float, float],
     reach: float,
     angle: float,
+    mask: np.ndarray | None,
 ) -> None:
     """Draw one object at its place, with its shadow and its light. `spot`: x, and y within what is possible."""
     stance, setting, x = KINDS[INDEX[thing.name]].stance, scene.setting, spot[0]
@@ -122,6 +131,10 @@ def _set(
     weave(pen, thing.texture, ink.base, ink.mark, dice)
     ARTISTS[thing.name](pen, ink, dice)
     _paste(canvas, pen, mood, grounded=not flying)
+    if mask is not None:
+        cover = Image.new("L", (canvas.side, canvas.side))
+        cover.paste(pen.layer.getchannel("A"), pen.origin)
+        mask[np.asarray(cover.reduce(SUPERSAMPLING)) >= 128] = 1 + INDEX[thing.name]
     if stance == "sail" and setting not in ("sky", "space"):
         for k in range(5):
             at = x + (k / 2 - 1) * 0.9 * reach

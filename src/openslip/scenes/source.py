@@ -62,6 +62,16 @@ class Scenes(Source):
 
         return render(self.describe(index), self.size, self._dice(index, DETAIL))
 
+    def picture_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the picture of scene `index`, and (size, size) uint8 of what each pixel shows: 1 + the class of one of
+        the two things, 0 elsewhere."""
+        import numpy as np
+
+        from openslip.scenes.render import render
+
+        mask = np.zeros((self.size, self.size), dtype=np.uint8)
+        return render(self.describe(index), self.size, self._dice(index, DETAIL), mask), mask
+
     def label(self, index: int) -> int:
         """Return the class of scene `index` (into `class_names`), without rendering."""
         return label_of(self.seed, self.split, self._check(index))

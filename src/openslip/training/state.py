@@ -14,7 +14,7 @@ from torch import Tensor
 from openslip.collectives import add_up
 from openslip.data.data import Data
 from openslip.errors import CheckpointError
-from openslip.evaluation import Result
+from openslip.evaluation import Result, measure
 from openslip.evaluation.distinct import keys
 from openslip.models.vision import with_known_name
 from openslip.objectives import At
@@ -213,7 +213,8 @@ class State:
     @property
     def score_name(self) -> str:
         """The metric that picks the best checkpoint."""
-        return self.plan.config.evaluation.best or next(iter(self.measured), "")
+        first = (name for name in self.measured if measure(name).better == "higher")
+        return self.plan.config.evaluation.best or next(first, "")
 
     def measure(self, results: Sequence[Any], *, partly: bool = False) -> None:
         """Take over what was measured at this step: the numbers by name, and of each what exactly it is of.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -65,11 +66,17 @@ class Oracle:
     def preprocess(self) -> Numbers:
         return Numbers()
 
-    def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(images, 1001).float()
+    def image_features(
+        self, images: torch.Tensor, *, numpy: bool = False, autocast: str | None = None
+    ) -> Any:
+        features = torch.nn.functional.one_hot(images, 1001).float()
+        return features.numpy() if numpy else features
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return features
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.ones(len(texts), 1, dtype=torch.int64)
 
     def encode_text(self, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
         def meant(text: str) -> int:

@@ -123,12 +123,6 @@ def test_errors_teach(pictures, text, why):
         open_labelled(write(pictures, text))
 
 
-def test_lists_of_labels_are_refused(pictures):
-    spec = write(pictures, '{"image": "pics/a.png", "label": ["x", "y"]}\n', "birds.jsonl")
-    with pytest.raises(DataError, match=r"'label' holds no class labels.*multi-label"):
-        open_labelled(spec)
-
-
 def test_a_folder_with_metadata_of_captions_is_one_of_classes(pictures):
     for name in ("cat", "dog"):
         (pictures / name).mkdir()
@@ -143,14 +137,3 @@ def test_a_column_that_was_asked_for_makes_another_set(pictures):
     found, other = open_labelled(spec), open_labelled(spec, label_column="Colour")
     assert (found.class_names, other.class_names) == (("x", "y"), ("blue", "red"))
     assert found.location != other.location
-
-
-def test_several_labels_a_picture_joined_by_signs(tmp_path):
-    """As the findings in chest X-rays are written."""
-    for i in range(3):
-        (tmp_path / f"{i}.png").touch()
-    (tmp_path / "a.csv").write_text("image,label\n0.png,Edema\n1.png,Edema|Mass\n2.png,None found\n")
-    with pytest.raises(DataError, match=r"'label' holds no class labels.*'Edema\|Mass'.*multi-label"):
-        open_labelled(str(tmp_path / "a.csv"))
-    (tmp_path / "a.csv").write_text("image,label\n0.png,Leaf|dry\n1.png,Leaf|wet\n2.png,Root|dry\n")
-    assert len(open_labelled(str(tmp_path / "a.csv")).class_names) == 3

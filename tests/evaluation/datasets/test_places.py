@@ -52,7 +52,7 @@ def test_a_place_that_is_said_and_paths_that_win(tmp_path, monkeypatch) -> None:
 
 def test_a_set_that_is_not_there_says_where_to_get_it(tmp_path, monkeypatch) -> None:
     with pytest.raises(
-        DataError, match=r"CIFAR-10 is not on this machine.*--sets FOLDER.*OPENSLIP_DATASETS.*kriz"
+        DataError, match=r"CIFAR-10 is not on this machine.*--datasets FOLDER.*OPENSLIP_DATASETS.*kriz"
     ):
         places.place_of("cifar10")
     monkeypatch.setenv(places.ROOTS, str(tmp_path))

@@ -91,6 +91,32 @@ def read_object_array(path: str | Path) -> Iterator[Any]:
     yield from _given(elements)
 
 
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """Return the dict in the pickle at `path`, whose values are plain data, or numpy arrays of numbers, uncopied.
+
+    Texts that Python 2 wrote are taken as Latin-1, as the batches of CIFAR have them. Raises DataError as `read_list`
+    does.
+    """
+    with _Mapped(path, "pickle") as data:
+        top = _top(_ArrayUnpickler(data, str(path)), str(path))
+    if not isinstance(top, dict):
+        raise DataError(f"The pickle holds a {type(top).__name__}, not a dict of arrays", got=str(path))
+    return {_text(key): _plain(value) for key, value in top.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return what a value of the dict stands for: arrays, and texts instead of bytes."""
+    if isinstance(value, _Array):
+        return list(value) if value.numbers is None else value.numbers
+    if isinstance(value, list):
+        return [_text(one) for one in value]
+    return _text(value)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
 def _given(elements: list[Any]) -> Iterator[Any]:
     """Yield the elements, which the list then no longer holds."""
     elements.reverse()
@@ -100,18 +126,7 @@ def _given(elements: list[Any]) -> Iterator[Any]:
 
 def _load(data: mmap.mmap, path: str) -> list[Any]:
     """Return the list in the pickle that begins where `data` stands, and ends with it."""
-    try:
-        top = _Unpickler(data, path).load()
-    except DataError:
-        raise
-    except Exception as error:  # whatever the unpickler makes of hostile bytes
-        cause = "it ends too early" if isinstance(error, EOFError) else str(error)
-        raise DataError(
-            f"The pickle is damaged before byte {data.tell():,}",
-            got=path,
-            cause=f"there is no opcode {error}" if isinstance(error, KeyError) else cause,
-            fix="If it was cut off on the way, fetch it again",
-        ) from None
+    top = _top(_Unpickler(data, path), path)
     if not isinstance(top, list):
         raise DataError(
             f"The pickle holds a {type(top).__name__.strip('_').lower()}, not a list of entries", got=path
@@ -127,15 +142,32 @@ def _load(data: mmap.mmap, path: str) -> list[Any]:
     return top
 
 
-class _Unpickler(pickle._Unpickler):
-    """Makes plain data, and values in place of numpy's; see the module."""
+def _top(unpickler: _Unpickler, path: str) -> Any:
+    """Return what the pickle holds that begins where the unpickler's data stand."""
+    try:
+        return unpickler.load()
+    except DataError:
+        raise
+    except Exception as error:  # whatever the unpickler makes of hostile bytes
+        cause = "it ends too early" if isinstance(error, EOFError) else str(error)
+        raise DataError(
+            f"The pickle is damaged before byte {unpickler.data.tell():,}",
+            got=path,
+            cause=f"there is no opcode {error}" if isinstance(error, KeyError) else cause,
+            fix="If it was cut off on the way, fetch it again",
+        ) from None
 
+
+class _Unpickler(pickle._Unpickler):
+    """Makes plain data, and values in place of numpy's; see the module. numbers: whether arrays may be of numbers."""
+
+    numbers = False
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {}  # by opcode; filled below
 
     def __init__(self, data: mmap.mmap, path: str) -> None:
         """data: gives no more than the file has, whatever length is asked for, which a file object would reserve."""
-        super().__init__(data)
-        self.path = path
+        super().__init__(data, encoding="bytes")
+        self.data, self.path = data, path
         # Of what stand-ins copy, which may be one text any number of times.
         self.copies = Budget("The pickle", path, memory=8 * len(data) + MEMORY)
 
@@ -143,7 +175,7 @@ class _Unpickler(pickle._Unpickler):
         full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
         if full not in _StandIn.names:
             raise _refusal(self.path, full)
-        return _StandIn(full, self.copies)
+        return _StandIn(full, self.copies, self.numbers)
 
 
 def _followed(name: str, code: int) -> Callable[[Any], None]:
@@ -176,6 +208,16 @@ for _opcode in pickletools.opcodes:
     _Unpickler.dispatch[ord(_opcode.code)] = _followed(_opcode.name, ord(_opcode.code))
 
 
+class _ArrayUnpickler(_Unpickler):
+    """Makes arrays of numbers as well, and bytes of the texts that Python 2 wrote."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = _Unpickler.dispatch | {
+        ord(code): pickle._Unpickler.dispatch[ord(code)]
+        for code in (pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING)
+    }
+    numbers = True
+
+
 class _StandIn:
     """Stands for a function or type of numpy's or Python's that pickles of plain values name."""
 
@@ -187,17 +229,17 @@ class _StandIn:
     )
     """What numpy's object arrays and numbers ask for, newer ones in numpy._core, and bytes before protocol 3."""
 
-    def __init__(self, name: str, copies: Budget) -> None:
-        """copies: what may still be copied from the file at `copies.got`."""
-        self._name, self._copies = name, copies
+    def __init__(self, name: str, copies: Budget, numbers: bool = False) -> None:
+        """copies: what may still be copied from the file at `copies.got`. numbers: whether arrays may be of numbers."""
+        self._name, self._copies, self._numbers = name, copies, numbers
 
     def __call__(self, *arguments: Any) -> Any:
         """Return what the call would. Raises DataError for any call that plain values do not need."""
         match self._name.rpartition(".")[2], arguments:
             case "_reconstruct", (_StandIn(_name="numpy.ndarray"), (0,), b"b"):
-                return _Array(self._copies)
-            case "dtype", (str(kind), _, _) | (str(kind),):
-                return _Dtype(kind, self._copies)
+                return _Array(self._copies, self._numbers)
+            case "dtype", (str() | bytes() as kind, _, _) | (str() | bytes() as kind,):
+                return _Dtype(str(_text(kind)), self._copies)
             case "scalar", (_Dtype() as dtype, bytes(data)):
                 self._copies.draw(memory=len(data))
                 return dtype.value(data)
@@ -222,6 +264,13 @@ class _Dtype:
     def is_object(self) -> bool:
         return self._kind in ("O8", "O4", "O")
 
+    def numbers(self, data: bytes, shape: tuple[Any, ...], transposed: bool) -> np.ndarray:
+        """Return the array of numbers whose bytes these are. transposed: whether the first axis runs fastest."""
+        if not re.fullmatch(r"f[248]|[iu][1248]", self._kind):
+            raise ValueError(f"an array of numpy type {self._kind[:20]!r}")
+        flat = np.frombuffer(data, self._order + self._kind)
+        return flat.reshape(shape[::-1]).T if transposed else flat.reshape(shape)
+
     def value(self, data: bytes) -> Any:
         """Return the number or text whose bytes these are."""
         if not re.fullmatch(r"b1|f[248]|[iu][1248]|[US]\d{1,9}", self._kind):
@@ -232,20 +281,26 @@ class _Dtype:
 
     def __setstate__(self, state: Any) -> None:
         match state:
-            case (_, "<" | ">" | "=" | "|" as order, *_):
-                self._order = order
+            case (_, "<" | ">" | "=" | "|" | b"<" | b">" | b"=" | b"|" as order, *_):
+                self._order = _text(order)
             case _:
                 raise _refusal(self._copies.got, "BUILD")
 
 
 class _Array(list):
-    """Stands for a numpy object array."""
+    """Stands for a numpy array: of objects, or, where that is allowed, of numbers, which `numbers` then holds."""
 
-    def __init__(self, copies: Budget) -> None:
-        self._copies = copies
+    numbers: np.ndarray | None = None
+
+    def __init__(self, copies: Budget, may_be_numbers: bool = False) -> None:
+        self._copies, self._may_be_numbers = copies, may_be_numbers
 
     def __setstate__(self, state: Any) -> None:
         match state:
+            case (_, tuple() as shape, _Dtype(is_object=False) as dtype, transposed, bytes() as data) if (
+                self._may_be_numbers and not self and self.numbers is None
+            ):
+                self.numbers = dtype.numbers(data, shape, bool(transposed))
             case (*_, _Dtype(is_object=True), _, list() as elements) if not self:
                 self._copies.draw(memory=8 * len(elements))
                 self.extend(elements)

@@ -42,7 +42,8 @@ def open_folder(root: Path, name: str) -> LabelledSet:
     if split_called(root.absolute().name) or root.absolute().name.lower() in CONTAINERS:
         folders.append(root.absolute().parent)
     naming = next((found for folder in folders if (found := names_beside(folder, used))), None)
-    return assemble(name, os.path.realpath(root), parts, naming, notes=layout.notes)
+    told = [f"Class names from {naming.source}."] if naming and naming.source else []
+    return assemble(name, os.path.realpath(root), parts, naming, notes=[*layout.notes, *told])
 
 
 class Files(Sequence[Image]):

@@ -35,12 +35,22 @@ class Part:
 
     images: as those of `Labelled`. values: the classes that occur, as the data tell them. codes: (N,) int64 indices of
     `values`, -1 where an image has no label. keys: N names of the images, by which a set without splits is split.
+    several: of images with several labels (N, V) int8, which of the V values each has: 1, 0, or -1 where that is not
+    known; codes then say no more than which have labels.
     """
 
     images: Sequence[Image]
     values: Sequence[Value]
     codes: np.ndarray
     keys: Sequence[str] = ()
+    several: np.ndarray | None = None
+
+    @property
+    def used(self) -> list[Value]:
+        """The values that images have."""
+        if self.several is not None:
+            return [self.values[i] for i in np.flatnonzero((self.several == 1).any(axis=0)).tolist()]
+        return [self.values[i] for i in np.unique(self.codes[self.codes >= 0]).tolist()]
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ class Labelled:
     """N labelled images of one split.
 
     images: N encoded files or uint8 (height, width, 3) arrays, read when indexed; DataError for one that cannot be.
-    labels: (N,) int64 in [0, C). class_names: C names, as words. name: the data set's, for people. split: `train`,
+    labels: (N,) int64 in [0, C); of several labels an image (N, C) int8, 1 for the classes it has, 0 for others, -1
+    where that is not known. class_names: C names, as words. name: the data set's, for people. split: `train`,
     `val` or `test`; `all` of a set without splits. location: where it lies, which tells it from others of its name.
     named: False where the data give only numbers, and class_names are these; zero-shot then has nothing to go by.
     """
@@ -86,6 +97,21 @@ class LabelledSet:
     templates: tuple[str, ...] = ()
 
     @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return any(part.labels.ndim == 2 for part in self.splits.values())
+
+    def require_single(self) -> None:
+        """Raise DataError where an image may have several labels."""
+        if self.several:
+            raise DataError(
+                f"The images of {self.name} have several labels each (multi-label)",
+                got=", ".join(self.class_names[:SHOWN]),
+                cause="Here one class an image is needed",
+                fix="Measure zeroshot: or linear:, which take them. Or name a column with one class an image.",
+            )
+
+    @property
     def undivided(self) -> bool:
         """Whether the data came without splits."""
         return "all" in self.splits
@@ -99,8 +125,10 @@ class LabelledSet:
         wanted = split_asked_for(wanted)
         if self.undivided:
             whole = self.splits["all"]
-            test = held_out(self.keys, whole.labels)
-            note(f"{self.name} has no train and test split: a fixed fifth of every class is its test split.")
+            one = np.zeros(len(whole), np.int64) if self.several else whole.labels
+            test = held_out(self.keys, one)
+            what = "all images" if self.several else "every class"
+            note(f"{self.name} has no train and test split: a fixed fifth of {what} is its test split.")
             return _some(whole, np.flatnonzero(~test if wanted == "train" else test), wanted)
         if found := standing_for(wanted, self.splits):
             if found != wanted:
@@ -154,7 +182,10 @@ class LabelledSet:
         )
         everything = range(len(self.class_names))
         line = f"{_shortened(self.name, 60)}: {_classes(everything)} ({self._some(everything)}), {counts}"
-        present = {split: np.unique(part.labels).tolist() for split, part in self.splits.items()}
+        if self.several:
+            every = np.concatenate([part.labels for part in self.splits.values()])
+            line += f", {(every == 1).sum() / len(every):.1f} labels an image"
+        present = {split: _present(part.labels) for split, part in self.splits.items()}
         for tested in ("test", "val"):
             if "train" not in present or tested not in present:
                 continue
@@ -178,7 +209,7 @@ class LabelledSet:
 
 def require_common(train: Labelled, test: Labelled) -> None:
     """Raise DataError where no class of the one split is in the other: nothing learned on it could be right."""
-    labels = [np.unique(one.labels).tolist() for one in (train, test)]
+    labels = [_present(one.labels) for one in (train, test)]
     if not {*labels[0]} & {*labels[1]}:
         names = [", ".join(train.class_names[label] for label in some[:SHOWN]) for some in labels]
         raise DataError(
@@ -186,6 +217,12 @@ def require_common(train: Labelled, test: Labelled) -> None:
             got=f"{train.split}: {names[0]}; {test.split}: {names[1]}",
             fix="Call the classes the same in both. Or give the folder or files of one split themselves.",
         )
+
+
+def _present(labels: np.ndarray) -> list[int]:
+    """Return the classes that images have."""
+    found = np.unique(labels) if labels.ndim == 1 else np.flatnonzero((labels == 1).any(axis=0))
+    return found.tolist()
 
 
 def _classes(labels: Sequence[int]) -> str:
@@ -216,10 +253,7 @@ def assemble(
     Raises DataError for labels that have no name where others have, and for fewer than two classes.
     """
     naming = naming or Naming()
-    used = {
-        split: [part.values[i] for i in np.unique(part.codes[part.codes >= 0]).tolist()]
-        for split, part in parts.items()
-    }
+    used = {split: part.used for split, part in parts.items()}
     everything = list(
         dict.fromkeys([*naming.names, *(value for values in used.values() for value in values)])
     )
@@ -242,13 +276,16 @@ def assemble(
             fix="Check how its pictures are sorted.",
         )
     index = {value: i for i, value in enumerate(values)}
+    several = any(part.several is not None for part in parts.values())
     named = named_by_values([str(names.get(value, value)) for value in values], name, declared=bool(names))
     made = {
         split: Labelled(
             name,
             split,
             part.images,
-            np.array([*(index.get(alike.get(value, value), -1) for value in part.values), -1])[part.codes],
+            _labels(
+                part, [index.get(alike.get(value, value), -1) for value in part.values], len(values), several
+            ),
             named.names,
             named.named,
             location,
@@ -258,6 +295,22 @@ def assemble(
     keys = parts["all"].keys if "all" in parts else ()
     notes = (*filter(None, notes), *merged, *named.notes)
     return LabelledSet(name, location, named.names, named.named, made, keys, notes, tuple(values))
+
+
+def _labels(part: Part, classes: Sequence[int], count: int, several: bool) -> np.ndarray:
+    """Return the labels of a split as `Labelled` has them. classes: of each of the part's values, -1 for none."""
+    if not several:
+        return np.array([*classes, -1])[part.codes]
+    labels = np.zeros((len(part.codes), count), np.int8)
+    if part.several is None:
+        codes = np.array([*classes, -1])[part.codes]
+        labels[np.arange(len(codes))[codes >= 0], codes[codes >= 0]] = 1
+        return labels
+    for column, one in zip(part.several.T, classes):
+        if one >= 0:  # of values that are one class, one is enough
+            unknown = (labels[:, one] < 0) | (column < 0)
+            labels[:, one] = np.where((labels[:, one] == 1) | (column == 1), 1, -unknown.astype(np.int8))
+    return labels
 
 
 def _alike(

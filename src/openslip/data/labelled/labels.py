@@ -6,7 +6,7 @@ import decimal
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from openslip.data.containers.row_groups import is_list, plain_type
 from openslip.data.labelled.classes import Naming, Value, number
 from openslip.data.labelled.labelled_set import Image, Part, Subset
+from openslip.data.labelled.several import several_in
 from openslip.data.labelled.splits import SPLITS, split_called
+from openslip.data.limits import TABLE_BYTES
 from openslip.errors import DataError, shortened
 
 FEW = 100
@@ -34,13 +36,21 @@ _AMOUNT = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of N images. values: those that occur; codes: (N,) int64 indices of them, -1 where there is none."""
+    """The labels of N images. values: those that occur; codes: (N,) int64 indices of them, -1 where there is none.
+
+    several: of images with several labels, which of the values each has, as `Part.several`; codes are 0 or -1 then.
+    """
 
     values: list[Value]
     codes: np.ndarray
+    several: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def rows(self, rows: np.ndarray) -> Labels:
+        """Return the labels of some of the images."""
+        return Labels(self.values, self.codes[rows], None if self.several is None else self.several[rows])
 
 
 class Numbered(Sequence[str]):
@@ -75,8 +85,14 @@ def of_arrays(arrays: Iterable[pa.Array], called: str, names: Sequence[str] | No
     """
     distinct = _Distinct(called)
     codes = [np.zeros(0, dtype=np.int64)]
-    for array in map(_without_lists, arrays):
+    for array in arrays:
         kind = plain_type(array.type)
+        if is_list(array.type) and not _no_class(plain_type(array.type.value_type)):
+            cells = array.to_pylist()
+            if names is not None:
+                cells = [cell and [_called(one, names, called) for one in cell] for cell in cells]
+            codes.append(np.fromiter(map(distinct.code, cells), np.int64, len(cells)))
+            continue
         if why := _no_class(kind):
             raise _refused(called, str(array.type), why)
         if pa.types.is_null(kind):
@@ -101,6 +117,35 @@ def of_cells(cells: Iterable[Any], called: str) -> Labels:
     return _merged(distinct.cells, codes, called)
 
 
+def parted(found: dict[str, Found], called: str) -> dict[str, Found]:
+    """Return the images with several labels each where the texts of the column called so hold several, as `a|b`.
+
+    Raises DataError where it is unclear whether they do.
+    """
+    texts = {value for one in found.values() for value in one.labels.values if isinstance(value, str)}
+    lists = several_in(sorted(texts), called)
+    if lists is None:
+        return found
+    if all(len(labels) == 1 for labels in lists.values()) and all(
+        one.labels.several is None for one in found.values()
+    ):
+        alone = {text: labels[0] for text, labels in lists.items()}
+        return {split: replace(one, labels=_renamed(one.labels, alone)) for split, one in found.items()}
+    made = {}
+    for split, one in found.items():
+        if one.labels.several is None:
+            cells = [lists[value] if isinstance(value, str) else [value] for value in one.labels.values]
+            made[split] = Found(one.images, _several([*cells, None], one.labels.codes, called), one.keys)
+    return found | made
+
+
+def _renamed(labels: Labels, names: Mapping[str, str]) -> Labels:
+    """Return labels with other names for the texts among their values, which may be fewer."""
+    values = [names[value] if isinstance(value, str) else value for value in labels.values]
+    known = list(dict.fromkeys(values))
+    return Labels(known, np.array([*map(known.index, values), -1], np.int64)[labels.codes])
+
+
 def settle(
     name: str, found: Mapping[str, Found], naming: Naming | None = None
 ) -> tuple[dict[str, Part], list[str]]:
@@ -114,8 +159,8 @@ def settle(
     parts, notes = {}, []
     for split, one in found.items():
         none = {i for i, value in enumerate(one.labels.values) if value == -1 and not minus}
-        codes = one.labels.codes
-        if none:
+        codes, several = one.labels.codes, one.labels.several
+        if none and several is None:
             codes = np.where(np.isin(codes, list(none)), -1, codes)
         kept = np.flatnonzero(codes >= 0)
         if not len(kept):
@@ -128,8 +173,9 @@ def settle(
                 f"{name}: {len(codes) - len(kept):,} of {len(codes):,} {which} have no label and are left out"
             )
             images, codes = Subset(images, kept), codes[kept]
+            several = None if several is None else several[kept]
             keys = [keys[i] for i in kept.tolist()] if split == "all" else ()
-        parts[split] = Part(images, one.labels.values, codes, keys)
+        parts[split] = Part(images, one.labels.values, codes, keys, several)
     if not parts:
         raise DataError(
             f"{name} has no labelled images",
@@ -157,8 +203,7 @@ def by_rows(whole: Found, told: Labels, column: str) -> tuple[dict[str, Found], 
             f"{left:,} rows are left out, whose '{column}' is no known split: {shortened(others, 200) or 'empty'}"
         )
     return {
-        split: Found(Subset(whole.images, some), Labels(whole.labels.values, whole.labels.codes[some]))
-        for split, some in rows.items()
+        split: Found(Subset(whole.images, some), whole.labels.rows(some)) for split, some in rows.items()
     }, notes
 
 
@@ -182,9 +227,10 @@ class _Distinct:
         self._codes: dict[Any, int] = {}
 
     def code(self, cell: Any) -> int:
-        """Return the number of a cell among them. Raises DataError for an object, several in a list, and too many."""
-        if isinstance(cell, list) and len(cell) < 2:
-            cell = cell[0] if cell else None
+        """Return the number of a cell among them; of a list that of a tuple. Raises DataError for an object, and too
+        many."""
+        if isinstance(cell, list):
+            cell = tuple(cell)
         try:
             code = self._codes.setdefault((type(cell), cell), len(self.cells))
         except TypeError:
@@ -194,17 +240,6 @@ class _Distinct:
             if code >= MOST:
                 raise _refused(self.called, f"{self.cells[:3]}, …: more than {MOST:,} different ones", _ID)
         return code
-
-
-def _without_lists(array: pa.Array) -> pa.Array:
-    """Return what is in lists of one label each; other arrays as they are."""
-    if not is_list(array.type):
-        return array
-    lengths = pc.fill_null(pc.call_function("list_value_length", [array]), 0).to_numpy(zero_copy_only=False)
-    if lengths.max(initial=0) > 1:
-        return array
-    numbers = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
-    return pc.call_function("list_flatten", [array]).take(numbers)
 
 
 def _encoded(array: pa.Array) -> pa.DictionaryArray:
@@ -234,6 +269,10 @@ def _called(cell: Any, names: Sequence[str], called: str) -> str | None:
 
 def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
     """Return labels whose values differ: cells that say the same, such as `cat` and `cat `, are one class."""
+    if any(isinstance(cell, tuple) and len(cell) > 1 for cell in cells):
+        lists = [cell if isinstance(cell, tuple) else None if cell is None else (cell,) for cell in cells]
+        return _several(lists, codes, called)
+    cells = [(cell[0] if cell else None) if isinstance(cell, tuple) else cell for cell in cells]
     values = _values(cells, called)
     numbers: dict[Value, int] = {}
     for value in values:
@@ -250,6 +289,24 @@ def _merged(cells: Sequence[Any], codes: np.ndarray, called: str) -> Labels:
     return Labels(list(numbers), codes)
 
 
+def _several(lists: Sequence[Sequence[Any] | None], codes: np.ndarray, called: str) -> Labels:
+    """Return the labels of images that have several, given those of each distinct cell, None for no label."""
+    every = [one for labels in lists for one in labels or ()]
+    values = _values(every, called)
+    known = list(dict.fromkeys(value for value in values if value is not None))
+    if len(known) * len(codes) > TABLE_BYTES:
+        raise _refused(called, f"{len(known):,} different labels for {len(codes):,} images", _ID)
+    numbers, has = {value: i for i, value in enumerate(known)}, np.zeros((len(lists), len(known)), np.int8)
+    position = 0
+    for row, labels in enumerate(lists):
+        for value in values[position : position + len(labels or ())]:
+            if value is not None:
+                has[row, numbers[value]] = 1
+        position += len(labels or ())
+    none = np.array([labels is None for labels in lists], bool)
+    return Labels(known, np.where(none[codes], -1, 0), has[codes])
+
+
 def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
     """Return cells as classes, None for what stands for nothing."""
     values: list[Value | None] = [_value(cell, called) for cell in cells]
@@ -258,9 +315,6 @@ def _values(cells: Sequence[Any], called: str) -> list[Value | None]:
     fractions = not whole and any(re.search(r"[.e]", text, re.IGNORECASE) for text in texts)
     if fractions and all(map(_AMOUNT.fullmatch, texts)):
         raise _refused(called, ", ".join(texts[:3]), _why_not(0.5))
-    alone, several = {*texts}, [text for text in texts if "|" in text]
-    if any(part.strip() in alone for text in several for part in text.split("|")):
-        raise _refused(called, ", ".join(several[:3]), _why_not([]))
     if texts and whole and not all(text.isdigit() for text in texts):  # `3.0` and `-1` of a CSV
         values = [int(value.partition(".")[0]) if isinstance(value, str) else value for value in values]
     return values
@@ -286,7 +340,7 @@ def _value(cell: Any, called: str) -> Value | None:
 
 def _why_not(cell: Any) -> str:
     if isinstance(cell, list | tuple | set):
-        return "An image has several labels there (multi-label), and one class an image is what is measured"
+        return "They are lists of lists or of objects, not of labels"
     if isinstance(cell, dict):
         return f"Its cells are objects with {', '.join(map(repr, list(cell)[:10]))}"
     if isinstance(cell, float | decimal.Decimal):
@@ -297,7 +351,7 @@ def _why_not(cell: Any) -> str:
 def _no_class(kind: pa.DataType) -> str:
     """Return why a type can hold no classes, "" if it can."""
     if is_list(kind):
-        return "An image has several labels there (multi-label), and one class an image is what is measured"
+        return "They are lists of lists, not of labels"
     if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
         return "Its cells are objects, not a label each"
     if pa.types.is_temporal(kind):
@@ -308,7 +362,7 @@ def _no_class(kind: pa.DataType) -> str:
 def _refuse_ids(name: str, parts: Mapping[str, Part]) -> None:
     """Raise DataError for numbers, or long texts, of which most images have their own."""
     rows = sum(len(part.codes) for part in parts.values())
-    values = {part.values[i] for part in parts.values() for i in np.unique(part.codes).tolist()}
+    values = {value for part in parts.values() for value in part.used}
     if len(values) <= FEW or 2 * len(values) <= rows:
         return
     numbers = all(number(value) is not None or isinstance(value, int) for value in values)

@@ -32,6 +32,8 @@ _MASKS = re.compile(
 """Folders of pictures beside a folder of CONTAINERS that only say something about its pictures."""
 _ALMOST_SPLIT = re.compile(r"(train|test|val)(ing|id|idation)?[-_. ]?\w{0,2}", re.IGNORECASE)
 _CLASS_IN_NAME = re.compile(r"([^\W\d_][^\W\d]+?)[-_. ]*\(?\d+\)?\.\w+")
+_NO_CLASSES = ("BACKGROUND_Google",)
+"""Folders of pictures beside those of Caltech-101's classes that are none of these."""
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "xlsx")
 
 
@@ -198,6 +200,10 @@ class _Reader:
     def _classes(self, node: Node) -> dict[str, list[str]]:
         """Return the pictures of each class: of a folder, and of all folders in it."""
         self._stray(node)
+        self._leave_out(
+            _drop(node, [folder for folder in node.folders if folder.name in _NO_CLASSES]),
+            "hold pictures of no class (CLIP measured with one more, `background`: rename it to do so, too)",
+        )
         self._drop_masks(*node.folders)
         classes = by_letter(node.folders)
         if classes:

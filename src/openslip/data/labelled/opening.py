@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from openslip.addresses import is_url, shown
 from openslip.data.labelled.data_files import Asked, DataFiles, find
@@ -16,14 +17,19 @@ from openslip.errors import DataError
 from openslip.files import expand
 
 
-def load_labelled(spec: str, split: str = "test", **columns: str) -> Labelled:
+def load_labelled(spec: str, split: str = "test", **columns: Any) -> Labelled:
     """Open one split (`train`, `test` or `val`) of the labelled images that `spec` names (see `open_labelled`)."""
     split = split_asked_for(split)
     return open_labelled(spec, **columns).split(split)
 
 
 def open_labelled(
-    spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
+    spec: str,
+    *,
+    image_column: str = "",
+    label_column: str = "",
+    image_root: str = "",
+    several: bool = False,
 ) -> LabelledSet:
     """Open the labelled images that `spec` names.
 
@@ -33,22 +39,29 @@ def open_labelled(
     - `.csv`, `.tsv`, `.jsonl`, `.xlsx`: a table of image files and classes, perhaps with a column `split`
     - WebDataset shards (`.tar`), or a folder or pattern of them: the class in `.cls`, `.json`, or the folder's name
     - a folder of images, `<split>/<class>/*` or `<class>/*`
+    - a folder with a published set in the layout of its archive (see `openslip.data.labelled.published`)
 
     Data without splits are split by a hash of each image's name: 20 % of every class for `test`, the rest for `train`,
     the same each time. image_column, label_column: of tables and Parquet files; of tar shards the endings of members,
     or a key of the `.json`. image_root: the folder that paths in a table are relative to. Each is guessed where empty.
-    Of a test set that is named alone, files for training that lie beside it come along.
+    Of a test set that is named alone, files for training that lie beside it come along. several: whether an image may
+    have several labels.
 
     Raises DataError for data that cannot be used.
     """
-    return _open(spec, Asked(image_column, label_column, image_root), beside=True)
+    found = _open(spec, Asked(image_column, label_column, image_root), beside=True)
+    if not several:
+        found.require_single()
+    return found
 
 
 def open_named(
     spec: str, *, image_column: str = "", label_column: str = "", image_root: str = ""
 ) -> LabelledSet:
     """Open the labelled images that `spec` names, as `open_labelled` does, without any that lie beside them."""
-    return _open(spec, Asked(image_column, label_column, image_root), beside=False)
+    found = _open(spec, Asked(image_column, label_column, image_root), beside=False)
+    found.require_single()
+    return found
 
 
 def _open(spec: str, asked: Asked, *, beside: bool) -> LabelledSet:
@@ -57,6 +70,11 @@ def _open(spec: str, asked: Asked, *, beside: bool) -> LabelledSet:
         return open_scenes(spec, name)
     path = expand(spec)
     try:
+        if not (asked.image or asked.label) and (path.is_dir() or path.is_file()):
+            from openslip.data.labelled.published import open_published
+
+            if published := open_published(path, name):
+                return published
         files = find(spec)
         if files and files.beside and not beside:
             files = _without_training(files, [])
@@ -109,6 +127,9 @@ def dataset_name(spec: str) -> str:
     if spec.split(":")[0] == "scenes":
         kind = spec.partition(":")[2].partition(":")[0]
         return f"scenes:{kind}" if kind in ("heldout", "val") else "scenes"
+    if of_split := re.fullmatch(r"(.+\.json):(\w+)", spec, re.DOTALL):  # of a file of Karpathy's
+        name = dataset_name(of_split[1])
+        return name if of_split[2] == "test" else f"{name}:{of_split[2]}"
     path = Path(os.path.abspath(expand(shown(spec))))
     names = "|".join(split_aliases())
     file = r"\.(parquet|tar|tgz|csv|tsv|txt|xlsx|jsonl?|ndjson)(\.gz)?$"

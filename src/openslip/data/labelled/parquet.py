@@ -22,6 +22,7 @@ from openslip.data.labelled.labels import (
     Numbered,
     by_rows,
     of_arrays,
+    parted,
     settle,
     used_values,
 )
@@ -62,6 +63,7 @@ def open_parquet(data_files: DataFiles, name: str, where: str, asked: Asked) -> 
     if "all" in found and columns.split:
         found, more = by_rows(found["all"], columns.splits(data_files.splits["all"]), columns.split)
         columns.notes += more
+    found = parted(found, columns.label)
     naming = columns.naming(found)
     parts, left_out = settle(name, found, naming)
     notes = [*data_files.notes, *columns.notes, *left_out]
@@ -216,11 +218,22 @@ def _arrays(files: Sequence[str], column: str) -> Iterator[pa.Array]:
 def _joined(labels: Sequence[Labels]) -> Labels:
     """Return the labels of several files as those of one."""
     numbers: dict[Value, int] = {}
+    new = [[numbers.setdefault(value, len(numbers)) for value in one.values] for one in labels]
     codes = [np.zeros(0, dtype=np.int64)]
-    for one in labels:
-        new = [numbers.setdefault(value, len(numbers)) for value in one.values]
-        codes.append(np.array([*new, -1], dtype=np.int64)[one.codes])
-    return Labels(list(numbers), np.concatenate(codes))
+    if not any(one.several is not None for one in labels):
+        codes += [np.array([*own, -1], dtype=np.int64)[one.codes] for own, one in zip(new, labels)]
+        return Labels(list(numbers), np.concatenate(codes))
+    has = []
+    for own, one in zip(new, labels):
+        some = np.zeros((len(one), len(numbers)), np.int8)
+        if one.several is not None:
+            some[:, own] = one.several
+        else:
+            labelled = np.flatnonzero(one.codes >= 0)
+            some[labelled, np.array(own, np.int64)[one.codes[labelled]]] = 1
+        has.append(some)
+        codes.append(np.where(one.codes < 0, -1, 0))
+    return Labels(list(numbers), np.concatenate(codes), np.concatenate(has))
 
 
 def _schemas(files: Sequence[str]) -> list[pa.Schema]:

@@ -15,7 +15,7 @@ from openslip.data.labelled.classes import number
 from openslip.data.labelled.data_files import Asked, DataFiles
 from openslip.data.labelled.label_column import NoLabels, choose_label, choose_split
 from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble, columns_of, file_of, key_of
-from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
+from openslip.data.labelled.labels import Found, by_rows, of_cells, parted, settle, used_values
 from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.pictures import Pictures
 from openslip.data.record import ImageFile
@@ -63,6 +63,7 @@ def open_table(data_files: DataFiles, name: str, where: str, asked: Asked) -> La
     if "all" in found and told and told.split:
         found, more = by_rows(found["all"], of_cells(told.splits, told.split), told.split)
         notes += more
+    found = parted(found, label)
     naming = None
     if data_files.root is not None:
         folder = Path(data_files.files[0]).absolute().parent
@@ -187,7 +188,8 @@ class _Table:
             raise DataError(
                 f"{kept.several:,} rows of {where} give a picture another label than a row before (multi-label)",
                 got=kept.example,
-                fix="Write a table with one class a picture; only that can be measured",
+                fix="If a picture has several labels, write one row for it, with a sign between them: ant|bee. Else "
+                "leave the row of one class",
             )
         if kept.several:
             what = "rows give a picture another label than a row before"

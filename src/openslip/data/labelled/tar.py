@@ -13,7 +13,7 @@ from openslip.data.labelled.classes import number
 from openslip.data.labelled.data_files import Asked, DataFiles
 from openslip.data.labelled.label_column import choose_label
 from openslip.data.labelled.labelled_set import Image, LabelledSet, assemble
-from openslip.data.labelled.labels import Found, by_rows, of_cells, settle, used_values
+from openslip.data.labelled.labels import Found, by_rows, of_cells, parted, settle, used_values
 from openslip.data.labelled.names import names_beside
 from openslip.data.labelled.prompts import MOST_BYTES, as_ours, check_templates, template_lines
 from openslip.data.labelled.splits import split_called
@@ -50,6 +50,7 @@ def open_tar(data_files: DataFiles, name: str, where: str, asked: Asked) -> Labe
     if "all" in found and told:
         found, more = by_rows(found["all"], of_cells(told, "folder"), "folder")
         notes += more
+    found = parted(found, asked.label or "the class")
     naming, templates = None, ()
     if data_files.root is not None:
         folder = Path(data_files.files[0]).absolute().parent

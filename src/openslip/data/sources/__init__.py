@@ -12,6 +12,7 @@ from openslip.config import SOURCES
 from openslip.data.contents import Contents, LeftOut
 from openslip.data.formats import EXTENSIONS
 from openslip.data.record import Source
+from openslip.data.sources import karpathy
 from openslip.data.sources.layout import (
     ENTRIES,
     Layout,
@@ -44,6 +45,7 @@ def open_source(
     captions_required: bool = True,
     must_fit: bool = True,
     leave_broken: bool = False,
+    split: str = "train",
 ) -> Source:
     """Open captioned images by what `spec` looks like.
 
@@ -52,6 +54,7 @@ def open_source(
     - `.parquet`, in as many files and places: images, or paths of images, and captions
     - `.csv`, `.tsv`, `.txt`, `.jsonl`, `.xlsx`: a table of image paths and captions, in the columns named or guessed
     - `.json`: COCO captions or RedCaps annotations; of the latter also several files, or their folder
+    - `dataset_coco.json[:train|val|test|restval|all]`: a split of a file of Karpathy's
     - `.npy`: Conceptual Captions; `.pkl`, or `.parquet` of the same three columns: the metadata of YFCC15M
     - `hf:owner/name[/config][:split]`: a data set of the Hugging Face hub, or a folder that its library saved;
       `hf-stream:…`: the same without downloading all of it
@@ -68,7 +71,7 @@ def open_source(
     labelled images: where the class is, what captions are made of, and a file with names. Where a source of a mixture
     has no such column, or no images in such a folder, they are guessed; that an option fits none is an error unless
     `must_fit` is False. `leave_broken`: shards that cannot be read are left out, which `note` and `beside` say, instead
-    of being an error.
+    of being an error. `split`: of a file of Karpathy's whose spec names no split.
     Raises DataError when there is nothing at `spec`, or nothing that can be read.
     """
 
@@ -76,7 +79,7 @@ def open_source(
         **{"image_root": image_root, "image_column": image_column, "caption_column": caption_column},
         **{"label_column": label_column, "templates": templates, "class_names": class_names},
     }
-    open_one = partial(_open, captions_required=captions_required, leave_broken=leave_broken)
+    open_one = partial(_open, captions_required=captions_required, leave_broken=leave_broken, split=split)
     terms = split_mixture(spec)
     if os.path.exists(spec) or [weight for weight, _ in terms] == [1]:
         return open_fitting([spec], open_one, options, must_fit=must_fit)[0]
@@ -84,7 +87,9 @@ def open_source(
     return Mixture(sources, [weight for weight, _ in terms], name=shown(spec))
 
 
-def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, leave_broken: bool) -> Source:
+def _open(
+    spec: str, columns: Mapping[str, str], *, captions_required: bool, leave_broken: bool, split: str
+) -> Source:
     # Specs that are no paths.
     if not spec.strip():
         raise DataError("No data is given", fix=f"Name a source: {SOURCES}")
@@ -102,10 +107,13 @@ def _open(spec: str, columns: Mapping[str, str], *, captions_required: bool, lea
 
         return open_hub(spec, **columns, captions_required=captions_required)
 
+    named, own = karpathy.split_of(spec)
+    paths = find_paths(named)
+    if len(paths) == 1 and (own or (ending(paths[0]) == ".json" and karpathy.is_karpathy(paths[0]))):
+        return karpathy.KarpathySplit(_only(paths, named), own or split, image_root=columns["image_root"])
     open_files = partial(
         _open_files, columns=columns, captions_required=captions_required, leave_broken=leave_broken
     )
-    paths = find_paths(spec)
     if len(paths) == 1 and ending(paths[0]) == "/":
         return _open_folder(paths[0], spec, open_files)
     if is_url(spec) and len(paths) > 1 and not re.search(r"[*?\[{]", spec):  # a folder elsewhere

@@ -67,10 +67,10 @@ class CocoCaptions(ImageFiles):
         return self.of_entries(_fields(_load(self._path)["images"]), Cells())
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
-    """Read the JSON and check its outer form."""
+def read_annotations(path: Path, lists: Iterable[str]) -> Any:
+    """Return what a file of JSON says. Raises DataError where it cannot be read, or has one of these lists twice."""
     try:
-        data = parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), _LISTS)
+        return parse(read_whole(path, TABLE_BYTES).decode("utf-8-sig"), lists)
     except OSError as error:
         fix = "Give several smaller files: 'A.json + B.json'" if error.errno == errno.EFBIG else ""
         raise DataError("The COCO file cannot be read", got=str(path), cause=str(error), fix=fix) from None
@@ -81,6 +81,11 @@ def _load(path: Path) -> dict[str, list[Any]]:
             cause=str(error),
             fix="If it was cut off on the way, fetch it again; if it has one JSON object a line, name it .jsonl",
         ) from None
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    """Read the JSON and check its outer form."""
+    data = read_annotations(path, _LISTS)
     if isinstance(data, dict) and all(isinstance(data.get(key), list) for key in _LISTS):
         return data
     fix = 'For captions in another form write a .jsonl file, one {"image": path, "caption": text} a line'

@@ -121,7 +121,7 @@ def missing(card: Card) -> DataError:
         got=card.name,
         cause=f"It was looked for in {shortened(', '.join(map(str, folders)))}, as {card.name}"
         if folders
-        else f"No folder of data sets is named: --sets FOLDER or the environment variable {ROOTS} do",
+        else f"No folder of data sets is named: --datasets FOLDER or the environment variable {ROOTS} do",
         fix=f"Get it from {card.where}"
         + (f", or as shards from {card.shards}" if card.hub and card.shards not in card.where else "")
         + f". Another place is named by {card.name}@FOLDER",

@@ -56,7 +56,9 @@ def listed(cards: Iterable[Card]) -> str:
         )
     text = "\n".join(_aligned(rows))
     roots = ", ".join(map(str, places.roots()))
-    looked = f"Looked for in {roots}." if roots else f"Folders to look in: --sets FOLDER, or {places.ROOTS}."
+    looked = (
+        f"Looked for in {roots}." if roots else f"Folders to look in: --datasets FOLDER, or {places.ROOTS}."
+    )
     return f"{text}\n\n{looked} `slip datasets show NAME` prints a card."
 
 

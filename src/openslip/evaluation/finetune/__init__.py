@@ -1,6 +1,7 @@
-"""End-to-end finetuning: SLIP's third protocol, BEiT's recipe, resumable."""
+"""Classifiers trained on augmented pictures, resumable: end-to-end finetuning by BEiT's recipe, SLIP's third protocol,
+and one linear layer on a frozen tower by SGD, its second."""
 
-from openslip.evaluation.finetune.recipe import FinetuneRecipe, recipe_for
-from openslip.evaluation.finetune.run import Finetune
+from openslip.evaluation.finetune.recipe import FinetuneRecipe, LinearRecipe, recipe_for
+from openslip.evaluation.finetune.run import Finetune, LinearBySgd
 
-__all__ = ["Finetune", "FinetuneRecipe", "recipe_for"]
+__all__ = ["Finetune", "FinetuneRecipe", "LinearBySgd", "LinearRecipe", "recipe_for"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import math
+from typing import Any, Self
 
 import torch
 from timm.layers.drop import DropPath
@@ -21,22 +22,34 @@ HEAD = float("inf")
 
 
 class Classifier(nn.Module):
-    """A copy of an image tower with a new linear head on its feature; the tower given is left as it is."""
+    """A copy of an image tower with a new linear head on its feature; the tower given is left as it is.
+
+    Where the recipe has the tower frozen, it is in evaluation mode always, and no gradient is computed in it.
+    """
 
     def __init__(self, tower: nn.Module, classes: int, recipe: FinetuneRecipe) -> None:
         super().__init__()
-        self.tower: Any = copy.deepcopy(tower).requires_grad_(True)
+        self.frozen = recipe.frozen
+        self.tower: Any = copy.deepcopy(tower).requires_grad_(not self.frozen)
         set_drop_path(self.tower, recipe.drop_path)
         self.head = nn.Linear(int(tower.width), classes)  # type: ignore[arg-type]
         self.width = classes  # of what comes out, as towers have it
         with torch.no_grad():
-            trunc_normal_(self.head.weight, std=0.02)
+            (nn.init.normal_ if self.frozen else trunc_normal_)(self.head.weight, std=0.02)
             self.head.weight.mul_(recipe.head_scale)
             self.head.bias.zero_()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, S, S), normalised → float32 logits (N, classes)."""
-        return self.head(self.tower(images)).float()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.tower(images)
+        return self.head(features).float()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.tower.eval()
+        return self
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """Return name → ordinal of the layer it belongs to (timm's protocol for layer-wise decay)."""
@@ -71,12 +84,17 @@ def set_drop_path(tower: nn.Module, rate: float) -> None:
         block.drop_path2 = DropPath(share) if share else nn.Identity()
 
 
-def build_optimizer(model: Classifier, recipe: FinetuneRecipe, batch: int) -> torch.optim.AdamW:
-    """Return AdamW with a group per layer and decay; its `lr_scale` is layer_decay ** (layers above it).
+def build_optimizer(model: Classifier, recipe: FinetuneRecipe, batch: int) -> torch.optim.Optimizer:
+    """Return AdamW with a group per layer and decay; its `lr_scale` is layer_decay ** (layers above it). Of a frozen
+    tower SGD on the head alone.
 
     BEiT's layers: embeddings 0, block i at i + 1, then final norm and head at scale 1. Groups carry the
     `names` of their parameters.
     """
+    if recipe.frozen:
+        head = [{"params": list(model.head.parameters()), "names": ("head.weight", "head.bias")}]
+        lr, momentum = recipe.lr * batch / 256, recipe.betas[0]
+        return torch.optim.SGD(head, lr=lr, momentum=momentum, weight_decay=recipe.weight_decay)
     groups = param_groups_layer_decay(
         model,
         weight_decay=recipe.weight_decay,
@@ -89,8 +107,26 @@ def build_optimizer(model: Classifier, recipe: FinetuneRecipe, batch: int) -> to
     return torch.optim.AdamW(groups, lr=recipe.lr * batch / 1024, betas=recipe.betas, fused=True)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, recipe: FinetuneRecipe, steps: int) -> CosineLRScheduler:
+class EpochCosine:
+    """A cosine from the optimiser's rates to 0 that changes once an epoch, as in MoCo v3's linear protocol."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, epochs: int, steps: int) -> None:
+        self.optimizer, self.epochs, self.steps = optimizer, epochs, steps
+        self.rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+
+    def step_update(self, step: int) -> None:
+        """Set the rates for `step`, from 0."""
+        share = 0.5 * (1 + math.cos(math.pi * (step // self.steps) / self.epochs))
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * share
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, recipe: FinetuneRecipe, steps: int
+) -> CosineLRScheduler | EpochCosine:
     """Return warm-up and cosine over `recipe.epochs` of `steps` each; `step_update(step)` sets the rates."""
+    if recipe.frozen:
+        return EpochCosine(optimizer, recipe.epochs, steps)
     total = recipe.epochs * steps
     warmup = min(recipe.warmup_epochs * steps, total - 1)
     return CosineLRScheduler(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from openslip.errors import ConfigError, did_you_mean
 
@@ -15,6 +15,8 @@ PRESETS = ("paper", "small-data", "auto")
 class FinetuneRecipe:
     """BEiT's finetuning recipe as SLIP used it; the defaults are those of ViT-B/16 (SLIP paper, appendix)."""
 
+    frozen: ClassVar[bool] = False
+    """Whether the tower stays as it is, and the head alone is trained."""
     name: str = "paper"
     epochs: int = 100
     warmup_epochs: int = 20
@@ -73,6 +75,39 @@ class FinetuneRecipe:
         ):
             if not 0 <= (value := getattr(self, key)) <= 1:
                 raise ConfigError(f"The finetune recipe's '{key}' must lie between 0 and 1", got=value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe(FinetuneRecipe):
+    """SLIP's linear protocol, as MoCo v3's: one linear layer on a frozen tower, by SGD with momentum 0.9.
+
+    The learning rate is 0.1 at a total batch of 256, scaled linearly with the batch; a cosine brings it to 0, changing
+    once an epoch. Of the augmentations crop and flip are left. The paper does not say its batch: with few pictures a
+    smaller one makes more steps.
+    """
+
+    frozen: ClassVar[bool] = True
+    name: str = "linear"
+    epochs: int = 90
+    warmup_epochs: int = 0
+    batch: int = 256
+    lr: float = 0.1
+    """At a batch of 256."""
+    lr_end: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.0)
+    """The first is the momentum."""
+    weight_decay: float = 0.0
+    layer_decay: float = 1.0
+    drop_path: float = 0.0
+    head_scale: float = 0.5
+    """The head starts with a deviation of 0.01: this share of a finetuned one's 0.02."""
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 0.0
+    rand_augment: str = ""
+    erasing: float = 0.0
+    interpolation: str = "bilinear"
 
 
 def recipe_for(width: int, images: int, preset: Preset = "auto") -> FinetuneRecipe:

@@ -26,7 +26,7 @@ from openslip.evaluation.features import counting, shows_progress
 from openslip.evaluation.finetune import state
 from openslip.evaluation.finetune.data import HEAD, MODEL, Batch, seeded, test_loader, train_loader
 from openslip.evaluation.finetune.layers import Classifier, build_optimizer, build_schedule
-from openslip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, Preset, recipe_for
+from openslip.evaluation.finetune.recipe import PRESETS, FinetuneRecipe, LinearRecipe, Preset, recipe_for
 from openslip.evaluation.opened import NOTHING_ASKED, OnLabelled
 from openslip.progress import Bar, PlainLines
 from openslip.training.precision import autocast, choose_precision
@@ -124,9 +124,13 @@ class Finetune(OnLabelled):
         data = self.opened()
         return data.split(self.splits[0]), data.split(self.splits[1])
 
+    def recipe_for(self, width: int, images: int) -> FinetuneRecipe:
+        """Return the recipe of a tower of feature dimension `width` and `images` training images."""
+        return recipe_for(width, images, self.preset)
+
     def _run(self, encoder: Encoder, train: Labelled, test: Labelled) -> list[Result]:
         tower, views = encoder.model.image_tower, encoder.config.views
-        recipe = self.recipe or recipe_for(int(cast(int, tower.width)), len(train.images), self.preset)
+        recipe = self.recipe or self.recipe_for(int(cast(int, tower.width)), len(train.images))
         # The state is of these pictures, whatever others are called so. Reading them once costs less than an epoch.
         pictures, digests = self._content(train), self._digests(test)
         tested = fingerprint.of_labelled(digests, test.labels.tolist(), test.class_names)
@@ -204,6 +208,23 @@ class Finetune(OnLabelled):
                     save(trainer.model, trainer.optimizer, (epoch + 1) * steps, losses)
         if trainer.damaged:
             note(f"{self.name}: {len(trainer.damaged)} damaged training images were left out")
+
+
+class LinearBySgd(Finetune):
+    """The paper's linear protocol: the tower stays as it is, and a linear layer on its feature is trained by SGD.
+
+    Pictures come through the same pipeline as in finetuning, cropped and flipped anew in each epoch, and the state is
+    kept in the same way: the classifier that it leaves is read as a finetuned one. Options are those of `Finetune`;
+    recipe: see `LinearRecipe`.
+    """
+
+    protocol = "linear"
+
+    def __init__(self, dataset: str, folder: Path | str | None = None, **options: Any) -> None:
+        super().__init__(dataset, "paper", folder, **options)
+
+    def recipe_for(self, width: int, images: int) -> FinetuneRecipe:
+        return LinearRecipe()
 
 
 @contextmanager
@@ -310,9 +331,11 @@ class Trainer:
         mean = float(total) / self.steps
         if not math.isfinite(mean):
             raise EvaluationError(
-                "Finetuning diverged: the loss is no longer finite",
+                "Training the classifier diverged: the loss is no longer finite",
                 got=f"epoch {epoch + 1}",
-                fix="The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
+                fix="In Python, a recipe may have a lower lr"
+                if self.recipe.frozen
+                else "The preset small-data (`--preset small-data`) clips gradients; in Python, a recipe may have a "
                 "lower lr. The last epoch's state is intact",
             )
         return mean

@@ -1,0 +1,191 @@
+"""What the layouts of published sets have in common: how one is recognised, and what is read of it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from openslip.data.labelled.classes import Naming, Value
+from openslip.data.labelled.folder import Files
+from openslip.data.labelled.labelled_set import Image, Part
+from openslip.data.labelled.tree import scan
+from openslip.errors import DataError, shortened
+from openslip.files import read_whole
+
+MOST_BYTES = 256 << 20
+"""Of a text file that lists pictures."""
+
+
+@dataclass
+class Contents:
+    """What a layout's reader found: the images by split, what the classes are called, and sentences to be said."""
+
+    parts: dict[str, Part]
+    naming: Naming | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The layout of a published set.
+
+    title: what people call the set. marks: paths in its folder that are all there, with `/` at the end for folders; of
+    `a | b` one is enough. read: reads the set in a folder. files: names of files that may be given for the folder.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    read: Callable[[Path], Contents]
+    files: tuple[str, ...] = ()
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder has all that this layout is told by."""
+        return all(first_of(folder, mark) is not None for mark in self.marks)
+
+
+def first_of(folder: Path, choices: str) -> Path | None:
+    """Return the first of several paths in a folder that is there, as `Archive.marks` writes them; None for none."""
+    for choice in choices.split(" | "):
+        is_there = os.path.isdir if choice.endswith("/") else os.path.isfile
+        if is_there(path := folder / choice):
+            return path
+    return None
+
+
+def lines(path: Path) -> list[str]:
+    """Return the lines of a text file, without spaces around them and without empty ones.
+
+    Raises DataError for a file that cannot be read, or is no text.
+    """
+    try:
+        text = read_whole(path, MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError("A list of pictures cannot be read", got=str(path), cause=str(error)) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def fields(path: Path, fewest: int, most: int = 0) -> list[list[str]]:
+    """Return the words in the lines of a text file, in the last of `most` the rest of the line.
+
+    Raises DataError for a line of fewer than `fewest`.
+    """
+    rows = [line.split(maxsplit=most - 1) for line in lines(path)]
+    if short := next((row for row in rows if len(row) < fewest), None):
+        raise DataError(
+            f"A line of {path} has {len(short)} of {fewest} entries",
+            got=shortened(" ".join(short), 100),
+            fix="If the file was cut off, unpack or fetch it again.",
+        )
+    return rows
+
+
+def as_number(text: str, path: Path) -> int:
+    """Return the whole number in a text of a file. Raises DataError for anything else."""
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"{path} has {shortened(text, 40)!r} where a number belongs") from None
+
+
+def in_order_of(names: Iterable[str]) -> Naming:
+    """Return classes that go by their names, in an order that the set gives."""
+    return Naming({name: name for name in names}, declared=True)
+
+
+def numbered(names: Iterable[str], start: int = 0) -> Naming:
+    """Return the names of classes that go by numbers, from `start` on."""
+    return Naming(dict(enumerate(names, start)), declared=True)
+
+
+def part_of(images: Sequence[Image], labels: Sequence[Value], keys: Sequence[str] = ()) -> Part:
+    """Return the images of a split, and their classes one by one."""
+    numbers: dict[Value, int] = {}
+    codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+    return Part(images, list(numbers), codes, keys)
+
+
+class Listing:
+    """The pictures in a folder, which lists name by their paths there, also without the ending.
+
+    Pictures that are not there, and those that no list names, are left out; `notes` says how many.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        paths = [os.path.relpath(path, folder) for path in scan(os.fspath(folder)).paths()]
+        self._there = {os.path.splitext(path)[0]: path for path in paths} | {path: path for path in paths}
+        self._unnamed = set(paths)
+        self._gone: Counter[str] = Counter()
+        self._lost: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The pictures that are there, by their paths."""
+        return sorted(set(self._there.values()))
+
+    def find(self, name: str, split: str) -> str | None:
+        """Return where a listed picture lies, relative to the folder; None for one that is not there."""
+        if found := self._there.get(os.path.normpath(name)):
+            self._unnamed.discard(found)
+            return found
+        self._gone[split] += 1
+        self._lost.setdefault(split, name)
+        return None
+
+    def parts(self, listed: Mapping[str, Iterable[tuple[str, Value]]]) -> dict[str, Part]:
+        """Return the pictures by split, given the name and class of each; a split without any is left out.
+
+        Raises DataError where no picture is there.
+        """
+        found: dict[str, Part] = {}
+        example = ""
+        for split, entries in listed.items():
+            there: list[tuple[str, Value]] = []
+            for name, value in entries:
+                example = example or name
+                if path := self.find(name, split):
+                    there.append((path, value))
+            if there:
+                images = Files(os.fspath(self.folder), (path for path, _ in there))
+                keys = cast(Sequence[str], images.paths)
+                found[split] = part_of(images, [value for _, value in there], keys)
+        if not found:
+            raise DataError(
+                f"None of the pictures that are listed is in {self.folder}",
+                got=example,
+                fix="Unpack the archive of the pictures there.",
+            )
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said about pictures that are missing, and those that no list names."""
+        said = [
+            f"{count:,} pictures of {split} that are listed are not there and are left out, such as "
+            f"{self._lost[split]}."
+            for split, count in self._gone.items()
+        ]
+        if self._unnamed:
+            said.append(
+                f"{len(self._unnamed):,} pictures in {self.folder.name} that no list names are left out, such as "
+                f"{min(self._unnamed)}."
+            )
+        return said
+
+
+def listed(
+    folder: Path,
+    splits: Mapping[str, Iterable[tuple[str, Value]]],
+    naming: Naming | None = None,
+    notes: Iterable[str] = (),
+) -> Contents:
+    """Return the pictures in a folder that lists name: for each split the name and class of each picture."""
+    pictures = Listing(folder)
+    parts = pictures.parts(splits)
+    return Contents(parts, naming, [*notes, *pictures.notes])

@@ -1,0 +1,83 @@
+"""Which cells of a column hold several labels: lists, and texts in which a sign stands between labels."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+
+from openslip.data.sources.columns import plain_name
+from openslip.errors import DataError, shortened
+
+SIGNS = ("|", ";")
+"""What stands between labels in a text. A comma does not: names of classes have commas."""
+PLURAL = (
+    "labels",
+    "classes",
+    "tags",
+    "categories",
+    "attributes",
+    "findings",
+    "genres",
+    "objects",
+    "keywords",
+)
+"""Names of columns that say that there are several labels."""
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+_LONGEST = 1 << 16
+
+
+def several_in(texts: Sequence[str], called: str) -> dict[str, list[str]] | None:
+    """Return the labels in each distinct text of a column; None where each is one label.
+
+    Several are texts that look like a list, and those with a sign between labels. Of these it has to be clear that
+    they are several: some of them stand alone elsewhere, or at other places in other texts, or texts have more and
+    fewer of them, or the column is called so (`PLURAL`). Texts of which only the first part recurs are names of classes
+    within others, `Leaf|dry` and `Leaf|wet`. Raises DataError where it is unclear.
+    """
+    if texts and all(map(_LIST.fullmatch, texts)):
+        return {text: _listed(text, called) for text in texts}
+    for sign in SIGNS:
+        parted = {text: [part.strip() for part in text.split(sign) if part.strip()] for text in texts}
+        if _are_several(list(parted.values()), sign, called):
+            return parted
+    return None
+
+
+def _are_several(cells: Sequence[Sequence[str]], sign: str, called: str) -> bool:
+    """Whether the parts of cells are labels of their own. Raises DataError where that is unclear."""
+    several = [parts for parts in cells if len(parts) > 1]
+    if not several:
+        return False
+    if plain_name(called).endswith(PLURAL):
+        return True
+    alone = {parts[0] for parts in cells if len(parts) == 1}
+    first, later = {parts[0] for parts in several}, {part for parts in several for part in parts[1:]}
+    lengths = {len(parts) for parts in several}
+    if any(part in alone for parts in several for part in parts) or first & later:
+        return True
+    total = sum(len(parts) - 1 for parts in several)
+    if len(later) == total and len(lengths) == 1:
+        return False
+    raise DataError(
+        f"It is unclear whether column '{called}' holds several labels an image (multi-label)",
+        got=shortened(", ".join(repr(sign.join(parts)) for parts in several[:3]), 200),
+        cause=f"A '{sign}' stands in them, and what stands behind it recurs",
+        fix="If they are several labels, call the column 'labels', or write lists in a .jsonl. If each is the name of "
+        f"one class, write it with another sign than '{sign}'.",
+    )
+
+
+def _listed(text: str, called: str) -> list[str]:
+    """Return the labels in a text like `["dress", "red"]`, of JSON or of Python. Raises DataError for other texts."""
+    try:
+        found = ast.literal_eval(text.strip()) if len(text) < _LONGEST else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str | int) for one in found):
+        raise DataError(
+            f"Column '{called}' holds lists of labels that cannot be read",
+            got=shortened(text, 100),
+            fix='Write them as ["dress", "red"].',
+        )
+    return [str(one) for one in found]

@@ -1,0 +1,239 @@
+"""Captioned pictures through both towers: each picture and each caption once, shared by the protocols that need them.
+
+What belongs together: an image and its own captions; captions equal after lower-casing and collapsing white space are
+one caption, so an image is right for a caption if any equal one is its own; records with the same image bytes (a table
+of one row a caption) are one image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openslip.data.contents import losses
+from openslip.data.labelled import dataset_name
+from openslip.data.record import Source, as_source
+from openslip.data.sources.karpathy import with_split
+from openslip.errors import ConfigError, DataError, SlipError, note
+from openslip.evaluation import fingerprint, settings
+from openslip.evaluation.feature_cache import Batch
+from openslip.evaluation.features import (
+    BATCH,
+    Features,
+    batches_of,
+    checked,
+    embeddings,
+    encode_texts,
+    has_text,
+    once,
+    remembered,
+)
+from openslip.evaluation.opened import Kept, location, opened_once
+
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Captioned pictures as a model sees them, normalised, float32.
+
+    images: (I, D), texts: (T, D), each image and each distinct caption once. (image_ids[p], text_ids[p]), p < P: the
+    distinct pairs of an image and a caption of it, every image and caption in at least one. Of an image-only model
+    there are no texts, and all images, with captions or without. digests: I times 16 bytes; captions: T texts. skipped:
+    images that could not be read. content: a digest of pictures and captions. records: (I,) which record of the source
+    each image is of.
+    """
+
+    images: np.ndarray
+    texts: np.ndarray | None
+    image_ids: np.ndarray
+    text_ids: np.ndarray
+    digests: tuple[bytes, ...]
+    captions: tuple[str, ...]
+    skipped: int
+    content: str
+    records: np.ndarray
+
+
+@dataclass(frozen=True)
+class OnCaptioned(Kept[Source]):
+    """An evaluator of a captioned source, given open or as what `open_source` takes.
+
+    task: the name of the results; empty: the protocol and the source's name. image_root, image_column, caption_column,
+    leave_broken: as `open_source` takes them. Images without any caption are left out, but for image-only models.
+    captions: of an image only the first so many count; 0: all.
+    """
+
+    source: Source | str
+    task: str = ""
+    image_root: str = ""
+    image_column: str = ""
+    caption_column: str = ""
+    batch_size: int = BATCH
+    leave_broken: bool = False
+    captions: int = 0
+    protocol = ""
+    captions_required = True  # a table without any cannot be opened
+
+    @property
+    def name(self) -> str:
+        spec = self.source if isinstance(self.source, str) else self.source.name
+        return self.task or f"{self.protocol}:{dataset_name(spec)}"
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        names = ("image_root", "image_column", "caption_column", "leave_broken", "captions")
+        source = with_split(self.source, "test") if isinstance(self.source, str) else self.source
+        return {"data": location(source), "settings": settings(self, *names)}
+
+    def check(self) -> None:
+        """Raise DataError or ConfigError for a source that cannot be opened, ConfigError for less than 0 captions."""
+        if self.captions < 0:
+            raise ConfigError(
+                "Of an image so many captions count, or 0 for all", got=f"captions={self.captions}"
+            )
+        self.keep()
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        source = self.opened()
+        lines = [f"{self.name.partition(':')[2] or self.name}: {len(source):,} records"]
+        return [*lines, *filter(None, (source.note, *losses(source)))]
+
+    def open(self) -> Source:
+        """Open the source, unless it was given open; within `opened.shared` once for all protocols."""
+        from openslip.data.sources import open_source
+
+        spec = self.source
+        if not isinstance(spec, str):
+            return as_source(spec)
+        options: dict[str, Any] = {
+            "image_root": self.image_root,
+            "image_column": self.image_column,
+            "caption_column": self.caption_column,
+            "leave_broken": self.leave_broken,
+            "split": "test",
+        }
+
+        def opened() -> Source:
+            try:
+                return open_source(spec, **options)
+            except SlipError:
+                if self.captions_required:
+                    raise
+                return open_source(spec, **options, captions_required=False)
+
+        return opened_once(("captioned", spec, *options.values()), opened)
+
+    def share(self, encoder: Encoder) -> None:
+        """Have all processes compute the features that `evaluate` asks for; all must call it."""
+        self._extracted(encoder, self.opened())
+
+    def embedded(self, encoder: Encoder) -> Embeddings:
+        """Return the embeddings of all pictures and captions, within a session computed once for all protocols.
+
+        Raises DataError where a model with text finds no caption.
+        """
+        source = self.opened()
+        extracted = self._extracted(encoder, source)
+        assert extracted is not None  # nobody evaluates while processes share the images
+        # The session keeps the source, whose features it has.
+        return remembered(
+            encoder,
+            "captioned",
+            id(source),
+            self.captions,
+            compute=lambda: self._embedded(encoder, source, *extracted),
+        )
+
+    def _embedded(
+        self, encoder: Encoder, source: Source, captioned: _Captioned, found: Features
+    ) -> Embeddings:
+        texts: list[str] = []
+        image_ids = text_ids = np.empty(0, dtype=np.int64)
+        rows = captioned.distinct(found.kept)
+        if has_text(encoder):
+            rows, texts, image_ids, text_ids = captioned.pairs(found.kept)
+            if not texts:
+                raise DataError(f"{self.name} has no image with a caption", got=len(source))
+            if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
+                note(f"{self.name}: {without} images without a caption left out.")
+        return Embeddings(
+            embeddings(encoder, found.values)[rows],
+            encode_texts(encoder, texts, self.batch_size) if texts else None,
+            image_ids,
+            text_ids,
+            tuple(captioned.digests[index] for index in found.kept[rows].tolist()),
+            tuple(texts),
+            len(found.skipped),
+            captioned.content(found.kept),
+            found.kept[rows],
+        )
+
+    def _extracted(self, encoder: Encoder, source: Source) -> tuple[_Captioned, Features] | None:
+        def part(share: Callable[[range], Sequence[int]]) -> Batch:
+            captioned = _Captioned(source, self.captions)
+            found = batches_of(encoder, captioned, self.batch_size, self.name, share)
+            told = [json.dumps(captioned.captions[index]) for index in found.kept.tolist()]
+            return replace(found, beside=tuple(told))
+
+        def join(batch: Batch) -> tuple[_Captioned, Features]:
+            captioned = _Captioned(source, self.captions)
+            for index, told, digest in zip(batch.kept.tolist(), batch.beside, batch.digests):
+                captioned.captions[index], captioned.digests[index] = tuple(json.loads(told)), digest
+            return captioned, checked(batch, len(source), self.name)
+
+        return once(encoder, source, self.captions, part=part, join=join)
+
+
+class _Captioned(Sequence[Any]):
+    """A source's images, whose captions are remembered as they pass, so that each record is read once."""
+
+    def __init__(self, source: Source, most: int = 0) -> None:
+        self.source, self.most = source, most or None
+        self.captions: dict[int, tuple[str, ...]] = {}
+        self.digests: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+        record = self.source[index]
+        plain = (" ".join(caption.lower().split()) for caption in record.captions[: self.most])
+        self.captions[index] = tuple(dict.fromkeys(caption for caption in plain if caption))
+        self.digests[index] = fingerprint.of_picture(record.image)
+        return record.image
+
+    def content(self, kept: np.ndarray) -> str:
+        """Return a digest of the pictures of `kept` and their captions, in whatever order they lie."""
+        told = (
+            "\n".join([self.digests[index].hex(), *sorted(self.captions[index])]) for index in kept.tolist()
+        )
+        return fingerprint.of_all(sorted(told))
+
+    def distinct(self, kept: np.ndarray) -> np.ndarray:
+        """Return rows of `kept` with one record per distinct image."""
+        first: dict[bytes, int] = {}
+        for row, index in enumerate(kept.tolist()):
+            first.setdefault(self.digests[index], row)
+        return np.array(list(first.values()), dtype=np.int64)
+
+    def pairs(self, kept: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+        """Return rows of `kept` with one record per distinct captioned image, the distinct texts, and the pairs."""
+        images: dict[bytes, int] = {}
+        rows: list[int] = []
+        texts: dict[str, int] = {}
+        pairs: dict[tuple[int, int], None] = {}
+        for row, index in enumerate(kept.tolist()):
+            for caption in self.captions[index]:
+                image = images.setdefault(self.digests[index], len(images))
+                if image == len(rows):
+                    rows.append(row)
+                pairs[image, texts.setdefault(caption, len(texts))] = None
+        ids = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
+        return np.array(rows, dtype=np.int64), list(texts), ids[:, 0].copy(), ids[:, 1].copy()

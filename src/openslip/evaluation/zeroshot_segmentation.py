@@ -1,0 +1,107 @@
+"""Zero-shot segmentation: the class whose prompts lie nearest to each patch, upsampled to pixels.
+
+Patches are embedded in the space shared with text as `openslip.models.dense.patch_embeddings` says, which for a class
+token is MaskCLIP's way (Zhou, Loy and Dai 2022). Cosine similarities with the class embeddings of zero-shot
+classification are upsampled (bilinear), and the nearest class is that of the pixel. Nothing is trained. A class called
+`background` is no thing that a prompt could name: it is no candidate, and its pixels do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openslip.data.labelled import prompts
+from openslip.data.labelled.prompts import PromptSet, check_templates
+from openslip.data.masks import BACKGROUND, IGNORED, MaskedSet
+from openslip.errors import EvaluationError
+from openslip.evaluation import Result
+from openslip.evaluation.dense import BATCH, OnMasks, areas, labelled, results, through
+from openslip.evaluation.features import require_text
+from openslip.evaluation.zeroshot import classifier
+from openslip.models.dense import check_patches, patch_embeddings
+
+if TYPE_CHECKING:
+    from openslip.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class ZeroShotSegmentation(OnMasks):
+    """mean_iou and pixel_accuracy on the test split, else val, or all of a set without splits.
+
+    templates: sentences with `{}` where the class name goes; empty for those that suit the classes.
+    """
+
+    dataset: str
+    templates: Sequence[str] = ()
+    batch_size: int = BATCH
+    needs_text = True
+    protocol = "zeroshot-segmentation"
+
+    def about(self) -> dict[str, str]:
+        """Return what tells this measurement from others."""
+        data = self.opened()
+        return {"data": data.location, "prompts": self._asked(data).name}
+
+    def check(self) -> None:
+        """Raise DataError without a split to measure on, ConfigError for a template that no class name goes into."""
+        check_templates(self.templates)
+        data = self.keep()
+        _ = data.test
+        if len(self._asked(data).class_names) < 2:
+            raise EvaluationError(f"{self.name} has no two classes to tell apart", got=data.class_names)
+
+    def lines(self) -> list[str]:
+        """Return sentences for people about what is measured on."""
+        data, lines = self.opened(), super().lines()
+        if any(map(_is_background, data.class_names)):
+            lines.append(f"{data.name}: pixels of {BACKGROUND} do not count for {self.name}.")
+        return lines
+
+    def evaluate(self, encoder: Encoder) -> list[Result]:
+        """Measure `encoder`. Raises EvaluationError for a model without text, and a tower whose pooling does not tell
+        what a patch is."""
+        require_text(encoder, self.name)
+        check_templates(self.templates)
+        data = self.opened()
+        asked = self._asked(data)
+        check_patches(encoder.model, embeddings=True)
+        weights = torch.from_numpy(classifier(encoder, asked.class_names, asked.templates))
+        weights = weights.to(encoder.device)
+        numbers = _without_background(data.class_names)
+        found: list[np.ndarray] = []
+
+        def measure(pixels: Tensor, labels: Tensor) -> None:
+            embeddings = F.normalize(patch_embeddings(encoder.model, pixels).float(), dim=-1)
+            predicted = labelled(embeddings @ weights.T, labels.shape[-1]).cpu().numpy()
+            found.append(areas(predicted, numbers[labels.numpy()], len(weights)))
+
+        seen = through(encoder, data.splits[data.test], measure, self.batch_size, f"{data.name} {data.test}")
+        about = self.about() | {"split": data.test, "content": seen.content(data.class_names)}
+        return results(self.name, np.concatenate(found), seen, **about)
+
+    def _asked(self, data: MaskedSet) -> PromptSet:
+        """Return what the classes are asked for with: the templates that were given, else those that suit them."""
+        things = replace(data, class_names=tuple(n for n in data.class_names if not _is_background(n)))
+        usual, given = prompts.for_set(things), tuple(self.templates)
+        if given in ((), usual.templates):
+            return usual
+        return replace(usual, name=" | ".join(given), templates=given)
+
+
+def _is_background(name: str) -> bool:
+    return name.strip().lower() == BACKGROUND
+
+
+def _without_background(class_names: Sequence[str]) -> np.ndarray:
+    """Return the number of each label (256,) uint8 when classes are counted without background, which is IGNORED."""
+    numbers = np.full(256, IGNORED, dtype=np.uint8)
+    things = [label for label, name in enumerate(class_names) if not _is_background(name)]
+    numbers[things] = np.arange(len(things))
+    return numbers

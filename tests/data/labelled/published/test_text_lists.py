@@ -1,0 +1,157 @@
+"""Sets of pictures and text files that list them: labels, counts and the order of classes are torchvision's."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import published_sets as sets
+import pytest
+from oracle import knn, zeroshot
+from published_sets import ours, theirs
+from torchvision import datasets
+
+from openslip.data.labelled import open_labelled
+from openslip.errors import DataError
+
+TORCHVISION = {
+    "food101": (datasets.Food101, "_image_files", {"train": "train", "test": "test"}),
+    "dtd": (datasets.DTD, "_image_files", {"train": "train", "val": "val", "test": "test"}),
+    "pets": (datasets.OxfordIIITPet, "_images", {"train": "trainval", "test": "test"}),
+    "aircraft": (datasets.FGVCAircraft, "_image_files", {"train": "train", "val": "val", "test": "test"}),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_labels_and_classes_are_torchvisions(name, tmp_path):
+    folder = getattr(sets, name)(tmp_path)
+    reference, files, splits = TORCHVISION[name]
+    found = open_labelled(str(folder))
+    assert set(found.splits) == set(splits)
+    for split, called in splits.items():
+        dataset = reference(str(tmp_path), split=called, download=False)
+        assert ours(found, split) == theirs(dataset, files)
+        same = [one.replace("_", " ").lower() for one in dataset.classes]
+        assert [one.lower() for one in found.class_names] == same
+    assert found.named
+    assert zeroshot(str(folder), list(found.class_names)) == 1
+    assert knn(str(tmp_path), list(found.class_names)) == 1  # the folder above, in which it lies alone
+
+
+def test_gtsrb(tmp_path):
+    folder = sets.gtsrb(tmp_path)
+    found = open_labelled(str(folder))
+    for split in ("train", "test"):
+        dataset = datasets.GTSRB(str(tmp_path), split=split, download=False)
+        assert ours(found, split) == dict(dataset._samples)
+    assert found.values == (0, 1, 2)
+    assert not found.named
+    assert knn(str(folder), list("abc")) == 1
+    sets.write(folder / "classes.json", '["speed limit", "stop", "yield"]')
+    found = open_labelled(str(tmp_path))
+    assert found.class_names == ("speed limit", "stop", "yield")
+    assert "Class names from classes.json." in found.notes
+
+
+@pytest.mark.parametrize("partitions", [True, False])
+def test_sun397(tmp_path, partitions):
+    folder = sets.sun397(tmp_path, partitions)
+    found = open_labelled(str(folder))
+    dataset = datasets.SUN397(str(tmp_path), download=False)
+    assert list(found.class_names) == [one.replace("/", " ").replace("_", " ") for one in dataset.classes]
+    every = theirs(dataset, "_image_files")
+    assert len(every) == 12
+    for split in found.splits:
+        assert ours(found, split).items() <= every.items()
+    assert {s: len(p) for s, p in found.splits.items()} == (
+        {"train": 4, "test": 4} if partitions else {"all": 12}
+    )
+    said = " ".join(found.notes)
+    assert ("4 pictures in SUN397 that no list names are left out" in said) == partitions
+    assert zeroshot(str(folder), list(found.class_names)) == 1
+
+
+def test_cub(tmp_path):
+    folder = sets.cub(tmp_path)
+    found = open_labelled(str(folder))
+    assert found.class_names == ("Black footed Albatross", "Laysan Albatross", "Sooty Albatross")
+    assert {split: Counter(part.labels.tolist()) for split, part in found.splits.items()} == {
+        "train": {0: 2, 1: 2, 2: 2},
+        "test": {0: 1, 1: 1, 2: 1},
+    }
+    assert all(path.endswith("_2.jpg") for path in found.splits["test"].images.paths)
+    assert zeroshot(str(folder), list(found.class_names)) == 1
+
+
+def test_what_is_missing_or_unlisted_is_counted(tmp_path):
+    folder = sets.food101(tmp_path)
+    (folder / "images/apple_pie/1000.jpg").unlink()
+    sets.jpg(folder / "images/waffles/7.jpg", 0)
+    found = open_labelled(str(folder))
+    assert len(found.splits["train"]) == 5
+    said = " ".join(found.notes)
+    assert "food-101 is in the layout of Food-101." in said
+    assert (
+        "1 pictures of train that are listed are not there and are left out, such as apple_pie/1000." in said
+    )
+    assert (
+        f"1 pictures in images that no list names are left out, such as {os.path.join('waffles', '7.jpg')}."
+        in said
+    )
+
+
+def test_lists_that_are_damaged_are_refused(tmp_path):
+    folder = sets.pets(tmp_path)
+    sets.write(folder / "annotations/test.txt", "Bengal_3")
+    with pytest.raises(DataError, match=r"test\.txt has 1 of 2 entries.*Bengal_3"):
+        open_labelled(str(folder))
+    sets.write(folder / "annotations/test.txt", "Bengal_3 x 1 1")
+    with pytest.raises(DataError, match="'x' where a number belongs"):
+        open_labelled(str(folder))
+    for path in (folder / "images").glob("*.jpg"):
+        path.unlink()
+    sets.write(folder / "annotations/test.txt", "Bengal_3 1 1 1")
+    with pytest.raises(DataError, match="None of the pictures that are listed is in .*images"):
+        open_labelled(str(folder))
+
+
+def test_several_sets_side_by_side_are_refused(tmp_path):
+    sets.food101(tmp_path)
+    sets.dtd(tmp_path)
+    with pytest.raises(DataError, match=r"holds more than one data set.*Food-101 in food-101"):
+        open_labelled(str(tmp_path))
+
+
+def test_a_set_beside_another_folder_is_refused(tmp_path):
+    sets.food101(tmp_path)
+    sets.put(tmp_path / "cats/1.png", 0)
+    with pytest.raises(DataError, match=r"holds more than one data set.*Name the folder of one"):
+        open_labelled(str(tmp_path))
+
+
+def test_caltech101_without_background(tmp_path):
+    folder = sets.caltech101(tmp_path)
+    found = open_labelled(str(folder))
+    (tmp_path / "reference").mkdir()
+    dataset = datasets.Caltech101(str(tmp_path), download=False)
+    assert list(found.values) == dataset.categories
+    assert Counter(found.splits["all"].labels.tolist()) == Counter(dataset.y)
+    assert any("1 picture left out" in said and "BACKGROUND_Google" in said for said in found.notes)
+    assert zeroshot(str(folder), list(found.class_names)) == 1
+
+
+def test_folders_of_classes_need_no_layout(tmp_path):
+    found = open_labelled(str(sets.eurosat(tmp_path)))
+    assert list(found.values) == datasets.EuroSAT(str(tmp_path), download=False).classes
+    assert len(found.splits["all"]) == 15
+    for maker, reference in (
+        (sets.country211, datasets.Country211),
+        (sets.rendered_sst2, datasets.RenderedSST2),
+    ):
+        found = open_labelled(str(maker(tmp_path)))
+        for split, called in (("train", "train"), ("val", "val"), ("test", "test")):
+            called = "valid" if reference is datasets.Country211 and split == "val" else called
+            dataset = reference(str(tmp_path), split=called, download=False)
+            samples = getattr(dataset, "samples", None) or dataset._samples
+            assert ours(found, split) == {str(path): label for path, label in samples}
+            assert list(found.values) == dataset.classes
