@@ -64,6 +64,16 @@ def test_a_class_without_pictures_is_counted_and_not_shown(tmp_path: Path) -> No
     assert [line.name for line in lines] == ["kind 0", "kind 2"]
 
 
+def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    (task,), _ = two(tmp_path)
+    one = task.said[0]
+    alike = replace(one, answers=replace(one.answers, class_names=("crane", "owl", "crane")))
+    assert [(line.name, line.count) for line in class_lines([alike])] == [
+        ("crane", 20), ("owl", 20), ("crane (2)", 20),
+    ]  # fmt: skip
+    assert {pair.truth for pair in confusions([alike])} <= {"crane", "owl", "crane (2)"}
+
+
 def test_pairs_are_counted_one_by_one(tmp_path: Path) -> None:
     (task,), answers = two(tmp_path, classes=5)
     counted: list[dict[tuple[int, int], int]] = [{}, {}]

@@ -124,6 +124,8 @@ def test_nothing_is_fetched(tmp_path: Path, pictures: Labelled) -> None:
     result = asked(tmp_path, pictures).said[0].result
     with pytest.raises(DataError, match="fetches nothing"):
         reopened(replace(result, data="https://example.org/birds"))
+    with pytest.raises(DataError, match="cannot be opened"):
+        reopened(replace(result, split="some other"))
     with pytest.raises(DataError, match="does not say"):
         reopened(replace(result, data=""))
 

@@ -5,8 +5,10 @@ It is read from the answers that are kept beside the results (see `openslip.eval
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -45,9 +47,15 @@ class Said:
         """Which samples are right, (N,) bool."""
         return self.answers.ranks == 1
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        return self.answers.class_names
+        """The classes' names; of equal ones the second is called `crane (2)`."""
+        seen: Counter[str] = Counter()
+        told = []
+        for name in self.answers.class_names:
+            seen[name] += 1
+            told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        return tuple(told)
 
 
 @dataclass(frozen=True)

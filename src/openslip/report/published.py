@@ -108,7 +108,7 @@ def agrees(one: Said) -> str:
     if protocol == "zeroshot" and result.prompts != asked_with(_PROMPTS):
         return ""
     sizes = Counter(one.answers.labels.tolist())
-    return protocol if imagenet.labels_of(one.names) and set(sizes.values()) == {50} else ""
+    return protocol if imagenet.labels_of(one.answers.class_names) and set(sizes.values()) == {50} else ""
 
 
 def asked_with(templates: str) -> str:

@@ -17,7 +17,7 @@ from openslip.addresses import is_url
 from openslip.data.decode import decode
 from openslip.data.labelled import LabelledSet
 from openslip.data.labelled.labelled_set import Labelled
-from openslip.errors import DataError
+from openslip.errors import DataError, SlipError
 from openslip.evaluation import Result
 from openslip.evaluation.fingerprint import of_picture
 from openslip.evaluation.opened import labelled_set, shared
@@ -129,7 +129,7 @@ def reopened(result: Result) -> Labelled:
     try:
         opened: LabelledSet = labelled_set(place, columns)
         return opened.splits[result.split] if result.split in opened.splits else opened.split(result.split)
-    except (DataError, OSError, ValueError) as error:
+    except (SlipError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"No picture is shown: the data cannot be opened at {place} any more ({reason:.200})"
