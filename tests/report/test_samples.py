@@ -120,6 +120,13 @@ def test_pictures_that_are_gone_are_said_to_be(tmp_path: Path, pictures: Labelle
     assert samples([task], 0) == [None]
 
 
+def test_the_first_task_on_some_data_has_their_pictures(tmp_path: Path, pictures: Labelled) -> None:
+    task = asked(tmp_path, pictures)
+    first, second = samples([task, task], 4)
+    assert first is not None
+    assert second is None
+
+
 def test_nothing_is_fetched(tmp_path: Path, pictures: Labelled) -> None:
     result = asked(tmp_path, pictures).said[0].result
     with pytest.raises(DataError, match="fetches nothing"):

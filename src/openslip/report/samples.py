@@ -52,11 +52,16 @@ class Samples:
 
 
 def samples(tasks: Sequence[Task], each: int = EACH) -> list[Samples | None]:
-    """Return pictures of each task, with the answers of its last row, `each` of a kind; None for none."""
-    if not each:
-        return [None for _ in tasks]
+    """Return pictures of each task, with the answers of its last row, `each` of a kind; None for none.
+
+    Of several tasks on the same data, the first has pictures.
+    """
+    places = [task.said[-1].result.data for task in tasks]
     with shared():
-        return [_of_task(task, each) for task in tasks]
+        return [
+            _of_task(task, each) if each and place not in places[:number] else None
+            for number, (task, place) in enumerate(zip(tasks, places))
+        ]
 
 
 def _of_task(task: Task, each: int) -> Samples:
