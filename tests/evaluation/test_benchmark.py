@@ -48,6 +48,8 @@ def test_sets_that_are_not_there_are_named(everything) -> None:
 def test_every_protocol_measures_a_kind_of_sets_and_usual_ones_fit() -> None:
     assert set(USUAL) == set(FITTING) == set(KINDS)
     assert {name for kind in KINDS for name in FITTING[kind]} <= set(suite.PROTOCOLS)
+    of_no_classes = {name: kind for kind in KINDS if kind != "classes" for name in FITTING[kind]}
+    assert of_no_classes == suite.KINDS
     assert all(set(USUAL[kind]) <= set(FITTING[kind]) for kind in KINDS)
 
 
