@@ -150,3 +150,12 @@ def test_what_cannot_be_measured_is_an_error(runs, sets, tmp_path, capsys, words
     assert re.search(said, capsys.readouterr().err)
     assert measure(runs, sets, tmp_path / "out", models=("none-*",)) == 1
     assert "matches no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ['folds = "two"', "captions = [1]", 'label_column = ["a"]', "templates = 5", "classnames = [1]"]
+)
+def test_a_file_of_tasks_whose_values_are_of_another_type(tmp_path, capsys, option) -> None:
+    (tmp_path / "mine.toml").write_text(f'[[task]]\ntask = "knn:scenes"\n{option}\n')
+    assert main(["evaluate", "suite", str(tmp_path), "--sets", str(tmp_path / "mine.toml")]) == 1
+    assert re.search(r"knn:scenes.*takes|takes.*knn:scenes", capsys.readouterr().err)

@@ -101,6 +101,8 @@ def _benchmark(options: Options) -> Benchmark:
         )
     else:
         found = benchmark.from_file(options.sets, TASK_OPTIONS)
+        for asked in found.tasks:
+            _options(asked, Path())
     return found
 
 
@@ -229,7 +231,7 @@ class _Run:
         from openslip.evaluation import suite
 
         try:
-            options = replace(evaluate.Options(model=side.name, tasks=(asked.task,)), **_typed(asked))
+            options = _options(asked, side.name)
             task = evaluate.evaluator(asked.task, options, side)
             with self.ranks.first_goes_ahead():
                 lines = suite.check([task], text=side.text)
@@ -320,15 +322,20 @@ def _of(task: Evaluator, known: Sequence[Result], checkpoint: str) -> list[Resul
     ]
 
 
-def _typed(asked: Asked) -> dict[str, Any]:
-    """Return a task's options as `slip evaluate` has them."""
+def _options(asked: Asked, model: Path) -> evaluate.Options:
+    """Return the options of `slip evaluate` for a task. Raises ConfigError for a value of another type."""
+    from openslip import toml
+
     given = dict(asked.options)
-    if "templates" in given:
-        told = given["templates"]
-        given["templates"] = tuple(told) if isinstance(told, list) else (str(told),)
-    if "classnames" in given:
-        given["classnames"] = Path(str(given["classnames"]))
-    return given
+    if isinstance(told := given.get("templates"), str):
+        given["templates"] = [told]
+    file = given.pop("classnames", None)
+    if not isinstance(file, str | None):
+        raise ConfigError(f"'classnames' of {asked.task} takes the name of a file", got=file)
+    plain = evaluate.Options(
+        model=model, tasks=(asked.task,), classnames=None if file is None else Path(file)
+    )
+    return toml.from_dict(given, evaluate.Options, plain, f"{asked.task} ")
 
 
 def _file_name(place: Path) -> str:

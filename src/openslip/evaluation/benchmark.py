@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openslip import toml
 from openslip.errors import ConfigError, did_you_mean
 from openslip.evaluation.datasets import Card, Kind, cards, places
 from openslip.files import expand, read_whole
@@ -97,8 +97,8 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
         'tasks = ["zeroshot:photos/"], and [[task]] with task = "knn:table.csv" and label_column = "kind"'
     )
     try:
-        told = tomllib.loads(read_whole(expand(path), MOST_BYTES).decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
+        told = toml.parsed(read_whole(expand(path), MOST_BYTES).decode("utf-8-sig"), "It")
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(
             "The file of tasks cannot be read", got=str(path), cause=str(error), fix=f"It is TOML: {example}"
         ) from None

@@ -44,7 +44,8 @@ def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the chance that a positive scores above a negative, ties counting half, in [0, 1].
 
-    scores: (N,) of the positive class; labels: (N,) of 0 and 1, both present. Mann-Whitney's statistic.
+    scores: (N,) of the positive class; labels: (N,) of 0 and 1, both present. Mann-Whitney's statistic. What is not a
+    number counts against the model: below all of a positive, above all of a negative.
     """
     above_negatives, _ = _placements(scores, labels)
     return float(above_negatives.mean())
@@ -165,7 +166,10 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
 
     confidence: (N,) the likeliest class's probability; correct: (N,) whether that class is right. The mean over `bins`
     of equal width of |mean confidence - share correct|, each weighted by its samples (Guo et al. 2017, equation 3).
+    nan where a probability is.
     """
+    if np.isnan(confidence).any():
+        return math.nan
     bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(np.int64)
     gap = np.bincount(bin_of, weights=correct - confidence.astype(np.float64), minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
@@ -229,6 +233,7 @@ def per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _placements(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each positive the share of negatives below it, for each negative that of positives above it."""
+    scores = np.where(np.isnan(scores), np.where(labels == 1, -np.inf, np.inf), scores)
     positives, negatives = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
     if len(positives) == 0 or len(negatives) == 0 or len(positives) + len(negatives) != len(labels):
         raise EvaluationError(
