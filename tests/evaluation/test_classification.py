@@ -123,3 +123,12 @@ def test_probabilities_that_are_no_numbers_have_no_calibration() -> None:
     by_name = {result.metric: result.value for result in found}
     assert by_name["top1"] == 0
     assert np.isnan(by_name["ece"])
+
+
+def test_an_area_of_few_samples_does_not_pass_for_certain() -> None:
+    low, high = roc_auc_interval(np.array([0, 0, 1, 1.0]), np.array([0, 0, 1, 1]))
+    assert low < 0.5
+    assert high == 1
+    low, high = roc_auc_interval(np.arange(100.0), np.arange(100) == 99)
+    assert low < 0.5
+    assert high == 1

@@ -89,10 +89,17 @@ def mean_per_class_interval(correct: np.ndarray, labels: np.ndarray) -> tuple[fl
 
 
 def roc_auc_interval(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return the interval of `roc_auc` (DeLong, DeLong and Clarke-Pearson 1988)."""
-    above_negatives, below_positives = _placements(scores, labels)
-    variance = sum(float(v.var(ddof=1)) / len(v) for v in (above_negatives, below_positives) if len(v) > 1)
-    value, half = float(above_negatives.mean()), Z95 * math.sqrt(variance)
+    """Return the interval of `roc_auc` (DeLong, DeLong and Clarke-Pearson 1988).
+
+    Where samples do not tell how much it varies (one of a class, or all placed alike) it is Wilson's for as many
+    samples as the rarer class has: the variance is at most that of a proportion of so many (Birnbaum and Klose 1957).
+    """
+    both = _placements(scores, labels)
+    value, fewest = float(both[0].mean()), min(map(len, both))
+    variance = sum(float(v.var(ddof=1)) / len(v) for v in both) if fewest > 1 else 0.0
+    if not variance > 0:
+        return wilson(value * fewest, fewest)
+    half = Z95 * math.sqrt(variance)
     return max(0.0, value - half), min(1.0, value + half)
 
 
