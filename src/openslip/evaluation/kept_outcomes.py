@@ -28,7 +28,7 @@ import numpy as np
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result
 from openslip.evaluation.fingerprint import of_all
-from openslip.evaluation.outcomes import Answers, Outcomes, Statistic
+from openslip.evaluation.outcomes import BEST, Answers, Outcomes, Statistic
 from openslip.files import TEMPORARY, open_regular, parse_json, whole_or_not
 
 FOLDER = "outcomes"
@@ -262,6 +262,7 @@ def _answers(said: dict[str, Any], arrays: Arrays) -> Answers:
         or probabilities.dtype.kind != "f"
         or any(array.shape != (count,) for array in (labels, ranks, rows))
         or best.ndim != 2
+        or not 1 <= best.shape[1] <= BEST
         or best.shape != (count, best.shape[1])
         or probabilities.shape != best.shape
         or (digests.shape, digests.dtype) != ((count, 16), np.uint8)
