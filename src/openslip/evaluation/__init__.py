@@ -42,8 +42,9 @@ class Result:
     metric: for example `top1`, `mean_per_class`, `text_recall@10`.
     value: in the unit that `openslip.evaluation.measures` has for the metric, mostly a share in [0, 1]. The first
     result of a task stands for the task.
-    count: samples (or queries) that the value is a mean over.
-    low, high: 95 % interval of the value, for other samples drawn as these were (see `openslip.evaluation.metrics`).
+    count: samples (or queries) that the value is a mean over; 0 where that is not known.
+    low, high: 95 % interval of the value, for other samples drawn as these were (see `openslip.evaluation.metrics`);
+    both nan where no honest one is known, as of numbers that another library computed.
     skipped: samples that could not be read, and so are not in `count`.
     data: what was measured on, which tells it from others of its short name: a path, an address, `scenes:…`.
     split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.

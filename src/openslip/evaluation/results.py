@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -140,7 +141,9 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 def cells(result: Result) -> tuple[str, str, str, str]:
     """Return a result's metric, value, interval and number of samples as tables show them."""
     of = measure(result.metric)
-    if of.unit == "rank":
+    if math.isnan(result.low):
+        value, interval = of.text(result.value) + of.mark, "–"
+    elif of.unit == "rank":
         value, interval = f"{result.value:.1f}", f"{result.low:.0f} – {result.high:.0f}"
     else:
         value, interval = (
@@ -148,7 +151,7 @@ def cells(result: Result) -> tuple[str, str, str, str]:
             f"{of.text(result.low)} – {of.text(result.high)}",
         )
     skipped = f" ({result.skipped:,} skipped)" if result.skipped else ""
-    return result.metric, value, interval, f"{result.count:,}{skipped}"
+    return result.metric, value, interval, f"{result.count:,}{skipped}" if result.count else "–"
 
 
 def _result(entry: dict[str, Any]) -> Result:
