@@ -186,18 +186,20 @@ def check_free(place: Path, what: str) -> None:
         )
 
 
-def check_replaceable(out: Path, what: str, example: str, ours: Callable[[Path], bool]) -> None:
+def check_replaceable(
+    out: Path, what: str, example: str, ours: Callable[[Path], bool], option: str = "--out"
+) -> None:
     """Raise ConfigError unless a table can be written to `out`, and no other file is lost by it.
 
     what: what it is of, in the plural, for messages. example: how it may be called. ours: says whether a file is such a
-    table, or empty.
+    table, or empty. option: what named the file.
     """
-    got = f"--out {out}"
+    got = f"{option} {out}"
     if out.is_dir():
         raise ConfigError(
             f"A folder is where the {what} are to be written",
             got=got,
-            fix=f"Name a file, as in --out {out / example}",
+            fix=f"Name a file, as in {option} {out / example}",
         )
     if not out.parent.is_dir():
         raise ConfigError(

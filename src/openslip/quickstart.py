@@ -146,6 +146,7 @@ def quickstart(
         commands=commands(out, [folders[method, seed] for method in methods]),
         seed=seed,
         pool=len(pictures),
+        examples=4,
     )
     print(comparison(list(loaded.values())))
     return report

@@ -279,6 +279,8 @@ def test_report_of_a_run(run, tmp_path, capsys) -> None:
     assert "<html" in out.read_text()
     assert main(["report", str(tmp_path), "--out", str(out)]) == 1
     assert "not a run folder" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(out), "--examples", "-1"]) == 2
+    assert "fewer than 0" in capsys.readouterr().err
 
 
 def test_a_table_whose_columns_are_named(run, photos, capsys) -> None:

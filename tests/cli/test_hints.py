@@ -48,7 +48,7 @@ def answer(words: list[str], capsys) -> str:
         ("quick-start", "Did you mean 'quickstart'?"),
         ("Train", "It is written 'train'"),
         ("--resume", "A command comes first"),
-        ("qqq", "Commands: classify, compare, consolidate, data"),
+        ("qqq", "Commands: ablate, classify, compare, consolidate, data"),
     ],
 )
 def test_commands_elsewhere(word, said, capsys) -> None:

@@ -65,6 +65,8 @@ def test_session_computes_a_split_once_and_forgets_it_afterwards(tmp_path):
         projected = features.labelled_features(encoder, spec, "test", "embeddings")
         assert np.array_equal(projected.values, encoder.project(torch.from_numpy(first.values)).numpy())
         assert encoder.encoded == 5
+        untrained = features.labelled_features(encoder, spec, "untrained")
+        assert untrained.values is first.values
         features.labelled_features(encoder, spec, "train")
         assert encoder.encoded == 10
     features.labelled_features(encoder, spec, "test")

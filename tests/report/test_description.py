@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from openslip.config import Config, ObjectiveConfig, OptimizerConfig, TowerRateConfig, ViewConfig
-from openslip.report.description import _duration, configuration, data_name, view
+from openslip.report.description import _duration, configuration, course, data_name, view
 from openslip.report.rows import Row
 from openslip.report.runs import Run
 from toys import tuned
@@ -50,6 +50,17 @@ def test_what_data_are_called_in_a_sentence(spec: str, name: str) -> None:
 def test_times_read_as_people_say_them() -> None:
     times = [_duration(seconds) for seconds in (0.4, 59, 60, 200, 3599, 3600, 90_000)]
     assert times == ["0 s", "59 s", "1 min 0 s", "3 min 20 s", "59 min 59 s", "1 h 0 min", "1 d 1 h"]
+
+
+def test_what_a_run_has_cost_is_said_as_far_as_its_log_says() -> None:
+    line = {"position": 8000, "samples_per_second": 100.0, "tflops": 0.5, "memory_gib": 3.14}
+    said = course(Run("run", Path("run"), Config(), metrics=(line,)))
+    # 0.5e12 operations a second at 100 samples a second are 5e9 a sample, of 8,000 samples.
+    assert (said["Operations of rank 0"], said["Memory of rank 0, most"]) == ("40 TFLOP", "3.1 GiB")
+    assert said["Time in steps"] == "1 min 20 s"
+    del line["tflops"], line["memory_gib"]
+    said = course(Run("run", Path("run"), Config(), metrics=(line,)))
+    assert {said["Operations of rank 0"], said["Memory of rank 0, most"]} == {"–"}
 
 
 def test_what_a_loss_does_not_use_is_not_said() -> None:

@@ -61,7 +61,19 @@ def test_a_model_without_text_shows_neighbours() -> None:
     gallery = gather(FakeEncoder(text=False), Pictures(), class_names=CLASSES)
     assert (gallery.examples, gallery.searches, gallery.readings) == ((), (), ())
     assert all(all(search.own) and len(search.found) == 5 for search in gallery.neighbours)
-    assert all(search.query not in search.found for search in gallery.neighbours)
+    assert all(id(search.query) not in map(id, search.found) for search in gallery.neighbours)
+    assert gallery.map is not None
+
+
+def test_neighbours_are_the_nearest_of_all_others() -> None:
+    gallery = gather(FakeEncoder(), Pictures(broken=False), class_names=CLASSES)
+    vectors = FakeEncoder().encode_image([picture.pixels for picture in gallery.pool]).numpy()
+    assert len(gallery.neighbours) == 4
+    for row, search in zip(range(36, 40), gallery.neighbours):
+        order = sorted((i for i in range(40) if i != row), key=lambda i: -float(vectors[row] @ vectors[i]))
+        nearest = [float(vectors[row] @ vectors[i]) for i in order[:5]]
+        found = FakeEncoder().encode_image([picture.pixels for picture in search.found]).numpy()
+        assert (found @ vectors[row]).tolist() == pytest.approx(nearest)
 
 
 def test_without_model_captions_or_pictures() -> None:

@@ -16,7 +16,7 @@ from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
 from openslip.report.table import columns
 
-VOID = {"meta", "link", "img", "path", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "path", "br", "hr"}
 
 
 class Checked(HTMLParser):

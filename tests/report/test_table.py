@@ -8,7 +8,7 @@ from report_fakes import result, write_run
 
 from openslip.evaluation import Result
 from openslip.evaluation.scores import Score
-from openslip.report import comparison, load_run
+from openslip.report import comparison, load_run, scoreboard
 from openslip.report.rows import rows
 from openslip.report.table import Column, columns, describe, headline
 
@@ -51,6 +51,27 @@ def test_one_metric_stands_for_its_task() -> None:
         "own:c/y",
     ]
     assert headline(keys) == ["z:a/top1", "r:b/text_recall@10", "r:b/image_recall@10", "own:c/x"]
+    assert headline(["z:a/mean_per_class", "z:a/top1", "loss"]) == ["z:a/mean_per_class", "loss"]
+
+
+def test_numbers_that_are_no_shares_are_not_percent(tmp_path: Path) -> None:
+    values = {"alignment": 0.8, "image_uniformity": -2.5, "modality_gap": 1.25}
+    runs = []
+    for loss, more in (("clip", 0.0), ("simclr", 1.0)):
+        keys = [(f"g{k}:x/{metric}", value + more) for k, (metric, value) in enumerate(values.items())]
+        runs.append(load_run(write_run(tmp_path / loss, loss, [result(key, value) for key, value in keys])))
+    table = rows(runs)
+    names = {row.label: row for row in table}
+    shown = scoreboard.table(names, dict.fromkeys(names, "c0"))
+    first = shown.lines[0][2]
+    assert [(cell.value, cell.unit, cell.bar is None) for cell in first] == [
+        ("0.8", "", True), ("-2.5", "", True), ("1.25", "", True),
+    ]  # fmt: skip
+    assert [column.best() for column in shown.columns] == ["CLIP", "CLIP", None]
+    assert "Percent, or as it is" in comparison(runs)
+    alone = scoreboard.table(dict([*names.items()][:1]), dict.fromkeys(names, "c0"))
+    assert [cell.bar for cell in alone.lines[0][2]] == [None] * 3
+    assert alone.scale == ""
 
 
 def test_comparison_is_aligned_marked_and_complete(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a run or checkpoint: zero-shot, linear, k-NN, retrieval, pairs, segmentation, finetuning",
     "datasets": "list the public data sets that it knows how to measure on, or show one's card",
     "compare": "compare models that have been measured: differences with intervals and verdicts, also over seeds",
+    "ablate": "train variants of a recipe with several seeds: resumable, one table, equal compute",
     "embed": "embed all pictures of a source, to search them",
     "search": "find pictures by a text, a picture, or a mixture of both",
     "classify": "say which class each picture shows: zero-shot, or by a classifier that `slip evaluate` trained",
@@ -40,7 +41,7 @@ COMMANDS = {
 STATUSES = {
     0: "done, also where `slip search` finds nothing",
     1: "an error, said in words; for `slip data check` also: these data cannot be trained on; for "
-    "`slip compare --fail-if worse`: a model is worse",
+    "`slip compare --fail-if worse`: a model is worse; for `slip ablate`: a run has failed",
     2: "a wrong command line: something missing, an unknown command or option, one given twice or without effect",
     129: "ended by SIGHUP, as when a terminal is closed",
     130: "ended by Ctrl-C (SIGINT)",

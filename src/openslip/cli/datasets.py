@@ -28,8 +28,8 @@ class Options:
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[show NAME]")] = ()
     """Nothing for a list of all, or show and a name for one card."""
-    datasets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """Folder that data sets are looked for in; may be given several times."""
+    datasets: tuple[Path, ...] = ()
+    """Folders that data sets are looked for in."""
     json: bool = False
     """Print JSON."""
 

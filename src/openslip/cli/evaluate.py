@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -54,8 +54,8 @@ class Options(ColumnOptions):
     """Data set of the tasks that name none."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint of a run folder, also of --against."""
-    datasets: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """Folder that data sets named by their card, as zeroshot:food101, are looked for in; may be given several times."""
+    datasets: tuple[Path, ...] = ()
+    """Folders that data sets named by their card, as zeroshot:food101, are looked for in."""
     templates: tuple[str, ...] = ()
     """Zero-shot prompts, each with {} for the class name; or a file of them, or the name of a set of them; by default
     those that suit the data set."""
@@ -148,6 +148,10 @@ class Side:
 
 def main(argv: list[str]) -> int:
     """Check, load, measure, keep and print; return the exit status."""
+    if argv[:1] == ["suite"]:
+        from openslip.cli import suite
+
+        return suite.main(argv[1:])
     options = parse(Options, argv, prog="slip evaluate", description=DESCRIPTION)
     hints.check_evaluate(str(options.model), options.tasks)
     every = (*options.tasks, *options.general)
@@ -166,11 +170,15 @@ def main(argv: list[str]) -> int:
 
     device = chosen_device(options.device)
     with joined(device) as ranks:
-        if ranks.first:
-            return _measure(options, device, ranks)
-        # The first process says and writes all there is; the others compute.
-        with unsaid(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
-            return _measure(options, device, ranks)
+        return by_the_first(ranks, lambda: _measure(options, device, ranks))
+
+
+def by_the_first(ranks: Processes, work: Callable[[], int]) -> int:
+    """Do what processes share; the first one says and writes all there is, and the others compute."""
+    if ranks.first:
+        return work()
+    with unsaid(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        return work()
 
 
 def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
@@ -246,7 +254,7 @@ class Comparison:
                 say(f"slip: {task.name}{of}: {error}")
             if results:
                 self.done += side is self.after
-                say(f"{task.name}{of}: {_main_number(results)}, {task.seconds:,.0f} s")
+                say(f"{task.name}{of}: {main_number(results)}, {task.seconds:,.0f} s")
 
         suite.run(
             side.encoder.to(device),
@@ -343,10 +351,10 @@ def _tasks(options: Options, side: Side, like: Sequence[Evaluator] = ()) -> list
     """Return what is to be measured of a model; `like` of another one, whose data it shares."""
     named = [*_each(options.tasks, options), *_each(options.general, options)]
     if not like:
-        return [_evaluator(task, options, side) for task in named]
+        return [evaluator(task, options, side) for task in named]
     # What is trained to be measured is kept by the model that it is of.
     return [
-        _evaluator(task, options, side) if task.partition(":")[0] in TRAINED else one
+        evaluator(task, options, side) if task.partition(":")[0] in TRAINED else one
         for task, one in zip(named, like)
     ]
 
@@ -358,7 +366,8 @@ def _each(tasks: Sequence[str], options: Options) -> list[str]:
     return [one for task in tasks for one in suite.each(f"mieb:{options.data}" if task == "mieb" else task)]
 
 
-def _evaluator(task: str, options: Options, side: Side) -> Evaluator:
+def evaluator(task: str, options: Options, side: Side) -> Evaluator:
+    """Return what measures a task by the options of the command; nothing is opened yet."""
     from openslip.evaluation import suite
 
     protocol, separator, dataset = task.partition(":")
@@ -425,7 +434,7 @@ def _refuse_nothing(model: Path, tasks: Sequence[Evaluator], *, text: bool) -> N
     """Raise EvaluationError where every task would be left out."""
     from openslip.errors import EvaluationError
 
-    if not text and all(getattr(task, "needs_text", False) for task in tasks):
+    if tasks and not text and all(getattr(task, "needs_text", False) for task in tasks):
         raise EvaluationError(
             f"Nothing can be measured of {model}: it has no text tower, which every task needs",
             got=", ".join(task.name for task in tasks),
@@ -442,7 +451,8 @@ def _how_to_use(classifier: str) -> str:
     return f"The classifier is kept: {command('slip', 'classify', place, 'PICTURES')}"
 
 
-def _main_number(results: Sequence[Result]) -> str:
+def main_number(results: Sequence[Result]) -> str:
+    """Return the first of a task's results in a few words."""
     from openslip.evaluation import measure
 
     first = results[0]

@@ -85,9 +85,9 @@ COMMANDS = {
         "`slip train RECIPE --data.train SOURCE` trains; `slip recipes` lists the recipes"
     ),
     "launch distributed ddp torchrun": "Several GPUs: `torchrun --nproc-per-node 8 -m openslip train …`",
-    "sweep tune hpo search-lr": (
-        "Trying settings is not there yet. Every value is an option of `slip train`; give each run an "
-        "`--out` of its own, and compare them with `slip compare RUN RUN …`"
+    "sweep sweeps tune hpo search-lr grid grid-search hparams hyperparameters experiment experiments": (
+        "`slip ablate GRID.toml` trains variants of a recipe with several seeds, and compares them in one table; "
+        "`slip ablate show` lists files to begin with"
     ),
     "init new create setup": (
         "`slip recipes show small-data > mine.toml` makes a file to change, and `slip train --config "

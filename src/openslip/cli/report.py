@@ -22,6 +22,8 @@ class Options(ColumnOptions):
     out: Path = Path("report.html")
     """The page to write."""
     title: str = "Training report"
+    examples: int = 8
+    """Pictures of each kind of right and wrong answers, read from where they were measured; 0: none."""
     pictures: str = ""
     """Captioned pictures for a gallery of what the last run finds in them: anything that `slip train` reads."""
 
@@ -48,6 +50,10 @@ def main(argv: list[str]) -> None:
 
         encoder, pictures = load(options.runs[-1]), options.open_source(options.pictures)
         print_notes(pictures)
+    if options.examples < 0:
+        raise UsageError("There cannot be fewer than 0 examples", got=f"--examples {options.examples}")
     runs = [load_run(path) for path in options.runs]
-    write_report(options.out, runs, title=options.title, encoder=encoder, pictures=pictures)
+    write_report(
+        options.out, runs, title=options.title, encoder=encoder, pictures=pictures, examples=options.examples
+    )
     print(printable(f"wrote {options.out}"))

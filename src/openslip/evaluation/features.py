@@ -41,7 +41,6 @@ Kind = Literal["features", "embeddings"]
 BATCH = 256
 TOKENIZED = 2**14
 """Texts whose tokens are held at a time."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def _extracted(encoder: Encoder, opened: LabelledSet, split: str, batch_size: in
     return once(
         encoder,
         opened,
-        split,
+        labelled.split,  # of a set with splits, `untrained` is the test split
         part=lambda share: batches_of(encoder, labelled.images, batch_size, label, share),
         join=lambda batch: checked(batch, len(labelled.images), label),
     )

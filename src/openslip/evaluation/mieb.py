@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,7 +138,8 @@ class Mieb:
             _load(parts)
             try:
                 count = sum(map(_samples, parts))
-                with _failures(self.name):
+                with _failures(self.name), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of scikit-learn, about mteb's own classifiers
                     found = mteb.evaluate(
                         MtebModel(encoder, self.dataset, _meta()),
                         task,

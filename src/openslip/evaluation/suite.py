@@ -149,6 +149,7 @@ KINDS: dict[str, Kind] = {
     "geometry": "captions",
     "pairs": "pairs",
     "segmentation": "masks",
+    "zeroshot-segmentation": "masks",
 }
 """What a data set has to have for protocols that take no classes."""
 

@@ -8,32 +8,36 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openslip.data.record import Source, as_source
 from openslip.errors import DataError, EvaluationError
+from openslip.report.picture_map import PictureMap, picture_map
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from openslip.encoder import Encoder
+    from openslip.report.similarity import Heats
 
 SIDE = 192
 """Side in pixels of a picture in the page; smaller ones stay as they are."""
+NEIGHBOUR_SIDE = 128
 FEWEST_WORDS = 3
 """Captions with fewer words ("untitled", "IMG 2034") are not used as queries: nobody can say what they should find."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture of the pool: pixels (H, W, 3) uint8, captions, and the true class where it is known."""
+    """A picture: pixels (H, W, 3) uint8, captions, the true class where it is known, and its side in the page."""
 
     pixels: np.ndarray
     captions: tuple[str, ...]
     label: int | None
+    side: int = SIDE
 
     @property
     def alt(self) -> str:
@@ -42,7 +46,7 @@ class Picture:
 
     def data_url(self) -> str:
         """Return the middle square as a small JPEG, ready for an <img>."""
-        return data_url(self.pixels)
+        return data_url(self.pixels, self.side)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Gallery:
     searches: tuple[Search, ...] = ()
     readings: tuple[Reading, ...] = ()
     neighbours: tuple[Search, ...] = ()
+    map: PictureMap | None = None
+    heats: tuple[Heats, ...] = ()
     captions: int = 0
 
     @property
@@ -128,14 +134,18 @@ def gather(
     """Ask a model about `pool` pictures drawn at random from `pictures`.
 
     captions: queries to search with; default: six of the pool's own. Without an encoder only the pool is returned;
-    with one that has no text tower, neighbours in place of answers and retrieval.
+    with one that has no text tower, neighbours and a map alone.
     """
     from openslip.evaluation.zeroshot import classifier
+    from openslip.report.similarity import similarity_maps
 
     shown, unreadable = read_pool(pictures, labels, pool, seed)
     if encoder is None or not shown:
         return Gallery(pool=tuple(shown), unreadable=unreadable)
     images = _numbers(encoder.encode_image([picture.pixels for picture in shown]))
+    alone = Gallery(
+        tuple(shown), unreadable, neighbours=_neighbours(shown, images, 4), map=picture_map(shown, images)
+    )
     candidates = _distinct(caption for picture in shown for caption in picture.captions)
     queries = list(captions) or draw_captions(candidates, 6, seed)
     try:
@@ -144,16 +154,18 @@ def gather(
             _numbers(encoder.encode_text(words)) if words else None for words in (candidates, queries)
         )
     except EvaluationError:
-        return Gallery(tuple(shown), unreadable, neighbours=_neighbours(shown, images, 4))
+        return alone
     classes = classifier(encoder, class_names, templates) if class_names else None
-    return Gallery(
-        pool=tuple(shown),
-        unreadable=unreadable,
+    readings = _readings(shown, images, candidates, texts, examples) if texts is not None else ()
+    owned = [(reading.picture, reading.truth) for reading in readings if reading.truth is not None]
+    return replace(
+        alone,
         examples=_examples(shown[:examples], images, classes, class_names, scale)
         if classes is not None
         else (),
         searches=_searches(shown, images, queries, asked) if asked is not None else (),
-        readings=_readings(shown, images, candidates, texts, examples) if texts is not None else (),
+        readings=readings,
+        heats=similarity_maps(encoder, [picture for picture, _ in owned], [caption for _, caption in owned]),
         captions=len(candidates),
     )
 
@@ -265,12 +277,13 @@ def _readings(
 
 
 def _neighbours(shown: Sequence[Picture], images: np.ndarray, count: int) -> tuple[Search, ...]:
-    """Picture to pictures: the five most similar others."""
+    """Picture to pictures: the five most similar others, of the pool's last pictures, which nothing else shows."""
+    small = [replace(picture, side=NEIGHBOUR_SIDE) for picture in shown]
     searches = []
-    for i, picture in enumerate(shown[:count]):
+    for i in range(max(0, len(shown) - count), len(shown)):
         top = [j for j in _top(images @ images[i], 6) if j != i][:5]
-        same = tuple(picture.label is not None and shown[j].label == picture.label for j in top)
-        searches.append(Search(picture, tuple(shown[j] for j in top), same))
+        same = tuple(shown[i].label is not None and shown[j].label == shown[i].label for j in top)
+        searches.append(Search(small[i], tuple(small[j] for j in top), same))
     return tuple(searches)
 
 

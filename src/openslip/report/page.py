@@ -12,11 +12,12 @@ from openslip.addresses import without_keys
 from openslip.data.record import Source
 from openslip.errors import CheckpointError, ConfigError
 from openslip.files import unwritable, write_bytes
-from openslip.report import curves, description, scoreboard
+from openslip.report import answered, curves, description, published, scoreboard
 from openslip.report.gallery import Gallery, gather
 from openslip.report.render import render
 from openslip.report.rows import Row, rows
 from openslip.report.runs import Run
+from openslip.report.samples import EACH, samples
 
 if TYPE_CHECKING:
     from openslip.encoder import Encoder
@@ -39,13 +40,15 @@ def write_report(
     commands: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     pool: int = 500,
+    examples: int = EACH,
 ) -> Path:
     """Write the report of `runs` to `path` and return the path; a file that was there is replaced whole.
 
     encoder: the model that the pictures' answers come from; pictures: where they are drawn from, at random by
     `seed`, `pool` of them to search in. class_names and templates: what zero-shot chooses from. labels: the true class
     of each of `pictures` (default: `pictures.label(index)` where the source has it). captions: what to search for
-    (default: captions of the pool, at random). commands: (what it does, command) pairs to go on with.
+    (default: captions of the pool, at random). commands: (what it does, command) pairs to go on with. examples: how
+    many pictures are shown of each kind of right and wrong answers, read from where they were measured.
 
     Raises ConfigError without a run, CheckpointError when the file cannot be written.
     """
@@ -65,7 +68,15 @@ def write_report(
             seed=seed,
             pool=pool,
         )
-    html = page(runs, gallery, title=title, intro=intro, model=model_name(runs, encoder), commands=commands)
+    html = page(
+        runs,
+        gallery,
+        title=title,
+        intro=intro,
+        model=model_name(runs, encoder),
+        commands=commands,
+        examples=examples,
+    )
     try:
         # Captions from the web may hold half characters, which UTF-8 cannot; they become "?".
         write_bytes(path, html.encode("utf-8", errors="replace"))
@@ -96,10 +107,13 @@ def page(
     intro: str = "",
     model: str = "the model",
     commands: Sequence[tuple[str, str]] = (),
+    examples: int = EACH,
 ) -> str:
-    """Return the whole page as HTML text. model: what to call the model that the gallery is from."""
+    """Return the whole page as HTML text. model: what to call the model that the gallery is from. examples: see
+    `write_report`."""
     named = {row.label: row for row in rows(runs)}
     colours = choose_colours(list(named.values()))
+    tasks, troubles = answered.tasks(named, colours)
     each = [(name, description.seed_of(row, run), run) for name, row in named.items() for run in row.runs]
     return render(
         "report.html.j2",
@@ -109,11 +123,14 @@ def page(
         colours=colours,
         results=scoreboard.table(named, colours),
         everything=scoreboard.table(named, colours, everything=True),
+        published=published.beside(tasks),
         why_no_results=description.why_no_results(named),
         ways_to_measure=scoreboard.ways_to_measure(named),
         training_note=curves.training_note(named),
         training=[chart.figure() for chart in curves.training_charts(named, colours)],
         evaluations=[chart.figure() for chart in curves.evaluation_charts(named, colours)],
+        tasks=list(zip(tasks[: answered.MOST], samples(tasks[: answered.MOST], examples))),
+        more_tasks=[task.title for task in tasks[answered.MOST :]],
         gallery=gallery,
         model=model,
         setup=description.setup(named),
@@ -124,6 +141,7 @@ def page(
         ],
         commands=commands,
         versions=list(dict.fromkeys(tuple(run.versions.items()) for run in runs if run.versions)),
+        troubles=troubles,
         damaged=sum(run.damaged for run in runs),
     )
 

@@ -77,8 +77,17 @@ class Table:
         ]
 
     @property
-    def has_ranks(self) -> bool:
-        return any(column.lower_is_better for column in self.columns)
+    def scale(self) -> str:
+        """What the bars begin and end at."""
+        if self.compared:
+            return "Bars start at zero, each column has its own scale."
+        return (
+            "Bars run from 0 to 100 %." if any(cell.bar for *_, cells in self.lines for cell in cells) else ""
+        )
+
+    @property
+    def all_shares(self) -> bool:
+        return all(measure(column.key).unit == "share" for column in self.columns)
 
 
 def table(rows: Rows, colours: Colours, *, everything: bool = False) -> Table:
@@ -206,7 +215,7 @@ def _cell(column: Column, row: Row) -> Cell:
         seeds=_seeds(column.key, found, len(row.runs)) if len(row.runs) > 1 else "",
         count=_counts(found) if column.count is None else "",
         ahead=column.best() == row.label,
-        bar=_bar(column, found) if found.certain and measure(column.key).unit != "number" else None,
+        bar=_bar(column, found) if found.certain else None,
     )
 
 
@@ -220,10 +229,15 @@ def _counts(found: Score) -> str:
     return " or ".join(f"{count:,}" for count in found.counts)
 
 
-def _bar(column: Column, found: Score) -> Bar:
-    """Return a bar from zero, in each column of its own scale; on its own, against 100 %."""
+def _bar(column: Column, found: Score) -> Bar | None:
+    """Return a bar from zero, in each column of its own scale; a share on its own, against 100 %.
+
+    There is none of numbers that are neither shares nor ranks, and of a rank that has none beside it.
+    """
     shown = [score for score in column.scores.values() if score.certain]
-    alone = len(shown) == 1 and not column.lower_is_better
+    alone, unit = len(shown) == 1, measure(column.key).unit
+    if unit == "number" or (alone and unit == "rank"):
+        return None
     top = 1.0 if alone else max(score.high for score in shown) or 1.0
     value, left, right = (100 * share / top for share in (found.value, found.low, found.high))
     return Bar(value, left, right - left)

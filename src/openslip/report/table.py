@@ -60,7 +60,7 @@ class Column:
         return counts.pop() if len(counts) == 1 else None
 
     def best(self) -> str | None:
-        """Return the row that is ahead of every other, None where there is none or nothing to compare."""
+        """Return the row that is ahead of every other, None where there is none, nothing to compare, or no better."""
         return ahead(self.scores, lower=self.lower_is_better) if measure(self.key).better else None
 
 
@@ -127,7 +127,7 @@ def describe(key: str, name: str = "") -> tuple[str, str, str]:
 
 
 def number(key: str, value: float) -> str:
-    """Return a value without its unit: a share in percent, a rank as it is."""
+    """Return a value without its unit: a share in percent, a rank or another number as it is."""
     if not math.isfinite(value):
         return "–"
     of = measure(key)
@@ -166,11 +166,14 @@ def comparison(runs: Sequence[Run], *, everything: bool = False, width: int | No
 
 def _note(table: Sequence[Row], found: Sequence[Column]) -> str:
     """Return what the numbers and marks of the plain-text table mean, as far as they are there."""
-    said = "Percent, with 95 % intervals over the n test samples."
+    numbers = (
+        "Percent" if all(measure(column.key).unit == "share" for column in found) else "Percent, or as it is"
+    )
+    said = f"{numbers}, with 95 % intervals over the n test samples."
     if any(score.spread is not None for column in found for score in column.scores.values()):
         said = (
-            "Percent: means over the seeds ± their standard deviation, with 95 % intervals over seeds and the n test "
-            "samples."
+            f"{numbers}: means over the seeds ± their standard deviation, with 95 % intervals over seeds and the n "
+            "test samples."
         )
     if len(table) > 1:
         said += " * ahead of all others: the intervals of the differences do not hold 0."

@@ -16,7 +16,7 @@ from openslip.models.tuning import check_tuning
 from openslip.needs import LOGIT_SCALE, TEXT
 from openslip.objectives import At, Loss
 from openslip.ranges import check_ranges
-from openslip.training.budget import parse_budget
+from openslip.training.budget import Budget, parse_budget
 from openslip.training.precision import choose_device, choose_precision
 from openslip.training.student import Student
 
@@ -111,14 +111,14 @@ def make_plan(
             fix="Leave both at 1 where the objective takes self-supervised views alone.",
         )
     budget = parse_budget(training.budget)
-    counted = budget.steps or int((budget.samples or budget.epochs * records) / training.batch)
+    counted = _budgeted(budget, records, training.batch)
     if training.budget and not budget.seconds and not counted:
         raise ConfigError(
             f"The budget is smaller than a batch of {training.batch}",
             got=training.budget,
             fix="Raise --training.budget, or lower --training.batch",
         )
-    steps = max(1, int(training.epochs * records / training.batch))
+    steps = _epochs_steps(training, records)
     warmup = min(steps, round(config.optimizer.warmup_epochs * records / training.batch))
     fresh = _fresh_steps(config, config.optimizer.fresh_epochs * records / training.batch, steps)
     _check_fresh(config)
@@ -129,6 +129,25 @@ def make_plan(
         config, records, steps, warmup, device, dtype, loss, schedule, processes, budget.seconds, fresh
     )
     return plan.of_steps(counted) if counted else plan
+
+
+def planned_steps(training: TrainingConfig, records: int) -> int:
+    """Return the steps of a run on a source of so many records; 0 where a budget of time decides."""
+    budget = parse_budget(training.budget)
+    return (
+        0
+        if budget.seconds
+        else _budgeted(budget, records, training.batch) or _epochs_steps(training, records)
+    )
+
+
+def _budgeted(budget: Budget, records: int, batch: int) -> int:
+    """Return the whole steps of a budget of steps, samples or epochs; 0 of another one."""
+    return budget.steps or int((budget.samples or budget.epochs * records) / batch)
+
+
+def _epochs_steps(training: TrainingConfig, records: int) -> int:
+    return max(1, int(training.epochs * records / training.batch))
 
 
 def _fresh_steps(config: Config, share: float, steps: int) -> int:

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from openslip.collectives import alone
 from openslip.config import Config
 from openslip.data.record import Batch
+from openslip.data.schedule import Schedule
 from openslip.models.inputs import Inputs
 from openslip.models.tuning import tune
 from openslip.objectives import At, Loss
@@ -234,6 +235,33 @@ class Work:
                 )
             self._said = True
             return math.nan
+
+
+def operations_per_sample(config: Config, loss: Loss, schedule: Schedule, length: int) -> float:
+    """Return the floating-point operations of training for a sample, before a run: what `Work` counts of its batches.
+
+    length: tokens of the longest caption of a batch. It is the mean over the steps of the schedule, of batches of
+    `schedule.batch` rows. Fixed models are not counted. Returns nan where a step cannot be counted.
+    """
+    rows = schedule.batch
+
+    def step(scheduled: bool) -> float:
+        views = {
+            view.name: (schedule.rows if view.scheduled else rows, 3, size, size)
+            for view in loss.views
+            for size in [config.views.of(view.kind, view.size).size]
+            if scheduled or not view.scheduled
+        }
+        kind = tuple(views.items()), rows if loss.captioned else 0, ()
+        with alone():
+            return _count_step(config, loss, kind, length)
+
+    try:
+        whole, every = step(True), schedule.every
+        mean = whole if every == 1 else (whole + (every - 1) * step(False)) / every
+        return mean / rows
+    except NEEDS_NUMBERS:
+        return math.nan
 
 
 def kind_of(batch: Batch) -> Kind:

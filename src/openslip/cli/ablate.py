@@ -1,0 +1,236 @@
+"""slip ablate GRID [--out RUNS]"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from openslip.cli.arguments import asks_for_help, given, parse, refuse_idle
+from openslip.cli.output import say
+from openslip.errors import DataError, UsageError, did_you_mean, printable
+from openslip.files import expand
+
+if TYPE_CHECKING:
+    from openslip.ablation.compute import Cost
+    from openslip.ablation.grid import Grid, GridRun
+    from openslip.ablation.table import Table
+    from openslip.processes import Processes
+
+DESCRIPTION = """Train variants of a configuration, each with several seeds, and print one table: means with their
+spread, samples, counted FLOPs and seconds, and each variant's difference to the first. The same command goes on where
+it stopped. `slip ablate show` lists grid files to begin with, and `slip ablate show NAME` prints one."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train, and where."""
+
+    grid: Annotated[Path, tyro.conf.Positional]
+    """The grid file: base, shared values, variants, seeds."""
+    out: Path | None = None
+    """Folder of the runs, in place of the grid's own `out` and of runs/GRID."""
+    dry_run: bool = False
+    """Print the plan, and write nothing."""
+    table: bool = False
+    """Print the table of what is finished, and train nothing."""
+    index: int | None = None
+    """Train this run alone, by its number in the plan: `$SLURM_ARRAY_TASK_ID`."""
+    run: str = ""
+    """Train this run alone, by its name in the plan."""
+    slurm: bool = False
+    """Print a batch script that trains the runs as a SLURM array, and train nothing."""
+    all: bool = False
+    """All metrics in the table, rather than the first of each task."""
+    format: Literal["table", "json"] = "table"
+    """json: a list with a row for each variant and metric."""
+    save: Path | None = None
+    """Also write the table to this file: as CSV where its name ends in .csv, else as JSON."""
+    report: Path | None = None
+    """Also write a page about all finished runs, as `slip report` does."""
+
+
+def main(argv: list[str]) -> int:
+    """Train what is not finished, and print the table; return the exit status."""
+    if argv[:1] == ["show"] and not asks_for_help(argv):
+        return show(argv[1:])
+    options = parse(Options, argv, prog="slip ablate", description=DESCRIPTION)
+    _check(options, given(Options, argv))
+
+    from openslip.ablation import grid, running, table
+    from openslip.processes import joined
+
+    save = None if options.save is None else expand(options.save)
+    if save is not None:
+        table.check_place(save)
+    if options.report is not None:
+        from openslip.report import check_place
+
+        check_place(options.report)
+    read = grid.load(options.grid, "" if options.out is None else expand(options.out))
+    chosen = _chosen(read, options)
+    if options.slurm:
+        print(slurm_script(read, options))
+        return 0
+    with joined() as processes:
+        planned, costs = _planned(read, processes, needed=not options.table)
+        if processes.first and not options.table:
+            text = table.plan_text(planned, costs, table.standings(planned))
+            print(printable(text)) if options.dry_run else say(text)
+        if options.dry_run or options.table:
+            running.check_unchanged(planned.runs, planned.out)
+        if options.dry_run:
+            return 0
+        runs = [planned.runs[number] for number in chosen]
+        status = 0 if options.table else _train(planned, runs, processes)
+        if processes.first and (options.table or len(chosen) == len(read.runs)):
+            found = table.collect(planned, costs, everything=options.all)
+            _print(found, options, save)
+            if options.report is not None:
+                _report(planned, options.report)
+    return status
+
+
+def _check(options: Options, typed: set[str]) -> None:
+    """Raise UsageError for options that have no effect together."""
+    ways = [name for name in ("dry_run", "table", "slurm") if getattr(options, name)]
+    ways += [name for name in ("index", "run") if name in typed]
+    if len(ways) > 1:
+        raise UsageError(
+            "These options do not go together",
+            got=" ".join(f"--{name.replace('_', '-')}" for name in ways),
+            fix="Give one of them",
+        )
+    if ways and ways[0] != "table":
+        refuse_idle(
+            typed, "all", "format", "save", "report",
+            because=f"No table is made with --{ways[0].replace('_', '-')}",
+            fix="`slip ablate GRID --table` makes it at any time",
+        )  # fmt: skip
+
+
+def _chosen(grid: Grid, options: Options) -> list[int]:
+    """Return the numbers of the runs that are to be trained."""
+    names = [run.name for run in grid.runs]
+    if options.index is not None:
+        if not 0 <= options.index < len(names):
+            raise UsageError(
+                "The grid has no run of that number", got=options.index, fix=f"Runs are 0 to {len(names) - 1}"
+            )
+        return [options.index]
+    if options.run:
+        if options.run not in names:
+            raise UsageError(f"The grid has no run {options.run!r}", fix=did_you_mean(options.run, names))
+        return [names.index(options.run)]
+    return list(range(len(names)))
+
+
+def _planned(grid: Grid, processes: Processes, *, needed: bool) -> tuple[Grid, dict[str, Cost]]:
+    """Return the lengths and costs. The first process opens the data before the others do.
+
+    needed: whether the data must be there; a table can do without counts, unless lengths follow from them.
+    """
+    from openslip.ablation import compute
+
+    found: list[tuple[Grid, dict[str, Cost]]] = []
+    try:
+        with processes.first_goes_ahead():
+            found.append(compute.planned(grid))
+    except DataError as error:
+        if needed or any(variant.equal_compute for variant in grid.variants):
+            raise
+        say(f"FLOPs are those that the logs have: {error}")
+        return grid, {}
+    return found[0]
+
+
+def _train(grid: Grid, runs: list[GridRun], processes: Processes) -> int:
+    """Train those of the runs that are not finished; return 1 where one has failed."""
+    from openslip.ablation.running import run_all
+    from openslip.cli import main as slip
+
+    first = processes.first
+    outcome = run_all(
+        grid, runs, command=slip, processes=processes, inform=lambda text: say(text) if first else None
+    )
+    if first:
+        for name in outcome.held:
+            say(f"{name} is left to another process, which trains it")
+        for name, why in outcome.failed.items():
+            say(f"FAILED     {name}: {why}")
+    return 1 if outcome.failed else 0
+
+
+def _print(table: Table, options: Options, save: Path | None) -> None:
+    """Print and write the table."""
+    from openslip.ablation import table as tables
+
+    rows = tables.rows(table)
+    if save is not None:
+        tables.write_rows(rows, save)
+    for note in table.notes:
+        say(note)
+    if options.format == "json":
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        print(printable(tables.as_text(table, shutil.get_terminal_size((110, 0)).columns)), end="")
+    if save is not None:
+        say(f"wrote {save}")
+
+
+def _report(grid: Grid, page: Path) -> None:
+    from openslip.report import load_run, write_report
+
+    finished = [grid.out / run.name for run in grid.runs if (grid.out / run.name / "config.toml").is_file()]
+    if not finished:
+        raise UsageError("There is nothing to report: no run of the grid has begun")
+    write_report(page, [load_run(path) for path in finished], title=grid.path.stem)
+    say(f"wrote {page}")
+
+
+def show(words: list[str]) -> int:
+    """List the grids that come with the package, or print one."""
+    from openslip.ablation.grid import shipped, shipped_text
+
+    match words:
+        case []:
+            for name in shipped():
+                print(f"{name:<16}{shipped_text(name).splitlines()[0].removeprefix('# ')}")
+        case [name]:
+            print(shipped_text(name), end="")
+        case _:
+            raise UsageError("`slip ablate show` takes one name", got=" ".join(words))
+    return 0
+
+
+SLURM = """\
+#!/bin/bash
+# One job for each of the {count} runs of {grid}; a run that is finished is left as it is.
+# Adapt partition, time and devices. A job that is told to end saves its run first, and goes on when it is requeued.
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}
+#SBATCH --ntasks=1
+#SBATCH --gpus=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+cd {folder} || exit 1
+srun {command} --index "$SLURM_ARRAY_TASK_ID"
+# When all have ended: {command} --table"""
+
+
+def slurm_script(grid: Grid, options: Options) -> str:
+    """Return a batch script for a SLURM array, to be adapted."""
+    import shlex
+
+    from openslip.shell import command
+
+    line = command("slip", "ablate", options.grid, "--out", grid.out)
+    folder, count = shlex.quote(str(Path.cwd())), len(grid.runs)
+    name = "".join(letter if letter.isalnum() else "-" for letter in grid.path.stem)
+    return SLURM.format(count=count, grid=grid.path, name=name, last=count - 1, folder=folder, command=line)

@@ -1,0 +1,337 @@
+"""slip evaluate suite MODEL [MODEL ...] [--sets paper|all|FILE.toml]"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from glob import glob, has_magic
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from openslip.cli import evaluate
+from openslip.cli.arguments import chosen_device, parse
+from openslip.cli.output import say
+from openslip.errors import ConfigError, SlipError, printable
+from openslip.evaluation.datasets import places
+from openslip.files import expand, write_bytes
+from openslip.shell import command
+
+if TYPE_CHECKING:
+    import torch
+
+    from openslip.evaluation import Evaluator, Result
+    from openslip.evaluation.benchmark import Asked, Benchmark
+    from openslip.processes import Processes
+
+DESCRIPTION = """Measure several models on all public data sets that are found on disk, on the paper's 26, or on a list
+of tasks in a file. Sets are looked for in the folders of --datasets and of the environment variable OPENSLIP_DATASETS
+(`slip datasets`).
+
+A pattern in quotes stands for runs that differ in their seeds ('runs/slip-*'), as do words with the same name in front
+(slip=runs/a slip=runs/b): the table has their mean and spread. What has been measured is kept, and the same command
+goes on where it was interrupted."""
+
+TASK_OPTIONS = (
+    "image_root", "image_column", "caption_column", "label_column", "leave_broken", "templates", "classnames", "preset",
+    "captions", "folds",
+)  # fmt: skip
+"""What `[[task]]` in a file of tasks may say: options of `slip evaluate` that are about a task."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which models, on what."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders, files or names of models, as for `slip evaluate`; patterns in quotes; NAME=MODEL names one."""
+    sets: str = "all"
+    """all: every set that is found; paper: the paper's 26 by its protocols; or a TOML file, tasks = ["knn:photos/"]."""
+    protocols: tuple[str, ...] = ()
+    """How to measure the sets that are found, in place of zeroshot, knn and linear, retrieval and geometry, ..."""
+    datasets: tuple[Path, ...] = ()
+    """Folders that data sets are looked for in."""
+    out: Path = Path("suite")
+    """Folder for the table (results.csv, results.json), for results of models that are no runs, and for features."""
+    which: Literal["latest", "best"] = "latest"
+    """Checkpoint of run folders."""
+    again: bool = False
+    """Measure also what has been measured before."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What the image tower computes in; auto: what training computed in, fp32 where that is not known."""
+
+
+@dataclass
+class Measured:
+    """A model of the suite. group: what its row is called, the same for all seeds of one configuration."""
+
+    group: str
+    side: evaluate.Side
+    results: list[Result] = field(default_factory=list)
+
+
+def main(argv: list[str]) -> int:
+    """Find tasks and models, measure, write and print; return the exit status."""
+    options = parse(Options, argv, prog="slip evaluate suite", description=DESCRIPTION)
+    places.add_roots(options.datasets)
+    benchmark = _benchmark(options)
+    models = _models(options.models)
+
+    from openslip.processes import joined
+
+    device = chosen_device(options.device)
+    with joined(device) as ranks:
+        return evaluate.by_the_first(ranks, lambda: _Run(options, benchmark, device, ranks).all(models))
+
+
+def _benchmark(options: Options) -> Benchmark:
+    from openslip.evaluation import benchmark
+
+    if options.sets in ("all", "paper"):
+        found = benchmark.of_sets(paper=options.sets == "paper", protocols=options.protocols)
+    elif options.protocols:
+        raise ConfigError(
+            "A file of tasks says for each how to measure",
+            got=f"--sets {options.sets} --protocols {' '.join(options.protocols)}",
+            fix="Leave --protocols out",
+        )
+    else:
+        found = benchmark.from_file(options.sets, TASK_OPTIONS)
+    return found
+
+
+def _models(words: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return the group and the place of each model that words name. Raises ConfigError for a pattern without any."""
+    from openslip.evaluation.measured import name_of
+
+    found: list[tuple[str, Path]] = []
+    for word in words:
+        name, separator, place = word.partition("=")
+        if not separator or not name or os.sep in name or os.path.lexists(expand(word)):
+            name, place = "", word
+        paths = [Path(place)]
+        if has_magic(place) and not os.path.lexists(expand(place)):
+            paths = [Path(one) for one in sorted(glob(str(expand(place)))) if _is_model(Path(one))]
+            if not paths:
+                raise ConfigError("The pattern matches no run and no file of weights", got=place)
+            name = name or name_of([path.name for path in paths])
+        found += [(name or os.path.basename(os.path.normpath(path)), path) for path in paths]
+    return found
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.toml").is_file() or path.suffix in (".safetensors", ".pt")
+
+
+class _Run:
+    """One call of the command: models one after the other, each on all sets, each set's features once."""
+
+    def __init__(
+        self, options: Options, benchmark: Benchmark, device: torch.device, ranks: Processes
+    ) -> None:
+        self.options, self.benchmark, self.device, self.ranks = options, benchmark, device, ranks
+        self.failed = 0
+        self.left_out: set[str] = set()
+        self.out = expand(options.out)
+
+    def all(self, models: Sequence[tuple[str, Path]]) -> int:
+        from openslip.evaluation.feature_cache import FeatureCache
+        from openslip.evaluation.opened import shared
+
+        self.cache = FeatureCache(self.out / "features")
+        if missing := [card.name for card in self.benchmark.missing]:
+            say(
+                f"Not on this machine, {len(missing)}: {', '.join(missing)}. "
+                f"`slip datasets show {missing[0]}` says where to get it."
+            )
+        measured: list[Measured] = []
+        try:
+            with shared():
+                for number, (group, place) in enumerate(models, 1):
+                    say(f"Model {number} of {len(models)}: {place}")
+                    measured.append(Measured(group, self._side(place)))
+                    self._measure(measured[-1])
+        finally:  # also when it is interrupted
+            if self.ranks.first and any(model.results for model in measured):
+                self._write(measured)
+        return 1 if self.failed else 0
+
+    def _side(self, place: Path) -> evaluate.Side:
+        side = evaluate.Side(place, self.options.which, ranks=self.ranks)
+        side.keep = None if side.run else self.out / _file_name(place)
+        return side
+
+    def _place(self, side: evaluate.Side) -> Path:
+        """Return the file that keeps a model's results: a run's own, else one of the suite's."""
+        from openslip.files import unwritable
+
+        own = side.run / "results.json" if side.run else None
+        if own is not None and not unwritable(own):
+            return own
+        folder = self.out / _file_name(side.name)
+        if not side.run:  # of other weights with the same name results are others
+            from openslip.models.weights import digest
+
+            folder = folder.with_name(f"{folder.name}-{digest(side.encoder.model)[:8]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "results.json"
+
+    def _measure(self, model: Measured) -> None:
+        """Measure one model on everything that it has not been measured on."""
+        from openslip.evaluation import results, suite
+
+        side = model.side
+        with self.ranks.first_goes_ahead():
+            side.tasks = []
+            side.load()
+        place = self._place(side)
+        known = [] if self.options.again else results.read(place)
+        for _, several in groupby(self.benchmark.tasks, key=lambda asked: asked.task.partition(":")[2]):
+            tasks: list[Evaluator] = []
+            for asked in several:
+                task = self._checked(asked, side)
+                if task is None or (getattr(task, "needs_text", False) and not side.text):
+                    continue
+                if before := _of(task, known, side.checkpoint):
+                    model.results += before
+                    say(f"{before[0].task}: measured before")
+                else:
+                    tasks.append(task)
+
+            def through(task: suite.Done) -> None:
+                found = [replace(result, checkpoint=side.checkpoint) for result in task.results]
+                model.results += found
+                if task.error is not None:
+                    self.failed += 1
+                    say(f"slip: {task.name}: {task.error}")
+                if found:
+                    results.keep(found, place)
+                    say(f"{task.name}: {evaluate.main_number(found)}, {task.seconds:,.0f} s")
+
+            if tasks:
+                suite.run(
+                    side.encoder.to(self.device),
+                    tasks,
+                    on_task=through,
+                    progress=True,
+                    precision=self.options.precision,
+                    cache=self.cache,
+                    ranks=self.ranks,
+                )
+        del side.encoder  # the next one needs the room
+
+    def _checked(self, asked: Asked, side: evaluate.Side) -> Evaluator | None:
+        """Return a task whose data can be used; None of one that was found and does not fit, or that fails."""
+        from openslip.evaluation import suite
+
+        try:
+            options = replace(evaluate.Options(model=side.name, tasks=(asked.task,)), **_typed(asked))
+            task = evaluate.evaluator(asked.task, options, side)
+            with self.ranks.first_goes_ahead():
+                lines = suite.check([task], text=side.text)
+            for line in lines:
+                if line not in self.left_out:
+                    self.left_out.add(line)
+                    say(line)
+            return task
+        except SlipError as error:
+            if asked.task not in self.left_out:
+                say(f"{asked.task} is left out: {error}" if asked.found else f"slip: {asked.task}: {error}")
+            self.left_out.add(asked.task)
+            self.failed += not asked.found
+            return None
+
+    def _write(self, measured: Sequence[Measured]) -> None:
+        """Write the whole table, and print it."""
+        from openslip.evaluation.results import save
+
+        every = [(model, result) for model in measured for result in model.results]
+        beside = [{"model": str(model.side.name), "group": model.group} for model, _ in every]
+        for name in ("results.json", "results.csv"):
+            save([result for _, result in every], self.out / name, beside)
+        text = table(measured)
+        write_bytes(self.out / "table.txt", text.encode("utf-8", "replace"))
+        print(printable(text))
+        say(f"Kept in {self.out}: results.csv, results.json, table.txt.")
+        if runs := [str(model.side.run) for model in measured if model.side.run]:
+            say(f"As a page: {command('slip', 'report', *runs)}")
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """Return the first number of each task, a line each, with a column for each group of models: mean ± spread."""
+    from openslip.evaluation import measure
+    from openslip.evaluation.distinct import distinct
+    from openslip.evaluation.scores import ahead, score
+
+    groups = list(dict.fromkeys(model.group for model in measured))
+    found: dict[tuple[str, ...], dict[str, list[Result]]] = {}
+    first: dict[tuple[str, ...], Result] = {}
+    for model in measured:
+        tasks: set[tuple[str, ...]] = set()
+        for result in model.results:
+            what = (result.task, result.data, result.split, result.prompts, result.settings)
+            if what not in tasks:
+                tasks.add(what)
+                first.setdefault((*what, result.metric), result)
+                found.setdefault((*what, result.metric), {}).setdefault(model.group, []).append(result)
+    names = dict(zip(first, distinct([replace(one, checkpoint="", content="") for one in first.values()])))
+    rows = [["task", "metric", *groups, "n"]]
+    for what, result in first.items():
+        of, scores = measure(result.metric), {group: score(some) for group, some in found[what].items()}
+        best = ahead(scores, lower=of.better == "lower") if of.better else None
+        cells = [
+            _cell(of.text, scores[group], mark="*" if group == best else "") if group in scores else "–"
+            for group in groups
+        ]
+        rows.append([names[what], result.metric, *cells, f"{result.count:,}"])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    lines.append("Shares in percent; of several seeds mean ± standard deviation.")
+    if len(groups) > 1:
+        lines.append("* ahead of all others: the 95 % intervals of the differences do not hold 0.")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: Callable[[float], str], score: Any, mark: str) -> str:
+    spread = "" if score.spread is None else f" ± {text(score.spread)}"
+    return f"{text(score.value)}{spread}{mark}"
+
+
+def _of(task: Evaluator, known: Sequence[Result], checkpoint: str) -> list[Result]:
+    """Return the results of a task among those that are known of this checkpoint."""
+    about = task.about()
+    return [
+        result
+        for result in known
+        if result.task == task.name
+        and result.checkpoint == checkpoint
+        and all(getattr(result, name) == value for name, value in about.items() if name != "settings")
+        and result.settings == about.get("settings", "")
+    ]
+
+
+def _typed(asked: Asked) -> dict[str, Any]:
+    """Return a task's options as `slip evaluate` has them."""
+    given = dict(asked.options)
+    if "templates" in given:
+        told = given["templates"]
+        given["templates"] = tuple(told) if isinstance(told, list) else (str(told),)
+    if "classnames" in given:
+        given["classnames"] = Path(str(given["classnames"]))
+    return given
+
+
+def _file_name(place: Path) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in str(place)).strip(
+        "-."
+    )

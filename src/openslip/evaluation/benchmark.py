@@ -1,0 +1,131 @@
+"""The tasks of a benchmark: of the public data sets that are on disk, or of a file that lists them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openslip.errors import ConfigError, did_you_mean
+from openslip.evaluation.datasets import Card, Kind, cards, places
+from openslip.evaluation.suite import each
+from openslip.files import expand, read_whole
+
+USUAL: Mapping[Kind, Sequence[str]] = {
+    "classes": ("zeroshot", "knn", "linear"),
+    "captions": ("retrieval", "geometry"),
+    "pairs": ("pairs",),
+    "masks": ("segmentation", "zeroshot-segmentation"),
+}
+"""How a set is measured, by what it has, unless protocols are named."""
+PAPER = ("zeroshot", "linear")
+"""The paper's protocols on its 26 sets, but for end-to-end finetuning, which takes days."""
+FITTING: Mapping[Kind, Collection[str]] = {
+    **USUAL,
+    "classes": ("zeroshot", "knn", "linear", "fewshot", "finetune"),
+}
+"""Which protocols can measure a set, by what it has."""
+MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One task of a benchmark. options: of `slip evaluate`, for this task alone, such as `label_column`. found: the
+    task is there because its set is, and nobody has named it."""
+
+    task: str
+    options: Mapping[str, Any]
+    found: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Tasks, in their order. missing: sets of it that are not on disk."""
+
+    tasks: tuple[Asked, ...]
+    missing: tuple[Card, ...] = ()
+
+
+def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
+    """Return the tasks of the sets that have a card and are found (see `datasets.places`).
+
+    paper: of the paper's 26 alone, by its protocols. protocols: how to measure, in place of the usual ones; each set by
+    those that fit it.
+
+    Raises ConfigError where there is no such protocol, and where no set is found.
+    """
+    known = dict.fromkeys(name for kind in FITTING for name in FITTING[kind])
+    for name in protocols:
+        if name not in known:
+            raise ConfigError(
+                f"No data set is measured by a protocol {name!r}", fix=did_you_mean(name, known)
+            )
+    tasks: list[Asked] = []
+    missing: list[Card] = []
+    for card in cards().values():
+        if paper and not card.paper:
+            continue
+        if places.on_disk(card) is None:
+            missing.append(card)
+            continue
+        how = protocols or (PAPER if paper else USUAL[card.kind])
+        tasks += [Asked(f"{name}:{card.name}", {}, True) for name in how if name in FITTING[card.kind]]
+    if not tasks:
+        looked = ", ".join(map(str, places.roots()))
+        raise ConfigError(
+            "None of the data sets is on this machine"
+            if not protocols
+            else "No data set fits these protocols",
+            got=", ".join(protocols) or None,
+            cause=f"They were looked for in {looked}"
+            if looked
+            else f"No folder of data sets is named: --datasets FOLDER or the environment variable {places.ROOTS} do",
+            fix="`slip datasets` lists the sets, and where to get them; --sets FILE.toml names tasks of your own",
+        )
+    return Benchmark(tuple(tasks), tuple(missing))
+
+
+def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
+    """Return the tasks that a TOML file lists: `tasks = ["knn:photos/", …]`, and in `[[task]]` those that take options.
+
+    options: the names that a `[[task]]` may have beside `task`. Relative paths are from where the command is started.
+
+    Raises ConfigError for a file that is none, or says something else.
+    """
+    example = (
+        'tasks = ["zeroshot:photos/"], and [[task]] with task = "knn:table.csv" and label_column = "kind"'
+    )
+    try:
+        told = tomllib.loads(read_whole(expand(path), MOST_BYTES).decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "The file of tasks cannot be read", got=str(path), cause=str(error), fix=f"It is TOML: {example}"
+        ) from None
+    for name in told:
+        if name not in ("tasks", "task"):
+            raise ConfigError(
+                f"The file of tasks has a key {name!r}",
+                got=str(path),
+                fix=did_you_mean(name, ("tasks", "task")),
+            )
+    plain, tables = told.get("tasks", []), told.get("task", [])
+    if not (isinstance(plain, list) and isinstance(tables, list) and (plain or tables)):
+        raise ConfigError("The file of tasks lists none", got=str(path), fix=f"Write {example}")
+    asked = [_asked(table, path, options) for table in [*({"task": task} for task in plain), *tables]]
+    return Benchmark(tuple(replace(one, task=task) for one in asked for task in each(one.task)))
+
+
+def _asked(table: Any, path: str | Path, options: Collection[str]) -> Asked:
+    if not isinstance(table, dict) or not isinstance(table.get("task"), str):
+        raise ConfigError(
+            "A task of the file names none", got=f"{path}: {table}", fix='Write task = "knn:photos/"'
+        )
+    given = {name.replace("-", "_"): value for name, value in table.items() if name != "task"}
+    for name in given:
+        if name not in options:
+            raise ConfigError(
+                f"A task takes no {name!r}", got=f"{path}: {table['task']}", fix=did_you_mean(name, options)
+            )
+    return Asked(table["task"], given)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from openslip.cli import main
+from openslip.evaluation import suite
+from openslip.training.train import train
+from toys import ToySource, make_tiny_config, save_photos, with_loss
+
+FEW = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of a run, and an image-only one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        train(make_tiny_config(epochs=1, seed=seed), ToySource(), folder / f"slip-{seed}", console=FEW)
+    train(with_loss(make_tiny_config(epochs=1), "simclr"), ToySource(), folder / "simclr", console=FEW)
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    """The same, of which nothing has been measured."""
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    """A folder of data sets that has one of them; its pictures have two of the classes."""
+    save_photos(tmp_path / "sets" / "food101", test=6)
+    return tmp_path / "sets"
+
+
+def measure(
+    runs: Path, sets: Path, out: Path, *more: str, models: tuple[str, ...] = ("slip-*", "simclr")
+) -> int:
+    words = [str(runs / model) for model in models]
+    return main(["evaluate", "suite", *words, "--datasets", str(sets), "--out", str(out), *more])
+
+
+def results_of(out: Path) -> list[dict]:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_every_model_is_measured_on_every_set_and_seeds_are_one_column(runs, sets, tmp_path, capsys) -> None:
+    assert measure(runs, sets, tmp_path / "out", "--protocols", "knn", "zeroshot") == 0
+    said = capsys.readouterr()
+    assert "Not on this machine, 41: cifar10" in said.err
+    assert "Model 3 of 3" in said.err
+    header, _, *lines = said.out.splitlines()
+    assert header.split() == ["task", "metric", "slip", "simclr", "n"]
+    knn, zeroshot = lines[0], lines[1]
+    assert knn.startswith("knn:food101")
+    assert "±" in knn
+    assert zeroshot.split()[-2:] == ["–", "12"]  # an image-only model has no texts
+    found = results_of(tmp_path / "out")
+    tops = [(one["group"], one["task"]) for one in found if one["metric"] == "top1"]
+    assert sorted(tops) == sorted(
+        [("slip", "knn:food101"), ("slip", "zeroshot:food101")] * 2 + [("simclr", "knn:food101")]
+    )
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(found)
+    kept = {result.task for result in suite.read(runs / "slip-1" / "results.json")}
+    assert kept == {"knn:food101", "zeroshot:food101"}
+
+
+def test_what_was_measured_before_is_not_measured_again(runs, sets, tmp_path, capsys, monkeypatch) -> None:
+    out = tmp_path / "out"
+    assert measure(runs, sets, out, "--protocols", "knn", models=("slip-0",)) == 0
+    before = results_of(out)
+    run = suite.run
+    asked = []
+    monkeypatch.setattr(
+        suite,
+        "run",
+        lambda encoder, tasks, **how: asked.append([t.name for t in tasks]) or run(encoder, tasks, **how),
+    )
+    assert measure(runs, sets, out, "--protocols", "knn", models=("slip-0",)) == 0
+    assert "knn:food101: measured before" in capsys.readouterr().err
+    assert (asked, results_of(out)) == ([], before)
+    assert measure(runs, sets, out, "--protocols", "knn", "--again", models=("slip-0",)) == 0
+    assert asked == [["knn:food101"]]
+    assert results_of(out) == before
+
+
+def test_an_interrupted_suite_goes_on(runs, sets, tmp_path, monkeypatch) -> None:
+    out, run = tmp_path / "out", suite.run
+
+    def interrupted(encoder, tasks, **how):
+        if sum(1 for _ in (runs / "simclr").glob("outcomes/knn*")):
+            raise KeyboardInterrupt
+        return run(encoder, tasks, **how)
+
+    words = ("--protocols", "knn")
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "run", interrupted)
+        measure(runs, sets, out, *words, models=("simclr", "slip-0"))
+    assert [one["model"] for one in results_of(out)][:1] == [str(runs / "simclr")]
+    assert measure(runs, sets, out, *words, models=("simclr", "slip-0")) == 0
+    assert {one["model"] for one in results_of(out)} == {str(runs / "simclr"), str(runs / "slip-0")}
+
+
+def test_a_file_lists_tasks_with_options_and_one_that_fails_leaves_the_others(
+    runs, sets, tmp_path, capsys
+) -> None:
+    photos = sets / "food101"
+    tasks = tmp_path / "mine.toml"
+    tasks.write_text(
+        f'tasks = ["knn:{photos}", "knn:{tmp_path}/nowhere"]\n'
+        f'[[task]]\ntask = "zeroshot:{photos}"\ntemplates = ["the {{}}"]\n'
+    )
+    words = ("--sets", str(tasks))
+    assert measure(runs, sets, tmp_path / "out", *words, models=("slip-0",)) == 1
+    assert "nowhere" in capsys.readouterr().err
+    found = {(one["task"], one["prompts"]) for one in results_of(tmp_path / "out")}
+    assert found == {("knn:food101", ""), ("zeroshot:food101", "the {}")}
+
+
+def test_models_that_are_no_runs_have_their_results_in_the_suites_folder(runs, sets, tmp_path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    assert main(["consolidate", str(runs / "slip-0"), "--out", str(weights)]) == 0
+    out = tmp_path / "out"
+    assert main(
+        ["evaluate", "suite", f"mine={weights}", "--datasets", str(sets), "--out", str(out), "--protocols", "knn"]
+    ) == 0  # fmt: skip
+    (kept,) = out.glob("*/results.json")
+    assert {result.task for result in suite.read(kept)} == {"knn:food101"}
+    assert {one["group"] for one in results_of(out)} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sets", "nothing.toml"], "cannot be read.*nothing.toml"),
+        (["--protocols", "knnn"], "Did you mean 'knn'"),
+        (["--protocols", "pairs"], "fits these protocols.*pairs"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error(runs, sets, tmp_path, capsys, words, said) -> None:
+    assert measure(runs, sets, tmp_path / "out", *words, models=("slip-0",)) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert measure(runs, sets, tmp_path / "out", models=("none-*",)) == 1
+    assert "matches no run" in capsys.readouterr().err
