@@ -1,15 +1,15 @@
 """The adapter with a library in the place of mteb that is made for the test."""
 
 import sys
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from evaluation_fakes import COLORS, ColorEncoder, picture
+from mieb_fakes import Library, Task, put_in_place
 
 from openslip.errors import ConfigError, DataError, EvaluationError
-from openslip.evaluation import Result, measure, suite
+from openslip.evaluation import Result, benchmark, measure, suite
 from openslip.evaluation.compare import compare, sentences
 from openslip.evaluation.compare import table as differences
 from openslip.evaluation.features import features_of, session
@@ -18,67 +18,6 @@ from openslip.evaluation.results import keep, read, table
 from openslip.evaluation.scores import ahead, score
 
 NAMES = list(COLORS)
-
-
-class Task:
-    """Has what the adapter asks of a task: 4 pictures, each to be found among the classes."""
-
-    is_aggregate = False
-    hf_subsets = ("default",)
-    eval_splits = ("test",)
-    found = 3
-
-    def __init__(
-        self, name: str, kind: str = "ZeroShotClassification", modalities=("image", "text"), **source
-    ):
-        self.metadata = SimpleNamespace(
-            name=name,
-            type=kind,
-            main_score="accuracy",
-            modalities=list(modalities),
-            dataset={"path": "owner/name", "revision": "1", **source},
-        )
-        self.data_loaded, self.dataset = False, None
-
-    def load_data(self):
-        if self.metadata.name == "Gone":
-            raise OSError("no such place\nand what else is said")
-        self.dataset, self.data_loaded = {"test": range(4)}, True
-
-    def unload_data(self):
-        self.data_loaded = False
-
-
-class Library(ModuleType):
-    __version__ = "2.5"
-
-    def __init__(self, *tasks: Task):
-        super().__init__("mteb")
-        self.tasks, self.calls, self.score, self.failure = {t.metadata.name: t for t in tasks}, [], 0.75, None
-
-    def get_task(self, name):
-        return self.tasks[name]
-
-    def get_tasks(self, modalities):
-        return list(self.tasks.values())
-
-    def get_benchmark(self, name):
-        assert name == "MIEB(lite)"
-        return SimpleNamespace(tasks=list(self.tasks.values()))
-
-    def evaluate(self, model, task, **how):
-        self.calls.append(how)
-        if self.failure:
-            raise self.failure
-        return SimpleNamespace(task_results=[SimpleNamespace(get_score=lambda: self.score)])
-
-
-class Meta:
-    model_fields = {"name": SimpleNamespace(is_required=lambda: True)}  # noqa: RUF012
-
-    @staticmethod
-    def model_construct(**values):
-        return SimpleNamespace(**values)
 
 
 @pytest.fixture
@@ -91,17 +30,7 @@ def library(monkeypatch):
         Task("Code", trust_remote_code=True),
         Task("Sound", modalities=("image", "audio")),
     )
-    datasets, meta = ModuleType("datasets"), ModuleType("mteb.models.model_meta")
-    datasets.__version__, meta.ModelMeta = "4.1.0", Meta
-    modules = {
-        "mteb": made,
-        "datasets": datasets,
-        "mteb.models": ModuleType("mteb.models"),
-        meta.__name__: meta,
-    }
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return made
+    return put_in_place(made, monkeypatch)
 
 
 def test_the_main_score_becomes_the_result_of_the_task(library):
@@ -132,6 +61,13 @@ def test_several_tasks_stand_by_themselves(library):
     assert suite.each("zeroshot:a,b") == ["zeroshot:a,b"]
     assert [task.name for task in suite.Suite(["mieb:One,Two every 3"]).tasks] == ["mieb:One", "mieb:Two"]
     assert suite.Suite(["mieb:One,Two every 3", "knn:x"]).every == [3, 3, None]
+
+
+def test_files_of_tasks_name_several_at_once(library, tmp_path):
+    file = tmp_path / "tasks.toml"
+    file.write_text('tasks = ["mieb:One,Two", "knn:photos"]\n')
+    asked = benchmark.from_file(file, ())
+    assert [one.task for one in asked.tasks] == ["mieb:One", "mieb:Two", "knn:photos"]
 
 
 def test_what_fails_is_said_and_the_others_go_on(library):
@@ -267,6 +203,7 @@ def test_results_without_an_interval_are_kept_and_shown_as_what_they_are(tmp_pat
     one = Result("mieb:Two", "ndcg_at_10", 0.5, 0, NAN, NAN)
     keep([one], tmp_path / "results.json")
     (again,) = read(tmp_path / "results.json")
+    assert "NaN" not in (tmp_path / "results.json").read_text()  # which is no JSON
     assert np.isnan([again.low, again.high]).all()
     assert table([again]).splitlines()[-1].split() == ["mieb:Two", "ndcg_at_10", "50.0%", "–", "–"]
 

@@ -8,6 +8,7 @@ evaluators and runs them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,8 +88,13 @@ class Result:
         return f"{self.task}/{self.metric}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain form, ready for JSON."""
-        return {name: getattr(self, name) for name in COLUMNS}
+        """Return the plain form, ready for JSON, which has no nan: None stands for an interval that is not known."""
+        return {name: plain(getattr(self, name)) for name in COLUMNS}
+
+
+def plain(value: Any) -> Any:
+    """Return a value, None in the place of nan."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 COLUMNS = tuple(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from openslip.evaluation import Result, lower_is_better, measure
+from openslip.evaluation import Result, lower_is_better, measure, plain
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.metrics import Z95, per_class, resampled
 from openslip.evaluation.outcomes import Outcomes
@@ -61,11 +61,11 @@ class Difference:
         """Return what stands beside the later model's result in files."""
         return {
             "before": self.before.value,
-            "before_low": self.before.low,
-            "before_high": self.before.high,
+            "before_low": plain(self.before.low),
+            "before_high": plain(self.before.high),
             "difference": self.value,
-            "difference_low": self.low,
-            "difference_high": self.high,
+            "difference_low": plain(self.low),
+            "difference_high": plain(self.high),
             "paired": not self.unpaired,
             "verdict": self.verdict,
         }

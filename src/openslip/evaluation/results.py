@@ -156,7 +156,8 @@ def cells(result: Result) -> tuple[str, str, str, str]:
 
 def _result(entry: dict[str, Any]) -> Result:
     """Return what an entry of a file says. Raises LookupError, TypeError or ValueError where it is no result."""
-    value, low, high = (float(entry[name]) for name in ("value", "low", "high"))
+    value = float(entry["value"])
+    low, high = (math.nan if entry[name] is None else float(entry[name]) for name in ("low", "high"))
     count, skipped = int(entry["count"]), int(entry.get("skipped", 0))
     if count < 0 or skipped < 0:
         raise ValueError(f"{entry['metric']} of {count} samples")
