@@ -51,11 +51,13 @@ class Benchmark:
 def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
     """Return the tasks of the sets that have a card and are found (see `datasets.places`).
 
-    paper: of the paper's 26 alone, by its protocols. protocols: how to measure, in place of the usual ones; each set by
-    those that fit it.
+    paper: of the paper's 26 alone, by its protocols, and ImageNet with its seven prompts. protocols: how to measure, in
+    place of the usual ones; each set by those that fit it.
 
     Raises ConfigError where there is no such protocol, and where no set is found.
     """
+    from openslip.evaluation import published
+
     known = dict.fromkeys(name for kind in FITTING for name in FITTING[kind])
     for name in protocols:
         if name not in known:
@@ -71,7 +73,12 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
             missing.append(card)
             continue
         how = protocols or (PAPER if paper else USUAL[card.kind])
-        tasks += [Asked(f"{name}:{card.name}", {}, True) for name in how if name in FITTING[card.kind]]
+        asked = {"templates": published.PROMPTS} if paper and card.name == "imagenet" else {}
+        tasks += [
+            Asked(f"{name}:{card.name}", asked if name == "zeroshot" else {}, True)
+            for name in how
+            if name in FITTING[card.kind]
+        ]
     if not tasks:
         looked = ", ".join(map(str, places.roots()))
         raise ConfigError(
