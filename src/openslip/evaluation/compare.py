@@ -271,7 +271,7 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
                 _with_spread(one.after, one.spreads[1]),
                 signed[0],
                 f"{signed[1]} – {signed[2]}{' *' if one.unpaired else ''}" if one.low == one.low else "–",
-                f"{one.after.count:,}",
+                f"{one.after.count:,}" if one.after.count else "–",
                 one.verdict,
             )
         )
