@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from openslip.errors import ConfigError, did_you_mean
 from openslip.evaluation.datasets import Card, Kind, cards, places
+from openslip.evaluation.suite import each
 from openslip.files import expand, read_whole
 
 USUAL: Mapping[Kind, Sequence[str]] = {
@@ -119,12 +120,8 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
     plain, tables = told.get("tasks", []), told.get("task", [])
     if not (isinstance(plain, list) and isinstance(tables, list) and (plain or tables)):
         raise ConfigError("The file of tasks lists none", got=str(path), fix=f"Write {example}")
-    return Benchmark(
-        tuple(
-            [_asked({"task": task}, path, options) for task in plain]
-            + [_asked(table, path, options) for table in tables]
-        )
-    )
+    asked = [_asked(table, path, options) for table in [*({"task": task} for task in plain), *tables]]
+    return Benchmark(tuple(replace(one, task=task) for one in asked for task in each(one.task)))
 
 
 def _asked(table: Any, path: str | Path, options: Collection[str]) -> Asked:
