@@ -201,8 +201,7 @@ def test_what_cannot_be_measured(tmp_path, sugarcrepe):
         Pairs(str(tmp_path / "coco")).check()
 
 
-def test_a_pipe_beside_the_files_is_passed_over(tmp_path, pictures) -> None:
-    sugarcrepe(tmp_path, pictures)
-    before = len(open_choices(str(tmp_path)))
-    os.mkfifo(tmp_path / "pipe.json")
-    assert len(open_choices(str(tmp_path))) == before
+def test_a_pipe_beside_the_files_is_passed_over(sugarcrepe, tmp_path) -> None:
+    before = len(open_choices(str(sugarcrepe), image_root=str(tmp_path / "coco")))
+    os.mkfifo(sugarcrepe / "pipe.json")
+    assert len(open_choices(str(sugarcrepe), image_root=str(tmp_path / "coco"))) == before
