@@ -202,9 +202,10 @@ class _Run:
                 task = self._checked(asked, side)
                 if task is None or (getattr(task, "needs_text", False) and not side.text):
                     continue
-                if before := _of(task, known, side.checkpoint):
+                before = _of(task, known, side.checkpoint)
+                if self.ranks.from_first(len(before)):  # another suite may write there meanwhile
                     model.results += before
-                    say(f"{before[0].task}: measured before")
+                    say(f"{task.name}: measured before")
                 else:
                     tasks.append(task)
 
@@ -234,22 +235,24 @@ class _Run:
         """Return a task whose data can be used; None of one that was found and does not fit, or that fails."""
         from openslip.evaluation import suite
 
+        task: Evaluator | None = None
         try:
             options = _options(asked, side.name, self.options.preset)
-            task = evaluate.evaluator(asked.task, options, side)
+            found = evaluate.evaluator(asked.task, options, side)
             with self.ranks.first_goes_ahead():
-                lines = suite.check([task], text=side.text)
+                lines = suite.check([found], text=side.text)
             for line in lines:
                 if line not in self.left_out:
                     self.left_out.add(line)
                     say(line)
-            return task
+            task = found
         except SlipError as error:
             if asked.task not in self.left_out:
                 say(f"{asked.task} is left out: {error}" if asked.found else f"slip: {asked.task}: {error}")
             self.left_out.add(asked.task)
             self.failed += not asked.found
-            return None
+        (lacking,) = self.ranks.any(task is None)
+        return None if lacking else task
 
     def _write(self, measured: Sequence[Measured]) -> None:
         """Write the whole table, and print it."""
