@@ -65,7 +65,9 @@ def read(path: str | Path) -> list[Result]:
             "The file does not hold results",
             got=str(path),
             cause=f"{type(error).__name__}: {error}",
-            fix="Remove it, or name another; `slip evaluate` measures again",
+            fix="Results are read from JSON: name the results.json of a run, or what `slip evaluate --out FILE.json` wrote"
+            if is_csv(Path(path))
+            else "Name another; if it was one of results and is damaged, remove it and measure again by `slip evaluate`",
         ) from None
 
 
