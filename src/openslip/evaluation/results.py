@@ -65,9 +65,9 @@ def read(path: str | Path) -> list[Result]:
             "The file does not hold results",
             got=str(path),
             cause=f"{type(error).__name__}: {error}",
-            fix="Results are read from JSON: name the results.json of a run, or what `slip evaluate --out FILE.json` wrote"
+            fix="Results are read from JSON: name a run, or what `slip evaluate --out FILE.json` has written"
             if is_csv(Path(path))
-            else "Name another; if it was one of results and is damaged, remove it and measure again by `slip evaluate`",
+            else "Name another; where it is a damaged one, remove it, and `slip evaluate` measures again",
         ) from None
 
 
