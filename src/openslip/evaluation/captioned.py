@@ -164,7 +164,7 @@ class OnCaptioned(Kept[Source]):
                     "There is no image with a caption",
                     got=f"{len(source):,} images",
                     fix="Give captioned pictures, as `slip train --data.train` reads them; pictures in folders of "
-                    "classes are measured by zeroshot:FOLDER, or as captioned ones by retrieval:labels:FOLDER",
+                    "classes are measured by zeroshot:FOLDER",
                 )
             if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
                 note(f"{self.name}: {without} images without a caption left out.")
