@@ -123,7 +123,7 @@ def evaluate(model: Encoder | str | Path, *tasks: str, **options: Any) -> Result
 
     if not tasks:
         raise ConfigError("There is no task to measure", fix='Name one: evaluate(model, "zeroshot:photos/")')
-    parsed = [suite.parse_task(task, **options) for task in tasks]
+    parsed = [suite.parse_task(one, **options) for task in tasks for one in suite.each(task)]
     return Results(suite.run(model if isinstance(model, Encoder) else load(model), parsed))
 
 

@@ -160,7 +160,7 @@ def whole_or_not(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 def unwritable(path: Path) -> str:
     """Return why no file can be put at `path`, "" where one can."""
-    probe = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
+    probe = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     try:
         with suppress(FileNotFoundError):
             os.lstat(path)  # its name may be too long

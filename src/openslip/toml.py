@@ -135,21 +135,22 @@ def loads(text: str, base: Config | None = None, *, only: Collection[str] = ()) 
 
     only: sections and keys that are looked at (`model`, `objective.loss`), where others may be of another version.
     """
-    data = _parsed(text)
+    data = parsed(text)
     _move(data)
     return from_dict(_kept(data, only) if only else data, Config, base)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed(text: str, what: str = "The configuration") -> dict[str, Any]:
+    """Return the values of TOML text that anybody may have written. Raises ConfigError; what: the file is called so."""
     try:
         if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
             raise RecursionError
         return tomllib.loads(text)
     except ValueError as error:  # also of a number of more digits than Python converts
-        raise ConfigError("The configuration is not valid TOML", cause=shortened(str(error))) from None
+        raise ConfigError(f"{what} is not valid TOML", cause=shortened(str(error))) from None
     except RecursionError:
         raise ConfigError(
-            "The configuration is not valid TOML", cause="Its values lie within each other too deeply"
+            f"{what} is not valid TOML", cause="Its values lie within each other too deeply"
         ) from None
 
 
@@ -214,7 +215,7 @@ def load(path: str | Path) -> Config:
     """Read a configuration file written by `dumps` or by hand. Keys of an earlier version are told of, once."""
     text = read(path)
     try:
-        data = _parsed(text)
+        data = parsed(text)
         moved = _move(data)
         config = from_dict(data)
     except ConfigError as error:

@@ -4,13 +4,20 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from openslip.cli import main
-from openslip.evaluation import suite
+from openslip.cli.suite import Measured, beside_the_papers
+from openslip.data.labelled.imagenet import clip_names
+from openslip.evaluation import Result, suite
+from openslip.evaluation.outcomes import Answers
+from openslip.evaluation.published import PROMPTS, asked_with
 from openslip.training.train import train
 from toys import ToySource, make_tiny_config, save_photos, with_loss
 
@@ -152,3 +159,29 @@ def test_what_cannot_be_measured_is_an_error(runs, sets, tmp_path, capsys, words
     assert re.search(said, capsys.readouterr().err)
     assert measure(runs, sets, tmp_path / "out", models=("none-*",)) == 1
     assert "matches no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ['folds = "two"', "captions = [1]", 'label_column = ["a"]', "templates = 5", "classnames = [1]"]
+)
+def test_a_file_of_tasks_whose_values_are_of_another_type(tmp_path, capsys, option) -> None:
+    (tmp_path / "mine.toml").write_text(f'[[task]]\ntask = "knn:scenes"\n{option}\n')
+    assert main(["evaluate", "suite", str(tmp_path), "--sets", str(tmp_path / "mine.toml")]) == 1
+    assert re.search(r"knn:scenes.*takes|takes.*knn:scenes", capsys.readouterr().err)
+
+
+def test_the_papers_rows_stand_beside_what_was_measured_as_the_paper_did(tmp_path) -> None:
+    labels = np.arange(50_000) % 1000
+    said = Answers(
+        labels, np.ones(50_000, int), labels[:, None], np.full((50_000, 1), np.nan, np.float32),
+        np.arange(50_000), (b"",) * 50_000, clip_names(),
+    )  # fmt: skip
+    result = Result(
+        "zeroshot:imagenet", "top1", 0.412, 50_000, 0.4, 0.42, prompts=asked_with(PROMPTS), answers=said
+    )
+    side = SimpleNamespace(name="mine")
+    told = beside_the_papers([Measured("mine", side, tmp_path / "results.json", [result])])
+    assert "mine: 41.2%" in told
+    assert "SLIP ViT-B/16, YFCC15M, 100 epochs: 45.0%" in told
+    other = replace(result, prompts="imagenet")
+    assert beside_the_papers([Measured("mine", side, tmp_path / "results.json", [other])]) == ""

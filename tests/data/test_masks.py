@@ -157,3 +157,12 @@ def test_masks_are_cut_as_pictures_are(shape, fit):
     sure = (seen < 90) | (seen > 165)
     assert sure.mean() > 0.75
     assert np.array_equal(cut[sure], (seen > 128)[sure])
+
+
+@pytest.mark.parametrize("name", ["../../away", "/etc/passwd", ".."])
+def test_a_list_that_leads_elsewhere_is_refused(tmp_path, name):
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text(f"{name}\n")
+    with pytest.raises(DataError, match="lies elsewhere"):
+        open_masks(str(tmp_path))

@@ -112,8 +112,8 @@ def measured(out: Path) -> str:
         tensors.write_tensors(out / "measured.safetensors", encoder.model.state_dict())
         return []
 
-    def gather(self: Shards) -> dict[str, Tensor]:
-        gathered.append(whole_weights(self))
+    def gather(self: Shards, **where: bool) -> dict[str, Tensor]:
+        gathered.append(whole_weights(self, **where))
         return gathered[-1]
 
     quiet = Console(quiet=True)

@@ -72,8 +72,9 @@ class ColorEncoder:
         self.encoded += len(images)
         return images.flatten(1).numpy()
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.normalize(features.unflatten(1, (3, -1)).mean(dim=2), dim=1)
+    def project(self, features: torch.Tensor, *, normalize: bool = True) -> torch.Tensor:
+        embeddings = features.unflatten(1, (3, -1)).mean(dim=2)
+        return torch.nn.functional.normalize(embeddings, dim=1) if normalize else embeddings
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         return tokens_of(texts)

@@ -63,6 +63,7 @@ def test_every_protocol_measures_a_kind_of_sets_and_usual_ones_fit() -> None:
         ('[[task]]\ntusk = "knn:a"', "names none"),
         ('[[task]]\ntask = "knn:a"\nlabel_colum = "b"', "Did you mean 'label"),
         ("tasks = [", "cannot be read"),
+        pytest.param("tasks = " + "[" * 20_000, "too deeply", id="deep"),
         ('tasks = ["knn:a"]\n\x00', "cannot be read"),
     ],
 )

@@ -106,3 +106,29 @@ def test_roc_auc_of_two_classes_has_delongs_interval() -> None:
     assert auc.outcomes.value() == auc.value
     # Of one class alone there is none, and the other numbers are there.
     assert classification("x", scores, np.zeros(80, int), first="roc_auc")[0].metric == "top1"
+
+
+def test_samples_that_are_all_alike_do_not_pass_for_certain() -> None:
+    scores = np.eye(7, dtype=np.float32)[[3, 4]]
+    right, *_ = classification("t", scores, np.array([3, 4]), first="top1_top5")
+    assert (right.metric, right.value, right.high) == ("top1_top5", 1, 1)
+    assert right.low < 0.5
+    half, *_ = classification("t", scores[:1] + scores[1:], np.array([4]), first="top1_top5")
+    assert half.low < half.value == 0.5 < half.high
+
+
+def test_probabilities_that_are_no_numbers_have_no_calibration() -> None:
+    scores = np.full((3, 7), np.nan, np.float32)
+    found = classification("t", scores, np.arange(3), probabilities=scores)
+    by_name = {result.metric: result.value for result in found}
+    assert by_name["top1"] == 0
+    assert np.isnan(by_name["ece"])
+
+
+def test_an_area_of_few_samples_does_not_pass_for_certain() -> None:
+    low, high = roc_auc_interval(np.array([0, 0, 1, 1.0]), np.array([0, 0, 1, 1]))
+    assert low < 0.5
+    assert high == 1
+    low, high = roc_auc_interval(np.arange(100.0), np.arange(100) == 99)
+    assert low < 0.5
+    assert high == 1

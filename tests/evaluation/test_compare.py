@@ -15,6 +15,7 @@ from openslip.evaluation.compare import (
     difference,
     difference_of_seeds,
     headlines,
+    interval,
     mean_per_class_interval,
     median_interval,
     proportion_interval,
@@ -630,3 +631,11 @@ def test_the_table_has_spreads_over_seeds() -> None:
     shown = table([one], ("clip", "slip"))
     assert "clip" in shown
     assert f"{100 * one.before.value:.1f}% ± {100 * one.spreads[0]:.1f}" in shown
+
+
+def test_areas_under_curves_compare_where_a_resample_has_one_class() -> None:
+    rng = np.random.default_rng(0)
+    classes = (np.arange(40) < 2).astype(np.int64)  # every eighth resample has none of the two
+    one, other = (Outcomes(rng.normal(size=40), "roc_auc", classes) for _ in range(2))
+    low, high = interval(one, other)
+    assert -1 <= low <= other.value() - one.value() <= high <= 1

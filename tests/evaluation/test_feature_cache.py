@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from evaluation_fakes import color_folder, picture, png
 from openslip.encoder import Encoder
 from openslip.errors import EvaluationError
 from openslip.evaluation import features, suite
-from openslip.evaluation.feature_cache import Batch, FeatureCache
+from openslip.evaluation.feature_cache import Batch, FeatureCache, ModelCache
 from searched import tiny_model
 
 
@@ -132,3 +134,65 @@ def test_batches_as_bytes_are_the_same() -> None:
     assert (again.digests, again.beside, again.kept.tolist()) == (batch.digests, batch.beside, [4, 9])
     none = Batch(np.empty((0, 0), np.float32), np.empty(0, np.int64), ())
     assert Batch.joined([none, Batch.from_bytes(none.to_bytes()), batch]).kept.tolist() == [4, 9]
+
+
+def _packed(compression: int, **members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def _array(shape: tuple[int, ...], content: bytes = b"") -> bytes:
+    """An array of float32 that says this shape, whatever it has."""
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + content
+
+
+def _told(text: bytes) -> dict[str, np.ndarray]:
+    return {"told": np.frombuffer(text, np.uint8)}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kept": np.array([1, 0])},
+        {"kept": np.array([0, 7])},
+        {"kept": np.array([0.0, 1.0])},
+        {"digests": np.array([(b"a" * 16).hex(), (b"c" * 16).hex()], dtype="S32")},
+        {"values": np.full((2, 3), np.nan, np.float32)},
+        {"values": np.array([{}, {}], dtype=object)},
+        _told(b"[" * 200_000),
+        _told(b"[[], [1, {}]]"),
+        _told(b'[[["x", "y", 1, 2]], []]'),
+    ],
+)
+def test_features_of_something_else_are_not_used(changed, tmp_path) -> None:
+    pictures = [b"a" * 16, b"b" * 16]
+    kept = ModelCache(tmp_path / "model")
+    kept.write(pictures, Batch(np.ones((2, 3), np.float32), np.arange(2), tuple(pictures)))
+    assert kept.read(pictures) is not None
+    (path,) = kept.folder.iterdir()
+    with np.load(path) as file:
+        arrays = dict(file) | changed
+    np.savez(path, **arrays)
+    assert kept.read(pictures) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _packed(zipfile.ZIP_STORED, values=_array((1 << 50,)), kept=b"", digests=b"", told=b""),
+        _packed(zipfile.ZIP_STORED, values=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 63 + b"\n"),
+        _packed(zipfile.ZIP_DEFLATED, values=_array((1 << 20,), bytes(4 << 20))),
+    ],
+    ids=["terabytes", "no header", "compressed"],
+)
+def test_files_that_say_more_than_they_have_are_not_used(data, tmp_path) -> None:
+    pictures = [b"a" * 16]
+    kept = ModelCache(tmp_path / "model")
+    kept.write(pictures, Batch(np.ones((1, 3), np.float32), np.arange(1), tuple(pictures)))
+    (path,) = kept.folder.iterdir()
+    path.write_bytes(data)
+    assert kept.read(pictures) is None

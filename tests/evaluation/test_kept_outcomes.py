@@ -189,9 +189,30 @@ def statistic(about, arrays):
     about["metrics"]["top1"]["statistic"] = "__import__"
 
 
+def no_best(about, arrays):
+    for name in ("best", "probabilities"):
+        arrays[about["answers"][name]] = arrays[about["answers"][name]][:, :0]
+
+
+def no_classes(about, arrays):
+    about["metrics"]["mean_per_class"]["classes"] = None
+
+
+def classes_without_end(about, arrays):
+    arrays[about["metrics"]["mean_per_class"]["classes"]][0] = 1 << 40
+
+
+def several_hits(about, arrays):
+    name = about["metrics"]["top1"]["values"]
+    arrays[name] = np.stack([arrays[name]] * 2, axis=1)  # of which the mean is the same
+
+
 @pytest.mark.parametrize(
     "change",
-    [other_value, other_hits, shorter, other_shape, texts, lost, far, newer, no_metrics, statistic],
+    [
+        *(other_value, other_hits, shorter, other_shape, texts, lost, far, newer, no_metrics, statistic),
+        *(no_best, no_classes, classes_without_end, several_hits),
+    ],
 )
 def test_an_edited_file_is_not_used_and_that_is_said(tmp_path, change) -> None:
     path = tmp_path / "results.json"

@@ -141,3 +141,12 @@ def test_names_of_seeds_together() -> None:
     assert name_of(["clip-seed0", "clip-seed1"]) == "clip"
     assert name_of(["run10", "run11"]) == "run"
     assert name_of(["a", "b"]) == "a"
+
+
+def test_names_with_odd_digits_are_names(tmp_path) -> None:
+    for seed, name in enumerate(("run1²2", "run1a2")):
+        run_folder(tmp_path / name, seed)
+    ((model,), _) = open_models([str(tmp_path / "run*")])
+    assert len(model.runs) == 2
+    odd = replace(TOP1, checkpoint="9" * 5000)
+    assert newest([TOP1, odd]) == [TOP1, replace(odd, checkpoint="")]

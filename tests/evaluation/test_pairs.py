@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import product
 
 import numpy as np
@@ -198,3 +199,9 @@ def test_what_cannot_be_measured(tmp_path, sugarcrepe):
         Pairs(str(tmp_path / "nowhere")).check()
     with pytest.raises(SlipError, match="There are no pair choices"):
         Pairs(str(tmp_path / "coco")).check()
+
+
+def test_a_pipe_beside_the_files_is_passed_over(sugarcrepe, tmp_path) -> None:
+    before = len(open_choices(str(sugarcrepe), image_root=str(tmp_path / "coco")))
+    os.mkfifo(sugarcrepe / "pipe.json")
+    assert len(open_choices(str(sugarcrepe), image_root=str(tmp_path / "coco"))) == before

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -128,10 +127,7 @@ def load(path: str | Path, out: str | Path = "") -> Grid:
 
 def parse(text: str, path: Path, out: str | Path = "") -> Grid:
     """Return the grid that a text describes; `load` says where errors are."""
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError("The grid is not valid TOML", cause=str(error)) from None
+    data = toml.parsed(text, "The grid")
     _check_keys(data)
     base = _base(data)
     shared = _flat(data.get("shared", {}), "shared")

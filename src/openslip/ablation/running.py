@@ -29,7 +29,7 @@ from openslip.data.workers import start_context
 from openslip.errors import CheckpointError, ConfigError, SlipError
 from openslip.evaluation.measured import noted_data
 from openslip.evaluation.results import FILE, read
-from openslip.evaluation.suite import parse_cadence, parse_task
+from openslip.evaluation.suite import each, parse_cadence, parse_task
 from openslip.files import write_text
 from openslip.processes import Processes
 from openslip.tools.split import share_of
@@ -111,9 +111,10 @@ def _unmeasured(config: Config, folder: RunFolder, last: str) -> tuple[str, ...]
         name, _ = parse_cadence(task)
         if task in folder.config.evaluation.tasks:
             continue
-        evaluator = parse_task(name)
-        if evaluator.name not in measured and (texts or not getattr(evaluator, "needs_text", False)):
-            missing.append(name)
+        for one in each(name):
+            evaluator = parse_task(one)
+            if evaluator.name not in measured and (texts or not getattr(evaluator, "needs_text", False)):
+                missing.append(one)
     return tuple(missing)
 
 

@@ -15,7 +15,7 @@ from openslip.ablation.compute import Cost
 from openslip.ablation.grid import Grid, Variant
 from openslip.ablation.running import Standing, standing
 from openslip.errors import ConfigError, EvaluationError
-from openslip.evaluation import Result, measure
+from openslip.evaluation import Result, measure, plain
 from openslip.evaluation.compare import Difference
 from openslip.evaluation.compare import table as table_of_differences
 from openslip.evaluation.comparison import by_chance, compare_models
@@ -291,10 +291,15 @@ def rows(table: Table) -> list[dict[str, Any]]:
         for what, of in line.scores.items():
             name, metric = table.names[what]
             row = about | empty | {"task": name, "metric": metric, "value": of.value, "spread": of.spread}
-            row |= {"low": of.low, "high": of.high, "measured_seeds": of.runs, "count": max(of.counts)}
+            row |= {
+                "low": plain(of.low),
+                "high": plain(of.high),
+                "measured_seeds": of.runs,
+                "count": max(of.counts),
+            }
             if one := line.differences.get(what):
                 row |= {"against": table.lines[0].variant, "difference": one.value, "verdict": one.verdict}
-                row |= {"difference_low": one.low, "difference_high": one.high}
+                row |= {"difference_low": plain(one.low), "difference_high": plain(one.high)}
             found.append(row)
         if not line.scores:
             found.append(about | empty)

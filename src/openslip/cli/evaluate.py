@@ -35,7 +35,8 @@ model of open_clip (`open_clip:NAME/TAG`), the hub (`hf:owner/name`) or timm (`t
 A task is PROTOCOL:DATASET. Protocols: zeroshot, linear, fewshot, knn, finetune (DATASET is a folder of images by class,
 Parquet files, a table of images and classes, tar shards with classes, `scenes`, or the name of a set that `slip
 datasets` lists), retrieval and geometry (DATASET is what `slip train` reads), pairs (Winoground, SugarCrepe, or a table
-of pictures with right and wrong captions), segmentation and zeroshot-segmentation (pictures with masks, or `scenes`).
+of pictures with right and wrong captions), segmentation and zeroshot-segmentation (pictures with masks, or `scenes`),
+mieb (DATASET is `lite`, `eng`, `multilingual` or a task's name: the benchmark MIEB, by mteb).
 
 A run keeps its results in results.json: those of the same model, data and settings are replaced, all others stay. With
 --against BASE both models are measured, and the differences have intervals and a verdict."""
@@ -212,7 +213,9 @@ def _measure(options: Options, device: torch.device, ranks: Processes) -> int:
     for line in lines:
         say(line)
     names = suite.distinct(after.needed)
-    own = {name for name, task in zip(names, after.needed) if task in tasks[: len(options.tasks)]}
+    own = {
+        name for name, task in zip(names, after.needed) if task in tasks[: len(_each(options.tasks, options))]
+    }
     comparison = Comparison(before, after, own, options, ranks)
     try:
         failed = sum(comparison.measure(side, device) for side in sides)
@@ -346,7 +349,7 @@ def _same(options: Options) -> ConfigError:
 
 def _tasks(options: Options, side: Side, like: Sequence[Evaluator] = ()) -> list[Evaluator]:
     """Return what is to be measured of a model; `like` of another one, whose data it shares."""
-    named = [*options.tasks, *options.general]
+    named = [*_each(options.tasks, options), *_each(options.general, options)]
     if not like:
         return [evaluator(task, options, side) for task in named]
     # What is trained to be measured is kept by the model that it is of.
@@ -354,6 +357,13 @@ def _tasks(options: Options, side: Side, like: Sequence[Evaluator] = ()) -> list
         evaluator(task, options, side) if task.partition(":")[0] in TRAINED else one
         for task, one in zip(named, like)
     ]
+
+
+def _each(tasks: Sequence[str], options: Options) -> list[str]:
+    """Return tasks without those that name several, in the place of which these stand."""
+    from openslip.evaluation import suite
+
+    return [one for task in tasks for one in suite.each(f"mieb:{options.data}" if task == "mieb" else task)]
 
 
 def evaluator(task: str, options: Options, side: Side) -> Evaluator:
@@ -374,7 +384,7 @@ def evaluator(task: str, options: Options, side: Side) -> Evaluator:
     if protocol == "zeroshot-segmentation":
         templates = _prompts(options).get("templates", ())
         return suite.parse_task(task, templates=templates)
-    if protocol == "segmentation":
+    if protocol in ("segmentation", "mieb"):
         return suite.parse_task(task)
     if protocol == "finetune":
         # So that the same command goes on after an interruption.
@@ -447,4 +457,4 @@ def main_number(results: Sequence[Result]) -> str:
 
     first = results[0]
     of = measure(first.metric)
-    return f"{first.metric} {of.text(first.value)}{of.mark} of {first.count:,}"
+    return f"{first.metric} {of.text(first.value)}{of.mark}{f' of {first.count:,}' if first.count else ''}"

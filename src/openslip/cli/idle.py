@@ -56,6 +56,8 @@ def evaluate(
         refuse_idle(given, *LABELLED, because="Retrieval, geometry and pairs read captions, and no labels")
     if protocols and protocols <= {"segmentation", "zeroshot-segmentation"}:
         refuse_idle(given, *LABELLED, *IMAGES, because="Folders of pictures and masks have no columns")
+    if protocols == {"mieb"}:
+        refuse_idle(given, *LABELLED, *IMAGES, because="MIEB's tasks bring their own data")
     if all(map(_without_columns, (dataset or data for _, dataset in pairs))):
         refuse_idle(
             given, *LABELLED, *IMAGES, because="Folders of pictures by class have no columns, nor have scenes"

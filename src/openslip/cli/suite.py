@@ -58,6 +58,8 @@ class Options:
     """Folder for the table (results.csv, results.json), for results of models that are no runs, and for features."""
     which: Literal["latest", "best"] = "latest"
     """Checkpoint of run folders."""
+    preset: Literal["auto", "paper"] = "auto"
+    """paper: linear by SGD on augmented pictures, and finetune by BEiT's recipe, as in the paper: 100 times as long."""
     again: bool = False
     """Measure also what has been measured before."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -67,10 +69,12 @@ class Options:
 
 @dataclass
 class Measured:
-    """A model of the suite. group: what its row is called, the same for all seeds of one configuration."""
+    """A model of the suite. group: what its column is called, the same for all seeds of one configuration. place: the
+    file that keeps its results."""
 
     group: str
     side: evaluate.Side
+    place: Path = Path()
     results: list[Result] = field(default_factory=list)
 
 
@@ -101,6 +105,8 @@ def _benchmark(options: Options) -> Benchmark:
         )
     else:
         found = benchmark.from_file(options.sets, TASK_OPTIONS)
+        for asked in found.tasks:
+            _options(asked, Path())
     return found
 
 
@@ -188,7 +194,7 @@ class _Run:
         with self.ranks.first_goes_ahead():
             side.tasks = []
             side.load()
-        place = self._place(side)
+        place = model.place = self._place(side)
         known = [] if self.options.again else results.read(place)
         for _, several in groupby(self.benchmark.tasks, key=lambda asked: asked.task.partition(":")[2]):
             tasks: list[Evaluator] = []
@@ -229,7 +235,7 @@ class _Run:
         from openslip.evaluation import suite
 
         try:
-            options = replace(evaluate.Options(model=side.name, tasks=(asked.task,)), **_typed(asked))
+            options = _options(asked, side.name, self.options.preset)
             task = evaluate.evaluator(asked.task, options, side)
             with self.ranks.first_goes_ahead():
                 lines = suite.check([task], text=side.text)
@@ -253,7 +259,7 @@ class _Run:
         beside = [{"model": str(model.side.name), "group": model.group} for model, _ in every]
         for name in ("results.json", "results.csv"):
             save([result for _, result in every], self.out / name, beside)
-        text = table(measured)
+        text = table(measured) + beside_the_papers(measured)
         write_bytes(self.out / "table.txt", text.encode("utf-8", "replace"))
         print(printable(text))
         say(f"Kept in {self.out}: results.csv, results.json, table.txt.")
@@ -302,6 +308,31 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def beside_the_papers(measured: Sequence[Measured]) -> str:
+    """Return the paper's rows with those that were measured as the paper measured; empty where there is none."""
+    from openslip.evaluation.kept_outcomes import recall
+    from openslip.evaluation.published import PUBLISHED, agrees
+
+    found: dict[str, list[str]] = {}
+    for model in measured:
+        tops = [one for one in model.results if one.metric == "top1" and "imagenet" in one.task]
+        kept = {one.identity: one.answers for one in recall(tops, model.place)[0]} if tops else {}
+        for result in tops:
+            if protocol := agrees(result, result.answers or kept.get(result.identity)):
+                found.setdefault(protocol, []).append(f"{model.side.name}: {result.value:.1%}")
+    lines = []
+    for protocol, own in found.items():
+        rows = [(row, getattr(row, protocol)) for row in PUBLISHED]
+        lines.append(f"\n{protocol} of ImageNet by the paper's protocol, beside the paper's numbers:")
+        lines += own
+        lines += [
+            f"  {row.method} {row.tower}, {row.data}, {row.epochs} epochs: {number:.1f}%"
+            for row, number in rows
+            if number is not None
+        ]
+    return "\n".join([*lines, ""]) if lines else ""
+
+
 def _cell(text: Callable[[float], str], score: Any, mark: str) -> str:
     spread = "" if score.spread is None else f" ± {text(score.spread)}"
     return f"{text(score.value)}{spread}{mark}"
@@ -320,15 +351,25 @@ def _of(task: Evaluator, known: Sequence[Result], checkpoint: str) -> list[Resul
     ]
 
 
-def _typed(asked: Asked) -> dict[str, Any]:
-    """Return a task's options as `slip evaluate` has them."""
+def _options(
+    asked: Asked, model: Path, preset: Literal["auto", "paper", "small-data"] = "auto"
+) -> evaluate.Options:
+    """Return the options of `slip evaluate` for a task. preset: where the task has none of its own.
+
+    Raises ConfigError for a value of another type.
+    """
+    from openslip import toml
+
     given = dict(asked.options)
-    if "templates" in given:
-        told = given["templates"]
-        given["templates"] = tuple(told) if isinstance(told, list) else (str(told),)
-    if "classnames" in given:
-        given["classnames"] = Path(str(given["classnames"]))
-    return given
+    if isinstance(told := given.get("templates"), str):
+        given["templates"] = [told]
+    file = given.pop("classnames", None)
+    if not isinstance(file, str | None):
+        raise ConfigError(f"'classnames' of {asked.task} takes the name of a file", got=file)
+    plain = evaluate.Options(
+        model=model, tasks=(asked.task,), preset=preset, classnames=None if file is None else Path(file)
+    )
+    return toml.from_dict(given, evaluate.Options, plain, f"{asked.task} ")
 
 
 def _file_name(place: Path) -> str:

@@ -18,7 +18,7 @@ from openslip.data.sources.image_files import ImageFiles
 from openslip.data.sources.roots import FOLDER_NAMES, around, choose_root, spread
 from openslip.data.sources.table import read_sheet
 from openslip.errors import DataError
-from openslip.files import expand, read_whole
+from openslip.files import expand, open_regular, read_whole
 
 BOTH = ("image_0", "image_1", "caption_0", "caption_1")
 """The columns of Winoground: caption 0 is right for picture 0, caption 1 for picture 1."""
@@ -341,7 +341,7 @@ def _may_be(file: Path) -> bool:
     if file.suffix.lower() != ".json":
         return True
     try:
-        with open(file, "rb") as begin:
+        with open_regular(file) as begin:
             return b'"negative_caption"' in begin.read(1 << 16)
-    except OSError:
+    except (OSError, ValueError):
         return False

@@ -19,7 +19,7 @@ from openslip.data.labelled.scenes import SEEDS
 from openslip.data.labelled.splits import splits_called, standing_for
 from openslip.data.limits import PIXELS
 from openslip.data.sources.image_files import read_image
-from openslip.errors import DataError, did_you_mean
+from openslip.errors import DataError, did_you_mean, shortened
 from openslip.files import expand, read_whole
 
 IGNORED = 255
@@ -185,7 +185,13 @@ def _voc(folder: Path, name: str) -> MaskedSet:
         if (file := lists / f"{split}.txt").is_file():
             stems = _lines(file)
             masks = {stem: folder / "SegmentationClass" / f"{stem}.png" for stem in stems}
-            if split == "test" and not any(mask.is_file() for mask in masks.values()):
+            if away := next((stem for stem in stems if os.path.basename(stem) != stem or stem == ".."), None):
+                raise DataError(
+                    "A list names a picture that lies elsewhere",
+                    got=f"{file}, {shortened(away, 60)}",
+                    fix="Write the names of files in JPEGImages, without .jpg, one a line",
+                )
+            if split == "test" and not any(map(os.path.isfile, masks.values())):
                 continue  # VOC's own has no masks
             paths = [(str(folder / "JPEGImages" / f"{stem}.jpg"), str(masks[stem])) for stem in sorted(masks)]
             splits[split] = Files(paths, len(names))

@@ -8,6 +8,7 @@ evaluators and runs them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,9 @@ class Result:
     metric: for example `top1`, `mean_per_class`, `text_recall@10`.
     value: in the unit that `openslip.evaluation.measures` has for the metric, mostly a share in [0, 1]. The first
     result of a task stands for the task.
-    count: samples (or queries) that the value is a mean over.
-    low, high: 95 % interval of the value, for other samples drawn as these were (see `openslip.evaluation.metrics`).
+    count: samples (or queries) that the value is a mean over; 0 where that is not known.
+    low, high: 95 % interval of the value, for other samples drawn as these were (see `openslip.evaluation.metrics`);
+    both nan where no honest one is known, as of numbers that another library computed.
     skipped: samples that could not be read, and so are not in `count`.
     data: what was measured on, which tells it from others of its short name: a path, an address, `scenes:…`.
     split: `train`, `val`, `test`, or `all` of data without splits. prompts: what the classes were asked for with.
@@ -86,8 +88,13 @@ class Result:
         return f"{self.task}/{self.metric}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain form, ready for JSON."""
-        return {name: getattr(self, name) for name in COLUMNS}
+        """Return the plain form, ready for JSON, which has no nan: None stands for an interval that is not known."""
+        return {name: plain(getattr(self, name)) for name in COLUMNS}
+
+
+def plain(value: Any) -> Any:
+    """Return a value, None in the place of nan."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 COLUMNS = tuple(

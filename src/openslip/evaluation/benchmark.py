@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from openslip import toml
 from openslip.errors import ConfigError, did_you_mean
 from openslip.evaluation.datasets import Card, Kind, cards, places
+from openslip.evaluation.suite import each
 from openslip.files import expand, read_whole
 
 USUAL: Mapping[Kind, Sequence[str]] = {
@@ -50,11 +51,13 @@ class Benchmark:
 def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
     """Return the tasks of the sets that have a card and are found (see `datasets.places`).
 
-    paper: of the paper's 26 alone, by its protocols. protocols: how to measure, in place of the usual ones; each set by
-    those that fit it.
+    paper: of the paper's 26 alone, by its protocols, and ImageNet with its seven prompts. protocols: how to measure, in
+    place of the usual ones; each set by those that fit it.
 
     Raises ConfigError where there is no such protocol, and where no set is found.
     """
+    from openslip.evaluation import published
+
     known = dict.fromkeys(name for kind in FITTING for name in FITTING[kind])
     for name in protocols:
         if name not in known:
@@ -72,7 +75,12 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
             missing.append(card)
             continue
         how = protocols or (PAPER if paper else USUAL[card.kind])
-        tasks += [Asked(f"{name}:{card.name}", {}, True) for name in how if name in FITTING[card.kind]]
+        asked = {"templates": published.PROMPTS} if paper and card.name == "imagenet" else {}
+        tasks += [
+            Asked(f"{name}:{card.name}", asked if name == "zeroshot" else {}, True)
+            for name in how
+            if name in FITTING[card.kind]
+        ]
     if not tasks:
         looked = ", ".join(map(str, places.roots()))
         raise ConfigError(
@@ -99,8 +107,8 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
         'tasks = ["zeroshot:photos/"], and [[task]] with task = "knn:table.csv" and label_column = "kind"'
     )
     try:
-        told = tomllib.loads(read_whole(expand(path), MOST_BYTES).decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
+        told = toml.parsed(read_whole(expand(path), MOST_BYTES).decode("utf-8-sig"), "It")
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(
             "The file of tasks cannot be read", got=str(path), cause=str(error), fix=f"It is TOML: {example}"
         ) from None
@@ -114,12 +122,8 @@ def from_file(path: str | Path, options: Collection[str]) -> Benchmark:
     plain, tables = told.get("tasks", []), told.get("task", [])
     if not (isinstance(plain, list) and isinstance(tables, list) and (plain or tables)):
         raise ConfigError("The file of tasks lists none", got=str(path), fix=f"Write {example}")
-    return Benchmark(
-        tuple(
-            [_asked({"task": task}, path, options) for task in plain]
-            + [_asked(table, path, options) for table in tables]
-        )
-    )
+    asked = [_asked(table, path, options) for table in [*({"task": task} for task in plain), *tables]]
+    return Benchmark(tuple(replace(one, task=task) for one in asked for task in each(one.task)))
 
 
 def _asked(table: Any, path: str | Path, options: Collection[str]) -> Asked:

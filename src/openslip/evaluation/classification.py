@@ -69,7 +69,10 @@ def classification(
         found.append(("ece", sure, resampled(sure.value, count)))
     if first == "top1_top5" and scores.shape[1] > 5:
         both = Outcomes((found[0][1].values.astype(np.float64) + found[1][1].values) / 2, samples=known)
-        found.append((first, both, resampled(both.value, count)))
+        # Samples that are all alike do not pass for certain: a share of hits has an interval then, too.
+        alike = both.values.min() == both.values.max()
+        interval = wilson(float(both.values.sum()), count) if alike else resampled(both.value, count)
+        found.append((first, both, interval))
     if first == "roc_auc" and scores.shape[1] == 2 and len(np.unique(labels)) == 2:
         margin = scores[:, 1].astype(np.float64) - scores[:, 0]
         found.append(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from openslip.evaluation import Result, lower_is_better, measure
+from openslip.evaluation import Result, lower_is_better, measure, plain
 from openslip.evaluation.distinct import distinct
 from openslip.evaluation.metrics import Z95, per_class, resampled
 from openslip.evaluation.outcomes import Outcomes
@@ -61,11 +61,11 @@ class Difference:
         """Return what stands beside the later model's result in files."""
         return {
             "before": self.before.value,
-            "before_low": self.before.low,
-            "before_high": self.before.high,
+            "before_low": plain(self.before.low),
+            "before_high": plain(self.before.high),
             "difference": self.value,
-            "difference_low": self.low,
-            "difference_high": self.high,
+            "difference_low": plain(self.low),
+            "difference_high": plain(self.high),
             "paired": not self.unpaired,
             "verdict": self.verdict,
         }
@@ -270,8 +270,8 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
                 _with_spread(one.before, one.spreads[0]),
                 _with_spread(one.after, one.spreads[1]),
                 signed[0],
-                f"{signed[1]} – {signed[2]}{' *' if one.unpaired else ''}",
-                f"{one.after.count:,}",
+                f"{signed[1]} – {signed[2]}{' *' if one.unpaired else ''}" if one.low == one.low else "–",
+                f"{one.after.count:,}" if one.after.count else "–",
                 one.verdict,
             )
         )
@@ -284,7 +284,7 @@ def table(differences: Sequence[Difference], titles: tuple[str, str] = ("before"
         for row in rows
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired):
+    if whys := dict.fromkeys(one.unpaired for one in differences if one.unpaired and one.low == one.low):
         lines.append(f"* wider than it need be, as samples are not paired: {'; '.join(whys)}.")
     return "\n".join(lines) + "\n"
 
@@ -301,7 +301,8 @@ def sentences(differences: Sequence[Difference], before: str, after: str) -> lis
         where = f"{name} ({one.after.metric})"
         if one.verdict == "undecided":
             low, high = (of.text(number, sign=True) for number in (one.low, one.high))
-            undecided.append(f"{where}, {of.text(one.value, sign=True)}{unit} ({low} to {high})")
+            between = "no interval" if math.isnan(one.low) else f"{low} to {high}"
+            undecided.append(f"{where}, {of.text(one.value, sign=True)}{unit} ({between})")
             continue
         leader, other = (after, before) if one.verdict == "better" else (before, after)
         least, value, most = (of.text(number) for number in sorted(map(abs, (one.low, one.value, one.high))))

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
 from openslip.data.record import Skipped
 from openslip.errors import EvaluationError, note
-from openslip.files import expand, open_regular, whole_or_not
+from openslip.evaluation.kept_outcomes import DAMAGED
+from openslip.files import expand, read_whole, whole_or_not
 from openslip.models.weights import digest
 
 if TYPE_CHECKING:
@@ -30,19 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of the files, and of how features are computed: with another number all are computed anew."""
-
-
-DAMAGED = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    BadZipFile,
-    NotImplementedError,
-)
-"""What reading a file raises that is none of ours, or half of one."""
+LARGEST = 4 << 30
+"""Bytes of a file."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +78,11 @@ class Batch:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return what `to_bytes` wrote. Raises one of DAMAGED for anything else."""
+        with ZipFile(
+            io.BytesIO(data)
+        ) as archive:  # some bytes of a compressed file could stand for any number
+            if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("Its arrays are compressed")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             values, kept, digests = (file[name] for name in ("values", "kept", "digests"))
             skipped, beside = json.loads(file["told"].tobytes().decode("utf-8", "surrogatepass"))
@@ -95,6 +90,21 @@ class Batch:
             raise ValueError("These are no features")
         told = tuple(bytes.fromhex(one.decode()) for one in digests.tolist())
         return cls(values, kept, told, tuple(Skipped(*one) for one in skipped), tuple(beside))
+
+    def check_of(self, pictures: Sequence[bytes]) -> None:
+        """Raise ValueError unless it is of pictures with these digests, and has indices from 0."""
+        kept, skipped = self.kept.tolist(), [one.index for one in self.skipped]
+        if (
+            sorted([*kept, *skipped]) != list(range(len(pictures)))
+            or kept != sorted(kept)
+            or any(type(index) is not int for index in (*kept, *skipped))
+            or list(self.digests) != [pictures[index] for index in kept]
+            or not all(
+                isinstance(text, str) for text in (*self.beside, *(one.reason for one in self.skipped))
+            )
+            or not np.isfinite(self.values).all()
+        ):
+            raise ValueError("These are features of other pictures")
 
     def moved(self, by: int, label: str) -> Self:
         """Return it with indices that are `by` higher. label: what the pictures are called where some are skipped."""
@@ -149,8 +159,9 @@ class ModelCache:
     def read(self, pictures: Sequence[bytes]) -> Batch | None:
         """Return what is known of pictures with these digests, with indices from 0; None where that cannot be used."""
         try:
-            with open_regular(self.folder / _name(pictures)) as file:
-                return Batch.from_bytes(file.read())
+            found = Batch.from_bytes(read_whole(self.folder / _name(pictures), LARGEST))
+            found.check_of(pictures)
+            return found
         except DAMAGED:
             return None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -291,6 +292,14 @@ def checked(batch: Batch, total: int, label: str) -> Features:
     return Features(batch.values, batch.kept, skipped, batch.digests)
 
 
+def features_of(encoder: Encoder, pixels: Tensor, label: str) -> np.ndarray:
+    """Return the features (N, D) float32 of pixels (N, 3, S, S) uint8, computed in the precision of the session.
+
+    Raises EvaluationError when a feature is not finite.
+    """
+    return _Extraction(encoder, (), len(pixels), label, _session.get() or _Session())._features(pixels)
+
+
 def embeddings(encoder: Encoder, features: np.ndarray) -> np.ndarray:
     """Return the normalised embeddings (N, E) of features (N, D), both float32."""
     with evaluating(encoder):
@@ -416,17 +425,20 @@ def require_text(encoder: Encoder, task: str) -> None:
         )
 
 
-def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
-    """Return the (N, D) float32 normalised embeddings of N texts.
+def encode_texts(
+    encoder: Encoder, texts: Sequence[str], batch_size: int = BATCH, *, normalize: bool = True
+) -> np.ndarray:
+    """Return the (N, D) float32 embeddings of N texts, of length 1 unless `normalize` is false.
 
     Texts of as many tokens go together, whatever their order, so hardly anything is computed for padding.
     """
     order = np.argsort(_lengths(encoder, texts), kind="stable").tolist()
+    encode = encoder.encode_text if normalize else partial(encoder.encode_text, normalize=False)
     rows = []
     with evaluating(encoder):
         for start in range(0, len(order), batch_size):
             chunk = [texts[i] for i in order[start : start + batch_size]]
-            rows.append(encoder.encode_text(chunk).float().cpu().numpy())
+            rows.append(encode(chunk).float().cpu().numpy())
     values = _finite(np.concatenate(rows), "texts")
     result = np.empty_like(values)
     result[order] = values

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ import numpy as np
 from openslip.errors import EvaluationError
 from openslip.evaluation import Result
 from openslip.evaluation.fingerprint import of_all
-from openslip.evaluation.outcomes import Answers, Outcomes, Statistic
+from openslip.evaluation.outcomes import BEST, Answers, Outcomes, Statistic
 from openslip.files import TEMPORARY, open_regular, parse_json, whole_or_not
 
 FOLDER = "outcomes"
@@ -37,10 +38,15 @@ LARGEST = 4 << 30
 _NUMBERS = ("value", "count", "low", "high")
 _ARRAYS = ("values", "classes", "groups", "samples")
 _NAME = re.compile(r".+-[0-9a-f]{16}\.npz")
-_DAMAGED = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, RuntimeError,
-    zipfile.BadZipFile, zlib.error, MemoryError, EvaluationError,
+CLASSES = 1 << 24
+"""Numbers that classes may have: a count is kept for each."""
+DAMAGED = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, RuntimeError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, MemoryError, tokenize.TokenError, EvaluationError,
 )  # fmt: skip
+"""What reading a file of arrays raises that is none of ours, or half of one."""
+_AXES = {"ece": 2, "mean_iou": 3, "pixel_accuracy": 3, "mean_average_precision": 2, "mean_roc_auc": 2}
+"""Of the values of a statistic; 1 of the others."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -111,7 +117,7 @@ def recall(results: Sequence[Result], path: str | Path) -> tuple[list[Result], l
             pass
         except _Other as error:
             troubles.append(f"{file} is not used: {error}")
-        except _DAMAGED as error:
+        except DAMAGED as error:
             troubles.append(
                 f"{file} is not used: it is damaged, or no file of outcomes ({type(error).__name__}: {error})"
             )
@@ -178,12 +184,12 @@ def _header(file: Path) -> dict[str, Any] | None:
     try:
         with open_regular(file) as opened:
             return _arrays(opened, only="about")[0]
-    except _DAMAGED:
+    except DAMAGED:
         return None
 
 
 def _arrays(opened: IO[bytes], only: str = "") -> tuple[dict[str, Any], Arrays]:
-    """Return what an open file says, and its arrays. Raises one of _DAMAGED."""
+    """Return what an open file says, and its arrays. Raises one of DAMAGED."""
     with zipfile.ZipFile(opened) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
             raise ValueError(f"its arrays have more than {LARGEST / 1e9:,.0f} GB")
@@ -198,7 +204,7 @@ def _arrays(opened: IO[bytes], only: str = "") -> tuple[dict[str, Any], Arrays]:
 
 
 def _recalled(results: Sequence[Result], about: dict[str, Any], arrays: Arrays) -> list[Result]:
-    """Return results with what a file has of them. Raises one of _DAMAGED, or _Other."""
+    """Return results with what a file has of them. Raises one of DAMAGED, or _Other."""
     found = []
     for result in results:
         facts = about["metrics"].get(result.metric)
@@ -218,16 +224,28 @@ def _outcomes(facts: dict[str, Any], arrays: Arrays, result: Result) -> Outcomes
     if facts["statistic"] not in get_args(Statistic):
         raise ValueError(f"there is no statistic {facts['statistic']!r}")
     values, *others = (None if facts[name] is None else arrays[facts[name]] for name in _ARRAYS)
-    if values is None or values.ndim < 1 or values.dtype.kind not in "buif":
+    statistic = facts["statistic"]
+    if (
+        values is None
+        or values.ndim != _AXES.get(statistic, 1)
+        or not len(values)
+        or values.dtype.kind not in "buif"
+        or ((values.ndim == 3 or statistic == "ece") and values.shape[1] != 2)
+    ):
         raise ValueError(f"{result.metric} has no numbers")
-    several = facts["statistic"] in ("mean_average_precision", "mean_roc_auc")
+    several = statistic in ("mean_average_precision", "mean_roc_auc")
+    classes = others[0]
+    if classes is None and (several or statistic in ("mean_per_class", "roc_auc")):
+        raise ValueError(f"{result.metric} has no classes")
+    if classes is not None and classes.size and not -several <= classes.min() <= classes.max() < CLASSES:
+        raise ValueError(f"{result.metric} has classes without end")
     shapes = (values.shape if several else values.shape[:1], values.shape[:1], values.shape[:1])
-    if (several and (values.ndim != 2 or others[0] is None)) or any(
+    if any(
         other is not None and (other.shape != shape or other.dtype.kind not in "biu")
         for other, shape in zip(others, shapes)
     ):
         raise ValueError(f"the arrays of {result.metric} do not fit each other")
-    outcomes = Outcomes(values, facts["statistic"], *others)
+    outcomes = Outcomes(values, statistic, *others)
     if not _same(outcomes.value(), result.value, within=1e-5):
         raise _Other(f"{result.metric} of its samples is {outcomes.value():.4g}, and not {result.value:.4g}")
     return outcomes
@@ -244,6 +262,7 @@ def _answers(said: dict[str, Any], arrays: Arrays) -> Answers:
         or probabilities.dtype.kind != "f"
         or any(array.shape != (count,) for array in (labels, ranks, rows))
         or best.ndim != 2
+        or not 1 <= best.shape[1] <= BEST
         or best.shape != (count, best.shape[1])
         or probabilities.shape != best.shape
         or (digests.shape, digests.dtype) != ((count, 16), np.uint8)

@@ -181,7 +181,7 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def _by_number(path: Path) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _names(folder: Path) -> list[str]:
@@ -332,7 +332,8 @@ def _by_age(results: Sequence[Result], last: object) -> list[tuple[Result, str, 
     found = []
     for each in of.values():
         latest = max(
-            each, key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d+", checkpoint)][-1:]
+            each,
+            key=lambda checkpoint: [int(digits) for digits in re.findall(r"\d{1,4000}", checkpoint)][-1:],
         )
         found += [(result, checkpoint, checkpoint == latest) for checkpoint, result in each.items()]
     return found

@@ -27,6 +27,8 @@ class Measure:
 
     def text(self, value: float, *, sign: bool = False) -> str:
         """Return a value, or with `sign` a difference, as tables show it: a share in percent, without the unit."""
+        if math.isnan(value):
+            return "–"
         plus = "+" if sign else ""
         match self.unit:
             case "share":
@@ -52,6 +54,12 @@ MEASURES = {
     "ece": Measure("calibration error", better="lower"),
     "mean_iou": Measure("mean IoU"),
     "pixel_accuracy": Measure("pixel accuracy"),
+    "accuracy": Measure("accuracy"),
+    "text_acc": Measure("right captions"),
+    "image_acc": Measure("right pictures"),
+    "nmi": Measure("normalised mutual information"),
+    "lrap": Measure("label ranking average precision"),
+    "cosine_spearman": Measure("rank correlation", "number"),
     "text_score": Measure("right caption of a pair"),
     "image_score": Measure("right picture of a pair"),
     "group_score": Measure("both pairs right"),
@@ -65,6 +73,7 @@ MEASURES = {
 }
 """The metrics by name; recall at a rank, few-shot accuracies and ranks are told by how their names end."""
 _DIRECTIONS = {"text_": "picture → text ", "image_": "text → picture ", "": ""}
+_OF_RANKS = {"ndcg": "nDCG", "map": "MAP", "mrr": "MRR", "hit_rate": "hit rate"}
 
 
 def measure(metric: str) -> Measure:
@@ -80,6 +89,8 @@ def measure(metric: str) -> Measure:
         return known
     if found := re.fullmatch(r"(text_|image_|)recall@(\d+)", name):
         return Measure(f"{_DIRECTIONS[found[1]]}recall@{found[2]}")
+    if found := re.fullmatch(r"(ndcg|map|mrr|recall|hit_rate)_at_(\d+)", name):
+        return Measure(f"{_OF_RANKS.get(found[1], found[1])}@{found[2]}")
     if found := re.fullmatch(r"(\w+?)(_spread)?@(\d+)shot", name):
         title = f"{measure(found[1]).title}, {found[3]} a class"
         return Measure(f"spread of {title}", better="") if found[2] else Measure(title)

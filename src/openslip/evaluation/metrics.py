@@ -44,7 +44,8 @@ def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the chance that a positive scores above a negative, ties counting half, in [0, 1].
 
-    scores: (N,) of the positive class; labels: (N,) of 0 and 1, both present. Mann-Whitney's statistic.
+    scores: (N,) of the positive class; labels: (N,) of 0 and 1, both present. Mann-Whitney's statistic. What is not a
+    number counts against the model: below all of a positive, above all of a negative.
     """
     above_negatives, _ = _placements(scores, labels)
     return float(above_negatives.mean())
@@ -88,10 +89,17 @@ def mean_per_class_interval(correct: np.ndarray, labels: np.ndarray) -> tuple[fl
 
 
 def roc_auc_interval(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return the interval of `roc_auc` (DeLong, DeLong and Clarke-Pearson 1988)."""
-    above_negatives, below_positives = _placements(scores, labels)
-    variance = sum(float(v.var(ddof=1)) / len(v) for v in (above_negatives, below_positives) if len(v) > 1)
-    value, half = float(above_negatives.mean()), Z95 * math.sqrt(variance)
+    """Return the interval of `roc_auc` (DeLong, DeLong and Clarke-Pearson 1988).
+
+    Where samples do not tell how much it varies (one of a class, or all placed alike) it is Wilson's for as many
+    samples as the rarer class has: the variance is at most that of a proportion of so many (Birnbaum and Klose 1957).
+    """
+    both = _placements(scores, labels)
+    value, fewest = float(both[0].mean()), min(map(len, both))
+    variance = sum(float(v.var(ddof=1)) / len(v) for v in both) if fewest > 1 else 0.0
+    if not variance > 0:
+        return wilson(value * fewest, fewest)
+    half = Z95 * math.sqrt(variance)
     return max(0.0, value - half), min(1.0, value + half)
 
 
@@ -165,7 +173,10 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
 
     confidence: (N,) the likeliest class's probability; correct: (N,) whether that class is right. The mean over `bins`
     of equal width of |mean confidence - share correct|, each weighted by its samples (Guo et al. 2017, equation 3).
+    nan where a probability is.
     """
+    if np.isnan(confidence).any():
+        return math.nan
     bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(np.int64)
     gap = np.bincount(bin_of, weights=correct - confidence.astype(np.float64), minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
@@ -229,6 +240,7 @@ def per_class(correct: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _placements(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each positive the share of negatives below it, for each negative that of positives above it."""
+    scores = np.where(np.isnan(scores), np.where(labels == 1, -np.inf, np.inf), scores)
     positives, negatives = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
     if len(positives) == 0 or len(negatives) == 0 or len(positives) + len(negatives) != len(labels):
         raise EvaluationError(

@@ -32,9 +32,9 @@ def multilabel(
     """Return the results where a picture may have several labels: mean_average_precision and roc_auc, over classes.
 
     scores: (N, C), compared within a class, never between classes; labels: (N, C) of 1, 0 and -1 (not known). samples:
-    which pictures these are. Classes
-    without a positive picture, or for roc_auc without a negative one, have no such number: they are left out of the
-    mean, which is said. The intervals are the bootstrap's over pictures, centred for average precision.
+    which pictures these are. Classes without a positive picture, or for roc_auc without a negative one, have no such
+    number: they are left out of the mean, which is said. The intervals are the bootstrap's over pictures, centred for
+    average precision.
 
     Raises EvaluationError where no class has a picture.
     """

@@ -84,8 +84,11 @@ class Outcomes:
                 )
                 return float(np.nanmean(of_classes)) if np.isfinite(of_classes).any() else float("nan")
         assert self.classes is not None  # by construction: both are numbers of samples in classes
-        by_class = mean_per_class if self.statistic == "mean_per_class" else roc_auc
-        return by_class(values, self.classes[rows])
+        classes = self.classes[rows]
+        if self.statistic == "mean_per_class":
+            return mean_per_class(values, classes)
+        # A resample may have drawn samples of one class alone.
+        return roc_auc(values, classes) if classes.min() < classes.max() else math.nan
 
     @property
     def raised(self) -> bool:

@@ -13,11 +13,13 @@ class Ranking:
     """N samples in the order of their scores for each of C classes.
 
     scores: (N, C), higher is likelier. labels: (N, C): 1 for samples of a class, 0 for others, -1 where that is not
-    known: those count for nothing in this class. What is not a number counts as the highest score of a wrong class.
+    known: those count for nothing in this class. What is not a number counts against the model: as the lowest score of
+    a sample of the class, and as the highest of another.
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        scores, labels = np.nan_to_num(scores.T.astype(np.float64), nan=np.inf), labels.T
+        scores, labels = scores.T.astype(np.float64), labels.T
+        scores = np.where(np.isnan(scores), np.where(labels == 1, -np.inf, np.inf), scores)
         self.order = np.argsort(-scores, axis=1, kind="stable")
         scores, labels = (np.take_along_axis(one, self.order, axis=1) for one in (scores, labels))
         self.positive, self.known = (labels == 1).astype(np.float64), (labels >= 0).astype(np.float64)

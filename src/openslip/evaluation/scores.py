@@ -53,6 +53,8 @@ def score(results: Sequence[Result]) -> Score:
     seeds = t95(len(values) - 1) * spread / math.sqrt(len(values))
     below = math.hypot(_root_mean_square([result.value - result.low for result in results]), seeds)
     above = math.hypot(_root_mean_square([result.high - result.value for result in results]), seeds)
+    if math.isnan(below + above):  # of one of them no interval is known
+        return Score(value, math.nan, math.nan, spread, len(results), counts)
     least, most = measure(results[0].key).bounds
     return Score(value, max(least, value - below), min(most, value + above), spread, len(results), counts)
 

@@ -33,6 +33,7 @@ __all__ = [
     "Suite",
     "check",
     "distinct",
+    "each",
     "keep",
     "keys",
     "parse_cadence",
@@ -122,6 +123,12 @@ def _finetune(dataset: str, options: dict[str, Any]) -> Evaluator:
     return Finetune(dataset, **options)
 
 
+def _mieb(dataset: str, options: dict[str, Any]) -> Evaluator:
+    from openslip.evaluation.mieb import Mieb
+
+    return Mieb(dataset, **options)
+
+
 PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "zeroshot": _zeroshot,
     "linear": _linear,
@@ -133,6 +140,7 @@ PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Evaluator]] = {
     "zeroshot-segmentation": _zeroshot_segmentation,
     "finetune": _finetune,
     "geometry": _geometry,
+    "mieb": _mieb,
 }
 
 
@@ -144,6 +152,19 @@ KINDS: dict[str, Kind] = {
     "zeroshot-segmentation": "masks",
 }
 """What a data set has to have for protocols that take no classes."""
+
+
+def each(task: str) -> list[str]:
+    """Return the tasks that one text names: several for `mieb:lite`, of every other protocol the one.
+
+    Raises ConfigError where mteb, which knows them, is not installed.
+    """
+    protocol, _, dataset = task.strip().partition(":")
+    if protocol != "mieb" or not dataset:
+        return [task]
+    from openslip.evaluation.mieb import tasks_of
+
+    return [f"{protocol}:{name}" for name in tasks_of(dataset)]
 
 
 def parse_task(task: str, **options: Any) -> Evaluator:
@@ -260,7 +281,11 @@ def run(
     from openslip.evaluation.features import has_text, session
 
     ranks = ranks or Processes()
-    evaluators = [parse_task(task) if isinstance(task, str) else task for task in tasks]
+    evaluators = [
+        parse_task(one) if isinstance(one, str) else one
+        for task in tasks
+        for one in (each(task) if isinstance(task, str) else [task])
+    ]
     text = has_text(encoder)
     results: list[Result] = []
     dtype = chosen_precision(precision, encoder)
@@ -407,8 +432,9 @@ class Suite:
         """Epochs between two measurements of each task; None for as often as the run measures."""
         for task in tasks:
             name, every = parse_cadence(task) if isinstance(task, str) else (task, None)
-            self.tasks.append(parse_task(name) if isinstance(name, str) else name)
-            self.every.append(every)
+            for one in each(name) if isinstance(name, str) else [name]:
+                self.tasks.append(parse_task(one) if isinstance(one, str) else one)
+                self.every.append(every)
 
     def after(self, tasks: Sequence[Evaluator]) -> Suite:
         """Return a suite that measures some other tasks first, whenever the run measures."""

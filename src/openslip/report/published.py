@@ -1,64 +1,15 @@
-"""What the SLIP paper reports, beside one's own numbers, where protocol and data agree, and nowhere else.
-
-The numbers are those of Mu, Kirillov, Wagner and Xie 2022 (arXiv 2112.12750): top-1 on ImageNet's validation set, of
-models that were trained with batches of 4,096.
-"""
+"""One's own rows beside the SLIP paper's, where protocol and data agree."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openslip.data.labelled import imagenet
-from openslip.data.labelled.prompts import PromptSet, called
 from openslip.evaluation import Result
+from openslip.evaluation.published import PUBLISHED, agrees
 from openslip.report.answered import Said, Task
 
-Protocol = str
-PROTOCOLS: dict[Protocol, str] = {"zeroshot": "Zero-shot", "linear": "Linear probe", "finetune": "Finetuned"}
-VALIDATION = 50_000
-"""Images of ImageNet's validation set: 50 of each class."""
-_SETTINGS = {"zeroshot": "", "linear": "preset=paper", "finetune": "preset=paper"}
-"""The settings with which each protocol is the paper's: linear by SGD, and BEiT's recipe."""
-_PROMPTS = "imagenet7"
-"""The templates that the paper asks for ImageNet's classes with."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A row of the paper: image tower, method, data, epochs; top-1 in percent by protocol, None where there is none."""
-
-    tower: str
-    method: str
-    data: str
-    epochs: int
-    zeroshot: float | None
-    linear: float | None
-    finetune: float | None
-
-
-PUBLISHED = (
-    Published("ViT-S/16", "CLIP", "YFCC15M", 25, 32.7, 59.3, 78.2),
-    Published("ViT-S/16", "SimCLR", "YFCC15M", 25, None, 58.1, 79.9),
-    Published("ViT-S/16", "SLIP", "YFCC15M", 25, 38.3, 66.4, 80.3),
-    Published("ViT-S/16", "SLIP", "YFCC15M", 50, 39.3, 67.6, 80.7),
-    Published("ViT-S/16", "SLIP", "YFCC15M", 100, 39.5, 68.3, 80.7),
-    Published("ViT-B/16", "CLIP", "YFCC15M", 25, 37.6, 66.5, 80.5),
-    Published("ViT-B/16", "SimCLR", "YFCC15M", 25, None, 64.0, 82.5),
-    Published("ViT-B/16", "SLIP", "YFCC15M", 25, 42.8, 72.1, 82.6),
-    Published("ViT-B/16", "SLIP", "YFCC15M", 50, 44.1, 73.0, 82.9),
-    Published("ViT-B/16", "SLIP", "YFCC15M", 100, 45.0, 73.6, 83.4),
-    Published("ViT-L/16", "CLIP", "YFCC15M", 25, 40.4, 70.5, 81.0),
-    Published("ViT-L/16", "SimCLR", "YFCC15M", 25, None, 66.7, 84.0),
-    Published("ViT-L/16", "SLIP", "YFCC15M", 25, 46.2, 76.0, 84.2),
-    Published("ViT-L/16", "SLIP", "YFCC15M", 50, 47.4, 75.8, 84.7),
-    Published("ViT-L/16", "SLIP", "YFCC15M", 100, 47.9, 75.1, 84.8),
-    Published("ViT-B/16", "CLIP", "CC3M", 40, 17.1, 53.3, 79.5),
-    Published("ViT-B/16", "SLIP", "CC3M", 40, 23.0, 65.4, 81.4),
-    Published("ViT-B/16", "CLIP", "CC12M", 35, 36.5, 69.0, 82.1),
-    Published("ViT-B/16", "SLIP", "CC12M", 35, 40.7, 73.7, 83.1),
-)
+PROTOCOLS = {"zeroshot": "Zero-shot", "linear": "Linear probe", "finetune": "Finetuned"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +27,7 @@ def beside(tasks: Sequence[Task]) -> Beside | None:
     found: dict[str, dict[str, Said]] = {}
     for task in tasks:
         for one in task.said:
-            if protocol := agrees(one):
+            if protocol := agrees(one.result, one.answers):
                 found.setdefault(protocol, {}).setdefault(one.row, one)
     protocols = [protocol for protocol in PROTOCOLS if protocol in found]
     if not protocols:
@@ -97,23 +48,6 @@ def beside(tasks: Sequence[Task]) -> Beside | None:
         if any(getattr(row, p) is not None for p in protocols)
     ]
     return Beside([PROTOCOLS[protocol] for protocol in protocols], own, paper)
-
-
-def agrees(one: Said) -> str:
-    """Return the protocol of a measurement that was made as the paper made it, on the same data; else ""."""
-    result = one.result
-    protocol = result.task.partition(":")[0]
-    if (result.metric, result.count, result.settings) != ("top1", VALIDATION, _SETTINGS.get(protocol)):
-        return ""
-    if protocol == "zeroshot" and result.prompts != asked_with(_PROMPTS):
-        return ""
-    sizes = Counter(one.answers.labels.tolist())
-    return protocol if imagenet.labels_of(one.answers.class_names) and set(sizes.values()) == {50} else ""
-
-
-def asked_with(templates: str) -> str:
-    """Return the prompts that results of a set of ImageNet's classes name where these templates were given."""
-    return PromptSet("imagenet", (), ()).with_templates(called(templates)).name
 
 
 def _text(result: Result) -> str:

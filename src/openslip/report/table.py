@@ -28,6 +28,7 @@ _PROTOCOLS = {
     "pairs": "Pair choice",
     "segmentation": "Linear segmentation",
     "zeroshot-segmentation": "Zero-shot segmentation",
+    "mieb": "MIEB",
 }
 _SEVERAL = re.compile(
     r"top1@\d+shot|(text|image)_recall@10|alignment|image_uniformity|image_effective_rank|modality_gap"
@@ -135,6 +136,8 @@ def number(key: str, value: float) -> str:
 
 def interval(key: str, score: Score) -> str:
     """Return the 95 % interval of a score as `low–high`."""
+    if math.isnan(score.low):
+        return "no interval"
     return f"{number(key, score.low)}–{number(key, score.high)}"
 
 

@@ -109,3 +109,35 @@ def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(DataError, match="takes too much"):
         read_mat(tmp_path / "a.mat", "x")
+
+
+def _element(kind, content):
+    return (
+        kind.to_bytes(4, "little")
+        + len(content).to_bytes(4, "little")
+        + content
+        + b"\0" * (-len(content) % 8)
+    )
+
+
+def _matrix(kind, shape, *parts):
+    numbers = np.array(shape, "<i4").tobytes()
+    head = _element(6, np.array([kind, 0], "<u4").tobytes()) + _element(5, numbers) + _element(1, b"x")
+    return _element(14, head + b"".join(parts))
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        _matrix(1, (1, 200_000), _element(14, b"") * 200_000),
+        _matrix(2, (1, 1 << 30), _element(5, np.array([32], "<i4").tobytes()), _element(1, b"")),
+        _matrix(4, (1 << 30, 1), _element(16, b"a")),
+    ],
+    ids=["cells of nothing", "structs without fields", "lines of nothing"],
+)
+def test_few_bytes_that_stand_for_many_objects_are_refused(tmp_path, monkeypatch, matrix):
+    monkeypatch.setattr("openslip.data.containers.mat.TABLE_BYTES", 1 << 30)
+    monkeypatch.setattr("openslip.data.containers.mat._ARRAY", 1 << 14)
+    (tmp_path / "a.mat").write_bytes(b" " * 124 + b"\0\x01IM" + matrix)
+    with pytest.raises(DataError, match="takes too much"):
+        read_mat(tmp_path / "a.mat", "x")

@@ -26,6 +26,8 @@ _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 """What MATLAB has in an array: numbers are often stored in a smaller type."""
+_ARRAY = 400
+"""Bytes that an array, or a struct, takes at least when it is read, of which a file need have 8 or none."""
 _DEEP = 16
 """Cells and structs in each other."""
 
@@ -140,6 +142,7 @@ class _Reader:
                 for i in range(0, len(packed), length)
             ]
             values = self.inner(parts, count * len(fields), deep)
+            self.budget.draw(memory=_ARRAY * count)
             step = len(fields)
             return name, [dict(zip(fields, values[i * step : (i + 1) * step])) for i in range(count)]
         raise ValueError(f"{name!r} is an array of MATLAB's class {kind}, which is not read")
@@ -148,6 +151,7 @@ class _Reader:
         """Return the arrays in a cell or struct array."""
         values = []
         for kind, content in parts:
+            self.budget.draw(memory=_ARRAY)
             if kind != _MATRIX:
                 raise ValueError(f"an element of type {kind} where an array belongs")
             values.append(self.matrix(content, None, deep + 1)[1])
@@ -174,4 +178,5 @@ class _Reader:
             text = bytes(content).decode(_TEXTS[kind] + end)
         if shape[0] < 2:
             return text
+        self.budget.draw(memory=_ARRAY * shape[0])
         return "\n".join(text[row :: shape[0]] for row in range(shape[0]))

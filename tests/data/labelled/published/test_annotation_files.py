@@ -118,3 +118,18 @@ def test_voc_without_test_set_or_annotations(tmp_path):
     sets.write(folder / "Annotations/000001.xml", "<annotation><object>")
     with pytest.raises(DataError, match="An annotation cannot be read"):
         open_labelled(str(folder), several=True)
+
+
+def test_a_development_kit_of_one_video_is_refused(tmp_path):
+    with pytest.raises(DataError, match="KITTI cannot be read"):
+        open_labelled(str(sets.kitti(tmp_path, videos=1)))
+
+
+def test_lists_that_lead_elsewhere_find_nothing_there(tmp_path):
+    folder = sets.voc(tmp_path)
+    sets.write(tmp_path / "away.xml", "<annotation><object><name>cat</name></object></annotation>")
+    sets.jpg(tmp_path / "away.jpg", 1)
+    names = [*sets.VOC, "../../../away", str(tmp_path / "away"), "x" * 300]
+    sets.write(folder / "ImageSets/Main/test.txt", *names)
+    found = open_labelled(str(folder), several=True)
+    assert len(found.split("test").images) == len(sets.VOC)

@@ -7,6 +7,7 @@ import published_sets as sets
 import pytest
 from oracle import knn, zeroshot
 from published_sets import ours, same, theirs
+from scipy.io import savemat
 from torchvision import datasets
 
 from openslip.data.labelled import imagenet, open_labelled
@@ -86,3 +87,31 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
     sets.savemat(tmp_path / "svhn/test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": [[1]]})
     with pytest.raises(DataError, match="no pictures of 32 × 32 with a digit each"):
         open_labelled(str(tmp_path / "svhn"))
+
+
+@pytest.mark.parametrize(
+    ("maker", "file", "variables"),
+    [
+        (sets.svhn, "test_32x32.mat", {"X": "text", "y": "text"}),
+        (sets.flowers, "imagelabels.mat", {"labels": sets.cells("a", "b")}),
+        (
+            sets.cars,
+            "devkit/cars_train_annos.mat",
+            {"annotations": sets.structs(**{"class": ["x"]}, fname=["a"])},
+        ),
+        (sets.cars, "devkit/cars_train_annos.mat", {"annotations": np.zeros((2, 2))}),
+        (
+            sets.cars_together,
+            "cars_annos.mat",
+            {
+                "annotations": sets.structs(relative_im_path=[1.0], test=[np.zeros(0)], **{"class": [1.0]}),
+                "class_names": sets.cells("a"),
+            },
+        ),
+    ],
+)
+def test_variables_of_another_kind_are_refused(tmp_path, maker, file, variables):
+    folder = maker(tmp_path / "set")
+    savemat(folder / file, variables)
+    with pytest.raises(DataError):
+        open_labelled(str(folder))

@@ -40,7 +40,15 @@ def open_published(path: Path, name: str) -> LabelledSet | None:
     """
     if found := _recognised(path):
         folder, archive = found
-        contents = archive.read(folder)
+        try:
+            contents = archive.read(folder)
+        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            raise DataError(  # whatever hostile bytes make of it
+                f"The files of {archive.title} cannot be read",
+                got=str(folder),
+                cause=f"{type(error).__name__}: {error}",
+                fix="If one of them was cut off, unpack the archive or fetch it again.",
+            ) from None
         naming, notes = contents.naming, [f"{name} is in the layout of {archive.title}.", *contents.notes]
         if naming is None:
             used = {value for part in contents.parts.values() for value in part.used}

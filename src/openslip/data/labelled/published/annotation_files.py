@@ -166,7 +166,7 @@ def _voc(root: Path) -> Contents:
     for split, names in splits.items():
         for name in names:
             path = root / f"Annotations/{name}.xml"
-            if not path.is_file():
+            if not os.path.isfile(path):
                 bare += 1
             elif place := pictures.find(name, split):
                 places, labels = found.setdefault(split, ([], []))
