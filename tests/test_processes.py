@@ -20,6 +20,7 @@ def test_everything_is_shared_once() -> None:
             parts = [Processes(rank, world).share(range(count)) for rank in range(world)]
             assert [part for share in parts for part in share] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
+            assert len(parts[0]) == max(map(len, parts))  # the first process meets whatever there is to tell
 
 
 def gathered() -> list[list[bytes]]:

@@ -56,9 +56,10 @@ class Processes:
         return self.rank == 0
 
     def share(self, parts: Sequence[T]) -> Sequence[T]:
-        """Return this process's parts: neighbours, so that what lies together is read by one process."""
-        count = len(parts)
-        return parts[count * self.rank // self.world : count * (self.rank + 1) // self.world]
+        """Return this process's parts: neighbours, so that what lies together is read by one process. A single part is
+        the first process's, which alone tells the user of what it meets."""
+        first, last = (-(-len(parts) * rank // self.world) for rank in (self.rank, self.rank + 1))
+        return parts[first:last]
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Return the means of some numbers over the processes, the same bits on each."""

@@ -261,7 +261,8 @@ def test_finetunes_and_keeps_its_state(run, photos, short, capsys) -> None:
         (["RUN"], "No task was named"),
         (["RUN", "zreoshot:scenes"], "Did you mean 'zeroshot'"),
         (["RUN", "cifar10"], "zeroshot:cifar10"),
-        (["RUN", "zeroshot"], "names no data set"),
+        (["RUN", "zeroshot"], "The task 'zeroshot' names no data set"),
+        (["RUN", "suite"], "slip evaluate suite MODEL"),
         (["RUN", "knn:nowhere/at/all"], "no labelled images at this place"),
     ],
 )

@@ -98,7 +98,7 @@ def test_results_of_earlier_versions_are_compared_where_they_may_be_of_the_same(
         for name, result in (("a", old), ("b", replace(old, value=0.7)), ("c", replace(old, count=99)))
     ]
     assert compare_models(*models(*runs[:2])).differences[0].value == pytest.approx(0.2)
-    with pytest.raises(EvaluationError, match="have not been measured in the same"):
+    with pytest.raises(EvaluationError, match="Nothing was measured alike"):
         compare_models(*models(runs[0], runs[2]))
 
 
@@ -113,6 +113,10 @@ def test_nothing_in_common_names_what_there_is_and_a_way(tmp_path) -> None:
     with pytest.raises(EvaluationError) as told:
         compare_models(*models(none, one))
     assert f"`slip evaluate {none} knn:/d` measures c as well" in str(told.value)
+    (file := tmp_path / "file.json").write_text("[]")
+    with pytest.raises(EvaluationError) as told:
+        compare_models(*models(one, file))
+    assert "`slip evaluate MODEL knn:/d` measures file as well" in str(told.value)  # a file is not the model
 
 
 def test_seeds_are_groups(tmp_path) -> None:
@@ -125,7 +129,7 @@ def test_seeds_are_groups(tmp_path) -> None:
     sides = models(tmp_path / "a-*", tmp_path / "b-*")
     found = compare_models(*sides)
     assert [one.seeds for one in found.differences] == [(3, 3), (3, 2)]
-    assert found.notes == ["b: not all 3 seeds have knn:birds top1: 2."]
+    assert found.notes == ["b: of its 3 seeds some are missing: knn:birds top1 of 2."]
     assert "Welch's t" in found.meaning
     together = compare_models(*sides, by_seed=True)
     assert [one.seeds for one in together.differences] == [(3, 3), (2, 2)]

@@ -93,6 +93,9 @@ def test_what_names_nothing_is_refused_in_words(tmp_path) -> None:
         assert told in str(refused.value)
     with pytest.raises(EvaluationError, match="does not hold results"):
         open_models([str(tmp_path / "text.txt")])
+    (tmp_path / "numbers.csv").write_text("task,metric\n")
+    with pytest.raises(EvaluationError, match=r"read from JSON.*--out FILE\.json"):
+        open_models([str(tmp_path / "numbers.csv")])
     run_folder(tmp_path / "new-0", found=())
     with pytest.raises(ConfigError, match="has been measured"):
         open_models([str(tmp_path / "new-*")])

@@ -30,3 +30,6 @@ def test_values_and_differences_in_their_units() -> None:
     assert measure("top1").text(0.123, sign=True) == "+12.3"
     assert measure("text_median_rank").text(-3.0, sign=True) == "-3.0"
     assert measure("modality_gap").text(0.98765) + measure("modality_gap").mark == "0.988"
+    # As many digits each, so that the ends of an interval look alike.
+    numbers = [measure("image_uniformity").text(value) for value in (-2.74, -2.6, 25, 109, 1234)]
+    assert numbers == ["-2.74", "-2.60", "25.0", "109", "1.23e+03"]

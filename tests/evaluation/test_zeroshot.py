@@ -153,6 +153,8 @@ def test_what_does_not_agree_with_the_card_is_said(tmp_path):
     task = ZeroShot(f"mnist@{numbers}")
     task.check()
     assert "Published numbers of MNIST are of 10,000 test images, and digits has 10." in task.lines()
+    (rendered := ZeroShot("scenes:test:10")).check()
+    assert len(rendered.lines()) == 1  # the task says how many
 
 
 def test_given_names_and_templates_of_several_sets(tmp_path):

@@ -69,6 +69,8 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
     for card in cards().values():
         if paper and not card.paper:
             continue
+        if card.name == "scenes":  # built in, and measured where a file of tasks names it
+            continue
         if places.on_disk(card) is None:
             missing.append(card)
             continue
@@ -88,7 +90,7 @@ def of_sets(*, paper: bool, protocols: Sequence[str] = ()) -> Benchmark:
             got=", ".join(protocols) or None,
             cause=f"They were looked for in {looked}"
             if looked
-            else f"No folder of data sets is named: --datasets FOLDER or the environment variable {places.ROOTS} do",
+            else f"No folder of data sets is named, by --datasets FOLDER or the environment variable {places.ROOTS}",
             fix="`slip datasets` lists the sets, and where to get them; --sets FILE.toml names tasks of your own",
         )
     return Benchmark(tuple(tasks), tuple(missing))

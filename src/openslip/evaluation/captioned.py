@@ -160,7 +160,12 @@ class OnCaptioned(Kept[Source]):
         if has_text(encoder):
             rows, texts, image_ids, text_ids = captioned.pairs(found.kept)
             if not texts:
-                raise DataError(f"{self.name} has no image with a caption", got=len(source))
+                raise DataError(
+                    "There is no image with a caption",
+                    got=f"{len(source):,} images",
+                    fix="Give captioned pictures, as `slip train --data.train` reads them; pictures in folders of "
+                    "classes are measured by zeroshot:FOLDER",
+                )
             if without := len(found.kept) - sum(bool(captioned.captions[i]) for i in found.kept):
                 note(f"{self.name}: {without} images without a caption left out.")
         return Embeddings(

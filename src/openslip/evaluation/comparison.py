@@ -107,12 +107,16 @@ def compare_models(
         found.append(difference_of_seeds(*sides, by_seed=by_seed and len(one) > 1))
     for model, side in ((before, 0), (after, 1)):
         fewer = [
-            f"{name} {one.after.metric}: {one.seeds[side]}"
+            f"{name} {one.after.metric} of {one.seeds[side]}"
             for name, one in zip(distinct([one.after for one in found]), found)
             if one.seeds[side] < len(model.runs)
         ]
         if fewer:
-            notes.append(f"{model.name}: not all {len(model.runs)} seeds have {', '.join(fewer[:_FEW])}.")
+            more = f" and {len(fewer) - _FEW} more" if len(fewer) > _FEW else ""
+            notes.append(
+                f"{model.name}: of its {len(model.runs)} seeds some are missing: "
+                f"{', '.join(fewer[:_FEW])}{more}."
+            )
     return Comparison(before, after, found, [*notes, *troubles], by_seed)
 
 
@@ -233,12 +237,13 @@ def _nothing(before: Model, after: Model) -> EvaluationError:
     ways = ""
     if first is not None:
         task = f"{first.task.partition(':')[0]}:{first.data or first.task.partition(':')[2]}"
-        run = lacking.runs[0].path
+        run = lacking.runs[0]
+        place = "MODEL" if run.training is None else str(run.path.parent)
         asked = f" with the same {'prompts' if first.prompts else 'settings'}"
-        ways = f"`{command('slip', 'evaluate', str(run.parent), task)}` measures {lacking.name} as well"
+        ways = f"`{command('slip', 'evaluate', place, task)}` measures {lacking.name} as well"
         ways += asked if first.settings or first.prompts else ""
     return EvaluationError(
-        f"{before.name} and {after.name} have not been measured in the same",
+        f"Nothing was measured alike of {before.name} and {after.name}",
         got="; ".join(told),
         cause="Only what is equal in task, data, split, prompts and settings is compared",
         fix=ways or "`slip evaluate RUN TASK …` measures a run",

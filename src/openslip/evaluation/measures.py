@@ -35,7 +35,7 @@ class Measure:
                 return f"{100 * value:{plus}.1f}"
             case "rank":
                 return f"{value:{plus}.1f}"
-        return f"{value:{plus}.3g}"
+        return f"{value:{plus}#.3g}".removesuffix(".")  # -2.60 beside -2.74
 
     @property
     def mark(self) -> str:

@@ -147,9 +147,11 @@ class OnLabelled(Kept[LabelledSet]):
 def about_card(data: LabelledSet, card: Card) -> list[str]:
     """Return sentences about how labelled images and the card that they are measured by agree."""
     lines, classes = [], len(data.class_names)
-    if card.name != "scenes" and (
-        card.metric != "top1" or datasets.short(card.name) != datasets.short(data.name)
-    ):
+    if (
+        card.name == "scenes"
+    ):  # rendered here: how many there are is what the task says, and nobody publishes numbers
+        return []
+    if card.metric != "top1" or datasets.short(card.name) != datasets.short(data.name):
         lines.append(
             f"{data.name} is measured as {card.title}, by {measure(card.metric).title} "
             f"(slip datasets show {card.name})."

@@ -182,6 +182,10 @@ def parse_task(task: str, **options: Any) -> Evaluator:
         if separator or close.startswith("Did"):
             alone = "" if separator else f" A data set stands behind one: zeroshot:{task}"
             raise ConfigError(f"There is no evaluation protocol {protocol!r}", fix=close + alone)
+        if task.strip() == "suite":
+            raise ConfigError(
+                "`suite` is no task", fix="It goes before the models: slip evaluate suite MODEL …"
+            )
         raise ConfigError(
             "A task says how to measure before it says on what: PROTOCOL:DATASET",
             got=task,
@@ -190,7 +194,7 @@ def parse_task(task: str, **options: Any) -> Evaluator:
         )
     if not dataset:
         raise ConfigError(
-            f"The task {task!r} names no data set",
+            f"The task {protocol!r} names no data set",
             fix=f"Write {protocol}:DATASET, for example {protocol}:scenes.",
         )
     if protocol in KINDS and places.named(dataset):

@@ -169,5 +169,5 @@ def test_names_by_data_set_as_the_paper_has_them(tmp_path):
     assert not given(tmp_path, {"0": ["angry"], "1": ["happy", "smiling"]}).by_set
     with pytest.raises(DataError, match="does not list class names"):
         given(tmp_path, "5")
-    with pytest.raises(DataError, match="does not list class names"):
+    with pytest.raises(DataError, match=r"no such file of class names.*nothing\.json"):
         names.read_names(tmp_path / "nothing.json")

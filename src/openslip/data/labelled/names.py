@@ -101,6 +101,8 @@ def read_names(file: Path) -> GivenNames:
         found = read_json(file, MOST_BYTES)
         if not isinstance(found, list | dict) or not found:
             raise TypeError("It holds neither a list nor a mapping")
+    except FileNotFoundError:
+        raise DataError("There is no such file of class names", got=str(file), fix="Check the path") from None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{file} does not list class names", cause=shortened(str(error)), fix=_WRITE

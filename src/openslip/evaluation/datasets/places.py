@@ -31,7 +31,12 @@ def add_roots(folders: Sequence[str | os.PathLike[str]]) -> None:
     """
     for folder in folders:
         if not expand(folder).is_dir():
-            raise DataError("Data sets are looked for in folders, and this is none", got=str(folder))
+            raise DataError(
+                "Data sets are looked for in folders, and this is none",
+                got=str(folder),
+                cause="" if os.path.lexists(expand(folder)) else "There is nothing of that name",
+                fix="Name the folder in which the sets' own folders lie",
+            )
     if folders:
         named = [os.path.abspath(expand(folder)) for folder in folders]
         os.environ[ROOTS] = os.pathsep.join([*named, *map(str, roots())])
@@ -121,7 +126,7 @@ def missing(card: Card) -> DataError:
         got=card.name,
         cause=f"It was looked for in {shortened(', '.join(map(str, folders)))}, as {card.name}"
         if folders
-        else f"No folder of data sets is named: --datasets FOLDER or the environment variable {ROOTS} do",
+        else f"No folder of data sets is named, by --datasets FOLDER or the environment variable {ROOTS}",
         fix=f"Get it from {card.where}"
         + (f", or as shards from {card.shards}" if card.hub and card.shards not in card.where else "")
         + f". Another place is named by {card.name}@FOLDER",
